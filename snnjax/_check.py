@@ -1,0 +1,109 @@
+"""Argument checks. Each names the argument, the value and what is allowed.
+
+A traced value (inside jit, vmap or grad) has no number yet; it passes unchecked.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """`value` as a float64 array, or None while it is being traced."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return np.asarray(value, dtype=np.float64)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    finite: bool = True,
+    unit: str = "",
+) -> Any:
+    """Return `value` (a real scalar or array) if every element lies within the bounds.
+
+    >>> number("tau_mem", 0.02, above=0, unit="s")
+    0.02
+    >>> number("tau_mem", -1.0, above=0, unit="s")
+    Traceback (most recent call last):
+    ...
+    ValueError: tau_mem must be finite and > 0 s, got -1.0
+    """
+    if isinstance(value, bool | np.bool_ | str | bytes) or value is None:
+        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}")
+    try:
+        array = concrete(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}") from None
+    if array is None:
+        return value
+    bad = np.isnan(array) | (np.isinf(array) if finite else False)
+    rules = ["finite"] if finite else ["not NaN"]
+    suffix = f" {unit}" if unit else ""
+    for bound, symbol, broken in (
+        (above, ">", np.less_equal),
+        (at_least, ">=", np.less),
+        (below, "<", np.greater_equal),
+        (at_most, "<=", np.greater),
+    ):
+        if bound is not None:
+            bad = bad | broken(array, bound)
+            rules.append(f"{symbol} {bound:g}{suffix}")
+    if np.any(bad):
+        shown = value if array.ndim == 0 else array[bad].ravel()[0]
+        raise ValueError(f"{name} must be {' and '.join(rules)}, got {shown}")
+    return value
+
+
+def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
+    """Return `value` as an int if it is a whole number within the bounds (both inclusive)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral | np.integer):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
+    if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
+        low = "" if at_least is None else f" >= {at_least}"
+        high = "" if at_most is None else f"{' and' if low else ''} <= {at_most}"
+        raise ValueError(f"{name} must be{low}{high}, got {value}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
+    """Return `value` if it is among `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}")
+    return value
+
+
+def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int = 3) -> None:
+    """Raise unless `x` is a floating array (time, batch, ...features) with the given last axis."""
+    shape = getattr(x, "shape", None)
+    if shape is None:
+        raise TypeError(f"{name} must be an array (time, batch, features), got {type(x).__name__}")
+    if len(shape) < min_ndim:
+        raise ValueError(f"{name} must have shape (time, batch, features), got {shape}")
+    if shape[0] == 0:
+        raise ValueError(f"{name} must have at least one time step, got shape {shape}")
+    if features is not None and shape[-1] != features:
+        raise ValueError(
+            f"{name} must have {features} features on its last axis, got shape {shape}; arrays are time-major (time, batch, features)"
+        )
+
+
+def decay(dt: Any, tau: Any) -> Any:
+    """exp(-dt/tau): a Python float for Python numbers (rounded once, on use), else an array of tau's dtype."""
+    if isinstance(tau, int | float):
+        return math.exp(-dt / tau)
+    if isinstance(tau, np.ndarray | np.generic):
+        return np.exp(-dt / tau)
+    return jax.numpy.exp(-dt / tau)

@@ -1,0 +1,57 @@
+"""Frozen dataclasses that are JAX pytrees.
+
+`jax.tree_util.register_dataclass` runs the constructor each time a tree is rebuilt, so a check in `__post_init__` would also see
+tracers, shapes and sentinels. Here a tree is rebuilt without the constructor: checks run exactly once, when a person builds the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+T = TypeVar("T")
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is part of the tree's structure (hashable, never traced)."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field))
+def pytree_dataclass(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass whose fields are pytree children, those made by `static` its structure.
+
+    >>> import jax
+    >>> @pytree_dataclass
+    ... class Point:
+    ...     x: float = 1.0
+    ...     label: str = static(default="p")
+    >>> jax.tree.map(lambda leaf: 2 * leaf, Point())
+    Point(x=2.0, label='p')
+    """
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(obj, name) for name in data), tuple(getattr(obj, name) for name in meta)
+
+    def flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple((key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)), tuple(
+            getattr(obj, name) for name in meta
+        )
+
+    def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
+        obj = object.__new__(cls)
+        for name, value in zip(meta, aux, strict=True):
+            object.__setattr__(obj, name, value)
+        for name, value in zip(data, children, strict=True):
+            object.__setattr__(obj, name, value)
+        return obj
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls

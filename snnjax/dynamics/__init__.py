@@ -1,0 +1,27 @@
+"""Neuron models as pure functions of (parameters, state, drive), and the scan over time."""
+
+from snnjax.dynamics._neuron import Neuron, Reset, apply_reset
+from snnjax.dynamics.adaptive import AdaptiveLIF, AdaptiveLIFState
+from snnjax.dynamics.exc_inh import ExcInhDrive, ExcInhLIF, ExcInhState
+from snnjax.dynamics.lif import LIF, LIFState
+from snnjax.dynamics.readout import LeakyIntegrator, LeakyIntegratorState
+from snnjax.dynamics.simulate import Simulation, dense_recurrence, n_steps, simulate
+
+__all__ = [
+    "LIF",
+    "AdaptiveLIF",
+    "AdaptiveLIFState",
+    "ExcInhDrive",
+    "ExcInhLIF",
+    "ExcInhState",
+    "LIFState",
+    "LeakyIntegrator",
+    "LeakyIntegratorState",
+    "Neuron",
+    "Reset",
+    "Simulation",
+    "apply_reset",
+    "dense_recurrence",
+    "n_steps",
+    "simulate",
+]

@@ -1,0 +1,131 @@
+"""A neuron model over a whole sequence: one `jax.lax.scan`, with everything that does not depend on the neuron's past left outside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import _check
+from snnjax.dynamics._lif_vjp import lif_scan
+from snnjax.dynamics._neuron import Neuron
+from snnjax.dynamics.lif import LIF
+from snnjax.surrogate import SpikeFunction
+
+
+class Simulation(NamedTuple):
+    """`output` (T, B, ...) of the neurons, `membrane` (T, B, ...) or None, and the `state` after the last step."""
+
+    output: jax.Array
+    membrane: jax.Array | None
+    state: Any
+
+
+def simulate(
+    neuron: Neuron,
+    drive: Any,
+    *,
+    recurrent: Callable[[jax.Array, Any], Any] | None = None,
+    weights: Any = None,
+    state: Any = None,
+    membrane: bool = False,
+    fused: bool | None = None,
+) -> Simulation:
+    """Run `neuron` over `drive`.
+
+    Args:
+      neuron: any `Neuron`.
+      drive: what the synaptic current receives in each step, (T, B, ...features): the input product, done for all steps at once. A pytree of
+        such arrays for neurons with several currents.
+      recurrent: `(z, weights) -> drive` for one step's output z (B, ...features), linear in z; None without recurrence.
+      weights: second argument of `recurrent`.
+      state: where to start, `neuron.initial_state` when None.
+      membrane: also return the trace of `state.u` (T, B, ...).
+      fused: use the hand-written backward pass of `LIF` (forward stores u alone). None: wherever it applies, that is for a multiplicative,
+        undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or numpy arrays. JAX arrays take the
+        autodiff path, so that their gradients are right. True raises where it does not apply.
+
+    Returns:
+      `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
+
+    Raises:
+      ValueError: a drive without time steps, or of fewer than two axes; `fused=True` where it does not apply.
+
+    >>> import jax.numpy as jnp
+    >>> from snnjax.dynamics import LIF
+    >>> sim = simulate(LIF(), jnp.full((50, 1, 2), 0.4), membrane=True)
+    >>> sim.output.shape, sim.output.sum(0).tolist()
+    ((50, 1, 2), [[5.0, 5.0]])
+    """
+    leaves = jax.tree.leaves(drive)
+    for leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise TypeError(f"drive must hold arrays (time, batch, ...features), got {type(leaf).__name__}")
+        if leaf.ndim < 2 or leaf.shape[0] == 0:
+            raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
+    if state is None:
+        state = neuron.initial_state(leaves[0].shape[1:], leaves[0].dtype)
+    applies = is_plain_lif(neuron)
+    if fused and not applies:
+        raise ValueError(
+            "fused=True needs a LIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and tau_mem, tau_syn and theta "
+            f"that are plain numbers or numpy arrays, got {neuron!r}"
+        )
+    if applies and fused is not False:
+        return _fused(neuron, drive, recurrent, weights, state, membrane)  # type: ignore[arg-type]
+
+    def body(s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
+        u = s.u if membrane else None
+        if recurrent is None:
+            s, z = neuron.step(s, d)
+            return s, (z, u)
+        # z[t] depends on the state alone, so a step without drive yields it; the unused half of that step is dead code to XLA
+        _, z = neuron.step(s, jax.tree.map(jnp.zeros_like, d))
+        s, z = neuron.step(s, jax.tree.map(jnp.add, d, recurrent(z, weights)))
+        return s, (z, u)
+
+    state, (output, trace) = jax.lax.scan(body, state, drive)
+    return Simulation(output, trace, state)
+
+
+def is_plain_lif(neuron: Any) -> bool:
+    """Whether the hand-written backward pass gives this neuron's gradients."""
+    constant = (int, float, np.ndarray, np.generic)
+    return (
+        isinstance(neuron, LIF)
+        and neuron.reset == "multiplicative"
+        and not neuron.reset_grad
+        and isinstance(neuron.spike, SpikeFunction)
+        and all(isinstance(v, constant) for v in (neuron.tau_mem, neuron.tau_syn, neuron.theta))
+    )
+
+
+def _fused(neuron: LIF, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+    dtype = drive.dtype
+    spike = neuron.spike
+    coefficients = (_check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn), neuron.theta)
+    as_arrays = lambda values: tuple(jnp.asarray(v, dtype) for v in values)  # noqa: E731
+    z, u, final = lif_scan(
+        spike.function, recurrent, membrane, drive, state, weights, as_arrays(coefficients), as_arrays(spike.steepness)
+    )
+    return Simulation(z, u, final)
+
+
+def dense_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:
+    """z @ V for spikes z (B, n) and weights V (n, n), sender by receiver."""
+    return z @ weights
+
+
+def n_steps(duration: float, dt: float) -> int:
+    """The number of time steps that covers `duration` (s): ceil(duration / dt), with a multiple of dt taken as exact.
+
+    >>> n_steps(0.7, 2e-3), n_steps(0.2, 3e-3)
+    (350, 67)
+    """
+    _check.number("duration", duration, above=0, unit="s")
+    _check.number("dt", dt, above=0, unit="s")
+    return math.ceil(round(duration / dt, 9))

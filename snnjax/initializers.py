@@ -1,0 +1,162 @@
+r"""Weight initializers `(key, shape, dtype) -> Array`, as in `jax.nn.initializers`: they fit `flax.nnx.Linear`, `flax.linen.Dense` and plain JAX.
+
+Fluctuation-driven: the weights of a connection with fan-in n and presynaptic rate nu (Hz) are normal with the mean and standard deviation that put
+the membrane of its target neurons at mean mu_u and standard deviation sigma_u = (theta - mu_u) / xi; formulas in `snnjax.theory`. With a fraction
+`density` of the weights kept, n is the expected number of connections, density * fan-in, and the others are 0.
+
+The fan-in comes from the shape. Axes are named as in `jax.nn.initializers.variance_scaling`: `in_axis` and `out_axis` are the channel axes,
+all other axes are kernel positions and count towards the fan-in, so a convolution kernel (..., in, out) needs no option.
+
+Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from snnjax import _check
+from snnjax.psp import KernelMode
+from snnjax.theory import Afferent, WeightStatistics, connection_weights
+
+Axes = int | Sequence[int]
+
+
+class Initializer(Protocol):
+    """`(key, shape, dtype) -> Array`."""
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array: ...
+
+
+def fan_in(shape: Sequence[int], *, in_axis: Axes = -2, out_axis: Axes = -1) -> int:
+    """Inputs of one output unit: the product of all axes of `shape` but `out_axis`.
+
+    >>> fan_in((700, 128)), fan_in((3, 3, 16, 32))
+    (700, 144)
+    """
+    shape = tuple(shape)
+    axes = [a for axis in (in_axis, out_axis) for a in ((axis,) if isinstance(axis, int) else tuple(axis))]
+    if len(shape) < 2 or any(not -len(shape) <= a < len(shape) for a in axes):
+        raise ValueError(f"shape must have the axes in_axis={in_axis} and out_axis={out_axis} and so at least 2 of them, got {shape}")
+    outs = {a % len(shape) for a in ((out_axis,) if isinstance(out_axis, int) else out_axis)}
+    if outs & {a % len(shape) for a in ((in_axis,) if isinstance(in_axis, int) else in_axis)}:
+        raise ValueError(f"in_axis and out_axis must be different axes, got {in_axis} and {out_axis} for shape {shape}")
+    n = math.prod(size for a, size in enumerate(shape) if a not in outs)
+    if n == 0:
+        raise ValueError(f"shape must have at least one input, got {shape}")
+    return n
+
+
+def fluctuation_driven_normal(
+    mu_u: Any,
+    xi: Any,
+    *,
+    nu: Any,
+    tau_mem: Any = 20e-3,
+    tau_syn: Any = 10e-3,
+    dt: Any = 2e-3,
+    theta: Any = 1.0,
+    mode: KernelMode = "discrete",
+    share: Any = 1.0,
+    total_drive: Any = None,
+    density: float = 1.0,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+) -> Initializer:
+    """Normal weights that give the membrane mean `mu_u` and threshold distance `xi`.
+
+    Args:
+      mu_u: mean membrane potential, below theta.   xi: (theta - mu_u) / sigma_u, > 0; 1 to 3 is the fluctuation-driven regime.
+      nu: rate of the presynaptic units, Hz.
+      tau_mem, tau_syn, dt: s.   theta: firing threshold.   mode: `"discrete"` or `"continuous"` kernel integrals (`snnjax.psp`).
+      share: fraction of sigma_u^2 that this connection carries; alpha for the feed-forward one of a recurrent layer, 1 - alpha for the recurrent one.
+      total_drive: sum of n nu (Hz) over all connections of the target neurons when there are several, so that the means add up to mu_u.
+      density: fraction of the weights that are kept, in (0, 1].
+      in_axis, out_axis: channel axes of the shape.
+
+    Raises:
+      ValueError: an option is out of range (at once), or no such weights exist for the fan-in (when called; names the allowed mu_u).
+      Options that are traced, for example by vmap over xi, are not checked.
+
+    >>> import jax
+    >>> init = fluctuation_driven_normal(0.0, 1.0, nu=15.8)
+    >>> w = init(jax.random.key(0), (700, 128))
+    >>> w.shape, f"{w.std():.3f}"
+    ((700, 128), '0.211')
+    """
+    _check.number("mu_u", mu_u)
+    _check.number("xi", xi, above=0)
+    _check.number("nu", nu, above=0, unit="Hz")
+    _check.number("share", share, above=0, at_most=1)
+    _check.number("density", density, above=0, at_most=1)
+    for name, tau in (("tau_mem", tau_mem), ("tau_syn", tau_syn), ("dt", dt)):
+        _check.number(name, tau, above=0, unit="s")
+
+    def weights(n: float) -> WeightStatistics:
+        afferent = Afferent(n * density, nu, share)
+        options = {"tau_mem": tau_mem, "tau_syn": tau_syn, "dt": dt, "theta": theta, "mode": mode}
+        return connection_weights(mu_u, xi, afferent, total_drive=total_drive, **options)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        mu_w, sigma_w = weights(fan_in(shape, in_axis=in_axis, out_axis=out_axis))
+        w = jnp.asarray(mu_w, dtype) + jnp.asarray(sigma_w, dtype) * jax.random.normal(key, shape, dtype)
+        if density < 1:
+            w = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), density, shape), w, 0)
+        return w
+
+    return init
+
+
+def fluctuation_driven_centered(sigma_u: Any = 1.0, *, theta: Any = 1.0, **options: Any) -> Initializer:
+    """`fluctuation_driven_normal` at mu_u = 0, told by the membrane's standard deviation `sigma_u` = theta / xi instead of xi.
+
+    sigma_w = sigma_u sqrt(share / (n nu ehat)). `options` are those of `fluctuation_driven_normal`; `nu` is needed.
+
+    >>> import jax
+    >>> w = fluctuation_driven_centered(1.0, nu=5.0)(jax.random.key(0), (20, 128))
+    >>> f"{w.std():.2f}"
+    '2.23'
+    """
+    _check.number("sigma_u", sigma_u, above=0)
+    return fluctuation_driven_normal(0.0, theta / sigma_u, theta=theta, **options)
+
+
+def scaled_normal(gain: Any = 1.0, *, power: float = 0.5, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
+    """Normal(0, gain / k^power) with k the fan-in: 1/sqrt(k) for `power=0.5` (the paper's readout), 1/k for `power=1`.
+
+    >>> import jax
+    >>> f"{scaled_normal(power=0.5)(jax.random.key(0), (400, 50)).std():.3f}"
+    '0.050'
+    """
+    _check.number("gain", gain, above=0)
+    _check.number("power", power, at_least=0)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        k = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
+        return jnp.asarray(gain / k**power, dtype) * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+def kaiming_normal(gain: Any = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
+    """Normal(0, gain / sqrt(fan-in)). Gain 1 is what the paper compares with; sqrt(2) is He et al. (2015), arXiv 1502.01852, for ReLU.
+
+    >>> import jax
+    >>> f"{kaiming_normal()(jax.random.key(0), (100, 100)).std():.2f}"
+    '0.10'
+    """
+    return scaled_normal(gain, power=0.5, in_axis=in_axis, out_axis=out_axis)
+
+
+def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
+    """Flax's default kernel initializer: normal of standard deviation 1/sqrt(fan-in), truncated at two of them.
+
+    >>> import jax
+    >>> bool(abs(lecun_normal()(jax.random.key(0), (100, 100))).max() < 0.23)
+    True
+    """
+    return jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis)

@@ -1,0 +1,163 @@
+r"""Spike functions: a step forward, a surrogate derivative backward.
+
+    z = 1 if v > 0 else 0,    v = u - theta                 dz/dv := h(v), one of
+
+    superspike            1 / (beta |v| + 1)^2              Zenke & Ganguli 2018, doi 10.1162/neco_a_01086
+      rescaled            times (beta theta + 1)^2          1 at rest (u = 0) instead of 1 / (beta theta + 1)^2
+      asymptotic          times beta                        the derivative of a function that tends to the step as beta -> inf
+    fast_sigmoid          superspike by its other name: h is the derivative of v / (1 + slope |v|)
+    atan                  (alpha/2) / (1 + (pi alpha v / 2)^2)          Fang et al. 2021, arXiv 2007.05785
+    triangular            height max(0, 1 - |v| / width)    Esser et al. 2016, doi 10.1073/pnas.1604850113
+    sigmoid               beta s (1 - s), s = 1 / (1 + exp(-beta v))
+
+Each factory returns a `SpikeFunction`: callable, hashable in structure, and a pytree whose one leaf is its steepness, so an ensemble can
+vmap over beta. Every h is finite for every finite v in float32 and bfloat16: products may overflow to inf only under a division, giving 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from snnjax import _check
+from snnjax._pytree import pytree_dataclass, static
+
+Derivative = Callable[[jax.Array, Any], jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _spike(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> jax.Array:
+    return (v > 0).astype(v.dtype)
+
+
+def _spike_fwd(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+    return _spike(derivative, v, params), (v, params)
+
+
+def _spike_bwd(derivative: Derivative, residuals: Any, g: jax.Array) -> tuple[jax.Array, Any]:
+    v, params = residuals
+    return g * derivative(v, *params).astype(g.dtype), jax.tree.map(jnp.zeros_like, params)
+
+
+_spike.defvjp(_spike_fwd, _spike_bwd)
+
+
+@pytree_dataclass
+class SpikeFunction:
+    """`spike(v)`: 1 where v = u - theta > 0, else 0, in v's shape and dtype; its gradient is `derivative(v)`.
+
+    Attributes:
+      steepness: the parameters of `function`, traced or not; they get a zero gradient.
+      function: `(v, *steepness) -> h(v)`, any pure function. `name`: for printing.
+    """
+
+    steepness: tuple[Any, ...]
+    function: Derivative = static()
+    name: str = static(default="custom")
+
+    def __call__(self, v: jax.Array) -> jax.Array:
+        v = jnp.asarray(v)
+        return _spike(self.function, v, tuple(jnp.asarray(p, v.dtype) for p in self.steepness))
+
+    def derivative(self, v: jax.Array) -> jax.Array:
+        """h(v), the surrogate derivative, in v's dtype."""
+        return self.function(v, *self.steepness).astype(v.dtype)
+
+
+def _superspike(v: jax.Array, beta: Any) -> jax.Array:
+    return 1 / jnp.square(beta * jnp.abs(v) + 1)
+
+
+def _asymptotic(v: jax.Array, beta: Any) -> jax.Array:
+    return beta / jnp.square(beta * jnp.abs(v) + 1)
+
+
+def _rescaled(v: jax.Array, beta: Any, theta: Any) -> jax.Array:
+    # the ratio is squared, not the two terms: neither overflows before the other
+    return jnp.square((beta * theta + 1) / (beta * jnp.abs(v) + 1))
+
+
+def _atan(v: jax.Array, alpha: Any) -> jax.Array:
+    return alpha / 2 / (1 + jnp.square(jnp.pi / 2 * alpha * v))
+
+
+def _triangular(v: jax.Array, width: Any, height: Any) -> jax.Array:
+    return height * jnp.maximum(0, 1 - jnp.abs(v) / width)
+
+
+def _sigmoid(v: jax.Array, beta: Any) -> jax.Array:
+    s = jax.nn.sigmoid(beta * v)
+    return beta * s * (1 - s)
+
+
+def superspike(beta: Any = 20.0) -> SpikeFunction:
+    """SuperSpike, h = 1 / (beta |v| + 1)^2. At rest (v = -1, beta = 20) it is 1/21^2 = 0.00227.
+
+    >>> import jax, jax.numpy as jnp
+    >>> spike = superspike(beta=20.0)
+    >>> spike(jnp.array([-0.5, 0.0, 0.5])).tolist()
+    [0.0, 0.0, 1.0]
+    >>> f"{jax.grad(spike)(-1.0):.5f}"
+    '0.00227'
+    """
+    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_superspike, name="superspike")
+
+
+def superspike_rescaled(beta: Any = 20.0, *, theta: Any = 1.0) -> SpikeFunction:
+    """SuperSpike divided by its value at rest: h(-theta) = 1. It saves silent networks and explodes once they spike (paper, S8).
+
+    >>> f"{superspike_rescaled().derivative(jnp.asarray(-1.0)):.1f}"
+    '1.0'
+    """
+    steepness = (_check.number("beta", beta, above=0), _check.number("theta", theta, above=0))
+    return SpikeFunction(steepness=steepness, function=_rescaled, name="superspike_rescaled")
+
+
+def superspike_asymptotic(beta: Any = 20.0) -> SpikeFunction:
+    """SuperSpike times beta, h = beta / (beta |v| + 1)^2: h(0) = beta.
+
+    >>> f"{superspike_asymptotic(20.0).derivative(jnp.asarray(0.0)):.1f}"
+    '20.0'
+    """
+    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_asymptotic, name="superspike_asymptotic")
+
+
+def fast_sigmoid(slope: Any = 25.0) -> SpikeFunction:
+    """h = 1 / (slope |v| + 1)^2, the derivative of v / (1 + slope |v|): `superspike` under the name and default of snnTorch.
+
+    >>> f"{fast_sigmoid(25.0).derivative(jnp.asarray(0.04)):.2f}"
+    '0.25'
+    """
+    return SpikeFunction(steepness=(_check.number("slope", slope, above=0),), function=_superspike, name="fast_sigmoid")
+
+
+def atan(alpha: Any = 2.0) -> SpikeFunction:
+    """h = (alpha/2) / (1 + (pi alpha v / 2)^2).
+
+    >>> f"{atan(2.0).derivative(jnp.asarray(0.0)):.1f}"
+    '1.0'
+    """
+    return SpikeFunction(steepness=(_check.number("alpha", alpha, above=0),), function=_atan, name="atan")
+
+
+def triangular(width: Any = 1.0, *, height: Any = 1.0) -> SpikeFunction:
+    """h = height max(0, 1 - |v| / width). Exactly 0 beyond `width`: a neuron further from threshold gets no gradient at all.
+
+    >>> triangular().derivative(jnp.array([-2.0, -0.5, 0.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    steepness = (_check.number("width", width, above=0), _check.number("height", height, above=0))
+    return SpikeFunction(steepness=steepness, function=_triangular, name="triangular")
+
+
+def sigmoid(beta: Any = 4.0) -> SpikeFunction:
+    """h = beta s (1 - s) with s = 1 / (1 + exp(-beta v)).
+
+    >>> f"{sigmoid(4.0).derivative(jnp.asarray(0.0)):.1f}"
+    '1.0'
+    """
+    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_sigmoid, name="sigmoid")
