@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def concrete(value: Any) -> np.ndarray | None:
     """`value` as a float64 array, or None while it is being traced."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return None
     return np.asarray(value, dtype=np.float64)
 
@@ -71,11 +72,12 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
     """Return `value` as an int if it is a whole number within the bounds (both inclusive)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral | np.integer):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
+    value = int(value)
     if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
         low = "" if at_least is None else f" >= {at_least}"
         high = "" if at_most is None else f"{' and' if low else ''} <= {at_most}"
         raise ValueError(f"{name} must be{low}{high}, got {value}")
-    return int(value)
+    return value
 
 
 def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:

@@ -41,9 +41,7 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
         return tuple(getattr(obj, name) for name in data), tuple(getattr(obj, name) for name in meta)
 
     def flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple((key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)), tuple(
-            getattr(obj, name) for name in meta
-        )
+        return tuple((key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)), tuple(getattr(obj, name) for name in meta)
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
         obj = object.__new__(cls)

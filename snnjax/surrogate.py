@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 
-Derivative = Callable[[jax.Array, Any], jax.Array]
+Derivative = Callable[..., jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

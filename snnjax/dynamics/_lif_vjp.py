@@ -60,7 +60,8 @@ def lif_scan(
 
 
 def _forward(derivative, recurrent, membrane, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
-    z, u, final = lif_scan(derivative, recurrent, True, drive, state, weights, coefficients, steepness)
+    out: Any = lif_scan(derivative, recurrent, True, drive, state, weights, coefficients, steepness)
+    z, u, final = out
     return (z, u if membrane else None, final), (u, weights, coefficients, steepness)
 
 

@@ -67,6 +67,4 @@ class AdaptiveLIF:
         lm, ls, la = (_check.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_syn, self.tau_adapt))
         u_free = lm * u + (1 - lm) * i
         u_next = apply_reset(u_free, z, reset=self.reset, reset_grad=self.reset_grad, theta=threshold, u_reset=self.u_reset)
-        return AdaptiveLIFState(
-            u_next.astype(u.dtype), (ls * i + drive).astype(i.dtype), (la * a + (1 - la) * z).astype(a.dtype)
-        ), z
+        return AdaptiveLIFState(u_next.astype(u.dtype), (ls * i + drive).astype(i.dtype), (la * a + (1 - la) * z).astype(a.dtype)), z

@@ -3,7 +3,8 @@ r"""Leaky integrator: a LIF neuron without threshold, read out as a continuous t
     o[t+1] = lr o[t] + (1 - lr) i[t]                                lr = exp(-dt/tau_mem), tau_mem = the trial's duration in the paper
     i[t+1] = ls i[t] + drive[t]                                     ls = exp(-dt/tau_syn)
 
-The trace of T steps is o[1] ... o[T], as in the reference implementation. o[0] is slightly negative, so that a class whose trace never rises does not tie at exactly 0 with the others under max-over-time.
+The trace of T steps is o[1] ... o[T], as in the reference implementation.
+o[0] is slightly negative, so that a class whose trace never rises does not tie at exactly 0 with the others under max-over-time.
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.1.
 """
 

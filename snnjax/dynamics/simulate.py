@@ -109,10 +109,8 @@ def _fused(neuron: LIF, drive: Any, recurrent: Any, weights: Any, state: Any, me
     spike = neuron.spike
     coefficients = (_check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn), neuron.theta)
     as_arrays = lambda values: tuple(jnp.asarray(v, dtype) for v in values)  # noqa: E731
-    z, u, final = lif_scan(
-        spike.function, recurrent, membrane, drive, state, weights, as_arrays(coefficients), as_arrays(spike.steepness)
-    )
-    return Simulation(z, u, final)
+    out: Any = lif_scan(spike.function, recurrent, membrane, drive, state, weights, as_arrays(coefficients), as_arrays(spike.steepness))
+    return Simulation(*out)
 
 
 def dense_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:

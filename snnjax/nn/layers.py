@@ -81,9 +81,7 @@ class _Dense(nnx.Module):
         drive = x.astype(kernel.dtype) @ kernel
         if self.recurrent_kernel is None:
             return simulate(self.neuron, drive, state=state, membrane=membrane)
-        return simulate(
-            self.neuron, drive, recurrent=dense_recurrence, weights=self.recurrent_kernel[...], state=state, membrane=membrane
-        )
+        return simulate(self.neuron, drive, recurrent=dense_recurrence, weights=self.recurrent_kernel[...], state=state, membrane=membrane)
 
     def step(self, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """One time step with inputs x (batch, in_features): the next state and the output (batch, out_features)."""

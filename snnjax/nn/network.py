@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ class Sequential(nnx.Module):
     def __init__(self, *layers: Any) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        for below, above in zip(layers[:-1], layers[1:], strict=True):
+        for below, above in itertools.pairwise(layers):
             if below.out_features != above.in_features:
                 raise ValueError(
                     f"a layer with {above.in_features} inputs stands on one with {below.out_features} outputs; the two numbers must be equal"

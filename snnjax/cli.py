@@ -1,0 +1,138 @@
+"""The `snnjax` command: `snnjax train TASK`, `snnjax theory`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from snnjax.runtime import tune_allocator
+
+# before jax starts: a process that has begun to allocate keeps some of its memory under the old settings
+tune_allocator()
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from snnjax.experiments.randman import RandmanConfig  # noqa: E402
+from snnjax.experiments.shd import SHDConfig  # noqa: E402
+
+Task = Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a spiking network and leave a run folder with metrics, parameters and figures."""
+
+    task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
+
+    def __call__(self, console: Console) -> int:
+        """Run the task; 0, or 1 where training diverged."""
+        from snnjax.experiments.run import run
+        from snnjax.progress import TrainingProgress, summary_table
+        from snnjax.training import TrainingDivergedError
+        from snnjax.training.run_folder import RunFolder
+
+        config = self.task
+        name = "randman" if isinstance(config, RandmanConfig) else "shd"
+        datasets = config.datasets()
+        folder = RunFolder.new(name) if config.out is None else RunFolder(config.out)
+        with TrainingProgress(config.epochs) as progress:
+            try:
+                finished = run(config, datasets=datasets, folder=folder, on_epoch=[progress])
+            except TrainingDivergedError as error:
+                console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
+                console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+                return 1
+        console.print(summary_table(finished.summary))
+        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+        for figure in ("learning_curves.png", "activity.png"):
+            console.print(f"figure:     {folder.path / figure}", highlight=False, soft_wrap=True)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Theory:
+    """Print the kernel integrals and the weights that reach a target membrane, for given parameters."""
+
+    n: int = 128
+    """Fan-in: inputs of one neuron."""
+    nu: float = 10.0
+    """Rate of each input, Hz."""
+    sigma_u: float = 1.0
+    """Target standard deviation of the membrane."""
+    mu_u: float = 0.0
+    """Target mean of the membrane."""
+    n_recurrent: int = 0
+    """Recurrent inputs of one neuron; 0: a feed-forward layer."""
+    nu_recurrent: float | None = None
+    """Their rate, Hz; None: nu."""
+    alpha: float = 0.9
+    """Feed-forward fraction of the variance, where there is recurrence."""
+    tau_mem: float = 20e-3
+    """Membrane time constant, s."""
+    tau_syn: float = 10e-3
+    """Synaptic time constant, s."""
+    dt: float = 2e-3
+    """Time step, s."""
+    theta: float = 1.0
+    """Firing threshold."""
+
+    def __call__(self, console: Console) -> int:
+        """Print the table."""
+        from snnjax import theory
+        from snnjax.psp import psp_integrals
+
+        xi = (self.theta - self.mu_u) / self.sigma_u
+        times: dict[str, Any] = {"tau_mem": self.tau_mem, "tau_syn": self.tau_syn, "dt": self.dt}
+        afferents = [theory.Afferent(self.n, self.nu, self.alpha if self.n_recurrent else 1.0)]
+        if self.n_recurrent:
+            nu = self.nu if self.nu_recurrent is None else self.nu_recurrent
+            afferents.append(theory.Afferent(self.n_recurrent, nu, 1 - self.alpha))
+        weights = theory.afferent_weights(self.mu_u, xi, afferents, theta=self.theta, **times)
+        lower, upper = theory.mu_u_limits(xi, afferents, theta=self.theta, **times)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for mode in ("discrete", "continuous"):
+            ebar, ehat = psp_integrals(**times, mode=mode)
+            table.add_row(f"kernel integrals, {mode}", f"ebar {1e3 * ebar:.6g} ms, ehat {1e3 * ehat:.6g} ms")
+        table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
+        for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
+            table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
+            spread = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, theta=self.theta, **times).quenched_spread
+            table.add_row("  quenched spread of the mean membrane", f"{spread:.4g}")
+        table.add_row("weights exist for", f"{lower:.4g} <= mu_u <= {upper:.4g}")
+        console.print(table)
+        return 0
+
+
+def _regime(xi: float) -> str:
+    if xi < 1:
+        return "mean or noise near threshold: high rates"
+    return "fluctuation-driven" if xi <= 3 else "threshold more than 3 standard deviations away: nearly silent"
+
+
+Command = Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Theory, tyro.conf.subcommand("theory")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status 0: done; 1: training diverged; 2: an argument, file or setting is wrong."""
+    console, errors = Console(), Console(stderr=True)
+    try:
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            args=argv,
+            prog="snnjax",
+            description="Deep spiking neural networks in JAX, initialized in the fluctuation-driven regime.",
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
+        status = command(console)  # type: ignore[operator]
+    except (ValueError, TypeError, OSError) as error:
+        errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
+        status = 2
+    except KeyboardInterrupt:
+        errors.print("snnjax: interrupted")
+        status = 130
+    sys.exit(status)

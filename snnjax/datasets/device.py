@@ -1,0 +1,114 @@
+"""Data sets that live on the accelerator and hand out time-major batches inside jit.
+
+`DeviceEvents` keeps events as events: one int32 a spike (address = time step * n_units + unit) and the samples' offsets. A batch is scattered
+into a dense raster only when it is asked for, so memory on the device is 4 bytes a spike instead of steps * units bytes a sample.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import _check
+from snnjax._pytree import pytree_dataclass, static
+from snnjax.datasets.events import EventDataset
+from snnjax.dynamics import n_steps as _n_steps
+
+
+class BatchSource(Protocol):
+    """What training reads: `len(source)` samples, and `source.batch(indices)` -> (x (time, batch, ...features), labels (batch,)) under jit."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+
+
+@pytree_dataclass
+class DeviceEvents:
+    """Binned events on the device. Made by `DeviceEvents.put`; a pytree.
+
+    Attributes:
+      addresses: step * n_units + unit of every event, int32 (events + largest sample,), the tail never read as an event.
+      offsets: events of sample s are offsets[s] : offsets[s + 1], int32 (samples + 1,).   labels: int32 (samples,).
+      steps, n_units: size of a raster.   longest: the largest number of events in a sample.
+
+    >>> from snnjax.datasets import randman
+    >>> data = DeviceEvents.put(randman(n_samples=20), dt=2e-3)
+    >>> x, y = data.batch(jnp.array([0, 3, 5]))
+    >>> x.shape, x.sum(axis=(0, 2)).tolist()
+    ((100, 3, 20), [20.0, 20.0, 20.0])
+    """
+
+    addresses: jax.Array
+    offsets: jax.Array
+    labels: jax.Array
+    steps: int = static()
+    n_units: int = static()
+    longest: int = static()
+
+    @classmethod
+    def put(cls, data: EventDataset, *, dt: float, steps: int | None = None) -> DeviceEvents:
+        """Bin `data` into steps of dt (s) and copy it to the default device; `steps` defaults to ceil(duration / dt).
+
+        Raises:
+          ValueError: the data set is empty, or too large for int32 addresses (2^31 events, or steps * units).
+        """
+        if len(data) == 0:
+            raise ValueError("data must hold at least one sample, got an empty data set")
+        steps = _n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
+        addresses, offsets = data.bins(dt, steps)
+        if len(addresses) >= 2**31:
+            raise ValueError(f"data must hold fewer than 2^31 events, got {len(addresses)}; split it")
+        longest = int(np.diff(offsets).max())
+        padded = np.concatenate([addresses.astype(np.int32), np.zeros(longest, np.int32)])
+        return cls(
+            addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(data.labels, jnp.int32),
+            steps=steps, n_units=data.n_units, longest=longest,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def batch(self, indices: jax.Array, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
+        """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,)."""
+        n = indices.shape[0]
+        start, stop = self.offsets[indices], self.offsets[indices + 1]
+        position = start[:, None] + jnp.arange(self.longest)
+        address = self.addresses[position]
+        step, unit = address // self.n_units, address % self.n_units
+        flat = (step * n + jnp.arange(n)[:, None]) * self.n_units + unit
+        size = self.steps * n * self.n_units
+        flat = jnp.where(position < stop[:, None], flat, size)  # past the sample's end: outside the raster, dropped
+        raster = jnp.zeros(size, dtype).at[flat.reshape(-1)].add(jnp.ones((), dtype), mode="drop")
+        return raster.reshape(self.steps, n, self.n_units), self.labels[indices]
+
+
+@pytree_dataclass
+class DeviceArrays:
+    """Dense inputs on the device: `x` (samples, time, ...features), any dtype, and integer `labels` (samples,). A pytree.
+
+    >>> data = DeviceArrays(x=jnp.zeros((8, 50, 3), jnp.uint8), labels=jnp.zeros(8, jnp.int32))
+    >>> data.batch(jnp.arange(4))[0].shape
+    (50, 4, 3)
+    """
+
+    x: jax.Array
+    labels: jax.Array
+
+    def __post_init__(self) -> None:
+        if jnp.ndim(self.x) < 3:
+            raise ValueError(f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}")
+        if jnp.shape(self.labels) != (self.x.shape[0],) or not jnp.issubdtype(jnp.result_type(self.labels), jnp.integer):
+            raise ValueError(
+                f"labels must be integers ({self.x.shape[0]},), one a sample of x, got {jnp.result_type(self.labels)} {jnp.shape(self.labels)}"
+            )
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def batch(self, indices: jax.Array, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
+        """Inputs (time, batch, ...features) and labels (batch,) of the samples `indices` (batch,)."""
+        return jnp.moveaxis(jnp.asarray(self.x)[indices].astype(dtype), 0, 1), jnp.asarray(self.labels)[indices]

@@ -1,0 +1,405 @@
+r"""Labelled spike trains as events: the one container that every data set becomes.
+
+Sample s holds the events e = offsets[s] ... offsets[s+1] - 1, each at times[e] (s) on units[e]. On a grid of step dt an event falls in
+
+    bin(t) = floor(t / dt (1 + 2^-22))                              kept where bin(t) < n_steps and t (1 + 2^-22) < duration
+
+Times are float32, so t = k dt may be stored up to a few 2^-24 t below the edge; the factor puts it in bin k all the same. Whatever lies
+at or beyond the end of the window is dropped, never clipped into the last bin.
+
+Host side and numpy only, not a JAX pytree: `EventDataset.bins` gives what a loader sends to the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _arrays
+from snnjax.dynamics.simulate import n_steps as steps_in
+
+_EDGE = 1 + 2.0**-22  # four half-ulps of float32: enough for k * dt computed in float32
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class EventDataset:
+    """S labelled samples of spike events on `n_units` channels.
+
+    Attributes:
+      times: (E,) float32, s, finite and >= 0; in any order within a sample. Times at or after `duration` are allowed, but `bins`,
+        `to_dense` and `rate` leave them out.
+      units: (E,) int32, in [0, n_units).
+      offsets: (S + 1,) int64; sample s holds the events offsets[s]:offsets[s + 1].
+      labels: (S,) int32, in [0, n_classes).
+      n_units, n_classes: numbers of channels and of classes, >= 1.
+      duration: length of a trial, s.
+      groups: (S,) int32, for example the speaker, or None.
+      class_names: `n_classes` names, or None.
+
+    Arrays of another real dtype are converted; the fields are read-only views. S = 0 and samples without events are allowed.
+
+    Raises:
+      ValueError, TypeError: naming the field, its first offending value and where it is.
+
+    >>> data = EventDataset(times=[0.001, 0.004, 0.002], units=[0, 2, 1], offsets=[0, 2, 3], labels=[0, 1],
+    ...                     n_units=3, n_classes=2, duration=0.006)
+    >>> data
+    EventDataset(2 samples, 3 events, 3 units, 2 classes, 0.006 s)
+    >>> data.to_dense(dt=2e-3)[:, 0]
+    array([[1, 0, 0],
+           [0, 0, 0],
+           [0, 0, 1]], dtype=uint8)
+    """
+
+    times: np.ndarray
+    units: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    n_units: int
+    n_classes: int
+    duration: float
+    groups: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n_units = _check.integer("n_units", self.n_units, at_least=1, at_most=2**31 - 1)
+        n_classes = _check.integer("n_classes", self.n_classes, at_least=1, at_most=2**31 - 1)
+        duration = float(_check.number("duration", self.duration, above=0, unit="s"))
+        labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
+        raw_times = _arrays.vector("times", self.times, "fiu")
+        offsets = _arrays.check_offsets(self.offsets, n_samples=labels.size, n_events=raw_times.size)
+        times = _arrays.check_times(raw_times, offsets)
+        units = _arrays.integers("units", self.units, 0, n_units - 1, offsets)
+        if units.size != times.size:
+            raise ValueError(f"units must have one entry an event, got {units.size} units for {times.size} times")
+        groups = self.groups
+        if groups is not None:
+            groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
+            if groups.size != labels.size:
+                raise ValueError(f"groups must have one entry a sample, got {groups.size} for {labels.size} labels")
+        names = self.class_names
+        if names is not None:
+            names = tuple(str(name) for name in names)
+            if len(names) != n_classes:
+                raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
+        for name, value in (("times", times), ("units", units), ("offsets", offsets), ("labels", labels), ("groups", groups)):
+            if value is not None:
+                value = value.view()
+                value.flags.writeable = False
+            object.__setattr__(self, name, value)
+        for name, value in (("n_units", n_units), ("n_classes", n_classes), ("duration", duration), ("class_names", names)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_lists(
+        cls,
+        times: Sequence[Any],
+        units: Sequence[Any],
+        labels: Any,
+        *,
+        n_units: int,
+        duration: float,
+        n_classes: int | None = None,
+        groups: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> EventDataset:
+        """Build from one array of times (s) and one of units a sample.
+
+        Args:
+          times, units: S arrays each; `times[s]` and `units[s]` of one length.
+          labels: (S,).
+          n_units, duration, groups, class_names: as the attributes.
+          n_classes: when None, the number of `class_names`, else the largest label + 1.
+
+        Raises:
+          ValueError: lengths differ (the sample is named), or as in the constructor.
+
+        >>> EventDataset.from_lists([[0.1, 0.2], []], [[3, 4], []], [1, 0], n_units=5, duration=0.5)
+        EventDataset(2 samples, 2 events, 5 units, 2 classes, 0.5 s)
+        """
+        if not len(times) == len(units) == len(labels):
+            raise ValueError(
+                f"times, units and labels must have one entry a sample, got {len(times)} times, {len(units)} units, {len(labels)} labels"
+            )
+        all_times, all_units = [np.asarray(t) for t in times], [np.asarray(u) for u in units]
+        for s, (t, u) in enumerate(zip(all_times, all_units, strict=True)):
+            if t.ndim != 1 or t.shape != u.shape:
+                raise ValueError(f"times[{s}] and units[{s}] must be one-dimensional and equally long, got shapes {t.shape} and {u.shape}")
+        return cls(
+            times=_arrays.join(all_times),
+            units=_arrays.join(all_units),
+            offsets=_arrays.offsets_of(np.array([t.size for t in all_times], np.int64)),
+            labels=labels,
+            n_units=n_units,
+            n_classes=_arrays.count_classes(labels, n_classes, class_names),
+            duration=duration,
+            groups=groups,
+            class_names=None if class_names is None else tuple(class_names),
+        )
+
+    @classmethod
+    def from_dense(
+        cls,
+        x: Any,
+        labels: Any,
+        dt: float,
+        *,
+        n_classes: int | None = None,
+        groups: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> EventDataset:
+        """The inverse of `to_dense`: an event at t = k dt for every count in step k; duration = T dt.
+
+        Args:
+          x: (T, S, n_units) spike counts, time-major: whole numbers >= 0 of any real dtype.
+          labels: (S,).   dt: time step, s.
+          n_classes, groups, class_names: as in `from_lists`.
+
+        Raises:
+          ValueError: x has the wrong shape, or a count that is negative, fractional or not finite.
+
+        >>> EventDataset.from_dense(np.array([[[0, 2]], [[1, 0]]]), [0], dt=1e-3).times
+        array([0.   , 0.   , 0.001], dtype=float32)
+        """
+        _check.number("dt", dt, above=0, unit="s")
+        x = np.asarray(x)
+        if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
+        if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] == 0:
+            raise ValueError(f"x must have shape (time, samples, units) with at least one step and one unit, got {x.shape}")
+        _arrays.check_steps(x.shape[0])
+        if len(labels) != x.shape[1]:
+            raise ValueError(f"labels must have one entry a sample, got {len(labels)} for x of shape {x.shape}")
+        by_sample = x.swapaxes(0, 1)
+        sample, step, unit = np.nonzero(by_sample)
+        found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
+        bad = ~((found > 0) & (found == np.floor(found)) & np.isfinite(found))
+        if bad.any():
+            e = int(bad.argmax())
+            raise ValueError(
+                f"x must hold whole numbers >= 0, got {found[e]} at (time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
+            )
+        repeats = found.astype(np.int64)
+        return cls(
+            times=np.repeat(step * float(dt), repeats),
+            units=np.repeat(unit, repeats),
+            offsets=_arrays.offsets_of(np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])),
+            labels=labels,
+            n_units=x.shape[2],
+            n_classes=_arrays.count_classes(labels, n_classes, class_names),
+            duration=x.shape[0] * float(dt),
+            groups=groups,
+            class_names=None if class_names is None else tuple(class_names),
+        )
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self.labels.size
+
+    def __repr__(self) -> str:
+        return (
+            f"EventDataset({len(self)} samples, {self.times.size} events, {self.n_units} units, "
+            f"{self.n_classes} classes, {self.duration:g} s)"
+        )
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(S,) int64: the number of events of each sample, those after `duration` included."""
+        return np.diff(self.offsets)
+
+    def subset(self, indices: Any) -> EventDataset:
+        """The samples `indices`, in that order, repeats allowed.
+
+        Args:
+          indices: whole numbers in [-S, S) (negative ones count from the end), a boolean mask (S,), or a slice.
+
+        Raises:
+          ValueError: an index out of range, or a mask of another length.   TypeError: anything else than these.
+
+        >>> data = EventDataset.from_lists([[0.1], [], [0.2]], [[0], [], [1]], [0, 1, 2], n_units=2, duration=1.0)
+        >>> data.subset([2, 0]).labels, len(data.subset(data.counts > 0))
+        (array([2, 0], dtype=int32), 2)
+        """
+        index = _arrays.as_indices(indices, len(self))
+        lengths = self.counts[index]
+        offsets = _arrays.offsets_of(lengths)
+        # ragged gather: event e of the result is event e - offsets[s] + self.offsets[index[s]] here
+        source = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], lengths)
+        return dataclasses.replace(
+            self,
+            times=self.times[source],
+            units=self.units[source],
+            offsets=offsets,
+            labels=self.labels[index],
+            groups=None if self.groups is None else self.groups[index],
+        )
+
+    def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[EventDataset, ...]:
+        """Disjoint random parts with about `fractions` of the samples each, in their original order.
+
+        Part i has round(S f_0 + ... + S f_i) samples less those of the parts before: no sample is in two parts, and none is left out
+        when the fractions add up to 1.
+
+        Args:
+          fractions: each in (0, 1], adding up to at most 1; the remainder is left out.
+          seed: whole number >= 0, or several.
+          stratify: keep the proportions of the labels in every part: exactly where they divide, else to about a sample a class.
+
+        >>> data = EventDataset.from_lists([[]] * 10, [[]] * 10, [0, 1] * 5, n_units=1, duration=1.0)
+        >>> train, valid = data.split([0.8, 0.2], seed=0)
+        >>> len(train), sorted(valid.labels.tolist())
+        (8, [0, 1])
+        """
+        shares = np.asarray(_check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1))
+        if shares.ndim != 1 or shares.size == 0:
+            raise ValueError(f"fractions must be a sequence of at least one number, got {fractions!r}")
+        if shares.sum() > 1 + 1e-9:
+            raise ValueError(f"fractions must add up to at most 1, got {fractions!r}, which adds up to {shares.sum():g}")
+        order = _arrays.rng_of(seed).permutation(len(self))
+        if stratify:
+            # sample r of a class with n samples goes to position (r + 1/2) / n of the line that the parts cut: every class is spread evenly
+            labels = self.labels[order]
+            sizes = np.bincount(labels, minlength=self.n_classes)
+            rank = np.empty(len(self), np.int64)
+            rank[np.argsort(labels, kind="stable")] = np.arange(len(self)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            order = order[np.argsort((rank + 0.5) / sizes[labels], kind="stable")]
+        edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * len(self) + 0.5).astype(np.int64)
+        return tuple(self.subset(np.sort(part)) for part in np.split(order[: edges[-1]], edges[:-1]))
+
+    def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
+        """`(rest, held)`: all the samples of the groups `held_out` (for example speakers) go to `held`.
+
+        Raises:
+          ValueError: the data set has no groups, or none of its samples is of a group named.
+
+        >>> data = EventDataset.from_lists([[]] * 4, [[]] * 4, [0, 1, 0, 1], n_units=1, duration=1.0, groups=[5, 5, 7, 7])
+        >>> rest, held = data.split_groups(7)
+        >>> rest.groups, held.groups
+        (array([5, 5], dtype=int32), array([7, 7], dtype=int32))
+        """
+        if self.groups is None:
+            raise ValueError("held_out needs a data set with groups, got one with groups = None")
+        wanted = _arrays.integers("held_out", np.atleast_1d(held_out), -(2**31), 2**31 - 1)
+        missing = np.setdiff1d(wanted, self.groups)
+        if missing.size:
+            raise ValueError(f"held_out must be among the groups {np.unique(self.groups).tolist()}, got {missing.tolist()}")
+        mask = np.isin(self.groups, wanted)
+        return self.subset(~mask), self.subset(mask)
+
+    def shuffle(self, seed: int | Sequence[int]) -> EventDataset:
+        """The samples in a random order."""
+        return self.subset(_arrays.rng_of(seed).permutation(len(self)))
+
+    def batches(self, batch_size: int, *, seed: int | Sequence[int] | None = None, drop_last: bool = False) -> Iterator[EventDataset]:
+        """One pass over the data, `batch_size` samples at a time.
+
+        Args:
+          batch_size: >= 1.
+          seed: shuffles the samples first; None keeps their order. For a new order each epoch: `seed=(seed, epoch)`.
+          drop_last: leave out a last batch that is not full, so that every batch has one shape.
+
+        >>> data = EventDataset.from_lists([[]] * 5, [[]] * 5, [0, 1, 2, 3, 4], n_units=1, duration=1.0)
+        >>> [batch.labels.tolist() for batch in data.batches(2)]
+        [[0, 1], [2, 3], [4]]
+        """
+        size = _check.integer("batch_size", batch_size, at_least=1)
+        order = np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
+        stop = len(self) - len(self) % size if drop_last else len(self)
+        return (self.subset(order[i : i + size]) for i in range(0, stop, size))
+
+    def bins(self, dt: float, n_steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The events on a time grid as flat addresses, ready for a scatter on the device.
+
+        Args:
+          dt: time step, s.
+          n_steps: number of steps T; when None, as many as cover `duration`. The window is the shorter of T dt and `duration`.
+
+        Returns:
+          `(address, offsets)`: address (E',) int32 = bin * n_units + unit, ascending within each sample, one entry an event (equal
+          entries are counts above 1); offsets (S + 1,) int64. Events outside the window are dropped.
+
+        Raises:
+          ValueError: n_steps * n_units >= 2**31, which int32 addresses cannot hold, or more steps than float32 times resolve (2**20).
+
+        >>> data = EventDataset.from_lists([[0.004, 0.001], [0.9]], [[2, 0], [1]], [0, 1], n_units=3, duration=0.006)
+        >>> data.bins(dt=2e-3)
+        (array([0, 8], dtype=int32), array([0, 2, 2]))
+        """
+        steps = self._steps(dt, n_steps)
+        stride = steps * self.n_units
+        if stride >= 2**31:
+            raise ValueError(f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units")
+        sample, step, unit = self._on_grid(dt, steps)
+        key = (sample * steps + step) * self.n_units + unit
+        key.sort()  # samples stay where they are: `sample` ascends already
+        address = (key - sample * stride).astype(np.int32)
+        return address, _arrays.offsets_of(np.bincount(sample, minlength=len(self)))
+
+    def to_dense(self, dt: float, n_steps: int | None = None, *, dtype: Any = np.uint8, binary: bool = False) -> np.ndarray:
+        """Spike counts on a time grid, time-major: (T, S, n_units).
+
+        Args:
+          dt, n_steps: as in `bins`.
+          dtype: of the result.
+          binary: 1 where there is at least one event, instead of the count.
+
+        Raises:
+          ValueError: a count that `dtype` cannot hold exactly; nothing wraps around.
+
+        >>> data = EventDataset.from_lists([[0.0, 0.0005]], [[0, 0]], [0], n_units=1, duration=2e-3)
+        >>> data.to_dense(1e-3).ravel(), data.to_dense(1e-3, binary=True).ravel()
+        (array([2, 0], dtype=uint8), array([1, 0], dtype=uint8))
+        """
+        steps = self._steps(dt, n_steps)
+        sample, step, unit = self._on_grid(dt, steps)
+        place, count = np.unique((step * len(self) + sample) * self.n_units + unit, return_counts=True)
+        limit = _arrays.largest_count(dtype)
+        if not binary and count.size and count.max() > limit:
+            worst = int(count.argmax())
+            at = tuple(int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units)))
+            raise ValueError(
+                f"dtype must hold every count exactly, got {np.dtype(dtype)} (up to {limit}) for {count[worst]} events "
+                f"at (time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
+            )
+        dense = np.zeros((steps, len(self), self.n_units), dtype)
+        dense.reshape(-1)[place] = 1 if binary else count.astype(dtype)
+        return dense
+
+    def rate(self, *, per_class: bool = False) -> np.ndarray:
+        """Mean rate over `duration` and the samples, Hz: (n_units,), or (n_classes, n_units) with `per_class`; float64.
+
+        NaN where there is no sample to average over.
+
+        >>> data = EventDataset.from_lists([[0.1, 0.2], [0.3]], [[0, 0], [1]], [0, 1], n_units=2, duration=0.5)
+        >>> data.rate()
+        array([2., 1.])
+        >>> data.rate(per_class=True)
+        array([[4., 0.],
+               [0., 2.]])
+        """
+        kept = self.times.astype(np.float64) * _EDGE < self.duration
+        sample = np.repeat(np.arange(len(self)), self.counts)[kept]
+        rows = self.n_classes if per_class else 1
+        row = self.labels[sample].astype(np.int64) if per_class else np.zeros(sample.size, np.int64)
+        events = np.bincount(row * self.n_units + self.units[kept], minlength=rows * self.n_units).reshape(rows, self.n_units)
+        samples = np.bincount(self.labels, minlength=rows) if per_class else np.array([len(self)])
+        rate = np.full(events.shape, np.nan)
+        np.divide(events, samples[:, None] * self.duration, out=rate, where=samples[:, None] > 0)
+        return rate if per_class else rate[0]
+
+    def _steps(self, dt: float, n_steps: int | None) -> int:
+        _check.number("dt", dt, above=0, unit="s")
+        return _arrays.check_steps(steps_in(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
+
+    def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sample, step and unit (int64) of each event inside the window."""
+        t = self.times.astype(np.float64) * _EDGE
+        step = t / dt
+        kept = (step < n_steps) & (t < self.duration)
+        sample = np.repeat(np.arange(len(self)), self.counts)[kept]
+        return sample, step[kept].astype(np.int64), self.units[kept].astype(np.int64)

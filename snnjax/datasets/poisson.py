@@ -1,0 +1,115 @@
+r"""Independent homogeneous Poisson spike trains: the input that the theory assumes, as events and as a raster.
+
+events     count ~ Poisson(rate duration), times ~ Uniform[0, duration)               a unit and sample, exact in continuous time
+raster     count ~ Poisson(rate dt)                                                   a unit, sample and step; not Bernoulli
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _arrays
+from snnjax.datasets.events import EventDataset
+
+_MAX_EVENTS = 2_000_000_000  # expected; 16 GB of events
+
+
+def poisson(
+    *,
+    n_samples: int,
+    n_units: int,
+    rate: Any,
+    duration: float,
+    seed: int | Sequence[int],
+    labels: Any = None,
+) -> EventDataset:
+    """Poisson spike trains as a data set, sorted by time within each sample.
+
+    Args:
+      n_samples: S, >= 0.   n_units: >= 1.
+      rate: Hz, finite and >= 0: a scalar, (n_units,), or (n_classes, n_units) for rates that depend on the label.
+      duration: length of a trial, s.
+      seed: whole number >= 0, or several.
+      labels: (S,) integers. When None: with rates a class, equally many samples of each in random order; otherwise all 0.
+
+    Returns:
+      `EventDataset` with as many classes as `rate` has rows; without rows, the largest label + 1.
+
+    Raises:
+      ValueError, TypeError: an argument out of range, by name; or more than 2e9 events to be expected.
+
+    >>> data = poisson(n_samples=200, n_units=2, rate=[[5.0, 20.0], [40.0, 0.0]], duration=1.0, seed=0)
+    >>> np.bincount(data.labels), data.rate(per_class=True).round()
+    (array([100, 100]), array([[ 5., 20.],
+           [40.,  0.]]))
+    """
+    n_samples = _check.integer("n_samples", n_samples, at_least=0)
+    n_units = _check.integer("n_units", n_units, at_least=1)
+    duration = float(_check.number("duration", duration, above=0, unit="s"))
+    rates = np.asarray(_check.number("rate", rate, at_least=0, unit="Hz"), np.float64)
+    if rates.ndim > 2 or (rates.ndim and rates.shape[-1] != n_units) or rates.shape[:1] == (0,):
+        raise ValueError(f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, got shape {rates.shape}")
+    rng = _arrays.rng_of(seed)
+    if labels is None:
+        labels = rng.permutation(np.arange(n_samples) % (len(rates) if rates.ndim == 2 else 1))
+    n_classes = len(rates) if rates.ndim == 2 else _arrays.count_classes(labels, None if n_samples else 1, None)
+    labels = _arrays.integers("labels", labels, 0, n_classes - 1)
+    if labels.size != n_samples:
+        raise ValueError(f"labels must have n_samples = {n_samples} entries, got {labels.size}")
+    mean = np.broadcast_to((rates[labels] if rates.ndim == 2 else rates) * duration, (n_samples, n_units))
+    if mean.sum() > _MAX_EVENTS:
+        raise ValueError(f"rate * duration * n_samples must give at most {_MAX_EVENTS:g} events, got {mean.sum():g} on average")
+    counts = rng.poisson(mean)
+    units = np.repeat(np.broadcast_to(np.arange(n_units, dtype=np.int32), counts.shape).ravel(), counts.ravel())
+    per_sample = counts.sum(axis=1)
+    position = rng.random(units.size)
+    order = np.argsort(np.repeat(np.arange(n_samples), per_sample) + position)
+    # rounding to float32 must not carry a time to the end of the trial, where binning drops it
+    times = np.minimum(position[order] * duration, duration * (1 - 2.0**-21))
+    return EventDataset(
+        times=times,
+        units=units[order],
+        offsets=_arrays.offsets_of(per_sample),
+        labels=labels,
+        n_units=n_units,
+        n_classes=n_classes,
+        duration=duration,
+    )
+
+
+def poisson_raster(key: jax.Array, shape: tuple[int, ...], *, rate: Any, dt: Any) -> jax.Array:
+    """Poisson spike counts on a time grid, made on the device.
+
+    Args:
+      key: a JAX random key.
+      shape: of the result, time-major: (T, B, n_units).
+      rate: Hz, finite and >= 0; a scalar or an array that broadcasts against `shape`.
+      dt: time step, s.
+
+    Returns:
+      float32 counts of `shape`, Poisson distributed with mean rate dt, so now and then above 1.
+
+    Raises:
+      ValueError: an argument out of range (traced values pass unchecked), or rates that do not broadcast.
+
+    >>> x = poisson_raster(jax.random.key(0), (500, 4, 10), rate=20.0, dt=2e-3)
+    >>> x.shape, x.dtype, round(float(x.mean() / 2e-3))
+    ((500, 4, 10), dtype('float32'), 20)
+    """
+    _check.number("rate", rate, at_least=0, unit="Hz")
+    _check.number("dt", dt, above=0, unit="s")
+    shape = tuple(_check.integer("shape", size, at_least=0) for size in shape)
+    mean = jnp.asarray(rate, jnp.float32) * dt
+    try:
+        fits = np.broadcast_shapes(mean.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"rate must broadcast against shape = {shape}, got shape {mean.shape}")
+    return jax.random.poisson(key, mean, shape).astype(jnp.float32)

@@ -1,0 +1,110 @@
+r"""Randman: spike trains that lie on smooth random manifolds, a classification task of adjustable difficulty.
+
+For each class and input unit a smooth random function of the manifold coordinates x in [0, 1]^D is drawn,
+
+    f(x) = prod_d sum_i theta0[i] s[i] sin(2 pi (i x_d theta1[i] + theta2[i])),    i = 0 .. n - 1
+    s[i] = 1 / ((i + 1)^alpha + 1),      n = min(ceil(prec^(-1/alpha)), 1000),      all theta ~ U[0, 1], theta0[0] = 0
+
+alpha sets the smoothness. A sample of a class is one point x; every unit's values over the class's samples are scaled to [0, 1] and become
+the time of its one spike. Only the spike times carry the class: every unit fires exactly once in every sample.
+Source: Zenke & Vogels (2021), doi 10.1162/neco_a_01367; settings of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets.events import EventDataset
+
+
+def n_modes(alpha: float, prec: float = 1e-3) -> int:
+    """The number of sine modes that precision `prec` asks for at smoothness `alpha`.
+
+    >>> n_modes(1.0), n_modes(1.5)
+    (1000, 100)
+    """
+    return min(math.ceil(round(prec ** (-1 / alpha), 9)), 1000)
+
+
+def draw_manifold(rng: np.random.Generator, *, n_units: int, dim: int, alpha: float, prec: float = 1e-3) -> np.ndarray:
+    """The random parameters of one class's functions, theta (n_units, dim, 3, n_modes), float64."""
+    theta = rng.random((n_units, dim, 3, n_modes(alpha, prec)))
+    theta[:, :, 0, 0] = 0.0  # the i = 0 mode is a constant, a bias on the spike time
+    return theta
+
+
+def evaluate_manifold(x: np.ndarray, theta: np.ndarray, *, alpha: float) -> np.ndarray:
+    """f at the points x (samples, dim): (samples, n_units), float64, not yet scaled.
+
+    >>> theta = draw_manifold(np.random.default_rng(0), n_units=20, dim=1, alpha=1.0)
+    >>> evaluate_manifold(np.linspace(0, 1, 5)[:, None], theta, alpha=1.0).shape
+    (5, 20)
+    """
+    n_units, dim, _, n = theta.shape
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise ValueError(f"x must have shape (samples, {dim}), got {x.shape}")
+    i = np.arange(n)
+    amplitude = theta[:, :, 0] / ((i + 1.0) ** alpha + 1)
+    out = np.ones((len(x), n_units))
+    for unit in range(n_units):
+        for d in range(dim):
+            phase = x[:, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
+            np.multiply(phase, 2 * np.pi, out=phase)
+            out[:, unit] *= np.sin(phase, out=phase) @ amplitude[unit, d]
+    return out
+
+
+def randman(
+    *,
+    n_classes: int = 10,
+    n_units: int = 20,
+    n_samples: int = 1000,
+    dim: int = 1,
+    alpha: float = 1.0,
+    active_duration: float = 0.1,
+    duration: float = 0.2,
+    seed: int = 0,
+) -> EventDataset:
+    """Draw manifolds and sample a data set from them.
+
+    Args:
+      n_classes, n_units: manifolds, and input units.   n_samples: per class; at least 2 (each unit's times are scaled over them).
+      dim: dimension of the manifolds.   alpha: smoothness, > 0; smaller is harder.
+      active_duration: all spikes fall in [0, active_duration), s.   duration: of a trial, s.
+      seed: of manifolds and samples. Defaults are the paper's.
+
+    Returns:
+      `EventDataset` of n_classes * n_samples samples, grouped by class, one spike a unit a sample.
+
+    >>> data = randman(n_samples=50, seed=1)
+    >>> len(data), data.n_units, float(data.times.max()) <= 0.1
+    (500, 20, True)
+    """
+    for name, value, low in (("n_classes", n_classes, 1), ("n_units", n_units, 1), ("n_samples", n_samples, 2), ("dim", dim, 1)):
+        _check.integer(name, value, at_least=low)
+    _check.integer("seed", seed, at_least=0)
+    _check.number("alpha", alpha, above=0)
+    _check.number("duration", duration, above=0, unit="s")
+    _check.number("active_duration", active_duration, above=0, at_most=duration, unit="s")
+    rng = np.random.default_rng(seed)
+    times = np.empty((n_classes, n_samples, n_units))
+    for c in range(n_classes):
+        theta = draw_manifold(rng, n_units=n_units, dim=dim, alpha=alpha)
+        values = evaluate_manifold(rng.random((n_samples, dim)), theta, alpha=alpha)
+        low, high = values.min(axis=0), values.max(axis=0)
+        times[c] = (values - low) / (high - low) * active_duration
+    total = n_classes * n_samples
+    # the latest spike of a unit stands at active_duration itself; just before it, it belongs to the last step
+    flat = np.minimum(times.reshape(-1).astype(np.float32), np.nextafter(np.float32(active_duration), np.float32(0)))
+    return EventDataset(
+        times=flat,
+        units=np.tile(np.arange(n_units, dtype=np.int32), total),
+        offsets=np.arange(total + 1, dtype=np.int64) * n_units,
+        labels=np.repeat(np.arange(n_classes, dtype=np.int32), n_samples),
+        n_units=n_units,
+        n_classes=n_classes,
+        duration=duration,
+    )

@@ -1,0 +1,76 @@
+"""From a configuration to a network and an optimizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from flax import nnx
+
+from snnjax import losses, optimizers, surrogate
+from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.experiments.config import TrainConfig
+from snnjax.initializers import kaiming_normal, lecun_normal
+from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
+
+LOSSES: dict[str, losses.Logits] = {
+    "max_over_time": losses.max_over_time,
+    "sum_over_time": losses.sum_over_time,
+    "last_step": losses.last_step,
+}
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "smorms3": optimizers.smorms3,
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+}
+
+
+def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: float, duration: float, seed: int | None = None) -> Sequential:
+    """The network that `config` describes.
+
+    Args:
+      n_inputs, n_classes: size of the task.   nu: rate that the initialization assumes, Hz.   duration: of a trial, s.
+      seed: of the weights; `config.seed` when None.
+
+    >>> from snnjax.experiments import RandmanConfig
+    >>> network = build_network(RandmanConfig(hidden=(64, 32)), n_inputs=20, n_classes=10, nu=5.0, duration=0.2)
+    >>> [layer.out_features for layer in network.layers]
+    [64, 32, 10]
+    """
+    rngs = nnx.Rngs(config.seed if seed is None else seed)
+    neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=getattr(surrogate, config.surrogate)(config.beta))
+    init = layer_init(config, nu)
+    trainable = ("tau_mem", "tau_syn") if config.learn_tau else ()
+    widths = (n_inputs, *config.hidden)
+    hidden = [
+        SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=config.recurrent, trainable=trainable, rngs=rngs)
+        for n_in, n_out in itertools.pairwise(widths)
+    ]
+    tau_readout = duration if config.tau_readout is None else config.tau_readout
+    integrator = LeakyIntegrator(tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt)
+    return Sequential(*hidden, Readout(widths[-1], n_classes, neuron=integrator, rngs=rngs))
+
+
+def layer_init(config: TrainConfig, nu: float) -> LayerInit:
+    """The initialization of the hidden layers."""
+    if config.init == "fluctuation_driven":
+        return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
+    return SameForAll(kaiming_normal() if config.init == "kaiming" else lecun_normal())
+
+
+def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The optimizer that `config` names."""
+    return OPTIMIZERS[config.optimizer](config.learning_rate)
+
+
+def build_regularizers(config: TrainConfig) -> list[ActivityBound]:
+    """The upper and lower bounds with a strength above 0."""
+    bounds = []
+    if config.upper_strength > 0:
+        bounds.append(upper_bound(config.upper_strength, config.upper_threshold))
+    if config.lower_strength > 0:
+        bounds.append(lower_bound(config.lower_strength, config.lower_threshold))
+    return bounds

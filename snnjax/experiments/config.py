@@ -1,0 +1,93 @@
+"""What a training run is: frozen configurations whose every field is a flag of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from snnjax import _check
+
+Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
+WeightInit = Literal["fluctuation_driven", "kaiming", "lecun"]
+OptimizerName = Literal["smorms3", "adam", "sgd"]
+LossName = Literal["max_over_time", "sum_over_time", "last_step"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every task has: network, initialization, training. Times in seconds, rates in hertz. Defaults are the paper's."""
+
+    hidden: tuple[int, ...] = (128,)
+    """Neurons of each hidden layer."""
+    recurrent: bool = False
+    """Connect every hidden layer with itself."""
+    tau_mem: float = 20e-3
+    """Membrane time constant, s."""
+    tau_syn: float = 10e-3
+    """Synaptic time constant, s."""
+    tau_readout: float | None = None
+    """Time constant of the readout, s; None: the trial's duration."""
+    learn_tau: bool = False
+    """Train tau_mem and tau_syn of every hidden neuron."""
+    dt: float = 2e-3
+    """Time step, s."""
+    surrogate: Surrogate = "superspike"
+    """Surrogate derivative of a spike."""
+    beta: float = 20.0
+    """Its steepness."""
+
+    init: WeightInit = "fluctuation_driven"
+    """How hidden weights are drawn."""
+    sigma_u: float = 1.0
+    """Target standard deviation of the membrane (threshold 1)."""
+    mu_u: float = 0.0
+    """Target mean of the membrane."""
+    nu: float | None = None
+    """Rate of the inputs that the initialization assumes, Hz; None: the training data's mean rate."""
+    alpha: float = 0.9
+    """Feed-forward fraction of the membrane's variance in recurrent layers."""
+
+    optimizer: OptimizerName = "smorms3"
+    """Optimizer."""
+    learning_rate: float = 5e-3
+    """Learning rate."""
+    epochs: int = 200
+    """Passes over the training data."""
+    batch_size: int = 250
+    """Samples a step."""
+    loss: LossName = "max_over_time"
+    """How the readout trace becomes class scores."""
+    upper_strength: float = 0.1
+    """Upper bound on a layer's mean activity: strength (0: none)."""
+    upper_threshold: float = 4.0
+    """Upper bound: spikes a neuron a trial."""
+    lower_strength: float = 100.0
+    """Lower bound on each neuron's activity: strength (0: none)."""
+    lower_threshold: float = 1e-3
+    """Lower bound: spikes a neuron a trial."""
+
+    seed: int = 0
+    """Of weights and of the samples' order."""
+    out: Path | None = None
+    """Run folder; None: a new one under ./runs."""
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            raise ValueError("hidden must name at least one layer, got none")
+        for n in self.hidden:
+            _check.integer("hidden", n, at_least=1)
+        for name in ("tau_mem", "tau_syn", "dt"):
+            _check.number(name, getattr(self, name), above=0, unit="s")
+        for name in ("tau_readout", "nu"):
+            if getattr(self, name) is not None:
+                _check.number(name, getattr(self, name), above=0)
+        for name in ("beta", "sigma_u", "learning_rate"):
+            _check.number(name, getattr(self, name), above=0)
+        _check.number("mu_u", self.mu_u, below=1)
+        _check.number("alpha", self.alpha, above=0, below=1)
+        for name in ("epochs", "batch_size"):
+            _check.integer(name, getattr(self, name), at_least=1)
+        for name in ("upper_strength", "upper_threshold", "lower_strength", "lower_threshold"):
+            _check.number(name, getattr(self, name), at_least=0)
+        _check.integer("seed", self.seed, at_least=0, at_most=2**31 - 1)

@@ -1,0 +1,117 @@
+"""One training run from a configuration: data, network, training, run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+import snnjax
+from snnjax.datasets import DeviceEvents, EventDataset
+from snnjax.experiments.build import LOSSES, build_network, build_optimizer, build_regularizers
+from snnjax.nn import Sequential
+from snnjax.training.fit import FitResult, Row, TrainingDivergedError, fit
+from snnjax.training.run_folder import RunFolder, as_dict
+
+
+class Task(Protocol):
+    """A `TrainConfig` that also knows its data."""
+
+    seed: int
+
+    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]: ...
+
+
+class Run(NamedTuple):
+    """A finished run: the trained network, what training left, and a summary of plain numbers."""
+
+    network: Sequential
+    fit: FitResult
+    summary: dict[str, Any]
+
+
+def run(
+    config: Any,
+    *,
+    datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None,
+    folder: RunFolder | None = None,
+    on_epoch: Sequence[Callable[[Row], None]] = (),
+) -> Run:
+    """Train as `config` (a `RandmanConfig`, `SHDConfig`, ...) says.
+
+    Args:
+      config: the run.   datasets: train, validation and test set to use instead of `config.datasets()` (to load them once for many seeds).
+      folder: where config.json, metrics.csv, results.json, parameters and figures go; nothing is written without it.
+      on_epoch: called with each epoch's row.
+
+    Raises:
+      ValueError: the data or a setting is unusable.
+      TrainingDivergedError: as in `fit`; what there is has then been written to the folder.
+    """
+    train, valid, test = config.datasets() if datasets is None else datasets
+    for name, data in (("training", train), ("validation", valid), ("test", test)):
+        if len(data) == 0:
+            raise ValueError(f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples")
+    nu = float(train.rate().mean()) if config.nu is None else config.nu
+    if nu == 0:
+        raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
+    config = dataclasses.replace(config, nu=nu)
+    if folder is not None:
+        folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
+    network = build_network(config, n_inputs=train.n_units, n_classes=train.n_classes, nu=nu, duration=train.duration)
+    sources = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
+    begin = time.perf_counter()
+    try:
+        result = fit(
+            network, sources[0], valid=sources[1], test=sources[2], optimizer=build_optimizer(config), epochs=config.epochs,
+            batch_size=min(config.batch_size, len(train)), key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
+            regularizers=build_regularizers(config), on_epoch=[*([folder.append] if folder else []), *on_epoch],
+        )  # fmt: skip
+    except TrainingDivergedError as error:
+        if folder is not None:
+            folder.write_params("final", error.result.final)
+            folder.write_json("results", {"stopped": str(error)})
+        raise
+    summary = summarize(result, seconds=time.perf_counter() - begin)
+    if folder is not None:
+        write_outputs(folder, config, network, result, summary, sources[2])
+    return Run(network, result, summary)
+
+
+def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
+    """The numbers a report needs: rates before and after, validation and test accuracy of the final and of the validation-selected network."""
+    first, last = result.history[0], result.history[-1]
+    rates = lambda row: [row[k] for k in row if k.startswith("rate_")]  # noqa: E731
+    return {
+        "initial_rates_hz": rates(first),
+        "final_rates_hz": rates(result.test["final"]) if result.test else rates(last),
+        "train_accuracy": last["train_accuracy"],
+        "valid_accuracy": last["valid_accuracy"],
+        "best_epoch": result.best_epoch,
+        "best_valid_accuracy": result.history[result.best_epoch]["valid_accuracy"],
+        "test_accuracy": result.test["final"]["accuracy"],
+        "test_accuracy_best": result.test["best"]["accuracy"],
+        "epochs": len(result.history) - 1,
+        "seconds": seconds,
+    }
+
+
+def write_outputs(
+    folder: RunFolder, config: Any, network: Sequential, result: FitResult, summary: dict[str, Any], sample: DeviceEvents
+) -> None:
+    """Parameters, results.json and the two figures."""
+    from snnjax import plotting
+
+    folder.write_params("final", result.final)
+    folder.write_params("best", result.best)
+    folder.write_json("results", summary)
+    plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
+    x, labels = sample.batch(jax.numpy.arange(min(4, len(sample))))
+    readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
+    figure = plotting.activity_snapshot(np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt)
+    plotting.save(figure, folder.path / "activity.png")

@@ -1,0 +1,46 @@
+"""Classification of spoken words as spikes: the Spiking Heidelberg Digits, or any pair of files in their layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from snnjax import _check
+from snnjax.datasets import EventDataset, load_shd
+from snnjax.experiments.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SHDConfig(TrainConfig):
+    """Train on files in the SHD layout: FOLDER holds NAME_train.h5 and NAME_test.h5."""
+
+    data: Path
+    """Folder with the two files."""
+    duration: float = 0.7
+    """Of a trial, s; later spikes are dropped."""
+    valid_fraction: float = 0.1
+    """Held out of the training file for validation, the same share of every class."""
+    valid_speakers: tuple[int, ...] = ()
+    """Hold out all recordings of these speakers instead."""
+    data_seed: int = 0
+    """Of the split."""
+
+    batch_size: int = 64
+    """Samples a step."""
+    upper_threshold: float = 7.0
+    """Upper bound: spikes a neuron a trial."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("duration", self.duration, above=0, unit="s")
+        _check.number("valid_fraction", self.valid_fraction, above=0, below=1)
+        _check.integer("data_seed", self.data_seed, at_least=0)
+
+    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+        """Train, validation and test set."""
+        data, test = (load_shd(self.data, split, duration=self.duration) for split in ("train", "test"))
+        if self.valid_speakers:
+            train, valid = data.split_groups(self.valid_speakers)
+        else:
+            train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+        return train, valid, test

@@ -1,0 +1,63 @@
+r"""SMORMS3, an optimizer that sets each parameter's step by how consistent its gradients have been, as an optax transformation.
+
+    r    = 1 / (mem + 1)
+    g    = (1 - r) g + r grad              g2 = (1 - r) g2 + r grad^2
+    x    = g^2 / (g2 + eps)                mem = 1 + mem (1 - x)
+    step = -min(lr, x) grad / (sqrt(g2) + eps)
+
+with mem = 1, g = g2 = 0 at the start. Source: S. Funk (2015), RMSprop loses to SMORMS3 - beware the epsilon!; used by Rossbroich, Gygax &
+Zenke (2022), doi 10.1088/2634-4386/ac97bb, with lr = 5e-3 and eps = 1e-16.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snnjax import _check
+
+
+class Smorms3State(NamedTuple):
+    """Memory length, running mean of the gradient and of its square, each like the parameters; number of `steps` taken, for schedules."""
+
+    steps: jax.Array
+    mem: Any
+    g: Any
+    g2: Any
+
+
+def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientTransformation:
+    """The SMORMS3 optimizer.
+
+    Args:
+      learning_rate: the largest relative step; a number, a traced value or an optax schedule `step -> value`.   eps: guards the divisions.
+
+    >>> params = {"w": jnp.ones(3)}
+    >>> optimizer = smorms3(5e-3)
+    >>> updates, state = optimizer.update({"w": jnp.full(3, 2.0)}, optimizer.init(params))
+    >>> updates["w"].round(6).tolist()
+    [-0.007071, -0.007071, -0.007071]
+    """
+    if not callable(learning_rate):
+        _check.number("learning_rate", learning_rate, at_least=0)
+    _check.number("eps", eps, above=0)
+
+    def init(params: Any) -> Smorms3State:
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return Smorms3State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.ones_like, params), zeros(), zeros())
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Smorms3State]:
+        del params
+        lr: Any = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+        r = jax.tree.map(lambda mem: 1 / (mem + 1), state.mem)
+        g = jax.tree.map(lambda r, g, d: (1 - r) * g + r * d, r, state.g, updates)
+        g2 = jax.tree.map(lambda r, g2, d: (1 - r) * g2 + r * d**2, r, state.g2, updates)
+        x = jax.tree.map(lambda g, g2: g**2 / (g2 + eps), g, g2)
+        mem = jax.tree.map(lambda mem, x: 1 + mem * (1 - x), state.mem, x)
+        steps = jax.tree.map(lambda d, x, g2: -jnp.minimum(lr, x) * d / (jnp.sqrt(g2) + eps), updates, x, g2)
+        return steps, Smorms3State(jnp.asarray(optax.safe_increment(state.steps)), mem, g, g2)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,85 @@
+r"""Penalties on the activity of a layer. With count = spikes of a trial, summed over time, and pool a mean over none, some or all units,
+
+    upper bound    strength mean( relu(pool(count) - threshold)^p )         keeps a population sparse
+    lower bound    strength mean( relu(threshold - pool(count))^p )         wakes silent neurons: homeostatic plasticity
+
+the outer mean runs over the batch and over what `pool` leaves. pool: `"population"` averages all units of the layer, `"feature_map"` the
+spatial axes of a channels-last map (one value a channel), `"neuron"` nothing. p is 1 or 2.
+Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2 (upper bound: p = 2 on the population or feature map;
+lower bound: p = 2 on single neurons).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from snnjax import _check
+from snnjax._pytree import pytree_dataclass, static
+
+Pool = Literal["population", "feature_map", "neuron"]
+Side = Literal["upper", "lower"]
+
+
+@pytree_dataclass
+class ActivityBound:
+    """One bound; call it with spikes (time, batch, ...features) for a scalar penalty. Made by `upper_bound` and `lower_bound`.
+
+    `strength` and `threshold` are pytree leaves, so that an ensemble can vary them.
+    """
+
+    strength: Any
+    threshold: Any
+    side: Side = static()
+    pool: Pool = static()
+    p: int = static()
+
+    def __post_init__(self) -> None:
+        _check.number("strength", self.strength, at_least=0)
+        _check.number("threshold", self.threshold, at_least=0, unit="spikes per trial")
+        _check.one_of("side", self.side, get_args(Side))
+        _check.one_of("pool", self.pool, get_args(Pool))
+        _check.one_of("p", self.p, (1, 2))
+
+    def __call__(self, spikes: jax.Array) -> jax.Array:
+        """The penalty on spikes (time, batch, ...features), a scalar."""
+        _check.time_major("spikes", spikes)
+        count = spikes.sum(axis=0)
+        if self.pool == "population":
+            count = count.reshape(count.shape[0], -1).mean(axis=1)
+        elif self.pool == "feature_map" and count.ndim > 2:
+            count = count.mean(axis=tuple(range(1, count.ndim - 1)))
+        excess = jax.nn.relu(count - self.threshold if self.side == "upper" else self.threshold - count)
+        return self.strength * jnp.mean(excess**self.p)
+
+
+def upper_bound(strength: Any, threshold: Any, *, pool: Pool = "population", p: int = 2) -> ActivityBound:
+    """Penalty on more than `threshold` spikes a trial.
+
+    >>> bound = upper_bound(0.1, 4.0)
+    >>> round(float(bound(jnp.ones((10, 2, 3)))), 3)
+    3.6
+    """
+    return ActivityBound(strength=strength, threshold=threshold, side="upper", pool=pool, p=p)
+
+
+def lower_bound(strength: Any, threshold: Any, *, pool: Pool = "neuron", p: int = 2) -> ActivityBound:
+    """Penalty on fewer than `threshold` spikes a trial.
+
+    >>> bound = lower_bound(100.0, 1e-3)
+    >>> round(float(bound(jnp.zeros((10, 2, 3)))), 6)
+    0.0001
+    """
+    return ActivityBound(strength=strength, threshold=threshold, side="lower", pool=pool, p=p)
+
+
+def total_penalty(regularizers: Sequence[ActivityBound], spikes: Sequence[jax.Array]) -> jax.Array:
+    """The sum of every penalty on every layer, a scalar.
+
+    >>> float(total_penalty([upper_bound(1.0, 0.0), lower_bound(1.0, 3.0)], [jnp.ones((2, 1, 4))] * 2))
+    10.0
+    """
+    return sum((r(s) for r in regularizers for s in spikes), start=jnp.zeros(()))

@@ -1,0 +1,38 @@
+"""Process settings that make JAX on a CPU faster. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator`.
+
+A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
+over half of a step's time. With the settings below freed memory stays with the process and is used again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def tune_allocator(*, top_pad_mib: int = 256) -> bool:
+    """Tell glibc to keep freed memory: no mmap for large blocks, no trimming, and growth in steps of `top_pad_mib`.
+
+    The process keeps its peak memory until it ends. Safe to call at any time, best before the first JAX computation.
+
+    Returns:
+      True where the settings were applied; False, and nothing done, where the C library is not glibc.
+
+    >>> tune_allocator() in (True, False)
+    True
+    """
+    if not 0 < top_pad_mib < 2048:
+        raise ValueError(f"top_pad_mib must be > 0 and < 2048, got {top_pad_mib}")
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - musl has mallopt in no form; only glibc has this symbol
+        mallopt = libc.mallopt
+    except (OSError, AttributeError):
+        return False
+    applied = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, top_pad_mib * 2**20)]
+    return all(applied)

@@ -1,0 +1,142 @@
+"""The folder of a run: config.json, metrics.csv, results.json, parameters and figures. Nothing that is there is ever overwritten by another run."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from snnjax.training.fit import Row
+
+
+class RunFolder:
+    """A new folder for one run.
+
+    Args:
+      path: must not exist, or be empty.
+
+    Raises:
+      FileExistsError: `path` holds something.   NotADirectoryError: `path` is a file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as tmp:
+    ...     run = RunFolder(Path(tmp) / "run")
+    ...     run.append({"epoch": 0, "train_loss": 2.5})
+    ...     (run.path / "metrics.csv").read_text().split()
+    ['epoch,train_loss', '0,2.5']
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"run folder {path} is a file")
+        if path.exists() and any(path.iterdir()):
+            raise FileExistsError(f"run folder {path} is not empty; name another one or remove it")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+
+    @classmethod
+    def new(cls, name: str, *, under: Path = Path("runs")) -> RunFolder:
+        """A fresh folder under `under`, named after `name` and the time."""
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        for k in range(1000):
+            path = under / (f"{name}-{stamp}" + (f"-{k}" if k else ""))
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return cls(path)
+        raise FileExistsError(f"no free name for {name}-{stamp} under {under}")
+
+    def append(self, row: Row) -> None:
+        """Add one row to metrics.csv; the first row decides the columns."""
+        file = self.path / "metrics.csv"
+        fresh = not file.exists()
+        with file.open("a", newline="") as f:
+            writer = csv.DictWriter(f, fieldnames=list(row), lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write `content` to NAME.json, whole or not at all."""
+        self._replace(f"{name}.json", (json.dumps(content, indent=2, default=_plain) + "\n").encode())
+
+    def write_params(self, name: str, params: Any) -> None:
+        """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **flatten_params(params))  # pyright: ignore[reportArgumentType]
+        self._replace(f"{name}.npz", buffer.getvalue())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, self.path / name)
+
+
+def flatten_params(params: Any) -> dict[str, np.ndarray]:
+    """A pytree of arrays as {path: array}, paths joined by dots.
+
+    >>> sorted(flatten_params({"layers": [{"kernel": np.zeros(2)}]}))
+    ['layers.0.kernel']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `flatten_params`: a tree of the structure of `like` with the values of `arrays`.
+
+    Raises:
+      ValueError: a name is missing or superfluous, or a shape differs.
+    """
+    expected = flatten_params(like)
+    if missing := sorted(expected.keys() ^ arrays.keys()):
+        raise ValueError(f"parameters do not fit the network: {missing} in only one of the two")
+    for name, leaf in expected.items():
+        if leaf.shape != arrays[name].shape:
+            raise ValueError(f"parameter {name} must have shape {leaf.shape}, got {arrays[name].shape}")
+    leaves, treedef = jax.tree.flatten(like)
+    del leaves
+    return jax.tree.unflatten(treedef, [arrays[name] for name in expected])
+
+
+def load_params(like: Any, file: Path) -> Any:
+    """Read parameters written by `RunFolder.write_params` into the structure of `like` (for example `nnx.state(network, nnx.Param)`).
+
+    Raises:
+      FileNotFoundError: no such file.   ValueError: not a parameter file, or one of another network.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and OS errors: whatever a damaged archive provokes
+        raise ValueError(f"{file} is not a readable parameter file: {error}") from error
+    try:
+        return unflatten_params(like, arrays)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as a JSON-ready dict, with its class name."""
+    return {"config": type(config).__name__, **dataclasses.asdict(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")

@@ -1,0 +1,119 @@
+r"""One optimization step and one epoch as pure functions.
+
+    objective = mean_batch cross_entropy(readout, labels) + sum_layers sum_regularizers penalty(spikes)
+
+A step whose objective or gradient is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
+the state that comes back from the epoch is the last good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snnjax import losses, regularizers
+from snnjax.datasets.device import BatchSource
+
+Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+
+
+class TrainState(NamedTuple):
+    """What an epoch carries: parameters, optimizer state, number of good steps, and whether every step so far was finite."""
+
+    params: Any
+    opt_state: Any
+    steps: jax.Array
+    healthy: jax.Array
+
+
+class Metrics(NamedTuple):
+    """Means over samples: supervised `loss`, `accuracy`, the `penalty` of all regularizers, and spikes a unit a step of every layer (`rates`)."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+    penalty: jax.Array
+    rates: jax.Array
+
+
+class Objective(NamedTuple):
+    """The pieces of a supervised objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains."""
+
+    apply: Apply
+    logits: losses.Logits = losses.max_over_time
+    regularizers: Sequence[regularizers.ActivityBound] = ()
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.asarray(True))
+
+
+def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:
+    """The scalar that is minimized, and the metrics of the batch x (time, batch, ...features)."""
+    readout, activity = objective.apply(params, x)
+    loss = losses.cross_entropy(readout, labels, logits=objective.logits).mean()
+    penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
+    accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
+    rates = jnp.asarray([s.mean() for s in activity.spikes])
+    return loss + penalty, Metrics(loss, accuracy, penalty, rates)
+
+
+def train_step(
+    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, x: jax.Array, labels: jax.Array
+) -> tuple[TrainState, Metrics]:
+    """One update; the state unchanged but for `healthy` where the objective or its gradient is not finite, or was not before."""
+    (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)(state.params)
+    healthy = state.healthy & jnp.isfinite(value) & jnp.isfinite(optax.global_norm(grads))
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
+    params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
+    return TrainState(params, opt_state, steps, healthy), metrics
+
+
+def train_epoch(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    source: BatchSource,
+    key: jax.Array,
+    *,
+    batch_size: int,
+) -> tuple[TrainState, Metrics]:
+    """One pass over `source` in random order, a scan over batches; metrics are means. A last, incomplete batch is left out."""
+    order = epoch_order(key, len(source), batch_size)
+
+    def body(carry: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        x, labels = source.batch(indices)
+        return train_step(objective, optimizer, carry, x, labels)
+
+    state, metrics = jax.lax.scan(body, state, order)
+    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+
+
+def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
+    """Sample indices of an epoch's batches, (n // batch_size, batch_size)."""
+    batches = n // batch_size
+    return jax.random.permutation(key, n)[: batches * batch_size].reshape(batches, batch_size)
+
+
+def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_size: int) -> Metrics:
+    """Metrics over all samples of `source`, every sample counted once. `penalty` is 0: nothing is regularized here."""
+    n = len(source)
+    batches = -(-n // batch_size)
+    order = jnp.arange(batches * batch_size).reshape(batches, batch_size)
+
+    def body(_: None, indices: jax.Array) -> tuple[None, Any]:
+        x, labels = source.batch(jnp.minimum(indices, n - 1))  # the last batch is filled up with copies that count nothing
+        weight = (indices < n).astype(jnp.float32)
+        readout, activity = objective.apply(params, x)
+        loss = losses.cross_entropy(readout, labels, logits=objective.logits)
+        hits = losses.correct(readout, labels, logits=objective.logits)
+        rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() for s in activity.spikes]
+        return None, Metrics((loss * weight).sum(), (hits * weight).sum(), jnp.zeros(()), jnp.asarray(rates))
+
+    _, sums = jax.lax.scan(body, None, order)
+    return jax.tree.map(lambda m: m.sum(axis=0) / n, sums)

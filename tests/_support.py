@@ -1,0 +1,105 @@
+"""What several test modules share: the shared data, 64-bit mode, and theory.md's LIF equations in plain numpy, forward and backward."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def data_path(relative: str) -> Path:
+    """A file of the shared data: below $SNNJAX_DATA, else below ../shared/data. Where it is absent the test is skipped; in CI it fails."""
+    root = os.environ.get("SNNJAX_DATA")
+    path = (Path(root) if root else REPOSITORY.parent / "shared" / "data") / relative
+    if not path.exists():
+        message = f"shared data not found: {path}; set SNNJAX_DATA to the folder that holds {relative}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    return path
+
+
+def enable_x64() -> AbstractContextManager:
+    """float64 within a `with` block."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64 as experimental  # jax < 0.8
+
+    return experimental()
+
+
+def assert_close(actual, desired, rtol: float) -> None:
+    """|actual - desired| <= rtol * max |desired|: relative to the array's scale, so that cancelled entries need no digits of their own."""
+    desired = np.asarray(desired, dtype=np.float64)
+    actual = np.asarray(actual, dtype=np.float64)
+    assert actual.shape == desired.shape
+    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * max(np.abs(desired).max(), np.finfo(np.float64).tiny))
+
+
+def superspike_derivative(v, beta=20.0):
+    return 1 / (beta * np.abs(v) + 1) ** 2
+
+
+class LIFRun(NamedTuple):
+    z: np.ndarray
+    u: np.ndarray
+    u_final: np.ndarray
+    i_final: np.ndarray
+
+
+class LIFGradients(NamedTuple):
+    drive: np.ndarray
+    recurrent: np.ndarray
+    u0: np.ndarray
+    i0: np.ndarray
+
+
+def lif_loop(
+    drive, *, v=None, u0=0.0, i0=0.0, tau_mem=20e-3, tau_syn=10e-3, theta=1.0, u_reset=0.0, reset="multiplicative", dt=2e-3
+) -> LIFRun:
+    """theory.md's LIF step by step in float64: drive (T, B, n), recurrent weights v (n, n), sender by receiver."""
+    lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
+    u, i = np.zeros(drive.shape[1:]) + u0, np.zeros(drive.shape[1:]) + i0
+    zs, us = [], []
+    for x in np.asarray(drive, np.float64):
+        z = np.where(u > theta, 1.0, 0.0)
+        zs.append(z)
+        us.append(u)
+        free = lm * u + (1 - lm) * i
+        u = {"multiplicative": free * (1 - z), "to_value": np.where(z == 1, u_reset, free), "subtractive": free - theta * z}[reset]
+        i = ls * i + x + (0 if v is None else z @ v)
+    return LIFRun(np.array(zs), np.array(us), u, i)
+
+
+def lif_backward(
+    drive, g_z, g_u, g_u_final, g_i_final, *, v, u0, i0, reset_grad=False, h=superspike_derivative, reset="multiplicative",
+    tau_mem=20e-3, tau_syn=10e-3, theta=1.0, u_reset=0.0, dt=2e-3,
+) -> LIFGradients:  # fmt: skip
+    """Gradients of sum(g_z z) + sum(g_u u) + sum(g_u_final u[T]) + sum(g_i_final i[T]): backpropagation through time by hand."""
+    lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
+    steps = len(drive)
+    us, currents, i = [], [], np.zeros(drive.shape[1:]) + i0
+    run = lif_loop(drive, v=v, u0=u0, i0=i0, tau_mem=tau_mem, tau_syn=tau_syn, theta=theta, u_reset=u_reset, reset=reset, dt=dt)
+    us = run.u
+    for t in range(steps):
+        currents.append(i)
+        i = ls * i + drive[t] + run.z[t] @ v
+    g_drive, g_v = np.zeros_like(drive), np.zeros_like(v)
+    gu, gi = g_u_final, g_i_final  # cotangents of u[t+1], i[t+1]
+    for t in reversed(range(steps)):
+        z, free = run.z[t], lm * us[t] + (1 - lm) * currents[t]
+        g_drive[t] = gi
+        g_v += z.T @ gi
+        # u[t+1] = R(free, z): its derivative with respect to free, and with respect to z where the reset is differentiated
+        d_free = 1.0 if reset == "subtractive" else 1 - z
+        d_z = {"multiplicative": -free, "to_value": u_reset - free, "subtractive": -theta}[reset] if reset_grad else 0.0
+        gz = g_z[t] + gi @ v.T + gu * d_z
+        gu, gi = g_u[t] + lm * d_free * gu + gz * h(us[t] - theta), ls * gi + (1 - lm) * d_free * gu
+    return LIFGradients(g_drive, g_v, gu, gi)
