@@ -299,7 +299,7 @@ def dalian_rates(
         _check.number(name, value, above=0, unit="Hz")
     ebar_e, ehat_e = psp_integrals(tau_mem=tau_mem, tau_syn=tau_exc, dt=dt, mode=mode)
     ebar_i, ehat_i = psp_integrals(tau_mem=tau_mem, tau_syn=tau_inh, dt=dt, mode=mode)
-    xp = _namespace(sigma_u, nu_exc, nu_inh, nu_rec, ebar_e, ebar_i, alpha)
+    xp = _namespace(sigma_u, nu_exc, nu_inh, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha)
     drive_e, drive_r, drive_i = n_exc * nu_exc, n_rec * nu_rec, n_inh * nu_inh
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0

@@ -84,22 +84,20 @@ def lif_backward(
 ) -> LIFGradients:  # fmt: skip
     """Gradients of sum(g_z z) + sum(g_u u) + sum(g_u_final u[T]) + sum(g_i_final i[T]): backpropagation through time by hand."""
     lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
-    steps = len(drive)
-    us, currents, i = [], [], np.zeros(drive.shape[1:]) + i0
     run = lif_loop(drive, v=v, u0=u0, i0=i0, tau_mem=tau_mem, tau_syn=tau_syn, theta=theta, u_reset=u_reset, reset=reset, dt=dt)
-    us = run.u
-    for t in range(steps):
-        currents.append(i)
-        i = ls * i + drive[t] + run.z[t] @ v
+    currents = [np.zeros(drive.shape[1:]) + i0]
+    for x, z in zip(drive[:-1], run.z[:-1], strict=True):
+        currents.append(ls * currents[-1] + x + z @ v)
     g_drive, g_v = np.zeros_like(drive), np.zeros_like(v)
     gu, gi = g_u_final, g_i_final  # cotangents of u[t+1], i[t+1]
-    for t in reversed(range(steps)):
-        z, free = run.z[t], lm * us[t] + (1 - lm) * currents[t]
+    for t in reversed(range(len(drive))):
+        u, z = run.u[t], run.z[t]
+        free = lm * u + (1 - lm) * currents[t]
         g_drive[t] = gi
         g_v += z.T @ gi
         # u[t+1] = R(free, z): its derivative with respect to free, and with respect to z where the reset is differentiated
         d_free = 1.0 if reset == "subtractive" else 1 - z
         d_z = {"multiplicative": -free, "to_value": u_reset - free, "subtractive": -theta}[reset] if reset_grad else 0.0
         gz = g_z[t] + gi @ v.T + gu * d_z
-        gu, gi = g_u[t] + lm * d_free * gu + gz * h(us[t] - theta), ls * gi + (1 - lm) * d_free * gu
+        gu, gi = g_u[t] + lm * d_free * gu + gz * h(u - theta), ls * gi + (1 - lm) * d_free * gu
     return LIFGradients(g_drive, g_v, gu, gi)

@@ -1,5 +1,19 @@
 """Data sets: one container of events, its sources, and what sends it to the device."""
 
+from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.events import EventDataset
+from snnjax.datasets.poisson import poisson, poisson_raster
+from snnjax.datasets.randman import randman
+from snnjax.datasets.shd import load_shd, read_shd
 
-__all__ = ["EventDataset"]
+__all__ = [
+    "BatchSource",
+    "DeviceArrays",
+    "DeviceEvents",
+    "EventDataset",
+    "load_shd",
+    "poisson",
+    "poisson_raster",
+    "randman",
+    "read_shd",
+]

@@ -23,7 +23,7 @@ from snnjax import _check
 from snnjax.datasets import _arrays
 from snnjax.dynamics.simulate import n_steps as steps_in
 
-_EDGE = 1 + 2.0**-22  # four half-ulps of float32: enough for k * dt computed in float32
+EDGE = 1 + 2.0**-22  # four half-ulps of float32: enough for k * dt computed in float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -382,7 +382,7 @@ class EventDataset:
         array([[4., 0.],
                [0., 2.]])
         """
-        kept = self.times.astype(np.float64) * _EDGE < self.duration
+        kept = self.times.astype(np.float64) * EDGE < self.duration
         sample = np.repeat(np.arange(len(self)), self.counts)[kept]
         rows = self.n_classes if per_class else 1
         row = self.labels[sample].astype(np.int64) if per_class else np.zeros(sample.size, np.int64)
@@ -398,7 +398,7 @@ class EventDataset:
 
     def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and unit (int64) of each event inside the window."""
-        t = self.times.astype(np.float64) * _EDGE
+        t = self.times.astype(np.float64) * EDGE
         step = t / dt
         kept = (step < n_steps) & (t < self.duration)
         sample = np.repeat(np.arange(len(self)), self.counts)[kept]

@@ -98,9 +98,9 @@ def poisson_raster(key: jax.Array, shape: tuple[int, ...], *, rate: Any, dt: Any
     Raises:
       ValueError: an argument out of range (traced values pass unchecked), or rates that do not broadcast.
 
-    >>> x = poisson_raster(jax.random.key(0), (500, 4, 10), rate=20.0, dt=2e-3)
+    >>> x = poisson_raster(jax.random.key(0), (500, 40, 50), rate=20.0, dt=2e-3)
     >>> x.shape, x.dtype, round(float(x.mean() / 2e-3))
-    ((500, 4, 10), dtype('float32'), 20)
+    ((500, 40, 50), dtype('float32'), 20)
     """
     _check.number("rate", rate, at_least=0, unit="Hz")
     _check.number("dt", dt, above=0, unit="s")

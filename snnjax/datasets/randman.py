@@ -95,12 +95,11 @@ def randman(
         theta = draw_manifold(rng, n_units=n_units, dim=dim, alpha=alpha)
         values = evaluate_manifold(rng.random((n_samples, dim)), theta, alpha=alpha)
         low, high = values.min(axis=0), values.max(axis=0)
-        times[c] = (values - low) / (high - low) * active_duration
+        # the latest spike of a unit falls just before active_duration, in the last step and not the next one
+        times[c] = (values - low) / (high - low) * (active_duration * (1 - 1e-6))
     total = n_classes * n_samples
-    # the latest spike of a unit stands at active_duration itself; just before it, it belongs to the last step
-    flat = np.minimum(times.reshape(-1).astype(np.float32), np.nextafter(np.float32(active_duration), np.float32(0)))
     return EventDataset(
-        times=flat,
+        times=times.reshape(-1).astype(np.float32),
         units=np.tile(np.arange(n_units, dtype=np.int32), total),
         offsets=np.arange(total + 1, dtype=np.int64) * n_units,
         labels=np.repeat(np.arange(n_classes, dtype=np.int32), n_samples),

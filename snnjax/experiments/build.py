@@ -66,11 +66,11 @@ def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return OPTIMIZERS[config.optimizer](config.learning_rate)
 
 
-def build_regularizers(config: TrainConfig) -> list[ActivityBound]:
-    """The upper and lower bounds with a strength above 0."""
+def build_regularizers(config: TrainConfig, *, duration: float) -> list[ActivityBound]:
+    """The upper and lower bounds with a strength above 0, for trials of `duration` (s)."""
     bounds = []
     if config.upper_strength > 0:
-        bounds.append(upper_bound(config.upper_strength, config.upper_threshold))
+        bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration))
     if config.lower_strength > 0:
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold))
     return bounds

@@ -60,8 +60,8 @@ class TrainConfig:
     """How the readout trace becomes class scores."""
     upper_strength: float = 0.1
     """Upper bound on a layer's mean activity: strength (0: none)."""
-    upper_threshold: float = 4.0
-    """Upper bound: spikes a neuron a trial."""
+    upper_rate: float = 10.0
+    """Upper bound: rate, Hz."""
     lower_strength: float = 100.0
     """Lower bound on each neuron's activity: strength (0: none)."""
     lower_threshold: float = 1e-3
@@ -88,6 +88,6 @@ class TrainConfig:
         _check.number("alpha", self.alpha, above=0, below=1)
         for name in ("epochs", "batch_size"):
             _check.integer(name, getattr(self, name), at_least=1)
-        for name in ("upper_strength", "upper_threshold", "lower_strength", "lower_threshold"):
+        for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
         _check.integer("seed", self.seed, at_least=0, at_most=2**31 - 1)

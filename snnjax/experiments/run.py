@@ -70,7 +70,7 @@ def run(
         result = fit(
             network, sources[0], valid=sources[1], test=sources[2], optimizer=build_optimizer(config), epochs=config.epochs,
             batch_size=min(config.batch_size, len(train)), key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
-            regularizers=build_regularizers(config), on_epoch=[*([folder.append] if folder else []), *on_epoch],
+            regularizers=build_regularizers(config, duration=train.duration), on_epoch=[*([folder.append] if folder else []), *on_epoch],
         )  # fmt: skip
     except TrainingDivergedError as error:
         if folder is not None:

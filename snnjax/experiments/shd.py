@@ -27,8 +27,6 @@ class SHDConfig(TrainConfig):
 
     batch_size: int = 64
     """Samples a step."""
-    upper_threshold: float = 7.0
-    """Upper bound: spikes a neuron a trial."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,6 +16,7 @@ from flax import nnx
 from snnjax import _check, losses
 from snnjax.datasets.device import BatchSource
 from snnjax.regularizers import ActivityBound
+from snnjax.training.params import flatten_params
 from snnjax.training.step import Metrics, Objective, TrainState, epoch_order, evaluate, init_state, objective_value, train_epoch
 
 Row = dict[str, float]
@@ -144,17 +145,11 @@ def _explain(objective: Objective, state: TrainState, source: BatchSource, key: 
     )(state.params)  # fmt: skip
     facts = [f"loss {float(metrics.loss):g}, penalty {float(metrics.penalty):g}"]
     for what, tree in (("weights", state.params), ("gradient", grads)):
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            array = np.asarray(leaf)
-            if not np.isfinite(array).all():
-                facts.append(f"{what} of {jax.tree_util.keystr(path, simple=True, separator='.')} not finite")
+        facts += [f"{what} of {name} not finite" for name, leaf in flatten_params(tree).items() if not np.isfinite(leaf).all()]
     if not np.isfinite(np.asarray(x)).all():
         facts.insert(0, "the input batch itself is not finite")
-    largest = {
-        jax.tree_util.keystr(p, simple=True, separator="."): float(np.abs(a).max())
-        for p, a in jax.tree_util.tree_leaves_with_path(state.params)
-    }
-    facts.append("largest weights " + ", ".join(f"{k} {v:.3g}" for k, v in largest.items()))
+    largest = ", ".join(f"{name} {np.abs(leaf).max():.3g}" for name, leaf in flatten_params(state.params).items())
+    facts.append(f"largest weights {largest}")
     return (
         f"training stopped: not finite at epoch {epoch}, step {step} of {len(order)} ({'; '.join(facts)}). "
         "The parameters from before that step are kept. Lower the learning rate or the regularizers' strengths, or check the input."

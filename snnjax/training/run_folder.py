@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnjax.training.fit import Row
+from snnjax.training.params import flatten_params, unflatten_params
 
 
 class RunFolder:
@@ -57,7 +57,7 @@ class RunFolder:
             return cls(path)
         raise FileExistsError(f"no free name for {name}-{stamp} under {under}")
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Mapping[str, float]) -> None:
         """Add one row to metrics.csv; the first row decides the columns."""
         file = self.path / "metrics.csv"
         fresh = not file.exists()
@@ -81,33 +81,6 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         temporary.write_bytes(content)
         os.replace(temporary, self.path / name)
-
-
-def flatten_params(params: Any) -> dict[str, np.ndarray]:
-    """A pytree of arrays as {path: array}, paths joined by dots.
-
-    >>> sorted(flatten_params({"layers": [{"kernel": np.zeros(2)}]}))
-    ['layers.0.kernel']
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(leaf) for path, leaf in leaves}
-
-
-def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `flatten_params`: a tree of the structure of `like` with the values of `arrays`.
-
-    Raises:
-      ValueError: a name is missing or superfluous, or a shape differs.
-    """
-    expected = flatten_params(like)
-    if missing := sorted(expected.keys() ^ arrays.keys()):
-        raise ValueError(f"parameters do not fit the network: {missing} in only one of the two")
-    for name, leaf in expected.items():
-        if leaf.shape != arrays[name].shape:
-            raise ValueError(f"parameter {name} must have shape {leaf.shape}, got {arrays[name].shape}")
-    leaves, treedef = jax.tree.flatten(like)
-    del leaves
-    return jax.tree.unflatten(treedef, [arrays[name] for name in expected])
 
 
 def load_params(like: Any, file: Path) -> Any:

@@ -67,11 +67,15 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update; the state unchanged but for `healthy` where the objective or its gradient is not finite, or was not before."""
     (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)(state.params)
-    healthy = state.healthy & jnp.isfinite(value) & jnp.isfinite(optax.global_norm(grads))
+    healthy = state.healthy & _all_finite((value, grads))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
     return TrainState(params, opt_state, steps, healthy), metrics
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def train_epoch(

@@ -1,0 +1,76 @@
+"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl randman|shd [--seeds 5] [--data-seeds 0 1 2] [any flag of the task]`.
+
+Each run appends one line to RESULTS.jsonl at once; runs that are there already are not done again. Prints mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+
+from snnjax.experiments import RandmanConfig, SHDConfig, run  # noqa: E402
+from snnjax.training.run_folder import as_dict  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Train `task` for several seeds and report test accuracy."""
+
+    results: tyro.conf.Positional[Path]
+    """JSON lines, one a run."""
+    task: Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
+    seeds: int = 5
+    """Seeds 0 ... seeds - 1 of weights and sample order."""
+    data_seeds: tuple[int, ...] = (0,)
+    """Seeds of the data: manifold draws, or the split."""
+
+
+def key_of(config: dict[str, Any]) -> str:
+    """A run's identity: its settings without where it is written."""
+    return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in config.items() if k not in ("out", "data")}, sort_keys=True)
+
+
+def main(options: Accuracy) -> None:
+    """Run what is missing, then print the table."""
+    done = {}
+    if options.results.exists():
+        for line in options.results.read_text().splitlines():
+            entry = json.loads(line)
+            done[key_of(entry["config"])] = entry
+    rows = []
+    for data_seed in options.data_seeds:
+        base = dataclasses.replace(options.task, data_seed=data_seed)
+        datasets = None
+        for seed in range(options.seeds):
+            config = dataclasses.replace(base, seed=seed)
+            settings = json.loads(key_of(as_dict(config)))
+            entry = done.get(key_of(settings))
+            if entry is None:
+                datasets = config.datasets() if datasets is None else datasets
+                entry = {"config": settings, "summary": run(config, datasets=datasets).summary}
+                with options.results.open("a") as f:
+                    f.write(json.dumps(entry) + "\n")
+            rows.append((data_seed, seed, entry["summary"]))
+            s = entry["summary"]
+            print(
+                f"data {data_seed} seed {seed}: test {100 * s['test_accuracy']:.2f} (best on validation {100 * s['test_accuracy_best']:.2f}), "
+                f"train {100 * s['train_accuracy']:.2f}, rate {s['initial_rates_hz']} -> {s['final_rates_hz']}, {s['seconds']:.0f} s",
+                flush=True,
+            )
+    for name in ("test_accuracy", "test_accuracy_best", "valid_accuracy", "train_accuracy"):
+        values = 100 * np.array([s[name] for _, _, s in rows])
+        by_draw = ", ".join(f"{100 * np.mean([s[name] for d, _, s in rows if d == draw]):.2f}" for draw in options.data_seeds)
+        print(f"{name}: {values.mean():.2f} +- {values.std(ddof=1) if len(values) > 1 else 0:.2f} (n = {len(values)}; by data seed {by_draw})")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Accuracy, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)))

@@ -1,0 +1,52 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snnjax import _check
+
+
+@pytest.mark.parametrize("value", [0.02, 1, np.float32(0.5), np.array([0.1, 0.2]), jnp.array([0.1, 0.2])])
+def test_number_returns_what_it_got(value):
+    assert _check.number("tau", value, above=0) is value
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        (0.0, ValueError, "tau must be finite and > 0 s, got 0.0"),
+        (float("nan"), ValueError, "tau must be finite and > 0 s, got nan"),
+        (float("inf"), ValueError, "tau must be finite and > 0 s, got inf"),
+        (np.array([0.1, -2.0]), ValueError, "got -2.0"),
+        ("0.1", TypeError, "tau must be a real number or an array of them, got str '0.1'"),
+        (True, TypeError, "got bool True"),
+        (None, TypeError, "got NoneType None"),
+        (object(), TypeError, "got object"),
+        (1 + 2j, TypeError, "got complex"),
+    ],
+)
+def test_number_refuses(value, error, match):
+    with pytest.raises(error, match=match):
+        _check.number("tau", value, above=0, unit="s")
+
+
+def test_number_lets_tracers_pass():
+    assert jax.jit(lambda tau: _check.number("tau", tau, above=0))(-1.0) == -1.0
+
+
+@pytest.mark.parametrize(("value", "error"), [(1.5, TypeError), (True, TypeError), ("3", TypeError), (0, ValueError), (11, ValueError)])
+def test_integer_refuses(value, error):
+    with pytest.raises(error, match="n must be"):
+        _check.integer("n", value, at_least=1, at_most=10)
+
+
+def test_integer_takes_numpy_integers():
+    assert _check.integer("n", np.int64(3)) == 3
+    assert type(_check.integer("n", np.int64(3))) is int
+
+
+def test_decay_of_numbers_arrays_and_tracers_agree():
+    expected = np.exp(-0.002 / 0.02)
+    assert _check.decay(0.002, 0.02) == expected
+    np.testing.assert_array_equal(_check.decay(0.002, np.array([0.02, 0.02])), expected)
+    np.testing.assert_allclose(jax.jit(lambda tau: _check.decay(0.002, tau))(0.02), expected, rtol=1e-6)

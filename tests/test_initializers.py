@@ -1,0 +1,214 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from flax.core import meta
+
+from snnjax.dynamics import LIF, simulate
+from snnjax.initializers import (
+    fan_in,
+    fluctuation_driven_centered,
+    fluctuation_driven_normal,
+    kaiming_normal,
+    lecun_normal,
+    scaled_normal,
+)
+from snnjax.theory import Afferent, connection_weights, membrane_statistics
+
+KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+KEY = jax.random.key(0)
+
+
+def assert_statistics(w, mu, sigma):
+    """Mean and standard deviation within 4.5 standard errors of what N samples give."""
+    w = np.asarray(w, np.float64).ravel()
+    assert abs(w.mean() - mu) < 4.5 * sigma / np.sqrt(w.size)
+    assert abs(w.std() - sigma) < 4.5 * sigma / np.sqrt(2 * w.size)
+
+
+SHAPES = {"dense": ((200, 300), 200), "conv1d": ((7, 20, 500), 140), "conv2d": ((3, 3, 16, 500), 144)}
+
+
+@pytest.mark.parametrize(("shape", "n"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("kernel", [KERNEL, {"tau_mem": 10e-3, "tau_syn": 10e-3, "dt": 1e-3, "theta": 0.5, "mode": "continuous"}])
+@pytest.mark.parametrize(("mu_u", "xi"), [(0.0, 1.0), (-0.4, 2.0), (0.2, 1.5)])
+def test_weights_have_the_statistics_of_the_theory(shape, n, kernel, mu_u, xi):
+    assert fan_in(shape) == n
+    w = fluctuation_driven_normal(mu_u, xi, nu=15.8, **kernel)(KEY, shape)
+    assert w.shape == shape
+    assert w.dtype == jnp.float32
+    assert_statistics(w, *connection_weights(mu_u, xi, Afferent(n, 15.8), **kernel))
+
+
+def test_share_and_total_drive():
+    w = fluctuation_driven_normal(0.1, 2.0, nu=5.0, share=0.1, total_drive=9000.0, **KERNEL)(KEY, (200, 300))
+    assert_statistics(w, *connection_weights(0.1, 2.0, Afferent(200, 5.0, 0.1), total_drive=9000.0, **KERNEL))
+
+
+def test_centered_is_normal_at_mean_zero():
+    expected = fluctuation_driven_normal(0.0, 0.8 / 0.5, nu=5.0, theta=0.8)(KEY, (200, 300))
+    np.testing.assert_array_equal(fluctuation_driven_centered(0.5, nu=5.0, theta=0.8)(KEY, (200, 300)), expected)
+
+
+def test_scaled_kaiming_and_lecun_normal():
+    assert_statistics(scaled_normal(2.0, power=1.0)(KEY, (200, 300)), 0, 2 / 200)
+    assert_statistics(scaled_normal()(KEY, (200, 300)), 0, 1 / np.sqrt(200))
+    assert_statistics(kaiming_normal(np.sqrt(2))(KEY, (3, 3, 16, 500)), 0, np.sqrt(2) / 12)
+    w = lecun_normal()(KEY, (3, 3, 16, 500))
+    assert_statistics(w, 0, 1 / 12)
+    np.testing.assert_array_equal(w, jax.nn.initializers.lecun_normal()(KEY, (3, 3, 16, 500)))
+
+
+# --- shapes
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_axis", "out_axis", "expected"),
+    [
+        ((200, 300), -2, -1, 200),
+        ((300, 200), -1, -2, 200),  # (out, in), as PyTorch stores it
+        ((7, 4, 16), -2, -1, 28),
+        ((16, 4, 7), 1, 0, 28),  # (out, in, kernel)
+        ((3, 3, 2, 32), -2, -1, 18),
+        ((4, 5, 6, 7), (0, 1), (2, 3), 20),  # several channel axes, as in attention
+        ((5, 6, 7), (0, 1), -1, 30),
+    ],
+)
+def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
+    axes = {"in_axis": in_axis, "out_axis": out_axis}
+    assert fan_in(shape, **axes) == expected
+    # the same random numbers whatever the axes: only their scale depends on the fan-in
+    normal = scaled_normal(power=0, **axes)(KEY, shape)
+    np.testing.assert_allclose(scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6)
+    sigma_w = connection_weights(0.0, 1.0, Afferent(expected, 5.0), **KERNEL).sigma_w
+    np.testing.assert_allclose(fluctuation_driven_centered(nu=5.0, **axes)(KEY, shape), normal * np.float32(sigma_w), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((10,), {}, "at least 2 of them"),
+        ((), {}, "at least 2 of them"),
+        ((10, 20), {"in_axis": 2}, "in_axis=2"),
+        ((10, 20), {"in_axis": -1}, "must be different axes"),
+        ((0, 20), {}, "at least one input"),
+    ],
+)
+def test_shape_errors(shape, axes, message):
+    for init in (fluctuation_driven_centered(nu=5.0, **axes), scaled_normal(**axes)):
+        with pytest.raises(ValueError, match=message):
+            init(KEY, shape)
+
+
+# --- dtype and density
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "init", [fluctuation_driven_normal(0.1, 1.0, nu=15.8, density=0.5), scaled_normal(), kaiming_normal(), lecun_normal()]
+)
+def test_dtype(init, dtype):
+    w = init(KEY, (200, 300), dtype)
+    assert w.dtype == dtype
+    np.testing.assert_allclose(float(w.astype(jnp.float32).std()), float(init(jax.random.key(1), (200, 300)).std()), rtol=0.02)
+
+
+def test_float64(x64):
+    w = fluctuation_driven_centered(nu=15.8)(KEY, (200, 300), jnp.float64)
+    assert w.dtype == jnp.float64
+    assert_statistics(w, *connection_weights(0.0, 1.0, Afferent(200, 15.8), **KERNEL))
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+def test_density(density):
+    n, n_out = 200, 300
+    w = np.asarray(fluctuation_driven_normal(-0.2, 1.0, nu=15.8, density=density, **KERNEL)(KEY, (n, n_out)))
+    kept = w != 0
+    assert abs(kept.mean() - density) < 4.5 * np.sqrt(density * (1 - density) / w.size) + 1e-12
+    # density * n inputs get larger weights in exchange
+    expected = connection_weights(-0.2, 1.0, Afferent(n * density, 15.8), **KERNEL)
+    assert_statistics(w[kept], *expected)
+    # ... so that the membrane does not notice: all weights, zeros included, have the second moment that it needs
+    membrane = membrane_statistics(float(w.mean()), float(w.std()), n=n, nu=15.8, **KERNEL)
+    np.testing.assert_allclose(membrane.sigma_u, 1.2, rtol=0.03)
+
+
+# --- use
+
+
+@pytest.mark.parametrize(
+    "init", [fluctuation_driven_centered(nu=5.0), fluctuation_driven_normal(0.1, 1.0, nu=15.8, density=0.5), kaiming_normal()]
+)
+def test_same_initializer_in_nnx_linen_and_plain_jax(init):
+    expected_std = float(init(KEY, (200, 300)).std())
+    in_nnx = nnx.Linear(200, 300, kernel_init=init, rngs=nnx.Rngs(0)).kernel[...]
+    in_linen = meta.unbox(linen.Dense(300, kernel_init=init).init(KEY, jnp.ones((1, 200))))["params"]["kernel"]
+    in_jit = jax.jit(lambda key: init(key, (200, 300)))(KEY)
+    for w in (in_nnx, in_linen, in_jit):
+        assert w.shape == (200, 300)
+        np.testing.assert_allclose(float(w.std()), expected_std, rtol=0.02)
+    np.testing.assert_allclose(in_jit, init(KEY, (200, 300)), rtol=1e-6, atol=1e-6 * expected_std)
+    conv = nnx.Conv(16, 100, (5,), kernel_init=init, rngs=nnx.Rngs(0)).kernel[...]
+    np.testing.assert_allclose(float(conv.std()), expected_std * np.sqrt(200 / 80), rtol=0.06)
+
+
+def test_vmap_over_keys_and_targets():
+    keys, xis = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
+    make = lambda key, xi: fluctuation_driven_normal(-0.1, xi, nu=15.8)(key, (200, 300))  # noqa: E731
+    loop = jnp.stack([make(key, float(xi)) for key, xi in zip(keys, xis, strict=True)])
+    np.testing.assert_allclose(jax.vmap(make)(keys, xis), loop, rtol=1e-4, atol=1e-5)
+
+
+@jax.jit
+def _measured_sigma_u(w):
+    x = jax.random.poisson(KEY, 15.8 * 2e-3, (1100, 10, 200)).astype(jnp.float32)
+    u = simulate(LIF(**KERNEL, theta=1e9), x @ w, membrane=True).membrane[100:]
+    return jnp.sqrt(jnp.var(u, axis=(0, 1)).mean())
+
+
+@pytest.mark.parametrize(("sigma_u", "density"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.3)])
+def test_simulated_membrane_hits_sigma_u(sigma_u, density):
+    w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density, **KERNEL)(jax.random.key(1), (200, 300))
+    # 20 s of 200 inputs: 0.8 %; 60,000 weights: 0.3 % (0.6 % at density 0.3)
+    np.testing.assert_allclose(_measured_sigma_u(w), sigma_u, rtol=0.03)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mu_u": np.inf}, "mu_u must be finite"),
+        ({"xi": 0.0}, "xi must be finite and > 0, got 0.0"),
+        ({"nu": 0.0}, "nu must be finite and > 0 Hz"),
+        ({"share": 0.0}, "share must be finite and > 0 and <= 1"),
+        ({"density": 0.0}, "density must be finite and > 0 and <= 1"),
+        ({"density": 1.1}, "density must be finite and > 0 and <= 1"),
+        ({"tau_mem": 0.0}, "tau_mem must be finite and > 0 s"),
+        ({"tau_syn": -1.0}, "tau_syn must be finite and > 0 s"),
+        ({"dt": 0.0}, "dt must be finite and > 0 s"),
+    ],
+)
+def test_options_are_checked_before_any_weight_is_drawn(options, message):
+    with pytest.raises(ValueError, match=message):
+        fluctuation_driven_normal(**{"mu_u": 0.0, "xi": 1.0, "nu": 5.0, **options})
+
+
+def test_infeasible_fan_in_is_an_error_that_names_the_limits():
+    init = fluctuation_driven_normal(0.5, 2.0, nu=1.0)
+    with pytest.raises(ValueError, match=r"Allowed: -1.078 <= mu_u <= 0.3416"):
+        init(KEY, (18, 10))
+    assert np.isfinite(init(KEY, (400, 10))).all()
+
+
+def test_other_errors():
+    with pytest.raises(ValueError, match="sigma_u must be"):
+        fluctuation_driven_centered(0.0, nu=5.0)
+    with pytest.raises(TypeError, match="nu"):
+        fluctuation_driven_centered(1.0)
+    with pytest.raises(ValueError, match="gain must be"):
+        scaled_normal(0.0)
+    with pytest.raises(ValueError, match="power must be"):
+        scaled_normal(1.0, power=-1)

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snnjax.regularizers import lower_bound, total_penalty, upper_bound
+
+
+def spikes(shape=(20, 3, 4, 5, 2), p=0.3):
+    return jax.random.bernoulli(jax.random.key(1), p, shape).astype(jnp.float32)
+
+
+def brute_force(s, *, strength, threshold, side, pool, p):
+    """Loops over samples and units."""
+    count = np.asarray(s, np.float64).sum(axis=0)
+    terms = []
+    for sample in count:
+        if pool == "population":
+            values = [sample.mean()]
+        elif pool == "feature_map":
+            values = [sample[..., c].mean() for c in range(sample.shape[-1])]
+        else:
+            values = list(sample.ravel())
+        for v in values:
+            excess = v - threshold if side == "upper" else threshold - v
+            terms.append(max(excess, 0.0) ** p)
+    return strength * np.mean(terms)
+
+
+@pytest.mark.parametrize("pool", ["population", "feature_map", "neuron"])
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("side", ["upper", "lower"])
+@pytest.mark.parametrize("jit", [False, True])
+def test_bound_equals_loops(pool, p, side, jit):
+    s, bound = spikes(), {"upper": upper_bound, "lower": lower_bound}[side](0.7, 6.1, pool=pool, p=p)
+    got = (jax.jit(bound) if jit else bound)(s)
+    np.testing.assert_allclose(got, brute_force(s, strength=0.7, threshold=6.1, side=side, pool=pool, p=p), rtol=1e-5)
+
+
+def test_feature_map_of_a_dense_layer_is_per_neuron():
+    s = spikes((20, 3, 8))
+    assert upper_bound(1.0, 5.0, pool="feature_map")(s) == upper_bound(1.0, 5.0, pool="neuron")(s)
+
+
+def test_gradient_pushes_towards_the_bound_and_vanishes_inside():
+    s = spikes((20, 3, 8))
+    assert (jax.grad(upper_bound(1.0, 1.0))(s) > 0).all()
+    assert (jax.grad(lower_bound(1.0, 19.9))(s) < 0).all()
+    assert (jax.grad(upper_bound(1.0, 21.0))(s) == 0).all()
+
+
+def test_strength_is_a_leaf_that_vmap_can_vary():
+    s, strengths = spikes((20, 3, 8)), jnp.array([0.1, 1.0, 10.0])
+    got = jax.vmap(lambda a: upper_bound(a, 2.0)(s))(strengths)
+    np.testing.assert_allclose(got, [upper_bound(float(a), 2.0)(s) for a in strengths], rtol=1e-6)
+
+
+def test_total_penalty_adds_layers_and_bounds():
+    layers, bounds = [spikes((20, 3, 8)), spikes((20, 3, 2), 0.9)], [upper_bound(0.3, 4.0), lower_bound(2.0, 7.0)]
+    np.testing.assert_allclose(total_penalty(bounds, layers), sum(float(b(s)) for b in bounds for s in layers), rtol=1e-6)
+    assert total_penalty([], layers) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: upper_bound(-1.0, 1.0), "strength must be finite and >= 0, got -1.0"),
+        (lambda: lower_bound(1.0, float("nan")), "threshold must be"),
+        (lambda: upper_bound(1.0, 1.0, pool="layer"), "pool must be one of 'population'"),
+        (lambda: upper_bound(1.0, 1.0, p=3), "p must be one of 1, 2"),
+        (lambda: upper_bound(1.0, 1.0)(jnp.zeros((3, 4))), r"spikes must have shape \(time, batch, features\)"),
+    ],
+)
+def test_errors(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
