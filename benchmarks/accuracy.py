@@ -1,4 +1,4 @@
-"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl randman|shd [--seeds 5] [--data-seeds 0 1 2] [any flag of the task]`.
+"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] randman|shd [any flag of the task]`.
 
 Each run appends one line to RESULTS.jsonl at once; runs that are there already are not done again. Prints mean and standard deviation.
 """

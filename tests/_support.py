@@ -43,6 +43,20 @@ def assert_close(actual, desired, rtol: float) -> None:
     np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * max(np.abs(desired).max(), np.finfo(np.float64).tiny))
 
 
+def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unused=()) -> None:
+    """The gradient of `loss` for each argument, along a random direction of the argument's own scale, is the central difference."""
+    value, rng = jax.jit(loss), np.random.default_rng(99)
+    gradients = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments)))))(*arguments)
+    for k, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
+        step = 1e-5 * np.sqrt(np.mean(np.square(argument))) * rng.standard_normal(np.shape(argument))
+        up, down = (value(*(a + sign * step if j == k else a for j, a in enumerate(arguments))) for sign in (1, -1))
+        difference = float(up - down) / 2
+        along = float(np.sum(gradient * step))
+        assert (along == 0) == (k in unused)
+        # the difference has the rounding of the two values it is made of
+        assert abs(along - difference) <= rtol * abs(difference) + 1e-14 * abs(float(up)), (k, along, difference)
+
+
 def superspike_derivative(v, beta=20.0):
     return 1 / (beta * np.abs(v) + 1) ** 2
 

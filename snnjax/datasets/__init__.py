@@ -1,5 +1,6 @@
 """Data sets: one container of events, its sources, and what sends it to the device."""
 
+from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.poisson import poisson, poisson_raster
@@ -7,6 +8,7 @@ from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
 
 __all__ = [
+    "Augmented",
     "BatchSource",
     "DeviceArrays",
     "DeviceEvents",

@@ -6,7 +6,7 @@ into a dense raster only when it is asked for, so memory on the device is 4 byte
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,22 @@ from snnjax.dynamics import n_steps as _n_steps
 
 
 class BatchSource(Protocol):
-    """What training reads: `len(source)` samples, and `source.batch(indices)` -> (x (time, batch, ...features), labels (batch,)) under jit."""
+    """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels (batch,)) under jit.
+
+    `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
+    """
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]: ...
+
+
+class Events(NamedTuple):
+    """Events of a batch: time step, unit and whether there is one at all, each (batch, longest)."""
+
+    step: jax.Array
+    unit: jax.Array
+    present: jax.Array
 
 
 @pytree_dataclass
@@ -72,18 +83,25 @@ class DeviceEvents:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def batch(self, indices: jax.Array, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
-        """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,)."""
-        n = indices.shape[0]
+    def events(self, indices: jax.Array) -> Events:
+        """The events of the samples `indices` (batch,), each array (batch, longest)."""
         start, stop = self.offsets[indices], self.offsets[indices + 1]
         position = start[:, None] + jnp.arange(self.longest)
         address = self.addresses[position]
-        step, unit = address // self.n_units, address % self.n_units
-        flat = (step * n + jnp.arange(n)[:, None]) * self.n_units + unit
+        return Events(address // self.n_units, address % self.n_units, position < stop[:, None])
+
+    def raster(self, events: Events) -> jax.Array:
+        """Spike counts (steps, batch, n_units), float32. Events that are not `present`, or lie outside the raster, are dropped."""
+        step, unit, present = events
+        n = step.shape[0]
+        inside = present & (step >= 0) & (step < self.steps) & (unit >= 0) & (unit < self.n_units)
         size = self.steps * n * self.n_units
-        flat = jnp.where(position < stop[:, None], flat, size)  # past the sample's end: outside the raster, dropped
-        raster = jnp.zeros(size, dtype).at[flat.reshape(-1)].add(jnp.ones((), dtype), mode="drop")
-        return raster.reshape(self.steps, n, self.n_units), self.labels[indices]
+        flat = jnp.where(inside, (step * n + jnp.arange(n)[:, None]) * self.n_units + unit, size)
+        return jnp.zeros(size).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(self.steps, n, self.n_units)
+
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
+        return self.raster(self.events(indices)), self.labels[indices]
 
 
 @pytree_dataclass
@@ -109,6 +127,6 @@ class DeviceArrays:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def batch(self, indices: jax.Array, *, dtype: Any = jnp.float32) -> tuple[jax.Array, jax.Array]:
-        """Inputs (time, batch, ...features) and labels (batch,) of the samples `indices` (batch,)."""
-        return jnp.moveaxis(jnp.asarray(self.x)[indices].astype(dtype), 0, 1), jnp.asarray(self.labels)[indices]
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Inputs (time, batch, ...features), float32, and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
+        return jnp.moveaxis(jnp.asarray(self.x)[indices].astype(jnp.float32), 0, 1), jnp.asarray(self.labels)[indices]

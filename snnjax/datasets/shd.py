@@ -4,9 +4,9 @@ r"""Reader for the Spiking Heidelberg Digits and every file of their layout (HDF
     spikes/units    (S,) variable-length integers in [0, n_units)     extra/keys      names of the classes, optional
     labels          (S,) integers in [0, number of classes)           all else        ignored
 
-Files come from the network, so nothing in them is trusted: shapes, types, links and compression are checked before anything is read, and
-memory stays within a few times the file's own size. Variable-length data are never compressed in HDF5, so a file whose spikes
-take more bytes than the file itself makes samples share them; it is refused.
+Files come from the network, so nothing in them is trusted: shapes, types, links and compression are checked before anything is read
+(`snnjax.datasets._hdf5`), and memory stays within a few times the file's own size. Variable-length data are never compressed in HDF5, so a
+file whose spikes take more bytes than the file itself makes samples share them; it is refused.
 
 Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364.
 """
@@ -15,22 +15,18 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from snnjax import _check
-from snnjax.datasets import _arrays
+from snnjax.datasets import _arrays, _hdf5
 from snnjax.datasets.events import EDGE, EventDataset
 
 Split = Literal["train", "valid", "test"]
 
 _SIGNATURES = {b"\x1f\x8b": "a gzip archive", b"PK": "a zip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive"}
-_GZIP, _SHUFFLE, _FLETCHER32 = 1, 2, 3  # HDF5's numbers of the filters whose output size is fixed or can be checked
-_BLOCK_BYTES = 2**28  # samples are read in blocks that cannot take more, except a single sample
 _MAX_NAMES, _MAX_NAME = 10_000, 1_000
 
 
@@ -84,7 +80,7 @@ def read_shd(
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except (OSError, RuntimeError, KeyError, TypeError, MemoryError, zlib.error) as error:  # whatever HDF5 says of a damaged file
+    except (OSError, RuntimeError, KeyError, TypeError, MemoryError) as error:  # whatever HDF5 says of a damaged file
         raise ValueError(f"{path}: truncated or damaged HDF5 file ({type(error).__name__}: {error})") from error
 
 
@@ -123,24 +119,33 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         kind = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
         raise ValueError(f"is not an HDF5 file but {kind}; unpack it first" if kind else f"is not an HDF5 file: it begins with {head!r}")
 
-    # the chunk cache holds the largest chunk allowed: a smaller one would make HDF5 unpack a chunk again for every block
-    with h5py.File(path, "r", rdcc_nbytes=16 * max_samples + 2**20) as f:
-        times, units, labels = (_dataset(f, name, max_samples) for name in ("spikes/times", "spikes/units", "labels"))
-        speaker, keys = (_dataset(f, name, limit, True) for name, limit in (("extra/speaker", max_samples), ("extra/keys", _MAX_NAMES)))
+    with h5py.File(path, "r") as f, path.open("rb") as file:
+        names = ("spikes/times", "spikes/units", "labels")
+        times, units, labels = (_hdf5.find_dataset(f, name, max_length=max_samples) for name in names)
+        speaker = _hdf5.find_dataset(f, "extra/speaker", max_length=max_samples, optional=True)
+        keys = _hdf5.find_dataset(f, "extra/keys", max_length=_MAX_NAMES, optional=True)
         n = labels.shape[0]
-        for dataset in (times, units, speaker):
+        for name, dataset in (("spikes/times", times), ("spikes/units", units), ("extra/speaker", speaker)):
             if dataset is not None and dataset.shape[0] != n:
-                raise ValueError(f"{dataset.name[1:]} must have one entry a sample, got {dataset.shape[0]} for {n} labels")
+                raise ValueError(f"{name} must have one entry a sample, got {dataset.shape[0]} for {n} labels")
         if n == 0:
             raise ValueError("labels must hold at least one sample, got none")
-        label_array = _read_integers(labels)
-        groups = None if speaker is None else _read_integers(speaker)
-        names = None if keys is None else _read_names(keys)
-        time_parts, unit_parts, lengths = _read_spikes(times, units, size, max_events)
+        label_array = _hdf5.read_integers(file, "labels", labels)
+        groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
+        class_names = None if keys is None else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
+        time_rows, time_dtype = _hdf5.read_references(file, "spikes/times", times, "f")
+        unit_rows, unit_dtype = _hdf5.read_references(file, "spikes/units", units, "iu")
+        lengths = time_rows["length"].astype(np.int64)
+        differ = lengths != unit_rows["length"]
+        if differ.any():
+            s = int(differ.argmax())
+            got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
+            raise ValueError(f"spikes/times and spikes/units must have one length in each sample, got {got}")
+        if lengths.sum() > max_events:
+            raise ValueError(f"spikes/times must hold at most max_events = {max_events} events, got {lengths.sum()}")
+        all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
+        all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 
-    all_times = _arrays.join(time_parts)
-    all_units = _arrays.join(unit_parts)
-    del time_parts, unit_parts
     if duration is None:
         last = float(all_times.max(initial=0.0)) * EDGE * 1000
         duration = (math.floor(last) + 1) / 1000 if math.isfinite(last) else 1.0  # the constructor refuses such times
@@ -150,124 +155,8 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         offsets=_arrays.offsets_of(lengths),
         labels=label_array,
         n_units=n_units,
-        n_classes=_arrays.count_classes(label_array, None, names),
+        n_classes=_arrays.count_classes(label_array, None, class_names),
         duration=duration,
         groups=groups,
-        class_names=names,
+        class_names=class_names,
     )
-
-
-def _dataset(f: Any, name: str, max_length: int, optional: bool = False) -> Any:
-    """The dataset `name`, if it is one-dimensional, its bytes lie in this file, and unpacking it takes bounded memory."""
-    import h5py
-
-    node, parts = f, name.split("/")
-    for i, part in enumerate(parts):
-        here = "/".join(parts[: i + 1])
-        if not isinstance(node, h5py.Group):
-            raise ValueError(f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}")
-        link = node.get(part, getlink=True)
-        if link is None:
-            if optional:
-                return None
-            raise ValueError(
-                f"has no {here}; it needs spikes/times, spikes/units and labels, and has {list(islice(node, 20))} in {node.name}"
-            )
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{here} must not be a link, got {type(link).__name__} to {getattr(link, 'path', None)!r}")
-        node = node[part]
-    if not isinstance(node, h5py.Dataset):
-        raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
-    if node.is_virtual or node.external:
-        raise ValueError(
-            f"{name} must have its data in this file, got a dataset with {'virtual' if node.is_virtual else 'external'} storage"
-        )
-    if node.shape is None or len(node.shape) != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
-    for what, length in (("entries", node.shape[0]), ("entries a chunk", (node.chunks or (0,))[0])):
-        if length > max_length:
-            raise ValueError(f"{name} must have at most {max_length} {what}, got {length}")
-    _check_compression(node, name)
-    return node
-
-
-def _check_compression(dataset: Any, name: str) -> None:
-    """Unpack each filtered chunk into bounded memory first: HDF5 takes whatever the stream expands to, and trusts its length."""
-    plist = dataset.id.get_create_plist()
-    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    if len(set(filters)) < len(filters) or not set(filters) <= {_GZIP, _SHUFFLE, _FLETCHER32}:
-        raise ValueError(f"{name} must be compressed with gzip, shuffle, fletcher32 or not at all, got HDF5 filters {filters}")
-    if not filters:
-        return
-    raw_bytes = dataset.chunks[0] * dataset.id.get_type().get_size()
-    for i in range(dataset.id.get_num_chunks()):
-        info = dataset.id.get_chunk_info(i)
-        active = [number for k, number in enumerate(filters) if not info.filter_mask >> k & 1]  # a chunk may skip filters
-        checksum = 4 * (_FLETCHER32 in active)
-        if _GZIP in active and info.size <= 2 * raw_bytes + 1024:
-            before = checksum if checksum and active.index(_FLETCHER32) < active.index(_GZIP) else 0
-            size = len(zlib.decompressobj().decompress(dataset.id.read_direct_chunk(info.chunk_offset)[1], raw_bytes + before + 1)) - before
-        else:
-            size = info.size - checksum
-        if size != raw_bytes:
-            raise ValueError(f"{name} has a chunk of {info.size} stored bytes that does not unpack to {raw_bytes}")
-
-
-def _read_integers(dataset: Any) -> np.ndarray:
-    if dataset.dtype.kind not in "iu":
-        raise ValueError(f"{dataset.name[1:]} must hold integers, got dtype {dataset.dtype}")
-    return dataset[:]
-
-
-def _read_names(dataset: Any) -> tuple[str, ...]:
-    import h5py
-
-    info = h5py.check_string_dtype(dataset.dtype)
-    if info is None or dataset.shape[0] == 0:
-        raise ValueError(f"extra/keys must hold at least one string, got {dataset.shape[0]} of dtype {dataset.dtype}")
-    if info.length is not None and info.length > _MAX_NAME:
-        raise ValueError(f"extra/keys must hold strings of at most {_MAX_NAME} bytes, got {info.length}")
-    names = []
-    for i in range(dataset.shape[0]):
-        raw = dataset[i]
-        if len(raw) > _MAX_NAME:
-            raise ValueError(f"extra/keys must hold strings of at most {_MAX_NAME} bytes, got {len(raw)} at position {i}")
-        try:
-            names.append(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise ValueError(f"extra/keys must hold UTF-8 strings, got {raw!r} at position {i}") from None
-    return tuple(names)
-
-
-def _read_spikes(times: Any, units: Any, size: int, max_events: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    import h5py
-
-    wide = []
-    for dataset, kinds, what in ((times, "f", "float16, 32 or 64"), (units, "iu", "integers")):
-        base = h5py.check_vlen_dtype(dataset.dtype)
-        if not isinstance(base, np.dtype) or base.kind not in kinds or base.itemsize > 8:
-            got = dataset.dtype if base is None else f"variable-length {base}"
-            raise ValueError(f"{dataset.name[1:]} must hold variable-length arrays of {what}, got {got}")
-        wide.append(base.itemsize)
-    n = times.shape[0]
-    block = min(max(_BLOCK_BYTES // size, 1), 64)  # one sample holds at most the file's bytes
-    time_parts: list[np.ndarray] = []
-    unit_parts: list[np.ndarray] = []
-    lengths = np.zeros(n, np.int64)
-    total = 0
-    for start in range(0, n, block):
-        t, u = times[start : start + block], units[start : start + block]
-        for s, (a, b) in enumerate(zip(t, u, strict=True), start):
-            if a.size != b.size:
-                raise ValueError(
-                    f"spikes/times and spikes/units must have one length in each sample, got {a.size} and {b.size} in sample {s}"
-                )
-            lengths[s] = a.size
-            total += a.size
-            if total > max_events:
-                raise ValueError(f"spikes/times must hold at most max_events = {max_events} events, got more by sample {s}")
-            if total * sum(wide) > size:
-                raise ValueError(f"spikes/times and units claim more bytes by sample {s} than the file has ({size})")
-        time_parts.extend(t)
-        unit_parts.extend(u)
-    return time_parts, unit_parts, lengths

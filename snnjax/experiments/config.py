@@ -67,6 +67,13 @@ class TrainConfig:
     lower_threshold: float = 1e-3
     """Lower bound: spikes a neuron a trial."""
 
+    augment_shift: int = 0
+    """Augmentation: shift each training sample by up to so many input units."""
+    augment_stretch: float = 0.0
+    """Augmentation: stretch or compress each training sample in time by up to this fraction."""
+    augment_drop: float = 0.0
+    """Augmentation: leave out each training event with this probability."""
+
     seed: int = 0
     """Of weights and of the samples' order."""
     out: Path | None = None
@@ -90,4 +97,7 @@ class TrainConfig:
             _check.integer(name, getattr(self, name), at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
+        _check.integer("augment_shift", self.augment_shift, at_least=0)
+        for name in ("augment_stretch", "augment_drop"):
+            _check.number(name, getattr(self, name), at_least=0, below=1)
         _check.integer("seed", self.seed, at_least=0, at_most=2**31 - 1)

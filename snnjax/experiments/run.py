@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 import snnjax
-from snnjax.datasets import DeviceEvents, EventDataset
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset
 from snnjax.experiments.build import LOSSES, build_network, build_optimizer, build_regularizers
 from snnjax.nn import Sequential
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, fit
@@ -65,10 +65,12 @@ def run(
         folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
     network = build_network(config, n_inputs=train.n_units, n_classes=train.n_classes, nu=nu, duration=train.duration)
     sources = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
+    training = Augmented(source=sources[0], unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
+    augmented = config.augment_shift or config.augment_stretch or config.augment_drop
     begin = time.perf_counter()
     try:
         result = fit(
-            network, sources[0], valid=sources[1], test=sources[2], optimizer=build_optimizer(config), epochs=config.epochs,
+            network, training if augmented else sources[0], valid=sources[1], test=sources[2], optimizer=build_optimizer(config), epochs=config.epochs,
             batch_size=min(config.batch_size, len(train)), key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
             regularizers=build_regularizers(config, duration=train.duration), on_epoch=[*([folder.append] if folder else []), *on_epoch],
         )  # fmt: skip

@@ -17,7 +17,7 @@ from snnjax import _check, losses
 from snnjax.datasets.device import BatchSource
 from snnjax.regularizers import ActivityBound
 from snnjax.training.params import flatten_params
-from snnjax.training.step import Metrics, Objective, TrainState, epoch_order, evaluate, init_state, objective_value, train_epoch
+from snnjax.training.step import Metrics, Objective, TrainState, batch_key, epoch_order, evaluate, init_state, objective_value, train_epoch
 
 Row = dict[str, float]
 
@@ -139,7 +139,7 @@ def _explain(objective: Objective, state: TrainState, source: BatchSource, key: 
     """Run the step that failed once more, from the last good parameters, and say where it first is not finite."""
     order = epoch_order(key, len(source), batch_size)
     step = int(state.steps) - (epoch - 1) * len(order)
-    x, labels = source.batch(order[step])
+    x, labels = source.batch(order[step], batch_key(key, step))
     (_, metrics), grads = jax.jit(
         jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)
     )(state.params)  # fmt: skip

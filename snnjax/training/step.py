@@ -90,11 +90,12 @@ def train_epoch(
     """One pass over `source` in random order, a scan over batches; metrics are means. A last, incomplete batch is left out."""
     order = epoch_order(key, len(source), batch_size)
 
-    def body(carry: TrainState, indices: jax.Array) -> tuple[TrainState, Metrics]:
-        x, labels = source.batch(indices)
+    def body(carry: TrainState, at_k: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
+        indices, step = at_k
+        x, labels = source.batch(indices, batch_key(key, step))
         return train_step(objective, optimizer, carry, x, labels)
 
-    state, metrics = jax.lax.scan(body, state, order)
+    state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))
     return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 
@@ -102,6 +103,11 @@ def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
     """Sample indices of an epoch's batches, (n // batch_size, batch_size)."""
     batches = n // batch_size
     return jax.random.permutation(key, n)[: batches * batch_size].reshape(batches, batch_size)
+
+
+def batch_key(key: jax.Array, step: Any) -> jax.Array:
+    """The key that a source may draw with in batch `step` of the epoch with `key`."""
+    return jax.random.fold_in(jax.random.fold_in(key, 1), step)
 
 
 def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_size: int) -> Metrics:

@@ -1,0 +1,79 @@
+"""The README's picture: `python -m benchmarks.picture docs/overview.png`. Everything in it is computed when the script runs."""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from snnjax import plotting  # noqa: E402
+from snnjax.datasets import poisson_raster  # noqa: E402
+from snnjax.dynamics import LIF  # noqa: E402
+from snnjax.experiments import RandmanConfig, run  # noqa: E402
+from snnjax.initializers import kaiming_normal  # noqa: E402
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense  # noqa: E402
+
+DT, NU, EPOCHS = 2e-3, 10.0, 60
+
+
+def membrane() -> tuple[np.ndarray, np.ndarray]:
+    """Membranes of a layer that cannot spike, (time, neurons), and the same layer's with spikes."""
+    x = poisson_raster(jax.random.key(0), (1000, 1, 700), NU, DT)
+    drives = []
+    for theta in (1e9, 1.0):
+        layer = SpikingDense(700, 512, init=FluctuationDriven(nu=NU), rngs=nnx.Rngs(0))
+        layer._neuron = LIF(dt=DT, theta=theta)
+        drives.append(np.asarray(layer(x, membrane=True).membrane)[:, 0])
+    return drives[0], drives[1]
+
+
+def rates_by_depth(init: object, depth: int = 7) -> np.ndarray:
+    """Mean firing rate of every layer of an untrained network, Hz, (seeds, depth)."""
+    x = poisson_raster(jax.random.key(1), (350, 16, 700), NU, DT)
+    rows = []
+    for seed in range(5):
+        rngs = nnx.Rngs(seed)
+        widths = [700] + [128] * depth
+        layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]  # type: ignore[arg-type]
+        _, activity = nnx.jit(lambda n, x: n(x))(Sequential(*layers, Readout(128, 10, rngs=rngs)), x)
+        rows.append([float(s.mean()) / DT for s in activity.spikes])
+    return np.array(rows)
+
+
+def main(path: Path) -> None:
+    """Compute and draw."""
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    trace_axes, depth_axes, accuracy_axes = figure.subplots(1, 3)
+    free, spiking = membrane()
+    t = np.arange(250) * DT * 1e3
+    for k in range(3):
+        trace_axes.plot(t, spiking[:250, k], lw=1)
+    trace_axes.axhline(1.0, color="black", ls=":", lw=1)
+    trace_axes.set(xlabel="time (ms)", ylabel="membrane U", title=f"target std 1, measured {free[50:].std(axis=0).mean():.2f}")
+    colors = {"fluctuation-driven": "C0", "Kaiming": "0.5"}
+    for name, init in (("fluctuation-driven", FluctuationDriven(nu=NU)), ("Kaiming", SameForAll(kaiming_normal()))):
+        rates = rates_by_depth(init)
+        depth_axes.errorbar(np.arange(1, 8), rates.mean(0), np.ptp(rates, axis=0) / 2, label=name, color=colors[name], marker="o", ms=4)
+    depth_axes.set(xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds")
+    depth_axes.legend(frameon=False)
+    for name, init in (("fluctuation-driven", "fluctuation_driven"), ("Kaiming", "kaiming")):
+        history = run(RandmanConfig(init=init, hidden=(128, 128, 128), epochs=EPOCHS)).fit.history  # type: ignore[arg-type]
+        accuracy_axes.plot([r["epoch"] for r in history], [100 * r["valid_accuracy"] for r in history], label=name, color=colors[name])
+    accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Randman, three hidden layers", ylim=(0, 102))
+    accuracy_axes.legend(frameon=False)
+    for axes in (trace_axes, depth_axes, accuracy_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+    plotting.save(figure, path)
+    print("written", path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,225 @@
+r"""One-dimensional HDF5 datasets, also of variable-length rows, from files that nobody vouches for.
+
+The HDF5 library parses only the metadata here. Its own way to the data is not safe with a hostile or damaged file: it inflates a
+compressed chunk to whatever size comes out, and it loops for ever on a damaged heap of variable-length rows (HDF5 2.0). So the bytes
+are read here, each length checked before it is used, and memory stays within the size of the file plus `max_length` rows.
+
+    contiguous   n rows at one address                  chunked   rows in blocks of equal length, perhaps shuffled, then compressed by gzip
+    row          the value itself; for variable length (length u4, address u8, index u4): object `index` of the heap at `address`
+    heap         "GCOL", version u1, 3 bytes, size u8; then objects (index u2, 6 bytes, size u8, the bytes padded to a multiple of 8) up to
+                 index 0, the free space
+
+Source: HDF5 File Format Specification 3.0, sections III.E (global heap), IV.A.2.i (layout), VIII (variable length).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from itertools import islice
+from typing import Any, BinaryIO
+
+import numpy as np
+
+REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+_GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
+
+
+def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) -> Any:
+    """The dataset `name` of an open h5py.File if it is one-dimensional, of at most `max_length` rows, with its data in this file."""
+    import h5py
+
+    node, parts = f, name.split("/")
+    for i, part in enumerate(parts):
+        here = "/".join(parts[: i + 1])
+        if not isinstance(node, h5py.Group):
+            raise ValueError(f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}")
+        link = node.get(part, getlink=True)
+        if link is None:
+            if optional:
+                return None
+            raise ValueError(f"has no {here}; {node.name} holds {list(islice(node, 20))}")
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{here} must not be a link, got {type(link).__name__} to {getattr(link, 'path', None)!r}")
+        node = node[part]
+    if not isinstance(node, h5py.Dataset):
+        raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
+    if node.is_virtual or node.external:
+        raise ValueError(
+            f"{name} must have its data in this file, got a dataset with {'virtual' if node.is_virtual else 'external'} storage"
+        )
+    if node.shape is None or len(node.shape) != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
+    for what, length in (("entries", node.shape[0]), ("entries a chunk", (node.chunks or (0,))[0])):
+        if length > max_length:
+            raise ValueError(f"{name} must have at most {max_length} {what}, got {length}")
+    return node
+
+
+def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
+    """The rows of a dataset of integers, in its own dtype."""
+    dtype = dataset.dtype
+    if dtype.kind not in "iu" or not _is_plain(dataset.id.get_type(), dtype):
+        raise ValueError(f"{name} must hold integers, got dtype {dtype}")
+    return _read_rows(file, name, dataset, dtype)
+
+
+def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> tuple[str, ...]:
+    """The rows of a dataset of UTF-8 strings, of fixed or variable length, none longer than `max_bytes`."""
+    import h5py
+
+    info = h5py.check_string_dtype(dataset.dtype)
+    if info is None:
+        raise ValueError(f"{name} must hold strings, got dtype {dataset.dtype}")
+    if info.length is not None:
+        _check_longest(name, info.length, max_bytes)
+        rows = _read_rows(file, name, dataset, np.dtype(f"S{info.length}")).tolist()
+    else:
+        references = _read_rows(file, name, dataset, REFERENCE)
+        _check_longest(name, int(references["length"].max(initial=0)), max_bytes)
+        flat = read_heap(file, name, references, np.dtype("u1")).tobytes()
+        ends = np.cumsum(references["length"], dtype=np.int64).tolist()
+        rows = [flat[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    try:
+        return tuple(row.rstrip(b"\0").decode("utf-8") for row in rows)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} must hold UTF-8 strings, got {error.object!r}") from None
+
+
+def read_references(file: BinaryIO, name: str, dataset: Any, kinds: str) -> tuple[np.ndarray, np.dtype]:
+    """Lengths and places of the rows of a variable-length dataset, (S,) of `REFERENCE`, and the dtype of its elements."""
+    import h5py
+
+    base = h5py.check_vlen_dtype(dataset.dtype)
+    if (
+        not isinstance(base, np.dtype)
+        or base.kind not in kinds
+        or base.itemsize > 8
+        or not _is_plain(dataset.id.get_type().get_super(), base)
+    ):
+        what = "integers" if "i" in kinds else "float16, float32 or float64"
+        got = f"dtype {dataset.dtype}" if base is None else f"variable-length arrays of {base}"
+        raise ValueError(f"{name} must hold variable-length arrays of {what}, got {got}")
+    return _read_rows(file, name, dataset, REFERENCE), base
+
+
+def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype) -> np.ndarray:
+    """The elements of all rows, one after the other."""
+    lengths = references["length"].astype(np.int64)
+    ends = np.cumsum(lengths)
+    size = _size(file)
+    if lengths.sum() * base.itemsize > size:
+        raise ValueError(f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file holds ({size} bytes)")
+    out = np.empty(int(lengths.sum()), base)
+    order = np.argsort(references["address"], kind="stable")
+    order = order[lengths[order] > 0]
+    addresses, first = np.unique(references["address"][order], return_index=True)
+    left = size  # heaps do not overlap: together they cannot be longer than the file
+    for address, rows in zip(addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)):
+        magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
+        left -= heap_size
+        if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
+            raise ValueError(f"{name} refers to a heap at byte {address}, where there is none or a damaged one")
+        heap = _read_at(file, name, address, heap_size)
+        objects = _objects(heap)
+        for s in rows.tolist():
+            start, stored = objects.get(int(references["index"][s]), (0, -1))
+            n = int(lengths[s])
+            if stored != n * base.itemsize:
+                raise ValueError(f"{name} refers in sample {s} to an object that the heap at byte {address} does not hold")
+            out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
+    return out
+
+
+def _objects(heap: bytes) -> dict[int, tuple[int, int]]:
+    """Start and size in bytes of each object of a heap."""
+    objects, at = {}, 16
+    while at + 16 <= len(heap):
+        index, size = struct.unpack_from("<H6xQ", heap, at)
+        if index == 0 or at + 16 + size > len(heap):
+            break
+        objects[index] = (at + 16, size)
+        at += 16 + (size + 7) // 8 * 8
+    return objects
+
+
+def _is_plain(type_id: Any, dtype: np.dtype) -> bool:
+    """Whether the type in the file is stored exactly as numpy's `dtype` is: no spare bits, no unusual exponent."""
+    import h5py
+
+    return bool(h5py.h5t.py_create(dtype, logical=True).equal(type_id))
+
+
+def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.ndarray:
+    """The rows of a dataset as the file holds them, `dtype` being their layout there."""
+    n, plist = dataset.shape[0], dataset.id.get_create_plist()
+    if dataset.file.id.get_create_plist().get_sizes() != (8, 8) or dataset.file.userblock_size:
+        raise ValueError("must have addresses of 8 bytes and no user block")
+    rows = np.zeros(n, dtype)
+    if dataset.chunks is None:
+        address = dataset.id.get_offset()
+        if address is not None:
+            rows = np.frombuffer(_read_at(file, name, address, rows.nbytes), dtype)
+        elif dataset.id.get_storage_size():
+            raise ValueError(f"{name} must be stored contiguously or in chunks, got compact storage")
+        else:
+            _check_fill(name, plist)
+        return rows
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if filters not in ([], [_GZIP], [_SHUFFLE], [_SHUFFLE, _GZIP]):
+        raise ValueError(f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters {filters}")
+    chunks: list[Any] = []
+    dataset.id.chunk_iter(chunks.append)
+    if len(chunks) > n:
+        raise ValueError(f"{name} must have at most one chunk a row, got {len(chunks)} for {n}")
+    if len(chunks) * dataset.chunks[0] < n:
+        _check_fill(name, plist)
+    for chunk in chunks:
+        if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
+            raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of {dtype.itemsize}")
+        stored = _read_at(file, name, chunk.byte_offset, chunk.size)
+        active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
+        part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
+        start = chunk.chunk_offset[0]
+        rows[start : start + len(part)] = part[: max(n - start, 0)]
+    return rows
+
+
+def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np.dtype) -> np.ndarray:
+    """The n rows of a chunk whose `filters`, numbers in the order of writing, are gzip or shuffle."""
+    size = n * dtype.itemsize
+    if _GZIP in filters:
+        try:
+            stored = zlib.decompressobj().decompress(stored, size + 1)
+        except zlib.error as error:
+            raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
+    if len(stored) != size:
+        raise ValueError(
+            f"{name} has a chunk that does not unpack to its {size} bytes, but to {'more' if len(stored) > size else len(stored)}"
+        )
+    if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
+        stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
+    return np.frombuffer(stored, dtype)
+
+
+def _check_fill(name: str, plist: Any) -> None:
+    """Rows that were never written are read as zeros, or as empty; the file must not ask for something else."""
+    if plist.fill_value_defined() == 2:
+        raise ValueError(f"{name} must not have rows that were never written beside a fill value of its own")
+
+
+def _check_longest(name: str, longest: int, max_bytes: int) -> None:
+    if longest > max_bytes:
+        raise ValueError(f"{name} must hold strings of at most {max_bytes} bytes, got {longest}")
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, 2)
+
+
+def _read_at(file: BinaryIO, name: str, address: int, n: int) -> bytes:
+    size = _size(file)
+    if address + n > size:
+        raise ValueError(f"{name} has data at bytes {address} to {address + n}, beyond the end of the file ({size}): truncated or damaged")
+    file.seek(address)
+    return file.read(n)

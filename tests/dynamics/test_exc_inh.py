@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import assert_close, assert_gradients_are_finite_differences
+
+from snnjax.dynamics import LIF, ExcInhDrive, ExcInhLIF, ExcInhState, simulate
+
+T, B, N = 40, 2, 5
+RESETS = ["multiplicative", "to_value", "subtractive"]
+
+
+def recurrence(z, weights):
+    return ExcInhDrive(z @ weights[0], z @ weights[1])
+
+
+def exc_inh_loop(exc, inh, weights, state, *, tau_mem, tau_exc, tau_inh, theta, u_reset, reset, dt):
+    """theory.md: two synaptic currents, net current i_exc - i_inh."""
+    lm, le, li = (np.exp(-dt / np.asarray(tau)) for tau in (tau_mem, tau_exc, tau_inh))
+    u, i_exc, i_inh = state
+    zs, us = [], []
+    for x_exc, x_inh in zip(exc, inh, strict=True):
+        z = np.where(u > theta, 1.0, 0.0)
+        zs.append(z)
+        us.append(u)
+        free = lm * u + (1 - lm) * (i_exc - i_inh)
+        u = {"multiplicative": free * (1 - z), "to_value": np.where(z == 1, u_reset, free), "subtractive": free - theta * z}[reset]
+        i_exc = le * i_exc + x_exc + z @ weights[0]
+        i_inh = li * i_inh + x_inh + z @ weights[1]
+    return np.array(zs), np.array(us), (u, i_exc, i_inh)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "theta": 1.0, "dt": 2e-3},
+        {"tau_mem": np.linspace(1e-2, 3e-2, N), "tau_exc": np.linspace(5e-3, 1e-2, N), "tau_inh": 8e-3, "theta": 0.7, "dt": 1e-3},
+    ],
+)
+def test_simulate_equals_a_plain_loop(parameters, reset, rng, x64):
+    exc, inh = rng.exponential(1.2, (T, B, N)), rng.exponential(0.4, (T, B, N))
+    weights = rng.exponential(0.1, (2, N, N))
+    state = [rng.normal(0.5, 0.8, (B, N)), rng.exponential(1, (B, N)), rng.exponential(1, (B, N))]
+    options = {**parameters, "reset": reset, "u_reset": -0.1}
+    z, u, final = exc_inh_loop(exc, inh, weights, state, **options)
+    sim = simulate(
+        ExcInhLIF(**options), ExcInhDrive(jnp.asarray(exc), jnp.asarray(inh)), recurrent=recurrence, weights=jnp.asarray(weights),
+        state=ExcInhState(*map(jnp.asarray, state)), membrane=True,
+    )  # fmt: skip
+    assert 0.02 < z.mean() < 0.5
+    np.testing.assert_array_equal(sim.output, z)
+    assert_close(sim.membrane, u, 1e-12)
+    for actual, desired in zip(sim.state, final, strict=True):
+        assert_close(actual, desired, 1e-12)
+
+
+def test_with_one_current_it_is_lif(rng, x64):
+    drive = jnp.asarray(rng.exponential(1, (T, B, N)))
+    ours = simulate(ExcInhLIF(), ExcInhDrive(drive, jnp.zeros_like(drive)), membrane=True)
+    lif = simulate(LIF(), drive, membrane=True)
+    np.testing.assert_array_equal(ours.output, lif.output)
+    assert_close(ours.membrane, lif.membrane, 1e-12)
+
+
+def test_inhibition_silences():
+    exc = jnp.ones((T, 1, 1))
+    counts = [int(simulate(ExcInhLIF(), ExcInhDrive(exc, k * exc)).output.sum()) for k in (0.0, 0.3, 1.0)]
+    assert counts[0] > counts[1] > counts[2] == 0
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_smooth_spikes_have_gradients_equal_to_finite_differences(reset, rng, x64):
+    exc, inh = (jnp.asarray(rng.exponential(s, (T, B, N))) for s in (1.0, 0.4))
+    weight, weights = rng.normal(size=(T, B, N)), jnp.asarray(rng.exponential(0.1, (2, N, N)))
+
+    def loss(exc, inh, weights, tau_mem, tau_exc, tau_inh, theta):
+        neuron = ExcInhLIF(
+            tau_mem=tau_mem, tau_exc=tau_exc, tau_inh=tau_inh, theta=theta, u_reset=-0.1, reset=reset, reset_grad=True,
+            spike=lambda v: jax.nn.sigmoid(5 * v),
+        )  # fmt: skip
+        sim = simulate(neuron, ExcInhDrive(exc, inh), recurrent=recurrence, weights=weights, membrane=True)
+        return jnp.sum(sim.output * weight) + jnp.sum(sim.membrane * weight)
+
+    taus = jnp.linspace(1e-2, 3e-2, N), jnp.asarray(1e-2), jnp.asarray(2e-2)
+    assert_gradients_are_finite_differences(loss, (exc, inh, weights, *taus, jnp.ones(N)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tau_exc": 0.0}, "tau_exc must be finite and > 0 s"),
+        ({"tau_inh": np.array([0.01, -1.0])}, "tau_inh must be finite and > 0 s, got -1.0"),
+        ({"theta": -1.0}, "theta must be"),
+        ({"reset": "soft"}, "reset must be one of"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ExcInhLIF(**arguments)
+
+
+def test_both_drives_get_gradients_of_opposite_sign(x64):
+    drive = ExcInhDrive(jnp.full((T, 1, 1), 0.2), jnp.full((T, 1, 1), 0.1))
+    gradient = jax.grad(lambda d: simulate(ExcInhLIF(), d).output.sum())(drive)
+    assert float(gradient.exc.min()) >= 0 >= float(gradient.inh.max())
+    assert float(gradient.exc.max()) > 0 > float(gradient.inh.min())

@@ -1,0 +1,247 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import assert_close
+
+from snnjax import surrogate
+from snnjax.dynamics import (
+    LIF,
+    AdaptiveLIF,
+    ExcInhDrive,
+    ExcInhLIF,
+    LeakyIntegrator,
+    LIFState,
+    Neuron,
+    dense_recurrence,
+    n_steps,
+    simulate,
+)
+
+T, B, N = 30, 3, 6
+NEURONS = {
+    "lif": LIF(),
+    "lif-subtractive": LIF(reset="subtractive"),
+    "adaptive": AdaptiveLIF(tau_adapt=20e-3, b=0.5),
+    "exc-inh": ExcInhLIF(),
+    "readout": LeakyIntegrator(),
+}
+
+
+def drive_for(neuron, rng, dtype=None, t=T):
+    drive = jnp.asarray(rng.normal(0.4, 1.0, (t, B, N)), dtype)
+    return ExcInhDrive(jnp.abs(drive), 0.3 * jnp.abs(drive[::-1])) if isinstance(neuron, ExcInhLIF) else drive
+
+
+# --- the hand-written backward pass
+
+
+TAUS = {"tau_mem": np.linspace(8e-3, 30e-3, N), "tau_syn": np.full(N, 7e-3)}
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "membrane", "neuron"),
+    [
+        *((r, m, LIF(**taus)) for r in (False, True) for m in (False, True) for taus in ({}, TAUS)),
+        (True, True, LIF(spike=surrogate.triangular(0.5))),
+        (True, True, LIF(spike=surrogate.superspike_rescaled(5.0), theta=np.linspace(0.5, 1, N))),
+    ],
+)
+def test_fused_equals_autodiff(recurrent, membrane, neuron, rng, x64):
+    drive, v = drive_for(neuron, rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
+    state = LIFState(jnp.asarray(rng.normal(0.3, 1, (B, N))), jnp.asarray(rng.normal(size=(B, N))))
+    target = rng.normal(size=(T, B, N))
+
+    def loss(drive, v, state, fused):
+        options = {"recurrent": dense_recurrence, "weights": v} if recurrent else {}
+        sim = simulate(neuron, drive, state=state, membrane=membrane, fused=fused, **options)
+        # not linear in what comes back, so that all cotangents differ
+        trace = jnp.sum(jnp.square(sim.membrane - target)) if membrane else 0.0
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + jnp.sum(jnp.tanh(sim.state.u)) + jnp.sum(sim.state.i**2), sim
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
+    (of_fused, fused), (of_plain, plain) = gradient(drive, v, state, True), gradient(drive, v, state, False)
+    np.testing.assert_array_equal(fused.output, plain.output)
+    assert (fused.membrane is None) == (plain.membrane is None) == (not membrane)
+    for a, b in zip(jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True):
+        assert_close(a, b, 1e-12)
+    assert recurrent == bool(jnp.any(of_fused[1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "applies"),
+    [
+        ({}, True),
+        ({"tau_mem": np.linspace(1e-2, 2e-2, N)}, True),
+        ({"theta": np.float32(1.0)}, True),
+        ({"u_reset": jnp.ones(())}, True),  # not used by this reset
+        ({"tau_mem": jnp.full(N, 2e-2)}, False),
+        ({"tau_syn": jnp.full(N, 1e-2)}, False),
+        ({"theta": jnp.ones(N)}, False),
+        ({"reset": "subtractive"}, False),
+        ({"reset_grad": True}, False),
+        ({"spike": lambda v: jax.nn.sigmoid(v)}, False),
+    ],
+)
+def test_fused_is_refused_where_its_gradients_would_be_wrong(change, applies):
+    drive = jnp.ones((5, 1, N))
+    if applies:
+        assert simulate(LIF(**change), drive, fused=True).output.shape == drive.shape
+        return
+    with pytest.raises(ValueError, match="fused=True needs a LIF with reset='multiplicative'"):
+        simulate(LIF(**change), drive, fused=True)
+    assert simulate(LIF(**change), drive).output.shape == drive.shape
+
+
+def test_jax_array_parameters_get_gradients_by_default(x64):
+    def loss(tau_mem, tau_syn, theta):
+        return simulate(LIF(tau_mem=tau_mem, tau_syn=tau_syn, theta=theta), jnp.full((T, 1, N), 0.35)).output.sum()
+
+    for gradient in jax.grad(loss, argnums=(0, 1, 2))(jnp.full(N, 2e-2), jnp.full(N, 1e-2), jnp.ones(N)):
+        assert bool(jnp.all(jnp.isfinite(gradient) & (gradient != 0)))
+
+
+UNBATCHED = "the fused backward pass takes the first two axes of z (T, n) as (time, batch): TypeError in dot_general"
+
+
+@pytest.mark.parametrize("fused", [pytest.param(True, marks=pytest.mark.xfail(strict=True, reason=UNBATCHED)), False])
+def test_unbatched_recurrence(fused, rng, x64):
+    # vmap over a batch of (T, n), with the gradient inside
+    drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
+
+    def loss(v, drive):
+        return simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused).output.sum()
+
+    assert_close(jax.vmap(jax.grad(loss), (None, 1))(v, drive).sum(0), jax.grad(loss)(v, drive), 1e-12)
+
+
+# --- running in parts and in batches
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
+def test_chunks_equal_the_whole(neuron, recurrent, rng, x64):
+    if recurrent and isinstance(neuron, ExcInhLIF):
+        recurrence = lambda z, w: ExcInhDrive(z @ w, 0.5 * z @ w)  # noqa: E731
+    else:
+        recurrence = dense_recurrence
+    options = {"recurrent": recurrence, "weights": jnp.asarray(rng.uniform(0, 0.3, (N, N)))} if recurrent else {}
+    drive = drive_for(neuron, rng)
+    whole = simulate(neuron, drive, **options)
+    state, outputs = None, []
+    for start, stop in ((0, 1), (1, 12), (12, T)):
+        part = simulate(neuron, jax.tree.map(lambda d: d[start:stop], drive), state=state, **options)  # noqa: B023
+        state = part.state
+        outputs.append(part.output)
+    assert float(whole.output.std()) > 0
+    assert_close(jnp.concatenate(outputs), whole.output, 1e-12)
+    for a, b in zip(state, whole.state, strict=True):
+        assert_close(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
+def test_simulate_equals_stepping(neuron, rng, x64):
+    drive = drive_for(neuron, rng)
+    state, outputs = neuron.initial_state((B, N), jnp.float64), []
+    assert isinstance(neuron, Neuron)
+    for t in range(T):
+        state, z = neuron.step(state, jax.tree.map(lambda d: d[t], drive))  # noqa: B023
+        outputs.append(z)
+    sim = simulate(neuron, drive)
+    assert_close(sim.output, jnp.stack(outputs), 1e-12)
+    for a, b in zip(sim.state, state, strict=True):
+        assert_close(a, b, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        (lambda tau: LIF(tau_mem=tau), [8e-3, 20e-3]),
+        (lambda theta: LIF(theta=theta), [0.5, 1.0]),
+        (lambda beta: LIF(spike=surrogate.superspike(beta)), [5.0, 20.0]),
+        (lambda b: AdaptiveLIF(b=b), [0.0, 0.5]),
+        (lambda tau: ExcInhLIF(tau_inh=tau), [5e-3, 20e-3]),
+    ],
+    ids=["tau_mem", "theta", "beta", "b", "tau_inh"],
+)
+def test_vmap_over_parameters_equals_a_loop(make, values, rng, x64):
+    drive = drive_for(make(values[0]), rng)
+
+    def run(value):
+        return simulate(make(value), drive).output, jax.grad(lambda d: simulate(make(value), d).output.sum())(drive)
+
+    loop = [jax.jit(run)(value) for value in values]
+    batched = jax.jit(jax.vmap(run))(jnp.asarray(values))
+    for k, one in enumerate(loop):
+        for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(one), strict=True):
+            assert_close(a[k], b, 1e-12)
+
+
+def test_vmap_over_weights_equals_a_loop(rng, x64):
+    drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (4, N, N)))
+    run = jax.value_and_grad(lambda v: simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, membrane=True).membrane.sum())
+    values, gradients = jax.jit(jax.vmap(run))(v)
+    one = jax.jit(run)
+    for k in range(4):
+        value, gradient = one(v[k])
+        np.testing.assert_allclose(values[k], value, rtol=1e-12)
+        assert_close(gradients[k], gradient, 1e-12)
+
+
+def test_feature_axes_of_any_number(rng, x64):
+    drive = jnp.asarray(rng.normal(0.4, 1, (T, B, 2, 3)))
+    np.testing.assert_array_equal(simulate(LIF(), drive).output.reshape(T, B, 6), simulate(LIF(), drive.reshape(T, B, 6)).output)
+
+
+# --- dtypes
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("neuron", [*NEURONS.values(), LIF(tau_mem=np.linspace(1e-2, 2e-2, N))], ids=[*NEURONS, "lif-per-neuron"])
+def test_dtype_is_kept(neuron, recurrent, dtype, rng):
+    drive = drive_for(neuron, rng, dtype, t=4)
+    recurrence = (lambda z, w: ExcInhDrive(z @ w, z @ w)) if isinstance(neuron, ExcInhLIF) else dense_recurrence
+    options = {"recurrent": recurrence, "weights": jnp.zeros((N, N), dtype)} if recurrent else {}
+    sim, gradient = jax.eval_shape(lambda d: jax.vjp(lambda d: simulate(neuron, d, **options), d), drive)
+    assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {jnp.dtype(dtype)}
+    # the cotangent of the drive, through whichever backward pass applies
+    gradient = jax.eval_shape(jax.grad(lambda d: simulate(neuron, d, **options).output.astype(jnp.float32).sum()), drive)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_bfloat16_is_close_to_float32(fused, rng):
+    drive = drive_for(LIF(), rng)
+    u = [simulate(LIF(theta=1e3), drive.astype(d), membrane=True, fused=fused).membrane for d in (jnp.bfloat16, jnp.float32)]
+    assert u[0].dtype == jnp.bfloat16
+    assert_close(u[0].astype(jnp.float32), u[1], 0.05)  # 8 bits, 30 steps
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("drive", "error", "message"),
+    [
+        (jnp.zeros((0, 2, 3)), ValueError, r"at least one time step, got \(0, 2, 3\)"),
+        (jnp.zeros(5), ValueError, r"drive must have shape \(time, batch, ...features\)"),
+        ([[1.0, 2.0]], TypeError, "drive must hold arrays"),
+    ],
+)
+def test_errors(drive, error, message):
+    with pytest.raises(error, match=message):
+        simulate(LIF(), drive)
+
+
+@pytest.mark.xfail(strict=True, reason="an integer drive is accepted: the state is an integer, too, and exp(-dt/tau) is rounded to 0")
+def test_integer_drive_is_an_error():
+    with pytest.raises(TypeError, match="float"):
+        simulate(LIF(), jnp.ones((5, 1, 3), jnp.int32))
+
+
+def test_n_steps():
+    assert [n_steps(d, dt) for d, dt in ((0.7, 2e-3), (0.2, 3e-3), (1e-3, 2e-3), (0.3, 0.1))] == [350, 67, 1, 3]
+    for duration, dt, name in ((0.0, 1e-3, "duration"), (0.1, -1e-3, "dt")):
+        with pytest.raises(ValueError, match=f"{name} must be finite and > 0 s"):
+            n_steps(duration, dt)

@@ -1,0 +1,123 @@
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from _support import data_path
+from flax import nnx
+
+from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, run
+from snnjax.training import TrainingDivergedError
+from snnjax.training.run_folder import RunFolder, load_params
+
+SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, batch_size=16, learning_rate=1e-2)
+
+
+def test_network_follows_the_configuration():
+    config = RandmanConfig(hidden=(64, 32), recurrent=True, tau_mem=15e-3, learn_tau=True, sigma_u=0.5, beta=10.0)
+    network = build_network(config, n_inputs=20, n_classes=7, nu=5.0, duration=0.3)
+    assert [(layer.in_features, layer.out_features, layer.recurrent) for layer in network.layers] == [
+        (20, 64, True), (64, 32, True), (32, 7, False),
+    ]  # fmt: skip
+    np.testing.assert_allclose(network.layers[0].neuron.tau_mem, 15e-3, rtol=1e-6)
+    assert network.layers[0].neuron.spike.steepness == (10.0,)
+    assert network.layers[-1].neuron.tau_mem == 0.3
+    # sigma_w = sigma_u sqrt(alpha / (n nu ehat)), ehat for tau_mem = 15 ms, tau_syn = 10 ms, dt = 2 ms
+    lm, ls = np.exp(-2 / 15), np.exp(-2 / 10)
+    ehat = 2e-3 * (1 - lm) * (1 + lm * ls) / ((1 + lm) * (1 - ls**2) * (1 - lm * ls))
+    np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.5 * np.sqrt(0.9 / (20 * 5.0 * ehat)), rtol=0.05)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "lecun"])
+def test_other_initializations(init):
+    network = build_network(RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3)
+    np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.1, rtol=0.03)
+
+
+def test_regularizers_are_rates_times_duration():
+    upper, lower = build_regularizers(SMALL, duration=0.7)
+    assert (upper.side, upper.threshold) == ("upper", 7.0)
+    assert (lower.side, lower.threshold, lower.strength) == ("lower", 1e-3, 100.0)
+    assert build_regularizers(dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7) == []
+
+
+@pytest.mark.parametrize("name", ["smorms3", "adam", "sgd"])
+def test_learning_rate_reaches_the_optimizer(name):
+    optimizer = build_optimizer(dataclasses.replace(SMALL, optimizer=name, learning_rate=1e-3))
+    w = np.ones(2, np.float32)
+    updates, _ = optimizer.update(np.array([1e-3, -1e-3], np.float32), optimizer.init(w))
+    # at the first step SMORMS3's effective step is lr |g| / sqrt(g2) = lr sqrt(2)
+    expected = {"sgd": 1e-6, "adam": 1e-3, "smorms3": np.sqrt(2) * 1e-3}[name]
+    np.testing.assert_allclose(updates, [-expected, expected], rtol=1e-3)
+
+
+def test_run_folder_is_complete_and_consistent(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    finished = run(SMALL, folder=folder)
+    names = {p.name for p in folder.path.iterdir()}
+    assert names == {"config.json", "metrics.csv", "results.json", "final.npz", "best.npz", "learning_curves.png", "activity.png"}
+    config = json.loads((folder.path / "config.json").read_text())
+    assert config["config"] == "RandmanConfig"
+    np.testing.assert_allclose(config["nu"], 5.0)  # one spike a unit in 0.2 s, measured
+    assert config["epochs"] == 3
+    with (folder.path / "metrics.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [int(r["epoch"]) for r in rows] == [0, 1, 2, 3]
+    assert float(rows[-1]["valid_accuracy"]) == finished.summary["valid_accuracy"]
+    results = json.loads((folder.path / "results.json").read_text())
+    assert results["test_accuracy"] == finished.summary["test_accuracy"]
+    loaded = load_params(nnx.state(finished.network, nnx.Param), folder.path / "final.npz")
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(finished.fit.final), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for figure in ("learning_curves.png", "activity.png"):
+        assert (folder.path / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_configuration_same_numbers():
+    first, second = (run(SMALL).summary for _ in range(2))
+    first.pop("seconds"), second.pop("seconds")
+    assert first == second
+
+
+def test_divergence_is_written_down(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(TrainingDivergedError, match="not finite at epoch 1"):
+        run(dataclasses.replace(SMALL, upper_strength=3e38, upper_rate=0.0), folder=folder)
+    assert "not finite at epoch 1" in json.loads((folder.path / "results.json").read_text())["stopped"]
+    with np.load(folder.path / "final.npz") as archive:
+        assert all(np.isfinite(archive[name]).all() for name in archive.files)
+
+
+def test_spoken_digits_split_is_stratified_and_by_speaker():
+    folder = data_path("shd_format")
+    train, valid, test = SHDConfig(data=folder).datasets()
+    assert (len(train), len(valid), len(test)) == (2160, 240, 300)
+    assert np.bincount(valid.labels).tolist() == [24] * 10
+    train, valid, _ = SHDConfig(data=folder, valid_speakers=(2, 5)).datasets()
+    assert set(valid.groups.tolist()) == {2, 5}
+    assert set(train.groups.tolist()) == {0, 1, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"hidden": ()}, ValueError, "hidden must name at least one layer"),
+        ({"hidden": (0,)}, ValueError, "hidden must be >= 1, got 0"),
+        ({"sigma_u": -1.0}, ValueError, "sigma_u must be finite and > 0, got -1.0"),
+        ({"mu_u": 1.5}, ValueError, "mu_u must be finite and < 1, got 1.5"),
+        ({"alpha": 1.0}, ValueError, "alpha must be"),
+        ({"samples": 3}, ValueError, "samples must be >= 10, got 3"),
+        ({"dt": float("nan")}, ValueError, "dt must be finite"),
+    ],
+)
+def test_configuration_errors(options, error, match):
+    with pytest.raises(error, match=match):
+        RandmanConfig(**options)
+
+
+def test_missing_data_folder():
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        run(SHDConfig(data=Path("nowhere")))

@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from snnjax import theory
+from snnjax.cli import main
+
+SMALL = ["--classes", "3", "--inputs", "6", "--samples", "40", "--hidden", "24", "--epochs", "2", "--batch-size", "16"]
+
+
+def call(argv):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    return stopped.value.code
+
+
+def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
+    assert call(["train", "randman", *SMALL, "--out", str(tmp_path / "run"), "--sigma-u", "0.7"]) == 0
+    out = capsys.readouterr().out
+    assert "test accuracy, final network" in out
+    assert str(tmp_path / "run" / "learning_curves.png") in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["sigma_u"], config["hidden"], config["epochs"]) == (0.7, [24], 2)
+
+
+def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert call(["train", "randman", *SMALL, "--epochs", "1"]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_theory_prints_the_library_s_numbers(capsys):
+    assert call(["theory", "--n", "700", "--nu", "15.8", "--n-recurrent", "128"]) == 0
+    out = capsys.readouterr().out
+    kernel = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+    afferents = [theory.Afferent(700, 15.8, 0.9), theory.Afferent(128, 15.8, 0.1)]
+    for weights in theory.afferent_weights(0.0, 1.0, afferents, **kernel):
+        assert f"sigma_w {weights.sigma_w:.6g}" in out
+    assert "ebar 11.0333 ms, ehat 2.03561 ms" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "randman", "--sigma-u", "-1"], "sigma_u must be finite and > 0, got -1.0"),
+        (["train", "shd", "--data", "no/such/folder"], "no/such/folder"),
+        (["theory", "--n", "18", "--nu", "1", "--mu-u", "0.5", "--sigma-u", "0.25"], "-1.078 <= mu_u <= 0.3416"),
+    ],
+)
+def test_wrong_settings_end_with_one_line_and_status_2(argv, message, capsys):
+    assert call(argv) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_occupied_run_folder_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("precious")
+    assert call(["train", "randman", *SMALL, "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_divergence_is_status_1_and_keeps_the_folder(tmp_path, capsys):
+    argv = ["train", "randman", *SMALL, "--out", str(tmp_path / "run"), "--upper-strength", "3e38", "--upper-rate", "0"]
+    assert call(argv) == 1
+    assert "not finite at epoch 1" in capsys.readouterr().out
+    assert (tmp_path / "run" / "final.npz").exists()
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["train", "randman", "--help"], ["theory", "--help"]])
+def test_help_names_what_follows(argv, capsys):
+    assert call(argv) == 0
+    out = capsys.readouterr().out
+    wanted = {1: ["train", "theory"], 2: ["randman", "shd"] if argv[0] == "train" else ["--mu-u"], 3: ["--sigma-u", "--hidden", "--data-seed"]}
+    assert all(word in out for word in wanted[len(argv)])
+
+
+def test_importing_the_package_is_lazy():
+    """`import snnjax` loads neither flax nor what only the command line, files and figures need; `snnjax.nn` needs flax."""
+    code = "import sys, snnjax, snnjax.theory, snnjax.dynamics, snnjax.initializers; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert "snnjax.theory" in loaded
+    assert not loaded & {"flax", "h5py", "matplotlib", "rich", "tyro", "tensorflow_datasets", "tensorflow", "snnjax.runtime"}
+    code = "import sys, snnjax, snnjax.nn, snnjax.training, snnjax.datasets; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert "flax.nnx" in loaded
+    assert not loaded & {"h5py", "matplotlib", "tyro", "tensorflow_datasets", "tensorflow", "snnjax.runtime"}
+
+
+def test_top_level_names():
+    import snnjax
+
+    assert set(dir(snnjax)) >= {"nn", "theory", "datasets", "__version__"}
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = snnjax.nope
+    assert np.isclose(snnjax.psp.psp_integrals(tau_mem=0.02, tau_syn=0.01, mode="continuous").ebar, 0.01)
