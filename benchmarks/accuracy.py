@@ -69,7 +69,9 @@ def main(options: Accuracy) -> None:
     for name in ("test_accuracy", "test_accuracy_best", "valid_accuracy", "train_accuracy"):
         values = 100 * np.array([s[name] for _, _, s in rows])
         by_draw = ", ".join(f"{100 * np.mean([s[name] for d, _, s in rows if d == draw]):.2f}" for draw in options.data_seeds)
-        print(f"{name}: {values.mean():.2f} +- {values.std(ddof=1) if len(values) > 1 else 0:.2f} (n = {len(values)}; by data seed {by_draw})")
+        print(
+            f"{name}: {values.mean():.2f} +- {values.std(ddof=1) if len(values) > 1 else 0:.2f} (n = {len(values)}; by data seed {by_draw})"
+        )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ DT, NU, EPOCHS = 2e-3, 10.0, 60
 
 def membrane() -> tuple[np.ndarray, np.ndarray]:
     """Membranes of a layer that cannot spike, (time, neurons), and the same layer's with spikes."""
-    x = poisson_raster(jax.random.key(0), (1000, 1, 700), NU, DT)
+    x = poisson_raster(jax.random.key(0), (1000, 1, 700), rate=NU, dt=DT)
     drives = []
     for theta in (1e9, 1.0):
         layer = SpikingDense(700, 512, init=FluctuationDriven(nu=NU), rngs=nnx.Rngs(0))
@@ -37,7 +37,7 @@ def membrane() -> tuple[np.ndarray, np.ndarray]:
 
 def rates_by_depth(init: object, depth: int = 7) -> np.ndarray:
     """Mean firing rate of every layer of an untrained network, Hz, (seeds, depth)."""
-    x = poisson_raster(jax.random.key(1), (350, 16, 700), NU, DT)
+    x = poisson_raster(jax.random.key(1), (350, 16, 700), rate=NU, dt=DT)
     rows = []
     for seed in range(5):
         rngs = nnx.Rngs(seed)

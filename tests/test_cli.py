@@ -76,7 +76,11 @@ def test_divergence_is_status_1_and_keeps_the_folder(tmp_path, capsys):
 def test_help_names_what_follows(argv, capsys):
     assert call(argv) == 0
     out = capsys.readouterr().out
-    wanted = {1: ["train", "theory"], 2: ["randman", "shd"] if argv[0] == "train" else ["--mu-u"], 3: ["--sigma-u", "--hidden", "--data-seed"]}
+    wanted = {
+        1: ["train", "theory"],
+        2: ["randman", "shd"] if argv[0] == "train" else ["--mu-u"],
+        3: ["--sigma-u", "--hidden", "--data-seed"],
+    }
     assert all(word in out for word in wanted[len(argv)])
 
 

@@ -9,7 +9,7 @@ are read here, each length checked before it is used, and memory stays within th
     heap         "GCOL", version u1, 3 bytes, size u8; then objects (index u2, 6 bytes, size u8, the bytes padded to a multiple of 8) up to
                  index 0, the free space
 
-Source: HDF5 File Format Specification 3.0, sections III.E (global heap), IV.A.2.i (layout), VIII (variable length).
+Source: HDF5 File Format Specification 3.0, sections III.E (global heap), IV.A.2.d (datatype), IV.A.2.i (data layout).
 """
 
 from __future__ import annotations

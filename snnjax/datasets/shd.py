@@ -130,6 +130,8 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
                 raise ValueError(f"{name} must have one entry a sample, got {dataset.shape[0]} for {n} labels")
         if n == 0:
             raise ValueError("labels must hold at least one sample, got none")
+        if keys is not None and keys.shape[0] == 0:
+            raise ValueError("extra/keys must hold at least one name, got none")
         label_array = _hdf5.read_integers(file, "labels", labels)
         groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
         class_names = None if keys is None else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from snnjax.datasets import EventDataset
 
-STEPS = [1e-3, 2e-3, 5e-4, 3e-3, 1 / 128, 7e-5]
+# the last: rounded down to float32 by half a unit, and its multiples once more
+STEPS = [1e-3, 2e-3, 5e-4, 3e-3, 1 / 128, 7e-5, (1 + 1.49 * 2.0**-23) / 1024]
 
 
 @st.composite
@@ -252,6 +253,9 @@ def test_split_stratifies(seed):
     labels = np.repeat([0, 1, 2], [97, 31, 5])
     small, _ = numbered(labels).split([0.3, 0.7], seed=seed)
     np.testing.assert_allclose(np.bincount(small.labels, minlength=3), [29.1, 9.3, 1.5], atol=1.6)
+    # classes of a single sample go to either part alike
+    labels = np.concatenate([np.zeros(40, int), np.arange(1, 21)])
+    assert [np.bincount(part.labels > 0).tolist() for part in numbered(labels).split([0.5, 0.5], seed=seed)] == [[20, 10]] * 2
     unstratified = [np.bincount(numbered(np.repeat([0, 1], 50)).split([0.5], seed=s, stratify=False)[0].labels).tolist() for s in range(8)]
     assert len(set(map(tuple, unstratified))) > 1
 

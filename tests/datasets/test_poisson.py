@@ -32,8 +32,9 @@ def test_times_are_uniform_and_continuous():
 
 @pytest.mark.parametrize("duration", [0.1, 0.7, 1.0, 1 / 3, 100.0])
 def test_every_event_survives_binning(duration):
-    data = poisson(n_samples=20, n_units=3, rate=20_000 / duration, duration=duration, seed=3)
-    assert data.times.size > 1_000_000
+    # with this seed one of the 598089 events lies within 2e-7 of the end of its trial
+    data = poisson(n_samples=10, n_units=3, rate=20_000 / duration, duration=duration, seed=8)
+    assert data.times.size > 500_000
     address, _ = data.bins(duration / 10)
     assert address.size == data.times.size
 

@@ -5,16 +5,17 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import EventDataset, load_shd, read_shd
+from snnjax.datasets import load_shd, read_shd
 from snnjax.datasets._hdf5 import REFERENCE, unpack_chunk
 
-KEYS = [b"zero", b"one", b"two"]
+KEYS = [b"zero", b"one", b"two"]  # stored with a fixed length, as in the real files
 
 
 def make_rows(n=12, seed=0, longest=40):
@@ -44,7 +45,7 @@ def write(path, *, times=TIMES, units=UNITS, labels=LABELS, speaker=SPEAKER, key
                 ragged(f, name, rows, dtype, **(spikes or {}))
         for name, values in (("labels", labels), ("extra/speaker", speaker), ("extra/keys", keys)):
             if values is not None:
-                f.create_dataset(name, data=np.asarray(values) if not isinstance(values, list) else values, **(flat or {}))
+                f.create_dataset(name, data=np.asarray(values), **(flat or {}))
         f["extra/meta_info/gender"] = [b"unknown"]  # ignored, as in the real files
     return path
 
@@ -123,7 +124,7 @@ def test_names_of_variable_length(path):
 
 
 def test_duration(path):
-    last = max(row.max() for row in TIMES if row.size)
+    last = max(float(row.max()) for row in TIMES if row.size)
     data = read_shd(write(path))
     assert last < data.duration <= last + 0.001
     assert data.duration * 1000 == pytest.approx(round(data.duration * 1000))
@@ -206,7 +207,7 @@ def test_load_finds_the_file(tmp_path):
 
 
 def test_missing(path):
-    with pytest.raises(FileNotFoundError, match="x_train.h5: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"x_train\.h5: no such file"):
         read_shd(path)
 
 
@@ -247,10 +248,10 @@ def test_truncated_anywhere(path, spikes):
 
 def test_tail_lost_but_length_kept(path):
     whole = write(path).read_bytes()
-    first = whole.index(b"GCOL")
-    for keep in np.linspace(first, len(whole) - 200, 20).astype(int):
+    first, last = whole.index(b"GCOL"), whole.rindex(UNITS[-1].tobytes()) - 16  # the last object's header
+    for keep in np.linspace(first, last, 20).astype(int):
         path.write_bytes(whole[:keep] + bytes(len(whole) - keep))
-        refuses(path, "damaged|does not hold|must have")
+        refuses(path, "damaged|does not hold")
 
 
 # --- HDF5 of another layout
@@ -323,7 +324,7 @@ def replace(path, name, make):
             lambda f: f.create_dataset("extra/keys", data=["a" * 2000], dtype=h5py.string_dtype()),
             "at most 1000 bytes, got 2000",
         ),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", (0,), "S3"), "n_classes must be >= 1, got 0"),
+        ("extra/keys", lambda f: f.create_dataset("extra/keys", (0,), "S3"), "extra/keys must hold at least one name, got none"),
         ("extra/keys", lambda f: f.create_dataset("extra/keys", (20_000,), "S3"), "extra/keys must have at most 10000 entries, got 20000"),
     ],
 )
@@ -368,7 +369,7 @@ def test_time_beyond_float32(path):
 
 @pytest.mark.parametrize(("value", "u"), [(700, "u2"), (-1, "i2"), (2**40, "i8"), (2**32 + 5, "u8"), (2**63 + 1, "u8")])
 def test_bad_units(path, value, u):
-    units = [np.asarray(row, u) for row in UNITS]
+    units = [np.array(row, u) for row in UNITS]
     units[3][1] = value
     write(path, units=units, u=u)
     refuses(path, rf"units must be in \[0, 699\], got {value} at position \d+ \(sample 3\)")
@@ -456,7 +457,7 @@ def test_huge_logical_shapes(path):
 
 
 def test_compressed_chunk_that_expands(path):
-    def bomb(f):
+    def bomb(f, stream):
         f.create_dataset("labels", (12,), "u2", chunks=(12,), compression="gzip").id.write_direct_chunk((0,), stream)
 
     for stream, message, limit in (
@@ -465,7 +466,7 @@ def test_compressed_chunk_that_expands(path):
         (zlib.compress(bytes(10)), "does not unpack to its 24 bytes, but to 10", 2**20),
         (b"not a zlib stream", "labels has a damaged compressed chunk", 2**20),
     ):
-        traced(replace(path, "labels", bomb), message, limit)
+        traced(replace(path, "labels", partial(bomb, stream=stream)), message, limit)
 
 
 def test_samples_that_share_their_spikes(path):
@@ -533,17 +534,15 @@ def test_random_damage_to_the_rows(path, chunks):
     outcomes = set()
     for _ in range(250):
         damaged = bytearray(content)
-        for at in rng.choice(spots, 3):
+        for at in rng.choice(spots, rng.integers(1, 4)):
             damaged[at] = rng.integers(256)
         path.write_bytes(damaged)
         try:
             data = read_shd(path)
         except ValueError as error:
-            assert str(error).startswith(f"{path}: ")
-            outcomes.add("refused")
+            outcomes.add(str(error).startswith(f"{path}: "))
         else:
-            assert isinstance(data, EventDataset)
             np.testing.assert_array_equal(data.labels, LABELS)
             np.testing.assert_array_equal(data.counts, [len(row) for row in TIMES])
             outcomes.add("read")
-    assert outcomes == {"read", "refused"}
+    assert outcomes == {"read", True}

@@ -32,7 +32,14 @@ def adaptive_loop(drive, v, state, *, tau_mem, tau_syn, tau_adapt, b, theta, u_r
     "parameters",
     [
         {"tau_mem": 20e-3, "tau_syn": 10e-3, "tau_adapt": 50e-3, "b": 1.8, "theta": 1.0, "dt": 2e-3},
-        {"tau_mem": np.linspace(1e-2, 3e-2, N), "tau_syn": 5e-3, "tau_adapt": np.linspace(2e-2, 0.3, N), "b": 0.7, "theta": 0.6, "dt": 1e-3},
+        {
+            "tau_mem": np.linspace(1e-2, 3e-2, N),
+            "tau_syn": 5e-3,
+            "tau_adapt": np.linspace(2e-2, 0.3, N),
+            "b": 0.7,
+            "theta": 0.6,
+            "dt": 1e-3,
+        },
     ],
 )
 def test_simulate_equals_a_plain_loop(parameters, reset, rng, x64):

@@ -26,7 +26,10 @@ def problem(rng):
     }
 
 
-PARAMETERS = [{}, {"tau_mem": np.linspace(8e-3, 40e-3, N), "tau_syn": np.linspace(3e-3, 20e-3, N), "theta": np.linspace(0.5, 1.2, N), "dt": 1e-3}]
+PARAMETERS = [
+    {},
+    {"tau_mem": np.linspace(8e-3, 40e-3, N), "tau_syn": np.linspace(3e-3, 20e-3, N), "theta": np.linspace(0.5, 1.2, N), "dt": 1e-3},
+]
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=["scalar", "per-neuron"])
@@ -81,7 +84,13 @@ def test_smooth_spikes_have_gradients_equal_to_finite_differences(problem, reset
 
     def loss(drive, v, u0, i0, tau_mem, tau_syn, theta, u_reset):
         neuron = LIF(
-            tau_mem=tau_mem, tau_syn=tau_syn, theta=theta, u_reset=u_reset, reset=reset, reset_grad=True, spike=lambda v: jax.nn.sigmoid(5 * v)
+            tau_mem=tau_mem,
+            tau_syn=tau_syn,
+            theta=theta,
+            u_reset=u_reset,
+            reset=reset,
+            reset_grad=True,
+            spike=lambda v: jax.nn.sigmoid(5 * v),
         )
         sim = simulate(neuron, drive, recurrent=dense_recurrence, weights=v, state=LIFState(u0, i0), membrane=True)
         return jnp.sum(sim.output * p["g_z"]) + jnp.sum(sim.membrane * p["g_u"])
@@ -91,9 +100,7 @@ def test_smooth_spikes_have_gradients_equal_to_finite_differences(problem, reset
     assert_gradients_are_finite_differences(loss, arguments + parameters, unused=() if reset == "to_value" else (7,))
 
 
-@pytest.mark.parametrize(
-    ("reset", "expected"), [("multiplicative", [0.7, 0.0]), ("to_value", [0.7, -0.3]), ("subtractive", [0.7, 0.2])]
-)
+@pytest.mark.parametrize(("reset", "expected"), [("multiplicative", [0.7, 0.0]), ("to_value", [0.7, -0.3]), ("subtractive", [0.7, 0.2])])
 def test_apply_reset(reset, expected):
     u, z = jnp.array([0.7, 1.2]), jnp.array([0.0, 1.0])
     np.testing.assert_allclose(apply_reset(u, z, reset=reset, reset_grad=False, theta=1.0, u_reset=-0.3), expected, rtol=1e-6, atol=1e-7)

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from snnjax.dynamics import LIF
+from snnjax.initializers import fluctuation_driven_centered, kaiming_normal
+from snnjax.nn import Connection, FluctuationDriven, SameForAll, SpikingDense
+from snnjax.theory import Afferent, afferent_weights
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+def assert_statistics(w, mu, sigma):
+    """Mean and standard deviation within 4.5 standard errors."""
+    w = np.asarray(w, np.float64).ravel()
+    assert abs(w.mean() - mu) < 4.5 * sigma / np.sqrt(w.size)
+    assert abs(w.std() - sigma) < 4.5 * sigma / np.sqrt(2 * w.size)
+
+
+@pytest.mark.parametrize("neuron", [LIF(), LIF(tau_mem=10e-3, tau_syn=5e-3, theta=0.5, dt=1e-3)])
+@pytest.mark.parametrize("mode", ["discrete", "continuous"])
+@pytest.mark.parametrize(
+    ("connections", "nu_recurrent", "expected"),
+    [
+        ([Connection(200)], None, [(200, 15.8, 1.0)]),
+        ([Connection(200), Connection(200, recurrent=True)], None, [(200, 15.8, 0.7), (200, 15.8, 0.3)]),
+        ([Connection(200), Connection(200, recurrent=True)], 5.0, [(200, 15.8, 0.7), (200, 5.0, 0.3)]),
+        # two feed-forward connections share alpha, two recurrent ones 1 - alpha
+        ([*[Connection(200)] * 2, *[Connection(200, recurrent=True)] * 2], None, [*[(200, 15.8, 0.35)] * 2, *[(200, 15.8, 0.15)] * 2]),
+    ],
+)
+def test_connections_get_the_weights_of_the_theory(connections, nu_recurrent, expected, mode, neuron):
+    mu_u, sigma_u = 0.1, 0.4
+    init = FluctuationDriven(nu=15.8, nu_recurrent=nu_recurrent, mu_u=mu_u, sigma_u=sigma_u, alpha=0.7, mode=mode)
+    options = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt, "theta": neuron.theta, "mode": mode}
+    weights = afferent_weights(mu_u, (neuron.theta - mu_u) / sigma_u, [Afferent(*a) for a in expected], **options)
+    initializers = init(neuron, connections)
+    assert len(initializers) == len(connections)
+    for initializer, key, w in zip(initializers, KEYS, weights, strict=False):
+        assert_statistics(initializer(key, (200, 200)), *w)
+
+
+def test_density_scales_the_kept_weights():
+    dense, sparse = (FluctuationDriven(nu=15.8, mu_u=0.1, density=d)(LIF(), [Connection(200), Connection(200, True)]) for d in (1.0, 0.25))
+    for a, b in zip(dense, sparse, strict=True):
+        w, thin = np.asarray(a(KEYS[0], (200, 200))), np.asarray(b(KEYS[0], (200, 200)))
+        kept = thin[thin != 0]
+        assert abs(kept.size / thin.size - 0.25) < 0.01
+        np.testing.assert_allclose(np.sum(kept**2), np.sum(w**2), rtol=0.05)
+
+
+@pytest.mark.parametrize(("recurrent", "share"), [(False, 1.0), (True, 0.9)])
+def test_simulated_layer_hits_sigma_u(recurrent, share):
+    # an unreachable threshold keeps the layer silent: what is left is the feed-forward part of the variance
+    layer = SpikingDense(
+        200, 200, init=FluctuationDriven(nu=15.8, sigma_u=0.8), neuron=LIF(theta=1e9), recurrent=recurrent, rngs=nnx.Rngs(0)
+    )
+    x = jax.random.poisson(KEYS[0], 15.8 * 2e-3, (1100, 10, 200))
+    sim = nnx.jit(lambda layer, x: layer(x, membrane=True))(layer, x)
+    assert not sim.output.any()
+    # 20 s of 200 inputs: 0.8 %; 40,000 weights: 0.4 %
+    np.testing.assert_allclose(np.sqrt(np.var(sim.membrane[100:], axis=(0, 1)).mean()), 0.8 * np.sqrt(share), rtol=0.03)
+
+
+def test_per_neuron_time_constants():
+    taus = np.repeat([5e-3, 40e-3], 100)
+    w = FluctuationDriven(nu=15.8)(LIF(tau_mem=taus), [Connection(200)])[0](KEYS[0], (200, 200))
+    for half, tau in ((w[:, :100], 5e-3), (w[:, 100:], 40e-3)):
+        assert_statistics(half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], tau_mem=tau, tau_syn=10e-3, dt=2e-3)[0])
+
+
+def test_vmap_over_sigma_u_equals_a_loop():
+    def kernel(sigma_u):
+        return FluctuationDriven(nu=15.8, sigma_u=sigma_u)(LIF(), [Connection(200)])[0](KEYS[0], (200, 200))
+
+    loop = jnp.stack([kernel(s) for s in (0.5, 2.0)])
+    np.testing.assert_allclose(jax.vmap(kernel)(jnp.array([0.5, 2.0])), loop, rtol=1e-5, atol=1e-6)
+
+
+def test_same_for_all():
+    plain = kaiming_normal()
+    connections = [Connection(20), Connection(30, recurrent=True)]
+    assert SameForAll(plain)(LIF(), connections) == [plain, plain]
+
+
+def test_infeasible_target_names_the_limits():
+    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at xi = 2.*Allowed"):
+        SpikingDense(18, 4, init=FluctuationDriven(nu=1.0, mu_u=0.5, sigma_u=0.25), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nu": 0.0}, "nu must be finite and > 0 Hz"),
+        ({"nu_recurrent": -1.0}, "nu_recurrent must be finite and > 0 Hz"),
+        ({"sigma_u": 0.0}, "sigma_u must be finite and > 0"),
+        ({"mu_u": np.nan}, "mu_u must be finite"),
+        ({"alpha": 1.0}, "alpha must be finite and > 0 and < 1"),
+        ({"density": 0.0}, "density must be finite and > 0 and <= 1"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        FluctuationDriven(**{"nu": 15.8, **options})
+
+
+@pytest.mark.xfail(strict=True, reason="the message names xi, which the caller never gave: 'xi must be finite and > 0, got -0.5'")
+def test_mean_above_threshold_names_mu_u():
+    with pytest.raises(ValueError, match="mu_u must be below theta"):
+        SpikingDense(18, 4, init=FluctuationDriven(nu=15.8, mu_u=1.5), rngs=nnx.Rngs(0))
+
+
+def test_centered_is_fluctuation_driven_without_recurrence():
+    (ours,) = FluctuationDriven(nu=15.8, sigma_u=0.7)(LIF(), [Connection(200)])
+    np.testing.assert_array_equal(ours(KEYS[0], (200, 200)), fluctuation_driven_centered(0.7, nu=15.8)(KEYS[0], (200, 200)))

@@ -1,0 +1,214 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import assert_close, lif_loop
+from flax import nnx
+
+from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
+from snnjax.initializers import lecun_normal
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, SpikingDense
+
+T, B, IN, OUT = 40, 3, 20, 12
+INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
+NEURONS = {
+    "lif": LIF(),
+    "per-neuron": LIF(tau_mem=np.linspace(1e-2, 3e-2, OUT)),
+    "subtractive": LIF(reset="subtractive"),
+    "adaptive": AdaptiveLIF(tau_adapt=20e-3, b=0.5),
+}
+
+
+@pytest.fixture
+def x(rng):
+    return rng.poisson(0.1, (T, B, IN)).astype(np.float64)
+
+
+def make(neuron=None, *, recurrent=True, trainable=(), dtype=jnp.float64, seed=0):
+    return SpikingDense(
+        IN, OUT, init=INIT, neuron=neuron, recurrent=recurrent, trainable=trainable, dtype=dtype, rngs=nnx.Rngs(seed)
+    )  # fmt: skip
+
+
+def stream(layer, x):
+    state, outputs = layer.initial_state(x.shape[1]), []
+    step = jax.jit(layer.step)
+    for x_t in x:
+        state, output = step(state, x_t)
+        outputs.append(output)
+    return jnp.stack(outputs), state
+
+
+@pytest.mark.parametrize(
+    ("name", "recurrent", "trainable"),
+    [
+        *((name, recurrent, ()) for name in NEURONS for recurrent in (False, True)),
+        ("lif", True, ("tau_mem", "tau_syn")),
+        ("adaptive", True, ("tau_mem", "tau_adapt")),
+    ],
+)
+def test_sequence_equals_streamed_steps(name, recurrent, trainable, x, x64):
+    layer = make(NEURONS[name], recurrent=recurrent, trainable=trainable)
+    sim = layer(x)
+    outputs, state = stream(layer, x)
+    assert 0.01 < float(sim.output.mean()) < 0.5
+    np.testing.assert_array_equal(sim.output, outputs)
+    for a, b in zip(sim.state, state, strict=True):
+        assert a.dtype == jnp.float64
+        assert_close(a, b, 1e-12)
+
+
+def test_readout_sequence_equals_streamed_steps(x, x64):
+    layer = Readout(IN, 5, neuron=LeakyIntegrator(tau_mem=0.1), dtype=jnp.float64, trainable=("tau_mem",), rngs=nnx.Rngs(0))
+    sim, (outputs, state) = layer(x), stream(layer, x)
+    assert_close(sim.output, outputs, 1e-12)
+    for a, b in zip(sim.state, state, strict=True):
+        assert_close(a, b, 1e-12)
+
+
+def test_layer_equals_a_plain_loop_with_its_weights(x, x64):
+    layer = make()
+    expected = lif_loop(x @ np.asarray(layer.kernel[...]), v=np.asarray(layer.recurrent_kernel[...]))
+    sim = layer(x, membrane=True)
+    np.testing.assert_array_equal(sim.output, expected.z)
+    assert_close(sim.membrane, expected.u, 1e-12)
+
+
+def test_state_is_passed_on(x, x64):
+    layer = make()
+    whole, first = layer(x), layer(x[:15])
+    second = layer(x[15:], state=first.state)
+    np.testing.assert_array_equal(jnp.concatenate([first.output, second.output]), whole.output)
+    assert isinstance(second.state, LIFState)
+    assert_close(second.state.u, whole.state.u, 1e-12)
+
+
+# --- parameters
+
+
+def test_parameters():
+    layer = make(recurrent=True, trainable=("tau_mem",), dtype=jnp.float32)
+    shapes = {"/".join(map(str, path)): p.shape for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))}
+    assert shapes == {"kernel": (IN, OUT), "recurrent_kernel": (OUT, OUT), "log_tau/tau_mem": (OUT,)}
+    assert layer.recurrent
+    assert not make(recurrent=False, dtype=jnp.float32).recurrent
+    assert jax.tree.leaves(nnx.state(make(recurrent=False, dtype=jnp.float32), nnx.Not(nnx.Param))) == []
+
+
+def test_any_initializer_goes_in():
+    layer = SpikingDense(IN, OUT, init=SameForAll(lecun_normal()), recurrent=True, rngs=nnx.Rngs(0))
+    assert float(jnp.abs(layer.kernel[...]).max()) <= 2.3 / np.sqrt(IN)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dtype_of_weights_is_dtype_of_the_computation(dtype):
+    layer = make(dtype=dtype)
+    # spikes may come as booleans or integers
+    for inputs in (jnp.ones((5, 2, IN), jnp.uint8), jnp.ones((5, 2, IN), bool), jnp.ones((5, 2, IN))):
+        sim = jax.eval_shape(lambda x: layer(x, membrane=True), inputs)
+        step = jax.eval_shape(lambda x: layer.step(layer.initial_state(2), x), inputs[0])
+        assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(dtype)}
+
+
+# --- trainable time constants
+
+
+@pytest.mark.parametrize(
+    ("neuron", "names"),
+    [
+        (LIF(), ("tau_mem", "tau_syn")),
+        (AdaptiveLIF(tau_adapt=50e-3), ("tau_mem", "tau_adapt")),
+        (LIF(tau_mem=np.linspace(1e-2, 3e-2, OUT)), ("tau_mem",)),
+    ],
+)
+def test_trainable_time_constants_get_the_gradient_of_autodiff(neuron, names, x, x64):
+    layer = make(neuron, trainable=names)
+    for name in names:  # one value a neuron, at first that of the neuron it was made of
+        np.testing.assert_allclose(getattr(layer.neuron, name), np.broadcast_to(getattr(neuron, name), OUT), rtol=1e-12)
+
+    gradient = nnx.jit(nnx.grad(lambda layer: layer(x, membrane=True).membrane.sum()))(layer)
+    kernel, recurrent = layer.kernel[...], layer.recurrent_kernel[...]
+
+    def loss(log_taus):
+        learned = type(neuron)(**{**vars(neuron), **{name: jnp.exp(v) for name, v in log_taus.items()}})
+        return simulate(learned, x @ kernel, recurrent=dense_recurrence, weights=recurrent, membrane=True).membrane.sum()
+
+    expected = jax.jit(jax.grad(loss))({name: jnp.log(jnp.broadcast_to(getattr(neuron, name), OUT)) for name in names})
+    for name in names:
+        assert_close(gradient.log_tau[name][...], expected[name], 1e-9)
+        assert bool(jnp.any(expected[name] != 0))  # tau_adapt of a silent neuron has none
+
+
+@pytest.mark.parametrize("step", [-5.0, 5.0])
+def test_trained_time_constants_stay_positive(step, x):
+    layer = make(trainable=("tau_mem", "tau_syn"), dtype=jnp.float32)
+    for name in ("tau_mem", "tau_syn"):
+        layer.log_tau[name][...] += step
+        assert float(getattr(layer.neuron, name).min()) > 0
+    assert bool(jnp.isfinite(layer(x).state.u).all())
+
+
+def test_trainable_layer_at_its_initial_values_equals_the_fixed_layer(x, x64):
+    # the two take different paths: hand-written backward pass and autodiff
+    def run(trainable):
+        layer = make(trainable=trainable)
+        return layer(x).output, nnx.jit(nnx.grad(lambda layer: layer(x).output.sum()))(layer).kernel[...]
+
+    for a, b in zip(run(()), run(("tau_mem",)), strict=True):
+        assert_close(a, b, 1e-9)
+
+
+# --- transformations
+
+
+@pytest.mark.parametrize("trainable", [(), ("tau_mem",)])
+def test_jit_and_split_and_merge(trainable, x, x64):
+    layer = make(trainable=trainable)
+    expected = layer(x).output
+    np.testing.assert_array_equal(nnx.jit(lambda layer, x: layer(x).output)(layer, x), expected)
+    graphdef, state = nnx.split(layer)
+    assert hash(graphdef) == hash(nnx.split(make(trainable=trainable, seed=1))[0])
+    np.testing.assert_array_equal(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x).output)(state, x), expected)
+
+
+@pytest.mark.parametrize("neuron", [None, LIF(tau_mem=np.linspace(1e-2, 3e-2, OUT))], ids=["scalar", "per-neuron"])
+def test_vmap_over_seeds_equals_a_loop(neuron, x, x64):
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def build(key):
+        return SpikingDense(IN, OUT, init=INIT, neuron=neuron, recurrent=True, dtype=jnp.float64, rngs=nnx.Rngs(key))
+
+    run = nnx.jit(lambda layer: layer(x, membrane=True).membrane)
+    ensemble = nnx.vmap(run)(nnx.vmap(build)(keys))
+    for k, key in enumerate(keys):
+        assert_close(ensemble[k], run(build(key)), 1e-12)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((T, B, IN + 1), rf"x must have {IN} features on its last axis, got shape \({T}, {B}, {IN + 1}\); arrays are time-major"),
+        ((B, IN), r"x must have shape \(time, batch, features\)"),
+        ((0, B, IN), "at least one time step"),
+    ],
+)
+def test_input_errors(shape, message):
+    for layer in (make(dtype=jnp.float32), Readout(IN, 5, rngs=nnx.Rngs(0))):
+        with pytest.raises(ValueError, match=message):
+            layer(jnp.zeros(shape))
+
+
+def test_other_errors():
+    with pytest.raises(TypeError, match="x must be an array"):
+        make(dtype=jnp.float32)([[[1.0]]])
+    with pytest.raises(ValueError, match="in_features must be >= 1, got 0"):
+        SpikingDense(0, OUT, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="out_features must be an integer"):
+        SpikingDense(IN, 12.0, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"):
+        make(trainable=("theta",), dtype=jnp.float32)
+    with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"):
+        Readout(IN, 5, trainable=("tau_adapt",), rngs=nnx.Rngs(0))

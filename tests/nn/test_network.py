@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import assert_close
+from flax import nnx
+
+from snnjax.dynamics import AdaptiveLIF, LeakyIntegrator
+from snnjax.nn import Activity, FluctuationDriven, Readout, Sequential, SpikingDense
+
+T, B, IN, CLASSES = 30, 3, 20, 4
+SIZES = (16, 12)
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.poisson(0.1, (T, B, IN)), float)
+
+
+def make(rngs=None, dtype=None):
+    """A recurrent layer, an adaptive one with a trainable time constant, and a readout."""
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    dtype = jnp.zeros(()).dtype if dtype is None else dtype
+    init = FluctuationDriven(nu=50.0, sigma_u=1.5)
+    return Sequential(
+        SpikingDense(IN, SIZES[0], init=init, recurrent=True, dtype=dtype, rngs=rngs),
+        SpikingDense(*SIZES, init=init, neuron=AdaptiveLIF(b=0.3), trainable=("tau_mem",), dtype=dtype, rngs=rngs),
+        Readout(SIZES[1], CLASSES, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs),
+    )
+
+
+def test_shapes_and_activity(x, x64):
+    network = make()
+    readout, activity = network(x, membranes=True)
+    assert isinstance(activity, Activity)
+    assert readout.shape == (T, B, CLASSES)
+    assert [z.shape for z in activity.spikes] == [u.shape for u in activity.membranes] == [(T, B, n) for n in SIZES]
+    assert all(0.01 < float(z.mean()) < 0.5 for z in activity.spikes)
+    # a LIF spikes where its membrane is above threshold, and only there
+    np.testing.assert_array_equal(activity.spikes[0], activity.membranes[0] > 1)
+    assert network(x)[1].membranes == ()
+    # the network is its layers one after another
+    by_hand = x
+    for layer in network.layers:
+        by_hand = layer(by_hand).output
+    np.testing.assert_array_equal(readout, by_hand)
+
+
+def test_sequence_equals_streamed_steps(x, x64):
+    network = make()
+    readout, activity, final = network.run(x)
+    state, outputs = network.initial_state(B), []
+    step = jax.jit(network.step)
+    for x_t in x:
+        state, output = step(state, x_t)
+        outputs.append(output)
+    streamed, spikes = jax.tree.map(lambda *values: jnp.stack(values), *outputs)
+    assert_close(streamed, readout, 1e-12)
+    for a, b in zip(spikes, activity.spikes, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
+        assert_close(a, b, 1e-12)
+
+
+def test_chunks_equal_the_whole(x, x64):
+    network = make()
+    whole, _, final = network.run(x)
+    first, _, state = network.run(x[:11])
+    second, _, state = network.run(x[11:], state)
+    assert_close(jnp.concatenate([first, second]), whole, 1e-12)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
+        assert_close(a, b, 1e-12)
+
+
+def test_jit_split_and_merge(x, x64):
+    network = make()
+    expected = network(x)[0]
+    assert_close(nnx.jit(lambda network, x: network(x)[0])(network, x), expected, 1e-12)
+    graphdef, state = nnx.split(network)
+    assert_close(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)[0])(state, x), expected, 1e-12)
+
+
+def test_every_parameter_gets_a_gradient(x, x64):
+    gradient = nnx.jit(nnx.grad(lambda network: jnp.sum(network(x)[0] ** 2)))(make())
+    flat = {"/".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(gradient)}
+    assert set(flat) == {
+        "layers/0/kernel", "layers/0/recurrent_kernel", "layers/1/kernel", "layers/1/log_tau/tau_mem", "layers/2/kernel"
+    }  # fmt: skip
+    assert all(bool(jnp.isfinite(g).all() and jnp.any(g != 0)) for g in flat.values())
+
+
+def test_vmap_over_seeds_equals_a_loop(x, x64):
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def run(key):
+        return nnx.value_and_grad(lambda network: jnp.sum(network(x)[0] ** 2))(make(nnx.Rngs(key)))
+
+    one, (values, gradients) = nnx.jit(run), nnx.jit(nnx.vmap(run))(keys)
+    for k, key in enumerate(keys):
+        value, gradient = one(key)
+        np.testing.assert_allclose(values[k], value, rtol=1e-9)
+        for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(gradient), strict=True):
+            assert_close(a[k], b, 1e-9)
+
+
+def test_same_seed_same_network():
+    a, b, c = (jax.tree.leaves(nnx.state(make(nnx.Rngs(seed)))) for seed in (0, 0, 1))
+    assert all(bool(jnp.array_equal(p, q)) for p, q in zip(a, b, strict=True))
+    assert not jnp.array_equal(a[0], c[0])
+    # two layers of one network draw different weights
+    assert not jnp.array_equal(a[0].ravel()[:50], a[1].ravel()[:50])
+
+
+def test_errors(x):
+    init, rngs = FluctuationDriven(nu=5.0), nnx.Rngs(0)
+    with pytest.raises(ValueError, match="at least one layer"):
+        Sequential()
+    with pytest.raises(ValueError, match="a layer with 13 inputs stands on one with 12 outputs"):
+        Sequential(SpikingDense(IN, 12, init=init, rngs=rngs), Readout(13, 4, rngs=rngs))
+    network = Sequential(SpikingDense(IN, 12, init=init, rngs=rngs), Readout(12, 4, rngs=rngs))
+    with pytest.raises(ValueError, match=r"x must have shape \(time, batch, features\)"):
+        network(x[0])
+    with pytest.raises(ValueError, match="x must have 20 features on its last axis"):
+        network(jnp.ones((T, B, IN - 1)))

@@ -1,0 +1,43 @@
+import io
+
+from rich.console import Console
+
+from snnjax.progress import TrainingProgress, summary_table
+
+
+def row(epoch):
+    return {"epoch": epoch, "train_loss": 1.25, "train_accuracy": 0.5, "valid_accuracy": 0.25, "rate_0": 7.0, "rate_1": 3.5, "seconds": 2.0}
+
+
+def text_of(epochs, *, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
+    with TrainingProgress(epochs, console=console) as progress:
+        for k in range(epochs + 1):
+            progress(row(k))
+    return console.file.getvalue()
+
+
+def test_a_file_gets_about_twenty_plain_lines():
+    lines = text_of(200, terminal=False).splitlines()
+    assert 20 <= len(lines) <= 23
+    assert lines[0] == "epoch 0/200  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s"
+    assert lines[-1].startswith("epoch 200/200")
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_gets_a_bar_that_reaches_the_end():
+    text = text_of(5, terminal=True)
+    assert "5/5" in text
+    assert "loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz" in text
+
+
+def test_summary_table():
+    summary = {
+        "initial_rates_hz": [6.5], "final_rates_hz": [10.25], "train_accuracy": 1.0, "valid_accuracy": 0.97, "best_epoch": 12,
+        "best_valid_accuracy": 0.98, "test_accuracy": 0.9765, "test_accuracy_best": 0.975, "epochs": 200, "seconds": 61.0,
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=160)
+    console.print(summary_table(summary))
+    text = console.file.getvalue()
+    for part in ("97.65 %", "network of epoch 12", "97.50 %", "6.5 Hz", "10.2 Hz", "61 s for 200 epochs"):
+        assert part in text
