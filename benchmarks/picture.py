@@ -6,6 +6,7 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
+import itertools  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -42,7 +43,7 @@ def rates_by_depth(init: object, depth: int = 7) -> np.ndarray:
     for seed in range(5):
         rngs = nnx.Rngs(seed)
         widths = [700] + [128] * depth
-        layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]  # type: ignore[arg-type]
+        layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)]  # type: ignore[arg-type]
         _, activity = nnx.jit(lambda n, x: n(x))(Sequential(*layers, Readout(128, 10, rngs=rngs)), x)
         rows.append([float(s.mean()) / DT for s in activity.spikes])
     return np.array(rows)

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _support import data_path
 
 from snnjax.optimizers import smorms3
-from _support import data_path
 
 
 def test_reference_trajectory(x64):
@@ -62,7 +62,7 @@ def test_schedule_and_vmapped_learning_rate_equal_constants():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="learning_rate must be finite and >= 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"learning_rate must be finite and >= 0, got -0\.1"):
         smorms3(-0.1)
     with pytest.raises(ValueError, match="eps must be finite and > 0"):
         smorms3(eps=0.0)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import data_path, enable_x64, lif_loop
+from _support import data_path, lif_loop
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

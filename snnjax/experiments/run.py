@@ -113,7 +113,8 @@ def write_outputs(
     folder.write_params("best", result.best)
     folder.write_json("results", summary)
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
-    x, labels = sample.batch(jax.numpy.arange(min(4, len(sample))))
+    shown = np.linspace(0, len(sample) - 1, min(4, len(sample))).astype(int)  # a set keeps its classes in order: these differ
+    x, labels = sample.batch(jax.numpy.asarray(shown))
     readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
     figure = plotting.activity_snapshot(np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt)
     plotting.save(figure, folder.path / "activity.png")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check
-from snnjax.dynamics import LIF, LeakyIntegrator, Simulation, dense_recurrence, simulate
+from snnjax.dynamics import LIF, LeakyIntegrator, Neuron, Simulation, dense_recurrence, simulate
 from snnjax.initializers import Initializer, scaled_normal
 from snnjax.nn.init import Connection, LayerInit, SameForAll
 
@@ -37,6 +37,10 @@ class _Dense(nnx.Module):
     ) -> None:  # fmt: skip
         self.in_features = _check.integer("in_features", in_features, at_least=1)
         self.out_features = _check.integer("out_features", out_features, at_least=1)
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron must have initial_state and step (snnjax.dynamics.Neuron), got {type(neuron).__name__}")
+        if not hasattr(neuron, "tau_syn"):
+            raise TypeError(f"neuron must have one synaptic current with time constant tau_syn, got {type(neuron).__name__}")
         connections = [Connection(in_features)] + [Connection(out_features, recurrent=True)] * recurrent
         initializers = init(neuron, connections)
         self.kernel = nnx.Param(initializers[0](rngs.params(), (in_features, out_features), dtype))

@@ -121,10 +121,7 @@ def test_unbatched_recurrence(fused, rng, x64):
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
 def test_chunks_equal_the_whole(neuron, recurrent, rng, x64):
-    if recurrent and isinstance(neuron, ExcInhLIF):
-        recurrence = lambda z, w: ExcInhDrive(z @ w, 0.5 * z @ w)  # noqa: E731
-    else:
-        recurrence = dense_recurrence
+    recurrence = (lambda z, w: ExcInhDrive(z @ w, 0.5 * z @ w)) if isinstance(neuron, ExcInhLIF) else dense_recurrence
     options = {"recurrent": recurrence, "weights": jnp.asarray(rng.uniform(0, 0.3, (N, N)))} if recurrent else {}
     drive = drive_for(neuron, rng)
     whole = simulate(neuron, drive, **options)

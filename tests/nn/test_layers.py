@@ -5,7 +5,7 @@ import pytest
 from _support import assert_close, lif_loop
 from flax import nnx
 
-from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
+from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
 from snnjax.initializers import lecun_normal
 from snnjax.nn import FluctuationDriven, Readout, SameForAll, SpikingDense
 
@@ -171,7 +171,7 @@ def test_jit_and_split_and_merge(trainable, x, x64):
     np.testing.assert_array_equal(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x).output)(state, x), expected)
 
 
-@pytest.mark.parametrize("neuron", [None, LIF(tau_mem=np.linspace(1e-2, 3e-2, OUT))], ids=["scalar", "per-neuron"])
+@pytest.mark.parametrize("neuron", [NEURONS["lif"], NEURONS["per-neuron"]], ids=["scalar", "per-neuron"])
 def test_vmap_over_seeds_equals_a_loop(neuron, x, x64):
     keys = jax.random.split(jax.random.key(0), 3)
 
@@ -208,6 +208,10 @@ def test_other_errors():
         SpikingDense(0, OUT, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="out_features must be an integer"):
         SpikingDense(IN, 12.0, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="neuron must have initial_state and step"):
+        make(neuron=20e-3, dtype=jnp.float32)
+    with pytest.raises(TypeError, match="one synaptic current with time constant tau_syn, got ExcInhLIF"):
+        make(neuron=ExcInhLIF(), dtype=jnp.float32)
     with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"):
         make(trainable=("theta",), dtype=jnp.float32)
     with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"):
