@@ -31,7 +31,7 @@ class Train:
 
     def __call__(self, console: Console) -> int:
         """Run the task; 0, or 1 where training diverged."""
-        from snnjax.experiments.run import run
+        from snnjax.experiments._run import run
         from snnjax.progress import TrainingProgress, summary_table
         from snnjax.training import TrainingDivergedError
         from snnjax.training.run_folder import RunFolder

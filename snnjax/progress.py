@@ -61,7 +61,7 @@ def describe(row: Row) -> str:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The numbers of `snnjax.experiments.run` as a rich table."""
+    """The numbers of `snnjax.experiments._run` as a rich table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"  # noqa: E731
     table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy']:.2f} %")

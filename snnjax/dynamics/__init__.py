@@ -1,11 +1,11 @@
 """Neuron models as pure functions of (parameters, state, drive), and the scan over time."""
 
 from snnjax.dynamics._neuron import Neuron, Reset, apply_reset
+from snnjax.dynamics._simulate import Simulation, dense_recurrence, n_steps, simulate
 from snnjax.dynamics.adaptive import AdaptiveLIF, AdaptiveLIFState
 from snnjax.dynamics.exc_inh import ExcInhDrive, ExcInhLIF, ExcInhState
 from snnjax.dynamics.lif import LIF, LIFState
 from snnjax.dynamics.readout import LeakyIntegrator, LeakyIntegratorState
-from snnjax.dynamics.simulate import Simulation, dense_recurrence, n_steps, simulate
 
 __all__ = [
     "LIF",

@@ -1,9 +1,9 @@
 """Experiments: configurations, and functions that run them."""
 
+from snnjax.experiments._run import Run, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.randman import RandmanConfig
-from snnjax.experiments.run import Run, run
 from snnjax.experiments.shd import SHDConfig
 
 __all__ = [

@@ -56,7 +56,7 @@ def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: flo
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
-    if config.init == "fluctuation_driven":
+    if config.init not in ("kaiming", "lecun"):  # also where data-driven calibration starts from
         return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
     return SameForAll(kaiming_normal() if config.init == "kaiming" else lecun_normal())
 

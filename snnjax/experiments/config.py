@@ -9,7 +9,7 @@ from typing import Literal
 from snnjax import _check
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-WeightInit = Literal["fluctuation_driven", "kaiming", "lecun"]
+WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "kaiming", "lecun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step"]
 
@@ -38,7 +38,9 @@ class TrainConfig:
     """Its steepness."""
 
     init: WeightInit = "fluctuation_driven"
-    """How hidden weights are drawn."""
+    """How hidden weights are drawn: the paper's formula, or measured on a batch of training data (balanced: zero sum for each neuron)."""
+    calibration_samples: int = 200
+    """Training samples that a data-driven initialization looks at."""
     sigma_u: float = 1.0
     """Target standard deviation of the membrane (threshold 1)."""
     mu_u: float = 0.0
@@ -93,7 +95,7 @@ class TrainConfig:
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
         _check.number("alpha", self.alpha, above=0, below=1)
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "calibration_samples"):
             _check.integer(name, getattr(self, name), at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)

@@ -9,6 +9,7 @@ import pytest
 from _support import data_path
 from flax import nnx
 
+from snnjax.dynamics import LIF, simulate
 from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, run
 from snnjax.training import TrainingDivergedError
 from snnjax.training.run_folder import RunFolder, load_params
@@ -35,6 +36,23 @@ def test_network_follows_the_configuration():
 def test_other_initializations(init):
     network = build_network(RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3)
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.1, rtol=0.03)
+
+
+@pytest.mark.parametrize("init", ["data_driven", "data_driven_balanced"])
+def test_data_driven_initialization_is_on_target_before_training(init, monkeypatch):
+    seen = {}
+
+    def stop(network, source, **_):
+        x, _ = source.batch(jax.numpy.arange(len(source)))
+        seen["u"] = simulate(LIF(theta=1e30), x @ network.layers[0].kernel[...], membrane=True).membrane
+        seen["w"] = np.asarray(network.layers[0].kernel[...])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snnjax.experiments._run.fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataclasses.replace(SMALL, init=init, hidden=(2000,), sigma_u=0.6))
+    np.testing.assert_allclose(np.sqrt(seen["u"].var(axis=0).mean()), 0.6, rtol=0.05)
+    assert (np.abs(seen["w"].sum(axis=0)).max() < 1e-4) == (init == "data_driven_balanced")
 
 
 def test_regularizers_are_rates_times_duration():

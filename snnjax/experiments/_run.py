@@ -65,6 +65,8 @@ def run(
         folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
     network = build_network(config, n_inputs=train.n_units, n_classes=train.n_classes, nu=nu, duration=train.duration)
     sources = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
+    if config.init.startswith("data_driven"):
+        network = calibrate_on(network, sources[0], config)
     training = Augmented(source=sources[0], unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
     augmented = config.augment_shift or config.augment_stretch or config.augment_drop
     begin = time.perf_counter()
@@ -83,6 +85,21 @@ def run(
     if folder is not None:
         write_outputs(folder, config, network, result, summary, sources[2])
     return Run(network, result, summary)
+
+
+def calibrate_on(network: Sequential, source: DeviceEvents, config: Any) -> Sequential:
+    """The network with weights drawn for samples of `source`, as many as the configuration says, evenly spread over it."""
+    from snnjax.calibration import calibrate
+
+    shown = np.linspace(0, len(source) - 1, min(config.calibration_samples, len(source))).astype(int)
+
+    @nnx.jit
+    def on_device(network: Sequential, source: DeviceEvents) -> Sequential:
+        x, _ = source.batch(jax.numpy.asarray(shown))
+        options = {"sigma_u": config.sigma_u, "mu_u": config.mu_u, "alpha": config.alpha, "balance": config.init.endswith("balanced")}
+        return calibrate(network, x, key=jax.random.key(config.seed), **options)[0]
+
+    return on_device(network, source)
 
 
 def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
