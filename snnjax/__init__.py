@@ -11,12 +11,28 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "datasets", "dynamics", "experiments", "initializers", "losses", "nn", "optimizers", "plotting", "psp", "regularizers", "runtime",
-    "surrogate", "theory", "training",
-)  # fmt: skip
+    "calibration",
+    "datasets",
+    "diagnostics",
+    "dynamics",
+    "experiments",
+    "initializers",
+    "losses",
+    "nn",
+    "optimizers",
+    "plotting",
+    "psp",
+    "regularizers",
+    "runtime",
+    "surrogate",
+    "theory",
+    "training",
+)
 
 if TYPE_CHECKING:
+    from snnjax import calibration as calibration
     from snnjax import datasets as datasets
+    from snnjax import diagnostics as diagnostics
     from snnjax import dynamics as dynamics
     from snnjax import experiments as experiments
     from snnjax import initializers as initializers

@@ -47,6 +47,18 @@ class InputPowers(NamedTuple):
     n: int
 
 
+def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
+    """The membrane (time, batch, units) of `neuron` without threshold and so without reset, under `drive` of that shape.
+
+    >>> from snnjax.dynamics import LIF
+    >>> bool(free_membrane(LIF(), jnp.full((200, 1, 1), 1.0)).max() > 5)
+    True
+    """
+    trace = simulate(dataclasses.replace(neuron, theta=_NO_THRESHOLD), drive, membrane=True).membrane
+    assert trace is not None
+    return trace
+
+
 def filtered(x: jax.Array, neuron: Any) -> jax.Array:
     """h: every input train (time, batch, n) as the membrane it moves through a weight of 1 in a neuron without threshold; the same shape.
 
@@ -57,7 +69,7 @@ def filtered(x: jax.Array, neuron: Any) -> jax.Array:
     """
     if not hasattr(neuron, "theta"):  # a readout never spikes: its output is its membrane
         return simulate(dataclasses.replace(neuron, initial=0.0), x).output
-    return simulate(dataclasses.replace(neuron, theta=_NO_THRESHOLD), x, membrane=True).membrane  # type: ignore[return-value]
+    return free_membrane(neuron, x)
 
 
 def input_powers(x: jax.Array, neuron: Any, *, balance: bool = False) -> InputPowers:

@@ -95,12 +95,11 @@ def psp_kernel(*, duration: float, dt: float, tau_mem: float, tau_syn: float, mo
     _check_times(tau_mem, tau_syn, dt)
     _check.number("duration", duration, above=0, unit="s")
     k = np.arange(int(np.ceil(duration / dt - 1e-9)), dtype=np.float64)
-    same = np.isclose(tau_mem, tau_syn, rtol=1e-6)
+    # (exp(-a t) - exp(-b t)) / (b - a) written with the slower exponential in front and expm1: no digits are lost where a is close to b
+    slow, gap = min(1 / tau_mem, 1 / tau_syn), abs(1 / tau_mem - 1 / tau_syn)
     if mode == "continuous":
         t = k * dt
-        if same:
-            return t / tau_mem * np.exp(-t / tau_mem)
-        return tau_syn / (tau_mem - tau_syn) * (np.exp(-t / tau_mem) - np.exp(-t / tau_syn))
-    lm, ls = np.exp(-dt / tau_mem), np.exp(-dt / tau_syn)
-    geometric = (k - 1) * lm ** (k - 2) if same else (lm ** (k - 1) - ls ** (k - 1)) / (lm - ls)
-    return np.where(k < 2, 0.0, (1 - lm) * geometric)
+        return np.exp(-slow * t) / tau_mem * (-np.expm1(-gap * t) / gap if gap else t)
+    m = np.maximum(k - 1, 0)
+    geometric = np.exp(-slow * dt * (m - 1)) * (np.expm1(-gap * dt * m) / np.expm1(-gap * dt) if gap else m)
+    return -np.expm1(-dt / tau_mem) * geometric

@@ -27,12 +27,6 @@ from snnjax.surrogate import Derivative
 Recurrent = Callable[[jax.Array, Any], jax.Array]
 
 
-def _flat(f: Recurrent, z: jax.Array, weights: Any) -> jax.Array:
-    """The recurrent drive of all time steps as one batch."""
-    out = f(z.reshape(-1, *z.shape[2:]), weights)
-    return out.reshape(*z.shape[:2], *out.shape[1:])
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def lif_scan(
     derivative: Derivative,
@@ -84,7 +78,7 @@ def _backward(derivative, recurrent, membrane, residuals, cotangents):  # type: 
     g_weights = None
     if recurrent is not None:
         z = (u > theta).astype(u.dtype)
-        (g_weights,) = jax.vjp(lambda w: _flat(recurrent, z, w), weights)[1](g_drive)
+        (g_weights,) = jax.vjp(lambda w: jax.vmap(recurrent, (0, None))(z, w), weights)[1](g_drive)
     return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))
 
 

@@ -53,7 +53,7 @@ def simulate(
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
 
     Raises:
-      ValueError: a drive without time steps, or of fewer than two axes; `fused=True` where it does not apply.
+      TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes; `fused=True` where it does not apply.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.dynamics import LIF
@@ -67,6 +67,8 @@ def simulate(
             raise TypeError(f"drive must hold arrays (time, batch, ...features), got {type(leaf).__name__}")
         if leaf.ndim < 2 or leaf.shape[0] == 0:
             raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"drive must be floating point, got {leaf.dtype}")
     if state is None:
         state = neuron.initial_state(leaves[0].shape[1:], leaves[0].dtype)
     applies = is_plain_lif(neuron)

@@ -61,6 +61,9 @@ class FluctuationDriven:
         _check.number("density", self.density, above=0, at_most=1)
 
     def __call__(self, neuron: Any, connections: Sequence[Connection]) -> list[Initializer]:
+        theta = _check.concrete(neuron.theta)
+        if theta is not None and (mu_u := _check.concrete(self.mu_u)) is not None and (mu_u >= theta).any():
+            raise ValueError(f"mu_u must be below theta = {neuron.theta}, got {self.mu_u}")
         n_recurrent = sum(c.recurrent for c in connections)
         n_forward = len(connections) - n_recurrent
         nu_recurrent = self.nu if self.nu_recurrent is None else self.nu_recurrent

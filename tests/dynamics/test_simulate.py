@@ -101,10 +101,7 @@ def test_jax_array_parameters_get_gradients_by_default(x64):
         assert bool(jnp.all(jnp.isfinite(gradient) & (gradient != 0)))
 
 
-UNBATCHED = "the fused backward pass takes the first two axes of z (T, n) as (time, batch): TypeError in dot_general"
-
-
-@pytest.mark.parametrize("fused", [pytest.param(True, marks=pytest.mark.xfail(strict=True, reason=UNBATCHED)), False])
+@pytest.mark.parametrize("fused", [True, False])
 def test_unbatched_recurrence(fused, rng, x64):
     # vmap over a batch of (T, n), with the gradient inside
     drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
@@ -231,7 +228,6 @@ def test_errors(drive, error, message):
         simulate(LIF(), drive)
 
 
-@pytest.mark.xfail(strict=True, reason="an integer drive is accepted: the state is an integer, too, and exp(-dt/tau) is rounded to 0")
 def test_integer_drive_is_an_error():
     with pytest.raises(TypeError, match="float"):
         simulate(LIF(), jnp.ones((5, 1, 3), jnp.int32))

@@ -1,0 +1,241 @@
+r"""What every layer of a network does on a batch, and what is wrong with it, in one jitted pass.
+
+For each spiking layer, over the batch and its neurons,
+
+    rate            spikes a second: mean and 5, 50, 95 percentile over neurons; share of neurons that never spike, and that fire above `SATURATED_HZ`
+    mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within a trial (mean over neurons and trials)
+    predicted       the same two from the layer's weights and the rate of its inputs by the paper's formula (`snnjax.theory`)
+    xi              (theta - mu_u) / sigma_u
+    spread          standard deviation across neurons of the membrane's time mean (quenched)
+    grad_z          mean |dL/dz| over all spikes of the layer: what the loss says to its neurons
+    grad_w          mean |dL/dw| over the layer's weights;   update: mean |dw| of the optimizer's first step
+
+The membrane without reset is what the theory speaks of; it is computed from the spikes that the layers below and the layer itself really emit.
+A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from snnjax import _check, losses, theory
+from snnjax.calibration import free_membrane
+from snnjax.dynamics import dense_recurrence
+from snnjax.optimizers import smorms3
+from snnjax.regularizers import ActivityBound, total_penalty
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SATURATED_HZ = 100.0
+
+
+class LayerProbe(NamedTuple):
+    """Numbers on one layer, floats (arrays under jit and vmap); see the module. `rates` is (5 %, 50 %, 95 %) over neurons."""
+
+    input_rate: Any
+    rate: Any
+    rates: Any
+    silent: Any
+    saturated: Any
+    mu_u: Any
+    sigma_u: Any
+    predicted_mu_u: Any
+    predicted_sigma_u: Any
+    xi: Any
+    spread: Any
+    grad_z: Any
+    grad_w: Any
+    update: Any
+
+
+class Probe(NamedTuple):
+    """`layers`, first to last; the readout's gradient and update; loss and accuracy on the batch."""
+
+    layers: tuple[LayerProbe, ...]
+    readout_grad_w: Any
+    readout_update: Any
+    loss: Any
+    accuracy: Any
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=160)
+        with console.capture() as text:
+            console.print(table(self))
+            for line in findings(self):
+                console.print(line, highlight=False)
+        return text.get()
+
+
+def probe(
+    network: Any,
+    x: jax.Array,
+    labels: jax.Array,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    regularizers: Sequence[ActivityBound] = (),
+    logits: losses.Logits = losses.max_over_time,
+) -> Probe:
+    """Look at every layer of `network` on one batch. Nothing is changed.
+
+    Args:
+      network: a `snnjax.nn.Sequential` that ends in a readout.   x: inputs (time, batch, units).   labels: integers (batch,).
+      optimizer: whose first update is measured; SMORMS3 at 5e-3 when None.   regularizers, logits: of the objective.
+
+    Returns:
+      `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays under jit and vmap.
+
+    >>> from flax import nnx
+    >>> from snnjax.datasets import poisson_raster
+    >>> from snnjax.nn import Readout, SameForAll, Sequential, SpikingDense
+    >>> from snnjax.initializers import kaiming_normal
+    >>> rngs, init = nnx.Rngs(0), SameForAll(kaiming_normal())
+    >>> network = Sequential(*[SpikingDense(100, 100, init=init, rngs=rngs) for _ in range(3)], Readout(100, 4, rngs=rngs))
+    >>> report = probe(network, poisson_raster(jax.random.key(0), (350, 8, 100), rate=10.0, dt=2e-3), jnp.zeros(8, int))
+    >>> print(findings(report)[0])
+    layer 1: 100 % of the neurons never spike: inputs at 9.9 Hz give sigma_u 0.14 (xi 7.4); calibrate, or raise sigma_u
+    """
+    from flax import nnx
+
+    _check.time_major("x", x)
+    optimizer = smorms3(5e-3) if optimizer is None else optimizer
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+
+    def look(params: Any, x: jax.Array, labels: jax.Array) -> Probe:
+        spikes, _ = _run(nnx.merge(graphdef, params, rest), x, None)
+
+        def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
+            trains, readout = _run(nnx.merge(graphdef, params, rest), x, taps)
+            loss = losses.cross_entropy(readout, labels, logits=logits).mean()
+            return loss + total_penalty(regularizers, trains), (loss, losses.correct(readout, labels, logits=logits).mean())
+
+        taps = [jnp.zeros_like(z) for z in spikes]
+        (_, (loss, accuracy)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        layers = nnx.merge(graphdef, params, rest).layers
+        by_layer = [[_mean_abs(tree["layers"][k]) for k in range(len(layers))] for tree in (grads, updates)]
+        hidden = [k for k, layer in enumerate(layers) if layer.spiking]
+        probes = [
+            _look_at(layers[k], x if i == 0 else spikes[i - 1], spikes[i], jnp.abs(grad_z[i]).mean(), by_layer[0][k], by_layer[1][k])
+            for i, k in enumerate(hidden)
+        ]
+        return Probe(tuple(probes), by_layer[0][-1], by_layer[1][-1], loss, accuracy)
+
+    result = jax.jit(look)(params, x, labels)
+    return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
+
+
+def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], jax.Array]:
+    """Spikes of every spiking layer, each plus its tap, and the readout."""
+    spikes: list[jax.Array] = []
+    for layer in network.layers:
+        x = layer(x).output
+        if layer.spiking:
+            x = x if taps is None else x + taps[len(spikes)]
+            spikes.append(x)
+    return spikes, x
+
+
+def _mean_abs(tree: Any) -> jax.Array:
+    """Mean over all numbers of a pytree of their magnitude."""
+    leaves = jax.tree.leaves(tree)
+    return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
+
+
+def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
+    neuron = layer.neuron
+    connections = [(layer.kernel[...], x)]
+    if layer.recurrent_kernel is not None:
+        connections.append((layer.recurrent_kernel[...], z))
+    u = free_membrane(neuron, sum(dense_recurrence(s, w) for w, s in connections))
+    mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
+    kernel = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt}
+    predicted = [theory.membrane_statistics(w.mean(), w.std(), n=w.shape[0], nu=s.mean() / neuron.dt, **kernel) for w, s in connections]
+    rate = z.mean(axis=(0, 1)) / neuron.dt
+    return LayerProbe(
+        input_rate=x.mean() / neuron.dt,
+        rate=rate.mean(),
+        rates=jnp.percentile(rate, jnp.array([5.0, 50.0, 95.0])),
+        silent=(rate == 0).mean(),
+        saturated=(rate > SATURATED_HZ).mean(),
+        mu_u=mu_u,
+        sigma_u=sigma_u,
+        predicted_mu_u=sum(jnp.mean(p.mu_u) for p in predicted),
+        predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
+        xi=(jnp.mean(jnp.asarray(neuron.theta)) - mu_u) / sigma_u,
+        spread=u.mean(axis=(0, 1)).std(),
+        grad_z=grad_z,
+        grad_w=grad_w,
+        update=update,
+    )
+
+
+def findings(report: Probe) -> list[str]:
+    """One sentence on each unhealthy layer, with what to do; a single one that says so where all is well."""
+    lines = []
+    largest = max((p.grad_w for p in report.layers), default=0.0)
+    for k, p in enumerate(report.layers, start=1):
+        if finding := _finding(p, largest):
+            lines.append(f"layer {k}: {finding}")
+    return lines or ["every layer is healthy"]
+
+
+def _finding(p: LayerProbe, largest_grad_w: float) -> str | None:
+    membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
+    if p.input_rate == 0:
+        return "its inputs are silent, nothing can reach it; mend the layer below"
+    if p.silent >= 0.5:
+        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; calibrate, or raise sigma_u"
+    if p.saturated >= 0.2:
+        return f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz: {membrane}; calibrate, or lower sigma_u"
+    ratio = p.sigma_u / p.predicted_sigma_u
+    if not 1 / 1.5 < ratio < 1.5:
+        return (
+            f"the membrane fluctuates {ratio:.2f} times what the formula predicts: the input is not Poisson; use data-driven initialization"
+        )
+    if p.spread > 1.2 * p.sigma_u:
+        return (
+            f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f}); calibrate with balance"
+        )
+    if p.grad_w < 1e-4 * largest_grad_w:
+        return f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here"
+    return None
+
+
+def table(report: Probe) -> Table:
+    """The numbers as a rich table, a row a layer."""
+    from rich.table import Table
+
+    out = Table(title=f"loss {report.loss:.3f}, accuracy {100 * report.accuracy:.1f} %", title_justify="left")
+    for name in (
+        "layer",
+        "rate Hz",
+        "5/50/95 %",
+        "silent",
+        "saturated",
+        "mean U",
+        "std U",
+        "predicted",
+        "xi",
+        "spread",
+        "|dL/dz|",
+        "|dL/dw|",
+        "|dw|",
+    ):
+        out.add_column(name, justify="right")
+    for k, p in enumerate(report.layers, start=1):
+        rates = "/".join(f"{r:.1f}" for r in p.rates)
+        out.add_row(
+            str(k), f"{p.rate:.1f}", rates, f"{100 * p.silent:.0f} %", f"{100 * p.saturated:.0f} %", f"{p.mu_u:.2f}", f"{p.sigma_u:.2f}",
+            f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}", f"{p.xi:.2f}", f"{p.spread:.2f}", f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}",
+        )  # fmt: skip
+    out.add_row("readout", *[""] * 10, f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
+    return out
