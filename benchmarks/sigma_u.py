@@ -20,9 +20,8 @@ import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from snnjax.calibration import calibrate  # noqa: E402
+from snnjax.calibration import calibrate, free_membrane  # noqa: E402
 from snnjax.datasets import DeviceEvents, load_shd, poisson_raster, randman  # noqa: E402
-from snnjax.dynamics import LIF, simulate  # noqa: E402
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense  # noqa: E402
 
 METHODS = ("paper", "data-driven", "data-driven, balanced")
@@ -78,7 +77,7 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
-        u = simulate(LIF(dt=DT, theta=1e30), x @ layer.kernel[...], membrane=True).membrane
+        u = free_membrane(layer.neuron, x @ layer.kernel[...])
         x = layer(x).output
         silent = (x.sum(axis=(0, 1)) == 0).mean()
         rows.append(jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / DT, silent]))

@@ -121,7 +121,8 @@ def probe(
         (_, (loss, accuracy)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         layers = nnx.merge(graphdef, params, rest).layers
-        by_layer = [[_mean_abs(tree["layers"][k]) for k in range(len(layers))] for tree in (grads, updates)]
+        trees: tuple[Any, Any] = (grads, updates)
+        by_layer = [[_mean_abs(tree["layers"][k]) for k in range(len(layers))] for tree in trees]
         hidden = [k for k, layer in enumerate(layers) if layer.spiking]
         probes = [
             _look_at(layers[k], x if i == 0 else spikes[i - 1], spikes[i], jnp.abs(grad_z[i]).mean(), by_layer[0][k], by_layer[1][k])
@@ -155,7 +156,8 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
     connections = [(layer.kernel[...], x)]
     if layer.recurrent_kernel is not None:
         connections.append((layer.recurrent_kernel[...], z))
-    u = free_membrane(neuron, sum(dense_recurrence(s, w) for w, s in connections))
+    drive: Any = sum(dense_recurrence(s, w) for w, s in connections)
+    u = free_membrane(neuron, drive)
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
     kernel = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt}
     predicted = [theory.membrane_statistics(w.mean(), w.std(), n=w.shape[0], nu=s.mean() / neuron.dt, **kernel) for w, s in connections]

@@ -48,7 +48,8 @@ class _Dense(nnx.Module):
             nnx.Param(initializers[1](rngs.params(), (out_features, out_features), dtype)) if recurrent else nnx.data(None)
         )
         self._neuron = _hold(neuron)
-        times = [f.name for f in dataclasses.fields(neuron) if f.name.startswith("tau_")]
+        fields: Any = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
+        times = [f.name for f in fields if f.name.startswith("tau_")]
         for name in trainable:
             _check.one_of("trainable", name, times)
         # the logarithm is what is trained: no update can make a time constant negative

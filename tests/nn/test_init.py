@@ -43,9 +43,11 @@ def test_connections_get_the_weights_of_the_theory(connections, nu_recurrent, ex
 
 
 def test_density_counts_the_kept_weights_only():
-    initializers = FluctuationDriven(nu=15.8, mu_u=0.2, density=0.25)(LIF(), [Connection(200), Connection(200, recurrent=True)])
+    initializers = FluctuationDriven(nu=15.8, mu_u=0.4, sigma_u=0.2, density=0.25)(
+        LIF(), [Connection(200), Connection(200, recurrent=True)]
+    )
     afferents = [Afferent(50, 15.8, 0.9), Afferent(50, 15.8, 0.1)]
-    expected = afferent_weights(0.2, 0.8, afferents, tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+    expected = afferent_weights(0.4, 3.0, afferents, tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
     for initializer, weights in zip(initializers, expected, strict=True):
         w = np.asarray(initializer(KEYS[0], (200, 200)))
         assert abs(np.mean(w != 0) - 0.25) < 0.01

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from snnjax import losses
+from snnjax.calibration import calibrate
+from snnjax.datasets import poisson_raster
+from snnjax.diagnostics import findings, probe, table
+from snnjax.dynamics import LIF, simulate
+from snnjax.initializers import kaiming_normal
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.regularizers import upper_bound
+
+N, NU, DT = 100, 10.0, 2e-3
+LABELS = jnp.arange(8) % 4
+
+
+@pytest.fixture(scope="module")
+def x():
+    return poisson_raster(jax.random.key(0), (350, 8, N), rate=NU, dt=DT)
+
+
+def network(init, depth=3, recurrent=False, seed=0):
+    rngs = nnx.Rngs(seed)
+    hidden = [SpikingDense(N, N, init=init, recurrent=recurrent, rngs=rngs) for _ in range(depth)]
+    return Sequential(*hidden, Readout(N, 4, rngs=rngs))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_numbers_equal_a_second_computation(x, recurrent):
+    net = network(FluctuationDriven(nu=NU), recurrent=recurrent)
+    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1))
+    _, activity = net(x)
+    below = x
+    for layer, p, z in zip(net.layers, report.layers, activity.spikes, strict=False):
+        rate = np.asarray(z).sum(axis=0).mean(axis=0) / (350 * DT)
+        np.testing.assert_allclose(p.rate, rate.mean(), rtol=1e-4)
+        np.testing.assert_allclose(p.rates, np.percentile(rate, [5, 50, 95]), rtol=1e-4, atol=1e-4)
+        assert p.silent == pytest.approx((rate == 0).mean())
+        assert p.saturated == pytest.approx((rate > 100).mean())
+        drive = below @ layer.kernel[...] + (z @ layer.recurrent_kernel[...] if recurrent else 0)
+        u = np.asarray(simulate(LIF(theta=1e30), drive, membrane=True).membrane)
+        np.testing.assert_allclose([p.mu_u, p.sigma_u], [u.mean(), np.sqrt(u.var(axis=0).mean())], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(p.xi, (1 - p.mu_u) / p.sigma_u, rtol=1e-5)
+        np.testing.assert_allclose(p.spread, u.mean(axis=(0, 1)).std(), rtol=1e-3)
+        below = z
+
+
+def test_prediction_is_right_on_poisson_input(x):
+    report = probe(network(FluctuationDriven(nu=NU), depth=1), x, LABELS)
+    (layer,) = report.layers
+    assert layer.input_rate == pytest.approx(NU, rel=0.02)
+    np.testing.assert_allclose(layer.predicted_sigma_u, 1.0, rtol=0.05)
+    np.testing.assert_allclose(layer.sigma_u, layer.predicted_sigma_u, rtol=0.05)
+
+
+def test_gradients_and_updates(x):
+    net = network(FluctuationDriven(nu=NU), depth=2)
+    bound = upper_bound(0.5, 2.0)
+    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=[bound])
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def objective(p):
+        readout, activity = nnx.merge(graphdef, p, rest)(x)
+        return losses.cross_entropy(readout, LABELS).mean() + sum(bound(z) for z in activity.spikes)
+
+    grads = jax.grad(objective)(params)
+    for k, p in enumerate(report.layers):
+        expected = np.abs(np.asarray(grads["layers"][k]["kernel"][...])).mean()
+        np.testing.assert_allclose([p.grad_w, p.update], [expected, 0.1 * expected], rtol=1e-4)
+    readout = np.abs(np.asarray(grads["layers"][2]["kernel"][...])).mean()
+    np.testing.assert_allclose([report.readout_grad_w, report.readout_update], [readout, 0.1 * readout], rtol=1e-4)
+
+    # dL/dz of the last layer: what a small change of its spikes does to the loss, through the readout and the bound
+    def of_spikes(z):
+        return losses.cross_entropy(net.layers[-1](z).output, LABELS).mean() + bound(z)
+
+    z = net(x)[1].spikes[-1]
+    np.testing.assert_allclose(report.layers[-1].grad_z, np.abs(np.asarray(jax.grad(of_spikes)(z))).mean(), rtol=1e-4)
+
+
+def test_a_silent_layer_divides_the_gradient_by_about_a_hundred_and_gives_no_weight_update_above(x):
+    report = probe(network(SameForAll(kaiming_normal()), depth=4), x, LABELS)
+    assert [p.silent for p in report.layers] == [1.0] * 4
+    shrink = [above.grad_z / below.grad_z for below, above in zip(report.layers[:-1], report.layers[1:], strict=True)]
+    assert all(30 < s < 300 for s in shrink)
+    assert all(p.grad_w == 0 for p in report.layers[1:])
+    lines = findings(report)
+    assert "layer 1: 100 % of the neurons never spike" in lines[0]
+    assert [line.split(":")[0] for line in lines] == ["layer 1", "layer 2", "layer 3", "layer 4"]
+    assert "its inputs are silent" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("init", "words"),
+    [
+        (FluctuationDriven(nu=NU, sigma_u=10.0), "fire above 100 Hz"),
+        (FluctuationDriven(nu=100.0, sigma_u=1.0), "never spike"),
+    ],
+)
+def test_findings_say_what_is_wrong(x, init, words):
+    assert words in findings(probe(network(init, depth=1), x, LABELS))[0]
+
+
+def test_input_that_is_not_poisson_is_named():
+    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=6 * NU, dt=DT).at[60:].set(0.0)  # all spikes in the first sixth
+    net = network(FluctuationDriven(nu=NU), depth=1)
+    assert "the input is not Poisson; use data-driven" in findings(probe(net, burst, LABELS))[0]
+
+
+def test_calibrated_with_balance_is_healthy(x):
+    net, _ = calibrate(network(SameForAll(kaiming_normal()), depth=4), x, key=jax.random.key(0), balance=True)
+    assert findings(probe(net, x, LABELS)) == ["every layer is healthy"]
+
+
+def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
+    report = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
+    text = str(report)
+    assert table(report).row_count == 4
+    assert "…" not in text
+    for p in report.layers:
+        assert f"{p.rate:.1f}" in text
+        assert f"{p.grad_w:.1e}" in text
+
+
+def test_under_jit_and_vmap_as_alone(x):
+    nets = [network(FluctuationDriven(nu=NU), depth=2, seed=s) for s in range(2)]
+    graphdef, _, rest = nnx.split(nets[0], nnx.Param, ...)
+    params = jax.tree.map(lambda *a: jnp.stack(a), *(nnx.state(n, nnx.Param) for n in nets))
+    both = jax.jit(jax.vmap(lambda p: probe(nnx.merge(graphdef, p, rest), x, LABELS)))(params)
+    for k, net in enumerate(nets):
+        alone = probe(net, x, LABELS)
+        for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a[k], b, rtol=2e-3, atol=1e-6)
