@@ -88,7 +88,7 @@ def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
 
 
 def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int = 3) -> None:
-    """Raise unless `x` is a floating array (time, batch, ...features) with the given last axis."""
+    """Raise unless `x` is an array (time, batch, ...features) with the given last axis."""
     shape = getattr(x, "shape", None)
     if shape is None:
         raise TypeError(f"{name} must be an array (time, batch, features), got {type(x).__name__}")

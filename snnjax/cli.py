@@ -33,7 +33,7 @@ class Train:
         """Run the task; 0, or 1 where training diverged."""
         from snnjax.experiments._run import run
         from snnjax.progress import TrainingProgress, summary_table
-        from snnjax.training import TrainingDivergedError
+        from snnjax.training import TrainingDivergedError, TrainingInterrupted
         from snnjax.training.run_folder import RunFolder
 
         config = self.task
@@ -47,6 +47,9 @@ class Train:
                 console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
                 console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
                 return 1
+            except TrainingInterrupted as error:
+                console.print(f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True)
+                return 130
         console.print(summary_table(finished.summary))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
         for figure in ("learning_curves.png", "activity.png"):

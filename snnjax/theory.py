@@ -293,6 +293,8 @@ def dalian_rates(
         _check.number(name, value, above=0)
     _check.number("n_rec", n_rec, at_least=0)
     _check.number("sigma_u", sigma_u, above=0)
+    for name, value in (("tau_mem", tau_mem), ("tau_exc", tau_exc), ("tau_inh", tau_inh)):
+        _check.number(name, value, above=0, unit="s")
     nu_inh = nu_exc if nu_inh is None else nu_inh
     nu_rec = nu_exc if nu_rec is None else nu_rec
     for name, value in (("nu_exc", nu_exc), ("nu_inh", nu_inh), ("nu_rec", nu_rec)):

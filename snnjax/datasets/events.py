@@ -21,7 +21,7 @@ import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays
-from snnjax.dynamics._simulate import n_steps as steps_in
+from snnjax.dynamics import n_steps as steps_in
 
 EDGE = 1 + 2.0**-22  # four half-ulps of float32: enough for k * dt computed in float32
 

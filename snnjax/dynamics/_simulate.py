@@ -42,7 +42,7 @@ def simulate(
       drive: what the synaptic current receives in each step, (T, B, ...features): the input product, done for all steps at once. A pytree of
         such arrays for neurons with several currents.
       recurrent: `(z, weights) -> drive` for one step's output z (B, ...features), linear in z; None without recurrence.
-      weights: second argument of `recurrent`.
+      weights: second argument of `recurrent`, or None where it brings its own.
       state: where to start, `neuron.initial_state` when None.
       membrane: also return the trace of `state.u` (T, B, ...).
       fused: use the hand-written backward pass of `LIF` (forward stores u alone). None: wherever it applies, that is for a multiplicative,
@@ -71,6 +71,8 @@ def simulate(
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
     if state is None:
         state = neuron.initial_state(leaves[0].shape[1:], leaves[0].dtype)
+    if membrane and not hasattr(state, "u"):
+        raise ValueError(f"membrane=True needs a state with a membrane u, which {type(state).__name__} has not")
     applies = is_plain_lif(neuron)
     if fused and not applies:
         raise ValueError(
@@ -108,6 +110,10 @@ def is_plain_lif(neuron: Any) -> bool:
 
 def _fused(neuron: LIF, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
     dtype = drive.dtype
+    if recurrent is not None and weights is None:
+        # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
+        closed, weights = jax.closure_convert(recurrent, jnp.zeros(drive.shape[1:], dtype), None)
+        recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
     spike = neuron.spike
     coefficients = (_check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn), neuron.theta)
     as_arrays = lambda values: tuple(jnp.asarray(v, dtype) for v in values)  # noqa: E731

@@ -1,12 +1,13 @@
 """Experiments: configurations, and functions that run them."""
 
-from snnjax.experiments._run import Run, run
+from snnjax.experiments._run import Prepared, Run, prepare, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
 
 __all__ = [
+    "Prepared",
     "RandmanConfig",
     "Run",
     "SHDConfig",
@@ -14,5 +15,6 @@ __all__ = [
     "build_network",
     "build_optimizer",
     "build_regularizers",
+    "prepare",
     "run",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -15,16 +16,9 @@ import snnjax
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset
 from snnjax.experiments.build import LOSSES, build_network, build_optimizer, build_regularizers
 from snnjax.nn import Sequential
-from snnjax.training.fit import FitResult, Row, TrainingDivergedError, fit
+from snnjax.regularizers import ActivityBound
+from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.run_folder import RunFolder, as_dict
-
-
-class Task(Protocol):
-    """A `TrainConfig` that also knows its data."""
-
-    seed: int
-
-    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]: ...
 
 
 class Run(NamedTuple):
@@ -51,7 +45,52 @@ def run(
 
     Raises:
       ValueError: the data or a setting is unusable.
-      TrainingDivergedError: as in `fit`; what there is has then been written to the folder.
+      TrainingDivergedError, TrainingInterrupted: as in `fit`; what there is has then been written to the folder.
+    """
+    prepared = prepare(config, datasets)
+    config, network, train, valid, test = prepared
+    if folder is not None:
+        folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
+    augmented = Augmented(source=train, unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
+    changes = config.augment_shift or config.augment_stretch or config.augment_drop
+    begin = time.perf_counter()
+    try:
+        result = fit(
+            network, augmented if changes else train, valid=valid, test=test, optimizer=build_optimizer(config), epochs=config.epochs,
+            batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
+            regularizers=prepared.regularizers(), on_epoch=[*([folder.append] if folder else []), *on_epoch],
+        )  # fmt: skip
+    except (TrainingDivergedError, TrainingInterrupted) as error:
+        if folder is not None:
+            folder.write_params("final", error.result.final)
+            folder.write_params("best", error.result.best)
+            folder.write_json("results", {"stopped": str(error), "epochs": len(error.result.history) - 1})
+        raise
+    summary = summarize(result, seconds=time.perf_counter() - begin)
+    if folder is not None:
+        write_outputs(folder, config, network, result, summary, test)
+    return Run(network, result, summary)
+
+
+class Prepared(NamedTuple):
+    """All that training starts from: the configuration with what was measured filled in, the initialized network, and data on the device."""
+
+    config: Any
+    network: Sequential
+    train: DeviceEvents
+    valid: DeviceEvents
+    test: DeviceEvents
+
+    def regularizers(self) -> list[ActivityBound]:
+        """The configuration's bounds, for trials of this length."""
+        return build_regularizers(self.config, duration=self.train.steps * self.config.dt)
+
+
+def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> Prepared:
+    """Load the data, build the network and draw its weights.
+
+    Raises:
+      ValueError: a set is empty, or the training data hold no spike.
     """
     train, valid, test = config.datasets() if datasets is None else datasets
     for name, data in (("training", train), ("validation", valid), ("test", test)):
@@ -60,42 +99,28 @@ def run(
     nu = float(train.rate().mean()) if config.nu is None else config.nu
     if nu == 0:
         raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
-    config = dataclasses.replace(config, nu=nu)
-    if folder is not None:
-        folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
+    config = dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train)))
     network = build_network(config, n_inputs=train.n_units, n_classes=train.n_classes, nu=nu, duration=train.duration)
-    sources = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
+    on_device = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
     if config.init.startswith("data_driven"):
-        network = calibrate_on(network, sources[0], config)
-    training = Augmented(source=sources[0], unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
-    augmented = config.augment_shift or config.augment_stretch or config.augment_drop
-    begin = time.perf_counter()
-    try:
-        result = fit(
-            network, training if augmented else sources[0], valid=sources[1], test=sources[2], optimizer=build_optimizer(config), epochs=config.epochs,
-            batch_size=min(config.batch_size, len(train)), key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
-            regularizers=build_regularizers(config, duration=train.duration), on_epoch=[*([folder.append] if folder else []), *on_epoch],
-        )  # fmt: skip
-    except TrainingDivergedError as error:
-        if folder is not None:
-            folder.write_params("final", error.result.final)
-            folder.write_json("results", {"stopped": str(error)})
-        raise
-    summary = summarize(result, seconds=time.perf_counter() - begin)
-    if folder is not None:
-        write_outputs(folder, config, network, result, summary, sources[2])
-    return Run(network, result, summary)
+        network = calibrate_on(network, on_device[0], config)
+    return Prepared(config, network, *on_device)
+
+
+def spread(source: DeviceEvents, n: int) -> jax.Array:
+    """Indices of at most `n` samples, evenly spread over `source`: a set keeps its classes in order, and these differ."""
+    return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
 def calibrate_on(network: Sequential, source: DeviceEvents, config: Any) -> Sequential:
     """The network with weights drawn for samples of `source`, as many as the configuration says, evenly spread over it."""
     from snnjax.calibration import calibrate
 
-    shown = np.linspace(0, len(source) - 1, min(config.calibration_samples, len(source))).astype(int)
+    shown = spread(source, config.calibration_samples)
 
     @nnx.jit
     def on_device(network: Sequential, source: DeviceEvents) -> Sequential:
-        x, _ = source.batch(jax.numpy.asarray(shown))
+        x, _ = source.batch(shown)
         options = {"sigma_u": config.sigma_u, "mu_u": config.mu_u, "alpha": config.alpha, "balance": config.init.endswith("balanced")}
         return calibrate(network, x, key=jax.random.key(config.seed), **options)[0]
 
@@ -130,8 +155,7 @@ def write_outputs(
     folder.write_params("best", result.best)
     folder.write_json("results", summary)
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
-    shown = np.linspace(0, len(sample) - 1, min(4, len(sample))).astype(int)  # a set keeps its classes in order: these differ
-    x, labels = sample.batch(jax.numpy.asarray(shown))
+    x, labels = sample.batch(spread(sample, 4))
     readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
     figure = plotting.activity_snapshot(np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt)
     plotting.save(figure, folder.path / "activity.png")

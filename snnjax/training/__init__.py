@@ -1,6 +1,6 @@
 """Training: steps and epochs as pure functions, `fit`, and the run folder."""
 
-from snnjax.training.fit import FitResult, TrainingDivergedError, fit
+from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch, train_step
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Objective",
     "TrainState",
     "TrainingDivergedError",
+    "TrainingInterrupted",
     "evaluate",
     "fit",
     "init_state",

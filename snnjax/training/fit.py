@@ -45,6 +45,14 @@ class TrainingDivergedError(RuntimeError):
         self.result = result
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C, or "interrupt" in a notebook. `result` holds the parameters and the history so far; the network holds the parameters, too."""
+
+    def __init__(self, result: FitResult) -> None:
+        super().__init__(f"interrupted after {len(result.history) - 1} epochs")
+        self.result = result
+
+
 def fit(
     network: nnx.Module,
     train: BatchSource,
@@ -78,6 +86,7 @@ def fit(
 
     Raises:
       ValueError: sizes that do not fit.
+      TrainingInterrupted: at a keyboard interrupt; nothing that was trained is lost.
       TrainingDivergedError: a non-finite loss or gradient; says epoch, step and where it first shows. The network then holds the last good parameters.
     """
     _check.integer("epochs", epochs, at_least=1)
@@ -109,17 +118,21 @@ def fit(
     history: list[Row] = []
     best, best_epoch, best_accuracy = _host(params), 0, -1.0
     report(0, run_eval(state.params, train), 0.0)
-    for epoch in range(1, epochs + 1):
-        begin = time.perf_counter()
-        epoch_key = jax.random.fold_in(key, epoch)
-        state, metrics = run_epoch(state, train, epoch_key)
-        if not bool(state.healthy):
-            nnx.update(network, state.params)
-            result = FitResult(_host(state.params), best, best_epoch, history, {})
-            raise TrainingDivergedError(_explain(objective, state, train, epoch_key, epoch, batch_size), result)
-        row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
-        if valid is None or row["valid_accuracy"] > best_accuracy:
-            best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
+    try:
+        for epoch in range(1, epochs + 1):
+            begin = time.perf_counter()
+            epoch_key = jax.random.fold_in(key, epoch)
+            state, metrics = run_epoch(state, train, epoch_key)
+            if not bool(state.healthy):
+                nnx.update(network, state.params)
+                result = FitResult(_host(state.params), best, best_epoch, history, {})
+                raise TrainingDivergedError(_explain(objective, state, train, epoch_key, epoch, batch_size), result)
+            row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
+            if valid is None or row["valid_accuracy"] > best_accuracy:
+                best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
+    except KeyboardInterrupt:
+        nnx.update(network, state.params)
+        raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {})) from None
     nnx.update(network, state.params)
     result = FitResult(_host(state.params), best, best_epoch, history, {})
     if test is not None:

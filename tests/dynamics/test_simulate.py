@@ -238,3 +238,17 @@ def test_n_steps():
     for duration, dt, name in ((0.0, 1e-3, "duration"), (0.1, -1e-3, "dt")):
         with pytest.raises(ValueError, match=f"{name} must be finite and > 0 s"):
             n_steps(duration, dt)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_recurrence_may_close_over_traced_weights(fused, rng, x64):
+    drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
+    closed = jax.grad(lambda v: simulate(LIF(), drive, recurrent=lambda z, _: z @ v, fused=fused).output.sum())(v)
+    given = jax.grad(lambda v: simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused).output.sum())(v)
+    assert float(jnp.abs(given).max()) > 0
+    assert_close(closed, given, 1e-12)
+
+
+def test_membrane_of_a_readout_is_an_error():
+    with pytest.raises(ValueError, match="membrane=True needs a state with a membrane u, which LeakyIntegratorState has not"):
+        simulate(LeakyIntegrator(), jnp.ones((5, 1, 3)), membrane=True)

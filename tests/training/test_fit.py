@@ -8,7 +8,7 @@ from flax import nnx
 from snnjax import optimizers
 from snnjax.datasets import DeviceArrays, DeviceEvents, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.training import TrainingDivergedError, fit
+from snnjax.training import TrainingDivergedError, TrainingInterrupted, fit
 
 
 def network(seed=0, n_in=8):
@@ -87,6 +87,21 @@ def test_stops_on_nan_input_and_keeps_the_last_good_parameters():
 def test_stops_on_exploding_weights_and_names_the_gradient(sources):
     with pytest.raises(TrainingDivergedError, match=r"epoch \d+, step \d+ of 10.*(gradient|weights) of layers\.\d\.kernel not finite"):
         run(sources, optimizer=optax.sgd(1e38), epochs=3)
+
+
+def test_an_interrupt_keeps_what_was_trained(sources):
+    def interrupt(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    net = network()
+    options = {"optimizer": optimizers.smorms3(2e-2), "batch_size": 28, "key": jax.random.key(0), "dt": 2e-3}
+    with pytest.raises(TrainingInterrupted, match="interrupted after 2 epochs") as caught:
+        fit(net, sources[0], valid=sources[1], epochs=9, on_epoch=[interrupt], **options)
+    _, reference = run(sources, epochs=2)
+    for kept in (nnx.state(net, nnx.Param), caught.value.result.final):
+        for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(reference.final), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
