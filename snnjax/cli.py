@@ -1,11 +1,12 @@
-"""The `snnjax` command: `snnjax train TASK`, `snnjax theory`."""
+"""The `snnjax` command: `snnjax train TASK`, `snnjax probe TASK|run FOLDER`, `snnjax theory`."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -54,6 +55,54 @@ class Train:
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
         for figure in ("learning_curves.png", "activity.png"):
             console.print(f"figure:     {folder.path / figure}", highlight=False, soft_wrap=True)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """A run that `snnjax train` left."""
+
+    folder: tyro.conf.Positional[Path]
+    """Its run folder."""
+    parameters: Literal["final", "best", "initial"] = "final"
+    """After the last epoch, at the best validation accuracy, or as drawn before training."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Look at every layer of a network: rates, membrane, gradients, updates, and a finding for each unhealthy layer."""
+
+    source: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]]
+    samples: int = 64
+    """Training samples to look at."""
+    figure: Path | None = None
+    """Also draw rate, gradient and update by depth into this PNG file, which must not exist."""
+
+    def __call__(self, console: Console) -> int:
+        """Print the probe of a saved run, or of an untrained network."""
+        from snnjax import _check, plotting
+        from snnjax.diagnostics import findings, probe, table
+        from snnjax.experiments import build_optimizer, load_run, prepare
+        from snnjax.experiments._run import spread
+        from snnjax.experiments.build import LOSSES
+
+        _check.integer("samples", self.samples, at_least=1)
+        if self.figure is not None and self.figure.exists():
+            raise FileExistsError(f"figure {self.figure} exists; name another file or remove it")
+        prepared = (
+            load_run(self.source.folder, parameters=self.source.parameters) if isinstance(self.source, SavedRun) else prepare(self.source)
+        )
+        config = prepared.config
+        x, labels = prepared.train.batch(spread(prepared.train, self.samples))
+        report = probe(
+            prepared.network, x, labels, optimizer=build_optimizer(config), regularizers=prepared.regularizers(), logits=LOSSES[config.loss]
+        )
+        console.print(table(report))
+        for line in findings(report):
+            console.print(line, highlight=False, soft_wrap=True)
+        if self.figure is not None:
+            plotting.save(plotting.depth(report), self.figure)
+            console.print(f"figure: {self.figure}", highlight=False, soft_wrap=True)
         return 0
 
 
@@ -117,7 +166,11 @@ def _regime(xi: float) -> str:
     return "fluctuation-driven" if xi <= 3 else "threshold more than 3 standard deviations away: nearly silent"
 
 
-Command = Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Theory, tyro.conf.subcommand("theory")]
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Theory, tyro.conf.subcommand("theory")]
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

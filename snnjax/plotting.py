@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from snnjax.diagnostics import Probe
+
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Loss, accuracy and firing rate of every layer (Hz) over epochs, from the rows of `FitResult.history`.
@@ -75,6 +77,38 @@ def activity_snapshot(x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.n
     for axes, name in zip(rows[:, 0], names, strict=True):
         axes.set_ylabel(name)
     for axes in rows.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def depth(report: Probe) -> Figure:
+    """Rate, surrogate gradient with respect to spikes and to weights, and first update of every layer, over depth, from `snnjax.diagnostics.probe`.
+
+    Magnitudes of exactly 0 have no place on the logarithmic axes and are left out.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    rate, spikes, weights, update = figure.subplots(1, 4)
+    layers = np.arange(1, len(report.layers) + 1)
+    low, middle, high = np.array([p.rates for p in report.layers]).reshape(-1, 3).T
+    rate.fill_between(layers, low, high, alpha=0.3, lw=0, label="5 to 95 %")
+    rate.plot(layers, middle, "o-", ms=4, label="median neuron")
+    rate.set(ylabel="rate (Hz)")
+    rate.set_ylim(bottom=0)
+    rate.legend(frameon=False)
+    for axes, values, name in (
+        (spikes, [p.grad_z for p in report.layers], "mean |dL/dz|"),
+        (weights, [p.grad_w for p in report.layers], "mean |dL/dw|"),
+        (update, [p.update for p in report.layers], "mean |dw|, first update"),
+    ):
+        values = np.array(values, dtype=float)
+        axes.plot(layers[values > 0], values[values > 0], "o-", ms=4)
+        axes.set(ylabel=name, yscale="log")
+    for axes in (rate, spikes, weights, update):
+        axes.set(xlabel="layer", xlim=(0.5, len(layers) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 

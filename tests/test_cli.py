@@ -84,6 +84,39 @@ def test_help_names_what_follows(argv, capsys):
     assert all(word in out for word in wanted[len(argv)])
 
 
+def test_probe_of_a_saved_run_and_of_an_untrained_network(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert call(["train", "randman", *SMALL, "--init", "kaiming", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert call(["probe", "--figure", str(tmp_path / "probe.png"), "run", str(run), "--parameters", "initial"]) == 0
+    saved = capsys.readouterr().out
+    assert "of the neurons never spike" in saved
+    assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
+    # the same network, not yet trained, from its settings
+    assert call(["probe", "randman", *SMALL, "--init", "kaiming"]) == 0
+    assert capsys.readouterr().out.splitlines()[:6] == saved.splitlines()[:6]
+    assert call(["probe", "run", str(run)]) == 0
+    assert capsys.readouterr().out != saved
+    assert call(["probe", "--figure", str(tmp_path / "probe.png"), "run", str(run)]) == 2
+    assert "exists; name another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "config.json"),
+        ("{", "is not a JSON file"),
+        ("[]", "must name one of the configurations"),
+        ('{"config": "RandmanConfig", "dt": -1}', "dt"),
+    ],
+)
+def test_probe_of_a_damaged_run(tmp_path, content, message, capsys):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert call(["probe", "run", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_importing_the_package_is_lazy():
     """`import snnjax` loads neither flax nor what only the command line, files and figures need; `snnjax.nn` needs flax."""
     code = "import sys, snnjax, snnjax.theory, snnjax.dynamics, snnjax.initializers; print(*sys.modules)"

@@ -1,6 +1,7 @@
 import numpy as np
 
 from snnjax import plotting
+from snnjax.diagnostics import LayerProbe, Probe
 
 
 def rows(n=4):
@@ -44,3 +45,11 @@ def test_figures_leave_pyplot_alone_and_save(tmp_path):
     assert plt.get_fignums() == []
     plotting.save(figure, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_depth_shows_every_layer_and_leaves_out_zeros():
+    layer = LayerProbe(*[1.0] * 14)
+    layers = tuple(layer._replace(rates=np.array([1.0, 2.0, 3.0]) * k, grad_w=0.0 if k == 2 else 0.1 * k) for k in (1, 2, 3))
+    rate, _, weights, _ = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
+    np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2.0, 4.0, 6.0])
+    np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [3, 0.3]])
