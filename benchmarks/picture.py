@@ -22,7 +22,7 @@ from snnjax.experiments import RandmanConfig, run  # noqa: E402
 from snnjax.initializers import kaiming_normal  # noqa: E402
 from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense  # noqa: E402
 
-DT, NU, EPOCHS = 2e-3, 10.0, 60
+DT, NU, EPOCHS = 2e-3, 10.0, 40
 
 
 def membrane() -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +66,7 @@ def main(path: Path) -> None:
     depth_axes.set(xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds")
     depth_axes.legend(frameon=False)
     for name, init in (("fluctuation-driven", "fluctuation_driven"), ("Kaiming", "kaiming")):
-        history = run(RandmanConfig(init=init, hidden=(128, 128, 128), epochs=EPOCHS)).fit.history  # type: ignore[arg-type]
+        history = run(RandmanConfig(init=init, hidden=(128, 128, 128), samples=400, batch_size=100, epochs=EPOCHS)).fit.history  # type: ignore[arg-type]
         accuracy_axes.plot([r["epoch"] for r in history], [100 * r["valid_accuracy"] for r in history], label=name, color=colors[name])
     accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Randman, three hidden layers", ylim=(0, 102))
     accuracy_axes.legend(frameon=False)

@@ -160,7 +160,7 @@ def calibrate(
     """Put every layer of `network` on target for the batch `x`, first to last, each on the spikes that the layers below really emit.
 
     Args:
-      network: a `snnjax.nn.Sequential` of dense layers. It is not changed.
+      network: a `snnjax.nn.Sequential` of dense layers. It is not changed. Time constants of its own for every neuron count with their mean.
       x: inputs (time, batch, units), typical of the data: a hundred samples are plenty.
       key: draw new normal weights with it; None rescales the weights that are there (which must not all be equal).
       sigma_u: target standard deviation of the membrane, one for all spiking layers or a sequence with one a layer.
@@ -204,7 +204,7 @@ def calibrate(
             reports.append(report)
         else:
             if readout_sigma is not None:
-                powers = input_powers(x, layer.neuron, balance=balance)
+                powers = input_powers(x, _shared_times(layer.neuron), balance=balance)
                 (weights,) = weights_from_powers([powers], [1.0], sigma_u=readout_sigma)
                 _set(layer.kernel, _shape(layer.kernel[...], layer_key, balance), weights)
             x = layer(x).output
@@ -214,7 +214,7 @@ def calibrate(
 def _calibrate_layer(
     layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, balance: bool, passes: int
 ) -> tuple[LayerReport, jax.Array]:
-    neuron = layer.neuron
+    neuron = _shared_times(layer.neuron)
     below = input_powers(x, neuron, balance=balance)
     keys = (None, None) if key is None else jax.random.split(key)
     kernel_shape = _shape(layer.kernel[...], keys[0], balance)
@@ -241,6 +241,14 @@ def _calibrate_layer(
     quenched = sum(w.sigma_w**2 * p.quenched for w, p in zip(weights, powers, strict=True))
     report = LayerReport(tuple(w.sigma_w for w in weights), jnp.sqrt(quenched), below.temporal > 0)
     return report, layer(x).output
+
+
+def _shared_times(neuron: Any) -> Any:
+    """The neuron with one time constant for all: each input train is filtered once, not once for every target neuron."""
+    if not dataclasses.is_dataclass(neuron):
+        return neuron
+    times = {f.name: getattr(neuron, f.name) for f in dataclasses.fields(neuron) if f.name.startswith("tau_")}
+    return dataclasses.replace(neuron, **{name: jnp.mean(tau) for name, tau in times.items() if jnp.ndim(tau)})  # type: ignore[type-var]
 
 
 def _shape(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Array:

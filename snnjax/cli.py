@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
+from snnjax.experiments.randman import RandmanConfig
+from snnjax.experiments.shd import SHDConfig
 from snnjax.runtime import tune_allocator
-
-# before jax starts: a process that has begun to allocate keeps some of its memory under the old settings
-tune_allocator()
-
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from snnjax.experiments.randman import RandmanConfig  # noqa: E402
-from snnjax.experiments.shd import SHDConfig  # noqa: E402
 
 Task = Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
 
@@ -135,9 +130,14 @@ class Theory:
 
     def __call__(self, console: Console) -> int:
         """Print the table."""
-        from snnjax import theory
+        from snnjax import _check, theory
         from snnjax.psp import psp_integrals
 
+        _check.integer("n_recurrent", self.n_recurrent, at_least=0)
+        _check.number("sigma_u", self.sigma_u, above=0)
+        _check.number("theta", self.theta, above=0)
+        _check.number("mu_u", self.mu_u, below=self.theta)
+        _check.number("alpha", self.alpha, above=0, below=1)
         xi = (self.theta - self.mu_u) / self.sigma_u
         times: dict[str, Any] = {"tau_mem": self.tau_mem, "tau_syn": self.tau_syn, "dt": self.dt}
         afferents = [theory.Afferent(self.n, self.nu, self.alpha if self.n_recurrent else 1.0)]
@@ -176,6 +176,7 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 0: done; 1: training diverged; 2: an argument, file or setting is wrong."""
     console, errors = Console(), Console(stderr=True)
+    tune_allocator()
     try:
         command = tyro.cli(
             Command,  # type: ignore[arg-type]
@@ -187,6 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = command(console)  # type: ignore[operator]
     except (ValueError, TypeError, OSError) as error:
         errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
+        status = 2
+    except MemoryError as error:
+        errors.print(f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True)
         status = 2
     except KeyboardInterrupt:
         errors.print("snnjax: interrupted")

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax.psp import KernelMode
-from snnjax.theory import Afferent, WeightStatistics, connection_weights
+from snnjax.theory import Afferent, WeightStatistics, check_target, connection_weights
 
 Axes = int | Sequence[int]
 
@@ -88,11 +88,11 @@ def fluctuation_driven_normal(
     >>> w.shape, f"{w.std():.3f}"
     ((700, 128), '0.211')
     """
-    _check.number("mu_u", mu_u)
-    _check.number("xi", xi, above=0)
     _check.number("nu", nu, above=0, unit="Hz")
     _check.number("share", share, above=0, at_most=1)
     _check.number("density", density, above=0, at_most=1)
+    _check.one_of("mode", mode, get_args(KernelMode))
+    check_target(mu_u, xi, theta)
     for name, tau in (("tau_mem", tau_mem), ("tau_syn", tau_syn), ("dt", dt)):
         _check.number(name, tau, above=0, unit="s")
 
@@ -122,6 +122,7 @@ def fluctuation_driven_centered(sigma_u: Any = 1.0, *, theta: Any = 1.0, **optio
     '2.23'
     """
     _check.number("sigma_u", sigma_u, above=0)
+    _check.number("theta", theta, above=0)
     return fluctuation_driven_normal(0.0, theta / sigma_u, theta=theta, **options)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Loss, accuracy and firing rate of every layer (Hz) over epochs, from the rows of `FitResult.history`.
 
-    >>> rows = [{"epoch": k, "train_loss": 2.0 / (k + 1), "train_accuracy": 0.1 * k, "rate_0": 5.0} for k in range(3)]
+    >>> rows = [{"epoch": k, "train_loss": 2.0 / (k + 1), "train_accuracy": 0.1 * k, "rate_1": 5.0} for k in range(3)]
     >>> len(learning_curves(rows).axes)
     3
     """
@@ -33,7 +33,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         axes.set(xlabel="epoch", ylabel=what)
         axes.legend(frameon=False)
     accuracy.set_ylim(0, 1.02)
-    for k, name in enumerate(sorted(n for n in history[0] if n.startswith("rate_"))):
+    for k, name in enumerate([n for n in history[0] if n.startswith("rate_")]):
         rate.plot(epochs, [row[name] for row in history], label=f"layer {k + 1}")
     rate.set(xlabel="epoch", ylabel="rate (Hz)")
     rate.set_ylim(bottom=0)

@@ -49,7 +49,7 @@ class TrainingProgress:
 def describe(row: Row) -> str:
     """One line on an epoch.
 
-    >>> describe({"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "rate_0": 5.0, "valid_accuracy": 0.2})
+    >>> describe({"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "rate_1": 5.0, "valid_accuracy": 0.2})
     'loss 2.300  train 10.0 %  valid 20.0 %  rates 5.0 Hz'
     """
     parts = [f"loss {row['train_loss']:.3f}", f"train {100 * row['train_accuracy']:.1f} %"]

@@ -65,6 +65,7 @@ class SpikeFunction:
 
     def derivative(self, v: jax.Array) -> jax.Array:
         """h(v), the surrogate derivative, in v's dtype."""
+        v = jnp.asarray(v)
         return self.function(v, *self.steepness).astype(v.dtype)
 
 

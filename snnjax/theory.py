@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.core import Tracer
 
 from snnjax import _check
 from snnjax.psp import KernelMode, _namespace, psp_integrals
@@ -125,6 +126,10 @@ def mu_u_limits(
     >>> f"{lower:.3f} {upper:.3f}"
     '-1.078 0.342'
     """
+    _check.number("xi", xi, above=0)
+    _check.number("theta", theta, above=0)
+    for a in afferents:
+        _check_afferent(a)
     ebar, ehat = psp_integrals(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode)
     xp = _namespace(xi, ebar, ehat, theta, total_drive, *(v for a in afferents for v in a))
     drive = sum(a.n * a.nu for a in afferents) if total_drive is None else total_drive
@@ -169,12 +174,10 @@ def connection_weights(
     ValueError: mu_u = 0.5 has no weights at xi = 2, theta = 1: sigma_w^2 would be negative. Allowed: -1.078 <= mu_u <= 0.3416. \
 Raise n or nu, or lower |mu_u| or xi
     """
-    _check.number("n", afferent.n, above=0)
-    _check.number("nu", afferent.nu, above=0, unit="Hz")
-    _check.number("share", afferent.share, above=0, at_most=1)
+    _check_afferent(afferent)
     if total_drive is not None:
         _check.number("total_drive", total_drive, above=0, unit="Hz")
-    _check_target(mu_u, xi, theta)
+    check_target(mu_u, xi, theta)
     kernel = {"tau_mem": tau_mem, "tau_syn": tau_syn, "dt": dt, "mode": mode}
     limits = mu_u_limits(xi, [afferent], total_drive=total_drive, theta=theta, **kernel)
     _check_feasible(mu_u, xi, theta, limits)
@@ -218,17 +221,24 @@ def afferent_weights(
     if np.any(np.abs(total_share - 1.0) > 1e-6):
         raise ValueError(f"the shares of the afferents must add up to 1, got {[a.share for a in afferents]}")
     options = {"tau_mem": tau_mem, "tau_syn": tau_syn, "dt": dt, "theta": theta, "mode": mode}
-    _check_target(mu_u, xi, theta)
+    check_target(mu_u, xi, theta)
     _check_feasible(mu_u, xi, theta, mu_u_limits(xi, afferents, **options))
     drive = sum(a.n * a.nu for a in afferents)
     return [connection_weights(mu_u, xi, a, total_drive=drive, **options) for a in afferents]
 
 
+def _check_afferent(a: Afferent) -> None:
+    _check.number("n", a.n, above=0)
+    _check.number("nu", a.nu, above=0, unit="Hz")
+    _check.number("share", a.share, above=0, at_most=1)
+
+
 def _traced(value: Any) -> bool:
-    return _check.concrete(value) is None
+    return isinstance(value, Tracer)
 
 
-def _check_target(mu_u: Any, xi: Any, theta: Any) -> None:
+def check_target(mu_u: Any, xi: Any, theta: Any) -> None:
+    """Raise unless theta and xi are positive and mu_u is below theta."""
     _check.number("xi", xi, above=0)
     _check.number("theta", theta, above=0)
     _check.number("mu_u", mu_u)

@@ -187,3 +187,15 @@ def test_errors(options, match):
         calibrate(networks(2), jnp.zeros((5, 1, 20)), **options)
     with pytest.raises(ValueError, match="shares must be one a connection"):
         weights_from_powers([], [1.0], sigma_u=1.0)
+
+
+def test_time_constants_of_each_neuron_count_with_their_mean():
+    """As they all start from one value, learned time constants change nothing."""
+    x = randman_batch(10)
+    rngs = [nnx.Rngs(0), nnx.Rngs(0)]
+    nets = [
+        Sequential(SpikingDense(20, 30, init=FluctuationDriven(nu=5.0), trainable=t, rngs=r), Readout(30, 3, rngs=r))
+        for t, r in zip(((), ("tau_mem", "tau_syn")), rngs, strict=True)
+    ]
+    plain, learned = (calibrate(net, x, key=jax.random.key(0))[0].layers[0].kernel[...] for net in nets)
+    np.testing.assert_allclose(learned, plain, rtol=1e-4)

@@ -79,3 +79,7 @@ def test_vmap_over_an_ensemble_equals_a_loop():
 def test_errors(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_nan_is_never_correct():
+    assert losses.correct(jnp.full((3, 2, 4), jnp.nan), jnp.array([0, 1])).tolist() == [False, False]

@@ -12,8 +12,8 @@ def rows(n=4):
             "train_accuracy": k / 10,
             "valid_loss": 2.1,
             "valid_accuracy": 0.1,
-            "rate_0": 5.0,
-            "rate_1": k,
+            "rate_1": 5.0,
+            "rate_2": k,
         }
         for k in range(n)
     ]

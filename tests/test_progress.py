@@ -6,7 +6,7 @@ from snnjax.progress import TrainingProgress, summary_table
 
 
 def row(epoch):
-    return {"epoch": epoch, "train_loss": 1.25, "train_accuracy": 0.5, "valid_accuracy": 0.25, "rate_0": 7.0, "rate_1": 3.5, "seconds": 2.0}
+    return {"epoch": epoch, "train_loss": 1.25, "train_accuracy": 0.5, "valid_accuracy": 0.25, "rate_1": 7.0, "rate_2": 3.5, "seconds": 2.0}
 
 
 def text_of(epochs, *, terminal):

@@ -21,6 +21,7 @@ from snnjax.dynamics import n_steps as _n_steps
 class BatchSource(Protocol):
     """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels (batch,)) under jit.
 
+    It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
     `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
     """
 

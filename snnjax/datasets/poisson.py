@@ -52,7 +52,7 @@ def poisson(
     n_samples = _check.integer("n_samples", n_samples, at_least=0)
     n_units = _check.integer("n_units", n_units, at_least=1)
     duration = float(_check.number("duration", duration, above=0, unit="s"))
-    rates = np.asarray(_check.number("rate", rate, at_least=0, unit="Hz"), np.float64)
+    rates = np.asarray(_check.number("rate", np.asarray(rate), at_least=0, unit="Hz"), np.float64)
     if rates.ndim > 2 or (rates.ndim and rates.shape[-1] != n_units) or rates.shape[:1] == (0,):
         raise ValueError(f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, got shape {rates.shape}")
     rng = _arrays.rng_of(seed)

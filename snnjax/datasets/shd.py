@@ -96,7 +96,7 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
     _check.one_of("split", split, get_args(Split))
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise FileNotFoundError(f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}")
     found = sorted(folder.glob(f"*_{split}.h5"))
     if not found:
         raise FileNotFoundError(f"{folder}: holds no file *_{split}.h5; its .h5 files: {sorted(p.name for p in folder.glob('*.h5'))[:20]}")

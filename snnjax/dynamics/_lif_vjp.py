@@ -35,11 +35,14 @@ def lif_scan(
     drive: jax.Array,
     state: LIFState,
     weights: Any,
-    coefficients: tuple[jax.Array, jax.Array, jax.Array],
+    coefficients: tuple[jax.Array, ...],
     steepness: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array | None, LIFState]:
-    """Spikes and, if `membrane`, the membrane (T, B, ...), and the final state. `coefficients` = (lm, ls, theta) are constants: their gradient is zero."""
-    lm, ls, theta = coefficients
+    """Spikes and, if `membrane`, the membrane (T, B, ...), and the final state.
+
+    `coefficients` = (lm, 1 - lm, ls, theta) are constants: their gradient is zero.
+    """
+    lm, gain, ls, theta = coefficients
 
     def body(carry: LIFState, d: jax.Array) -> tuple[LIFState, jax.Array]:
         u, i = carry
@@ -47,7 +50,7 @@ def lif_scan(
         i_next = ls * i + d
         if recurrent is not None:
             i_next = i_next + recurrent(z.astype(u.dtype), weights)
-        return LIFState(jnp.where(z, 0, lm * u + (1 - lm) * i), i_next), u
+        return LIFState(jnp.where(z, 0, lm * u + gain * i), i_next), u
 
     final, u = jax.lax.scan(body, state, drive)
     return (u > theta).astype(u.dtype), u if membrane else None, final
@@ -61,7 +64,7 @@ def _forward(derivative, recurrent, membrane, drive, state, weights, coefficient
 
 def _backward(derivative, recurrent, membrane, residuals, cotangents):  # type: ignore[no-untyped-def]
     u, weights, coefficients, steepness = residuals
-    lm, ls, theta = coefficients
+    lm, gain, ls, theta = coefficients
     gz_out, gu_out, final = cotangents
 
     def body(carry: LIFState, at_t: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[LIFState, jax.Array]:
@@ -72,7 +75,7 @@ def _backward(derivative, recurrent, membrane, residuals, cotangents):  # type: 
             gz = gz + gz_recurrent
         kept = jnp.where(u_t > theta, 0, gu)
         gu_next = lm * kept + derivative(u_t - theta, *steepness) * gz
-        return LIFState(gu_next if gu_t is None else gu_next + gu_t, ls * gi + (1 - lm) * kept), gi
+        return LIFState(gu_next if gu_t is None else gu_next + gu_t, ls * gi + gain * kept), gi
 
     g_state, g_drive = jax.lax.scan(body, final, (u, gz_out, gu_out), reverse=True)
     g_weights = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -79,9 +80,25 @@ def simulate(
             "fused=True needs a LIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and tau_mem, tau_syn and theta "
             f"that are plain numbers or numpy arrays, got {neuron!r}"
         )
-    if applies and fused is not False:
-        return _fused(neuron, drive, recurrent, weights, state, membrane)  # type: ignore[arg-type]
+    run: Any = _fused if applies and fused is not False else _scan
+    if run is _fused and recurrent is not None and weights is None:
+        # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
+        closed, weights = jax.closure_convert(recurrent, jnp.zeros(drive.shape[1:], drive.dtype), None)
+        recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
+    try:
+        hash(neuron)
+    except TypeError:  # it holds arrays
+        return run(neuron, drive, recurrent, weights, state, membrane)
+    # outside jit a scan over a new function is compiled again at each call; under jit this one is inlined
+    return _jitted(run, neuron, drive, recurrent, weights, state, membrane)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3, 6))
+def _jitted(run: Any, neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+    return run(neuron, drive, recurrent, weights, state, membrane)
+
+
+def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
     def body(s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
         u = s.u if membrane else None
         if recurrent is None:
@@ -100,22 +117,20 @@ def is_plain_lif(neuron: Any) -> bool:
     """Whether the hand-written backward pass gives this neuron's gradients."""
     constant = (int, float, np.ndarray, np.generic)
     return (
-        isinstance(neuron, LIF)
+        type(neuron) is LIF  # a subclass may have a step of its own
         and neuron.reset == "multiplicative"
         and not neuron.reset_grad
-        and isinstance(neuron.spike, SpikeFunction)
+        and type(neuron.spike) is SpikeFunction
         and all(isinstance(v, constant) for v in (neuron.tau_mem, neuron.tau_syn, neuron.theta))
     )
 
 
 def _fused(neuron: LIF, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
     dtype = drive.dtype
-    if recurrent is not None and weights is None:
-        # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
-        closed, weights = jax.closure_convert(recurrent, jnp.zeros(drive.shape[1:], dtype), None)
-        recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
     spike = neuron.spike
-    coefficients = (_check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn), neuron.theta)
+    lm, ls = _check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn)
+    coefficients = (lm, 1 - lm, ls, neuron.theta)
+    state = jax.tree.map(lambda s: s.astype(dtype), state)
     as_arrays = lambda values: tuple(jnp.asarray(v, dtype) for v in values)  # noqa: E731
     out: Any = lif_scan(spike.function, recurrent, membrane, drive, state, weights, as_arrays(coefficients), as_arrays(spike.steepness))
     return Simulation(*out)

@@ -80,15 +80,22 @@ class LIF:
         return LIFState(u_next.astype(u.dtype), (ls * i + drive).astype(i.dtype)), z
 
 
+def check_dt(dt: Any) -> None:
+    """dt is part of a model's structure and so a plain number."""
+    _check.number("dt", dt, above=0, unit="s")
+    if not isinstance(dt, int | float):
+        raise TypeError(f"dt must be a plain number of seconds (it is static), got {type(dt).__name__}")
+
+
 def check_lif(p: Any, *, tau_syn: tuple[str, ...] = ("tau_syn",)) -> None:
     """The checks that every LIF-like parameter set shares."""
     for name in ("tau_mem", *tau_syn):
         _check.number(name, getattr(p, name), above=0, unit="s")
-    _check.number("dt", p.dt, above=0, unit="s")
-    if not isinstance(p.dt, int | float):
-        raise TypeError(f"dt must be a plain number of seconds (it is static), got {type(p.dt).__name__}")
+    check_dt(p.dt)
     _check.number("theta", p.theta, above=0)
     _check.number("u_reset", p.u_reset)
     if not callable(p.spike):
         raise TypeError(f"spike must be a function of u - theta, for example snnjax.surrogate.superspike(20.0), got {p.spike!r}")
     check_reset(p.reset)
+    if not isinstance(p.reset_grad, bool):
+        raise TypeError(f"reset_grad must be True or False, got {p.reset_grad!r}")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
+from snnjax.dynamics.lif import check_dt
 
 
 class LeakyIntegratorState(NamedTuple):
@@ -50,7 +51,7 @@ class LeakyIntegrator:
         _check.number("tau_mem", self.tau_mem, above=0, unit="s")
         _check.number("tau_syn", self.tau_syn, above=0, unit="s")
         _check.number("initial", self.initial)
-        _check.number("dt", self.dt, above=0, unit="s")
+        check_dt(self.dt)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> LeakyIntegratorState:
         """o = `initial`, i = 0 for a population of `shape` (batch, ...features)."""

@@ -41,7 +41,7 @@ def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: flo
     [64, 32, 10]
     """
     rngs = nnx.Rngs(config.seed if seed is None else seed)
-    neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=getattr(surrogate, config.surrogate)(config.beta))
+    neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
     init = layer_init(config, nu)
     trainable = ("tau_mem", "tau_syn") if config.learn_tau else ()
     widths = (n_inputs, *config.hidden)
@@ -52,6 +52,23 @@ def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: flo
     tau_readout = duration if config.tau_readout is None else config.tau_readout
     integrator = LeakyIntegrator(tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt)
     return Sequential(*hidden, Readout(widths[-1], n_classes, neuron=integrator, rngs=rngs))
+
+
+SURROGATES: dict[str, Callable[..., surrogate.SpikeFunction]] = {
+    "superspike": surrogate.superspike,
+    "superspike_rescaled": surrogate.superspike_rescaled,
+    "superspike_asymptotic": surrogate.superspike_asymptotic,
+    "fast_sigmoid": surrogate.fast_sigmoid,
+    "atan": surrogate.atan,
+    "triangular": surrogate.triangular,
+    "sigmoid": surrogate.sigmoid,
+}
+
+
+def build_spike(config: TrainConfig) -> surrogate.SpikeFunction:
+    """The spike function that `config` names."""
+    factory = SURROGATES[config.surrogate]
+    return factory() if config.beta is None else factory(config.beta)
 
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from snnjax import _check
 
@@ -34,8 +34,8 @@ class TrainConfig:
     """Time step, s."""
     surrogate: Surrogate = "superspike"
     """Surrogate derivative of a spike."""
-    beta: float = 20.0
-    """Its steepness."""
+    beta: float | None = None
+    """Its parameter: beta, slope or alpha (steepness), or the width of `triangular`; None: the default of the function, 20 for superspike."""
 
     init: WeightInit = "fluctuation_driven"
     """How hidden weights are drawn: the paper's formula, or measured on a batch of training data (balanced: zero sum for each neuron)."""
@@ -57,7 +57,7 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training data."""
     batch_size: int = 250
-    """Samples a step."""
+    """Samples a step; at most the training set."""
     loss: LossName = "max_over_time"
     """How the readout trace becomes class scores."""
     upper_strength: float = 0.1
@@ -88,10 +88,15 @@ class TrainConfig:
             _check.integer("hidden", n, at_least=1)
         for name in ("tau_mem", "tau_syn", "dt"):
             _check.number(name, getattr(self, name), above=0, unit="s")
-        for name in ("tau_readout", "nu"):
+        for name, options in (("surrogate", Surrogate), ("init", WeightInit), ("optimizer", OptimizerName), ("loss", LossName)):
+            _check.one_of(name, getattr(self, name), get_args(options))
+        for name in ("recurrent", "learn_tau"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)
-        for name in ("beta", "sigma_u", "learning_rate"):
+        for name in ("sigma_u", "learning_rate"):
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
         _check.number("alpha", self.alpha, above=0, below=1)

@@ -33,7 +33,7 @@ class RandmanConfig(TrainConfig):
         for name, low in (("classes", 2), ("inputs", 1), ("samples", 10), ("dim", 1), ("data_seed", 0)):
             _check.integer(name, getattr(self, name), at_least=low)
         _check.number("smoothness", self.smoothness, above=0)
-        _check.number("duration", self.duration, above=0, unit="s")
+        _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
 
     def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
         """Train, validation and test set."""

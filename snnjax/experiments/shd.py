@@ -26,11 +26,11 @@ class SHDConfig(TrainConfig):
     """Of the split."""
 
     batch_size: int = 64
-    """Samples a step."""
+    """Samples a step; at most the training set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check.number("duration", self.duration, above=0, unit="s")
+        _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
         _check.number("valid_fraction", self.valid_fraction, above=0, below=1)
         _check.integer("data_seed", self.data_seed, at_least=0)
 

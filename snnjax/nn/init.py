@@ -8,6 +8,7 @@ Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -90,6 +91,19 @@ class FluctuationDriven:
             )
             for c, nu in zip(connections, rates, strict=True)
         ]
+
+
+def as_layer_init(init: LayerInit | Initializer) -> LayerInit:
+    """`init` itself, or a plain initializer `(key, shape, dtype)`, told by the name of its first argument, for every connection.
+
+    >>> from snnjax.initializers import kaiming_normal
+    >>> type(as_layer_init(kaiming_normal())).__name__
+    'SameForAll'
+    """
+    if not callable(init):
+        raise TypeError(f"init must be a LayerInit such as FluctuationDriven(nu=...) or an initializer (key, shape, dtype), got {init!r}")
+    first = next(iter(inspect.signature(init).parameters), None)
+    return SameForAll(init) if first in ("key", "rng") else init  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)

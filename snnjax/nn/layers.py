@@ -17,7 +17,7 @@ from flax import nnx
 from snnjax import _check
 from snnjax.dynamics import LIF, LeakyIntegrator, Neuron, Simulation, dense_recurrence, simulate
 from snnjax.initializers import Initializer, scaled_normal
-from snnjax.nn.init import Connection, LayerInit, SameForAll
+from snnjax.nn.init import Connection, LayerInit, SameForAll, as_layer_init
 
 
 def _hold(neuron: Any) -> Any:
@@ -32,17 +32,19 @@ class _Dense(nnx.Module):
     spiking: bool
 
     def __init__(
-        self, in_features: int, out_features: int, *, neuron: Any, recurrent: bool, init: LayerInit, trainable: Sequence[str],
+        self, in_features: int, out_features: int, *, neuron: Any, recurrent: bool, init: LayerInit | Initializer, trainable: Sequence[str],
         dtype: Any, rngs: nnx.Rngs,
     ) -> None:  # fmt: skip
         self.in_features = _check.integer("in_features", in_features, at_least=1)
         self.out_features = _check.integer("out_features", out_features, at_least=1)
-        if not isinstance(neuron, Neuron):
-            raise TypeError(f"neuron must have initial_state and step (snnjax.dynamics.Neuron), got {type(neuron).__name__}")
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be a flax.nnx.Rngs, for example nnx.Rngs(0), got {type(rngs).__name__} {rngs!r}")
+        if isinstance(neuron, type) or not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron must have initial_state and step (snnjax.dynamics.Neuron), got {neuron!r}")
         if not hasattr(neuron, "tau_syn"):
             raise TypeError(f"neuron must have one synaptic current with time constant tau_syn, got {type(neuron).__name__}")
         connections = [Connection(in_features)] + [Connection(out_features, recurrent=True)] * recurrent
-        initializers = init(neuron, connections)
+        initializers = as_layer_init(init)(neuron, connections)
         self.kernel = nnx.Param(initializers[0](rngs.params(), (in_features, out_features), dtype))
         self.recurrent_kernel = (
             nnx.Param(initializers[1](rngs.params(), (out_features, out_features), dtype)) if recurrent else nnx.data(None)
@@ -70,7 +72,16 @@ class _Dense(nnx.Module):
 
     def initial_state(self, batch_size: int) -> Any:
         """The neurons' state before the first step, arrays (batch_size, out_features)."""
-        return self.neuron.initial_state((batch_size, self.out_features), self.kernel[...].dtype)
+        return self.neuron.initial_state((batch_size, self.out_features), self._state_dtype)
+
+    @property
+    def _state_dtype(self) -> Any:
+        """At least float32: 16 bits cannot hold a membrane that decays by less than 1/256 a step."""
+        return jnp.promote_types(self.kernel[...].dtype, jnp.float32)
+
+    def _drive(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...]
+        return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=self._state_dtype)
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:
         """Run a sequence.
@@ -82,16 +93,17 @@ class _Dense(nnx.Module):
           `Simulation(output, membrane, state)`, the first two (time, batch, out_features).
         """
         _check.time_major("x", x, features=self.in_features)
-        kernel = self.kernel[...]
-        drive = x.astype(kernel.dtype) @ kernel
+        drive = self._drive(x)
         if self.recurrent_kernel is None:
             return simulate(self.neuron, drive, state=state, membrane=membrane)
         return simulate(self.neuron, drive, recurrent=dense_recurrence, weights=self.recurrent_kernel[...], state=state, membrane=membrane)
 
     def step(self, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """One time step with inputs x (batch, in_features): the next state and the output (batch, out_features)."""
-        kernel, neuron = self.kernel[...], self.neuron
-        drive = x.astype(kernel.dtype) @ kernel
+        expected = (jax.tree.leaves(state)[0].shape[0], self.in_features)
+        if jnp.shape(x) != expected:
+            raise ValueError(f"x must have shape (batch, in_features) = {expected}, one time step for this state, got {jnp.shape(x)}")
+        neuron, drive = self.neuron, self._drive(x)
         if self.recurrent_kernel is not None:
             _, z = neuron.step(state, jnp.zeros_like(drive))
             drive = drive + dense_recurrence(z, self.recurrent_kernel[...])
@@ -103,12 +115,12 @@ class SpikingDense(_Dense):
 
     Args:
       in_features, out_features: units of the input and of the layer.
-      init: how to draw the weights, for example `FluctuationDriven(nu=15.8, sigma_u=1.0)`; a `LayerInit`. A plain initializer goes in as
-        `SameForAll(initializer)`.
+      init: how to draw the weights, for example `FluctuationDriven(nu=15.8, sigma_u=1.0)`; a `LayerInit`, or a plain initializer
+        `(key, shape, dtype)` for every connection.
       neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`.
       recurrent: also connect every neuron of the layer with every other and itself.
       trainable: names of time constants of the neuron to learn, one value a neuron, for example `("tau_mem",)`.
-      dtype: of the weights and of the computation.   rngs: `nnx.Rngs`, stream `params`.
+      dtype: of the weights and of their products with the input; neurons are kept in at least float32.   rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver; `log_tau[name]` (out,), log seconds.
 
@@ -126,7 +138,7 @@ class SpikingDense(_Dense):
         in_features: int,
         out_features: int,
         *,
-        init: LayerInit,
+        init: LayerInit | Initializer,
         neuron: Any = None,
         recurrent: bool = False,
         trainable: Sequence[str] = (),

@@ -25,7 +25,7 @@ class Sequential(nnx.Module):
       layers: at least one, each with `in_features`, `out_features`, `spiking`, `initial_state`, `__call__` and `step` as `SpikingDense` has.
 
     Raises:
-      ValueError: no layer, or one's inputs do not match the outputs of the layer below.
+      ValueError: no layer, different time steps, or one's inputs do not match the outputs of the layer below.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -39,6 +39,15 @@ class Sequential(nnx.Module):
     def __init__(self, *layers: Any) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
+        for layer in layers:
+            if not hasattr(layer, "out_features"):
+                raise TypeError(
+                    "layers are given one by one, Sequential(first, second, ...), each with in_features and out_features; "
+                    f"got a {type(layer).__name__}"
+                )
+        steps = sorted({layer.neuron.dt for layer in layers if hasattr(layer, "neuron")})
+        if len(steps) > 1:
+            raise ValueError(f"all layers must have the same time step, got dt = {steps}")
         for below, above in itertools.pairwise(layers):
             if below.out_features != above.in_features:
                 raise ValueError(

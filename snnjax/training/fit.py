@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from snnjax import _check, losses
-from snnjax.datasets.device import BatchSource
+from snnjax.datasets import BatchSource, EventDataset
 from snnjax.regularizers import ActivityBound
 from snnjax.training.params import flatten_params
 from snnjax.training.step import Metrics, Objective, TrainState, batch_key, epoch_order, evaluate, init_state, objective_value, train_epoch
@@ -71,29 +71,34 @@ def fit(
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
 
     Args:
-      network: called with x (time, batch, ...features); returns (readout (time, batch, classes), activity with `.spikes`).
-      train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`. Validation runs after each epoch, test at the end.
+      network: `snnjax.nn.Sequential`, or any module without other state that changes (dropout, batch statistics),
+        called with x (time, batch, ...features); returns (readout (time, batch, classes), activity with `.spikes`).
+      train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Validation runs after each epoch, test at the end.
       optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`.
       epochs, batch_size: at least 1; the batch at most the training set. A last, incomplete batch of an epoch's random order is left out.
       key: decides the order of the samples; the same key gives the same run.
       dt: time step, s; rates are reported in Hz with it.
       logits: how a trace becomes class scores (`snnjax.losses`).   regularizers: penalties on every spiking layer.
-      on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_0 ... (Hz, a layer each), valid_loss,
+      on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
         valid_accuracy, seconds. Row 0 is the untrained network.
 
     Returns:
       `FitResult`.
 
     Raises:
-      ValueError: sizes that do not fit.
+      ValueError, TypeError: sizes, labels or time steps that do not fit, a source that cannot be passed to jit.
       TrainingInterrupted: at a keyboard interrupt; nothing that was trained is lost.
       TrainingDivergedError: a non-finite loss or gradient; says epoch, step and where it first shows. The network then holds the last good parameters.
     """
     _check.integer("epochs", epochs, at_least=1)
     _check.integer("batch_size", batch_size, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
+    for name, source in (("train", train), ("valid", valid), ("test", test)):
+        if source is not None:
+            _check_source(name, source, network)
     if batch_size > len(train):
         raise ValueError(f"batch_size must be at most the number of training samples {len(train)}, got {batch_size}")
+    _check_dt(network, dt)
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
@@ -104,10 +109,15 @@ def fit(
     def report(epoch: int, metrics: Metrics, seconds: float) -> Row:
         row: Row = {"epoch": epoch, "train_loss": float(metrics.loss), "train_accuracy": float(metrics.accuracy)}
         row["penalty"] = float(metrics.penalty)
-        row |= {f"rate_{k}": float(r) / dt for k, r in enumerate(metrics.rates)}
+        row |= {f"rate_{k}": float(r) / dt for k, r in enumerate(metrics.rates, start=1)}
         if valid is not None:
             held = run_eval(state.params, valid)
             row |= {"valid_loss": float(held.loss), "valid_accuracy": float(held.accuracy)}
+            if not np.isfinite(row["valid_loss"]):
+                result = FitResult(_host(state.params), best, best_epoch, history, {})
+                raise TrainingDivergedError(
+                    f"validation loss is {row['valid_loss']} at epoch {epoch}: its data or its membranes are not finite", result
+                )
         row["seconds"] = seconds
         history.append(row)
         for callback in on_epoch:
@@ -138,9 +148,40 @@ def fit(
     if test is not None:
         for name, chosen in (("final", result.final), ("best", best)):
             m = run_eval(chosen, test)
-            rates = {f"rate_{k}": float(r) / dt for k, r in enumerate(m.rates)}
+            rates = {f"rate_{k}": float(r) / dt for k, r in enumerate(m.rates, start=1)}
             result.test[name] = {"loss": float(m.loss), "accuracy": float(m.accuracy)} | rates
     return result
+
+
+def _check_source(name: str, source: Any, network: Any) -> None:
+    """Everything about a source that would otherwise surface deep inside jit, or not at all."""
+    if isinstance(source, EventDataset):
+        raise TypeError(f"{name} must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
+    leaves = jax.tree.leaves(source)
+    if not callable(getattr(source, "batch", None)) or any(leaf is source for leaf in leaves):
+        raise TypeError(f"{name} must be a JAX pytree with len(...) and batch(indices, key) (see BatchSource), got {type(source).__name__}")
+    if len(source) == 0:
+        raise ValueError(f"{name} must hold at least one sample, got none")
+    # shapes only: nothing is computed here
+    x, labels = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
+    readout, activity = nnx.eval_shape(lambda network, x: network(x), network, x)
+    if readout.ndim != 3 or not hasattr(activity, "spikes"):
+        raise ValueError(
+            f"network must return (readout (time, batch, classes), activity with .spikes), got a readout of shape {readout.shape}"
+        )
+    values = getattr(source, "labels", None)
+    if values is not None and labels.shape == (1,):
+        values = np.asarray(values)
+        if values.min() < 0 or values.max() >= readout.shape[-1]:
+            bad = values.min() if values.min() < 0 else values.max()
+            raise ValueError(f"labels of {name} must be in [0, {readout.shape[-1]}), one a class of the readout, got {bad}")
+
+
+def _check_dt(network: Any, dt: float) -> None:
+    """Rates would be wrong in silence."""
+    steps = {layer.neuron.dt for layer in getattr(network, "layers", ()) if hasattr(getattr(layer, "neuron", None), "dt")}
+    if steps and any(abs(step - dt) > 1e-9 for step in steps):
+        raise ValueError(f"dt must be the time step of the network's neurons, {sorted(steps)} s, got {dt}")
 
 
 def _host(params: Any) -> Any:

@@ -2,7 +2,7 @@ r"""One optimization step and one epoch as pure functions.
 
     objective = mean_batch cross_entropy(readout, labels) + sum_layers sum_regularizers penalty(spikes)
 
-A step whose objective or gradient is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
+A step whose objective, gradient or update is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
 the state that comes back from the epoch is the last good one.
 """
 
@@ -49,7 +49,8 @@ class Objective(NamedTuple):
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jnp.asarray(True))
+    # copies: some optimizers keep the parameters themselves, which an epoch that donates its state could not take twice
+    return TrainState(params, jax.tree.map(jnp.copy, optimizer.init(params)), jnp.zeros((), jnp.int32), jnp.asarray(True))
 
 
 def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -65,17 +66,19 @@ def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax
 def train_step(
     objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, x: jax.Array, labels: jax.Array
 ) -> tuple[TrainState, Metrics]:
-    """One update; the state unchanged but for `healthy` where the objective or its gradient is not finite, or was not before."""
+    """One update; the state unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before."""
     (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)(state.params)
-    healthy = state.healthy & _all_finite((value, grads))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
+    # a finite gradient may still overflow inside the optimizer
+    healthy = state.healthy & _all_finite((value, grads, new))
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
     return TrainState(params, opt_state, steps, healthy), metrics
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def train_epoch(
@@ -111,7 +114,7 @@ def batch_key(key: jax.Array, step: Any) -> jax.Array:
 
 
 def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_size: int) -> Metrics:
-    """Metrics over all samples of `source`, every sample counted once. `penalty` is 0: nothing is regularized here."""
+    """Metrics over all samples of `source`, every sample counted once; NaN where an input is not finite. `penalty` is a mean over batches."""
     n = len(source)
     batches = -(-n // batch_size)
     order = jnp.arange(batches * batch_size).reshape(batches, batch_size)
@@ -123,7 +126,10 @@ def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_si
         loss = losses.cross_entropy(readout, labels, logits=objective.logits)
         hits = losses.correct(readout, labels, logits=objective.logits)
         rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() for s in activity.spikes]
-        return None, Metrics((loss * weight).sum(), (hits * weight).sum(), jnp.zeros(()), jnp.asarray(rates))
+        # a neuron whose membrane is NaN never spikes: bad input would otherwise go unseen
+        loss = jnp.where(_all_finite(x), loss, jnp.nan)
+        penalty = regularizers.total_penalty(objective.regularizers, activity.spikes) * n / batches
+        return None, Metrics((loss * weight).sum(), (hits * weight).sum(), penalty, jnp.asarray(rates))
 
     _, sums = jax.lax.scan(body, None, order)
     return jax.tree.map(lambda m: m.sum(axis=0) / n, sums)

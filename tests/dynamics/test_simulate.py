@@ -252,3 +252,37 @@ def test_recurrence_may_close_over_traced_weights(fused, rng, x64):
 def test_membrane_of_a_readout_is_an_error():
     with pytest.raises(ValueError, match="membrane=True needs a state with a membrane u, which LeakyIntegratorState has not"):
         simulate(LeakyIntegrator(), jnp.ones((5, 1, 3)), membrane=True)
+
+
+def test_a_subclass_with_a_step_of_its_own_is_obeyed():
+    class Biased(LIF):
+        def step(self, state, drive):
+            return super().step(state, drive + 0.5)
+
+    plain, drive = LIF(), jnp.zeros((60, 1, 2))
+    biased = Biased()
+    expected = simulate(plain, drive + 0.5, fused=False).output
+    assert float(expected.sum()) > 0
+    np.testing.assert_array_equal(simulate(biased, drive).output, expected)
+
+
+def test_eager_calls_compile_once():
+    traces = []
+
+    class Counting(LIF):
+        def step(self, state, drive):
+            traces.append(1)
+            return super().step(state, drive)
+
+    neuron = Counting()
+    for _ in range(3):
+        simulate(neuron, jnp.ones((5, 1, 2)))
+    first = len(traces)
+    simulate(neuron, jnp.ones((5, 1, 2)))
+    assert len(traces) == first <= 2
+
+
+def test_state_of_another_dtype_is_converted():
+    state = LIF().initial_state((1, 2), jnp.bfloat16)
+    out = [simulate(LIF(), jnp.ones((20, 1, 2)), state=s) for s in (state, None)]
+    np.testing.assert_array_equal(out[0].output, out[1].output)

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from _support import data_path
 from flax import nnx
 
+from snnjax import surrogate
 from snnjax.dynamics import LIF, simulate
 from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, run
+from snnjax.experiments.build import SURROGATES
+from snnjax.experiments.config import Surrogate
 from snnjax.training import TrainingDivergedError
 from snnjax.training.run_folder import RunFolder, load_params
 
@@ -129,11 +133,25 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
         ({"alpha": 1.0}, ValueError, "alpha must be"),
         ({"samples": 3}, ValueError, "samples must be >= 10, got 3"),
         ({"dt": float("nan")}, ValueError, "dt must be finite"),
+        ({"dt": 0.5}, ValueError, "duration must be finite and >= 1 s, got 0.2"),
+        ({"init": "Kaiming"}, ValueError, "init must be one of 'fluctuation_driven'"),
+        ({"loss": "mse"}, ValueError, "loss must be one of"),
+        ({"surrogate": "x"}, ValueError, "surrogate must be one of"),
+        ({"optimizer": "x"}, ValueError, "optimizer must be one of"),
+        ({"recurrent": "no"}, TypeError, "recurrent must be True or False"),
     ],
 )
 def test_configuration_errors(options, error, match):
     with pytest.raises(error, match=match):
         RandmanConfig(**options)
+
+
+def test_surrogates_keep_their_own_default():
+    build = lambda **options: build_network(RandmanConfig(**options), n_inputs=4, n_classes=2, nu=5.0, duration=0.2).layers[0].neuron.spike  # noqa: E731
+    assert build(surrogate="triangular") == surrogate.triangular()
+    assert build(surrogate="triangular", beta=0.5) == surrogate.triangular(0.5)
+    assert build() == surrogate.superspike(20.0)
+    assert set(get_args(Surrogate)) == set(SURROGATES)
 
 
 def test_missing_data_folder():

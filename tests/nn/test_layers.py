@@ -101,13 +101,14 @@ def test_any_initializer_goes_in():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dtype_of_weights_is_dtype_of_the_computation(dtype):
+def test_weights_have_the_dtype_and_neurons_at_least_float32(dtype):
     layer = make(dtype=dtype)
     # spikes may come as booleans or integers
     for inputs in (jnp.ones((5, 2, IN), jnp.uint8), jnp.ones((5, 2, IN), bool), jnp.ones((5, 2, IN))):
         sim = jax.eval_shape(lambda x: layer(x, membrane=True), inputs)
         step = jax.eval_shape(lambda x: layer.step(layer.initial_state(2), x), inputs[0])
-        assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(dtype)}
+        assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(jnp.float32)}
+    assert layer.kernel[...].dtype == dtype
 
 
 # --- trainable time constants
@@ -216,3 +217,44 @@ def test_other_errors():
         make(trainable=("theta",), dtype=jnp.float32)
     with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"):
         Readout(IN, 5, trainable=("tau_adapt",), rngs=nnx.Rngs(0))
+
+
+def test_half_precision_weights_keep_the_neurons_in_float32(rng):
+    """Sequence and steps agree to the spike, and a slow readout is as right as its weights."""
+    x = jnp.asarray(rng.poisson(0.1, (200, 4, IN)), jnp.float32)
+    layer = make(dtype=jnp.bfloat16)
+    outputs, _ = stream(layer, x)
+    np.testing.assert_array_equal(layer(x).output, outputs)
+    slow = LeakyIntegrator(tau_mem=0.7)
+    half, full = (Readout(IN, 3, neuron=slow, dtype=d, rngs=nnx.Rngs(0)) for d in (jnp.bfloat16, jnp.float32))
+    full.kernel[...] = half.kernel[...].astype(jnp.float32)
+    assert_close(half(x).output, full(x).output, 1e-5)
+
+
+@pytest.mark.parametrize(("batch", "shape"), [(4, (100, 4, IN)), (1, (4, IN)), (4, (IN,)), (4, (4, IN + 1))])
+def test_step_checks_the_shape(batch, shape):
+    layer = make(dtype=jnp.float32)
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, in_features\)"):
+        layer.step(layer.initial_state(batch), jnp.zeros(shape))
+
+
+def test_a_plain_initializer_goes_to_every_connection():
+    plain, wrapped = (
+        SpikingDense(IN, OUT, init=init, recurrent=True, rngs=nnx.Rngs(0)) for init in (lecun_normal(), SameForAll(lecun_normal()))
+    )
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(wrapped), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"rngs": 0}, r"rngs must be a flax\.nnx\.Rngs"),
+        ({"neuron": LIF}, "neuron must have initial_state and step"),
+        ({"neuron": ExcInhLIF()}, "neuron must have one synaptic current"),
+        ({"init": 3}, "init must be a LayerInit"),
+    ],
+)
+def test_wrong_types_are_named(options, match):
+    with pytest.raises(TypeError, match=match):
+        SpikingDense(IN, OUT, **({"init": INIT, "rngs": nnx.Rngs(0)} | options))

@@ -5,7 +5,7 @@ import pytest
 from _support import assert_close
 from flax import nnx
 
-from snnjax.dynamics import AdaptiveLIF, LeakyIntegrator
+from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator
 from snnjax.nn import Activity, FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
 
 T, B, IN, CLASSES = 30, 3, 20, 4
@@ -125,3 +125,12 @@ def test_errors(x):
         network(x[0])
     with pytest.raises(ValueError, match="x must have 20 features on its last axis"):
         network(jnp.ones((T, B, IN - 1)))
+
+
+def test_layers_in_a_list_and_different_time_steps_are_errors():
+    rngs = nnx.Rngs(0)
+    first, second = (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), neuron=LIF(dt=dt), rngs=rngs) for dt in (1e-3, 2e-3))
+    with pytest.raises(TypeError, match="layers are given one by one"):
+        Sequential([first, first])
+    with pytest.raises(ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"):
+        Sequential(first, second)

@@ -110,3 +110,33 @@ def test_vmap_over_members_equals_each_alone(parts):
         alone, _ = train_step(objective, optimizer, init_state(member, optimizer), x, labels)
         for a, b in zip(leaves(states.params), leaves(alone.params), strict=True):
             np.testing.assert_allclose(a[k], b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_that_overflows_is_not_taken(parts):
+    """A finite gradient of 1e30 squares to inf inside SMORMS3."""
+    objective, params = parts
+    objective = objective._replace(regularizers=(upper_bound(1e30, 0.0),))
+    x, labels = data().batch(jnp.arange(8))
+    optimizer = optimizers.smorms3()
+    state, metrics = train_step(objective, optimizer, init_state(params, optimizer), x, labels)
+    assert np.isfinite(metrics.penalty)
+    assert not bool(state.healthy)
+    for a, b in zip(leaves(state.params), leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
+    objective, params = parts
+    good = data()
+    bad = DeviceArrays(x=jnp.full(good.x.shape, jnp.nan), labels=good.labels)
+    assert np.isnan(evaluate(objective, params, bad, batch_size=8).loss)
+    assert np.isfinite(evaluate(objective, params, good, batch_size=8).loss)
+
+
+def test_state_shares_no_buffer_with_the_parameters(parts):
+    """An optimizer that keeps the parameters in its state: an epoch that donates its argument must not donate one buffer twice."""
+    objective, params = parts
+    keeps = optax.GradientTransformation(lambda p: p, lambda g, s, p=None: (jax.tree.map(lambda a: -0.1 * a, g), s))
+    run = jax.jit(lambda s: train_epoch(objective, keeps, s, data(), jax.random.key(0), batch_size=5), donate_argnums=0)
+    state, _ = run(init_state(jax.tree.map(jnp.copy, params), keeps))
+    assert int(state.steps) == 4
