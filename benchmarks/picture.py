@@ -16,6 +16,7 @@ from flax import nnx  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from snnjax import plotting  # noqa: E402
+from snnjax.calibration import calibrate  # noqa: E402
 from snnjax.datasets import poisson_raster  # noqa: E402
 from snnjax.dynamics import LIF  # noqa: E402
 from snnjax.experiments import RandmanConfig, run  # noqa: E402
@@ -36,7 +37,7 @@ def membrane() -> tuple[np.ndarray, np.ndarray]:
     return drives[0], drives[1]
 
 
-def rates_by_depth(init: object, depth: int = 7) -> np.ndarray:
+def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) -> np.ndarray:
     """Mean firing rate of every layer of an untrained network, Hz, (seeds, depth)."""
     x = poisson_raster(jax.random.key(1), (350, 16, 700), rate=NU, dt=DT)
     rows = []
@@ -44,7 +45,10 @@ def rates_by_depth(init: object, depth: int = 7) -> np.ndarray:
         rngs = nnx.Rngs(seed)
         widths = [700] + [128] * depth
         layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)]  # type: ignore[arg-type]
-        _, activity = nnx.jit(lambda n, x: n(x))(Sequential(*layers, Readout(128, 10, rngs=rngs)), x)
+        network = Sequential(*layers, Readout(128, 10, rngs=rngs))
+        if calibrated:
+            network, _ = nnx.jit(lambda n, x, key: calibrate(n, x, key=key, balance=True))(network, x, jax.random.key(seed))
+        _, activity = nnx.jit(lambda n, x: n(x))(network, x)
         rows.append([float(s.mean()) / DT for s in activity.spikes])
     return np.array(rows)
 
@@ -59,13 +63,17 @@ def main(path: Path) -> None:
         trace_axes.plot(t, spiking[:250, k], lw=1)
     trace_axes.axhline(1.0, color="black", ls=":", lw=1)
     trace_axes.set(xlabel="time (ms)", ylabel="membrane U", title=f"target std 1, measured {free[50:].std(axis=0).mean():.2f}")
-    colors = {"fluctuation-driven": "C0", "Kaiming": "0.5"}
-    for name, init in (("fluctuation-driven", FluctuationDriven(nu=NU)), ("Kaiming", SameForAll(kaiming_normal()))):
-        rates = rates_by_depth(init)
+    colors = {"fluctuation-driven": "C0", "Kaiming": "0.5", "data-driven, balanced": "C2"}
+    ours = FluctuationDriven(nu=NU)
+    for name, init, calibrated in (
+        ("fluctuation-driven", ours, False), ("data-driven, balanced", ours, True), ("Kaiming", SameForAll(kaiming_normal()), False),
+    ):  # fmt: skip
+        rates = rates_by_depth(init, calibrated=calibrated)
         depth_axes.errorbar(np.arange(1, 8), rates.mean(0), np.ptp(rates, axis=0) / 2, label=name, color=colors[name], marker="o", ms=4)
     depth_axes.set(xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds")
     depth_axes.legend(frameon=False)
-    for name, init in (("fluctuation-driven", "fluctuation_driven"), ("Kaiming", "kaiming")):
+    choices = (("fluctuation-driven", "fluctuation_driven"), ("data-driven, balanced", "data_driven_balanced"), ("Kaiming", "kaiming"))
+    for name, init in choices:
         history = run(RandmanConfig(init=init, hidden=(128, 128, 128), samples=400, batch_size=100, epochs=EPOCHS)).fit.history  # type: ignore[arg-type]
         accuracy_axes.plot([r["epoch"] for r in history], [100 * r["valid_accuracy"] for r in history], label=name, color=colors[name])
     accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Randman, three hidden layers", ylim=(0, 102))

@@ -140,3 +140,14 @@ def test_state_shares_no_buffer_with_the_parameters(parts):
     run = jax.jit(lambda s: train_epoch(objective, keeps, s, data(), jax.random.key(0), batch_size=5), donate_argnums=0)
     state, _ = run(init_state(jax.tree.map(jnp.copy, params), keeps))
     assert int(state.steps) == 4
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_step_lowers_for_accelerators(parts, platform):
+    objective, params = parts
+    optimizer = optimizers.smorms3()
+    x, labels = data().batch(jnp.arange(8))
+    step = jax.jit(lambda state, x, y: train_step(objective, optimizer, state, x, y))
+    exported = jax.export.export(step, platforms=[platform])(init_state(params, optimizer), x, labels)
+    assert exported.platforms == (platform,)
+    assert "stablehlo.while" in exported.mlir_module()
