@@ -79,7 +79,7 @@ class Probe:
         from snnjax.diagnostics import findings, probe, table
         from snnjax.experiments import build_optimizer, load_run, prepare
         from snnjax.experiments._run import spread
-        from snnjax.experiments.build import LOSSES
+        from snnjax.experiments.build import LOGITS
 
         _check.integer("samples", self.samples, at_least=1)
         if self.figure is not None and self.figure.exists():
@@ -90,7 +90,7 @@ class Probe:
         config = prepared.config
         x, labels = prepared.train.batch(spread(prepared.train, self.samples))
         report = probe(
-            prepared.network, x, labels, optimizer=build_optimizer(config), regularizers=prepared.regularizers(), logits=LOSSES[config.loss]
+            prepared.network, x, labels, optimizer=build_optimizer(config), regularizers=prepared.regularizers(), logits=LOGITS[config.loss]
         )
         console.print(table(report))
         for line in findings(report):

@@ -14,7 +14,8 @@ from flax import nnx
 
 import snnjax
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset
-from snnjax.experiments.build import LOSSES, build_network, build_optimizer, build_regularizers
+from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers
+from snnjax.losses import mean_square
 from snnjax.nn import Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
@@ -57,7 +58,8 @@ def run(
     try:
         result = fit(
             network, augmented if changes else train, valid=valid, test=test, optimizer=build_optimizer(config), epochs=config.epochs,
-            batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt, logits=LOSSES[config.loss],
+            batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt, logits=LOGITS[config.loss],
+            loss=mean_square if config.loss == "mean_square" else None,
             regularizers=prepared.regularizers(), on_epoch=[*([folder.append] if folder else []), *on_epoch],
         )  # fmt: skip
     except (TrainingDivergedError, TrainingInterrupted) as error:

@@ -16,10 +16,11 @@ from snnjax.initializers import kaiming_normal, lecun_normal
 from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
-LOSSES: dict[str, losses.Logits] = {
+LOGITS: dict[str, losses.Logits] = {
     "max_over_time": losses.max_over_time,
     "sum_over_time": losses.sum_over_time,
     "last_step": losses.last_step,
+    "mean_square": losses.sum_over_time,
 }
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "smorms3": optimizers.smorms3,

@@ -11,7 +11,7 @@ from snnjax import _check
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
 WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "kaiming", "lecun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
-LossName = Literal["max_over_time", "sum_over_time", "last_step"]
+LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class TrainConfig:
     batch_size: int = 250
     """Samples a step; at most the training set."""
     loss: LossName = "max_over_time"
-    """How the readout trace becomes class scores."""
+    """Cross-entropy of what the readout trace becomes over time, or mean square distance to 1 for the class and 0 for the others."""
     upper_strength: float = 0.1
     """Upper bound on a layer's mean activity: strength (0: none)."""
     upper_rate: float = 10.0

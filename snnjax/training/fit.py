@@ -65,6 +65,7 @@ def fit(
     valid: BatchSource | None = None,
     test: BatchSource | None = None,
     logits: losses.Logits = losses.max_over_time,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     regularizers: Sequence[ActivityBound] = (),
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> FitResult:
@@ -78,7 +79,8 @@ def fit(
       epochs, batch_size: at least 1; the batch at most the training set. A last, incomplete batch of an epoch's random order is left out.
       key: decides the order of the samples; the same key gives the same run.
       dt: time step, s; rates are reported in Hz with it.
-      logits: how a trace becomes class scores (`snnjax.losses`).   regularizers: penalties on every spiking layer.
+      logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
+        `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
       on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
         valid_accuracy, seconds. Row 0 is the untrained network.
 
@@ -102,7 +104,7 @@ def fit(
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
-    objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers))
+    objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
     run_epoch = jax.jit(functools.partial(train_epoch, objective, optimizer, batch_size=batch_size), donate_argnums=0)
     run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=batch_size))
 

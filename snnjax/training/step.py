@@ -1,6 +1,6 @@
 r"""One optimization step and one epoch as pure functions.
 
-    objective = mean_batch cross_entropy(readout, labels) + sum_layers sum_regularizers penalty(spikes)
+    objective = mean_batch loss(readout, labels) + sum_layers sum_regularizers penalty(spikes)
 
 A step whose objective, gradient or update is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
 the state that comes back from the epoch is the last good one.
@@ -45,6 +45,11 @@ class Objective(NamedTuple):
     apply: Apply
     logits: losses.Logits = losses.max_over_time
     regularizers: Sequence[regularizers.ActivityBound] = ()
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+    def sample_losses(self, readout: jax.Array, labels: jax.Array) -> jax.Array:
+        """The supervised loss of each sample, (batch,): `loss`, or the cross-entropy of `logits` where that is None."""
+        return losses.cross_entropy(readout, labels, logits=self.logits) if self.loss is None else self.loss(readout, labels)
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -56,7 +61,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:
     """The scalar that is minimized, and the metrics of the batch x (time, batch, ...features)."""
     readout, activity = objective.apply(params, x)
-    loss = losses.cross_entropy(readout, labels, logits=objective.logits).mean()
+    loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
     accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
     rates = jnp.asarray([s.mean() for s in activity.spikes])
@@ -123,7 +128,7 @@ def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_si
         x, labels = source.batch(jnp.minimum(indices, n - 1))  # the last batch is filled up with copies that count nothing
         weight = (indices < n).astype(jnp.float32)
         readout, activity = objective.apply(params, x)
-        loss = losses.cross_entropy(readout, labels, logits=objective.logits)
+        loss = objective.sample_losses(readout, labels)
         hits = losses.correct(readout, labels, logits=objective.logits)
         rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes: bad input would otherwise go unseen

@@ -104,6 +104,13 @@ def test_same_configuration_same_numbers():
     assert first == second
 
 
+def test_mean_square_is_trained_on():
+    summary = run(dataclasses.replace(SMALL, loss="mean_square")).fit.history
+    # a readout near 0 is 1/3 away from the one-hot target in the mean square
+    assert summary[0]["train_loss"] == pytest.approx(1 / 3, rel=0.3)
+    assert summary[-1]["train_loss"] < summary[0]["train_loss"]
+
+
 def test_divergence_is_written_down(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 1"):

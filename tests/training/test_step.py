@@ -151,3 +151,13 @@ def test_step_lowers_for_accelerators(parts, platform):
     exported = jax.export.export(step, platforms=[platform])(init_state(params, optimizer), x, labels)
     assert exported.platforms == (platform,)
     assert "stablehlo.while" in exported.mlir_module()
+
+
+def test_any_loss(parts):
+    objective, params = parts
+    objective = Objective(objective.apply, logits=losses.sum_over_time, loss=losses.mean_square)
+    x, labels = data().batch(jnp.arange(8))
+    readout, _ = objective.apply(params, x)
+    _, metrics = train_step(objective, optax.sgd(0.1), init_state(params, optax.sgd(0.1)), x, labels)
+    np.testing.assert_allclose(metrics.loss, losses.mean_square(readout, labels).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics.accuracy, losses.correct(readout, labels, logits=losses.sum_over_time).mean())
