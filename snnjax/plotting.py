@@ -43,12 +43,14 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def activity_snapshot(x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.ndarray, labels: Any, *, dt: float) -> Figure:
+def activity_snapshot(
+    x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.ndarray, labels: Any, *, dt: float, predicted: Any = None
+) -> Figure:
     """Rasters of the input and of every layer and the readout traces, one column a sample.
 
     Args:
       x: inputs (time, batch, units).   spikes: of every layer (time, batch, ...features).   readout: (time, batch, classes).
-      labels: (batch,).   dt: time step, s.
+      labels: (batch,).   dt: time step, s.   predicted: (batch,) classes that the network says; None: the largest trace over time.
 
     >>> x = np.zeros((10, 2, 5)); s = np.zeros((10, 2, 8)); o = np.zeros((10, 2, 3))
     >>> len(activity_snapshot(x, [s], o, [0, 1], dt=2e-3).axes)
@@ -57,6 +59,7 @@ def activity_snapshot(x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.n
     from matplotlib.figure import Figure
 
     labels = np.asarray(labels)
+    predicted = readout.max(axis=0).argmax(axis=-1) if predicted is None else np.asarray(predicted)
     samples = x.shape[1]
     figure = Figure(figsize=(2.6 * samples, 2 + 1.3 * (len(spikes) + 1)), layout="constrained")
     rows = figure.subplots(len(spikes) + 2, samples, sharex=True, squeeze=False)
@@ -67,7 +70,7 @@ def activity_snapshot(x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.n
         for c in range(traces.shape[1]):
             own = c == labels[b]
             rows[0, b].plot(np.arange(1, len(traces) + 1) * dt * 1e3, traces[:, c], color="C3" if own else "0.7", lw=1.5 if own else 0.8)
-        rows[0, b].set_title(f"class {labels[b]}, says {traces.max(axis=0).argmax()}", fontsize=9)
+        rows[0, b].set_title(f"class {labels[b]}, says {predicted[b]}", fontsize=9)
         for axes, raster in zip(rows[1:, b], [*reversed(spikes), x], strict=True):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)

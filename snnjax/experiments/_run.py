@@ -159,5 +159,7 @@ def write_outputs(
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
     x, labels = sample.batch(spread(sample, 4))
     readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
-    figure = plotting.activity_snapshot(np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt)
+    predicted = LOGITS[config.loss](readout).argmax(axis=-1)
+    trains = [np.asarray(s) for s in activity.spikes]
+    figure = plotting.activity_snapshot(np.asarray(x), trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted)
     plotting.save(figure, folder.path / "activity.png")

@@ -55,9 +55,8 @@ class _Dense(nnx.Module):
         for name in trainable:
             _check.one_of("trainable", name, times)
         # the logarithm is what is trained: no update can make a time constant negative
-        self.log_tau = nnx.Dict(
-            {name: nnx.Param(jnp.broadcast_to(jnp.log(jnp.asarray(getattr(neuron, name), dtype)), (out_features,))) for name in trainable}
-        )
+        log = lambda tau: jnp.broadcast_to(jnp.log(jnp.asarray(tau, self._state_dtype)), (out_features,))  # noqa: E731
+        self.log_tau = nnx.Dict({name: nnx.Param(log(getattr(neuron, name))) for name in trainable})
 
     @property
     def neuron(self) -> Any:

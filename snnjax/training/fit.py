@@ -91,6 +91,16 @@ def fit(
       ValueError, TypeError: sizes, labels or time steps that do not fit, a source that cannot be passed to jit.
       TrainingInterrupted: at a keyboard interrupt; nothing that was trained is lost.
       TrainingDivergedError: a non-finite loss or gradient; says epoch, step and where it first shows. The network then holds the last good parameters.
+
+    >>> from snnjax.datasets import DeviceEvents, randman
+    >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+    >>> from snnjax.optimizers import smorms3
+    >>> data = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
+    >>> rngs = nnx.Rngs(0)
+    >>> network = Sequential(SpikingDense(20, 16, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(16, 2, rngs=rngs))
+    >>> result = fit(network, data, optimizer=smorms3(5e-3), epochs=2, batch_size=20, key=jax.random.key(0), dt=2e-3)
+    >>> [row["epoch"] for row in result.history], sorted(result.history[0])[:2]
+    ([0, 1, 2], ['epoch', 'penalty'])
     """
     _check.integer("epochs", epochs, at_least=1)
     _check.integer("batch_size", batch_size, at_least=1)
@@ -116,6 +126,7 @@ def fit(
             held = run_eval(state.params, valid)
             row |= {"valid_loss": float(held.loss), "valid_accuracy": float(held.accuracy)}
             if not np.isfinite(row["valid_loss"]):
+                nnx.update(network, state.params)
                 result = FitResult(_host(state.params), best, best_epoch, history, {})
                 raise TrainingDivergedError(
                     f"validation loss is {row['valid_loss']} at epoch {epoch}: its data or its membranes are not finite", result
