@@ -153,6 +153,25 @@ def kaiming_normal(gain: Any = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1) 
     return scaled_normal(gain, power=0.5, in_axis=in_axis, out_axis=out_axis)
 
 
+def micheli_normal(*, nu: Any, dt: Any, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
+    """Normal(0, 1 / sqrt(fan-in P)), P = nu dt the probability that an input spikes in a step: keeps the variance of the input of a step from layer to layer.
+
+    Ignores the membrane and the synapse (no leak, no memory across steps) and the threshold, so it depends on dt where `fluctuation_driven_normal` does not:
+    the two agree where ehat happens to equal dt, as for 20 and 10 ms at dt = 2 ms. Source: Micheli et al. (2024), arXiv 2410.00580.
+
+    Args:
+      nu: rate of the inputs, Hz; nu dt <= 1.   dt: time step, s.   in_axis, out_axis: channel axes.
+
+    >>> import jax
+    >>> f"{micheli_normal(nu=15.8, dt=2e-3)(jax.random.key(0), (700, 128)).std():.2f}"
+    '0.21'
+    """
+    _check.number("nu", nu, above=0, unit="Hz")
+    _check.number("dt", dt, above=0, unit="s")
+    _check.number("nu dt", nu * dt, at_most=1)
+    return scaled_normal((nu * dt) ** -0.5, power=0.5, in_axis=in_axis, out_axis=out_axis)
+
+
 def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
     """Flax's default kernel initializer: normal of standard deviation 1/sqrt(fan-in), truncated at two of them.
 

@@ -12,6 +12,7 @@ from snnjax.initializers import (
     fluctuation_driven_normal,
     kaiming_normal,
     lecun_normal,
+    micheli_normal,
     scaled_normal,
 )
 from snnjax.theory import Afferent, connection_weights, membrane_statistics
@@ -212,3 +213,16 @@ def test_other_errors():
         scaled_normal(0.0)
     with pytest.raises(ValueError, match="power must be"):
         scaled_normal(1.0, power=-1)
+
+
+@pytest.mark.parametrize(("nu", "dt"), [(15.8, 2e-3), (5.0, 1e-3)])
+def test_micheli_keeps_the_variance_of_one_step_s_input(nu, dt):
+    """Inputs that spike with probability nu dt give each neuron, in a step, an input of variance 1 over weights."""
+    w = micheli_normal(nu=nu, dt=dt)(jax.random.key(0), (400, 2000))
+    z = jax.random.bernoulli(jax.random.key(1), nu * dt, (300, 400)).astype(jnp.float32)
+    np.testing.assert_allclose(jnp.square(z @ w).mean(), 1.0, rtol=0.05)
+
+
+def test_micheli_errors():
+    with pytest.raises(ValueError, match="nu dt must be finite and <= 1"):
+        micheli_normal(nu=2000.0, dt=1e-3)

@@ -12,7 +12,7 @@ from flax import nnx
 from snnjax import losses, optimizers, surrogate
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.experiments.config import TrainConfig
-from snnjax.initializers import kaiming_normal, lecun_normal
+from snnjax.initializers import kaiming_normal, lecun_normal, micheli_normal
 from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
@@ -74,9 +74,11 @@ def build_spike(config: TrainConfig) -> surrogate.SpikeFunction:
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
-    if config.init not in ("kaiming", "lecun"):  # also where data-driven calibration starts from
-        return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
-    return SameForAll(kaiming_normal() if config.init == "kaiming" else lecun_normal())
+    plain = {"kaiming": kaiming_normal, "lecun": lecun_normal, "micheli": lambda: micheli_normal(nu=nu, dt=config.dt)}
+    if config.init in plain:
+        return SameForAll(plain[config.init]())
+    # data-driven calibration starts from here, too
+    return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
 
 
 def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:

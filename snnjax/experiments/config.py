@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from snnjax import _check
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "kaiming", "lecun"]
+WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "kaiming", "lecun", "micheli"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 

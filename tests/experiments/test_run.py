@@ -36,10 +36,11 @@ def test_network_follows_the_configuration():
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.5 * np.sqrt(0.9 / (20 * 5.0 * ehat)), rtol=0.05)
 
 
-@pytest.mark.parametrize("init", ["kaiming", "lecun"])
+@pytest.mark.parametrize("init", ["kaiming", "lecun", "micheli"])
 def test_other_initializations(init):
     network = build_network(RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3)
-    np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.1, rtol=0.03)
+    expected = 1.0 if init == "micheli" else 0.1  # 1 / sqrt(100 inputs * 5 Hz * 2 ms), and 1 / sqrt(100)
+    np.testing.assert_allclose(network.layers[0].kernel[...].std(), expected, rtol=0.03)
 
 
 @pytest.mark.parametrize("init", ["data_driven", "data_driven_balanced"])
