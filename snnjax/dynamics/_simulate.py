@@ -85,9 +85,7 @@ def simulate(
         # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
         closed, weights = jax.closure_convert(recurrent, jnp.zeros(drive.shape[1:], drive.dtype), None)
         recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
-    try:
-        hash(neuron)
-    except TypeError:  # it holds arrays
+    if not _is_value(neuron):
         return run(neuron, drive, recurrent, weights, state, membrane)
     # outside jit a scan over a new function is compiled again at each call; under jit this one is inlined
     return _jitted(run, neuron, drive, recurrent, weights, state, membrane)
@@ -111,6 +109,21 @@ def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, mem
 
     state, (output, trace) = jax.lax.scan(body, state, drive)
     return Simulation(output, trace, state)
+
+
+def _is_value(neuron: Any) -> bool:
+    """Whether equal neurons are interchangeable, so that one may stand for the other in jit's cache.
+
+    True of a frozen dataclass without arrays. A subclass that is not one itself inherits an equality that does not know its attributes.
+    """
+    params = vars(type(neuron)).get("__dataclass_params__")
+    if params is None or not (params.frozen and params.eq):
+        return False
+    try:
+        hash(neuron)
+    except TypeError:  # it holds arrays
+        return False
+    return True
 
 
 def is_plain_lif(neuron: Any) -> bool:

@@ -5,6 +5,7 @@ import pytest
 from _support import assert_close
 
 from snnjax import surrogate
+from snnjax._pytree import pytree_dataclass
 from snnjax.dynamics import (
     LIF,
     AdaptiveLIF,
@@ -269,6 +270,7 @@ def test_a_subclass_with_a_step_of_its_own_is_obeyed():
 def test_eager_calls_compile_once():
     traces = []
 
+    @pytree_dataclass
     class Counting(LIF):
         def step(self, state, drive):
             traces.append(1)
@@ -286,3 +288,18 @@ def test_state_of_another_dtype_is_converted():
     state = LIF().initial_state((1, 2), jnp.bfloat16)
     out = [simulate(LIF(), jnp.ones((20, 1, 2)), state=s) for s in (state, None)]
     np.testing.assert_array_equal(out[0].output, out[1].output)
+
+
+def test_subclasses_that_differ_only_in_their_own_attributes_are_not_confused():
+    class Biased(LIF):
+        def __init__(self, bias):
+            super().__init__()
+            object.__setattr__(self, "bias", bias)
+
+        def step(self, state, drive):
+            return super().step(state, drive + self.bias)
+
+    drive = jnp.zeros((60, 1, 2))
+    none, some = (float(simulate(Biased(bias), drive).output.sum()) for bias in (0.0, 0.5))
+    assert none == 0
+    assert some > 0
