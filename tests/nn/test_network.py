@@ -6,7 +6,18 @@ from _support import assert_close
 from flax import nnx
 
 from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator
-from snnjax.nn import Activity, FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.nn import (
+    Activity,
+    Flatten,
+    FluctuationDriven,
+    Pool,
+    Readout,
+    Reshape,
+    SameForAll,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 
 T, B, IN, CLASSES = 30, 3, 20, 4
 SIZES = (16, 12)
@@ -134,3 +145,131 @@ def test_layers_in_a_list_and_different_time_steps_are_errors():
         Sequential([first, first])
     with pytest.raises(ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"):
         Sequential(first, second)
+
+
+# --- convolutions
+
+
+FEATURES = (20, 2)
+
+
+@pytest.fixture
+def image(rng):
+    return jnp.asarray(rng.poisson(0.15, (T, B, *FEATURES)), float)
+
+
+def make_conv(rngs=None, dtype=jnp.float64):
+    """Two convolutions, one recurrent, a pooling between them, and a dense end: features (20, 2), (18, 6), (9, 6), (5, 8), (40,), (12,), (4,)."""
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    options = {"init": FluctuationDriven(nu=50.0, sigma_u=1.5), "dtype": dtype, "rngs": rngs}
+    return Sequential(
+        SpikingConv1d(2, 6, kernel_size=3, recurrent_kernel_size=3, **options),
+        Pool(2),
+        SpikingConv1d(6, 8, kernel_size=3, stride=2, padding="same", trainable=("tau_mem",), **options),
+        Flatten(),
+        SpikingDense(40, 12, recurrent=True, **options),
+        Readout(12, CLASSES, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs),
+    )
+
+
+def test_conv_shapes_and_activity(image, x64):
+    network = make_conv()
+    readout, activity = nnx.jit(lambda network: network(image, membranes=True))(network)
+    shapes = [(T, B, 18, 6), (T, B, 5, 8), (T, B, 12)]
+    assert readout.shape == (T, B, CLASSES)
+    assert [z.shape for z in activity.spikes] == [u.shape for u in activity.membranes] == shapes
+    assert all(0.01 < float(z.mean()) < 0.6 for z in activity.spikes)
+    by_hand = image
+    for layer in network.layers:
+        by_hand = layer(by_hand).output
+    assert_close(readout, by_hand, 1e-12)
+
+
+def test_conv_sequence_equals_streamed_steps(image, x64):
+    network = make_conv()
+    readout, activity, final = network.run(image)
+    state, outputs = network.initial_state(B, features=FEATURES), []
+    assert [jax.tree.map(jnp.shape, s) for s in state] == [jax.tree.map(jnp.shape, s) for s in final]
+    step = jax.jit(network.step)
+    for x_t in image:
+        state, output = step(state, x_t)
+        outputs.append(output)
+    streamed, spikes = jax.tree.map(lambda *values: jnp.stack(values), *outputs)
+    assert_close(streamed, readout, 1e-12)
+    for a, b in zip(spikes, activity.spikes, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
+        assert_close(a, b, 1e-12)
+    # and from the state in the middle
+    _, _, middle = network.run(image[:11])
+    assert_close(network.run(image[11:], middle)[0], readout[11:], 1e-12)
+
+
+def test_every_parameter_of_a_conv_network_gets_a_gradient(image, x64):
+    gradient = nnx.jit(nnx.grad(lambda network: jnp.sum(network(image)[0] ** 2)))(make_conv())
+    flat = {"/".join(map(str, path)): value[...] for path, value in nnx.to_flat_state(gradient)}
+    assert set(flat) == {
+        "layers/0/kernel", "layers/0/recurrent_kernel", "layers/2/kernel", "layers/2/log_tau/tau_mem", "layers/4/kernel",
+        "layers/4/recurrent_kernel", "layers/5/kernel",
+    }  # fmt: skip
+    assert all(bool(jnp.isfinite(g).all() and jnp.any(g != 0)) for g in flat.values())
+
+
+def test_vmap_over_seeds_of_a_conv_network_equals_a_loop(image, x64):
+    parts = [nnx.split(make_conv(nnx.Rngs(seed))) for seed in range(2)]
+    assert parts[0][0] == parts[1][0]
+
+    def run(state):
+        return nnx.value_and_grad(lambda network: jnp.sum(network(image)[0] ** 2))(nnx.merge(parts[0][0], state))
+
+    one = jax.jit(run)
+    values, gradients = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: np.stack(leaves), *[state for _, state in parts]))
+    for k, (_, state) in enumerate(parts):
+        value, gradient = one(state)
+        np.testing.assert_allclose(values[k], value, rtol=1e-9)
+        for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(gradient), strict=True):
+            assert_close(a[k], b, 1e-9)
+
+
+def test_initial_state_needs_the_features_where_they_are_not_known():
+    with pytest.raises(ValueError, match=r"features must be given, .*: the size of layer 0, a SpikingConv1d, depends on it"):
+        make_conv(dtype=jnp.float32).initial_state(B)
+    rngs = nnx.Rngs(0)
+    conv = SpikingConv1d(1, 4, kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=rngs)
+    # a shape that is written down, and dense layers, say it themselves
+    known = Sequential(Reshape(20, 1), conv, Flatten(), Readout(72, CLASSES, rngs=rngs))
+    assert [jax.tree.map(jnp.shape, s) for s in known.initial_state(B)[1]] == [(B, 18, 4)] * 2
+    flat = Sequential(Flatten(), Readout(20, CLASSES, rngs=rngs))
+    for state in (flat.initial_state(B), flat.initial_state(B, features=(10, 2)), make(dtype=jnp.float32).initial_state(B)):
+        assert state[-1].o.shape == (B, CLASSES)
+    with pytest.raises(
+        ValueError, match=r"layer 1, a Readout, does not fit on layer 0, a Flatten: a layer with 20 inputs stands on one with 21"
+    ):
+        flat.initial_state(B, features=(7, 3))
+    with pytest.raises(ValueError, match=r"layer 0, a SpikingConv1d, does not fit on the network's input: features must have 2 axes"):
+        make_conv(dtype=jnp.float32).initial_state(B, features=(20,))
+    with pytest.raises(TypeError, match="features must be an integer"):
+        make_conv(dtype=jnp.float32).initial_state(B, features=(20.0, 2))
+
+
+def test_what_does_not_fit_is_told_when_the_network_is_built():
+    rngs = nnx.Rngs(0)
+
+    def conv(n_in, n_out):
+        return SpikingConv1d(n_in, n_out, kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=rngs)
+
+    for layers, match in (
+        ((conv(1, 4), Readout(4, 2, rngs=rngs)), r"layer 1, a Readout, .* on layer 0, a SpikingConv1d: .* got \(None, 4\); Flatten\(\)"),
+        (
+            (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), conv(4, 4)),
+            r"layer 1, a SpikingConv1d, .* features must have 2 axes",
+        ),
+        ((conv(1, 4), conv(5, 4)), "a layer with 5 inputs stands on one with 4 outputs"),
+        ((conv(1, 4), Pool(2), conv(5, 4)), "layer 2, a SpikingConv1d, .*: a layer with 5 inputs stands on one with 4 outputs"),
+        # 20 positions known: 18 after the kernel, of 4 maps
+        ((Reshape(20, 1), conv(1, 4), Flatten(), Readout(71, 2, rngs=rngs)), "a layer with 71 inputs stands on one with 72 outputs"),
+        ((Reshape(2, 1), conv(1, 4)), r"layer 1, a SpikingConv1d, .*: spatial must be at least kernel_size \(3,\)"),
+        ((conv(1, 4), Pool((2, 2))), "layer 1, a Pool, .*: features must have 2 spatial axes"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            Sequential(*layers)

@@ -1,0 +1,179 @@
+r"""Spiking convolutions over one, two or three spatial axes, channels last: (time, batch, *spatial, in) -> (time, batch, *spatial', out).
+
+With the kernel W (*kernel_size, in, out), the recurrent one V (*recurrent_kernel_size, out, out) of odd sizes r, stride s and padding a (zeros), at
+position p (a vector with one entry a spatial axis),
+
+    drive[t, p] = sum_k x[t, s p + k - a] W[k] + sum_k z[t, p + k - (r - 1)/2] V[k]
+
+A convolution in the sense of every deep learning library, that is without flipping the kernel. The input's part is one convolution for all steps and
+trials, outside the scan over time; all neurons of a feature map share weights and time constants, and there is no bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax import _check
+from snnjax.dynamics import LIF
+from snnjax.initializers import Initializer
+from snnjax.nn._synaptic import Shape, Synaptic
+from snnjax.nn.init import LayerInit
+
+Padding = Literal["valid", "same"] | int | Sequence[int]
+
+
+def per_axis(name: str, value: int | Sequence[int], axes: int, *, at_least: int) -> tuple[int, ...]:
+    """One whole number an axis, of one number for all or one an axis.
+
+    >>> per_axis("stride", 2, 2, at_least=1), per_axis("stride", (3, 1), 2, at_least=1)
+    ((2, 2), (3, 1))
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != axes:
+            raise ValueError(f"{name} must be one number or {axes}, one a spatial axis, got {tuple(value)}")
+        return tuple(_check.integer(name, v, at_least=at_least) for v in value)
+    return (_check.integer(name, value, at_least=at_least),) * axes
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, stride: Sequence[int] | None = None, padding: Any = "SAME") -> jax.Array:
+    """Convolution of x (..., *spatial, in) with kernel (*sizes, in, out); the leading axes, of any number, are one batch. In at least float32.
+
+    >>> convolve(jnp.ones((7, 2, 9, 3)), jnp.ones((5, 3, 4)), stride=(2,), padding="VALID").shape
+    (7, 2, 3, 4)
+    """
+    axes = kernel.ndim - 2
+    spatial = "DHW"[-axes:]
+    out = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-axes - 1 :]),
+        kernel,
+        (1,) * axes if stride is None else tuple(stride),
+        padding,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
+    )
+    return out.reshape(*x.shape[: -axes - 1], *out.shape[1:])
+
+
+def conv_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:
+    """Same-size convolution of spikes z (..., *spatial, n) with weights (*sizes, n, n) of odd sizes, sender by receiver."""
+    dtype = jnp.promote_types(z.dtype, weights.dtype)
+    return convolve(z.astype(dtype), weights.astype(dtype))
+
+
+class SpikingConv(Synaptic):
+    """A convolution of spiking neurons, feed-forward or recurrent. `SpikingConv1d` and `SpikingConv2d` take plain numbers for the sizes.
+
+    Args:
+      in_features, out_features: channels of the input, feature maps of the layer.
+      kernel_size: one size a spatial axis, 1 to 3 of them; their number is the number of spatial axes.
+      init: how to draw the weights, as in `SpikingDense`; a connection's fan-in is prod(kernel_size) times its channels.
+      stride: one number for all axes, or one an axis.
+      padding: `"valid"` for none, `"same"` for an output of ceil(size / stride) positions, or how many zeros at either end, one number or one an axis.
+      neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`; a time constant may have one value a feature map.
+      recurrent_kernel_size: odd; every neuron is driven by its neighbourhood of this size in all maps of the layer. None: no recurrence.
+      trainable: names of time constants of the neuron to learn, one value a feature map.
+      dtype: of the weights and of their products with the input; neurons are kept in at least float32.   rngs: `nnx.Rngs`, stream `params`.
+
+    Parameters: `kernel` (*kernel_size, in, out); `recurrent_kernel` (*recurrent_kernel_size, out, out); `log_tau[name]` (out,), log seconds.
+
+    Raises:
+      ValueError, TypeError: a size, stride or padding out of range, when the layer is built; an input smaller than the kernel, when it is called.
+
+    >>> from snnjax.nn import FluctuationDriven
+    >>> layer = SpikingConv(2, 16, kernel_size=(3, 3), padding="same", init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((100, 4, 8, 8, 2))).output.shape, layer.out_shape((8, 8))
+    ((100, 4, 8, 8, 16), (8, 8))
+    """
+
+    spiking = True
+    recur = staticmethod(conv_recurrence)
+    _fixed_axes: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kernel_size: int | Sequence[int],
+        init: LayerInit | Initializer,
+        stride: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        neuron: Any = None,
+        recurrent_kernel_size: int | Sequence[int] | None = None,
+        trainable: Sequence[str] = (),
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        axes = self._fixed_axes
+        if axes is None:
+            if not isinstance(kernel_size, Sequence) or not 1 <= len(kernel_size) <= 3:
+                raise ValueError(
+                    f"kernel_size must have one size for each of 1 to 3 spatial axes, such as (5,) or (3, 3), got {kernel_size!r}; "
+                    "SpikingConv1d and SpikingConv2d take one number"
+                )
+            axes = len(kernel_size)
+        self.kernel_size = per_axis("kernel_size", kernel_size, axes, at_least=1)
+        self.stride = per_axis("stride", stride, axes, at_least=1)
+        if isinstance(padding, str):
+            self.padding = _check.one_of("padding", padding, ("valid", "same"))
+        else:
+            self.padding = per_axis("padding", padding, axes, at_least=0)
+        recurrent = None if recurrent_kernel_size is None else per_axis("recurrent_kernel_size", recurrent_kernel_size, axes, at_least=1)
+        if recurrent is not None and any(size % 2 == 0 for size in recurrent):
+            raise ValueError(f"recurrent_kernel_size must be odd, so that every neuron is at the middle of its own window, got {recurrent}")
+        super().__init__(
+            in_features, out_features, window=self.kernel_size, recurrent_window=recurrent, neuron=LIF() if neuron is None else neuron,
+            init=init, trainable=trainable, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+
+    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolution of x (..., *spatial, in_features) with kernel (*kernel_size, in_features, n): (..., *out_shape(spatial), n)."""
+        self.out_shape(x.shape[-self._axes - 1 : -1])
+        padding = self.padding.upper() if isinstance(self.padding, str) else [(p, p) for p in self.padding]
+        return convolve(x.astype(kernel.dtype), kernel, stride=self.stride, padding=padding)
+
+    def out_shape(self, spatial: Shape) -> Shape:
+        """Positions of the output, one number an axis, for an input of the size `spatial`; None stays None.
+
+        Raises:
+          ValueError: not one size an axis, or the input is smaller than the kernel.
+        """
+        if len(spatial) != self._axes:
+            raise ValueError(f"spatial must have {self._axes} sizes, one an axis of kernel_size {self.kernel_size}, got {tuple(spatial)}")
+        if self.padding == "same":
+            return tuple(None if n is None else math.ceil(n / s) for n, s in zip(spatial, self.stride, strict=True))
+        padding = (0,) * self._axes if isinstance(self.padding, str) else self.padding
+        padded = [None if n is None else n + 2 * p for n, p in zip(spatial, padding, strict=True)]
+        if any(n is not None and n < k for n, k in zip(padded, self.kernel_size, strict=True)):
+            raise ValueError(f"spatial must be at least kernel_size {self.kernel_size} with padding {self.padding!r}, got {tuple(spatial)}")
+        return tuple(None if n is None else (n - k) // s + 1 for n, k, s in zip(padded, self.kernel_size, self.stride, strict=True))
+
+
+class SpikingConv1d(SpikingConv):
+    """`SpikingConv` over one axis, (time, batch, length, in) -> (time, batch, length', out); sizes may be plain numbers.
+
+    >>> from snnjax.nn import FluctuationDriven
+    >>> layer = SpikingConv1d(1, 16, kernel_size=21, stride=10, init=FluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((100, 4, 700, 1))).output.shape
+    (100, 4, 68, 16)
+    """
+
+    _fixed_axes = 1
+
+
+class SpikingConv2d(SpikingConv):
+    """`SpikingConv` over two axes, (time, batch, height, width, in) -> (time, batch, height', width', out); sizes may be plain numbers.
+
+    >>> from snnjax.nn import FluctuationDriven
+    >>> layer = SpikingConv2d(2, 16, kernel_size=5, padding=2, recurrent_kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    >>> layer.kernel.shape, layer.recurrent_kernel.shape
+    ((5, 5, 2, 16), (3, 3, 16, 16))
+    """
+
+    _fixed_axes = 2
