@@ -26,7 +26,6 @@ from jax.core import Tracer
 
 from snnjax import _check, losses, theory
 from snnjax.calibration import free_membrane
-from snnjax.dynamics import dense_recurrence
 from snnjax.optimizers import smorms3
 from snnjax.regularizers import ActivityBound, total_penalty
 
@@ -87,7 +86,7 @@ def probe(
     """Look at every layer of `network` on one batch. Nothing is changed.
 
     Args:
-      network: a `snnjax.nn.Sequential` that ends in a readout.   x: inputs (time, batch, units).   labels: integers (batch,).
+      network: a `snnjax.nn.Sequential` that ends in a readout.   x: inputs (time, batch, ...features).   labels: integers (batch,).
       optimizer: whose first update is measured; SMORMS3 at 5e-3 when None.   regularizers, logits: of the objective.
 
     Returns:
@@ -110,39 +109,42 @@ def probe(
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
 
     def look(params: Any, x: jax.Array, labels: jax.Array) -> Probe:
-        spikes, _ = _run(nnx.merge(graphdef, params, rest), x, None)
+        _, spikes, _ = _run(nnx.merge(graphdef, params, rest), x, None)
 
         def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
-            trains, readout = _run(nnx.merge(graphdef, params, rest), x, taps)
+            inputs, trains, readout = _run(nnx.merge(graphdef, params, rest), x, taps)
             loss = losses.cross_entropy(readout, labels, logits=logits).mean()
-            return loss + total_penalty(regularizers, trains), (loss, losses.correct(readout, labels, logits=logits).mean())
+            correct = losses.correct(readout, labels, logits=logits).mean()
+            return loss + total_penalty(regularizers, trains), (loss, correct, inputs)
 
         taps = [jnp.zeros_like(z) for z in spikes]
-        (_, (loss, accuracy)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
+        (_, (loss, accuracy, inputs)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         layers = nnx.merge(graphdef, params, rest).layers
         trees: tuple[Any, Any] = (grads, updates)
-        by_layer = [[_mean_abs(tree["layers"][k]) for k in range(len(layers))] for tree in trees]
+        # layers without parameters have no branch in the trees
+        grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k, layer in enumerate(layers) if hasattr(layer, "kernel")} for tree in trees)
         hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-        probes = [
-            _look_at(layers[k], x if i == 0 else spikes[i - 1], spikes[i], jnp.abs(grad_z[i]).mean(), by_layer[0][k], by_layer[1][k])
-            for i, k in enumerate(hidden)
-        ]
-        return Probe(tuple(probes), by_layer[0][-1], by_layer[1][-1], loss, accuracy)
+        probes = [_look_at(layers[k], inputs[i], spikes[i], jnp.abs(grad_z[i]).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)]
+        return Probe(tuple(probes), grad_w[len(layers) - 1], update[len(layers) - 1], loss, accuracy)
 
     result = jax.jit(look)(params, x, labels)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
 
 
-def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], jax.Array]:
-    """Spikes of every spiking layer, each plus its tap, and the readout."""
+def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    """Input and spikes of every spiking layer, its spikes plus its tap, and the readout."""
+    inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
     for layer in network.layers:
-        x = layer(x).output
         if layer.spiking:
+            inputs.append(x)
+            x = layer(x).output
             x = x if taps is None else x + taps[len(spikes)]
             spikes.append(x)
-    return spikes, x
+        else:
+            x = layer(x).output
+    return inputs, spikes, x
 
 
 def _mean_abs(tree: Any) -> jax.Array:
@@ -154,13 +156,16 @@ def _mean_abs(tree: Any) -> jax.Array:
 def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
     neuron = layer.neuron
     connections = [(layer.kernel[...], x)]
+    drive = layer.project(x, layer.kernel[...])
     if layer.recurrent_kernel is not None:
         connections.append((layer.recurrent_kernel[...], z))
-    drive: Any = sum(dense_recurrence(s, w) for w, s in connections)
+        drive = drive + layer.recur(z, layer.recurrent_kernel[...])
     u = free_membrane(neuron, drive)
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
     kernel = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt}
-    predicted = [theory.membrane_statistics(w.mean(), w.std(), n=w.shape[0], nu=s.mean() / neuron.dt, **kernel) for w, s in connections]
+    predicted = [
+        theory.membrane_statistics(w.mean(), w.std(), n=w.size // w.shape[-1], nu=s.mean() / neuron.dt, **kernel) for w, s in connections
+    ]
     rate = z.mean(axis=(0, 1)) / neuron.dt
     return LayerProbe(
         input_rate=x.mean() / neuron.dt,

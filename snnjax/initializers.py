@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax.psp import KernelMode
+from snnjax.surrogate import SpikeFunction, superspike
 from snnjax.theory import Afferent, WeightStatistics, check_target, connection_weights
 
 Axes = int | Sequence[int]
@@ -170,6 +171,39 @@ def micheli_normal(*, nu: Any, dt: Any, in_axis: Axes = -2, out_axis: Axes = -1)
     _check.number("dt", dt, above=0, unit="s")
     _check.number("nu dt", nu * dt, at_most=1)
     return scaled_normal((nu * dt) ** -0.5, power=0.5, in_axis=in_axis, out_axis=out_axis)
+
+
+def ikun_normal(
+    *, spike: SpikeFunction | None = None, variant: Literal["v1", "v2"] = "v1", in_axis: Axes = -2, out_axis: Axes = -1
+) -> Initializer:
+    """IKUN: Normal(0, sqrt(b / fan)), b = 1 / mean of the surrogate derivative h(v) over -1 <= v <= 1.
+
+    `variant="v1"`: fan is the fan-in; `"v2"`: fan-in plus fan-out. For SuperSpike at beta = 20 the mean is 1/21 and b = 21. It makes up for what the
+    surrogate takes from a gradient, and ignores the input's rate, the membrane, the synapse, the threshold and the time step: what the neuron does with these
+    weights is left to chance. Source: Chang, Wang & Yang (2024), arXiv 2411.18250, as in the authors' published code (MaeChd/SurrogateVarStabe).
+
+    Args:
+      spike: the layer's spike function; `superspike(20.0)` when None.   in_axis, out_axis: channel axes.
+
+    >>> import jax
+    >>> f"{ikun_normal()(jax.random.key(0), (700, 128)).std():.3f} {(21 / 700) ** 0.5:.3f}"
+    '0.173 0.173'
+    """
+    _check.one_of("variant", variant, ("v1", "v2"))
+    spike = superspike(20.0) if spike is None else spike
+    if not isinstance(spike, SpikeFunction):
+        raise TypeError(f"spike must be a snnjax.surrogate.SpikeFunction, whose derivative is known, got {spike!r}")
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
+        if variant == "v2":
+            n += fan_in(shape, in_axis=out_axis, out_axis=in_axis)
+        # midpoints of a grid fine against the narrowest surrogate in use; even in number, so that a cusp at 0 is on an edge
+        grid = (jnp.arange(20_000) + 0.5) / 10_000 - 1
+        gain = 1 / spike.derivative(grid).mean()
+        return jnp.sqrt(gain / n).astype(dtype) * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:

@@ -11,7 +11,8 @@ from snnjax.datasets import poisson_raster
 from snnjax.diagnostics import findings, probe, table
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
-from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
+from snnjax.psp import psp_integrals
 from snnjax.regularizers import upper_bound
 
 N, NU, DT = 100, 10.0, 2e-3
@@ -135,3 +136,37 @@ def test_under_jit_and_vmap_as_alone(x):
         alone = probe(net, x, LABELS)
         for a, b in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(a[k], b, rtol=2e-3, atol=1e-6)
+
+
+def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
+    rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU, sigma_u=1.5)
+    net = Sequential(
+        Reshape(N, 1), SpikingConv1d(1, 8, kernel_size=7, stride=2, recurrent_kernel_size=3, init=init, rngs=rngs), Pool(2), Flatten(),
+        SpikingDense(184, 20, init=init, rngs=rngs), Readout(20, 4, rngs=rngs),
+    )  # fmt: skip
+    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1))
+    conv, dense = net.layers[1], net.layers[4]
+    image = x[..., None]
+    z = conv(image).output
+    u = simulate(LIF(theta=1e30), conv.project(image, conv.kernel[...]) + conv.recur(z, conv.recurrent_kernel[...]), membrane=True).membrane
+    pooled = np.asarray(z)[:, :, :46].reshape(350, 8, 23, 2, 8).max(axis=3).reshape(350, 8, 184)
+    first, second = report.layers
+    np.testing.assert_allclose(first.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
+    np.testing.assert_allclose(first.rate, z.mean() / DT, rtol=1e-4)
+    ehat = psp_integrals(tau_mem=20e-3, tau_syn=10e-3, dt=DT)[1]
+    powers = [(7, conv.kernel[...], image), (24, conv.recurrent_kernel[...], z)]
+    predicted = sum(n * float(jnp.square(w).mean()) * float(s.mean()) / DT * ehat for n, w, s in powers)
+    np.testing.assert_allclose(first.predicted_sigma_u, np.sqrt(predicted), rtol=1e-3)
+    np.testing.assert_allclose(second.input_rate, pooled.mean() / DT, rtol=1e-4)
+    np.testing.assert_allclose(second.rate, dense(jnp.asarray(pooled)).output.mean() / DT, rtol=1e-4)
+
+    @nnx.jit
+    @nnx.grad
+    def gradient(net):
+        return losses.cross_entropy(net(x)[0], LABELS).mean()
+
+    grads = gradient(net)
+    both = jnp.concatenate([grads.layers[1][name][...].ravel() for name in ("kernel", "recurrent_kernel")])
+    np.testing.assert_allclose(first.grad_w, jnp.abs(both).mean(), rtol=1e-3)
+    np.testing.assert_allclose(first.update, 0.1 * first.grad_w, rtol=1e-3)
+    np.testing.assert_allclose(report.readout_grad_w, jnp.abs(grads.layers[5].kernel[...]).mean(), rtol=1e-3)

@@ -10,11 +10,13 @@ from snnjax.initializers import (
     fan_in,
     fluctuation_driven_centered,
     fluctuation_driven_normal,
+    ikun_normal,
     kaiming_normal,
     lecun_normal,
     micheli_normal,
     scaled_normal,
 )
+from snnjax.surrogate import atan, superspike, triangular
 from snnjax.theory import Afferent, connection_weights, membrane_statistics
 
 KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
@@ -226,3 +228,25 @@ def test_micheli_keeps_the_variance_of_one_step_s_input(nu, dt):
 def test_micheli_errors():
     with pytest.raises(ValueError, match="nu dt must be finite and <= 1"):
         micheli_normal(nu=2000.0, dt=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spike", "mean"),
+    [
+        (superspike(20.0), 1 / 21),  # the integral of (20 v + 1)^-2 from 0 to 1
+        (superspike(2.0), 1 / 3),
+        (triangular(1.0), 0.5 * triangular(1.0).derivative(0.0)),
+        (atan(2.0), np.arctan(np.pi) / np.pi),
+    ],
+    ids=["superspike20", "superspike2", "triangular", "atan"],
+)
+def test_ikun_makes_up_for_the_mean_surrogate_derivative(spike, mean):
+    assert_statistics(ikun_normal(spike=spike)(KEY, (200, 300)), 0, np.sqrt(1 / mean / 200))
+    assert_statistics(ikun_normal(spike=spike, variant="v2")(KEY, (3, 3, 16, 500)), 0, np.sqrt(1 / mean / (144 + 9 * 500)))
+
+
+def test_ikun_errors():
+    with pytest.raises(ValueError, match="variant must be one of 'v1', 'v2', got 'v3'"):
+        ikun_normal(variant="v3")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"spike must be a snnjax.surrogate.SpikeFunction"):
+        ikun_normal(spike=jnp.tanh)  # pyright: ignore[reportArgumentType]

@@ -14,12 +14,14 @@ from flax import nnx
 
 import snnjax
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset
-from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers
+from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
 from snnjax.nn import Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.run_folder import RunFolder, as_dict
+
+FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
 
 
 class Run(NamedTuple):
@@ -52,14 +54,12 @@ def run(
     config, network, train, valid, test = prepared
     if folder is not None:
         folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
-    augmented = Augmented(source=train, unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
-    changes = config.augment_shift or config.augment_stretch or config.augment_drop
     begin = time.perf_counter()
     try:
         result = fit(
-            network, augmented if changes else train, valid=valid, test=test, optimizer=build_optimizer(config), epochs=config.epochs,
-            batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt, logits=LOGITS[config.loss],
-            loss=mean_square if config.loss == "mean_square" else None,
+            network, train_source(config, train), valid=valid, test=test, optimizer=build_optimizer(config, steps=updates_of(config, len(train))),
+            epochs=config.epochs, priming_epochs=config.priming_epochs, batch_size=config.batch_size, key=jax.random.key(config.seed),
+            dt=config.dt, logits=LOGITS[config.loss], loss=mean_square if config.loss == "mean_square" else None,
             regularizers=prepared.regularizers(), on_epoch=[*([folder.append] if folder else []), *on_epoch],
         )  # fmt: skip
     except (TrainingDivergedError, TrainingInterrupted) as error:
@@ -88,8 +88,18 @@ class Prepared(NamedTuple):
         return build_regularizers(self.config, duration=self.train.steps * self.config.dt)
 
 
-def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> Prepared:
-    """Load the data, build the network and draw its weights.
+class Data(NamedTuple):
+    """A task's three sets on the device, and what a network for them needs: sizes, and the trial's `duration`, s."""
+
+    train: DeviceEvents
+    valid: DeviceEvents
+    test: DeviceEvents
+    n_classes: int
+    duration: float
+
+
+def load(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> tuple[Any, Data]:
+    """The configuration with what depends on the data filled in (nu, batch size), and the data.
 
     Raises:
       ValueError: a set is empty, or the training data hold no spike.
@@ -102,11 +112,25 @@ def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDatase
     if nu == 0:
         raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
     config = dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train)))
-    network = build_network(config, n_inputs=train.n_units, n_classes=train.n_classes, nu=nu, duration=train.duration)
     on_device = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
-    if config.init.startswith("data_driven"):
-        network = calibrate_on(network, on_device[0], config)
-    return Prepared(config, network, *on_device)
+    return config, Data(on_device[0], on_device[1], on_device[2], train.n_classes, train.duration)
+
+
+def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> Prepared:
+    """Load the data, build the network and draw its weights. Errors as of `load`."""
+    config, data = load(config, datasets)
+    network = build_network(config, n_inputs=data.train.n_units, n_classes=data.n_classes, nu=config.nu, duration=data.duration)
+    if config.init in FROM_DATA:
+        base = dataclasses.replace(config, seed=0, sigma_u=1.0)
+        network = _calibrated(network, data.train, config.seed, config.sigma_u, base)
+    return Prepared(config, network, *data[:3])
+
+
+def train_source(config: Any, train: DeviceEvents) -> DeviceEvents | Augmented:
+    """The training data, with the changes that `config` asks for."""
+    if not (config.augment_shift or config.augment_stretch or config.augment_drop):
+        return train
+    return Augmented(source=train, unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
 
 
 def spread(source: DeviceEvents, n: int) -> jax.Array:
@@ -114,19 +138,22 @@ def spread(source: DeviceEvents, n: int) -> jax.Array:
     return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
-def calibrate_on(network: Sequential, source: DeviceEvents, config: Any) -> Sequential:
-    """The network with weights drawn for samples of `source`, as many as the configuration says, evenly spread over it."""
-    from snnjax.calibration import calibrate
+def calibrate_on(network: Sequential, source: DeviceEvents, config: Any, *, seed: Any = None) -> Sequential:
+    """The network with weights drawn for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own."""
+    from snnjax.calibration import calibrate, scale_to_rate
 
-    shown = spread(source, config.calibration_samples)
+    x, _ = source.batch(spread(source, config.calibration_samples))
+    key = jax.random.key(config.seed if seed is None else seed)
+    if config.init == "lsuv":
+        return scale_to_rate(network, x, key=key, rate=config.lsuv_rate)[0]
+    balance = config.init.endswith("balanced")
+    return calibrate(network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance)[0]
 
-    @nnx.jit
-    def on_device(network: Sequential, source: DeviceEvents) -> Sequential:
-        x, _ = source.batch(shown)
-        options = {"sigma_u": config.sigma_u, "mu_u": config.mu_u, "alpha": config.alpha, "balance": config.init.endswith("balanced")}
-        return calibrate(network, x, key=jax.random.key(config.seed), **options)[0]
 
-    return on_device(network, source)
+@nnx.jit(static_argnames="base")
+def _calibrated(network: Sequential, source: DeviceEvents, seed: Any, sigma_u: Any, base: Any) -> Sequential:
+    """Compiled once for all seeds and targets."""
+    return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
 
 
 def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:

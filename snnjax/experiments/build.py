@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 from flax import nnx
 
-from snnjax import losses, optimizers, surrogate
+from snnjax import _check, losses, optimizers, surrogate
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.experiments.config import TrainConfig
-from snnjax.initializers import kaiming_normal, lecun_normal, micheli_normal
+from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal
 from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
@@ -29,19 +30,19 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 }
 
 
-def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: float, duration: float, seed: int | None = None) -> Sequential:
+def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: float, duration: float, seed: Any = None) -> Sequential:
     """The network that `config` describes.
 
     Args:
       n_inputs, n_classes: size of the task.   nu: rate that the initialization assumes, Hz.   duration: of a trial, s.
-      seed: of the weights; `config.seed` when None.
+      seed: of the weights, traced or not; `config.seed` when None.
 
     >>> from snnjax.experiments import RandmanConfig
     >>> network = build_network(RandmanConfig(hidden=(64, 32)), n_inputs=20, n_classes=10, nu=5.0, duration=0.2)
     >>> [layer.out_features for layer in network.layers]
     [64, 32, 10]
     """
-    rngs = nnx.Rngs(config.seed if seed is None else seed)
+    rngs = nnx.Rngs(jax.random.key(config.seed if seed is None else seed))
     neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
     init = layer_init(config, nu)
     trainable = ("tau_mem", "tau_syn") if config.learn_tau else ()
@@ -74,23 +75,47 @@ def build_spike(config: TrainConfig) -> surrogate.SpikeFunction:
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
-    plain = {"kaiming": kaiming_normal, "lecun": lecun_normal, "micheli": lambda: micheli_normal(nu=nu, dt=config.dt)}
+    plain = {
+        "kaiming": kaiming_normal,
+        "lecun": lecun_normal,
+        "micheli": lambda: micheli_normal(nu=nu, dt=config.dt),
+        "ikun": lambda: ikun_normal(spike=build_spike(config)),
+    }
     if config.init in plain:
         return SameForAll(plain[config.init]())
-    # data-driven calibration starts from here, too
+    # what is measured on data starts from here, too
     return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
 
 
-def build_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer that `config` names."""
-    return OPTIMIZERS[config.optimizer](config.learning_rate)
+def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
+    """The optimizer that `config` names, its schedule over `steps` updates (None: the learning rate is the schedule's first that is not 0)."""
+    return OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
+
+
+def learning_rate(config: TrainConfig, steps: int) -> Any:
+    """A number, or an optax schedule `step -> value`, over a run of `steps` updates."""
+    peak = config.learning_rate
+    if config.schedule == "constant":
+        return peak
+    warmup = steps // 20 if config.schedule == "warmup_cosine" else 0
+    # the last update is not wasted on a rate of exactly 0
+    cosine = optax.cosine_decay_schedule(peak, steps - warmup + 1)
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+    return optax.join_schedules([rise, cosine], [warmup]) if warmup else cosine
+
+
+def updates_of(config: TrainConfig, samples: int) -> int:
+    """Updates in a run of `config` on so many training samples."""
+    return (config.priming_epochs + config.epochs) * (samples // min(config.batch_size, samples))
 
 
 def build_regularizers(config: TrainConfig, *, duration: float) -> list[ActivityBound]:
-    """The upper and lower bounds with a strength above 0, for trials of `duration` (s)."""
+    """The upper and lower bounds with a strength that is not 0, for trials of `duration` (s)."""
+    # a traced strength may be anything
+    used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
     bounds = []
-    if config.upper_strength > 0:
+    if used(config.upper_strength):
         bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration))
-    if config.lower_strength > 0:
+    if used(config.lower_strength):
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold))
     return bounds

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 from snnjax import _check
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "kaiming", "lecun", "micheli"]
+WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "kaiming", "lecun", "micheli", "ikun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
+Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 
 
@@ -38,9 +39,12 @@ class TrainConfig:
     """Its parameter: beta, slope or alpha (steepness), or the width of `triangular`; None: the default of the function, 20 for superspike."""
 
     init: WeightInit = "fluctuation_driven"
-    """How hidden weights are drawn: the paper's formula, or measured on a batch of training data (balanced: zero sum for each neuron)."""
+    """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
+    each layer fires at `lsuv_rate`); or, for comparison, the rule named."""
     calibration_samples: int = 200
-    """Training samples that a data-driven initialization looks at."""
+    """Training samples that an initialization from data looks at."""
+    lsuv_rate: float = 10.0
+    """Rate that every layer is scaled to by `lsuv`, Hz."""
     sigma_u: float = 1.0
     """Target standard deviation of the membrane (threshold 1)."""
     mu_u: float = 0.0
@@ -54,8 +58,12 @@ class TrainConfig:
     """Optimizer."""
     learning_rate: float = 5e-3
     """Learning rate."""
+    schedule: Schedule = "constant"
+    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %."""
     epochs: int = 200
     """Passes over the training data."""
+    priming_epochs: int = 0
+    """Before them, passes on the lower bound alone (homeostatic priming)."""
     batch_size: int = 250
     """Samples a step; at most the training set."""
     loss: LossName = "max_over_time"
@@ -88,7 +96,13 @@ class TrainConfig:
             _check.integer("hidden", n, at_least=1)
         for name in ("tau_mem", "tau_syn", "dt"):
             _check.number(name, getattr(self, name), above=0, unit="s")
-        for name, options in (("surrogate", Surrogate), ("init", WeightInit), ("optimizer", OptimizerName), ("loss", LossName)):
+        for name, options in (
+            ("surrogate", Surrogate),
+            ("init", WeightInit),
+            ("optimizer", OptimizerName),
+            ("schedule", Schedule),
+            ("loss", LossName),
+        ):
             _check.one_of(name, getattr(self, name), get_args(options))
         for name in ("recurrent", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
@@ -96,7 +110,7 @@ class TrainConfig:
         for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)
-        for name in ("sigma_u", "learning_rate"):
+        for name in ("sigma_u", "learning_rate", "lsuv_rate"):
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
         _check.number("alpha", self.alpha, above=0, below=1)
@@ -104,6 +118,10 @@ class TrainConfig:
             _check.integer(name, getattr(self, name), at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
+        _check.integer("priming_epochs", self.priming_epochs, at_least=0)
+        known = _check.concrete(self.lower_strength)
+        if self.priming_epochs and known is not None and known == 0:
+            raise ValueError("lower_strength must be > 0 for priming_epochs, which train on the lower bound alone, got 0")
         _check.integer("augment_shift", self.augment_shift, at_least=0)
         for name in ("augment_stretch", "augment_drop"):
             _check.number(name, getattr(self, name), at_least=0, below=1)

@@ -67,6 +67,7 @@ def fit(
     logits: losses.Logits = losses.max_over_time,
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     regularizers: Sequence[ActivityBound] = (),
+    priming_epochs: int = 0,
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> FitResult:
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
@@ -81,6 +82,8 @@ def fit(
       dt: time step, s; rates are reported in Hz with it.
       logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
         `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
+      priming_epochs: first so many epochs on the lower bounds among `regularizers` alone (homeostatic priming). They come before `epochs` and count
+        in the history; the best epoch is never one of them.
       on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
         valid_accuracy, seconds. Row 0 is the untrained network.
 
@@ -103,6 +106,7 @@ def fit(
     ([0, 1, 2], ['epoch', 'penalty'])
     """
     _check.integer("epochs", epochs, at_least=1)
+    _check.integer("priming_epochs", priming_epochs, at_least=0)
     _check.integer("batch_size", batch_size, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
     for name, source in (("train", train), ("valid", valid), ("test", test)):
@@ -115,7 +119,8 @@ def fit(
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
     objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
-    run_epoch = jax.jit(functools.partial(train_epoch, objective, optimizer, batch_size=batch_size), donate_argnums=0)
+    phases = [objective.priming() if priming_epochs else objective, objective]
+    run_phase = [jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size), donate_argnums=0) for phase in phases]
     run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=batch_size))
 
     def report(epoch: int, metrics: Metrics, seconds: float) -> Row:
@@ -142,16 +147,17 @@ def fit(
     best, best_epoch, best_accuracy = _host(params), 0, -1.0
     report(0, run_eval(state.params, train), 0.0)
     try:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, priming_epochs + epochs + 1):
+            supervised = epoch > priming_epochs
             begin = time.perf_counter()
             epoch_key = jax.random.fold_in(key, epoch)
-            state, metrics = run_epoch(state, train, epoch_key)
+            state, metrics = run_phase[supervised](state, train, epoch_key)
             if not bool(state.healthy):
                 nnx.update(network, state.params)
                 result = FitResult(_host(state.params), best, best_epoch, history, {})
-                raise TrainingDivergedError(_explain(objective, state, train, epoch_key, epoch, batch_size), result)
+                raise TrainingDivergedError(_explain(phases[supervised], state, train, epoch_key, epoch, batch_size), result)
             row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
-            if valid is None or row["valid_accuracy"] > best_accuracy:
+            if supervised and (valid is None or row["valid_accuracy"] > best_accuracy):
                 best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
     except KeyboardInterrupt:
         nnx.update(network, state.params)

@@ -2,6 +2,8 @@ r"""One optimization step and one epoch as pure functions.
 
     objective = mean_batch loss(readout, labels) + sum_layers sum_regularizers penalty(spikes)
 
+Homeostatic priming is training on the lower bounds alone, which wakes silent neurons before there is anything to learn (`Objective.priming`).
+
 A step whose objective, gradient or update is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
 the state that comes back from the epoch is the last good one.
 """
@@ -40,12 +42,27 @@ class Metrics(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The pieces of a supervised objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains."""
+    """The pieces of an objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains.
+
+    `supervised` False leaves the loss out of what is minimized; it is still reported.
+    """
 
     apply: Apply
     logits: losses.Logits = losses.max_over_time
     regularizers: Sequence[regularizers.ActivityBound] = ()
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    supervised: bool = True
+
+    def priming(self) -> Objective:
+        """The lower bounds alone, without the supervised loss.
+
+        Raises:
+          ValueError: there is no lower bound.
+        """
+        lower = tuple(r for r in self.regularizers if r.side == "lower")
+        if not lower:
+            raise ValueError("regularizers must hold a lower bound for homeostatic priming, got none; see snnjax.regularizers.lower_bound")
+        return self._replace(regularizers=lower, supervised=False)
 
     def sample_losses(self, readout: jax.Array, labels: jax.Array) -> jax.Array:
         """The supervised loss of each sample, (batch,): `loss`, or the cross-entropy of `logits` where that is None."""
@@ -65,7 +82,7 @@ def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
     accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
     rates = jnp.asarray([s.mean() for s in activity.spikes])
-    return loss + penalty, Metrics(loss, accuracy, penalty, rates)
+    return loss + penalty if objective.supervised else penalty, Metrics(loss, accuracy, penalty, rates)
 
 
 def train_step(

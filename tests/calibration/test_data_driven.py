@@ -2,16 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import assert_close
 from flax import nnx
 
-from snnjax.calibration import calibrate, filtered, input_powers, weights_from_powers
+from snnjax.calibration import calibrate, filtered, weights_from_powers
 from snnjax.datasets import DeviceEvents, poisson_raster, randman
-from snnjax.dynamics import LIF, LeakyIntegrator, simulate
-from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.psp import psp_integrals, psp_kernel
-
-KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+from snnjax.dynamics import LIF, simulate
+from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
 
 
 def randman_batch(n=40):
@@ -24,46 +20,6 @@ def free_membrane(layer, x, recurrent_input=None):
     if recurrent_input is not None:
         drive = drive + recurrent_input @ layer.recurrent_kernel[...]
     return np.asarray(simulate(LIF(theta=1e30), drive, membrane=True).membrane)
-
-
-def test_filtered_is_convolution_with_the_kernel(rng, x64):
-    x = rng.poisson(0.05, (80, 2, 3)).astype(np.float64)
-    kernel = psp_kernel(duration=0.16, **KERNEL)
-    expected = np.stack([np.stack([np.convolve(x[:, b, j], kernel)[:80] for j in range(3)], -1) for b in range(2)], 1)
-    assert_close(filtered(x, LIF()), expected, 1e-12)
-
-
-def test_filtered_readout_is_its_own_response(rng, x64):
-    x = rng.poisson(0.05, (80, 2, 3)).astype(np.float64)
-    neuron = LeakyIntegrator(tau_mem=0.2)
-    identity = simulate(LeakyIntegrator(tau_mem=0.2, initial=0.0), x).output
-    assert_close(filtered(x, neuron), identity, 1e-12)
-
-
-@pytest.mark.parametrize("balance", [False, True])
-def test_powers_equal_loops(balance, rng, x64):
-    x = rng.poisson(0.1, (60, 3, 5)).astype(np.float64)
-    h = np.asarray(filtered(x, LIF()))
-    total = h.sum(-1)
-    if balance:
-        h = h - h.mean(-1, keepdims=True)
-    scale = 5 / 4 if balance else 1.0
-    temporal = np.mean([sum(np.var(h[:, b, j]) for j in range(5)) for b in range(3)])
-    quenched = np.mean([sum(np.mean(h[:, b, j]) ** 2 for j in range(5)) for b in range(3)])
-    powers = input_powers(x, LIF(), balance=balance)
-    for got, expected in zip(
-        powers, (scale * temporal, scale * quenched, total.mean(), np.mean([total[:, b].var() for b in range(3)]), 5), strict=True
-    ):
-        np.testing.assert_allclose(got, expected, rtol=1e-12)
-
-
-def test_powers_of_poisson_input_are_the_theory_s():
-    x = poisson_raster(jax.random.key(0), (4000, 8, 200), rate=15.0, dt=2e-3)
-    ebar, ehat = psp_integrals(**KERNEL)
-    powers = input_powers(x, LIF())
-    np.testing.assert_allclose(powers.temporal, 200 * 15 * ehat, rtol=0.02)
-    np.testing.assert_allclose(powers.quenched, 200 * (15 * ebar) ** 2, rtol=0.02)
-    np.testing.assert_allclose(powers.mean, 200 * 15 * ebar, rtol=0.02)
 
 
 def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
@@ -212,3 +168,59 @@ def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates(rn
         spread[balance] = (np.asarray(filtered(x, LIF())[200:].mean(axis=(0, 1))) @ kernel).std()
     assert spread[True] < 0.02
     assert spread[False] > 0.5
+
+
+def conv_network(seed, *, recurrent_kernel_size=None):
+    rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=5.0)
+    return Sequential(
+        Reshape(60, 1),
+        SpikingConv1d(1, 24, kernel_size=9, stride=2, padding=4, init=init, rngs=rngs),
+        Pool(2),
+        SpikingConv1d(24, 24, kernel_size=5, padding="same", recurrent_kernel_size=recurrent_kernel_size, init=init, rngs=rngs),
+        Flatten(),
+        SpikingDense(15 * 24, 60, init=init, rngs=rngs),
+        Readout(60, 4, rngs=rngs),
+    )
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """Input that is far from Poisson and from independent: bumps of rate that travel over 60 channels."""
+    t, channel = jnp.arange(200)[:, None, None] * 2e-3, jnp.arange(60)
+    start = jax.random.uniform(jax.random.key(1), (12, 1))
+    rate = 150 * jnp.exp(-0.5 * jnp.square((channel / 60 - jnp.mod(2 * t + start, 1)) / 0.1))
+    return jax.random.poisson(jax.random.key(2), rate * 2e-3).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balance):
+    """Mean over 12 seeds within 5 % in the two convolutions and the dense layer on top; 24 shared kernels a layer are few, hence the seeds."""
+
+    @jax.jit
+    def measure(network, key):
+        calibrated, reports = calibrate(network, waves, key=key, sigma_u=(0.7, 1.2, 1.0), balance=balance)
+        x, out = waves, []
+        for layer in calibrated.layers[:-1]:
+            if layer.spiking:
+                u = simulate(LIF(theta=1e30), layer.project(x, layer.kernel[...]), membrane=True).membrane
+                out.append(jnp.stack([u.var(axis=0).mean(), jnp.square(u.mean(axis=0)).mean()]))
+            x = layer(x).output
+        return jnp.stack(out), jnp.stack([r.quenched_spread for r in reports])
+
+    measured, spread = zip(*(measure(conv_network(s), jax.random.key(s)) for s in range(12)), strict=True)
+    variance, mean_square = np.mean(measured, axis=0).T
+    np.testing.assert_allclose(np.sqrt(variance), (0.7, 1.2, 1.0), rtol=0.05)
+    np.testing.assert_allclose(np.sqrt(mean_square), np.sqrt(np.mean(np.square(spread), axis=0)), rtol=0.12)
+
+
+def test_recurrent_convolution_reaches_a_fixed_point(waves):
+    parts = []
+    for s in range(4):
+        calibrated, _ = calibrate(conv_network(s, recurrent_kernel_size=5), waves, key=jax.random.key(s), passes=4)
+        x = waves
+        for layer in calibrated.layers[:3]:
+            x = layer(x).output
+        layer = calibrated.layers[3]
+        drives = layer.project(x, layer.kernel[...]), layer.recur(layer(x).output, layer.recurrent_kernel[...])
+        parts.append([simulate(LIF(theta=1e30), d, membrane=True).membrane.var(axis=0).mean() for d in drives])
+    np.testing.assert_allclose(np.mean(parts, axis=0), (0.9, 0.1), rtol=0.1)

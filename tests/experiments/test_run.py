@@ -36,10 +36,13 @@ def test_network_follows_the_configuration():
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.5 * np.sqrt(0.9 / (20 * 5.0 * ehat)), rtol=0.05)
 
 
-@pytest.mark.parametrize("init", ["kaiming", "lecun", "micheli"])
-def test_other_initializations(init):
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    # 1 / sqrt(100); micheli 1 / sqrt(100 inputs * 5 Hz * 2 ms); ikun sqrt((beta + 1) / 100), beta 20 by default
+    [("kaiming", 0.1), ("lecun", 0.1), ("micheli", 1.0), ("ikun", 0.21**0.5)],
+)
+def test_other_initializations(init, expected):
     network = build_network(RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3)
-    expected = 1.0 if init == "micheli" else 0.1  # 1 / sqrt(100 inputs * 5 Hz * 2 ms), and 1 / sqrt(100)
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), expected, rtol=0.03)
 
 
@@ -58,6 +61,11 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
         run(dataclasses.replace(SMALL, init=init, hidden=(2000,), sigma_u=0.6))
     np.testing.assert_allclose(np.sqrt(seen["u"].var(axis=0).mean()), 0.6, rtol=0.05)
     assert (np.abs(seen["w"].sum(axis=0)).max() < 1e-4) == (init == "data_driven_balanced")
+
+
+def test_lsuv_fires_at_its_rate_before_training():
+    history = run(dataclasses.replace(SMALL, init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)).fit.history
+    np.testing.assert_allclose([history[0][f"rate_{k}"] for k in (1, 2)], 20.0, rtol=0.1)
 
 
 def test_regularizers_are_rates_times_duration():

@@ -1,0 +1,166 @@
+"""Does the initialization help training? `python -m benchmarks.initialization RESULTS.jsonl --data FOLDER [--architectures d1 d3 ...]`, then `... --table`.
+
+Networks of 128 LIF neurons a layer on files in the SHD layout, the same budget for each initialization. Formulas that aim at a membrane (the
+paper's, data-driven, data-driven and balanced) start at every sigma_u; Kaiming, LeCun, Micheli and IKUN have none; LSUV aims at a rate. Each
+finished run appends one JSON line; runs that are there are not done again. Seeds are the outer loop, so that a study cut short is balanced.
+
+One process compiles an architecture once and trains all its networks with it: the weights are data.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import dataclasses  # noqa: E402
+import functools  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import tyro  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from snnjax.datasets import EventDataset  # noqa: E402
+from snnjax.experiments import SHDConfig, build_optimizer, prepare  # noqa: E402
+from snnjax.training import Objective, evaluate, init_state, train_epoch  # noqa: E402
+
+TARGETED = ("fluctuation_driven", "data_driven", "data_driven_balanced")
+PLAIN = ("lsuv", "kaiming", "lecun", "micheli", "ikun")
+NAMES = {
+    "fluctuation_driven": "paper's formula", "data_driven": "data-driven", "data_driven_balanced": "data-driven, balanced", "lsuv": "LSUV (10 Hz)",
+    "kaiming": "Kaiming", "lecun": "LeCun", "micheli": "Micheli", "ikun": "IKUN",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to train."""
+
+    results: tyro.conf.Positional[Path]
+    """JSON lines, one a run."""
+    data: Path | None = None
+    """Folder with NAME_train.h5 and NAME_test.h5."""
+    architectures: tuple[str, ...] = ("d1", "r1", "d3", "r3", "d7")
+    """d or r (dense or recurrent) and the number of hidden layers."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of weights and sample order."""
+    sigma_u: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    """Targets."""
+    samples: int = 1000
+    """Recordings to train on; another 600 are held out for validation."""
+    epochs: int = 12
+    """Passes over them."""
+    few: int = 3
+    """The table shows accuracy after this many epochs, too; validation is run after every so many."""
+    batch_size: int = 25
+    """Recordings a step."""
+    learning_rate: float = 1e-2
+    """Of SMORMS3; picked on other runs, for all."""
+    dt: float = 4e-3
+    """Time step, s."""
+    table: bool = False
+    """Only print the table."""
+
+
+def members(options: Options) -> list[tuple[str, int, str, float]]:
+    """Every run of the study: architecture, seed, initialization, sigma_u (1 where it has none)."""
+    inits = [(i, s) for i, s in itertools.product(TARGETED, options.sigma_u)] + [(i, 1.0) for i in PLAIN]
+    return [(a, seed, i, s) for seed in options.seeds for a in options.architectures for i, s in inits]
+
+
+def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfig:
+    """The run's configuration. The readout, the regularizers and the optimizer are the same for all."""
+    architecture, seed, init, sigma_u = member
+    return SHDConfig(
+        data=options.data or Path(), hidden=(128,) * int(architecture[1:]), recurrent=architecture[0] == "r", init=init, sigma_u=sigma_u,  # type: ignore[arg-type]
+        dt=options.dt, batch_size=options.batch_size, epochs=options.epochs, learning_rate=options.learning_rate, seed=seed,
+        valid_fraction=0.25,
+    )  # fmt: skip
+
+
+def train(
+    options: Options, config: SHDConfig, datasets: tuple[EventDataset, EventDataset, EventDataset], compiled: dict[Any, Any]
+) -> dict[str, Any]:
+    """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
+    prepared = prepare(config, datasets)
+    graphdef, params, rest = nnx.split(prepared.network, nnx.Param, ...)
+    kind = (len(config.hidden), config.recurrent)
+    if kind not in compiled:
+        objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=tuple(prepared.regularizers()))
+        optimizer = build_optimizer(config)
+        compiled[kind] = (
+            jax.jit(functools.partial(train_epoch, objective, optimizer, batch_size=config.batch_size), donate_argnums=0),
+            jax.jit(functools.partial(evaluate, objective, batch_size=100)),
+            optimizer,
+        )
+    run_epoch, run_eval, optimizer = compiled[kind]
+    # donated to the first epoch, which must not take the caller's arrays
+    state = init_state(jax.tree.map(jax.numpy.copy, params), optimizer)
+    first = run_eval(state.params, prepared.valid)
+    valid, trained, losses = {0: float(first.accuracy)}, [], []
+    for epoch in range(1, config.epochs + 1):
+        state, metrics = run_epoch(state, prepared.train, jax.random.fold_in(jax.random.key(config.seed), epoch))
+        if not bool(state.healthy):
+            break
+        if epoch % options.few == 0 or epoch == config.epochs:
+            valid[epoch] = float(run_eval(state.params, prepared.valid).accuracy)
+        trained.append(float(metrics.accuracy))
+        losses.append(float(metrics.loss))
+    last = run_eval(state.params, prepared.valid)
+    hertz = lambda m: [round(float(r) / config.dt, 3) for r in m.rates]  # noqa: E731
+    return {"valid": valid, "train": trained, "loss": losses, "initial_rates_hz": hertz(first), "final_rates_hz": hertz(last)}
+
+
+def main(options: Options) -> None:
+    """Run what is missing, then print the table."""
+    done = {}
+    if options.results.exists():
+        for line in options.results.read_text().splitlines():
+            entry = json.loads(line)
+            done[tuple(entry["member"])] = entry
+    if not options.table:
+        if options.data is None:
+            raise ValueError("data must name the folder with the two files")
+        train_set, valid_set, test_set = config_of(options, members(options)[0]).datasets()
+        train_set, _ = train_set.split((options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0)
+        compiled: dict[Any, Any] = {}
+        for member in members(options):
+            if member in done:
+                continue
+            begin = time.perf_counter()
+            # nothing is tuned or chosen here, and the test file is never evaluated
+            curves = train(options, config_of(options, member), (train_set, valid_set, test_set), compiled)
+            entry = {"member": member, "seconds": round(time.perf_counter() - begin, 1), **curves}
+            line = json.dumps(entry)
+            done[member] = json.loads(line)
+            with options.results.open("a") as f:
+                f.write(line + "\n")
+            print(member, f"valid {100 * curves['valid'][max(curves['valid'])]:.1f} %, {done[member]['seconds']} s", flush=True)
+    print_table(done, options)
+
+
+def print_table(done: dict[Any, Any], options: Options) -> None:
+    """A Markdown row an initialization and sigma_u; for each architecture accuracy after few and after all epochs, mean and spread over seeds."""
+    print(f"| initialization | sigma_u | {' | '.join(options.architectures)} |\n|---|---|{'---|' * len(options.architectures)}")
+    for init in (*TARGETED, *PLAIN):
+        for sigma_u in options.sigma_u if init in TARGETED else (1.0,):
+            cells = []
+            for architecture in options.architectures:
+                curves = [done[m]["valid"] for s in options.seeds if (m := (architecture, s, init, sigma_u)) in done]
+                # a run that ended early keeps its last accuracy
+                at = lambda epoch: np.array([100 * c[str(max(int(e) for e in c if int(e) <= epoch))] for c in curves])  # noqa: B023, E731
+                spread = lambda v: f"{v.mean():.0f} +- {v.std(ddof=1):.0f}" if len(v) > 1 else "".join(f"{x:.0f}" for x in v)  # noqa: E731
+                cells.append(f"{spread(at(options.few))}, {spread(at(options.epochs))}" if curves else "")
+            print(
+                f"| {NAMES[init]} | {sigma_u:g} | ".replace("| 1 | ", "| 1 | " if init in TARGETED else "| | ") + " | ".join(cells) + " |"
+            )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

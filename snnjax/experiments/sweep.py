@@ -1,0 +1,304 @@
+r"""A sweep: every product of seeds and values of hyper-parameters, trained as ensembles that survive being killed.
+
+    FOLDER/config.json      what is trained: the task's configuration and nothing that is swept
+    FOLDER/members/ID.npz   a finished member: its history, results and parameters. ID is its hyper-parameters, "seed=0,sigma_u=0.5"
+    FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint of it after every few epochs, written by orbax
+    FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates
+
+Members train in waves of a few, so that results come early and memory stays bounded. Each file is written whole or not at all, and in an order that
+leaves a state from which the same numbers follow: a sweep that was killed anywhere goes on where it was and ends bit for bit as if it had not
+been. A finished member is never trained again, also when more seeds or values are asked for later.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+import snnjax
+from snnjax import _check
+from snnjax.datasets import EventDataset
+from snnjax.experiments._run import FROM_DATA, Data, calibrate_on, load, train_source
+from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers, updates_of
+from snnjax.losses import mean_square
+from snnjax.training.checkpoint import Checkpoints, write_whole
+from snnjax.training.ensemble import EnsembleResult, Hyper, Program, Snapshot, Sources, fit_ensemble
+from snnjax.training.params import flatten_params
+from snnjax.training.placement import Placement
+from snnjax.training.run_folder import as_dict
+from snnjax.training.step import Objective
+
+SWEEPABLE = (
+    "sigma_u",
+    "mu_u",
+    "alpha",
+    "learning_rate",
+    "upper_strength",
+    "upper_rate",
+    "lower_strength",
+    "lower_threshold",
+    "beta",
+    "lsuv_rate",
+)
+_Member = dict[str, Any]
+
+
+class Sweep(NamedTuple):
+    """A finished sweep: one dict a member in the order of `grid`, and the folder with everything else."""
+
+    rows: list[dict[str, Any]]
+    folder: Path
+
+
+def grid(seeds: Sequence[int], varied: Mapping[str, Sequence[float]]) -> list[_Member]:
+    """Every member of a sweep, the seed running fastest.
+
+    Raises:
+      ValueError: no seed, a value twice, or a name that cannot be swept: it must leave all shapes alone.
+
+    >>> grid([0, 1], {"sigma_u": [0.5, 1.0]})[:3]
+    [{'sigma_u': 0.5, 'seed': 0}, {'sigma_u': 0.5, 'seed': 1}, {'sigma_u': 1.0, 'seed': 0}]
+    """
+    for name, values in varied.items():
+        _check.one_of("swept parameter", name, SWEEPABLE)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must have at least one value and none twice, got {list(values)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be at least one and none twice, got {list(seeds)}")
+    for seed in seeds:
+        _check.integer("seed", seed, at_least=0, at_most=2**31 - 1)
+    axes = [[(name, float(v)) for v in values] for name, values in varied.items()] + [[("seed", int(s)) for s in seeds]]
+    return [dict(choice) for choice in itertools.product(*axes)]
+
+
+def parse_values(text: str) -> list[float]:
+    """Values as the command line writes them: "0.1,0.3,1" or "low:high:number" or "low:high:log:number".
+
+    >>> parse_values("0.5,1"), parse_values("0:1:3"), [round(v, 3) for v in parse_values("0.01:100:log:5")]
+    ([0.5, 1.0], [0.0, 0.5, 1.0], [0.01, 0.1, 1.0, 10.0, 100.0])
+    """
+    try:
+        if ":" not in text:
+            return [float(v) for v in text.split(",")]
+        low, high, *scale, number = text.split(":")
+        ends, count = (float(low), float(high)), int(number)
+        if count < 1 or scale not in ([], ["log"], ["lin"]) or (scale == ["log"] and min(ends) <= 0):
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"values must be like 0.1,0.3,1 or 0:1:5 or 0.01:100:log:13 (low:high:log:number, low > 0), got {text!r}"
+        ) from None
+    values = np.geomspace(*ends, count) if scale == ["log"] else np.linspace(*ends, count)
+    # ten digits: a value must be the same number when it is read back from a file's name
+    return [float(f"{v:.10g}") for v in values]
+
+
+def program_of(config: Any, data: Data) -> Program:
+    """What a member of a sweep of `config` (from `load`, so with its `nu` known) does on `data`."""
+    trial = data.train.steps * config.dt
+
+    def of(hyper: Hyper) -> Any:
+        return dataclasses.replace(config, **{name: value for name, value in hyper.items() if name != "seed"})
+
+    def build(hyper: Hyper) -> Any:
+        sizes = {"n_inputs": data.train.n_units, "n_classes": data.n_classes, "duration": data.duration}
+        return build_network(of(hyper), nu=config.nu, seed=hyper["seed"], **sizes)
+
+    def init(hyper: Hyper, sources: Sources) -> Any:
+        network = build(hyper)
+        if config.init in FROM_DATA:
+            train: Any = getattr(sources.train, "source", sources.train)  # as it is, without augmentation
+            network = calibrate_on(network, train, of(hyper), seed=hyper["seed"])
+        return nnx.state(network, nnx.Param)
+
+    def objective(hyper: Hyper, priming: bool) -> Objective:
+        # the weights drawn here are not used and cost nothing: XLA leaves out what nobody reads
+        graphdef, _, rest = nnx.split(build(hyper), nnx.Param, ...)
+        out = Objective(
+            lambda params, x: nnx.merge(graphdef, params, rest)(x),
+            LOGITS[config.loss],
+            tuple(build_regularizers(of(hyper), duration=trial)),
+            mean_square if config.loss == "mean_square" else None,
+        )
+        return out.priming() if priming else out
+
+    return Program(init, objective, lambda hyper: build_optimizer(of(hyper), steps=updates_of(config, len(data.train))))
+
+
+def run_sweep(
+    config: Any,
+    members: Sequence[_Member],
+    folder: Path,
+    *,
+    resume: bool = False,
+    datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None,
+    wave: int = 16,
+    placement: Placement = "auto",
+    patience: int | None = None,
+    checkpoint_every: int = 1,
+    on_epoch: Sequence[Callable[[Snapshot, int, int], None]] = (),
+) -> Sweep:
+    """Train every member that `folder` does not hold yet.
+
+    Args:
+      config: a `RandmanConfig`, `SHDConfig`, ...; what `members` name replaces its values.   members: from `grid`.
+      folder: new or empty; with `resume` that of the same sweep, for the same configuration.
+      datasets: train, validation and test set to use instead of `config.datasets()`.
+      wave: members trained at once.   placement, patience: as in `fit_ensemble`.
+      checkpoint_every: epochs.   on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
+
+    Returns:
+      `Sweep`; its rows are what results.csv holds.
+
+    Raises:
+      FileExistsError: the folder holds something and `resume` is False.   ValueError: it is of another configuration, or an option is out of range.
+    """
+    for name, value in (("wave", wave), ("checkpoint_every", checkpoint_every)):
+        _check.integer(name, value, at_least=1)
+    if not members:
+        raise ValueError("members must hold at least one, got none")
+    for member in members:  # each checked as a whole configuration, before anything is computed
+        dataclasses.replace(config, **member)
+    _open(folder, config, {"patience": patience}, resume=resume)
+    config, data = load(config, datasets)
+    program = program_of(config, data)
+    sources = Sources(train_source(config, data.train), data.valid, data.test)
+    while waiting := _next_wave(folder, members, wave):
+        finished = sum(_file(folder, m).exists() for m in members)
+        checkpoints = Checkpoints(folder / "wave" / "checkpoints")
+
+        def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
+            if snapshot.epoch % checkpoint_every == 0:
+                checkpoints.save(snapshot)
+
+        def announce(snapshot: Snapshot, finished: int = finished, size: int = len(waiting)) -> None:
+            for callback in on_epoch:
+                callback(snapshot, finished, size)
+
+        result = fit_ensemble(
+            program, {name: np.array([m[name] for m in waiting]) for name in waiting[0]}, sources, epochs=config.epochs,
+            priming_epochs=config.priming_epochs, batch_size=config.batch_size, dt=config.dt, patience=patience, placement=placement,
+            resume=checkpoints.restore, on_epoch=[save, announce],
+        )  # fmt: skip
+        for k, member in enumerate(waiting):
+            _write_member(_file(folder, member), member, result, k)
+        _close_wave(folder)
+        write_results(folder, members)
+    return Sweep(write_results(folder, members), folder)
+
+
+def _name(member: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
+
+
+def _file(folder: Path, member: Mapping[str, Any]) -> Path:
+    return folder / "members" / f"{_name(member)}.npz"
+
+
+def _open(folder: Path, config: Any, options: dict[str, Any], *, resume: bool) -> None:
+    """Make the folder, or see that it is one of the same sweep."""
+    content = {name: value for name, value in as_dict(config).items() if name not in ("out", "seed")} | options
+    content = json.loads(json.dumps(content, default=str))
+    file = folder / "config.json"
+    if not file.exists():
+        # a sweep that was killed before its first file was whole has nothing to lose
+        if folder.exists() and (not folder.is_dir() or any(p.name != f".{file.name}.tmp" for p in folder.iterdir())):
+            raise FileExistsError(f"sweep folder {folder} is not an empty folder and holds no sweep; name another one")
+        folder.mkdir(parents=True, exist_ok=True)
+        versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
+        write_whole(file, (json.dumps(content | versions, indent=2) + "\n").encode())
+        return
+    if not resume:
+        raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
+    try:
+        saved = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a JSON file: {error}") from None
+    # where the data lie may change
+    different = [k for k in content if k != "data" and saved.get(k) != content[k]] if isinstance(saved, dict) else ["all of it"]
+    if different:
+        raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
+
+
+def _next_wave(folder: Path, members: Sequence[_Member], size: int) -> list[_Member]:
+    """The members to train next: those of a wave that was begun, else the first `size` that are not finished; none when all are."""
+    (folder / "members").mkdir(exist_ok=True)
+    if (folder / "wave.done").exists():  # killed while it was being removed
+        shutil.rmtree(folder / "wave.done")
+    file = folder / "wave" / "wave.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    waiting = [m for m in members if not _file(folder, m).exists()][:size]
+    if waiting:
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, json.dumps(waiting).encode())
+    return waiting
+
+
+def _close_wave(folder: Path) -> None:
+    """From one moment to the next there is no wave any more."""
+    os.replace(folder / "wave", folder / "wave.done")
+    shutil.rmtree(folder / "wave.done")
+
+
+def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -> None:
+    """All of one member: hyper-parameters, history, results and parameters, in one file."""
+    test = {f"test_{name}_{which}": values[k] for which, metrics in result.test.items() for name, values in metrics.items()}
+    facts = {"best_epoch": result.best_epoch[k], "epochs": result.epochs[k], "finite": result.finite[k]}
+    arrays = {f"hyper.{name}": value for name, value in member.items()} | {f"result.{name}": v for name, v in (facts | test).items()}
+    arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
+    for which, params in (("final", result.final), ("best", result.best)):
+        arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(file, buffer.getvalue())
+
+
+def row_of(file: Path) -> dict[str, Any]:
+    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), rates (Hz) before and after training.
+
+    Raises:
+      ValueError: the file is damaged; names it.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            part = lambda prefix: {n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)}  # noqa: E731
+            hyper, result, history = part("hyper."), part("result."), part("history.")
+            done, best = int(result["epochs"]), int(result["best_epoch"])
+            row = {name: value.item() for name, value in hyper.items()}
+            row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
+            row |= {"train_accuracy": history["train_accuracy"][done].item(), "valid_accuracy": history["valid_accuracy"][done].item()}
+            row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
+            row |= {f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item() for which in ("final", "best")}
+            layers = sorted((n for n in history if n.startswith("rate_")), key=lambda n: int(n.removeprefix("rate_")))
+            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {f"final_{n}": result[f"test_{n}_final"].item() for n in layers}
+            return row
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file} is not a readable member of a sweep: {error}; remove it to train that member again") from None
+
+
+def write_results(folder: Path, members: Sequence[_Member]) -> list[dict[str, Any]]:
+    """results.csv with the members that are finished, in the order of `members`, and the figure; returns its rows."""
+    rows = [row_of(_file(folder, m)) for m in members if _file(folder, m).exists()]
+    if not rows:
+        return rows
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "results.csv", text.getvalue().encode())
+    return rows

@@ -1,0 +1,75 @@
+"""Checkpoints of an ensemble in training (orbax), and files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from snnjax.training.ensemble import Snapshot
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that the file is, at any moment, the old one or the new one; also after a crash of the machine.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "a.txt", b"whole")
+    ...     sorted(p.name for p in Path(folder).iterdir()), (Path(folder) / "a.txt").read_text()
+    (['a.txt'], 'whole')
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Checkpoints:
+    """The last two snapshots of an ensemble in `folder`. A half-written one, of a process that was killed, is never read.
+
+    >>> import tempfile
+    >>> from snnjax.training.ensemble import MemberState
+    >>> snapshot = Snapshot(3, {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Checkpoints(Path(folder)).save(snapshot)
+    ...     back = Checkpoints(Path(folder)).restore(snapshot.state)
+    >>> back.epoch, back.state["w"].tolist()
+    (3, [0.0, 1.0])
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import orbax.checkpoint as ocp  # slow to import
+
+        self._args = ocp.args
+        # orbax wants an absolute path; saving waits until the snapshot is on disk, so that what comes after may rely on it
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write `snapshot`, and remove all but the last two."""
+        leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
+        self._manager.save(snapshot.epoch, args=self._args.StandardSave({"state": leaves, "history": snapshot.history}))
+
+    def restore(self, like: Any) -> Snapshot | None:
+        """The last snapshot, its state in the structure of `like`; None where there is none.
+
+        Raises:
+          ValueError: it is of another ensemble.
+        """
+        epoch = self._manager.latest_step()
+        if epoch is None:
+            return None
+        saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
+        leaves = [np.asarray(saved["state"][name]) for name in sorted(saved["state"])]
+        shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
+        if [leaf.shape for leaf in leaves] != shapes:
+            raise ValueError(
+                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
+            )
+        history = {name: np.asarray(value) for name, value in saved["history"].items()}
+        return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history)

@@ -1,0 +1,272 @@
+r"""Train many networks at once: any product of seeds and hyper-parameters that leave the shapes alone, as a leading axis.
+
+A member is a dict of scalars, its hyper-parameters; an ensemble is the same dict of arrays (members,). What they mean is the `Program`'s business:
+pure functions that draw a member's parameters and give its objective and its optimizer. Everything else is here, once for all programs: epochs,
+validation, the best parameters so far, priming, early stopping, and the freezing of members whose numbers are no longer finite, while the rest go on.
+
+A member's run depends on nothing but its own hyper-parameters: the order of its samples comes from its `seed` and the epoch's number, so the same
+member gives the same numbers, to rounding, alone, in any ensemble and on any devices; and a run continued from the state after epoch k is the run
+that never stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from snnjax import _check
+from snnjax.datasets import BatchSource
+from snnjax.training import placement as _placement
+from snnjax.training.placement import Placement
+from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch
+
+Hyper = Mapping[str, Any]
+
+
+class Sources(NamedTuple):
+    """Data on the device: what is trained on, validated on and tested on."""
+
+    train: BatchSource
+    valid: BatchSource
+    test: BatchSource
+
+
+class Program(NamedTuple):
+    """What one member does. All three are traced, so they may not look at the values of `hyper` (a dict of scalars with at least an integer `seed`).
+
+    Attributes:
+      init: `(hyper, sources) -> parameters`, any pytree; an initialization from data may look at `sources.train`.
+      objective: `(hyper, priming) -> Objective`. `priming` is a Python bool: whether this is the phase before supervised training.
+      optimizer: `hyper -> optax.GradientTransformation`.
+    """
+
+    init: Callable[[Hyper, Sources], Any]
+    objective: Callable[[Hyper, bool], Objective]
+    optimizer: Callable[[Hyper], optax.GradientTransformation]
+
+
+class MemberState(NamedTuple):
+    """All that a member's training carries. In an ensemble every leaf has the leading axis.
+
+    `best` are the parameters of the epoch `best_epoch` with the highest validation accuracy, the earliest such; `active` is False
+    once the member has stopped early or is not finite. `epoch`: epochs done.
+    """
+
+    train: TrainState
+    best: Any
+    best_accuracy: jax.Array
+    best_epoch: jax.Array
+    epoch: jax.Array
+    active: jax.Array
+
+
+class EnsembleResult(NamedTuple):
+    """What training leaves; numpy arrays, members first.
+
+    `history` maps each metric to (members, epochs + 1): column 0 is the untrained network, NaN where a member had stopped; names as in `fit`.
+    `final` and `best` are pytrees of parameters. `test` maps "final" and "best" to metrics (members,). `finite` is False for members whose loss or
+    gradient was no longer finite: their parameters are the last good ones. `epochs` is how many each trained.
+    """
+
+    history: dict[str, np.ndarray]
+    final: Any
+    best: Any
+    best_epoch: np.ndarray
+    epochs: np.ndarray
+    finite: np.ndarray
+    test: dict[str, dict[str, np.ndarray]]
+
+
+class Snapshot(NamedTuple):
+    """Where an ensemble is between two epochs: epochs done, the state of all members, and the history so far. Numpy arrays."""
+
+    epoch: int
+    state: MemberState
+    history: dict[str, np.ndarray]
+
+
+def fit_ensemble(
+    program: Program,
+    members: Mapping[str, Any],
+    sources: Sources,
+    *,
+    epochs: int,
+    batch_size: int,
+    dt: float,
+    priming_epochs: int = 0,
+    patience: int | None = None,
+    placement: Placement = "auto",
+    resume: Callable[[Any], Snapshot | None] | None = None,
+    on_epoch: Sequence[Callable[[Snapshot], None]] = (),
+) -> EnsembleResult:
+    """Initialize, train and evaluate every member.
+
+    Args:
+      program: see `Program`.   members: hyper-parameters, each an array (members,); `seed` is needed and an integer.
+      sources: data on the device.   epochs: of supervised training, after `priming_epochs`; both counted in `history`.
+      batch_size: at most the training set.   dt: time step, s, for rates in Hz.
+      patience: stop a member after so many supervised epochs without a better validation accuracy; None: never.
+      placement: see `snnjax.training.placement`.
+      resume: given the state of an untrained ensemble (its structure, shapes and types), returns where to go on, or None.
+      on_epoch: called after each epoch, and before the first, with a `Snapshot`; for checkpoints and progress.
+
+    Returns:
+      `EnsembleResult`.
+
+    Raises:
+      ValueError, TypeError: an option or the shape of a hyper-parameter is wrong.
+
+    >>> from flax import nnx
+    >>> from snnjax.datasets import DeviceEvents, randman
+    >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+    >>> def build(hyper):
+    ...     rngs, init = nnx.Rngs(jax.random.key(hyper["seed"])), FluctuationDriven(nu=5.0, sigma_u=hyper["sigma_u"])
+    ...     return Sequential(SpikingDense(20, 16, init=init, rngs=rngs), Readout(16, 2, rngs=rngs))
+    >>> def objective(hyper, priming):
+    ...     graph, _, rest = nnx.split(build(hyper), nnx.Param, ...)
+    ...     return Objective(lambda params, x: nnx.merge(graph, params, rest)(x))
+    >>> program = Program(lambda hyper, sources: nnx.state(build(hyper), nnx.Param), objective, lambda hyper: optax.adam(1e-2))
+    >>> data = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
+    >>> members = {"seed": np.array([0, 1, 0]), "sigma_u": np.array([0.5, 0.5, 1.0])}
+    >>> result = fit_ensemble(program, members, Sources(data, data, data), epochs=2, batch_size=20, dt=2e-3)
+    >>> result.history["valid_accuracy"].shape, result.test["final"]["accuracy"].shape
+    ((3, 3), (3,))
+    """
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        _check.integer(name, value, at_least=1)
+    _check.integer("priming_epochs", priming_epochs, at_least=0)
+    if patience is not None:
+        _check.integer("patience", patience, at_least=1)
+    _check.number("dt", dt, above=0, unit="s")
+    if batch_size > len(sources.train):
+        raise ValueError(f"batch_size must be at most the number of training samples {len(sources.train)}, got {batch_size}")
+    padded, n = _placement.pad(check_members(members), placement=placement)
+    hypers, sources = _placement.put(padded, sources, placement=placement)
+
+    spread = functools.partial(_placement.over_members, placement=placement)
+    options = {"batch_size": batch_size}
+    start = jax.jit(spread(functools.partial(_start, program, **options)))
+    run = {
+        # the state is donated: an ensemble is held once
+        priming: jax.jit(
+            spread(functools.partial(_epoch, program, priming=priming, patience=None if priming else patience, **options)),
+            donate_argnums=0,
+        )
+        for priming in (True, False)
+    }
+    final = jax.jit(spread(functools.partial(_finish, program, **options)))
+
+    snapshot = None if resume is None else resume(jax.eval_shape(start, hypers, sources)[0][1])
+    if snapshot is None:
+        ensemble, metrics = start(hypers, sources)
+        done, history = 0, {name: value[:, None] for name, value in _named(metrics, dt).items()}
+        _announce(on_epoch, 0, ensemble, history)
+    else:
+        done, history = snapshot.epoch, dict(snapshot.history)
+        ensemble = (hypers, _placement.put(snapshot.state, None, placement=placement)[0])
+    for epoch in range(done + 1, priming_epochs + epochs + 1):
+        if not bool(_placement.gather(ensemble[1].active).any()):
+            break
+        ensemble, metrics = run[epoch <= priming_epochs](ensemble, sources)
+        history = {name: np.concatenate([history[name], value[:, None]], axis=1) for name, value in _named(metrics, dt).items()}
+        _announce(on_epoch, epoch, ensemble, history)
+    tested = _placement.gather(final(ensemble, sources))
+    _, state = ensemble
+    test = {
+        which: {name.removeprefix("train_"): value[:n] for name, value in _named((m, None), dt).items() if name != "penalty"}
+        for which, m in zip(("final", "best"), tested, strict=True)
+    }
+    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))  # noqa: E731
+    return EnsembleResult(
+        history={name: value[:n] for name, value in history.items()},
+        final=cut(state.train.params), best=cut(state.best), best_epoch=cut(state.best_epoch), epochs=cut(state.epoch),
+        finite=cut(state.train.healthy), test=test,
+    )  # fmt: skip
+
+
+def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Hyper-parameters as numpy arrays (members,), floats in float32 and seeds in int32.
+
+    Raises:
+      ValueError: no seed, lengths that differ, no member.   TypeError: a seed that is not an integer.
+    """
+    if "seed" not in members:
+        raise ValueError(f"members must hold a seed for each member, got {sorted(members)}")
+    arrays = {name: np.asarray(value) for name, value in members.items()}
+    if arrays["seed"].dtype.kind not in "iu":
+        raise TypeError(f"seed must be integers, got {arrays['seed'].dtype}")
+    shapes = {name: a.shape for name, a in arrays.items()}
+    if arrays["seed"].ndim != 1 or arrays["seed"].size == 0 or len(set(shapes.values())) > 1:
+        raise ValueError(f"members must hold arrays (members,) of one length, at least 1, got {shapes}")
+    return {name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for name, a in sorted(arrays.items())}
+
+
+def _start(program: Program, hyper: Hyper, sources: Sources, *, batch_size: int) -> Any:
+    params = program.init(hyper, sources)
+    objective = program.objective(hyper, False)
+    state = init_state(params, program.optimizer(hyper))
+    trained, held = (evaluate(objective, params, source, batch_size=batch_size) for source in (sources.train, sources.valid))
+    zero = jnp.zeros((), jnp.int32)
+    member = MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))
+    return (hyper, member), (trained, held)
+
+
+def _epoch(
+    program: Program, member: tuple[Hyper, MemberState], sources: Sources, *, priming: bool, patience: int | None, batch_size: int
+) -> Any:
+    """One epoch of one member and its validation; a member that is not active is left as it is, its metrics NaN."""
+    hyper, state = member
+
+    def go(state: MemberState) -> tuple[MemberState, Any]:
+        objective = program.objective(hyper, priming)
+        key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.epoch + 1)
+        train, trained = train_epoch(objective, program.optimizer(hyper), state.train, sources.train, key, batch_size=batch_size)
+        held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=batch_size)
+        epoch = state.epoch + 1
+        better = train.healthy & (held.accuracy > state.best_accuracy) & (not priming)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
+        best_epoch = jnp.where(better | priming, epoch, state.best_epoch)  # patience counts from the end of priming
+        # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
+        healthy = train.healthy & jnp.isfinite(held.loss)
+        active = healthy if patience is None else healthy & (epoch - best_epoch < patience)
+        new = MemberState(
+            train._replace(healthy=healthy), best, jnp.where(better, held.accuracy, state.best_accuracy), best_epoch, epoch, active
+        )
+        return new, (trained, held)
+
+    def stay(state: MemberState) -> tuple[MemberState, Any]:
+        shapes = jax.eval_shape(go, state)[1]
+        return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+
+    state, metrics = jax.lax.cond(state.active, go, stay, state)
+    return (hyper, state), metrics
+
+
+def _finish(program: Program, member: tuple[Hyper, MemberState], sources: Sources, *, batch_size: int) -> tuple[Metrics, Metrics]:
+    hyper, state = member
+    objective = program.objective(hyper, False)
+    final, best = (evaluate(objective, params, sources.test, batch_size=batch_size) for params in (state.train.params, state.best))
+    return final, best
+
+
+def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
+    """Metrics of all members by the names that `fit` gives them, rates in Hz; numpy arrays (members,)."""
+    trained, held = _placement.gather(metrics)
+    row = {"train_loss": trained.loss, "train_accuracy": trained.accuracy, "penalty": trained.penalty}
+    row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}
+    return row if held is None else row | {"valid_loss": held.loss, "valid_accuracy": held.accuracy}
+
+
+def _announce(
+    on_epoch: Sequence[Callable[[Snapshot], None]], epoch: int, ensemble: tuple[Hyper, MemberState], history: dict[str, np.ndarray]
+) -> None:
+    if on_epoch:
+        snapshot = Snapshot(epoch, _placement.gather(ensemble[1]), history)
+        for callback in on_epoch:
+            callback(snapshot)
