@@ -1,4 +1,4 @@
-"""The `snnjax` command: `snnjax train TASK`, `snnjax probe TASK|run FOLDER`, `snnjax theory`."""
+"""The `snnjax` command: `snnjax train TASK`, `snnjax sweep TASK`, `snnjax probe TASK|run FOLDER`, `snnjax theory`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from snnjax import _check
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
-from snnjax.runtime import tune_allocator
+from snnjax.runtime import tune_allocator, use_cpu_devices
+from snnjax.training.placement import Placement
 
 Task = Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
 
@@ -33,7 +35,7 @@ class Train:
         from snnjax.training.run_folder import RunFolder
 
         config = self.task
-        name = "randman" if isinstance(config, RandmanConfig) else "shd"
+        name = task_name(config)
         datasets = config.datasets()
         folder = RunFolder.new(name) if config.out is None else RunFolder(config.out)
         with TrainingProgress(config.epochs) as progress:
@@ -51,6 +53,61 @@ class Train:
         for figure in ("learning_curves.png", "activity.png"):
             console.print(f"figure:     {folder.path / figure}", highlight=False, soft_wrap=True)
         return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Train every product of seeds and swept values at once, in a folder that can be gone on with after any interruption.
+
+    Any of --sigma-u, --mu-u, --alpha, --learning-rate, --upper-strength, --upper-rate, --lower-strength, --lower-threshold, --beta and --lsuv-rate takes
+    several values: 0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
+    """
+
+    task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
+    seeds: int = 5
+    """Seeds of weights and sample order: --seed and the numbers after it."""
+    resume: bool = False
+    """Go on with the sweep in the folder --out: what is finished is kept, seeds and values may have been added."""
+    patience: int | None = None
+    """Stop a member after so many epochs without a better validation accuracy."""
+    wave: int = 16
+    """Members that train at once."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    placement: Placement = "auto"
+    """Members: all in one batch (vmap), one after another (map), over all devices (shard), or what suits the machine."""
+
+    def __call__(self, console: Console, varied: dict[str, list[float]] | None = None) -> int:
+        """Run what is missing; 0, or 130 where it was interrupted."""
+        from snnjax.experiments.sweep import grid, run_sweep
+        from snnjax.progress import SweepProgress, sweep_table
+        from snnjax.training.run_folder import RunFolder
+
+        _check.integer("seeds", self.seeds, at_least=1)
+        use_cpu_devices()
+        config = self.task
+        if self.resume and config.out is None:
+            raise ValueError("out must name the folder of the sweep to go on with, got none; --out FOLDER --resume")
+        members = grid(range(config.seed, config.seed + self.seeds), varied or {})
+        folder = RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+        epochs = config.epochs + config.priming_epochs
+        with SweepProgress(len(members), epochs) as progress:
+            try:
+                finished = run_sweep(
+                    config, members, folder, resume=self.resume, wave=self.wave, placement=self.placement, patience=self.patience,
+                    checkpoint_every=self.checkpoint_every, on_epoch=[progress],
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                console.print(f"snnjax: interrupted; go on with --out {folder} --resume", highlight=False, soft_wrap=True)
+                return 130
+        console.print(sweep_table(finished.rows))
+        console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
+        return 0
+
+
+def task_name(config: Any) -> str:
+    """The subcommand of a configuration."""
+    return "randman" if isinstance(config, RandmanConfig) else "shd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +132,7 @@ class Probe:
 
     def __call__(self, console: Console) -> int:
         """Print the probe of a saved run, or of an untrained network."""
-        from snnjax import _check, plotting
+        from snnjax import plotting
         from snnjax.diagnostics import findings, probe, table
         from snnjax.experiments import build_optimizer, load_run, prepare
         from snnjax.experiments._run import spread
@@ -130,7 +187,7 @@ class Theory:
 
     def __call__(self, console: Console) -> int:
         """Print the table."""
-        from snnjax import _check, theory
+        from snnjax import theory
         from snnjax.psp import psp_integrals
 
         _check.integer("n_recurrent", self.n_recurrent, at_least=0)
@@ -168,9 +225,35 @@ def _regime(xi: float) -> str:
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Theory, tyro.conf.subcommand("theory")]
 )
+
+
+def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
+    """The arguments of `snnjax sweep` without those that name several values, and these values by field.
+
+    >>> swept(["sweep", "randman", "--sigma-u", "0.5,1", "--epochs", "3"])
+    (['sweep', 'randman', '--epochs', '3'], {'sigma_u': [0.5, 1.0]})
+    """
+    if not argv or argv[0] != "sweep":
+        return list(argv), {}
+    from snnjax.experiments.sweep import SWEEPABLE, parse_values
+
+    rest, varied, words = [], {}, iter(argv)
+    for word in words:
+        flag, given, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in SWEEPABLE:
+            value = value if given else next(words, "")
+            if ":" in value or "," in value:
+                varied[name] = parse_values(value)
+                continue
+            rest += [flag, value]
+        else:
+            rest.append(word)
+    return rest, varied
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,14 +261,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     console, errors = Console(), Console(stderr=True)
     tune_allocator()
     try:
+        arguments, varied = swept(sys.argv[1:] if argv is None else argv)
         command = tyro.cli(
             Command,  # type: ignore[arg-type]
-            args=argv,
+            args=arguments,
             prog="snnjax",
             description="Deep spiking neural networks in JAX, initialized in the fluctuation-driven regime.",
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
-        status = command(console)  # type: ignore[operator]
+        status = command(console, varied) if isinstance(command, Sweep) else command(console)  # type: ignore[operator]
     except (ValueError, TypeError, OSError) as error:
         errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
         status = 2

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from snnjax.training.ensemble import Snapshot
 from snnjax.training.fit import Row
+
+
+def _columns(unit: str) -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn(unit), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
 
 
 class TrainingProgress:
@@ -22,11 +32,7 @@ class TrainingProgress:
     def __init__(self, epochs: int, *, console: Console | None = None) -> None:
         self.epochs = epochs
         self.console = console or Console(file=sys.stderr)
-        columns = (
-            TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        self._bar = Progress(*_columns("epoch"), console=self.console) if self.console.is_terminal else None
         self._task = self._bar.add_task("compiling", total=epochs) if self._bar else None
 
     def __enter__(self) -> TrainingProgress:
@@ -44,6 +50,69 @@ class TrainingProgress:
             self._bar.update(self._task, completed=epoch, description=text)
         elif epoch % max(1, self.epochs // 20) == 0 or epoch in (1, self.epochs):
             self.console.print(f"epoch {epoch}/{self.epochs}  {text}  {row['seconds']:.1f} s", highlight=False, soft_wrap=True)
+
+
+class SweepProgress:
+    """A context manager whose instance is an `on_epoch` callback of `run_sweep`: member-epochs done, throughput and time left.
+
+    On a terminal a live bar; elsewhere about twenty plain lines over the whole sweep.
+    """
+
+    def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
+        self.total, self.epochs = members * epochs, epochs
+        self.console = console or Console(file=sys.stderr)
+        self._bar = Progress(*_columns("member-epoch"), console=self.console) if self.console.is_terminal else None
+        self._task = self._bar.add_task("compiling", total=self.total) if self._bar else None
+        self._began: tuple[float, int] | None = None
+        self._shown = -1
+
+    def __enter__(self) -> SweepProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
+        done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()
+        # what was done before this process began says nothing of its speed
+        self._began = self._began or (now, done)
+        speed = (done - self._began[1]) / max(now - self._began[0], 1e-9)
+        accuracy = 100 * snapshot.history["valid_accuracy"][:, -1]
+        accuracy = accuracy[np.isfinite(accuracy)]  # members that have stopped have none
+        spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
+        text = f"{spread}{speed:.2f} member-epochs/s"
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, description=text)
+        elif done * 20 // self.total > self._shown:
+            self._shown = done * 20 // self.total
+            left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
+            self.console.print(f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True)
+
+
+def sweep_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of results.csv, a line for each combination of swept values: mean and standard deviation over seeds."""
+    swept = list(rows[0])[: list(rows[0]).index("finite")]
+    names = [name for name in swept if name != "seed"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in (*names, "n", "not finite", "valid %", "test %, final", "test %, best", "layer 1, Hz"):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    for values, group in groups.items():
+        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023, E731
+        table.add_row(
+            *(f"{v:g}" for v in values), str(len(group)), str(sum(not row["finite"] for row in group)), percent("valid_accuracy"),
+            percent("test_accuracy_final"), percent("test_accuracy_best"), _spread([row["final_rate_1"] for row in group]),
+        )  # fmt: skip
+    return table
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
 def describe(row: Row) -> str:

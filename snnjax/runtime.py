@@ -1,4 +1,5 @@
-"""Process settings that make JAX on a CPU faster. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator`.
+"""Process settings that make JAX on a CPU faster. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator`, and
+`snnjax sweep` also `use_cpu_devices`.
 
 A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
 over half of a step's time. With the settings below freed memory stays with the process and is used again.
@@ -6,9 +7,13 @@ over half of a step's time. With the settings below freed memory stays with the 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
+import os
 import sys
+
+from snnjax import _check
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -36,3 +41,28 @@ def tune_allocator(*, top_pad_mib: int = 256) -> bool:
         return False
     applied = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, top_pad_mib * 2**20)]
     return all(applied)
+
+
+def use_cpu_devices(number: int | None = None) -> int:
+    """Make several JAX devices of the CPU, so that an ensemble's members run side by side, one a core. Call it before the first JAX computation.
+
+    Args:
+      number: of devices; as many as this process has cores when None.
+
+    Returns:
+      The number of CPU devices that JAX has: fewer than asked for where JAX had already started.
+
+    Raises:
+      ValueError: number is not at least 1.
+    """
+    import jax
+
+    _check.integer("number", number := _cores() if number is None else number, at_least=1)
+    with contextlib.suppress(RuntimeError):  # JAX has started and has its devices
+        jax.config.update("jax_num_cpu_devices", number)
+    return len(jax.devices("cpu"))
+
+
+def _cores() -> int:
+    # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -149,22 +149,10 @@ def fit_ensemble(
     padded, n = _placement.pad(check_members(members), placement=placement)
     hypers, sources = _placement.put(padded, sources, placement=placement)
 
-    spread = functools.partial(_placement.over_members, placement=placement)
-    options = {"batch_size": batch_size}
-    start = jax.jit(spread(functools.partial(_start, program, **options)))
-    run = {
-        # the state is donated: an ensemble is held once
-        priming: jax.jit(
-            spread(functools.partial(_epoch, program, priming=priming, patience=None if priming else patience, **options)),
-            donate_argnums=0,
-        )
-        for priming in (True, False)
-    }
-    final = jax.jit(spread(functools.partial(_finish, program, **options)))
-
-    snapshot = None if resume is None else resume(jax.eval_shape(start, hypers, sources)[0][1])
+    options = {"program": program, "placement": _placement.resolve(placement), "batch_size": batch_size}
+    snapshot = None if resume is None else resume(jax.eval_shape(functools.partial(_start, **options), hypers, sources)[0][1])
     if snapshot is None:
-        ensemble, metrics = start(hypers, sources)
+        ensemble, metrics = _start(hypers, sources, **options)
         done, history = 0, {name: value[:, None] for name, value in _named(metrics, dt).items()}
         _announce(on_epoch, 0, ensemble, history)
     else:
@@ -173,10 +161,11 @@ def fit_ensemble(
     for epoch in range(done + 1, priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
-        ensemble, metrics = run[epoch <= priming_epochs](ensemble, sources)
+        priming = epoch <= priming_epochs
+        ensemble, metrics = _epoch(ensemble, sources, priming=priming, patience=None if priming else patience, **options)
         history = {name: np.concatenate([history[name], value[:, None]], axis=1) for name, value in _named(metrics, dt).items()}
         _announce(on_epoch, epoch, ensemble, history)
-    tested = _placement.gather(final(ensemble, sources))
+    tested = _placement.gather(_finish(ensemble, sources, **options))
     _, state = ensemble
     test = {
         which: {name.removeprefix("train_"): value[:n] for name, value in _named((m, None), dt).items() if name != "penalty"}
@@ -207,52 +196,69 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for name, a in sorted(arrays.items())}
 
 
-def _start(program: Program, hyper: Hyper, sources: Sources, *, batch_size: int) -> Any:
-    params = program.init(hyper, sources)
-    objective = program.objective(hyper, False)
-    state = init_state(params, program.optimizer(hyper))
-    trained, held = (evaluate(objective, params, source, batch_size=batch_size) for source in (sources.train, sources.valid))
-    zero = jnp.zeros((), jnp.int32)
-    member = MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))
-    return (hyper, member), (trained, held)
+# Of the module, with the program as a static argument, so that ensembles of one program and size share their compilations.
+_STATIC = ("program", "placement", "batch_size")
 
 
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Placement, batch_size: int) -> Any:
+    def start(hyper: Hyper, sources: Sources) -> Any:
+        params = program.init(hyper, sources)
+        objective = program.objective(hyper, False)
+        state = init_state(params, program.optimizer(hyper))
+        trained, held = (evaluate(objective, params, source, batch_size=batch_size) for source in (sources.train, sources.valid))
+        zero = jnp.zeros((), jnp.int32)
+        return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held)
+
+    return _placement.over_members(start, placement=placement)(hypers, sources)
+
+
+# the state is donated: an ensemble is held once
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "priming", "patience"), donate_argnums=0)
 def _epoch(
-    program: Program, member: tuple[Hyper, MemberState], sources: Sources, *, priming: bool, patience: int | None, batch_size: int
+    ensemble: Any, sources: Sources, *, program: Program, placement: Placement, batch_size: int, priming: bool, patience: int | None
 ) -> Any:
-    """One epoch of one member and its validation; a member that is not active is left as it is, its metrics NaN."""
-    hyper, state = member
+    """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
 
-    def go(state: MemberState) -> tuple[MemberState, Any]:
-        objective = program.objective(hyper, priming)
-        key = jax.random.fold_in(jax.random.key(hyper["seed"]), state.epoch + 1)
-        train, trained = train_epoch(objective, program.optimizer(hyper), state.train, sources.train, key, batch_size=batch_size)
-        held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=batch_size)
-        epoch = state.epoch + 1
-        better = train.healthy & (held.accuracy > state.best_accuracy) & (not priming)
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
-        best_epoch = jnp.where(better | priming, epoch, state.best_epoch)  # patience counts from the end of priming
-        # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
-        healthy = train.healthy & jnp.isfinite(held.loss)
-        active = healthy if patience is None else healthy & (epoch - best_epoch < patience)
-        new = MemberState(
-            train._replace(healthy=healthy), best, jnp.where(better, held.accuracy, state.best_accuracy), best_epoch, epoch, active
-        )
-        return new, (trained, held)
+    def run(member: tuple[Hyper, MemberState], sources: Sources) -> Any:
+        hyper, state = member
+        go = functools.partial(_train_and_validate, program, hyper, sources, batch_size=batch_size, priming=priming, patience=patience)
 
-    def stay(state: MemberState) -> tuple[MemberState, Any]:
-        shapes = jax.eval_shape(go, state)[1]
-        return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)
+        def stay(state: MemberState) -> tuple[MemberState, Any]:
+            return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(go, state)[1])
 
-    state, metrics = jax.lax.cond(state.active, go, stay, state)
-    return (hyper, state), metrics
+        state, metrics = jax.lax.cond(state.active, go, stay, state)
+        return (hyper, state), metrics
+
+    return _placement.over_members(run, placement=placement)(ensemble, sources)
 
 
-def _finish(program: Program, member: tuple[Hyper, MemberState], sources: Sources, *, batch_size: int) -> tuple[Metrics, Metrics]:
-    hyper, state = member
-    objective = program.objective(hyper, False)
-    final, best = (evaluate(objective, params, sources.test, batch_size=batch_size) for params in (state.train.params, state.best))
-    return final, best
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, batch_size: int) -> tuple[Metrics, Metrics]:
+    def finish(member: tuple[Hyper, MemberState], sources: Sources) -> tuple[Metrics, ...]:
+        hyper, state = member
+        objective = program.objective(hyper, False)
+        return tuple(evaluate(objective, params, sources.test, batch_size=batch_size) for params in (state.train.params, state.best))
+
+    return _placement.over_members(finish, placement=placement)(ensemble, sources)
+
+
+def _train_and_validate(
+    program: Program, hyper: Hyper, sources: Sources, state: MemberState, *, batch_size: int, priming: bool, patience: int | None
+) -> tuple[MemberState, tuple[Metrics, Metrics]]:
+    epoch = state.epoch + 1
+    key = jax.random.fold_in(jax.random.key(hyper["seed"]), epoch)
+    objective, optimizer = program.objective(hyper, priming), program.optimizer(hyper)
+    train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, batch_size=batch_size)
+    held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=batch_size)
+    better = train.healthy & (held.accuracy > state.best_accuracy) & (not priming)
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
+    best_epoch = jnp.where(better | priming, epoch, state.best_epoch)  # patience counts from the end of priming
+    # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
+    healthy = train.healthy & jnp.isfinite(held.loss)
+    active = healthy if patience is None else healthy & (epoch - best_epoch < patience)
+    best_accuracy = jnp.where(better, held.accuracy, state.best_accuracy)
+    return MemberState(train._replace(healthy=healthy), best, best_accuracy, best_epoch, epoch, active), (trained, held)
 
 
 def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:

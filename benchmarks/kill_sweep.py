@@ -1,0 +1,108 @@
+"""Kill a sweep at random moments and see that it ends as if it had not been: `python -m benchmarks.kill_sweep [--kills 20] [--seed 0]`.
+
+A small sweep is run once to its end. Then, in another folder, it is started again and again and killed (SIGKILL) after a random time: during import,
+compilation, a step, a checkpoint's or a member's write. The last start is left alone. Every file of the two folders must be the same, byte for byte;
+members are compared array by array (their archive holds the time of writing). Exit status 1, and a line for each difference, where something is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+ARGUMENTS = (
+    "--seeds", "3", "--wave", "4", "randman", "--classes", "3", "--samples", "40", "--batch-size", "24", "--epochs", "6", "--hidden", "20",
+    "--optimizer", "adam", "--dt", "0.004", "--sigma-u", "0.5,1",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How often to kill."""
+
+    kills: int = 20
+    """Random moments."""
+    seed: int = 0
+    """Of the moments."""
+
+
+def start(folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
+    """The sweep as a person starts it, in its own process group; with --resume where there is something to go on with."""
+    resume = ["--resume"] if (folder / "config.json").exists() else []
+    command = [sys.executable, "-m", "snnjax", "sweep", *resume, *ARGUMENTS, "--out", str(folder)]
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+
+
+def contents(folder: Path) -> dict[str, dict[str, np.ndarray] | bytes]:
+    """Every file below `folder`, members as arrays."""
+    out: dict[str, dict[str, np.ndarray] | bytes] = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(file.relative_to(folder))
+        if file.suffix == ".npz":
+            with np.load(file) as archive:
+                out[name] = {key: archive[key] for key in archive.files}
+        else:
+            out[name] = file.read_bytes()
+    return out
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """What is not the same in the two folders."""
+    one, two = contents(a), contents(b)
+    out = [f"{name} is in only one of the folders" for name in sorted(one.keys() ^ two.keys())]
+    for name in sorted(one.keys() & two.keys()):
+        x, y = one[name], two[name]
+        if isinstance(x, dict) and isinstance(y, dict):
+            same = x.keys() == y.keys() and all(np.array_equal(x[k], y[k], equal_nan=x[k].dtype.kind == "f") for k in x)
+        else:
+            same = x == y
+        if not same:
+            out.append(f"{name} differs")
+    return out
+
+
+def main(options: Options) -> int:
+    """Print where each kill fell, and the differences at the end."""
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as parent:
+        whole, killed, log = Path(parent, "whole"), Path(parent, "killed"), Path(parent, "log")
+        begin = time.perf_counter()
+        if start(whole, log=log).wait() != 0:
+            print(log.read_text()[-4000:])
+            return 1
+        seconds = time.perf_counter() - begin
+        print(f"uninterrupted: {seconds:.1f} s", flush=True)
+        for kill in range(options.kills):
+            process = start(killed, log=log)
+            moment = rng.uniform(0.0, seconds)
+            try:
+                process.wait(timeout=moment)
+                what = "it had ended"
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+                members = len(list((killed / "members").glob("*.npz"))) if killed.exists() else 0
+                epochs = sorted(p.name for p in (killed / "wave" / "checkpoints").glob("*")) if killed.exists() else []
+                what = f"killed; members finished {members}, checkpoints {epochs}"
+            print(f"start {kill + 1}: after {moment:.1f} s {what}", flush=True)
+        if (code := start(killed, log=log).wait()) != 0:
+            print(log.read_text()[-4000:])
+            print(f"the last start ended with {code}")
+            return 1
+        found = differences(whole, killed)
+    print("\n".join(found) or f"{options.kills} kills, and every file is the same")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))

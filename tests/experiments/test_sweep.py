@@ -1,0 +1,130 @@
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks import kill_sweep
+from snnjax.cli import swept
+from snnjax.experiments import RandmanConfig, sweep
+from snnjax.experiments.sweep import grid, parse_values, run_sweep
+
+CONFIG = RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, dt=4e-3)
+MEMBERS = grid([0, 1], {"sigma_u": [0.5, 1.5]})
+OPTIONS = {"wave": 2, "placement": "map"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    return run_sweep(CONFIG, MEMBERS, folder, **OPTIONS)
+
+
+def stop_after(calls):
+    """A callback that interrupts at the given call."""
+    seen = []
+
+    def callback(*_):
+        seen.append(None)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def test_results_have_a_row_a_member(whole):
+    with (whole.folder / "results.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(float(r["sigma_u"]), int(r["seed"])) for r in rows] == [(0.5, 0), (0.5, 1), (1.5, 0), (1.5, 1)]
+    assert all(r["finite"] == "True" and r["epochs"] == "3" for r in rows)
+    for row, written in zip(whole.rows, rows, strict=True):
+        assert {name: str(value) for name, value in row.items()} == written
+    # 12 samples each; the weaker initialization fires less
+    assert all(round(12 * r["test_accuracy_final"], 4).is_integer() for r in whole.rows)
+    assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(r["initial_rate_1"] for r in whole.rows[2:])
+    assert not (whole.folder / "wave").exists()
+
+
+# in the first wave; in the second, before its first epoch; after its last one
+@pytest.mark.parametrize("calls", [2, 5, 8])
+def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(CONFIG, MEMBERS, tmp_path / "cut", on_epoch=[stop_after(calls)], **OPTIONS)
+    run_sweep(CONFIG, MEMBERS, tmp_path / "cut", resume=True, **OPTIONS)
+    assert kill_sweep.differences(whole.folder, tmp_path / "cut") == []
+
+
+def test_finished_members_are_never_trained_again(whole, monkeypatch):
+    trained = []
+    original = sweep.fit_ensemble
+
+    def spy(program, members, *args, **options):
+        trained.append({name: values.tolist() for name, values in members.items()})
+        return original(program, members, *args, **options)
+
+    monkeypatch.setattr(sweep, "fit_ensemble", spy)
+    before = {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir()}
+    again = run_sweep(CONFIG, MEMBERS, whole.folder, resume=True, **OPTIONS)
+    assert trained == []
+    assert again.rows == whole.rows
+    more = run_sweep(CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS)
+    assert trained == [{"sigma_u": [0.5], "seed": [2]}]
+    assert more.rows[:2] == whole.rows[:2]
+    assert {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir() if p.name in before} == before
+
+
+def test_values():
+    assert parse_values("0.1, 3") == [0.1, 3.0]
+    np.testing.assert_allclose(parse_values("0.01:100:log:13"), np.logspace(-2, 2, 13), rtol=1e-9)
+    np.testing.assert_allclose(parse_values("-2:0:lin:5"), [-2, -1.5, -1, -0.5, 0])
+    for text in ("", "a", "1:2", "1:2:log", "0:1:log:3", "1:2:cube:3", "1:2:0", "1:2:3:4:5"):
+        with pytest.raises(ValueError, match="values must be like"):
+            parse_values(text)
+
+
+def test_command_line_keeps_single_values_for_the_task():
+    assert swept(["train", "randman", "--sigma-u", "1,2"]) == (["train", "randman", "--sigma-u", "1,2"], {})
+    rest, varied = swept(["sweep", "--seeds", "3", "randman", "--sigma-u=0.5:2:log:3", "--alpha", "0.5", "--mu-u", "-0.5,0"])
+    assert rest == ["sweep", "--seeds", "3", "randman", "--alpha", "0.5"]
+    assert varied == {"sigma_u": [0.5, 1.0, 2.0], "mu_u": [-0.5, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "varied", "match"),
+    [
+        ([0], {"tau_mem": [0.01]}, "swept parameter must be one of 'sigma_u'"),
+        ([0], {"sigma_u": [1.0, 1.0]}, "sigma_u must have at least one value and none twice"),
+        ([0, 0], {}, "seeds must be at least one and none twice"),
+        ([-1], {}, "seed must be >= 0"),
+    ],
+)
+def test_grid_errors(seeds, varied, match):
+    with pytest.raises(ValueError, match=match):
+        grid(seeds, varied)
+
+
+def test_folder_errors(whole, tmp_path):
+    with pytest.raises(FileExistsError, match="holds a sweep; go on with it by resume"):
+        run_sweep(CONFIG, MEMBERS, whole.folder)
+    with pytest.raises(ValueError, match=r"holds a sweep of another configuration; it differs in \['hidden'\]"):
+        run_sweep(dataclasses.replace(CONFIG, hidden=(21,)), MEMBERS, whole.folder, resume=True)
+    (tmp_path / "precious.txt").write_text("thesis")
+    with pytest.raises(FileExistsError, match="is not an empty folder and holds no sweep"):
+        run_sweep(CONFIG, MEMBERS, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="mu_u must be finite and < 1, got 3"):
+        run_sweep(CONFIG, grid([0], {"mu_u": [0.0, 3.0]}), tmp_path / "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["precious.txt"]
+    damaged = whole.folder / "members" / "seed=0,sigma_u=0.5.npz"
+    content = damaged.read_bytes()
+    try:
+        damaged.write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=r"seed=0,sigma_u=0.5.npz is not a readable member of a sweep"):
+            run_sweep(CONFIG, MEMBERS, whole.folder, resume=True)
+    finally:
+        damaged.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_the_same():
+    """SIGKILL, five times here; `python -m benchmarks.kill_sweep` does twenty."""
+    assert kill_sweep.main(kill_sweep.Options(kills=5, seed=1)) == 0

@@ -1,0 +1,216 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import REPOSITORY
+
+from snnjax.experiments import RandmanConfig, run
+from snnjax.experiments._run import load
+from snnjax.experiments.sweep import program_of
+from snnjax.training import Snapshot, Sources, fit_ensemble
+from snnjax.training.ensemble import _epoch, check_members
+
+CONFIG = RandmanConfig(
+    classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, init="data_driven_balanced", dt=4e-3
+)
+MEMBERS = {"seed": np.array([0, 1, 2, 0]), "sigma_u": np.array([1.0, 0.7, 0.5, 2.0]), "learning_rate": np.array([0.02, 0.02, 0.01, 0.005])}
+
+
+@pytest.fixture(scope="module")
+def task():
+    config, data = load(CONFIG)
+    return program_of(config, data), Sources(data.train, data.valid, data.test), config
+
+
+def train(task, members=None, *, placement="map", **options):
+    program, sources, config = task
+    options = {"epochs": config.epochs, "batch_size": config.batch_size, "dt": config.dt} | options
+    return fit_ensemble(program, MEMBERS if members is None else members, sources, placement=placement, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(task):
+    return train(task)
+
+
+def assert_same(a, b, **tolerance):
+    """Two results, bit for bit unless a tolerance is given."""
+    close = (lambda x, y: np.testing.assert_allclose(x, y, **tolerance)) if tolerance else np.testing.assert_array_equal
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        close(x, y)
+
+
+def test_a_member_is_the_run_it_would_be_alone(trained):
+    """Three epochs: later, rounding flips single spikes."""
+    for k in (1, 3):
+        alone = run(
+            RandmanConfig(**{**vars(CONFIG), **{name: values[k].item() for name, values in MEMBERS.items()}})
+        ).fit  # the same as `snnjax train`
+        for name, values in trained.history.items():
+            np.testing.assert_allclose(values[k], [row[name] for row in alone.history], rtol=2e-4, atol=2e-5, err_msg=name)
+        assert trained.best_epoch[k] == alone.best_epoch
+        for which in ("final", "best"):
+            assert trained.test[which]["accuracy"][k] == pytest.approx(alone.test[which]["accuracy"])
+            assert trained.test[which]["rate_1"][k] == pytest.approx(alone.test[which]["rate_1"], rel=1e-3)
+            ours = jax.tree.leaves(getattr(trained, which))
+            for a, b in zip(ours, jax.tree.leaves(getattr(alone, which)), strict=True):
+                np.testing.assert_allclose(a[k], b, rtol=1e-3, atol=1e-5)
+
+
+def test_vmap_gives_the_numbers_of_one_after_another(task, trained):
+    batched = train(task, placement="vmap")
+    assert_same(batched.history, trained.history, rtol=1e-3, atol=1e-4)
+    assert_same(batched.final, trained.final, rtol=1e-2, atol=1e-4)
+
+
+def test_a_member_does_not_depend_on_the_others(task, trained):
+    some = train(task, {name: values[[2, 0]] for name, values in MEMBERS.items()})
+    assert_same(some.history, {name: values[[2, 0]] for name, values in trained.history.items()})
+    assert_same(some.final, jax.tree.map(lambda a: a[[2, 0]], trained.final))
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_resumed_is_the_run_that_never_stopped(task, trained, epoch):
+    snapshots: list[Snapshot] = []
+    train(task, on_epoch=[snapshots.append])
+    assert [s.epoch for s in snapshots] == [0, 1, 2, 3]
+    again = train(task, resume=lambda like: snapshots[epoch])
+    assert_same(again, trained)
+
+
+def test_a_member_that_is_not_finite_is_frozen_and_the_others_go_on(task, trained):
+    members = {name: values.copy() for name, values in MEMBERS.items()}
+    members["learning_rate"][1] = 3e38  # the first update overflows
+    result = train(task, members)
+    assert result.finite.tolist() == [True, False, True, True]
+    others = [0, 2, 3]
+    assert_same({n: v[others] for n, v in result.history.items()}, {n: v[others] for n, v in trained.history.items()})
+    assert np.isfinite(jax.tree.leaves(result.final)[0][1]).all()
+    assert np.isnan(result.history["valid_accuracy"][1, -1])
+    assert result.epochs[1] < 3
+
+
+def test_patience_stops_members_one_by_one(task):
+    result = train(task, {**MEMBERS, "learning_rate": np.array([0.0, 0.02, 0.02, 0.02])}, epochs=6, patience=2)
+    accuracy = result.history["valid_accuracy"]
+    # without learning the first epoch is the best there will be
+    assert (result.best_epoch[0], result.epochs[0]) == (1, 3)
+    for k in range(4):
+        done = result.epochs[k]
+        assert result.best_epoch[k] == 1 + np.nanargmax(accuracy[k, 1 : done + 1])
+        assert done == min(result.best_epoch[k] + 2, 6)
+        assert np.isnan(accuracy[k, done + 1 :]).all()
+
+
+def test_priming_wakes_a_silent_layer_and_learns_no_class():
+    silent = RandmanConfig(
+        **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
+    )
+    config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
+    sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1])}
+    options = {"batch_size": config.batch_size, "dt": config.dt, "placement": "map"}
+    result = fit_ensemble(program_of(config, data), members, sources, epochs=1, priming_epochs=4, **options)
+    assert (result.history["rate_1"][:, 0] < 0.1).all()
+    assert (result.history["rate_1"][:, 4] > 0.5).all()
+    assert (result.best_epoch == 5).all()
+    # the same phases in `fit`
+    alone = run(RandmanConfig(**{**vars(silent), "priming_epochs": 4, "epochs": 1})).fit
+    np.testing.assert_allclose(result.history["rate_1"][0], [row["rate_1"] for row in alone.history], rtol=1e-3)
+    assert alone.best_epoch == 5
+
+
+SHARDED = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    import jax, numpy as np
+    if len(sys.argv) > 2:
+        jax.distributed.initialize(f"127.0.0.1:{{sys.argv[2]}}", 2, int(sys.argv[3]))
+    from training.test_ensemble import CONFIG, load, program_of, Sources, train
+    assert jax.device_count() == {devices}
+    config, data = load(CONFIG)
+    task = program_of(config, data), Sources(data.train, data.valid, data.test), config
+    members = {{"seed": np.arange(16) % 8, "sigma_u": np.repeat([0.7, 1.5], 8)}}
+    result = train(task, members, placement=sys.argv[1], epochs=2)
+    if jax.process_index() == 0:
+        leaves = jax.tree.leaves(result)
+        np.savez({file!r} if len(sys.argv) < 5 else sys.argv[4], **{{str(k): a for k, a in enumerate(leaves)}})
+"""
+
+
+def start(tmp_path, name, devices, *arguments, total=None):
+    """A process of its own with so many devices; its result in the file that comes back."""
+    script, file = tmp_path / f"{name}.py", tmp_path / f"{name}.npz"
+    tests = str(REPOSITORY / "tests")
+    script.write_text(textwrap.dedent(SHARDED.format(tests=tests, devices=total or devices, file=str(file))))
+    env = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    return subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE, text=True), file
+
+
+def finish(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-4000:]
+
+
+@pytest.mark.slow
+def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(tmp_path):
+    one, alone = start(tmp_path, "one", 1, "map")
+    finish(one)
+    eight, sharded = start(tmp_path, "eight", 8, "shard")
+    finish(eight)
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    file = str(tmp_path / "two.npz")
+    processes = [start(tmp_path, f"two{k}", 4, "shard", port, str(k), file, total=8)[0] for k in range(2)]
+    finish(*processes)
+    expected = np.load(alone)
+    assert len(expected.files) > 10
+    for other in (sharded, file):
+        found = np.load(other)
+        for name in expected.files:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_an_epoch_lowers_for_accelerators(task, platform):
+    program, sources, config = task
+    hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
+    options = {"program": program, "placement": "vmap", "batch_size": config.batch_size}
+    from snnjax.training.ensemble import _start
+
+    ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
+    epoch = jax.jit(lambda e, s: _epoch(e, s, priming=False, patience=None, **options)[1])
+    exported = jax.export.export(epoch, platforms=[platform])(ensemble, sources)
+    assert exported.platforms == (platform,)
+    assert exported.out_avals[0].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "error", "match"),
+    [
+        ({"sigma_u": np.ones(2)}, {}, ValueError, "members must hold a seed for each member"),
+        ({"seed": np.ones(2)}, {}, TypeError, "seed must be integers, got float64"),
+        ({"seed": np.arange(2), "sigma_u": np.ones(3)}, {}, ValueError, "members must hold arrays .* of one length"),
+        ({"seed": np.arange(0)}, {}, ValueError, "members must hold arrays .* at least 1"),
+        (None, {"placement": "everywhere"}, ValueError, "placement must be one of 'auto', 'vmap', 'map', 'shard'"),
+        (None, {"epochs": 0}, ValueError, "epochs must be >= 1"),
+        (None, {"patience": 0}, ValueError, "patience must be >= 1"),
+        (None, {"priming_epochs": -1}, ValueError, "priming_epochs must be >= 0"),
+        (None, {"batch_size": 1000}, ValueError, "batch_size must be at most the number of training samples 96, got 1000"),
+    ],
+)
+def test_errors(task, members, options, error, match):
+    with pytest.raises(error, match=match):
+        train(task, members, **options)
