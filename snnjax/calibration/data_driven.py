@@ -17,18 +17,30 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
-from snnjax.calibration.powers import InputPowers, centred, input_powers, standard_weights, weights_from_powers
+from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
+from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
+
+INFEASIBLE = (
+    "the mean alone would move the membrane by more than sigma_u, or the weights to rescale are all equal; raise sigma_u or lower |mu_u|"
+)
 
 
 class LayerReport(NamedTuple):
-    """What calibration did to one layer: standard deviation of each connection's weights, and the predicted spread of mean U across neurons.
+    """What calibration did to one layer.
 
-    `calibrated` is False where the input was silent; the layer then kept its weights.
+    Attributes:
+      sigma_w: standard deviation of each connection's weights.
+      quenched_spread: predicted root mean square, over neurons and trials, of the membrane's time mean within a trial.
+      sigma_u: the standard deviation that the membrane without reset then has on the batch, with the layer's own spikes.
+      silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
+        weights to rescale are all equal. The layer then kept its weights.
     """
 
     sigma_w: tuple[jax.Array, ...]
     quenched_spread: jax.Array
+    sigma_u: jax.Array
+    silent: jax.Array
     calibrated: jax.Array
 
 
@@ -42,7 +54,7 @@ def calibrate(
     alpha: Any = 0.9,
     balance: bool = False,
     readout_sigma: Any = None,
-    passes: int = 3,
+    passes: int = 4,
 ) -> tuple[Any, list[LayerReport]]:
     """Put every layer of `network` on target for the batch `x`, first to last, each on the spikes that the layers below really emit.
 
@@ -50,18 +62,20 @@ def calibrate(
       network: a `snnjax.nn.Sequential` of dense, convolutional or recurrent layers. It is not changed. Time constants of its own for every
         neuron count with their mean.
       x: inputs (time, batch, ...features), typical of the data: a hundred samples are plenty.
-      key: draw new normal weights with it; None rescales the weights that are there (which must not all be equal).
+      key: draw new normal weights with it; None rescales the weights that are there, which must not all be equal. Zeros stay zeros.
       sigma_u: target standard deviation of the membrane, one for all spiking layers or a sequence with one a layer.
       mu_u: target mean of the membrane.   alpha: feed-forward share of the variance in recurrent layers.
       balance: give every neuron weights of exactly zero sum in each connection, before the mean that mu_u asks for is added.
       readout_sigma: also scale the readout's weights so that its traces have this standard deviation in time; None leaves the readout alone.
-      passes: recurrent layers: how often the recurrent weights are set to the spikes that the layer emits with them (a fixed point).
+      passes: recurrent layers: how often the recurrent weights are set to the spikes that the layer emits with them (a fixed point). A layer that
+        fires below 1 Hz gets the recurrent weights of one that fires at it, and its input carries more than alpha.
 
     Returns:
       `(calibrated network, one LayerReport a spiking layer)`. Pure: works under jit, and under vmap over keys.
 
     Raises:
-      ValueError: sizes that do not fit, `passes` < 1, or sigma_u not positive.
+      ValueError: sizes that do not fit, `passes` < 1, sigma_u not positive, or a layer for which there are no such weights (under jit and
+        vmap its report says so instead).   TypeError: x is not an array.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -79,16 +93,24 @@ def calibrate(
     _check.number("alpha", alpha, above=0, below=1)
     network = nnx.clone(network)
     spiking = [layer for layer in network.layers if layer.spiking]
-    targets = list(sigma_u) if isinstance(sigma_u, Sequence) else [sigma_u] * len(spiking)
+    if isinstance(sigma_u, str) or jnp.ndim(sigma_u) > 1:
+        raise TypeError(f"sigma_u must be a number or one for each spiking layer, got {sigma_u!r}")
+    targets = list(sigma_u) if jnp.ndim(sigma_u) else [sigma_u] * len(spiking)
     if len(targets) != len(spiking):
         raise ValueError(f"sigma_u must be one number or one for each of the {len(spiking)} spiking layers, got {len(targets)}")
+    x = as_floats(x)
     reports: list[LayerReport] = []
     for k, layer in enumerate(network.layers):
         layer_key = None if key is None else jax.random.fold_in(key, k)
+        if hasattr(layer, "in_features"):
+            _check.time_major("x", x, features=layer.in_features)
         if layer.spiking:
             report, x = _calibrate_layer(
                 layer, x, layer_key, sigma_u=targets[len(reports)], mu_u=mu_u, alpha=alpha, balance=balance, passes=passes
             )
+            refused = _check.concrete(report.silent) == 0 and _check.concrete(report.calibrated) == 0
+            if refused:
+                raise ValueError(f"layer {k} has no weights for mu_u = {mu_u}, sigma_u = {targets[len(reports)]}: {INFEASIBLE}")
             reports.append(report)
         else:
             if readout_sigma is not None and hasattr(layer, "kernel"):
@@ -105,31 +127,57 @@ def _calibrate_layer(
     neuron = _shared_times(layer.neuron)
     below = _powers(layer.project, layer.kernel, x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
-    kernel_shape = _shape(layer.kernel[...], keys[0], balance)
-    if layer.recurrent_kernel is None:
-        powers, shares = [below], [1.0]
+    kernels = [layer.kernel] if layer.recurrent_kernel is None else [layer.kernel, layer.recurrent_kernel]
+    shapes = [_shape(kernel[...], k, balance) for kernel, k in zip(kernels, keys, strict=False)]
+    shares: list[Any] = [1.0] if layer.recurrent_kernel is None else [alpha, 1 - alpha]
+
+    def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:
         weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u)
-        _set(layer.kernel, kernel_shape, weights[0])
-    else:
-        recurrent_shape = _shape(layer.recurrent_kernel[...], keys[1], balance)
-        shares = [alpha, 1 - alpha]
-        # before the layer has spoken, its spikes are taken to be like its input's, spread over its own number of neurons
+        there = jnp.asarray([_set(*part) for part in zip(kernels, shapes, weights, strict=True)])
+        return weights, there.all()
+
+    powers = [below]
+    if layer.recurrent_kernel is not None:
         n = _fan_in(layer.recurrent_kernel)
-        own = InputPowers(*(jnp.asarray(p) * n / below.n for p in below[:4]), n=n)
-        powers = [below, own]
+        lowest = _poisson_powers(neuron, n, _FLOOR_HZ, balance, below.temporal.dtype)
+        # before the layer has spoken, its spikes are taken to be like its input's, spread over its own number of neurons
+        own = _at_least(lowest, [p * n / below.n for p in below[:4]])
         for _ in range(passes):
-            weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u)
-            _set(layer.kernel, kernel_shape, weights[0])
-            _set(layer.recurrent_kernel, recurrent_shape, weights[1])
+            put([below, own])
             measured = _powers(layer.recur, layer.recurrent_kernel, layer(x).output, neuron, balance)
-            spoke = measured.temporal > 0  # a silent layer has no recurrent drive to measure: keep the last estimate
-            powers = [below, InputPowers(*(jnp.where(spoke, m, p) for m, p in zip(measured[:4], powers[1][:4], strict=True)), n=measured.n)]
-        weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u)
-        _set(layer.kernel, kernel_shape, weights[0])
-        _set(layer.recurrent_kernel, recurrent_shape, weights[1])
-    quenched = sum(w.sigma_w**2 * p.quenched for w, p in zip(weights, powers, strict=True))
-    report = LayerReport(tuple(w.sigma_w for w in weights), jnp.sqrt(quenched), below.temporal > 0)
-    return report, layer(x).output
+            # the geometric mean with the last estimate: what was too much last time would else be too little this time, and so on
+            own = _at_least(lowest, [jnp.sqrt(a * b) for a, b in zip(measured[:4], own[:4], strict=True)])
+            # what a layer that fires too little leaves of the recurrent share is its input's to carry; half way each time, for the same reason
+            shares[0] = (shares[0] + 1 - (1 - alpha) * jnp.minimum(measured.temporal / own.temporal, 1.0)) / 2
+        powers = [below, own]
+    weights, there = put(powers)
+    output = layer(x).output
+    drive = layer.project(x, layer.kernel[...])
+    if layer.recurrent_kernel is not None:
+        drive = drive + layer.recur(output, layer.recurrent_kernel[...])
+    measured_sigma_u = jnp.sqrt(free_membrane(layer.neuron, drive).var(axis=0).mean())
+    quenched = jnp.sqrt(sum(w.sigma_w**2 * p.quenched for w, p in zip(weights, powers, strict=True)))
+    report = LayerReport(tuple(w.sigma_w for w in weights), quenched, measured_sigma_u, below.temporal == 0, there)
+    return report, output
+
+
+# A layer that fires below this rate is taken to fire at it when its recurrent weights are set: weights so large that a few spikes a trial made their whole
+# share of the variance would keep the layer firing by itself once anything starts it.
+_FLOOR_HZ = 1.0
+
+
+def _poisson_powers(neuron: Any, n: int, rate: float, balance: bool, dtype: Any) -> InputPowers:
+    """Powers of n Poisson inputs at `rate`, Hz."""
+    ebar, ehat = psp_integrals(tau_mem=neuron.tau_mem, tau_syn=neuron.tau_syn, dt=neuron.dt)
+    quenched = 0.0 if balance else n * (rate * ebar) ** 2
+    values = (n * rate * ehat, quenched, n * rate * ebar, n * rate * ehat)
+    return InputPowers(*(jnp.asarray(v, dtype) for v in values), n=n, balanced=balance)
+
+
+def _at_least(lowest: InputPowers, powers: Sequence[jax.Array]) -> InputPowers:
+    """`powers` (P, Q, M, P_sum), or `lowest` where P is below that."""
+    enough = powers[0] >= lowest.temporal
+    return lowest._replace(**{name: jnp.where(enough, p, low) for name, p, low in zip(lowest._fields, powers, lowest[:4], strict=False)})
 
 
 def _shared_times(neuron: Any) -> Any:
@@ -151,14 +199,23 @@ def _powers(connect: Any, kernel: Any, x: jax.Array, neuron: Any, balance: bool)
 
 
 def _shape(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Array:
-    """Weights (..., in, out) of mean 0 and variance 1: drawn, or those that are there; with `balance` of zero sum for each neuron."""
+    """Weights (..., in, out) of mean 0 and variance 1: drawn, or those that are there; with `balance` of zero sum for each neuron.
+
+    Weights of exactly 0, of a sparse layer, stay 0. NaN where all that are there are equal, and so have no shape.
+    """
     if key is not None:
         return standard_weights(key, w.shape, balance=balance, dtype=w.dtype)
-    w = centred(w) if balance else w - w.mean()
-    return w / jnp.sqrt(jnp.square(w).mean())
+    kept = w != 0
+    axes = tuple(range(w.ndim - 1)) if balance else None
+    mean = w.sum(axis=axes, keepdims=True) / jnp.maximum(kept.sum(axis=axes, keepdims=True), 1)
+    g = jnp.where(kept, w - mean, 0)
+    power, before = jnp.square(g).mean(), jnp.square(w).mean()
+    return g / jnp.sqrt(jnp.where(power > 100 * jnp.finfo(w.dtype).eps ** 2 * before, power, jnp.nan))
 
 
-def _set(param: Any, shape: jax.Array, weights: WeightStatistics) -> None:
-    """New weights, unless there are none for a silent input."""
+def _set(param: Any, shape: jax.Array, weights: WeightStatistics) -> jax.Array:
+    """New weights, unless there are none (silent input, infeasible target); whether there are."""
     new = (weights.mu_w + weights.sigma_w * shape).astype(shape.dtype)
-    param[...] = jnp.where(jnp.isfinite(weights.sigma_w), new, param[...])
+    there = jnp.isfinite(new).all()
+    param[...] = jnp.where(there, new, param[...])
+    return there

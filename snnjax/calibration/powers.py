@@ -104,7 +104,7 @@ def input_powers(
     n = _check.integer("n", n, at_least=1)
     if balance and n < 2:
         raise ValueError(f"balance needs at least 2 inputs a neuron, got {n} for x of shape {x.shape}")
-    h = filtered(x, neuron)
+    h = filtered(as_floats(x), neuron)
     total = gather(h)
     temporal, quenched = gather(h.var(axis=0)), gather(jnp.square(h.mean(axis=0)))
     summed = total.var(axis=0)
@@ -113,6 +113,13 @@ def input_powers(
         temporal = scale * _difference(temporal, summed / n)
         quenched = scale * _difference(quenched, jnp.square(total.mean(axis=0)) / n)
     return InputPowers(temporal.mean(), quenched.mean(), total.mean(), summed.mean(), n, balance)
+
+
+def as_floats(x: jax.Array) -> jax.Array:
+    """Spikes of any type as at least float32: 16 bits cannot hold a membrane."""
+    _check.time_major("x", x)
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -227,10 +234,6 @@ def data_driven(powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, sha
 def standard_weights(key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: Any = jnp.float32) -> jax.Array:
     """Normal weights (..., in, out) of mean 0 and variance 1; with `balance` of zero sum over the inputs of each neuron, all axes but the last."""
     g = jax.random.normal(key, tuple(shape), dtype)
-    return centred(g) if balance else g
-
-
-def centred(g: jax.Array) -> jax.Array:
-    """Independent weights g (..., in, out) less their mean over the inputs of each neuron; their variance is kept."""
     n = g.size // g.shape[-1]
-    return (g - g.mean(axis=tuple(range(g.ndim - 1)))) * (n / (n - 1)) ** 0.5
+    # a sample's mean takes one degree of freedom
+    return (g - g.mean(axis=tuple(range(g.ndim - 1)))) * (n / (n - 1)) ** 0.5 if balance else g

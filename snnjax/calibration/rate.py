@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
-from snnjax.calibration.powers import free_membrane
+from snnjax.calibration.powers import as_floats, free_membrane
 
 _RANGE = math.log(100.0)
 
@@ -35,7 +35,7 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
     Args:
       network: a `snnjax.nn.Sequential`. It is not changed.   x: inputs (time, batch, ...features), typical of the data.
       rate: target, Hz, one for all spiking layers; above 0 and below half the reciprocal of the time step.
-      key: draw new orthogonal weights first, as in LSUV; None scales the weights that are there.
+      key: draw new orthogonal weights first, as in LSUV, of norm 1 for each neuron in each connection; None scales the weights that are there.
       steps: of the bisection; each is one forward pass of the layer and halves log g's interval, which begins at 1/100 to 100 times the
         weights that would make the membrane fluctuate with a standard deviation of 1.
 
@@ -57,13 +57,18 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
     """
     from flax import nnx
 
-    _check.time_major("x", x)
+    x = as_floats(x)
     _check.integer("steps", steps, at_least=1)
     network = nnx.clone(network)
-    dt = next(layer.neuron.dt for layer in network.layers if hasattr(layer, "neuron"))
+    steps_of = [layer.neuron.dt for layer in network.layers if layer.spiking]
+    if not steps_of:
+        raise ValueError("network must have a spiking layer, got none")
+    dt = steps_of[0]
     _check.number("rate", rate, above=0, below=0.5 / dt, unit="Hz")
     reports = []
     for k, layer in enumerate(network.layers):
+        if hasattr(layer, "in_features"):
+            _check.time_major("x", x, features=layer.in_features)
         if layer.spiking:
             if key is not None:
                 _draw_orthogonal(layer, jax.random.fold_in(key, k))
@@ -80,8 +85,10 @@ def _kernels(layer: Any) -> list[Any]:
 
 def _draw_orthogonal(layer: Any, key: jax.Array) -> None:
     for n, p in enumerate(_kernels(layer)):
-        draw = jax.nn.initializers.orthogonal(math.sqrt(p.shape[-1] / max(p.shape[-1], math.prod(p.shape[:-1]))))
-        p[...] = draw(jax.random.fold_in(key, n), p.shape, p.dtype)
+        inputs = math.prod(p.shape[:-1])
+        # the weights of each neuron have norm 1 in each connection, whatever the sizes; the factorization needs at least 32 bits
+        draw = jax.nn.initializers.orthogonal(math.sqrt(max(p.shape[-1], inputs) / inputs))
+        p[...] = draw(jax.random.fold_in(key, n), p.shape, jnp.promote_types(p.dtype, jnp.float32)).astype(p.dtype)
 
 
 def _scale_layer(layer: Any, x: jax.Array, *, rate: Any, steps: int) -> tuple[RateReport, jax.Array]:

@@ -14,14 +14,12 @@ from flax import nnx
 
 import snnjax
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset
-from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers, updates_of
+from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
 from snnjax.nn import Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.run_folder import RunFolder, as_dict
-
-FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
 
 
 class Run(NamedTuple):
@@ -122,7 +120,10 @@ def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDatase
     network = build_network(config, n_inputs=data.train.n_units, n_classes=data.n_classes, nu=config.nu, duration=data.duration)
     if config.init in FROM_DATA:
         base = dataclasses.replace(config, seed=0, sigma_u=1.0)
-        network = _calibrated(network, data.train, config.seed, config.sigma_u, base)
+        network, failed = _calibrated(network, data.train, config.seed, config.sigma_u, base)
+        if bool(failed.any()):
+            target = f"lsuv_rate = {config.lsuv_rate}" if config.init == "lsuv" else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
+            raise ValueError(f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target")
     return Prepared(config, network, *data[:3])
 
 
@@ -138,20 +139,25 @@ def spread(source: DeviceEvents, n: int) -> jax.Array:
     return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
-def calibrate_on(network: Sequential, source: DeviceEvents, config: Any, *, seed: Any = None) -> Sequential:
-    """The network with weights drawn for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own."""
+def calibrate_on(network: Sequential, source: DeviceEvents, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
+    """The network with weights drawn for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own.
+
+    Also, for each layer, whether it could not be put on target although its input spikes.
+    """
     from snnjax.calibration import calibrate, scale_to_rate
 
     x, _ = source.batch(spread(source, config.calibration_samples))
     key = jax.random.key(config.seed if seed is None else seed)
     if config.init == "lsuv":
-        return scale_to_rate(network, x, key=key, rate=config.lsuv_rate)[0]
+        network, rates = scale_to_rate(network, x, key=key, rate=config.lsuv_rate)
+        return network, jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
     balance = config.init.endswith("balanced")
-    return calibrate(network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance)[0]
+    network, reports = calibrate(network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance)
+    return network, jnp.asarray([~r.calibrated & ~r.silent for r in reports])
 
 
 @nnx.jit(static_argnames="base")
-def _calibrated(network: Sequential, source: DeviceEvents, seed: Any, sigma_u: Any, base: Any) -> Sequential:
+def _calibrated(network: Sequential, source: DeviceEvents, seed: Any, sigma_u: Any, base: Any) -> tuple[Sequential, jax.Array]:
     """Compiled once for all seeds and targets."""
     return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
 

@@ -73,6 +73,9 @@ def build_spike(config: TrainConfig) -> surrogate.SpikeFunction:
     return factory() if config.beta is None else factory(config.beta)
 
 
+FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
+
+
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
     plain = {
@@ -83,12 +86,13 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     }
     if config.init in plain:
         return SameForAll(plain[config.init]())
-    # what is measured on data starts from here, too
+    if config.init in FROM_DATA:  # all of it will be replaced, so no formula may refuse the target
+        return FluctuationDriven(nu=nu, alpha=config.alpha)
     return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
 
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
-    """The optimizer that `config` names, its schedule over `steps` updates (None: the learning rate is the schedule's first that is not 0)."""
+    """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout)."""
     return OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
 
 
