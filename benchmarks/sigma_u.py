@@ -1,4 +1,4 @@
-"""Target against measured sigma_U, layer by layer: `python -m benchmarks.sigma_u [--data FOLDER] [--seeds 8] [--depth 7]` (the paper's figure 2, extended).
+"""Target against measured sigma_U: `python -m benchmarks.sigma_u [--data FOLDER] [--seeds 8] [--depth 7] [--recurrent]` (the paper's figure 2, extended).
 
 Input: Poisson, Randman and, with --data, files in the SHD layout. For each the paper's formula, data-driven, and data-driven with balance. Measured is the
 standard deviation in time, within a trial, of the membrane without reset, averaged (as variance) over neurons, trials and seeds.
@@ -42,6 +42,8 @@ class Options:
     """Neurons a layer."""
     sigma_u: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Targets."""
+    recurrent: bool = False
+    """Connect every layer with itself, alpha 0.9."""
     samples: int = 100
     """Trials of each input."""
 
@@ -64,7 +66,8 @@ def measure(x: jax.Array, nu: float, sigma_u: float, method: str, seed: int, opt
     widths = [x.shape[-1]] + [options.width] * options.depth
     rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=nu, sigma_u=sigma_u)
     network = Sequential(
-        *[SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)], Readout(options.width, 2, rngs=rngs)
+        *[SpikingDense(a, b, init=init, recurrent=options.recurrent, rngs=rngs) for a, b in itertools.pairwise(widths)],
+        Readout(options.width, 2, rngs=rngs),
     )
     return np.asarray(_measure(network, x, jax.random.key(seed), sigma_u, method))
 
@@ -77,8 +80,10 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
-        u = free_membrane(layer.neuron, x @ layer.kernel[...])
-        x = layer(x).output
+        drive, x = layer.project(x, layer.kernel[...]), layer(x).output
+        if layer.recurrent_kernel is not None:
+            drive = drive + layer.recur(x, layer.recurrent_kernel[...])
+        u = free_membrane(layer.neuron, drive)
         silent = (x.sum(axis=(0, 1)) == 0).mean()
         rows.append(jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / DT, silent]))
     return jnp.stack(rows, axis=1)
@@ -86,7 +91,8 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
 
 def main(options: Options) -> None:
     """Print a row an input, target and method."""
-    print(f"{options.seeds} seeds, {options.depth} layers of {options.width}, {options.samples} trials, dt {1e3 * DT:g} ms")
+    kind = "recurrent layers" if options.recurrent else "layers"
+    print(f"{options.seeds} seeds, {options.depth} {kind} of {options.width}, {options.samples} trials, dt {1e3 * DT:g} ms")
     for name, (x, nu) in inputs(options).items():
         for sigma_u, method in itertools.product(options.sigma_u, METHODS):
             m = np.stack([measure(x, nu, sigma_u, method, seed, options) for seed in range(options.seeds)]).mean(axis=0)

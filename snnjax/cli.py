@@ -136,7 +136,8 @@ class Probe:
         from snnjax.diagnostics import findings, probe, table
         from snnjax.experiments import build_optimizer, load_run, prepare
         from snnjax.experiments._run import spread
-        from snnjax.experiments.build import LOGITS
+        from snnjax.experiments.build import LOGITS, updates_of
+        from snnjax.losses import mean_square
 
         _check.integer("samples", self.samples, at_least=1)
         if self.figure is not None and self.figure.exists():
@@ -147,7 +148,13 @@ class Probe:
         config = prepared.config
         x, labels = prepared.train.batch(spread(prepared.train, self.samples))
         report = probe(
-            prepared.network, x, labels, optimizer=build_optimizer(config), regularizers=prepared.regularizers(), logits=LOGITS[config.loss]
+            prepared.network,
+            x,
+            labels,
+            optimizer=build_optimizer(config, steps=updates_of(config, len(prepared.train))),
+            regularizers=prepared.regularizers(),
+            logits=LOGITS[config.loss],
+            loss=mean_square if config.loss == "mean_square" else None,
         )
         console.print(table(report))
         for line in findings(report):
@@ -259,6 +266,8 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 0: done; 1: training diverged; 2: an argument, file or setting is wrong."""
     console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:  # a file or a pipe has no width that a table must be cut to
+        console = Console(width=160)
     tune_allocator()
     try:
         arguments, varied = swept(sys.argv[1:] if argv is None else argv)

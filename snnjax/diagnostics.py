@@ -6,9 +6,9 @@ For each spiking layer, over the batch and its neurons,
     mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within a trial (mean over neurons and trials)
     predicted       the same two from the layer's weights and the rate of its inputs by the paper's formula (`snnjax.theory`)
     xi              (theta - mu_u) / sigma_u
-    spread          standard deviation across neurons of the membrane's time mean (quenched)
+    spread          standard deviation across neurons of the membrane's mean over time and trials (quenched)
     grad_z          mean |dL/dz| over all spikes of the layer: what the loss says to its neurons
-    grad_w          mean |dL/dw| over the layer's weights;   update: mean |dw| of the optimizer's first step
+    grad_w          mean |dL/dw| over the layer's parameters;   update: mean |dw| of the optimizer's first step
 
 The membrane without reset is what the theory speaks of; it is computed from the spikes that the layers below and the layer itself really emit.
 A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 3.3.
@@ -16,7 +16,9 @@ A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -28,6 +30,7 @@ from snnjax import _check, losses, theory
 from snnjax.calibration import free_membrane
 from snnjax.optimizers import smorms3
 from snnjax.regularizers import ActivityBound, total_penalty
+from snnjax.training.step import Objective
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,15 +85,19 @@ def probe(
     optimizer: optax.GradientTransformation | None = None,
     regularizers: Sequence[ActivityBound] = (),
     logits: losses.Logits = losses.max_over_time,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Probe:
     """Look at every layer of `network` on one batch. Nothing is changed.
 
     Args:
       network: a `snnjax.nn.Sequential` that ends in a readout.   x: inputs (time, batch, ...features).   labels: integers (batch,).
-      optimizer: whose first update is measured; SMORMS3 at 5e-3 when None.   regularizers, logits: of the objective.
+      optimizer: whose first update is measured; SMORMS3 at 5e-3 when None.   regularizers, logits, loss: of the objective, as in `snnjax.training.fit`.
 
     Returns:
       `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays under jit and vmap.
+
+    Raises:
+      ValueError: x has no time steps, labels out of range or not one a trial, no spiking layer, or a network that does not end in a readout.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -105,31 +112,52 @@ def probe(
     from flax import nnx
 
     _check.time_major("x", x)
-    optimizer = smorms3(5e-3) if optimizer is None else optimizer
+    labels = jnp.asarray(labels)
+    layers = list(network.layers)
+    if layers[-1].spiking or not hasattr(layers[-1], "kernel"):
+        raise ValueError(f"network must end in a readout, got a {type(layers[-1]).__name__}")
+    if not any(layer.spiking for layer in layers):
+        raise ValueError("network must have a spiking layer, got none")
+    known = _check.concrete(labels)
+    if known is not None and known.size and (known.min() < 0 or known.max() >= layers[-1].out_features):
+        raise ValueError(
+            f"labels must be in [0, {layers[-1].out_features}), one a class of the readout, got {known.min():g} to {known.max():g}"
+        )
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-
-    def look(params: Any, x: jax.Array, labels: jax.Array) -> Probe:
-        _, spikes, _ = _run(nnx.merge(graphdef, params, rest), x, None)
-
-        def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
-            inputs, trains, readout = _run(nnx.merge(graphdef, params, rest), x, taps)
-            loss = losses.cross_entropy(readout, labels, logits=logits).mean()
-            correct = losses.correct(readout, labels, logits=logits).mean()
-            return loss + total_penalty(regularizers, trains), (loss, correct, inputs)
-
-        taps = [jnp.zeros_like(z) for z in spikes]
-        (_, (loss, accuracy, inputs)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        layers = nnx.merge(graphdef, params, rest).layers
-        trees: tuple[Any, Any] = (grads, updates)
-        # layers without parameters have no branch in the trees
-        grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k, layer in enumerate(layers) if hasattr(layer, "kernel")} for tree in trees)
-        hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-        probes = [_look_at(layers[k], inputs[i], spikes[i], jnp.abs(grad_z[i]).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)]
-        return Probe(tuple(probes), grad_w[len(layers) - 1], update[len(layers) - 1], loss, accuracy)
-
-    result = jax.jit(look)(params, x, labels)
+    result = _look((params, rest), x, labels, tuple(regularizers), graphdef, _SMORMS3 if optimizer is None else optimizer, logits, loss)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
+
+
+_SMORMS3 = smorms3(5e-3)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _look(state: Any, x: jax.Array, labels: jax.Array, regularizers: Any, graphdef: Any, optimizer: Any, logits: Any, loss: Any) -> Probe:
+    from flax import nnx
+
+    params, rest = state
+    score = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, regularizers, loss)
+
+    def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+        return _run(nnx.merge(graphdef, params, rest), x, taps)
+
+    def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
+        inputs, spikes, readout = run(params, taps)
+        value = score.sample_losses(readout, labels).mean()
+        correct = losses.correct(readout, labels, logits=logits).mean()
+        return value + total_penalty(regularizers, spikes), (value, correct, inputs, spikes)
+
+    # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
+    taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
+    (_, (value, accuracy, inputs, spikes)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    layers = nnx.merge(graphdef, params, rest).layers
+    # layers without parameters have no branch in the trees
+    weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
+    grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
+    hidden = [k for k, layer in enumerate(layers) if layer.spiking]
+    probes = [_look_at(layers[k], inputs[i], spikes[i], jnp.abs(grad_z[i]).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)]
+    return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
 def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
@@ -190,31 +218,47 @@ def findings(report: Probe) -> list[str]:
     lines = []
     largest = max((p.grad_w for p in report.layers), default=0.0)
     for k, p in enumerate(report.layers, start=1):
-        if finding := _finding(p, largest):
+        if finding := _finding(p, largest, first=k == 1):
             lines.append(f"layer {k}: {finding}")
     return lines or ["every layer is healthy"]
 
 
-def _finding(p: LayerProbe, largest_grad_w: float) -> str | None:
+def _finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
     membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
+    if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
+        return "its membrane or its gradient is not finite; look for NaN or overflow in the input and the weights"
     if p.input_rate == 0:
-        return "its inputs are silent, nothing can reach it; mend the layer below"
-    if p.silent >= 0.5:
-        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; calibrate, or raise sigma_u"
-    if p.saturated >= 0.2:
-        return f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz: {membrane}; calibrate, or lower sigma_u"
-    ratio = p.sigma_u / p.predicted_sigma_u
-    if not 1 / 1.5 < ratio < 1.5:
         return (
-            f"the membrane fluctuates {ratio:.2f} times what the formula predicts: the input is not Poisson; use data-driven initialization"
+            "the network's input is silent; look at the data"
+            if first
+            else "its inputs are silent, nothing can reach it; mend the layer below"
         )
+    if p.silent >= 0.5:
+        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; {_cause(p, 'calibrate, or raise sigma_u')}"
+    if p.saturated >= 0.2:
+        return f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz: {membrane}; {_cause(p, 'calibrate, or lower sigma_u')}"
     if p.spread > 1.2 * p.sigma_u:
         return (
             f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f}); calibrate with balance"
         )
+    if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
+        ratio = p.sigma_u / p.predicted_sigma_u
+        target = (
+            f"{ratio:.2g} times what the formula predicts for Poisson input; calibrate on data" if not 2 / 3 < ratio < 1.5 else "calibrate"
+        )
+        return f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; {target}"
     if p.grad_w < 1e-4 * largest_grad_w:
         return f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here"
     return None
+
+
+def _cause(p: LayerProbe, otherwise: str) -> str:
+    """What to do about a layer that is silent or saturated: its mean, the spread of the means, or the size of its fluctuations."""
+    if abs(p.mu_u) > max(p.sigma_u, 0.5):
+        return f"the mean of the membrane is {p.mu_u:.2f}: bring the weights' mean to 0, or calibrate"
+    if p.spread > 1.2 * p.sigma_u:
+        return f"constant drive differs between neurons by {p.spread:.2f}; calibrate with balance"
+    return otherwise
 
 
 def table(report: Probe) -> Table:

@@ -107,9 +107,46 @@ def test_findings_say_what_is_wrong(x, init, words):
 
 
 def test_input_that_is_not_poisson_is_named():
-    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=6 * NU, dt=DT).at[60:].set(0.0)  # all spikes in the first sixth
+    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=15 * NU, dt=DT).at[24:].set(0.0)  # all spikes in the first fifteenth
     net = network(FluctuationDriven(nu=NU), depth=1)
-    assert "the input is not Poisson; use data-driven" in findings(probe(net, burst, LABELS))[0]
+    assert "times what the formula predicts for Poisson input; calibrate on data" in findings(probe(net, burst, LABELS))[0]
+
+
+def test_what_was_calibrated_is_healthy_whatever_its_input():
+    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=6 * NU, dt=DT).at[60:].set(0.0)
+    net, _ = calibrate(network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True)
+    assert findings(probe(net, burst, LABELS)) == ["every layer is healthy"]
+
+
+def test_findings_name_the_cause(x):
+    net = network(FluctuationDriven(nu=NU), depth=1)
+    assert findings(probe(net, jnp.zeros_like(x), LABELS)) == ["layer 1: the network's input is silent; look at the data"]
+    below = nnx.clone(net)
+    below.layers[0].kernel[...] -= 0.5
+    assert "bring the weights' mean to 0" in findings(probe(below, x, LABELS))[0]
+    broken = nnx.clone(net)
+    broken.layers[0].kernel[...] = broken.layers[0].kernel[...].at[0, 0].set(jnp.nan)
+    assert "not finite" in findings(probe(broken, x, LABELS))[0]
+
+
+def test_loss_is_the_one_that_is_trained_on(x):
+    net = network(FluctuationDriven(nu=NU), depth=1)
+    report = probe(net, x, LABELS, logits=losses.sum_over_time, loss=losses.mean_square)
+    np.testing.assert_allclose(report.loss, losses.mean_square(net(x)[0], LABELS).mean(), rtol=1e-5)
+
+
+def test_errors(x):
+    rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU)
+    hidden = SpikingDense(N, 8, init=init, rngs=rngs)
+    for layers, match in (
+        ((hidden,), "network must end in a readout, got a SpikingDense"),
+        ((hidden, Flatten()), "network must end in a readout, got a Flatten"),
+        ((Readout(N, 4, rngs=rngs),), "network must have a spiking layer, got none"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            probe(Sequential(*layers), x, LABELS)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one a class of the readout, got 0 to 7"):
+        probe(network(init, depth=1), x, list(range(8)))
 
 
 def test_calibrated_with_balance_is_healthy(x):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from snnjax import _check
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
@@ -93,9 +94,9 @@ def calibrate(
     _check.number("alpha", alpha, above=0, below=1)
     network = nnx.clone(network)
     spiking = [layer for layer in network.layers if layer.spiking]
-    if isinstance(sigma_u, str) or jnp.ndim(sigma_u) > 1:
+    if isinstance(sigma_u, str) or np.ndim(sigma_u) > 1:
         raise TypeError(f"sigma_u must be a number or one for each spiking layer, got {sigma_u!r}")
-    targets = list(sigma_u) if jnp.ndim(sigma_u) else [sigma_u] * len(spiking)
+    targets = list(sigma_u) if np.ndim(sigma_u) else [sigma_u] * len(spiking)
     if len(targets) != len(spiking):
         raise ValueError(f"sigma_u must be one number or one for each of the {len(spiking)} spiking layers, got {len(targets)}")
     x = as_floats(x)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
-from snnjax.datasets import BatchSource
+from snnjax.datasets import BatchSource, EventDataset
 from snnjax.dynamics import simulate
 from snnjax.initializers import Initializer, fan_in
 from snnjax.theory import WeightStatistics
@@ -142,6 +142,8 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
     >>> bool(jnp.allclose(parts.temporal, whole.temporal, rtol=1e-5)), parts.n
     (True, 20)
     """
+    if isinstance(source, EventDataset):
+        raise TypeError("source must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
     n = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))[0].shape[-1]
     whole = len(source) // size
