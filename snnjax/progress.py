@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -23,19 +23,15 @@ def _columns(unit: str) -> tuple[ProgressColumn, ...]:
     )  # fmt: skip
 
 
-class TrainingProgress:
-    """A context manager whose instance is an `on_epoch` callback of `fit`.
+class _Live:
+    """A bar on a terminal, for as long as the `with` block runs; nothing of its own elsewhere."""
 
-    On a terminal a live bar; elsewhere (a file, CI) about twenty plain lines over the whole run.
-    """
-
-    def __init__(self, epochs: int, *, console: Console | None = None) -> None:
-        self.epochs = epochs
+    def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr)
-        self._bar = Progress(*_columns("epoch"), console=self.console) if self.console.is_terminal else None
-        self._task = self._bar.add_task("compiling", total=epochs) if self._bar else None
+        self._bar = Progress(*_columns(unit), console=self.console) if self.console.is_terminal else None
+        self._task = self._bar.add_task("compiling", total=total) if self._bar else None
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
@@ -43,6 +39,17 @@ class TrainingProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class TrainingProgress(_Live):
+    """A context manager whose instance is an `on_epoch` callback of `fit`.
+
+    On a terminal a live bar; elsewhere (a file, CI) about twenty plain lines over the whole run.
+    """
+
+    def __init__(self, epochs: int, *, console: Console | None = None) -> None:
+        super().__init__("epoch", epochs, console)
+        self.epochs = epochs
 
     def __call__(self, row: Row) -> None:
         epoch, text = int(row["epoch"]), describe(row)
@@ -52,28 +59,17 @@ class TrainingProgress:
             self.console.print(f"epoch {epoch}/{self.epochs}  {text}  {row['seconds']:.1f} s", highlight=False, soft_wrap=True)
 
 
-class SweepProgress:
+class SweepProgress(_Live):
     """A context manager whose instance is an `on_epoch` callback of `run_sweep`: member-epochs done, throughput and time left.
 
     On a terminal a live bar; elsewhere about twenty plain lines over the whole sweep.
     """
 
     def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
+        super().__init__("member-epoch", members * epochs, console)
         self.total, self.epochs = members * epochs, epochs
-        self.console = console or Console(file=sys.stderr)
-        self._bar = Progress(*_columns("member-epoch"), console=self.console) if self.console.is_terminal else None
-        self._task = self._bar.add_task("compiling", total=self.total) if self._bar else None
         self._began: tuple[float, int] | None = None
         self._shown = -1
-
-    def __enter__(self) -> SweepProgress:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
         done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()

@@ -1,8 +1,11 @@
 import io
+import re
 
+import numpy as np
 from rich.console import Console
 
-from snnjax.progress import TrainingProgress, summary_table
+from snnjax.progress import SweepProgress, TrainingProgress, summary_table, sweep_table
+from snnjax.training import Snapshot
 
 
 def row(epoch):
@@ -41,3 +44,28 @@ def test_summary_table():
     text = console.file.getvalue()
     for part in ("97.65 %", "network of epoch 12", "97.50 %", "6.5 Hz", "10.2 Hz", "61 s for 200 epochs"):
         assert part in text
+
+
+def test_a_sweep_prints_how_far_it_is_and_how_long_it_takes():
+    console = Console(file=io.StringIO(), width=200)
+    with SweepProgress(4, 5, console=console) as progress:
+        for epoch in range(6):
+            accuracy = np.full((2, epoch + 1), 0.5)
+            accuracy[0, -1] = 0.25
+            accuracy[1, -1] = np.nan if epoch == 5 else 0.75  # it has stopped
+            progress(Snapshot(epoch, None, {"valid_accuracy": accuracy}), 2, 2)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].startswith("member-epoch 10/20  valid 25.0 to 75.0 %  0.00 member-epochs/s")
+    assert re.fullmatch(r"member-epoch 20/20  valid 25.0 to 25.0 %  [\d.]+ member-epochs/s  0 s left", lines[-1])
+
+
+def test_sweep_table_has_mean_and_spread_over_seeds():
+    row = {"seed": 0, "finite": True, "valid_accuracy": 0.5, "test_accuracy_final": 0.4, "test_accuracy_best": 0.6, "final_rate_1": 8.0}
+    rows = [{"sigma_u": s, **row, "seed": k, "valid_accuracy": 0.5 + 0.1 * k, "finite": k < 2} for s in (0.5, 1.0) for k in range(3)]
+    console = Console(file=io.StringIO(), width=200)
+    console.print(sweep_table(rows))
+    header, *lines = console.file.getvalue().splitlines()
+    assert header.split()[:2] == ["sigma_u", "n"]
+    assert [line.split() for line in lines] == [
+        [s, "3", "1", "60.0", "+-", "10.0", "40.0", "+-", "0.0", "60.0", "+-", "0.0", "8.0", "+-", "0.0"] for s in ("0.5", "1")
+    ]

@@ -1,4 +1,5 @@
 import ctypes
+import os
 import subprocess
 import sys
 
@@ -27,6 +28,7 @@ from snnjax.runtime import tune_allocator
 if sys.argv[1] == "tuned":
     assert tune_allocator()
 import ctypes
+import os
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -47,3 +49,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_errors(mib):
     with pytest.raises(ValueError, match="top_pad_mib must be > 0"):
         runtime.tune_allocator(top_pad_mib=mib)
+
+
+def test_cpu_devices_are_made_before_jax_starts_and_not_after():
+    code = "from snnjax.runtime import use_cpu_devices as f; import jax; print(f(3), len(jax.devices()), f(5))"
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env | {"JAX_PLATFORMS": "cpu"})
+    assert out.stdout.split() == ["3", "3", "3"]
+    with pytest.raises(ValueError, match="number must be >= 1, got 0"):
+        runtime.use_cpu_devices(0)

@@ -35,11 +35,11 @@ from snnjax.datasets import EventDataset
 from snnjax.experiments._run import Data, calibrate_on, load, train_source
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
-from snnjax.training.checkpoint import Checkpoints, write_whole
+from snnjax.training.checkpoint import Checkpoints
 from snnjax.training.ensemble import EnsembleResult, Hyper, Program, Snapshot, Sources, fit_ensemble
 from snnjax.training.params import flatten_params
 from snnjax.training.placement import Placement
-from snnjax.training.run_folder import as_dict
+from snnjax.training.run_folder import as_dict, write_whole
 from snnjax.training.step import Objective
 
 SWEEPABLE = (

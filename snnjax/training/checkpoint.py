@@ -1,8 +1,7 @@
-"""Checkpoints of an ensemble in training (orbax), and files written whole or not at all."""
+"""Checkpoints of an ensemble in training, written by orbax."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,6 @@ import jax
 import numpy as np
 
 from snnjax.training.ensemble import Snapshot
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that the file is, at any moment, the old one or the new one; also after a crash of the machine.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_whole(Path(folder) / "a.txt", b"whole")
-    ...     sorted(p.name for p in Path(folder).iterdir()), (Path(folder) / "a.txt").read_text()
-    (['a.txt'], 'whole')
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class Checkpoints:

@@ -18,6 +18,23 @@ import numpy as np
 from snnjax.training.params import flatten_params, unflatten_params
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that the file is, at any moment, the old one or the new one; also after a crash of the machine.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "a.txt", b"whole")
+    ...     sorted(p.name for p in Path(folder).iterdir()), (Path(folder) / "a.txt").read_text()
+    (['a.txt'], 'whole')
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 class RunFolder:
     """A new folder for one run.
 
@@ -69,18 +86,13 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` to NAME.json, whole or not at all."""
-        self._replace(f"{name}.json", (json.dumps(content, indent=2, default=_plain) + "\n").encode())
+        write_whole(self.path / f"{name}.json", (json.dumps(content, indent=2, default=_plain) + "\n").encode())
 
     def write_params(self, name: str, params: Any) -> None:
         """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""
         buffer = io.BytesIO()
         np.savez(buffer, **flatten_params(params))  # pyright: ignore[reportArgumentType]
-        self._replace(f"{name}.npz", buffer.getvalue())
-
-    def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, self.path / name)
+        write_whole(self.path / f"{name}.npz", buffer.getvalue())
 
 
 def load_params(like: Any, file: Path) -> Any:

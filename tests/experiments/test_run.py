@@ -13,7 +13,7 @@ from flax import nnx
 from snnjax import surrogate
 from snnjax.dynamics import LIF, simulate
 from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, run
-from snnjax.experiments.build import SURROGATES
+from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
 from snnjax.training import TrainingDivergedError
 from snnjax.training.run_folder import RunFolder, load_params
@@ -173,3 +173,25 @@ def test_surrogates_keep_their_own_default():
 def test_missing_data_folder():
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
         run(SHDConfig(data=Path("nowhere")))
+
+
+def test_schedules():
+    config = dataclasses.replace(SMALL, learning_rate=0.1, schedule="constant")
+    assert learning_rate(config, 100) == 0.1
+    cosine = learning_rate(dataclasses.replace(config, schedule="cosine"), 100)
+    expected = [0.05 * (1 + np.cos(np.pi * t / 101)) for t in range(100)]
+    np.testing.assert_allclose([cosine(t) for t in range(100)], expected, rtol=1e-5)
+    warm = learning_rate(dataclasses.replace(config, schedule="warmup_cosine"), 100)
+    values = np.array([warm(t) for t in range(100)])
+    assert values.argmax() == 5
+    assert values[5] == pytest.approx(0.1)
+    assert (np.diff(values[:6]) > 0).all()
+    assert values[0] > 0
+    assert (np.diff(values[5:]) < 0).all()
+
+
+def test_a_target_out_of_reach_is_an_error():
+    with pytest.raises(ValueError, match=r"data_driven cannot put layer 1 at mu_u = 0\.9, sigma_u = 0\.01 on these data"):
+        run(dataclasses.replace(SMALL, init="data_driven", mu_u=0.9, sigma_u=0.01))
+    with pytest.raises(ValueError, match=r"lower_strength must be > 0 for priming_epochs"):
+        dataclasses.replace(SMALL, priming_epochs=2, lower_strength=0.0)
