@@ -23,7 +23,8 @@ from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
 
 INFEASIBLE = (
-    "the mean alone would move the membrane by more than sigma_u, or the weights to rescale are all equal; raise sigma_u or lower |mu_u|"
+    "the mean alone would move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the weights to rescale are all equal, "
+    "or the input is not finite"
 )
 
 
@@ -142,7 +143,7 @@ def _calibrate_layer(
         n = _fan_in(layer.recurrent_kernel)
         lowest = _poisson_powers(neuron, n, _FLOOR_HZ, balance, below.temporal.dtype)
         # before the layer has spoken, its spikes are taken to be like its input's, spread over its own number of neurons
-        own = _at_least(lowest, [p * n / below.n for p in below[:4]])
+        own = _at_least(lowest, [jnp.abs(p) * n / below.n for p in below[:4]])
         for _ in range(passes):
             put([below, own])
             measured = _powers(layer.recur, layer.recurrent_kernel, layer(x).output, neuron, balance)
