@@ -16,6 +16,7 @@ from snnjax import _check
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
 from snnjax.runtime import tune_allocator, use_cpu_devices
+from snnjax.training.ensemble import Order
 from snnjax.training.placement import Placement
 
 Task = Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
@@ -59,8 +60,8 @@ class Train:
 class Sweep:
     """Train every product of seeds and swept values at once, in a folder that can be gone on with after any interruption.
 
-    Any of --sigma-u, --mu-u, --alpha, --learning-rate, --upper-strength, --upper-rate, --lower-strength, --lower-threshold, --beta and --lsuv-rate takes
-    several values: 0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
+    Any of --sigma-u, --mu-u, --mu-w, --sigma-w, --alpha, --learning-rate, --upper-strength, --upper-rate, --lower-strength, --lower-threshold, --beta and
+    --lsuv-rate takes several values: 0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
     """
 
     task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
@@ -70,6 +71,8 @@ class Sweep:
     """Go on with the sweep in the folder --out: what is finished is kept, seeds and values may have been added."""
     patience: int | None = None
     """Stop a member after so many epochs without a better validation accuracy."""
+    order: Order = "member"
+    """Of training samples: each member its own, from its seed, or one shared by all."""
     wave: int = 16
     """Members that train at once."""
     checkpoint_every: int = 1
@@ -79,7 +82,7 @@ class Sweep:
 
     def __call__(self, console: Console, varied: dict[str, list[float]] | None = None) -> int:
         """Run what is missing; 0, or 130 where it was interrupted."""
-        from snnjax.experiments.sweep import grid, run_sweep
+        from snnjax.experiments.sweep import FIGURE, grid, run_sweep, varied_in
         from snnjax.progress import SweepProgress, sweep_table
         from snnjax.training.run_folder import RunFolder
 
@@ -95,13 +98,15 @@ class Sweep:
             try:
                 finished = run_sweep(
                     config, members, folder, resume=self.resume, wave=self.wave, placement=self.placement, patience=self.patience,
-                    checkpoint_every=self.checkpoint_every, on_epoch=[progress],
+                    order=self.order, checkpoint_every=self.checkpoint_every, on_epoch=[progress],
                 )  # fmt: skip
             except KeyboardInterrupt:
                 console.print(f"snnjax: interrupted; go on with --out {folder} --resume", highlight=False, soft_wrap=True)
                 return 130
         console.print(sweep_table(finished.rows))
         console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
+        if varied_in(finished.rows) and (folder / FIGURE).exists():
+            console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
         return 0
 
 

@@ -154,6 +154,23 @@ def kaiming_normal(gain: Any = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1) 
     return scaled_normal(gain, power=0.5, in_axis=in_axis, out_axis=out_axis)
 
 
+def normal(mu_w: Any = 0.0, sigma_w: Any = 1.0) -> Initializer:
+    """Normal(mu_w, sigma_w), whatever the shape: for studies over the weights themselves. `jax.nn.initializers.normal` has no mean.
+
+    >>> import jax
+    >>> weights = normal(-0.5, 2.0)(jax.random.key(0), (100, 100))
+    >>> f"{weights.mean():.1f} {weights.std():.1f}"
+    '-0.5 2.0'
+    """
+    _check.number("mu_w", mu_w)
+    _check.number("sigma_w", sigma_w, at_least=0)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.asarray(mu_w, dtype) + jnp.asarray(sigma_w, dtype) * jax.random.normal(key, tuple(shape), dtype)
+
+    return init
+
+
 def micheli_normal(*, nu: Any, dt: Any, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
     """Normal(0, 1 / sqrt(fan-in P)), P = nu dt the probability that an input spikes in a step: keeps the variance of the input of a step from layer to layer.
 

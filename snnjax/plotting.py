@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -116,6 +116,116 @@ def depth(report: Probe) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
+    """Accuracy, rates and gradient magnitudes against the swept parameter `name`: mean (line) and range (band) over all rows of one value, its seeds.
+
+    Args:
+      rows: of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`).   name: the column on the horizontal axis.
+
+    >>> rows = [{"sigma_u": s, "seed": k, "test_accuracy_final": 0.5, "train_accuracy": 0.6, "initial_rate_1": 5.0, "final_rate_1": 9.0}
+    ...         for s in (0.1, 1.0, 10.0) for k in range(2)]
+    >>> [axes.get_ylabel() for axes in sweep_curves(rows, "sigma_u").axes]
+    ['accuracy', 'rate (Hz)']
+    """
+    from matplotlib.figure import Figure
+
+    values = sorted({row[name] for row in rows})
+    groups = [[row for row in rows if row[name] == value] for value in values]
+    panels = {label: columns for label, columns in _sweep_panels(rows).items() if columns}
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    for axes, (ylabel, columns) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for k, (label, column) in enumerate(columns.items()):
+            table = _by_group(groups, column)
+            dashed = label.endswith(("train", "before training"))
+            axes.plot(values, _over_seeds(np.mean, table), "o--" if dashed else "o-", color=f"C{k}", ms=3, label=label)
+            axes.fill_between(values, _over_seeds(np.min, table), _over_seeds(np.max, table), color=f"C{k}", alpha=0.2, lw=0)
+        axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
+        if min(values) > 0 and max(values) >= 20 * min(values):
+            axes.set_xscale("log")
+        if ylabel == "accuracy":
+            axes.set_ylim(0, 1.02)
+        elif ylabel.startswith("|"):
+            axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
+    """Heat maps of accuracy, rate and gradient magnitude over two swept parameters: means over seeds; white where there is no finite value.
+
+    Rates and gradients are those of the last hidden layer.
+
+    >>> rows = [{"mu_w": m, "sigma_w": s, "seed": 0, "test_accuracy_final": 0.5, "final_rate_1": 9.0} for m in (-1.0, 0.0) for s in (1.0, 2.0, 3.0)]
+    >>> [axes.get_title() for axes in sweep_maps(rows, "mu_w", "sigma_w").axes if axes.get_title()]
+    ['accuracy, test', 'rate after training (Hz)']
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    across, up = (sorted({row[name] for row in rows}) for name in (x, y))
+    groups = [[row for row in rows if (row[x], row[y]) == (a, b)] for b in up for a in across]
+    last = _layers(rows)[-1:]
+    columns = {"accuracy, test": "test_accuracy_final"}
+    for k in last:
+        columns |= {"rate before training (Hz)": f"initial_rate_{k}", "rate after training (Hz)": f"final_rate_{k}"}
+        columns |= {"|dL/dW| before training": f"initial_grad_w_{k}"}
+    panels = {title: column for title, column in columns.items() if column in rows[0]}
+    figure = Figure(figsize=(3.9 * len(panels), 3.4), layout="constrained")
+    for axes, (title, column) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        image = _over_seeds(np.mean, _by_group(groups, column)).reshape(len(up), len(across))
+        positive = image[np.isfinite(image) & (image > 0)]
+        logarithmic = title.startswith("|") and positive.size
+        norm = LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min())) if logarithmic else None
+        limits = {"vmin": 0, "vmax": 1} if title.startswith("accuracy") else {}
+        shown = np.where(image > 0, image, np.nan) if logarithmic else image
+        mesh = axes.pcolormesh(np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits)
+        for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
+            axis.set_ticks(np.arange(len(ticks)) + 0.5, [f"{v:.2g}" for v in ticks], fontsize=7)
+        axes.set(xlabel=_LABELS.get(x, x), ylabel=_LABELS.get(y, y), title=title)
+        figure.colorbar(mesh, ax=axes)
+    return figure
+
+
+_LABELS = {
+    "sigma_u": r"$\sigma_U$",
+    "mu_u": r"$\mu_U$",
+    "sigma_w": r"$\sigma_W$",
+    "mu_w": r"$\mu_W$",
+    "learning_rate": "learning rate",
+    "beta": r"$\beta$",
+}
+
+
+def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Panel -> line -> column of results.csv, for the columns that there are."""
+    columns = list(rows[0])
+    layers = _layers(rows)
+    many = lambda k, text: f"layer {k}, {text}" if len(layers) > 1 else text  # noqa: E731
+    panels = {
+        "accuracy": {"test": "test_accuracy_final", "train": "train_accuracy"},
+        "rate (Hz)": {many(k, f"{when} training"): f"{column}_rate_{k}" for when, column in (("before", "initial"), ("after", "final")) for k in layers},
+        "|dL/dz|, surrogate gradient": {many(k, "before training"): f"initial_grad_z_{k}" for k in layers},
+        "|dL/dW|": {many(k, "before training"): f"initial_grad_w_{k}" for k in layers},
+    }  # fmt: skip
+    return {panel: {line: column for line, column in lines.items() if column in columns} for panel, lines in panels.items()}
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Numbers of the spiking layers, as the columns have them."""
+    return [name.removeprefix("final_rate_") for name in rows[0] if name.startswith("final_rate_")]
+
+
+def _by_group(groups: Sequence[Sequence[Mapping[str, Any]]], column: str) -> list[np.ndarray]:
+    """The finite values of a column, group by group."""
+    found = [np.array([row[column] for row in group], float) for group in groups]
+    return [values[np.isfinite(values)] for values in found]
+
+
+def _over_seeds(statistic: Any, table: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([statistic(values) if values.size else np.nan for values in table])
+
+
+def save(figure: Figure, path: Path | BinaryIO) -> None:
     """Write `figure` as a PNG of 120 dpi."""
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")

@@ -13,7 +13,7 @@ from flax import nnx
 from snnjax import _check, losses, optimizers, surrogate
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.experiments.config import TrainConfig
-from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal
+from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
 from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
@@ -81,6 +81,7 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     plain = {
         "kaiming": kaiming_normal,
         "lecun": lecun_normal,
+        "normal": lambda: normal(config.mu_w, config.sigma_w),
         "micheli": lambda: micheli_normal(nu=nu, dt=config.dt),
         "ikun": lambda: ikun_normal(spike=build_spike(config)),
     }

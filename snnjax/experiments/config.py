@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from snnjax import _check
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "kaiming", "lecun", "micheli", "ikun"]
+WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
@@ -40,7 +40,7 @@ class TrainConfig:
 
     init: WeightInit = "fluctuation_driven"
     """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
-    each layer fires at `lsuv_rate`); or, for comparison, the rule named."""
+    each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named."""
     calibration_samples: int = 200
     """Training samples that an initialization from data looks at."""
     lsuv_rate: float = 10.0
@@ -49,6 +49,10 @@ class TrainConfig:
     """Target standard deviation of the membrane (threshold 1)."""
     mu_u: float = 0.0
     """Target mean of the membrane."""
+    mu_w: float = 0.0
+    """Mean of the hidden weights, for `normal`."""
+    sigma_w: float = 1.0
+    """Standard deviation of the hidden weights, for `normal`."""
     nu: float | None = None
     """Rate of the inputs that the initialization assumes, Hz; None: the training data's mean rate."""
     alpha: float = 0.9
@@ -113,6 +117,8 @@ class TrainConfig:
         for name in ("sigma_u", "learning_rate", "lsuv_rate"):
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
+        _check.number("mu_w", self.mu_w)
+        _check.number("sigma_w", self.sigma_w, at_least=0)
         _check.number("alpha", self.alpha, above=0, below=1)
         for name in ("epochs", "batch_size", "calibration_samples"):
             _check.integer(name, getattr(self, name), at_least=1)

@@ -3,7 +3,8 @@ r"""A sweep: every product of seeds and values of hyper-parameters, trained as e
     FOLDER/config.json      what is trained: the task's configuration and nothing that is swept
     FOLDER/members/ID.npz   a finished member: its history, results and parameters. ID is its hyper-parameters, "seed=0,sigma_u=0.5"
     FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint of it after every few epochs, written by orbax
-    FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates
+    FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates, and what the probe sees before training
+    FOLDER/sweep.png        one swept parameter: curves, mean and range over seeds; two: heat maps, mean over seeds
 
 Members train in waves of a few, so that results come early and memory stays bounded. Each file is written whole or not at all, and in an order that
 leaves a state from which the same numbers follow: a sweep that was killed anywhere goes on where it was and ends bit for bit as if it had not
@@ -27,16 +28,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from flax import nnx
 
 import snnjax
 from snnjax import _check
 from snnjax.datasets import EventDataset
-from snnjax.experiments._run import Data, calibrate_on, load, train_source
+from snnjax.experiments._run import Data, calibrate_on, load, spread, train_source
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
 from snnjax.training.checkpoint import Checkpoints
-from snnjax.training.ensemble import EnsembleResult, Hyper, Program, Snapshot, Sources, fit_ensemble
+from snnjax.training.ensemble import EnsembleResult, Hyper, Order, Program, Snapshot, Sources, fit_ensemble
 from snnjax.training.params import flatten_params
 from snnjax.training.placement import Placement
 from snnjax.training.run_folder import as_dict, write_whole
@@ -45,6 +47,8 @@ from snnjax.training.step import Objective
 SWEEPABLE = (
     "sigma_u",
     "mu_u",
+    "mu_w",
+    "sigma_w",
     "alpha",
     "learning_rate",
     "upper_strength",
@@ -54,6 +58,10 @@ SWEEPABLE = (
     "beta",
     "lsuv_rate",
 )
+FIGURE = "sweep.png"
+PROBED = 64
+"""Training samples that the probe looks at."""
+_SEEN = ("sigma_u", "grad_z", "grad_w", "update")
 _Member = dict[str, Any]
 
 
@@ -136,7 +144,21 @@ def program_of(config: Any, data: Data) -> Program:
         )
         return out.priming() if priming else out
 
-    return Program(init, objective, lambda hyper: build_optimizer(of(hyper), steps=updates_of(config, len(data.train))))
+    def optimizer(hyper: Hyper) -> optax.GradientTransformation:
+        return build_optimizer(of(hyper), steps=updates_of(config, len(data.train)))
+
+    def look(hyper: Hyper, params: Any, sources: Sources) -> dict[str, jax.Array]:
+        from snnjax.diagnostics import probe
+
+        network, goal = build(hyper), objective(hyper, False)
+        nnx.update(network, params)
+        train: Any = getattr(sources.train, "source", sources.train)
+        x, labels = train.batch(spread(train, PROBED))
+        options: Any = {"regularizers": goal.regularizers, "logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
+        layers = probe(network, x, labels, **options).layers
+        return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in enumerate(layers, start=1)}
+
+    return Program(init, objective, optimizer, look)
 
 
 def run_sweep(
@@ -149,6 +171,7 @@ def run_sweep(
     wave: int = 16,
     placement: Placement = "auto",
     patience: int | None = None,
+    order: Order = "member",
     checkpoint_every: int = 1,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]] = (),
 ) -> Sweep:
@@ -158,7 +181,7 @@ def run_sweep(
       config: a `RandmanConfig`, `SHDConfig`, ...; what `members` name replaces its values.   members: from `grid`.
       folder: new or empty; with `resume` that of the same sweep, for the same configuration.
       datasets: train, validation and test set to use instead of `config.datasets()`.
-      wave: members trained at once.   placement, patience: as in `fit_ensemble`.
+      wave: members trained at once.   placement, patience, order: as in `fit_ensemble`.
       checkpoint_every: epochs.   on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
 
     Returns:
@@ -173,7 +196,7 @@ def run_sweep(
         raise ValueError("members must hold at least one, got none")
     for member in members:  # each checked as a whole configuration, before anything is computed
         dataclasses.replace(config, **member)
-    _open(folder, config, {"patience": patience}, resume=resume)
+    _open(folder, config, {"patience": patience, "order": order}, resume=resume)
     config, data = load(config, datasets)
     program = program_of(config, data)
     sources = Sources(train_source(config, data.train), data.valid, data.test)
@@ -191,7 +214,7 @@ def run_sweep(
 
         result = fit_ensemble(
             program, {name: np.array([m[name] for m in waiting]) for name in waiting[0]}, sources, epochs=config.epochs,
-            priming_epochs=config.priming_epochs, batch_size=config.batch_size, dt=config.dt, patience=patience, placement=placement,
+            priming_epochs=config.priming_epochs, batch_size=config.batch_size, dt=config.dt, patience=patience, order=order, placement=placement,
             resume=checkpoints.restore, on_epoch=[save, announce],
         )  # fmt: skip
         for k, member in enumerate(waiting):
@@ -261,6 +284,7 @@ def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -
     facts = {"best_epoch": result.best_epoch[k], "epochs": result.epochs[k], "finite": result.finite[k]}
     arrays = {f"hyper.{name}": value for name, value in member.items()} | {f"result.{name}": v for name, v in (facts | test).items()}
     arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
+    arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
     for which, params in (("final", result.final), ("best", result.best)):
         arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
     buffer = io.BytesIO()
@@ -269,7 +293,8 @@ def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -
 
 
 def row_of(file: Path) -> dict[str, Any]:
-    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), rates (Hz) before and after training.
+    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), rates (Hz) before and after training, and
+    for each layer before training the membrane's sigma_u and the magnitudes of gradients and of the first update (`snnjax.diagnostics`).
 
     Raises:
       ValueError: the file is damaged; names it.
@@ -277,7 +302,7 @@ def row_of(file: Path) -> dict[str, Any]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             part = lambda prefix: {n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)}  # noqa: E731
-            hyper, result, history = part("hyper."), part("result."), part("history.")
+            hyper, result, history, initial = part("hyper."), part("result."), part("history."), part("initial.")
             done, best = int(result["epochs"]), int(result["best_epoch"])
             row = {name: value.item() for name, value in hyper.items()}
             row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
@@ -286,13 +311,13 @@ def row_of(file: Path) -> dict[str, Any]:
             row |= {f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item() for which in ("final", "best")}
             layers = sorted((n for n in history if n.startswith("rate_")), key=lambda n: int(n.removeprefix("rate_")))
             row |= {f"initial_{n}": history[n][0].item() for n in layers} | {f"final_{n}": result[f"test_{n}_final"].item() for n in layers}
-            return row
+            return row | {f"initial_{name}": value.item() for name, value in initial.items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} is not a readable member of a sweep: {error}; remove it to train that member again") from None
 
 
 def write_results(folder: Path, members: Sequence[_Member]) -> list[dict[str, Any]]:
-    """results.csv with the members that are finished, in the order of `members`, and the figure; returns its rows."""
+    """results.csv with the members that are finished, in the order of `members`, and the figure; returns the rows."""
     rows = [row_of(_file(folder, m)) for m in members if _file(folder, m).exists()]
     if not rows:
         return rows
@@ -301,4 +326,28 @@ def write_results(folder: Path, members: Sequence[_Member]) -> list[dict[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue().encode())
+    draw(rows, folder / FIGURE)
     return rows
+
+
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
+    """The figure of a sweep over one or two parameters, written whole; False, and no file, where there are none or more than two."""
+    from snnjax import plotting
+
+    varied = varied_in(rows)
+    if len(varied) not in (1, 2):
+        return False
+    figure = plotting.sweep_curves(rows, *varied) if len(varied) == 1 else plotting.sweep_maps(rows, *varied)
+    buffer = io.BytesIO()
+    plotting.save(figure, buffer)
+    write_whole(file, buffer.getvalue())
+    return True
+
+
+def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hyper-parameters that are not the same in all rows of results.csv, without the seed.
+
+    >>> varied_in([{"seed": 0, "sigma_u": 1.0, "mu_u": 0.0, "finite": True}, {"seed": 0, "sigma_u": 2.0, "mu_u": 0.0, "finite": True}])
+    ['sigma_u']
+    """
+    return [name for name in SWEEPABLE if len({row.get(name) for row in rows}) > 1]

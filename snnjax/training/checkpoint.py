@@ -16,7 +16,7 @@ class Checkpoints:
 
     >>> import tempfile
     >>> from snnjax.training.ensemble import MemberState
-    >>> snapshot = Snapshot(3, {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))})
+    >>> snapshot = Snapshot(3, {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))}, {"sigma_u_1": np.ones(2)})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     Checkpoints(Path(folder)).save(snapshot)
     ...     back = Checkpoints(Path(folder)).restore(snapshot.state)
@@ -35,7 +35,9 @@ class Checkpoints:
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all but the last two."""
         leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
-        self._manager.save(snapshot.epoch, args=self._args.StandardSave({"state": leaves, "history": snapshot.history}))
+        # names and values of one dict: orbax writes no empty ones
+        seen = {f"{group}.{name}": value for group in ("history", "initial") for name, value in getattr(snapshot, group).items()}
+        self._manager.save(snapshot.epoch, args=self._args.StandardSave({"state": leaves, "seen": seen}))
 
     def restore(self, like: Any) -> Snapshot | None:
         """The last snapshot, its state in the structure of `like`; None where there is none.
@@ -53,5 +55,8 @@ class Checkpoints:
             raise ValueError(
                 f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
             )
-        history = {name: np.asarray(value) for name, value in saved["history"].items()}
-        return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), history)
+        groups: dict[str, dict[str, np.ndarray]] = {"history": {}, "initial": {}}
+        for name, value in saved["seen"].items():
+            group, _, name = name.partition(".")
+            groups[group][name] = np.asarray(value)
+        return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)

@@ -4,16 +4,16 @@ A member is a dict of scalars, its hyper-parameters; an ensemble is the same dic
 pure functions that draw a member's parameters and give its objective and its optimizer. Everything else is here, once for all programs: epochs,
 validation, the best parameters so far, priming, early stopping, and the freezing of members whose numbers are no longer finite, while the rest go on.
 
-A member's run depends on nothing but its own hyper-parameters: the order of its samples comes from its `seed` and the epoch's number, so the same
-member gives the same numbers, to rounding, alone, in any ensemble and on any devices; and a run continued from the state after epoch k is the run
-that never stopped.
+A member's run depends on nothing but its own hyper-parameters: the order of its samples comes from its `seed` and the epoch's number (from the
+epoch's number alone where members share an order), so the same member gives the same numbers, to rounding, alone, in any ensemble and on any devices;
+and a run continued from the state after epoch k is the run that never stopped.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from snnjax.training.placement import Placement
 from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch
 
 Hyper = Mapping[str, Any]
+Order = Literal["member", "shared"]
 
 
 class Sources(NamedTuple):
@@ -44,11 +45,13 @@ class Program(NamedTuple):
       init: `(hyper, sources) -> parameters`, any pytree; an initialization from data may look at `sources.train`.
       objective: `(hyper, priming) -> Objective`. `priming` is a Python bool: whether this is the phase before supervised training.
       optimizer: `hyper -> optax.GradientTransformation`.
+      look: `(hyper, parameters, sources) -> dict of scalars`, what else is to be known of a member before it is trained; None: nothing.
     """
 
     init: Callable[[Hyper, Sources], Any]
     objective: Callable[[Hyper, bool], Objective]
     optimizer: Callable[[Hyper], optax.GradientTransformation]
+    look: Callable[[Hyper, Any, Sources], dict[str, jax.Array]] | None = None
 
 
 class MemberState(NamedTuple):
@@ -71,7 +74,8 @@ class EnsembleResult(NamedTuple):
 
     `history` maps each metric to (members, epochs + 1): column 0 is the untrained network, NaN where a member had stopped; names as in `fit`.
     `final` and `best` are pytrees of parameters. `test` maps "final" and "best" to metrics (members,). `finite` is False for members whose loss or
-    gradient was no longer finite: their parameters are the last good ones. `epochs` is how many each trained.
+    gradient was no longer finite: their parameters are the last good ones. `epochs` is how many each trained. `initial`: what the program's `look` saw
+    before training, (members,) each.
     """
 
     history: dict[str, np.ndarray]
@@ -81,14 +85,16 @@ class EnsembleResult(NamedTuple):
     epochs: np.ndarray
     finite: np.ndarray
     test: dict[str, dict[str, np.ndarray]]
+    initial: dict[str, np.ndarray]
 
 
 class Snapshot(NamedTuple):
-    """Where an ensemble is between two epochs: epochs done, the state of all members, and the history so far. Numpy arrays."""
+    """Where an ensemble is between two epochs: epochs done, the state of all members, the history so far, and what was seen before. Numpy arrays."""
 
     epoch: int
     state: MemberState
     history: dict[str, np.ndarray]
+    initial: dict[str, np.ndarray]
 
 
 def fit_ensemble(
@@ -101,6 +107,7 @@ def fit_ensemble(
     dt: float,
     priming_epochs: int = 0,
     patience: int | None = None,
+    order: Order = "member",
     placement: Placement = "auto",
     resume: Callable[[Any], Snapshot | None] | None = None,
     on_epoch: Sequence[Callable[[Snapshot], None]] = (),
@@ -112,6 +119,7 @@ def fit_ensemble(
       sources: data on the device.   epochs: of supervised training, after `priming_epochs`; both counted in `history`.
       batch_size: at most the training set.   dt: time step, s, for rates in Hz.
       patience: stop a member after so many supervised epochs without a better validation accuracy; None: never.
+      order: of the training samples: each `"member"` its own, from its seed, or one `"shared"` by all, so that members see the same batches.
       placement: see `snnjax.training.placement`.
       resume: given the state of an untrained ensemble (its structure, shapes and types), returns where to go on, or None.
       on_epoch: called after each epoch, and before the first, with a `Snapshot`; for checkpoints and progress.
@@ -144,6 +152,7 @@ def fit_ensemble(
     if patience is not None:
         _check.integer("patience", patience, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
+    _check.one_of("order", order, get_args(Order))
     if batch_size > len(sources.train):
         raise ValueError(f"batch_size must be at most the number of training samples {len(sources.train)}, got {batch_size}")
     padded, n = _placement.pad(check_members(members), placement=placement)
@@ -152,19 +161,19 @@ def fit_ensemble(
     options = {"program": program, "placement": _placement.resolve(placement), "batch_size": batch_size}
     snapshot = None if resume is None else resume(jax.eval_shape(functools.partial(_start, **options), hypers, sources)[0][1])
     if snapshot is None:
-        ensemble, metrics = _start(hypers, sources, **options)
-        done, history = 0, {name: value[:, None] for name, value in _named(metrics, dt).items()}
-        _announce(on_epoch, 0, ensemble, history)
+        ensemble, metrics, seen = _start(hypers, sources, **options)
+        done, history, initial = 0, {name: value[:, None] for name, value in _named(metrics, dt).items()}, _placement.gather(seen)
+        _announce(on_epoch, 0, ensemble, history, initial)
     else:
-        done, history = snapshot.epoch, dict(snapshot.history)
+        done, history, initial = snapshot.epoch, dict(snapshot.history), dict(snapshot.initial)
         ensemble = (hypers, _placement.put(snapshot.state, None, placement=placement)[0])
     for epoch in range(done + 1, priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
         priming = epoch <= priming_epochs
-        ensemble, metrics = _epoch(ensemble, sources, priming=priming, patience=None if priming else patience, **options)
+        ensemble, metrics = _epoch(ensemble, sources, priming=priming, patience=None if priming else patience, order=order, **options)
         history = {name: np.concatenate([history[name], value[:, None]], axis=1) for name, value in _named(metrics, dt).items()}
-        _announce(on_epoch, epoch, ensemble, history)
+        _announce(on_epoch, epoch, ensemble, history, initial)
     tested = _placement.gather(_finish(ensemble, sources, **options))
     _, state = ensemble
     test = {
@@ -175,7 +184,7 @@ def fit_ensemble(
     return EnsembleResult(
         history={name: value[:n] for name, value in history.items()},
         final=cut(state.train.params), best=cut(state.best), best_epoch=cut(state.best_epoch), epochs=cut(state.epoch),
-        finite=cut(state.train.healthy), test=test,
+        finite=cut(state.train.healthy), test=test, initial={name: value[:n] for name, value in initial.items()},
     )  # fmt: skip
 
 
@@ -208,21 +217,32 @@ def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Plac
         state = init_state(params, program.optimizer(hyper))
         trained, held = (evaluate(objective, params, source, batch_size=batch_size) for source in (sources.train, sources.valid))
         zero = jnp.zeros((), jnp.int32)
-        return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held)
+        seen = {} if program.look is None else program.look(hyper, params, sources)
+        return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held), seen
 
     return _placement.over_members(start, placement=placement)(hypers, sources)
 
 
 # the state is donated: an ensemble is held once
-@functools.partial(jax.jit, static_argnames=(*_STATIC, "priming", "patience"), donate_argnums=0)
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "priming", "patience", "order"), donate_argnums=0)
 def _epoch(
-    ensemble: Any, sources: Sources, *, program: Program, placement: Placement, batch_size: int, priming: bool, patience: int | None
+    ensemble: Any,
+    sources: Sources,
+    *,
+    program: Program,
+    placement: Placement,
+    batch_size: int,
+    priming: bool,
+    patience: int | None,
+    order: Order,
 ) -> Any:
     """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
 
     def run(member: tuple[Hyper, MemberState], sources: Sources) -> Any:
         hyper, state = member
-        go = functools.partial(_train_and_validate, program, hyper, sources, batch_size=batch_size, priming=priming, patience=patience)
+        go = functools.partial(
+            _train_and_validate, program, hyper, sources, batch_size=batch_size, priming=priming, patience=patience, order=order
+        )
 
         def stay(state: MemberState) -> tuple[MemberState, Any]:
             return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(go, state)[1])
@@ -244,10 +264,18 @@ def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Pla
 
 
 def _train_and_validate(
-    program: Program, hyper: Hyper, sources: Sources, state: MemberState, *, batch_size: int, priming: bool, patience: int | None
+    program: Program,
+    hyper: Hyper,
+    sources: Sources,
+    state: MemberState,
+    *,
+    batch_size: int,
+    priming: bool,
+    patience: int | None,
+    order: Order,
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
-    key = jax.random.fold_in(jax.random.key(hyper["seed"]), epoch)
+    key = jax.random.fold_in(jax.random.key(hyper["seed"] if order == "member" else 0), epoch)
     objective, optimizer = program.objective(hyper, priming), program.optimizer(hyper)
     train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, batch_size=batch_size)
     held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=batch_size)
@@ -270,9 +298,13 @@ def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.n
 
 
 def _announce(
-    on_epoch: Sequence[Callable[[Snapshot], None]], epoch: int, ensemble: tuple[Hyper, MemberState], history: dict[str, np.ndarray]
+    on_epoch: Sequence[Callable[[Snapshot], None]],
+    epoch: int,
+    ensemble: tuple[Hyper, MemberState],
+    history: dict[str, np.ndarray],
+    initial: dict[str, np.ndarray],
 ) -> None:
     if on_epoch:
-        snapshot = Snapshot(epoch, _placement.gather(ensemble[1]), history)
+        snapshot = Snapshot(epoch, _placement.gather(ensemble[1]), history, initial)
         for callback in on_epoch:
             callback(snapshot)
