@@ -53,7 +53,7 @@ def test_a_sweep_prints_how_far_it_is_and_how_long_it_takes():
             accuracy = np.full((2, epoch + 1), 0.5)
             accuracy[0, -1] = 0.25
             accuracy[1, -1] = np.nan if epoch == 5 else 0.75  # it has stopped
-            progress(Snapshot(epoch, None, {"valid_accuracy": accuracy}), 2, 2)
+            progress(Snapshot(epoch, None, {"valid_accuracy": accuracy}, {}), 2, 2)
     lines = console.file.getvalue().splitlines()
     assert lines[0].startswith("member-epoch 10/20  valid 25.0 to 75.0 %  0.00 member-epochs/s")
     assert re.fullmatch(r"member-epoch 20/20  valid 25.0 to 25.0 %  [\d.]+ member-epochs/s  0 s left", lines[-1])

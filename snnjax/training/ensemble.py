@@ -24,7 +24,7 @@ from snnjax import _check
 from snnjax.datasets import BatchSource
 from snnjax.training import placement as _placement
 from snnjax.training.placement import Placement
-from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch
+from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, micro_batch_size, train_epoch
 
 Hyper = Mapping[str, Any]
 Order = Literal["member", "shared"]
@@ -215,7 +215,8 @@ def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Plac
         params = program.init(hyper, sources)
         objective = program.objective(hyper, False)
         state = init_state(params, program.optimizer(hyper))
-        trained, held = (evaluate(objective, params, source, batch_size=batch_size) for source in (sources.train, sources.valid))
+        size = micro_batch_size(objective, params, sources.train, batch_size)
+        trained, held = (evaluate(objective, params, source, batch_size=size) for source in (sources.train, sources.valid))
         zero = jnp.zeros((), jnp.int32)
         seen = {} if program.look is None else program.look(hyper, params, sources)
         return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held), seen
@@ -258,7 +259,8 @@ def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Pla
     def finish(member: tuple[Hyper, MemberState], sources: Sources) -> tuple[Metrics, ...]:
         hyper, state = member
         objective = program.objective(hyper, False)
-        return tuple(evaluate(objective, params, sources.test, batch_size=batch_size) for params in (state.train.params, state.best))
+        size = micro_batch_size(objective, state.best, sources.train, batch_size)
+        return tuple(evaluate(objective, params, sources.test, batch_size=size) for params in (state.train.params, state.best))
 
     return _placement.over_members(finish, placement=placement)(ensemble, sources)
 
@@ -278,7 +280,8 @@ def _train_and_validate(
     key = jax.random.fold_in(jax.random.key(hyper["seed"] if order == "member" else 0), epoch)
     objective, optimizer = program.objective(hyper, priming), program.optimizer(hyper)
     train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, batch_size=batch_size)
-    held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=batch_size)
+    size = micro_batch_size(objective, train.params, sources.train, batch_size)
+    held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=size)
     better = train.healthy & (held.accuracy > state.best_accuracy) & (not priming)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
     best_epoch = jnp.where(better | priming, epoch, state.best_epoch)  # patience counts from the end of priming

@@ -17,7 +17,18 @@ from snnjax import _check, losses
 from snnjax.datasets import BatchSource, EventDataset
 from snnjax.regularizers import ActivityBound
 from snnjax.training.params import flatten_params
-from snnjax.training.step import Metrics, Objective, TrainState, batch_key, epoch_order, evaluate, init_state, objective_value, train_epoch
+from snnjax.training.step import (
+    Metrics,
+    Objective,
+    TrainState,
+    batch_gradient,
+    batch_key,
+    epoch_order,
+    evaluate,
+    init_state,
+    micro_batch_size,
+    train_epoch,
+)
 
 Row = dict[str, float]
 
@@ -121,7 +132,8 @@ def fit(
     objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
     phases = [objective.priming() if priming_epochs else objective, objective]
     run_phase = [jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size), donate_argnums=0) for phase in phases]
-    run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=batch_size))
+    size = micro_batch_size(objective, params, train, batch_size)
+    run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=size))
 
     def report(epoch: int, metrics: Metrics, seconds: float) -> Row:
         row: Row = {"epoch": epoch, "train_loss": float(metrics.loss), "train_accuracy": float(metrics.accuracy)}
@@ -155,7 +167,7 @@ def fit(
             if not bool(state.healthy):
                 nnx.update(network, state.params)
                 result = FitResult(_host(state.params), best, best_epoch, history, {})
-                raise TrainingDivergedError(_explain(phases[supervised], state, train, epoch_key, epoch, batch_size), result)
+                raise TrainingDivergedError(_explain(phases[supervised], state, train, epoch_key, epoch, batch_size, size), result)
             row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
             if supervised and (valid is None or row["valid_accuracy"] > best_accuracy):
                 best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
@@ -208,14 +220,15 @@ def _host(params: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(params))
 
 
-def _explain(objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, epoch: int, batch_size: int) -> str:
+def _explain(
+    objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, epoch: int, batch_size: int, micro_batch: int
+) -> str:
     """Run the step that failed once more, from the last good parameters, and say where it first is not finite."""
     order = epoch_order(key, len(source), batch_size)
     step = int(state.steps) - (epoch - 1) * len(order)
-    x, labels = source.batch(order[step], batch_key(key, step))
-    (_, metrics), grads = jax.jit(
-        jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)
-    )(state.params)  # fmt: skip
+    x, _ = source.batch(order[step], batch_key(key, step))
+    again = jax.jit(lambda p: batch_gradient(objective, p, source, order[step], batch_key(key, step), micro_batch=micro_batch))
+    _, metrics, grads = again(state.params)
     facts = [f"loss {float(metrics.loss):g}, penalty {float(metrics.penalty):g}"]
     for what, tree in (("weights", state.params), ("gradient", grads)):
         facts += [f"{what} of {name} not finite" for name, leaf in flatten_params(tree).items() if not np.isfinite(leaf).all()]

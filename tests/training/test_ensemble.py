@@ -191,7 +191,7 @@ def test_an_epoch_lowers_for_accelerators(task, platform):
     from snnjax.training.ensemble import _start
 
     ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
-    epoch = jax.jit(lambda e, s: _epoch(e, s, priming=False, patience=None, **options)[1])
+    epoch = jax.jit(lambda e, s: _epoch(e, s, priming=False, patience=None, order="member", **options)[1])
     exported = jax.export.export(epoch, platforms=[platform])(ensemble, sources)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (4,)
