@@ -144,7 +144,7 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
             axes.set_xscale("log")
         if ylabel == "accuracy":
             axes.set_ylim(0, 1.02)
-        elif ylabel.startswith("|"):
+        elif ylabel.startswith("|") and any((line.get_ydata() > 0).any() for line in axes.lines):
             axes.set_yscale("log")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -79,7 +79,7 @@ class SweepProgress(_Live):
         accuracy = 100 * snapshot.history["valid_accuracy"][:, -1]
         accuracy = accuracy[np.isfinite(accuracy)]  # members that have stopped have none
         spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
-        text = f"{spread}{speed:.2f} member-epochs/s"
+        text = spread + (f"{speed:.2f} member-epochs/s" if speed > 0 else "")
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif done * 20 // self.total > self._shown:

@@ -14,6 +14,7 @@ from snnjax.initializers import (
     kaiming_normal,
     lecun_normal,
     micheli_normal,
+    normal,
     scaled_normal,
 )
 from snnjax.surrogate import atan, superspike, triangular
@@ -250,3 +251,14 @@ def test_ikun_errors():
         ikun_normal(variant="v3")  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match=r"spike must be a snnjax.surrogate.SpikeFunction"):
         ikun_normal(spike=jnp.tanh)  # pyright: ignore[reportArgumentType]
+
+
+def test_normal_has_the_mean_and_deviation_it_is_given():
+    assert_statistics(normal(-0.3, 2.0)(KEY, (200, 300)), -0.3, 2.0)
+    np.testing.assert_array_equal(normal(0.7, 0.0)(KEY, (3, 4)), np.full((3, 4), 0.7, np.float32))
+    swept = jax.vmap(lambda m, s: normal(m, s)(KEY, (5, 6)))(jnp.array([0.0, 1.0]), jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(swept[1], 1 + 3 * swept[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="sigma_w must be finite and >= 0, got -1"):
+        normal(0.0, -1.0)
+    with pytest.raises(ValueError, match="mu_w must be finite, got nan"):
+        normal(float("nan"))

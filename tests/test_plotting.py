@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 
 from snnjax import plotting
@@ -36,6 +38,39 @@ def test_snapshot_marks_spikes_where_they_are():
     np.testing.assert_allclose(panels[2, 1].lines[0].get_xydata(), [[6.0, 4]])  # input, sample 1: 3 steps of 2 ms, unit 4
     np.testing.assert_allclose(panels[1, 0].lines[0].get_xydata(), [[14.0, 6]])  # feature (1, 2) of (2, 4) is unit 6
     assert panels[0, 1].get_title() == "class 2, says 2"
+
+
+def swept(**columns):
+    """Rows of a sweep: two values of sigma_u, two of mu_w, three seeds."""
+    rows = []
+    for s, m, seed in itertools.product((0.1, 10.0), (-1.0, 1.0), range(3)):
+        row = {"sigma_u": s, "mu_w": m, "seed": seed, "test_accuracy_final": s / 20 + seed / 10, "train_accuracy": 1.0}
+        rows.append(row | {"initial_rate_1": 5.0, "final_rate_1": 2.0 + seed + m, "initial_grad_w_1": 0.0 if s < 1 else 1e-3} | columns)
+    return rows
+
+
+def test_sweep_curves_show_mean_and_range_over_seeds():
+    rows = [row for row in swept() if row["mu_w"] == 1.0]
+    rows[0]["test_accuracy_final"] = float("nan")  # a seed without a result leaves the others
+    accuracy, rate, gradient = plotting.sweep_curves(rows, "sigma_u").axes
+    np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[0.1, 0.155], [10.0, 0.6]])
+    band = accuracy.collections[0].get_paths()[0].vertices
+    assert {tuple(np.round(v, 6)) for v in band} == {(0.1, 0.105), (0.1, 0.205), (10.0, 0.5), (10.0, 0.7)}
+    assert [line.get_label() for line in rate.lines] == ["before training", "after training"]
+    np.testing.assert_allclose(rate.lines[1].get_ydata(), [4.0, 4.0])
+    assert (accuracy.get_xscale(), gradient.get_yscale()) == ("log", "log")
+    linear = plotting.sweep_curves([row for row in swept() if row["sigma_u"] == 0.1], "mu_w").axes[0]
+    assert linear.get_xscale() == "linear"
+
+
+def test_sweep_maps_have_a_cell_for_each_pair():
+    accuracy, rate, after, gradient = [axes for axes in plotting.sweep_maps(swept(), "sigma_u", "mu_w").axes if axes.get_title()]
+    np.testing.assert_allclose(accuracy.collections[0].get_array(), [[0.105, 0.6], [0.105, 0.6]])
+    np.testing.assert_allclose(after.collections[0].get_array(), [[2.0, 2.0], [4.0, 4.0]])  # sigma_u across, mu_w up
+    shown = gradient.collections[0].get_array()
+    assert np.isnan(np.ma.filled(shown, np.nan)[:, 0]).all()  # exactly 0 has no logarithm
+    np.testing.assert_allclose(shown[:, 1], 1e-3)
+    assert [t.get_text() for t in rate.get_xticklabels()] == ["0.1", "10"]
 
 
 def test_figures_leave_pyplot_alone_and_save(tmp_path):

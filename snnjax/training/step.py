@@ -118,20 +118,20 @@ def batch_gradient(
     return jax.tree.map(lambda s: s / parts, total)
 
 
-CACHE_BYTES = 2**20
+CACHE_BYTES, FEWEST = 2**20, 4
 
 
 def micro_batch_size(objective: Objective, params: Any, source: BatchSource, batch_size: int) -> int:
     """How many samples of a batch to take at a time on this machine.
 
-    On a CPU the largest divisor of `batch_size` with which no layer's spikes are larger than `CACHE_BYTES`; the whole batch where no divisor is near that,
-    and on accelerators.
+    On a CPU the largest divisor of `batch_size` with which no layer's spikes are larger than `CACHE_BYTES`, at least about `FEWEST`, below which the products
+    of a step become slow; the whole batch where no divisor is near, and on accelerators.
     """
     if jax.default_backend() != "cpu":
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
     _, activity = jax.eval_shape(objective.apply, params, x)
-    fitting = max(CACHE_BYTES // max((z.size * z.dtype.itemsize for z in activity.spikes), default=CACHE_BYTES), 1)
+    fitting = max(CACHE_BYTES // max((z.size * z.dtype.itemsize for z in activity.spikes), default=CACHE_BYTES), FEWEST)
     near = [d for d in range(1, batch_size + 1) if batch_size % d == 0 and fitting <= 4 * d <= 4 * fitting]
     return max(near, default=batch_size)
 

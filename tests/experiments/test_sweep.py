@@ -43,6 +43,24 @@ def test_results_have_a_row_a_member(whole):
     assert all(round(12 * r["test_accuracy_final"], 4).is_integer() for r in whole.rows)
     assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(r["initial_rate_1"] for r in whole.rows[2:])
     assert not (whole.folder / "wave").exists()
+    # smaller weights: a smaller membrane; every member's gradient was seen
+    assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(r["initial_sigma_u_1"] for r in whole.rows[2:])
+    assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
+    assert (whole.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
+    row = {name: 0.5 for name in ("test_accuracy_final", "train_accuracy", "initial_rate_1", "final_rate_1")}
+    for varied, drawn in (
+        ({}, False),
+        ({"sigma_u": 2.0}, True),
+        ({"mu_w": 1.0, "sigma_w": 1.0}, True),
+        ({"mu_w": 1.0, "mu_u": 1.0, "beta": 5.0}, False),
+    ):
+        rows = [row | {name: 0.0 for name in varied} | {"seed": 0}, row | varied | {"seed": 0}]
+        file = tmp_path / f"{len(varied)}.png"
+        assert sweep.draw(rows, file) is drawn
+        assert file.exists() is drawn
 
 
 # in the first wave; in the second, before its first epoch; after its last one

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from _support import REPOSITORY
 
-from snnjax.experiments import RandmanConfig, run
-from snnjax.experiments._run import load
+from snnjax.diagnostics import probe
+from snnjax.experiments import RandmanConfig, build_optimizer, prepare, run
+from snnjax.experiments._run import load, spread
 from snnjax.experiments.sweep import program_of
 from snnjax.training import Snapshot, Sources, fit_ensemble
 from snnjax.training.ensemble import _epoch, check_members
@@ -93,6 +95,43 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_others_go_on(task, traine
     assert np.isfinite(jax.tree.leaves(result.final)[0][1]).all()
     assert np.isnan(result.history["valid_accuracy"][1, -1])
     assert result.epochs[1] < 3
+
+
+def test_members_that_share_an_order_see_the_same_batches(task, trained):
+    shared = train(task, order="shared")
+    # the order of a member's own seed is another one; without training there is no difference
+    assert_same(shared.history["valid_loss"][:, 0], trained.history["valid_loss"][:, 0])
+    assert (shared.history["train_loss"][:, 1] != trained.history["train_loss"][:, 1]).all()
+    program, sources, config = task
+    seen = []
+    objective = lambda hyper, priming: program.objective(hyper, priming)._replace(loss=note)  # noqa: E731
+
+    def note(readout, labels):
+        jax.debug.callback(lambda x: seen.append(tuple(x.tolist())), labels)
+        return jnp.sum(readout, axis=(0, 2))
+
+    members, runs = {"seed": np.array([0, 1])}, {}
+    for order in ("shared", "member"):
+        seen.clear()
+        fit_ensemble(
+            program._replace(objective=objective), members, sources, epochs=1, batch_size=96, dt=config.dt, placement="map", order=order
+        )
+        jax.effects_barrier()
+        runs[order] = len(set(seen))  # of the evaluations, which go through the data in their own order, and of the epoch
+    assert runs["member"] == runs["shared"] + 1
+
+
+def test_what_the_program_looks_at_before_training_is_kept(task, trained):
+    config, members = CONFIG, {name: values[[1, 3]] for name, values in MEMBERS.items()}
+    for k, seed, sigma_u, rate in zip((1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True):
+        alone = prepare(dataclasses.replace(config, seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate)))
+        x, labels = alone.train.batch(spread(alone.train, 64))
+        expected = probe(alone.network, x, labels, regularizers=alone.regularizers(), optimizer=build_optimizer(alone.config))
+        for name in ("sigma_u", "grad_z", "grad_w", "update"):
+            np.testing.assert_allclose(trained.initial[f"{name}_1"][k], getattr(expected.layers[0], name), rtol=2e-3, err_msg=name)
+    assert train(task, members, epochs=1)[-1].keys() == trained.initial.keys()
+    program, sources, _ = task
+    assert train((program._replace(look=None), sources, config), members, epochs=1).initial == {}
 
 
 def test_patience_stops_members_one_by_one(task):
@@ -206,6 +245,7 @@ def test_an_epoch_lowers_for_accelerators(task, platform):
         ({"seed": np.arange(0)}, {}, ValueError, "members must hold arrays .* at least 1"),
         (None, {"placement": "everywhere"}, ValueError, "placement must be one of 'auto', 'vmap', 'map', 'shard'"),
         (None, {"epochs": 0}, ValueError, "epochs must be >= 1"),
+        (None, {"order": "random"}, ValueError, "order must be one of 'member', 'shared', got 'random'"),
         (None, {"patience": 0}, ValueError, "patience must be >= 1"),
         (None, {"priming_epochs": -1}, ValueError, "priming_epochs must be >= 0"),
         (None, {"batch_size": 1000}, ValueError, "batch_size must be at most the number of training samples 96, got 1000"),

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,10 +8,26 @@ import pytest
 from flax import nnx
 
 from snnjax import losses, optimizers
+from snnjax.datasets import Augmented, DeviceEvents, randman
 from snnjax.datasets.device import DeviceArrays
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.regularizers import upper_bound
-from snnjax.training.step import Objective, epoch_order, evaluate, init_state, train_epoch, train_step
+from snnjax.regularizers import lower_bound, upper_bound
+from snnjax.training import step as step_module
+from snnjax.training.step import (
+    Objective,
+    batch_gradient,
+    epoch_order,
+    evaluate,
+    init_state,
+    micro_batch_size,
+    objective_value,
+    train_epoch,
+    train_step,
+)
+
+
+class Activity(NamedTuple):
+    spikes: tuple
 
 
 def network(seed=0):
@@ -62,6 +80,53 @@ def test_epoch_equals_a_loop_of_steps(parts):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(metrics.loss, np.mean(total), rtol=1e-4)
     assert int(state.steps) == 4
+
+
+@pytest.mark.parametrize("pool", ["population", "feature_map", "neuron"])
+@pytest.mark.parametrize("micro_batch", [1, 4, 10, 20])
+def test_gradient_of_parts_is_that_of_the_batch(parts, micro_batch, pool):
+    objective = parts[0]._replace(regularizers=(upper_bound(0.3, 1.0, pool=pool), lower_bound(2.0, 3.0, pool=pool, p=1)))
+    params, source, indices = parts[1], data(), jnp.arange(20)[::-1]
+    (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, *source.batch(indices)), has_aux=True)(params)
+    found = jax.jit(lambda p: batch_gradient(objective, p, source, indices, None, micro_batch=micro_batch))(params)
+    for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_epoch_in_parts_is_the_epoch(parts):
+    objective, params = parts
+    optimizer, source = optax.sgd(0.1), data()
+    run = jax.jit(
+        lambda s, m: train_epoch(objective, optimizer, s, source, jax.random.key(5), batch_size=10, micro_batch=m), static_argnums=1
+    )
+    whole, parts_of_it = (run(init_state(params, optimizer), m) for m in (10, 2))
+    for a, b in zip(leaves(whole), leaves(parts_of_it), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="micro_batch must be a divisor of batch_size 10, got 3"):
+        run(init_state(params, optimizer), 3)
+
+
+def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
+    objective = Objective(lambda p, x: (x[..., :3] * p, Activity((x,))))
+    events = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
+    source, key, sample = Augmented(source=events, drop=0.5), jax.random.key(3), jnp.zeros(1, jnp.int32)
+    each = [source.batch(sample, jax.random.fold_in(key, k))[0].mean() for k in range(4)]
+    _, metrics, _ = batch_gradient(objective, jnp.ones(3), source, jnp.zeros(4, jnp.int32), key, micro_batch=1)
+    assert len({float(v) for v in each}) > 1
+    np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
+
+
+def test_parts_fit_the_cache(parts, monkeypatch):
+    """A layer of 16 neurons over 30 steps is 1920 bytes a sample."""
+    size = lambda batch: micro_batch_size(*parts, data(), batch)  # noqa: E731
+    assert size(22) == 22
+    monkeypatch.setattr(step_module, "CACHE_BYTES", 5 * 1920)
+    assert (size(20), size(12), size(4)) == (5, 4, 4)
+    assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
+    monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
+    assert size(20) == 4
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert size(20) == 20
 
 
 def test_epoch_order_visits_no_sample_twice():
