@@ -1,8 +1,9 @@
 """Kill a sweep at random moments and see that it ends as if it had not been: `python -m benchmarks.kill_sweep [--kills 20] [--seed 0]`.
 
 A small sweep is run once to its end. Then, in another folder, it is started again and again and killed (SIGKILL) after a random time: during import,
-compilation, a step, a checkpoint's or a member's write. The last start is left alone. Every file of the two folders must be the same, byte for byte;
-members are compared array by array (their archive holds the time of writing). Exit status 1, and a line for each difference, where something is not.
+compilation, a step, a checkpoint's, a member's or a figure's write. When it has come to its end nevertheless, a new one is begun, until there were so
+many kills; the last start is left alone. Every file of each must be that of the first, byte for byte; members are compared array by array (their archive
+holds the time of writing). Exit status 1, and a line for each difference, where something is not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,8 +75,9 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def main(options: Options) -> int:
-    """Print where each kill fell, and the differences at the end."""
+    """Print where each kill fell, and the differences of every sweep that came to its end."""
     rng = random.Random(options.seed)
+    found: list[str] = []
     with tempfile.TemporaryDirectory() as parent:
         whole, killed, log = Path(parent, "whole"), Path(parent, "killed"), Path(parent, "log")
         begin = time.perf_counter()
@@ -82,26 +86,38 @@ def main(options: Options) -> int:
             return 1
         seconds = time.perf_counter() - begin
         print(f"uninterrupted: {seconds:.1f} s", flush=True)
-        for kill in range(options.kills):
+        kills, ended = 0, 0
+        while kills < options.kills or killed.exists():
             process = start(killed, log=log)
-            moment = rng.uniform(0.0, seconds)
+            moment = rng.uniform(0.0, seconds) if kills < options.kills else None  # the last start is left alone
             try:
-                process.wait(timeout=moment)
-                what = "it had ended"
+                code = process.wait(timeout=moment)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                members = len(list((killed / "members").glob("*.npz"))) if killed.exists() else 0
-                epochs = sorted(p.name for p in (killed / "wave" / "checkpoints").glob("*")) if killed.exists() else []
-                what = f"killed; members finished {members}, checkpoints {epochs}"
-            print(f"start {kill + 1}: after {moment:.1f} s {what}", flush=True)
-        if (code := start(killed, log=log).wait()) != 0:
-            print(log.read_text()[-4000:])
-            print(f"the last start ended with {code}")
-            return 1
-        found = differences(whole, killed)
-    print("\n".join(found) or f"{options.kills} kills, and every file is the same")
+                kills += 1
+                print(f"kill {kills}, {moment:.1f} s after its start: {where(killed)}", flush=True)
+                continue
+            if code != 0:
+                print(log.read_text()[-4000:])
+                print(f"a resumed sweep ended with status {code}")
+                return 1
+            ended += 1
+            found += [f"sweep {ended}: {line}" for line in differences(whole, killed)]
+            print(f"sweep {ended} came to its end", flush=True)
+            shutil.rmtree(killed)
+    print("\n".join(found) or f"{kills} kills, {ended} sweeps came to their end, and every file is the same")
     return bool(found)
+
+
+def where(folder: Path) -> str:
+    """How far the sweep in `folder` had come."""
+    if not folder.exists():
+        return "before its folder was there"
+    members = len(list((folder / "members").glob("*.npz")))
+    checkpoints = sorted(p.name for p in (folder / "wave" / "checkpoints").glob("*"))
+    writing = sorted(str(p.relative_to(folder)) for p in folder.rglob(".*.tmp"))
+    return f"members finished {members}, checkpoints {checkpoints}" + (f", writing {writing}" if writing else "")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ _SUBMODULES = (
     "experiments",
     "initializers",
     "losses",
+    "models",
     "nn",
     "optimizers",
     "plotting",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from snnjax import experiments as experiments
     from snnjax import initializers as initializers
     from snnjax import losses as losses
+    from snnjax import models as models
     from snnjax import nn as nn
     from snnjax import optimizers as optimizers
     from snnjax import plotting as plotting

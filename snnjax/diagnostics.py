@@ -164,7 +164,8 @@ def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list
     """Input and spikes of every spiking layer, its spikes plus its tap, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
-    for layer in network.layers:
+    for k, layer in enumerate(network.layers):
+        x = network.input_of(k, x, spikes)
         if layer.spiking:
             inputs.append(x)
             x = layer(x).output

@@ -102,7 +102,9 @@ def calibrate(
         raise ValueError(f"sigma_u must be one number or one for each of the {len(spiking)} spiking layers, got {len(targets)}")
     x = as_floats(x)
     reports: list[LayerReport] = []
+    spikes: list[jax.Array] = []
     for k, layer in enumerate(network.layers):
+        x = network.input_of(k, x, spikes)
         layer_key = None if key is None else jax.random.fold_in(key, k)
         if hasattr(layer, "in_features"):
             _check.time_major("x", x, features=layer.in_features)
@@ -114,6 +116,7 @@ def calibrate(
             if refused:
                 raise ValueError(f"layer {k} has no weights for mu_u = {mu_u}, sigma_u = {targets[len(reports)]}: {INFEASIBLE}")
             reports.append(report)
+            spikes.append(x)
         else:
             if readout_sigma is not None and hasattr(layer, "kernel"):
                 powers = _powers(layer.project, layer.kernel, x, _shared_times(layer.neuron), balance)

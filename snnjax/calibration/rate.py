@@ -66,7 +66,9 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
     dt = steps_of[0]
     _check.number("rate", rate, above=0, below=0.5 / dt, unit="Hz")
     reports = []
+    spikes: list[jax.Array] = []
     for k, layer in enumerate(network.layers):
+        x = network.input_of(k, x, spikes)
         if hasattr(layer, "in_features"):
             _check.time_major("x", x, features=layer.in_features)
         if layer.spiking:
@@ -74,6 +76,7 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
                 _draw_orthogonal(layer, jax.random.fold_in(key, k))
             report, x = _scale_layer(layer, x, rate=rate, steps=steps)
             reports.append(report)
+            spikes.append(x)
         else:
             x = layer(x).output
     return network, reports

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,11 @@ import jax
 import optax
 from flax import nnx
 
-from snnjax import _check, losses, optimizers, surrogate
+from snnjax import _check, losses, models, optimizers, surrogate
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.experiments.config import TrainConfig
 from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
-from snnjax.nn import FluctuationDriven, LayerInit, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.nn import FluctuationDriven, LayerInit, SameForAll, Sequential
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
 LOGITS: dict[str, losses.Logits] = {
@@ -44,16 +43,20 @@ def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: flo
     """
     rngs = nnx.Rngs(jax.random.key(config.seed if seed is None else seed))
     neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
-    init = layer_init(config, nu)
-    trainable = ("tau_mem", "tau_syn") if config.learn_tau else ()
-    widths = (n_inputs, *config.hidden)
-    hidden = [
-        SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=config.recurrent, trainable=trainable, rngs=rngs)
-        for n_in, n_out in itertools.pairwise(widths)
-    ]
     tau_readout = duration if config.tau_readout is None else config.tau_readout
-    integrator = LeakyIntegrator(tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt)
-    return Sequential(*hidden, Readout(widths[-1], n_classes, neuron=integrator, rngs=rngs))
+    shared: dict[str, Any] = {
+        "init": layer_init(config, nu),
+        "neuron": neuron,
+        "integrator": LeakyIntegrator(tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt),
+        "recurrent": config.recurrent,
+        "skip": config.skip,
+        "remat_steps": config.remat_steps,
+        "trainable": ("tau_mem", "tau_syn") if config.learn_tau else (),
+        "rngs": rngs,
+    }
+    if config.model == "dense":
+        return models.dense(n_inputs, n_classes, hidden=config.hidden, **shared)
+    return models.csnn(n_inputs, n_classes, depth=int(config.model.removeprefix("csnn")), **shared)
 
 
 SURROGATES: dict[str, Callable[..., surrogate.SpikeFunction]] = {

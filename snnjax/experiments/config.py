@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from snnjax import _check
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
+Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10"]
 WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
@@ -19,10 +20,16 @@ LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 class TrainConfig:
     """What every task has: network, initialization, training. Times in seconds, rates in hertz. Defaults are the paper's."""
 
+    model: Model = "dense"
+    """Dense layers, `hidden` of them; or a convolutional network of so many layers over the input units (`snnjax.models.csnn`)."""
     hidden: tuple[int, ...] = (128,)
-    """Neurons of each hidden layer."""
+    """Neurons of each hidden layer, for `dense`."""
     recurrent: bool = False
     """Connect every hidden layer with itself."""
+    skip: bool = False
+    """Connect every hidden layer to the readout, not the last one alone."""
+    remat_steps: int | None = None
+    """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
     tau_mem: float = 20e-3
     """Membrane time constant, s."""
     tau_syn: float = 10e-3
@@ -101,6 +108,7 @@ class TrainConfig:
         for name in ("tau_mem", "tau_syn", "dt"):
             _check.number(name, getattr(self, name), above=0, unit="s")
         for name, options in (
+            ("model", Model),
             ("surrogate", Surrogate),
             ("init", WeightInit),
             ("optimizer", OptimizerName),
@@ -108,7 +116,7 @@ class TrainConfig:
             ("loss", LossName),
         ):
             _check.one_of(name, getattr(self, name), get_args(options))
-        for name in ("recurrent", "learn_tau"):
+        for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("tau_readout", "nu", "beta"):
@@ -122,6 +130,8 @@ class TrainConfig:
         _check.number("alpha", self.alpha, above=0, below=1)
         for name in ("epochs", "batch_size", "calibration_samples"):
             _check.integer(name, getattr(self, name), at_least=1)
+        if self.remat_steps is not None:
+            _check.integer("remat_steps", self.remat_steps, at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
         _check.integer("priming_epochs", self.priming_epochs, at_least=0)

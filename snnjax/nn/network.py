@@ -1,11 +1,17 @@
-"""A stack of layers that returns the readout trace and what every layer did on the way."""
+"""A stack of layers that returns the readout trace and what every layer did on the way.
+
+Backward needs traces of every layer over all T steps. With `remat_steps` = c only the states between parts of c steps are kept, T / c of them, and a part's
+traces are computed again when its gradient is: memory for T / c states and c steps, least at c about sqrt(T), for one more forward pass.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check
@@ -25,6 +31,8 @@ class Sequential(nnx.Module):
     Args:
       layers: at least one, each with `spiking`, `in_shape`, `feature_shape`, `initial_state`, `__call__` and `step` as `SpikingDense` has:
         layers of neurons, and `Pool`, `Flatten` and `Reshape` between them.
+      skip: connect every spiking layer to the last one: it gets their spikes side by side, first to last, each flattened, and so needs as many inputs.
+      remat_steps: time steps whose traces are kept for the gradient; see the module. None: all.
 
     Raises:
       ValueError: no layer, different time steps, or one's inputs do not match the outputs of the layer below. Sizes that depend on the input's are
@@ -39,7 +47,7 @@ class Sequential(nnx.Module):
     ((100, 4, 10), [(100, 4, 128)])
     """
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Any, skip: bool = False, remat_steps: int | None = None) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
         for layer in layers:
@@ -51,8 +59,18 @@ class Sequential(nnx.Module):
         steps = sorted({layer.neuron.dt for layer in layers if hasattr(layer, "neuron")})
         if len(steps) > 1:
             raise ValueError(f"all layers must have the same time step, got dt = {steps}")
-        _input_shapes(layers)
+        if not isinstance(skip, bool):
+            raise TypeError(f"skip must be True or False, got {skip!r}")
+        self.skip = skip
+        self.remat_steps = None if remat_steps is None else _check.integer("remat_steps", remat_steps, at_least=1)
+        _input_shapes(layers, skip=skip)
         self.layers = nnx.List(layers)
+
+    def input_of(self, k: int, below: jax.Array, spikes: Sequence[jax.Array], *, lead: int = 2) -> jax.Array:
+        """What layer k gets: the output of the layer `below`, or all `spikes` side by side; of whole sequences, or with `lead` = 1 of one step."""
+        if not self.skip or k < len(self.layers) - 1:
+            return below
+        return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in spikes], axis=-1)
 
     def __call__(self, x: jax.Array, *, membranes: bool = False) -> tuple[jax.Array, Activity]:
         """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity."""
@@ -62,10 +80,30 @@ class Sequential(nnx.Module):
     def run(self, x: jax.Array, state: Any = None, *, membranes: bool = False) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         _check.time_major("x", x)
+        if self.remat_steps is None or len(x) <= self.remat_steps:
+            return self._run(x, state, membranes)
+        state = self.initial_state(x.shape[1], features=x.shape[2:]) if state is None else state
+        parts, rest = divmod(len(x), self.remat_steps)
+
+        @jax.checkpoint  # type: ignore[arg-type]
+        def part(state: Any, x: jax.Array) -> tuple[Any, tuple[jax.Array, Activity]]:
+            readout, activity, state = self._run(x, state, membranes)
+            return state, (readout, activity)
+
+        whole = x[: len(x) - rest].reshape(parts, self.remat_steps, *x.shape[1:])
+        state, out = jax.lax.scan(part, state, whole)
+        out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+        if rest:
+            state, last = part(state, x[-rest:])
+            out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
+        return *out, state
+
+    def _run(self, x: jax.Array, state: Any, membranes: bool) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         states: list[Any] = []
         spikes: list[jax.Array] = []
         traces: list[Any] = []
         for k, layer in enumerate(self.layers):
+            x = self.input_of(k, x, spikes)
             sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking)
             x = sim.output
             states.append(sim.state)
@@ -84,7 +122,7 @@ class Sequential(nnx.Module):
         if features is not None:
             features = tuple(_check.integer("features", n, at_least=1) for n in features)
         states = []
-        for k, (layer, shape) in enumerate(zip(self.layers, _input_shapes(self.layers, features), strict=True)):
+        for k, (layer, shape) in enumerate(zip(self.layers, _input_shapes(self.layers, features, skip=self.skip), strict=True)):
             spatial = () if shape is None else shape[:-1]
             if hasattr(layer, "neuron") and None in spatial:
                 raise ValueError(
@@ -98,18 +136,22 @@ class Sequential(nnx.Module):
         """One time step with x (batch, ...features): the next state, and (readout (batch, out), spikes of every spiking layer)."""
         states: list[Any] = []
         spikes: list[jax.Array] = []
-        for layer, s in zip(self.layers, state, strict=True):
-            s, x = layer.step(s, x)
+        for k, (layer, s) in enumerate(zip(self.layers, state, strict=True)):
+            s, x = layer.step(s, self.input_of(k, x, spikes, lead=1))
             states.append(s)
             if layer.spiking:
                 spikes.append(x)
         return tuple(states), (x, tuple(spikes))
 
 
-def _input_shapes(layers: Sequence[Any], features: Shape | None = None) -> list[Shape | None]:
+def _input_shapes(layers: Sequence[Any], features: Shape | None = None, *, skip: bool = False) -> list[Shape | None]:
     """Shape of the features that each layer gets when the first gets `features`; None where it is not known, as a whole or on one axis."""
     shapes: list[Shape | None] = []
+    spiking: list[int | None] = []
     for k, layer in enumerate(layers):
+        if skip and k == len(layers) - 1:
+            sizes = [n for n in spiking if n is not None]
+            features = (sum(sizes) if len(sizes) == len(spiking) else None,)
         features = layer.in_shape if features is None else features
         shapes.append(features)
         if features is None:
@@ -119,4 +161,8 @@ def _input_shapes(layers: Sequence[Any], features: Shape | None = None) -> list[
         except ValueError as error:
             below = "the network's input" if k == 0 else f"layer {k - 1}, a {type(layers[k - 1]).__name__}"
             raise ValueError(f"layer {k}, a {type(layer).__name__}, does not fit on {below}: {error}") from None
+        if layer.spiking:
+            shape = features or ()
+            sizes = [n for n in shape if n is not None]
+            spiking.append(math.prod(sizes) if len(sizes) == len(shape) else None)
     return shapes
