@@ -2,6 +2,7 @@
 
 from snnjax.training.ensemble import EnsembleResult, Program, Snapshot, Sources, fit_ensemble
 from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training.memory import StepMemory, step_memory
 from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch, train_step
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Program",
     "Snapshot",
     "Sources",
+    "StepMemory",
     "TrainState",
     "TrainingDivergedError",
     "TrainingInterrupted",
@@ -19,6 +21,7 @@ __all__ = [
     "fit",
     "fit_ensemble",
     "init_state",
+    "step_memory",
     "train_epoch",
     "train_step",
 ]

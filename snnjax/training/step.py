@@ -92,7 +92,7 @@ def train_step(
     objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, x: jax.Array, labels: jax.Array
 ) -> tuple[TrainState, Metrics]:
     """One update; the state unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before."""
-    return _update(optimizer, state, *_gradient(objective, state.params, x, labels))
+    return update(optimizer, state, *_gradient(objective, state.params, x, labels))
 
 
 def _gradient(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics, Any]:
@@ -136,9 +136,10 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     return max(near, default=batch_size)
 
 
-def _update(
+def update(
     optimizer: optax.GradientTransformation, state: TrainState, value: jax.Array, metrics: Metrics, grads: Any
 ) -> tuple[TrainState, Metrics]:
+    """The state after a step with this gradient, and the metrics as they came; a step that is not finite leaves all but `healthy` as it was."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
     # a finite gradient may still overflow inside the optimizer
@@ -175,7 +176,7 @@ def train_epoch(
         indices, step = at_k
         key_of_batch = batch_key(key, step)
         found = batch_gradient(objective, carry.params, source, indices, key_of_batch, micro_batch=micro_batch)
-        return _update(optimizer, carry, *found)
+        return update(optimizer, carry, *found)
 
     state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))
     return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)

@@ -1,0 +1,128 @@
+"""`Sequential(skip=..., remat_steps=...)`: connections past the layers between, and traces computed twice instead of kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from _support import assert_close
+from flax import nnx
+
+from snnjax import models
+from snnjax.calibration import calibrate
+from snnjax.datasets import DeviceArrays
+from snnjax.diagnostics import probe
+from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
+from snnjax.training import step_memory
+
+T, B = 33, 3
+
+
+@pytest.fixture
+def x(rng):
+    return jnp.asarray(rng.poisson(0.2, (T, B, 20, 1)), float)
+
+
+def make(*, skip=True, remat_steps=None, dtype=jnp.float64):
+    init, rngs = FluctuationDriven(nu=80.0, sigma_u=1.5), nnx.Rngs(0)
+    return Sequential(
+        SpikingConv1d(1, 4, kernel_size=5, stride=3, init=init, recurrent_kernel_size=3, dtype=dtype, rngs=rngs),
+        Flatten(),
+        SpikingDense(24, 7, init=init, dtype=dtype, rngs=rngs),
+        Readout(31 if skip else 7, 4, dtype=dtype, rngs=rngs),
+        skip=skip,
+        remat_steps=remat_steps,
+    )
+
+
+def test_readout_gets_every_layer_s_spikes(x, x64):
+    network = make()
+    readout, activity = network(x)
+    conv, _, dense, last = network.layers
+    z1 = conv(x).output
+    z2 = dense(z1.reshape(T, B, -1)).output
+    w = last.kernel[...]
+    # one connection a layer: the sum of two products
+    drive = z1.reshape(T, B, -1) @ w[:24] + z2 @ w[24:]
+    from snnjax.dynamics import simulate
+
+    assert_close(readout, simulate(last.neuron, drive).output, 1e-12)
+    assert_close(activity.spikes[1], z2, 0)
+    assert float(z1.sum()) > 10
+
+
+def test_gradient_reaches_the_first_layer_past_a_silent_one(x, x64):
+    """Without skip connections only the surrogate's tail, about 1/400, gets through a silent layer."""
+
+    def size(skip):
+        network = make(skip=skip)
+        network.layers[2].kernel[...] = 0.0 * network.layers[2].kernel[...]
+        grads = nnx.grad(lambda n: jnp.sum(n(x)[0] ** 2))(network)
+        return float(jnp.abs(grads["layers"][0]["kernel"][...]).mean())
+
+    assert size(skip=False) == 0
+    assert size(skip=True) > 1e-3
+
+
+def test_streamed_steps_equal_the_sequence(x, x64):
+    network = make()
+    readout, activity, final = network.run(x)
+    state = network.initial_state(B, features=(20, 1))
+    for t in range(T):
+        state, (o, spikes) = network.step(state, x[t])
+        assert_close(o, readout[t], 1e-12)
+        for a, b in zip(spikes, activity.spikes, strict=True):
+            np.testing.assert_array_equal(a, b[t])
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
+        assert_close(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("steps", [8, 11])  # 33 = 4 * 8 + 1 = 3 * 11
+def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
+    plain, parts = make(), make(remat_steps=steps)
+    value = lambda n: jnp.sum(n(x)[0] ** 2) + sum(z.mean() for z in n(x)[1].spikes)  # noqa: E731
+    (a, ga), (b, gb) = (nnx.jit(nnx.value_and_grad(value))(n) for n in (plain, parts))
+    assert_close(a, b, 1e-12)
+    for u, v in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
+        assert_close(u, v, 1e-9)
+    membranes = [n(x, membranes=True)[1].membranes for n in (plain, parts)]
+    for u, v in zip(*membranes, strict=True):
+        assert_close(u, v, 1e-12)
+    for u, v in zip(jax.tree.leaves(plain.run(x)[2]), jax.tree.leaves(parts.run(x)[2]), strict=True):
+        assert_close(u, v, 1e-12)
+
+
+def test_remat_saves_memory():
+    data = DeviceArrays(x=np.zeros((8, 400, 30), np.uint8), labels=np.zeros(8, np.int32))
+
+    def temporaries(steps):
+        network = models.dense(30, 3, hidden=(64,) * 4, init=FluctuationDriven(nu=20.0), remat_steps=steps, rngs=nnx.Rngs(0))
+        return step_memory(network, data, optimizer=optax.sgd(0.1), batch_size=8, micro_batch=8).temporaries
+
+    whole, parts = temporaries(None), temporaries(20)
+    # at least the membranes of 400 steps of 4 layers; in parts, the spikes that are returned, states and 20 steps of all traces
+    assert whole > 4 * 400 * 8 * 64 * 4 * 2
+    assert parts < whole / 1.5
+
+
+def test_calibration_and_probe_know_skip_connections(x):
+    network = make(dtype=jnp.float32)
+    x = x.astype(jnp.float32)
+    calibrated, reports = calibrate(network, x, key=jax.random.key(0), readout_sigma=0.5)
+    assert len(reports) == 2
+    readout, _ = calibrated(x)
+    np.testing.assert_allclose(jnp.sqrt(readout.var(axis=0).mean()), 0.5, rtol=0.5)
+    report = probe(calibrated, x, jnp.zeros(B, int))
+    assert len(report.layers) == 2
+    assert report.layers[0].grad_z > 0
+
+
+def test_errors():
+    init, rngs = FluctuationDriven(nu=80.0), nnx.Rngs(0)
+    layer = SpikingDense(6, 5, init=init, rngs=rngs)
+    with pytest.raises(ValueError, match="with 7 inputs stands on one with 5 outputs"):
+        Sequential(layer, Readout(7, 2, rngs=rngs), skip=True)
+    with pytest.raises(TypeError, match="skip must be True or False, got 3"):
+        Sequential(layer, Readout(5, 2, rngs=rngs), skip=3)
+    with pytest.raises(ValueError, match="remat_steps must be >= 1, got 0"):
+        Sequential(layer, Readout(5, 2, rngs=rngs), remat_steps=0)
