@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +95,8 @@ class Sweep:
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})
         folder = RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
         epochs = config.epochs + config.priming_epochs
+        if self.resume and not (folder / "config.json").exists():
+            console.print(f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True)
         with SweepProgress(len(members), epochs) as progress:
             try:
                 finished = run_sweep(
@@ -101,11 +104,15 @@ class Sweep:
                     order=self.order, checkpoint_every=self.checkpoint_every, on_epoch=[progress],
                 )  # fmt: skip
             except KeyboardInterrupt:
-                console.print(f"snnjax: interrupted; go on with --out {folder} --resume", highlight=False, soft_wrap=True)
+                console.print(
+                    f"snnjax: interrupted; go on with the same command, --out {folder} and --resume", highlight=False, soft_wrap=True
+                )
                 return 130
         console.print(sweep_table(finished.rows))
         console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
-        if varied_in(finished.rows) and (folder / FIGURE).exists():
+        if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
+            console.print(f"figure:  none for more than two swept parameters, {', '.join(swept_names)}", highlight=False, soft_wrap=True)
+        elif swept_names:
             console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
         return 0
 
@@ -260,7 +267,10 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
         if flag.startswith("--") and name in SWEEPABLE:
             value = value if given else next(words, "")
             if ":" in value or "," in value:
-                varied[name] = parse_values(value)
+                try:
+                    varied[name] = parse_values(value)
+                except ValueError as error:
+                    raise ValueError(f"{flag}: {error}") from None
                 continue
             rest += [flag, value]
         else:
@@ -270,9 +280,9 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 0: done; 1: training diverged; 2: an argument, file or setting is wrong."""
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
     if not console.is_terminal:  # a file or a pipe has no width that a table must be cut to
-        console = Console(width=160)
+        console = Console(width=160, emoji=False)
     tune_allocator()
     try:
         arguments, varied = swept(sys.argv[1:] if argv is None else argv)
@@ -293,4 +303,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print("snnjax: interrupted")
         status = 130
+    if status == 130 and argv is None:
+        # a computation that is still under way cannot be stopped, and crashes when Python takes down what it works on
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

@@ -181,7 +181,8 @@ def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
         shown = np.where(image > 0, image, np.nan) if logarithmic else image
         mesh = axes.pcolormesh(np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits)
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
-            axis.set_ticks(np.arange(len(ticks)) + 0.5, [f"{v:.2g}" for v in ticks], fontsize=7)
+            shown_ticks = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
+            axis.set_ticks(shown_ticks + 0.5, [f"{ticks[k]:.3g}" for k in shown_ticks], fontsize=7)
         axes.set(xlabel=_LABELS.get(x, x), ylabel=_LABELS.get(y, y), title=title)
         figure.colorbar(mesh, ax=axes)
     return figure

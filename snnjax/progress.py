@@ -15,6 +15,9 @@ from rich.table import Table
 from snnjax.training.ensemble import Snapshot
 from snnjax.training.fit import Row
 
+# rich forgets what is older; an epoch of a large ensemble takes minutes
+_PERIOD = 3600.0
+
 
 def _columns(unit: str) -> tuple[ProgressColumn, ...]:
     return (
@@ -28,7 +31,7 @@ class _Live:
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr)
-        self._bar = Progress(*_columns(unit), console=self.console) if self.console.is_terminal else None
+        self._bar = Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD) if self.console.is_terminal else None
         self._task = self._bar.add_task("compiling", total=total) if self._bar else None
 
     def __enter__(self) -> Self:

@@ -1,6 +1,7 @@
 r"""A sweep: every product of seeds and values of hyper-parameters, trained as ensembles that survive being killed.
 
     FOLDER/config.json      what is trained: the task's configuration and nothing that is swept
+    FOLDER/plan.json        every member that was ever asked for
     FOLDER/members/ID.npz   a finished member: its history, results and parameters. ID is its hyper-parameters, "seed=0,sigma_u=0.5"
     FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint of it after every few epochs, written by orbax
     FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates, and what the probe sees before training
@@ -8,11 +9,12 @@ r"""A sweep: every product of seeds and values of hyper-parameters, trained as e
 
 Members train in waves of a few, so that results come early and memory stays bounded. Each file is written whole or not at all, and in an order that
 leaves a state from which the same numbers follow: a sweep that was killed anywhere goes on where it was and ends bit for bit as if it had not
-been. A finished member is never trained again, also when more seeds or values are asked for later.
+been. A finished member is never trained again, also when more seeds or values are asked for later: the plan grows, and results.csv covers all of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -22,9 +24,9 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -40,7 +42,7 @@ from snnjax.losses import mean_square
 from snnjax.training.checkpoint import Checkpoints
 from snnjax.training.ensemble import EnsembleResult, Hyper, Order, Program, Snapshot, Sources, fit_ensemble
 from snnjax.training.params import flatten_params
-from snnjax.training.placement import Placement
+from snnjax.training.placement import Placement, resolve
 from snnjax.training.run_folder import as_dict, write_whole
 from snnjax.training.step import Objective
 
@@ -179,33 +181,61 @@ def run_sweep(
 
     Args:
       config: a `RandmanConfig`, `SHDConfig`, ...; what `members` name replaces its values.   members: from `grid`.
-      folder: new or empty; with `resume` that of the same sweep, for the same configuration.
+      folder: new or empty; with `resume` that of the same sweep, for the same configuration and with the same names swept. Members may be added.
       datasets: train, validation and test set to use instead of `config.datasets()`.
       wave: members trained at once.   placement, patience, order: as in `fit_ensemble`.
       checkpoint_every: epochs.   on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
 
     Returns:
-      `Sweep`; its rows are what results.csv holds.
+      `Sweep`; its rows are what results.csv holds: all members that were ever asked for.
 
     Raises:
-      FileExistsError: the folder holds something and `resume` is False.   ValueError: it is of another configuration, or an option is out of range.
+      FileExistsError: the folder holds something and `resume` is False.   BlockingIOError: another process trains in it.
+      ValueError: it is of another configuration or other names are swept, a file in it is damaged, an option is out of range, or a swept parameter has
+        no effect.
     """
-    for name, value in (("wave", wave), ("checkpoint_every", checkpoint_every)):
+    for name, value in (("wave", wave), ("checkpoint_every", checkpoint_every), *([] if patience is None else [("patience", patience)])):
         _check.integer(name, value, at_least=1)
+    _check.one_of("order", order, get_args(Order))
+    resolve(placement)
     if not members:
         raise ValueError("members must hold at least one, got none")
     for member in members:  # each checked as a whole configuration, before anything is computed
         dataclasses.replace(config, **member)
-    _open(folder, config, {"patience": patience, "order": order}, resume=resume)
-    config, data = load(config, datasets)
+    _check_effects(config, members[0])
+    content = _content(config, {"patience": patience, "order": order})
+    _check_folder(folder, content, resume=resume)
+    config, data = load(config, datasets)  # before anything is written: a task that cannot be loaded leaves no folder behind
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        _check_folder(folder, content, resume=resume)
+        members = _open(folder, content, members)
+        return _train(config, data, members, folder, wave, placement, patience, order, checkpoint_every, on_epoch)
+
+
+def _train(
+    config: Any,
+    data: Data,
+    members: Sequence[_Member],
+    folder: Path,
+    wave: int,
+    placement: Placement,
+    patience: int | None,
+    order: Order,
+    checkpoint_every: int,
+    on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
+) -> Sweep:
+    write_results(folder, members)  # reads every finished member: a damaged one is found before others are trained
+    epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
     sources = Sources(train_source(config, data.train), data.valid, data.test)
     while waiting := _next_wave(folder, members, wave):
-        finished = sum(_file(folder, m).exists() for m in members)
+        finished = sum(_file(folder, m).exists() for m in members if m not in waiting)
         checkpoints = Checkpoints(folder / "wave" / "checkpoints")
 
         def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
-            if snapshot.epoch % checkpoint_every == 0:
+            # the last one always: a member's file may still have to be written
+            if snapshot.epoch % checkpoint_every == 0 or snapshot.epoch == epochs or not snapshot.state.active.any():
                 checkpoints.save(snapshot)
 
         def announce(snapshot: Snapshot, finished: int = finished, size: int = len(waiting)) -> None:
@@ -232,29 +262,94 @@ def _file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "members" / f"{_name(member)}.npz"
 
 
-def _open(folder: Path, config: Any, options: dict[str, Any], *, resume: bool) -> None:
-    """Make the folder, or see that it is one of the same sweep."""
+_USED: dict[str, Callable[[Any], bool]] = {
+    "sigma_u": lambda c: c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
+    "mu_u": lambda c: c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
+    "mu_w": lambda c: c.init == "normal",
+    "sigma_w": lambda c: c.init == "normal",
+    "alpha": lambda c: c.recurrent and c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
+    "lsuv_rate": lambda c: c.init == "lsuv",
+    "upper_rate": lambda c: c.upper_strength > 0,
+    "lower_threshold": lambda c: c.lower_strength > 0,
+}
+"""Whether a configuration looks at the parameter at all; those not named here are always used."""
+
+
+def _check_effects(config: Any, member: _Member) -> None:
+    """A sweep over what nothing depends on is a mistake."""
+    config = dataclasses.replace(config, **member)
+    for name in member:
+        if not _USED.get(name, lambda _: True)(config):
+            settings = f"init = {config.init}, recurrent = {config.recurrent}, upper_strength = {config.upper_strength}"
+            raise ValueError(
+                f"{name} must have an effect to be swept, and has none with {settings}, lower_strength = {config.lower_strength}"
+            )
+
+
+def _content(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes two sweeps the same, as JSON gives it back."""
     content = {name: value for name, value in as_dict(config).items() if name not in ("out", "seed")} | options
-    content = json.loads(json.dumps(content, default=str))
+    return json.loads(json.dumps(content, default=str))
+
+
+_OWN = (".lock", ".config.json.tmp")
+"""Files that a sweep may leave which was killed before its first file was whole: it has nothing to lose."""
+
+
+def _check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None:
+    """The folder is new, or one of the same sweep. Writes nothing."""
     file = folder / "config.json"
     if not file.exists():
-        # a sweep that was killed before its first file was whole has nothing to lose
-        if folder.exists() and (not folder.is_dir() or any(p.name != f".{file.name}.tmp" for p in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())):
             raise FileExistsError(f"sweep folder {folder} is not an empty folder and holds no sweep; name another one")
-        folder.mkdir(parents=True, exist_ok=True)
-        versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
-        write_whole(file, (json.dumps(content | versions, indent=2) + "\n").encode())
         return
     if not resume:
         raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
-    try:
-        saved = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a JSON file: {error}") from None
+    saved = _read_json(file)
     # where the data lie may change
     different = [k for k in content if k != "data" and saved.get(k) != content[k]] if isinstance(saved, dict) else ["all of it"]
     if different:
         raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
+
+
+def _open(folder: Path, content: dict[str, Any], members: Sequence[_Member]) -> list[_Member]:
+    """Write what is new of the configuration and the plan; all members of the plan."""
+    if not (folder / "config.json").exists():
+        versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
+        write_whole(folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode())
+    file = folder / "plan.json"
+    plan: list[_Member] = _read_json(file) if file.exists() else []
+    if plan and plan[0].keys() != members[0].keys():
+        raise ValueError(
+            f"{folder} holds a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name the same parameters, or another folder"
+        )
+    union = plan + [m for m in members if m not in plan]
+    if union != plan:
+        write_whole(file, json.dumps(union).encode())
+    return union
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the system lifts the lock of one that was killed."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process trains in the sweep folder {folder}; wait for it, or name another folder") from None
+        yield
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a JSON file: {error}") from None
 
 
 def _next_wave(folder: Path, members: Sequence[_Member], size: int) -> list[_Member]:
@@ -264,7 +359,7 @@ def _next_wave(folder: Path, members: Sequence[_Member], size: int) -> list[_Mem
         shutil.rmtree(folder / "wave.done")
     file = folder / "wave" / "wave.json"
     if file.exists():
-        return json.loads(file.read_text())
+        return _read_json(file)
     waiting = [m for m in members if not _file(folder, m).exists()][:size]
     if waiting:
         file.parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from snnjax.training.ensemble import Snapshot
 
 
 class Checkpoints:
-    """The last two snapshots of an ensemble in `folder`. A half-written one, of a process that was killed, is never read.
+    """The last two snapshots of an ensemble in `folder`. A half-written one, of a process that was killed, is never read, and one that is damaged, which a
+    digest of its numbers tells, is passed over for the one before: training from there ends at the same numbers.
 
     >>> import tempfile
     >>> from snnjax.training.ensemble import MemberState
@@ -37,18 +39,31 @@ class Checkpoints:
         leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
         # names and values of one dict: orbax writes no empty ones
         seen = {f"{group}.{name}": value for group in ("history", "initial") for name, value in getattr(snapshot, group).items()}
-        self._manager.save(snapshot.epoch, args=self._args.StandardSave({"state": leaves, "seen": seen}))
+        content = {"state": leaves, "seen": seen}
+        self._manager.save(snapshot.epoch, args=self._args.StandardSave(content | {"digest": _digest(content)}))
 
     def restore(self, like: Any) -> Snapshot | None:
-        """The last snapshot, its state in the structure of `like`; None where there is none.
+        """The last snapshot that is whole, its state in the structure of `like`; None where there is none. Damaged ones are removed.
 
         Raises:
           ValueError: it is of another ensemble.
         """
-        epoch = self._manager.latest_step()
-        if epoch is None:
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            if (saved := self._read(epoch)) is not None:
+                return self._snapshot(epoch, saved, like)
+            self._manager.delete(epoch)
+        return None
+
+    def _read(self, epoch: int) -> Any:
+        """What was saved, or None where it is damaged."""
+        try:
+            saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
+            content = {group: {name: np.asarray(a) for name, a in saved[group].items()} for group in ("state", "seen")}
+            return content if np.array_equal(_digest(content), saved["digest"]) else None
+        except Exception:  # whatever a damaged file provokes in orbax, tensorstore and protobuf
             return None
-        saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
+
+    def _snapshot(self, epoch: int, saved: Any, like: Any) -> Snapshot:
         leaves = [np.asarray(saved["state"][name]) for name in sorted(saved["state"])]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
@@ -60,3 +75,13 @@ class Checkpoints:
             group, _, name = name.partition(".")
             groups[group][name] = np.asarray(value)
         return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
+
+
+def _digest(content: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
+    """SHA-256 of all names, types, shapes and numbers, (32,) bytes."""
+    digest = hashlib.sha256()
+    for group, arrays in sorted(content.items()):
+        for name, a in sorted(arrays.items()):
+            digest.update(f"{group}.{name} {a.dtype} {a.shape}\n".encode())
+            digest.update(np.ascontiguousarray(a).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)

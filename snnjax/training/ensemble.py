@@ -24,7 +24,7 @@ from snnjax import _check
 from snnjax.datasets import BatchSource
 from snnjax.training import placement as _placement
 from snnjax.training.placement import Placement
-from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, micro_batch_size, train_epoch
+from snnjax.training.step import Metrics, Objective, TrainState, check_micro_batch, evaluate, init_state, micro_batch_size, train_epoch
 
 Hyper = Mapping[str, Any]
 Order = Literal["member", "shared"]
@@ -72,7 +72,8 @@ class MemberState(NamedTuple):
 class EnsembleResult(NamedTuple):
     """What training leaves; numpy arrays, members first.
 
-    `history` maps each metric to (members, epochs + 1): column 0 is the untrained network, NaN where a member had stopped; names as in `fit`.
+    `history` maps each metric to (members, epochs + 1), those of priming included: column 0 is the untrained network, NaN where a member had stopped; it
+    ends with the last epoch that any member trained. Names as in `fit`.
     `final` and `best` are pytrees of parameters. `test` maps "final" and "best" to metrics (members,). `finite` is False for members whose loss or
     gradient was no longer finite: their parameters are the last good ones. `epochs` is how many each trained. `initial`: what the program's `look` saw
     before training, (members,) each.
@@ -108,6 +109,7 @@ def fit_ensemble(
     priming_epochs: int = 0,
     patience: int | None = None,
     order: Order = "member",
+    micro_batch: int | None = None,
     placement: Placement = "auto",
     resume: Callable[[Any], Snapshot | None] | None = None,
     on_epoch: Sequence[Callable[[Snapshot], None]] = (),
@@ -120,7 +122,7 @@ def fit_ensemble(
       batch_size: at most the training set.   dt: time step, s, for rates in Hz.
       patience: stop a member after so many supervised epochs without a better validation accuracy; None: never.
       order: of the training samples: each `"member"` its own, from its seed, or one `"shared"` by all, so that members see the same batches.
-      placement: see `snnjax.training.placement`.
+      micro_batch: as in `train_epoch`.   placement: see `snnjax.training.placement`.
       resume: given the state of an untrained ensemble (its structure, shapes and types), returns where to go on, or None.
       on_epoch: called after each epoch, and before the first, with a `Snapshot`; for checkpoints and progress.
 
@@ -155,26 +157,34 @@ def fit_ensemble(
     _check.one_of("order", order, get_args(Order))
     if batch_size > len(sources.train):
         raise ValueError(f"batch_size must be at most the number of training samples {len(sources.train)}, got {batch_size}")
+    check_micro_batch(micro_batch, batch_size)
     padded, n = _placement.pad(check_members(members), placement=placement)
     hypers, sources = _placement.put(padded, sources, placement=placement)
 
-    options = {"program": program, "placement": _placement.resolve(placement), "batch_size": batch_size}
-    snapshot = None if resume is None else resume(jax.eval_shape(functools.partial(_start, **options), hypers, sources)[0][1])
+    how = _How(batch_size, micro_batch, order)
+    options = {"program": program, "placement": _placement.resolve(placement)}
+    snapshot = None
+    if resume is not None:
+        like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, sources)[0][1]
+        # a snapshot holds the members alone, without those that fill up the devices: it may go on on other ones
+        snapshot = resume(jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like))
     if snapshot is None:
-        ensemble, metrics, seen = _start(hypers, sources, **options)
-        done, history, initial = 0, {name: value[:, None] for name, value in _named(metrics, dt).items()}, _placement.gather(seen)
+        ensemble, metrics, seen = _start(hypers, sources, how=how, **options)
+        done, history = 0, {name: value[:n, None] for name, value in _named(metrics, dt).items()}
+        initial = {name: value[:n] for name, value in _placement.gather(seen).items()}
         _announce(on_epoch, 0, ensemble, history, initial)
     else:
         done, history, initial = snapshot.epoch, dict(snapshot.history), dict(snapshot.initial)
-        ensemble = (hypers, _placement.put(snapshot.state, None, placement=placement)[0])
+        ensemble = (hypers, _placement.put(_placement.pad(snapshot.state, placement=placement)[0], None, placement=placement)[0])
     for epoch in range(done + 1, priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
         priming = epoch <= priming_epochs
-        ensemble, metrics = _epoch(ensemble, sources, priming=priming, patience=None if priming else patience, order=order, **options)
-        history = {name: np.concatenate([history[name], value[:, None]], axis=1) for name, value in _named(metrics, dt).items()}
+        phase = how._replace(priming=True) if priming else how._replace(primed=priming_epochs, patience=patience)
+        ensemble, metrics = _epoch(ensemble, sources, how=phase, **options)
+        history = {name: np.concatenate([history[name], value[:n, None]], axis=1) for name, value in _named(metrics, dt).items()}
         _announce(on_epoch, epoch, ensemble, history, initial)
-    tested = _placement.gather(_finish(ensemble, sources, **options))
+    tested = _placement.gather(_finish(ensemble, sources, how=how, **options))
     _, state = ensemble
     test = {
         which: {name.removeprefix("train_"): value[:n] for name, value in _named((m, None), dt).items() if name != "penalty"}
@@ -182,9 +192,9 @@ def fit_ensemble(
     }
     cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))  # noqa: E731
     return EnsembleResult(
-        history={name: value[:n] for name, value in history.items()},
+        history=history,
         final=cut(state.train.params), best=cut(state.best), best_epoch=cut(state.best_epoch), epochs=cut(state.epoch),
-        finite=cut(state.train.healthy), test=test, initial={name: value[:n] for name, value in initial.items()},
+        finite=cut(state.train.healthy), test=test, initial=initial,
     )  # fmt: skip
 
 
@@ -197,26 +207,41 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if "seed" not in members:
         raise ValueError(f"members must hold a seed for each member, got {sorted(members)}")
     arrays = {name: np.asarray(value) for name, value in members.items()}
-    if arrays["seed"].dtype.kind not in "iu":
+    for name, a in arrays.items():
+        if a.size and a.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must be numbers, got {a.dtype}")
+    if arrays["seed"].size and arrays["seed"].dtype.kind not in "iu":
         raise TypeError(f"seed must be integers, got {arrays['seed'].dtype}")
+    if arrays["seed"].size and (arrays["seed"].min() < 0 or arrays["seed"].max() >= 2**31):
+        raise ValueError(f"seed must be >= 0 and < 2^31, got {arrays['seed'].min()} to {arrays['seed'].max()}")
     shapes = {name: a.shape for name, a in arrays.items()}
     if arrays["seed"].ndim != 1 or arrays["seed"].size == 0 or len(set(shapes.values())) > 1:
         raise ValueError(f"members must hold arrays (members,) of one length, at least 1, got {shapes}")
     return {name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for name, a in sorted(arrays.items())}
 
 
+class _How(NamedTuple):
+    """The options of an epoch that are part of its program. `primed`: epochs of priming that came before."""
+
+    batch_size: int
+    micro_batch: int | None
+    order: Order
+    priming: bool = False
+    primed: int = 0
+    patience: int | None = None
+
+
 # Of the module, with the program as a static argument, so that ensembles of one program and size share their compilations.
-_STATIC = ("program", "placement", "batch_size")
+_STATIC = ("program", "placement", "how")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Placement, batch_size: int) -> Any:
+def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
     def start(hyper: Hyper, sources: Sources) -> Any:
         params = program.init(hyper, sources)
         objective = program.objective(hyper, False)
         state = init_state(params, program.optimizer(hyper))
-        size = micro_batch_size(objective, params, sources.train, batch_size)
-        trained, held = (evaluate(objective, params, source, batch_size=size) for source in (sources.train, sources.valid))
+        trained, held = (_evaluate(objective, params, source, sources.train, how) for source in (sources.train, sources.valid))
         zero = jnp.zeros((), jnp.int32)
         seen = {} if program.look is None else program.look(hyper, params, sources)
         return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held), seen
@@ -225,25 +250,13 @@ def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Plac
 
 
 # the state is donated: an ensemble is held once
-@functools.partial(jax.jit, static_argnames=(*_STATIC, "priming", "patience", "order"), donate_argnums=0)
-def _epoch(
-    ensemble: Any,
-    sources: Sources,
-    *,
-    program: Program,
-    placement: Placement,
-    batch_size: int,
-    priming: bool,
-    patience: int | None,
-    order: Order,
-) -> Any:
+@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnums=0)
+def _epoch(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
     """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
 
     def run(member: tuple[Hyper, MemberState], sources: Sources) -> Any:
         hyper, state = member
-        go = functools.partial(
-            _train_and_validate, program, hyper, sources, batch_size=batch_size, priming=priming, patience=patience, order=order
-        )
+        go = functools.partial(_train_and_validate, program, hyper, sources, how)
 
         def stay(state: MemberState) -> tuple[MemberState, Any]:
             return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(go, state)[1])
@@ -255,39 +268,35 @@ def _epoch(
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, batch_size: int) -> tuple[Metrics, Metrics]:
+def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> tuple[Metrics, Metrics]:
     def finish(member: tuple[Hyper, MemberState], sources: Sources) -> tuple[Metrics, ...]:
         hyper, state = member
         objective = program.objective(hyper, False)
-        size = micro_batch_size(objective, state.best, sources.train, batch_size)
-        return tuple(evaluate(objective, params, sources.test, batch_size=size) for params in (state.train.params, state.best))
+        return tuple(_evaluate(objective, params, sources.test, sources.train, how) for params in (state.train.params, state.best))
 
     return _placement.over_members(finish, placement=placement)(ensemble, sources)
 
 
+def _evaluate(objective: Objective, params: Any, source: BatchSource, train: BatchSource, how: _How) -> Metrics:
+    size = how.micro_batch or micro_batch_size(objective, params, train, how.batch_size)
+    return evaluate(objective, params, source, batch_size=size)
+
+
 def _train_and_validate(
-    program: Program,
-    hyper: Hyper,
-    sources: Sources,
-    state: MemberState,
-    *,
-    batch_size: int,
-    priming: bool,
-    patience: int | None,
-    order: Order,
+    program: Program, hyper: Hyper, sources: Sources, how: _How, state: MemberState
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
-    key = jax.random.fold_in(jax.random.key(hyper["seed"] if order == "member" else 0), epoch)
-    objective, optimizer = program.objective(hyper, priming), program.optimizer(hyper)
-    train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, batch_size=batch_size)
-    size = micro_batch_size(objective, train.params, sources.train, batch_size)
-    held = evaluate(program.objective(hyper, False), train.params, sources.valid, batch_size=size)
-    better = train.healthy & (held.accuracy > state.best_accuracy) & (not priming)
+    key = jax.random.fold_in(jax.random.key(hyper["seed"] if how.order == "member" else 0), epoch)
+    objective, optimizer = program.objective(hyper, how.priming), program.optimizer(hyper)
+    sizes = {"batch_size": how.batch_size, "micro_batch": how.micro_batch}
+    train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, **sizes)
+    held = _evaluate(program.objective(hyper, False), train.params, sources.valid, sources.train, how)
+    better = train.healthy & (held.accuracy > state.best_accuracy) & (not how.priming)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
-    best_epoch = jnp.where(better | priming, epoch, state.best_epoch)  # patience counts from the end of priming
+    best_epoch = jnp.where(better, epoch, state.best_epoch)
     # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
     healthy = train.healthy & jnp.isfinite(held.loss)
-    active = healthy if patience is None else healthy & (epoch - best_epoch < patience)
+    active = healthy if how.patience is None else healthy & (epoch - jnp.maximum(best_epoch, how.primed) < how.patience)
     best_accuracy = jnp.where(better, held.accuracy, state.best_accuracy)
     return MemberState(train._replace(healthy=healthy), best, best_accuracy, best_epoch, epoch, active), (trained, held)
 
@@ -308,6 +317,7 @@ def _announce(
     initial: dict[str, np.ndarray],
 ) -> None:
     if on_epoch:
-        snapshot = Snapshot(epoch, _placement.gather(ensemble[1]), history, initial)
+        n = len(next(iter(history.values())))
+        snapshot = Snapshot(epoch, jax.tree.map(lambda a: a[:n], _placement.gather(ensemble[1])), history, initial)
         for callback in on_epoch:
             callback(snapshot)

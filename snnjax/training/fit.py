@@ -23,6 +23,7 @@ from snnjax.training.step import (
     TrainState,
     batch_gradient,
     batch_key,
+    check_micro_batch,
     epoch_order,
     evaluate,
     init_state,
@@ -79,6 +80,7 @@ def fit(
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     regularizers: Sequence[ActivityBound] = (),
     priming_epochs: int = 0,
+    micro_batch: int | None = None,
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> FitResult:
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
@@ -93,6 +95,8 @@ def fit(
       dt: time step, s; rates are reported in Hz with it.
       logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
         `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
+      micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: what suits the machine
+        (`snnjax.training.step.micro_batch_size`).
       priming_epochs: first so many epochs on the lower bounds among `regularizers` alone (homeostatic priming). They come before `epochs` and count
         in the history; the best epoch is never one of them.
       on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
@@ -119,6 +123,7 @@ def fit(
     _check.integer("epochs", epochs, at_least=1)
     _check.integer("priming_epochs", priming_epochs, at_least=0)
     _check.integer("batch_size", batch_size, at_least=1)
+    check_micro_batch(micro_batch, batch_size)
     _check.number("dt", dt, above=0, unit="s")
     for name, source in (("train", train), ("valid", valid), ("test", test)):
         if source is not None:
@@ -131,8 +136,11 @@ def fit(
     params = jax.tree.map(jnp.copy, params)
     objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
     phases = [objective.priming() if priming_epochs else objective, objective]
-    run_phase = [jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size), donate_argnums=0) for phase in phases]
-    size = micro_batch_size(objective, params, train, batch_size)
+    size = micro_batch or micro_batch_size(objective, params, train, batch_size)
+    run_phase = [
+        jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size, micro_batch=size), donate_argnums=0)
+        for phase in phases
+    ]
     run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=size))
 
     def report(epoch: int, metrics: Metrics, seconds: float) -> Row:

@@ -13,7 +13,7 @@ from flax import nnx
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource
 from snnjax.regularizers import ActivityBound
-from snnjax.training.step import Objective, batch_gradient, init_state, micro_batch_size, update
+from snnjax.training.step import Objective, batch_gradient, check_micro_batch, init_state, micro_batch_size, update
 
 
 class StepMemory(NamedTuple):
@@ -66,10 +66,8 @@ def step_memory(
     _check.integer("batch_size", batch_size, at_least=1, at_most=len(source))
     graphdef, params, rest = nnx.split(network, nnx.Param, ...)
     objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
-    size = micro_batch_size(objective, params, source, batch_size) if micro_batch is None else micro_batch
-    _check.integer("micro_batch", size, at_least=1)
-    if batch_size % size:
-        raise ValueError(f"micro_batch must be a divisor of batch_size {batch_size}, got {size}")
+    check_micro_batch(micro_batch, batch_size)
+    size = micro_batch or micro_batch_size(objective, params, source, batch_size)
 
     def step(state: Any, source: Any, indices: jax.Array, key: jax.Array) -> Any:
         return update(optimizer, state, *batch_gradient(objective, state.params, source, indices, key, micro_batch=size))

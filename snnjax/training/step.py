@@ -5,7 +5,9 @@ r"""One optimization step and one epoch as pure functions.
 Homeostatic priming is training on the lower bounds alone, which wakes silent neurons before there is anything to learn (`Objective.priming`).
 
 The objective is a mean over samples, so its gradient is the mean of the gradients of parts of a batch. On a CPU these are computed one after another,
-each small enough that its traces stay in the cache (`micro_batch_size`): the same step to rounding, in half the time and less memory.
+each small enough that its traces stay in the cache (`micro_batch_size`): the same step to rounding, in half the time and less memory. Augmentations are
+drawn anew for each part, so other ones than for a whole batch. A loss, regularizer or source that is not ours may not be a mean over samples, and gets whole
+batches unless `micro_batch` is given; a network whose output for one sample depends on the others needs `micro_batch` = batch size.
 
 A step whose objective, gradient or update is not finite leaves the state as it was and marks it not `healthy`; from then on every step does nothing, so
 the state that comes back from the epoch is the last good one.
@@ -20,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snnjax import losses, regularizers
-from snnjax.datasets.device import BatchSource
+from snnjax import _check, losses, regularizers
+from snnjax.datasets.augment import Augmented
+from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
+from snnjax.regularizers import ActivityBound
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 
@@ -68,8 +72,17 @@ class Objective(NamedTuple):
         return self._replace(regularizers=lower, supervised=False)
 
     def sample_losses(self, readout: jax.Array, labels: jax.Array) -> jax.Array:
-        """The supervised loss of each sample, (batch,): `loss`, or the cross-entropy of `logits` where that is None."""
-        return losses.cross_entropy(readout, labels, logits=self.logits) if self.loss is None else self.loss(readout, labels)
+        """The supervised loss of each sample, (batch,): `loss`, or the cross-entropy of `logits` where that is None.
+
+        Raises:
+          ValueError: `loss` returns something else than one number a sample.
+        """
+        if self.loss is None:
+            return losses.cross_entropy(readout, labels, logits=self.logits)
+        values = self.loss(readout, labels)
+        if jnp.shape(values) != (readout.shape[1],):
+            raise ValueError(f"loss must return one value a sample, ({readout.shape[1]},), got {jnp.shape(values)}")
+        return values
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -113,9 +126,11 @@ def batch_gradient(
         return _gradient(objective, params, *source.batch(some, None if key is None else jax.random.fold_in(key, k)))
 
     at = jnp.arange(parts), indices.reshape(parts, micro_batch)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at)))
+    like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
+    # sums in at least 32 bits
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)), like)
     total, _ = jax.lax.scan(lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None), zero, at)
-    return jax.tree.map(lambda s: s / parts, total)
+    return jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), total, like)
 
 
 CACHE_BYTES, FEWEST = 2**20, 4
@@ -124,16 +139,23 @@ CACHE_BYTES, FEWEST = 2**20, 4
 def micro_batch_size(objective: Objective, params: Any, source: BatchSource, batch_size: int) -> int:
     """How many samples of a batch to take at a time on this machine.
 
-    On a CPU the largest divisor of `batch_size` with which no layer's spikes are larger than `CACHE_BYTES`, at least about `FEWEST`, below which the products
-    of a step become slow; the whole batch where no divisor is near, and on accelerators.
+    On a CPU the largest divisor of `batch_size` with which no layer's spikes are larger than `CACHE_BYTES`, or `FEWEST` where that is less, below which the
+    products of a step become slow. The whole batch where no divisor is between that and half of it, on accelerators, and for a loss, regularizers or a
+    source that are not of this package.
     """
-    if jax.default_backend() != "cpu":
+    ours = objective.loss in (None, losses.mean_square) and isinstance(source, DeviceEvents | DeviceArrays | Augmented)
+    if jax.default_backend() != "cpu" or not ours or not all(isinstance(r, ActivityBound) for r in objective.regularizers):
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
-    _, activity = jax.eval_shape(objective.apply, params, x)
-    fitting = max(CACHE_BYTES // max((z.size * z.dtype.itemsize for z in activity.spikes), default=CACHE_BYTES), FEWEST)
-    near = [d for d in range(1, batch_size + 1) if batch_size % d == 0 and fitting <= 4 * d <= 4 * fitting]
-    return max(near, default=batch_size)
+    spikes = jax.eval_shape(lambda p, x: tuple(objective.apply(p, x)[1].spikes), params, x)
+    fitting = max(CACHE_BYTES // max((z.size * z.dtype.itemsize for z in spikes), default=CACHE_BYTES), FEWEST)
+    return max((d for d in range(1, batch_size + 1) if batch_size % d == 0 and fitting <= 2 * d <= 2 * fitting), default=batch_size)
+
+
+def check_micro_batch(micro_batch: int | None, batch_size: int) -> None:
+    """None or a divisor of `batch_size`."""
+    if micro_batch is not None and (_check.integer("micro_batch", micro_batch, at_least=1) and batch_size % micro_batch):
+        raise ValueError(f"micro_batch must be a divisor of batch_size {batch_size}, got {micro_batch}")
 
 
 def update(
@@ -167,9 +189,8 @@ def train_epoch(
 
     `micro_batch`: samples whose gradient is computed at a time, a divisor of `batch_size`; None: `micro_batch_size`.
     """
-    micro_batch = micro_batch_size(objective, state.params, source, batch_size) if micro_batch is None else micro_batch
-    if micro_batch < 1 or batch_size % micro_batch:
-        raise ValueError(f"micro_batch must be a divisor of batch_size {batch_size}, got {micro_batch}")
+    check_micro_batch(micro_batch, batch_size)
+    micro_batch = micro_batch or micro_batch_size(objective, state.params, source, batch_size)
     order = epoch_order(key, len(source), batch_size)
 
     def body(carry: TrainState, at_k: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:

@@ -1,12 +1,15 @@
 import csv
 import dataclasses
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
 from benchmarks import kill_sweep
 from snnjax.cli import swept
-from snnjax.experiments import RandmanConfig, sweep
+from snnjax.experiments import RandmanConfig, SHDConfig, sweep
 from snnjax.experiments.sweep import grid, parse_values, run_sweep
 
 CONFIG = RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, dt=4e-3)
@@ -87,8 +90,40 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
     assert again.rows == whole.rows
     more = run_sweep(CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS)
     assert trained == [{"sigma_u": [0.5], "seed": [2]}]
-    assert more.rows[:2] == whole.rows[:2]
+    # what was asked for before is still there
+    assert more.rows[:4] == whole.rows
+    assert [(r["sigma_u"], r["seed"]) for r in more.rows[4:]] == [(0.5, 2)]
+    with (whole.folder / "results.csv").open() as f:
+        assert len(list(csv.DictReader(f))) == 5
     assert {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir() if p.name in before} == before
+
+
+def test_one_process_at_a_time(tmp_path):
+    with sweep._alone(tmp_path), pytest.raises(BlockingIOError, match="another process trains in the sweep folder"):
+        run_sweep(CONFIG, MEMBERS, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
+    """Its checkpoint holds the members alone, not those that fill up the devices."""
+    members, options = MEMBERS[:3], {"wave": 3, "placement": "map"}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(CONFIG, members, tmp_path / "cut", on_epoch=[stop_after(3)], **options)
+    script = f"""
+        import jax
+        jax.config.update("jax_num_cpu_devices", 2)
+        from pathlib import Path
+        from snnjax.experiments import RandmanConfig
+        from snnjax.experiments.sweep import run_sweep
+        config = {CONFIG!r}
+        rows = run_sweep(config, {members!r}, Path({str(tmp_path / "cut")!r}), resume=True, wave=3, placement="shard").rows
+        assert jax.device_count() == 2 and len(rows) == 3
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
+    done = [sweep.row_of(sweep._file(tmp_path / "cut", m)) for m in members]
+    for a, b in zip(done, whole.rows[:3], strict=True):
+        assert a["test_accuracy_final"] == b["test_accuracy_final"]
+        assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)
 
 
 def test_values():
@@ -129,6 +164,18 @@ def test_folder_errors(whole, tmp_path):
     (tmp_path / "precious.txt").write_text("thesis")
     with pytest.raises(FileExistsError, match="is not an empty folder and holds no sweep"):
         run_sweep(CONFIG, MEMBERS, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"holds a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"):
+        run_sweep(CONFIG, grid([0], {}), whole.folder, resume=True)
+    with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
+        run_sweep(CONFIG, MEMBERS, tmp_path / "new", patience=0)
+    for name in ("alpha", "mu_w", "lsuv_rate"):
+        with pytest.raises(
+            ValueError, match=f"{name} must have an effect to be swept, and has none with init = fluctuation_driven, recurrent = False"
+        ):
+            run_sweep(CONFIG, grid([0], {name: [0.3, 0.5]}), tmp_path / "new")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_sweep(SHDConfig(data=tmp_path / "nowhere"), MEMBERS, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="mu_u must be finite and < 1, got 3"):
         run_sweep(CONFIG, grid([0], {"mu_u": [0.0, 3.0]}), tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious.txt"]

@@ -15,7 +15,7 @@ from snnjax.experiments import RandmanConfig, build_optimizer, prepare, run
 from snnjax.experiments._run import load, spread
 from snnjax.experiments.sweep import program_of
 from snnjax.training import Snapshot, Sources, fit_ensemble
-from snnjax.training.ensemble import _epoch, check_members
+from snnjax.training.ensemble import _epoch, _How, check_members
 
 CONFIG = RandmanConfig(
     classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, init="data_driven_balanced", dt=4e-3
@@ -134,6 +134,17 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
     assert train((program._replace(look=None), sources, config), members, epochs=1).initial == {}
 
 
+def test_the_best_epoch_is_never_one_of_priming(task):
+    config, data = load(dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0))
+    sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])}
+    result = fit_ensemble(
+        program_of(config, data), members, sources, epochs=4, priming_epochs=2, patience=2, batch_size=24, dt=config.dt, placement="map"
+    )
+    assert result.finite.tolist() == [False, True]
+    assert result.best_epoch.tolist() == [0, 3]
+    assert result.epochs[1] == 5  # patience counts from the end of priming
+
+
 def test_patience_stops_members_one_by_one(task):
     result = train(task, {**MEMBERS, "learning_rate": np.array([0.0, 0.02, 0.02, 0.02])}, epochs=6, patience=2)
     accuracy = result.history["valid_accuracy"]
@@ -226,11 +237,11 @@ def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(
 def test_an_epoch_lowers_for_accelerators(task, platform):
     program, sources, config = task
     hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
-    options = {"program": program, "placement": "vmap", "batch_size": config.batch_size}
+    options = {"program": program, "placement": "vmap", "how": _How(config.batch_size, None, "member")}
     from snnjax.training.ensemble import _start
 
     ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
-    epoch = jax.jit(lambda e, s: _epoch(e, s, priming=False, patience=None, order="member", **options)[1])
+    epoch = jax.jit(lambda e, s: _epoch(e, s, **options)[1])
     exported = jax.export.export(epoch, platforms=[platform])(ensemble, sources)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (4,)
@@ -240,6 +251,9 @@ def test_an_epoch_lowers_for_accelerators(task, platform):
     ("members", "options", "error", "match"),
     [
         ({"sigma_u": np.ones(2)}, {}, ValueError, "members must hold a seed for each member"),
+        ({"seed": np.array([1, 2**32])}, {}, ValueError, "seed must be >= 0 and < 2.31, got 1 to 4294967296"),
+        ({"seed": np.arange(2), "sigma_u": ["a", "b"]}, {}, TypeError, "sigma_u must be numbers, got <U1"),
+        (None, {"micro_batch": 5}, ValueError, "micro_batch must be a divisor of batch_size 24, got 5"),
         ({"seed": np.ones(2)}, {}, TypeError, "seed must be integers, got float64"),
         ({"seed": np.arange(2), "sigma_u": np.ones(3)}, {}, ValueError, "members must hold arrays .* of one length"),
         ({"seed": np.arange(0)}, {}, ValueError, "members must hold arrays .* at least 1"),

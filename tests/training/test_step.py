@@ -125,8 +125,28 @@ def test_parts_fit_the_cache(parts, monkeypatch):
     assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
+    strange = parts[0]._replace(loss=lambda readout, labels: readout.sum((0, 2)))
+    assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may look at the whole batch
+    assert micro_batch_size(parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20) == 20
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert size(20) == 20
+
+
+def test_loss_must_be_one_value_a_sample(parts):
+    objective = parts[0]._replace(loss=lambda readout, labels: readout.sum(axis=2))
+    with pytest.raises(ValueError, match=r"loss must return one value a sample, \(8,\), got \(30, 8\)"):
+        train_step(objective, optax.sgd(0.1), init_state(parts[1], optax.sgd(0.1)), *data().batch(jnp.arange(8)))
+
+
+def test_sums_of_16_bits_are_taken_in_32(parts):
+    """256 gradients of 1: a sum in bfloat16 stops at 256 where each next one is less than half a unit."""
+    objective = Objective(
+        lambda p, x: (jnp.ones((1, x.shape[1], 3)) * p, Activity((x,))), loss=lambda o, y: o.astype(jnp.float32).sum((0, 2))
+    )
+    source = DeviceArrays(x=jnp.zeros((600, 2, 1)), labels=jnp.zeros(600, jnp.int32))
+    _, _, grads = batch_gradient(objective, jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None, micro_batch=1)
+    assert grads.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(grads.astype(np.float32), np.ones(3))
 
 
 def test_epoch_order_visits_no_sample_twice():
