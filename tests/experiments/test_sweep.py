@@ -104,6 +104,7 @@ def test_one_process_at_a_time(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
     """Its checkpoint holds the members alone, not those that fill up the devices."""
     members, options = MEMBERS[:3], {"wave": 3, "placement": "map"}

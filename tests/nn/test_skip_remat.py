@@ -77,7 +77,8 @@ def test_streamed_steps_equal_the_sequence(x, x64):
         assert_close(a, b, 1e-12)
 
 
-@pytest.mark.parametrize("steps", [8, 11])  # 33 = 4 * 8 + 1 = 3 * 11
+# 33 = 4 * 8 + 1 = 3 * 11
+@pytest.mark.parametrize("steps", [8, pytest.param(11, marks=pytest.mark.slow)])
 def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
     plain, parts = make(), make(remat_steps=steps)
     value = lambda n: jnp.sum(n(x)[0] ** 2) + sum(z.mean() for z in n(x)[1].spikes)  # noqa: E731

@@ -64,6 +64,7 @@ def test_a_member_is_the_run_it_would_be_alone(trained):
                 np.testing.assert_allclose(a[k], b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmap_gives_the_numbers_of_one_after_another(task, trained):
     batched = train(task, placement="vmap")
     assert_same(batched.history, trained.history, rtol=1e-3, atol=1e-4)
