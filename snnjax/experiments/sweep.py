@@ -156,7 +156,8 @@ def program_of(config: Any, data: Data) -> Program:
         nnx.update(network, params)
         train: Any = getattr(sources.train, "source", sources.train)
         x, labels = train.batch(spread(train, PROBED))
-        options: Any = {"regularizers": goal.regularizers, "logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
+        # of the loss alone: what the bounds say to a layer that is silent or too loud would hide what the loss can reach
+        options: Any = {"logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
         layers = probe(network, x, labels, **options).layers
         return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in enumerate(layers, start=1)}
 
@@ -389,7 +390,8 @@ def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -
 
 def row_of(file: Path) -> dict[str, Any]:
     """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), rates (Hz) before and after training, and
-    for each layer before training the membrane's sigma_u and the magnitudes of gradients and of the first update (`snnjax.diagnostics`).
+    for each layer before training the membrane's sigma_u and the magnitudes of gradients and first update of the loss alone, without bounds
+    (`snnjax.diagnostics`).
 
     Raises:
       ValueError: the file is damaged; names it.
