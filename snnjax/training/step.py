@@ -134,6 +134,7 @@ def batch_gradient(
 
 
 CACHE_BYTES, FEWEST = 2**20, 4
+"""Bytes of a layer's spikes over a trial's steps, and samples: with them the gradient took least time on two cores with 512 KiB of L2 cache each."""
 
 
 def micro_batch_size(objective: Objective, params: Any, source: BatchSource, batch_size: int) -> int:
@@ -195,8 +196,7 @@ def train_epoch(
 
     def body(carry: TrainState, at_k: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         indices, step = at_k
-        key_of_batch = batch_key(key, step)
-        found = batch_gradient(objective, carry.params, source, indices, key_of_batch, micro_batch=micro_batch)
+        found = batch_gradient(objective, carry.params, source, indices, batch_key(key, step), micro_batch=micro_batch)
         return update(optimizer, carry, *found)
 
     state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))
