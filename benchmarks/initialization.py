@@ -1,8 +1,10 @@
 """Does the initialization help training? `python -m benchmarks.initialization RESULTS.jsonl --data FOLDER [--architectures d1 d3 ...]`, then `... --table`.
 
-Networks of 128 LIF neurons a layer on files in the SHD layout, the same budget for each initialization. Formulas that aim at a membrane (the
-paper's, data-driven, data-driven and balanced) start at every sigma_u; Kaiming, LeCun, Micheli and IKUN have none; LSUV aims at a rate. Each
-finished run appends one JSON line; runs that are there are not done again. Seeds are the outer loop, so that a study cut short is balanced.
+Networks of 128 LIF neurons a layer, or the paper's convolutional ones, on files in the SHD layout, the same budget for each initialization.
+Formulas that aim at a membrane (the paper's, data-driven, data-driven and balanced) start at every sigma_u; Kaiming, LeCun, Micheli and IKUN have
+none; LSUV aims at a rate. A name with "+homeostasis" adds the paper's lower bound on activity, 100 at 1e-3 spikes a trial, where the others have
+`--lower-strength`. Each finished run appends one JSON line; runs that are there are not done again. Seeds are the outer loop, so that a study cut
+short is balanced.
 
 One process compiles an architecture once and trains all its networks with it: the weights are data.
 """
@@ -15,7 +17,6 @@ tune_allocator()
 
 import dataclasses  # noqa: E402
 import functools  # noqa: E402
-import itertools  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -32,6 +33,7 @@ from snnjax.training import Objective, evaluate, init_state, train_epoch  # noqa
 
 TARGETED = ("fluctuation_driven", "data_driven", "data_driven_balanced")
 PLAIN = ("lsuv", "kaiming", "lecun", "micheli", "ikun")
+HOMEOSTASIS = "+homeostasis"
 NAMES = {
     "fluctuation_driven": "paper's formula", "data_driven": "data-driven", "data_driven_balanced": "data-driven, balanced", "lsuv": "LSUV (10 Hz)",
     "kaiming": "Kaiming", "lecun": "LeCun", "micheli": "Micheli", "ikun": "IKUN",
@@ -47,7 +49,11 @@ class Options:
     data: Path | None = None
     """Folder with NAME_train.h5 and NAME_test.h5."""
     architectures: tuple[str, ...] = ("d1", "r1", "d3", "r3", "d7")
-    """d or r (dense or recurrent) and the number of hidden layers."""
+    """d, r or c (dense, recurrent, recurrent and convolutional) and the number of hidden layers."""
+    inits: tuple[str, ...] = (*TARGETED, *PLAIN)
+    """Initializations, by name, perhaps with "+homeostasis"."""
+    lower_strength: float = 100.0
+    """Of the lower bound on activity, for initializations without "+homeostasis"."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights and sample order."""
     sigma_u: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
@@ -70,16 +76,24 @@ class Options:
 
 def members(options: Options) -> list[tuple[str, int, str, float]]:
     """Every run of the study: architecture, seed, initialization, sigma_u (1 where it has none)."""
-    inits = [(i, s) for i, s in itertools.product(TARGETED, options.sigma_u)] + [(i, 1.0) for i in PLAIN]
+    inits = [(i, s) for i in options.inits for s in (options.sigma_u if plain(i) in TARGETED else (1.0,))]
     return [(a, seed, i, s) for seed in options.seeds for a in options.architectures for i, s in inits]
+
+
+def plain(init: str) -> str:
+    """The name without "+homeostasis"."""
+    return init.removesuffix(HOMEOSTASIS)
 
 
 def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfig:
     """The run's configuration. The readout, the regularizers and the optimizer are the same for all."""
     architecture, seed, init, sigma_u = member
+    kind, depth = architecture[0], int(architecture[1:])
+    network: dict[str, Any] = {"model": f"csnn{depth}"} if kind == "c" else {"hidden": (128,) * depth}
     return SHDConfig(
-        data=options.data or Path(), hidden=(128,) * int(architecture[1:]), recurrent=architecture[0] == "r", init=init, sigma_u=sigma_u,  # type: ignore[arg-type]
-        dt=options.dt, batch_size=options.batch_size, epochs=options.epochs, learning_rate=options.learning_rate, seed=seed,
+        data=options.data or Path(), **network, recurrent=kind != "d", init=plain(init), sigma_u=sigma_u,  # type: ignore[arg-type]
+        lower_strength=100.0 if plain(init) != init else options.lower_strength, dt=options.dt, batch_size=options.batch_size,
+        epochs=options.epochs, learning_rate=options.learning_rate, seed=seed,
         valid_fraction=0.25,
     )  # fmt: skip
 
@@ -90,7 +104,7 @@ def train(
     """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
     prepared = prepare(config, datasets)
     graphdef, params, rest = nnx.split(prepared.network, nnx.Param, ...)
-    kind = (len(config.hidden), config.recurrent)
+    kind = (config.model, len(config.hidden), config.recurrent, config.lower_strength)
     if kind not in compiled:
         objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=tuple(prepared.regularizers()))
         optimizer = build_optimizer(config)
@@ -148,8 +162,8 @@ def main(options: Options) -> None:
 def print_table(done: dict[Any, Any], options: Options) -> None:
     """A Markdown row an initialization and sigma_u; for each architecture accuracy after few and after all epochs, mean and spread over seeds."""
     print(f"| initialization | sigma_u | {' | '.join(options.architectures)} |\n|---|---|{'---|' * len(options.architectures)}")
-    for init in (*TARGETED, *PLAIN):
-        for sigma_u in options.sigma_u if init in TARGETED else (1.0,):
+    for init in options.inits:
+        for sigma_u in options.sigma_u if plain(init) in TARGETED else (1.0,):
             cells = []
             for architecture in options.architectures:
                 curves = [done[m]["valid"] for s in options.seeds if (m := (architecture, s, init, sigma_u)) in done]
@@ -157,9 +171,8 @@ def print_table(done: dict[Any, Any], options: Options) -> None:
                 at = lambda epoch: np.array([100 * c[str(max(int(e) for e in c if int(e) <= epoch))] for c in curves])  # noqa: B023, E731
                 spread = lambda v: f"{v.mean():.0f} +- {v.std(ddof=1):.0f}" if len(v) > 1 else "".join(f"{x:.0f}" for x in v)  # noqa: E731
                 cells.append(f"{spread(at(options.few))}, {spread(at(options.epochs))}" if curves else "")
-            print(
-                f"| {NAMES[init]} | {sigma_u:g} | ".replace("| 1 | ", "| 1 | " if init in TARGETED else "| | ") + " | ".join(cells) + " |"
-            )
+            name = NAMES[plain(init)] + (" + homeostasis" if plain(init) != init else "")
+            print(f"| {name} | {f'{sigma_u:g} ' if plain(init) in TARGETED else ''}| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingConv2d,
 )
+from snnjax.nn.conv import convolve
 
 T, B, IN, OUT = 30, 2, 2, 3
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
@@ -444,3 +445,35 @@ def test_step_checks_the_shape(shape):
     match = r"x must have shape \(batch, \*spatial, in_features\) = \(2, \*spatial with output \(6,\), 2\), one time step for this state"
     with pytest.raises(ValueError, match=match):
         layer.step(layer.initial_state(B, (9,)), jnp.zeros(shape))
+
+
+# --- the two ways to convolve
+
+
+@cases
+def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
+    x, kernel = rng.normal(size=(5, *case.spatial, IN)), rng.normal(size=(*case.kernel_size, IN, OUT))
+    strides = case.options.get("stride", 1)
+    strides = (strides,) * len(case.spatial) if isinstance(strides, int) else strides
+    names = "DHW"[-len(case.spatial) :]
+
+    def direct(x, kernel):
+        layout = (f"N{names}C", f"{names}IO", f"N{names}C")
+        return jax.lax.conv_general_dilated(x, kernel, strides, case.pads, dimension_numbers=layout)
+
+    ours = lambda x, kernel: convolve(x, kernel, stride=strides, padding=case.pads)  # noqa: E731
+    expected, pullback = jax.vjp(direct, x, kernel)
+    got, our_pullback = jax.vjp(ours, x, kernel)
+    assert_close(got, expected, rtol=1e-12)
+    g = rng.normal(size=expected.shape)
+    jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-11), our_pullback(g), pullback(g))
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_accelerators_convolve_and_a_cpu_multiplies(platform, expected):
+    layer = SpikingConv1d(2, 4, kernel_size=5, recurrent_kernel_size=3, init=INIT, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(layer)
+    loss = lambda s, x: nnx.merge(graphdef, s)(x).output.sum()  # noqa: E731
+    text = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(state, jnp.zeros((10, 2, 12, 2))).mlir_module()
+    assert ("stablehlo.convolution" in text) is expected
+    assert ("stablehlo.dot_general" in text) is not expected
