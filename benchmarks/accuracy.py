@@ -1,4 +1,4 @@
-"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] randman|shd [any flag of the task]`.
+"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] TASK [any flag of the task]`.
 
 Each run appends one line to RESULTS.jsonl at once; runs that are there already are not done again. Prints mean and standard deviation.
 """
@@ -12,12 +12,13 @@ tune_allocator()
 import dataclasses  # noqa: E402
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
-from snnjax.experiments import RandmanConfig, SHDConfig, run  # noqa: E402
+from snnjax.cli import Task  # noqa: E402
+from snnjax.experiments import run  # noqa: E402
 from snnjax.training.run_folder import as_dict  # noqa: E402
 
 
@@ -27,7 +28,7 @@ class Accuracy:
 
     results: tyro.conf.Positional[Path]
     """JSON lines, one a run."""
-    task: Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
+    task: Task
     seeds: int = 5
     """Seeds 0 ... seeds - 1 of weights and sample order."""
     data_seeds: tuple[int, ...] = (0,)

@@ -25,10 +25,10 @@ from typing import Any  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
-from flax import nnx  # noqa: E402
 
 from snnjax.datasets import EventDataset  # noqa: E402
 from snnjax.experiments import SHDConfig, build_optimizer, prepare  # noqa: E402
+from snnjax.experiments.config import OptimizerName  # noqa: E402
 from snnjax.training import Objective, evaluate, init_state, train_epoch  # noqa: E402
 
 TARGETED = ("fluctuation_driven", "data_driven", "data_driven_balanced")
@@ -67,7 +67,9 @@ class Options:
     batch_size: int = 25
     """Recordings a step."""
     learning_rate: float = 1e-2
-    """Of SMORMS3; picked on other runs, for all."""
+    """Picked on other runs, for all."""
+    optimizer: OptimizerName = "smorms3"
+    """The same for all."""
     dt: float = 4e-3
     """Time step, s."""
     table: bool = False
@@ -93,7 +95,7 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
     return SHDConfig(
         data=options.data or Path(), **network, recurrent=kind != "d", init=plain(init), sigma_u=sigma_u,  # type: ignore[arg-type]
         lower_strength=100.0 if plain(init) != init else options.lower_strength, dt=options.dt, batch_size=options.batch_size,
-        epochs=options.epochs, learning_rate=options.learning_rate, seed=seed,
+        epochs=options.epochs, learning_rate=options.learning_rate, optimizer=options.optimizer, seed=seed,
         valid_fraction=0.25,
     )  # fmt: skip
 
@@ -103,10 +105,9 @@ def train(
 ) -> dict[str, Any]:
     """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
     prepared = prepare(config, datasets)
-    graphdef, params, rest = nnx.split(prepared.network, nnx.Param, ...)
+    objective, params = Objective.of(prepared.network, regularizers=tuple(prepared.regularizers()))
     kind = (config.model, len(config.hidden), config.recurrent, config.lower_strength)
     if kind not in compiled:
-        objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=tuple(prepared.regularizers()))
         optimizer = build_optimizer(config)
         compiled[kind] = (
             jax.jit(functools.partial(train_epoch, objective, optimizer, batch_size=config.batch_size), donate_argnums=0),

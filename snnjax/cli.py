@@ -7,20 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from snnjax import _check
-from snnjax.experiments.randman import RandmanConfig
-from snnjax.experiments.shd import SHDConfig
+from snnjax.experiments.tasks import TASKS, task_name
 from snnjax.runtime import tune_allocator, use_cpu_devices
 from snnjax.training.ensemble import Order
 from snnjax.training.placement import Placement
 
-Task = Annotated[RandmanConfig, tyro.conf.subcommand("randman")] | Annotated[SHDConfig, tyro.conf.subcommand("shd")]
+Task = Union[*(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in TASKS.items())]  # type: ignore[valid-type]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +114,6 @@ class Sweep:
         elif swept_names:
             console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
         return 0
-
-
-def task_name(config: Any) -> str:
-    """The subcommand of a configuration."""
-    return "randman" if isinstance(config, RandmanConfig) else "shd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,18 @@
-"""The paper's networks as functions of their sizes: dense layers, and spiking convolutions over a line of input units.
+"""The paper's networks as functions of their sizes: dense layers, and spiking convolutions over a line of input units or over images.
 
-Both end in a readout of leaky integrators. Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb: the three-layer convolutional network for 700 units
+All end in a readout of leaky integrators. Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb: the three-layer convolutional network for 700 units
 has 16, 32 and 64 feature maps, kernels 21, 7 and 7, strides 10, 3 and 3, no padding, and recurrent kernels of 5. Of those with 1, 7 and 10 layers the paper
 says that they have further layers of stride 1; how many of which width is our choice: one layer is the first alone; 7 and 10 put one (and, at the widest,
 two), or two (three), layers of the same width, stride 1 and size after each of the three.
+
+Over images and event cameras: blocks of two convolutions, 3 x 3, stride 1, and 2 x 2 max-pooling of their spikes, 16 and then 32 feature maps; event
+cameras with padding 2 and no recurrence. The widths of a third and fourth block (64) are our choice, as is a static image's padding (same size).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +20,8 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.initializers import Initializer
-from snnjax.nn import Flatten, LayerInit, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import Dropout, Flatten, LayerInit, Pool, Readout, Reshape, Sensory, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.nn.conv import Padding
 
 
 class Conv(NamedTuple):
@@ -38,6 +43,13 @@ CSNN: dict[int, tuple[Conv, ...]] = {
     10: (_FIRST, *[_AFTER[16]] * 2, _SECOND, *[_AFTER[32]] * 2, _THIRD, *[_AFTER[64]] * 3),
 }
 RECURRENT_KERNEL = 5
+BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
+    2: ((16, 16),),
+    4: ((16, 16), (32, 32)),
+    6: ((16, 16), (32, 32), (64, 64)),
+    8: ((16, 16), (32, 32), (64, 64), (64, 64)),
+}
+"""Feature maps of `csnn2d` by number of layers."""
 
 
 def dense(
@@ -51,6 +63,8 @@ def dense(
     recurrent: bool = False,
     skip: bool = False,
     remat_steps: int | None = None,
+    dropout: float = 0.0,
+    sensory: bool = False,
     trainable: Sequence[str] = (),
     rngs: nnx.Rngs,
 ) -> Sequential:
@@ -59,7 +73,9 @@ def dense(
     Args:
       n_inputs, n_classes: units of input and readout.   hidden: neurons of each layer, at least one layer.
       init, neuron, recurrent, trainable: of every hidden layer, as in `SpikingDense`.   integrator: the readout's `LeakyIntegrator`.
-      skip, remat_steps: as in `Sequential`.   rngs: `nnx.Rngs`.
+      skip, remat_steps: as in `Sequential`.   dropout: probability that `Dropout` after each hidden layer leaves a neuron out.
+      sensory: pixel values instead of spikes come in, (time, batch, ...) with `n_inputs` features: begin with `Sensory` neurons, each with gain and bias.
+      rngs: `nnx.Rngs`.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven
@@ -69,10 +85,12 @@ def dense(
     """
     if not hidden:
         raise ValueError("hidden must name at least one layer, got none")
-    layers = [
-        SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=recurrent, trainable=trainable, rngs=rngs)
-        for n_in, n_out in itertools.pairwise((n_inputs, *hidden))
-    ]
+    layers: list[Any] = [Flatten(), Sensory(n_inputs, neuron=neuron)] if sensory else []
+    for n_in, n_out in itertools.pairwise((n_inputs, *hidden)):
+        layers += [
+            SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=recurrent, trainable=trainable, rngs=rngs),
+            *_drop(dropout),
+        ]
     readout = Readout(sum(hidden) if skip else hidden[-1], n_classes, neuron=integrator, rngs=rngs)
     return Sequential(*layers, readout, skip=skip, remat_steps=remat_steps)
 
@@ -89,6 +107,7 @@ def csnn(
     recurrent: bool = True,
     skip: bool = False,
     remat_steps: int | None = None,
+    dropout: float = 0.0,
     trainable: Sequence[str] = (),
     rngs: nnx.Rngs,
 ) -> Sequential:
@@ -97,7 +116,7 @@ def csnn(
     Args:
       n_inputs, n_classes: units of input and readout.   depth: 1, 3, 7 or 10 layers, of `CSNN`.   layers: your own instead.
       recurrent: convolve every layer's spikes with a recurrent kernel of `RECURRENT_KERNEL`.
-      init, neuron, integrator, skip, remat_steps, trainable, rngs: as in `dense`; time constants are one a feature map.
+      init, neuron, integrator, skip, remat_steps, dropout, trainable, rngs: as in `dense`; time constants are one a feature map.
 
     Raises:
       ValueError: no network of that depth, or the input is too short for it.
@@ -114,7 +133,8 @@ def csnn(
         layers = CSNN[_check.one_of("depth", depth, tuple(CSNN))]
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
-    stack, positions, maps, flat = [], n_inputs, 1, []
+    stack: list[Any] = []
+    positions, maps, flat = n_inputs, 1, []
     for k, conv in enumerate(layers):
         if conv.padding == "valid" and positions < conv.kernel:
             raise ValueError(
@@ -125,8 +145,86 @@ def csnn(
             recurrent_kernel_size=RECURRENT_KERNEL if recurrent else None, trainable=trainable, rngs=rngs,
         )  # fmt: skip
         (size,) = layer.out_shape((positions,))
-        stack.append(layer)
+        stack += [layer, *_drop(dropout)]
         positions, maps = size or 0, conv.maps
         flat.append(positions * maps)
     readout = Readout(sum(flat) if skip else flat[-1], n_classes, neuron=integrator, rngs=rngs)
     return Sequential(Reshape(n_inputs, 1), *stack, Flatten(), readout, skip=skip, remat_steps=remat_steps)
+
+
+def csnn2d(
+    image: Sequence[int],
+    n_classes: int,
+    *,
+    depth: int = 4,
+    blocks: Sequence[Sequence[int]] | None = None,
+    kernel: int = 3,
+    padding: Padding = "same",
+    pool: int = 2,
+    sensory: bool = False,
+    init: LayerInit | Initializer,
+    neuron: Any = None,
+    integrator: Any = None,
+    recurrent: bool = False,
+    skip: bool = False,
+    remat_steps: int | None = None,
+    dropout: float = 0.0,
+    trainable: Sequence[str] = (),
+    rngs: nnx.Rngs,
+) -> Sequential:
+    """Spiking convolutions over images or the frame of an event camera, (time, batch, height, width, channels) or flattened, with pooling.
+
+    Args:
+      image: height, width and channels.   n_classes: units of the readout.
+      depth: 2, 4, 6 or 8 layers, of `BLOCKS`.   blocks: your own instead, feature maps of the layers of each block.
+      kernel, padding: of every convolution, stride 1.   pool: window of the max-pooling after each block; 1: none.
+      sensory: pixel values instead of spikes come in: begin with `Sensory` neurons.
+      recurrent: convolve every layer's spikes with a recurrent kernel of the size `kernel`, which must be odd then.
+      init, neuron, integrator, skip, remat_steps, dropout, trainable, rngs: as in `csnn`.
+
+    Raises:
+      ValueError: no network of that depth, or the image is too small for it.
+
+    >>> import jax.numpy as jnp
+    >>> from snnjax.nn import FluctuationDriven
+    >>> network = csnn2d((32, 32, 2), 11, padding=2, init=FluctuationDriven(nu=9.2), rngs=nnx.Rngs(0))
+    >>> readout, activity = network(jnp.ones((10, 1, 2048)))
+    >>> readout.shape, [z.shape[2:] for z in activity.spikes]
+    ((10, 1, 11), [(34, 34, 16), (36, 36, 16), (20, 20, 32), (22, 22, 32)])
+    """
+    if len(image) != 3:
+        raise ValueError(f"image must be (height, width, channels), got {tuple(image)}")
+    height, width, maps = (_check.integer("image", n, at_least=1) for n in image)
+    if blocks is None:
+        blocks = BLOCKS[_check.one_of("depth", depth, tuple(BLOCKS))]
+    if not blocks or not all(blocks):
+        raise ValueError(f"blocks must hold at least one block, each of at least one layer, got {blocks}")
+    _check.integer("pool", pool, at_least=1)
+    size: tuple[int, ...] = (height, width)
+    stack: list[Any] = [Reshape(height, width, maps)]
+    if sensory:
+        stack.append(Sensory(maps, neuron=neuron))
+    flat = []
+    for k, block in enumerate(blocks):
+        for n in block:
+            layer = SpikingConv2d(
+                maps, n, kernel_size=kernel, padding=padding, init=init, neuron=neuron, trainable=trainable, rngs=rngs,
+                recurrent_kernel_size=kernel if recurrent else None,
+            )  # fmt: skip
+            size, maps = tuple(s or 0 for s in layer.out_shape(size)), n
+            flat.append(math.prod(size) * maps)
+            stack += [layer, *_drop(dropout)]
+        if min(size) < pool:
+            raise ValueError(
+                f"image must be large enough to be pooled {len(blocks)} times, got {tuple(image)}: {size} is left in block {k}"
+            )
+        if pool > 1:
+            stack.append(Pool(pool))
+            size = tuple(s // pool for s in size)
+    readout = Readout(sum(flat) if skip else math.prod(size) * maps, n_classes, neuron=integrator, rngs=rngs)
+    return Sequential(*stack, Flatten(), readout, skip=skip, remat_steps=remat_steps)
+
+
+def _drop(rate: float) -> list[Dropout]:
+    """The layer, or none where it would do nothing."""
+    return [Dropout(rate)] if rate else []

@@ -3,6 +3,7 @@
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.events import EventDataset
+from snnjax.datasets.images import DeviceImages, ImageDataset, digits, load_cifar10
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
@@ -12,7 +13,11 @@ __all__ = [
     "BatchSource",
     "DeviceArrays",
     "DeviceEvents",
+    "DeviceImages",
     "EventDataset",
+    "ImageDataset",
+    "digits",
+    "load_cifar10",
     "load_shd",
     "poisson",
     "poisson_raster",

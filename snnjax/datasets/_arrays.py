@@ -117,3 +117,25 @@ def largest_count(dtype: Any) -> int:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be boolean, integer or floating, got {dtype}")
     return 2 ** (jnp.finfo(dtype).nmant + 1)
+
+
+def split_indices(
+    labels: np.ndarray, n_classes: int, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool
+) -> list[np.ndarray]:
+    """Sample indices, ascending, of the parts of `EventDataset.split`."""
+    shares = np.asarray(_check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1))
+    if shares.ndim != 1 or shares.size == 0:
+        raise ValueError(f"fractions must be a sequence of at least one number, got {fractions!r}")
+    if shares.sum() > 1 + 1e-9:
+        raise ValueError(f"fractions must add up to at most 1, got {fractions!r}, which adds up to {shares.sum():g}")
+    n = labels.size
+    order = rng_of(seed).permutation(n)
+    if stratify:
+        # sample r of a class with n samples goes to position (r + 1/2) / n of the line that the parts cut: every class is spread evenly
+        shuffled = labels[order]
+        sizes = np.bincount(shuffled, minlength=n_classes)
+        rank = np.empty(n, np.int64)
+        rank[np.argsort(shuffled, kind="stable")] = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        order = order[np.argsort((rank + 0.5) / sizes[shuffled], kind="stable")]
+    edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * n + 0.5).astype(np.int64)
+    return [np.sort(part) for part in np.split(order[: edges[-1]], edges[:-1])]

@@ -255,21 +255,8 @@ class EventDataset:
         >>> len(train), sorted(valid.labels.tolist())
         (8, [0, 1])
         """
-        shares = np.asarray(_check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1))
-        if shares.ndim != 1 or shares.size == 0:
-            raise ValueError(f"fractions must be a sequence of at least one number, got {fractions!r}")
-        if shares.sum() > 1 + 1e-9:
-            raise ValueError(f"fractions must add up to at most 1, got {fractions!r}, which adds up to {shares.sum():g}")
-        order = _arrays.rng_of(seed).permutation(len(self))
-        if stratify:
-            # sample r of a class with n samples goes to position (r + 1/2) / n of the line that the parts cut: every class is spread evenly
-            labels = self.labels[order]
-            sizes = np.bincount(labels, minlength=self.n_classes)
-            rank = np.empty(len(self), np.int64)
-            rank[np.argsort(labels, kind="stable")] = np.arange(len(self)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-            order = order[np.argsort((rank + 0.5) / sizes[labels], kind="stable")]
-        edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * len(self) + 0.5).astype(np.int64)
-        return tuple(self.subset(np.sort(part)) for part in np.split(order[: edges[-1]], edges[:-1]))
+        parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
+        return tuple(self.subset(part) for part in parts)
 
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
         """`(rest, held)`: all the samples of the groups `held_out` (for example speakers) go to `held`.

@@ -3,11 +3,16 @@
 from snnjax.experiments._run import Prepared, Run, prepare, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
 from snnjax.experiments.config import TrainConfig
+from snnjax.experiments.images import CIFAR10Config, DigitsConfig
 from snnjax.experiments.load import load_config, load_run
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
+from snnjax.experiments.tasks import TASKS, task_name
 
 __all__ = [
+    "TASKS",
+    "CIFAR10Config",
+    "DigitsConfig",
     "Prepared",
     "RandmanConfig",
     "Run",
@@ -20,4 +25,5 @@ __all__ = [
     "load_run",
     "prepare",
     "run",
+    "task_name",
 ]

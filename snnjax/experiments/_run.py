@@ -13,13 +13,17 @@ import numpy as np
 from flax import nnx
 
 import snnjax
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset
+from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset
+from snnjax.dynamics import n_steps
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
-from snnjax.nn import Sequential
+from snnjax.nn import Sensory, Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.run_folder import RunFolder, as_dict
+
+Sets = tuple[Any, Any, Any]
+"""Train, validation and test set, each an `EventDataset` or each an `ImageDataset`."""
 
 
 class Run(NamedTuple):
@@ -33,7 +37,7 @@ class Run(NamedTuple):
 def run(
     config: Any,
     *,
-    datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None,
+    datasets: Sets | None = None,
     folder: RunFolder | None = None,
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> Run:
@@ -77,9 +81,9 @@ class Prepared(NamedTuple):
 
     config: Any
     network: Sequential
-    train: DeviceEvents
-    valid: DeviceEvents
-    test: DeviceEvents
+    train: Any
+    valid: Any
+    test: Any
 
     def regularizers(self) -> list[ActivityBound]:
         """The configuration's bounds, for trials of this length."""
@@ -87,16 +91,15 @@ class Prepared(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A task's three sets on the device, and what a network for them needs: sizes, and the trial's `duration`, s."""
+    """A task's three sets on the device, `DeviceEvents` or `DeviceImages`, and what a network for them needs, as `build_network` has it."""
 
-    train: DeviceEvents
-    valid: DeviceEvents
-    test: DeviceEvents
-    n_classes: int
-    duration: float
+    train: Any
+    valid: Any
+    test: Any
+    needs: dict[str, Any]
 
 
-def load(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> tuple[Any, Data]:
+def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
     """The configuration with what depends on the data filled in (nu, batch size), and the data.
 
     Raises:
@@ -106,18 +109,49 @@ def load(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] 
     for name, data in (("training", train), ("validation", valid), ("test", test)):
         if len(data) == 0:
             raise ValueError(f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples")
-    nu = float(train.rate().mean()) if config.nu is None else config.nu
+    put: Any = _put_images if isinstance(train, ImageDataset) else _put_events
+    nu, data = put(config, train, valid, test)
     if nu == 0:
         raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
-    config = dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train)))
+    return dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train))), data
+
+
+def _put_events(config: Any, train: EventDataset, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
+    """Mean rate of the input units, Hz, or the configuration's own, and the data."""
+    nu = float(train.rate().mean()) if config.nu is None else config.nu
     on_device = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
-    return config, Data(on_device[0], on_device[1], on_device[2], train.n_classes, train.duration)
+    needs = {"n_inputs": train.n_units, "n_classes": train.n_classes, "duration": train.duration, "image": getattr(config, "sensor", None)}
+    return nu, Data(on_device[0], on_device[1], on_device[2], needs)
 
 
-def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None) -> Prepared:
+def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
+    """Mean rate of the sensory neurons, Hz, or the configuration's own, and the data."""
+    steps = n_steps(config.duration, config.dt)
+    shown = DeviceImages.put(train, steps=steps, flip=config.flip, shift=config.shift)
+    held = [DeviceImages.put(data, steps=steps, like=shown) for data in (valid, test)]
+    height, width, channels = train.images.shape[1:]
+    needs = {"n_inputs": height * width * channels, "n_classes": train.n_classes, "duration": config.duration}
+    needs |= {"image": (height, width, channels), "sensory": True}
+    nu = config.nu
+    if nu is None:
+        network = build_network(config, nu=1.0, **needs)  # of which the sensory neurons alone are used
+        x, _ = shown.batch(spread(shown, config.calibration_samples))
+        nu = float(sensory_spikes(network, x).mean() / config.dt)
+    return nu, Data(shown, held[0], held[1], needs)
+
+
+def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
+    """What reaches the first layer with weights: x, or the spikes of the network's sensory neurons."""
+    kinds = [isinstance(layer, Sensory) for layer in network.layers]
+    for layer in list(network.layers)[: kinds.index(True) + 1] if any(kinds) else ():
+        x = layer(x).output
+    return x
+
+
+def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
     """Load the data, build the network and draw its weights. Errors as of `load`."""
     config, data = load(config, datasets)
-    network = build_network(config, n_inputs=data.train.n_units, n_classes=data.n_classes, nu=config.nu, duration=data.duration)
+    network = build_network(config, nu=config.nu, **data.needs)
     if config.init in FROM_DATA:
         base = dataclasses.replace(config, seed=0, sigma_u=1.0)
         network, failed = _calibrated(network, data.train, config.seed, config.sigma_u, base)
@@ -127,19 +161,19 @@ def prepare(config: Any, datasets: tuple[EventDataset, EventDataset, EventDatase
     return Prepared(config, network, *data[:3])
 
 
-def train_source(config: Any, train: DeviceEvents) -> DeviceEvents | Augmented:
+def train_source(config: Any, train: Any) -> Any:
     """The training data, with the changes that `config` asks for."""
-    if not (config.augment_shift or config.augment_stretch or config.augment_drop):
+    if isinstance(train, DeviceImages) or not (config.augment_shift or config.augment_stretch or config.augment_drop):
         return train
     return Augmented(source=train, unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
 
 
-def spread(source: DeviceEvents, n: int) -> jax.Array:
+def spread(source: Any, n: int) -> jax.Array:
     """Indices of at most `n` samples, evenly spread over `source`: a set keeps its classes in order, and these differ."""
     return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
-def calibrate_on(network: Sequential, source: DeviceEvents, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
+def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
     """The network with weights drawn for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own.
 
     Also, for each layer, whether it could not be put on target although its input spikes.
@@ -157,7 +191,7 @@ def calibrate_on(network: Sequential, source: DeviceEvents, config: Any, *, seed
 
 
 @nnx.jit(static_argnames="base")
-def _calibrated(network: Sequential, source: DeviceEvents, seed: Any, sigma_u: Any, base: Any) -> tuple[Sequential, jax.Array]:
+def _calibrated(network: Sequential, source: Any, seed: Any, sigma_u: Any, base: Any) -> tuple[Sequential, jax.Array]:
     """Compiled once for all seeds and targets."""
     return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
 
@@ -180,9 +214,7 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def write_outputs(
-    folder: RunFolder, config: Any, network: Sequential, result: FitResult, summary: dict[str, Any], sample: DeviceEvents
-) -> None:
+def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: FitResult, summary: dict[str, Any], sample: Any) -> None:
     """Parameters, results.json and the two figures."""
     from snnjax import plotting
 
@@ -194,5 +226,6 @@ def write_outputs(
     readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
     predicted = LOGITS[config.loss](readout).argmax(axis=-1)
     trains = [np.asarray(s) for s in activity.spikes]
-    figure = plotting.activity_snapshot(np.asarray(x), trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted)
+    shown = np.asarray(sensory_spikes(network, x))
+    figure = plotting.activity_snapshot(shown, trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted)
     plotting.save(figure, folder.path / "activity.png")

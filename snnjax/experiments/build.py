@@ -29,11 +29,22 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 }
 
 
-def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: float, duration: float, seed: Any = None) -> Sequential:
+def build_network(
+    config: TrainConfig,
+    *,
+    n_inputs: int,
+    n_classes: int,
+    nu: float,
+    duration: float,
+    image: tuple[int, int, int] | None = None,
+    sensory: bool = False,
+    seed: Any = None,
+) -> Sequential:
     """The network that `config` describes.
 
     Args:
       n_inputs, n_classes: size of the task.   nu: rate that the initialization assumes, Hz.   duration: of a trial, s.
+      image: height, width and channels, whose product is `n_inputs`; None: the inputs lie on a line.   sensory: they are pixel values, not spikes.
       seed: of the weights, traced or not; `config.seed` when None.
 
     >>> from snnjax.experiments import RandmanConfig
@@ -51,11 +62,14 @@ def build_network(config: TrainConfig, *, n_inputs: int, n_classes: int, nu: flo
         "recurrent": config.recurrent,
         "skip": config.skip,
         "remat_steps": config.remat_steps,
+        "dropout": config.dropout,
         "trainable": ("tau_mem", "tau_syn") if config.learn_tau else (),
         "rngs": rngs,
     }
     if config.model == "dense":
-        return models.dense(n_inputs, n_classes, hidden=config.hidden, **shared)
+        return models.dense(n_inputs, n_classes, hidden=config.hidden, sensory=sensory, **shared)
+    if image is not None:
+        return models.csnn2d(image, n_classes, depth=int(config.model.removeprefix("csnn")), sensory=sensory, **shared)
     return models.csnn(n_inputs, n_classes, depth=int(config.model.removeprefix("csnn")), **shared)
 
 
@@ -123,7 +137,7 @@ def build_regularizers(config: TrainConfig, *, duration: float) -> list[Activity
     used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
     bounds = []
     if used(config.upper_strength):
-        bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration))
+        bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration, pool=config.upper_pool))
     if used(config.lower_strength):
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold))
     return bounds

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from snnjax import _check
+from snnjax.regularizers import Pool
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10"]
+Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10", "csnn2", "csnn4", "csnn6", "csnn8"]
 WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
@@ -20,8 +21,11 @@ LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 class TrainConfig:
     """What every task has: network, initialization, training. Times in seconds, rates in hertz. Defaults are the paper's."""
 
+    plane: ClassVar[bool] = False
+
     model: Model = "dense"
-    """Dense layers, `hidden` of them; or a convolutional network of so many layers over the input units (`snnjax.models.csnn`)."""
+    """Dense layers, `hidden` of them; or a convolutional network of so many layers: 1, 3, 7 or 10 over a line of input units
+    (`snnjax.models.csnn`), 2, 4, 6 or 8 over images (`snnjax.models.csnn2d`)."""
     hidden: tuple[int, ...] = (128,)
     """Neurons of each hidden layer, for `dense`."""
     recurrent: bool = False
@@ -30,6 +34,8 @@ class TrainConfig:
     """Connect every hidden layer to the readout, not the last one alone."""
     remat_steps: int | None = None
     """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
+    dropout: float = 0.0
+    """Probability that a hidden neuron is left out of a training trial."""
     tau_mem: float = 20e-3
     """Membrane time constant, s."""
     tau_syn: float = 10e-3
@@ -83,6 +89,8 @@ class TrainConfig:
     """Upper bound on a layer's mean activity: strength (0: none)."""
     upper_rate: float = 10.0
     """Upper bound: rate, Hz."""
+    upper_pool: Pool = "population"
+    """Upper bound: on the mean activity of a whole layer, of each feature map, or of each neuron."""
     lower_strength: float = 100.0
     """Lower bound on each neuron's activity: strength (0: none)."""
     lower_threshold: float = 1e-3
@@ -109,6 +117,7 @@ class TrainConfig:
             _check.number(name, getattr(self, name), above=0, unit="s")
         for name, options in (
             ("model", Model),
+            ("upper_pool", Pool),
             ("surrogate", Surrogate),
             ("init", WeightInit),
             ("optimizer", OptimizerName),
@@ -116,6 +125,10 @@ class TrainConfig:
             ("loss", LossName),
         ):
             _check.one_of(name, getattr(self, name), get_args(options))
+        models = ("dense", *(("csnn2", "csnn4", "csnn6", "csnn8") if self.plane else ("csnn1", "csnn3", "csnn7", "csnn10")))
+        if self.model not in models:
+            raise ValueError(f"model must be one of {models} for this task's inputs, got {self.model!r}")
+        _check.number("dropout", self.dropout, at_least=0, below=1)
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")

@@ -13,12 +13,11 @@ from flax import nnx
 from snnjax import _check
 from snnjax.experiments._run import Prepared, prepare
 from snnjax.experiments.config import TrainConfig
-from snnjax.experiments.randman import RandmanConfig
-from snnjax.experiments.shd import SHDConfig
+from snnjax.experiments.tasks import TASKS
 from snnjax.training.run_folder import load_params
 
 Parameters = Literal["final", "best", "initial"]
-_CONFIGS: dict[str, type[TrainConfig]] = {c.__name__: c for c in (RandmanConfig, SHDConfig)}
+_CONFIGS: dict[str, type[TrainConfig]] = {c.__name__: c for c in TASKS.values()}
 
 
 def load_config(folder: Path) -> Any:

@@ -125,8 +125,7 @@ def program_of(config: Any, data: Data) -> Program:
         return dataclasses.replace(config, **{name: value for name, value in hyper.items() if name != "seed"})
 
     def build(hyper: Hyper) -> Any:
-        sizes = {"n_inputs": data.train.n_units, "n_classes": data.n_classes, "duration": data.duration}
-        return build_network(of(hyper), nu=config.nu, seed=hyper["seed"], **sizes)
+        return build_network(of(hyper), nu=config.nu, seed=hyper["seed"], **data.needs)
 
     def init(hyper: Hyper, sources: Sources) -> Any:
         network = build(hyper)
@@ -137,12 +136,11 @@ def program_of(config: Any, data: Data) -> Program:
 
     def objective(hyper: Hyper, priming: bool) -> Objective:
         # the weights drawn here are not used and cost nothing: XLA leaves out what nobody reads
-        graphdef, _, rest = nnx.split(build(hyper), nnx.Param, ...)
-        out = Objective(
-            lambda params, x: nnx.merge(graphdef, params, rest)(x),
-            LOGITS[config.loss],
-            tuple(build_regularizers(of(hyper), duration=trial)),
-            mean_square if config.loss == "mean_square" else None,
+        out, _ = Objective.of(
+            build(hyper),
+            logits=LOGITS[config.loss],
+            regularizers=tuple(build_regularizers(of(hyper), duration=trial)),
+            loss=mean_square if config.loss == "mean_square" else None,
         )
         return out.priming() if priming else out
 

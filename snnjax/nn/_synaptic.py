@@ -23,7 +23,7 @@ from snnjax.nn.init import Connection, LayerInit, as_layer_init
 Shape = tuple[int | None, ...]  # None: any size
 
 
-def _hold(neuron: Any) -> Any:
+def hold(neuron: Any) -> Any:
     """Plain numbers are structure, so that jit sees constants; arrays and tracers are data."""
     plain = all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(neuron))
     return nnx.static(neuron) if plain else nnx.data(neuron)
@@ -61,7 +61,7 @@ class Synaptic(nnx.Module):
         kernels = [nnx.Param(draw(rngs.params(), shape, dtype)) for draw, shape in zip(initializers, shapes, strict=True)]
         self.kernel = kernels[0]
         self.recurrent_kernel = kernels[1] if len(kernels) > 1 else nnx.data(None)
-        self._neuron = _hold(neuron)
+        self._neuron = hold(neuron)
         fields: Any = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
         times = [f.name for f in fields if f.name.startswith("tau_")]
         for name in trainable:

@@ -30,7 +30,7 @@ class Sequential(nnx.Module):
 
     Args:
       layers: at least one, each with `spiking`, `in_shape`, `feature_shape`, `initial_state`, `__call__` and `step` as `SpikingDense` has:
-        layers of neurons, and `Pool`, `Flatten` and `Reshape` between them.
+        layers of neurons, and `Pool`, `Flatten`, `Reshape` and `Dropout` between them.
       skip: connect every spiking layer to the last one: it gets their spikes side by side, first to last, each flattened, and so needs as many inputs.
       remat_steps: time steps whose traces are kept for the gradient; see the module. None: all.
 
@@ -72,22 +72,32 @@ class Sequential(nnx.Module):
             return below
         return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in spikes], axis=-1)
 
-    def __call__(self, x: jax.Array, *, membranes: bool = False) -> tuple[jax.Array, Activity]:
-        """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity."""
-        readout, activity, _ = self.run(x, membranes=membranes)
+    @property
+    def stochastic(self) -> bool:
+        """Whether a key changes what the network does."""
+        return any(getattr(layer, "stochastic", False) for layer in self.layers)
+
+    def __call__(self, x: jax.Array, *, membranes: bool = False, key: jax.Array | None = None) -> tuple[jax.Array, Activity]:
+        """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity.
+
+        `key`: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
+        """
+        readout, activity, _ = self.run(x, membranes=membranes, key=key)
         return readout, activity
 
-    def run(self, x: jax.Array, state: Any = None, *, membranes: bool = False) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
+    def run(
+        self, x: jax.Array, state: Any = None, *, membranes: bool = False, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         _check.time_major("x", x)
         if self.remat_steps is None or len(x) <= self.remat_steps:
-            return self._run(x, state, membranes)
+            return self._run(x, state, membranes, key)
         state = self.initial_state(x.shape[1], features=x.shape[2:]) if state is None else state
         parts, rest = divmod(len(x), self.remat_steps)
 
         @jax.checkpoint  # type: ignore[arg-type]
         def part(state: Any, x: jax.Array) -> tuple[Any, tuple[jax.Array, Activity]]:
-            readout, activity, state = self._run(x, state, membranes)
+            readout, activity, state = self._run(x, state, membranes, key)
             return state, (readout, activity)
 
         whole = x[: len(x) - rest].reshape(parts, self.remat_steps, *x.shape[1:])
@@ -98,13 +108,19 @@ class Sequential(nnx.Module):
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
         return *out, state
 
-    def _run(self, x: jax.Array, state: Any, membranes: bool) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
+    def _options(self, k: int, key: jax.Array | None) -> dict[str, Any]:
+        """What layer k is called with in addition: a key of its own, where it takes one."""
+        if key is None or not getattr(self.layers[k], "stochastic", False):
+            return {}
+        return {"key": jax.random.fold_in(key, k)}
+
+    def _run(self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         states: list[Any] = []
         spikes: list[jax.Array] = []
         traces: list[Any] = []
         for k, layer in enumerate(self.layers):
             x = self.input_of(k, x, spikes)
-            sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking)
+            sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking, **self._options(k, key))
             x = sim.output
             states.append(sim.state)
             if layer.spiking:
@@ -132,12 +148,17 @@ class Sequential(nnx.Module):
             states.append(layer.initial_state(batch_size, spatial))
         return tuple(states)
 
-    def step(self, state: tuple[Any, ...], x: jax.Array) -> tuple[tuple[Any, ...], tuple[jax.Array, tuple[jax.Array, ...]]]:
-        """One time step with x (batch, ...features): the next state, and (readout (batch, out), spikes of every spiking layer)."""
+    def step(
+        self, state: tuple[Any, ...], x: jax.Array, *, key: jax.Array | None = None
+    ) -> tuple[tuple[Any, ...], tuple[jax.Array, tuple[jax.Array, ...]]]:
+        """One time step with x (batch, ...features): the next state, and (readout (batch, out), spikes of every spiking layer).
+
+        With a `key`, the same at each step, layers draw what they draw for a whole sequence.
+        """
         states: list[Any] = []
         spikes: list[jax.Array] = []
         for k, (layer, s) in enumerate(zip(self.layers, state, strict=True)):
-            s, x = layer.step(s, self.input_of(k, x, spikes, lead=1))
+            s, x = layer.step(s, self.input_of(k, x, spikes, lead=1), **self._options(k, key))
             states.append(s)
             if layer.spiking:
                 spikes.append(x)

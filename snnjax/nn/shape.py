@@ -23,7 +23,7 @@ from snnjax.nn.conv import per_axis
 PoolKind = Literal["max", "average"]
 
 
-class _Stateless(nnx.Module):
+class Stateless(nnx.Module):
     """A map of the features of each step and trial on their own."""
 
     spiking = False
@@ -62,7 +62,7 @@ class _Stateless(nnx.Module):
         return state, self._map(x)
 
 
-class Pool(_Stateless):
+class Pool(Stateless):
     """The largest or the mean value of windows of every channel, over all spatial axes.
 
     Windows lie within the input: positions left over at its end are dropped. Where several values of a window are largest, as spikes are, the first gets
@@ -114,7 +114,7 @@ class Pool(_Stateless):
         return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, shape, strides, "VALID") / math.prod(window)
 
 
-class Flatten(_Stateless):
+class Flatten(Stateless):
     """All axes after the batch to one, position by position with the channels of a position side by side.
 
     >>> Flatten()(jnp.ones((100, 4, 6, 6, 16))).output.shape
@@ -129,7 +129,7 @@ class Flatten(_Stateless):
         return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-class Reshape(_Stateless):
+class Reshape(Stateless):
     """All axes after the batch to the given shape.
 
     Args:

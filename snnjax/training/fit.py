@@ -86,8 +86,9 @@ def fit(
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
 
     Args:
-      network: `snnjax.nn.Sequential`, or any module without other state that changes (dropout, batch statistics),
-        called with x (time, batch, ...features); returns (readout (time, batch, classes), activity with `.spikes`).
+      network: `snnjax.nn.Sequential`, or any module without other state that changes (batch statistics), called with
+        x (time, batch, ...features), and in training with `key` too where its attribute `stochastic` is True (dropout); returns
+        (readout (time, batch, classes), activity with `.spikes`).
       train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Validation runs after each epoch, test at the end.
       optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`.
       epochs, batch_size: at least 1; the batch at most the training set. A last, incomplete batch of an epoch's random order is left out.
@@ -131,10 +132,9 @@ def fit(
     if batch_size > len(train):
         raise ValueError(f"batch_size must be at most the number of training samples {len(train)}, got {batch_size}")
     _check_dt(network, dt)
-    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+    objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
-    objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
     phases = [objective.priming() if priming_epochs else objective, objective]
     size = micro_batch or micro_batch_size(objective, params, train, batch_size)
     run_phase = [

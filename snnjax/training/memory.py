@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource
@@ -64,8 +63,7 @@ def step_memory(
     True
     """
     _check.integer("batch_size", batch_size, at_least=1, at_most=len(source))
-    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-    objective = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, tuple(regularizers), loss)
+    objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     check_micro_batch(micro_batch, batch_size)
     size = micro_batch or micro_batch_size(objective, params, source, batch_size)
 

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from snnjax import _check, losses, regularizers
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
+from snnjax.datasets.images import DeviceImages
 from snnjax.regularizers import ActivityBound
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
@@ -51,7 +53,8 @@ class Metrics(NamedTuple):
 class Objective(NamedTuple):
     """The pieces of an objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains.
 
-    `supervised` False leaves the loss out of what is minimized; it is still reported.
+    `supervised` False leaves the loss out of what is minimized; it is still reported. `noisy(params, x, key)`, where it is given, takes the place of
+    `apply` in training: dropout. `Objective.of` makes both from a network.
     """
 
     apply: Apply
@@ -59,6 +62,17 @@ class Objective(NamedTuple):
     regularizers: Sequence[regularizers.ActivityBound] = ()
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
     supervised: bool = True
+    noisy: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]] | None = None
+
+    @classmethod
+    def of(cls, network: Any, **options: Any) -> tuple[Objective, Any]:
+        """The objective of an nnx `network`, and its parameters (`nnx.State` of `nnx.Param`); options as the other fields.
+
+        A network whose `stochastic` is True takes a `key` when it is called.
+        """
+        graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+        noisy = (lambda p, x, key: nnx.merge(graphdef, p, rest)(x, key=key)) if getattr(network, "stochastic", False) else None
+        return cls(lambda p, x: nnx.merge(graphdef, p, rest)(x), noisy=noisy, **options), params
 
     def priming(self) -> Objective:
         """The lower bounds alone, without the supervised loss.
@@ -91,9 +105,12 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     return TrainState(params, jax.tree.map(jnp.copy, optimizer.init(params)), jnp.zeros((), jnp.int32), jnp.asarray(True))
 
 
-def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics]:
-    """The scalar that is minimized, and the metrics of the batch x (time, batch, ...features)."""
-    readout, activity = objective.apply(params, x)
+def objective_value(
+    objective: Objective, params: Any, x: jax.Array, labels: jax.Array, key: jax.Array | None = None
+) -> tuple[jax.Array, Metrics]:
+    """The scalar that is minimized, and the metrics of the batch x (time, batch, ...features); with a key, that of a step of training."""
+    noisy = objective.noisy if key is not None else None
+    readout, activity = objective.apply(params, x) if noisy is None else noisy(params, x, key)  # type: ignore[arg-type]
     loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
     accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
@@ -102,14 +119,24 @@ def objective_value(objective: Objective, params: Any, x: jax.Array, labels: jax
 
 
 def train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, x: jax.Array, labels: jax.Array
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    x: jax.Array,
+    labels: jax.Array,
+    key: jax.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update; the state unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before."""
-    return update(optimizer, state, *_gradient(objective, state.params, x, labels))
+    """One update, with a `key` for what the network draws.
+
+    The state comes back unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before.
+    """
+    return update(optimizer, state, *_gradient(objective, state.params, (x, labels), key))
 
 
-def _gradient(objective: Objective, params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, Metrics, Any]:
-    (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, x, labels), has_aux=True)(params)
+def _gradient(
+    objective: Objective, params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array | None
+) -> tuple[jax.Array, Metrics, Any]:
+    (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, *batch, key), has_aux=True)(params)
     return value, metrics, grads
 
 
@@ -118,12 +145,17 @@ def batch_gradient(
 ) -> tuple[jax.Array, Metrics, Any]:
     """Objective, metrics and gradient on the samples `indices` (batch,) of `source`, `micro_batch` of them (a divisor of their number) at a time."""
     parts = len(indices) // micro_batch
+
+    def gradient(some: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Metrics, Any]:
+        noise = None if key is None or objective.noisy is None else jax.random.fold_in(key, _NOISE)
+        return _gradient(objective, params, source.batch(some, key), noise)
+
     if parts == 1:
-        return _gradient(objective, params, *source.batch(indices, key))
+        return gradient(indices, key)
 
     def part(k: jax.Array, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
         # a key of its own for each part, else all would draw the same augmentation
-        return _gradient(objective, params, *source.batch(some, None if key is None else jax.random.fold_in(key, k)))
+        return gradient(some, None if key is None else jax.random.fold_in(key, k))
 
     at = jnp.arange(parts), indices.reshape(parts, micro_batch)
     like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
@@ -132,6 +164,8 @@ def batch_gradient(
     total, _ = jax.lax.scan(lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None), zero, at)
     return jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), total, like)
 
+
+_NOISE = 2**31 - 1  # what the network draws is not what the source draws with the same key
 
 CACHE_BYTES, FEWEST = 2**20, 4
 """Bytes of a layer's spikes over a trial's steps, and samples: with them the gradient took least time on two cores with 512 KiB of L2 cache each."""
@@ -144,7 +178,7 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     products of a step become slow. The whole batch where no divisor is between that and half of it, on accelerators, and for a loss, regularizers or a
     source that are not of this package.
     """
-    ours = objective.loss in (None, losses.mean_square) and isinstance(source, DeviceEvents | DeviceArrays | Augmented)
+    ours = objective.loss in (None, losses.mean_square) and isinstance(source, DeviceEvents | DeviceArrays | DeviceImages | Augmented)
     if jax.default_backend() != "cpu" or not ours or not all(isinstance(r, ActivityBound) for r in objective.regularizers):
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))

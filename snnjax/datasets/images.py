@@ -1,0 +1,231 @@
+r"""Labelled still images: the container, the device source that shows each for a whole trial, and two data sets.
+
+An image reaches the network as pixel values of mean 0 and variance 1 over the training set, for each channel, the same at every time step,
+
+    x[t] = (image - mean[c]) / std[c],      t = 0 .. steps - 1
+
+which `snnjax.nn.Sensory` turns into spikes. On the device an image is kept once, in its own type (a byte a value).
+CIFAR-10: Krizhevsky (2009), through tensorflow-datasets and without tensorflow. Digits: scikit-learn's, 8 x 8 pixels, which need no download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import _check
+from snnjax._pytree import pytree_dataclass, static
+from snnjax.datasets import _arrays
+
+Split = Literal["train", "test"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ImageDataset:
+    """S labelled images. Host side and numpy only, as `EventDataset`.
+
+    Attributes:
+      images: (S, height, width, channels), any real dtype, finite.   labels: (S,) int32, in [0, n_classes).
+      n_classes: number of classes.   class_names: that many names, or None.
+
+    Raises:
+      ValueError, TypeError: naming the field and what is wrong.
+
+    >>> data = ImageDataset(images=np.zeros((6, 8, 8, 1), np.uint8), labels=[0, 1, 2, 0, 1, 2], n_classes=3)
+    >>> data, [len(part) for part in data.split([0.5, 0.5], seed=0)]
+    (ImageDataset(6 images, 8 x 8 x 1, 3 classes), [3, 3])
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    n_classes: int
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images = np.asarray(self.images)
+        if images.dtype.kind not in "fiu":
+            raise TypeError(f"images must hold real numbers, got dtype {images.dtype}")
+        if images.ndim != 4 or 0 in images.shape[1:]:
+            raise ValueError(f"images must have shape (samples, height, width, channels), got {images.shape}")
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            raise ValueError(f"images must be finite, got {images[~np.isfinite(images)][0]}")
+        n_classes = _check.integer("n_classes", self.n_classes, at_least=1, at_most=2**31 - 1)
+        labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
+        if labels.size != len(images):
+            raise ValueError(f"labels must have one entry an image, got {labels.size} for {len(images)} images")
+        names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
+        if names is not None and len(names) != n_classes:
+            raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
+        for name, value in (("images", images.view()), ("labels", labels.view())):
+            value.flags.writeable = False
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "class_names", names)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return self.labels.size
+
+    def __repr__(self) -> str:
+        return f"ImageDataset({len(self)} images, {' x '.join(map(str, self.images.shape[1:]))}, {self.n_classes} classes)"
+
+    def subset(self, indices: Any) -> ImageDataset:
+        """The images `indices`, in that order: whole numbers, a boolean mask or a slice."""
+        index = _arrays.as_indices(indices, len(self))
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+
+    def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[ImageDataset, ...]:
+        """Disjoint random parts; as `EventDataset.split`."""
+        parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
+        return tuple(self.subset(part) for part in parts)
+
+    def downsample(self, factor: int) -> ImageDataset:
+        """Means over squares of `factor` x `factor` pixels, float32; pixels left over at the end of an axis are dropped.
+
+        >>> image = np.arange(4.0).reshape(1, 2, 2, 1)
+        >>> ImageDataset(images=image, labels=[0], n_classes=1).downsample(2).images.ravel()
+        array([1.5], dtype=float32)
+        """
+        n = _check.integer("factor", factor, at_least=1, at_most=min(self.images.shape[1:3]))
+        if n == 1:
+            return self
+        s, height, width, channels = self.images.shape
+        cut = self.images[:, : height // n * n, : width // n * n].reshape(s, height // n, n, width // n, n, channels)
+        return dataclasses.replace(self, images=cut.mean(axis=(2, 4), dtype=np.float32))
+
+
+@pytree_dataclass
+class DeviceImages:
+    """Images on the device as trials of `steps` steps. Made by `DeviceImages.put`; a `BatchSource`, a pytree.
+
+    Attributes:
+      images: (samples, height, width, channels) of any dtype.   labels: int32 (samples,).   mean, std: (channels,).   steps: of a trial.
+      flip: where a key is given, mirror half of the images left to right.   shift: and move each by up to so many pixels on either axis, its
+        edge repeated.
+
+    >>> data = DeviceImages.put(ImageDataset(images=np.arange(12.0).reshape(3, 2, 2, 1), labels=[0, 1, 0], n_classes=2), steps=50)
+    >>> x, labels = data.batch(jnp.array([0, 2]))
+    >>> x.shape, bool((x[0] == x[49]).all()), round(float(x[7, 0, 0, 0, 0]), 2)
+    ((50, 2, 2, 2, 1), True, -1.59)
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    mean: jax.Array
+    std: jax.Array
+    steps: int = static()
+    flip: bool = static(default=False)
+    shift: int = static(default=0)
+
+    @classmethod
+    def put(cls, data: ImageDataset, *, steps: int, like: DeviceImages | None = None, flip: bool = False, shift: int = 0) -> DeviceImages:
+        """Copy `data` to the default device; mean and standard deviation are its own, or those of `like`: the training set's."""
+        if len(data) == 0:
+            raise ValueError("data must hold at least one image, got an empty data set")
+        _check.integer("steps", steps, at_least=1)
+        _check.integer("shift", shift, at_least=0, at_most=min(data.images.shape[1:3]))
+        if like is None:
+            values = data.images.astype(np.float64)
+            mean, std = values.mean(axis=(0, 1, 2)), values.std(axis=(0, 1, 2))
+            if not (std > 0).all():
+                raise ValueError(f"images must not all be the same in a channel, got standard deviations {std.tolist()}")
+            scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+        else:
+            if like.images.shape[1:] != data.images.shape[1:]:
+                raise ValueError(f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}")
+            scale = like.mean, like.std
+        return cls(
+            images=jnp.asarray(data.images),
+            labels=jnp.asarray(data.labels),
+            mean=scale[0],
+            std=scale[1],
+            steps=steps,
+            flip=flip,
+            shift=shift,
+        )
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Pixel values (steps, batch, height, width, channels), float32, and labels (batch,)."""
+        x = (self.images[indices].astype(jnp.float32) - self.mean) / self.std
+        if key is not None:
+            x = self._change(x, key)
+        return jnp.broadcast_to(x, (self.steps, *x.shape)), self.labels[indices]
+
+    def _change(self, x: jax.Array, key: jax.Array) -> jax.Array:
+        flip_key, shift_key = jax.random.split(key)
+        if self.flip:
+            x = jnp.where(jax.random.bernoulli(flip_key, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+        if self.shift:
+            n = self.shift
+            start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1)
+            padded = jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode="edge")
+            cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])  # noqa: E731
+            x = jax.vmap(cut)(padded, start)
+        return x
+
+
+def digits() -> ImageDataset:
+    """The 1,797 handwritten digits of scikit-learn (the extra `digits`), 8 x 8 pixels of 0 to 16.
+
+    Raises:
+      ImportError: scikit-learn is not installed; says how to.
+
+    >>> digits()
+    ImageDataset(1797 images, 8 x 8 x 1, 10 classes)
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ImportError("digits needs scikit-learn: pip install 'snnjax[digits]'") from None
+    images, labels = load_digits(return_X_y=True)
+    return ImageDataset(images=images.reshape(-1, 8, 8, 1).astype(np.uint8), labels=labels, n_classes=10)
+
+
+def load_cifar10(split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> ImageDataset:
+    """CIFAR-10 as tensorflow-datasets has prepared it: 32 x 32 x 3 bytes.
+
+    Args:
+      split: `"train"` or `"test"`.   data_dir: the folder that holds `cifar10`; None: tensorflow-datasets' own.
+      download: fetch and prepare it first, into `data_dir`, where it is not there.
+
+    Raises:
+      FileNotFoundError: it is not there, and `download` is False.   ValueError: what is there is damaged or of another kind.
+    """
+    _check.one_of("split", split, get_args(Split))
+    import tensorflow_datasets as tfds
+
+    where = None if data_dir is None else os.fspath(data_dir)
+    try:
+        builder: Any = tfds.builder("cifar10", data_dir=where, file_format="array_record")
+        if download:
+            builder.download_and_prepare()
+        if split not in builder.info.splits:
+            raise FileNotFoundError("nothing has been prepared there")
+        source: Any = builder.as_data_source(split)
+        features = builder.info.features
+        names = tuple(features["label"].names)
+        rows = [source[i] for i in range(len(source))]
+    except (FileNotFoundError, tfds.core.DatasetNotFoundError, AssertionError) as error:
+        raise FileNotFoundError(
+            f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where or 'its default folder'}: {_first_line(error)}; "
+            "download=True fetches it"
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, SyntaxError) as error:
+        raise ValueError(
+            f"{where or 'the default folder'}: damaged CIFAR-10 data ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    return ImageDataset(
+        images=np.stack([row["image"] for row in rows]), labels=np.array([row["label"] for row in rows]), n_classes=10, class_names=names
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

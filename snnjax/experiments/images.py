@@ -1,0 +1,93 @@
+"""Classification of still images that sensory neurons turn into spikes: scikit-learn's digits and CIFAR-10."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from snnjax import _check
+from snnjax.datasets import ImageDataset, digits, load_cifar10
+from snnjax.experiments.config import Model, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageConfig(TrainConfig):
+    """What tasks on images share."""
+
+    plane: ClassVar[bool] = True
+
+    model: Model = "csnn2"
+    """`csnn2`, 4, 6 or 8: so many convolutions in blocks of two with max-pooling (`snnjax.models.csnn2d`); or dense layers."""
+    duration: float = 0.1
+    """How long an image is shown, s."""
+    downsample: int = 1
+    """Average squares of so many pixels."""
+    flip: bool = False
+    """Augmentation: mirror half of the training images left to right."""
+    shift: int = 0
+    """Augmentation: move each training image by up to so many pixels."""
+    valid_fraction: float = 0.1
+    """Held out of the training images for validation, the same share of every class."""
+    data_seed: int = 0
+    """Of the split."""
+
+    batch_size: int = 50
+    """Images a step; at most the training set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
+        _check.number("valid_fraction", self.valid_fraction, above=0, below=1)
+        _check.integer("downsample", self.downsample, at_least=1)
+        _check.integer("shift", self.shift, at_least=0)
+        _check.integer("data_seed", self.data_seed, at_least=0)
+        if not isinstance(self.flip, bool):
+            raise TypeError(f"flip must be True or False, got {self.flip!r}")
+        for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
+            if getattr(self, name):
+                raise ValueError(f"{name} must be 0 for images, whose augmentations are flip and shift, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigitsConfig(ImageConfig):
+    """Train on scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; no download. Needs the extra `digits`."""
+
+    test_fraction: float = 0.2
+    """Of all images, for the test, the same share of every class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("test_fraction", self.test_fraction, above=0, below=1)
+
+    def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+        """Train, validation and test set."""
+        data, test = digits().downsample(self.downsample).split((1 - self.test_fraction, self.test_fraction), seed=self.data_seed)
+        train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+        return train, valid, test
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CIFAR10Config(ImageConfig):
+    """Train on CIFAR-10 as tensorflow-datasets prepares it."""
+
+    data: Path | None = None
+    """Folder that holds `cifar10`; None: tensorflow-datasets' own."""
+    download: bool = False
+    """Fetch and prepare the data first, where they are not there."""
+    fraction: float = 1.0
+    """Of the training images to use, the same share of every class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("fraction", self.fraction, above=0, at_most=1)
+        if not isinstance(self.download, bool):
+            raise TypeError(f"download must be True or False, got {self.download!r}")
+
+    def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+        """Train, validation and test set."""
+        data = load_cifar10("train", data_dir=self.data, download=self.download).downsample(self.downsample)
+        if self.fraction < 1:
+            (data,) = data.split((self.fraction,), seed=self.data_seed)
+        train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+        return train, valid, load_cifar10("test", data_dir=self.data).downsample(self.downsample)

@@ -1,0 +1,26 @@
+"""Every task by the name that the command line has for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snnjax.experiments.config import TrainConfig
+from snnjax.experiments.images import CIFAR10Config, DigitsConfig
+from snnjax.experiments.randman import RandmanConfig
+from snnjax.experiments.shd import SHDConfig
+
+TASKS: dict[str, type[TrainConfig]] = {
+    "randman": RandmanConfig,
+    "shd": SHDConfig,
+    "digits": DigitsConfig,
+    "cifar10": CIFAR10Config,
+}
+
+
+def task_name(config: Any) -> str:
+    """The name of a configuration's task.
+
+    >>> task_name(RandmanConfig())
+    'randman'
+    """
+    return next(name for name, cls in TASKS.items() if type(config) is cls)
