@@ -60,6 +60,8 @@ class Options:
     """Targets."""
     samples: int = 1000
     """Recordings to train on; another 600 are held out for validation."""
+    speakers: tuple[int, ...] = ()
+    """Take the recordings of these speakers alone; all when none is named."""
     epochs: int = 12
     """Passes over them."""
     few: int = 3
@@ -72,6 +74,8 @@ class Options:
     """The same for all."""
     dt: float = 4e-3
     """Time step, s."""
+    duration: float = 0.7
+    """Of a trial, s; later spikes are dropped."""
     table: bool = False
     """Only print the table."""
 
@@ -96,7 +100,7 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
         data=options.data or Path(), **network, recurrent=kind != "d", init=plain(init), sigma_u=sigma_u,  # type: ignore[arg-type]
         lower_strength=100.0 if plain(init) != init else options.lower_strength, dt=options.dt, batch_size=options.batch_size,
         epochs=options.epochs, learning_rate=options.learning_rate, optimizer=options.optimizer, seed=seed,
-        valid_fraction=0.25,
+        valid_fraction=0.25, duration=options.duration,
     )  # fmt: skip
 
 
@@ -143,7 +147,11 @@ def main(options: Options) -> None:
         if options.data is None:
             raise ValueError("data must name the folder with the two files")
         train_set, valid_set, test_set = config_of(options, members(options)[0]).datasets()
-        train_set, _ = train_set.split((options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0)
+        if options.speakers:
+            _, train_set = train_set.split_groups(options.speakers)
+            _, valid_set = valid_set.split_groups(options.speakers)
+        if options.samples < len(train_set):
+            train_set, _ = train_set.split((options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0)
         compiled: dict[Any, Any] = {}
         for member in members(options):
             if member in done:

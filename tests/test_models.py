@@ -57,3 +57,34 @@ def test_errors():
         models.csnn(20, 10, layers=(), init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', got 'csnn2'"):
         RandmanConfig(model="csnn2")
+
+
+@pytest.mark.parametrize(("depth", "inputs"), [(2, 4096), (4, 2048), (6, 1024), (8, 256)])
+def test_csnn2d_is_blocks_of_two_with_pooling(depth, inputs):
+    network = models.csnn2d((32, 32, 3), 10, depth=depth, init=INIT, dropout=0.1, sensory=True, rngs=nnx.Rngs(0))
+    kinds = [type(layer).__name__ for layer in network.layers]
+    block = ["SpikingConv2d", "Dropout"] * 2 + ["Pool"]
+    assert kinds == ["Reshape", "Sensory", *block * (depth // 2), "Flatten", "Readout"]
+    assert network.layers[-1].in_features == inputs
+    readout, activity = nnx.eval_shape(lambda n, x: n(x), network, jax.ShapeDtypeStruct((5, 2, 32, 32, 3), jnp.float32))
+    assert readout.shape == (5, 2, 10)
+    assert len(activity.spikes) == depth
+
+
+def test_csnn2d_of_an_event_camera_with_recurrence_and_skip():
+    network = models.csnn2d((32, 32, 2), 11, blocks=((4, 4), (8,)), padding=2, recurrent=True, skip=True, init=INIT, rngs=nnx.Rngs(0))
+    assert network.layers[-1].in_features == 34 * 34 * 4 + 36 * 36 * 4 + 20 * 20 * 8
+    assert all(layer.recurrent_kernel.shape[:2] == (3, 3) for layer in network.layers if layer.spiking)
+    out, _ = nnx.eval_shape(lambda n, x: n(x), network, jax.ShapeDtypeStruct((5, 2, 2048), jnp.float32))
+    assert out.shape == (5, 2, 11)
+
+
+def test_csnn2d_errors():
+    with pytest.raises(ValueError, match="depth must be one of 2, 4, 6, 8, got 3"):
+        models.csnn2d((8, 8, 1), 10, depth=3, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"image must be large enough to be pooled 4 times, got \(8, 8, 1\)"):
+        models.csnn2d((8, 8, 1), 10, depth=8, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="image must be"):
+        models.csnn2d((8, 8), 10, init=INIT, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="blocks must hold at least one block"):
+        models.csnn2d((8, 8, 1), 10, blocks=((4,), ()), init=INIT, rngs=nnx.Rngs(0))

@@ -3,7 +3,7 @@
 from snnjax.experiments._run import Prepared, Run, prepare, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
 from snnjax.experiments.config import TrainConfig
-from snnjax.experiments.images import CIFAR10Config, DigitsConfig
+from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
 from snnjax.experiments.load import load_config, load_run
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig

@@ -116,7 +116,6 @@ class TrainConfig:
         for name in ("tau_mem", "tau_syn", "dt"):
             _check.number(name, getattr(self, name), above=0, unit="s")
         for name, options in (
-            ("model", Model),
             ("upper_pool", Pool),
             ("surrogate", Surrogate),
             ("init", WeightInit),
@@ -126,8 +125,7 @@ class TrainConfig:
         ):
             _check.one_of(name, getattr(self, name), get_args(options))
         models = ("dense", *(("csnn2", "csnn4", "csnn6", "csnn8") if self.plane else ("csnn1", "csnn3", "csnn7", "csnn10")))
-        if self.model not in models:
-            raise ValueError(f"model must be one of {models} for this task's inputs, got {self.model!r}")
+        _check.one_of("model", self.model, models)  # of a line or a plane, as the task's inputs are
         _check.number("dropout", self.dropout, at_least=0, below=1)
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):

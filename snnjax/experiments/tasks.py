@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snnjax.experiments.config import TrainConfig
-from snnjax.experiments.images import CIFAR10Config, DigitsConfig
+from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
 

@@ -28,7 +28,7 @@ class Sensory(nnx.Module):
     gain and bias are not touched by an initialization from data, which measures its spikes as the next layer's input.
 
     Args:
-      channels: of the images, the last axis.   gain, bias: initial values, for images of mean 0 and variance 1; numbers, or one a channel.
+      channels: of the images, the last axis.   gain, bias: initial values, for images of mean 0 and variance 1; numbers, or arrays (channels,).
       neuron: a `LIF`.
 
     Parameters: `gain`, `bias` (channels,).

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+from _support import data_path
+
+from snnjax.datasets import ImageDataset
+from snnjax.experiments import CIFAR10Config, DigitsConfig, load_run, prepare, run
+from snnjax.experiments._run import sensory_spikes
+from snnjax.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def sets(rng):
+    """Two classes: a bright left or a bright right half."""
+    labels = np.arange(60) % 2
+    images = rng.normal(size=(60, 8, 8, 1)) + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
+    return ImageDataset(images=images.astype(np.float32), labels=labels, n_classes=2).split((0.6, 0.2, 0.2), seed=0)
+
+
+def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
+    prepared = prepare(DigitsConfig(), sets)
+    x, _ = prepared.train.batch(np.arange(36))
+    spikes = sensory_spikes(prepared.network, x)
+    np.testing.assert_allclose(prepared.config.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
+    assert 5 < prepared.config.nu < 60
+    assert spikes.shape == (50, 36, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"model": "csnn2"}, {"model": "dense", "hidden": (40,), "init": "data_driven_balanced", "dropout": 0.1}]
+)
+def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
+    config = DigitsConfig(epochs=8, batch_size=6, learning_rate=0.01, **options)
+    folder = RunFolder(tmp_path / "run")
+    finished = run(config, datasets=sets, folder=folder)
+    assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
+    monkeypatch.setattr(DigitsConfig, "datasets", lambda self: sets)
+    again = load_run(folder.path)
+    x, _ = again.test.batch(np.arange(4))
+    np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
+    assert json.loads((folder.path / "config.json").read_text())["config"] == "DigitsConfig"
+    assert (folder.path / "activity.png").exists()
+
+
+def test_digits_are_split_without_overlap():
+    train, valid, test = DigitsConfig().datasets()
+    assert (len(train), len(valid), len(test)) == (1294, 144, 359)
+
+
+def test_cifar10_takes_a_fraction_and_downsamples():
+    train, valid, test = CIFAR10Config(data=data_path("tfds"), fraction=0.1, downsample=2).datasets()
+    assert (len(train), len(valid), len(test), train.images.shape[1:]) == (900, 100, 2000, (16, 16, 3))
+    assert np.bincount(train.labels).tolist() == [90] * 10
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": "csnn3"}, "model must be one of 'dense', 'csnn2', 'csnn4', 'csnn6', 'csnn8', got 'csnn3'"),
+        ({"augment_drop": 0.1}, "augment_drop must be 0 for images, whose augmentations are flip and shift, got 0.1"),
+        ({"downsample": 0}, "downsample must be"),
+        ({"test_fraction": 1.0}, "test_fraction must be"),
+        ({"dropout": 1.0}, "dropout must be"),
+    ],
+)
+def test_wrong_settings(options, match):
+    with pytest.raises(ValueError, match=match):
+        DigitsConfig(**options)
