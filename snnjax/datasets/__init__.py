@@ -6,6 +6,7 @@ from snnjax.datasets.events import EventDataset
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
+from snnjax.datasets.shd_tfds import download_shd, load_shd_tfds, prepare_shd, shd_builder
 
 __all__ = [
     "Augmented",
@@ -13,9 +14,13 @@ __all__ = [
     "DeviceArrays",
     "DeviceEvents",
     "EventDataset",
+    "download_shd",
     "load_shd",
+    "load_shd_tfds",
     "poisson",
     "poisson_raster",
+    "prepare_shd",
     "randman",
     "read_shd",
+    "shd_builder",
 ]
