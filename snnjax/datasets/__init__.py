@@ -7,6 +7,7 @@ from snnjax.datasets.images import DeviceImages, ImageDataset, digits, load_cifa
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
+from snnjax.datasets.shd_tfds import download_shd, load_shd_tfds, prepare_shd, shd_builder
 
 __all__ = [
     "Augmented",
@@ -17,10 +18,14 @@ __all__ = [
     "EventDataset",
     "ImageDataset",
     "digits",
+    "download_shd",
     "load_cifar10",
     "load_shd",
+    "load_shd_tfds",
     "poisson",
     "poisson_raster",
+    "prepare_shd",
     "randman",
     "read_shd",
+    "shd_builder",
 ]

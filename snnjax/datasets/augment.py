@@ -1,14 +1,22 @@
 r"""Random changes to the events of a training batch, drawn anew each time a sample is shown.
 
-    unit' = unit + shift            shift ~ U{-unit_shift .. unit_shift}, one a sample        speech: another pitch
-    step' = floor((step + 1/2) stretch) stretch ~ U[1 - time_stretch, 1 + time_stretch], one a sample        another pace
-    each event is left out with probability drop
+    unit' = unit + shift                  shift ~ U{-unit_shift .. unit_shift}, one a sample                 speech: another pitch
+    step' = floor((step + 1/2) stretch)   stretch ~ U[1 - time_stretch, 1 + time_stretch], one a sample     another pace
+    unit'' = unit' + round(unit_jitter a) a ~ N(0, 1), one an event                                         imprecise tuning
+    step'' = step' + round(time_jitter b) b ~ N(0, 1), one an event                                         imprecise times
+    an event is left out with probability drop                                                              lost spikes
+    Binomial(slots, insert n / slots) events are put in, each at a uniform step on a uniform unit           noise
+
+where n is the number of events of the sample before any change, so that insert n are put in on average, and slots = ceil(2 insert longest) for the
+largest sample of the data set: shapes stay fixed under jit. The variance of their number is insert n (1 - insert n / slots): half the mean for the
+largest sample, near the mean (Poisson) for small ones.
 
 Events that leave the raster are dropped. A shift over the channels of an inner ear: Nowotny, Turner & Knight (2022), arXiv 2212.01232.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -25,6 +33,9 @@ class Augmented:
 
     Attributes:
       source: the data.   unit_shift: largest shift, units.   time_stretch: largest relative change of pace, in [0, 1).   drop: in [0, 1).
+      time_jitter, unit_jitter: standard deviation of each event's own move, steps and units, >= 0. Moves are rounded, which adds 1/12 to their
+        variance; below about 0.2 few events move at all.
+      insert: events put in, as a fraction of the sample's own, in [0, 100]. Part of the tree's structure: each value is compiled anew.
 
     >>> from snnjax.datasets import randman
     >>> data = Augmented(source=DeviceEvents.put(randman(n_samples=20), dt=2e-3), drop=0.5)
@@ -37,12 +48,21 @@ class Augmented:
     source: DeviceEvents
     time_stretch: Any = 0.0
     drop: Any = 0.0
+    time_jitter: Any = 0.0
+    unit_jitter: Any = 0.0
     unit_shift: int = static(default=0)
+    insert: float = static(default=0.0)
 
     def __post_init__(self) -> None:
         _check.integer("unit_shift", self.unit_shift, at_least=0)
         _check.number("time_stretch", self.time_stretch, at_least=0, below=1)
         _check.number("drop", self.drop, at_least=0, below=1)
+        _check.number("time_jitter", self.time_jitter, at_least=0, unit="steps")
+        _check.number("unit_jitter", self.unit_jitter, at_least=0, unit="units")
+        _check.number("insert", self.insert, at_least=0, at_most=100)
+        if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
+            raise TypeError(f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}")
+        object.__setattr__(self, "insert", float(self.insert))  # a part of the tree's structure must be hashable
 
     def __len__(self) -> int:
         return len(self.source)
@@ -54,13 +74,46 @@ class Augmented:
             events = self.change(events, key)
         return self.source.raster(events), self.source.labels[indices]
 
+    @property
+    def slots(self) -> int:
+        """The most events that can be put into a sample."""
+        return math.ceil(2 * self.insert * self.source.longest)
+
     def change(self, events: Events, key: jax.Array) -> Events:
-        """The changed events, each array of the shape it had."""
+        """The changed events, each array (batch, longest + slots)."""
         shift_key, stretch_key, drop_key = jax.random.split(key, 3)
+        # apart from the three above, whose draws must not depend on what came later
+        time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
         n = events.step.shape[0]
         shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1)
         stretch = 1 + jax.random.uniform(stretch_key, (n, 1), minval=-1.0, maxval=1.0) * self.time_stretch
         # a bin is moved by its centre
         step = jnp.floor((events.step + 0.5) * stretch).astype(events.step.dtype)
         kept = jax.random.uniform(drop_key, events.step.shape) >= self.drop
-        return Events(step, events.unit + shift, events.present & kept)
+        step = step + _moves(time_key, self.time_jitter, step)
+        unit = events.unit + shift + _moves(unit_key, self.unit_jitter, step)
+        changed = Events(step, unit, events.present & kept)
+        if self.slots == 0:
+            return changed
+        noise = self._noise(events.present.sum(axis=1, keepdims=True), insert_key)
+        return Events(*(jnp.concatenate(pair, axis=1) for pair in zip(changed, noise, strict=True)))
+
+    def _noise(self, count: jax.Array, key: jax.Array) -> Events:
+        """Events (batch, slots) to put into samples of `count` (batch, 1) events."""
+        address_key, present_key = jax.random.split(key)
+        shape, n_units = (count.shape[0], self.slots), self.source.n_units
+        address = jax.random.randint(address_key, shape, 0, self.source.steps * n_units)
+        present = jax.random.uniform(present_key, shape) < count * (self.insert / self.slots)
+        return Events(address // n_units, address % n_units, present)
+
+
+def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:
+    """Whole numbers of the shape and dtype of `like`, normal with this standard deviation. Nothing is drawn for 0: normal numbers are costly."""
+
+    def draw() -> jax.Array:
+        return jnp.round(deviation * jax.random.normal(key, like.shape)).astype(like.dtype)
+
+    known = _check.concrete(deviation)
+    if known is None:
+        return jax.lax.cond(jnp.any(deviation > 0), draw, lambda: jnp.zeros_like(like))
+    return draw() if known.any() else jnp.zeros_like(like)

@@ -163,9 +163,15 @@ def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
 
 def train_source(config: Any, train: Any) -> Any:
     """The training data, with the changes that `config` asks for."""
-    if isinstance(train, DeviceImages) or not (config.augment_shift or config.augment_stretch or config.augment_drop):
-        return train
-    return Augmented(source=train, unit_shift=config.augment_shift, time_stretch=config.augment_stretch, drop=config.augment_drop)
+    changes = {
+        "unit_shift": config.augment_shift,
+        "time_stretch": config.augment_stretch,
+        "drop": config.augment_drop,
+        "time_jitter": config.augment_time_jitter / config.dt,
+        "unit_jitter": config.augment_unit_jitter,
+        "insert": config.augment_insert,
+    }
+    return Augmented(source=train, **changes) if any(changes.values()) else train
 
 
 def spread(source: Any, n: int) -> jax.Array:

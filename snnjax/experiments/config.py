@@ -102,6 +102,12 @@ class TrainConfig:
     """Augmentation: stretch or compress each training sample in time by up to this fraction."""
     augment_drop: float = 0.0
     """Augmentation: leave out each training event with this probability."""
+    augment_time_jitter: float = 0.0
+    """Augmentation: move each training event in time by a normal number with this standard deviation, s."""
+    augment_unit_jitter: float = 0.0
+    """Augmentation: move each training event by a normal number of input units with this standard deviation."""
+    augment_insert: float = 0.0
+    """Augmentation: put events at random places into each training sample, this fraction of its own on average."""
 
     seed: int = 0
     """Of weights and of the samples' order."""
@@ -152,4 +158,7 @@ class TrainConfig:
         _check.integer("augment_shift", self.augment_shift, at_least=0)
         for name in ("augment_stretch", "augment_drop"):
             _check.number(name, getattr(self, name), at_least=0, below=1)
+        _check.number("augment_time_jitter", self.augment_time_jitter, at_least=0, unit="s")
+        _check.number("augment_unit_jitter", self.augment_unit_jitter, at_least=0)
+        _check.number("augment_insert", self.augment_insert, at_least=0, at_most=100)
         _check.integer("seed", self.seed, at_least=0, at_most=2**31 - 1)

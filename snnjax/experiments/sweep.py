@@ -203,11 +203,12 @@ def run_sweep(
         dataclasses.replace(config, **member)
     _check_effects(config, members[0])
     content = _content(config, {"patience": patience, "order": order})
-    _check_folder(folder, content, resume=resume)
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    _check_folder(folder, content, defaults, resume=resume)
     config, data = load(config, datasets)  # before anything is written: a task that cannot be loaded leaves no folder behind
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        _check_folder(folder, content, resume=resume)
+        _check_folder(folder, content, defaults, resume=resume)
         members = _open(folder, content, members)
         return _train(config, data, members, folder, wave, placement, patience, order, checkpoint_every, on_epoch)
 
@@ -295,8 +296,8 @@ _OWN = (".lock", ".config.json.tmp")
 """Files that a sweep may leave which was killed before its first file was whole: it has nothing to lose."""
 
 
-def _check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> None:
-    """The folder is new, or one of the same sweep. Writes nothing."""
+def _check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool) -> None:
+    """The folder is new, or one of the same sweep; what an older version did not know yet had the value of `defaults`. Writes nothing."""
     file = folder / "config.json"
     if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())):
@@ -306,7 +307,9 @@ def _check_folder(folder: Path, content: dict[str, Any], *, resume: bool) -> Non
         raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
     saved = _read_json(file)
     # where the data lie may change
-    different = [k for k in content if k != "data" and saved.get(k) != content[k]] if isinstance(saved, dict) else ["all of it"]
+    different = (
+        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]] if isinstance(saved, dict) else ["all of it"]
+    )
     if different:
         raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
 

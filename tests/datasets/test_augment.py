@@ -1,9 +1,13 @@
+from math import erf, sqrt
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson
+from snnjax.experiments import RandmanConfig
+from snnjax.experiments._run import train_source
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +20,7 @@ EVERYTHING = jnp.arange(12)
 
 def test_without_a_key_and_without_any_change_batches_are_the_source_s(source):
     plain, labels = source.batch(EVERYTHING)
-    changed = Augmented(source=source, unit_shift=9, time_stretch=0.3, drop=0.3)
+    changed = Augmented(source=source, unit_shift=9, time_stretch=0.3, drop=0.3, time_jitter=3.0, unit_jitter=2.0, insert=0.5)
     for x, y in (changed.batch(EVERYTHING), Augmented(source=source).batch(EVERYTHING, jax.random.key(3))):
         np.testing.assert_array_equal(x, plain)
         np.testing.assert_array_equal(y, labels)
@@ -59,11 +63,134 @@ def test_drop_keeps_the_expected_share_and_adds_nothing(source):
     assert abs(kept.sum() / n - 0.75) < 4 * np.sqrt(0.25 * 0.75 / n)
 
 
-def test_every_key_draws_anew_and_jit_agrees(source):
-    augmented = Augmented(source=source, unit_shift=5, drop=0.2)
-    a, b = (augmented.batch(EVERYTHING, jax.random.key(k))[0] for k in (0, 1))
+def test_draws_of_shift_stretch_and_drop_are_those_before_there_were_other_changes(source):
+    """Runs that are resumed rely on it: the change as it was at first, written out."""
+    key, events = jax.random.key(5), source.events(EVERYTHING)
+    shift_key, stretch_key, drop_key = jax.random.split(key, 3)
+    shift = jax.random.randint(shift_key, (12, 1), -6, 7)
+    stretch = 1 + jax.random.uniform(stretch_key, (12, 1), minval=-1.0, maxval=1.0) * 0.2
+    expected = (
+        jnp.floor((events.step + 0.5) * stretch).astype(jnp.int32),
+        events.unit + shift,
+        events.present & (jax.random.uniform(drop_key, events.step.shape) >= 0.1),
+    )
+    augmented = Augmented(source=source, unit_shift=6, time_stretch=0.2, drop=0.1)
+    for got in (augmented.change(events, key), jax.jit(Augmented.change)(augmented, events, key)):
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    more = Augmented(source=source, unit_shift=6, time_stretch=0.2, drop=0.1, time_jitter=1.0, insert=0.5).change(events, key)
+    np.testing.assert_array_equal(more.unit[:, : source.longest], expected[1])
+    np.testing.assert_array_equal(more.present[:, : source.longest], expected[2])
+
+
+@pytest.fixture(scope="module")
+def middle():
+    """16 samples of 1000 events, all in step 250 and on unit 200 of 500 x 400."""
+    times, units = [np.full(1000, 0.501)] * 16, [np.full(1000, 200)] * 16
+    return DeviceEvents.put(EventDataset.from_lists(times, units, [0] * 16, n_units=400, duration=1.0), dt=2e-3)
+
+
+@pytest.mark.parametrize("deviation", [0.4, 3.0, 20.0])
+@pytest.mark.parametrize("name", ["time_jitter", "unit_jitter"])
+def test_jitter_is_normal_and_rounded(middle, name, deviation):
+    augmented = Augmented(source=middle, **{name: deviation})
+    plain = middle.events(jnp.arange(16))
+    events = augmented.change(plain, jax.random.key(4))
+    moves = {"time_jitter": np.asarray(events.step) - 250, "unit_jitter": np.asarray(events.unit) - 200}
+    moved, still = moves.pop(name), next(iter(moves.values()))
+    np.testing.assert_array_equal(still, 0)
+    np.testing.assert_array_equal(events.present, plain.present)
+    # P(k) = Phi((k + 1/2) / deviation) - Phi((k - 1/2) / deviation)
+    k = np.arange(-150, 151)
+    phi = np.array([[0.5 * (1 + erf((m + h) / deviation / sqrt(2))) for m in k] for h in (0.5, -0.5)])
+    p, n = phi[0] - phi[1], moved.size
+    variance, fourth = (p * k**2).sum(), (p * k**4).sum()
+    assert abs(moved.mean()) < 4 * np.sqrt(variance / n)
+    assert abs((moved**2).mean() - variance) < 4 * np.sqrt((fourth - variance**2) / n)
+    assert abs((moved == 0).mean() - p[150]) < 4 * np.sqrt(p[150] * (1 - p[150]) / n)
+    # each event by itself: moves of neighbours, and those of one event in two samples, do not correlate
+    for a, b in ((moved[:, 1:], moved[:, :-1]), (moved[1:], moved[:-1])):
+        assert abs((a * b).mean() / variance) < 4 / np.sqrt(a.size)
+
+
+def test_time_and_unit_move_independently(middle):
+    events = Augmented(source=middle, time_jitter=5.0, unit_jitter=5.0).change(middle.events(jnp.arange(16)), jax.random.key(7))
+    a, b = np.asarray(events.step) - 250, np.asarray(events.unit) - 200
+    assert abs((a * b).mean()) / (25 + 1 / 12) < 4 / np.sqrt(a.size)
+
+
+def test_jitter_moves_out_of_the_raster_what_lies_at_its_edge():
+    """Events in the first step and on the first unit: those moved below are gone, not clipped. Moves are >= 0 with probability Phi(1 / (2 s))."""
+    events = [np.full(4000, 1e-3)] * 4, [np.zeros(4000, int)] * 4
+    source = DeviceEvents.put(EventDataset.from_lists(*events, [0] * 4, n_units=100, duration=0.2), dt=2e-3)
+    stays = 0.5 * (1 + erf(0.5 / 2.0 / sqrt(2)))
+    for options, share in (
+        ({"time_jitter": 2.0}, stays),
+        ({"unit_jitter": 2.0}, stays),
+        ({"time_jitter": 2.0, "unit_jitter": 2.0}, stays**2),
+    ):
+        x = np.asarray(Augmented(source=source, **options).batch(jnp.arange(4), jax.random.key(1))[0])
+        assert abs(x.sum() / 16000 - share) < 4 * np.sqrt(share * (1 - share) / 16000)
+
+
+def test_inserted_events_have_the_expected_number_and_lie_anywhere():
+    counts = np.array([0, 5, 100, 400])
+    times, units = [np.full(n, 0.02) for n in counts], [np.full(n, 7) for n in counts]
+    source = DeviceEvents.put(EventDataset.from_lists(times, units, [0] * 4, n_units=20, duration=0.1), dt=2e-3)
+    augmented = Augmented(source=source, insert=0.3)
+    assert augmented.slots == 240
+    draw = jax.jit(jax.vmap(lambda key: augmented.batch(jnp.arange(4), key)[0] - source.batch(jnp.arange(4))[0]))
+    added = np.asarray(draw(jax.random.split(jax.random.key(0), 500)))  # (draws, steps, samples, units)
+    assert (added >= 0).all()
+    number, mean = added.sum(axis=(1, 3)), 0.3 * counts
+    variance = mean * (1 - mean / 240)  # binomial
+    assert (np.abs(number.mean(axis=0) - mean) <= 4 * np.sqrt(variance / 500)).all()
+    np.testing.assert_allclose(number.var(axis=0), variance, rtol=4 * np.sqrt(2 / 500))
+    for axis, size in ((1, 50), (3, 20)):
+        share = added.sum(axis=tuple(a for a in range(4) if a != axis)) / added.sum()
+        np.testing.assert_allclose(share, 1 / size, atol=4 * np.sqrt(1 / size / added.sum()))
+
+
+def test_inserted_events_are_drawn_for_every_sample_and_do_not_hang_on_other_changes(source):
+    plain = np.asarray(source.batch(EVERYTHING)[0])
+    key, options = jax.random.key(9), {"unit_shift": 3, "drop": 0.4, "time_stretch": 0.2}
+    added = np.asarray(Augmented(source=source, insert=1.0).batch(EVERYTHING, key)[0]) - plain
+    assert len({added[:, b].tobytes() for b in range(12)}) == 12
+    changed = np.asarray(Augmented(source=source, **options).batch(EVERYTHING, key)[0])
+    np.testing.assert_array_equal(np.asarray(Augmented(source=source, insert=1.0, **options).batch(EVERYTHING, key)[0]) - changed, added)
+
+
+def test_every_key_draws_anew_and_jit_and_vmap_agree(source):
+    augmented = Augmented(source=source, unit_shift=5, time_stretch=0.1, drop=0.2, time_jitter=2.0, unit_jitter=1.5, insert=0.4)
+    keys = jax.random.split(jax.random.key(0), 2)
+    a, b = (np.asarray(augmented.batch(EVERYTHING, key)[0]) for key in keys)
     assert not np.array_equal(a, b)
-    np.testing.assert_array_equal(jax.jit(lambda s, k: s.batch(EVERYTHING, k)[0])(augmented, jax.random.key(0)), a)
+    drawn = jax.jit(jax.vmap(lambda s, key: s.batch(EVERYTHING, key)[0], (None, 0)))(augmented, keys)
+    np.testing.assert_array_equal(drawn, np.stack([a, b]))
+
+
+def test_strengths_may_be_traced(source):
+    """So that members of an ensemble can have strengths of their own."""
+    key = jax.random.key(2)
+    one = lambda t, u, d: Augmented(source=source, time_jitter=t, unit_jitter=u, drop=d).batch(EVERYTHING, key)[0]  # noqa: E731
+    strengths = jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.0, 0.3])
+    for k, x in enumerate(jax.jit(jax.vmap(one))(*strengths)):
+        np.testing.assert_array_equal(x, one(*(float(s[k]) for s in strengths)))
+    with pytest.raises(TypeError, match="insert must be one number known before tracing"):
+        jax.jit(lambda r: Augmented(source=source, insert=r))(0.5)
+
+
+def test_settings_of_a_run_are_in_seconds(source):
+    """1 ms is half a step of 2 ms."""
+    config = RandmanConfig(augment_time_jitter=1e-3, augment_unit_jitter=1.5, augment_insert=0.25)
+    augmented = train_source(config, source)
+    assert (augmented.time_jitter, augmented.unit_jitter, augmented.insert) == (0.5, 1.5, 0.25)
+    assert (augmented.unit_shift, augmented.time_stretch, augmented.drop) == (0, 0.0, 0.0)
+    for name in ("augment_time_jitter", "augment_unit_jitter", "augment_insert"):
+        assert isinstance(train_source(RandmanConfig(**{name: 0.1}), source), Augmented)
+        with pytest.raises(ValueError, match=f"{name} must be finite and >= 0"):
+            RandmanConfig(**{name: -0.1})
+    assert train_source(RandmanConfig(), source) is source
 
 
 @pytest.mark.parametrize(
@@ -72,6 +199,10 @@ def test_every_key_draws_anew_and_jit_agrees(source):
         ({"unit_shift": -1}, "unit_shift must be >= 0"),
         ({"time_stretch": 1.0}, "time_stretch must be .* < 1"),
         ({"drop": 1.0}, "drop must be"),
+        ({"time_jitter": -1.0}, "time_jitter must be finite and >= 0 steps, got -1.0"),
+        ({"unit_jitter": float("nan")}, "unit_jitter must be finite and >= 0 units, got nan"),
+        ({"insert": -0.1}, "insert must be finite and >= 0 and <= 100, got -0.1"),
+        ({"insert": float("inf")}, "insert must be"),
     ],
 )
 def test_errors(source, options, match):

@@ -1,5 +1,7 @@
 import csv
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -188,6 +190,19 @@ def test_folder_errors(whole, tmp_path):
             run_sweep(CONFIG, MEMBERS, whole.folder, resume=True)
     finally:
         damaged.write_bytes(content)
+
+
+def test_a_sweep_begun_before_a_setting_existed_goes_on(whole, tmp_path):
+    folder = tmp_path / "older"
+    shutil.copytree(whole.folder, folder)
+    file = folder / "config.json"
+    saved = json.loads(file.read_text())
+    assert saved.pop("augment_insert") == 0
+    file.write_text(json.dumps(saved))
+    rows = run_sweep(CONFIG, MEMBERS, folder, resume=True, **OPTIONS).rows
+    assert [row for row in rows if row in whole.rows] == whole.rows  # another test has added a member
+    with pytest.raises(ValueError, match=r"it differs in \['augment_insert'\]"):
+        run_sweep(dataclasses.replace(CONFIG, augment_insert=0.1), MEMBERS, folder, resume=True)
 
 
 @pytest.mark.slow
