@@ -1,7 +1,9 @@
 """Data sets: one container of events, its sources, and what sends it to the device."""
 
 from snnjax.datasets.augment import Augmented
+from snnjax.datasets.crop import crop, drop_events, random_crop
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
+from snnjax.datasets.dvs_gesture import DVSGesture, load_dvs_gesture
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
@@ -10,12 +12,17 @@ from snnjax.datasets.shd import load_shd, read_shd
 __all__ = [
     "Augmented",
     "BatchSource",
+    "DVSGesture",
     "DeviceArrays",
     "DeviceEvents",
     "EventDataset",
+    "crop",
+    "drop_events",
+    "load_dvs_gesture",
     "load_shd",
     "poisson",
     "poisson_raster",
     "randman",
+    "random_crop",
     "read_shd",
 ]
