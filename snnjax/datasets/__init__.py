@@ -8,6 +8,7 @@ from snnjax.datasets.events import EventDataset
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
+from snnjax.datasets.stream import Recordings, Stream
 
 __all__ = [
     "Augmented",
@@ -16,6 +17,8 @@ __all__ = [
     "DeviceArrays",
     "DeviceEvents",
     "EventDataset",
+    "Recordings",
+    "Stream",
     "crop",
     "drop_events",
     "load_dvs_gesture",
