@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +25,15 @@ def data_path(relative: str) -> Path:
             pytest.fail(message, pytrace=False)
         pytest.skip(message)
     return path
+
+
+def require(module: str) -> None:
+    """Skip the test where an optional dependency is absent; in CI, which installs all of them, fail it."""
+    if importlib.util.find_spec(module) is None:
+        message = f"{module} is not installed; it is among the dev dependencies"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
 
 
 def enable_x64() -> AbstractContextManager:

@@ -72,13 +72,30 @@ class DeviceEvents:
             raise ValueError("data must hold at least one sample, got an empty data set")
         steps = _n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
         addresses, offsets = data.bins(dt, steps)
+        return cls.put_bins(addresses, offsets, data.labels, steps=steps, n_units=data.n_units)
+
+    @classmethod
+    def put_bins(
+        cls, addresses: np.ndarray, offsets: np.ndarray, labels: np.ndarray, *, steps: int, n_units: int, pad: bool = False
+    ) -> DeviceEvents:
+        """Copy what `EventDataset.bins` gives to the default device.
+
+        Args:
+          addresses, offsets, labels, steps, n_units: as the attributes, without the tail of `addresses`.
+          pad: round `longest` and the length of `addresses` up to powers of two, so that many such data sets share a few compiled programs.
+
+        Raises:
+          ValueError: 2^31 events or more.
+        """
         if len(addresses) >= 2**31:
             raise ValueError(f"data must hold fewer than 2^31 events, got {len(addresses)}; split it")
-        longest = int(np.diff(offsets).max())
-        padded = np.concatenate([addresses.astype(np.int32), np.zeros(longest, np.int32)])
+        up = _power_of_two if pad else int
+        longest = up(np.diff(offsets).max())
+        padded = np.zeros(up(len(addresses) + longest), np.int32)
+        padded[: len(addresses)] = addresses
         return cls(
-            addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(data.labels, jnp.int32),
-            steps=steps, n_units=data.n_units, longest=longest,
+            addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(labels, jnp.int32),
+            steps=steps, n_units=n_units, longest=longest,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -103,6 +120,11 @@ class DeviceEvents:
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
         return self.raster(self.events(indices)), self.labels[indices]
+
+
+def _power_of_two(n: int) -> int:
+    """The next one at or above n, at least 1."""
+    return 1 << max(int(n) - 1, 0).bit_length()
 
 
 @pytree_dataclass

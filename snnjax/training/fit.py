@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 from flax import nnx
 
 from snnjax import _check, losses
-from snnjax.datasets import BatchSource, EventDataset
+from snnjax.datasets import BatchSource, EventDataset, Stream
 from snnjax.regularizers import ActivityBound
 from snnjax.training.params import flatten_params
 from snnjax.training.step import (
@@ -67,7 +68,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 def fit(
     network: nnx.Module,
-    train: BatchSource,
+    train: BatchSource | Stream,
     *,
     optimizer: optax.GradientTransformation,
     epochs: int,
@@ -90,8 +91,9 @@ def fit(
         x (time, batch, ...features), and in training with `key` too where its attribute `stochastic` is True (dropout); returns
         (readout (time, batch, classes), activity with `.spikes`).
       train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Validation runs after each epoch, test at the end.
+        `train` may also be a `Stream`: an epoch runs over its shards one after another, and row 0 is the first shard of epoch 0, which is not trained on.
       optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`.
-      epochs, batch_size: at least 1; the batch at most the training set. A last, incomplete batch of an epoch's random order is left out.
+      epochs, batch_size: at least 1; the batch at most the training set or the shard. A last, incomplete batch of its random order is left out.
       key: decides the order of the samples; the same key gives the same run.
       dt: time step, s; rates are reported in Hz with it.
       logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
@@ -126,17 +128,18 @@ def fit(
     _check.integer("batch_size", batch_size, at_least=1)
     check_micro_batch(micro_batch, batch_size)
     _check.number("dt", dt, above=0, unit="s")
-    for name, source in (("train", train), ("valid", valid), ("test", test)):
+    first = _first(train, dt) if isinstance(train, Stream) else train
+    for name, source in (("train", first), ("valid", valid), ("test", test)):
         if source is not None:
-            _check_source(name, source, network)
-    if batch_size > len(train):
-        raise ValueError(f"batch_size must be at most the number of training samples {len(train)}, got {batch_size}")
+            _check_source(name, source, network, train.labels if source is first and isinstance(train, Stream) else None)
+    if batch_size > len(first):
+        raise ValueError(f"batch_size must be at most the number of training samples {len(first)}, got {batch_size}")
     _check_dt(network, dt)
     objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
     phases = [objective.priming() if priming_epochs else objective, objective]
-    size = micro_batch or micro_batch_size(objective, params, train, batch_size)
+    size = micro_batch or micro_batch_size(objective, params, first, batch_size)
     run_phase = [
         jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size, micro_batch=size), donate_argnums=0)
         for phase in phases
@@ -165,17 +168,24 @@ def fit(
     state = init_state(params, optimizer)
     history: list[Row] = []
     best, best_epoch, best_accuracy = _host(params), 0, -1.0
-    report(0, run_eval(state.params, train), 0.0)
+    report(0, run_eval(state.params, first), 0.0)
+    del first  # a shard takes memory
     try:
         for epoch in range(1, priming_epochs + epochs + 1):
             supervised = epoch > priming_epochs
             begin = time.perf_counter()
-            epoch_key = jax.random.fold_in(key, epoch)
-            state, metrics = run_phase[supervised](state, train, epoch_key)
-            if not bool(state.healthy):
-                nnx.update(network, state.params)
-                result = FitResult(_host(state.params), best, best_epoch, history, {})
-                raise TrainingDivergedError(_explain(phases[supervised], state, train, epoch_key, epoch, batch_size, size), result)
+            found = []
+            with contextlib.closing(_parts(train, epoch, jax.random.fold_in(key, epoch))) as parts:
+                for part, part_key in parts:
+                    state, metrics = run_phase[supervised](state, part, part_key)
+                    # waits, so that shards do not pile up on the device; the next one is read meanwhile
+                    if not bool(state.healthy):
+                        nnx.update(network, state.params)
+                        result = FitResult(_host(state.params), best, best_epoch, history, {})
+                        where = f"epoch {epoch}" + (f", shard {len(found)}" if isinstance(train, Stream) else "")
+                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, batch_size, size), result)
+                    found.append(metrics)
+            metrics = found[0] if len(found) == 1 else jax.tree.map(lambda *m: sum(m) / len(m), *found)
             row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
             if supervised and (valid is None or row["valid_accuracy"] > best_accuracy):
                 best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
@@ -192,8 +202,26 @@ def fit(
     return result
 
 
-def _check_source(name: str, source: Any, network: Any) -> None:
-    """Everything about a source that would otherwise surface deep inside jit, or not at all."""
+def _first(train: Stream, dt: float) -> BatchSource:
+    """The first shard of epoch 0."""
+    if abs(train.dt - dt) > 1e-9:
+        raise ValueError(f"dt must be the time step of the stream, {train.dt} s, got {dt}")
+    with contextlib.closing(train.shards(0)) as shards:
+        return next(shards)
+
+
+def _parts(train: BatchSource | Stream, epoch: int, key: jax.Array) -> Generator[tuple[BatchSource, jax.Array], None, None]:
+    """What an epoch runs over, with a key each: the source itself, or the shards of a stream."""
+    if not isinstance(train, Stream):
+        yield train, key
+        return
+    with contextlib.closing(train.shards(epoch)) as shards:
+        for k, shard in enumerate(shards):
+            yield shard, jax.random.fold_in(key, k)
+
+
+def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = None) -> None:
+    """Everything about a source that would otherwise surface deep inside jit, or not at all. `labels_of_all`: where it is a part of a larger set."""
     if isinstance(source, EventDataset):
         raise TypeError(f"{name} must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
     leaves = jax.tree.leaves(source)
@@ -208,7 +236,7 @@ def _check_source(name: str, source: Any, network: Any) -> None:
         raise ValueError(
             f"network must return (readout (time, batch, classes), activity with .spikes), got a readout of shape {readout.shape}"
         )
-    values = getattr(source, "labels", None)
+    values = getattr(source, "labels", None) if labels_of_all is None else labels_of_all
     if values is not None and labels.shape == (1,):
         values = np.asarray(values)
         if values.min() < 0 or values.max() >= readout.shape[-1]:
@@ -229,11 +257,11 @@ def _host(params: Any) -> Any:
 
 
 def _explain(
-    objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, epoch: int, batch_size: int, micro_batch: int
+    objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, where: str, batch_size: int, micro_batch: int
 ) -> str:
     """Run the step that failed once more, from the last good parameters, and say where it first is not finite."""
     order = epoch_order(key, len(source), batch_size)
-    step = int(state.steps) - (epoch - 1) * len(order)
+    step = int(state.steps) % len(order)  # all steps before this pass over the source were good
     x, _ = source.batch(order[step], batch_key(key, step))
     again = jax.jit(lambda p: batch_gradient(objective, p, source, order[step], batch_key(key, step), micro_batch=micro_batch))
     _, metrics, grads = again(state.params)
@@ -245,6 +273,6 @@ def _explain(
     largest = ", ".join(f"{name} {np.abs(leaf).max():.3g}" for name, leaf in flatten_params(state.params).items())
     facts.append(f"largest weights {largest}")
     return (
-        f"training stopped: not finite at epoch {epoch}, step {step} of {len(order)} ({'; '.join(facts)}). "
+        f"training stopped: not finite at {where}, step {step} of {len(order)} ({'; '.join(facts)}). "
         "The parameters from before that step are kept. Lower the learning rate or the regularizers' strengths, or check the input."
     )

@@ -1,0 +1,286 @@
+r"""Reader for DVS-Gesture: eleven hand and arm gestures of 29 people in five kinds of light, seen by an event camera of 128 x 128 pixels.
+
+Two layouts, the first found is taken:
+
+    FOLDER/ibmGestureTrain/user01_fluorescent/0.npy     prepared: one gesture a file, named by its class, 0 to 10; an array (events, 4) of
+    FOLDER/ibmGestureTest/...                           x, y, polarity and time in ms; time counts from the first event
+
+    FOLDER/trials_to_train.txt, trials_to_test.txt      original: the names of recordings, one a line
+    FOLDER/user01_fluorescent.aedat                     AEDAT 3.1 (`snnjax.datasets._aedat`), times in us
+    FOLDER/user01_fluorescent_labels.csv                class,startTime_usec,endTime_usec: one gesture a row, classes 1 to 11, in the order
+                                                        of time; start <= time < end, and time counts from the start
+
+With d = `downsample` a pixel is d x d of the camera's, and an event is one on unit
+
+    unit = (floor(y / d) width + floor(x / d)) 2 + polarity             width = 128 / d
+
+so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarity). No event is lost: counts add up.
+
+Files come from the network, so nothing in them is trusted: sizes, types and values are checked, nothing is unpickled, and memory stays within a few
+times a file's own size.
+
+Source: Amir, Taba, Berg, Melano, McKinstry, Di Nolfo, ... Modha (2017), A low power, fully event-based gesture recognition system, CVPR.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tokenize
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _aedat
+from snnjax.datasets.crop import crop
+from snnjax.datasets.events import EventDataset
+
+Split = Literal["train", "test"]
+
+CLASS_NAMES = (
+    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter-clockwise", "left arm clockwise",
+    "left arm counter-clockwise", "arm roll", "air drums", "air guitar", "other",
+)  # fmt: skip
+_PIXELS = 128
+_NAME = re.compile(r"user(\d{1,6})_([A-Za-z0-9_]{1,100})", re.ASCII)
+_COLUMNS = "class,startTime_usec,endTime_usec"
+_MOST_ROWS = 10_000  # a recording of this data set has 12
+
+
+class _Sample(NamedTuple):
+    """Where a gesture is; `window` (us) within a recording of the original layout."""
+
+    path: Path
+    user: int
+    lighting: str
+    label: int
+    window: tuple[int, int] | None = None
+
+
+class DVSGesture:
+    """The gestures of a split, read from the disk when asked for. Made from a folder in either layout (see the module).
+
+    A sequence: `recordings[i]` is `(times, units)`, float64 s from the gesture's start and int32, one entry an event, in the file's order. It holds no
+    events itself and may be read by several threads at once.
+
+    Args:
+      folder: where the files lie.   split: `"train"` or `"test"`.
+      downsample: d above, a power of two up to 128.
+
+    Attributes:
+      labels: (S,) int32, in [0, n_classes).   users: (S,) int32.   lighting: S names.
+      class_names, n_classes: what the labels mean.   sensor: (height, width, 2).   n_units: their product.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or neither layout in it.
+      ValueError: a file is absent, truncated, damaged or not of the layout, here or when a gesture is read; names the file and what is wrong.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "ibmGestureTrain", "user01_led")
+    ...     path.mkdir(parents=True)
+    ...     np.save(path / "7.npy", np.array([[0, 0, 1, 20], [127, 4, 0, 1520]]))
+    ...     recordings = DVSGesture(folder, "train")
+    ...     recordings, recordings.sensor, recordings[0]
+    (DVSGesture(1 gestures of 1 users, 2048 units), (32, 32, 2), (array([0. , 1.5]), array([  1, 126], dtype=int32)))
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4) -> None:
+        _check.one_of("split", split, get_args(Split))
+        self.downsample = _check.one_of("downsample", downsample, tuple(2**k for k in range(8)))
+        self._samples = _find(Path(folder), split)
+        self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
+        side = _PIXELS // downsample
+        self.sensor = (side, side, 2)
+        self.n_units = side * side * 2
+        self.class_names, self.n_classes = CLASS_NAMES, len(CLASS_NAMES)
+        self.labels = np.array([sample.label for sample in self._samples], np.int32)
+        self.users = np.array([sample.user for sample in self._samples], np.int32)
+        self.lighting = tuple(sample.lighting for sample in self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __repr__(self) -> str:
+        return f"DVSGesture({len(self)} gestures of {np.unique(self.users).size} users, {self.n_units} units)"
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        path, _, _, _, window = self._samples[index]
+        if window is None:
+            x, y, polarity, times = _read_array(path)
+        else:
+            times, x, y, polarity = _aedat.read_events(path, span=self._span(path, window), window=window)
+            times = (times - window[0]) * 1e-6
+        if times.size == 0:
+            where = "" if window is None else f" from {window[0]} to {window[1]} us, where its labels have a gesture"
+            raise ValueError(f"{path}: holds no event{where}")
+        for name, values in (("x", x), ("y", y)):
+            if values.max() >= _PIXELS:
+                raise ValueError(f"{path}: {name} must be in [0, {_PIXELS}), got {values.max()}")
+        units = ((y // self.downsample) * self.sensor[1] + x // self.downsample) * 2 + polarity
+        return times, units.astype(np.int32)
+
+    def _span(self, path: Path, window: tuple[int, int]) -> _aedat.Span:
+        """The part of a recording with a gesture in it. The first time a recording is read whole, for all its gestures."""
+        if path not in self._spans:
+            windows = [sample.window for sample in self._samples if sample.path == path and sample.window is not None]
+            self._spans[path] = dict(zip(windows, _aedat.find_spans(path, windows), strict=True))
+        return self._spans[path][window]
+
+
+def load_dvs_gesture(
+    folder: str | os.PathLike[str], split: Split, *, downsample: int = 4, duration: float = 1.0, start: float = 0.0
+) -> EventDataset:
+    """The same window of every gesture in memory, for validation, or for training without `Stream`.
+
+    Args:
+      folder, split, downsample: as in `DVSGesture`.
+      duration, start: the window, s from the gesture's start. Events outside it are left out; 8 bytes each are kept of the others.
+
+    Returns:
+      `EventDataset` with the users as `groups`. A gesture that ends before `start` is a sample without events.
+
+    Raises:
+      FileNotFoundError, ValueError: as `DVSGesture`.
+    """
+    recordings = DVSGesture(folder, split, downsample=downsample)
+    times, units = [], []
+    for i in range(len(recordings)):
+        t, u = crop(*recordings[i], duration=duration, start=start)
+        times.append(t.astype(np.float32))
+        units.append(u)
+    return EventDataset.from_lists(
+        times, units, recordings.labels, n_units=recordings.n_units, duration=duration, groups=recordings.users,
+        class_names=recordings.class_names,
+    )  # fmt: skip
+
+
+def _find(folder: Path, split: Split) -> list[_Sample]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}")
+    prepared, original = folder / f"ibmGesture{split.capitalize()}", folder / f"trials_to_{split}.txt"
+    if prepared.is_dir():
+        return _find_arrays(prepared)
+    if original.is_file():
+        return _find_recordings(original)
+    raise FileNotFoundError(
+        f"{folder}: holds neither {prepared.name} nor {original.name}; it holds {sorted(p.name for p in folder.iterdir())[:20]}"
+    )
+
+
+def _find_arrays(folder: Path) -> list[_Sample]:
+    """By user, light and class."""
+    samples = []
+    for path in folder.glob("*/*.npy"):
+        if path.name.startswith("."):  # what some systems leave beside a file
+            continue
+        user, lighting = _parse_name(path, path.parent.name)
+        if not re.fullmatch("[0-9]|10", path.stem, re.ASCII):
+            raise ValueError(f"{path}: must be named by its class, 0 to {len(CLASS_NAMES) - 1}")
+        samples.append(_Sample(path, user, lighting, int(path.stem)))
+    if not samples:
+        raise ValueError(f"{folder}: must hold files such as user01_led/0.npy, got none")
+    return sorted(samples, key=lambda sample: sample[1:4])
+
+
+def _find_recordings(trials: Path) -> list[_Sample]:
+    """In the order of the list and of the recordings' labels."""
+    samples, seen = [], set()
+    for name in filter(None, map(str.strip, _read_text(trials).splitlines())):
+        # also keeps a name from leading out of the folder
+        user, lighting = _parse_name(trials, name.removesuffix(".aedat"))
+        path = trials.with_name(name)
+        if path.suffix != ".aedat" or name in seen:
+            raise ValueError(f"{trials}: must name each .aedat file once, got {name!r}")
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, but {trials.name} names it")
+        seen.add(name)
+        samples += [
+            _Sample(path, user, lighting, label, window) for label, window in _read_labels(path.with_name(f"{path.stem}_labels.csv"))
+        ]
+    if not samples:
+        raise ValueError(f"{trials}: must name at least one recording with a gesture, got none")
+    return samples
+
+
+def _parse_name(path: Path, name: str) -> tuple[int, str]:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{path}: a recording must be named userNN_LIGHTING, got {name[:100]!r}")
+    return int(match[1]), match[2]
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; every recording needs one")
+    try:
+        return path.read_text("ascii")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: must be plain text, got the byte {error.object[error.start]:#x} at {error.start}") from None
+
+
+def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
+    """Class from 0 and window (us) of each gesture of a recording."""
+    head, *rows = _read_text(path).splitlines() or [""]
+    if head.strip() != _COLUMNS:
+        raise ValueError(f"{path}: must begin with the line {_COLUMNS!r}, got {head[:100]!r}")
+    if len(rows) > _MOST_ROWS:
+        raise ValueError(f"{path}: must have at most {_MOST_ROWS} lines, got {len(rows)}")
+    found, last = [], 0
+    for number, row in enumerate(rows, start=2):
+        if not row.strip():
+            continue
+        match = re.fullmatch(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*", row)
+        if match is None:
+            raise ValueError(f"{path}: line {number} must hold three whole numbers >= 0, got {row[:100]!r}")
+        label, start, stop = map(int, match.groups())
+        if not 1 <= label <= len(CLASS_NAMES):
+            raise ValueError(f"{path}: line {number} must have a class from 1 to {len(CLASS_NAMES)}, got {label}")
+        if not last <= start < stop:
+            raise ValueError(
+                f"{path}: line {number} must be a gesture that starts at or after the one before it ({last} us) and ends later, got {row[:100]!r}"
+            )
+        found.append((label - 1, (start, stop)))
+        last = start
+    return found
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, y, polarity and time in s from the first event, of a prepared gesture."""
+    events = _read_rows(path)
+    columns = []
+    for k, (name, limit) in enumerate((("x", _PIXELS - 1), ("y", _PIXELS - 1), ("polarity", 1))):
+        values = events[:, k]
+        bad = ~((values >= 0) & (values <= limit) & (values == np.floor(values)))  # a NaN is bad
+        if bad.any():
+            raise ValueError(f"{path}: {name} must be a whole number from 0 to {limit}, got {values[bad][0]} in event {bad.argmax()}")
+        columns.append(values.astype(np.int32))
+    times = events[:, 3].astype(np.float64)
+    bad = ~((times >= 0) & np.isfinite(times))
+    if bad.any():
+        raise ValueError(f"{path}: times must be finite and >= 0 ms, got {times[bad][0]} in event {bad.argmax()}")
+    return columns[0], columns[1], columns[2], (times - times.min(initial=np.inf)) * 1e-3
+
+
+def _read_rows(path: Path) -> np.ndarray:
+    """A numeric .npy array (events, 4). numpy's own reader allocates what the head of a file claims; here that is compared with the file first."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"version {version} of the format")
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+        except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
+            raise ValueError(f"{path}: truncated or not a .npy file ({error})") from None
+        if dtype.kind not in "iuf" or dtype.shape:
+            raise ValueError(f"{path}: must hold integers or floats, got dtype {dtype}")
+        if len(shape) != 2 or shape[1] != 4 or shape[0] < 0:
+            raise ValueError(f"{path}: must hold an array (events, 4), got shape {shape}")
+        n_bytes = shape[0] * 4 * dtype.itemsize
+        if file.tell() + n_bytes > size:
+            raise ValueError(f"{path}: truncated or damaged: claims {shape[0]} events, more than its {size} bytes hold")
+        return np.frombuffer(file.read(n_bytes), dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,0 +1,168 @@
+r"""A data set that is larger than memory, for training: an epoch as a row of shards, each a `DeviceEvents` of its own.
+
+    order(epoch)    = permutation of the recordings by default_rng([0, seed, epoch]); shard k has the entries k shard_size : (k + 1) shard_size
+    recording i     : read, cut to a window of `duration`, thinned, binned;   window, then thinning, drawn from default_rng([1, seed, epoch, i])
+
+Order and windows depend on (seed, epoch) alone. The recordings that do not fill a last shard are left out of the epoch; which they are changes with the
+epoch. Reading, cutting, thinning and binning go on in threads (grain) up to one shard ahead of use, while the device trains on the shard before.
+Shards are padded to powers of two (`DeviceEvents.put_bins`), so that a jitted function compiles for a handful of shapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _arrays
+from snnjax.datasets.crop import crop, drop_events, random_crop
+from snnjax.datasets.device import DeviceEvents
+from snnjax.datasets.events import EventDataset
+from snnjax.dynamics import n_steps
+
+
+class Recordings(Protocol):
+    """What a stream reads: `recordings[i]` -> (times (events,), s, and units (events,)), read by several threads at once. `DVSGesture` is one."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def n_units(self) -> int: ...
+
+    @property
+    def n_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+Crop = Literal["random", "start"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """Shards of `recordings`, new ones each epoch. `snnjax.training.fit` takes it as `train`. Needs grain: `pip install snnjax[stream]`.
+
+    Attributes:
+      recordings: the data (`Recordings`).
+      duration: length of a window, s.   dt: time step, s.
+      shard_size: recordings a shard, at most their number. Memory: about four shards on the host while one is put together, two on the device.
+      seed: whole number >= 0.
+      crop: `"random"`: a window anywhere within the recording; `"start"`: its beginning. A shorter recording is shown whole, then silence.
+      drop: probability with which an event is left out, in [0, 1).
+      workers: threads.
+
+    Raises:
+      ValueError, TypeError: naming the argument; at construction, or, for a recording, when it is read.
+
+    >>> class Ticks:
+    ...     labels, n_units, n_classes = np.arange(10) % 2, 3, 2
+    ...     def __len__(self): return 10
+    ...     def __getitem__(self, i): return 0.1 * np.arange(5 + i), np.full(5 + i, i % 3)
+    >>> stream = Stream(Ticks(), duration=0.3, dt=0.01, shard_size=4, seed=0)
+    >>> stream.n_shards, stream.steps, stream.order(epoch=1).shape
+    (2, 30, (2, 4))
+
+    `for shard in stream.shards(epoch=1)` then gives two `DeviceEvents` of four windows each.
+    """
+
+    recordings: Recordings
+    _: dataclasses.KW_ONLY
+    duration: float
+    dt: float
+    shard_size: int
+    seed: int
+    crop: Crop = "random"
+    drop: float = 0.0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _check.number("duration", self.duration, above=0, unit="s")
+        _check.number("dt", self.dt, above=0, unit="s")
+        _check.integer("shard_size", self.shard_size, at_least=1)
+        _check.integer("seed", self.seed, at_least=0)
+        _check.one_of("crop", self.crop, get_args(Crop))
+        _check.number("drop", self.drop, at_least=0, below=1)
+        _check.integer("workers", self.workers, at_least=1)
+        n = len(self.recordings)
+        if self.shard_size > n:
+            raise ValueError(f"shard_size must be at most the number of recordings {n}, got {self.shard_size}")
+        labels = _arrays.integers("labels of recordings", self.recordings.labels, 0, self.recordings.n_classes - 1)
+        if labels.size != n:
+            raise ValueError(f"labels of recordings must be one a recording, got {labels.size} for {n}")
+        self._bin(np.zeros(0), np.zeros(0, np.int32))  # units and steps that int32 addresses cannot hold
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(recordings,) int32."""
+        return np.asarray(self.recordings.labels, np.int32)
+
+    @property
+    def steps(self) -> int:
+        """Time steps of a window."""
+        return n_steps(self.duration, self.dt)
+
+    @property
+    def n_shards(self) -> int:
+        """Shards an epoch."""
+        return len(self.recordings) // self.shard_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The recordings of each shard of an epoch, (n_shards, shard_size)."""
+        epoch = _check.integer("epoch", epoch, at_least=0)
+        order = np.random.default_rng([0, self.seed, epoch]).permutation(len(self.recordings))
+        return order[: self.n_shards * self.shard_size].reshape(self.n_shards, self.shard_size)
+
+    def shards(self, epoch: int) -> Generator[DeviceEvents, None, None]:
+        """The shards of an epoch, one after another on the default device. Closing the generator stops the threads.
+
+        Raises:
+          ImportError: grain is not installed.   ValueError: a recording that cannot be read, or not binned; names it.
+        """
+        order = self.order(epoch)
+        try:
+            import grain  # here, so that snnjax.datasets comes without it
+        except ImportError as error:
+            raise ImportError("Stream needs grain, which is not installed; pip install 'snnjax[stream]'") from error
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers))
+        elements = grain.MapDataset.source(order.ravel().tolist()).map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
+        return self._collect(iter(elements), order)
+
+    def _collect(self, elements: Any, order: np.ndarray) -> Generator[DeviceEvents, None, None]:
+        try:
+            for indices in order:
+                yield self._put([next(elements) for _ in indices], indices)
+        finally:
+            elements.close()
+
+    def _put(self, parts: list[np.ndarray], indices: np.ndarray) -> DeviceEvents:
+        """A function of its own, so that nothing of a shard stays on the host while it is in use."""
+        offsets = _arrays.offsets_of(np.array([len(part) for part in parts]))
+        labels, n_units = self.labels[indices], self.recordings.n_units
+        return DeviceEvents.put_bins(np.concatenate(parts), offsets, labels, steps=self.steps, n_units=n_units, pad=True)
+
+    def _read(self, epoch: int, i: int) -> np.ndarray:
+        """The addresses of recording i."""
+        rng = np.random.default_rng([1, self.seed, epoch, i])
+        try:
+            times, units = self.recordings[i]
+            if self.crop == "random":
+                times, units = random_crop(rng, times, units, duration=self.duration)
+            else:
+                times, units = crop(times, units, duration=self.duration)
+            if self.drop:
+                times, units = drop_events(rng, times, units, self.drop)
+            return self._bin(times, units)
+        except ValueError as error:
+            raise ValueError(f"recording {i}: {error}") from error
+
+    def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
+        one = EventDataset.from_lists(
+            [times], [units], [0], n_units=self.recordings.n_units, n_classes=self.recordings.n_classes, duration=self.duration
+        )
+        return one.bins(self.dt, self.steps)[0]
