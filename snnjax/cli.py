@@ -152,7 +152,7 @@ class Probe:
             load_run(self.source.folder, parameters=self.source.parameters) if isinstance(self.source, SavedRun) else prepare(self.source)
         )
         config = prepared.config
-        x, labels = prepared.train.batch(spread(prepared.train, self.samples))
+        x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
         report = probe(
             prepared.network,
             x,

@@ -24,16 +24,17 @@ Source: Amir, Taba, Berg, Melano, McKinstry, Di Nolfo, ... Modha (2017), A low p
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tokenize
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from snnjax import _check
-from snnjax.datasets import _aedat
+from snnjax.datasets import _aedat, _arrays
 from snnjax.datasets.crop import crop
 from snnjax.datasets.events import EventDataset
 
@@ -96,9 +97,30 @@ class DVSGesture:
         self.sensor = (side, side, 2)
         self.n_units = side * side * 2
         self.class_names, self.n_classes = CLASS_NAMES, len(CLASS_NAMES)
+        self._describe()
+
+    def _describe(self) -> None:
         self.labels = np.array([sample.label for sample in self._samples], np.int32)
         self.users = np.array([sample.user for sample in self._samples], np.int32)
         self.lighting = tuple(sample.lighting for sample in self._samples)
+
+    def subset(self, indices: Any) -> DVSGesture:
+        """The gestures `indices`, in that order: whole numbers, a boolean mask or a slice."""
+        part = copy.copy(self)
+        part._samples = [self._samples[i] for i in _arrays.as_indices(indices, len(self))]
+        part._describe()
+        return part
+
+    def load(self, *, duration: float = 1.0, start: float = 0.0) -> EventDataset:
+        """The same window of every gesture in memory; see `load_dvs_gesture`."""
+        times, units = [], []
+        for i in range(len(self)):
+            t, u = crop(*self[i], duration=duration, start=start)
+            times.append(t.astype(np.float32))
+            units.append(u)
+        return EventDataset.from_lists(
+            times, units, self.labels, n_units=self.n_units, duration=duration, groups=self.users, class_names=self.class_names
+        )
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -145,16 +167,7 @@ def load_dvs_gesture(
     Raises:
       FileNotFoundError, ValueError: as `DVSGesture`.
     """
-    recordings = DVSGesture(folder, split, downsample=downsample)
-    times, units = [], []
-    for i in range(len(recordings)):
-        t, u = crop(*recordings[i], duration=duration, start=start)
-        times.append(t.astype(np.float32))
-        units.append(u)
-    return EventDataset.from_lists(
-        times, units, recordings.labels, n_units=recordings.n_units, duration=duration, groups=recordings.users,
-        class_names=recordings.class_names,
-    )  # fmt: skip
+    return DVSGesture(folder, split, downsample=downsample).load(duration=duration, start=start)
 
 
 def _find(folder: Path, split: Split) -> list[_Sample]:

@@ -112,6 +112,10 @@ class Stream:
         """Shards an epoch."""
         return len(self.recordings) // self.shard_size
 
+    def __len__(self) -> int:
+        """Recordings an epoch shows."""
+        return self.n_shards * self.shard_size
+
     def order(self, epoch: int) -> np.ndarray:
         """The recordings of each shard of an epoch, (n_shards, shard_size)."""
         epoch = _check.integer("epoch", epoch, at_least=0)

@@ -3,6 +3,7 @@
 from snnjax.experiments._run import Prepared, Run, prepare, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
 from snnjax.experiments.config import TrainConfig
+from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
 from snnjax.experiments.load import load_config, load_run
 from snnjax.experiments.randman import RandmanConfig
@@ -12,6 +13,7 @@ from snnjax.experiments.tasks import TASKS, task_name
 __all__ = [
     "TASKS",
     "CIFAR10Config",
+    "DVSGestureConfig",
     "DigitsConfig",
     "Prepared",
     "RandmanConfig",

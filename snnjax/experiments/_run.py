@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import snnjax
-from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset
+from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset, Stream
 from snnjax.dynamics import n_steps
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
@@ -23,7 +24,7 @@ from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingI
 from snnjax.training.run_folder import RunFolder, as_dict
 
 Sets = tuple[Any, Any, Any]
-"""Train, validation and test set, each an `EventDataset` or each an `ImageDataset`."""
+"""Train, validation and test set, each an `EventDataset` or each an `ImageDataset`; of events the first may be a `Stream`."""
 
 
 class Run(NamedTuple):
@@ -53,7 +54,7 @@ def run(
       TrainingDivergedError, TrainingInterrupted: as in `fit`; what there is has then been written to the folder.
     """
     prepared = prepare(config, datasets)
-    config, network, train, valid, test = prepared
+    config, network, train, valid, test, _ = prepared
     if folder is not None:
         folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
     begin = time.perf_counter()
@@ -77,13 +78,17 @@ def run(
 
 
 class Prepared(NamedTuple):
-    """All that training starts from: the configuration with what was measured filled in, the initialized network, and data on the device."""
+    """All that training starts from: the configuration with what was measured filled in, the initialized network, and data on the device.
+
+    `sample` is what an initialization from data and the probe look at: the training data, or a part of them where they are a stream.
+    """
 
     config: Any
     network: Sequential
     train: Any
     valid: Any
     test: Any
+    sample: Any
 
     def regularizers(self) -> list[ActivityBound]:
         """The configuration's bounds, for trials of this length."""
@@ -91,11 +96,12 @@ class Prepared(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A task's three sets on the device, `DeviceEvents` or `DeviceImages`, and what a network for them needs, as `build_network` has it."""
+    """A task's three sets on the device, a `sample` of the first, and what a network for them needs, as `build_network` has it."""
 
     train: Any
     valid: Any
     test: Any
+    sample: Any
     needs: dict[str, Any]
 
 
@@ -109,7 +115,7 @@ def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
     for name, data in (("training", train), ("validation", valid), ("test", test)):
         if len(data) == 0:
             raise ValueError(f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples")
-    put: Any = _put_images if isinstance(train, ImageDataset) else _put_events
+    put: Any = _put_images if isinstance(train, ImageDataset) else _put_stream if isinstance(train, Stream) else _put_events
     nu, data = put(config, train, valid, test)
     if nu == 0:
         raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
@@ -119,9 +125,22 @@ def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
 def _put_events(config: Any, train: EventDataset, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
     """Mean rate of the input units, Hz, or the configuration's own, and the data."""
     nu = float(train.rate().mean()) if config.nu is None else config.nu
-    on_device = [DeviceEvents.put(data, dt=config.dt) for data in (train, valid, test)]
-    needs = {"n_inputs": train.n_units, "n_classes": train.n_classes, "duration": train.duration, "image": getattr(config, "sensor", None)}
-    return nu, Data(on_device[0], on_device[1], on_device[2], needs)
+    shown = DeviceEvents.put(train, dt=config.dt)
+    return nu, _events_data(config, shown, shown, train, valid, test)
+
+
+def _put_stream(config: Any, train: Stream, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
+    """As `_put_events`; the rate is that of the first shard."""
+    with contextlib.closing(train.shards(0)) as shards:
+        first = next(shards)
+    nu = int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units) if config.nu is None else config.nu
+    return nu, _events_data(config, train, first, train.recordings, valid, test)
+
+
+def _events_data(config: Any, train: Any, sample: DeviceEvents, sizes: Any, valid: EventDataset, test: EventDataset) -> Data:
+    held = [DeviceEvents.put(data, dt=config.dt) for data in (valid, test)]
+    needs = {"n_inputs": sizes.n_units, "n_classes": sizes.n_classes, "duration": valid.duration, "image": getattr(config, "sensor", None)}
+    return Data(train, held[0], held[1], sample, needs)
 
 
 def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
@@ -137,7 +156,7 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
         network = build_network(config, nu=1.0, **needs)  # of which the sensory neurons alone are used
         x, _ = shown.batch(spread(shown, config.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / config.dt)
-    return nu, Data(shown, held[0], held[1], needs)
+    return nu, Data(shown, held[0], held[1], shown, needs)
 
 
 def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
@@ -154,15 +173,17 @@ def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
     network = build_network(config, nu=config.nu, **data.needs)
     if config.init in FROM_DATA:
         base = dataclasses.replace(config, seed=0, sigma_u=1.0)
-        network, failed = _calibrated(network, data.train, config.seed, config.sigma_u, base)
+        network, failed = _calibrated(network, data.sample, config.seed, config.sigma_u, base)
         if bool(failed.any()):
             target = f"lsuv_rate = {config.lsuv_rate}" if config.init == "lsuv" else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
             raise ValueError(f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target")
-    return Prepared(config, network, *data[:3])
+    return Prepared(config, network, *data[:4])
 
 
 def train_source(config: Any, train: Any) -> Any:
-    """The training data, with the changes that `config` asks for."""
+    """The training data, with the changes that `config` asks for; a stream makes its own."""
+    if isinstance(train, Stream):
+        return train
     changes = {
         "unit_shift": config.augment_shift,
         "time_stretch": config.augment_stretch,

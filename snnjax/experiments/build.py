@@ -69,6 +69,7 @@ def build_network(
     if config.model == "dense":
         return models.dense(n_inputs, n_classes, hidden=config.hidden, sensory=sensory, **shared)
     if image is not None:
+        shared["padding"] = getattr(config, "padding", "same")
         return models.csnn2d(image, n_classes, depth=int(config.model.removeprefix("csnn")), sensory=sensory, **shared)
     return models.csnn(n_inputs, n_classes, depth=int(config.model.removeprefix("csnn")), **shared)
 

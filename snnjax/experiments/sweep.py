@@ -205,6 +205,8 @@ def run_sweep(
     content = _content(config, {"patience": patience, "order": order})
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     _check_folder(folder, content, defaults, resume=resume)
+    if getattr(config, "stream", False):
+        raise ValueError("stream must be False (--no-stream) in a sweep, whose members share the training data on the device")
     config, data = load(config, datasets)  # before anything is written: a task that cannot be loaded leaves no folder behind
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):

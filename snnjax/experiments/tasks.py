@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snnjax.experiments.config import TrainConfig
+from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
@@ -14,6 +15,7 @@ TASKS: dict[str, type[TrainConfig]] = {
     "shd": SHDConfig,
     "digits": DigitsConfig,
     "cifar10": CIFAR10Config,
+    "dvs-gesture": DVSGestureConfig,
 }
 
 

@@ -78,7 +78,7 @@ def test_training_draws_and_evaluation_does_not(x, micro_batch):
 
 def test_fit_learns_with_dropout_and_repeats(rng):
     labels = jnp.arange(60) % 3
-    x = rng.poisson(0.05, (60, T, N)) + 2 * (np.arange(N) % 3 == np.asarray(labels)[:, None, None]) * rng.poisson(0.1, (60, T, N))
+    x = rng.poisson(0.05, (60, T, N)) + (np.arange(N) % 3 == np.asarray(labels)[:, None, None]) * rng.poisson(0.5, (60, T, N))
     data = DeviceArrays(x=jnp.asarray(x, jnp.float32), labels=labels)
     runs = [
         fit(make(), data, optimizer=optax.adam(1e-2), epochs=20, batch_size=20, key=jax.random.key(0), dt=2e-3).history for _ in range(2)

@@ -1,0 +1,98 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from _support import require
+
+from snnjax.datasets import DVSGesture, Stream
+from snnjax.experiments import DVSGestureConfig, load_run, prepare, run
+from snnjax.experiments.sweep import grid, run_sweep
+from snnjax.training.run_folder import RunFolder
+
+SMALL = {
+    "model": "csnn2", "downsample": 16, "duration": 0.1, "batch_size": 4, "shard_size": 9, "valid_users": (3,), "epochs": 3, "learning_rate": 0.01,
+    "augment_drop": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Two classes, in the layout of the prepared arrays: hands in the left or in the right half, for 0.3 s."""
+    for split, users in (("Train", range(1, 8)), ("Test", range(24, 27))):
+        for user in users:
+            where = tmp_path / f"ibmGesture{split}" / f"user{user:02d}_led"
+            where.mkdir(parents=True)
+            for label in (0, 1):
+                n = 3000
+                columns = (
+                    rng.integers(0, 64, n) + 64 * label,
+                    rng.integers(0, 128, n),
+                    rng.integers(0, 2, n),
+                    np.sort(rng.uniform(0, 300, n)),
+                )
+                np.save(where / f"{label}.npy", np.stack(columns, axis=1))
+    return tmp_path
+
+
+def test_sets_are_split_by_user(folder):
+    train, valid, test = DVSGestureConfig(data=folder, **SMALL).datasets()
+    assert isinstance(train, Stream)
+    assert sorted(set(train.recordings.users)) == [1, 2, 4, 5, 6, 7]
+    assert set(valid.groups) == {3}
+    assert set(test.groups) == {24, 25, 26}
+    assert (train.shard_size, train.n_shards, len(train)) == (8, 1, 8)  # whole batches
+    assert (valid.n_units, valid.duration) == (128, 0.1)
+    held, _, _ = DVSGestureConfig(data=folder, stream=False, **SMALL).datasets()
+    whole = DVSGesture(folder, "train", downsample=16)
+    expected = whole.subset(whole.users != 3).load(duration=0.1)
+    np.testing.assert_array_equal(held.times, expected.times)
+    np.testing.assert_array_equal(held.units, expected.units)
+
+
+def test_network_sees_the_sensor(folder):
+    require("grain")
+    prepared = prepare(DVSGestureConfig(data=folder, init="data_driven_balanced", **SMALL))
+    x, _ = prepared.sample.batch(np.arange(4))
+    readout, activity = jax.jit(lambda n, x: n(x))(prepared.network, x)
+    # 3 x 3 with padding 2: two more positions a layer
+    assert [z.shape[2:] for z in activity.spikes] == [(10, 10, 16), (12, 12, 16)]
+    assert readout.shape == (50, 4, 11)
+    np.testing.assert_allclose(prepared.config.nu, 3000 / 0.3 / 128 * 0.9, rtol=0.1)  # of which a tenth is dropped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [True, False])
+def test_training_learns_the_side(folder, tmp_path, stream):
+    if stream:
+        require("grain")
+    config = DVSGestureConfig(data=folder, stream=stream, **(SMALL | {"epochs": 6}))
+    finished = run(config, folder=RunFolder(tmp_path / "run"))
+    assert finished.summary["test_accuracy"] >= 5 / 6  # six gestures of people it has not seen; chance 1/11
+    again = load_run(tmp_path / "run")
+    x, _ = again.test.batch(np.arange(4))
+    np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": "csnn3"}, "model must be one of 'dense', 'csnn2'"),
+        ({"downsample": 3}, "downsample must be one of"),
+        ({"augment_insert": 0.1}, "augment_insert needs the training set on the device"),
+        ({"valid_users": ()}, "valid_users must name at least one user"),
+        ({"crop": "end"}, "crop must be one of 'random', 'start'"),
+        ({"padding": -1}, "padding must be"),
+    ],
+)
+def test_wrong_settings(options, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        DVSGestureConfig(data=tmp_path, **options)
+
+
+def test_users_that_are_not_there_and_sweeps(folder, tmp_path):
+    config = DVSGestureConfig(data=folder, **SMALL)
+    with pytest.raises(ValueError, match="valid_users must leave some and hold out some of the users"):
+        dataclasses.replace(config, valid_users=(99,)).datasets()
+    with pytest.raises(ValueError, match="stream must be False"):
+        run_sweep(config, grid([0], {"sigma_u": [0.5, 1.0]}), tmp_path / "sweep")
