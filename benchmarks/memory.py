@@ -1,0 +1,89 @@
+"""Memory and time of a training step, with and without rematerialization: `python -m benchmarks.memory [--depth 10] [--batch-size 16]`.
+
+The recurrent convolutional network of ten layers on 700 units and 350 steps, on random events of a spoken digit's density. Memory is XLA's account of
+the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import tyro  # noqa: E402
+
+from snnjax.datasets import DeviceEvents, poisson  # noqa: E402
+from snnjax.experiments import SHDConfig, build_network, build_optimizer  # noqa: E402
+from snnjax.training import Objective, init_state, step_memory  # noqa: E402
+from snnjax.training.step import batch_gradient, update  # noqa: E402
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which step."""
+
+    depth: int = 10
+    """Layers: 1, 3, 7 or 10."""
+    batch_size: int = 16
+    """Samples."""
+    remat_steps: tuple[int, ...] = (0, 19)
+    """Time steps whose traces are kept; 0: all."""
+    micro_batch: tuple[int, ...] = (16, 4)
+    """Samples whose gradient is computed at a time."""
+    repeats: int = 3
+    """Timed steps."""
+    alone: bool = False
+    """Measure the first of each in this process and print it as JSON."""
+
+
+def measure(options: Options) -> dict[str, float]:
+    """MiB by XLA, MiB resident, and the median seconds of a step."""
+    remat, micro = options.remat_steps[0], options.micro_batch[0]
+    config = SHDConfig(data=Path(), model=f"csnn{options.depth}", recurrent=True, remat_steps=remat or None)  # type: ignore[arg-type]
+    network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=0.7)
+    source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=0.7, seed=0), dt=2e-3)
+    optimizer = build_optimizer(config)
+    said = step_memory(network, source, optimizer=optimizer, batch_size=options.batch_size, micro_batch=micro)
+    objective, params = Objective.of(network)
+    indices = jnp.arange(options.batch_size)
+    step = jax.jit(
+        lambda state: update(optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=micro))
+    )
+    state, times = init_state(params, optimizer), []
+    for _ in range(options.repeats + 1):
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state))
+        times.append(time.perf_counter() - begin)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"xla_mib": said.total / 2**20, "resident_mib": resident, "seconds": statistics.median(times[1:])}
+
+
+def main(options: Options) -> None:
+    """Every combination in a process of its own."""
+    if options.alone:
+        print(json.dumps(measure(options)))
+        return
+    print("| traces kept | samples at a time | step, MiB (XLA) | process, MiB | step, s |\n|---|---|---|---|---|")
+    for micro in options.micro_batch:
+        for remat in options.remat_steps:
+            flags = ["--depth", options.depth, "--batch-size", options.batch_size, "--remat-steps", remat, "--micro-batch", micro]
+            command = [sys.executable, "-m", "benchmarks.memory", "--alone", "--repeats", options.repeats, *flags]
+            done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            kept = f"of {remat} steps" if remat else "of all steps"
+            print(f"| {kept} | {micro} | {found['xla_mib']:.0f} | {found['resident_mib']:.0f} | {found['seconds']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
