@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from snnjax import _check
-from snnjax.datasets import EventDataset, load_shd
+from snnjax.datasets import EventDataset, download_shd, load_shd
 from snnjax.experiments.config import TrainConfig
 
 
@@ -16,6 +16,8 @@ class SHDConfig(TrainConfig):
 
     data: Path
     """Folder with the two files."""
+    download: bool = False
+    """Fetch the Spiking Heidelberg Digits into it first, checksums verified, where they are not there."""
     duration: float = 0.7
     """Of a trial, s; later spikes are dropped."""
     valid_fraction: float = 0.1
@@ -33,9 +35,13 @@ class SHDConfig(TrainConfig):
         _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
         _check.number("valid_fraction", self.valid_fraction, above=0, below=1)
         _check.integer("data_seed", self.data_seed, at_least=0)
+        if not isinstance(self.download, bool):
+            raise TypeError(f"download must be True or False, got {self.download!r}")
 
     def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
         """Train, validation and test set."""
+        if self.download and not all((self.data / f"shd_{split}.h5").exists() for split in ("train", "test")):
+            download_shd(self.data)
         data, test = (load_shd(self.data, split, duration=self.duration) for split in ("train", "test"))
         if self.valid_speakers:
             train, valid = data.split_groups(self.valid_speakers)

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from snnjax import _check
-from snnjax.datasets import BatchSource
+from snnjax.datasets import BatchSource, Stream
 from snnjax.training import placement as _placement
 from snnjax.training.placement import Placement
 from snnjax.training.step import Metrics, Objective, TrainState, check_micro_batch, evaluate, init_state, micro_batch_size, train_epoch
@@ -155,6 +155,8 @@ def fit_ensemble(
         _check.integer("patience", patience, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
     _check.one_of("order", order, get_args(Order))
+    if isinstance(sources.train, Stream):
+        raise TypeError("train must be on the device, for all members at once, got a Stream; hold the data there as DeviceEvents")
     if batch_size > len(sources.train):
         raise ValueError(f"batch_size must be at most the number of training samples {len(sources.train)}, got {batch_size}")
     check_micro_batch(micro_batch, batch_size)

@@ -195,3 +195,21 @@ def test_a_target_out_of_reach_is_an_error():
         run(dataclasses.replace(SMALL, init="data_driven", mu_u=0.9, sigma_u=0.01))
     with pytest.raises(ValueError, match=r"lower_strength must be > 0 for priming_epochs"):
         dataclasses.replace(SMALL, priming_epochs=2, lower_strength=0.0)
+
+
+def test_shd_fetches_what_is_not_there_once(tmp_path, monkeypatch):
+    source, calls = data_path("shd_format"), []
+
+    def fetch(folder):
+        calls.append(folder)
+        for split in ("train", "test"):
+            (folder / f"shd_{split}.h5").symlink_to(source / "fsdd_test.h5")
+
+    monkeypatch.setattr("snnjax.experiments.shd.download_shd", fetch)
+    config = SHDConfig(data=tmp_path, download=True)
+    sizes = [len(part) for part in config.datasets()]
+    assert sizes == [270, 30, 300]
+    config.datasets()
+    assert calls == [tmp_path]
+    with pytest.raises(TypeError, match="download must be True or False, got 1"):
+        SHDConfig(data=tmp_path, download=1)
