@@ -19,8 +19,8 @@ class ImageConfig(TrainConfig):
 
     model: Model = "csnn2"
     """`csnn2`, 4, 6 or 8: so many convolutions in blocks of two with max-pooling (`snnjax.models.csnn2d`); or dense layers."""
-    duration: float = 0.1
-    """How long an image is shown, s."""
+    duration: float = 0.2
+    """How long an image is shown, s; the first spikes come after some 25 ms, and every layer adds about 10."""
     downsample: int = 1
     """Average squares of so many pixels."""
     flip: bool = False

@@ -19,7 +19,7 @@ def sets(rng):
 
 
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
-    prepared = prepare(DigitsConfig(), sets)
+    prepared = prepare(DigitsConfig(duration=0.1), sets)
     x, _ = prepared.train.batch(np.arange(36))
     spikes = sensory_spikes(prepared.network, x)
     np.testing.assert_allclose(prepared.config.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
@@ -31,7 +31,7 @@ def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
     "options", [{"model": "csnn2"}, {"model": "dense", "hidden": (40,), "init": "data_driven_balanced", "dropout": 0.1}]
 )
 def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
-    config = DigitsConfig(epochs=8, batch_size=6, learning_rate=0.01, **options)
+    config = DigitsConfig(duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options)
     folder = RunFolder(tmp_path / "run")
     finished = run(config, datasets=sets, folder=folder)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
