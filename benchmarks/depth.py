@@ -1,4 +1,4 @@
-"""Depth before training: `python -m benchmarks.depth RESULTS.json FIGURE.png --data FOLDER`, the paper's figure 4d-f on files in the SHD layout.
+"""Depth before training: `python -m benchmarks.depth RESULTS.jsonl FIGURE.png --data FOLDER`, the paper's figure 4d-f on files in the SHD layout.
 
 Recurrent convolutional networks of 1, 3 and 7 layers; for every sigma_u of the paper's formula, for Kaiming weights and for weights measured on the data,
 and for every seed: rate, gradient of the loss with respect to the spikes, and first update of the weights (SMORMS3), layer by layer, by
@@ -30,6 +30,8 @@ SILENT_HZ, SATURATED_HZ = 0.05, 100.0
 """A layer counts as silent below one spike a neuron in 20 s, and as saturated above 100 Hz: a spike every fifth step. Rates are level where the largest is
 less than twice the smallest, and grow where the last is more than twice the first."""
 
+NUMBERS = ("rate", "grad_z", "update", "sigma_u")
+
 Rows = dict[tuple[int, str], dict[str, np.ndarray]]
 
 
@@ -38,7 +40,7 @@ class Options:
     """What to look at."""
 
     results: tyro.conf.Positional[Path]
-    """JSON file to write; an existing one is read instead of measuring again."""
+    """JSON lines, one a network; those that are there are not measured again."""
     figure: tyro.conf.Positional[Path]
     """PNG file to write."""
     data: Path = Path()
@@ -53,24 +55,28 @@ class Options:
     """Time step, s."""
 
 
-def measure(options: Options) -> list[dict[str, Any]]:
-    """One dict a depth, setting and seed: numbers by layer."""
+def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One dict a depth, setting and seed: numbers by layer. What is not `done` is measured and appended to the results, a line each."""
     base = SHDConfig(data=options.data, recurrent=True, dt=options.dt, calibration_samples=options.samples)
-    sets = base.datasets()
-    sets = (sets[0].subset(np.asarray(spread(sets[0], options.samples))), sets[1], sets[2])
-    rows = []
+    rows, sets = [], None
     for depth, (init, sigma_u), seed in itertools.product(
         options.depths, [("fluctuation_driven", s) for s in SIGMAS] + [(name, 1.0) for name in OTHERS], range(options.seeds)
     ):
-        config = dataclasses.replace(base, model=f"csnn{depth}", init=init, sigma_u=sigma_u, seed=seed)  # type: ignore[arg-type]
-        prepared = prepare(config, sets)
-        x, labels = prepared.train.batch(np.arange(options.samples))  # type: ignore[arg-type]
-        layers = probe(prepared.network, x, labels).layers
-        of = lambda name: [getattr(p, name) for p in layers]  # noqa: B023, E731
-        rows.append(
-            {"depth": depth, "setting": setting(init, sigma_u), "seed": seed} | {n: of(n) for n in ("rate", "grad_z", "update", "sigma_u")}
-        )
-        print(rows[-1]["depth"], rows[-1]["setting"], seed, np.round(rows[-1]["rate"], 2).tolist(), flush=True)
+        which = {"depth": depth, "setting": setting(init, sigma_u), "seed": seed, "samples": options.samples, "dt": options.dt}
+        row = next((row for row in done if which.items() <= row.items()), None)
+        if row is None:
+            if sets is None:
+                sets = base.datasets()
+                sets = (sets[0].subset(np.asarray(spread(sets[0], options.samples))), sets[1], sets[2])
+            config = dataclasses.replace(base, model=f"csnn{depth}", init=init, sigma_u=sigma_u, seed=seed)  # type: ignore[arg-type]
+            prepared = prepare(config, sets)
+            x, labels = prepared.train.batch(np.arange(options.samples))  # type: ignore[arg-type]
+            layers = probe(prepared.network, x, labels).layers
+            row = which | {name: [getattr(p, name) for p in layers] for name in NUMBERS}
+            with options.results.open("a") as f:
+                f.write(json.dumps(row) + "\n")
+            print(depth, row["setting"], seed, np.round(row["rate"], 2).tolist(), flush=True)
+        rows.append(row)
     return rows
 
 
@@ -84,7 +90,7 @@ def gather(rows: list[dict[str, Any]]) -> Rows:
     out: Rows = {}
     for depth, name in dict.fromkeys((r["depth"], r["setting"]) for r in rows):
         own = [r for r in rows if (r["depth"], r["setting"]) == (depth, name)]
-        out[depth, name] = {key: np.array([r[key] for r in own]) for key in ("rate", "grad_z", "update", "sigma_u")}
+        out[depth, name] = {key: np.array([r[key] for r in own]) for key in NUMBERS}
     return out
 
 
@@ -151,15 +157,20 @@ def verdicts(found: Rows) -> list[tuple[str, bool, str]]:
 
 def main(options: Options) -> None:
     """Measure, write, draw, judge."""
-    if not options.results.exists():
-        options.results.write_text("[\n" + ",\n".join(json.dumps(row) for row in measure(options)) + "\n]\n")
-    found = gather(json.loads(options.results.read_text()))
+    done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    found = gather(measure(options, done))
     draw(found, options.figure)
+    if 7 in options.depths:
+        print_verdicts(found)
+    for (depth, name), values in found.items():
+        print(depth, name, "rates", np.round(values["rate"].mean(axis=0), 2), "sigma_u", np.round(values["sigma_u"].mean(axis=0), 2))
+
+
+def print_verdicts(found: Rows) -> None:
+    """A Markdown table."""
     print("| statement about seven layers | holds here | measured |\n|---|---|---|")
     for statement, holds, numbers in verdicts(found):
         print(f"| {statement} | {'yes' if holds else 'no'} | {numbers} |")
-    for (depth, name), values in found.items():
-        print(depth, name, "rates", np.round(values["rate"].mean(axis=0), 2), "sigma_u", np.round(values["sigma_u"].mean(axis=0), 2))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ NAMES = {
 }  # fmt: skip
 
 
+SETTINGS = ("lower_strength", "samples", "speakers", "epochs", "batch_size", "learning_rate", "optimizer", "dt", "duration")
+"""What all runs in a file have in common."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to train."""
@@ -139,9 +143,15 @@ def train(
 def main(options: Options) -> None:
     """Run what is missing, then print the table."""
     done = {}
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    settings["speakers"] = list(settings["speakers"])  # as JSON gives it back
     if options.results.exists():
         for line in options.results.read_text().splitlines():
             entry = json.loads(line)
+            if entry.get("settings", settings) != settings:
+                raise ValueError(
+                    f"{options.results} holds runs with other settings, {entry['settings']}, got {settings}; name another file"
+                )
             done[tuple(entry["member"])] = entry
     if not options.table:
         if options.data is None:
@@ -159,7 +169,7 @@ def main(options: Options) -> None:
             begin = time.perf_counter()
             # nothing is tuned or chosen here, and the test file is never evaluated
             curves = train(options, config_of(options, member), (train_set, valid_set, test_set), compiled)
-            entry = {"member": member, "seconds": round(time.perf_counter() - begin, 1), **curves}
+            entry = {"member": member, "settings": settings, "seconds": round(time.perf_counter() - begin, 1), **curves}
             line = json.dumps(entry)
             done[member] = json.loads(line)
             with options.results.open("a") as f:

@@ -269,6 +269,10 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
             rest += [flag, value]
         else:
             rest.append(word)
+    for flag in ("--resume", "--no-resume"):  # of the sweep and not of its task, but where would one write it if not at the end
+        if flag in rest:
+            rest.remove(flag)
+            rest.insert(1, flag)
     return rest, varied
 
 
@@ -288,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
         status = command(console, varied) if isinstance(command, Sweep) else command(console)  # type: ignore[operator]
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
         status = 2
     except MemoryError as error:

@@ -139,3 +139,17 @@ def test_top_level_names():
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = snnjax.nope
     assert np.isclose(snnjax.psp.psp_integrals(tau_mem=0.02, tau_syn=0.01, mode="continuous").ebar, 0.01)
+
+
+def test_resume_may_stand_at_the_end():
+    from snnjax.cli import swept
+
+    rest, _ = swept(["sweep", "--seeds", "2", "randman", "--out", "here", "--resume"])
+    assert rest == ["sweep", "--resume", "--seeds", "2", "randman", "--out", "here"]
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # importing it fails
+    assert call(["train", "digits", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == "snnjax: error: digits needs scikit-learn: pip install 'snnjax[digits]'\n"
+    assert not (tmp_path / "run").exists()

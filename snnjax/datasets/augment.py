@@ -54,6 +54,10 @@ class Augmented:
     insert: float = static(default=0.0)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, DeviceEvents):
+            raise TypeError(
+                f"source must be DeviceEvents, got {type(self.source).__name__}; images have augmentations of their own, flip and shift"
+            )
         _check.integer("unit_shift", self.unit_shift, at_least=0)
         _check.number("time_stretch", self.time_stretch, at_least=0, below=1)
         _check.number("drop", self.drop, at_least=0, below=1)

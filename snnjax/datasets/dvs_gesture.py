@@ -3,7 +3,7 @@ r"""Reader for DVS-Gesture: eleven hand and arm gestures of 29 people in five ki
 Two layouts, the first found is taken:
 
     FOLDER/ibmGestureTrain/user01_fluorescent/0.npy     prepared: one gesture a file, named by its class, 0 to 10; an array (events, 4) of
-    FOLDER/ibmGestureTest/...                           x, y, polarity and time in ms; time counts from the first event
+    FOLDER/ibmGestureTest/...                           x, y, polarity and time in ms, which is not checked; time counts from the first event
 
     FOLDER/trials_to_train.txt, trials_to_test.txt      original: the names of recordings, one a line
     FOLDER/user01_fluorescent.aedat                     AEDAT 3.1 (`snnjax.datasets._aedat`), times in us
@@ -90,7 +90,7 @@ class DVSGesture:
 
     def __init__(self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4) -> None:
         _check.one_of("split", split, get_args(Split))
-        self.downsample = _check.one_of("downsample", downsample, tuple(2**k for k in range(8)))
+        self.downsample = _check.one_of("downsample", _check.integer("downsample", downsample, at_least=1), tuple(2**k for k in range(8)))
         self._samples = _find(Path(folder), split)
         self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
         side = _PIXELS // downsample
@@ -129,6 +129,8 @@ class DVSGesture:
         return f"DVSGesture({len(self)} gestures of {np.unique(self.users).size} users, {self.n_units} units)"
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(index, slice | list | np.ndarray):
+            raise TypeError(f"index must be one whole number, got {index!r}; subset(indices) takes several")
         path, _, _, _, window = self._samples[index]
         if window is None:
             x, y, polarity, times = _read_array(path)

@@ -31,7 +31,7 @@ class ImageDataset:
     """S labelled images. Host side and numpy only, as `EventDataset`.
 
     Attributes:
-      images: (S, height, width, channels), any real dtype, finite.   labels: (S,) int32, in [0, n_classes).
+      images: (S, height, width, channels), channels last, any real dtype, finite.   labels: (S,) int32, in [0, n_classes).
       n_classes: number of classes.   class_names: that many names, or None.
 
     Raises:
@@ -129,9 +129,10 @@ class DeviceImages:
             raise ValueError("data must hold at least one image, got an empty data set")
         _check.integer("steps", steps, at_least=1)
         _check.integer("shift", shift, at_least=0, at_most=min(data.images.shape[1:3]))
+        if not isinstance(flip, bool):
+            raise TypeError(f"flip must be True or False, got {flip!r}")
         if like is None:
-            values = data.images.astype(np.float64)
-            mean, std = values.mean(axis=(0, 1, 2)), values.std(axis=(0, 1, 2))
+            mean, std = _moments(data.images)
             if not (std > 0).all():
                 raise ValueError(f"images must not all be the same in a channel, got standard deviations {std.tolist()}")
             scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -139,8 +140,11 @@ class DeviceImages:
             if like.images.shape[1:] != data.images.shape[1:]:
                 raise ValueError(f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}")
             scale = like.mean, like.std
+        images = (
+            data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
+        )  # what no 32-bit integer holds would wrap
         return cls(
-            images=jnp.asarray(data.images),
+            images=jnp.asarray(images),
             labels=jnp.asarray(data.labels),
             mean=scale[0],
             std=scale[1],
@@ -170,6 +174,15 @@ class DeviceImages:
             cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])  # noqa: E731
             x = jax.vmap(cut)(padded, start)
         return x
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, float64, a thousand images at a time."""
+    parts = [images[k : k + 1000] for k in range(0, len(images), 1000)]
+    count = images.size // images.shape[-1]
+    mean = sum(part.sum(axis=(0, 1, 2), dtype=np.float64) for part in parts) / count
+    square = sum(np.square(part - mean).sum(axis=(0, 1, 2)) for part in parts) / count
+    return np.asarray(mean), np.sqrt(square)
 
 
 def digits() -> ImageDataset:

@@ -55,7 +55,7 @@ class TrainConfig:
     """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
     each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named."""
     calibration_samples: int = 200
-    """Training samples that an initialization from data looks at."""
+    """Training samples that an initialization from data looks at; of images also those whose sensory rate is `nu`."""
     lsuv_rate: float = 10.0
     """Rate that every layer is scaled to by `lsuv`, Hz."""
     sigma_u: float = 1.0
@@ -67,7 +67,7 @@ class TrainConfig:
     sigma_w: float = 1.0
     """Standard deviation of the hidden weights, for `normal`."""
     nu: float | None = None
-    """Rate of the inputs that the initialization assumes, Hz; None: the training data's mean rate."""
+    """Rate of the inputs that the initialization assumes, Hz; None: the training data's mean rate, before augmentation."""
     alpha: float = 0.9
     """Feed-forward fraction of the membrane's variance in recurrent layers."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -34,11 +35,11 @@ class DVSGestureConfig(TrainConfig):
     padding: int = 2
     """Zeros at either end of both axes for each convolution."""
     augment_drop: float = 0.5
-    """Augmentation: leave out each training event with this probability."""
+    """Augmentation: leave out each training event with this probability. Validation, test and the initialization see all."""
     stream: bool = True
     """Read the training set from the disk in each epoch (needs the extra `stream`). False: hold its windows on the device; without random windows."""
     shard_size: int = 128
-    """Gestures read at a time, a multiple of the batch size; at most the training set."""
+    """Gestures read at a time, at most; a multiple of the batch size. What does not fill the last shard is left out, other gestures each epoch."""
     valid_users: tuple[int, ...] = (20, 21, 22, 23)
     """Whose gestures are held out for validation."""
 
@@ -63,6 +64,8 @@ class DVSGestureConfig(TrainConfig):
         if not self.valid_users:
             raise ValueError("valid_users must name at least one user, got none")
         if self.stream:
+            if self.shard_size % self.batch_size:
+                raise ValueError(f"shard_size must be a multiple of batch_size {self.batch_size}, got {self.shard_size}")
             for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
                 if name != "augment_drop" and getattr(self, name):
                     raise ValueError(
@@ -86,6 +89,11 @@ class DVSGestureConfig(TrainConfig):
         return self._stream(train) if self.stream else train.load(**fixed), valid.load(**fixed), test.load(**fixed)
 
     def _stream(self, train: DVSGesture) -> Stream:
-        size = min(self.shard_size, len(train))
-        size -= size % min(self.batch_size, size)  # whole batches
+        try:
+            import grain  # noqa: F401  # before a run folder is made
+        except ImportError:
+            raise ImportError("a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)") from None
+        # as many shards as it takes, all of one size and of whole batches: few recordings are left over
+        size = len(train) // math.ceil(len(train) / self.shard_size)
+        size -= size % min(self.batch_size, size)
         return Stream(train, duration=self.duration, dt=self.dt, shard_size=size, seed=self.seed, crop=self.crop, drop=self.augment_drop)

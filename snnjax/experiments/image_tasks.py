@@ -32,6 +32,8 @@ class ImageConfig(TrainConfig):
     data_seed: int = 0
     """Of the split."""
 
+    calibration_samples: int = 50
+    """Training images that an initialization from data looks at, and whose sensory rate is `nu`."""
     batch_size: int = 50
     """Images a step; at most the training set."""
 

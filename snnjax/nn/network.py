@@ -16,6 +16,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.nn._synaptic import Shape
+from snnjax.nn.dropout import Dropout
 
 
 class Activity(NamedTuple):
@@ -32,6 +33,7 @@ class Sequential(nnx.Module):
       layers: at least one, each with `spiking`, `in_shape`, `feature_shape`, `initial_state`, `__call__` and `step` as `SpikingDense` has:
         layers of neurons, and `Pool`, `Flatten`, `Reshape` and `Dropout` between them.
       skip: connect every spiking layer to the last one: it gets their spikes side by side, first to last, each flattened, and so needs as many inputs.
+        Of a layer with `Dropout` right after it, what that leaves.
       remat_steps: time steps whose traces are kept for the gradient; see the module. None: all.
 
     Raises:
@@ -61,6 +63,8 @@ class Sequential(nnx.Module):
             raise ValueError(f"all layers must have the same time step, got dt = {steps}")
         if not isinstance(skip, bool):
             raise TypeError(f"skip must be True or False, got {skip!r}")
+        if skip and not any(layer.spiking for layer in layers):
+            raise ValueError("skip needs a spiking layer to connect to the last one, got none")
         self.skip = skip
         self.remat_steps = None if remat_steps is None else _check.integer("remat_steps", remat_steps, at_least=1)
         _input_shapes(layers, skip=skip)
@@ -108,6 +112,13 @@ class Sequential(nnx.Module):
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
         return *out, state
 
+    def _pass(self, k: int, x: jax.Array, passed: list[jax.Array]) -> None:
+        """Take down the output x of layer k for skip connections."""
+        if self.layers[k].spiking:
+            passed.append(x)
+        elif isinstance(self.layers[k], Dropout) and k and self.layers[k - 1].spiking:
+            passed[-1] = x
+
     def _options(self, k: int, key: jax.Array | None) -> dict[str, Any]:
         """What layer k is called with in addition: a key of its own, where it takes one."""
         if key is None or not getattr(self.layers[k], "stochastic", False):
@@ -117,12 +128,14 @@ class Sequential(nnx.Module):
     def _run(self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         states: list[Any] = []
         spikes: list[jax.Array] = []
+        passed: list[jax.Array] = []  # to the last layer, where it gets all
         traces: list[Any] = []
         for k, layer in enumerate(self.layers):
-            x = self.input_of(k, x, spikes)
+            x = self.input_of(k, x, passed)
             sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking, **self._options(k, key))
             x = sim.output
             states.append(sim.state)
+            self._pass(k, x, passed)
             if layer.spiking:
                 spikes.append(sim.output)
                 if membranes:
@@ -157,9 +170,11 @@ class Sequential(nnx.Module):
         """
         states: list[Any] = []
         spikes: list[jax.Array] = []
+        passed: list[jax.Array] = []
         for k, (layer, s) in enumerate(zip(self.layers, state, strict=True)):
-            s, x = layer.step(s, self.input_of(k, x, spikes, lead=1), **self._options(k, key))
+            s, x = layer.step(s, self.input_of(k, x, passed, lead=1), **self._options(k, key))
             states.append(s)
+            self._pass(k, x, passed)
             if layer.spiking:
                 spikes.append(x)
         return tuple(states), (x, tuple(spikes))

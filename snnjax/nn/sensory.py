@@ -76,11 +76,11 @@ class Sensory(nnx.Module):
 
     def initial_state(self, batch_size: int, spatial: tuple[int, ...] = ()) -> Any:
         """The neurons' state before the first step, arrays (batch_size, *spatial, channels)."""
-        return self.neuron.initial_state((batch_size, *spatial, self.channels))
+        return self.neuron.initial_state((batch_size, *spatial, self.channels), jnp.promote_types(self.gain[...].dtype, jnp.float32))
 
     def current(self, x: jax.Array) -> jax.Array:
         """What the synaptic current receives in a step with pixel values x (..., channels)."""
-        x = jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+        x = jnp.asarray(x, jnp.promote_types(self.gain[...].dtype, jnp.float32))
         return (1 - _check.decay(self.neuron.dt, self.neuron.tau_syn)) * (self.gain[...] * x + self.bias[...])
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:

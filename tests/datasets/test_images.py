@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import DeviceImages, EventDataset, ImageDataset, digits, load_cifar10
+from snnjax.datasets import Augmented, DeviceImages, EventDataset, ImageDataset, digits, load_cifar10
 
 
 @pytest.fixture
@@ -114,7 +114,17 @@ def test_wrong_images(data, change, error, match):
         ImageDataset(**(fields | change))
 
 
+def test_values_that_no_32_bit_integer_holds_do_not_wrap(data):
+    large = ImageDataset(images=data.images.astype(np.int64) * 2**33, labels=data.labels, n_classes=4)
+    x, _ = DeviceImages.put(large, steps=1).batch(jnp.arange(40))
+    np.testing.assert_allclose(x, DeviceImages.put(data, steps=1).batch(jnp.arange(40))[0], atol=1e-5)
+
+
 def test_wrong_use(data):
+    with pytest.raises(TypeError, match="flip must be True or False, got 'no'"):
+        DeviceImages.put(data, steps=3, flip="no")
+    with pytest.raises(TypeError, match="source must be DeviceEvents, got DeviceImages; images have augmentations of their own"):
+        Augmented(source=DeviceImages.put(data, steps=3), drop=0.1)
     with pytest.raises(ValueError, match="factor must be"):
         data.downsample(6)
     with pytest.raises(ValueError, match="images must not all be the same in a channel"):

@@ -97,3 +97,24 @@ def test_shapes_pass():
     assert Dropout(0.1).feature_shape((None, 4)) == (None, 4)
     network = Sequential(Dropout(0.1), Flatten(), Readout(8, 2, rngs=nnx.Rngs(0)))
     assert network(jnp.ones((3, 2, 4, 2)), key=jax.random.key(0))[0].shape == (3, 2, 2)
+
+
+def test_skip_connections_carry_what_dropout_leaves(x):
+    init, rngs = FluctuationDriven(nu=80.0, sigma_u=1.5), nnx.Rngs(0)
+    layers = [SpikingDense(N, 16, init=init, rngs=rngs), Dropout(0.5), SpikingDense(16, 8, init=init, rngs=rngs), Dropout(0.5)]
+    network, key = Sequential(*layers, Readout(24, 3, rngs=rngs), skip=True), jax.random.key(0)
+    readout, activity = network(x, key=key)
+    first = layers[0](x).output
+    left = layers[1](first, key=jax.random.fold_in(key, 1)).output
+    second = layers[2](left).output
+    both = jnp.concatenate([left, layers[3](second, key=jax.random.fold_in(key, 3)).output], axis=-1)
+    assert_close(readout, network.layers[-1](both).output, 1e-6)
+    assert_close(activity.spikes[0], first, 0)  # what the layer did
+    assert_close(activity.spikes[1], second, 0)
+    state, streamed = network.initial_state(B), []
+    for t in range(T):
+        state, (out, _) = network.step(state, x[t], key=key)
+        streamed.append(out)
+    assert_close(jnp.stack(streamed), readout, 1e-6)
+    with pytest.raises(ValueError, match="skip needs a spiking layer"):
+        Sequential(Flatten(), Readout(8, 2, rngs=rngs), skip=True)

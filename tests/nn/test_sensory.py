@@ -100,3 +100,11 @@ def test_wrong_channels():
         Sensory(3).feature_shape((4, 4, 2))
     with pytest.raises(ValueError, match=r"x must have shape \(3, 4, 4, 3\), one time step"):
         Sensory(3).step(Sensory(3).initial_state(B, (4, 4)), jnp.zeros((B, 4, 4, 2)))
+
+
+def test_float64_pixels_and_rematerialization(rng, x64):
+    """Neurons have the dtype of gain and bias, whatever that of the pixels."""
+    make = lambda c: models.csnn2d((4, 4, 1), 3, blocks=((2,),), sensory=True, remat_steps=c, init=INIT, rngs=nnx.Rngs(0))  # noqa: E731
+    x = np.broadcast_to(rng.normal(size=(B, 4, 4, 1)), (20, B, 4, 4, 1))
+    assert_close(make(7)(x)[0], make(None)(x)[0], 1e-6)
+    assert Sensory(1)(x).output.dtype == jnp.float32
