@@ -5,6 +5,7 @@ from snnjax.nn.dropout import Dropout
 from snnjax.nn.init import Connection, FluctuationDriven, LayerInit, SameForAll
 from snnjax.nn.layers import Readout, SpikingDense
 from snnjax.nn.network import Activity, Sequential
+from snnjax.nn.nonnegative import NonNegative
 from snnjax.nn.sensory import Sensory
 from snnjax.nn.shape import Flatten, Pool, Reshape
 
@@ -15,6 +16,7 @@ __all__ = [
     "Flatten",
     "FluctuationDriven",
     "LayerInit",
+    "NonNegative",
     "Pool",
     "Readout",
     "Reshape",
