@@ -105,6 +105,8 @@ FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
     if config.dalian:
+        if config.init in FROM_DATA:  # scaled anew, so that no formula may refuse the target
+            return DalianFluctuationDriven(nu=nu, alpha=config.alpha)
         distribution = "lognormal" if config.init == "lognormal" else "exponential"
         return DalianFluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, distribution=distribution)
     plain = {

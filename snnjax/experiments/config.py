@@ -14,7 +14,7 @@ Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10", "csnn2", "csnn4", 
 WeightInit = Literal[
     "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
 ]  # fmt: skip
-DALIAN_INITS = ("fluctuation_driven", "lognormal")
+DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]

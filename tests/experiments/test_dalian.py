@@ -37,6 +37,15 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
     assert all(row["rate_1"] > 0 for row in run.fit.history)
 
 
+def test_data_driven_initialization_is_on_target():
+    prepared = experiments.prepare(dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2))
+    x, _ = prepared.sample.batch(jnp.arange(len(prepared.sample)))
+    layer = prepared.network.layers[0]
+    u = free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output))
+    np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 1.2, rtol=0.06)
+    assert abs(float(u.mean())) < 0.1
+
+
 def test_probe_adds_up_all_three_connections(prepared):
     x, labels = prepared.sample.batch(jnp.arange(40))
     (p,) = probe(prepared.network, x, labels).layers
