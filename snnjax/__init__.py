@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "calibration",
+    "dale",
     "datasets",
     "diagnostics",
     "dynamics",
@@ -32,6 +33,7 @@ _SUBMODULES = (
 
 if TYPE_CHECKING:
     from snnjax import calibration as calibration
+    from snnjax import dale as dale
     from snnjax import datasets as datasets
     from snnjax import diagnostics as diagnostics
     from snnjax import dynamics as dynamics

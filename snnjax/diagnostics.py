@@ -28,6 +28,7 @@ from jax.core import Tracer
 
 from snnjax import _check, losses, theory
 from snnjax.calibration import free_membrane
+from snnjax.initializers import fan_in
 from snnjax.optimizers import smorms3
 from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.training.step import Objective
@@ -184,16 +185,14 @@ def _mean_abs(tree: Any) -> jax.Array:
 
 def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
     neuron = layer.neuron
-    connections = [(layer.kernel[...], x)]
-    drive = layer.project(x, layer.kernel[...])
-    if layer.recurrent_kernel is not None:
-        connections.append((layer.recurrent_kernel[...], z))
-        drive = drive + layer.recur(z, layer.recurrent_kernel[...])
-    u = free_membrane(neuron, drive)
+    u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
-    kernel = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt}
+    connections, kernel = layer.connections(x, z), {"tau_mem": neuron.tau_mem, "dt": neuron.dt}
     predicted = [
-        theory.membrane_statistics(w.mean(), w.std(), n=w.size // w.shape[-1], nu=s.mean() / neuron.dt, **kernel) for w, s in connections
+        theory.membrane_statistics(
+            c.weights.mean(), c.weights.std(), n=fan_in(c.weights.shape), nu=c.spikes.mean() / neuron.dt, tau_syn=c.tau, **kernel
+        )
+        for c in connections
     ]
     rate = z.mean(axis=(0, 1)) / neuron.dt
     return LayerProbe(
@@ -204,7 +203,7 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
         saturated=(rate > SATURATED_HZ).mean(),
         mu_u=mu_u,
         sigma_u=sigma_u,
-        predicted_mu_u=sum(jnp.mean(p.mu_u) for p in predicted),
+        predicted_mu_u=sum(c.sign * jnp.mean(p.mu_u) for c, p in zip(connections, predicted, strict=True)),
         predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
         xi=(jnp.mean(jnp.asarray(neuron.theta)) - mu_u) / sigma_u,
         spread=u.mean(axis=(0, 1)).std(),

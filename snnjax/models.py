@@ -7,20 +7,37 @@ two), or two (three), layers of the same width, stride 1 and size after each of 
 
 Over images and event cameras: blocks of two convolutions, 3 x 3, stride 1, and 2 x 2 max-pooling of their spikes, 16 and then 32 feature maps; event
 cameras with padding 2 and no recurrence. The widths of a third and fourth block (64) are our choice, as is a static image's padding (same size).
+
+Dale's law: dense layers (128 excitatory, 32 inhibitory neurons in the paper) and convolutions over a line. The ratio of 4 in every layer, the recurrent
+kernel's size for inhibition and a readout whose weights may have either sign are our choice.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from flax import nnx
 
 from snnjax import _check
 from snnjax.initializers import Initializer
-from snnjax.nn import Dropout, Flatten, LayerInit, Pool, Readout, Reshape, Sensory, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.nn import (
+    DalianConv1d,
+    DalianDense,
+    Dropout,
+    Flatten,
+    LayerInit,
+    Pool,
+    Readout,
+    Reshape,
+    Sensory,
+    Sequential,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+)
 from snnjax.nn.conv import Padding
 
 
@@ -83,16 +100,66 @@ def dense(
     >>> network(jnp.ones((50, 2, 20)))[0].shape, network.layers[-1].in_features
     ((50, 2, 10), 96)
     """
+
+    def layer(n_in: int, n_out: int) -> Any:
+        return SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=recurrent, trainable=trainable, rngs=rngs)
+
+    first = [Flatten(), Sensory(n_inputs, neuron=neuron)] if sensory else []
+    return _dense(
+        layer, n_inputs, n_classes, hidden, first, integrator=integrator, skip=skip, remat_steps=remat_steps, dropout=dropout, rngs=rngs
+    )
+
+
+def _dense(
+    layer: Callable[[int, int], Any], n_inputs: int, n_classes: int, hidden: Sequence[int], first: Sequence[Any] = (), *, integrator: Any, skip: bool,
+    remat_steps: int | None, dropout: float, rngs: nnx.Rngs,
+) -> Sequential:  # fmt: skip
     if not hidden:
         raise ValueError("hidden must name at least one layer, got none")
-    layers: list[Any] = [Flatten(), Sensory(n_inputs, neuron=neuron)] if sensory else []
+    layers = [*first]
     for n_in, n_out in itertools.pairwise((n_inputs, *hidden)):
-        layers += [
-            SpikingDense(n_in, n_out, init=init, neuron=neuron, recurrent=recurrent, trainable=trainable, rngs=rngs),
-            *_drop(dropout),
-        ]
+        layers += [layer(n_in, n_out), *_drop(dropout)]
     readout = Readout(sum(hidden) if skip else hidden[-1], n_classes, neuron=integrator, rngs=rngs)
     return Sequential(*layers, readout, skip=skip, remat_steps=remat_steps)
+
+
+def dalian(
+    n_inputs: int,
+    n_classes: int,
+    *,
+    hidden: Sequence[int] = (128,),
+    ei_ratio: float = 4.0,
+    init: LayerInit | Initializer,
+    neuron: Any = None,
+    integrator: Any = None,
+    recurrent: bool = True,
+    skip: bool = False,
+    remat_steps: int | None = None,
+    dropout: float = 0.0,
+    trainable: Sequence[str] = (),
+    rngs: nnx.Rngs,
+) -> Sequential:
+    """Dense layers that obey Dale's law; the paper's has one of 128 excitatory and 32 inhibitory neurons, recurrent.
+
+    Args:
+      n_inputs, n_classes: units of input and readout.   hidden: excitatory neurons of each layer, `ei_ratio` times as many as inhibitory ones.
+      init, neuron, recurrent, trainable: of every hidden layer, as in `DalianDense`.
+      integrator, skip, remat_steps, dropout, rngs: as in `dense`. The readout sees excitatory neurons alone, through weights of either sign.
+
+    >>> import jax.numpy as jnp
+    >>> from snnjax.nn import DalianFluctuationDriven
+    >>> network = dalian(700, 20, init=DalianFluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
+    >>> readout, activity = network(jnp.ones((10, 2, 700)))
+    >>> readout.shape, activity.spikes[0].shape, network.layers[-1].in_features
+    ((10, 2, 20), (10, 2, 160), 128)
+    """
+
+    def layer(n_in: int, n_out: int) -> Any:
+        return DalianDense(
+            n_in, n_out, ei_ratio=ei_ratio, init=init, neuron=neuron, recurrent=recurrent, trainable=trainable, rngs=rngs
+        )  # fmt: skip
+
+    return _dense(layer, n_inputs, n_classes, hidden, integrator=integrator, skip=skip, remat_steps=remat_steps, dropout=dropout, rngs=rngs)
 
 
 def csnn(
@@ -128,9 +195,22 @@ def csnn(
     >>> readout.shape, [z.shape[2:] for z in activity.spikes]
     ((10, 1, 20), [(68, 16), (68, 16), (21, 32), (21, 32), (5, 64), (5, 64), (5, 64)])
     """
+
+    def layer(maps: int, conv: Conv) -> Any:
+        return SpikingConv1d(
+            maps, conv.maps, kernel_size=conv.kernel, stride=conv.stride, padding=conv.padding, init=init, neuron=neuron,
+            recurrent_kernel_size=RECURRENT_KERNEL if recurrent else None, trainable=trainable, rngs=rngs,
+        )  # fmt: skip
+
+    convs = CSNN[_check.one_of("depth", depth, tuple(CSNN))] if layers is None else layers
+    return _csnn(layer, n_inputs, n_classes, convs, integrator=integrator, skip=skip, remat_steps=remat_steps, dropout=dropout, rngs=rngs)
+
+
+def _csnn(
+    make: Callable[[int, Conv], Any], n_inputs: int, n_classes: int, layers: Sequence[Conv], *, integrator: Any, skip: bool,
+    remat_steps: int | None, dropout: float, rngs: nnx.Rngs,
+) -> Sequential:  # fmt: skip
     _check.integer("n_inputs", n_inputs, at_least=1)
-    if layers is None:
-        layers = CSNN[_check.one_of("depth", depth, tuple(CSNN))]
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
     stack: list[Any] = []
@@ -140,16 +220,54 @@ def csnn(
             raise ValueError(
                 f"n_inputs must be enough for layer {k}, whose kernel is {conv.kernel}, got {n_inputs}: {positions} positions are left"
             )
-        layer = SpikingConv1d(
-            maps, conv.maps, kernel_size=conv.kernel, stride=conv.stride, padding=conv.padding, init=init, neuron=neuron,
-            recurrent_kernel_size=RECURRENT_KERNEL if recurrent else None, trainable=trainable, rngs=rngs,
-        )  # fmt: skip
+        layer = make(maps, conv)
         (size,) = layer.out_shape((positions,))
         stack += [layer, *_drop(dropout)]
         positions, maps = size or 0, conv.maps
         flat.append(positions * maps)
     readout = Readout(sum(flat) if skip else flat[-1], n_classes, neuron=integrator, rngs=rngs)
     return Sequential(Reshape(n_inputs, 1), *stack, Flatten(), readout, skip=skip, remat_steps=remat_steps)
+
+
+def dalian_csnn(
+    n_inputs: int,
+    n_classes: int,
+    *,
+    depth: int = 3,
+    layers: Sequence[Conv] | None = None,
+    ei_ratio: float = 4.0,
+    init: LayerInit | Initializer,
+    neuron: Any = None,
+    integrator: Any = None,
+    recurrent: bool = True,
+    skip: bool = False,
+    remat_steps: int | None = None,
+    dropout: float = 0.0,
+    trainable: Sequence[str] = (),
+    rngs: nnx.Rngs,
+) -> Sequential:
+    """`csnn` with Dale's law: the feature maps of `CSNN` are excitatory, and each layer has inhibitory ones besides, `ei_ratio` times fewer.
+
+    Args:
+      recurrent: convolve the excitatory spikes of every layer with a recurrent kernel of `RECURRENT_KERNEL`; inhibition always has one.
+      Others: as in `csnn` and `dalian`.
+
+    >>> import jax.numpy as jnp
+    >>> from snnjax.nn import DalianFluctuationDriven
+    >>> network = dalian_csnn(700, 20, init=DalianFluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
+    >>> readout, activity = network(jnp.ones((10, 1, 700)))
+    >>> readout.shape, [z.shape[2:] for z in activity.spikes], network.layers[-1].in_features
+    ((10, 1, 20), [(68, 20), (21, 40), (5, 80)], 320)
+    """
+
+    def layer(maps: int, conv: Conv) -> Any:
+        return DalianConv1d(
+            maps, conv.maps, ei_ratio=ei_ratio, kernel_size=conv.kernel, stride=conv.stride, padding=conv.padding,
+            lateral_kernel_size=RECURRENT_KERNEL, recurrent=recurrent, init=init, neuron=neuron, trainable=trainable, rngs=rngs,
+        )  # fmt: skip
+
+    convs = CSNN[_check.one_of("depth", depth, tuple(CSNN))] if layers is None else layers
+    return _csnn(layer, n_inputs, n_classes, convs, integrator=integrator, skip=skip, remat_steps=remat_steps, dropout=dropout, rngs=rngs)
 
 
 def csnn2d(

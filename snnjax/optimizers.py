@@ -7,6 +7,8 @@ r"""SMORMS3, an optimizer that sets each parameter's step by how consistent its 
 
 with mem = 1, g = g2 = 0 at the start. Source: S. Funk (2015), RMSprop loses to SMORMS3 - beware the epsilon!; used by Rossbroich, Gygax &
 Zenke (2022), doi 10.1088/2634-4386/ac97bb, with lr = 5e-3 and eps = 1e-16.
+
+Also the projection that keeps weights >= 0 under any optimizer, for Dale's law: step <- max(step, -w).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from snnjax import _check
+from snnjax.nn.nonnegative import nonnegative
 
 
 class Smorms3State(NamedTuple):
@@ -61,3 +64,34 @@ def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientT
         return steps, Smorms3State(jnp.asarray(optax.safe_increment(state.steps)), mem, g, g2)
 
     return optax.GradientTransformation(init, update)
+
+
+def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
+    """Project marked parameters to >= 0 after every update, and leave all others alone; the last transformation of a chain.
+
+    An update u of a weight w >= 0 becomes max(u, -w), so that w + u is max(w + u, 0) exactly. An update that is NaN stays so.
+
+    Args:
+      mask: which parameters, a pytree of booleans with the structure of the parameters or a prefix of it; None: those that are
+        `snnjax.nn.NonNegative`, as all weights of Dalian layers are.
+
+    Raises:
+      ValueError: when updating without parameters.
+
+    >>> params = {"a": jnp.array([1.0, 0.25]), "b": jnp.array([0.25])}
+    >>> optimizer = optax.chain(optax.sgd(1.0), keep_nonnegative({"a": True, "b": False}))
+    >>> updates, _ = optimizer.update({"a": jnp.array([0.5, 0.5]), "b": jnp.array([0.5])}, optimizer.init(params), params)
+    >>> {name: w.tolist() for name, w in optax.apply_updates(params, updates).items()}
+    {'a': [0.5, 0.0], 'b': [-0.25]}
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("params must be given to keep_nonnegative, as in optimizer.update(gradients, state, params), got None")
+
+        def project(marked: bool, w: Any, u: Any) -> Any:
+            return jax.tree.map(lambda w, u: jnp.maximum(u, -w), w, u) if marked else u
+
+        return jax.tree.map(project, nonnegative(params) if mask is None else mask, params, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -17,7 +17,7 @@ k |mu_u| <= theta - mu_u for the largest k: mu_u <= theta / (1 + k), and mu_u >=
 sigma_u is a mean over neurons. A single neuron's fixed weights give it a constant mean; its standard deviation across neurons
 (the quenched spread) is nu ebar sigma_w sqrt(n).
 
-Dale's law: W ~ Exp(lambda), mean 1/lambda, E[W^2] = 2/lambda^2, balanced so that mu_u = 0; see `dalian_rates`.
+Dale's law: weights >= 0 with a mean and E[W^2] = (1 + cv^2) mean^2, as of an exponential distribution (cv = 1), and two currents; see `dalian_rates`.
 
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, sections 2.2 and 2.4, supplements S2 and S3.
 """
@@ -59,7 +59,7 @@ class Afferent(NamedTuple):
 
 
 class DalianRates(NamedTuple):
-    """Rates lambda of the exponential weight distributions: input -> target, recurrent E -> target (None without), I -> target."""
+    """Rates lambda = 1 / mean weight: input -> target, recurrent E -> target (None without), I -> target."""
 
     exc: Any
     rec: Any | None
@@ -276,24 +276,37 @@ def dalian_rates(
     tau_inh: Any,
     dt: Any = None,
     alpha: Any = 0.9,
+    mu_u: Any = 0.0,
+    cv: Any = 1.0,
     mode: KernelMode = "discrete",
 ) -> DalianRates:
-    r"""Rates lambda of exponential weights for a neuron with separate excitatory and inhibitory currents, balanced (mu_u = 0).
+    r"""Rates lambda = 1 / mean weight of weights >= 0 for a neuron with separate excitatory and inhibitory currents.
 
-    With d_X = lambda_X / lambda_E and separate rates nu_E, nu_R, nu_I:
+    A distribution of weights enters with two numbers, its mean m = 1 / lambda and E[W^2] = k m^2, where k = 1 + cv^2: 2 for the exponential one. With D the
+    drive n nu of a connection, and d_R = lambda_R / lambda_E,
 
-        balance    n_E nu_E ebar_E + n_R nu_R ebar_E / d_R = n_I nu_I ebar_I / d_I
-        alpha      d_R^2 = alpha n_R nu_R / ((1 - alpha) n_E nu_E)        share alpha of the excitatory variance is feed-forward
-        sigma_u    lambda_E^2 sigma_u^2 = 2 (n_E nu_E ehat_E + n_R nu_R ehat_E / d_R^2 + n_I nu_I ehat_I / d_I^2)
+        alpha      d_R^2 = alpha D_R / ((1 - alpha) D_E)                      share alpha of the excitatory variance is feed-forward
+        mean       A m_E - B m_I = mu_u                                       A = ebar_E (D_E + D_R / d_R),       B = ebar_I D_I
+        sigma_u    k (P m_E^2 + Q m_I^2) = sigma_u^2                          P = ehat_E (D_E + D_R / d_R^2),     Q = ehat_I D_I
+
+    a quadratic equation in m_E: with c = Q / B^2,
+
+        m_E = (A mu_u c + sqrt((P + A^2 c) sigma_u^2 / k - P mu_u^2 c)) / (P + A^2 c),          m_I = (A m_E - mu_u) / B
+
+    Both are positive where -B / sqrt(k Q) < mu_u / sigma_u < A / sqrt(k P): at either end one population alone makes mean and fluctuations.
 
     Args:
       sigma_u: target standard deviation of the membrane.
       n_exc, n_inh, n_rec: inputs a neuron gets from the layer below, from the inhibitory and from the recurrent excitatory population.
       nu_exc, nu_inh, nu_rec: their rates, Hz; the last two default to `nu_exc`.
       tau_mem, tau_exc, tau_inh, dt: s.   alpha: in (0, 1), used with n_rec > 0 only.
+      mu_u: target mean of the membrane.   cv: standard deviation of the weights over their mean, the same for all connections; 1: exponential.
 
     Returns:
-      `DalianRates(exc, rec, inh)`; the mean weight of each connection is 1 / lambda.
+      `DalianRates(exc, rec, inh)`; the mean weight of each connection is 1 / lambda. Traced values are not checked: NaN or negative where no weights exist.
+
+    Raises:
+      ValueError: an argument is out of range, or there are no such weights; names the mu_u that are possible.
 
     >>> r = dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)
     >>> f"{r.exc:.2f} {r.inh:.3f}"
@@ -303,6 +316,8 @@ def dalian_rates(
         _check.number(name, value, above=0)
     _check.number("n_rec", n_rec, at_least=0)
     _check.number("sigma_u", sigma_u, above=0)
+    _check.number("mu_u", mu_u)
+    _check.number("cv", cv, at_least=0)
     for name, value in (("tau_mem", tau_mem), ("tau_exc", tau_exc), ("tau_inh", tau_inh)):
         _check.number(name, value, above=0, unit="s")
     nu_inh = nu_exc if nu_inh is None else nu_inh
@@ -311,7 +326,7 @@ def dalian_rates(
         _check.number(name, value, above=0, unit="Hz")
     ebar_e, ehat_e = psp_integrals(tau_mem=tau_mem, tau_syn=tau_exc, dt=dt, mode=mode)
     ebar_i, ehat_i = psp_integrals(tau_mem=tau_mem, tau_syn=tau_inh, dt=dt, mode=mode)
-    xp = _namespace(sigma_u, nu_exc, nu_inh, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha)
+    xp = _namespace(sigma_u, nu_exc, nu_inh, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv)
     drive_e, drive_r, drive_i = n_exc * nu_exc, n_rec * nu_rec, n_inh * nu_inh
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0
@@ -319,6 +334,41 @@ def dalian_rates(
         _check.number("alpha", alpha, above=0, below=1)
         d_r = xp.sqrt(alpha * drive_r / ((1 - alpha) * drive_e))
         recurrent_mean, recurrent_variance = drive_r / d_r, drive_r / d_r**2
-    d_i = drive_i * ebar_i / (ebar_e * (drive_e + recurrent_mean))
-    lambda_e = xp.sqrt(2 * (ehat_e * (drive_e + recurrent_variance) + drive_i * ehat_i / d_i**2)) / sigma_u
-    return DalianRates(lambda_e, None if d_r is None else d_r * lambda_e, d_i * lambda_e)
+    mean_e, mean_i = ebar_e * (drive_e + recurrent_mean), ebar_i * drive_i
+    power_e, power_i = ehat_e * (drive_e + recurrent_variance), ehat_i * drive_i
+    m_e, m_i = dalian_means(sigma_u, mean_e, mean_i, power_e, power_i, mu_u=mu_u, cv=cv, xp=xp)
+    return DalianRates(1 / m_e, None if d_r is None else d_r / m_e, 1 / m_i)
+
+
+def dalian_means(
+    sigma_u: Any, mean_e: Any, mean_i: Any, power_e: Any, power_i: Any, *, mu_u: Any = 0.0, cv: Any = 1.0, xp: Any = np
+) -> tuple[Any, Any]:
+    """The two mean weights m_E and m_I that put a membrane at mu_u and sigma_u, given A, B, P and Q of `dalian_rates`, its equations solved.
+
+    Raises:
+      ValueError: one of them would not be positive; names the mu_u that are possible.
+
+    >>> m_e, m_i = dalian_means(1.0, 10.0, 5.0, 0.1, 0.2)
+    >>> f"{10 * m_e - 5 * m_i:.3f} {2 * (0.1 * m_e**2 + 0.2 * m_i**2):.3f}"
+    '0.000 1.000'
+    """
+    k = 1 + cv**2
+    _check_dalian_feasible(mu_u, sigma_u, -sigma_u * mean_i / xp.sqrt(k * power_i), sigma_u * mean_e / xp.sqrt(k * power_e))
+    c = power_i / mean_i**2
+    a = power_e + mean_e**2 * c
+    m_e = (mean_e * mu_u * c + xp.sqrt(a * sigma_u**2 / k - power_e * mu_u**2 * c)) / a
+    return m_e, (mean_e * m_e - mu_u) / mean_i
+
+
+def _check_dalian_feasible(mu_u: Any, sigma_u: Any, low: Any, high: Any) -> None:
+    values = [_check.concrete(v) for v in (mu_u, sigma_u, low, high)]
+    if any(v is None for v in values):
+        return
+    mu, sigma, lo, hi = np.broadcast_arrays(*values)  # type: ignore[arg-type]
+    bad = (mu <= lo) | (mu >= hi)
+    if np.any(bad):
+        mu, sigma, lo, hi = (float(v[bad].ravel()[0]) for v in (mu, sigma, lo, hi))
+        raise ValueError(
+            f"mu_u = {mu:g} has no weights >= 0 at sigma_u = {sigma:g}: one population alone would move the membrane further or shake it more. "
+            f"Allowed: {lo:.4g} < mu_u < {hi:.4g}. Raise n or nu or sigma_u, or lower |mu_u|"
+        )

@@ -6,7 +6,7 @@ from flax import nnx
 
 from snnjax import models
 from snnjax.experiments import RandmanConfig, build_network
-from snnjax.nn import FluctuationDriven
+from snnjax.nn import DalianFluctuationDriven, FluctuationDriven
 
 INIT = FluctuationDriven(nu=15.8)
 
@@ -55,7 +55,9 @@ def test_errors():
         models.dense(20, 10, hidden=(), init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="layers must hold at least one layer"):
         models.csnn(20, 10, layers=(), init=INIT, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', got 'csnn2'"):
+    with pytest.raises(
+        ValueError, match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', 'dalian', 'dalian_csnn3', got 'csnn2'"
+    ):
         RandmanConfig(model="csnn2")
 
 
@@ -88,3 +90,51 @@ def test_csnn2d_errors():
         models.csnn2d((8, 8), 10, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="blocks must hold at least one block"):
         models.csnn2d((8, 8, 1), 10, blocks=((4,), ()), init=INIT, rngs=nnx.Rngs(0))
+
+
+# --- Dale's law
+
+DALIAN = DalianFluctuationDriven(nu=15.8)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_dalian_has_the_populations_of_the_paper(skip):
+    network = models.dalian(700, 20, hidden=(128, 64), skip=skip, init=DALIAN, rngs=nnx.Rngs(0))
+    first, second, readout = network.layers
+    assert [(layer.n_exc, layer.n_inh, layer.recurrent) for layer in (first, second)] == [(128, 32, True), (64, 16, True)]
+    assert readout.in_features == (192 if skip else 64)
+    out, activity = nnx.eval_shape(lambda n, x: n(x), network, jax.ShapeDtypeStruct((5, 2, 700), jnp.float32))
+    assert out.shape == (5, 2, 20)
+    assert [z.shape[2:] for z in activity.spikes] == [(160,), (80,)]
+
+
+def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
+    network = models.dalian_csnn(700, 20, depth=3, dropout=0.1, init=DALIAN, rngs=nnx.Rngs(0))
+    convs = [layer for layer in network.layers if layer.spiking]
+    shapes = [(layer.kernel.shape, layer.inhibitory_kernel.shape, layer.recurrent_kernel.shape, layer.stride) for layer in convs]
+    assert shapes == [
+        ((21, 1, 20), (5, 4, 20), (5, 16, 20), (10,)),
+        ((7, 16, 40), (5, 8, 40), (5, 32, 40), (3,)),
+        ((7, 32, 80), (5, 16, 80), (5, 64, 80), (3,)),
+    ]
+    assert network.layers[-1].in_features == 320
+    with pytest.raises(ValueError, match="n_inputs must be enough for layer 0"):
+        models.dalian_csnn(20, 10, init=DALIAN, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("model", ["dalian", "dalian_csnn3"])
+def test_command_line_names_build_dalian_networks(model):
+    config = RandmanConfig(model=model, recurrent=True, learn_tau=True, init="lognormal", tau_inh=15e-3, ei_ratio=8.0, sigma_u=0.5)
+    network = build_network(config, n_inputs=700, n_classes=20, nu=15.8, duration=0.7)
+    hidden = [layer for layer in network.layers if layer.spiking]
+    assert [layer.n_inh for layer in hidden] == ([16] if model == "dalian" else [2, 4, 8])
+    for layer in hidden:
+        assert layer.recurrent
+        assert set(layer.log_tau) == {"tau_mem", "tau_exc", "tau_inh"}
+        np.testing.assert_allclose(layer.neuron.tau_inh, 15e-3, rtol=1e-6)
+        w = np.log(np.asarray(layer.recurrent_kernel[...]))
+        np.testing.assert_allclose(w.std(), np.sqrt(np.log(2)), rtol=0.15)  # cv = 1; 1,600 weights and more
+    with pytest.raises(ValueError, match=r"init must be one of .* with Dale's law, got 'kaiming'"):
+        RandmanConfig(model=model, init="kaiming")
+    with pytest.raises(ValueError, match="init 'lognormal' needs a model with Dale's law"):
+        RandmanConfig(init="lognormal")

@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -175,18 +176,35 @@ def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
 # --- Dale's law
 
 
+@pytest.mark.parametrize("cv", [0.0, 1.0, 1.7])
+@pytest.mark.parametrize("mu_u", [-1.5, 0.0, 0.6])
 @pytest.mark.parametrize("n_rec", [0, 150])
-def test_dalian_rates_balance_and_hit_the_target(n_rec):
+def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
     n, nu, sigma_u, alpha = (400, n_rec, 60), (9.0, 14.0, 25.0), 0.8, 0.7
     options = DALIAN | {"nu_exc": nu[0], "nu_rec": nu[1], "nu_inh": nu[2]}
-    rates = dalian_rates(sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, **options)
+    rates = dalian_rates(sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options)
     (ebar_e, ehat_e), (ebar_i, ehat_i) = (psp_integrals(tau_mem=20e-3, tau_syn=tau, dt=2e-3) for tau in (10e-3, 20e-3))
     drive = np.multiply(n, nu)
     rate = np.array([rates.exc, np.inf if rates.rec is None else rates.rec, rates.inh])
-    mean, variance = drive * [ebar_e, ebar_e, -ebar_i] / rate, drive * [ehat_e, ehat_e, ehat_i] * 2 / rate**2  # E[W^2] = 2/lambda^2
-    assert abs(mean.sum()) < 1e-12 * mean[0]
+    # E[W^2] = (1 + cv^2) / lambda^2
+    mean, variance = drive * [ebar_e, ebar_e, -ebar_i] / rate, drive * [ehat_e, ehat_e, ehat_i] * (1 + cv**2) / rate**2
+    assert (rate > 0).all()
+    assert abs(mean.sum() - mu_u) < 1e-12 * mean[0]
     np.testing.assert_allclose(variance.sum(), sigma_u**2, rtol=1e-12)
     np.testing.assert_allclose(variance[0] / variance[:2].sum(), alpha if n_rec else 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_rec", [0, 30])
+def test_dalian_limits_of_the_mean_are_sharp(n_rec):
+    options = {"sigma_u": 0.7, "n_exc": 50, "n_rec": n_rec, "n_inh": 20, **DALIAN}
+    with pytest.raises(ValueError, match="Allowed") as error:
+        dalian_rates(**options, mu_u=1e3)
+    low, high = (float(v) for v in re.search(r"Allowed: (\S+) < mu_u < (\S+)\.", str(error.value)).groups())
+    for limit in (low, high):
+        inside, outside = limit * 0.999, limit * 1.001
+        assert all(r is None or r > 0 for r in dalian_rates(**options, mu_u=inside))
+        with pytest.raises(ValueError, match="has no weights >= 0"):
+            dalian_rates(**options, mu_u=outside)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 r"""Put every layer of a network on target for the data it really gets, first to last, in one forward pass. Formulas: `snnjax.calibration.powers`.
 
 Each layer's powers are measured on the spikes that the layer below emits once it is calibrated. A recurrent layer's own spikes depend on the weights they
-set, so those are found as a fixed point in a few passes.
+set, so those are found as a fixed point in a few passes. Dalian layers: `snnjax.calibration.dalian`.
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax.calibration.dalian import calibrate_dalian
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
 from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
@@ -37,6 +38,7 @@ class LayerReport(NamedTuple):
       sigma_u: the standard deviation that the membrane without reset then has on the batch, with the layer's own spikes.
       silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
         weights to rescale are all equal. The layer then kept its weights.
+      mu_u: the mean that the membrane without reset then has on the batch.
     """
 
     sigma_w: tuple[jax.Array, ...]
@@ -44,6 +46,7 @@ class LayerReport(NamedTuple):
     sigma_u: jax.Array
     silent: jax.Array
     calibrated: jax.Array
+    mu_u: jax.Array
 
 
 def calibrate(
@@ -61,13 +64,13 @@ def calibrate(
     """Put every layer of `network` on target for the batch `x`, first to last, each on the spikes that the layers below really emit.
 
     Args:
-      network: a `snnjax.nn.Sequential` of dense, convolutional or recurrent layers. It is not changed. Time constants of its own for every
-        neuron count with their mean.
+      network: a `snnjax.nn.Sequential` of dense, convolutional or recurrent layers, Dalian ones among them. It is not changed. Time constants of its
+        own for every neuron count with their mean.
       x: inputs (time, batch, ...features), typical of the data: a hundred samples are plenty.
-      key: draw new normal weights with it; None rescales the weights that are there, which must not all be equal. Zeros stay zeros.
+      key: draw new normal (Dalian: exponential) weights with it; None rescales the weights that are there, which must not all be equal. Zeros stay zeros.
       sigma_u: target standard deviation of the membrane, one for all spiking layers or a sequence with one a layer.
       mu_u: target mean of the membrane.   alpha: feed-forward share of the variance in recurrent layers.
-      balance: give every neuron weights of exactly zero sum in each connection, before the mean that mu_u asks for is added.
+      balance: give every neuron weights of exactly zero sum in each connection, before the mean that mu_u asks for is added. Not for Dalian layers.
       readout_sigma: also scale the readout's weights so that its traces have this standard deviation in time; None leaves the readout alone.
       passes: recurrent layers: how often the recurrent weights are set to the spikes that the layer emits with them (a fixed point). A layer that
         fires below 1 Hz gets the recurrent weights of one that fires at it, and its input carries more than alpha.
@@ -129,6 +132,13 @@ def calibrate(
 def _calibrate_layer(
     layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, balance: bool, passes: int
 ) -> tuple[LayerReport, jax.Array]:
+    if hasattr(layer, "inhibitory_kernel"):
+        if balance:
+            raise ValueError(
+                "balance must be False for Dalian layers, whose weights have one sign: their inhibition balances the layer as a whole"
+            )
+        found = calibrate_dalian(layer, x, key, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha, passes=_DALIAN_PASSES * passes)
+        return LayerReport(found.sigma_w, found.quenched_spread, found.sigma_u, found.silent, found.calibrated, found.mu_u), found.output
     neuron = _shared_times(layer.neuron)
     below = _powers(layer.project, layer.kernel, x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
@@ -157,18 +167,17 @@ def _calibrate_layer(
         powers = [below, own]
     weights, there = put(powers)
     output = layer(x).output
-    drive = layer.project(x, layer.kernel[...])
-    if layer.recurrent_kernel is not None:
-        drive = drive + layer.recur(output, layer.recurrent_kernel[...])
-    measured_sigma_u = jnp.sqrt(free_membrane(layer.neuron, drive).var(axis=0).mean())
+    u = free_membrane(layer.neuron, layer.whole_drive(x, output))
+    measured_sigma_u = jnp.sqrt(u.var(axis=0).mean())
     quenched = jnp.sqrt(sum(w.sigma_w**2 * p.quenched for w, p in zip(weights, powers, strict=True)))
-    report = LayerReport(tuple(w.sigma_w for w in weights), quenched, measured_sigma_u, below.temporal == 0, there)
+    report = LayerReport(tuple(w.sigma_w for w in weights), quenched, measured_sigma_u, below.temporal == 0, there, u.mean())
     return report, output
 
 
 # A layer that fires below this rate is taken to fire at it when its recurrent weights are set: weights so large that a few spikes a trial made their whole
 # share of the variance would keep the layer firing by itself once anything starts it.
 _FLOOR_HZ = 1.0
+_DALIAN_PASSES = 5  # inhibition answers to what it does, so that its fixed point takes longer
 
 
 def _poisson_powers(neuron: Any, n: int, rate: float, balance: bool, dtype: Any) -> InputPowers:

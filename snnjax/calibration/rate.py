@@ -71,6 +71,10 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
         x = network.input_of(k, x, spikes)
         if hasattr(layer, "in_features"):
             _check.time_major("x", x, features=layer.in_features)
+        if hasattr(layer, "inhibitory_kernel"):
+            raise TypeError(
+                "network must have weights of either sign to be scaled to a rate; Dalian layers have two scales, which calibrate(...) sets"
+            )
         if layer.spiking:
             if key is not None:
                 _draw_orthogonal(layer, jax.random.fold_in(key, k))

@@ -10,10 +10,10 @@ import optax
 from flax import nnx
 
 from snnjax import _check, losses, models, optimizers, surrogate
-from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.experiments.config import TrainConfig
 from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
-from snnjax.nn import FluctuationDriven, LayerInit, SameForAll, Sequential
+from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 
 LOGITS: dict[str, losses.Logits] = {
@@ -53,7 +53,9 @@ def build_network(
     [64, 32, 10]
     """
     rngs = nnx.Rngs(jax.random.key(config.seed if seed is None else seed))
-    neuron = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
+    neuron: Any = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
+    if config.dalian:
+        neuron = ExcInhLIF(tau_mem=neuron.tau_mem, tau_exc=neuron.tau_syn, tau_inh=config.tau_inh, dt=neuron.dt, spike=neuron.spike)
     tau_readout = duration if config.tau_readout is None else config.tau_readout
     shared: dict[str, Any] = {
         "init": layer_init(config, nu),
@@ -63,9 +65,15 @@ def build_network(
         "skip": config.skip,
         "remat_steps": config.remat_steps,
         "dropout": config.dropout,
-        "trainable": ("tau_mem", "tau_syn") if config.learn_tau else (),
+        "trainable": tuple(name for name in vars(neuron) if name.startswith("tau_")) if config.learn_tau else (),
         "rngs": rngs,
     }
+    if config.model == "dalian":
+        return models.dalian(n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared)
+    if config.dalian:
+        return models.dalian_csnn(
+            n_inputs, n_classes, depth=int(config.model.removeprefix("dalian_csnn")), ei_ratio=config.ei_ratio, **shared
+        )
     if config.model == "dense":
         return models.dense(n_inputs, n_classes, hidden=config.hidden, sensory=sensory, **shared)
     if image is not None:
@@ -96,6 +104,11 @@ FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     """The initialization of the hidden layers."""
+    if config.dalian:
+        if config.init in FROM_DATA:  # scaled anew, so that no formula may refuse the target
+            return DalianFluctuationDriven(nu=nu, alpha=config.alpha)
+        distribution = "lognormal" if config.init == "lognormal" else "exponential"
+        return DalianFluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, distribution=distribution)
     plain = {
         "kaiming": kaiming_normal,
         "lecun": lecun_normal,
@@ -111,8 +124,9 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
 
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
-    """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout)."""
-    return OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
+    """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout); keeps Dalian weights >= 0."""
+    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
+    return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Any:

@@ -10,8 +10,11 @@ from snnjax import _check
 from snnjax.regularizers import Pool
 
 Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10", "csnn2", "csnn4", "csnn6", "csnn8"]
-WeightInit = Literal["fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun"]
+Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10", "csnn2", "csnn4", "csnn6", "csnn8", "dalian", "dalian_csnn3"]
+WeightInit = Literal[
+    "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
+]  # fmt: skip
+DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
@@ -25,9 +28,11 @@ class TrainConfig:
 
     model: Model = "dense"
     """Dense layers, `hidden` of them; or a convolutional network of so many layers: 1, 3, 7 or 10 over a line of input units
-    (`snnjax.models.csnn`), 2, 4, 6 or 8 over images (`snnjax.models.csnn2d`)."""
+    (`snnjax.models.csnn`), 2, 4, 6 or 8 over images (`snnjax.models.csnn2d`); or, over a line, `dalian` layers or three convolutions with Dale's law."""
     hidden: tuple[int, ...] = (128,)
-    """Neurons of each hidden layer, for `dense`."""
+    """Neurons of each hidden layer, for `dense`; excitatory ones, for `dalian`."""
+    ei_ratio: float = 4.0
+    """Excitatory neurons (or feature maps) for each inhibitory one, with Dale's law."""
     recurrent: bool = False
     """Connect every hidden layer with itself."""
     skip: bool = False
@@ -39,11 +44,13 @@ class TrainConfig:
     tau_mem: float = 20e-3
     """Membrane time constant, s."""
     tau_syn: float = 10e-3
-    """Synaptic time constant, s."""
+    """Synaptic time constant, s; with Dale's law that of excitation."""
+    tau_inh: float = 20e-3
+    """Synaptic time constant of inhibition, with Dale's law, s."""
     tau_readout: float | None = None
     """Time constant of the readout, s; None: the trial's duration."""
     learn_tau: bool = False
-    """Train tau_mem and tau_syn of every hidden neuron."""
+    """Train all time constants of every hidden neuron."""
     dt: float = 2e-3
     """Time step, s."""
     surrogate: Surrogate = "superspike"
@@ -53,7 +60,8 @@ class TrainConfig:
 
     init: WeightInit = "fluctuation_driven"
     """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
-    each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named."""
+    each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named. With Dale's law the formula draws
+    exponential weights, or `lognormal` ones."""
     calibration_samples: int = 200
     """Training samples that an initialization from data looks at; of images also those whose sensory rate is `nu`."""
     lsuv_rate: float = 10.0
@@ -114,12 +122,17 @@ class TrainConfig:
     out: Path | None = None
     """Run folder; None: a new one under ./runs."""
 
+    @property
+    def dalian(self) -> bool:
+        """Whether the model obeys Dale's law."""
+        return self.model.startswith("dalian")
+
     def __post_init__(self) -> None:
         if not self.hidden:
             raise ValueError("hidden must name at least one layer, got none")
         for n in self.hidden:
             _check.integer("hidden", n, at_least=1)
-        for name in ("tau_mem", "tau_syn", "dt"):
+        for name in ("tau_mem", "tau_syn", "tau_inh", "dt"):
             _check.number(name, getattr(self, name), above=0, unit="s")
         for name, options in (
             ("upper_pool", Pool),
@@ -130,8 +143,16 @@ class TrainConfig:
             ("loss", LossName),
         ):
             _check.one_of(name, getattr(self, name), get_args(options))
-        models = ("dense", *(("csnn2", "csnn4", "csnn6", "csnn8") if self.plane else ("csnn1", "csnn3", "csnn7", "csnn10")))
+        models = (
+            "dense",
+            *(("csnn2", "csnn4", "csnn6", "csnn8") if self.plane else ("csnn1", "csnn3", "csnn7", "csnn10", "dalian", "dalian_csnn3")),
+        )
         _check.one_of("model", self.model, models)  # of a line or a plane, as the task's inputs are
+        _check.number("ei_ratio", self.ei_ratio, above=0)
+        if self.dalian and self.init not in DALIAN_INITS:
+            raise ValueError(f"init must be one of {', '.join(map(repr, DALIAN_INITS))} with Dale's law, got {self.init!r}")
+        if self.init == "lognormal" and not self.dalian:
+            raise ValueError(f"init 'lognormal' needs a model with Dale's law, 'dalian' or 'dalian_csnn3', got {self.model!r}")
         _check.number("dropout", self.dropout, at_least=0, below=1)
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):

@@ -1,7 +1,7 @@
 """What every layer with weights shares: weights, a neuron with trainable time constants, whole sequences and single steps.
 
 A layer adds its linear maps, `project` for the input (done for all steps at once, outside the scan) and `recur` for its own spikes (inside it), and
-`out_shape` where it changes the number of positions.
+`out_shape` where it changes the number of positions. `_connect` draws its weights; `drive` and `_own` say what they bring to the currents.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,15 @@ from snnjax.initializers import Initializer, fan_in
 from snnjax.nn.init import Connection, LayerInit, as_layer_init
 
 Shape = tuple[int | None, ...]  # None: any size
+
+
+class Incoming(NamedTuple):
+    """A connection at work: weights (..., in, units), the spikes that it carries, time constant of the current, and sign of its effect."""
+
+    weights: jax.Array
+    spikes: jax.Array
+    tau: Any
+    sign: int = 1
 
 
 def hold(neuron: Any) -> Any:
@@ -39,6 +48,7 @@ class Synaptic(nnx.Module):
     """
 
     spiking: bool
+    _currents: ClassVar[tuple[str, ...]] = ("tau_syn",)
 
     def __init__(
         self, in_features: int, out_features: int, *, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any,
@@ -51,24 +61,30 @@ class Synaptic(nnx.Module):
             raise TypeError(f"rngs must be a flax.nnx.Rngs, for example nnx.Rngs(0), got {type(rngs).__name__} {rngs!r}")
         if isinstance(neuron, type) or not isinstance(neuron, Neuron):
             raise TypeError(f"neuron must have initial_state and step (snnjax.dynamics.Neuron), got {neuron!r}")
-        if not hasattr(neuron, "tau_syn"):
-            raise TypeError(f"neuron must have one synaptic current with time constant tau_syn, got {type(neuron).__name__}")
-        shapes = [(*window, self.in_features, self.out_features)]
-        if recurrent_window is not None:
-            shapes.append((*recurrent_window, self.out_features, self.out_features))
-        connections = [Connection(fan_in(shape), recurrent=k > 0) for k, shape in enumerate(shapes)]
-        initializers = as_layer_init(init)(neuron, connections)
-        kernels = [nnx.Param(draw(rngs.params(), shape, dtype)) for draw, shape in zip(initializers, shapes, strict=True)]
-        self.kernel = kernels[0]
-        self.recurrent_kernel = kernels[1] if len(kernels) > 1 else nnx.data(None)
+        if missing := [name for name in self._currents if not hasattr(neuron, name)]:
+            which = "one synaptic current with time constant" if len(self._currents) == 1 else "synaptic currents with time constants"
+            raise TypeError(f"neuron must have {which} {' and '.join(self._currents)}, got {type(neuron).__name__} without {missing[0]}")
+        self._connect(window, recurrent_window, neuron, as_layer_init(init), dtype, rngs)
         self._neuron = hold(neuron)
         fields: Any = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
         times = [f.name for f in fields if f.name.startswith("tau_")]
         for name in trainable:
             _check.one_of("trainable", name, times)
         # the logarithm is what is trained: no update can make a time constant negative
-        log = lambda tau: jnp.broadcast_to(jnp.log(jnp.asarray(tau, self._state_dtype)), (self.out_features,))  # noqa: E731
+        log = lambda tau: jnp.broadcast_to(jnp.log(jnp.asarray(tau, self._state_dtype)), (self.units,))  # noqa: E731
         self.log_tau = nnx.Dict({name: nnx.Param(log(getattr(neuron, name))) for name in trainable})
+
+    def _connect(
+        self, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any, init: LayerInit, dtype: Any, rngs: nnx.Rngs
+    ) -> None:
+        """Draw the weights of all connections."""
+        shapes = [(*window, self.in_features, self.out_features)]
+        if recurrent_window is not None:
+            shapes.append((*recurrent_window, self.out_features, self.out_features))
+        connections = [Connection(fan_in(shape), recurrent=k > 0) for k, shape in enumerate(shapes)]
+        kernels = [nnx.Param(draw(rngs.params(), shape, dtype)) for draw, shape in zip(init(neuron, connections), shapes, strict=True)]
+        self.kernel = kernels[0]
+        self.recurrent_kernel = kernels[1] if len(kernels) > 1 else nnx.data(None)
 
     @abc.abstractmethod
     def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -79,6 +95,34 @@ class Synaptic(nnx.Module):
     def recur(z: jax.Array, weights: jax.Array) -> jax.Array:
         """The recurrent map of spikes z of one or all steps. A static method, so that every call hands the same function to jit."""
         ...
+
+    @property
+    def units(self) -> int:
+        """Neurons of the layer, at each position."""
+        return self.out_features
+
+    def emit(self, z: jax.Array) -> jax.Array:
+        """What of the layer's output z (..., units) the layer above gets, (..., out_features)."""
+        return z
+
+    def drive(self, x: jax.Array) -> Any:
+        """What the neurons' currents receive from inputs x of one or all steps: their `drive`, or leaves that broadcast to it."""
+        return self.project(x, self.kernel[...])
+
+    @property
+    def _own(self) -> tuple[Any, Any]:
+        """What they receive from the layer's own spikes: a function `(z, weights) -> drive`, the same one at each call, and the weights; or None twice."""
+        return (None, None) if self.recurrent_kernel is None else (self.recur, self.recurrent_kernel[...])
+
+    def whole_drive(self, x: jax.Array, z: jax.Array) -> Any:
+        """What they receive from inputs x and the layer's own spikes z, of one or all steps."""
+        drive, (recurrent, weights) = self.drive(x), self._own
+        return drive if recurrent is None else jax.tree.map(jnp.add, drive, recurrent(z, weights))
+
+    def connections(self, x: jax.Array, z: jax.Array) -> list[Incoming]:
+        """All connections onto the layer's neurons, for inputs x and own spikes z."""
+        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], z, self.neuron.tau_syn)]
+        return [Incoming(self.kernel[...], x, self.neuron.tau_syn), *own]
 
     def out_shape(self, spatial: Shape) -> Shape:
         """Positions of the output for an input of the positions `spatial`."""
@@ -112,8 +156,8 @@ class Synaptic(nnx.Module):
         return self.recurrent_kernel is not None
 
     def initial_state(self, batch_size: int, spatial: tuple[int, ...] = ()) -> Any:
-        """The neurons' state before the first step, arrays (batch_size, *out_shape(spatial), out_features)."""
-        return self.neuron.initial_state((batch_size, *self.out_shape(spatial), self.out_features), self._state_dtype)
+        """The neurons' state before the first step, arrays (batch_size, *out_shape(spatial), units)."""
+        return self.neuron.initial_state((batch_size, *self.out_shape(spatial), self.units), self._state_dtype)
 
     @property
     def _state_dtype(self) -> Any:
@@ -127,23 +171,22 @@ class Synaptic(nnx.Module):
           x: inputs (time, batch, *spatial, in_features).   state: where to start, the initial state when None.   membrane: return its trace too.
 
         Returns:
-          `Simulation(output, membrane, state)`, the first two (time, batch, *out_shape(spatial), out_features).
+          `Simulation(output, membrane, state)`, the first two (time, batch, *out_shape(spatial), units).
         """
         _check.time_major("x", x, features=self.in_features)
         if self._axes and x.ndim != 3 + self._axes:  # a dense layer takes positions of any number
             raise ValueError(f"x must have shape (time, batch, *spatial, channels) with {self._axes} spatial axes, got {x.shape}")
-        drive = self.project(x, self.kernel[...])
-        if self.recurrent_kernel is None:
-            return simulate(self.neuron, drive, state=state, membrane=membrane)
-        return simulate(self.neuron, drive, recurrent=self.recur, weights=self.recurrent_kernel[...], state=state, membrane=membrane)
+        recurrent, weights = self._own
+        return simulate(self.neuron, self.drive(x), recurrent=recurrent, weights=weights, state=state, membrane=membrane)
 
     def step(self, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        """One time step with inputs x (batch, *spatial, in_features): the next state and the output (batch, *out_shape(spatial), out_features)."""
+        """One time step with inputs x (batch, *spatial, in_features): the next state and the output (batch, *out_shape(spatial), units)."""
         self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
-        neuron, drive = self.neuron, self.project(x, self.kernel[...])
-        if self.recurrent_kernel is not None:
-            _, z = neuron.step(state, jnp.zeros_like(drive))
-            drive = drive + self.recur(z, self.recurrent_kernel[...])
+        neuron, drive = self.neuron, self.drive(x)
+        recurrent, weights = self._own
+        if recurrent is not None:
+            _, z = neuron.step(state, jax.tree.map(jnp.zeros_like, drive))
+            drive = jax.tree.map(jnp.add, drive, recurrent(z, weights))
         return neuron.step(state, drive)
 
     def _check_step(self, state: tuple[int, ...], x: tuple[int, ...]) -> None:

@@ -93,7 +93,59 @@ def conv_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:
     return convolve(z.astype(dtype), weights.astype(dtype))
 
 
-class SpikingConv(Synaptic):
+class ConvMaps(Synaptic):
+    """The linear maps of a convolution, and its geometry."""
+
+    recur = staticmethod(conv_recurrence)
+    _fixed_axes: ClassVar[int | None] = None
+
+    def _set_geometry(self, kernel_size: int | Sequence[int], stride: int | Sequence[int], padding: Padding) -> None:
+        axes = self._fixed_axes
+        if axes is None:
+            if not isinstance(kernel_size, Sequence) or not 1 <= len(kernel_size) <= 3:
+                raise ValueError(
+                    f"kernel_size must have one size for each of 1 to 3 spatial axes, such as (5,) or (3, 3), got {kernel_size!r}; "
+                    f"{type(self).__name__}1d and {type(self).__name__}2d take one number"
+                )
+            axes = len(kernel_size)
+        self.kernel_size = per_axis("kernel_size", kernel_size, axes, at_least=1)
+        self.stride = per_axis("stride", stride, axes, at_least=1)
+        if isinstance(padding, str):
+            self.padding = _check.one_of("padding", padding, ("valid", "same"))
+        else:
+            self.padding = per_axis("padding", padding, axes, at_least=0)
+
+    def _odd(self, name: str, size: int | Sequence[int]) -> tuple[int, ...]:
+        """The window of connections within the layer."""
+        window = per_axis(name, size, len(self.kernel_size), at_least=1)
+        if any(size % 2 == 0 for size in window):
+            raise ValueError(f"{name} must be odd, so that every neuron is at the middle of its own window, got {window}")
+        return window
+
+    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolution of x (..., *spatial, in_features) with kernel (*kernel_size, in_features, n): (..., *out_shape(spatial), n)."""
+        self.out_shape(x.shape[-self._axes - 1 : -1])
+        padding = self.padding.upper() if isinstance(self.padding, str) else [(p, p) for p in self.padding]
+        return convolve(x.astype(kernel.dtype), kernel, stride=self.stride, padding=padding)
+
+    def out_shape(self, spatial: Shape) -> Shape:
+        """Positions of the output, one number an axis, for an input of the size `spatial`; None stays None.
+
+        Raises:
+          ValueError: not one size an axis, or the input is smaller than the kernel.
+        """
+        if len(spatial) != self._axes:
+            raise ValueError(f"spatial must have {self._axes} sizes, one an axis of kernel_size {self.kernel_size}, got {tuple(spatial)}")
+        if self.padding == "same":
+            return tuple(None if n is None else math.ceil(n / s) for n, s in zip(spatial, self.stride, strict=True))
+        padding = (0,) * self._axes if isinstance(self.padding, str) else self.padding
+        padded = [None if n is None else n + 2 * p for n, p in zip(spatial, padding, strict=True)]
+        if any(n is not None and n < k for n, k in zip(padded, self.kernel_size, strict=True)):
+            raise ValueError(f"spatial must be at least kernel_size {self.kernel_size} with padding {self.padding!r}, got {tuple(spatial)}")
+        return tuple(None if n is None else (n - k) // s + 1 for n, k, s in zip(padded, self.kernel_size, self.stride, strict=True))
+
+
+class SpikingConv(ConvMaps):
     """A convolution of spiking neurons, feed-forward or recurrent. `SpikingConv1d` and `SpikingConv2d` take plain numbers for the sizes.
 
     Args:
@@ -119,8 +171,6 @@ class SpikingConv(Synaptic):
     """
 
     spiking = True
-    recur = staticmethod(conv_recurrence)
-    _fixed_axes: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -137,49 +187,12 @@ class SpikingConv(Synaptic):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        axes = self._fixed_axes
-        if axes is None:
-            if not isinstance(kernel_size, Sequence) or not 1 <= len(kernel_size) <= 3:
-                raise ValueError(
-                    f"kernel_size must have one size for each of 1 to 3 spatial axes, such as (5,) or (3, 3), got {kernel_size!r}; "
-                    "SpikingConv1d and SpikingConv2d take one number"
-                )
-            axes = len(kernel_size)
-        self.kernel_size = per_axis("kernel_size", kernel_size, axes, at_least=1)
-        self.stride = per_axis("stride", stride, axes, at_least=1)
-        if isinstance(padding, str):
-            self.padding = _check.one_of("padding", padding, ("valid", "same"))
-        else:
-            self.padding = per_axis("padding", padding, axes, at_least=0)
-        recurrent = None if recurrent_kernel_size is None else per_axis("recurrent_kernel_size", recurrent_kernel_size, axes, at_least=1)
-        if recurrent is not None and any(size % 2 == 0 for size in recurrent):
-            raise ValueError(f"recurrent_kernel_size must be odd, so that every neuron is at the middle of its own window, got {recurrent}")
+        self._set_geometry(kernel_size, stride, padding)
+        recurrent = None if recurrent_kernel_size is None else self._odd("recurrent_kernel_size", recurrent_kernel_size)
         super().__init__(
             in_features, out_features, window=self.kernel_size, recurrent_window=recurrent, neuron=LIF() if neuron is None else neuron,
             init=init, trainable=trainable, dtype=dtype, rngs=rngs,
         )  # fmt: skip
-
-    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Convolution of x (..., *spatial, in_features) with kernel (*kernel_size, in_features, n): (..., *out_shape(spatial), n)."""
-        self.out_shape(x.shape[-self._axes - 1 : -1])
-        padding = self.padding.upper() if isinstance(self.padding, str) else [(p, p) for p in self.padding]
-        return convolve(x.astype(kernel.dtype), kernel, stride=self.stride, padding=padding)
-
-    def out_shape(self, spatial: Shape) -> Shape:
-        """Positions of the output, one number an axis, for an input of the size `spatial`; None stays None.
-
-        Raises:
-          ValueError: not one size an axis, or the input is smaller than the kernel.
-        """
-        if len(spatial) != self._axes:
-            raise ValueError(f"spatial must have {self._axes} sizes, one an axis of kernel_size {self.kernel_size}, got {tuple(spatial)}")
-        if self.padding == "same":
-            return tuple(None if n is None else math.ceil(n / s) for n, s in zip(spatial, self.stride, strict=True))
-        padding = (0,) * self._axes if isinstance(self.padding, str) else self.padding
-        padded = [None if n is None else n + 2 * p for n, p in zip(spatial, padding, strict=True)]
-        if any(n is not None and n < k for n, k in zip(padded, self.kernel_size, strict=True)):
-            raise ValueError(f"spatial must be at least kernel_size {self.kernel_size} with padding {self.padding!r}, got {tuple(spatial)}")
-        return tuple(None if n is None else (n - k) // s + 1 for n, k, s in zip(padded, self.kernel_size, self.stride, strict=True))
 
 
 class SpikingConv1d(SpikingConv):

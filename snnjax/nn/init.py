@@ -8,20 +8,23 @@ Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from snnjax import _check
+from snnjax.dale import fluctuation_driven_exponential, fluctuation_driven_lognormal
 from snnjax.initializers import Initializer, fluctuation_driven_normal
 from snnjax.psp import KernelMode
 
 
 class Connection(NamedTuple):
-    """One afferent of a layer: its fan-in `n` and whether it comes from the layer itself."""
+    """One afferent of a layer: its fan-in `n`, whether it comes from the layer itself, and whether it is inhibitory (Dale's law)."""
 
     n: int
     recurrent: bool = False
+    inhibitory: bool = False
 
 
 LayerInit = Callable[[Any, Sequence[Connection]], Sequence[Initializer]]
@@ -62,6 +65,10 @@ class FluctuationDriven:
         _check.number("density", self.density, above=0, at_most=1)
 
     def __call__(self, neuron: Any, connections: Sequence[Connection]) -> list[Initializer]:
+        if not hasattr(neuron, "tau_syn"):
+            raise TypeError(
+                f"neuron must have one synaptic current, got {type(neuron).__name__}; Dalian layers need DalianFluctuationDriven"
+            )
         theta = _check.concrete(neuron.theta)
         if theta is not None and (mu_u := _check.concrete(self.mu_u)) is not None and (mu_u >= theta).any():
             raise ValueError(f"mu_u must be below theta = {neuron.theta}, got {self.mu_u}")
@@ -91,6 +98,63 @@ class FluctuationDriven:
             )
             for c, nu in zip(connections, rates, strict=True)
         ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DalianFluctuationDriven:
+    """Weights >= 0 that put every neuron of a Dalian layer at mean `mu_u` and standard deviation `sigma_u` of the membrane (`snnjax.dale`).
+
+    Attributes:
+      nu: rate of the layer's inputs, Hz.   nu_inh, nu_recurrent: of its own inhibitory and excitatory neurons, Hz; `nu` when None.
+      sigma_u, mu_u: targets, in membrane units (theta = 1).
+      alpha: fraction of the excitatory variance that feed-forward connections carry where excitatory neurons are connected with each other.
+      distribution: of the weights, `"exponential"` or `"lognormal"`.   cv: standard deviation of log-normal weights over their mean.
+      mode: kernel integrals, `"discrete"` or `"continuous"`.
+
+    >>> from snnjax.dynamics import ExcInhLIF
+    >>> connections = [Connection(700), Connection(32, recurrent=True, inhibitory=True)]
+    >>> ff, inh = DalianFluctuationDriven(nu=15.8)(ExcInhLIF(), connections)
+    >>> import jax
+    >>> f"{ff(jax.random.key(0), (700, 160)).mean():.3f} {inh(jax.random.key(1), (32, 160)).mean():.2f}"
+    '0.036 0.40'
+    """
+
+    nu: Any
+    nu_inh: Any = None
+    nu_recurrent: Any = None
+    sigma_u: Any = 1.0
+    mu_u: Any = 0.0
+    alpha: Any = 0.9
+    distribution: Literal["exponential", "lognormal"] = "exponential"
+    cv: Any = 1.0
+    mode: KernelMode = "discrete"
+
+    def __post_init__(self) -> None:
+        for name in ("nu", "nu_inh", "nu_recurrent"):
+            if name == "nu" or getattr(self, name) is not None:
+                _check.number(name, getattr(self, name), above=0, unit="Hz")
+        _check.number("sigma_u", self.sigma_u, above=0)
+        _check.number("mu_u", self.mu_u)
+        _check.number("alpha", self.alpha, above=0, below=1)
+        _check.one_of("distribution", self.distribution, ("exponential", "lognormal"))
+        _check.number("cv", self.cv, at_least=0)
+
+    def __call__(self, neuron: Any, connections: Sequence[Connection]) -> list[Initializer]:
+        role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"  # noqa: E731
+        n = {role(c): c.n for c in connections}
+        if len(n) != len(connections) or not {"exc", "inh"} <= n.keys():
+            raise ValueError(f"connections must be one feed-forward, one inhibitory and at most one recurrent, got {list(connections)}")
+        if not hasattr(neuron, "tau_inh"):
+            raise TypeError(f"neuron must have the currents tau_exc and tau_inh, got {type(neuron).__name__}")
+        draw: Any = fluctuation_driven_exponential
+        if self.distribution == "lognormal":
+            draw = functools.partial(fluctuation_driven_lognormal, cv=self.cv)
+        initializers = draw(
+            self.sigma_u, mu_u=self.mu_u, n_exc=n["exc"], n_inh=n["inh"], n_rec=n.get("rec", 0), nu_exc=self.nu, nu_inh=self.nu_inh,
+            nu_rec=self.nu_recurrent, alpha=self.alpha, tau_mem=neuron.tau_mem, tau_exc=neuron.tau_exc, tau_inh=neuron.tau_inh, dt=neuron.dt,
+            mode=self.mode,
+        )  # fmt: skip
+        return [getattr(initializers, role(c)) for c in connections]
 
 
 def as_layer_init(init: LayerInit | Initializer) -> LayerInit:

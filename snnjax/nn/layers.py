@@ -19,7 +19,7 @@ from snnjax.nn._synaptic import Synaptic
 from snnjax.nn.init import LayerInit, SameForAll
 
 
-class _Dense(Synaptic):
+class DenseMaps(Synaptic):
     """The dense linear maps."""
 
     recur = staticmethod(dense_recurrence)
@@ -29,7 +29,7 @@ class _Dense(Synaptic):
         return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
 
 
-class SpikingDense(_Dense):
+class SpikingDense(DenseMaps):
     """A dense layer of spiking neurons, feed-forward or recurrent.
 
     Args:
@@ -70,7 +70,7 @@ class SpikingDense(_Dense):
         )  # fmt: skip
 
 
-class Readout(_Dense):
+class Readout(DenseMaps):
     """A dense layer of leaky integrators, (time, batch, in) -> (time, batch, out): the traces that a loss reads.
 
     Args:

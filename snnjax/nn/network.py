@@ -20,7 +20,10 @@ from snnjax.nn.dropout import Dropout
 
 
 class Activity(NamedTuple):
-    """Spike trains of every spiking layer, first to last, each (time, batch, ...features), and their membranes where asked for (else empty)."""
+    """Spike trains of every spiking layer, first to last, each (time, batch, ...features), and their membranes where asked for (else empty).
+
+    Those of a Dalian layer are of all its neurons, excitatory ones first.
+    """
 
     spikes: tuple[jax.Array, ...]
     membranes: tuple[jax.Array, ...] = ()
@@ -31,7 +34,7 @@ class Sequential(nnx.Module):
 
     Args:
       layers: at least one, each with `spiking`, `in_shape`, `feature_shape`, `initial_state`, `__call__` and `step` as `SpikingDense` has:
-        layers of neurons, and `Pool`, `Flatten`, `Reshape` and `Dropout` between them.
+        layers of neurons, and `Pool`, `Flatten`, `Reshape` and `Dropout` between them. Where a layer has `emit`, the ones above get `emit(output)`.
       skip: connect every spiking layer to the last one: it gets their spikes side by side, first to last, each flattened, and so needs as many inputs.
         Of a layer with `Dropout` right after it, what that leaves.
       remat_steps: time steps whose traces are kept for the gradient; see the module. None: all.
@@ -71,10 +74,12 @@ class Sequential(nnx.Module):
         self.layers = nnx.List(layers)
 
     def input_of(self, k: int, below: jax.Array, spikes: Sequence[jax.Array], *, lead: int = 2) -> jax.Array:
-        """What layer k gets: the output of the layer `below`, or all `spikes` side by side; of whole sequences, or with `lead` = 1 of one step."""
+        """What layer k gets of the output of the layer `below`, or of all `spikes` side by side; of whole sequences, or with `lead` = 1 of one step."""
         if not self.skip or k < len(self.layers) - 1:
-            return below
-        return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in spikes], axis=-1)
+            return below if k == 0 else _emitted(self.layers[k - 1], below)
+        spiking = [layer for layer in self.layers if layer.spiking]
+        trains = [_emitted(layer, z) for layer, z in zip(spiking, spikes, strict=True)]
+        return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in trains], axis=-1)
 
     @property
     def stochastic(self) -> bool:
@@ -178,6 +183,11 @@ class Sequential(nnx.Module):
             if layer.spiking:
                 spikes.append(x)
         return tuple(states), (x, tuple(spikes))
+
+
+def _emitted(layer: Any, z: jax.Array) -> jax.Array:
+    """What the layers above get of a layer's output: of a Dalian layer the excitatory spikes."""
+    return layer.emit(z) if hasattr(layer, "emit") else z
 
 
 def _input_shapes(layers: Sequence[Any], features: Shape | None = None, *, skip: bool = False) -> list[Shape | None]:

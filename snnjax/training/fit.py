@@ -16,6 +16,7 @@ from flax import nnx
 
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource, EventDataset, Stream
+from snnjax.optimizers import keep_nonnegative
 from snnjax.regularizers import ActivityBound
 from snnjax.training.params import flatten_params
 from snnjax.training.step import (
@@ -92,7 +93,7 @@ def fit(
         (readout (time, batch, classes), activity with `.spikes`).
       train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Validation runs after each epoch, test at the end.
         `train` may also be a `Stream`: an epoch runs over its shards one after another, and row 0 is the first shard of epoch 0, which is not trained on.
-      optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`.
+      optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights of Dalian layers are kept >= 0 with any.
       epochs, batch_size: at least 1; the batch at most the training set or the shard. A last, incomplete batch of its random order is left out.
       key: decides the order of the samples; the same key gives the same run.
       dt: time step, s; rates are reported in Hz with it.
@@ -136,6 +137,7 @@ def fit(
         raise ValueError(f"batch_size must be at most the number of training samples {len(first)}, got {batch_size}")
     _check_dt(network, dt)
     objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
+    optimizer = optax.chain(optimizer, keep_nonnegative())  # nothing where it has been done, and to weights that are not marked
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
     phases = [objective.priming() if priming_epochs else objective, objective]

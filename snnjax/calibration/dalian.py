@@ -1,0 +1,233 @@
+r"""Data-driven initialization of a Dalian layer: balance and sigma_u for the spikes that its neurons really get.
+
+Weights w_c = m_c G_c of connection c (E feed-forward, R recurrent excitatory, I inhibitory), with shapes G_c >= 0 of mean 1 that are drawn or there already,
+and scales m_c > 0 to be found. The membrane without threshold is linear in the scales. With U_c(t) that of connection c alone at m_c = 1,
+
+    U = m_E U_E + m_R U_R - m_I U_I
+    M_c  = < mean_t U_c >                       over trials, neurons and positions: what the population brings to the mean
+    C_cd = < Cov_t(U_c, U_d) >                  covariances in time within a trial, so that what populations have in common and cancels is seen
+
+and three conditions give the three scales, in closed form and exactly for these weights and these spikes, whatever their correlations:
+
+    alpha      m_E^2 C_EE : m_R^2 C_RR = alpha : 1 - alpha                       rho = m_R / m_E = sqrt((1 - alpha) C_EE / (alpha C_RR))
+    mean       A m_E - B m_I = mu_u                                              A = M_E + rho M_R,  B = M_I
+    sigma_u    V m_E^2 - 2 W m_E m_I + C_II m_I^2 = sigma_u^2                    V = C_EE + 2 rho C_ER + rho^2 C_RR,  W = C_EI + rho C_RI
+
+the last two with m_I = r m_E - q, r = A / B, q = mu_u / B:
+
+    a m_E^2 + 2 b m_E + d = 0          a = V - 2 r W + r^2 C_II,     b = q (W - r C_II),     d = q^2 C_II - sigma_u^2
+    m_E = (-b + sqrt(b^2 - a d)) / a
+
+For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c ehat_c and the rest is 0: `snnjax.theory.dalian_rates`.
+
+The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the one that came closest counts.
+
+Where a layer is to be so quiet (sigma_u of 0.5) that its inhibitory neurons fire below about 1 Hz there is no such point that could be trusted: the few spikes
+would have to be larger than the threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and sigma_u are off.
+
+This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from snnjax.calibration.powers import free_membrane
+from snnjax.dynamics import LIF
+from snnjax.initializers import fan_in
+from snnjax.psp import psp_integrals
+
+
+class Moments(NamedTuple):
+    """M_c and C_cd, scalars; the recurrent ones 0 where there is no such connection."""
+
+    m_e: jax.Array
+    m_r: jax.Array
+    m_i: jax.Array
+    ee: jax.Array
+    er: jax.Array
+    rr: jax.Array
+    ei: jax.Array
+    ri: jax.Array
+    ii: jax.Array
+
+
+class Scales(NamedTuple):
+    """Mean weights m_E, m_R (0 without recurrence) and m_I."""
+
+    exc: jax.Array
+    rec: jax.Array
+    inh: jax.Array
+
+
+def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any = 0.9) -> Scales:
+    """The scales that put the membrane at `mu_u` and `sigma_u`; NaN, infinite or negative where there are none.
+
+    >>> p = Moments(*(jnp.asarray(v) for v in (10.0, 0.0, 5.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.4)))
+    >>> s = scales_from_moments(p, sigma_u=1.0)
+    >>> f"{10 * s.exc - 5 * s.inh:.3f} {0.2 * s.exc**2 + 0.4 * s.inh**2:.3f}"
+    '0.000 1.000'
+    """
+    rho = jnp.where(p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0)
+    r, q = (p.m_e + rho * p.m_r) / p.m_i, mu_u / p.m_i
+    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
+    a, b, d = v - 2 * r * w + r**2 * p.ii, q * (w - r * p.ii), q**2 * p.ii - sigma_u**2
+    exc = (-b + jnp.sqrt(b**2 - a * d)) / a
+    return Scales(exc, rho * exc, r * exc - q)
+
+
+def current_membrane(neuron: Any, drive: jax.Array, tau: Any) -> jax.Array:
+    """The membrane (time, batch, ...units) of an E/I neuron that one current of time constant `tau` alone drives, without threshold."""
+    return free_membrane(LIF(tau_mem=neuron.tau_mem, tau_syn=tau, dt=neuron.dt), drive)
+
+
+def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
+    """M_c and C_cd of membranes (time, batch, ...units).
+
+    >>> u = jnp.array([0.0, 2.0]).reshape(2, 1, 1)
+    >>> p = moments(u, None, 3 * u)
+    >>> float(p.m_i), float(p.ei), float(p.ii)
+    (3.0, 3.0, 9.0)
+    """
+    membranes = [u_e, jnp.zeros_like(u_e[:1]) if u_r is None else u_r, u_i]
+    e, r, i = (u - u.mean(axis=0) for u in membranes)
+    mean, pairs = [u.mean() for u in membranes], ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
+    return Moments(*mean, *((a * b).mean() for a, b in pairs))
+
+
+class Calibrated(NamedTuple):
+    """Of one layer: as the fields of the same name of `LayerReport`, and its spikes (time, batch, ...units) with the new weights."""
+
+    sigma_w: tuple[jax.Array, ...]
+    quenched_spread: jax.Array
+    sigma_u: jax.Array
+    silent: jax.Array
+    calibrated: jax.Array
+    mu_u: jax.Array
+    output: jax.Array
+
+
+def calibrate_dalian(layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, passes: int) -> Calibrated:
+    """Set the weights of a Dalian `layer` for its inputs x (time, batch, ...features).
+
+    Args:
+      key: draw new exponential weights with it; None scales those that are there.
+      sigma_u, mu_u, alpha: targets.   passes: forward passes of the layer in which its own spikes are found.
+    """
+    from flax import nnx
+
+    names = ["kernel", "inhibitory_kernel"] + (["recurrent_kernel"] if layer.recurrent else [])
+    keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+    shapes = {name: _shape(getattr(layer, name)[...], k) for name, k in zip(names, keys, strict=False)}
+    graphdef, state = nnx.split(layer)
+    neuron, n_exc, recur = layer.neuron, layer.n_exc, layer.recur
+    u_e = current_membrane(neuron, layer.project(x, shapes["kernel"]), neuron.tau_exc)
+    lowest = _poisson(layer, shapes, _FLOOR_HZ)
+
+    def spikes(scales: Scales) -> jax.Array:
+        copy = nnx.merge(graphdef, state, copy=True)  # a variable may only be set in the trace that made it
+        _put(copy, shapes, scales)
+        return copy(x).output
+
+    def own(z: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+        """Membranes that the layer's own spikes make."""
+        u_i = current_membrane(neuron, recur(z[..., n_exc:], shapes["inhibitory_kernel"]), neuron.tau_inh)
+        rec = shapes.get("recurrent_kernel")
+        return None if rec is None else current_membrane(neuron, recur(z[..., :n_exc], rec), neuron.tau_exc), u_i
+
+    def one_pass(carry: Any, _: None) -> tuple[Any, None]:
+        scales, before, (best, least) = carry
+        u_r, u_i = own(spikes(scales))
+        measured = moments(u_e, u_r, u_i)
+        miss = _miss(measured, scales, sigma_u, mu_u)
+        found = jax.tree.map(lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least))
+        solved = scales_from_moments(_at_least(lowest, measured), sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+        at, to = jnp.log(scales.inh), jnp.log(solved.inh)
+        # more inhibition makes the layer quieter, which asks for more: the secant's slope says how much of a step is undone
+        gap = at - before[0]
+        slope = jnp.where(gap == 0, 0.0, jnp.clip((to - before[1]) / jnp.where(gap == 0, 1.0, gap), 0.0, 0.8))
+        new = solved._replace(inh=jnp.exp(at + jnp.clip((to - at) / (1 - slope), -_LARGEST, _LARGEST)))
+        # where inhibition is too quiet to be balanced, excitation still makes sigma_u with what there is of it
+        # half way each time: what was too much last time would else be too little this time, and so on
+        exc = jnp.sqrt(scales.exc * _excitation(measured, new, sigma_u))
+        new = new._replace(exc=jnp.where(measured.m_i < lowest.m_i, exc, new.exc))
+        good = jnp.isfinite(jnp.stack(new)).all() & (new.exc > 0) & (new.inh > 0)
+        scales, before = jax.tree.map(lambda a, b: jnp.where(good, a, b), (new, (at, to)), (scales, before))
+        return (scales, before, found), None
+
+    # before the layer has spoken, its spikes are taken to be Poisson at the rate of its input
+    first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, _FLOOR_HZ))
+    alone = moments(u_e, None, u_e)
+    start = scales_from_moments(first._replace(m_e=alone.m_e, ee=alone.ee), sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+    there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
+    start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
+    logs = jnp.log(start.inh), jnp.log(start.inh)
+    (*_, (scales, _)), _ = jax.lax.scan(one_pass, (start, logs, (start, jnp.asarray(jnp.inf, u_e.dtype))), length=passes)
+    _put(layer, shapes, scales, there=there)
+    z = layer(x).output
+    u = free_membrane(neuron, layer.whole_drive(x, z))
+    sigma_w = tuple(getattr(layer, name)[...].std() for name in names)
+    quenched = jnp.sqrt(jnp.square(u.mean(axis=0)).mean())
+    return Calibrated(sigma_w, quenched, jnp.sqrt(u.var(axis=0).mean()), alone.ee == 0, there, u.mean(), z)
+
+
+def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
+    """Square of the distance to the target, in units of sigma_u; infinite where it is not a number."""
+    mean = s.exc * p.m_e + s.rec * p.m_r - s.inh * p.m_i
+    excitation = s.exc**2 * p.ee + 2 * s.exc * s.rec * p.er + s.rec**2 * p.rr
+    variance = excitation - 2 * s.inh * (s.exc * p.ei + s.rec * p.ri) + s.inh**2 * p.ii
+    miss = (jnp.sqrt(jnp.maximum(variance, 0)) / sigma_u - 1) ** 2 + ((mean - mu_u) / sigma_u) ** 2
+    return jnp.where(jnp.isfinite(miss), miss, jnp.inf)
+
+
+def _excitation(p: Moments, scales: Scales, sigma_u: Any) -> jax.Array:
+    """m_E that makes sigma_u with m_I and rho as in `scales`: the module's third condition alone; as in `scales` where there is none."""
+    rho, inh = scales.rec / scales.exc, scales.inh
+    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
+    root = (w * inh) ** 2 - v * (p.ii * inh**2 - sigma_u**2)
+    return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
+
+
+_FLOOR_HZ = 1.0  # a population that fires below it gets the weights of one that fires at it, as in `calibrate`
+_LARGEST = 0.7  # of a step of log m_I
+
+
+def _shape(w: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Weights >= 0 of mean exactly 1: exponential ones, or those that are there. NaN where these are all 0."""
+    g = w if key is None else jax.random.exponential(key, w.shape, w.dtype)
+    return g / g.mean()
+
+
+def _put(layer: Any, shapes: dict[str, jax.Array], scales: Scales, there: Any = True) -> None:
+    for name, scale in (("kernel", scales.exc), ("inhibitory_kernel", scales.inh), ("recurrent_kernel", scales.rec)):
+        if name in shapes:
+            param = getattr(layer, name)
+            param[...] = jnp.where(there, (scale * shapes[name]).astype(shapes[name].dtype), param[...])
+
+
+def _poisson(layer: Any, shapes: dict[str, jax.Array], rate: Any) -> Moments:
+    """Moments of the layer's own populations if they were Poisson at `rate`, Hz; the input's are 0."""
+    zero, out = jnp.zeros((), jnp.float32), []
+    for name, tau in (("recurrent_kernel", layer.neuron.tau_exc), ("inhibitory_kernel", layer.neuron.tau_inh)):
+        kernel = psp_integrals(tau_mem=layer.neuron.tau_mem, tau_syn=tau, dt=layer.neuron.dt)
+        g = shapes.get(name)
+        drive = zero if g is None else fan_in(g.shape) * rate
+        power = zero if g is None else jnp.square(g).mean() * drive * jnp.mean(kernel.ehat)
+        out.append((drive * jnp.mean(kernel.ebar), power))
+    (m_r, rr), (m_i, ii) = out
+    return Moments(zero, m_r, m_i, zero, zero, rr, zero, zero, ii)
+
+
+def _at_least(lowest: Moments, p: Moments) -> Moments:
+    """`p`, with what a population brings that fires too little replaced by the lowest, uncorrelated with the others."""
+    pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)  # noqa: E731
+    few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
+    p = p._replace(
+        m_i=pick(few_i, p.m_i, lowest.m_i), ii=pick(few_i, p.ii, lowest.ii), ei=pick(few_i, p.ei, 0.0), ri=pick(few_i, p.ri, 0.0)
+    )
+    return p._replace(
+        m_r=pick(few_r, p.m_r, lowest.m_r), rr=pick(few_r, p.rr, lowest.rr), er=pick(few_r, p.er, 0.0), ri=pick(few_r, p.ri, 0.0)
+    )
