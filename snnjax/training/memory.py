@@ -53,6 +53,7 @@ def step_memory(
     Raises:
       ValueError, TypeError: a size that does not fit.   NotImplementedError: the backend does not tell.
 
+    >>> from flax import nnx
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
     >>> data = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
