@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax.calibration.powers import free_membrane
+from snnjax.calibration.report import LayerReport
 from snnjax.dynamics import LIF
 from snnjax.initializers import fan_in
 from snnjax.psp import psp_integrals
@@ -98,20 +99,10 @@ def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
     return Moments(*mean, *((a * b).mean() for a, b in pairs))
 
 
-class Calibrated(NamedTuple):
-    """Of one layer: as the fields of the same name of `LayerReport`, and its spikes (time, batch, ...units) with the new weights."""
-
-    sigma_w: tuple[jax.Array, ...]
-    quenched_spread: jax.Array
-    sigma_u: jax.Array
-    silent: jax.Array
-    calibrated: jax.Array
-    mu_u: jax.Array
-    output: jax.Array
-
-
-def calibrate_dalian(layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, passes: int) -> Calibrated:
-    """Set the weights of a Dalian `layer` for its inputs x (time, batch, ...features).
+def calibrate_dalian(
+    layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, passes: int
+) -> tuple[LayerReport, jax.Array]:
+    """Set the weights of a Dalian `layer` for its inputs x (time, batch, ...features); the report, and its spikes (time, batch, ...units) with them.
 
     Args:
       key: draw new exponential weights with it; None scales those that are there.
@@ -171,7 +162,7 @@ def calibrate_dalian(layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u
     u = free_membrane(neuron, layer.whole_drive(x, z))
     sigma_w = tuple(getattr(layer, name)[...].std() for name in names)
     quenched = jnp.sqrt(jnp.square(u.mean(axis=0)).mean())
-    return Calibrated(sigma_w, quenched, jnp.sqrt(u.var(axis=0).mean()), alone.ee == 0, there, u.mean(), z)
+    return LayerReport(sigma_w, quenched, jnp.sqrt(u.var(axis=0).mean()), alone.ee == 0, there, u.mean()), z
 
 
 def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from snnjax import _check
 from snnjax.calibration.dalian import calibrate_dalian
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
+from snnjax.calibration.report import LayerReport
 from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
 
@@ -27,26 +28,6 @@ INFEASIBLE = (
     "the mean alone would move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the weights to rescale are all equal, "
     "or the input is not finite"
 )
-
-
-class LayerReport(NamedTuple):
-    """What calibration did to one layer.
-
-    Attributes:
-      sigma_w: standard deviation of each connection's weights.
-      quenched_spread: predicted root mean square, over neurons and trials, of the membrane's time mean within a trial.
-      sigma_u: the standard deviation that the membrane without reset then has on the batch, with the layer's own spikes.
-      silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
-        weights to rescale are all equal. The layer then kept its weights.
-      mu_u: the mean that the membrane without reset then has on the batch.
-    """
-
-    sigma_w: tuple[jax.Array, ...]
-    quenched_spread: jax.Array
-    sigma_u: jax.Array
-    silent: jax.Array
-    calibrated: jax.Array
-    mu_u: jax.Array
 
 
 def calibrate(
@@ -137,8 +118,7 @@ def _calibrate_layer(
             raise ValueError(
                 "balance must be False for Dalian layers, whose weights have one sign: their inhibition balances the layer as a whole"
             )
-        found = calibrate_dalian(layer, x, key, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha, passes=_DALIAN_PASSES * passes)
-        return LayerReport(found.sigma_w, found.quenched_spread, found.sigma_u, found.silent, found.calibrated, found.mu_u), found.output
+        return calibrate_dalian(layer, x, key, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha, passes=_DALIAN_PASSES * passes)
     neuron = _shared_times(layer.neuron)
     below = _powers(layer.project, layer.kernel, x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
