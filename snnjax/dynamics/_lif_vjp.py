@@ -1,15 +1,15 @@
-r"""The scan over a plain LIF population with its backward pass written by hand.
+r"""The scan over a plain LIF population, of one synaptic current or several, with its backward pass written by hand.
 
 Forward stores the membrane trace u and nothing else. Backward, from t = T - 1 down to 0, with r = 0 where u[t] > theta and 1 elsewhere,
-h the surrogate derivative and g. the cotangents:
+h the surrogate derivative, g. the cotangents, and s_k = 1 or -1 the sign with which current k enters the membrane:
 
-    gdrive[t] = gi[t+1]
-    gz        = gz[t] + (d recurrent / d z)^T gi[t+1]
-    gu[t]     = lm r gu[t+1] + h(u[t] - theta) gz + gu_out[t]
-    gi[t]     = ls gi[t+1] + (1 - lm) r gu[t+1]
+    gdrive_k[t] = gi_k[t+1]
+    gz          = gz[t] + sum_k (d recurrent_k / d z)^T gi_k[t+1]
+    gu[t]       = lm r gu[t+1] + h(u[t] - theta) gz + gu_out[t]
+    gi_k[t]     = ls_k gi_k[t+1] + s_k (1 - lm) r gu[t+1]
 
-The recurrent weights' gradient is one product over all steps after the loop. Equal to autodiff of `LIF.step` with the multiplicative,
-undifferentiated reset; autodiff stores u, i and z of every step, and multiplies inside the loop.
+The recurrent weights' gradient is one product over all steps after the loop. Equal to autodiff of `LIF.step` and `ExcInhLIF.step` with the
+multiplicative, undifferentiated reset; autodiff stores u, all i and z of every step, and multiplies inside the loop.
 """
 
 from __future__ import annotations
@@ -21,68 +21,87 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from snnjax.dynamics.lif import LIFState
 from snnjax.surrogate import Derivative
 
-Recurrent = Callable[[jax.Array, Any], jax.Array]
+Currents = tuple[jax.Array, ...]
+Recurrent = Callable[[jax.Array, Any], Currents]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def lif_scan(
     derivative: Derivative,
     recurrent: Recurrent | None,
+    signs: tuple[int, ...],
     membrane: bool,
-    drive: jax.Array,
-    state: LIFState,
+    drive: Currents,
+    state: tuple[jax.Array, ...],
     weights: Any,
-    coefficients: tuple[jax.Array, ...],
+    coefficients: Any,
     steepness: tuple[jax.Array, ...],
-) -> tuple[jax.Array, jax.Array | None, LIFState]:
+) -> tuple[jax.Array, jax.Array | None, tuple[jax.Array, ...]]:
     """Spikes and, if `membrane`, the membrane (T, B, ...), and the final state.
 
-    `coefficients` = (lm, 1 - lm, ls, theta) are constants: their gradient is zero.
+    `drive`, and what `recurrent` returns, have an array for each current, of the membrane's shape or one that broadcasts to it; `state` is
+    (u, *currents). `coefficients` = (lm, 1 - lm, (ls, ...), theta) are constants: their gradient is zero.
     """
     lm, gain, ls, theta = coefficients
 
-    def body(carry: LIFState, d: jax.Array) -> tuple[LIFState, jax.Array]:
-        u, i = carry
+    def body(carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        u, *i = carry
         z = u > theta
-        i_next = ls * i + d
+        i_next = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)]
         if recurrent is not None:
-            i_next = i_next + recurrent(z.astype(u.dtype), weights)
-        return LIFState(jnp.where(z, 0, lm * u + gain * i), i_next), u
+            i_next = [i_k + r_k for i_k, r_k in zip(i_next, recurrent(z.astype(u.dtype), weights), strict=True)]
+        net = functools.reduce(jnp.add, map(_signed, signs, i))
+        return (jnp.where(z, 0, lm * u + gain * net), *i_next), u
 
     final, u = jax.lax.scan(body, state, drive)
     return (u > theta).astype(u.dtype), u if membrane else None, final
 
 
-def _forward(derivative, recurrent, membrane, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
-    out: Any = lif_scan(derivative, recurrent, True, drive, state, weights, coefficients, steepness)
+def _forward(derivative, recurrent, signs, membrane, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
+    out: Any = lif_scan(derivative, recurrent, signs, True, drive, state, weights, coefficients, steepness)
     z, u, final = out
-    return (z, u if membrane else None, final), (u, weights, coefficients, steepness)
+    broadcast = tuple(None if d.shape == u.shape else d for d in drive)  # small; a whole drive must not be kept for the sake of its shape
+    return (z, u if membrane else None, final), (u, broadcast, weights, coefficients, steepness)
 
 
-def _backward(derivative, recurrent, membrane, residuals, cotangents):  # type: ignore[no-untyped-def]
-    u, weights, coefficients, steepness = residuals
+def _backward(derivative, recurrent, signs, membrane, residuals, cotangents):  # type: ignore[no-untyped-def]
+    u, broadcast, weights, coefficients, steepness = residuals
     lm, gain, ls, theta = coefficients
     gz_out, gu_out, final = cotangents
 
-    def body(carry: LIFState, at_t: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[LIFState, jax.Array]:
-        gu, gi = carry
+    def onto_all(z: jax.Array, w: Any) -> Currents:
+        assert recurrent is not None
+        return tuple(jnp.broadcast_to(r, z.shape) for r in recurrent(z, w))
+
+    def body(carry: tuple[jax.Array, ...], at_t: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[tuple[jax.Array, ...], Currents]:
+        gu, *gi = carry
         u_t, gz, gu_t = at_t
         if recurrent is not None:
-            (gz_recurrent,) = jax.vjp(lambda z: recurrent(z, weights), jnp.zeros_like(u_t))[1](gi)
+            (gz_recurrent,) = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(u_t))[1](tuple(gi))
             gz = gz + gz_recurrent
         kept = jnp.where(u_t > theta, 0, gu)
         gu_next = lm * kept + derivative(u_t - theta, *steepness) * gz
-        return LIFState(gu_next if gu_t is None else gu_next + gu_t, ls * gi + gain * kept), gi
+        gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(signs, ls, gi, strict=True)]
+        return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
 
     g_state, g_drive = jax.lax.scan(body, final, (u, gz_out, gu_out), reverse=True)
     g_weights = None
     if recurrent is not None:
         z = (u > theta).astype(u.dtype)
-        (g_weights,) = jax.vjp(lambda w: jax.vmap(recurrent, (0, None))(z, w), weights)[1](g_drive)
+        (g_weights,) = jax.vjp(lambda w: jax.vmap(onto_all, (0, None))(z, w), weights)[1](g_drive)
+    g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in zip(g_drive, broadcast, strict=True))
     return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))
+
+
+def _signed(sign: int, x: jax.Array) -> jax.Array:
+    return x if sign > 0 else -x
+
+
+def _sum_to(g: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The cotangent of what was broadcast from `shape` to g's, both of the same number of axes."""
+    return g.sum([k for k, (n, m) in enumerate(zip(g.shape, shape, strict=True)) if n != m], keepdims=True)
 
 
 lif_scan.defvjp(_forward, _backward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 from snnjax import _check
 from snnjax.dynamics._lif_vjp import lif_scan
 from snnjax.dynamics._neuron import Neuron
+from snnjax.dynamics.exc_inh import ExcInhLIF
 from snnjax.dynamics.lif import LIF
 from snnjax.surrogate import SpikeFunction
 
@@ -46,7 +48,7 @@ def simulate(
       weights: second argument of `recurrent`, or None where it brings its own.
       state: where to start, `neuron.initial_state` when None.
       membrane: also return the trace of `state.u` (T, B, ...).
-      fused: use the hand-written backward pass of `LIF` (forward stores u alone). None: wherever it applies, that is for a multiplicative,
+      fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u alone). None: wherever it applies, that is for a multiplicative,
         undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or numpy arrays. JAX arrays take the
         autodiff path, so that their gradients are right. True raises where it does not apply.
 
@@ -77,13 +79,13 @@ def simulate(
     applies = is_plain_lif(neuron)
     if fused and not applies:
         raise ValueError(
-            "fused=True needs a LIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and tau_mem, tau_syn and theta "
+            "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and time constants and theta "
             f"that are plain numbers or numpy arrays, got {neuron!r}"
         )
     run: Any = _fused if applies and fused is not False else _scan
     if run is _fused and recurrent is not None and weights is None:
         # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
-        closed, weights = jax.closure_convert(recurrent, jnp.zeros(drive.shape[1:], drive.dtype), None)
+        closed, weights = jax.closure_convert(recurrent, jnp.zeros(jnp.shape(state[0]), leaves[0].dtype), None)
         recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
     if not _is_value(neuron):
         return run(neuron, drive, recurrent, weights, state, membrane)
@@ -126,27 +128,45 @@ def _is_value(neuron: Any) -> bool:
     return True
 
 
+# time constant and sign of each current of the neurons with a hand-written backward pass
+CURRENTS: dict[type, dict[str, int]] = {LIF: {"tau_syn": 1}, ExcInhLIF: {"tau_exc": 1, "tau_inh": -1}}
+
+
 def is_plain_lif(neuron: Any) -> bool:
     """Whether the hand-written backward pass gives this neuron's gradients."""
     constant = (int, float, np.ndarray, np.generic)
     return (
-        type(neuron) is LIF  # a subclass may have a step of its own
+        type(neuron) in CURRENTS  # a subclass may have a step of its own
         and neuron.reset == "multiplicative"
         and not neuron.reset_grad
         and type(neuron.spike) is SpikeFunction
-        and all(isinstance(v, constant) for v in (neuron.tau_mem, neuron.tau_syn, neuron.theta))
+        and all(isinstance(getattr(neuron, name), constant) for name in ("tau_mem", "theta", *CURRENTS[type(neuron)]))
     )
 
 
-def _fused(neuron: LIF, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
-    dtype = drive.dtype
-    spike = neuron.spike
-    lm, ls = _check.decay(neuron.dt, neuron.tau_mem), _check.decay(neuron.dt, neuron.tau_syn)
-    coefficients = (lm, 1 - lm, ls, neuron.theta)
-    state = jax.tree.map(lambda s: s.astype(dtype), state)
-    as_arrays = lambda values: tuple(jnp.asarray(v, dtype) for v in values)  # noqa: E731
-    out: Any = lif_scan(spike.function, recurrent, membrane, drive, state, weights, as_arrays(coefficients), as_arrays(spike.steepness))
-    return Simulation(*out)
+def _fused(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+    currents = CURRENTS[type(neuron)]
+    drive = tuple(jax.tree.leaves(drive))
+    dtype = drive[0].dtype
+    lm, *ls = (_check.decay(neuron.dt, getattr(neuron, tau)) for tau in ("tau_mem", *currents))
+    as_arrays = lambda values: jax.tree.map(lambda v: jnp.asarray(v, dtype), values)  # noqa: E731
+    out: Any = lif_scan(
+        neuron.spike.function, None if recurrent is None else Leaves(recurrent), tuple(currents.values()), membrane, drive, as_arrays(tuple(state)),
+        weights, as_arrays((lm, 1 - lm, ls, neuron.theta)), as_arrays(neuron.spike.steepness),
+    )  # fmt: skip
+    output, trace, final = out
+    return Simulation(output, trace, type(state)(*final))
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaves:
+    """A recurrence whose drive is a tuple of arrays; equal for equal functions, so that jit knows it again."""
+
+    recurrent: Callable[[jax.Array, Any], Any]
+
+    def __call__(self, z: jax.Array, weights: Any) -> tuple[jax.Array, ...]:
+        """What spikes z bring to each current."""
+        return tuple(jax.tree.leaves(self.recurrent(z, weights)))
 
 
 def dense_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:

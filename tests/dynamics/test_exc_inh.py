@@ -63,6 +63,38 @@ def test_with_one_current_it_is_lif(rng, x64):
     assert_close(ours.membrane, lif.membrane, 1e-12)
 
 
+def partial_recurrence(z, weights):
+    return ExcInhDrive(jnp.zeros((), z.dtype), z[..., 2:] @ weights[1, 2:])  # no E -> E, and inhibition from some neurons alone
+
+
+@pytest.mark.parametrize("membrane", [False, True])
+@pytest.mark.parametrize("recurrent", [None, recurrence, partial_recurrence])
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_fused_equals_autodiff_with_two_currents(broadcast, recurrent, membrane, rng, x64):
+    neuron = ExcInhLIF(tau_mem=np.linspace(8e-3, 30e-3, N), tau_inh=np.full(N, 7e-3))
+    drive = ExcInhDrive(
+        jnp.asarray(rng.exponential(1.5, (T, B, N))), jnp.asarray(rng.exponential(0.4, (T, 1, 1) if broadcast else (T, B, N)))
+    )
+    weights = jnp.asarray(rng.exponential(0.1, (2, N, N)))
+    state = ExcInhState(*(jnp.asarray(rng.exponential(1, (B, N))) for _ in range(3)))
+    target = rng.normal(size=(T, B, N))
+
+    def loss(drive, weights, state, fused):
+        options = {} if recurrent is None else {"recurrent": recurrent, "weights": weights}
+        sim = simulate(neuron, drive, state=state, membrane=membrane, fused=fused, **options)
+        trace = jnp.sum(jnp.square(sim.membrane - target)) if membrane else 0.0
+        final = jnp.sum(jnp.tanh(sim.state.u)) + jnp.sum(sim.state.i_exc**2) + jnp.sum(jnp.sin(sim.state.i_inh))
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + final, sim
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
+    (of_fused, fused), (of_plain, plain) = gradient(drive, weights, state, True), gradient(drive, weights, state, False)
+    assert fused.output.mean() > 0.05
+    np.testing.assert_array_equal(fused.output, plain.output)
+    for a, b in zip(jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True):
+        assert_close(a, b, 1e-12)
+    assert (recurrent is not None) == bool(jnp.any(of_fused[1]))
+
+
 def test_inhibition_silences():
     exc = jnp.ones((T, 1, 1))
     counts = [int(simulate(ExcInhLIF(), ExcInhDrive(exc, k * exc)).output.sum()) for k in (0.0, 0.3, 1.0)]
