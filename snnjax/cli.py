@@ -269,11 +269,19 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
             rest += [flag, value]
         else:
             rest.append(word)
-    for flag in ("--resume", "--no-resume"):  # of the sweep and not of its task, but where would one write it if not at the end
-        if flag in rest:
-            rest.remove(flag)
-            rest.insert(1, flag)
-    return rest, varied
+    return _sweep_options_first(rest), varied
+
+
+def _sweep_options_first(words: list[str]) -> list[str]:
+    """`words` with the options of the sweep itself right behind "sweep", wherever they were written: nobody knows which are its task's."""
+    own = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Sweep) if f.name not in ("task", "resume")}
+    first, rest, at = [], [], iter(words[1:])
+    for word in at:
+        if word in own:
+            first += [word, *([value] if (value := next(at, None)) is not None else [])]
+        else:
+            (first if word in ("--resume", "--no-resume") or word.partition("=")[0] in own else rest).append(word)
+    return [words[0], *first, *rest]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -141,11 +141,17 @@ def test_top_level_names():
     assert np.isclose(snnjax.psp.psp_integrals(tau_mem=0.02, tau_syn=0.01, mode="continuous").ebar, 0.01)
 
 
-def test_resume_may_stand_at_the_end():
+def test_options_of_a_sweep_may_stand_anywhere():
     from snnjax.cli import swept
 
     rest, _ = swept(["sweep", "--seeds", "2", "randman", "--out", "here", "--resume"])
-    assert rest == ["sweep", "--resume", "--seeds", "2", "randman", "--out", "here"]
+    assert rest == ["sweep", "--seeds", "2", "--resume", "randman", "--out", "here"]
+    rest, varied = swept(
+        ["sweep", "shd", "--data", "here", "--seeds", "3", "--sigma-u", "0.5,1", "--wave=4", "--epochs", "2", "--placement", "map"]
+    )
+    assert rest == ["sweep", "--seeds", "3", "--wave=4", "--placement", "map", "shd", "--data", "here", "--epochs", "2"]
+    assert varied == {"sigma_u": [0.5, 1.0]}
+    assert swept(["sweep", "randman", "--seeds"])[0] == ["sweep", "--seeds", "randman"]  # its value is missing: for the parser to say
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys, tmp_path):
