@@ -31,6 +31,7 @@ from snnjax.calibration import free_membrane
 from snnjax.initializers import fan_in
 from snnjax.optimizers import smorms3
 from snnjax.regularizers import ActivityBound, total_penalty
+from snnjax.sparse import as_dense
 from snnjax.training.step import Objective
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def probe(
     from flax import nnx
 
     _check.time_major("x", x)
+    x = as_dense(x)
     labels = jnp.asarray(labels)
     layers = list(network.layers)
     if layers[-1].spiking or not hasattr(layers[-1], "kernel"):

@@ -39,6 +39,7 @@ from snnjax import _check
 from snnjax.datasets import BatchSource, EventDataset
 from snnjax.dynamics import simulate
 from snnjax.initializers import Initializer, fan_in
+from snnjax.sparse import as_dense
 from snnjax.theory import WeightStatistics
 
 _NO_THRESHOLD = 1e30
@@ -116,9 +117,9 @@ def input_powers(
 
 
 def as_floats(x: jax.Array) -> jax.Array:
-    """Spikes of any type as at least float32: 16 bits cannot hold a membrane."""
+    """Spikes of any type as at least float32: 16 bits cannot hold a membrane. An `EventRaster` becomes an array."""
     _check.time_major("x", x)
-    x = jnp.asarray(x)
+    x = jnp.asarray(as_dense(x))
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -10,6 +10,7 @@ from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
 from snnjax.datasets.shd_tfds import download_shd, load_shd_tfds, prepare_shd, shd_builder
+from snnjax.datasets.sparse_events import SparseEvents
 from snnjax.datasets.stream import Recordings, Stream
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EventDataset",
     "ImageDataset",
     "Recordings",
+    "SparseEvents",
     "Stream",
     "crop",
     "digits",

@@ -16,6 +16,7 @@ from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets.events import EventDataset
 from snnjax.dynamics import n_steps as _n_steps
+from snnjax.sparse import scatter_counts
 
 
 class BatchSource(Protocol):
@@ -101,6 +102,11 @@ class DeviceEvents:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def density(self) -> float:
+        """Spikes a unit a step, mean over the data set."""
+        return int(self.offsets[-1]) / (len(self) * self.steps * self.n_units)
+
     def events(self, indices: jax.Array) -> Events:
         """The events of the samples `indices` (batch,), each array (batch, longest)."""
         start, stop = self.offsets[indices], self.offsets[indices + 1]
@@ -110,12 +116,7 @@ class DeviceEvents:
 
     def raster(self, events: Events) -> jax.Array:
         """Spike counts (steps, batch, n_units), float32. Events that are not `present`, or lie outside the raster, are dropped."""
-        step, unit, present = events
-        n = step.shape[0]
-        inside = present & (step >= 0) & (step < self.steps) & (unit >= 0) & (unit < self.n_units)
-        size = self.steps * n * self.n_units
-        flat = jnp.where(inside, (step * n + jnp.arange(n)[:, None]) * self.n_units + unit, size)
-        return jnp.zeros(size).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(self.steps, n, self.n_units)
+        return scatter_counts(*events, steps=self.steps, n_units=self.n_units)
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,); `key` is not used."""

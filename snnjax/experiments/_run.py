@@ -63,7 +63,7 @@ def run(
             network, train_source(config, train), valid=valid, test=test, optimizer=build_optimizer(config, steps=updates_of(config, len(train))),
             epochs=config.epochs, priming_epochs=config.priming_epochs, batch_size=config.batch_size, key=jax.random.key(config.seed),
             dt=config.dt, logits=LOGITS[config.loss], loss=mean_square if config.loss == "mean_square" else None,
-            regularizers=prepared.regularizers(), on_epoch=[*([folder.append] if folder else []), *on_epoch],
+            regularizers=prepared.regularizers(), events=config.events, on_epoch=[*([folder.append] if folder else []), *on_epoch],
         )  # fmt: skip
     except (TrainingDivergedError, TrainingInterrupted) as error:
         if folder is not None:

@@ -39,6 +39,8 @@ class TrainConfig:
     """Connect every hidden layer to the readout, not the last one alone."""
     remat_steps: int | None = None
     """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
+    events: bool | None = None
+    """Give a dense first layer its input spikes as lists of events instead of arrays: the same numbers to rounding. None: where that is faster."""
     dropout: float = 0.0
     """Probability that a hidden neuron is left out of a training trial."""
     tau_mem: float = 20e-3
@@ -157,6 +159,8 @@ class TrainConfig:
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.events not in (None, True, False):
+            raise TypeError(f"events must be True, False or None, got {self.events!r}")
         for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)

@@ -41,6 +41,7 @@ from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_opt
 from snnjax.losses import mean_square
 from snnjax.training.checkpoint import Checkpoints
 from snnjax.training.ensemble import EnsembleResult, Hyper, Order, Program, Snapshot, Sources, fit_ensemble
+from snnjax.training.inputs import choose_form
 from snnjax.training.params import flatten_params
 from snnjax.training.placement import Placement, resolve
 from snnjax.training.run_folder import as_dict, write_whole
@@ -230,7 +231,12 @@ def _train(
     write_results(folder, members)  # reads every finished member: a damaged one is found before others are trained
     epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
-    sources = Sources(train_source(config, data.train), data.valid, data.test)
+    # members in one batch would walk along lists of their own, each as long as the longest of all
+    events = False if config.events is None and resolve(placement) == "vmap" else config.events
+    network = build_network(config, nu=config.nu, **data.needs)
+    sources = Sources(
+        *(choose_form(network, source, events=events) for source in (train_source(config, data.train), data.valid, data.test))
+    )
     while waiting := _next_wave(folder, members, wave):
         finished = sum(_file(folder, m).exists() for m in members if m not in waiting)
         checkpoints = Checkpoints(folder / "wave" / "checkpoints")

@@ -48,6 +48,7 @@ class Synaptic(nnx.Module):
     """
 
     spiking: bool
+    takes_events = False  # whether `project` takes a `snnjax.sparse.EventRaster`
     _currents: ClassVar[tuple[str, ...]] = ("tau_syn",)
 
     def __init__(

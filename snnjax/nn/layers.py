@@ -17,6 +17,7 @@ from snnjax.dynamics import LIF, LeakyIntegrator, dense_recurrence
 from snnjax.initializers import Initializer, scaled_normal
 from snnjax.nn._synaptic import Synaptic
 from snnjax.nn.init import LayerInit, SameForAll
+from snnjax.sparse import EventRaster, dense_dot, events_dot
 
 
 class DenseMaps(Synaptic):
@@ -24,9 +25,11 @@ class DenseMaps(Synaptic):
 
     recur = staticmethod(dense_recurrence)
 
-    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """x @ kernel for x (..., in_features) and kernel (in_features, n): (..., n), in at least float32."""
-        return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+    takes_events = True
+
+    def project(self, x: Any, kernel: jax.Array) -> jax.Array:
+        """x @ kernel for x (..., in_features), or an `EventRaster`, and kernel (in_features, n): (..., n), in at least float32."""
+        return events_dot(x, kernel) if isinstance(x, EventRaster) else dense_dot(x, kernel)
 
 
 class SpikingDense(DenseMaps):

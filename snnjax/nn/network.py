@@ -17,6 +17,7 @@ from flax import nnx
 from snnjax import _check
 from snnjax.nn._synaptic import Shape
 from snnjax.nn.dropout import Dropout
+from snnjax.sparse import as_dense
 
 
 class Activity(NamedTuple):
@@ -86,19 +87,27 @@ class Sequential(nnx.Module):
         """Whether a key changes what the network does."""
         return any(getattr(layer, "stochastic", False) for layer in self.layers)
 
-    def __call__(self, x: jax.Array, *, membranes: bool = False, key: jax.Array | None = None) -> tuple[jax.Array, Activity]:
+    @property
+    def takes_events(self) -> bool:
+        """Whether an `EventRaster` is used as it is; else an array is made of it."""
+        return getattr(self.layers[0], "takes_events", False) and self.remat_steps is None
+
+    def __call__(self, x: Any, *, membranes: bool = False, key: jax.Array | None = None) -> tuple[jax.Array, Activity]:
         """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity.
 
-        `key`: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
+        Args:
+          x: an array, or a `snnjax.sparse.EventRaster`.   membranes: keep those of every spiking layer.
+          key: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
         """
         readout, activity, _ = self.run(x, membranes=membranes, key=key)
         return readout, activity
 
     def run(
-        self, x: jax.Array, state: Any = None, *, membranes: bool = False, key: jax.Array | None = None
+        self, x: Any, state: Any = None, *, membranes: bool = False, key: jax.Array | None = None
     ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         _check.time_major("x", x)
+        x = x if self.takes_events else as_dense(x)
         if self.remat_steps is None or len(x) <= self.remat_steps:
             return self._run(x, state, membranes, key)
         state = self.initial_state(x.shape[1], features=x.shape[2:]) if state is None else state

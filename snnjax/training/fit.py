@@ -15,9 +15,11 @@ import optax
 from flax import nnx
 
 from snnjax import _check, losses
-from snnjax.datasets import BatchSource, EventDataset, Stream
+from snnjax.datasets import BatchSource, EventDataset, SparseEvents, Stream
 from snnjax.optimizers import keep_nonnegative
 from snnjax.regularizers import ActivityBound
+from snnjax.sparse import as_dense
+from snnjax.training.inputs import choose_form
 from snnjax.training.params import flatten_params
 from snnjax.training.step import (
     Metrics,
@@ -83,6 +85,7 @@ def fit(
     regularizers: Sequence[ActivityBound] = (),
     priming_epochs: int = 0,
     micro_batch: int | None = None,
+    events: bool | None = None,
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> FitResult:
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
@@ -101,6 +104,8 @@ def fit(
         `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
       micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: what suits the machine
         (`snnjax.training.step.micro_batch_size`).
+      events: give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True, False, or None: where that is faster
+        (`snnjax.training.inputs.choose_form`). The results are the same to rounding.
       priming_epochs: first so many epochs on the lower bounds among `regularizers` alone (homeostatic priming). They come before `epochs` and count
         in the history; the best epoch is never one of them.
       on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
@@ -129,6 +134,7 @@ def fit(
     _check.integer("batch_size", batch_size, at_least=1)
     check_micro_batch(micro_batch, batch_size)
     _check.number("dt", dt, above=0, unit="s")
+    form = functools.partial(choose_form, network, events=events)
     first = _first(train, dt) if isinstance(train, Stream) else train
     for name, source in (("train", first), ("valid", valid), ("test", test)):
         if source is not None:
@@ -136,6 +142,12 @@ def fit(
     if batch_size > len(first):
         raise ValueError(f"batch_size must be at most the number of training samples {len(first)}, got {batch_size}")
     _check_dt(network, dt)
+    first = form(first)
+    valid, test = (source if source is None else form(source) for source in (valid, test))
+    if isinstance(train, Stream):  # all shards as the first, so that they share their compilation
+        form = functools.partial(choose_form, network, events=isinstance(first, SparseEvents))
+    else:
+        train = first
     objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     optimizer = optax.chain(optimizer, keep_nonnegative())  # nothing where it has been done, and to weights that are not marked
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
@@ -177,7 +189,7 @@ def fit(
             supervised = epoch > priming_epochs
             begin = time.perf_counter()
             found = []
-            with contextlib.closing(_parts(train, epoch, jax.random.fold_in(key, epoch))) as parts:
+            with contextlib.closing(_parts(train, form, epoch, jax.random.fold_in(key, epoch))) as parts:
                 for part, part_key in parts:
                     state, metrics = run_phase[supervised](state, part, part_key)
                     # waits, so that shards do not pile up on the device; the next one is read meanwhile
@@ -212,14 +224,16 @@ def _first(train: Stream, dt: float) -> BatchSource:
         return next(shards)
 
 
-def _parts(train: BatchSource | Stream, epoch: int, key: jax.Array) -> Generator[tuple[BatchSource, jax.Array], None, None]:
-    """What an epoch runs over, with a key each: the source itself, or the shards of a stream."""
+def _parts(
+    train: BatchSource | Stream, form: Callable[[Any], BatchSource], epoch: int, key: jax.Array
+) -> Generator[tuple[BatchSource, jax.Array], None, None]:
+    """What an epoch runs over, with a key each: the source itself, or the shards of a stream in the given form."""
     if not isinstance(train, Stream):
         yield train, key
         return
     with contextlib.closing(train.shards(epoch)) as shards:
         for k, shard in enumerate(shards):
-            yield shard, jax.random.fold_in(key, k)
+            yield form(shard), jax.random.fold_in(key, k)
 
 
 def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = None) -> None:
@@ -270,7 +284,7 @@ def _explain(
     facts = [f"loss {float(metrics.loss):g}, penalty {float(metrics.penalty):g}"]
     for what, tree in (("weights", state.params), ("gradient", grads)):
         facts += [f"{what} of {name} not finite" for name, leaf in flatten_params(tree).items() if not np.isfinite(leaf).all()]
-    if not np.isfinite(np.asarray(x)).all():
+    if not np.isfinite(np.asarray(as_dense(x))).all():
         facts.insert(0, "the input batch itself is not finite")
     largest = ", ".join(f"{name} {np.abs(leaf).max():.3g}" for name, leaf in flatten_params(state.params).items())
     facts.append(f"largest weights {largest}")

@@ -27,6 +27,7 @@ from snnjax import _check, losses, regularizers
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
+from snnjax.datasets.sparse_events import SparseEvents
 from snnjax.regularizers import ActivityBound
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
@@ -178,7 +179,9 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     products of a step become slow. The whole batch where no divisor is between that and half of it, on accelerators, and for a loss, regularizers or a
     source that are not of this package.
     """
-    ours = objective.loss in (None, losses.mean_square) and isinstance(source, DeviceEvents | DeviceArrays | DeviceImages | Augmented)
+    ours = objective.loss in (None, losses.mean_square) and isinstance(
+        source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented
+    )
     if jax.default_backend() != "cpu" or not ours or not all(isinstance(r, ActivityBound) for r in objective.regularizers):
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))

@@ -1,0 +1,173 @@
+r"""Spike counts as lists of events, and their product with a weight matrix in which only spikes cost anything.
+
+    drive[t, b] = sum_e W[unit_e]              over the events e of sample b at step t          forward: rows of W are gathered
+    dW[i]       = sum_b sum_e g[step_e, b]     over the events e of sample b on unit i          backward: rows of the cotangent g
+
+Both are `sum_rows`: R sums, each over a list of rows of a table. The lists are walked in lockstep, `UNROLL` rows of each at a time, in blocks of `BLOCK` sums
+that stop at their longest list. So a block costs its longest list, which is near its mean where neighbouring steps, and neighbouring units, are about
+equally busy. Where every unit spikes with 3 % a step this takes about a sixth of the time of the dense products; at about 20 % they are even.
+
+This is for CPUs. Elsewhere the product is dense: an accelerator multiplies faster than it gathers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from snnjax._pytree import pytree_dataclass, static
+
+UNROLL, BLOCK = 4, 256
+
+
+@pytree_dataclass
+class EventRaster:
+    """Spike counts (steps, batch, n_units) as lists of events: what an array of that shape would be to a dense layer, in less memory and time.
+
+    Made by `snnjax.datasets.SparseEvents`. A pytree; the two lists may be those of a whole data set.
+
+    Attributes:
+      addresses: step * n_units + unit of each event, int32, ascending within a sample.   steps_by_unit: the step of each event, in order of units, then
+        steps, within a sample.   first_of_step: where in `addresses` each step of each sample begins, and where its last one ends, int32 (steps + 1, batch).
+      first_of_unit: the same for units and `steps_by_unit`, (n_units + 1, batch).   longest: at least the number of events of each sample.
+
+    >>> addresses, steps_by_unit = jnp.array([0, 3, 4]), jnp.array([0, 1, 1])            # steps 0, 1, 1 of units 0, 0, 1; of three
+    >>> x = EventRaster(addresses=addresses, steps_by_unit=steps_by_unit, first_of_step=jnp.array([[0], [1], [3]]),
+    ...                 first_of_unit=jnp.array([[0], [2], [3], [3]]), longest=3)
+    >>> x.shape, x.dense()[:, 0].tolist()
+    ((2, 1, 3), [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    >>> events_dot(x, jnp.array([[1.0], [2.0], [4.0]])).ravel().tolist()
+    [1.0, 3.0]
+    """
+
+    addresses: jax.Array
+    steps_by_unit: jax.Array
+    first_of_step: jax.Array
+    first_of_unit: jax.Array
+    longest: int = static()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(steps, batch, n_units)."""
+        return self.first_of_step.shape[0] - 1, self.first_of_step.shape[1], self.first_of_unit.shape[0] - 1
+
+    @property
+    def ndim(self) -> int:
+        """3."""
+        return 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def dense(self) -> jax.Array:
+        """The counts themselves (steps, batch, n_units), float32."""
+        steps, _, n_units = self.shape
+        position = self.first_of_step[0][:, None] + jnp.arange(self.longest)
+        address = self.addresses.at[position].get(mode="clip")
+        present = position < self.first_of_step[-1][:, None]
+        return scatter_counts(address // n_units, address % n_units, present, steps=steps, n_units=n_units)
+
+
+def as_dense(x: Any) -> Any:
+    """x, or the counts of an `EventRaster`."""
+    return x.dense() if isinstance(x, EventRaster) else x
+
+
+def scatter_counts(step: jax.Array, unit: jax.Array, present: jax.Array, *, steps: int, n_units: int) -> jax.Array:
+    """Spike counts (steps, batch, n_units), float32, of events (batch, longest). Those not `present`, or outside the raster, are dropped."""
+    n = step.shape[0]
+    inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < n_units)
+    size = steps * n * n_units
+    flat = jnp.where(inside, (step * n + jnp.arange(n)[:, None]) * n_units + unit, size)
+    return jnp.zeros(size).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(steps, n, n_units)
+
+
+@jax.custom_vjp
+def events_dot(x: EventRaster, kernel: jax.Array) -> jax.Array:
+    """x @ kernel for kernel (n_units, n): (steps, batch, n), in at least float32. Differentiable in `kernel`, once and in reverse.
+
+    Equal to the dense product but for the order of the sums, and for weights that are not finite: only those that a spike meets show.
+    """
+    return lax.platform_dependent(x, kernel, cpu=_forward, default=lambda x, w: dense_dot(x.dense(), w))
+
+
+def _events_dot_fwd(x: EventRaster, kernel: jax.Array) -> tuple[jax.Array, tuple[EventRaster, jax.Array]]:
+    return events_dot(x, kernel), (x, kernel)
+
+
+def _events_dot_bwd(residuals: tuple[EventRaster, jax.Array], g: jax.Array) -> tuple[EventRaster, jax.Array]:
+    x, kernel = residuals
+
+    def transposed(x: EventRaster, g: jax.Array) -> jax.Array:
+        (weights,) = jax.linear_transpose(lambda w: dense_dot(x.dense(), w), kernel)(g)
+        return weights
+
+    weights = lax.platform_dependent(x, g, cpu=lambda x, g: _backward(x, g).astype(kernel.dtype), default=transposed)
+    # the events are integers, which have no gradient
+    return jax.tree.map(lambda a: np.zeros(a.shape, jax.dtypes.float0), x), weights
+
+
+events_dot.defvjp(_events_dot_fwd, _events_dot_bwd)
+
+
+def dense_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel for x (..., n_units) and kernel (n_units, n): (..., n), in at least float32."""
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+
+
+def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
+    steps, batch, n_units = x.shape
+    parts = -(-steps * batch // BLOCK)  # of whole steps, so that a part's lists lie at neighbouring times
+    first, stop = _parts(x.first_of_step, parts)
+    unit = lambda position, _: x.addresses.at[position].get(mode="clip") % n_units  # noqa: E731
+    out = lax.map(lambda part: sum_rows(kernel, unit, *part), (first, stop))
+    return out.reshape(-1, batch, kernel.shape[1])[:steps]
+
+
+def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
+    _, batch, n_units = x.shape
+    rows = g.reshape(-1, g.shape[-1])
+    row = lambda position, b: x.steps_by_unit.at[position].get(mode="clip") * batch + b  # noqa: E731
+
+    def part(lists: tuple[jax.Array, jax.Array]) -> jax.Array:
+        add = lambda total, at: (total + sum_rows(rows, row, *at), None)  # noqa: E731
+        at = (*(a.T for a in lists), jnp.arange(batch))
+        return lax.scan(add, jnp.zeros((lists[0].shape[0], rows.shape[1]), _wide(g.dtype)), at)[0]
+
+    first, stop = _parts(x.first_of_unit, -(-n_units // BLOCK), flat=False)
+    return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:n_units]
+
+
+def _parts(first: jax.Array, parts: int, *, flat: bool = True) -> tuple[jax.Array, jax.Array]:
+    """Where lists (n + 1, batch) begin and end, in so many parts of consecutive ones, (parts, n per part [*] batch); filled up with empty lists."""
+    n, batch = first.shape[0] - 1, first.shape[1]
+    size = -(-n // min(parts, n))
+    begin, end = (jnp.pad(a, ((0, -n % size), (0, 0))) for a in (first[:-1], first[1:]))
+    shape = (-1, size * batch) if flat else (-1, size, batch)
+    return begin.reshape(shape), end.reshape(shape)
+
+
+def sum_rows(table: jax.Array, row: Any, first: jax.Array, stop: jax.Array, of: Any = None) -> jax.Array:
+    """Sums (R, n), in at least float32, of the rows `row(position, of)` of `table` (m, n), over the positions first[r] ... stop[r] - 1 for each r."""
+
+    def some(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        k, total = at
+        position = first + k + jnp.arange(UNROLL)[:, None]
+        # without the barrier each row number is computed again for each of its n elements
+        index, within = lax.optimization_barrier((row(position, of), position < stop))
+        for j in range(UNROLL):
+            # a select costs less than a row of zeros at the table's end, which would copy the table
+            total = total + jnp.where(within[j][:, None], table.at[index[j]].get(mode="promise_in_bounds"), 0)
+        return k + UNROLL, total
+
+    longest = jnp.max(stop - first)
+    zero = jnp.zeros((first.shape[0], table.shape[1]), _wide(table.dtype))
+    return lax.while_loop(lambda at: at[0] < longest, some, (jnp.zeros((), first.dtype), zero))[1]
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
