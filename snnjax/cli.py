@@ -15,7 +15,7 @@ from rich.table import Table
 
 from snnjax import _check
 from snnjax.experiments.tasks import TASKS, task_name
-from snnjax.runtime import tune_allocator, use_cpu_devices
+from snnjax.runtime import tune_allocator, use_compilation_cache, use_cpu_devices
 from snnjax.training.ensemble import Order
 from snnjax.training.placement import Placement
 
@@ -290,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not console.is_terminal:  # a file or a pipe has no width that a table must be cut to
         console = Console(width=160, emoji=False)
     tune_allocator()
+    use_compilation_cache()
     try:
         arguments, varied = swept(sys.argv[1:] if argv is None else argv)
         command = tyro.cli(

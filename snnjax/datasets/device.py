@@ -92,7 +92,7 @@ class DeviceEvents:
             raise ValueError(f"data must hold fewer than 2^31 events, got {len(addresses)}; split it")
         up = _power_of_two if pad else int
         longest = up(np.diff(offsets).max())
-        padded = np.zeros(up(len(addresses) + longest), np.int32)
+        padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)  # one may be read even where there is no event at all
         padded[: len(addresses)] = addresses
         return cls(
             addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(labels, jnp.int32),
