@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from snnjax import _check
 
@@ -69,9 +70,10 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     import jax
 
     _check.integer("max_mib", max_mib, at_least=1)
-    if not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config
+    if not config.jax_enable_compilation_cache:
         return None
-    told = jax.config.jax_compilation_cache_dir
+    told = config.jax_compilation_cache_dir
     if folder is None and told:
         return Path(told)
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled" if folder is None else Path(folder)

@@ -1,11 +1,12 @@
 r"""The scan over a plain LIF population, of one synaptic current or several, with its backward pass written by hand.
 
-Forward stores the membrane trace u and nothing else. Backward, from t = T - 1 down to 0, with r = 0 where u[t] > theta and 1 elsewhere,
-h the surrogate derivative, g. the cotangents, and s_k = 1 or -1 the sign with which current k enters the membrane:
+Forward stores the trace v = u - theta and nothing else, in the dtype `trace`: rounding keeps its sign, and so the spikes, and moves the
+surrogate derivative alone. Backward, from t = T - 1 down to 0, with r = 0 where v[t] > 0 and 1 elsewhere, h the surrogate derivative, g. the
+cotangents, and s_k = 1 or -1 the sign with which current k enters the membrane:
 
     gdrive_k[t] = gi_k[t+1]
     gz          = gz[t] + sum_k (d recurrent_k / d z)^T gi_k[t+1]
-    gu[t]       = lm r gu[t+1] + h(u[t] - theta) gz + gu_out[t]
+    gu[t]       = lm r gu[t+1] + h(v[t]) gz + gu_out[t]
     gi_k[t]     = ls_k gi_k[t+1] + s_k (1 - lm) r gu[t+1]
 
 The recurrent weights' gradient is one product over all steps after the loop. Equal to autodiff of `LIF.step` and `ExcInhLIF.step` with the
@@ -27,12 +28,13 @@ Currents = tuple[jax.Array, ...]
 Recurrent = Callable[[jax.Array, Any], Currents]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def lif_scan(
     derivative: Derivative,
     recurrent: Recurrent | None,
     signs: tuple[int, ...],
     membrane: bool,
+    trace: Any,
     drive: Currents,
     state: tuple[jax.Array, ...],
     weights: Any,
@@ -42,34 +44,40 @@ def lif_scan(
     """Spikes and, if `membrane`, the membrane (T, B, ...), and the final state.
 
     `drive`, and what `recurrent` returns, have an array for each current, of the membrane's shape or one that broadcasts to it; `state` is
-    (u, *currents). `coefficients` = (lm, 1 - lm, (ls, ...), theta) are constants: their gradient is zero.
+    (u, *currents). `coefficients` = (lm, 1 - lm, (ls, ...), theta) are constants: their gradient is zero. `trace`: dtype of what backward needs.
     """
+    v, u, final = _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
+    return (v > 0).astype(state[0].dtype), u, final
+
+
+def _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients):  # type: ignore[no-untyped-def]
+    """The traces v and, if `membrane`, u, and the final state."""
     lm, gain, ls, theta = coefficients
 
-    def body(carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def body(carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array | None]]:
         u, *i = carry
         z = u > theta
         i_next = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)]
         if recurrent is not None:
             i_next = [i_k + r_k for i_k, r_k in zip(i_next, recurrent(z.astype(u.dtype), weights), strict=True)]
         net = functools.reduce(jnp.add, map(_signed, signs, i))
-        return (jnp.where(z, 0, lm * u + gain * net), *i_next), u
+        return (jnp.where(z, 0, lm * u + gain * net), *i_next), ((u - theta).astype(trace), u if membrane else None)
 
-    final, u = jax.lax.scan(body, state, drive)
-    return (u > theta).astype(u.dtype), u if membrane else None, final
-
-
-def _forward(derivative, recurrent, signs, membrane, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
-    out: Any = lif_scan(derivative, recurrent, signs, True, drive, state, weights, coefficients, steepness)
-    z, u, final = out
-    broadcast = tuple(None if d.shape == u.shape else d for d in drive)  # small; a whole drive must not be kept for the sake of its shape
-    return (z, u if membrane else None, final), (u, broadcast, weights, coefficients, steepness)
+    final, (v, u) = jax.lax.scan(body, state, drive)
+    return v, u, final
 
 
-def _backward(derivative, recurrent, signs, membrane, residuals, cotangents):  # type: ignore[no-untyped-def]
-    u, broadcast, weights, coefficients, steepness = residuals
-    lm, gain, ls, theta = coefficients
+def _forward(derivative, recurrent, signs, membrane, trace, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
+    v, u, final = _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
+    broadcast = tuple(None if d.shape == v.shape else d for d in drive)  # small; a whole drive must not be kept for the sake of its shape
+    return ((v > 0).astype(state[0].dtype), u, final), (v, broadcast, weights, coefficients, steepness)
+
+
+def _backward(derivative, recurrent, signs, membrane, trace, residuals, cotangents):  # type: ignore[no-untyped-def]
+    v, broadcast, weights, coefficients, steepness = residuals
+    lm, gain, ls, _ = coefficients
     gz_out, gu_out, final = cotangents
+    dtype = gz_out.dtype
 
     def onto_all(z: jax.Array, w: Any) -> Currents:
         assert recurrent is not None
@@ -77,19 +85,19 @@ def _backward(derivative, recurrent, signs, membrane, residuals, cotangents):  #
 
     def body(carry: tuple[jax.Array, ...], at_t: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[tuple[jax.Array, ...], Currents]:
         gu, *gi = carry
-        u_t, gz, gu_t = at_t
+        v_t, gz, gu_t = at_t
         if recurrent is not None:
-            (gz_recurrent,) = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(u_t))[1](tuple(gi))
+            (gz_recurrent,) = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(gz))[1](tuple(gi))
             gz = gz + gz_recurrent
-        kept = jnp.where(u_t > theta, 0, gu)
-        gu_next = lm * kept + derivative(u_t - theta, *steepness) * gz
+        kept = jnp.where(v_t > 0, 0, gu)
+        gu_next = lm * kept + derivative(v_t.astype(dtype), *steepness) * gz
         gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(signs, ls, gi, strict=True)]
         return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
 
-    g_state, g_drive = jax.lax.scan(body, final, (u, gz_out, gu_out), reverse=True)
+    g_state, g_drive = jax.lax.scan(body, final, (v, gz_out, gu_out), reverse=True)
     g_weights = None
     if recurrent is not None:
-        z = (u > theta).astype(u.dtype)
+        z = (v > 0).astype(dtype)
         (g_weights,) = jax.vjp(lambda w: jax.vmap(onto_all, (0, None))(z, w), weights)[1](g_drive)
     g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in zip(g_drive, broadcast, strict=True))
     return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))

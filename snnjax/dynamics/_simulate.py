@@ -48,9 +48,9 @@ def simulate(
       weights: second argument of `recurrent`, or None where it brings its own.
       state: where to start, `neuron.initial_state` when None.
       membrane: also return the trace of `state.u` (T, B, ...).
-      fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u alone). None: wherever it applies, that is for a multiplicative,
-        undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or numpy arrays. JAX arrays take the
-        autodiff path, so that their gradients are right. True raises where it does not apply.
+      fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u - theta alone, in their `trace_dtype`). None: wherever it
+        applies, that is for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or
+        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply.
 
     Returns:
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
@@ -150,9 +150,11 @@ def _fused(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, me
     dtype = drive[0].dtype
     lm, *ls = (_check.decay(neuron.dt, getattr(neuron, tau)) for tau in ("tau_mem", *currents))
     as_arrays = lambda values: jax.tree.map(lambda v: jnp.asarray(v, dtype), values)  # noqa: E731
+    kept = jnp.dtype(neuron.trace_dtype or dtype)
+    own = None if recurrent is None else Leaves(recurrent)
     out: Any = lif_scan(
-        neuron.spike.function, None if recurrent is None else Leaves(recurrent), tuple(currents.values()), membrane, drive, as_arrays(tuple(state)),
-        weights, as_arrays((lm, 1 - lm, ls, neuron.theta)), as_arrays(neuron.spike.steepness),
+        neuron.spike.function, own, tuple(currents.values()), membrane, kept, drive, as_arrays(tuple(state)), weights,
+        as_arrays((lm, 1 - lm, ls, neuron.theta)), as_arrays(neuron.spike.steepness),
     )  # fmt: skip
     output, trace, final = out
     return Simulation(output, trace, type(state)(*final))

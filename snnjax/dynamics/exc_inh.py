@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics._neuron import Reset, apply_reset
-from snnjax.dynamics.lif import check_lif
+from snnjax.dynamics.lif import check_lif, check_trace_dtype
 from snnjax.surrogate import SpikeFunction, superspike
 
 
@@ -57,9 +57,11 @@ class ExcInhLIF:
     dt: float = static(default=2e-3)
     reset: Reset = static(default="multiplicative")
     reset_grad: bool = static(default=False)
+    trace_dtype: Any = static(default=None)
 
     def __post_init__(self) -> None:
         check_lif(self, tau_syn=("tau_exc", "tau_inh"))
+        check_trace_dtype(self.trace_dtype)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ExcInhState:
         """u = i_exc = i_inh = 0 for a population of `shape` (batch, ...features)."""

@@ -53,9 +53,10 @@ def build_network(
     [64, 32, 10]
     """
     rngs = nnx.Rngs(jax.random.key(config.seed if seed is None else seed))
-    neuron: Any = LIF(tau_mem=config.tau_mem, tau_syn=config.tau_syn, dt=config.dt, spike=build_spike(config))
+    common: dict[str, Any] = {"tau_mem": config.tau_mem, "dt": config.dt, "spike": build_spike(config), "trace_dtype": config.trace_dtype}
+    neuron: Any = LIF(tau_syn=config.tau_syn, **common)
     if config.dalian:
-        neuron = ExcInhLIF(tau_mem=neuron.tau_mem, tau_exc=neuron.tau_syn, tau_inh=config.tau_inh, dt=neuron.dt, spike=neuron.spike)
+        neuron = ExcInhLIF(tau_exc=config.tau_syn, tau_inh=config.tau_inh, **common)
     tau_readout = duration if config.tau_readout is None else config.tau_readout
     shared: dict[str, Any] = {
         "init": layer_init(config, nu),

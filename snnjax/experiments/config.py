@@ -15,6 +15,7 @@ WeightInit = Literal[
     "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
 ]  # fmt: skip
 DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
+TraceDtype = Literal["float32", "bfloat16"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
@@ -39,6 +40,8 @@ class TrainConfig:
     """Connect every hidden layer to the readout, not the last one alone."""
     remat_steps: int | None = None
     """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
+    trace_dtype: TraceDtype = "float32"
+    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the memory."""
     events: bool | None = None
     """Give a dense first layer its input spikes as lists of events instead of arrays: the same numbers to rounding. None: where that is faster."""
     dropout: float = 0.0
@@ -141,6 +144,7 @@ class TrainConfig:
             ("surrogate", Surrogate),
             ("init", WeightInit),
             ("optimizer", OptimizerName),
+            ("trace_dtype", TraceDtype),
             ("schedule", Schedule),
             ("loss", LossName),
         ):

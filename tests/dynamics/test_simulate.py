@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,33 @@ def test_fused_equals_autodiff(recurrent, membrane, neuron, rng, x64):
     for a, b in zip(jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True):
         assert_close(a, b, 1e-12)
     assert recurrent == bool(jnp.any(of_fused[1]))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("neuron", [LIF(trace_dtype="bfloat16"), ExcInhLIF(trace_dtype="bfloat16")])
+def test_bfloat16_traces_change_the_gradient_by_a_percent_and_no_spike(neuron, recurrent, rng):
+    drive, v = drive_for(neuron, rng, jnp.float32), jnp.asarray(rng.normal(0, 0.4, (N, N)), jnp.float32)
+    own = (lambda z, w: jax.tree.map(lambda _: z @ w, drive)) if recurrent else None
+
+    def loss(drive, v, neuron):
+        sim = simulate(neuron, drive, recurrent=own, weights=v if recurrent else None, fused=True)
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(jnp.tanh(sim.state.u)), sim.output
+
+    full = dataclasses.replace(neuron, trace_dtype=None)
+    (g, z), (expected, spikes) = (jax.grad(loss, argnums=(0, 1), has_aux=True)(drive, v, n) for n in (neuron, full))
+    np.testing.assert_array_equal(z, spikes)
+    for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(expected), strict=True):
+        assert jnp.linalg.norm(a - b) <= 0.01 * jnp.linalg.norm(b)
+    # what is kept, by the types of what the pullback closes over
+    _, pull = jax.vjp(lambda d: loss(d, v, neuron)[0], drive)
+    whole = [a for a in jax.tree.leaves(pull) if a.shape == (T, B, N)]
+    assert [a.dtype for a in whole] == [jnp.bfloat16]
+
+
+def test_a_trace_dtype_that_loses_signs_is_refused():
+    for dtype in ("float16", jnp.bfloat16, 16):
+        with pytest.raises(ValueError, match="trace_dtype must be None, 'bfloat16' or 'float32', got"):
+            LIF(trace_dtype=dtype)
 
 
 @pytest.mark.parametrize(

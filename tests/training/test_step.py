@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from snnjax import losses, optimizers
+from snnjax import losses, models, optimizers
 from snnjax.datasets import Augmented, DeviceEvents, randman
 from snnjax.datasets.device import DeviceArrays
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -125,6 +125,9 @@ def test_parts_fit_the_cache(parts, monkeypatch):
     assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
+    recurrent = Objective.of(models.dense(6, 3, hidden=(16,), recurrent=True, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)))
+    assert micro_batch_size(*recurrent, data(), 64) == 16
+    assert micro_batch_size(*recurrent, data(), 20) == 10
     strange = parts[0]._replace(loss=lambda readout, labels: readout.sum((0, 2)))
     assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may look at the whole batch
     assert micro_batch_size(parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20) == 20
