@@ -41,7 +41,10 @@ SATURATED_HZ = 100.0
 
 
 class LayerProbe(NamedTuple):
-    """Numbers on one layer, floats (arrays under jit and vmap); see the module. `rates` is (5 %, 50 %, 95 %) over neurons."""
+    """Numbers on one layer, floats (arrays under jit and vmap); see the module. `rates` is (5 %, 50 %, 95 %) over neurons.
+
+    `rate_exc` and `rate_inh` are those of the excitatory and the inhibitory neurons of a Dalian layer, None for other layers.
+    """
 
     input_rate: Any
     rate: Any
@@ -57,6 +60,8 @@ class LayerProbe(NamedTuple):
     grad_z: Any
     grad_w: Any
     update: Any
+    rate_exc: Any = None
+    rate_inh: Any = None
 
 
 class Probe(NamedTuple):
@@ -212,6 +217,8 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
         grad_z=grad_z,
         grad_w=grad_w,
         update=update,
+        rate_exc=layer.emit(rate).mean() if hasattr(layer, "n_inh") else None,
+        rate_inh=rate[..., layer.n_exc :].mean() if hasattr(layer, "n_inh") else None,
     )
 
 
@@ -268,9 +275,12 @@ def table(report: Probe) -> Table:
     from rich.table import Table
 
     out = Table(title=f"loss {report.loss:.3f}, accuracy {100 * report.accuracy:.1f} %", title_justify="left")
+    dalian = any(p.rate_exc is not None for p in report.layers)
+    populations = lambda p: f"[blue]{p.rate_exc:.1f}[/blue], [red]{p.rate_inh:.1f}[/red]" if p.rate_exc is not None else ""  # noqa: E731
     for name in (
         "layer",
         "rate Hz",
+        *(["[blue]E[/blue], [red]I[/red] Hz"] if dalian else []),
         "5/50/95 %",
         "silent",
         "saturated",
@@ -287,8 +297,9 @@ def table(report: Probe) -> Table:
     for k, p in enumerate(report.layers, start=1):
         rates = "/".join(f"{r:.1f}" for r in p.rates)
         out.add_row(
-            str(k), f"{p.rate:.1f}", rates, f"{100 * p.silent:.0f} %", f"{100 * p.saturated:.0f} %", f"{p.mu_u:.2f}", f"{p.sigma_u:.2f}",
-            f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}", f"{p.xi:.2f}", f"{p.spread:.2f}", f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}",
+            str(k), f"{p.rate:.1f}", *([populations(p)] if dalian else []), rates, f"{100 * p.silent:.0f} %", f"{100 * p.saturated:.0f} %",
+            f"{p.mu_u:.2f}", f"{p.sigma_u:.2f}", f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}", f"{p.xi:.2f}", f"{p.spread:.2f}",
+            f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}",
         )  # fmt: skip
-    out.add_row("readout", *[""] * 10, f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
+    out.add_row("readout", *[""] * (10 + dalian), f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
     return out

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from snnjax.diagnostics import Probe
 
 
+EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
+
+
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Loss, accuracy and firing rate of every layer (Hz) over epochs, from the rows of `FitResult.history`.
 
@@ -44,13 +47,16 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def activity_snapshot(
-    x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.ndarray, labels: Any, *, dt: float, predicted: Any = None
-) -> Figure:
+    x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.ndarray, labels: Any, *, dt: float, predicted: Any = None,
+    n_exc: Sequence[int | None] | None = None,
+) -> Figure:  # fmt: skip
     """Rasters of the input and of every layer and the readout traces, one column a sample.
 
     Args:
       x: inputs (time, batch, units).   spikes: of every layer (time, batch, ...features).   readout: (time, batch, classes).
       labels: (batch,).   dt: time step, s.   predicted: (batch,) classes that the network says; None: the largest trace over time.
+      n_exc: of each layer the number of excitatory neurons, or feature maps, which come first on its last axis: they are drawn in blue, the inhibitory
+        ones after them in red. None, for a layer or all: no colours.
 
     >>> x = np.zeros((10, 2, 5)); s = np.zeros((10, 2, 8)); o = np.zeros((10, 2, 3))
     >>> len(activity_snapshot(x, [s], o, [0, 1], dt=2e-3).axes)
@@ -64,6 +70,9 @@ def activity_snapshot(
     figure = Figure(figsize=(2.6 * samples, 2 + 1.3 * (len(spikes) + 1)), layout="constrained")
     rows = figure.subplots(len(spikes) + 2, samples, sharex=True, squeeze=False)
     end = len(x) * dt * 1e3
+    excitatory = [None] * len(spikes) if n_exc is None else list(n_exc)
+    if len(excitatory) != len(spikes):
+        raise ValueError(f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}")
     names = ["readout", *[f"layer {k}" for k in range(len(spikes), 0, -1)], "input"]
     for b in range(samples):
         traces = readout[:, b]
@@ -71,10 +80,14 @@ def activity_snapshot(
             own = c == labels[b]
             rows[0, b].plot(np.arange(1, len(traces) + 1) * dt * 1e3, traces[:, c], color="C3" if own else "0.7", lw=1.5 if own else 0.8)
         rows[0, b].set_title(f"class {labels[b]}, says {predicted[b]}", fontsize=9)
-        for axes, raster in zip(rows[1:, b], [*reversed(spikes), x], strict=True):
+        for axes, raster, n in zip(rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)
-            axes.plot(step * dt * 1e3, unit, "|" if flat.shape[1] <= 64 else ",", color="black", ms=3)
+            mark = "|" if flat.shape[1] <= 64 else ","
+            inhibitory = np.zeros(len(unit), bool) if n is None else unit % raster.shape[-1] >= n
+            for which, color in ((~inhibitory, "black" if n is None else EXCITATORY), (inhibitory, INHIBITORY)):
+                if which.any():
+                    axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
             axes.set(xlim=(0, end), ylim=(-1, flat.shape[1]))
         rows[-1, b].set_xlabel("time (ms)")
     for axes, name in zip(rows[:, 0], names, strict=True):
@@ -95,9 +108,14 @@ def depth(report: Probe) -> Figure:
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     rate, spikes, weights, update = figure.subplots(1, 4)
     layers = np.arange(1, len(report.layers) + 1)
+    dalian = any(p.rate_exc is not None for p in report.layers)
     low, middle, high = np.array([p.rates for p in report.layers]).reshape(-1, 3).T
     rate.fill_between(layers, low, high, alpha=0.3, lw=0, label="5 to 95 %")
-    rate.plot(layers, middle, "o-", ms=4, label="median neuron")
+    rate.plot(layers, middle, "o-", ms=4, label="median neuron", color="black" if dalian else None)
+    if dalian:
+        for values, name, color in (("rate_exc", "excitatory", EXCITATORY), ("rate_inh", "inhibitory", INHIBITORY)):
+            means = np.array([np.nan if (v := getattr(p, values)) is None else v for p in report.layers], dtype=float)
+            rate.plot(layers, means, "s--", ms=4, label=f"{name}, mean", color=color)
     rate.set(ylabel="rate (Hz)")
     rate.set_ylim(bottom=0)
     rate.legend(frameon=False)

@@ -207,3 +207,20 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     np.testing.assert_allclose(first.grad_w, jnp.abs(both).mean(), rtol=1e-3)
     np.testing.assert_allclose(first.update, 0.1 * first.grad_w, rtol=1e-3)
     np.testing.assert_allclose(report.readout_grad_w, jnp.abs(grads.layers[5].kernel[...]).mean(), rtol=1e-3)
+
+
+def test_both_populations_of_a_dalian_layer(x):
+    from snnjax.models import dalian
+    from snnjax.nn import DalianFluctuationDriven
+
+    net = dalian(N, 4, hidden=(40,), recurrent=True, init=DalianFluctuationDriven(nu=NU), rngs=nnx.Rngs(0))
+    report = probe(net, x, LABELS)
+    (z,) = net(x)[1].spikes
+    rates = np.asarray(z.mean(axis=(0, 1))) / DT
+    np.testing.assert_allclose(report.layers[0].rate_exc, rates[:40].mean(), rtol=1e-4)
+    np.testing.assert_allclose(report.layers[0].rate_inh, rates[40:].mean(), rtol=1e-4)
+    assert f"{rates[:40].mean():.1f}, {rates[40:].mean():.1f}" in str(report)
+    assert "E, I Hz" in str(report)
+    plain = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
+    assert plain.layers[0].rate_exc is None
+    assert "E, I Hz" not in str(plain)

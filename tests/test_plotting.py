@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from snnjax import plotting
 from snnjax.diagnostics import LayerProbe, Probe
@@ -38,6 +39,18 @@ def test_snapshot_marks_spikes_where_they_are():
     np.testing.assert_allclose(panels[2, 1].lines[0].get_xydata(), [[6.0, 4]])  # input, sample 1: 3 steps of 2 ms, unit 4
     np.testing.assert_allclose(panels[1, 0].lines[0].get_xydata(), [[14.0, 6]])  # feature (1, 2) of (2, 4) is unit 6
     assert panels[0, 1].get_title() == "class 2, says 2"
+
+
+def test_excitatory_and_inhibitory_neurons_have_their_colours():
+    x, spikes, readout = np.zeros((10, 1, 5)), np.zeros((10, 1, 2, 4)), np.zeros((10, 1, 3))
+    spikes[7, 0, 1, 2] = spikes[2, 0, 1, 3] = spikes[4, 0, 0, 0] = 1
+    figure = plotting.activity_snapshot(x, [spikes, spikes], readout, [0], dt=2e-3, n_exc=[3, None])
+    above, layer = figure.axes[1], figure.axes[2]
+    found = {line.get_color(): sorted(line.get_ydata()) for line in layer.lines}
+    assert found == {plotting.EXCITATORY: [0, 6], plotting.INHIBITORY: [7]}  # maps 0 to 2 of each position, and map 3
+    assert [line.get_color() for line in above.lines] == ["black"]
+    with pytest.raises(ValueError, match="n_exc must have one entry for each of 1 layers, got 2"):
+        plotting.activity_snapshot(x, [spikes], readout, [0], dt=2e-3, n_exc=[3, 3])
 
 
 def swept(**columns):
@@ -88,3 +101,6 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
     rate, _, weights, _ = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2.0, 4.0, 6.0])
     np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [3, 0.3]])
+    dalian = tuple(p._replace(rate_exc=4.0 * k, rate_inh=k) for k, p in enumerate(layers, start=1))
+    lines = {line.get_color(): line.get_ydata().tolist() for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines}
+    assert lines == {"black": [2.0, 4.0, 6.0], plotting.EXCITATORY: [4.0, 8.0, 12.0], plotting.INHIBITORY: [1.0, 2.0, 3.0]}

@@ -254,5 +254,6 @@ def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: F
     predicted = LOGITS[config.loss](readout).argmax(axis=-1)
     trains = [np.asarray(s) for s in activity.spikes]
     shown = np.asarray(sensory_spikes(network, x))
-    figure = plotting.activity_snapshot(shown, trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted)
+    n_exc = [getattr(layer, "n_exc", None) for layer in network.layers if layer.spiking]
+    figure = plotting.activity_snapshot(shown, trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted, n_exc=n_exc)
     plotting.save(figure, folder.path / "activity.png")
