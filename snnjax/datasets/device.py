@@ -6,7 +6,7 @@ into a dense raster only when it is asked for, so memory on the device is 4 byte
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ from snnjax.sparse import scatter_counts
 class BatchSource(Protocol):
     """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels (batch,)) under jit.
 
+    x is an array, or an `EventRaster` where the network takes one.
+
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
     `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
     """
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]: ...
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, jax.Array]: ...
 
 
 class Events(NamedTuple):

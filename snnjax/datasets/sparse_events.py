@@ -39,8 +39,8 @@ class SparseEvents:
     first_of_unit: jax.Array
 
     @classmethod
-    def of(cls, source: DeviceEvents) -> SparseEvents:
-        """Order the events of `source` by units, too, on the host.
+    def of(cls, source: DeviceEvents, *, steps_by_unit: np.ndarray | None = None) -> SparseEvents:
+        """Order the events of `source` by units, too, on the host. `steps_by_unit`: their steps where they have been ordered already (`order_by_unit`).
 
         Raises:
           TypeError: source is something else than DeviceEvents.
@@ -52,15 +52,15 @@ class SparseEvents:
         steps, n_units = source.steps, source.n_units
         sample = np.repeat(np.arange(len(source), dtype=np.int64), np.diff(offsets))
         step, unit = np.divmod(addresses, n_units)
-        by_unit = (sample * n_units + unit) * steps + step
-        by_unit.sort()
-        steps_by_unit = np.zeros(len(source.addresses), np.int32)
-        steps_by_unit[: len(by_unit)] = by_unit % steps
+        if steps_by_unit is None:
+            steps_by_unit = order_by_unit(sample, step, unit, steps=steps, n_units=n_units)
+        padded = np.zeros(len(source.addresses), np.int32)
+        padded[: len(steps_by_unit)] = steps_by_unit
         return cls(
             source=source,
-            steps_by_unit=jnp.asarray(steps_by_unit),
+            steps_by_unit=jnp.asarray(padded),
             first_of_step=jnp.asarray(_first(sample * steps + step, len(source), steps)),
-            first_of_unit=jnp.asarray(_first(by_unit // steps, len(source), n_units)),
+            first_of_unit=jnp.asarray(_first(sample * n_units + unit, len(source), n_units)),
         )
 
     def __len__(self) -> int:
@@ -85,7 +85,14 @@ class SparseEvents:
         return x, self.source.labels[indices]
 
 
+def order_by_unit(sample: np.ndarray, step: np.ndarray, unit: np.ndarray, *, steps: int, n_units: int) -> np.ndarray:
+    """The steps of events (int64 samples), in order of samples, units, steps."""
+    key = (sample * n_units + unit) * steps + step
+    key.sort()
+    return (key % steps).astype(np.int32)
+
+
 def _first(places: np.ndarray, samples: int, n: int) -> np.ndarray:
-    """Position of the first event at or after each place, for `places` sample * n + k of all events, ascending: (samples, n + 1), the last one's end."""
+    """Position of the first event of each place, for the places sample * n + k of all events in order: (samples, n + 1), behind the last one's end."""
     edges = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=samples * n))]).astype(np.int32)
     return edges[np.arange(samples)[:, None] * n + np.arange(n + 1)]

@@ -21,6 +21,7 @@ from snnjax.datasets import _arrays
 from snnjax.datasets.crop import crop, drop_events, random_crop
 from snnjax.datasets.device import DeviceEvents
 from snnjax.datasets.events import EventDataset
+from snnjax.datasets.sparse_events import SparseEvents, order_by_unit
 from snnjax.dynamics import n_steps
 
 
@@ -55,6 +56,7 @@ class Stream:
       seed: whole number >= 0.
       crop: `"random"`: a window anywhere within the recording; `"start"`: its beginning. A shorter recording is shown whole, then silence.
       drop: probability with which an event is left out, in [0, 1).
+      events: shards are `SparseEvents`, put in order by the threads; else `DeviceEvents`. `fit` sets it where that is faster.
       workers: threads.
 
     Raises:
@@ -79,6 +81,7 @@ class Stream:
     seed: int
     crop: Crop = "random"
     drop: float = 0.0
+    events: bool = False
     workers: int = 2
 
     def __post_init__(self) -> None:
@@ -88,6 +91,8 @@ class Stream:
         _check.integer("seed", self.seed, at_least=0)
         _check.one_of("crop", self.crop, get_args(Crop))
         _check.number("drop", self.drop, at_least=0, below=1)
+        if not isinstance(self.events, bool):
+            raise TypeError(f"events must be True or False, got {self.events!r}")
         _check.integer("workers", self.workers, at_least=1)
         n = len(self.recordings)
         if self.shard_size > n:
@@ -122,7 +127,7 @@ class Stream:
         order = np.random.default_rng([0, self.seed, epoch]).permutation(len(self.recordings))
         return order[: self.n_shards * self.shard_size].reshape(self.n_shards, self.shard_size)
 
-    def shards(self, epoch: int) -> Generator[DeviceEvents, None, None]:
+    def shards(self, epoch: int) -> Generator[DeviceEvents | SparseEvents, None, None]:
         """The shards of an epoch, one after another on the default device. Closing the generator stops the threads.
 
         Raises:
@@ -137,21 +142,23 @@ class Stream:
         elements = grain.MapDataset.source(order.ravel().tolist()).map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
         return self._collect(iter(elements), order)
 
-    def _collect(self, elements: Any, order: np.ndarray) -> Generator[DeviceEvents, None, None]:
+    def _collect(self, elements: Any, order: np.ndarray) -> Generator[DeviceEvents | SparseEvents, None, None]:
         try:
             for indices in order:
                 yield self._put([next(elements) for _ in indices], indices)
         finally:
             elements.close()
 
-    def _put(self, parts: list[np.ndarray], indices: np.ndarray) -> DeviceEvents:
+    def _put(self, parts: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray) -> DeviceEvents | SparseEvents:
         """A function of its own, so that nothing of a shard stays on the host while it is in use."""
-        offsets = _arrays.offsets_of(np.array([len(part) for part in parts]))
+        addresses, by_unit = zip(*parts, strict=True)
+        offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         labels, n_units = self.labels[indices], self.recordings.n_units
-        return DeviceEvents.put_bins(np.concatenate(parts), offsets, labels, steps=self.steps, n_units=n_units, pad=True)
+        shard = DeviceEvents.put_bins(np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, pad=True)
+        return SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
 
-    def _read(self, epoch: int, i: int) -> np.ndarray:
-        """The addresses of recording i."""
+    def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The addresses of recording i, and its steps in order of units where that is asked for."""
         rng = np.random.default_rng([1, self.seed, epoch, i])
         try:
             times, units = self.recordings[i]
@@ -161,9 +168,13 @@ class Stream:
                 times, units = crop(times, units, duration=self.duration)
             if self.drop:
                 times, units = drop_events(rng, times, units, self.drop)
-            return self._bin(times, units)
+            addresses = self._bin(times, units)
         except ValueError as error:
             raise ValueError(f"recording {i}: {error}") from error
+        if not self.events:
+            return addresses, None
+        step, unit = np.divmod(addresses.astype(np.int64), self.recordings.n_units)
+        return addresses, order_by_unit(np.zeros(1, np.int64), step, unit, steps=self.steps, n_units=self.recordings.n_units)
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
         one = EventDataset.from_lists(

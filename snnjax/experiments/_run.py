@@ -132,7 +132,7 @@ def _put_events(config: Any, train: EventDataset, valid: EventDataset, test: Eve
 def _put_stream(config: Any, train: Stream, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
     """As `_put_events`; the rate is that of a first shard, before augmentation."""
     with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
-        first = next(shards)
+        first: Any = next(shards)  # `DeviceEvents`: no events were asked for
     nu = int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units) if config.nu is None else config.nu
     return nu, _events_data(config, train, first, train.recordings, valid, test)
 

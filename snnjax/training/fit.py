@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -144,10 +145,8 @@ def fit(
     _check_dt(network, dt)
     first = form(first)
     valid, test = (source if source is None else form(source) for source in (valid, test))
-    if isinstance(train, Stream):  # all shards as the first, so that they share their compilation
-        form = functools.partial(choose_form, network, events=isinstance(first, SparseEvents))
-    else:
-        train = first
+    # all shards of a stream as the first, so that they share their compilation
+    train = dataclasses.replace(train, events=isinstance(first, SparseEvents)) if isinstance(train, Stream) else first
     objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     optimizer = optax.chain(optimizer, keep_nonnegative())  # nothing where it has been done, and to weights that are not marked
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
@@ -189,7 +188,7 @@ def fit(
             supervised = epoch > priming_epochs
             begin = time.perf_counter()
             found = []
-            with contextlib.closing(_parts(train, form, epoch, jax.random.fold_in(key, epoch))) as parts:
+            with contextlib.closing(_parts(train, epoch, jax.random.fold_in(key, epoch))) as parts:
                 for part, part_key in parts:
                     state, metrics = run_phase[supervised](state, part, part_key)
                     # waits, so that shards do not pile up on the device; the next one is read meanwhile
@@ -224,16 +223,14 @@ def _first(train: Stream, dt: float) -> BatchSource:
         return next(shards)
 
 
-def _parts(
-    train: BatchSource | Stream, form: Callable[[Any], BatchSource], epoch: int, key: jax.Array
-) -> Generator[tuple[BatchSource, jax.Array], None, None]:
-    """What an epoch runs over, with a key each: the source itself, or the shards of a stream in the given form."""
+def _parts(train: BatchSource | Stream, epoch: int, key: jax.Array) -> Generator[tuple[BatchSource, jax.Array], None, None]:
+    """What an epoch runs over, with a key each: the source itself, or the shards of a stream."""
     if not isinstance(train, Stream):
         yield train, key
         return
     with contextlib.closing(train.shards(epoch)) as shards:
         for k, shard in enumerate(shards):
-            yield form(shard), jax.random.fold_in(key, k)
+            yield shard, jax.random.fold_in(key, k)
 
 
 def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from _support import require
 
-from snnjax.datasets import DeviceEvents, Stream, crop, drop_events, random_crop
+from snnjax.datasets import DeviceEvents, SparseEvents, Stream, crop, drop_events, random_crop
 
 OPTIONS = {"duration": 0.5, "dt": 0.01, "shard_size": 8, "seed": 3}
 
@@ -202,3 +202,14 @@ def test_says_what_to_install(monkeypatch):
 def test_data_sets_come_without_grain():
     code = "import sys, snnjax.datasets, snnjax.training; sys.exit('grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_shards_as_events_are_the_same_spikes():
+    require("grain")
+    for shard, plain in zip(Stream(Fake(), events=True, **OPTIONS).shards(2), Stream(Fake(), **OPTIONS).shards(2), strict=True):
+        assert isinstance(shard, SparseEvents)
+        again = SparseEvents.of(plain)
+        for a, b in zip(jax.tree.leaves(shard), jax.tree.leaves(again), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(TypeError, match="events must be True or False, got None"):
+        Stream(Fake(), events=None, **OPTIONS)
