@@ -12,6 +12,7 @@ This is for CPUs. Elsewhere the product is dense: an accelerator multiplies fast
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,6 +35,8 @@ class EventRaster:
       addresses: step * n_units + unit of each event, int32, ascending within a sample.   steps_by_unit: the step of each event, in order of units, then
         steps, within a sample.   first_of_step: where in `addresses` each step of each sample begins, and where its last one ends, int32 (steps + 1, batch).
       first_of_unit: the same for units and `steps_by_unit`, (n_units + 1, batch).   longest: at least the number of events of each sample.
+      shift: units that the events of each sample are moved by, int32 (batch,), or None.   new_step: the step that each one becomes, ascending for each sample,
+        int32 (old steps, batch), or None. `first_of_step` and `first_of_unit` are those after the move; events that leave the raster are dropped.
 
     >>> addresses, steps_by_unit = jnp.array([0, 3, 4]), jnp.array([0, 1, 1])            # steps 0, 1, 1 of units 0, 0, 1; of three
     >>> x = EventRaster(addresses=addresses, steps_by_unit=steps_by_unit, first_of_step=jnp.array([[0], [1], [3]]),
@@ -48,6 +51,8 @@ class EventRaster:
     steps_by_unit: jax.Array
     first_of_step: jax.Array
     first_of_unit: jax.Array
+    shift: jax.Array | None = None
+    new_step: jax.Array | None = None
     longest: int = static()
 
     @property
@@ -65,11 +70,20 @@ class EventRaster:
 
     def dense(self) -> jax.Array:
         """The counts themselves (steps, batch, n_units), float32."""
-        steps, _, n_units = self.shape
+        steps, batch, n_units = self.shape
         position = self.first_of_step[0][:, None] + jnp.arange(self.longest)
-        address = self.addresses.at[position].get(mode="clip")
         present = position < self.first_of_step[-1][:, None]
-        return scatter_counts(address // n_units, address % n_units, present, steps=steps, n_units=n_units)
+        step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), n_units)
+        sample = jnp.arange(batch)[:, None]
+        return scatter_counts(self.step_of(step, sample), self.unit_of(unit, sample), present, steps=steps, n_units=n_units)
+
+    def unit_of(self, unit: jax.Array, sample: jax.Array) -> jax.Array:
+        """The units that these ones of the samples have become; they may lie outside the raster."""
+        return unit if self.shift is None else unit + self.shift[sample]
+
+    def step_of(self, step: jax.Array, sample: jax.Array) -> jax.Array:
+        """The steps that these ones of the samples have become; they may lie outside the raster."""
+        return step if self.new_step is None else self.new_step.at[step, sample].get(mode="clip")
 
 
 def as_dense(x: Any) -> Any:
@@ -123,20 +137,33 @@ def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
     steps, batch, n_units = x.shape
     parts = -(-steps * batch // BLOCK)  # of whole steps, so that a part's lists lie at neighbouring times
     first, stop = _parts(x.first_of_step, parts)
-    unit = lambda position, _: x.addresses.at[position].get(mode="clip") % n_units  # noqa: E731
-    out = lax.map(lambda part: sum_rows(kernel, unit, *part), (first, stop))
+    sample = jnp.arange(first.shape[1]) % batch
+
+    def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
+        unit = x.unit_of(x.addresses.at[position].get(mode="clip") % n_units, sample)
+        return (unit, True) if x.shift is None else (jnp.clip(unit, 0, n_units - 1), (unit >= 0) & (unit < n_units))
+
+    out = lax.map(lambda part: sum_rows(kernel, row, *part), (first, stop))
     return out.reshape(-1, batch, kernel.shape[1])[:steps]
 
 
 def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
-    _, batch, n_units = x.shape
+    steps, batch, n_units = x.shape
     rows = g.reshape(-1, g.shape[-1])
-    row = lambda position, b: x.steps_by_unit.at[position].get(mode="clip") * batch + b  # noqa: E731
+
+    def of_sample(total: jax.Array, at: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        first, stop, b = at
+
+        def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
+            step = x.step_of(x.steps_by_unit.at[position].get(mode="clip"), b)
+            index = jnp.minimum(step, steps - 1) * batch + b
+            return index, True if x.new_step is None else step < steps
+
+        return total + sum_rows(rows, row, first, stop), None
 
     def part(lists: tuple[jax.Array, jax.Array]) -> jax.Array:
-        add = lambda total, at: (total + sum_rows(rows, row, *at), None)  # noqa: E731
-        at = (*(a.T for a in lists), jnp.arange(batch))
-        return lax.scan(add, jnp.zeros((lists[0].shape[0], rows.shape[1]), _wide(g.dtype)), at)[0]
+        zero = jnp.zeros((lists[0].shape[0], rows.shape[1]), _wide(g.dtype))
+        return lax.scan(of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch)))[0]
 
     first, stop = _parts(x.first_of_unit, -(-n_units // BLOCK), flat=False)
     return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:n_units]
@@ -151,14 +178,18 @@ def _parts(first: jax.Array, parts: int, *, flat: bool = True) -> tuple[jax.Arra
     return begin.reshape(shape), end.reshape(shape)
 
 
-def sum_rows(table: jax.Array, row: Any, first: jax.Array, stop: jax.Array, of: Any = None) -> jax.Array:
-    """Sums (R, n), in at least float32, of the rows `row(position, of)` of `table` (m, n), over the positions first[r] ... stop[r] - 1 for each r."""
+def sum_rows(table: jax.Array, row: Callable[[jax.Array], tuple[jax.Array, Any]], first: jax.Array, stop: jax.Array) -> jax.Array:
+    """Sums (R, n), in at least float32, of rows of `table` (m, n), over the positions first[r] ... stop[r] - 1 for each r.
+
+    `row(position)`: which row each position (UNROLL, R) stands for, and whether it counts.
+    """
 
     def some(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         k, total = at
         position = first + k + jnp.arange(UNROLL)[:, None]
         # without the barrier each row number is computed again for each of its n elements
-        index, within = lax.optimization_barrier((row(position, of), position < stop))
+        index, counts = row(position)
+        index, within = lax.optimization_barrier((index, (position < stop) & counts))
         for j in range(UNROLL):
             # a select costs less than a row of zeros at the table's end, which would copy the table
             total = total + jnp.where(within[j][:, None], table.at[index[j]].get(mode="promise_in_bounds"), 0)

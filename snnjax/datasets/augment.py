@@ -16,6 +16,7 @@ Events that leave the raster are dropped. A shift over the channels of an inner 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -25,6 +26,8 @@ import jax.numpy as jnp
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets.device import DeviceEvents, Events
+from snnjax.datasets.sparse_events import SparseEvents
+from snnjax.sparse import EventRaster
 
 
 @pytree_dataclass
@@ -32,7 +35,8 @@ class Augmented:
     """`source` with random changes wherever a key is given; without one (evaluation) its batches are the source's own. A pytree.
 
     Attributes:
-      source: the data.   unit_shift: largest shift, units.   time_stretch: largest relative change of pace, in [0, 1).   drop: in [0, 1).
+      source: the data; may be `SparseEvents` where neither drop, jitter nor insert change them (`keeps_lists`).
+      unit_shift: largest shift, units.   time_stretch: largest relative change of pace, in [0, 1).   drop: in [0, 1).
       time_jitter, unit_jitter: standard deviation of each event's own move, steps and units, >= 0. Moves are rounded, which adds 1/12 to their
         variance; below about 0.2 few events move at all.
       insert: events put in, as a fraction of the sample's own, in [0, 100]. Part of the tree's structure: each value is compiled anew.
@@ -45,7 +49,7 @@ class Augmented:
     (1000, True)
     """
 
-    source: DeviceEvents
+    source: DeviceEvents | SparseEvents
     time_stretch: Any = 0.0
     drop: Any = 0.0
     time_jitter: Any = 0.0
@@ -54,7 +58,7 @@ class Augmented:
     insert: float = static(default=0.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, DeviceEvents):
+        if not isinstance(self.source, DeviceEvents | SparseEvents):
             raise TypeError(
                 f"source must be DeviceEvents, got {type(self.source).__name__}; images have augmentations of their own, flip and shift"
             )
@@ -67,32 +71,68 @@ class Augmented:
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
             raise TypeError(f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}")
         object.__setattr__(self, "insert", float(self.insert))  # a part of the tree's structure must be hashable
+        if isinstance(self.source, SparseEvents) and any(value is not None and value.any() for value in self._of_events):
+            raise ValueError(
+                "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which change single events, got SparseEvents"
+            )
+
+    @property
+    def keeps_lists(self) -> bool:
+        """Whether all changes are known to be of whole samples, so that the order of events in time and in units stays."""
+        return all(value is not None and not value.any() for value in self._of_events)
+
+    @property
+    def _of_events(self) -> list[Any]:
+        """The strengths of what changes single events; None where it is traced."""
+        return [_check.concrete(value) for value in (self.drop, self.time_jitter, self.unit_jitter, self.insert)]
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Spike counts (steps, batch, n_units) and labels (batch,)."""
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, jax.Array]:
+        """Spike counts (steps, batch, n_units), an array or lists as those of the source, and labels (batch,)."""
+        if isinstance(self.source, SparseEvents):
+            x, labels = self.source.batch(indices)
+            return (x if key is None else self.move(x, key)), labels
         events = self.source.events(indices)
         if key is not None:
             events = self.change(events, key)
         return self.source.raster(events), self.source.labels[indices]
 
     @property
+    def _events(self) -> DeviceEvents:
+        return self.source.source if isinstance(self.source, SparseEvents) else self.source
+
+    @property
     def slots(self) -> int:
         """The most events that can be put into a sample."""
-        return math.ceil(2 * self.insert * self.source.longest)
+        return math.ceil(2 * self.insert * self._events.longest)
+
+    def _draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Shift and stretch of n samples, (n, 1) each, and a key for what is left out."""
+        shift_key, stretch_key, drop_key = jax.random.split(key, 3)
+        shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1)
+        return shift, 1 + jax.random.uniform(stretch_key, (n, 1), minval=-1.0, maxval=1.0) * self.time_stretch, drop_key
+
+    def move(self, x: EventRaster, key: jax.Array) -> EventRaster:
+        """Lists with the shift and stretch that `change` draws with the same key. The events stay where they are; what is moved is where lists begin."""
+        steps, n, n_units = x.shape
+        shift, stretch, _ = self._draw(key, n)
+        new_step = _stretched(jnp.arange(steps)[:, None], stretch.T)
+        # of each new step, how many old ones become an earlier one
+        earlier = jax.vmap(lambda new: jnp.searchsorted(new, jnp.arange(steps + 1)), in_axes=1, out_axes=1)(new_step)
+        unit = jnp.clip(jnp.arange(n_units + 1)[:, None] - shift.T, 0, n_units)
+        return dataclasses.replace(
+            x, first_of_step=jnp.take_along_axis(x.first_of_step, earlier, axis=0), first_of_unit=jnp.take_along_axis(x.first_of_unit, unit, axis=0),
+            shift=shift[:, 0], new_step=new_step,
+        )  # fmt: skip
 
     def change(self, events: Events, key: jax.Array) -> Events:
         """The changed events, each array (batch, longest + slots)."""
-        shift_key, stretch_key, drop_key = jax.random.split(key, 3)
-        # apart from the three above, whose draws must not depend on what came later
+        shift, stretch, drop_key = self._draw(key, events.step.shape[0])
+        # apart from those of `_draw`, which must not depend on what came later
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
-        n = events.step.shape[0]
-        shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1)
-        stretch = 1 + jax.random.uniform(stretch_key, (n, 1), minval=-1.0, maxval=1.0) * self.time_stretch
-        # a bin is moved by its centre
-        step = jnp.floor((events.step + 0.5) * stretch).astype(events.step.dtype)
+        step = _stretched(events.step, stretch)
         kept = jax.random.uniform(drop_key, events.step.shape) >= self.drop
         step = step + _moves(time_key, self.time_jitter, step)
         unit = events.unit + shift + _moves(unit_key, self.unit_jitter, step)
@@ -105,10 +145,15 @@ class Augmented:
     def _noise(self, count: jax.Array, key: jax.Array) -> Events:
         """Events (batch, slots) to put into samples of `count` (batch, 1) events."""
         address_key, present_key = jax.random.split(key)
-        shape, n_units = (count.shape[0], self.slots), self.source.n_units
-        address = jax.random.randint(address_key, shape, 0, self.source.steps * n_units)
+        shape, n_units = (count.shape[0], self.slots), self._events.n_units
+        address = jax.random.randint(address_key, shape, 0, self._events.steps * n_units)
         present = jax.random.uniform(present_key, shape) < count * (self.insert / self.slots)
         return Events(address // n_units, address % n_units, present)
+
+
+def _stretched(step: jax.Array, stretch: jax.Array) -> jax.Array:
+    """A bin is moved by its centre."""
+    return jnp.floor((step + 0.5) * stretch).astype(step.dtype)
 
 
 def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:

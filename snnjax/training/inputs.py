@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 
-from snnjax.datasets import DeviceEvents, SparseEvents
+from snnjax.datasets import Augmented, DeviceEvents, SparseEvents
 
 MAX_DENSITY = 0.15
 """Spikes a unit a step, up to which lists are used by default: well below where both take the same time, for lists are not all equally long."""
@@ -18,7 +19,7 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
     Args:
       network: what will get its batches.   source: a `BatchSource`.
       events: True: as events. False: as it is. None: as events where `source` is `DeviceEvents` with at most `MAX_DENSITY` spikes a unit a step, the
-        network's `takes_events` is True and the machine computes on a CPU.
+        network's `takes_events` is True and the machine computes on a CPU. `Augmented` sources the same, if they change whole samples only.
 
     Raises:
       TypeError: events is True and the network takes none, or the source is neither `DeviceEvents` nor `SparseEvents`.
@@ -36,12 +37,16 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
         raise TypeError(f"events must be True, False or None, got {events!r}")
     if events is False or isinstance(source, SparseEvents):
         return source
+    if isinstance(source, Augmented) and source.keeps_lists:
+        return dataclasses.replace(source, source=choose_form(network, source.source, events=events))
     able = getattr(network, "takes_events", False)
     if events and not able:
         raise TypeError(
             f"events must not be True for a network that takes no events, got a {type(network).__name__}; its first layer must be dense"
         )
-    if events:
-        return SparseEvents.of(source)
-    fast = able and isinstance(source, DeviceEvents) and jax.default_backend() == "cpu" and source.density <= MAX_DENSITY
-    return SparseEvents.of(source) if fast else source
+    if not isinstance(source, DeviceEvents):
+        if events:
+            raise TypeError(f"events must not be True for a source whose lists change or are not known, got {type(source).__name__}")
+        return source
+    fast = able and jax.default_backend() == "cpu" and source.density <= MAX_DENSITY
+    return SparseEvents.of(source) if events or fast else source

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset, SparseEvents, poisson, randman
 from snnjax.experiments import RandmanConfig
 from snnjax.experiments._run import train_source
+from snnjax.sparse import events_dot
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,31 @@ def test_stretch_moves_times_by_one_factor_a_sample():
         np.testing.assert_allclose(got, (steps + 0.5) * factors[-1] - 0.5, atol=1.1)
     assert 0.68 < min(factors) < 0.85
     assert 1.15 < max(factors) < 1.32
+
+
+@pytest.mark.parametrize("options", [{"unit_shift": 4}, {"time_stretch": 0.4}, {"unit_shift": 9, "time_stretch": 0.2}])
+def test_lists_are_moved_as_events_are(options, rng):
+    """The same draws on lists and on single events: the same raster, product and weight gradient, with spikes that leave it on every side."""
+    source = DeviceEvents.put(poisson(n_samples=7, n_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3)
+    plain, lists = Augmented(source=source, **options), Augmented(source=SparseEvents.of(source), **options)
+    kernel, g = jnp.asarray(rng.integers(-8, 9, (12, 5)), jnp.float32), jnp.asarray(rng.integers(-8, 9, (50, 7, 5)), jnp.float32)
+    for k in range(3):
+        x, labels = plain.batch(jnp.arange(7), jax.random.key(k))
+        found, same = jax.jit(lambda d, key: d.batch(jnp.arange(7), key))(lists, jax.random.key(k))
+        assert float(x.sum()) < float(source.batch(jnp.arange(7))[0].sum())
+        np.testing.assert_array_equal(found.dense(), x)
+        np.testing.assert_array_equal(same, labels)
+        out, pull = jax.vjp(lambda w, found=found: events_dot(found, w), kernel)
+        np.testing.assert_array_equal(out, x @ kernel)
+        np.testing.assert_array_equal(pull(g)[0], jnp.einsum("tbi,tbn->in", x, g))
+    np.testing.assert_array_equal(lists.batch(jnp.arange(7))[0].dense(), source.batch(jnp.arange(7))[0])
+
+
+def test_lists_cannot_lose_or_gain_single_events():
+    source = SparseEvents.of(DeviceEvents.put(randman(n_samples=20), dt=2e-3))
+    for options in ({"drop": 0.1}, {"time_jitter": 1.0}, {"unit_jitter": 1.0}, {"insert": 0.5}):
+        with pytest.raises(ValueError, match="source must be DeviceEvents for drop, time_jitter, unit_jitter or insert"):
+            Augmented(source=source, **options)
 
 
 def test_drop_keeps_the_expected_share_and_adds_nothing(source):

@@ -40,6 +40,8 @@ def test_what_is_chosen(data, monkeypatch):
         (lambda x: x, data),
     ):
         assert choose_form(net, source) is source
+    moved = choose_form(network(), Augmented(source=data, unit_shift=3, time_stretch=0.1))
+    assert (type(moved), type(moved.source), moved.unit_shift, moved.time_stretch) == (Augmented, SparseEvents, 3, 0.1)
     busy = DeviceEvents.put(poisson(n_samples=4, n_units=20, rate=1.2 * MAX_DENSITY / DT, duration=0.1, seed=0), dt=DT)
     assert busy.density > MAX_DENSITY
     assert kind(network(), busy) is DeviceEvents
@@ -53,7 +55,7 @@ def test_errors(data):
         TypeError, match="events must not be True for a network that takes no events, got a Sequential; its first layer must be dense"
     ):
         choose_form(network(remat_steps=10), data, events=True)
-    with pytest.raises(TypeError, match="source must be DeviceEvents"):
+    with pytest.raises(TypeError, match="events must not be True for a source whose lists change or are not known, got Augmented"):
         choose_form(network(), Augmented(source=data, drop=0.1), events=True)
     with pytest.raises(TypeError, match="events must be True, False or None, got 'auto'"):
         choose_form(network(), data, events="auto")
