@@ -123,7 +123,7 @@ def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
         assert jax.device_count() == 2 and len(rows) == 3
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
-    done = [sweep.row_of(sweep._file(tmp_path / "cut", m)) for m in members]
+    done = [sweep.row_of(sweep.member_file(tmp_path / "cut", m)) for m in members]
     for a, b in zip(done, whole.rows[:3], strict=True):
         assert a["test_accuracy_final"] == b["test_accuracy_final"]
         assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)
