@@ -54,7 +54,7 @@ def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> Row:
     at = np.sort(u.ravel())[:: max(1, u.size // 10_000)]
     normal = 0.5 * (1 + np.asarray(jax.scipy.special.erf(jnp.asarray(at / target / math.sqrt(2)))))
     return {
-        "xi": float(xi), "reset": reset, "target": target, "mean": float(u.mean()), "std": float(np.sqrt(u.var(axis=0).mean())),
+        "xi": float(xi), "reset": reset, "target": target, "mean": float(u.mean()), "std": float(u.std()),
         "distance": float(np.abs(normal - np.linspace(0, 1, at.size)).max()), "rate": rate if reset else 0.0,
         "edges": edges.tolist(), "density": (density * (np.histogram(u, edges)[0].sum() / u.size)).tolist(),
     }  # fmt: skip

@@ -29,7 +29,8 @@ SETTINGS = (*(("fluctuation_driven", s) for s in SIGMAS), *((name, 1.0) for name
 SILENT_HZ = 0.05
 """A layer counts as silent below one spike a neuron in 20 s, and as saturated above `SATURATED_HZ`: at 2 ms a spike every fifth step. Rates are level
 where the largest is less than twice the smallest, and grow where the last is more than twice the first."""
-NUMBERS = ("rate", "grad_z", "update", "sigma_u")
+NUMBERS = {"rate": "rate", "grad_z": "grad_z", "update": "update", "membrane": "sigma_u"}
+"""Columns, and what `LayerProbe` calls them."""
 
 
 def setting(init: str, sigma_u: float) -> str:
@@ -51,7 +52,7 @@ def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str
     prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
     x, labels = prepared.train.batch(np.arange(len(prepared.train)))  # type: ignore[arg-type]
     layers = probe(prepared.network, x, labels).layers
-    return {name: [float(getattr(p, name)) for p in layers] for name in NUMBERS}
+    return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 
 
 def figure(rows: Rows) -> Figure:
@@ -82,7 +83,7 @@ def _mean(rows: Sequence[Row], key: str) -> np.ndarray:
 
 
 def _text(numbers: np.ndarray) -> str:
-    return " ".join(f"{x:.2g}" for x in numbers)
+    return " ".join(f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in numbers)
 
 
 def _rates(text: str, name: str, holds: Callable[[np.ndarray], Any], source: Any = "P") -> Statement:
