@@ -184,7 +184,8 @@ def run_sweep(
       folder: new or empty; with `resume` that of the same sweep, for the same configuration and with the same names swept. Members may be added.
       datasets: train, validation and test set to use instead of `config.datasets()`.
       wave: members trained at once.   placement, patience, order: as in `fit_ensemble`.
-      checkpoint_every: epochs.   figure: whether to draw sweep.png.   on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
+      checkpoint_every: epochs.   figure: whether to draw sweep.png.
+      on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
 
     Returns:
       `Sweep`; its rows are what results.csv holds: all members that were ever asked for.
@@ -396,8 +397,8 @@ def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -
 
 def row_of(file: Path) -> dict[str, Any]:
     """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), the first epoch with 90 % training accuracy (NaN:
-    none), rates (Hz) before and after training, and for each layer before training the membrane's sigma_u and the magnitudes of gradients and first update of the loss alone, without bounds
-    (`snnjax.diagnostics`).
+    none), rates (Hz) before and after training, and for each layer before training the membrane's sigma_u and the magnitudes of gradients and first
+    update of the loss alone, without bounds (`snnjax.diagnostics`).
 
     Raises:
       ValueError: the file is damaged; names it.

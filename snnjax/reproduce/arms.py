@@ -4,7 +4,8 @@ An `Arm` is a curve or a map of a figure: one configuration, trained for every p
 
     OUT/sweeps/TASK-MODEL-HASH/
 
-where the hash is of everything that decides the numbers, so that arms which figures have in common are trained once. A `Measurement` is a function without training.
+where the hash is of everything that decides the numbers, so that arms which figures have in common are trained once. A `Measurement` is a function
+without training.
 """
 
 from __future__ import annotations

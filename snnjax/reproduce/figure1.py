@@ -100,7 +100,9 @@ def _with_reset(rows: Rows) -> Verdict:
 def study(options: Options) -> Study:
     """Seconds at any preset; nothing to train."""
     given: dict[str, Any] = {"xis": [1.0, 2.0, 3.0], "inputs": 200, "neurons": 100, "rate": 10.0}
-    given |= options.choose(smoke={"seconds": 0.5, "trials": 4}, laptop={"seconds": 2.0, "trials": 20}, paper={"seconds": 2.0, "trials": 100})
+    given |= options.choose(
+        smoke={"seconds": 0.5, "trials": 4}, laptop={"seconds": 2.0, "trials": 20}, paper={"seconds": 2.0, "trials": 100}
+    )
     return Study(
         name="figure1", title="Figure 1: the membrane's distribution", preset=options.preset,
         units=[Measurement("membrane", given, lambda: measure(**given), {"task": "Poisson", "as_published": True})],

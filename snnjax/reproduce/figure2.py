@@ -70,7 +70,14 @@ def _ratio(task: str, method: str, low: float, high: float, *, layer: int | None
 
 def study(options: Options) -> Study:
     """Laptop: 3 inputs x 3 methods, each compiled once, 3 targets x 4 seeds; about 4 minutes."""
-    given: dict[str, Any] = {"depth": 3, "width": 128, "dt": membranes.DT, "samples": 100, "sigma_u": [0.5, 1.0, 2.0], "seeds": len(options.seeds_of(4))}
+    given: dict[str, Any] = {
+        "depth": 3,
+        "width": 128,
+        "dt": membranes.DT,
+        "samples": 100,
+        "sigma_u": [0.5, 1.0, 2.0],
+        "seeds": len(options.seeds_of(4)),
+    }
     if options.smoke:
         given |= {"depth": 1, "width": 16, "samples": 6, "sigma_u": [1.0]}
     n = given["samples"]
@@ -80,11 +87,12 @@ def study(options: Options) -> Study:
         inputs = {spoken.facts["task"]: lambda: membranes.events_input(_data.SOURCES[spoken.source](spoken.config)[0], n)}
     else:
         inputs[spoken.facts["task"]] = lambda: membranes.spoken_input(spoken.config.data, n)
-    units = [
-        Measurement(f"{task}, {method}", {"input": task, "method": method, **given}, functools.partial(_rows, show, method, given), {**spoken.facts, "task": task})
-        for task, show in inputs.items()
-        for method in membranes.METHODS
-    ]  # fmt: skip
+    units = []
+    for task, show in inputs.items():
+        facts = {**spoken.facts, "task": task}
+        for method in membranes.METHODS:
+            measured = functools.partial(_rows, show, method, given)
+            units.append(Measurement(f"{task}, {method}", {"input": task, "method": method, **given}, measured, facts))
     words = spoken.facts["task"]
     return Study(
         name="figure2", title="Figure 2: target and measured sigma_U", preset=options.preset, units=units, draw=_draw,

@@ -64,7 +64,9 @@ def _wide(rows: Rows) -> Verdict:
 
 def study(options: Options) -> Study:
     """Laptop, both cores: the paper's settings 4 min, curves 7 + 7, map 2; about 20 minutes."""
-    curve = Arm(CURVE, randman(options), {"sigma_u": sigmas(options, (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0))}, options.seeds_of(3))
+    curve = Arm(
+        CURVE, randman(options), {"sigma_u": sigmas(options, (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0))}, options.seeds_of(3)
+    )
     paper = Arm(PAPER, randman(Options("paper")), {"sigma_u": (1.0,)}, options.seeds_of(3))
     weights = randman(options).change(init="normal")
     if options.preset == "laptop":
@@ -72,7 +74,10 @@ def study(options: Options) -> Study:
     values_of = options.choose(
         smoke={"mu_w": (0.0, -1.0), "sigma_w": (1.0,)},
         laptop={"mu_w": (-4.0, -2.0, -1.0, 0.0, 2.0), "sigma_w": (0.1, 0.5, 1.0, 5.0, 20.0)},
-        paper={"mu_w": (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0), "sigma_w": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0, 30.0, 100.0)},
+        paper={
+            "mu_w": (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0),
+            "sigma_w": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0, 30.0, 100.0),
+        },
     )
     heat = Arm(MAP, weights, values_of, options.seeds_of(2))
     spoken = shallow_curve(options, SPOKEN)

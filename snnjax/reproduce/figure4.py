@@ -1,4 +1,4 @@
-"""Figure 4: depth. Training over sigma_U of recurrent convolutional networks of 1, 3 and 7 layers (and 10 at sigma_U = 1), and what each layer does before it."""
+"""Figure 4: depth. Training over sigma_U of recurrent convolutional networks of 1, 3 and 7 layers (10 at sigma_U = 1), and what each layer does before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ def _probe(options: Options, depth: int) -> tuple[Measurement, Task]:
     task = task.change(calibration_samples=samples, remat_steps=None)
     settings = layers.SETTINGS if not options.smoke else (("fluctuation_driven", 1.0), ("kaiming", 1.0))
     seeds = options.seeds_of(2)
-    given = {"depth": depth, "settings": settings, "seeds": seeds, "samples": samples, "dt": task.config.dt, "duration": task.config.duration}
+    given = {
+        "depth": depth,
+        "settings": settings,
+        "seeds": seeds,
+        "samples": samples,
+        "dt": task.config.dt,
+        "duration": task.config.duration,
+    }
     measured = functools.partial(_look, task, settings, seeds, samples)
     return Measurement(f"before training, {_name(depth)}", given, measured, {**task.facts, "depth": depth}), task
 
@@ -43,14 +50,18 @@ def _probe(options: Options, depth: int) -> tuple[Measurement, Task]:
 def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), samples)
     return [
-        {"setting": layers.setting(init, s), "seed": seed, **layers.look(task.config, sets, init, s, seed)} for init, s in settings for seed in seeds
+        {"setting": layers.setting(init, s), "seed": seed, **layers.look(task.config, sets, init, s, seed)}
+        for init, s in settings
+        for seed in seeds
     ]
 
 
 def _deep_rates(task: Task, seeds: Any) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), 64)
     found = [layers.look(task.config, sets, "fluctuation_driven", 1.0, seed)["rate"] for seed in seeds]
-    return [{"seed": seed, **{f"initial_rate_{k}": r for k, r in enumerate(rates, start=1)}} for seed, rates in zip(seeds, found, strict=True)]
+    return [
+        {"seed": seed, **{f"initial_rate_{k}": r for k, r in enumerate(rates, start=1)}} for seed, rates in zip(seeds, found, strict=True)
+    ]
 
 
 def _draw(rows: Rows) -> Mapping[str, Figure]:
@@ -82,6 +93,7 @@ def study(options: Options) -> Study:
             *(number(f"Dense 700-128-128-128-20, sigma_U = 1, rate of layer {k} before training", NUMBERS[f"shd.deep.rate_{k}"], f"initial_rate_{k}", arm=DENSE)
               for k in (1, 2, 3)),
         ],
-        columns=ACCURACY,
+        columns={**ACCURACY, "rate by layer, before": ("rate", "Hz"), "|dL/dz| by layer": ("grad_z", ""), "first update by layer": ("update", ""),
+                 "membrane by layer": ("membrane", "")},
         notes=["How many layers of which width the networks of 1, 7 and 10 layers have is our choice (`snnjax.models.csnn`)."],
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Figure 5: homeostatic plasticity (the lower bound on activity) and homeostatic priming, against sigma_U. The paper's network is not known to us: seven layers."""
+"""Figure 5: homeostatic plasticity (the lower bound on activity) and homeostatic priming, against sigma_U.
+
+The paper's network is not known to us; seven layers are our choice.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,11 @@ STARTS = ("Kaiming", "Kaiming + homeostasis", "fluctuation-driven")
 def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds: int) -> list[Arm]:
     """The starts that table 1 has for the network, one arm each."""
     seeds = options.seeds_of(laptop_seeds)
-    changes = {"Kaiming": {"init": "kaiming"}, "Kaiming + homeostasis": {"init": "kaiming", "lower_strength": 100.0}, "fluctuation-driven": {}}
+    changes = {
+        "Kaiming": {"init": "kaiming"},
+        "Kaiming + homeostasis": {"init": "kaiming", "lower_strength": 100.0},
+        "fluctuation-driven": {},
+    }
     out = []
     for start in STARTS:
         if (published, depth, start) in TABLE_1:
@@ -51,7 +55,14 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
         found = [values(pick(rows, network=network, start=start), TEST) for network in networks]
         at = np.arange(len(networks)) + 0.27 * (k - 1)
         shown = [(x, 100 * f) for x, f in zip(at, found, strict=True) if f.size]
-        axes.bar([x for x, _ in shown], [f.mean() for _, f in shown], 0.25, yerr=[f.std() for _, f in shown], color=f"C{k}", label=f"{start}, here")
+        axes.bar(
+            [x for x, _ in shown],
+            [f.mean() for _, f in shown],
+            0.25,
+            yerr=[f.std() for _, f in shown],
+            color=f"C{k}",
+            label=f"{start}, here",
+        )
         theirs = [(x, TABLE_1[key].value) for x, n in zip(at, networks, strict=True) if (key := (*_split(n), start)) in TABLE_1]
         axes.plot([x for x, _ in theirs], [v for _, v in theirs], "k_", ms=12, label="published" if k == 0 else None)
     axes.set(ylabel="test accuracy (%)", ylim=(0, 102))
@@ -112,5 +123,5 @@ def study(options: Options) -> Study:
         ],
         columns=ACCURACY,
         notes=["CIFAR-10: length of a trial, batch, mirroring and bounds are our choice; networks wider than two blocks too (`snnjax.models.csnn2d`).",
-               "DVS-Gesture has no arm below the paper preset, and its networks are trained one after another, since their data are streamed with random windows."],
+               "DVS-Gesture has no arm below the paper preset, and its networks are trained one after another: their data are streamed."],
     )  # fmt: skip

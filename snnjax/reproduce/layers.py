@@ -119,7 +119,11 @@ def _divides(rows: Rows) -> Verdict:
 def _no_update(rows: Rows) -> Verdict:
     seen = [(row["rate"], row["update"]) for row in rows if "setting" in row]
     above = [update[k] for rate, update in seen for k in range(1, len(rate)) if rate[k - 1] == 0]
-    return verdict(all(u == 0 for u in above), f"largest of {len(above)}: {max(above):g}") if above else untested("no silent layer below another")
+    return (
+        verdict(all(u == 0 for u in above), f"largest of {len(above)}: {max(above):g}")
+        if above
+        else untested("no silent layer below another")
+    )
 
 
 STATEMENTS = (

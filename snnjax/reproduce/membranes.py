@@ -79,5 +79,7 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
             drive = drive + layer.recur(x, layer.recurrent_kernel[...])
         u = free_membrane(layer.neuron, drive)
         silent = (x.sum(axis=(0, 1)) == 0).mean()
-        rows.append(jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / layer.neuron.dt, silent]))
+        rows.append(
+            jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / layer.neuron.dt, silent])
+        )
     return jnp.stack(rows, axis=1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from snnjax.experiments.sweep import SWEEPABLE
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.statements import Row, Statement, Verdict, spread, values
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 PAPER = "Rossbroich, Gygax & Zenke (2022), [doi 10.1088/2634-4386/ac97bb](https://doi.org/10.1088/2634-4386/ac97bb)"
 SOURCES = "P: printed in the paper; R: read in its reference implementation's published examples; ours: not a sentence of the paper"
 WARNING = (
-    "**Smoke test on generated data and tiny networks: it shows that the program runs, and says nothing about the paper. No statement is tested.**"
+    "**Smoke test on generated data and tiny networks (one convolutional layer stands for seven): it shows that the program runs, and says "
+    "nothing about the paper. No statement is tested.**"
 )
 ACCURACY: dict[str, tuple[str, str]] = {
     "test %, final": ("test_accuracy_final", "%"),
@@ -63,7 +66,12 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
         parts.append(WARNING)
     parts += ["## Statements", verdict_table(finished.verdicts), f"({SOURCES}.)"]
     parts += ["## Figures", *(f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "") for name, caption in pictures)]
-    parts += ["## Numbers", "Mean and standard deviation over runs.", number_table(finished.rows, study.columns), "All rows: `results.csv`."]
+    parts += [
+        "## Numbers",
+        "Mean and standard deviation over runs.",
+        number_table(finished.rows, study.columns),
+        "All rows: `results.csv`.",
+    ]
     if study.notes:
         parts += ["## Choices, and what differs from the paper", "\n".join(f"- {note}" for note in study.notes)]
     parts += ["## Settings", "\n".join(_settings(unit) for unit in study.units)]
@@ -95,12 +103,20 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (arm, *group), own in groups.items():
         cells = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in group]
-        numbers = [spread(found, unit) if (found := values(own, column)).size else "" for column, unit in columns.values()]
+        numbers = [_number(own, column, unit) for column, unit in columns.values()]
         lines.append("| " + " | ".join([_cell(str(arm)), *cells, str(len(own)), *numbers]) + " |")
     return "\n".join(lines)
 
 
-GROUPED = ("xi", "layer", "target", "method")
+def _number(rows: Sequence[Row], column: str, unit: str) -> str:
+    """Mean and standard deviation; of lists over layers their means."""
+    lists = [row[column] for row in rows if isinstance(row.get(column), list)]
+    if lists:
+        return " ".join(f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0)) + f" {unit}".rstrip()
+    return spread(found, unit) if (found := values(rows, column)).size else ""
+
+
+GROUPED = ("xi", "reset", "layer", "method", "setting")
 """Columns of measurements that tell rows apart, as swept parameters tell trained networks apart."""
 
 
@@ -109,7 +125,9 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
     parts = ["# The paper's figures and tables", f"{PAPER}. Preset `{preset}`."]
     if preset == "smoke":
         parts.append(WARNING)
-    counts = {s: sum(v.status == s for f in finished for _, v in f.verdicts) for s in ("holds", "does not hold", "not tested at this scale")}
+    counts = {
+        s: sum(v.status == s for f in finished for _, v in f.verdicts) for s in ("holds", "does not hold", "not tested at this scale")
+    }
     parts.append(", ".join(f"{status}: {n}" for status, n in counts.items()) + f". ({SOURCES}.)")
     for f in finished:
         parts += [f"## [{f.study.title}]({f.study.name}/report.md)", verdict_table(f.verdicts)]

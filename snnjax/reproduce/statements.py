@@ -6,8 +6,8 @@ the unit of work they come from, and `as_published`: whether data and settings a
 Three rules, the same for all statements:
 
     agrees      our mean and the paper's differ by at most twice their joint spread, or by 2 points of accuracy or 10 % of another number where that is more
-    trains      a start trains where its mean test accuracy is at least half way from chance to the best start of its arm; nothing is said where even the best is
-                less than 20 points above chance
+    trains      a start trains where its mean test accuracy is at least half way from chance to the best start of its arm; nothing is said where even
+                the best is less than 20 points above chance
     differs     two means differ by more than 5 points of accuracy
 """
 
@@ -66,7 +66,7 @@ def pick(rows: Rows, **where: Any) -> list[Row]:
 
 def values(rows: Rows, column: str) -> np.ndarray:
     """The finite numbers of a column."""
-    found = np.array([row[column] for row in rows if row.get(column) is not None], float)
+    found = np.array([row[column] for row in rows if isinstance(row.get(column), int | float)], float)
     return found[np.isfinite(found)]
 
 

@@ -94,7 +94,11 @@ def test_the_report_has_every_statement_and_its_verdict(tmp_path):
 def test_another_studys_folder_is_refused(tmp_path):
     run_study(study(unit("a")), tmp_path)
     before = {p.name: p.read_bytes() for p in (tmp_path / "figure9").iterdir()}
-    for other, what in ((study(unit("a", 2.0)), "'a'"), (study(unit("a"), unit("b")), "'b'"), (study(unit("a"), preset="paper"), "'preset'")):
+    for other, what in (
+        (study(unit("a", 2.0)), "'a'"),
+        (study(unit("a"), unit("b")), "'b'"),
+        (study(unit("a"), preset="paper"), "'preset'"),
+    ):
         with pytest.raises(ValueError, match=f"other settings; what differs: {what}"):
             run_study(other, tmp_path)
     assert {p.name: p.read_bytes() for p in (tmp_path / "figure9").iterdir()} == before

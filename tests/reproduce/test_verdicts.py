@@ -142,13 +142,17 @@ def test_best_and_wide_region_of_the_weights():
 
 def test_the_supplements_statements():
     options = Options("smoke")
-    rates = [r | {"final_rate_1": 80.0} for r in runs("no upper bound", {1.0: 0.8})] + [r | {"final_rate_1": 9.0} for r in runs("upper bound", {1.0: 0.78})]
+    rates = [r | {"final_rate_1": 80.0} for r in runs("no upper bound", {1.0: 0.8})] + [
+        r | {"final_rate_1": 9.0} for r in runs("upper bound", {1.0: 0.78})
+    ]
     assert [s.judge(rates).status for s in supplement.s4(options).statements] == [HOLDS] * 3
     assert [s.judge([]).status for s in supplement.s4(options).statements] == [UNTESTED] * 3
     base = runs(supplement.BASE, {0.05: 0.1, 0.5: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.1}, initial_grad_z_1=1e-3)
     rescaled = runs("rescaled", {0.05: 0.7, 1.0: 0.3}, initial_grad_z_1=10.0)
     assert [s.judge(base + rescaled).status for s in supplement.s8(options).statements] == [HOLDS] * 2
-    assert [s.judge(base + runs("SGD", {0.05: 0.1, 0.5: 0.1, 1.0: 0.6, 2.0: 0.1})).status for s in supplement.s9(options).statements] == [HOLDS]
+    assert [s.judge(base + runs("SGD", {0.05: 0.1, 0.5: 0.1, 1.0: 0.6, 2.0: 0.1})).status for s in supplement.s9(options).statements] == [
+        HOLDS
+    ]
     skip = runs("skip", {0.05: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.2})
     assert [s.judge(base + skip).status for s in supplement.s10(options).statements] == [HOLDS, FAILS]
 
