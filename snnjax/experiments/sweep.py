@@ -20,6 +20,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -427,7 +428,8 @@ def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
     >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
     (2.0, nan)
     """
-    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), float("nan"))
+    # the one object math.nan, so that rows read twice are equal
+    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
 
 
 def write_results(folder: Path, members: Sequence[_Member], *, figure: bool = True) -> list[dict[str, Any]]:

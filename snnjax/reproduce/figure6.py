@@ -104,7 +104,7 @@ def study(options: Options) -> Study:
     """Laptop, both cores: spoken digits 3 min (3 layers) and 10 (7), CIFAR-10 8 (2 and 4); about 21 minutes. No DVS-Gesture there."""
     smoke = options.smoke
     units = []
-    for depth in (7,) if smoke else (3, 7):
+    for depth in (7,) if smoke else (3, 7):  # all that the starts have in smoke, once
         units += _arms(options, conv_task(options, depth), "SHD", depth, 2)
     for depth in (2,) if smoke else (2, 4):
         units += _arms(options, cifar10(options, depth), "CIFAR-10", depth, 1)

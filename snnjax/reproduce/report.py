@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PAPER = "Rossbroich, Gygax & Zenke (2022), [doi 10.1088/2634-4386/ac97bb](https://doi.org/10.1088/2634-4386/ac97bb)"
 SOURCES = "P: printed in the paper; R: read in its reference implementation's published examples; ours: not a sentence of the paper"
 WARNING = (
-    "**Smoke test on generated data and tiny networks (one convolutional layer stands for seven): it shows that the program runs, and says "
+    "**Smoke test on generated data and tiny networks (one convolutional layer stands for three and seven): it shows that the program runs, and says "
     "nothing about the paper. No statement is tested.**"
 )
 ACCURACY: dict[str, tuple[str, str]] = {

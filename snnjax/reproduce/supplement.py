@@ -108,14 +108,9 @@ def _explodes(rows: Rows) -> Verdict:
     return verdict(min(ratios.values()) > 100, f"|dL/dz| of layer 1 before training, rescaled over plain: {found}")
 
 
-def _depth(options: Options) -> int:
-    return 7 if options.smoke else 3
-
-
 def s8(options: Options) -> Study:
     """Rescaled surrogate. Laptop, three layers: 5 min (those of figure 4) + 5."""
-    depth = _depth(options)
-    units = [conv_curve(options, depth, BASE), conv_curve(options, depth, "rescaled", surrogate="superspike_rescaled")]
+    units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled")]
     return Study(
         name="s8", title="Figure S8: a surrogate of slope 1 at rest", preset=options.preset, units=units,
         draw=lambda rows: {"s8": draw.curves(rows, GRADIENTS)},
@@ -145,8 +140,7 @@ def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]]
 
 def s9(options: Options) -> Study:
     """SGD. Laptop, three layers: 5 min (those of figure 4) + 5. Adam stands for SMORMS3 there."""
-    depth = _depth(options)
-    units = [conv_curve(options, depth, BASE), conv_curve(options, depth, "SGD", optimizer="sgd", learning_rate=0.1)]
+    units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=0.1)]
     return Study(
         name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
         statements=[compare_ranges("SGD", "SGD needs a tighter sigma_U than an adaptive optimizer (SMORMS3)", lambda base, sgd: sgd < base)],

@@ -51,6 +51,10 @@ def test_results_have_a_row_a_member(whole):
     # smaller weights: a smaller membrane; every member's gradient was seen
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(r["initial_sigma_u_1"] for r in whole.rows[2:])
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
+    for row in whole.rows:
+        with np.load(sweep.member_file(whole.folder, {name: row[name] for name in ("sigma_u", "seed")})) as member:
+            reached = member["history.train_accuracy"] >= 0.9
+        assert row["epochs_to_90"] == reached.argmax() if reached.any() else np.isnan(row["epochs_to_90"])
     assert (whole.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
