@@ -1,4 +1,4 @@
-"""The `snnjax` command: `snnjax train TASK`, `snnjax sweep TASK`, `snnjax probe TASK|run FOLDER`, `snnjax theory`."""
+"""The `snnjax` command: `snnjax train TASK`, `snnjax sweep TASK`, `snnjax probe TASK|run FOLDER`, `snnjax reproduce NAME`, `snnjax theory`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from snnjax import _check
 from snnjax.experiments.tasks import TASKS, task_name
-from snnjax.runtime import tune_allocator, use_compilation_cache, use_cpu_devices
+from snnjax.runtime import compile_quickly, tune_allocator, use_compilation_cache, use_cpu_devices
 from snnjax.training.ensemble import Order
 from snnjax.training.placement import Placement
 
@@ -236,10 +236,66 @@ def _regime(xi: float) -> str:
     return "fluctuation-driven" if xi <= 3 else "threshold more than 3 standard deviations away: nearly silent"
 
 
+Target = Literal[
+    "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "s4", "s5", "s8", "s9", "s10", "all"
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Compute a figure or table of the paper, and a report that puts our numbers beside the published ones, with a verdict on each statement.
+
+    The same command goes on where it was cut off. Presets: smoke, minutes, on made-up data, to see that all runs; laptop, about half an hour each on
+    two cores, on data at hand; paper, the paper's own data, epochs and seeds, for an accelerator.
+    """
+
+    name: tyro.conf.Positional[Target]
+    """What to compute; all: everything, leaving out what has no data here. Figure 6 and table 1 are the same runs."""
+    preset: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Data, sizes, epochs and seeds."""
+    out: Path | None = None
+    """Folder of all figures of one preset; None: runs/reproduce-PRESET."""
+    data: Path | None = None
+    """Folder that holds the data sets, see snnjax.reproduce.data; None: the environment variable SNNJAX_DATA."""
+    seeds: int | None = None
+    """Instead of the preset's number."""
+
+    def __call__(self, console: Console) -> int:
+        """Run what is missing; 0, or 130 where it was interrupted."""
+        if self.preset == "smoke":
+            compile_quickly()
+        use_cpu_devices()
+        from snnjax.progress import UnitProgress, verdict_table
+        from snnjax.reproduce import Options, reproduce, reproduce_all
+
+        options = Options(self.preset, self.data, self.seeds)
+        root = Path("runs") / f"reproduce-{self.preset}" if self.out is None else self.out
+        say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+
+        def show(name: str, result: Any) -> None:
+            if isinstance(result, str):
+                say(f"{name}: not run: {result}")
+            else:
+                console.print(verdict_table(result.study.title, result.verdicts))
+                say(f"report: {result.folder / 'report.md'}")
+
+        with UnitProgress() as progress:
+            try:
+                if self.name == "all":
+                    say(f"report: {reproduce_all(options, root, watch=progress.unit, on_study=show).report}")
+                else:
+                    show(self.name, reproduce(self.name, options, root, watch=progress.unit))
+            except KeyboardInterrupt:
+                say(f"snnjax: interrupted; go on with the same command, --out {root}")
+                return 130
+        return 0
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Theory, tyro.conf.subcommand("theory")]
 )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -89,6 +91,44 @@ class SweepProgress(_Live):
             self._shown = done * 20 // self.total
             left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
             self.console.print(f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True)
+
+
+class UnitProgress:
+    """A context manager over many sweeps, one after another: `unit(name, members, epochs)` begins the next and returns its `on_epoch` callback.
+
+    Prints each name; what follows is as of `SweepProgress`, and nothing where there are no members to train.
+    """
+
+    def __init__(self, *, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self._bar: SweepProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(kind, error, trace)
+            self._bar = None
+
+    def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
+        """End what is under way and begin the next."""
+        self.__exit__(None, None, None)
+        self.console.print(name, highlight=False, soft_wrap=True, markup=False)
+        if members:
+            self._bar = SweepProgress(members, epochs, console=self.console)
+            self._bar.__enter__()
+        return self._bar
+
+
+def verdict_table(title: str, verdicts: Sequence[tuple[Any, Any]]) -> Table:
+    """Statements (`text`) and their verdicts (`status`, `found`) of `snnjax.reproduce`, a line each."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("statement", "verdict", "here"):
+        table.add_column(name, overflow="fold")
+    for statement, verdict in verdicts:
+        table.add_row(escape(statement.text), verdict.status, escape(verdict.found))
+    return table
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> Table:

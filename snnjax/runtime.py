@@ -1,5 +1,5 @@
 """Process settings that make JAX faster, most of all on a CPU. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator` and
-`use_compilation_cache`, and `snnjax sweep` also `use_cpu_devices`.
+`use_compilation_cache`, `snnjax sweep` and `snnjax reproduce` also `use_cpu_devices`, and the latter's smoke tests `compile_quickly`.
 
 A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
 over half of a step's time. With the settings below freed memory stays with the process and is used again.
@@ -108,6 +108,21 @@ def use_cpu_devices(number: int | None = None) -> int:
     with contextlib.suppress(RuntimeError):  # JAX has started and has its devices
         jax.config.update("jax_num_cpu_devices", number)
     return len(jax.devices("cpu"))
+
+
+def compile_quickly() -> bool:
+    """Ask XLA to compile fast rather than to make fast programs, for programs that run once on little data. Call it before the first JAX computation.
+
+    Returns:
+      True where the flag was set; False, and nothing done, where the environment's XLA_FLAGS already has one.
+
+    Numbers differ by rounding from those of other settings.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" in flags:
+        return False
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    return True
 
 
 def _cores() -> int:

@@ -4,7 +4,7 @@ import re
 import numpy as np
 from rich.console import Console
 
-from snnjax.progress import SweepProgress, TrainingProgress, summary_table, sweep_table
+from snnjax.progress import SweepProgress, TrainingProgress, UnitProgress, summary_table, sweep_table
 from snnjax.training import Snapshot
 
 
@@ -69,3 +69,13 @@ def test_sweep_table_has_mean_and_spread_over_seeds():
     assert [line.split() for line in lines] == [
         [s, "3", "1", "60.0", "+-", "10.0", "40.0", "+-", "0.0", "60.0", "+-", "0.0", "8.0", "+-", "0.0"] for s in ("0.5", "1")
     ]
+
+
+def test_units_are_named_and_those_that_train_have_a_bar_of_their_own():
+    text = io.StringIO()
+    with UnitProgress(console=Console(file=text)) as progress:
+        assert progress.unit("membranes [1]", 0, 0) is None
+        first = progress.unit("three layers", 4, 10)
+        second = progress.unit("seven layers", 2, 5)
+    assert text.getvalue().split("\n") == ["membranes [1]", "three layers", "seven layers", ""]
+    assert (first.total, second.total) == (40, 10)

@@ -24,7 +24,7 @@ def test_commands_exist():
         assert f"make {target}" in text
         assert f"\n{target}:" in makefile
     for command in re.findall(r"^snnjax (\w+)", text, re.MULTILINE):
-        assert command in ("train", "sweep", "probe", "theory")
+        assert command in ("train", "sweep", "probe", "reproduce", "theory")
 
 
 def test_pictures_are_there():

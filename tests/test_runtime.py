@@ -19,6 +19,16 @@ def test_no_op_without_glibc(monkeypatch):
     assert runtime.tune_allocator() is False
 
 
+def test_compile_quickly_leaves_a_choice_alone(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert runtime.compile_quickly()
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0"
+    assert not runtime.compile_quickly()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
+    assert not runtime.compile_quickly()
+    assert os.environ["XLA_FLAGS"] == "--xla_backend_optimization_level=2"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="needs glibc")
 def test_freed_memory_stays_and_is_used_again():
     """Page faults of ten large allocations, freed each time: after tuning only the first pays for its pages."""

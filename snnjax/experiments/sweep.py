@@ -20,6 +20,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -175,6 +176,7 @@ def run_sweep(
     patience: int | None = None,
     order: Order = "member",
     checkpoint_every: int = 1,
+    figure: bool = True,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]] = (),
 ) -> Sweep:
     """Train every member that `folder` does not hold yet.
@@ -184,7 +186,8 @@ def run_sweep(
       folder: new or empty; with `resume` that of the same sweep, for the same configuration and with the same names swept. Members may be added.
       datasets: train, validation and test set to use instead of `config.datasets()`.
       wave: members trained at once.   placement, patience, order: as in `fit_ensemble`.
-      checkpoint_every: epochs.   on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
+      checkpoint_every: epochs.   figure: whether to draw sweep.png.
+      on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
 
     Returns:
       `Sweep`; its rows are what results.csv holds: all members that were ever asked for.
@@ -213,7 +216,7 @@ def run_sweep(
     with _alone(folder):
         _check_folder(folder, content, defaults, resume=resume)
         members = _open(folder, content, members)
-        return _train(config, data, members, folder, wave, placement, patience, order, checkpoint_every, on_epoch)
+        return _train(config, data, members, folder, wave, placement, patience, order, checkpoint_every, figure, on_epoch)
 
 
 def _train(
@@ -226,9 +229,10 @@ def _train(
     patience: int | None,
     order: Order,
     checkpoint_every: int,
+    figure: bool,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
 ) -> Sweep:
-    write_results(folder, members)  # reads every finished member: a damaged one is found before others are trained
+    write_results(folder, members, figure=figure)  # reads every finished member: a damaged one is found before others are trained
     epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
     # members in one batch would walk along lists of their own, each as long as the longest of all
@@ -238,7 +242,7 @@ def _train(
         *(choose_form(network, source, events=events) for source in (train_source(config, data.train), data.valid, data.test))
     )
     while waiting := _next_wave(folder, members, wave):
-        finished = sum(_file(folder, m).exists() for m in members if m not in waiting)
+        finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
         checkpoints = Checkpoints(folder / "wave" / "checkpoints")
 
         def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
@@ -256,17 +260,18 @@ def _train(
             resume=checkpoints.restore, on_epoch=[save, announce],
         )  # fmt: skip
         for k, member in enumerate(waiting):
-            _write_member(_file(folder, member), member, result, k)
+            _write_member(member_file(folder, member), member, result, k)
         _close_wave(folder)
-        write_results(folder, members)
-    return Sweep(write_results(folder, members), folder)
+        write_results(folder, members, figure=figure)
+    return Sweep(write_results(folder, members, figure=figure), folder)
 
 
 def _name(member: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
 
 
-def _file(folder: Path, member: Mapping[str, Any]) -> Path:
+def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
+    """Where a finished member of the sweep in `folder` lies."""
     return folder / "members" / f"{_name(member)}.npz"
 
 
@@ -370,7 +375,7 @@ def _next_wave(folder: Path, members: Sequence[_Member], size: int) -> list[_Mem
     file = folder / "wave" / "wave.json"
     if file.exists():
         return _read_json(file)
-    waiting = [m for m in members if not _file(folder, m).exists()][:size]
+    waiting = [m for m in members if not member_file(folder, m).exists()][:size]
     if waiting:
         file.parent.mkdir(exist_ok=True)
         write_whole(file, json.dumps(waiting).encode())
@@ -398,9 +403,9 @@ def _write_member(file: Path, member: _Member, result: EnsembleResult, k: int) -
 
 
 def row_of(file: Path) -> dict[str, Any]:
-    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), rates (Hz) before and after training, and
-    for each layer before training the membrane's sigma_u and the magnitudes of gradients and first update of the loss alone, without bounds
-    (`snnjax.diagnostics`).
+    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), the first epoch with 90 % training accuracy (NaN:
+    none), rates (Hz) before and after training, and for each layer before training the membrane's sigma_u and the magnitudes of gradients and first
+    update of the loss alone, without bounds (`snnjax.diagnostics`).
 
     Raises:
       ValueError: the file is damaged; names it.
@@ -415,6 +420,7 @@ def row_of(file: Path) -> dict[str, Any]:
             row |= {"train_accuracy": history["train_accuracy"][done].item(), "valid_accuracy": history["valid_accuracy"][done].item()}
             row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
             row |= {f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item() for which in ("final", "best")}
+            row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
             layers = sorted((n for n in history if n.startswith("rate_")), key=lambda n: int(n.removeprefix("rate_")))
             row |= {f"initial_{n}": history[n][0].item() for n in layers} | {f"final_{n}": result[f"test_{n}_final"].item() for n in layers}
             return row | {f"initial_{name}": value.item() for name, value in initial.items()}
@@ -422,9 +428,19 @@ def row_of(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not a readable member of a sweep: {error}; remove it to train that member again") from None
 
 
-def write_results(folder: Path, members: Sequence[_Member]) -> list[dict[str, Any]]:
-    """results.csv with the members that are finished, in the order of `members`, and the figure; returns the rows."""
-    rows = [row_of(_file(folder, m)) for m in members if _file(folder, m).exists()]
+def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
+    """The first epoch with a training accuracy of at least `accuracy`, or NaN; `by_epoch` begins with the untrained network.
+
+    >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
+    (2.0, nan)
+    """
+    # the one object math.nan, so that rows read twice are equal
+    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
+
+
+def write_results(folder: Path, members: Sequence[_Member], *, figure: bool = True) -> list[dict[str, Any]]:
+    """results.csv with the members that are finished, in the order of `members`, and the figure where asked for; returns the rows."""
+    rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
     if not rows:
         return rows
     text = io.StringIO()
@@ -432,7 +448,8 @@ def write_results(folder: Path, members: Sequence[_Member]) -> list[dict[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue().encode())
-    draw(rows, folder / FIGURE)
+    if figure:
+        draw(rows, folder / FIGURE)
     return rows
 
 

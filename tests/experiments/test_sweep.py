@@ -51,6 +51,10 @@ def test_results_have_a_row_a_member(whole):
     # smaller weights: a smaller membrane; every member's gradient was seen
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(r["initial_sigma_u_1"] for r in whole.rows[2:])
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
+    for row in whole.rows:
+        with np.load(sweep.member_file(whole.folder, {name: row[name] for name in ("sigma_u", "seed")})) as member:
+            reached = member["history.train_accuracy"] >= 0.9
+        assert row["epochs_to_90"] == reached.argmax() if reached.any() else np.isnan(row["epochs_to_90"])
     assert (whole.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -123,7 +127,7 @@ def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
         assert jax.device_count() == 2 and len(rows) == 3
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
-    done = [sweep.row_of(sweep._file(tmp_path / "cut", m)) for m in members]
+    done = [sweep.row_of(sweep.member_file(tmp_path / "cut", m)) for m in members]
     for a, b in zip(done, whole.rows[:3], strict=True):
         assert a["test_accuracy_final"] == b["test_accuracy_final"]
         assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)

@@ -1,0 +1,122 @@
+"""Where a preset's data come from: a folder of the user's, or, in the smoke preset and in tests, numbers that this module makes up.
+
+`--data FOLDER`, or the environment variable SNNJAX_DATA, names a folder that may hold, itself or in folders of these names,
+
+    shd | shd_format         NAME_train.h5 and NAME_test.h5 in the layout of the Spiking Heidelberg Digits (`snnjax.datasets.shd`); NAME is shd for SHD itself
+    tfds                     cifar10, as tensorflow-datasets prepares it
+    dvs_gesture              DVS-Gesture (`snnjax.datasets.DVSGesture`)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnjax.datasets import EventDataset, ImageDataset
+from snnjax.experiments import CIFAR10Config, DVSGestureConfig, RandmanConfig, SHDConfig
+
+Sets = tuple[Any, Any, Any]
+VARIABLE = "SNNJAX_DATA"
+
+
+class MissingDataError(FileNotFoundError):
+    """The data that a figure needs are not at hand."""
+
+
+def _find(data: Path | None, folders: tuple[str, ...], holds: tuple[str, ...], what: str) -> Path:
+    root = data if data is not None else Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+    if root is None:
+        raise MissingDataError(f"{what} needed: name the folder that holds it by --data FOLDER or the environment variable {VARIABLE}")
+    for folder in (root, *(root / name for name in folders)):
+        if any(next(folder.glob(pattern), None) for pattern in holds):
+            return folder
+    raise MissingDataError(f"{what} needed: neither {root} nor its folders {', '.join(folders)} hold {' or '.join(holds)}")
+
+
+def shd_folder(data: Path | None, *, real: bool = False) -> Path:
+    """The folder of files in the SHD layout; with `real`, of SHD itself.
+
+    Raises:
+      MissingDataError: there is none; says where it was looked for.
+    """
+    what = "the Spiking Heidelberg Digits are" if real else "spoken words in the layout of the Spiking Heidelberg Digits are"
+    return _find(data, ("shd", "shd_format"), ("shd_train.h5" if real else "*_train.h5",), what)
+
+
+def is_shd(folder: Path) -> bool:
+    """Whether the files are SHD itself, by their name."""
+    return (folder / "shd_train.h5").exists()
+
+
+def cifar10_folder(data: Path | None) -> Path:
+    """The folder that holds `cifar10`. Errors as of `shd_folder`."""
+    return _find(data, ("tfds",), ("cifar10",), "CIFAR-10 as tensorflow-datasets prepares it is")
+
+
+def dvs_folder(data: Path | None) -> Path:
+    """The folder of DVS-Gesture. Errors as of `shd_folder`."""
+    return _find(data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is")
+
+
+def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Sets:
+    """Made-up training, validation and test sets of the shape that `config`'s task has; each class has inputs of its own that are busier.
+
+    Args:
+      config: a task's configuration.   sizes: samples.   classes: of the task's own number when None.   seed: of the numbers.
+
+    >>> from snnjax.experiments import SHDConfig
+    >>> generated(SHDConfig(data=Path(), duration=0.1), sizes=(8, 4, 4))[0]
+    EventDataset(8 samples, 4784 events, 700 units, 20 classes, 0.1 s)
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(config, RandmanConfig):
+        return config.datasets()
+    if isinstance(config, CIFAR10Config):
+        return tuple(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes)  # type: ignore[return-value]
+    units, own, rate = (int(np.prod(config.sensor)), 11, 9.2) if isinstance(config, DVSGestureConfig) else (700, 20, 8.0)
+    return tuple(_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)  # type: ignore[return-value]
+
+
+def _events(rng: np.random.Generator, n: int, units: int, classes: int, duration: float, rate: float) -> EventDataset:
+    labels = np.arange(n) % classes
+    # a class's own share of the units fires ten times as often as the rest
+    rates = np.where(np.arange(units) * classes // units == labels[:, None], 10 * rate, rate)
+    counts = rng.poisson(rates * duration)
+    sample_units = [np.repeat(np.arange(units), c) for c in counts]
+    offsets = np.cumsum([0, *(u.size for u in sample_units)])
+    times = rng.uniform(0, duration, offsets[-1])
+    return EventDataset(
+        times=times, units=np.concatenate(sample_units), offsets=offsets, labels=labels, n_units=units, n_classes=classes, duration=duration
+    )  # fmt: skip
+
+
+def _images(rng: np.random.Generator, n: int, side: int, classes: int) -> ImageDataset:
+    labels = np.arange(n) % classes
+    images = rng.integers(0, 100, (n, side, side, 3))
+    for image, label in zip(images, labels, strict=True):
+        image[label * side // classes] += 120
+    return ImageDataset(images=images.astype(np.uint8), labels=labels, n_classes=classes)
+
+
+LAPTOP_SPEAKERS = (3, 5)
+
+
+def _own(config: Any) -> Sets:
+    return config.datasets()
+
+
+def _two_speakers(config: SHDConfig) -> Sets:
+    """Training and held-out recordings of two speakers; the test file as a whole would be other people's, so theirs alone."""
+    return tuple(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets())  # type: ignore[return-value]
+
+
+def _smoke(config: Any) -> Sets:
+    return generated(config, classes=3)
+
+
+SOURCES: dict[str, Callable[[Any], Sets]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
+"""Functions from a configuration to its three sets, by the name that a unit of work has for them."""

@@ -1,0 +1,78 @@
+"""Panels that several figures share: curves over a swept value, one line an arm; mean and range over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnjax.reproduce.statements import Row, pick, values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "test accuracy": "test_accuracy_final",
+    "training accuracy": "train_accuracy",
+    "epochs to 90 % (training)": "epochs_to_90",
+    "rate of layer 1 after (Hz)": "final_rate_1",
+}
+"""The usual panels of a figure over sigma_u: label -> column."""
+
+
+def arms(rows: Sequence[Row]) -> list[str]:
+    """Names of the arms, in their order."""
+    return list(dict.fromkeys(row["arm"] for row in rows))
+
+
+def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> None:
+    """Mean (line) and range (band) of a column over all rows of one x; what is not finite is left out."""
+    across = sorted({row[x] for row in rows if row.get(x) is not None})
+    found = [values(pick(rows, **{x: v}), column) for v in across]
+    kept = [(v, f) for v, f in zip(across, found, strict=True) if f.size]
+    if not kept:
+        return
+    at = [v for v, _ in kept]
+    (drawn,) = axes.plot(at, [f.mean() for _, f in kept], marker="o", ms=3, **style)
+    axes.fill_between(at, [f.min() for _, f in kept], [f.max() for _, f in kept], color=drawn.get_color(), alpha=0.2, lw=0)
+
+
+def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
+    """Labels, and a logarithmic axis where x spans more than a decade."""
+    axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
+    at = np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines]) if axes.lines else np.zeros(0)
+    if at.size and at.min() > 0 and at.max() > 10 * at.min():
+        axes.set_xscale("log")
+    if log_y and any((np.asarray(found.get_ydata(), float) > 0).any() for found in axes.lines):
+        axes.set_yscale("log")
+    if "accuracy" in y:
+        axes.set_ylim(0, 1.02)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u") -> Figure:
+    """A panel a column, a line an arm.
+
+    >>> rows = [{"arm": a, "sigma_u": s, "test_accuracy_final": 0.5} for a in ("one", "two") for s in (0.1, 1.0, 10.0)]
+    >>> figure = curves(rows, {"test accuracy": "test_accuracy_final"})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['one', 'two']
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    all_axes = np.ravel(figure.subplots(1, len(panels)))
+    for axes, (label, column) in zip(all_axes, panels.items(), strict=True):
+        for k, name in enumerate(arms(rows)):
+            line(axes, pick(rows, arm=name), x, column, color=f"C{k % 10}", label=name)
+        finish(axes, x=x, y=label, log_y="|" in label)
+    all_axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def chance(axes: Axes, rows: Sequence[Row]) -> None:
+    """A dotted line at the accuracy of guessing."""
+    if rows:
+        axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)

@@ -1,0 +1,116 @@
+"""Figure 1: the membrane's distribution against the theory's normal one, for several xi = (theta - mu_U) / sigma_U, with and without reset.
+
+Neurons with mu_U = 0 and balanced weights (each neuron's sum to zero, so that all have the same mean) listen to Poisson inputs. A row for each xi, with and
+without reset: mean, standard deviation in time and rate of the membrane, and the largest distance between its distribution function and the normal one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from snnjax import theory
+from snnjax.calibration import free_membrane
+from snnjax.datasets import poisson_raster
+from snnjax.dynamics import LIF, simulate
+from snnjax.reproduce.arms import Measurement, Row
+from snnjax.reproduce.settings import Options
+from snnjax.reproduce.statements import Rows, Statement, Verdict, pick, untested, verdict
+from snnjax.reproduce.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BEGIN = 0.1
+"""Left out of every trial, s: the membrane starts at 0."""
+
+
+def measure(*, xis: Sequence[float], inputs: int, neurons: int, rate: float, seconds: float, trials: int, dt: float = 2e-3) -> list[Row]:
+    """The rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
+    x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
+    w = jax.random.normal(jax.random.key(1), (inputs, neurons))
+    w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
+    rows = []
+    for xi in xis:
+        weights = theory.afferent_weights(0.0, xi, [theory.Afferent(inputs, rate, 1.0)], tau_mem=20e-3, tau_syn=10e-3, dt=dt, theta=1.0)[0]
+        drive = x @ (w * weights.sigma_w)
+        neuron = LIF(dt=dt)
+        run = simulate(neuron, drive, membrane=True)
+        begin = round(_BEGIN / dt)
+        for reset, u in ((False, free_membrane(neuron, drive)), (True, run.membrane)):
+            rows.append(_row(np.asarray(u, np.float64)[begin:], xi, reset, float(run.output.mean() / dt)))
+    return rows
+
+
+def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> Row:
+    target = 1 / xi
+    edges = np.linspace(-4 * target, 4 * target, 61)
+    density, _ = np.histogram(u, edges, density=True)
+    at = np.sort(u.ravel())[:: max(1, u.size // 10_000)]
+    normal = 0.5 * (1 + np.asarray(jax.scipy.special.erf(jnp.asarray(at / target / math.sqrt(2)))))
+    return {
+        "xi": float(xi), "reset": reset, "target": target, "mean": float(u.mean()), "std": float(u.std()),
+        "distance": float(np.abs(normal - np.linspace(0, 1, at.size)).max()), "rate": rate if reset else 0.0,
+        "edges": edges.tolist(), "density": (density * (np.histogram(u, edges)[0].sum() / u.size)).tolist(),
+    }  # fmt: skip
+
+
+def _draw(rows: Rows) -> Mapping[str, Figure]:
+    from matplotlib.figure import Figure
+
+    xis = sorted({row["xi"] for row in rows})
+    figure = Figure(figsize=(3.2 * len(xis), 5.4), layout="constrained")
+    axes = figure.subplots(2, len(xis), squeeze=False)
+    for (k, xi), (line, reset) in ((a, b) for a in enumerate(xis) for b in enumerate((False, True))):
+        (row,) = pick(rows, xi=xi, reset=reset)
+        edges, sigma = np.array(row["edges"]), row["target"]
+        u = np.linspace(edges[0], edges[-1], 200)
+        ax = axes[line, k]
+        ax.stairs(row["density"], edges, fill=True, color="0.75", label="simulated")
+        ax.plot(u, np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi)), color="C0", label="theory")
+        ax.axvline(1.0, color="C3", ls=":", lw=1, label="threshold")
+        ax.set(xlabel="U", title=rf"$\xi$ = {xi:g}, {'reset' if reset else 'no reset'}", ylabel="density" if k == 0 else "")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    return {"figure1": figure}
+
+
+def _as_theory(rows: Rows) -> Verdict:
+    found = pick(rows, reset=False)
+    if not found:
+        return untested("not measured")
+    text = ", ".join(f"xi {r['xi']:g}: std {r['std']:.3f} for {r['target']:.3f}, distance {r['distance']:.3f}" for r in found)
+    return verdict(all(abs(r["std"] / r["target"] - 1) < 0.05 and r["distance"] < 0.05 for r in found), text)
+
+
+def _with_reset(rows: Rows) -> Verdict:
+    found = {r["xi"]: r for r in pick(rows, reset=True)}
+    if len(found) < 2:
+        return untested("fewer than two xi")
+    text = ", ".join(f"xi {xi:g}: distance {r['distance']:.3f}, {r['rate']:.1f} Hz" for xi, r in sorted(found.items()))
+    by_xi = [found[xi]["distance"] for xi in sorted(found)]
+    return verdict(by_xi[-1] < 0.05 and by_xi == sorted(by_xi, reverse=True), text)
+
+
+def study(options: Options) -> Study:
+    """Seconds at any preset; nothing to train."""
+    given: dict[str, Any] = {"xis": [1.0, 2.0, 3.0], "inputs": 200, "neurons": 100, "rate": 10.0}
+    given |= options.choose(
+        smoke={"seconds": 0.5, "trials": 4}, laptop={"seconds": 2.0, "trials": 20}, paper={"seconds": 2.0, "trials": 100}
+    )
+    return Study(
+        name="figure1", title="Figure 1: the membrane's distribution", preset=options.preset,
+        units=[Measurement("membrane", given, lambda: measure(**given), {"task": "Poisson", "as_published": True})],
+        draw=_draw,
+        statements=[
+            Statement("Without reset the membrane is normal with standard deviation sigma_U = (theta - mu_U) / xi (within 5 %)", "P", _as_theory),
+            Statement("With reset the theory describes it the better the larger xi is (at the largest, distance < 0.05)", "ours", _with_reset),
+        ],
+        columns={"target": ("target", ""), "std": ("std", ""), "mean": ("mean", ""), "distance": ("distance", ""), "rate": ("rate", "Hz")},
+        notes=["Sizes, rates and the values of xi are our choice; weights are balanced, so that all neurons have the same mean."],
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Depth before training (the paper's figure 4d-f): what every layer of recurrent convolutional networks does on spoken words.
+
+For each sigma_u of the paper's formula, for Kaiming weights and for weights measured on the data, layer by layer: rate, gradient of the loss with respect
+to the spikes, and first update of the weights (SMORMS3), by `snnjax.diagnostics.probe`. A row a network: `depth`, `setting`, `seed`, and a list over
+layers of each of `NUMBERS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnjax.diagnostics import SATURATED_HZ, probe
+from snnjax.experiments import prepare
+from snnjax.experiments._run import spread
+from snnjax.reproduce.statements import Row, Rows, Statement, Verdict, pick, untested, verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIGMAS = (0.2, 0.5, 1.0, 2.0, 20.0)
+OTHERS = ("kaiming", "data_driven_balanced")
+SETTINGS = (*(("fluctuation_driven", s) for s in SIGMAS), *((name, 1.0) for name in OTHERS))
+"""Initialization and sigma_u."""
+SILENT_HZ = 0.05
+"""A layer counts as silent below one spike a neuron in 20 s, and as saturated above `SATURATED_HZ`: at 2 ms a spike every fifth step. Rates are level
+where the largest is less than twice the smallest, and grow where the last is more than twice the first."""
+NUMBERS = {"rate": "rate", "grad_z": "grad_z", "update": "update", "membrane": "sigma_u"}
+"""Columns, and what `LayerProbe` calls them."""
+
+
+def setting(init: str, sigma_u: float) -> str:
+    """Its name in tables and figures.
+
+    >>> setting("kaiming", 1.0), setting("fluctuation_driven", 0.2)
+    ('Kaiming', 'sigma_u 0.2')
+    """
+    return {"kaiming": "Kaiming", "data_driven_balanced": "data-driven, 1"}.get(init, f"sigma_u {sigma_u:g}")
+
+
+def few(sets: Any, samples: int) -> Any:
+    """The sets with only so many training samples, spread over all: those that are looked at."""
+    return (sets[0].subset(np.asarray(spread(sets[0], samples))), sets[1], sets[2])
+
+
+def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str, list[float]]:
+    """One network's `NUMBERS`, a list over layers each; `base`: its configuration, `sets`: from `few`."""
+    prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
+    x, labels = prepared.train.batch(np.arange(len(prepared.train)))  # type: ignore[arg-type]
+    layers = probe(prepared.network, x, labels).layers
+    return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
+
+
+def figure(rows: Rows) -> Figure:
+    """Rate, gradient and update over layers, a column a depth; means over seeds, values of exactly 0 left out."""
+    from matplotlib.figure import Figure
+
+    depths = sorted({row["depth"] for row in rows})
+    panels = (("rate", "rate (Hz)"), ("grad_z", "|dL/dz|"), ("update", "|first update|"))
+    figure = Figure(figsize=(3.2 * len(depths), 7.5), layout="constrained")
+    axes = figure.subplots(3, len(depths), sharey="row", squeeze=False)
+    names = list(dict.fromkeys(row["setting"] for row in rows))
+    for (column, depth), (row, (key, label)) in itertools.product(enumerate(depths), enumerate(panels)):
+        ax = axes[row, column]
+        for k, name in enumerate(names):
+            mean = _mean(pick(rows, depth=depth, setting=name), key)
+            style: dict[str, Any] = {"color": f"C{k}", "marker": "o", "ms": 4, "ls": "-" if name.startswith("sigma") else "--"}
+            ax.plot(np.arange(1, mean.size + 1), np.where(mean > 0, mean, np.nan), label=name, **style)
+        ax.set(yscale="log", xlabel="layer" if row == 2 else "", ylabel=label if column == 0 else "", xlim=(0.5, max(depths) + 0.5))
+        ax.spines[["top", "right"]].set_visible(False)
+    for column, depth in enumerate(depths):
+        axes[0, column].set_title(f"{depth} layer{'s' * (depth > 1)}")
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def _mean(rows: Sequence[Row], key: str) -> np.ndarray:
+    return np.mean([row[key] for row in rows], axis=0) if rows else np.zeros(0)
+
+
+def _text(numbers: np.ndarray) -> str:
+    return " ".join(f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in numbers)
+
+
+def _rates(text: str, name: str, holds: Callable[[np.ndarray], Any], source: Any = "P") -> Statement:
+    def judge(rows: Rows) -> Verdict:
+        rates = _mean(pick(rows, depth=7, setting=name), "rate")
+        if not rates.size:
+            return untested("no network of seven layers with these weights was looked at")
+        return verdict(bool(holds(rates)), f"rates {_text(rates)} Hz, layer 1 to 7")
+
+    return Statement(text, source, judge)
+
+
+def _active(rates: np.ndarray) -> int:
+    return int((rates > SILENT_HZ).sum())
+
+
+def _level(rates: np.ndarray) -> bool:
+    return rates.max() < 2 * rates.min()
+
+
+def _divides(rows: Rows) -> Verdict:
+    """Between two silent layers the gradient passes one of them."""
+    ratios = []
+    for row in (r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)):
+        rate, grad = row["rate"], row["grad_z"]
+        ratios += [grad[k] / grad[k - 1] for k in range(1, len(rate)) if rate[k] == 0 and grad[k - 1] > 0]
+    if not ratios:
+        return untested("no silent layer below another in seven layers")
+    middle = float(np.median(ratios))
+    return verdict(30 < middle < 300, f"median {middle:.0f}, {len(ratios)} layers")
+
+
+def _no_update(rows: Rows) -> Verdict:
+    seen = [(row["rate"], row["update"]) for row in rows if "setting" in row]
+    above = [update[k] for rate, update in seen for k in range(1, len(rate)) if rate[k - 1] == 0]
+    return (
+        verdict(all(u == 0 for u in above), f"largest of {len(above)}: {max(above):g}")
+        if above
+        else untested("no silent layer below another")
+    )
+
+
+STATEMENTS = (
+    _rates("Seven layers, sigma_u 0.2: only the first layer spikes", "sigma_u 0.2", lambda r: _active(r) == 1),
+    _rates("Seven layers, sigma_u 0.5: the first four layers spike", "sigma_u 0.5", lambda r: _active(r) == 4),
+    _rates("Seven layers, sigma_u 1: stable sparse rates throughout", "sigma_u 1", lambda r: _level(r) and r.max() < 30),
+    _rates("Seven layers, sigma_u 2: rates grow with depth", "sigma_u 2", lambda r: r[-1] > 2 * r[0]),
+    _rates("Seven layers, sigma_u 20: saturated", "sigma_u 20", lambda r: (r > SATURATED_HZ).all()),
+    _rates("Seven layers, Kaiming: as silent as sigma_u 0.2", "Kaiming", lambda r: _active(r) == 1, "ours"),
+    _rates("Seven layers, weights from data, sigma_u 1: level rates", "data-driven, 1", _level, "ours"),
+    Statement("Each silent layer divides the surrogate gradient by about 100", "P", _divides),
+    Statement("Silent layers below give exactly zero weight updates above them", "P", _no_update),
+)

@@ -1,0 +1,85 @@
+"""Target against measured sigma_U, layer by layer, for networks that are not trained.
+
+Measured is the standard deviation in time, within a trial, of the membrane without reset, averaged (as variance) over neurons, trials and seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snnjax.calibration import calibrate, free_membrane
+from snnjax.datasets import DeviceEvents, EventDataset, load_shd, poisson_raster, randman
+from snnjax.dynamics import LIF
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+
+METHODS = ("paper", "data-driven", "data-driven, balanced")
+DT = 2e-3
+
+
+def poisson_input(samples: int) -> tuple[jax.Array, float]:
+    """200 units at 10 Hz for 0.7 s: trials (time, batch, units), rate in Hz."""
+    return poisson_raster(jax.random.key(0), (350, samples, 200), rate=10.0, dt=DT), 10.0
+
+
+def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.Array, float]:
+    """So many samples spread over a data set, and the mean rate of all, Hz."""
+    part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
+    return DeviceEvents.put(part, dt=dt).batch(jnp.arange(len(part)))[0], float(data.rate().mean())
+
+
+def randman_input(samples: int) -> tuple[jax.Array, float]:
+    """Randman as the paper has it."""
+    return events_input(randman(n_samples=samples, seed=0), samples)
+
+
+def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:
+    """Spoken words in the SHD layout."""
+    return events_input(load_shd(folder, "train", duration=0.7), samples)
+
+
+def measure(
+    x: jax.Array, nu: float, sigma_u: float, method: str, seed: int, *, depth: int = 7, width: int = 128, recurrent: bool = False, dt: float = DT
+) -> np.ndarray:  # fmt: skip
+    """(5, depth): variance of U, measured and predicted quenched variance of mean U, rate (Hz), silent fraction.
+
+    Args:
+      x: spikes (time, batch, units).   nu: the rate that the paper's formula is given, Hz.   sigma_u: target.   method: one of `METHODS`.
+      seed: of the weights.   depth, width, recurrent: dense layers.   dt: time step, s.
+
+    >>> x, nu = poisson_input(8)
+    >>> variance, *_ = measure(x, nu, 1.0, "data-driven", 0, depth=2, width=32)
+    >>> np.sqrt(variance).round(1)
+    array([1., 1.], dtype=float32)
+    """
+    widths = [x.shape[-1]] + [width] * depth
+    rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=nu, sigma_u=sigma_u)
+    network = Sequential(
+        *[SpikingDense(a, b, init=init, neuron=LIF(dt=dt), recurrent=recurrent, rngs=rngs) for a, b in itertools.pairwise(widths)],
+        Readout(width, 2, rngs=rngs),
+    )
+    return np.asarray(_measure(network, x, jax.random.key(seed), sigma_u, method))
+
+
+@nnx.jit(static_argnames=("method",))
+def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, method: str) -> jax.Array:
+    predicted = [jnp.nan] * (len(network.layers) - 1)
+    if method != "paper":
+        network, reports = calibrate(network, x, key=key, sigma_u=sigma_u, balance=method.endswith("balanced"))
+        predicted = [r.quenched_spread**2 for r in reports]
+    rows = []
+    for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
+        drive, x = layer.project(x, layer.kernel[...]), layer(x).output
+        if layer.recurrent_kernel is not None:
+            drive = drive + layer.recur(x, layer.recurrent_kernel[...])
+        u = free_membrane(layer.neuron, drive)
+        silent = (x.sum(axis=(0, 1)) == 0).mean()
+        rows.append(
+            jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / layer.neuron.dt, silent])
+        )
+    return jnp.stack(rows, axis=1)

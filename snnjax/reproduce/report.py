@@ -1,0 +1,155 @@
+"""The report page of a study, Markdown beside its PNGs, and that of all studies together."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnjax.experiments.sweep import SWEEPABLE
+from snnjax.reproduce.arms import Arm
+from snnjax.reproduce.statements import Row, Statement, Verdict, spread, values
+from snnjax.training.run_folder import write_whole
+
+if TYPE_CHECKING:
+    from snnjax.reproduce.study import Finished
+
+PAPER = "Rossbroich, Gygax & Zenke (2022), [doi 10.1088/2634-4386/ac97bb](https://doi.org/10.1088/2634-4386/ac97bb)"
+SOURCES = "P: printed in the paper; R: read in its reference implementation's published examples; ours: not a sentence of the paper"
+WARNING = (
+    "**Smoke test on generated data and tiny networks (one convolutional layer stands for three and seven): it shows that the program runs, and says "
+    "nothing about the paper. No statement is tested.**"
+)
+ACCURACY: dict[str, tuple[str, str]] = {
+    "test %, final": ("test_accuracy_final", "%"),
+    "test %, selected": ("test_accuracy_best", "%"),
+    "validation %": ("valid_accuracy", "%"),
+    "training %": ("train_accuracy", "%"),
+    "epochs to 90 %": ("epochs_to_90", ""),
+    "rate 1 before": ("initial_rate_1", "Hz"),
+    "rate 1 after": ("final_rate_1", "Hz"),
+}
+"""Columns of a table of trained networks: heading -> (column of the rows, unit)."""
+
+
+def write(finished: Finished, root: Path) -> None:
+    """report.md and figures, in the study's folder. `root`: where its networks lie."""
+    from snnjax import plotting
+    from snnjax.reproduce.snapshots import snapshot
+
+    study, folder = finished.study, finished.folder
+    pictures = []
+    for name, figure in study.draw(finished.rows).items():
+        buffer = io.BytesIO()
+        plotting.save(figure, buffer)
+        write_whole(folder / f"{name}.png", buffer.getvalue())
+        pictures.append((name, name))
+    for arm, member in study.snapshots:
+        title = ", ".join((arm.name, *(f"{name} {value:g}" for name, value in member.items() if name != "seed")))
+        name = "snapshot-" + "-".join(f"{value:g}" for key, value in sorted(member.items()) if key != "seed")
+        if not (folder / f"{name}.png").exists():
+            buffer = io.BytesIO()
+            plotting.save(snapshot(arm, member, root), buffer)
+            write_whole(folder / f"{name}.png", buffer.getvalue())
+        pictures.append((name, f"activity after training: {title}"))
+    write_whole(folder / "report.md", page(finished, pictures).encode())
+
+
+def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
+    """The Markdown; `pictures`: names without .png, and captions."""
+    study = finished.study
+    parts = [f"# {study.title}", f"After {PAPER}. Preset `{study.preset}`; {_time(finished.seconds)} of computing."]
+    if study.preset == "smoke":
+        parts.append(WARNING)
+    parts += ["## Statements", verdict_table(finished.verdicts), f"({SOURCES}.)"]
+    parts += ["## Figures", *(f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "") for name, caption in pictures)]
+    parts += [
+        "## Numbers",
+        "Mean and standard deviation over runs.",
+        number_table(finished.rows, study.columns),
+        "All rows: `results.csv`.",
+    ]
+    if study.notes:
+        parts += ["## Choices, and what differs from the paper", "\n".join(f"- {note}" for note in study.notes)]
+    parts += ["## Settings", "\n".join(_settings(unit) for unit in study.units)]
+    parts += [f"Again, or on where it was cut off: `snnjax reproduce {study.name} --preset {study.preset} --out {finished.folder.parent}`"]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict_table(verdicts: Sequence[tuple[Statement, Verdict]]) -> str:
+    """A Markdown row a statement."""
+    lines = ["| statement | source | verdict | here |", "|---|---|---|---|"]
+    lines += [f"| {_cell(s.text)} | {s.source} | {v.status} | {_cell(v.found)} |" for s, v in verdicts]
+    return "\n".join(lines)
+
+
+def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> str:
+    """A Markdown row for each arm and combination of swept values; `columns`: heading -> (column, unit), those that no row has left out.
+
+    >>> print(number_table([{"arm": "a", "sigma_u": 1.0, "seed": k, "r": r} for k, r in enumerate((2.0, 4.0))], {"rate": ("r", "Hz")}))
+    | arm | sigma_u | runs | rate |
+    |---|---|---|---|
+    | a | 1 | 2 | 3.00 +- 1.41 Hz |
+    """
+    keys = [name for name in (*SWEEPABLE, *GROUPED) if any(name in row for row in rows)]
+    columns = {heading: what for heading, what in columns.items() if any(row.get(what[0]) is not None for row in rows)}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["arm"], *(row.get(name) for name in keys)), []).append(row)
+    head = ["arm", *keys, "runs", *columns]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (arm, *group), own in groups.items():
+        cells = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in group]
+        numbers = [_number(own, column, unit) for column, unit in columns.values()]
+        lines.append("| " + " | ".join([_cell(str(arm)), *cells, str(len(own)), *numbers]) + " |")
+    return "\n".join(lines)
+
+
+def _number(rows: Sequence[Row], column: str, unit: str) -> str:
+    """Mean and standard deviation; of lists over layers their means."""
+    lists = [row[column] for row in rows if isinstance(row.get(column), list)]
+    if lists:
+        return " ".join(f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0)) + f" {unit}".rstrip()
+    return spread(found, unit) if (found := values(rows, column)).size else ""
+
+
+GROUPED = ("xi", "reset", "layer", "method", "setting")
+"""Columns of measurements that tell rows apart, as swept parameters tell trained networks apart."""
+
+
+def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str) -> str:
+    """The page over all studies; `skipped`: names and reasons of those that were not run."""
+    parts = ["# The paper's figures and tables", f"{PAPER}. Preset `{preset}`."]
+    if preset == "smoke":
+        parts.append(WARNING)
+    counts = {
+        s: sum(v.status == s for f in finished for _, v in f.verdicts) for s in ("holds", "does not hold", "not tested at this scale")
+    }
+    parts.append(", ".join(f"{status}: {n}" for status, n in counts.items()) + f". ({SOURCES}.)")
+    for f in finished:
+        parts += [f"## [{f.study.title}]({f.study.name}/report.md)", verdict_table(f.verdicts)]
+    if skipped:
+        parts += ["## Not run", "\n".join(f"- {name}: not run: {reason}" for name, reason in skipped.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(unit: Any) -> str:
+    if not isinstance(unit, Arm):
+        return f"- {unit.name}: {', '.join(f'{k} {v}' for k, v in unit.given.items())}"
+    config, defaults = unit.task.config, type(unit.task.config)
+    own = {f: getattr(config, f) for f in vars(config) if f not in ("data", "out")}
+    changed = {k: v for k, v in own.items() if v != getattr(defaults, k, None)}
+    swept = "; ".join(f"{k} {', '.join(f'{v:g}' for v in vs)}" for k, vs in unit.varied.items())
+    given = ", ".join(f"{k} {v}" for k, v in changed.items())
+    return f"- {unit.name}: {unit.task.facts['task']}, {given or 'defaults'}; swept: {swept}; {len(unit.seeds)} seeds; data: {unit.task.source}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

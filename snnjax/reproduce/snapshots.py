@@ -1,0 +1,43 @@
+"""The activity of a trained network of an arm, on test samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snnjax.experiments import build_network
+from snnjax.experiments._run import load
+from snnjax.experiments.build import LOGITS
+from snnjax.experiments.sweep import member_file
+from snnjax.reproduce.arms import Arm
+from snnjax.reproduce.data import SOURCES
+from snnjax.training.params import unflatten_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def snapshot(arm: Arm, member: Mapping[str, Any], root: Path, *, samples: int = 2) -> Figure:
+    """Rasters and readout of the member of `arm` with these hyper-parameters, its final parameters.
+
+    Raises:
+      FileNotFoundError: it has not been trained.
+    """
+    from snnjax import plotting
+
+    config, data = load(arm.task.config, SOURCES[arm.task.source](arm.task.config))
+    network = build_network(dataclasses.replace(config, **member), nu=config.nu, **data.needs)
+    with np.load(member_file(arm.folder(root), member), allow_pickle=False) as archive:
+        arrays = {name.removeprefix("final."): archive[name] for name in archive.files if name.startswith("final.")}
+    nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), arrays))
+    x, labels = data.test.batch(jnp.asarray(np.linspace(0, len(data.test) - 1, samples).astype(int)))
+    readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
+    return plotting.activity_snapshot(
+        np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt, predicted=LOGITS[config.loss](readout).argmax(-1)
+    )  # fmt: skip

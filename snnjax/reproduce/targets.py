@@ -1,0 +1,82 @@
+"""Every figure and table by name, and running one or all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from snnjax.reproduce import figure1, figure2, figure3, figure4, figure5, figure6, figure7, report, supplement
+from snnjax.reproduce.arms import Watch
+from snnjax.reproduce.data import MissingDataError
+from snnjax.reproduce.settings import Options
+from snnjax.reproduce.study import Finished, Study, run_study
+from snnjax.training.run_folder import write_whole
+
+Name = Literal["figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "s4", "s5", "s8", "s9", "s10"]
+
+TARGETS: Mapping[str, Callable[[Options], Study]] = {
+    "figure1": figure1.study,
+    "figure2": figure2.study,
+    "figure3": figure3.study,
+    "figure4": figure4.study,
+    "figure5": figure5.study,
+    "figure6": figure6.study,
+    "figure7": figure7.study,
+    "table1": figure6.study,
+    "s4": supplement.s4,
+    "s5": supplement.s5,
+    "s8": supplement.s8,
+    "s9": supplement.s9,
+    "s10": supplement.s10,
+}
+"""Name -> study; figure 6 and table 1 show the same runs and are one study, in the folder `figure6`."""
+
+
+class All(NamedTuple):
+    """What `reproduce_all` did: studies, reasons of those not run, and the page over all."""
+
+    finished: list[Finished]
+    skipped: dict[str, str]
+    report: Path
+
+
+def reproduce(name: str, options: Options, root: Path, *, watch: Watch | None = None) -> Finished:
+    """Run, or go on with, one figure or table below `root`. Errors as of `run_study`, and `MissingDataError`."""
+    return run_study(TARGETS[name](options), root, watch=watch)
+
+
+def reproduce_all(
+    options: Options, root: Path, *, watch: Watch | None = None, on_study: Callable[[str, Finished | str], None] | None = None
+) -> All:
+    """Run, or go on with, all of them; those without their data are left out, and the page over all says why.
+
+    Args:
+      options, root, watch: as in `reproduce`.   on_study: called with each name and what was finished, or why it was not run.
+    """
+    finished, skipped = [], {}
+    for name in dict.fromkeys(study_name(name) for name in TARGETS):
+        try:
+            result: Finished | str = reproduce(name, options, root, watch=watch)
+        except MissingDataError as error:
+            result = skipped[name] = str(error)
+        else:
+            assert isinstance(result, Finished)
+            finished.append(result)
+        if on_study is not None:
+            on_study(name, result)
+    page = root / "report.md"
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(parents=True)
+    write_whole(page, report.index(finished, skipped, options.preset).encode())
+    return All(finished, skipped, page)
+
+
+def study_name(name: str) -> str:
+    """The study, and folder, of a target.
+
+    >>> study_name("table1")
+    'figure6'
+    """
+    return "figure6" if name == "table1" else name

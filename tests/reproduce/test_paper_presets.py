@@ -1,0 +1,118 @@
+"""The `paper` presets: every network and task that they train builds, its training step lowers for GPU and TPU, and two steps run.
+
+Data are made up, of the real shape: units, classes, pixels, steps. Batches are of two samples instead of 16 to 400, to fit a test machine's memory.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from snnjax.experiments._run import load
+from snnjax.experiments.sweep import program_of
+from snnjax.reproduce import TARGETS, Options
+from snnjax.reproduce.arms import Arm
+from snnjax.reproduce.data import generated
+from snnjax.training import init_state, train_epoch
+from snnjax.training.ensemble import Sources
+
+SAMPLES = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What makes a data folder; the files are never read."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("shd/shd_train.h5", "tfds/cifar10", "dvs_gesture/ibmGestureTrain"):
+        (root / name).mkdir(parents=True)
+    return root
+
+
+def studies(folder):
+    return {name: make(Options("paper", folder)) for name, make in TARGETS.items() if name != "table1"}
+
+
+def kind(arm):
+    """What decides the training step's program; how weights are drawn does not."""
+    c = arm.task.config
+    hidden = c.hidden if c.model in ("dense", "dalian") else ()
+    bounds = (c.upper_strength > 0, c.lower_strength > 0)
+    return (type(c).__name__, c.model, hidden, c.recurrent, c.skip, c.surrogate, c.optimizer, bounds[0] or bounds[1])
+
+
+# all kinds of the paper presets, by a name
+KINDS = {
+    "randman": ("RandmanConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
+    "feed-forward": ("SHDConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
+    "no bounds": ("SHDConfig", "dense", (128,), False, False, "superspike", "smorms3", False),
+    "recurrent": ("SHDConfig", "dense", (128,), True, False, "superspike", "smorms3", True),
+    "160 neurons": ("SHDConfig", "dense", (160,), True, False, "superspike", "smorms3", True),
+    "dalian": ("SHDConfig", "dalian", (128,), True, False, "superspike", "smorms3", True),
+    "1 layer": ("SHDConfig", "csnn1", (), True, False, "superspike", "smorms3", True),
+    "3 layers": ("SHDConfig", "csnn3", (), True, False, "superspike", "smorms3", True),
+    "3 layers, rescaled": ("SHDConfig", "csnn3", (), True, False, "superspike_rescaled", "smorms3", True),
+    "3 layers, SGD": ("SHDConfig", "csnn3", (), True, False, "superspike", "sgd", True),
+    "7 layers": ("SHDConfig", "csnn7", (), True, False, "superspike", "smorms3", True),
+    "7 layers, skip": ("SHDConfig", "csnn7", (), True, True, "superspike", "smorms3", True),
+    "10 layers": ("SHDConfig", "csnn10", (), True, False, "superspike", "smorms3", True),
+    "cifar10, 2": ("CIFAR10Config", "csnn2", (), False, False, "superspike", "smorms3", True),
+    "cifar10, 4": ("CIFAR10Config", "csnn4", (), False, False, "superspike", "smorms3", True),
+    "dvs, 6": ("DVSGestureConfig", "csnn6", (), False, False, "superspike", "smorms3", True),
+    "dvs, 8": ("DVSGestureConfig", "csnn8", (), False, False, "superspike", "smorms3", True),
+}
+
+RUN = ("randman", "dalian", "10 layers", "cifar10, 4", "dvs, 6")
+"""Compiled and run here: each task, each kind of layer and the deepest networks. The others are lowered alone."""
+
+
+def arms(folder):
+    found = {}
+    for study in studies(folder).values():
+        for arm in (u for u in study.units if isinstance(u, Arm)):
+            found.setdefault(kind(arm), arm)
+    return found
+
+
+def test_these_are_all(folder):
+    assert set(arms(folder)) == set(KINDS.values())
+
+
+def test_they_have_the_papers_sizes(folder):
+    for study in studies(folder).values():
+        for arm in (u for u in study.units if isinstance(u, Arm)):
+            assert arm.task.facts["as_published"]
+            assert len(arm.seeds) == 5
+            assert (arm.task.config.epochs, arm.task.config.dt) == (200, 2e-3)
+            assert "sigma_u" not in arm.varied or 1.0 in arm.varied["sigma_u"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in RUN[1:] else []) for name in KINDS])
+def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
+    arm = arms(folder)[KINDS[name]]
+    # Kaiming's eight layers are silent, and then nothing moves
+    changes = {"batch_size": 2, "calibration_samples": 2, "init": "fluctuation_driven"} | ({"stream": False} if hasattr(arm.task.config, "stream") else {})
+    config = dataclasses.replace(arm.task.config, **changes)
+    sets = tuple(
+        part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part for part in generated(config, sizes=(SAMPLES, 2, 2))
+    )
+    config, data = load(config, sets)
+    program = program_of(config, data)
+    member = arm.members()[0] | {k: 1.0 for k in ("sigma_u", "sigma_w") if k in arm.varied}
+    params = program.init(member, Sources(data.train, data.valid, data.test))
+    objective, optimizer = program.objective(member, False), program.optimizer(member)
+    state = init_state(params, optimizer)
+    epoch = jax.jit(lambda s, d, k: train_epoch(objective, optimizer, s, d, k, batch_size=2, micro_batch=2)).trace(
+        state, data.train, jax.random.key(0)
+    )
+    text = epoch.lower(lowering_platforms=("cuda", "tpu")).as_text()
+    assert "stablehlo.while" in text  # the scan over time
+    if name not in RUN:
+        return
+    after, metrics = epoch.lower().compile({"xla_backend_optimization_level": 0})(state, data.train, jax.random.key(0))
+    assert bool(after.healthy)
+    assert np.isfinite(float(metrics.loss))
+    # two updates of the readout at least, whatever the hidden layers' gradients are
+    moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)]
+    assert any(moved)
+    assert SAMPLES // config.batch_size == 2

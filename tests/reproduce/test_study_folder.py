@@ -1,0 +1,170 @@
+"""A study's folder: what is finished stays, what is foreign is refused, the report says what was found."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from snnjax.experiments import RandmanConfig
+from snnjax.reproduce import targets
+from snnjax.reproduce.arms import Arm, Measurement
+from snnjax.reproduce.data import MissingDataError, shd_folder
+from snnjax.reproduce.settings import Options, Task
+from snnjax.reproduce.statements import Statement, untested, values, verdict
+from snnjax.reproduce.study import Study, run_study
+
+CALLS: list[str] = []
+
+
+def unit(name, value=1.0):
+    def measure():
+        CALLS.append(name)
+        if value == "stop":
+            raise KeyboardInterrupt
+        return [{"sigma_u": 1.0, "seed": k, "x": value + k, "layers": [1.0, 2.0], "y": float("nan")} for k in range(2)]
+
+    return Measurement(name, {"value": value}, measure, {"as_published": False})
+
+
+def study(*units, name="figure9", preset="laptop"):
+    def figure(rows):
+        from matplotlib.figure import Figure
+
+        return {"figure9": Figure()}
+
+    statements = [
+        Statement("x is below 100 | always", "P", lambda rows: verdict(max(values(rows, "x")) < 100, "small")),
+        Statement("x is below 1", "R", lambda rows: verdict(max(values(rows, "x")) < 1, "large")),
+        Statement("y is known", "ours", lambda rows: untested("never measured") if not values(rows, "y").size else verdict(True, "")),
+    ]
+    return Study(name, "Figure 9: x", preset, units, figure, statements, {"x": ("x", "Hz")}, notes=["A choice."])
+
+
+@pytest.fixture(autouse=True)
+def _no_calls():
+    CALLS.clear()
+
+
+def test_a_study_cut_off_half_way_computes_no_unit_twice(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study(unit("a"), unit("b", "stop"), unit("c")), tmp_path)
+    assert not (tmp_path / "figure9" / "report.md").exists()
+    # the same settings, and this time it comes to its end
+    whole = study(unit("a"), dataclasses.replace(unit("b"), given={"value": "stop"}), unit("c"))
+    finished = run_study(whole, tmp_path)
+    assert CALLS == ["a", "b", "b", "c"]
+    assert [row["arm"] for row in finished.rows] == ["a", "a", "b", "b", "c", "c"]
+    run_study(whole, tmp_path)
+    assert CALLS == ["a", "b", "b", "c"]
+    lines = (tmp_path / "figure9" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["unit"] for line in lines] == ["a", "b", "c"]
+
+
+def test_each_unit_is_announced_with_its_size(tmp_path):
+    seen = []
+    run_study(study(unit("a"), unit("b")), tmp_path, watch=lambda *what: seen.append(what))
+    assert seen == [("a", 0, 0), ("b", 0, 0)]
+
+
+def test_rows_as_csv(tmp_path):
+    run_study(study(unit("a", 3.0)), tmp_path)
+    with (tmp_path / "figure9" / "results.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["arm"], r["x"], r["layers_2"], r["y"]) for r in rows] == [("a", "3.0", "2.0", ""), ("a", "4.0", "2.0", "")]
+
+
+def test_the_report_has_every_statement_and_its_verdict(tmp_path):
+    run_study(study(unit("a"), preset="laptop"), tmp_path)
+    text = (tmp_path / "figure9" / "report.md").read_text()
+    assert "| x is below 100 \\| always | P | holds | small |" in text
+    assert "| x is below 1 | R | does not hold | large |" in text
+    assert "| y is known | ours | not tested at this scale | never measured |" in text
+    assert "| a | 1 | 2 | 1.50 +- 0.707 Hz |" in text
+    assert "![figure9](figure9.png)" in text
+    assert (tmp_path / "figure9" / "figure9.png").read_bytes().startswith(b"\x89PNG")
+    assert "A choice." in text
+    assert "generated" not in text
+    run_study(study(unit("a"), name="smoke9", preset="smoke"), tmp_path)
+    smoke = (tmp_path / "smoke9" / "report.md").read_text()
+    assert "on generated data" in smoke
+    assert "| holds |" not in smoke
+
+
+def test_another_studys_folder_is_refused(tmp_path):
+    run_study(study(unit("a")), tmp_path)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "figure9").iterdir()}
+    for other, what in (
+        (study(unit("a", 2.0)), "'a'"),
+        (study(unit("a"), unit("b")), "'b'"),
+        (study(unit("a"), preset="paper"), "'preset'"),
+    ):
+        with pytest.raises(ValueError, match=f"other settings; what differs: {what}"):
+            run_study(other, tmp_path)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "figure9").iterdir()} == before
+    assert CALLS == ["a"]
+
+
+def test_a_folder_of_something_else_or_damaged_is_refused(tmp_path):
+    (tmp_path / "figure9").mkdir()
+    (tmp_path / "figure9" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds no study"):
+        run_study(study(unit("a")), tmp_path)
+    (tmp_path / "figure9" / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
+        run_study(study(unit("a")), tmp_path)
+    run_study(study(unit("a")), tmp_path / "new")
+    (tmp_path / "new" / "figure9" / "results.jsonl").write_text("{]\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
+        run_study(study(unit("a")), tmp_path / "new")
+    assert CALLS == ["a"]
+
+
+def test_an_arms_folder_does_not_depend_on_its_name_or_where_the_data_lie(tmp_path):
+    task = Task(RandmanConfig(), "own", {})
+    arm = Arm("a", task, {"sigma_u": (1.0,)}, (0, 1))
+    assert arm.folder(tmp_path) == dataclasses.replace(arm, name="b").folder(tmp_path)
+    assert arm.folder(tmp_path) != dataclasses.replace(arm, seeds=(0,)).folder(tmp_path)
+    assert arm.folder(tmp_path) != dataclasses.replace(arm, task=task.change(epochs=3)).folder(tmp_path)
+    assert arm.size() == (2, 200)
+
+
+def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkeypatch):
+    monkeypatch.delenv("SNNJAX_DATA", raising=False)
+    with pytest.raises(MissingDataError, match="--data FOLDER or the environment variable SNNJAX_DATA"):
+        targets.reproduce("s4", Options("laptop"), tmp_path)
+    with pytest.raises(MissingDataError, match=r"neither .* hold shd_train\.h5"):
+        shd_folder(tmp_path, real=True)
+
+    def absent(options):
+        raise MissingDataError("no such data")
+
+    monkeypatch.setattr(targets, "TARGETS", {"figure9": lambda options: study(unit("a")), "s4": absent})
+    seen = {}
+    done = targets.reproduce_all(Options("laptop"), tmp_path, on_study=seen.__setitem__)
+    assert [f.study.name for f in done.finished] == ["figure9"]
+    assert done.skipped == {"s4": "no such data"} == {"s4": seen["s4"]}
+    text = done.report.read_text()
+    assert "s4: not run: no such data" in text
+    assert "holds: 1, does not hold: 1, not tested at this scale: 1" in text
+    # and again: nothing is computed
+    targets.reproduce_all(Options("laptop"), tmp_path)
+    assert CALLS == ["a"]
+
+
+def test_the_environment_names_the_data(tmp_path, monkeypatch):
+    (tmp_path / "shd_format").mkdir()
+    (tmp_path / "shd_format" / "fsdd_train.h5").touch()
+    monkeypatch.setenv("SNNJAX_DATA", str(tmp_path))
+    assert shd_folder(None) == tmp_path / "shd_format"
+    assert shd_folder(tmp_path / "shd_format") == tmp_path / "shd_format"
+    with pytest.raises(MissingDataError):
+        shd_folder(None, real=True)
+
+
+def test_unknown_presets_and_seeds():
+    with pytest.raises(ValueError, match="preset"):
+        Options("desktop")
+    with pytest.raises(ValueError, match="seeds must be >= 1, got 0"):
+        Options("smoke", seeds=0)
+    assert Options("laptop", seeds=2).seeds_of(5) == (0, 1)
