@@ -91,7 +91,9 @@ def test_they_have_the_papers_sizes(folder):
 def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     arm = arms(folder)[KINDS[name]]
     # Kaiming's eight layers are silent, and then nothing moves
-    changes = {"batch_size": 2, "calibration_samples": 2, "init": "fluctuation_driven"} | ({"stream": False} if hasattr(arm.task.config, "stream") else {})
+    changes = {"batch_size": 2, "calibration_samples": 2, "init": "fluctuation_driven"} | (
+        {"stream": False} if hasattr(arm.task.config, "stream") else {}
+    )
     config = dataclasses.replace(arm.task.config, **changes)
     sets = tuple(
         part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part for part in generated(config, sizes=(SAMPLES, 2, 2))
