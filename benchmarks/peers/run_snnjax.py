@@ -23,7 +23,7 @@ from benchmarks import contest  # noqa: E402
 from benchmarks.works import BETA, CONVS, DT, LEARNING_RATE, TAU_MEM, TAU_SYN, Work, inputs_of, weights_of  # noqa: E402
 from snnjax import losses, models  # noqa: E402
 from snnjax._pytree import pytree_dataclass  # noqa: E402
-from snnjax.datasets import BatchSource, DeviceEvents  # noqa: E402
+from snnjax.datasets import BatchSource, DeviceEvents, SparseEvents  # noqa: E402
 from snnjax.dynamics import LIF, LeakyIntegrator  # noqa: E402
 from snnjax.initializers import kaiming_normal  # noqa: E402
 from snnjax.nn import Activity, SameForAll, SpikingDense  # noqa: E402
@@ -52,13 +52,14 @@ def raster(work: Work) -> Raster:
     return Raster(x=jnp.asarray(x, jnp.float32), labels=jnp.asarray(labels))
 
 
-def events(work: Work) -> DeviceEvents:
-    """Events, as `snnjax train` has them; what the step makes of them is `DeviceEvents.batch`'s business."""
+def events(work: Work) -> BatchSource:
+    """Events, as `snnjax train` has them: lists where the first layer is dense, else scattered into a raster part by part."""
     x, labels = inputs_of(work)
     per_sample = np.moveaxis(x, 1, 0).reshape(work.batch, -1)
     addresses = np.nonzero(per_sample)[1].astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(per_sample.sum(axis=1, dtype=np.int64))])
-    return DeviceEvents.put_bins(addresses, offsets, labels, steps=work.steps, n_units=work.units)
+    source = DeviceEvents.put_bins(addresses, offsets, labels, steps=work.steps, n_units=work.units)
+    return source if work.conv else SparseEvents.of(source)
 
 
 FORMS: dict[str, tuple[str, Callable[[Work], BatchSource]]] = {
