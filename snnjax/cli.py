@@ -35,6 +35,7 @@ class Train:
         from snnjax.training import TrainingDivergedError, TrainingInterrupted
         from snnjax.training.run_folder import RunFolder
 
+        use_cpu_devices()
         config = self.task
         name = task_name(config)
         datasets = config.datasets()

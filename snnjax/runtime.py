@@ -1,5 +1,5 @@
 """Process settings that make JAX faster, most of all on a CPU. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator` and
-`use_compilation_cache`, `snnjax sweep` and `snnjax reproduce` also `use_cpu_devices`, and the latter's smoke tests `compile_quickly`.
+`use_compilation_cache`, to train also `use_cpu_devices`, and for smoke tests `compile_quickly`.
 
 A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
 over half of a step's time. With the settings below freed memory stays with the process and is used again.
@@ -91,7 +91,7 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
 
 
 def use_cpu_devices(number: int | None = None) -> int:
-    """Make several JAX devices of the CPU, so that an ensemble's members run side by side, one a core. Call it before the first JAX computation.
+    """Make several JAX devices of the CPU, one a core: an ensemble's members run side by side, and `fit` shares batches. Call it before the first computation.
 
     Args:
       number: of devices; as many as this process has cores when None.

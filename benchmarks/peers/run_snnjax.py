@@ -18,6 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from flax import nnx  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from benchmarks import contest  # noqa: E402
 from benchmarks.works import BETA, CONVS, DT, LEARNING_RATE, TAU_MEM, TAU_SYN, Work, inputs_of, weights_of  # noqa: E402
@@ -29,7 +30,7 @@ from snnjax.initializers import kaiming_normal  # noqa: E402
 from snnjax.nn import Activity, SameForAll, SpikingDense  # noqa: E402
 from snnjax.surrogate import superspike  # noqa: E402
 from snnjax.training import Objective, init_state, placement  # noqa: E402
-from snnjax.training.step import batch_gradient, micro_batch_size, update  # noqa: E402
+from snnjax.training.step import batch_devices, batch_gradient, batch_mesh, micro_batch_size, update  # noqa: E402
 
 
 @pytree_dataclass
@@ -108,23 +109,28 @@ def objective_of(work: Work, seed: int) -> tuple[Objective, Any]:
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     """One jitted step, of all seeds where there are several, its state donated."""
-    if work.seeds > 1:
-        use_cpu_devices()
+    use_cpu_devices()
     name, form = FORMS[options.input]
     optimizer, source, indices = optax.adam(LEARNING_RATE), form(work), jnp.arange(work.batch)
-    objective, _ = objective_of(work, 0)
+    objective, params = objective_of(work, 0)
     # a loss of our own would get whole batches unless told what suits the machine
-    size = micro_batch_size(objective._replace(loss=None), objective_of(work, 0)[1], events(work), work.batch)
+    known = objective._replace(loss=None), events(work)
+    devices = batch_devices(*known, work.batch) if work.seeds == 1 else 1
+    size = micro_batch_size(known[0], params, known[1], work.batch // devices)
 
     def one(state: Any, shared: Any) -> tuple[Any, jax.Array]:
         source, indices = shared
-        state, metrics = update(optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=size))
+        state, metrics = update(
+            optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=size, devices=devices)
+        )
         return state, metrics.loss
 
     states: Any = [init_state(objective_of(work, seed)[1], optimizer) for seed in range(work.seeds)]
     shared: Any = (source, indices)
     if work.seeds == 1:
-        step, state, how = jax.jit(one, donate_argnums=0), states[0], ""
+        everywhere = NamedSharding(batch_mesh(devices), PartitionSpec())
+        state, shared = jax.device_put((states[0], shared), everywhere)
+        step, how = jax.jit(one, donate_argnums=0), f", on {devices} devices"
     else:
         members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
         state, shared = placement.put(members, shared)

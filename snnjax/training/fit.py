@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource, EventDataset, SparseEvents, Stream
@@ -26,8 +27,10 @@ from snnjax.training.step import (
     Metrics,
     Objective,
     TrainState,
+    batch_devices,
     batch_gradient,
     batch_key,
+    batch_mesh,
     check_micro_batch,
     epoch_order,
     evaluate,
@@ -104,7 +107,7 @@ def fit(
       logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
         `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
       micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: what suits the machine
-        (`snnjax.training.step.micro_batch_size`).
+        (`snnjax.training.step.micro_batch_size`). Several CPU devices (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
       events: give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True, False, or None: where that is faster
         (`snnjax.training.inputs.choose_form`). The results are the same to rounding.
       priming_epochs: first so many epochs on the lower bounds among `regularizers` alone (homeostatic priming). They come before `epochs` and count
@@ -152,9 +155,17 @@ def fit(
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
     phases = [objective.priming() if priming_epochs else objective, objective]
-    size = micro_batch or micro_batch_size(objective, params, first, batch_size)
+    devices = batch_devices(objective, first, batch_size, micro_batch)
+    if devices > 1:
+        put = functools.partial(jax.device_put, device=NamedSharding(batch_mesh(devices), PartitionSpec()))
+        params, valid, test = put(params), put(valid), put(test)
+        first = first if isinstance(train, Stream) else put(first)
+        train = train if isinstance(train, Stream) else first
+    size = micro_batch or micro_batch_size(objective, params, first, batch_size // devices)
     run_phase = [
-        jax.jit(functools.partial(train_epoch, phase, optimizer, batch_size=batch_size, micro_batch=size), donate_argnums=0)
+        jax.jit(
+            functools.partial(train_epoch, phase, optimizer, batch_size=batch_size, micro_batch=size, devices=devices), donate_argnums=0
+        )
         for phase in phases
     ]
     run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=size))
@@ -167,7 +178,7 @@ def fit(
             held = run_eval(state.params, valid)
             row |= {"valid_loss": float(held.loss), "valid_accuracy": float(held.accuracy)}
             if not np.isfinite(row["valid_loss"]):
-                nnx.update(network, state.params)
+                leave()
                 result = FitResult(_host(state.params), best, best_epoch, history, {})
                 raise TrainingDivergedError(
                     f"validation loss is {row['valid_loss']} at epoch {epoch}: its data or its membranes are not finite", result
@@ -177,6 +188,10 @@ def fit(
         for callback in on_epoch:
             callback(row)
         return row
+
+    def leave() -> None:
+        """The network with the parameters so far, on one device as they came."""
+        nnx.update(network, state.params if devices == 1 else jax.tree.map(jnp.asarray, _host(state.params)))
 
     state = init_state(params, optimizer)
     history: list[Row] = []
@@ -193,7 +208,7 @@ def fit(
                     state, metrics = run_phase[supervised](state, part, part_key)
                     # waits, so that shards do not pile up on the device; the next one is read meanwhile
                     if not bool(state.healthy):
-                        nnx.update(network, state.params)
+                        leave()
                         result = FitResult(_host(state.params), best, best_epoch, history, {})
                         where = f"epoch {epoch}" + (f", shard {len(found)}" if isinstance(train, Stream) else "")
                         raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, batch_size, size), result)
@@ -203,9 +218,9 @@ def fit(
             if supervised and (valid is None or row["valid_accuracy"] > best_accuracy):
                 best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
     except KeyboardInterrupt:
-        nnx.update(network, state.params)
+        leave()
         raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {})) from None
-    nnx.update(network, state.params)
+    leave()
     result = FitResult(_host(state.params), best, best_epoch, history, {})
     if test is not None:
         for name, chosen in (("final", result.final), ("best", best)):

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 
 from snnjax import _check, losses, regularizers
 from snnjax.datasets.augment import Augmented
@@ -142,22 +144,73 @@ def _gradient(
 
 
 def batch_gradient(
-    objective: Objective, params: Any, source: BatchSource, indices: jax.Array, key: jax.Array | None, *, micro_batch: int
+    objective: Objective, params: Any, source: BatchSource, indices: jax.Array, key: jax.Array | None, *, micro_batch: int, devices: int = 1
 ) -> tuple[jax.Array, Metrics, Any]:
-    """Objective, metrics and gradient on the samples `indices` (batch,) of `source`, `micro_batch` of them (a divisor of their number) at a time."""
+    """Objective, metrics and gradient on the samples `indices` (batch,) of `source`.
+
+    Args:
+      micro_batch: samples at a time.   devices: each of so many takes an equal share of the samples; a divisor of the number of parts.
+    """
+    total = len(indices) // micro_batch
+    if devices == 1:
+        return _mean_of_parts(objective, params, source, indices, key, 0, total, micro_batch)
+
+    def share(params: Any, source: BatchSource, indices: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Metrics, Any]:
+        first = jax.lax.axis_index(_AXIS) * (total // devices)
+        return jax.lax.pmean(_mean_of_parts(objective, params, source, indices, key, first, total, micro_batch), _AXIS)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(_AXIS)
+    # the loops carry sums that are equal nowhere until the mean is taken: nothing that the check of replication could follow
+    over = jax.shard_map(
+        share, mesh=batch_mesh(devices), in_specs=(everywhere, everywhere, split, everywhere), out_specs=everywhere, check_vma=False
+    )
+    return over(params, source, indices, key)
+
+
+_AXIS = "sample"
+
+
+def batch_mesh(devices: int) -> Mesh:
+    """The first `devices` of this process."""
+    return Mesh(np.array(jax.local_devices()[:devices]), (_AXIS,))
+
+
+def batch_devices(objective: Objective, source: BatchSource, batch_size: int, micro_batch: int | None = None) -> int:
+    """How many devices share a batch: all CPU devices, where there are several (`snnjax.runtime.use_cpu_devices`), the batch divides, and the objective is
+    known to be a mean over samples; else one."""
+    number = jax.local_device_count() if jax.process_count() == 1 and _divisible(objective, source) else 1
+    return number if batch_size % (number * (micro_batch or 1)) == 0 else 1
+
+
+def _divisible(objective: Objective, source: BatchSource) -> bool:
+    """Whether gradients of parts of a batch are worth while, on a CPU, and are known to have the whole's as their mean."""
+    ours = objective.loss in (None, losses.mean_square) and isinstance(
+        source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented
+    )
+    return jax.default_backend() == "cpu" and ours and all(isinstance(r, ActivityBound) for r in objective.regularizers)
+
+
+def _mean_of_parts(
+    objective: Objective,
+    params: Any,
+    source: BatchSource,
+    indices: jax.Array,
+    key: jax.Array | None,
+    first: Any,
+    total: int,
+    micro_batch: int,
+) -> tuple[jax.Array, Metrics, Any]:
+    """The parts of `indices`, which are those from the number `first` on of `total` of the whole batch."""
     parts = len(indices) // micro_batch
 
-    def gradient(some: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Metrics, Any]:
-        noise = None if key is None or objective.noisy is None else jax.random.fold_in(key, _NOISE)
-        return _gradient(objective, params, source.batch(some, key), noise)
+    def part(k: Any, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
+        # a key of its own for each part, else all would draw the same augmentation
+        own = key if key is None or total == 1 else jax.random.fold_in(key, first + k)
+        noise = None if own is None or objective.noisy is None else jax.random.fold_in(own, _NOISE)
+        return _gradient(objective, params, source.batch(some, own), noise)
 
     if parts == 1:
-        return gradient(indices, key)
-
-    def part(k: jax.Array, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
-        # a key of its own for each part, else all would draw the same augmentation
-        return gradient(some, None if key is None else jax.random.fold_in(key, k))
-
+        return part(0, indices)
     at = jnp.arange(parts), indices.reshape(parts, micro_batch)
     like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
     # sums in at least 32 bits
@@ -180,10 +233,7 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     recurrent layer) where that is less, below which the products of a step become slow. The whole batch where no divisor is between that and half of it,
     on accelerators, and for a loss, regularizers or a source that are not of this package.
     """
-    ours = objective.loss in (None, losses.mean_square) and isinstance(
-        source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented
-    )
-    if jax.default_backend() != "cpu" or not ours or not all(isinstance(r, ActivityBound) for r in objective.regularizers):
+    if not _divisible(objective, source):
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
     spikes = jax.eval_shape(lambda p, x: tuple(objective.apply(p, x)[1].spikes), params, x)
@@ -226,18 +276,24 @@ def train_epoch(
     *,
     batch_size: int,
     micro_batch: int | None = None,
+    devices: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """One pass over `source` in random order, a scan over batches; metrics are means. A last, incomplete batch is left out.
 
-    `micro_batch`: samples whose gradient is computed at a time, a divisor of `batch_size`; None: `micro_batch_size`.
+    Args:
+      micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size` / `devices`; None: `micro_batch_size`.
+      devices: of this process, that share each batch; the same numbers to rounding for each of these.
     """
-    check_micro_batch(micro_batch, batch_size)
-    micro_batch = micro_batch or micro_batch_size(objective, state.params, source, batch_size)
+    _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
+    if batch_size % devices:
+        raise ValueError(f"devices must be a divisor of batch_size {batch_size}, got {devices}")
+    check_micro_batch(micro_batch, batch_size // devices)
+    micro_batch = micro_batch or micro_batch_size(objective, state.params, source, batch_size // devices)
     order = epoch_order(key, len(source), batch_size)
 
     def body(carry: TrainState, at_k: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         indices, step = at_k
-        found = batch_gradient(objective, carry.params, source, indices, batch_key(key, step), micro_batch=micro_batch)
+        found = batch_gradient(objective, carry.params, source, indices, batch_key(key, step), micro_batch=micro_batch, devices=devices)
         return update(optimizer, carry, *found)
 
     state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))

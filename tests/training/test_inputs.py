@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,3 +91,44 @@ def test_training_on_events_is_training_on_arrays(data, recurrent):
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=1e-6)
     for a, b in zip(weights, expected, strict=True):
         assert np.abs(a - b).max() < 2e-2 * np.abs(b).max()
+
+
+def test_devices_share_a_batch():
+    """Two CPU devices against one, with augmentation, dropout and recurrence: the same history and weights to rounding, and a network on one device."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from flax import nnx
+from snnjax import models
+from snnjax.datasets import Augmented, DeviceEvents, randman
+from snnjax.nn import FluctuationDriven
+import importlib
+from snnjax.training import fit
+module = importlib.import_module('snnjax.training.fit')
+assert jax.device_count() == 2
+source = DeviceEvents.put(randman(n_classes=3, n_samples=30), dt=2e-3)
+data = Augmented(source=source, unit_shift=2, time_stretch=0.1)
+def run(devices, **options):
+    module.batch_devices = lambda *a: devices
+    net = models.dense(20, 3, hidden=(16,), recurrent=True, dropout=0.2, init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    result = fit(net, data, valid=source, optimizer=optax.sgd(0.05), epochs=2, batch_size=20, key=jax.random.key(0), dt=2e-3, **options)
+    leaves = jax.tree.leaves(nnx.state(net, nnx.Param))
+    assert all(len(a.devices()) == 1 for a in leaves)
+    return result, leaves
+chosen = module.batch_devices
+from snnjax.training.step import Objective
+objective, _ = Objective.of(models.dense(20, 3, hidden=(4,), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)))
+assert [chosen(objective, source, 20), chosen(objective, source, 21), chosen(objective, source, 20, 5), chosen(objective, source, 20, 4)] == [2, 1, 2, 1]
+assert chosen(objective._replace(loss=lambda r, y: r.sum((0, 2))), source, 20) == 1
+(one, a), (two, b) = run(1, micro_batch=5), run(2, micro_batch=5)
+for x, y in zip(one.history, two.history, strict=True):
+    np.testing.assert_allclose([x["train_loss"], x["valid_loss"]], [y["train_loss"], y["valid_loss"]], rtol=1e-4)
+for x, y in zip(a, b, strict=True):
+    assert np.abs(x - y).max() < 1e-3 * np.abs(x).max()
+print("same")
+"""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.split() == ["same"], done.stderr[-3000:]
