@@ -86,7 +86,7 @@ def measure() -> dict[str, float]:
 
         def shards() -> int:
             for shard in stream.shards(next(epochs)):
-                jax.block_until_ready(shard.addresses)
+                jax.block_until_ready(shard)
             return len(stream)
 
         found["stream"] = rate(shards)
