@@ -20,7 +20,7 @@ CONV_SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def shallow_curve(options: Options, name: str, *, recurrent: bool = False, **changes: object) -> Arm:
-    """One hidden layer on spoken words over sigma_u. Laptop: 210 member-epochs of 2 s (feed-forward), about 7 min."""
+    """One hidden layer on spoken words over sigma_u. Laptop: 210 member-epochs of 3 s of one core (recurrent 3.8; measured beside other work), 5 to 7 min."""
     task = shallow(options, recurrent=recurrent)
     if options.preset == "laptop":
         task = task.change(epochs=10)

@@ -69,8 +69,9 @@ def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classe
       config: a task's configuration.   sizes: samples.   classes: of the task's own number when None.   seed: of the numbers.
 
     >>> from snnjax.experiments import SHDConfig
-    >>> generated(SHDConfig(data=Path(), duration=0.1), sizes=(8, 4, 4))[0]
-    EventDataset(8 samples, 4784 events, 700 units, 20 classes, 0.1 s)
+    >>> train, valid, test = generated(SHDConfig(data=Path(), duration=0.1), sizes=(8, 4, 4))
+    >>> len(train), train.n_units, train.n_classes, train.duration
+    (8, 700, 20, 0.1)
     """
     rng = np.random.default_rng(seed)
     if isinstance(config, RandmanConfig):
