@@ -1,0 +1,97 @@
+"""Samples a second that snnjax puts on the device: `python -m benchmarks.loader` prints one line of JSON.
+
+On random events of a spoken digit's size (700 units, 0.7 s, 3 % of the bins of 2 ms hold a spike), in batches of 64:
+
+    host           `EventDataset` to the device as binned events, a whole data set at once (`DeviceEvents.put`)
+    device         events to a raster on the device, as every step of training does (`DeviceEvents.batch`)
+    augmented      the same with shift, stretch, jitter, drop and insert drawn anew (`Augmented.batch`)
+    stream         recordings read ahead in threads, binned, shard by shard to the device (`Stream.shards`); left out where grain is not installed
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.contest import versions  # noqa: E402
+from benchmarks.works import DT  # noqa: E402
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset, Stream, poisson  # noqa: E402
+
+SAMPLES, BATCH, UNITS, DURATION, RATE, REPEATS = 512, 64, 700, 0.7, 15.0, 5
+
+
+class Recordings:
+    """A data set as what a `Stream` reads."""
+
+    def __init__(self, data: EventDataset) -> None:
+        self._data, self.labels, self.n_units, self.n_classes = data, data.labels, data.n_units, data.n_classes
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(self._data.offsets[index], self._data.offsets[index + 1])
+        return self._data.times[part], self._data.units[part]
+
+
+def rate(work: Callable[[], int]) -> float:
+    """Samples a second: the median over `REPEATS` calls, each returning how many it made, after one that compiles."""
+    work()
+    found = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        samples = work()
+        found.append(samples / (time.perf_counter() - begin))
+    return statistics.median(found)
+
+
+def batches(source: Any) -> Callable[[], int]:
+    """Every sample of `source` once, in random order."""
+    one = jax.jit(lambda source, indices, key: source.batch(indices, key))
+    order = jax.random.permutation(jax.random.key(0), len(source)).reshape(-1, BATCH)
+
+    def work() -> int:
+        for k, indices in enumerate(order):
+            jax.block_until_ready(one(source, indices, jax.random.key(k)))
+        return order.size
+
+    return work
+
+
+def measure() -> dict[str, float]:
+    """Samples a second by name."""
+    data = poisson(n_samples=SAMPLES, n_units=UNITS, rate=RATE, duration=DURATION, seed=0)
+    held = DeviceEvents.put(data, dt=DT)
+
+    def host() -> int:
+        jax.block_until_ready(DeviceEvents.put(data, dt=DT).addresses)
+        return len(data)
+
+    changed = Augmented(source=held, unit_shift=20, time_stretch=0.1, drop=0.1, time_jitter=1.0, unit_jitter=1.0, insert=0.1)
+    found = {"host": rate(host), "device": rate(batches(held)), "augmented": rate(batches(changed))}
+    if importlib.util.find_spec("grain") is not None:
+        stream = Stream(Recordings(data), duration=DURATION, dt=DT, shard_size=BATCH, seed=0)
+        epochs: Iterator[int] = iter(range(1, REPEATS + 2))
+
+        def shards() -> int:
+            for shard in stream.shards(next(epochs)):
+                jax.block_until_ready(shard.addresses)
+            return len(stream)
+
+        found["stream"] = rate(shards)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"samples_per_s": measure(), "versions": versions(("snnjax", "jax", "jaxlib", "grain"))}))

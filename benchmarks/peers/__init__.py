@@ -1,0 +1,1 @@
+"""The contestants of `benchmarks.speed`, each a command, `python -m benchmarks.peers.NAME WORK`, run by the Python of an environment that has its library."""

@@ -1,0 +1,143 @@
+"""snnjax itself, as `snnjax train` and, for several seeds, `snnjax sweep` make a step: parts of a batch that fit the cache, allocator tuned.
+
+The form of the input is one function of `FORMS`: what it returns is the `BatchSource` of the step, which gives x and labels of a part of the batch.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator, use_cpu_devices
+
+tune_allocator()
+
+import argparse  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from flax import nnx  # noqa: E402
+
+from benchmarks import contest  # noqa: E402
+from benchmarks.works import BETA, CONVS, DT, LEARNING_RATE, TAU_MEM, TAU_SYN, Work, inputs_of, weights_of  # noqa: E402
+from snnjax import losses, models  # noqa: E402
+from snnjax._pytree import pytree_dataclass  # noqa: E402
+from snnjax.datasets import BatchSource, DeviceEvents  # noqa: E402
+from snnjax.dynamics import LIF, LeakyIntegrator  # noqa: E402
+from snnjax.initializers import kaiming_normal  # noqa: E402
+from snnjax.nn import Activity, SameForAll, SpikingDense  # noqa: E402
+from snnjax.surrogate import superspike  # noqa: E402
+from snnjax.training import Objective, init_state, placement  # noqa: E402
+from snnjax.training.step import batch_gradient, micro_batch_size, update  # noqa: E402
+
+
+@pytree_dataclass
+class Raster:
+    """A batch that lies on the device as a raster x (time, batch, units), float32."""
+
+    x: jax.Array
+    labels: jax.Array
+
+    def __len__(self) -> int:
+        return self.x.shape[1]
+
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        return self.x[:, indices], self.labels[indices]
+
+
+def raster(work: Work) -> Raster:
+    """Dense, as the other contestants have it."""
+    x, labels = inputs_of(work)
+    return Raster(x=jnp.asarray(x, jnp.float32), labels=jnp.asarray(labels))
+
+
+def events(work: Work) -> DeviceEvents:
+    """Events, as `snnjax train` has them; what the step makes of them is `DeviceEvents.batch`'s business."""
+    x, labels = inputs_of(work)
+    per_sample = np.moveaxis(x, 1, 0).reshape(work.batch, -1)
+    addresses = np.nonzero(per_sample)[1].astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(per_sample.sum(axis=1, dtype=np.int64))])
+    return DeviceEvents.put_bins(addresses, offsets, labels, steps=work.steps, n_units=work.units)
+
+
+FORMS: dict[str, tuple[str, Callable[[Work], BatchSource]]] = {
+    "raster": ("dense float32 raster in memory", raster),
+    "events": ("events in memory", events),
+}
+
+
+def network_of(work: Work, seed: int) -> Any:
+    """The network with the weights of all contestants, or the spiking layer alone for a work without classes."""
+    hidden, readout = weights_of(work, seed)
+    neuron, init, rngs = LIF(tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=DT, spike=superspike(BETA)), SameForAll(kaiming_normal()), nnx.Rngs(0)
+    shared: dict[str, Any] = {"init": init, "neuron": neuron, "recurrent": work.recurrent, "rngs": rngs}
+    if work.classes is None:
+        network: Any = SpikingDense(work.units, *work.hidden, **shared)
+    else:
+        shared["integrator"] = LeakyIntegrator(tau_mem=work.steps * DT, tau_syn=TAU_SYN, dt=DT)
+        if work.conv:
+            network = models.csnn(work.units, work.classes, depth=len(CONVS), **shared)
+        else:
+            network = models.dense(work.units, work.classes, hidden=work.hidden, **shared)
+        network.layers[-1].kernel[...] = jnp.asarray(readout)
+    layers = [network] if work.classes is None else [layer for layer in network.layers if layer.spiking]
+    for layer, weights in zip(layers, hidden, strict=True):
+        layer.kernel[...] = jnp.asarray(weights.kernel.reshape(layer.kernel.shape))
+        if weights.recurrent is not None:
+            layer.recurrent_kernel[...] = jnp.asarray(weights.recurrent.reshape(layer.recurrent_kernel.shape))
+    return network
+
+
+def objective_of(work: Work, seed: int) -> tuple[Objective, Any]:
+    """The objective and the parameters."""
+    network = network_of(work, seed)
+    if work.classes is not None:
+        return Objective.of(network)
+    graph, params, rest = nnx.split(network, nnx.Param, ...)
+
+    def apply(p: Any, x: jax.Array) -> tuple[jax.Array, Activity]:
+        spikes = nnx.merge(graph, p, rest)(x).output
+        return spikes, Activity((spikes,), ())
+
+    # the mean of these over the batch is the sum of all spikes
+    total = lambda spikes, labels: spikes.sum(axis=(0, 2)) * work.batch  # noqa: E731
+    return Objective(apply, logits=losses.last_step, loss=total), params
+
+
+def build(work: Work, options: argparse.Namespace) -> contest.Contest:
+    """One jitted step, of all seeds where there are several, its state donated."""
+    if work.seeds > 1:
+        use_cpu_devices()
+    name, form = FORMS[options.input]
+    optimizer, source, indices = optax.adam(LEARNING_RATE), form(work), jnp.arange(work.batch)
+    objective, _ = objective_of(work, 0)
+    # a loss of our own would get whole batches unless told what suits the machine
+    size = micro_batch_size(objective._replace(loss=None), objective_of(work, 0)[1], events(work), work.batch)
+
+    def one(state: Any, shared: Any) -> tuple[Any, jax.Array]:
+        source, indices = shared
+        state, metrics = update(optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=size))
+        return state, metrics.loss
+
+    states: Any = [init_state(objective_of(work, seed)[1], optimizer) for seed in range(work.seeds)]
+    shared: Any = (source, indices)
+    if work.seeds == 1:
+        step, state, how = jax.jit(one, donate_argnums=0), states[0], ""
+    else:
+        members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+        state, shared = placement.put(members, shared)
+        step, how = jax.jit(placement.over_members(one), donate_argnums=0), f", placement {placement.resolve('auto')}"
+    held = [state]
+
+    def advance() -> float:
+        held[0], loss = step(held[0], shared)
+        return float(np.ravel(loss)[-1])
+
+    note = f"{size} of {work.batch} samples at a time{how}"
+    return contest.Contest(advance, neuron="LIF, two states", form=work.form, input=name, note=note)
+
+
+if __name__ == "__main__":
+    packages = ("snnjax", "jax", "jaxlib", "flax", "optax")
+    contest.run(build, packages, ("--input", {"choices": tuple(FORMS), "default": "raster"}))

@@ -1,0 +1,127 @@
+"""Spyx on flax.nnx: `CuBaLIF` and `RCuBaLIF` (two states), readout `LI` (one state), in its `Sequential` and `run`, one jitted step; seeds by `jax.vmap`.
+
+`--mode loop`: as its documentation has it, everything one step after another; `--mode hoisted`: products and convolutions of all steps at once, and the loop
+over the neurons alone. Which is faster depends on the work. Only weights are trained, as in the other contestants; by default Spyx also trains its decays.
+It has no recurrent convolution: those layers are measured feed-forward.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import spyx
+import spyx.nn as snn
+from flax import nnx
+
+from benchmarks import contest, works
+from benchmarks.works import DT, FEED_FORWARD, RECURRENT, TAU_MEM, TAU_SYN, Work, decay, gain, layers_of
+
+
+class Reshape(nnx.Module):
+    """One step's x (batch, ...) as (batch, *shape)."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], *self.shape)
+
+
+def network_of(work: Work, seed: int) -> snn.Sequential:
+    """The network with the weights of all contestants. Spyx' two-part states lie on the last of two axes, so convolutions are flattened around neurons."""
+    (hidden, readout), rngs = works.weights_of(work, seed), nnx.Rngs(0)
+    make = snn.RCuBaLIF if recurrent(work) else snn.CuBaLIF
+    options: dict[str, Any] = {"alpha": decay(TAU_SYN), "beta": decay(TAU_MEM), "activation": spyx.axn.superspike(works.BETA), "rngs": rngs}
+    stack: list[Any] = []
+    for layer, weights in zip(layers_of(work), hidden, strict=True):
+        if work.conv:
+            below = work.units if not stack else layers_of(work)[len(stack) // 4 - 1].positions
+            linear: Any = nnx.Conv(layer.maps_in, layer.maps, (layer.kernel,), layer.stride, padding="VALID", use_bias=False, rngs=rngs)
+            stack += [Reshape(below, layer.maps_in), linear, Reshape(layer.size)]
+        else:
+            linear = nnx.Linear(layer.maps_in, layer.maps, use_bias=False, rngs=rngs)
+            stack.append(linear)
+        neurons: Any = make((layer.size,), **options)
+        stack.append(neurons)
+        linear.kernel[...] = jnp.asarray(gain(TAU_MEM) * weights.kernel.reshape(linear.kernel.shape))
+        if recurrent(work) and weights.recurrent is not None:
+            neurons.recurrent_w[...] = jnp.asarray(gain(TAU_MEM) * weights.recurrent[0])
+    if readout is not None:
+        last = nnx.Linear(*readout.shape, use_bias=False, rngs=rngs)
+        # without a synapse, whose current would bring 1 / (1 - decay) of a spike in all
+        last.kernel[...] = jnp.asarray(gain(work.steps * DT) / gain(TAU_SYN) * readout)
+        stack += [last, snn.LI(readout.shape[1:], decay(work.steps * DT), rngs=rngs)]
+    return snn.Sequential(*stack)
+
+
+def recurrent(work: Work) -> bool:
+    """Whether Spyx can make the work's recurrence, if it has one."""
+    return work.recurrent and not work.conv
+
+
+def outputs(network: snn.Sequential, x: jax.Array, *, hoisted: bool) -> jax.Array:
+    """The network's outputs (time, batch, ...)."""
+    if not hoisted:
+        return snn.run(network, x)[0]
+    for layer in network.layers:
+        if hasattr(layer, "initial_state"):
+            x, _ = snn.run(layer, x)
+        else:
+            out = layer(x.reshape(-1, *x.shape[2:]))
+            x = out.reshape(*x.shape[:2], *out.shape[1:])
+    return x
+
+
+def trained(path: Any, value: Any) -> bool:
+    """Weights, not decays."""
+    return isinstance(value, nnx.Param) and path[-1] in ("kernel", "recurrent_w")
+
+
+def build(work: Work, options: argparse.Namespace) -> contest.Contest:
+    """One jitted step of the network of all works."""
+    raster, labels = works.inputs_of(work)
+    x, targets, optimizer = jnp.asarray(raster, jnp.float32), jnp.asarray(labels), optax.adam(works.LEARNING_RATE)
+    graph, _, rest = nnx.split(network_of(work, 0), trained, ...)
+
+    def loss_of(params: Any, x: jax.Array, targets: jax.Array) -> jax.Array:
+        out = outputs(nnx.merge(graph, params, rest), x, hoisted=options.mode == "hoisted")
+        if work.classes is None:
+            return out.sum()
+        return optax.softmax_cross_entropy_with_integer_labels(out.max(axis=0), targets).mean()
+
+    def one(state: Any, x: jax.Array, targets: jax.Array) -> tuple[Any, jax.Array]:
+        params, opt_state = state
+        loss, gradient = jax.value_and_grad(loss_of)(params, x, targets)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    def start(seed: int) -> Any:
+        params = nnx.split(network_of(work, seed), trained, ...)[1]
+        return params, optimizer.init(params)
+
+    if work.seeds == 1:
+        state, step = start(0), jax.jit(one, donate_argnums=0)
+    else:
+        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(seed) for seed in range(work.seeds)))
+        step = jax.jit(jax.vmap(one, in_axes=(0, None, None)), donate_argnums=0)
+    held = [state]
+
+    def advance() -> float:
+        held[0], loss = step(held[0], x, targets)
+        return float(np.ravel(loss)[-1])
+
+    return contest.Contest(
+        advance, neuron=f"{'RCuBaLIF' if recurrent(work) else 'CuBaLIF'}, two states", form=RECURRENT if recurrent(work) else FEED_FORWARD,
+        note="vmap over seeds" if work.seeds > 1 else "",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    contest.run(build, ("spyx", "jax", "jaxlib", "flax", "optax"), ("--mode", {"choices": ("loop", "hoisted"), "default": "loop"}))

@@ -1,0 +1,183 @@
+"""The works of `benchmarks.speed` and their inputs. Numpy alone, so that every contestant's environment can import it.
+
+A work is one training step: forward, loss, backward and Adam in float32, on one batch of random spikes that stays the same.
+
+    W1    700-128-20, 350 steps, batch 64, 3 % of the input's bins hold a spike; cross-entropy of the readout's maximum over time
+    W2    the same with a recurrent hidden layer
+    W3    512-512 without readout, 500 steps, batch 16, 5 %; the loss is the sum of the spikes (the layout of the Open Neuromorphic benchmark)
+    W4    three recurrent convolutions over 700 units, 16, 32 and 64 feature maps, and a readout; 350 steps, batch 16, 3 %
+    W4f   the same without recurrence, which all contestants can do
+    S1    W1 for eight seeds, one step of each
+
+Neurons, as far as a contestant has them: current-based LIF with tau_mem 20 ms, tau_syn 10 ms, steps of 2 ms, and SuperSpike with beta 20. All begin at the
+same weights, drawn so that every membrane would fluctuate with a standard deviation of 1 (the threshold) if it did not reset,
+
+    sigma_w = 1 / sqrt(n p sum_t eps[t]^2)      n inputs with spikes in a fraction p of their bins; eps: membrane after one spike through a weight of 1
+
+because time depends on activity: in a silent network numbers fade into the denormal range, where some libraries are several times slower. Neurons whose
+membrane takes the whole current, and not 1 - exp(-dt/tau_mem) of it, get weights that much smaller (`gain`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DT, TAU_MEM, TAU_SYN, BETA, LEARNING_RATE = 2e-3, 20e-3, 10e-3, 20.0, 1e-5
+CONVS = ((16, 21, 10), (32, 7, 3), (64, 7, 3))
+"""Feature maps, kernel and stride of each convolution, without padding."""
+RECURRENT_KERNEL = 5
+RECURRENT, FEED_FORWARD = "recurrent", "feed-forward"
+HIDDEN_DENSITY, INPUT_SHARE = 0.02, 0.9
+"""What the weights are drawn for: bins with a spike in a hidden layer, and the input's share of the variance in a recurrent layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One training step. `classes` None: no readout, the loss is the sum of the spikes. `conv`: `CONVS` in place of `hidden`."""
+
+    name: str
+    units: int = 700
+    hidden: tuple[int, ...] = (128,)
+    classes: int | None = 20
+    steps: int = 350
+    batch: int = 64
+    density: float = 0.03
+    recurrent: bool = False
+    conv: bool = False
+    seeds: int = 1
+
+    @property
+    def form(self) -> str:
+        """Whether the hidden layers see their own spikes."""
+        return RECURRENT if self.recurrent else FEED_FORWARD
+
+
+WORKS = {
+    work.name: work
+    for work in (
+        Work("W1"),
+        Work("W2", recurrent=True),
+        Work("W3", units=512, hidden=(512,), classes=None, steps=500, batch=16, density=0.05),
+        Work("W4", conv=True, recurrent=True, batch=16),
+        Work("W4f", conv=True, batch=16),
+        Work("S1", seeds=8),
+    )
+}
+
+
+class Layer(NamedTuple):
+    """A hidden layer: `maps` features at each of `positions`, each seeing `kernel` positions of `maps_in` features. Dense: one position."""
+
+    maps_in: int
+    maps: int
+    kernel: int = 1
+    stride: int = 1
+    positions: int = 1
+
+    @property
+    def size(self) -> int:
+        """Its neurons."""
+        return self.maps * self.positions
+
+
+def layers_of(work: Work) -> list[Layer]:
+    """The hidden layers, first to last.
+
+    >>> [layer.size for layer in layers_of(WORKS["W4"])]
+    [1088, 672, 320]
+    """
+    if not work.conv:
+        return [Layer(n_in, n) for n_in, n in itertools.pairwise((work.units, *work.hidden))]
+    layers, positions, maps_in = [], work.units, 1
+    for maps, kernel, stride in CONVS:
+        positions = (positions - kernel) // stride + 1
+        layers.append(Layer(maps_in, maps, kernel, stride, positions))
+        maps_in = maps
+    return layers
+
+
+def inputs_of(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes (steps, batch, units), uint8, and labels (batch,), int32; the same in every process."""
+    rng = np.random.default_rng(0)
+    x = np.empty((work.steps, work.batch, work.units), np.uint8)
+    for step in x:  # one at a time: the random numbers take more memory than the spikes
+        step[:] = rng.random(step.shape, np.float32) < work.density
+    return x, (np.arange(work.batch) % (work.classes or 1)).astype(np.int32)
+
+
+class Weights(NamedTuple):
+    """Weights of a layer: `kernel` (window, maps_in, maps), and `recurrent` (window, maps, maps) or None."""
+
+    kernel: np.ndarray
+    recurrent: np.ndarray | None
+
+
+def weights_of(work: Work, seed: int) -> tuple[list[Weights], np.ndarray | None]:
+    """Weights of the hidden layers and of the readout (neurons, classes), float32; convolutions have one row a position of the window."""
+    rng, layers, density, out = np.random.default_rng((1, seed)), layers_of(work), work.density, []
+
+    def draw(shape: tuple[int, ...], density: float, share: float) -> np.ndarray:
+        sigma = math.sqrt(share / (math.prod(shape[:-1]) * density * _power()))
+        return rng.normal(0.0, sigma, shape).astype(np.float32)
+
+    for layer in layers:
+        kernel = draw((layer.kernel, layer.maps_in, layer.maps), density, INPUT_SHARE if work.recurrent else 1.0)
+        window = RECURRENT_KERNEL if work.conv else 1
+        recurrent = draw((window, layer.maps, layer.maps), HIDDEN_DENSITY, 1 - INPUT_SHARE) if work.recurrent else None
+        out.append(Weights(kernel, recurrent))
+        density = HIDDEN_DENSITY
+    if work.classes is None:
+        return out, None
+    return out, rng.normal(0.0, layers[-1].size ** -0.5, (layers[-1].size, work.classes)).astype(np.float32)
+
+
+def _power() -> float:
+    """sum_t eps[t]^2."""
+    u, i, total = 0.0, 1.0, 0.0
+    for _ in range(int(20 * TAU_MEM / DT)):
+        u, i = decay(TAU_MEM) * u + gain(TAU_MEM) * i, decay(TAU_SYN) * i
+        total += u * u
+    return total
+
+
+def gain(tau: float) -> float:
+    """What a membrane with time constant tau (s) takes of its current in a step."""
+    return 1 - decay(tau)
+
+
+def decay(tau: float) -> float:
+    """What a step leaves of a trace with time constant tau (s)."""
+    return math.exp(-DT / tau)
+
+
+def parse(name: str, changes: Sequence[str] = ()) -> Work:
+    """The work `name` with fields replaced, "steps=1000" or "hidden=128,128".
+
+    Raises:
+      ValueError: there is no such work or field, or it is not a number.
+
+    >>> parse("W1", ["steps=100", "hidden=64,32"]).hidden
+    (64, 32)
+    """
+    if name not in WORKS:
+        raise ValueError(f"work must be one of {', '.join(WORKS)}, got {name!r}")
+    fields = {"hidden": lambda text: tuple(int(n) for n in text.split(",")), "density": float}
+    fields |= dict.fromkeys(("units", "classes", "steps", "batch", "seeds"), int)
+    values = {}
+    for change in changes:
+        field, _, text = change.partition("=")
+        if field not in fields:
+            raise ValueError(f"change must be FIELD=VALUE with FIELD one of {', '.join(fields)}, got {change!r}")
+        try:
+            values[field] = fields[field](text)
+        except ValueError:
+            raise ValueError(f"change must have a number for {field}, got {change!r}") from None
+        if np.min(values[field]) <= 0:
+            raise ValueError(f"change must have a number > 0 for {field}, got {change!r}")
+    return dataclasses.replace(WORKS[name], **values)
