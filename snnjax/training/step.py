@@ -176,10 +176,10 @@ def batch_mesh(devices: int) -> Mesh:
 
 
 def batch_devices(objective: Objective, source: BatchSource, batch_size: int, micro_batch: int | None = None) -> int:
-    """How many devices share a batch: all CPU devices, where there are several (`snnjax.runtime.use_cpu_devices`), the batch divides, and the objective is
-    known to be a mean over samples; else one."""
-    number = jax.local_device_count() if jax.process_count() == 1 and _divisible(objective, source) else 1
-    return number if batch_size % (number * (micro_batch or 1)) == 0 else 1
+    """How many devices share a batch: as many of the CPU devices (`snnjax.runtime.use_cpu_devices`) as divide it, if the objective is known to be a mean over
+    samples; else one."""
+    most = jax.local_device_count() if jax.process_count() == 1 and _divisible(objective, source) else 1
+    return max(d for d in range(1, most + 1) if d == 1 or batch_size % (d * (micro_batch or 1)) == 0)
 
 
 def _divisible(objective: Objective, source: BatchSource) -> bool:
