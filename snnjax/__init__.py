@@ -16,6 +16,7 @@ _SUBMODULES = (
     "datasets",
     "diagnostics",
     "dynamics",
+    "exchange",
     "experiments",
     "initializers",
     "losses",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from snnjax import datasets as datasets
     from snnjax import diagnostics as diagnostics
     from snnjax import dynamics as dynamics
+    from snnjax import exchange as exchange
     from snnjax import experiments as experiments
     from snnjax import initializers as initializers
     from snnjax import losses as losses

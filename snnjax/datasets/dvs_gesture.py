@@ -27,13 +27,13 @@ from __future__ import annotations
 import copy
 import os
 import re
-import tokenize
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from snnjax import _check
+from snnjax._npy import read_head
 from snnjax.datasets import _aedat, _arrays
 from snnjax.datasets.crop import crop
 from snnjax.datasets.events import EventDataset
@@ -284,13 +284,9 @@ def _read_rows(path: Path) -> np.ndarray:
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f"version {version} of the format")
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-        except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
-            raise ValueError(f"{path}: truncated or not a .npy file ({error})") from None
+            shape, fortran, dtype = read_head(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         if dtype.kind not in "iuf" or dtype.shape:
             raise ValueError(f"{path}: must hold integers or floats, got dtype {dtype}")
         if len(shape) != 2 or shape[1] != 4 or shape[0] < 0:

@@ -1,12 +1,30 @@
-"""Parameters by name: a pytree of arrays as a flat dict, and back."""
+"""Parameters by name: a pytree of arrays as a flat dict, and back; and such a dict in a file.
+
+    NAME.npz            numpy's archive, one entry a parameter; bfloat16, which it has not, as two raw bytes
+    NAME.safetensors    the same names; needs the package safetensors
+
+Neither holds code. A file's names, shapes and types are compared with what is wanted before an array is read.
+"""
 
 from __future__ import annotations
 
+import importlib
+import io
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from snnjax import _check
+from snnjax._npy import read_head
+
+SUFFIXES = (".npz", ".safetensors")
+_TENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # safetensors' names of types
+Described = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 def flatten_params(params: Any) -> dict[str, np.ndarray]:
@@ -23,12 +41,102 @@ def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """The inverse of `flatten_params`: a tree of the structure of `like` with the values of `arrays`.
 
     Raises:
-      ValueError: a name is missing or superfluous, or a shape differs.
+      ValueError: a name is missing or superfluous, or a shape or type differs.
     """
     expected = flatten_params(like)
-    if missing := sorted(expected.keys() ^ arrays.keys()):
-        raise ValueError(f"parameters do not fit the network: {missing} in only one of the two")
+    _compare(expected, {name: (a.shape, a.dtype) for name, a in arrays.items()})
+    return jax.tree.unflatten(jax.tree.structure(like), [_as(arrays[name], leaf.dtype) for name, leaf in expected.items()])
+
+
+def encode_params(params: Any, suffix: str) -> bytes:
+    """What a file of `params`, a pytree of arrays, with the given suffix holds.
+
+    Raises:
+      ValueError: another suffix than the two.   ImportError: the package safetensors is not installed.
+    """
+    arrays = flatten_params(params)
+    if _check.one_of("suffix", suffix, SUFFIXES) == ".safetensors":
+        return _safetensors("safetensors.numpy").save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+def load_params(like: Any, file: Path) -> Any:
+    """Read a file of parameters into the structure of `like` (for example `nnx.state(network, nnx.Param)`).
+
+    Raises:
+      FileNotFoundError: no such file.   ImportError: the package safetensors is not installed.
+      ValueError: not a parameter file, or one of another network; names the file and the first parameters that are missing, superfluous or differ.
+    """
+    file = Path(file)
+    suffix = _check.one_of("suffix of the file", file.suffix, SUFFIXES)
+    expected = flatten_params(like)
+    try:
+        arrays = _read_safetensors(file, expected) if suffix == ".safetensors" else _read_npz(file, expected)
+    except (FileNotFoundError, ImportError):
+        raise
+    except _MismatchError as error:
+        raise ValueError(f"{file}: {error}") from None
+    except Exception as error:  # zipfile, zlib, numpy, safetensors and OS errors: whatever a damaged archive provokes
+        raise ValueError(f"{file} is not a readable parameter file: {error}") from error
+    return unflatten_params(like, arrays)
+
+
+class _MismatchError(ValueError):
+    """Of another network."""
+
+
+def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
+    """Raise unless names, shapes and types are the same."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise _MismatchError(f"parameters do not fit the network: {missing} are missing, and it has no {extra}")
     for name, leaf in expected.items():
-        if leaf.shape != arrays[name].shape:
-            raise ValueError(f"parameter {name} must have shape {leaf.shape}, got {arrays[name].shape}")
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])
+        shape, dtype = found[name]
+        if leaf.shape != shape:
+            raise _MismatchError(f"parameter {name} must have shape {leaf.shape}, got {shape}")
+        # numpy writes the types that it has not, such as bfloat16, as raw bytes
+        raw = dtype.kind == leaf.dtype.kind == "V" and dtype.names is None and dtype.itemsize == leaf.dtype.itemsize
+        if leaf.dtype != dtype and not raw:
+            raise _MismatchError(f"parameter {name} must have dtype {leaf.dtype}, got {dtype}")
+
+
+def _as(a: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    return a if a.dtype == dtype else a.view(dtype)
+
+
+def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    found: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        if len(entries) < len(archive.infolist()):
+            raise ValueError("a parameter is there twice")
+        for name, entry in entries.items():
+            with archive.open(entry) as member:
+                shape, _, dtype = read_head(member)
+            if dtype.hasobject:
+                raise ValueError(f"{name} holds Python objects")
+            found[name] = shape, dtype
+        _compare(expected, found)
+        arrays = {}
+        for name, entry in entries.items():
+            with archive.open(entry) as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
+
+
+def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    tensors = dict(_safetensors("safetensors").deserialize(file.read_bytes()))  # nothing in it is compressed
+    if unknown := sorted({t["dtype"] for t in tensors.values()} - _TENSORS.keys()):
+        raise ValueError(f"it holds numbers of the types {unknown}; parameters are {sorted(_TENSORS)}")
+    found = {name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()}
+    _compare(expected, found)
+    return {name: np.frombuffer(t["data"], found[name][1]).reshape(t["shape"]) for name, t in tensors.items()}
+
+
+def _safetensors(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError("a .safetensors file needs the package safetensors: pip install 'snnjax[safetensors]'") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -15,11 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnjax.training.params import flatten_params, unflatten_params
+from snnjax.training.params import encode_params
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write `content` to `path` so that the file is, at any moment, the old one or the new one; also after a crash of the machine.
+
+    Raises:
+      FileExistsError: `path` exists and is not to be overwritten.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,6 +29,8 @@ def write_whole(path: Path, content: bytes) -> None:
     ...     sorted(p.name for p in Path(folder).iterdir()), (Path(folder) / "a.txt").read_text()
     (['a.txt'], 'whole')
     """
+    if not overwrite and path.exists():
+        raise FileExistsError(f"{path} exists; overwrite=True replaces it")
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -90,28 +94,7 @@ class RunFolder:
 
     def write_params(self, name: str, params: Any) -> None:
         """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **flatten_params(params))  # pyright: ignore[reportArgumentType]
-        write_whole(self.path / f"{name}.npz", buffer.getvalue())
-
-
-def load_params(like: Any, file: Path) -> Any:
-    """Read parameters written by `RunFolder.write_params` into the structure of `like` (for example `nnx.state(network, nnx.Param)`).
-
-    Raises:
-      FileNotFoundError: no such file.   ValueError: not a parameter file, or one of another network.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # zipfile, zlib, numpy and OS errors: whatever a damaged archive provokes
-        raise ValueError(f"{file} is not a readable parameter file: {error}") from error
-    try:
-        return unflatten_params(like, arrays)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+        write_whole(self.path / f"{name}.npz", encode_params(params, ".npz"))
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_op
 from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
 from snnjax.training import TrainingDivergedError
-from snnjax.training.run_folder import RunFolder, load_params
+from snnjax.training.params import load_params
+from snnjax.training.run_folder import RunFolder
 
 SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, batch_size=16, learning_rate=1e-2)
 

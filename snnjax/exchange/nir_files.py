@@ -1,0 +1,107 @@
+"""NIR graphs in files: HDF5, as the package nir reads and writes them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from snnjax.exchange import _nir
+from snnjax.exchange._nir import Scheme
+from snnjax.exchange.nir_export import to_nir
+from snnjax.exchange.nir_import import from_nir
+from snnjax.nn import Sequential
+from snnjax.training.run_folder import write_whole
+
+_MOST_BYTES = 2**32  # of all arrays of a file
+_DEEPEST = 8  # groups in groups; nir's own files have 4
+
+
+def save_nir(
+    path: str | os.PathLike[str],
+    network: Sequential,
+    *,
+    features: Sequence[int] | None = None,
+    scheme: Scheme = "exponential",
+    overwrite: bool = False,
+) -> None:
+    """Write a network to a NIR file, whole or not at all.
+
+    Args:
+      path: of the file, by custom NAME.nir.   overwrite: replace a file that is there.
+      network, features, scheme: as in `to_nir`.
+
+    Raises:
+      FileExistsError: there is a file.   ValueError, TypeError, ImportError: as `to_nir`.
+
+    >>> import tempfile
+    >>> from flax import nnx
+    >>> from snnjax.nn import FluctuationDriven, SpikingDense
+    >>> network = Sequential(SpikingDense(4, 3, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_nir(Path(folder, "network.nir"), network)
+    ...     back = load_nir(Path(folder, "network.nir"))
+    >>> bool((back.layers[0].kernel[...] == network.layers[0].kernel[...]).all())
+    True
+    """
+    path = Path(path)
+    nir = _nir.import_nir()
+    buffer = io.BytesIO()
+    nir.write(buffer, to_nir(network, features=features, scheme=scheme))
+    write_whole(path, buffer.getvalue(), overwrite=overwrite)
+
+
+def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
+    """Read a network from a NIR file.
+
+    Args:
+      path: of the file.   dt, scheme: as in `from_nir`.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError, TypeError: it is damaged, not a NIR file, or has what snnjax has not; names the file and, of a graph that can be read, the node.
+      ImportError: the package nir is not installed.
+
+    Sizes and links are checked before an array is read. The HDF5 library itself is not safe with every hostile file: read strangers' files in a process of
+    their own.
+    """
+    nir = _nir.import_nir()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        _check_file(path)
+        graph = nir.read(path)
+    except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
+        raise ValueError(f"{path}: not a readable NIR file: {error or type(error).__name__}") from None
+    try:
+        return from_nir(graph, dt=dt, scheme=scheme)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _check_file(path: Path) -> None:
+    """Raise unless everything in the file is in the file, is no larger than arrays may be, and ends."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        groups: list[tuple[Any, int]] = [(file, 0)]
+        total = 0
+        while groups:
+            group, depth = groups.pop()
+            if depth > _DEEPEST:
+                raise ValueError(f"its groups are nested more than {_DEEPEST} deep")
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise ValueError(f"{group.name}/{name} is a link")
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    groups.append((item, depth + 1))
+                elif isinstance(item, h5py.Dataset):
+                    if item.is_virtual or item.external:
+                        raise ValueError(f"{item.name} has its data in another file")
+                    total += item.nbytes if item.shape is not None else 0
+                    if total > _MOST_BYTES or any(c * item.dtype.itemsize > _MOST_BYTES for c in (item.chunks or ())):
+                        raise ValueError(f"its arrays have more than {_MOST_BYTES:,} bytes")

@@ -1,0 +1,233 @@
+"""A NIR graph as a network: its populations as layers. `snnjax.exchange._nir` says what its numbers mean, `_graph` which graphs can be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snnjax import _check
+from snnjax.exchange import _nir
+from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
+from snnjax.exchange._neurons import Clock, read_neurons
+from snnjax.exchange._nir import Scheme
+from snnjax.nn import Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+
+Shape = tuple[int, ...]  # here always (*spatial, channels)
+
+
+def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
+    """A `nir.NIRGraph` as a network.
+
+    Args:
+      graph: written by `to_nir`, or by another tool as far as snnjax has what it says.
+      dt: time step of the network, s; the graph's own, from its metadata, when None. Events stay events: one moves a current by its weight at every dt.
+      scheme: how the graph's writer steps through time, `"exponential"` or `"euler"`; when None, what the metadata say, or "exponential".
+
+    Returns:
+      The network. Its inputs are (time, batch, *spatial, channels), or of the shape that the exported network took. Scales of neurons (w_in, r) become part
+      of the weights; neurons without a synaptic current (LIF, LI) get one that lasts a step. What the graph does not say is as in `LIF` and
+      `LeakyIntegrator`, but a readout begins at 0.
+
+    Raises:
+      ValueError, TypeError: names the node, what is wrong and what can be read.   ImportError: the package nir is not installed.
+
+    >>> import nir
+    >>> n = np.ones(3)
+    >>> neurons = nir.CubaLIF(tau_syn=0.01 * n, tau_mem=0.02 * n, r=n, v_leak=0 * n, v_threshold=n, w_in=10 * n)
+    >>> graph = nir.NIRGraph.from_list(nir.Linear(np.ones((3, 5), np.float32)), neurons)
+    >>> network = from_nir(graph, dt=1e-3, scheme="euler")
+    >>> network(jnp.ones((20, 2, 5)))[0].shape, round(network.layers[0].neuron.tau_mem, 5)
+    ((20, 2, 3), 0.0195)
+    """
+    nir = _nir.import_nir()
+    if not isinstance(graph, nir.NIRGraph):
+        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
+    metadata = metadata_of(graph)
+    written = metadata.get("dt")
+    if written is not None:
+        if np.ndim(written):
+            raise ValueError(f"dt in the graph's metadata must be one number, got shape {np.shape(written)}")
+        written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
+    if dt is None and written is None:
+        raise ValueError("dt must be given, s: the graph's metadata have none, and NIR is continuous in time")
+    step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
+    clock = Clock(
+        step, step if written is None else written, _nir.check_scheme(metadata.get("scheme", "exponential") if scheme is None else scheme)
+    )
+    nodes = Graph(graph)
+    stages, skips = stages_of(nodes)
+    layers, shape, spikes = _begin(nodes, nodes.end("Input"))
+    outputs: dict[str, Shape] = {}
+    for stage in stages:
+        before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
+        kernel = _kernel(nodes, stage.before[-1], flat)
+        if skips and stage is stages[-1]:
+            kernel = np.concatenate([_kernel(nodes, name, outputs[source]) for source, name in skips])
+            shape = (len(kernel),)
+        layer, shape = _layer(nodes, stage, kernel, shape, clock)
+        outputs[stage.name], spikes = shape, layer.spiking
+        layers += [*before, layer]
+    return Sequential(*layers, skip=bool(skips))
+
+
+def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
+    """Layers for the network's input, its shape after them, and that it need not be spikes."""
+    given = graph.nodes[name].output_type["output"]
+    first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
+    if first is None:
+        graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
+    shape = (*first[1:], first[0])
+    other = features is not None and features != shape and math.prod(features) == math.prod(shape)
+    return [Reshape(*shape)] if other else [], shape, False
+
+
+def _before(graph: Graph, stage: Stage, shape: Shape, spikes: bool) -> tuple[list[Any], Shape, Shape | None, bool]:
+    """Pooling and flattening before a stage's weights; the shape after them, the one that was flattened or None, and whether spikes still come."""
+    layers: list[Any] = []
+    flat: Shape | None = None
+    names = iter(stage.before)
+    for name in names:
+        kind = graph.kind(name)
+        if name == stage.before[-1]:
+            break
+        if kind == "Flatten":
+            start, end = (graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim"))
+            if start != 0 or end not in (-1, len(shape) - 1):
+                graph.fail(name, f"must flatten all axes but time and batch, start_dim 0 and end_dim -1, got {start} and {end}")
+            if len(shape) > 1:
+                layers.append(Flatten())
+                flat, shape = shape, (math.prod(shape),)
+        elif kind in ("AvgPool2d", "SumPool2d"):
+            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(names))):
+                graph.fail(
+                    name, "must count spikes, with a Threshold in [0, 1) after it: together they are the largest value of the window"
+                )
+            pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
+            layers.append(pool)
+            shape, spikes = pool.feature_shape(shape), spikes and pool.kind == "max"  # type: ignore[assignment]
+        else:
+            graph.fail(name, f"cannot stand before {stage.before[-1]!r}")
+    return layers, shape, flat, spikes
+
+
+def _is_maximum(graph: Graph, name: str) -> bool:
+    """Whether a node makes the largest of a count of spikes."""
+    if graph.kind(name) != "Threshold":
+        return False
+    threshold = graph.array(name, "threshold")
+    return bool(((threshold >= 0) & (threshold < 1)).all())
+
+
+def _pool(graph: Graph, name: str, shape: Shape, kind: Any) -> Pool:
+    window, stride = (graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride"))
+    if any(graph.sizes(name, "padding", 2, at_least=0)):
+        graph.fail(name, "must not pad")
+    if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
+        graph.fail(name, f"must get (height, width, channels) of at least its window {window}, got {shape}")
+    return Pool(window, kind=kind, stride=stride)
+
+
+def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
+    """Weights in our layout, (*sizes, in, out), for inputs that were flattened from the shape `flat`."""
+    kind, weight = graph.kind(name), graph.array(name, "weight")
+    axes = {"Conv1d": 1, "Conv2d": 2}.get(kind, 0)
+    if weight.ndim != 2 + axes or 0 in weight.shape:
+        graph.fail(name, f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}")
+    if kind != "Linear" and graph.nodes[name].bias is not None and graph.array(name, "bias").any():
+        graph.fail(name, "must have a bias of 0: layers of snnjax have none")
+    if graph.metadata(name).get("dtype") == "bfloat16":
+        weight = weight.astype(jnp.bfloat16)
+    elif weight.dtype.kind != "f" or (weight.dtype == np.float64 and not jax.config.jax_enable_x64):  # pyright: ignore[reportAttributeAccessIssue]
+        weight = weight.astype(np.float32)
+    kernel = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)))
+    if flat is None:
+        return kernel
+    if len(kernel) != math.prod(flat):
+        graph.fail(name, f"must have {math.prod(flat)} inputs, as many as come, got {len(kernel)}")
+    return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
+
+
+def _layer(graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock) -> tuple[Any, Shape]:
+    """The layer of a stage whose weights get the given shape, and the shape of its output."""
+    name, weights = stage.name, stage.before[-1]
+    axes, (n_in, n_out) = kernel.ndim - 2, kernel.shape[-2:]
+    if len(shape) != 1 + axes or shape[-1] != n_in:
+        graph.fail(weights, f"has {n_in} inputs and {axes} spatial axes, and (*spatial, channels) = {shape} comes")
+    spiking = graph.kind(name) in SPIKING
+    if not spiking and (axes or stage.loop):
+        graph.fail(name, "does not spike, and snnjax has such neurons on Linear weights and without recurrence only")
+    geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
+    recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, n_out)
+    out = (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), n_out) if axes else (n_out,)
+    read = read_neurons(graph, name, out, clock)
+    drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
+    if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
+        graph.fail(name, "must have w_in and r that leave the weights finite")
+    options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs), "dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
+    if axes:
+        size = None if recurrent is None else recurrent.shape[:-2]
+        make = (SpikingConv1d, SpikingConv2d)[axes - 1]
+        layer: Any = make(n_in, n_out, kernel_size=kernel.shape[:-2], init=_zeros, recurrent_kernel_size=size, **geometry, **options)
+    elif spiking:
+        layer = SpikingDense(n_in, n_out, init=_zeros, recurrent=recurrent is not None, **options)
+    else:
+        layer = Readout(n_in, n_out, kernel_init=_zeros, **options)
+    parameters = [layer.kernel, layer.recurrent_kernel, *(layer.log_tau[which] for which in read.logs)]
+    for parameter, value in zip((p for p in parameters if p is not None), [*drawn, *read.logs.values()], strict=True):
+        parameter[...] = jnp.asarray(value)
+    return layer, out
+
+
+def _zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """An initializer, before the weights are put in."""
+    return jnp.zeros(shape, dtype)
+
+
+def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
+    """Stride and padding of a convolution."""
+    axes, given = len(sizes), graph.nodes[name].padding
+    stride = graph.sizes(name, "stride", axes, at_least=1)
+    for field in ("dilation", "groups"):
+        if any(n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)):
+            graph.fail(name, f"must have {field} of 1, got {getattr(graph.nodes[name], field)}")
+    if isinstance(given, str):
+        if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
+            graph.fail(name, f"must have padding of numbers, 'valid', or 'same' with stride 1, got {given!r} and {stride}")
+        return {"stride": stride, "padding": given}
+    return {"stride": stride, "padding": graph.sizes(name, "padding", axes, at_least=0)}
+
+
+def _positions(graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]) -> Shape:
+    """Spatial shape of a convolution's output."""
+    if geometry["padding"] == "same":
+        return spatial
+    padding = (0,) * len(spatial) if geometry["padding"] == "valid" else geometry["padding"]
+    out = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True))
+    if min(out) < 1:
+        graph.fail(name, f"must not be larger than its input, sizes {sizes} with padding {padding}, got {spatial}")
+    return out
+
+
+def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
+    """The weights in a population's loop."""
+    kernel = _kernel(graph, name, None)
+    if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
+        graph.fail(name, f"must have weights from {n} to {n} on {axes} spatial axes, got the shape {graph.nodes[name].weight.shape}")
+    if axes:
+        sizes = kernel.shape[:-2]
+        geometry = _geometry(graph, name, sizes, ())
+        same = geometry["padding"] in ("same", tuple(size // 2 for size in sizes))
+        if any(size % 2 == 0 for size in sizes) or not same or any(s != 1 for s in geometry["stride"]):
+            graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got sizes {sizes} and {geometry}")
+    return kernel
+
+
+def _scaled(kernel: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Weights times the gain of the neurons that get them; the same bits where that is 1."""
+    return kernel if (gain == 1).all() else (kernel.astype(np.float64) * gain).astype(kernel.dtype)
