@@ -60,8 +60,8 @@ class Contestant(NamedTuple):
 
 PEERS = ("spyx", "snntorch", "norse", "spikingjelly")
 CONTESTANTS = {
-    "snnjax": Contestant("run_snnjax", ("--input", "raster")),
-    "snnjax-events": Contestant("run_snnjax", ("--input", "events")),
+    "snnjax": Contestant("run_snnjax", ("--input", "events")),
+    "snnjax-arrays": Contestant("run_snnjax", ("--input", "raster")),
     "spyx": Contestant("run_spyx", ("--mode", "loop"), "spyx", ("spyx",)),
     "spyx-hoisted": Contestant("run_spyx", ("--mode", "hoisted"), "spyx", ("spyx",)),
     "torch": Contestant("run_torch", (), "torch", ("torch", *PEERS)),
@@ -72,7 +72,7 @@ CONTESTANTS = {
     "spikingjelly-loop": Contestant("run_spikingjelly", ("--mode", "loop"), "spikingjelly", ("spikingjelly",)),
 }
 """`spyx`, `norse` and `spikingjelly` are as their documentation has them; `-hoisted` and `-loop` are other ways, faster on a CPU at some works or all."""
-ON_JAX = ("snnjax", "snnjax-events", "spyx", "spyx-hoisted")
+ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted")
 
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {
     "steps": ("W1", ("100", "350", "1000", "3500", "10000")),

@@ -275,14 +275,14 @@ def test_table_of_ratios():
     rates = {"flops": floor.flops(WORKS["W1"]) / 1e-3, "bytes": floor.traffic(WORKS["W1"]) / 1e-3}  # a floor of 2 ms
     lines = [line("floor", "", "floor", k, **rates) for k in (0, 1)]
     for k, scale in ((0, 1.0), (1, 2.0)):
-        lines += [step("W1", "snnjax", k, [10.0 * scale]), step("W1", "snnjax-events", k, [5.0]), step("W1", "torch", k, [40.0, 40.0])]
+        lines += [step("W1", "snnjax", k, [10.0 * scale]), step("W1", "snnjax-arrays", k, [5.0]), step("W1", "torch", k, [40.0, 40.0])]
         lines += [step("W1", "spyx", k, [30.0 * scale]), line("step", "W1", "norse", k, error="status 1: it | broke")]
         lines += [step("W2", "snnjax", k, [10.0], "recurrent"), step("W2", "spyx", k, [5.0])]
         lines += [line("step", "W2", "torch", k, unsupported="cannot")]
     text = speed_tables.tables(lines)
     head, separator, first, second = rows_of(text, "work")
     assert head[:4] == ["work", "snnjax / floor", "fastest other", "snnjax / fastest other"]
-    assert head[4:] == ["snnjax-events / snnjax", "torch / snnjax", "spyx / snnjax", "norse / snnjax"]
+    assert head[4:] == ["snnjax-arrays / snnjax", "torch / snnjax", "spyx / snnjax", "norse / snnjax"]
     assert set("".join(separator)) == {"-"}
     # medians 15, 5, 40 and 45; another form of snnjax is no other
     assert first == [
