@@ -26,7 +26,9 @@ _SUBMODULES = (
     "plotting",
     "psp",
     "regularizers",
+    "reproduce",
     "runtime",
+    "sparse",
     "surrogate",
     "theory",
     "training",
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
     from snnjax import plotting as plotting
     from snnjax import psp as psp
     from snnjax import regularizers as regularizers
+    from snnjax import reproduce as reproduce
     from snnjax import runtime as runtime
+    from snnjax import sparse as sparse
     from snnjax import surrogate as surrogate
     from snnjax import theory as theory
     from snnjax import training as training
