@@ -22,7 +22,7 @@ STARTS = ("Kaiming", "Kaiming + homeostasis", "fluctuation-driven")
 
 
 def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds: int) -> list[Arm]:
-    """The starts that table 1 has for the network, one arm each."""
+    """The starts that table 1 has for the network, one arm each, named as in the table whatever the data are here (the column `task`)."""
     seeds = options.seeds_of(laptop_seeds)
     changes = {
         "Kaiming": {"init": "kaiming"},
@@ -64,9 +64,9 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
             label=f"{start}, here",
         )
         theirs = [(x, TABLE_1[key].value) for x, n in zip(at, networks, strict=True) if (key := (*_split(n), start)) in TABLE_1]
-        axes.plot([x for x, _ in theirs], [v for _, v in theirs], "k_", ms=12, label="published" if k == 0 else None)
+        axes.plot([x for x, _ in theirs], [v for _, v in theirs], "k_", ms=12, label="published, the paper's data" if k == 0 else None)
     axes.set(ylabel="test accuracy (%)", ylim=(0, 102))
-    axes.set_xticks(np.arange(len(networks)), [f"{task}\n{depth} layers" for task, depth in map(_split, networks)], fontsize=8)
+    axes.set_xticks(np.arange(len(networks)), [f"{pick(rows, network=n)[0]['task']}\n{_split(n)[1]} layers" for n in networks], fontsize=8)
     axes.legend(frameon=False, fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return {"figure6": figure}
