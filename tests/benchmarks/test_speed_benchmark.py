@@ -215,7 +215,7 @@ def test_commands():
     options = speed.Options(what="steps", results=None, steps=7, warmup=1, seconds=3.0)  # type: ignore[arg-type]
     command = speed.command_of(speed.Job("growth", "W1", "snnjax", 0, "steps=100"), "PY", options)
     assert command == [
-        "PY", "-m", "benchmarks.peers.run_snnjax", "W1", "--set", "steps=100", "--steps", "7", "--warmup", "1", "--seconds", "3.0", "--input", "raster",
+        "PY", "-m", "benchmarks.peers.run_snnjax", "W1", "--set", "steps=100", "--steps", "7", "--warmup", "1", "--seconds", "3.0", "--input", "events",
     ]  # fmt: skip
     assert speed.command_of(speed.Job("floor", "", "floor", 0), "PY", options) == ["PY", "-m", "benchmarks.floor"]
 
