@@ -52,7 +52,7 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     Args:
       folder: where; when None `snnjax/compiled` below $XDG_CACHE_HOME or ~/.cache, or the folder that JAX has been told to use already
         (`JAX_COMPILATION_CACHE_DIR`).
-      max_mib: programs not used for longest are removed beyond this size.
+      max_mib: what was not used for longest is removed now, down to this size; it may grow beyond until the next call.
 
     Returns:
       The folder; None, and nothing done, where it cannot be written to or JAX's cache is off (`JAX_ENABLE_COMPILATION_CACHE=false`).
@@ -83,11 +83,27 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
             pass
     except OSError:
         return None
-    jax.config.update("jax_compilation_cache_max_size", max_mib * 2**20)
+    _prune(path, max_mib * 2**20)
     # small programs, too: a training script compiles dozens before its first step
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_dir", str(path))
     return path
+
+
+def _prune(folder: Path, most: int) -> None:
+    """Remove the files used longest ago beyond `most` bytes. JAX's own limit looks at all files each time it writes one: 70 ms beyond a thousand."""
+    files = []
+    for file in folder.glob("*-cache"):
+        with contextlib.suppress(OSError):  # another process may remove it
+            found = file.stat()
+            files.append((max(found.st_atime, found.st_mtime), found.st_size, file))
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= most:
+            return
+        with contextlib.suppress(OSError):
+            file.unlink()
+        total -= size
 
 
 def use_cpu_devices(number: int | None = None) -> int:

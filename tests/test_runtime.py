@@ -97,6 +97,16 @@ print(folder, counts.get("/jax/compilation_cache/cache_hits", 0), counts.get("/j
     assert first[3] == second[3]
 
 
+def test_what_was_used_longest_ago_is_removed(tmp_path):
+    for k in range(5):
+        (tmp_path / f"p{k}-cache").write_bytes(bytes(300 * 2**10))
+        os.utime(tmp_path / f"p{k}-cache", (1e9 + (k + 2) % 5, 1e9))  # p3 is the oldest, then p4, p0
+    (tmp_path / "mine.txt").write_bytes(bytes(2**20))
+    code = f"from snnjax.runtime import use_compilation_cache as f; f({str(tmp_path)!r}, max_mib=1)"
+    run_with_cache(code)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt", "p0-cache", "p1-cache", "p2-cache"]
+
+
 def test_the_cache_leaves_alone_what_was_set_and_what_cannot_be_written(tmp_path):
     code = "from snnjax.runtime import use_compilation_cache as f; import jax; print(f(), jax.config.jax_compilation_cache_dir)"
     (tmp_path / "file").write_text("")
