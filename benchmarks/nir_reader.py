@@ -9,7 +9,8 @@ The spikes of the last layer of L, z here and y there, in float64 on both sides 
 and spikes within one step has y[t] where we have z[t + 2 L]; z[t + shift] and y[t] are compared at the shift that suits them best.
 
     identical   fraction of spike trains (a neuron in a trial) that are the same       until_first   same up to and including each train's first spike
-    matched     fraction of our spikes that are spikes there, at the same time
+    matched     fraction of our spikes that are spikes there, at the same time              spikes        theirs over ours
+    silent      fraction of our trains without a spike
 
 Readers:
 
@@ -143,7 +144,8 @@ def compare(z: np.ndarray, y: np.ndarray, most: int) -> dict[str, Any]:
         first = np.take_along_axis(a, until, 0)[0] == np.take_along_axis(b, until, 0)[0]
         results.append((float((a & b).sum() / a.sum()), shift, float(same.mean()), float(first.mean()), float(b.sum() / a.sum())))
     matched, shift, identical, first, ratio = max(results, key=lambda r: (r[0], r[2]))
-    return {"shift": shift, "identical": identical, "until_first": first, "matched": round(matched, 4), "spikes": round(ratio, 4)}
+    rounded = {"matched": round(matched, 4), "spikes": round(ratio, 4), "silent": round(float(1 - (z > 0).any(axis=0).mean()), 4)}
+    return {"shift": shift, "identical": identical, "until_first": first, **rounded}
 
 
 def _run(make: Callable[[], Any], x: np.ndarray) -> np.ndarray:

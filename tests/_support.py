@@ -28,12 +28,12 @@ def data_path(relative: str) -> Path:
 
 
 def require(module: str) -> None:
-    """Skip the test where an optional dependency is absent; in CI, which installs all of them, fail it."""
+    """Skip the test, or at the top of a module all of its tests, where an optional dependency is absent; in CI, which installs all of them, fail."""
     if importlib.util.find_spec(module) is None:
         message = f"{module} is not installed; it is among the dev dependencies"
         if os.environ.get("CI") == "true":
             pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+        pytest.skip(message, allow_module_level=True)
 
 
 def enable_x64() -> AbstractContextManager:

@@ -1,4 +1,4 @@
-"""A NIR node of neurons as a model of `snnjax.dynamics`; `snnjax.exchange._nir` has the formulas, and what its metadata is for."""
+"""A NIR node of neurons as a model of `snnjax.dynamics`; `snnjax.exchange.nir_convention` has the formulas, and what its metadata is for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax.dynamics import LIF, LeakyIntegrator, Reset
-from snnjax.exchange import _nir
+from snnjax.exchange import nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph
-from snnjax.exchange._nir import Scheme
+from snnjax.exchange.nir_convention import Scheme
 
 _SAME = 1e-6  # relative: the rounding between what a node and its metadata say
 
@@ -45,15 +45,16 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
         if not (written[ours] > 0).all():
             graph.fail(name, f"must have {theirs} > 0 s, got {written[ours].min()}")
         try:
-            tau[ours] = _nir.tau_from_nir(written[ours], clock.written, clock.scheme)
+            tau[ours] = convention.tau_from_nir(written[ours], clock.written, clock.scheme)
         except ValueError as error:
             graph.fail(name, f"has a {theirs} that {error}")
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
-        gain = gain * field("w_in") * _nir.input_gain(written["tau_syn"], clock.written, clock.scheme)
+        with np.errstate(over="ignore"):  # weights that are not finite are refused
+            gain = gain * field("w_in") * convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
     logs = {which: log for which in tau if (log := metadata.log(which, tau[which])) is not None}
     values = {which: metadata.original(which) if which in logs else metadata.agreed(which, value) for which, value in tau.items()}
-    values.setdefault("tau_syn", _nir.NO_SYNAPSE * clock.dt)
+    values.setdefault("tau_syn", convention.NO_SYNAPSE * clock.dt)
     try:
         if kind in SPIKING:
             neuron: Any = LIF(**values, **_spiking(field, metadata), dt=clock.dt)
@@ -73,7 +74,7 @@ def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
         options |= {"reset": "to_value", "u_reset": metadata.agreed("u_reset", v_reset)}
     elif said in get_args(Reset):
         options["reset"] = said
-    make, steepness = _nir.SURROGATES.get(metadata.word("surrogate")), metadata.array("steepness")
+    make, steepness = convention.SURROGATES.get(metadata.word("surrogate")), metadata.array("steepness")
     if make is not None and steepness is not None and steepness.shape == (len(make().steepness),) and (steepness > 0).all():
         options["spike"] = dataclasses.replace(make(), steepness=tuple(steepness.tolist()))
     return options
@@ -132,7 +133,7 @@ def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np
     value = graph.array(name, field)
     first = (shape[-1], *shape[:-1])
     try:
-        whole = _nir.channels_last(np.broadcast_to(value, first))
+        whole = convention.channels_last(np.broadcast_to(value, first))
     except ValueError:
         graph.fail(name, f"must have {field} of the shape (channels, *spatial) = {first}, got {value.shape}")
     flat = whole.reshape(-1, shape[-1])

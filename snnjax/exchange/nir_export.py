@@ -1,4 +1,4 @@
-"""A network as a NIR graph; `snnjax.exchange._nir` says what its numbers mean.
+"""A network as a NIR graph; `snnjax.exchange.nir_convention` says what its numbers mean.
 
 Nodes are named after the network's layers: `layer2_kernel`, `layer2` and, with recurrence, `layer2_recurrent_kernel` in a loop with `layer2`.
 """
@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from snnjax import _check
 from snnjax.dynamics import LIF, LeakyIntegrator
-from snnjax.exchange import _nir
-from snnjax.exchange._nir import Scheme
+from snnjax.exchange import nir_convention as convention
+from snnjax.exchange.nir_convention import Scheme
 from snnjax.nn import Dropout, Flatten, Pool, Readout, Reshape, Sequential, SpikingConv, SpikingConv1d, SpikingConv2d, SpikingDense
 from snnjax.surrogate import SpikeFunction
 
@@ -34,10 +35,11 @@ def to_nir(network: Sequential, *, features: Sequence[int] | None = None, scheme
         connections.
       features: shape of the network's input, (*spatial, channels); needed where a convolution's input size is not known without.
       scheme: how a reader will step through time: `"exponential"`, with the true time constants, or `"euler"`, with time constants that give Euler's step of
-        this network's dt the same decays; `snnjax.exchange._nir` has the formulas, and what else readers do differently.
+        this network's dt the same decays; `snnjax.exchange.nir_convention` has the formulas, and what else readers do differently.
 
     Returns:
-      The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and `scheme`. Dropout is left out.
+      The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and `scheme`. Dropout is left out, and a surrogate derivative
+      that is not one of `snnjax.surrogate` comes back as the default.
 
     Raises:
       ValueError, TypeError: the network has what NIR cannot say; names the layer, or the argument.   ImportError: the package nir is not installed.
@@ -52,10 +54,12 @@ def to_nir(network: Sequential, *, features: Sequence[int] | None = None, scheme
     >>> graph.metadata["dt"], graph.nodes["layer0_kernel"].weight.shape, float(graph.nodes["layer0"].tau_mem[0])
     (0.002, (8, 20), 0.02)
     """
-    _nir.check_scheme(scheme)
+    convention.check_scheme(scheme)
     if not isinstance(network, Sequential):
         raise TypeError(f"network must be a snnjax.nn.Sequential, got {type(network).__name__}")
-    writer = _Writer(network, None if features is None else tuple(features), scheme)
+    if features is not None:
+        features = tuple(_check.integer("features", n, at_least=1) for n in features)
+    writer = _Writer(network, features, scheme)
     for k in range(len(network.layers)):
         writer.add(k)
     return writer.graph()
@@ -65,15 +69,14 @@ class _Writer:
     """The graph so far, and what leaves its last node."""
 
     def __init__(self, network: Sequential, features: tuple[int | None, ...] | None, scheme: Scheme) -> None:
-        self.nir = _nir.import_nir()
+        self.nir = convention.import_nir()
         layers = list(network.layers)
         self.network = network
         self.scheme: Scheme = scheme
-        neurons = [k for k, layer in enumerate(layers) if hasattr(layer, "neuron")]
-        if not neurons or not isinstance(layers[-1], Readout | SpikingDense | SpikingConv):
+        if not hasattr(layers[-1], "neuron"):
             self._fail(len(layers) - 1, "the last layer must be one of neurons")
         self.dt = layers[-1].neuron.dt
-        self.spiking = [k for k in neurons if layers[k].spiking]
+        self.spiking = [k for k, layer in enumerate(layers) if layer.spiking]
         shape = layers[0].in_shape if features is None else features
         if shape is None or None in shape:
             raise ValueError(
@@ -130,7 +133,7 @@ class _Writer:
             self._append(f"{name}_kernel", self._convolution(k, layer, kernel))
         else:
             self._append(f"{name}_kernel", self._linear(kernel, self.flattened))
-        self.shape = (layer.out_features,) if skip or not convolution else self._shape_after(k, self.shape)
+        self.shape = (layer.out_features,) if skip else self._shape_after(k, self.shape)
         node = self._node(k, layer, neuron)
         if skip:
             self.nodes[name], self.last = node, name
@@ -199,7 +202,7 @@ class _Writer:
         self.shape = self._shape_after(k, self.shape)
         if layer.kind == "max":
             shape = tuple(self._first(self.shape))
-            self._append(f"layer{k}_threshold", self.nir.Threshold(np.full(shape, _nir.POOL_THRESHOLD, np.float32)))
+            self._append(f"layer{k}_threshold", self.nir.Threshold(np.full(shape, convention.POOL_THRESHOLD, np.float32)))
         self.binary = layer.kind == "max"
 
     def _node(self, k: int, layer: Any, neuron: Any) -> Any:
@@ -211,14 +214,16 @@ class _Writer:
         metadata |= {f"log_{name}": _array(param) for name, param in layer.log_tau.items()}
         lists = {"jax": [name for name, value in held.items() if isinstance(value, jax.Array)], "trainable": list(layer.log_tau)}
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
-        whole = lambda v: _nir.channels_first(np.broadcast_to(_as_numpy(v), self.shape))  # noqa: E731
-        tau = {name: whole(_nir.tau_to_nir(_as_numpy(getattr(neuron, name)), self.dt, self.scheme)) for name in ("tau_mem", "tau_syn")}
-        w_in, ones = 1 / _nir.input_gain(tau["tau_syn"], self.dt, self.scheme), np.ones_like(tau["tau_mem"])
+        whole = lambda v: convention.channels_first(np.broadcast_to(_as_numpy(v), self.shape))  # noqa: E731
+        tau = {
+            name: whole(convention.tau_to_nir(_as_numpy(getattr(neuron, name)), self.dt, self.scheme)) for name in ("tau_mem", "tau_syn")
+        }
+        w_in, ones = 1 / convention.input_gain(tau["tau_syn"], self.dt, self.scheme), np.ones_like(tau["tau_mem"])
         if not spiking:
             return self.nir.CubaLI(**tau, r=ones, v_leak=0 * ones, w_in=w_in, metadata=metadata)
         if not isinstance(neuron.spike, SpikeFunction):
             self._fail(k, f"its spike must be a SpikeFunction, whose forward value is a step, got {neuron.spike!r}")
-        if neuron.spike.name in _nir.SURROGATES:
+        if neuron.spike.name in convention.SURROGATES:
             metadata |= {"surrogate": neuron.spike.name, "steepness": np.array([float(v) for v in neuron.spike.steepness])}
         metadata |= {"reset": neuron.reset, "reset_grad": str(neuron.reset_grad)}
         levels = {

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snnjax.exchange import _nir
-from snnjax.exchange._nir import Scheme
+from snnjax.exchange import nir_convention as convention
+from snnjax.exchange.nir_convention import Scheme
 from snnjax.exchange.nir_export import to_nir
 from snnjax.exchange.nir_import import from_nir
 from snnjax.nn import Sequential
@@ -47,7 +47,7 @@ def save_nir(
     True
     """
     path = Path(path)
-    nir = _nir.import_nir()
+    nir = convention.import_nir()
     buffer = io.BytesIO()
     nir.write(buffer, to_nir(network, features=features, scheme=scheme))
     write_whole(path, buffer.getvalue(), overwrite=overwrite)
@@ -67,13 +67,13 @@ def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: S
     Sizes and links are checked before an array is read. The HDF5 library itself is not safe with every hostile file: read strangers' files in a process of
     their own.
     """
-    nir = _nir.import_nir()
+    nir = convention.import_nir()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         _check_file(path)
-        graph = nir.read(path)
+        graph = nir.read(path, type_check=False)  # from_nir checks more
     except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
         raise ValueError(f"{path}: not a readable NIR file: {error or type(error).__name__}") from None
     try:

@@ -1,4 +1,4 @@
-"""A NIR graph as a network: its populations as layers. `snnjax.exchange._nir` says what its numbers mean, `_graph` which graphs can be read."""
+"""A NIR graph as a network: its populations as layers. `snnjax.exchange.nir_convention` says what its numbers mean, `_graph` which graphs can be read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from snnjax import _check
-from snnjax.exchange import _nir
+from snnjax.exchange import nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
 from snnjax.exchange._neurons import Clock, read_neurons
-from snnjax.exchange._nir import Scheme
+from snnjax.exchange.nir_convention import Scheme
 from snnjax.nn import Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
 
 Shape = tuple[int, ...]  # here always (*spatial, channels)
@@ -45,7 +45,7 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
     >>> network(jnp.ones((20, 2, 5)))[0].shape, round(network.layers[0].neuron.tau_mem, 5)
     ((20, 2, 3), 0.0195)
     """
-    nir = _nir.import_nir()
+    nir = convention.import_nir()
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
     metadata = metadata_of(graph)
@@ -58,7 +58,9 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
         raise ValueError("dt must be given, s: the graph's metadata have none, and NIR is continuous in time")
     step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
     clock = Clock(
-        step, step if written is None else written, _nir.check_scheme(metadata.get("scheme", "exponential") if scheme is None else scheme)
+        step,
+        step if written is None else written,
+        convention.check_scheme(metadata.get("scheme", "exponential") if scheme is None else scheme),
     )
     nodes = Graph(graph)
     stages, skips = stages_of(nodes)
@@ -78,7 +80,8 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
 
 def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
     """Layers for the network's input, its shape after them, and that it need not be spikes."""
-    given = graph.nodes[name].output_type["output"]
+    given = graph.nodes[name].output_type
+    given = given.get("output") if isinstance(given, dict) else given
     first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
     if first is None:
         graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
@@ -141,7 +144,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
         graph.fail(name, f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}")
     if kind != "Linear" and graph.nodes[name].bias is not None and graph.array(name, "bias").any():
         graph.fail(name, "must have a bias of 0: layers of snnjax have none")
-    if graph.metadata(name).get("dtype") == "bfloat16":
+    if str(graph.metadata(name).get("dtype")) == "bfloat16":
         weight = weight.astype(jnp.bfloat16)
     elif weight.dtype.kind != "f" or (weight.dtype == np.float64 and not jax.config.jax_enable_x64):  # pyright: ignore[reportAttributeAccessIssue]
         weight = weight.astype(np.float32)

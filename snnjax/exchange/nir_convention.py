@@ -68,7 +68,8 @@ def import_nir() -> Any:
 
 
 def check_scheme(scheme: Any) -> Scheme:
-    return _check.one_of("scheme", scheme, get_args(Scheme))
+    """`scheme`, if it is one."""
+    return _check.one_of("scheme", str(scheme), get_args(Scheme))
 
 
 def tau_to_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
@@ -88,11 +89,11 @@ def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
     """
     if scheme == "exponential":
         return tau
-    decay = 1 - dt / np.asarray(tau, np.float64)
-    if (decay < 0).any():
+    ratio = dt / np.asarray(tau, np.float64)
+    if (ratio > 1).any():
         raise ValueError(f"must be at least dt = {dt:g} s under Euler's scheme, got {np.min(tau):g} s")
-    short = NO_SYNAPSE * dt
-    return np.where(decay > 0, -dt / np.log(np.where(decay > 0, decay, 0.5)), short)
+    lasts = ratio < 1
+    return np.where(lasts, -dt / np.log1p(-np.where(lasts, ratio, 0.5)), NO_SYNAPSE * dt)
 
 
 def input_gain(tau_nir: Any, dt: float, scheme: Scheme) -> np.ndarray:

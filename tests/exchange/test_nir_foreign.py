@@ -1,0 +1,303 @@
+"""Graphs of other tools, and graphs that nobody vouches for."""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import lif_loop, require
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnjax.dynamics import LIF
+from snnjax.exchange import from_nir, to_nir
+from snnjax.nn import Flatten, Pool, Readout, Sequential, SpikingConv2d, SpikingDense
+
+require("nir")
+import nir  # noqa: E402
+
+N, M, DT = 6, 4, 1e-3
+RNG = np.random.default_rng(0)
+W, V, L = RNG.normal(0.3, 0.5, (M, N)), RNG.normal(0, 0.3, (M, M)), RNG.normal(0, 0.5, (2, M))
+
+
+def cuba(n=M, **fields):
+    one = np.ones(n)
+    values = {"tau_syn": 5e-3 * one, "tau_mem": 10e-3 * one, "r": one, "v_leak": 0 * one, "v_threshold": one, "w_in": 5 * one}
+    return nir.CubaLIF(**values | {name: np.asarray(value) * one for name, value in fields.items()})
+
+
+def chain(*nodes, first=N, **metadata):
+    names = [f"n{k}" for k in range(len(nodes))]
+    everything = {
+        "in": nir.Input({"input": np.atleast_1d(first)}),
+        **dict(zip(names, nodes, strict=True)),
+        "out": nir.Output({"output": np.array([M])}),
+    }
+    edges = list(zip(["in", *names], [*names, "out"], strict=True))
+    return nir.NIRGraph(everything, edges, metadata=metadata, type_check=False)
+
+
+def x(*features, steps=80):
+    return np.random.default_rng(1).poisson(0.1, (steps, 2, *features)).astype(float)
+
+
+@pytest.mark.parametrize("scheme", ["exponential", "euler"])
+def test_scales_become_part_of_the_weights(scheme, x64):
+    """w_in, r and one threshold and time constant a neuron, against the equations in numpy."""
+    r, w_in, tau_syn, tau_mem = 2 + np.arange(M), np.array([3.0, -4.0, 5.0, 6.0]), np.linspace(4e-3, 9e-3, M), np.linspace(8e-3, 20e-3, M)
+    neurons = cuba(r=r, w_in=w_in, tau_syn=tau_syn, tau_mem=tau_mem, v_threshold=1.5 + 0.1 * np.arange(M))
+    graph = chain(nir.Linear(W), neurons)
+    graph.nodes["loop"] = nir.Affine(V, np.zeros(M))
+    graph.edges += [("n1", "loop"), ("loop", "n1")]
+    spikes = x(N)
+    if scheme == "exponential":
+        ls, lm = np.exp(-DT / tau_syn), np.exp(-DT / tau_mem)
+    else:
+        ls, lm = 1 - DT / tau_syn, 1 - DT / tau_mem
+    gain = (1 - ls) * w_in * r
+    expected = lif_loop(
+        spikes @ (W.T * gain), v=V.T * gain, tau_mem=-DT / np.log(lm), tau_syn=-DT / np.log(ls), theta=1.5 + 0.1 * np.arange(M), dt=DT
+    ).z
+    network = from_nir(graph, dt=DT, scheme=scheme)
+    z, _ = network(jnp.asarray(spikes))
+    assert 0.01 < expected.mean() < 0.5
+    np.testing.assert_array_equal(z, expected)
+
+
+@pytest.mark.parametrize("scheme", ["exponential", "euler"])
+def test_neurons_without_a_synaptic_current(scheme, x64):
+    """LIF and LI: the input moves the membrane itself, here one step later than it would with no step between."""
+    one = np.ones(M)
+    lif = nir.LIF(tau=10e-3 * one, r=12 * one, v_leak=0 * one, v_threshold=one, v_reset=-0.2 * one)
+    li = nir.LI(tau=np.array([20e-3, 30e-3]), r=np.array([2.0, 3.0]), v_leak=np.zeros(2))
+    network = from_nir(chain(nir.Linear(W), lif, nir.Linear(L), li), dt=DT, scheme=scheme)
+    spikes = x(N)
+    decay = (lambda tau: np.exp(-DT / tau)) if scheme == "exponential" else (lambda tau: 1 - DT / tau)
+    lm, lo = decay(10e-3), decay(np.array([20e-3, 30e-3]))
+    v, o, drive, out = np.zeros((2, M)), np.zeros((2, 2)), np.zeros((2, M)), np.zeros((2, 2))
+    zs, os = [], []
+    for step in spikes:
+        z = (v > 1.0).astype(float)
+        o = lo * o + (1 - lo) * np.array([2.0, 3.0]) * out
+        v = np.where(z == 1, -0.2, lm * v + (1 - lm) * 12 * drive)
+        drive, out = step @ W.T, z @ L.T
+        zs.append(z)
+        os.append(o)
+    readout, activity = network(jnp.asarray(spikes))
+    assert 0.01 < np.mean(zs) < 0.5
+    np.testing.assert_array_equal(activity.spikes[0], zs)
+    np.testing.assert_allclose(readout, os, rtol=0, atol=1e-12)
+
+
+def test_shapes_of_all_sizes_of_one_are_given():
+    neurons = cuba((3, 5, 4))
+    weight = np.random.default_rng(0).normal(size=(3, 2, 2, 2))
+    conv = nir.Conv2d((6, 5), weight, 1, 0, 1, 1, np.zeros(3))
+    network = from_nir(chain(conv, neurons, first=(2, 6, 5)), dt=DT)
+    assert network(jnp.ones((5, 1, 6, 5, 2)))[0].shape == (5, 1, 5, 4, 3)
+    layer = network.layers[0]
+    assert isinstance(layer.neuron.tau_mem, float)  # not one a neuron: all are equal
+    np.testing.assert_allclose(layer.kernel[...], np.moveaxis(weight, (0, 1), (3, 2)) * (1 - np.exp(-0.2)) * 5, rtol=1e-6)
+
+
+def test_time_step_must_be_known():
+    graph = chain(nir.Linear(W), cuba())
+    with pytest.raises(ValueError, match="dt must be given"):
+        from_nir(graph)
+    with pytest.raises(ValueError, match="dt must be finite and > 0 s, got 0"):
+        from_nir(graph, dt=0.0)
+    with pytest.raises(ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"):
+        from_nir(graph, dt=DT, scheme="exact")
+    with pytest.raises(TypeError, match=r"graph must be a nir\.NIRGraph, got dict"):
+        from_nir({}, dt=DT)
+    for bad in ("x", np.ones(2), -1.0, np.nan):
+        with pytest.raises((ValueError, TypeError), match="dt in the graph's metadata must be"):
+            from_nir(chain(nir.Linear(W), cuba(), dt=bad))
+
+
+CONV = nir.Conv2d((4, 4), np.ones((M, 2, 3, 3)), 1, 0, 1, 1, np.zeros(M))
+
+
+def conv(**fields):
+    node = copy.copy(CONV)
+    for name, value in fields.items():
+        setattr(node, name, value)
+    return node
+
+
+def bad(*nodes, match, first=N):
+    return pytest.param(chain(*nodes, first=first), match, id=match[:40])
+
+
+@pytest.mark.parametrize(
+    ("graph", "match"),
+    [
+        bad(nir.Affine(W, np.ones(M)), cuba(), match="node 'n0', a Affine, must have a bias of 0"),
+        bad(nir.Linear(W), cuba(v_leak=0.1), match="node 'n1', a CubaLIF, must have v_leak = 0"),
+        bad(nir.Linear(W), cuba(tau_mem=-1.0), match="node 'n1', a CubaLIF, must have tau_mem > 0 s, got -1.0"),
+        bad(nir.Linear(W), cuba(v_threshold=0.0), match="node 'n1', a CubaLIF, has a parameter out of range: theta must be finite and > 0"),
+        bad(nir.Linear(W), cuba(w_in=np.nan), match="node 'n1', a CubaLIF, must have w_in of finite real numbers"),
+        bad(nir.Linear(W), cuba(w_in=1e300, r=1e300), match="node 'n1', a CubaLIF, must have w_in and r that leave the weights finite"),
+        bad(nir.Linear(W), cuba(3), match=r"node 'n1', a CubaLIF, must have v_leak of the shape \(channels, \*spatial\) = \(4,\), got \(3,\)"),
+        bad(nir.Linear(W), nir.IF(np.ones(M), np.ones(M)), match="node 'n1', a IF, stands before the Output, where there must be neurons"),
+        bad(nir.Linear(W), nir.Linear(V), match="node 'n1', a Linear, stands before the Output"),
+        bad(nir.Linear(W), nir.Linear(V), cuba(), match="node 'n0', a Linear, cannot stand before 'n1'"),
+        bad(cuba(), match="node 'n0', a CubaLIF, must get its input through weights"),
+        bad(nir.Linear(W), nir.Scale(np.ones(M)), cuba(), match="node 'n2', a CubaLIF, must get its input through weights"),
+        bad(nir.Linear(W), nir.Delay(np.ones(M)), cuba(), match="node 'n2', a CubaLIF, must get its input through weights"),
+        bad(nir.Linear(W), chain(nir.Linear(W), cuba()), match="node 'n1', a NIRGraph, stands before the Output"),
+        bad(nir.Linear(W), cuba(), first=(2, 3), match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes"),
+        bad(nir.Linear(W), cuba(), first=7, match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes, and \(\*spatial, channels\) = \(7,\) comes"),
+        bad(nir.Linear(np.ones((2, M, N))), cuba(), match=r"node 'n0', a Linear, must have weights of the shape \(out, in\), got \(2, 4, 6\)"),
+        bad(conv(), cuba((M, 2, 2)), first=(3, 4, 4), match="node 'n0', a Conv2d, has 2 inputs and 2 spatial axes"),
+        bad(conv(), cuba((M, 2, 2)), first=(2, 2, 4), match="node 'n0', a Conv2d, must not be larger than its input"),
+        bad(conv(groups=2), cuba((M, 2, 2)), first=(2, 4, 4), match="node 'n0', a Conv2d, must have groups of 1, got 2"),
+        bad(conv(dilation=np.array([1, 2])), cuba((M, 2, 2)), first=(2, 4, 4), match="node 'n0', a Conv2d, must have dilation of 1"),
+        bad(conv(stride=0), cuba((M, 2, 2)), first=(2, 4, 4), match="node 'n0', a Conv2d, must have stride of one whole number >= 1"),
+        bad(conv(padding="same", stride=2), cuba((M, 2, 2)), first=(2, 4, 4), match="node 'n0', a Conv2d, must have padding of numbers"),
+        bad(conv(), nir.CubaLI(*np.ones((4, M, 2, 2))), first=(2, 4, 4), match="node 'n1', a CubaLI, .*does not spike"),
+        bad(
+            nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])), conv(weight=np.ones((M, 2, 1, 1))), cuba((M, 2, 2)), first=(2, 4, 4),
+            match=r"node 'n0', a SumPool2d, must count spikes, with a Threshold in \[0, 1\) after it",
+        ),
+        bad(
+            nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([1, 0])), conv(weight=np.ones((M, 2, 1, 1))), cuba((M, 2, 2)), first=(2, 4, 4),
+            match="node 'n0', a AvgPool2d, must not pad",
+        ),
+        bad(
+            nir.AvgPool2d(np.array([5, 2]), np.array([2, 2]), np.array([0, 0])), conv(), cuba((M, 2, 2)), first=(2, 4, 4),
+            match="node 'n0', a AvgPool2d, must get .* at least its window",
+        ),
+        bad(nir.Flatten(np.array([2, 3]), 1), nir.Linear(W), cuba(), first=(2, 3), match="node 'n0', a Flatten, must flatten all axes"),
+        bad(nir.Flatten(np.array([2, 2]), 0), nir.Linear(W), cuba(), first=(2, 2), match="node 'n1', a Linear, must have 4 inputs"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(graph, match):
+    with pytest.raises(ValueError, match=match) as error:
+        from_nir(graph, dt=DT)
+    assert "from_nir reads" in str(error.value)
+
+
+def test_euler_s_step_must_be_shorter_than_its_time_constants():
+    with pytest.raises(
+        ValueError, match=r"node 'n1', a CubaLIF, has a tau_mem that must be at least dt = 0\.02 s under Euler's scheme, got 0\.01 s"
+    ):
+        from_nir(chain(nir.Linear(W), cuba()), dt=20e-3, scheme="euler")
+    network = from_nir(chain(nir.Linear(W), cuba(tau_syn=DT)), dt=DT, scheme="euler")  # a current that lasts one step
+    assert np.exp(-DT / network.layers[0].neuron.tau_syn) == 0
+
+
+def test_edges_are_checked():
+    def broken(edit):
+        graph = chain(nir.Linear(W), cuba(), nir.Linear(V), cuba())
+        edit(graph)
+        return graph
+
+    more = lambda *edges: lambda g: g.edges.extend(edges)  # noqa: E731
+
+    def loops(*paths):
+        """Further weights, each between two of the nodes that a path names."""
+
+        def edit(g):
+            for name in {name for path in paths for name in path[1:-1]}:
+                g.nodes[name] = nir.Linear(V if paths[0][0] != "in" else W)
+            g.edges.extend(edge for path in paths for edge in itertools.pairwise(path))
+
+        return edit
+
+    for edit, match in [
+        (more(("n1", "nowhere")), r"edges must join two of the graph's nodes, got \('n1', 'nowhere'\)"),
+        (more(("n0", "n1")), "edges must be given once, got 'n0' to 'n1' twice"),
+        (lambda g: g.edges.remove(("in", "n0")), r"node 'n0', a Linear, must come from one node, got \[\]"),
+        (lambda g: g.edges.remove(("n1", "n2")), r"node 'n2', a Linear, must come from one node, got \[\]"),
+        (lambda g: g.edges.remove(("n3", "out")), r"node 'out', a Output, must come from one node, got \[\]"),
+        (lambda g: g.nodes.pop("n2"), "edges must join"),
+        (lambda g: g.nodes.update(second=nir.Input({"input": np.array([N])})), r"must have one Input, got 2: \['in', 'second'\]"),
+        (lambda g: g.nodes.update(alone=nir.Linear(V)), "node 'alone', a Linear, is on no path from the Input to the Output"),
+        (loops(("n3", "a", "n1")), r"node 'n1', a CubaLIF, gets input from \['in', 'n3'\]; only the last neurons may have several"),
+        (loops(("in", "a", "n3")), r"node 'n3', a CubaLIF, must get input from one population, or once from each that spikes, \['n1'\]"),
+        (loops(("n3", "a", "n3"), ("n3", "b", "n3")), "node 'n3', a CubaLIF, must have one set of weights to itself"),
+        (loops(("n3", "a", "b", "n3")), "node 'n3', a CubaLIF, .*nothing else in the loop"),
+        (loops(("n1", "a", "n3"), ("a", "n1")), "node 'a', a Linear, must go to one node"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            from_nir(broken(edit), dt=DT)
+
+
+def test_neurons_in_a_circle():
+    graph = nir.NIRGraph(
+        {
+            "in": nir.Input({"input": np.array([M])}), "out": nir.Output({"output": np.array([M])}),
+            "w": nir.Linear(V), "a": cuba(), "v": nir.Linear(V), "b": cuba(),
+        },
+        [("in", "out"), ("a", "w"), ("w", "b"), ("b", "v"), ("v", "a")],
+        type_check=False,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="node 'in', a Input, stands before the Output"):
+        from_nir(graph, dt=DT)
+    graph.edges[0] = ("b", "out")
+    with pytest.raises(ValueError, match="node 'b', a CubaLIF, is in a loop with other neurons"):
+        from_nir(graph, dt=DT)
+
+
+def test_metadata_counts_only_where_it_agrees():
+    """An edited node is what it says, and nothing in the metadata is trusted."""
+    network = Sequential(SpikingDense(N, M, init=weights, trainable=("tau_mem",), rngs=nnx.Rngs(0)))
+    graph = to_nir(network)
+    graph.nodes["layer0"].tau_mem = graph.nodes["layer0"].tau_mem * 2
+    graph.nodes["layer0"].v_threshold = graph.nodes["layer0"].v_threshold * 3
+    layer = from_nir(graph).layers[0]
+    np.testing.assert_allclose(layer.neuron.tau_mem, 40e-3, rtol=1e-6)
+    assert layer.neuron.theta == 3.0
+    assert not layer.log_tau
+    for junk in (None, "x", 3, np.array([object()]), np.ones((7, 7)), np.full(M, np.nan), b"x", {}, [1.0]):
+        graph = to_nir(network)
+        graph.nodes["layer0"].metadata |= dict.fromkeys(graph.nodes["layer0"].metadata, junk)
+        neuron = from_nir(graph).layers[0].neuron
+        np.testing.assert_allclose(neuron.tau_mem, 20e-3, rtol=1e-6)  # its logarithm was in float32
+        assert dataclasses.replace(neuron, tau_mem=20e-3) == LIF()
+        graph.nodes["input"].metadata["features"] = graph.nodes["layer0_kernel"].metadata["dtype"] = junk
+        assert len(from_nir(graph).layers) == 1
+
+
+def weights(key, shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(shape).normal(size=shape), dtype)
+
+
+BASE = to_nir(
+    Sequential(
+        SpikingConv2d(2, 3, kernel_size=3, recurrent_kernel_size=3, init=weights, rngs=nnx.Rngs(0)), Pool(2), Flatten(),
+        SpikingDense(6, 4, recurrent=True, init=weights, rngs=nnx.Rngs(0)), Readout(4, 2, kernel_init=weights, rngs=nnx.Rngs(0)),
+    ),
+    features=(6, 4, 2),
+)  # fmt: skip
+JUNK = st.sampled_from(
+    [None, "same", "x", 0, -1, 2, 1.5, 10**30, np.nan, np.inf, (), [], np.zeros(0), np.ones((2, 3)), np.ones(3), np.array([object()]), np.full(4, np.nan),
+     np.array("x"), np.ones((1,) * 40), object(), {}, True]
+)  # fmt: skip
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_any_broken_graph_is_a_value_error(data):
+    graph = copy.deepcopy(BASE)
+    names = list(graph.nodes)
+    others = [nir.Threshold(np.ones(3)), nir.Scale(np.ones(3)), *BASE.nodes.values(), None]
+    for _ in range(data.draw(st.integers(1, 3))):
+        what = data.draw(st.sampled_from(["field", "field", "field", "edge", "no edge", "node"]))
+        name = data.draw(st.sampled_from(names))
+        if what == "field" and (node := graph.nodes[name]) is not None:
+            setattr(node, data.draw(st.sampled_from(sorted(vars(node)))), data.draw(JUNK))
+        elif what == "edge":
+            graph.edges.append((name, data.draw(st.sampled_from([*names, "nowhere"]))))
+        elif what == "no edge" and graph.edges:
+            graph.edges.pop(data.draw(st.integers(0, len(graph.edges) - 1)))
+        elif what == "node":
+            graph.nodes[name] = copy.deepcopy(data.draw(st.sampled_from(others)))
+    with contextlib.suppress(ValueError, TypeError):  # and nothing else
+        assert isinstance(from_nir(graph), Sequential)

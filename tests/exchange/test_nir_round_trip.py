@@ -1,0 +1,247 @@
+"""A network that goes out as NIR and comes back is the same network: parameters bit for bit, and the same spikes."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import require
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnjax import models, surrogate
+from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.exchange import from_nir, to_nir
+from snnjax.nn import Dropout, Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.training.params import flatten_params
+
+require("nir")
+SCHEMES = ("exponential", "euler")
+
+
+def INIT(key, shape, dtype=jnp.float32):
+    """Weights of every connection, by numpy: nothing to compile for every new shape."""
+    rng = np.random.default_rng(shape)
+    return jnp.asarray(rng.normal(0.8, 5.0, shape) / np.sqrt(np.prod(shape[:-1])), dtype)
+
+
+def through_bytes(graph):
+    """The graph as it comes out of a file."""
+    import nir
+
+    buffer = io.BytesIO()
+    nir.write(buffer, graph)
+    buffer.seek(0)
+    return nir.read(buffer)
+
+
+def events(*features, steps=40, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).poisson(0.1, (steps, 2, *features)), jnp.float32)
+
+
+def parameters(network):
+    return flatten_params(nnx.state(network, nnx.Param))
+
+
+def assert_same_network(network, back, x, *, names=True):
+    mine, theirs = parameters(network), parameters(back)
+    if names:
+        assert list(mine) == list(theirs)
+    for a, b in zip(mine.values(), theirs.values(), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    (readout, activity), (readout_back, activity_back) = network(x), back(x)
+    np.testing.assert_array_equal(readout, readout_back)
+    assert len(activity.spikes) == len(activity_back.spikes)
+    for z, z_back in zip(activity.spikes, activity_back.spikes, strict=True):
+        assert 0.002 < float(z.mean()) < 0.5
+        np.testing.assert_array_equal(z, z_back)
+
+
+def assert_round_trip(network, x, *, scheme="exponential", names=True, **options):
+    back = from_nir(through_bytes(to_nir(network, scheme=scheme, **options)))
+    assert_same_network(network, back, x, names=names)
+    return back
+
+
+@pytest.mark.parametrize(
+    ("options", "scheme"),
+    [
+        ({"hidden": (24,)}, "exponential"),
+        ({"hidden": (24, 16, 12)}, "exponential"),
+        ({"hidden": (24, 16), "recurrent": True}, "euler"),
+        ({"hidden": (24, 16), "skip": True, "recurrent": True}, "exponential"),
+        ({"hidden": (24,), "trainable": ("tau_mem", "tau_syn"), "integrator": LeakyIntegrator(tau_mem=0.3, initial=-0.02)}, "exponential"),
+        ({"hidden": (24,), "trainable": ("tau_mem", "tau_syn")}, "euler"),
+    ],
+    ids=["dense", "deep", "recurrent", "skip", "trained time constants", "trained time constants, euler"],
+)
+def test_dense(options, scheme):
+    network = models.dense(20, 4, init=INIT, rngs=nnx.Rngs(0), **options)
+    for layer in network.layers:
+        for tau in layer.log_tau.values():  # as after training
+            tau[...] += 0.3 * jax.random.normal(jax.random.key(1), tau.shape)
+    assert_round_trip(network, events(20), scheme=scheme)
+
+
+def test_convolutions_over_a_line():
+    layers = (models.Conv(4, 5, 3), models.Conv(6, 3, 1, "same"))
+    network = models.csnn(40, 4, layers=layers, trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0))
+    back = assert_round_trip(network, events(40), scheme="euler")
+    assert [type(layer) for layer in back.layers] == [Reshape, SpikingConv1d, SpikingConv1d, Flatten, Readout]
+
+
+def test_convolutions_over_images_with_pooling():
+    network = models.csnn2d((12, 10, 2), 4, blocks=((4,), (5,)), recurrent=True, init=INIT, rngs=nnx.Rngs(0))
+    back = assert_round_trip(network, events(240))
+    assert [layer.kind for layer in back.layers if isinstance(layer, Pool)] == ["max", "max"]
+
+
+def test_skip_connections_past_convolutions():
+    network = models.csnn2d((12, 10, 2), 4, blocks=((4,), (5,)), skip=True, padding=2, init=INIT, rngs=nnx.Rngs(0))
+    back = assert_round_trip(network, events(240), names=False)  # what stands before the readout, and does nothing, is left out
+    assert back.skip
+
+
+@pytest.mark.parametrize(
+    ("options", "features"),
+    [
+        ({"kernel_size": 4, "padding": "same"}, (9, 8, 2)),
+        ({"kernel_size": (3, 2), "padding": "same"}, (9, 8, 2)),
+        ({"kernel_size": 3, "padding": "same", "stride": 2}, (9, 11, 2)),
+        ({"kernel_size": 3, "padding": (2, 0), "stride": (1, 3)}, (9, 8, 2)),
+        ({"kernel_size": 3, "recurrent_kernel_size": (3, 1)}, (9, 8, 2)),
+    ],
+    ids=["same, even", "same, oblong", "same, strided", "numbers", "oblong recurrence"],
+)
+def test_geometry_of_convolutions(options, features):
+    layer = SpikingConv2d(2, 3, init=INIT, rngs=nnx.Rngs(0), **options)
+    pool = Pool(2, kind="average", stride=1)
+    size = int(np.prod(pool.feature_shape(layer.feature_shape(features))))
+    network = Sequential(layer, pool, Flatten(), SpikingDense(size, 5, init=INIT, rngs=nnx.Rngs(1)))
+    assert_round_trip(network, events(*features), features=features)
+
+
+PER_NEURON = np.linspace(0.5, 2.0, 24)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", [np.float64, np.float32, jnp.float32], ids=["float64", "float32", "jax"])
+def test_one_time_constant_a_neuron(scheme, kind):
+    value = (lambda base: jnp.asarray(base * PER_NEURON, kind)) if kind is jnp.float32 else lambda base: (base * PER_NEURON).astype(kind)
+    neuron = LIF(tau_mem=value(20e-3), tau_syn=value(8e-3), theta=value(1.0))
+    network = models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0))
+    graph = to_nir(network, scheme=scheme)
+    if scheme == "exponential":
+        np.testing.assert_array_equal(graph.nodes["layer0"].tau_mem, np.asarray(neuron.tau_mem))
+    back = assert_round_trip(network, events(20), scheme=scheme)
+    for name in ("tau_mem", "tau_syn", "theta"):
+        held = getattr(back.layers[0].neuron, name)
+        assert type(held) is type(getattr(neuron, name))
+        assert held.dtype == getattr(neuron, name).dtype
+
+
+def test_one_time_constant_a_position():
+    tau = np.linspace(5e-3, 30e-3, 6 * 5 * 3).reshape(6, 5, 3)
+    layer = SpikingConv2d(2, 3, kernel_size=3, neuron=LIF(tau_mem=tau), init=INIT, rngs=nnx.Rngs(0))
+    back = assert_round_trip(Sequential(layer), events(8, 7, 2), features=(8, 7, 2))
+    np.testing.assert_array_equal(back.layers[0].neuron.tau_mem, tau)
+
+
+def test_plain_numbers_stay_plain():
+    neuron = LIF(tau_mem=17e-3, tau_syn=3e-3, theta=0.9, dt=1e-3)
+    back = assert_round_trip(
+        models.dense(20, 4, hidden=(24,), neuron=neuron, integrator=LeakyIntegrator(dt=1e-3), init=INIT, rngs=nnx.Rngs(0)), events(20)
+    )
+    assert back.layers[0].neuron == neuron
+    assert back.layers[1].neuron == LeakyIntegrator(dt=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"reset": "subtractive"}, {"reset": "to_value", "u_reset": -0.4}, {"reset_grad": True}, {"spike": surrogate.atan(3.0)}]
+)
+def test_reset_and_surrogate(options):
+    neuron = LIF(**options)
+    back = assert_round_trip(models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0)), events(20))
+    assert back.layers[0].neuron == neuron
+
+
+def test_gradients_come_back():
+    network = Sequential(SpikingDense(20, 4, recurrent=True, trainable=("tau_syn",), init=INIT, rngs=nnx.Rngs(0)))
+    back = from_nir(through_bytes(to_nir(network)))
+    x = events(20)
+    gradients = [nnx.grad(lambda n: jnp.sum(jnp.sin(n(x)[0])))(n) for n in (network, back)]
+    mine, theirs = (flatten_params(g) for g in gradients)
+    assert list(mine) == list(theirs)
+    for name, g in mine.items():
+        assert np.abs(g).max() > 0
+        np.testing.assert_array_equal(g, theirs[name])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_weights_of_16_bits(dtype):
+    assert_round_trip(Sequential(SpikingDense(20, 24, init=INIT, recurrent=True, dtype=dtype, rngs=nnx.Rngs(0))), events(20))
+
+
+def test_double_precision(x64):
+    network = Sequential(SpikingDense(20, 24, init=INIT, dtype=jnp.float64, rngs=nnx.Rngs(0)))
+    assert network.layers[0].kernel.dtype == jnp.float64
+    assert_round_trip(network, events(20))
+
+
+def test_dropout_is_left_out():
+    layers = [SpikingDense(20, 24, init=INIT, rngs=nnx.Rngs(0)), Dropout(0.5), Readout(24, 3, rngs=nnx.Rngs(1))]
+    network = Sequential(*layers)
+    back = from_nir(through_bytes(to_nir(network)))
+    assert_same_network(network, back, events(20), names=False)
+    assert not back.stochastic
+
+
+def test_a_second_round_trip_changes_nothing():
+    network = models.csnn(40, 4, layers=(models.Conv(4, 5, 3),), trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0))
+    first = to_nir(network, scheme="euler")
+    second = to_nir(from_nir(through_bytes(first)), scheme="euler")
+    assert first.edges == second.edges
+    assert list(first.nodes) == list(second.nodes)
+    for name, node in first.nodes.items():
+        for field, value in vars(node).items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(value, getattr(second.nodes[name], field), err_msg=f"{name}.{field}")
+
+
+def test_another_time_step():
+    """Time constants are those of continuous time, and an event moves a current by its weight whatever the step."""
+    network = Sequential(SpikingDense(20, 24, init=INIT, recurrent=True, rngs=nnx.Rngs(0)))
+    for scheme in SCHEMES:
+        back = from_nir(to_nir(network, scheme=scheme), dt=0.5e-3)
+        assert back.layers[0].neuron == LIF(dt=0.5e-3)
+        np.testing.assert_array_equal(back.layers[0].kernel[...], network.layers[0].kernel[...])
+
+
+@settings(max_examples=12)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=3), st.booleans(), st.booleans(), st.sampled_from(SCHEMES),
+    st.floats(1e-4, 0.5), st.floats(1e-4, 0.5), st.floats(1e-5, 1e-2), st.integers(0, 2**31 - 1),
+)  # fmt: skip
+def test_any_dense_network(hidden, recurrent, skip, scheme, tau_mem, tau_syn, dt, seed):
+    neuron = LIF(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt)
+    network = models.dense(
+        3,
+        2,
+        hidden=hidden,
+        recurrent=recurrent,
+        skip=skip,
+        neuron=neuron,
+        integrator=LeakyIntegrator(dt=dt),
+        init=INIT,
+        rngs=nnx.Rngs(seed),
+    )
+    back = from_nir(through_bytes(to_nir(network, scheme=scheme)))
+    assert back.skip == (skip and len(hidden) > 1)
+    assert all(layer.neuron == neuron for layer in back.layers[:-1])
+    mine, theirs = parameters(network), parameters(back)
+    assert list(mine) == list(theirs)
+    for name, a in mine.items():
+        np.testing.assert_array_equal(a, theirs[name])
