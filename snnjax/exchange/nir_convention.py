@@ -68,7 +68,7 @@ def import_nir() -> Any:
 
 
 def check_scheme(scheme: Any) -> Scheme:
-    """One of the schemes, or a ValueError."""
+    """`scheme`, if it is one."""
     return _check.one_of("scheme", str(scheme), get_args(Scheme))
 
 
