@@ -68,7 +68,7 @@ def import_nir() -> Any:
 
 
 def check_scheme(scheme: Any) -> Scheme:
-    """`scheme`, if it is one."""
+    """One of the schemes, or a ValueError."""
     return _check.one_of("scheme", str(scheme), get_args(Scheme))
 
 

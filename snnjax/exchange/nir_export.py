@@ -38,8 +38,8 @@ def to_nir(network: Sequential, *, features: Sequence[int] | None = None, scheme
         this network's dt the same decays; `snnjax.exchange.nir_convention` has the formulas, and what else readers do differently.
 
     Returns:
-      The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and `scheme`. Dropout is left out, and a surrogate derivative
-      that is not one of `snnjax.surrogate` comes back as the default.
+      The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and `scheme`. Dropout is left out, and a surrogate
+      derivative that is not one of `snnjax.surrogate` comes back as the default.
 
     Raises:
       ValueError, TypeError: the network has what NIR cannot say; names the layer, or the argument.   ImportError: the package nir is not installed.
