@@ -172,24 +172,29 @@ def _layer(graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: 
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
         graph.fail(name, "must have w_in and r that leave the weights finite")
+    init = _Given(drawn)
     options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs), "dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
     if axes:
         size = None if recurrent is None else recurrent.shape[:-2]
         make = (SpikingConv1d, SpikingConv2d)[axes - 1]
-        layer: Any = make(n_in, n_out, kernel_size=kernel.shape[:-2], init=_zeros, recurrent_kernel_size=size, **geometry, **options)
+        layer: Any = make(n_in, n_out, kernel_size=kernel.shape[:-2], init=init, recurrent_kernel_size=size, **geometry, **options)
     elif spiking:
-        layer = SpikingDense(n_in, n_out, init=_zeros, recurrent=recurrent is not None, **options)
+        layer = SpikingDense(n_in, n_out, init=init, recurrent=recurrent is not None, **options)
     else:
-        layer = Readout(n_in, n_out, kernel_init=_zeros, **options)
-    parameters = [layer.kernel, layer.recurrent_kernel, *(layer.log_tau[which] for which in read.logs)]
-    for parameter, value in zip((p for p in parameters if p is not None), [*drawn, *read.logs.values()], strict=True):
-        parameter[...] = jnp.asarray(value)
+        layer = Readout(n_in, n_out, kernel_init=init, **options)
+    for which, log in read.logs.items():
+        layer.log_tau[which][...] = jnp.asarray(log)
     return layer, out
 
 
-def _zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """An initializer, before the weights are put in."""
-    return jnp.zeros(shape, dtype)
+class _Given:
+    """An initializer, for a layer's connections one after the other, whose weights are there already."""
+
+    def __init__(self, weights: Sequence[np.ndarray]) -> None:
+        self._weights = iter(weights)
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.asarray(next(self._weights))
 
 
 def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
