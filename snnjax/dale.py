@@ -52,7 +52,8 @@ def exponential(rate: Any) -> Initializer:
     _check.number("rate", rate, above=0)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.exponential(key, tuple(shape), dtype) / jnp.asarray(rate, dtype)
+        wide = jnp.promote_types(dtype, jnp.float32)  # drawn in 16 bits the tail would be cut: mean and standard deviation too small
+        return (jax.random.exponential(key, tuple(shape), wide) / jnp.asarray(rate, wide)).astype(dtype)
 
     return init
 
@@ -68,9 +69,10 @@ def lognormal(mean: Any, cv: Any = 1.0) -> Initializer:
     _check.number("cv", cv, at_least=0)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        s2 = jnp.log1p(jnp.asarray(cv, dtype) ** 2)
-        normal = jax.random.normal(key, tuple(shape), dtype)
-        return jnp.asarray(mean, dtype) * jnp.exp(jnp.sqrt(s2) * normal - s2 / 2)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        s2 = jnp.log1p(jnp.asarray(cv, wide) ** 2)
+        normal = jax.random.normal(key, tuple(shape), wide)
+        return (jnp.asarray(mean, wide) * jnp.exp(jnp.sqrt(s2) * normal - s2 / 2)).astype(dtype)
 
     return init
 

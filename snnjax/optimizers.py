@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from snnjax import _check
 from snnjax.nn.nonnegative import nonnegative
@@ -73,10 +74,11 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
 
     Args:
       mask: which parameters, a pytree of booleans with the structure of the parameters or a prefix of it; None: those that are
-        `snnjax.nn.NonNegative`, as all weights of Dalian layers are.
+        `snnjax.nn.NonNegative`, as all weights of Dalian layers are. `nnx.Optimizer` hands on plain arrays, which do not tell: give it
+        `keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))`.
 
     Raises:
-      ValueError: when updating without parameters.
+      ValueError: when updating without parameters.   TypeError: mask is None, and the parameters are plain arrays.
 
     >>> params = {"a": jnp.array([1.0, 0.25]), "b": jnp.array([0.25])}
     >>> optimizer = optax.chain(optax.sgd(1.0), keep_nonnegative({"a": True, "b": False}))
@@ -85,13 +87,26 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
     {'a': [0.5, 0.0], 'b': [-0.25]}
     """
 
+    def check(params: Any) -> None:
+        leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        if mask is None and leaves and not any(isinstance(leaf, nnx.Variable) for leaf in leaves):
+            raise TypeError(
+                "mask must be given to keep_nonnegative for parameters that are plain arrays, as nnx.Optimizer has them: they do not tell which are "
+                "NonNegative; keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))"
+            )
+
+    def init(params: Any) -> optax.EmptyState:
+        check(params)
+        return optax.EmptyState()
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("params must be given to keep_nonnegative, as in optimizer.update(gradients, state, params), got None")
+        check(params)
 
         def project(marked: bool, w: Any, u: Any) -> Any:
             return jax.tree.map(lambda w, u: jnp.maximum(u, -w), w, u) if marked else u
 
         return jax.tree.map(project, nonnegative(params) if mask is None else mask, params, updates), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformation(init, update)

@@ -159,3 +159,11 @@ def test_weights_have_the_dtype_and_are_never_negative(dtype):
 def test_errors(change, message):
     with pytest.raises(ValueError, match=message):
         fluctuation_driven_lognormal(**{"sigma_u": 1.0, **SIZES, **change})
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_weights_of_16_bits_have_the_moments_of_32(dtype):
+    for draw, second in ((exponential(2.0), 0.5), (lognormal(0.5, 1.0), 0.5)):
+        w = np.asarray(draw(jax.random.key(0), (500, 500), dtype), np.float64)
+        assert w.mean() == pytest.approx(0.5, rel=0.01)
+        assert (w**2).mean() == pytest.approx(second, rel=0.04)

@@ -111,3 +111,20 @@ def test_the_mark_survives_transformations_and_checkpoints():
 def test_parameters_are_needed():
     with pytest.raises(ValueError, match="params must be given to keep_nonnegative"):
         keep_nonnegative().update({}, optax.EmptyState())
+
+
+def test_nnx_optimizer_needs_the_mask_and_keeps_to_it():
+    """It hands on plain arrays: without a mask nothing would be kept, in silence."""
+    from snnjax.nn import DalianDense, DalianFluctuationDriven
+
+    layer = DalianDense(10, 8, recurrent=True, init=DalianFluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    ones = jax.tree.map(jnp.ones_like, nnx.state(layer, nnx.Param))
+    plain = nnx.Optimizer(layer, optax.chain(optax.sgd(1.0), keep_nonnegative()), wrt=nnx.Param)
+    with pytest.raises(TypeError, match="mask must be given to keep_nonnegative for parameters that are plain arrays, as nnx"):
+        plain.update(layer, ones)
+    mask = nonnegative(nnx.state(layer, nnx.Param))
+    optimizer = nnx.Optimizer(layer, optax.chain(optax.sgd(1.0), keep_nonnegative(mask)), wrt=nnx.Param)
+    for _ in range(2):
+        optimizer.update(layer, ones)
+    for kernel in (layer.kernel, layer.inhibitory_kernel, layer.recurrent_kernel):
+        assert float(kernel[...].min()) == 0.0

@@ -146,6 +146,8 @@ class DalianFluctuationDriven:
             raise ValueError(f"connections must be one feed-forward, one inhibitory and at most one recurrent, got {list(connections)}")
         if not hasattr(neuron, "tau_inh"):
             raise TypeError(f"neuron must have the currents tau_exc and tau_inh, got {type(neuron).__name__}")
+        if (theta := _check.concrete(neuron.theta)) is not None:
+            _check.number("mu_u", self.mu_u, below=float(theta.min()))
         draw: Any = fluctuation_driven_exponential
         if self.distribution == "lognormal":
             draw = functools.partial(fluctuation_driven_lognormal, cv=self.cv)
