@@ -5,7 +5,8 @@ r"""Spike counts as lists of events, and their product with a weight matrix in w
 
 Both are `sum_rows`: R sums, each over a list of rows of a table. The lists are walked in lockstep, `UNROLL` rows of each at a time, in blocks of `BLOCK` sums
 that stop at their longest list. So a block costs its longest list, which is near its mean where neighbouring steps, and neighbouring units, are about
-equally busy. Where every unit spikes with 3 % a step this takes about a sixth of the time of the dense products; at about 20 % they are even.
+equally busy. Both products together took 0.19 of the dense ones' time where every unit spikes with 3 % a step, 0.57 with 15 %, and as much with 28 %
+(700 units, 128 neurons, 350 steps, 8 samples; one core).
 
 This is for CPUs. Elsewhere the product is dense: an accelerator multiplies faster than it gathers.
 """

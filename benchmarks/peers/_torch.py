@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.contest import Contest
-from benchmarks.works import LEARNING_RATE, RECURRENT_KERNEL, Layer, Weights, Work, inputs_of, weights_of
+from benchmarks.works import DT, LEARNING_RATE, RECURRENT_KERNEL, Layer, Weights, Work, inputs_of, layers_of, weights_of
 
 
 class OverTime(nn.Module):
@@ -80,6 +80,19 @@ def filled(module: Any, kernel: Any, gain: float = 1.0) -> Any:
         if module.bias is not None:
             module.bias.zero_()
     return module
+
+
+def stacked(work: Work, spiking: Callable[..., nn.Module], readout: Callable[..., nn.Module]) -> Callable[[list[Weights], Any], nn.Module]:
+    """`make` of `contest`: modules `spiking(work, layer, weights)`, one a hidden layer, and `readout(weights, tau)` where the work has one."""
+    layers = layers_of(work)
+
+    def make(hidden: list[Weights], last: Any) -> nn.Module:
+        stack: list[nn.Module] = [spiking(work, *each) for each in zip(layers, hidden, strict=True)]
+        if last is not None:
+            stack += [nn.Flatten(2), readout(last, work.steps * DT)]
+        return nn.Sequential(*stack)
+
+    return make
 
 
 def loss_of(work: Work, out: Any, labels: Any) -> Any:

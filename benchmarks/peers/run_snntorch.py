@@ -14,8 +14,8 @@ from torch import nn
 
 from benchmarks import contest
 from benchmarks.peers._torch import contest as on_torch
-from benchmarks.peers._torch import filled, projection
-from benchmarks.works import BETA, DT, RECURRENT_KERNEL, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay, gain, layers_of
+from benchmarks.peers._torch import filled, projection, stacked
+from benchmarks.works import BETA, RECURRENT_KERNEL, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay, gain
 
 
 class Spiking(nn.Module):
@@ -69,16 +69,8 @@ class Readout(nn.Module):
 
 def build(work: Work, _: argparse.Namespace) -> contest.Contest:
     """The network of all works."""
-    layers = layers_of(work)
-
-    def make(hidden: list[Weights], readout: Any) -> nn.Module:
-        stack: list[nn.Module] = [Spiking(work, *each) for each in zip(layers, hidden, strict=True)]
-        if readout is not None:
-            stack += [nn.Flatten(2), Readout(readout, work.steps * DT)]
-        return nn.Sequential(*stack)
-
     neuron = "RSynaptic" if work.recurrent else "Synaptic"
-    return on_torch(work, make, neuron=f"{neuron}, two states", form=work.form)
+    return on_torch(work, stacked(work, Spiking, Readout), neuron=f"{neuron}, two states", form=work.form)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch import nn
 
 from benchmarks import contest
 from benchmarks.peers._torch import contest as on_torch
-from benchmarks.peers._torch import filled, projection, recurrence
-from benchmarks.works import BETA, DT, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay, layers_of
+from benchmarks.peers._torch import filled, projection, recurrence, stacked
+from benchmarks.works import BETA, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay
 
 
 class SuperSpike(torch.autograd.Function):
@@ -72,15 +72,7 @@ class Readout(nn.Module):
 
 def build(work: Work, _: argparse.Namespace) -> contest.Contest:
     """The network of all works."""
-    layers = layers_of(work)
-
-    def make(hidden: list[Weights], readout: Any) -> nn.Module:
-        stack: list[nn.Module] = [Spiking(work, *each) for each in zip(layers, hidden, strict=True)]
-        if readout is not None:
-            stack += [nn.Flatten(2), Readout(readout, work.steps * DT)]
-        return nn.Sequential(*stack)
-
-    return on_torch(work, make, neuron="LIF, two states", form=work.form)
+    return on_torch(work, stacked(work, Spiking, Readout), neuron="LIF, two states", form=work.form)
 
 
 if __name__ == "__main__":

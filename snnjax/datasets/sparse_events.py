@@ -19,8 +19,8 @@ from snnjax.sparse import EventRaster
 class SparseEvents:
     """`source`, with batches that are `snnjax.sparse.EventRaster` instead of arrays. Made by `SparseEvents.of`; a pytree.
 
-    `snnjax.nn.Sequential` takes them; what cannot use them there makes arrays of them. `fit`, `fit_ensemble` and the `snnjax` command make
-    `SparseEvents` of `DeviceEvents` by themselves where that is faster.
+    `snnjax.nn.Sequential` takes them; what cannot use them there makes arrays of them. `fit`, and so `snnjax train`, and `snnjax sweep` make
+    `SparseEvents` of `DeviceEvents` by themselves where that is faster; `fit_ensemble` takes what it is given.
 
     Attributes:
       source: the events.   steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as `source.addresses`.
@@ -40,7 +40,8 @@ class SparseEvents:
 
     @classmethod
     def of(cls, source: DeviceEvents, *, steps_by_unit: np.ndarray | None = None) -> SparseEvents:
-        """Order the events of `source` by units, too, on the host. `steps_by_unit`: their steps where they have been ordered already (`order_by_unit`).
+        """Order the events of `source` by units, too, on the host. `steps_by_unit` (events,): their steps where they have been ordered already
+        (`order_by_unit`).
 
         Raises:
           TypeError: source is something else than DeviceEvents.

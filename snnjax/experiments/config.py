@@ -15,7 +15,7 @@ WeightInit = Literal[
     "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
 ]  # fmt: skip
 DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
-TraceDtype = Literal["float32", "bfloat16"]
+TraceDtype = Literal["bfloat16", "float32"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
@@ -40,8 +40,8 @@ class TrainConfig:
     """Connect every hidden layer to the readout, not the last one alone."""
     remat_steps: int | None = None
     """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
-    trace_dtype: TraceDtype = "float32"
-    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the memory."""
+    trace_dtype: TraceDtype | None = None
+    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the memory. None: the membranes' own."""
     events: bool | None = None
     """Give a dense first layer its input spikes as lists of events instead of arrays: the same numbers to rounding. None: where that is faster."""
     dropout: float = 0.0
@@ -144,7 +144,6 @@ class TrainConfig:
             ("surrogate", Surrogate),
             ("init", WeightInit),
             ("optimizer", OptimizerName),
-            ("trace_dtype", TraceDtype),
             ("schedule", Schedule),
             ("loss", LossName),
         ):
@@ -163,7 +162,9 @@ class TrainConfig:
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.events not in (None, True, False):
+        if self.trace_dtype is not None:
+            _check.one_of("trace_dtype", self.trace_dtype, get_args(TraceDtype))
+        if self.events is not None and not isinstance(self.events, bool):
             raise TypeError(f"events must be True, False or None, got {self.events!r}")
         for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:

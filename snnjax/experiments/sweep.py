@@ -237,7 +237,7 @@ def _train(
     program = program_of(config, data)
     # members in one batch would walk along lists of their own, each as long as the longest of all
     events = False if config.events is None and resolve(placement) == "vmap" else config.events
-    network = build_network(config, nu=config.nu, **data.needs)
+    network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))  # only what kind of input it takes is asked
     sources = Sources(
         *(choose_form(network, source, events=events) for source in (train_source(config, data.train), data.valid, data.test))
     )

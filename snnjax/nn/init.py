@@ -106,7 +106,7 @@ class DalianFluctuationDriven:
 
     Attributes:
       nu: rate of the layer's inputs, Hz.   nu_inh, nu_recurrent: of its own inhibitory and excitatory neurons, Hz; `nu` when None.
-      sigma_u, mu_u: targets, in membrane units (theta = 1).
+      sigma_u, mu_u: targets, in membrane units; mu_u below the neuron's theta.
       alpha: fraction of the excitatory variance that feed-forward connections carry where excitatory neurons are connected with each other.
       distribution: of the weights, `"exponential"` or `"lognormal"`.   cv: standard deviation of log-normal weights over their mean.
       mode: kernel integrals, `"discrete"` or `"continuous"`.

@@ -10,7 +10,7 @@ import jax
 from snnjax.datasets import Augmented, DeviceEvents, SparseEvents
 
 MAX_DENSITY = 0.15
-"""Spikes a unit a step, up to which lists are used by default: well below where both take the same time, for lists are not all equally long."""
+"""Spikes a unit a step, up to which lists are used by default: half of where both take the same time (`snnjax.sparse`), for lists are not all equally long."""
 
 
 def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any:
@@ -22,7 +22,7 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
         network's `takes_events` is True and the machine computes on a CPU. `Augmented` sources the same, if they change whole samples only.
 
     Raises:
-      TypeError: events is True and the network takes none, or the source is neither `DeviceEvents` nor `SparseEvents`.
+      TypeError: events is True and the network takes none, or the source's lists are not known or change.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import randman
@@ -33,7 +33,7 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
     >>> type(choose_form(network, data, events=True)).__name__, choose_form(network, data, events=False) is data
     ('SparseEvents', True)
     """
-    if events not in (None, True, False):
+    if events is not None and not isinstance(events, bool):
         raise TypeError(f"events must be True, False or None, got {events!r}")
     if events is False or isinstance(source, SparseEvents):
         return source

@@ -12,6 +12,7 @@ import optax
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource
 from snnjax.regularizers import ActivityBound
+from snnjax.training.inputs import choose_form
 from snnjax.training.step import Objective, batch_gradient, check_micro_batch, init_state, micro_batch_size, update
 
 
@@ -40,14 +41,15 @@ def step_memory(
     optimizer: optax.GradientTransformation,
     batch_size: int,
     micro_batch: int | None = None,
+    events: bool | None = None,
     logits: losses.Logits = losses.max_over_time,
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     regularizers: Sequence[ActivityBound] = (),
 ) -> StepMemory:
-    """Compile one training step of `network` on batches of `source` and say what memory it needs. Nothing is run, no data is touched.
+    """Compile one training step of `network` on batches of `source`, on one device, and say what memory it needs. Nothing is run.
 
     Args:
-      network, source, optimizer, batch_size, logits, loss, regularizers: as in `fit`.
+      network, source, optimizer, batch_size, events, logits, loss, regularizers: as in `fit`.
       micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: as training does it on this machine.
 
     Raises:
@@ -64,6 +66,7 @@ def step_memory(
     True
     """
     _check.integer("batch_size", batch_size, at_least=1, at_most=len(source))
+    source = choose_form(network, source, events=events)
     objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     check_micro_batch(micro_batch, batch_size)
     size = micro_batch or micro_batch_size(objective, params, source, batch_size)

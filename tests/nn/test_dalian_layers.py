@@ -345,6 +345,8 @@ def test_other_errors():
         DalianDense(17, 4, init=INIT, rngs=nnx.Rngs(0)).feature_shape(make(dtype=jnp.float32).feature_shape((IN,)))
     with pytest.raises(ValueError, match="connections must be one feed-forward, one inhibitory"):
         INIT(ExcInhLIF(), [])
+    with pytest.raises(ValueError, match=r"mu_u must be finite and < 1, got 1\.5"):
+        DalianDense(17, 4, init=DalianFluctuationDriven(nu=5.0, mu_u=1.5), rngs=nnx.Rngs(0))
     for bad in ({"nu": 0.0}, {"nu": 5.0, "nu_inh": 0.0}, {"nu": 5.0, "alpha": 1.0}, {"nu": 5.0, "distribution": "normal"}):
         with pytest.raises(ValueError, match="must be"):
             DalianFluctuationDriven(**bad)

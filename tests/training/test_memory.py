@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from snnjax import models
-from snnjax.datasets import DeviceArrays
+from snnjax.datasets import DeviceArrays, DeviceEvents, poisson
 from snnjax.nn import FluctuationDriven
 from snnjax.training import step_memory
 
@@ -29,6 +29,16 @@ def test_account_holds_what_must_be_there():
 
 def test_micro_batches_need_less():
     assert of(micro_batch=3).temporaries < 0.6 * of().temporaries
+
+
+def test_lists_of_events_need_no_raster():
+    """700 units are more than all else that a step holds."""
+    data = DeviceEvents.put(poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3)
+    network = models.dense(700, 3, hidden=(16,), init=FluctuationDriven(nu=10.0), rngs=nnx.Rngs(0))
+    lists, arrays = (
+        step_memory(network, data, optimizer=optax.adam(1e-3), batch_size=12, micro_batch=12, events=e).temporaries for e in (None, False)
+    )
+    assert arrays > 100 * 12 * 700 * 4 > 2 * lists
 
 
 @pytest.mark.parametrize(
