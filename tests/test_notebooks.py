@@ -1,30 +1,124 @@
-"""Every notebook runs from top to bottom, and what is committed came from such a run."""
+"""Every notebook runs from top to bottom; what is committed came from such a run; and what each one claims is true in both."""
 
+import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+COLAB = "https://colab.research.google.com/github/snnjax/snnjax/blob/main/notebooks/"
+
+# Of each notebook the sentence of its last code cell, which also asserts it, and what must hold of the numbers in it, with small settings too.
+CLAIMS = {
+    "1_fluctuation_driven": (r"within ([\d.]+) % of its target", lambda error: error < 5),
+    "2_first_network": (r"([\d.]+) % started at sigma_u = 1, ([\d.]+) % started at", lambda right, wrong: right > max(wrong, 30)),
+    "3_spoken_digits": (r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward", lambda rec, ff: min(rec, ff) > 20),
+    "4_deep_networks": (r"sigma_u within ([\d.]+) % of 1 in every layer", lambda error: error < 10),
+    "5_sweeps": (r"([\d.]+) \+- [\d.]+ % at sigma_u = 1, ([\d.]+) \+- ", lambda good, bad: good > max(bad, 20)),
+    "6_dales_law": (
+        r"([\d.]+) measured on data(?s:.*)accuracy ([\d.]+) % .* \(smallest: (-?[\d.e-]+)\)",
+        lambda sigma_u, accuracy, smallest: abs(sigma_u - 1) < 0.1 and accuracy > 20 and smallest >= 0,
+    ),
+    "7_your_own_flax_model": (r"chance 25 %\): ([\d.]+) % for the NNX module .* ([\d.]+) % for the Linen", lambda a, b: min(a, b) > 60),
+}
+
+
+def _load_execute():
+    spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+execute = _load_execute()
+each = pytest.mark.parametrize("name", CLAIMS)
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_committed_outputs_are_complete(path):
-    cells = code_cells(nbformat.read(path, as_version=4))
+def texts(cell):
+    return "".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs)
+
+
+def assert_claim(name, notebook):
+    pattern, holds = CLAIMS[name]
+    said = texts(code_cells(notebook)[-1])
+    found = re.search(pattern, said)
+    assert found, said
+    assert holds(*(float(number) for number in found.groups())), said
+
+
+def test_all_notebooks_are_here():
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(CLAIMS)
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert all(f"(notebooks/{name}.ipynb)" in readme for name in CLAIMS)
+
+
+@each
+def test_opens_in_colab(name):
+    notebook = read(name)
+    assert notebook.cells[0].cell_type == "markdown"
+    assert re.findall(re.escape(COLAB) + r"([^)]*)\)", notebook.cells[0].source) == [f"{name}.ipynb"]
+    assert "%pip install -q snnjax" in code_cells(notebook)[0].source
+    assert 'find_spec("snnjax") is None' in code_cells(notebook)[0].source
+
+
+@each
+def test_committed_outputs_are_of_one_run(name):
+    notebook = read(name)
+    cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not any("widget" in kind for o in outputs for kind in o.get("data", {}))  # sliders need a kernel to show anything
+    assert_claim(name, notebook)
+
+
+@each
+def test_committed_outputs_are_clean(name):
+    notebook = read(name)
+    assert execute.clean(notebook) == notebook
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 400_000
+    for cell in code_cells(notebook):
+        text = texts(cell)
+        assert "\x1b" not in text
+        assert not re.search(r"(?<![\w./:])(/(?!/)[\w.-]+){2,}|[A-Za-z]:\\", text), text
+        assert " object at 0x" not in text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs(path):
-    committed = nbformat.read(path, as_version=4)
-    fresh = nbformat.read(path, as_version=4)
-    NotebookClient(fresh, timeout=600, kernel_name="python3").execute()
+@each
+def test_runs_with_small_settings(name):
+    committed = read(name)
+    fresh = execute.execute(committed, small=True)
+    assert_claim(name, fresh)
     for old, new in zip(code_cells(committed), code_cells(fresh), strict=True):
+        assert old.source == new.source
         assert [o.output_type for o in old.outputs] == [o.output_type for o in new.outputs]
+
+
+def test_failing_cell_fails():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
+    with pytest.raises(Exception, match="AssertionError"):
+        execute.execute(notebook)
+
+
+def test_clean_joins_streams_and_drops_what_is_volatile():
+    pieces = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one ", "two")]
+    cell = nbformat.v4.new_code_cell("print()", outputs=pieces, metadata={"execution": {"iopub.execute_input": "2026"}})
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python", "version": "3.11.7"}})
+    (cleaned,) = execute.clean(notebook).cells
+    assert [o.text for o in cleaned.outputs] == ["one two"]
+    assert cleaned.metadata == {}
+    assert cleaned.id == "cell-00"
+    assert "version" not in execute.clean(notebook).metadata.language_info
+    assert len(notebook.cells[0].outputs) == 2
