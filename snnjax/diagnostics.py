@@ -76,7 +76,7 @@ class Probe(NamedTuple):
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=160, force_jupyter=False)  # a notebook would get colour codes, and an empty output besides
+        console = Console(width=160, color_system=None, force_jupyter=False)  # in a notebook, too, plain text and nothing else
         with console.capture() as text:
             console.print(table(self))
             for line in findings(self):

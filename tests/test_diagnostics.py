@@ -164,6 +164,15 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
         assert f"{p.grad_w:.1e}" in text
 
 
+def test_text_in_a_notebook_is_plain_too(x, monkeypatch):
+    report = probe(network(FluctuationDriven(nu=NU), depth=1), x, LABELS)
+    alone = str(report)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as ipykernel does
+    assert "\x1b" not in str(report)
+    assert str(report) == alone
+
+
 def test_under_jit_and_vmap_as_alone(x):
     nets = [network(FluctuationDriven(nu=NU), depth=2, seed=s) for s in range(2)]
     graphdef, _, rest = nnx.split(nets[0], nnx.Param, ...)
