@@ -127,6 +127,9 @@ def depth(report: Probe) -> Figure:
         values = np.array(values, dtype=float)
         axes.plot(layers[values > 0], values[values > 0], "o-", ms=4)
         axes.set(ylabel=name, yscale="log")
+        low, high = axes.get_ylim()
+        if high < 10 * low:  # at least a decade, so that rounding does not look like a trend
+            axes.set_ylim(np.sqrt(low * high / 10), np.sqrt(low * high * 10))
     for axes in (rate, spikes, weights, update):
         axes.set(xlabel="layer", xlim=(0.5, len(layers) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -21,7 +21,7 @@ CLAIMS = {
         r"([\d.]+) measured on data(?s:.*)accuracy ([\d.]+) % .* \(smallest: (-?[\d.e-]+)\)",
         lambda sigma_u, accuracy, smallest: abs(sigma_u - 1) < 0.1 and accuracy > 20 and smallest >= 0,
     ),
-    "7_your_own_flax_model": (r"chance 25 %\): ([\d.]+) % for the NNX module .* ([\d.]+) % for the Linen", lambda a, b: min(a, b) > 60),
+    "7_your_own_flax_model": (r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen", lambda a, b: min(a, b) > 60),
 }
 
 

@@ -104,3 +104,13 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
     dalian = tuple(p._replace(rate_exc=4.0 * k, rate_inh=k) for k, p in enumerate(layers, start=1))
     lines = {line.get_color(): line.get_ydata().tolist() for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines}
     assert lines == {"black": [2.0, 4.0, 6.0], plotting.EXCITATORY: [4.0, 8.0, 12.0], plotting.INHIBITORY: [1.0, 2.0, 3.0]}
+
+
+def test_depth_shows_at_least_a_decade():
+    layers = tuple(LayerProbe(*[1.0] * 14)._replace(rates=np.ones(3), update=7e-3 * (1 + 1e-3 * k), grad_z=10.0**k) for k in range(3))
+    _, spikes, _, update = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
+    low, high = update.get_ylim()
+    assert low < 7e-3 < high
+    np.testing.assert_allclose(high / low, 10)
+    low, high = spikes.get_ylim()
+    assert 100 < high / low < 1000
