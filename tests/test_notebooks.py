@@ -106,6 +106,18 @@ def test_runs_with_small_settings(name):
         assert [o.output_type for o in old.outputs] == [o.output_type for o in new.outputs]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law"])
+def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
+    monkeypatch.delenv("SNNJAX_DATA", raising=False)
+    notebook = read(name)
+    loads = next(k for k, cell in enumerate(notebook.cells) if "load_shd(" in cell.source)
+    notebook.cells = notebook.cells[: loads + 1]
+    said = texts(execute.execute(notebook, small=True).cells[-1])
+    assert "Data: generated spikes: no recordings were found" in said
+    assert "10 classes" in said
+
+
 def test_failing_cell_fails():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
     with pytest.raises(Exception, match="AssertionError"):
