@@ -1,6 +1,6 @@
 """Run notebooks from top to bottom and write them back with their outputs: `make notebooks`, or `python notebooks/execute.py [NAME.ipynb ...]`.
 
-Notebook 3 and 6 read real recordings where SNNJAX_DATA names them. What differs from run to run and says nothing (times, ids, the machine's Python) is
+Notebooks 3 and 6 read real recordings where SNNJAX_DATA names them. What differs from run to run and says nothing (times, ids, the machine's Python) is
 not written.
 """
 
