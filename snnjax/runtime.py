@@ -18,13 +18,11 @@ from typing import Any
 
 from snnjax import _check
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def tune_allocator(*, top_pad_mib: int = 256) -> bool:
-    """Tell glibc to keep freed memory: no mmap for large blocks, no trimming, growth in steps of `top_pad_mib`, and one heap for all threads.
-
-    One heap, because what the threads that compile free would lie idle in heaps of their own: 20 to 40 MiB of a small training process.
+    """Tell glibc to keep freed memory: no mmap for large blocks, no trimming, and growth in steps of `top_pad_mib`.
 
     The process keeps its peak memory until it ends. Safe to call at any time, best before the first JAX computation.
 
@@ -44,8 +42,8 @@ def tune_allocator(*, top_pad_mib: int = 256) -> bool:
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: top_pad_mib * 2**20, _M_ARENA_MAX: 1}
-    return all([mallopt(name, value) for name, value in settings.items()])
+    applied = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, top_pad_mib * 2**20)]
+    return all(applied)
 
 
 def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 1024) -> Path | None:
