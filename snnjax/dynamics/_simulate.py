@@ -59,7 +59,8 @@ def simulate(
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
 
     Raises:
-      TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes; `fused=True` where it does not apply.
+      TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes, or of arrays that do not
+        broadcast; `fused=True` where it does not apply.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.dynamics import LIF
@@ -75,8 +76,17 @@ def simulate(
             raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
+    try:
+        shape: Any = jnp.broadcast_shapes(*(leaf.shape for leaf in leaves))[1:]
+    except ValueError:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ValueError(f"drive must hold arrays (time, batch, ...features) that broadcast against each other, got {shapes}") from None
+    if len({(leaf.shape[0], leaf.ndim) for leaf in leaves}) > 1:
+        raise ValueError(
+            f"drive must hold arrays of the same number of steps and axes, got {', '.join(str(leaf.shape) for leaf in leaves)}"
+        )
     if state is None:
-        state = neuron.initial_state(leaves[0].shape[1:], leaves[0].dtype)
+        state = neuron.initial_state(shape, leaves[0].dtype)
     if membrane and not hasattr(state, "u"):
         raise ValueError(f"membrane=True needs a state with a membrane u, which {type(state).__name__} has not")
     applies = is_plain_lif(neuron)
