@@ -46,9 +46,9 @@ def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: boo
     [8.0, 5.0, 3.5]
     """
     by_loop = functools.partial(loop, body, reverse=reverse)
-    elements = math.prod(jax.tree.leaves(xs)[0].shape)
+    steps, *shape = jax.tree.leaves(xs)[0].shape
     # a process without a GPU need not trace, or import, what it cannot run
-    if not kernels or jax.default_backend() != "gpu" or not 0 < elements <= MOST:
+    if not kernels or jax.default_backend() != "gpu" or not 0 < steps * _padded(math.prod(shape)) <= MOST:
         return by_loop(constants, carry, xs)
     return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
 
@@ -60,6 +60,10 @@ def loop(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = Fal
     )
 
 
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
 def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False, interpret: bool = False) -> tuple[Any, Any]:
     """`elementwise` by the kernel; `interpret`: without a GPU, slowly, for tests."""
     from jax.experimental import pallas as pl
@@ -67,7 +71,8 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
 
     steps, *shape = jax.tree.leaves(xs)[0].shape
     size = math.prod(shape)
-    padded = -(-size // BLOCK) * BLOCK
+    padded = _padded(size)
+    options = getattr(triton, "CompilerParams", None) or triton.TritonCompilerParams  # jax < 0.7
 
     def flat(a: Any, lead: tuple[int, ...]) -> jax.Array:
         a = jnp.broadcast_to(a, (*lead, *shape)).reshape(*lead, size)
@@ -114,7 +119,7 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
             *(jax.ShapeDtypeStruct((padded,), a.dtype) for a in final_leaves),
             *(jax.ShapeDtypeStruct((steps, padded), a.dtype) for a in y_leaves),
         ],
-        compiler_params=None if interpret else triton.CompilerParams(num_warps=WARPS),
+        compiler_params=None if interpret else options(num_warps=WARPS),
         interpret=interpret,
         name="snnjax_elementwise_scan",
     )(*leaves)

@@ -53,7 +53,8 @@ def simulate(
       membrane: also return the trace of `state.u` (T, B, ...).
       fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u - theta alone, in their `trace_dtype`). None: wherever it
         applies, that is for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or
-        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply.
+        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply; False also leaves out
+        that of a `LeakyIntegrator`.
 
     Returns:
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
