@@ -72,7 +72,6 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
     steps, *shape = jax.tree.leaves(xs)[0].shape
     size = math.prod(shape)
     padded = _padded(size)
-    options = getattr(triton, "CompilerParams", None) or triton.TritonCompilerParams  # jax < 0.7
 
     def flat(a: Any, lead: tuple[int, ...]) -> jax.Array:
         a = jnp.broadcast_to(a, (*lead, *shape)).reshape(*lead, size)
@@ -119,7 +118,7 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
             *(jax.ShapeDtypeStruct((padded,), a.dtype) for a in final_leaves),
             *(jax.ShapeDtypeStruct((steps, padded), a.dtype) for a in y_leaves),
         ],
-        compiler_params=None if interpret else options(num_warps=WARPS),
+        compiler_params=None if interpret else triton.CompilerParams(num_warps=WARPS),
         interpret=interpret,
         name="snnjax_elementwise_scan",
     )(*leaves)
