@@ -1,9 +1,9 @@
-# make demo: environment, install, train Randman.   make test: environment, install, whole suite.
+# make demo: environment, install, train Randman.   make test: environment, install, whole suite.   make docs: the site, into site/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -30,5 +30,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
