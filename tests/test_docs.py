@@ -200,6 +200,11 @@ def test_every_public_module_has_a_page():
     assert site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n") == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
 
 
+def test_examples_in_the_hooks():
+    require("griffe")
+    assert [doctest.testmod(hook(name)).failed for name in ("pages", "docstrings")] == [0, 0]
+
+
 def test_docstrings_are_split_into_arguments():
     require("griffe")
     normalized = hook("docstrings").normalized
@@ -211,6 +216,6 @@ def test_docstrings_are_split_into_arguments():
     )
     assert text == (
         "A layer, see [`snnjax.nn`][snnjax.nn].\n\n    z = x @ W\n\n"
-        "Args:\n    a: two, s.\n    b: two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
+        "Args:\n    a: (`a`, `b`) two, s.\n    b: (`a`, `b`) two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
         "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```\n"
     )

@@ -1,7 +1,8 @@
 """The package's docstrings as Griffe's Google parser reads them, before it does.
 
 They put short arguments on one line, `dt: time step, s.   theta: threshold.`, say several in one, `tau_mem, tau_syn: s.`, and have doctests anywhere. Here
-each argument gets a line of its own, sentences that are no argument go behind the section, doctests become code blocks, names of the package links.
+each argument gets a line of its own, sentences that are no argument go behind the section, doctests become code blocks, names of the package links. Frozen
+pytrees and named tuples get the constructor that Python makes for them, so that their fields are seen.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
     Add.
     <BLANKLINE>
     Args:
-        a: numbers.
-        b: numbers.
+        a: (`a`, `b`) numbers.
+        b: (`a`, `b`) numbers.
         c: one more.
     <BLANKLINE>
     All may be arrays.
@@ -50,7 +51,7 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
             out += ["", "```pycon", *(re.sub(r"\s*# doctest:.*$", "", example) for example in lines[k:end]), "```", ""]
             k = end
         else:
-            out.append(line if line.startswith("    ") else _NAME.sub(r"[`\1`][\1]", re.sub(r"^Parameters: ", "**Parameters:** ", line)))
+            out.append(line if line.startswith("    ") else _NAME.sub(r"[`\1`][\1]", re.sub(r"^Parameters: ", "**Trained:** ", line)))
             k += 1
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).lstrip("\n")
 
@@ -84,10 +85,12 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
         if found is None or (kind == "Args" and any(name.lstrip("*") not in parameters for name in names)):
             prose.append(item)
             continue
-        body = found[2].split("\n")
+        body = re.sub(r"^>", r"\\>", found[2]).split("\n")  # else a quotation
+        if kind != "Raises" and len(names) > 1:  # what is said of all of them may be said of each in turn
+            body[0] = f"({', '.join(f'`{name}`' for name in names)}) {body[0]}"
         for name in [", ".join(names)] if kind == "Raises" else names:
             entries += [f"    {name}: {body[0]}", *(f"        {line}" for line in body[1:])]
-    return [*([f"{kind}:", *entries, ""] if entries else []), *("\n".join(p for p in item.split("\n")) + "\n" for item in prose)]
+    return [*([f"{kind}:", *entries, ""] if entries else []), *(f"{item}\n" for item in prose)]
 
 
 class Docstrings(griffe.Extension):
@@ -98,7 +101,26 @@ class Docstrings(griffe.Extension):
         _visit(pkg)
 
 
+def _add_constructor(cls: griffe.Class) -> None:
+    """What `snnjax._pytree.pytree_dataclass` and `NamedTuple` make of the fields."""
+    frozen = any(str(decorator.value).endswith("pytree_dataclass") for decorator in cls.decorators)
+    if "__init__" in cls.members or not (frozen or "NamedTuple" in map(str, cls.bases)):
+        return
+    kind = griffe.ParameterKind.keyword_only if frozen else griffe.ParameterKind.positional_or_keyword
+    parameters = [griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)]
+    for name, field in cls.members.items():
+        if not field.is_attribute or field.annotation is None:
+            continue
+        default = field.value
+        if isinstance(default, griffe.ExprCall) and str(default.function) == "static":
+            default = next((a.value for a in default.arguments if getattr(a, "name", "") == "default"), None)
+        parameters.append(griffe.Parameter(name, annotation=field.annotation, kind=kind, default=default))
+    cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*parameters), returns="None"))
+
+
 def _visit(obj: Any) -> None:
+    if obj.is_class:
+        _add_constructor(obj)
     for member in obj.members.values():
         if not member.is_alias:
             _visit(member)
