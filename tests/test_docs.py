@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,13 +88,17 @@ def test_script_for_several_hosts(tmp_path):
 
     def start(name, devices, hosts, index, address):
         (tmp_path / name).mkdir(exist_ok=True)
-        env = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
         command = [sys.executable, str(tmp_path / "hosts.py"), address, str(hosts), str(index)]
         return subprocess.Popen(command, cwd=tmp_path / name, env=env, stderr=subprocess.PIPE, text=True)
 
     def finish(*processes):
         for process in processes:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors[-4000:]
 
     finish(*[start("two", 2, 2, k, f"127.0.0.1:{port}") for k in range(2)])
@@ -161,7 +164,11 @@ def test_notebooks_become_pages():
     site = hook("pages")
     cells = [
         {"cell_type": "markdown", "source": ["# A title\n", "\n", "[next](2_more.ipynb), ![p](../docs/overview.png)"]},
-        {"cell_type": "code", "source": "print(1)", "outputs": [{"output_type": "stream", "text": ["0 %\r100 %\n", "\x1b[1mbold\x1b[0m\n"]}]},
+        {
+            "cell_type": "code",
+            "source": "print(1)",
+            "outputs": [{"output_type": "stream", "text": ["0 %\r100 %\n", "\x1b[1mbold\x1b[0m\n"]}],
+        },
         {
             "cell_type": "code",
             "source": "figure",
@@ -171,7 +178,9 @@ def test_notebooks_become_pages():
     ]
     text, images = site.notebook_page({"cells": cells}, "1_first")
     assert images == {"1_first_0.png": b"\x89PNG"}
-    assert text.startswith("# A title\n\n[next](2_more.md), ![p](../overview.png)\n\n```python\nprint(1)\n```\n\n```text\n100 %\nbold\n```\n")
+    assert text.startswith(
+        "# A title\n\n[next](2_more.md), ![p](../overview.png)\n\n```python\nprint(1)\n```\n\n```text\n100 %\nbold\n```\n"
+    )
     assert "![output](1_first_0.png)\n\n[This page as a notebook](1_first.ipynb)\n" in text
     assert [page for _, page in site.tutorials()] == [f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))]
 
@@ -197,7 +206,9 @@ def test_every_public_module_has_a_page():
     text = site.module_page("snnjax.dynamics")
     assert "::: snnjax.dynamics.lif\n" in text
     assert "::: snnjax.dynamics._simulate.simulate\n" in text
-    assert site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n") == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
+    assert (
+        site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n") == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
+    )
 
 
 def test_examples_in_the_hooks():

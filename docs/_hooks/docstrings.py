@@ -7,6 +7,7 @@ pytrees and named tuples get the constructor that Python makes for them, so that
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection
 from typing import Any
@@ -70,7 +71,11 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
     if kind == "Returns":
         text = [line.strip() for line in linked]
         # with the annotation in front no colon of the text is taken for its end
-        return ["Returns:", f"    {returns}: {text[0]}", *(f"        {line}" if line else "" for line in text[1:])] if returns else ["Returns:", "", *text]
+        return (
+            ["Returns:", f"    {returns}: {text[0]}", *(f"        {line}" if line else "" for line in text[1:])]
+            if returns
+            else ["Returns:", "", *text]
+        )
     items: list[str] = []
     for line in linked:
         starts = line.startswith("  ") and not line.startswith("   ")
@@ -79,7 +84,7 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
         else:
             items[-1] += f"\n{line.strip()}"
     entries, prose = [], []
-    for item in (part for item in items for part in _SPLIT.split(item)):
+    for item in itertools.chain.from_iterable(map(_SPLIT.split, items)):
         found = _ITEM.match(item)
         names = [] if found is None else found[1].rstrip(":").split(", ")
         if found is None or (kind == "Args" and any(name.lstrip("*") not in parameters for name in names)):

@@ -1,8 +1,8 @@
 """MkDocs hook: pages from the notebooks, the reports and the package, their entries in the navigation, and links from names in code to the reference.
 
-    notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; nothing is run
-    docs/results/**/report.md   listed, where there are any
-    snnjax's public modules     reference/MODULE.md, one a module; a package has all of its public modules on one page
+notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; nothing is run
+docs/results/**/report.md   listed, where there are any
+snnjax's public modules     reference/MODULE.md, one a module; a package has all of its public modules on one page
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def fenced(language: str, text: str) -> str:
 
 def modules() -> list[tuple[str, str]]:
     """Every public module of the package and its page, in order of their names."""
-    found = [path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())]
+    found = [
+        path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
     return [(f"snnjax.{path.stem}", f"reference/snnjax.{path.stem}.md") for path in sorted(found)]
 
 
@@ -188,6 +190,10 @@ def exports(source: str) -> dict[str, str]:
     {'C': 'a.b'}
     """
     tree = ast.parse(source)
-    origin = {alias.asname or alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    public = next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__")
+    origin = {
+        alias.asname or alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    public = next(
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+    )
     return {name: origin[name] for name in public}
