@@ -83,7 +83,8 @@ class Sweep:
 
     def __call__(self, console: Console, varied: dict[str, list[float]] | None = None) -> int:
         """Run what is missing; 0, or 130 where it was interrupted."""
-        from snnjax.experiments.sweep import FIGURE, grid, run_sweep, varied_in
+        from snnjax.experiments.sweep import grid, run_sweep
+        from snnjax.experiments.sweep_folder import FIGURE, varied_in
         from snnjax.progress import SweepProgress, sweep_table
         from snnjax.training.run_folder import RunFolder
 
@@ -309,7 +310,8 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
     """
     if not argv or argv[0] != "sweep":
         return list(argv), {}
-    from snnjax.experiments.sweep import SWEEPABLE, parse_values
+    from snnjax.experiments.sweep import parse_values
+    from snnjax.experiments.sweep_folder import SWEEPABLE
 
     rest, varied, words = [], {}, iter(argv)
     for word in words:

@@ -53,6 +53,11 @@ def assert_close(actual, desired, rtol: float) -> None:
     np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * max(np.abs(desired).max(), np.finfo(np.float64).tiny))
 
 
+CONVOLVED = 1e-12 if jax.default_backend() == "cpu" else 1e-5
+"""How close float64 convolutions of one and of many samples come: those of GPUs are of single precision."""
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about CPUs; this process computes on an accelerator")
+
+
 def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unused=()) -> None:
     """The gradient of `loss` for each argument, along a random direction of the argument's own scale, is the central difference."""
     value, rng = jax.jit(loss), np.random.default_rng(99)

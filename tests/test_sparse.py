@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import assert_close
+from _support import ON_CPU, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +117,7 @@ def test_accelerators_get_the_dense_product(platform, rng):
     assert "dot_general" not in here
 
 
+@ON_CPU
 def test_weights_that_no_spike_meets_do_not_show():
     counts = np.zeros((3, 1, 2), np.uint8)
     counts[1, 0, 0] = 1

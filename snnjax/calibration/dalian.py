@@ -23,7 +23,8 @@ For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c eha
 The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the one that came closest counts.
 
 Where a layer is to be so quiet (sigma_u of 0.5) that its inhibitory neurons fire below about 1 Hz there is no such point that could be trusted: the few spikes
-would have to be larger than the threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and sigma_u are off.
+would have to be larger than the threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and sigma_u are off
+(`LayerReport.on_target`; `calibrate` warns).
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -36,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax.calibration.powers import free_membrane
-from snnjax.calibration.report import LayerReport
+from snnjax.calibration.report import LayerReport, near
 from snnjax.dynamics import LIF
 from snnjax.initializers import fan_in
 from snnjax.psp import psp_integrals
@@ -162,7 +163,9 @@ def calibrate_dalian(
     u = free_membrane(neuron, layer.whole_drive(x, z))
     sigma_w = tuple(getattr(layer, name)[...].std() for name in names)
     quenched = jnp.sqrt(jnp.square(u.mean(axis=0)).mean())
-    return LayerReport(sigma_w, quenched, jnp.sqrt(u.var(axis=0).mean()), alone.ee == 0, there, u.mean()), z
+    found, mean = jnp.sqrt(u.var(axis=0).mean()), u.mean()
+    on_target = near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u)
+    return LayerReport(sigma_w, quenched, found, alone.ee == 0, there, mean, on_target), z
 
 
 def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from snnjax import _check
 from snnjax.calibration.dalian import calibrate_dalian
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
-from snnjax.calibration.report import LayerReport
+from snnjax.calibration.report import LayerReport, near
 from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
 
@@ -63,6 +64,9 @@ def calibrate(
       ValueError: sizes that do not fit, `passes` < 1, sigma_u not positive, or a layer for which there are no such weights (under jit and
         vmap its report says so instead).   TypeError: x is not an array.
 
+    Warns:
+      UserWarning: a layer's own spikes are too few to put it within 5 % of its target (not under jit; `LayerReport.on_target`).
+
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -99,6 +103,12 @@ def calibrate(
             refused = _check.concrete(report.silent) == 0 and _check.concrete(report.calibrated) == 0
             if refused:
                 raise ValueError(f"layer {k} has no weights for mu_u = {mu_u}, sigma_u = {targets[len(reports)]}: {INFEASIBLE}")
+            if _check.concrete(report.calibrated) == 1 and _check.concrete(report.on_target) == 0:
+                warnings.warn(
+                    f"layer {k} has sigma_u = {float(report.sigma_u):.3g} and mu_u = {float(report.mu_u):.3g} on these inputs, asked for were sigma_u = "
+                    f"{targets[len(reports)]}, mu_u = {mu_u}: its own spikes are too few to be relied on; a larger sigma_u makes it spike more",
+                    stacklevel=2,
+                )
             reports.append(report)
             spikes.append(x)
         else:
@@ -150,7 +160,8 @@ def _calibrate_layer(
     u = free_membrane(layer.neuron, layer.whole_drive(x, output))
     measured_sigma_u = jnp.sqrt(u.var(axis=0).mean())
     quenched = jnp.sqrt(sum(w.sigma_w**2 * p.quenched for w, p in zip(weights, powers, strict=True)))
-    report = LayerReport(tuple(w.sigma_w for w in weights), quenched, measured_sigma_u, below.temporal == 0, there, u.mean())
+    on_target = near(measured_sigma_u, sigma_u, sigma_u)
+    report = LayerReport(tuple(w.sigma_w for w in weights), quenched, measured_sigma_u, below.temporal == 0, there, u.mean(), on_target)
     return report, output
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class LayerReport(NamedTuple):
@@ -17,6 +18,8 @@ class LayerReport(NamedTuple):
       silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
         weights to rescale are all equal. The layer then kept its weights.
       mu_u: the mean that the membrane without reset then has on the batch.
+      on_target: `sigma_u` is within 5 % of what was asked for, and in a Dalian layer, whose mean is measured, too, `mu_u` within 5 % of that sigma_u. A
+        layer whose own spikes count may be calibrated and still off: there are weights, but the few spikes that it emits with them say little.
     """
 
     sigma_w: tuple[jax.Array, ...]
@@ -25,3 +28,13 @@ class LayerReport(NamedTuple):
     silent: jax.Array
     calibrated: jax.Array
     mu_u: jax.Array
+    on_target: jax.Array
+
+
+TOLERANCE = 0.05
+"""How far from its target a layer may be to count as on it, relative to sigma_u."""
+
+
+def near(found: jax.Array, target: Any, sigma_u: Any) -> jax.Array:
+    """Whether `found` is `target` within `TOLERANCE` of sigma_u."""
+    return jnp.abs(found - target) <= TOLERANCE * sigma_u

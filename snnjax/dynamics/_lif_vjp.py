@@ -9,8 +9,9 @@ cotangents, and s_k = 1 or -1 the sign with which current k enters the membrane:
     gu[t]       = lm r gu[t+1] + h(v[t]) gz + gu_out[t]
     gi_k[t]     = ls_k gi_k[t+1] + s_k (1 - lm) r gu[t+1]
 
-The recurrent weights' gradient is one product over all steps after the loop. Equal to autodiff of `LIF.step` and `ExcInhLIF.step` with the
-multiplicative, undifferentiated reset; autodiff stores u, all i and z of every step, and multiplies inside the loop.
+The recurrent weights' gradient is one product over all steps after the loop. Without recurrence both directions are `_over_time.elementwise`.
+Equal to autodiff of `LIF.step` and `ExcInhLIF.step` with the multiplicative, undifferentiated reset; autodiff stores u, all i and z of every step, and
+multiplies inside the loop.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from snnjax import surrogate
+from snnjax.dynamics import _over_time
 from snnjax.surrogate import Derivative
 
 Currents = tuple[jax.Array, ...]
@@ -52,9 +55,9 @@ def lif_scan(
 
 def _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients):  # type: ignore[no-untyped-def]
     """The traces v and, if `membrane`, u, and the final state."""
-    lm, gain, ls, theta = coefficients
 
-    def body(carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array | None]]:
+    def body(constants: Any, carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array | None]]:
+        lm, gain, ls, theta = constants
         u, *i = carry
         z = u > theta
         i_next = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)]
@@ -63,7 +66,9 @@ def _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
         net = functools.reduce(jnp.add, map(_signed, signs, i))
         return (jnp.where(z, 0, lm * u + gain * net), *i_next), ((u - theta).astype(trace), u if membrane else None)
 
-    final, (v, u) = jax.lax.scan(body, state, drive)
+    alone = recurrent is None and all(d.shape[1:] == state[0].shape for d in drive)
+    run = _over_time.elementwise if alone else _over_time.loop
+    final, (v, u) = run(body, coefficients, state, drive)
     return v, u, final
 
 
@@ -75,7 +80,6 @@ def _forward(derivative, recurrent, signs, membrane, trace, drive, state, weight
 
 def _backward(derivative, recurrent, signs, membrane, trace, residuals, cotangents):  # type: ignore[no-untyped-def]
     v, broadcast, weights, coefficients, steepness = residuals
-    lm, gain, ls, _ = coefficients
     gz_out, gu_out, final = cotangents
     dtype = gz_out.dtype
 
@@ -83,7 +87,10 @@ def _backward(derivative, recurrent, signs, membrane, trace, residuals, cotangen
         assert recurrent is not None
         return tuple(jnp.broadcast_to(r, z.shape) for r in recurrent(z, w))
 
-    def body(carry: tuple[jax.Array, ...], at_t: tuple[jax.Array, jax.Array, jax.Array | None]) -> tuple[tuple[jax.Array, ...], Currents]:
+    def body(
+        constants: Any, carry: tuple[jax.Array, ...], at_t: tuple[jax.Array, jax.Array, jax.Array | None]
+    ) -> tuple[tuple[jax.Array, ...], Currents]:
+        (lm, gain, ls, _), steepness = constants
         gu, *gi = carry
         v_t, gz, gu_t = at_t
         if recurrent is not None:
@@ -94,7 +101,9 @@ def _backward(derivative, recurrent, signs, membrane, trace, residuals, cotangen
         gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(signs, ls, gi, strict=True)]
         return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
 
-    g_state, g_drive = jax.lax.scan(body, final, (v, gz_out, gu_out), reverse=True)
+    # what a derivative of the user's own does is not known
+    run = _over_time.elementwise if recurrent is None and derivative.__module__ == surrogate.__name__ else _over_time.loop
+    g_state, g_drive = run(body, (coefficients, steepness), final, (v, gz_out, gu_out), reverse=True)
     g_weights = None
     if recurrent is not None:
         z = (v > 0).astype(dtype)

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax.dynamics import _over_time
+from snnjax.dynamics._leaky_vjp import leaky_scan
 from snnjax.dynamics._lif_vjp import lif_scan
 from snnjax.dynamics._neuron import Neuron
 from snnjax.dynamics.exc_inh import ExcInhLIF
 from snnjax.dynamics.lif import LIF
+from snnjax.dynamics.readout import LeakyIntegrator
 from snnjax.surrogate import SpikeFunction
 
 
@@ -50,13 +53,15 @@ def simulate(
       membrane: also return the trace of `state.u` (T, B, ...).
       fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u - theta alone, in their `trace_dtype`). None: wherever it
         applies, that is for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or
-        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply.
+        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply; False also leaves out
+        that of a `LeakyIntegrator`.
 
     Returns:
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
 
     Raises:
-      TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes; `fused=True` where it does not apply.
+      TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes, or of arrays that do not
+        broadcast; `fused=True` where it does not apply.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.dynamics import LIF
@@ -72,8 +77,17 @@ def simulate(
             raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
+    try:
+        shape: Any = jnp.broadcast_shapes(*(leaf.shape for leaf in leaves))[1:]
+    except ValueError:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ValueError(f"drive must hold arrays (time, batch, ...features) that broadcast against each other, got {shapes}") from None
+    if len({(leaf.shape[0], leaf.ndim) for leaf in leaves}) > 1:
+        raise ValueError(
+            f"drive must hold arrays of the same number of steps and axes, got {', '.join(str(leaf.shape) for leaf in leaves)}"
+        )
     if state is None:
-        state = neuron.initial_state(leaves[0].shape[1:], leaves[0].dtype)
+        state = neuron.initial_state(shape, leaves[0].dtype)
     if membrane and not hasattr(state, "u"):
         raise ValueError(f"membrane=True needs a state with a membrane u, which {type(state).__name__} has not")
     applies = is_plain_lif(neuron)
@@ -82,7 +96,7 @@ def simulate(
             "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and time constants and theta "
             f"that are plain numbers or numpy arrays, got {neuron!r}"
         )
-    run: Any = _fused if applies and fused is not False else _scan
+    run: Any = _scan if fused is False else _fused if applies else _leaky if _is_plain_leaky(neuron, drive, state, recurrent) else _scan
     if run is _fused and recurrent is not None and weights is None:
         # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
         closed, weights = jax.closure_convert(recurrent, jnp.zeros(jnp.shape(state[0]), leaves[0].dtype), None)
@@ -99,7 +113,7 @@ def _jitted(run: Any, neuron: Any, drive: Any, recurrent: Any, weights: Any, sta
 
 
 def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
-    def body(s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
+    def body(_: None, s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
         u = s.u if membrane else None
         if recurrent is None:
             s, z = neuron.step(s, d)
@@ -109,7 +123,7 @@ def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, mem
         s, z = neuron.step(s, jax.tree.map(jnp.add, d, recurrent(z, weights)))
         return s, (z, u)
 
-    state, (output, trace) = jax.lax.scan(body, state, drive)
+    state, (output, trace) = _over_time.loop(body, None, state, drive)
     return Simulation(output, trace, state)
 
 
@@ -128,19 +142,21 @@ def _is_value(neuron: Any) -> bool:
     return True
 
 
+CONSTANT = (int, float, np.ndarray, np.generic)
+"""Types of numbers that are not trained."""
+
 # time constant and sign of each current of the neurons with a hand-written backward pass
 CURRENTS: dict[type, dict[str, int]] = {LIF: {"tau_syn": 1}, ExcInhLIF: {"tau_exc": 1, "tau_inh": -1}}
 
 
 def is_plain_lif(neuron: Any) -> bool:
     """Whether the hand-written backward pass gives this neuron's gradients."""
-    constant = (int, float, np.ndarray, np.generic)
     return (
         type(neuron) in CURRENTS  # a subclass may have a step of its own
         and neuron.reset == "multiplicative"
         and not neuron.reset_grad
         and type(neuron.spike) is SpikeFunction
-        and all(isinstance(getattr(neuron, name), constant) for name in ("tau_mem", "theta", *CURRENTS[type(neuron)]))
+        and all(isinstance(getattr(neuron, name), CONSTANT) for name in ("tau_mem", "theta", *CURRENTS[type(neuron)]))
     )
 
 
@@ -158,6 +174,21 @@ def _fused(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, me
     )  # fmt: skip
     output, trace, final = out
     return Simulation(output, trace, type(state)(*final))
+
+
+def _is_plain_leaky(neuron: Any, drive: Any, state: Any, recurrent: Any) -> bool:
+    return (
+        type(neuron) is LeakyIntegrator
+        and recurrent is None
+        and all(isinstance(getattr(neuron, name), CONSTANT) for name in ("tau_mem", "tau_syn"))
+        and all(s.shape == drive.shape[1:] and s.dtype == drive.dtype for s in state)
+    )
+
+
+def _leaky(neuron: LeakyIntegrator, drive: jax.Array, recurrent: None, weights: None, state: Any, membrane: bool) -> Simulation:
+    lr, ls = (_check.decay(neuron.dt, tau) for tau in (neuron.tau_mem, neuron.tau_syn))
+    final, output = leaky_scan(tuple(jnp.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls)), tuple(state), drive)
+    return Simulation(output, None, type(state)(*final))
 
 
 @dataclasses.dataclass(frozen=True)

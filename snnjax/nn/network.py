@@ -1,7 +1,8 @@
 """A stack of layers that returns the readout trace and what every layer did on the way.
 
 Backward needs traces of every layer over all T steps. With `remat_steps` = c only the states between parts of c steps are kept, T / c of them, and a part's
-traces are computed again when its gradient is: memory for T / c states and c steps, least at c about sqrt(T), for one more forward pass.
+traces are computed again when its gradient is: memory for T / c states and c steps, least at c about sqrt(T), for one more forward pass. Training then also
+takes each part's spike counts in place of its spikes (`counts`), so that what grows with T is the input alone.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from snnjax.sparse import as_dense
 class Activity(NamedTuple):
     """Spike trains of every spiking layer, first to last, each (time, batch, ...features), and their membranes where asked for (else empty).
 
-    Those of a Dalian layer are of all its neurons, excitatory ones first.
+    Those of a Dalian layer are of all its neurons, excitatory ones first. `steps`: where `spikes` are the counts of parts of a trial (parts, batch,
+    ...features), the number of its steps; else None.
     """
 
     spikes: tuple[jax.Array, ...]
     membranes: tuple[jax.Array, ...] = ()
+    steps: int | None = None
 
 
 class Sequential(nnx.Module):
@@ -92,18 +95,21 @@ class Sequential(nnx.Module):
         """Whether an `EventRaster` is used as it is; else an array is made of it."""
         return getattr(self.layers[0], "takes_events", False) and self.remat_steps is None
 
-    def __call__(self, x: Any, *, membranes: bool = False, key: jax.Array | None = None) -> tuple[jax.Array, Activity]:
+    def __call__(
+        self, x: Any, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Activity]:
         """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity.
 
         Args:
           x: an array, or a `snnjax.sparse.EventRaster`.   membranes: keep those of every spiking layer.
+          counts: give spike counts of each `remat_steps` steps instead of spikes; no effect where `remat_steps` is None.
           key: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
         """
-        readout, activity, _ = self.run(x, membranes=membranes, key=key)
+        readout, activity, _ = self.run(x, membranes=membranes, counts=counts, key=key)
         return readout, activity
 
     def run(
-        self, x: Any, state: Any = None, *, membranes: bool = False, key: jax.Array | None = None
+        self, x: Any, state: Any = None, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None
     ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         _check.time_major("x", x)
@@ -116,6 +122,8 @@ class Sequential(nnx.Module):
         @jax.checkpoint  # type: ignore[arg-type]
         def part(state: Any, x: jax.Array) -> tuple[Any, tuple[jax.Array, Activity]]:
             readout, activity, state = self._run(x, state, membranes, key)
+            if counts:
+                activity = activity._replace(spikes=tuple(z.sum(axis=0, keepdims=True) for z in activity.spikes))
             return state, (readout, activity)
 
         whole = x[: len(x) - rest].reshape(parts, self.remat_steps, *x.shape[1:])
@@ -124,7 +132,8 @@ class Sequential(nnx.Module):
         if rest:
             state, last = part(state, x[-rest:])
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
-        return *out, state
+        readout, activity = out
+        return readout, activity._replace(steps=len(x) if counts else None), state
 
     def _pass(self, k: int, x: jax.Array, passed: list[jax.Array]) -> None:
         """Take down the output x of layer k for skip connections."""

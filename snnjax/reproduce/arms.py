@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from snnjax.experiments._run import run
-from snnjax.experiments.sweep import epochs_to, grid, run_sweep
+from snnjax.experiments.sweep import grid, run_sweep
+from snnjax.experiments.sweep_folder import epochs_to
 from snnjax.experiments.tasks import task_name
 from snnjax.reproduce.data import SOURCES
 from snnjax.reproduce.settings import Task

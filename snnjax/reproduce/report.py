@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snnjax.experiments.sweep import SWEEPABLE
+from snnjax.experiments.sweep_folder import SWEEPABLE
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.statements import Row, Statement, Verdict, spread, values
 from snnjax.training.run_folder import write_whole

@@ -14,7 +14,7 @@ from flax import nnx
 from snnjax.experiments import build_network
 from snnjax.experiments._run import load
 from snnjax.experiments.build import LOGITS
-from snnjax.experiments.sweep import member_file
+from snnjax.experiments.sweep_folder import member_file
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.data import SOURCES
 from snnjax.training.params import unflatten_params

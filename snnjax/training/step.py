@@ -30,6 +30,7 @@ from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
 from snnjax.datasets.sparse_events import SparseEvents
+from snnjax.nn.network import Sequential
 from snnjax.regularizers import ActivityBound
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
@@ -54,7 +55,7 @@ class Metrics(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The pieces of an objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains.
+    """The pieces of an objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains, or counts (`snnjax.nn.Activity`).
 
     `supervised` False leaves the loss out of what is minimized; it is still reported. `noisy(params, x, key)`, where it is given, takes the place of
     `apply` in training: dropout. `Objective.of` makes both from a network.
@@ -74,8 +75,9 @@ class Objective(NamedTuple):
         A network whose `stochastic` is True takes a `key` when it is called.
         """
         graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-        noisy = (lambda p, x, key: nnx.merge(graphdef, p, rest)(x, key=key)) if getattr(network, "stochastic", False) else None
-        return cls(lambda p, x: nnx.merge(graphdef, p, rest)(x), noisy=noisy, **options), params
+        how = {"counts": True} if type(network) is Sequential and network.remat_steps is not None else {}
+        noisy = (lambda p, x, key: nnx.merge(graphdef, p, rest)(x, key=key, **how)) if getattr(network, "stochastic", False) else None
+        return cls(lambda p, x: nnx.merge(graphdef, p, rest)(x, **how), noisy=noisy, **options), params
 
     def priming(self) -> Objective:
         """The lower bounds alone, without the supervised loss.
@@ -117,7 +119,7 @@ def objective_value(
     loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
     accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
-    rates = jnp.asarray([s.mean() for s in activity.spikes])
+    rates = jnp.asarray([s.mean() / _steps_of_a_row(activity, s) for s in activity.spikes])
     return loss + penalty if objective.supervised else penalty, Metrics(loss, accuracy, penalty, rates)
 
 
@@ -134,6 +136,12 @@ def train_step(
     The state comes back unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before.
     """
     return update(optimizer, state, *_gradient(objective, state.params, (x, labels), key))
+
+
+def _steps_of_a_row(activity: Any, spikes: jax.Array) -> float:
+    """Time steps that an entry of the first axis of `spikes` stands for: 1, or, of counts, those of a part of the trial."""
+    steps = getattr(activity, "steps", None)
+    return 1 if steps is None else steps / len(spikes)
 
 
 def _gradient(
@@ -236,11 +244,17 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     if not _divisible(objective, source):
         return batch_size
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
-    spikes = jax.eval_shape(lambda p, x: tuple(objective.apply(p, x)[1].spikes), params, x)
+    sizes: list[float] = []
+
+    def look(params: Any, x: Any) -> None:
+        activity = objective.apply(params, x)[1]
+        sizes.extend(z.size * z.dtype.itemsize * _steps_of_a_row(activity, z) for z in activity.spikes)
+
+    jax.eval_shape(look, params, x)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     recurrent = any("recurrent_kernel" in jax.tree_util.keystr(path) and jnp.ndim(leaf) == 2 for path, leaf in leaves)
     fewest = FEWEST_RECURRENT if recurrent else FEWEST
-    fitting = max(CACHE_BYTES // max((z.size * z.dtype.itemsize for z in spikes), default=CACHE_BYTES), fewest)
+    fitting = max(int(CACHE_BYTES // max(sizes, default=CACHE_BYTES)), fewest)
     return max((d for d in range(1, batch_size + 1) if batch_size % d == 0 and fitting <= 2 * d <= 2 * fitting), default=batch_size)
 
 
@@ -323,7 +337,7 @@ def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_si
         readout, activity = objective.apply(params, x)
         loss = objective.sample_losses(readout, labels)
         hits = losses.correct(readout, labels, logits=objective.logits)
-        rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() for s in activity.spikes]
+        rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() / _steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes: bad input would otherwise go unseen
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(objective.regularizers, activity.spikes) * n / batches

@@ -90,10 +90,23 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
             np.testing.assert_allclose(report.sigma_u, jnp.sqrt(u.var(axis=0).mean()), rtol=1e-4)
             np.testing.assert_allclose(report.mu_u, u.mean(), atol=1e-3)
             assert bool(report.calibrated)
+            assert bool(report.on_target)
             assert abs(float(report.sigma_u) / sigma_u - 1) < 0.05
             assert abs(float(report.mu_u)) < 0.05
             assert all(float(w[...].min()) >= 0 for w in (layer.kernel, layer.inhibitory_kernel))
         y = z
+
+
+def test_a_layer_too_quiet_to_balance_is_reported(x):
+    """At a sigma_u of 0.4 the inhibitory neurons hardly spike."""
+    with pytest.warns(
+        UserWarning, match=r"layer 0 has sigma_u = .* asked for were sigma_u = 0\.4, mu_u = 0\.0: its own spikes are too few"
+    ):
+        _, reports = calibrate(dense(False), x, key=jax.random.key(1), sigma_u=[0.4, 1.0])
+    assert bool(reports[0].calibrated)
+    assert not bool(reports[0].on_target)
+    off = abs(float(reports[0].sigma_u) / 0.4 - 1), abs(float(reports[0].mu_u)) / 0.4
+    assert max(off) > 0.05
 
 
 def test_weights_that_are_there_are_only_scaled(x):

@@ -137,3 +137,24 @@ def test_both_drives_get_gradients_of_opposite_sign(x64):
     gradient = jax.grad(lambda d: simulate(ExcInhLIF(), d).output.sum())(drive)
     assert float(gradient.exc.min()) >= 0 >= float(gradient.inh.max())
     assert float(gradient.exc.max()) > 0 > float(gradient.inh.min())
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_either_drive_may_be_one_for_all_neurons(rng, fused):
+    one, each = (jnp.asarray(rng.uniform(0, 1, (20, 2, n)), jnp.float32) for n in (1, 5))
+    all_of_it = jnp.broadcast_to(one, each.shape)
+    for drive, wanted in ((ExcInhDrive(one, each), ExcInhDrive(all_of_it, each)), (ExcInhDrive(each, one), ExcInhDrive(each, all_of_it))):
+        np.testing.assert_array_equal(simulate(ExcInhLIF(), drive, fused=fused).output, simulate(ExcInhLIF(), wanted, fused=fused).output)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((20, 2, 3), (20, 2, 5)), r"that broadcast against each other, got \(20, 2, 3\), \(20, 2, 5\)"),
+        (((1, 2, 5), (20, 2, 5)), r"of the same number of steps and axes, got \(1, 2, 5\), \(20, 2, 5\)"),
+        (((20, 5), (20, 20, 5)), r"of the same number of steps and axes"),
+    ],
+)
+def test_drives_that_do_not_fit(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(ExcInhLIF(), ExcInhDrive(*map(jnp.zeros, shapes)))

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import kill_sweep
 from snnjax.cli import swept
-from snnjax.experiments import RandmanConfig, SHDConfig, sweep
+from snnjax.experiments import RandmanConfig, SHDConfig, sweep, sweep_folder
 from snnjax.experiments.sweep import grid, parse_values, run_sweep
 
 CONFIG = RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, dt=4e-3)
@@ -52,7 +52,7 @@ def test_results_have_a_row_a_member(whole):
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(r["initial_sigma_u_1"] for r in whole.rows[2:])
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
     for row in whole.rows:
-        with np.load(sweep.member_file(whole.folder, {name: row[name] for name in ("sigma_u", "seed")})) as member:
+        with np.load(sweep_folder.member_file(whole.folder, {name: row[name] for name in ("sigma_u", "seed")})) as member:
             reached = member["history.train_accuracy"] >= 0.9
         assert row["epochs_to_90"] == reached.argmax() if reached.any() else np.isnan(row["epochs_to_90"])
     assert (whole.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -68,7 +68,7 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
     ):
         rows = [row | {name: 0.0 for name in varied} | {"seed": 0}, row | varied | {"seed": 0}]
         file = tmp_path / f"{len(varied)}.png"
-        assert sweep.draw(rows, file) is drawn
+        assert sweep_folder.draw(rows, file) is drawn
         assert file.exists() is drawn
 
 
@@ -105,7 +105,7 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
 
 
 def test_one_process_at_a_time(tmp_path):
-    with sweep._alone(tmp_path), pytest.raises(BlockingIOError, match="another process trains in the sweep folder"):
+    with sweep_folder.alone(tmp_path), pytest.raises(BlockingIOError, match="another process trains in the sweep folder"):
         run_sweep(CONFIG, MEMBERS, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
@@ -127,7 +127,7 @@ def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
         assert jax.device_count() == 2 and len(rows) == 3
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
-    done = [sweep.row_of(sweep.member_file(tmp_path / "cut", m)) for m in members]
+    done = [sweep_folder.row_of(sweep_folder.member_file(tmp_path / "cut", m)) for m in members]
     for a, b in zip(done, whole.rows[:3], strict=True):
         assert a["test_accuracy_final"] == b["test_accuracy_final"]
         assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)

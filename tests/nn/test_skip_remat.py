@@ -13,7 +13,9 @@ from snnjax.calibration import calibrate
 from snnjax.datasets import DeviceArrays
 from snnjax.diagnostics import probe
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
+from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import step_memory
+from snnjax.training.step import Objective, evaluate, micro_batch_size, objective_value
 
 T, B = 33, 3
 
@@ -101,9 +103,50 @@ def test_remat_saves_memory():
         return step_memory(network, data, optimizer=optax.sgd(0.1), batch_size=8, micro_batch=8).temporaries
 
     whole, parts = temporaries(None), temporaries(20)
-    # at least the membranes of 400 steps of 4 layers; in parts, the spikes that are returned, states and 20 steps of all traces
+    # at least the membranes and spikes of 400 steps of 4 layers; in parts the input, states, counts and traces of 20 steps
     assert whole > 4 * 400 * 8 * 64 * 4 * 2
-    assert parts < whole / 1.5
+    assert parts < 400 * 8 * 30 * 4 + 0.25 * whole
+
+
+def test_memory_grows_with_the_square_root_of_time():
+    """But for the input: four times the steps, in twice as large parts, take twice the memory; without parts four times."""
+
+    def beside_the_input(steps, remat_steps):
+        data = DeviceArrays(x=np.zeros((4, steps, 6), np.uint8), labels=np.zeros(4, np.int32))
+        network = models.dense(6, 3, hidden=(64,) * 3, init=FluctuationDriven(nu=20.0), remat_steps=remat_steps, rngs=nnx.Rngs(0))
+        needed = step_memory(network, data, optimizer=optax.sgd(0.1), batch_size=4, micro_batch=4).temporaries
+        return needed - 4 * steps * (6 + 3) * 4  # and the readout's trace
+
+    assert beside_the_input(1600, 40) < 2.6 * beside_the_input(400, 20)
+    assert beside_the_input(1600, None) > 3.5 * beside_the_input(400, None)
+
+
+@pytest.mark.parametrize("steps", [8, 11, 40])
+def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
+    """33 steps in parts of 8 and one of 1, in three, and in one, of which nothing is left out."""
+    network = make(remat_steps=steps)
+    _, whole = make()(x)
+    readout, parts = network(x, counts=True)
+    assert whole.steps is None
+    assert parts.steps == (T if steps < T else None)
+    for a, b in zip(parts.spikes, whole.spikes, strict=True):
+        assert len(a) == (-(-T // steps) if steps < T else T)
+        np.testing.assert_array_equal(a.sum(axis=0), b.sum(axis=0))
+    assert_close(readout, make()(x)[0], 1e-12)
+
+
+def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
+    bounds = (upper_bound(0.1, 1.0), lower_bound(1.0, 3.0))
+    found = []
+    for steps in (None, 8):
+        objective, params = Objective.of(make(remat_steps=steps), regularizers=bounds)
+        labels = jnp.arange(B)
+        (_, metrics), grads = jax.value_and_grad(lambda p, o=objective, y=labels: objective_value(o, p, x, y), has_aux=True)(params)
+        source = DeviceArrays(x=x.swapaxes(0, 1), labels=labels)
+        found.append((metrics, grads, evaluate(objective, params, source, batch_size=2), micro_batch_size(objective, params, source, B)))
+    assert found[0][0].penalty > 0
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        assert_close(b, a, 1e-10)
 
 
 def test_calibration_and_probe_know_skip_connections(x):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _support import ON_CPU
 from flax import nnx
 
 from snnjax import losses, models, optimizers
@@ -116,6 +117,7 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
 
 
+@ON_CPU
 def test_parts_fit_the_cache(parts, monkeypatch):
     """A layer of 16 neurons over 30 steps is 1920 bytes a sample."""
     size = lambda batch: micro_batch_size(*parts, data(), batch)  # noqa: E731

@@ -1,0 +1,50 @@
+r"""The scan over a leaky integrator with constant coefficients, and its backward pass, which is the same filter run from the end.
+
+o[t+1] = lr o[t] + (1 - lr) i[t],   i[t+1] = ls i[t] + drive[t],   trace[t] = o[t+1]
+
+g[t]      = go[t+1] + gtrace[t]                     g.: cotangents, from t = T - 1 down to 0
+gdrive[t] = gi[t+1]
+go[t]     = lr g[t],   gi[t] = ls gi[t+1] + (1 - lr) g[t]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from snnjax.dynamics import _over_time
+
+State = tuple[jax.Array, jax.Array]
+
+
+@jax.custom_vjp
+def leaky_scan(coefficients: Any, state: State, drive: jax.Array) -> tuple[State, jax.Array]:
+    """The final state (o, i), and the trace (T, B, ...). `coefficients` = (lr, 1 - lr, ls) are constants: their gradient is zero."""
+
+    def body(constants: Any, carry: State, d: jax.Array) -> tuple[State, jax.Array]:
+        lr, gain, ls = constants
+        o, i = carry
+        o_next = lr * o + gain * i
+        return (o_next, ls * i + d), o_next
+
+    return _over_time.elementwise(body, coefficients, state, drive)
+
+
+def _forward(coefficients: Any, state: State, drive: jax.Array) -> tuple[Any, Any]:
+    return leaky_scan(coefficients, state, drive), coefficients
+
+
+def _backward(coefficients: Any, cotangents: tuple[State, jax.Array]) -> tuple[Any, State, jax.Array]:
+    def body(constants: Any, carry: State, gtrace: jax.Array) -> tuple[State, jax.Array]:
+        lr, gain, ls = constants
+        go, gi = carry
+        g = go + gtrace
+        return (lr * g, ls * gi + gain * g), gi
+
+    g_state, g_drive = _over_time.elementwise(body, coefficients, *cotangents, reverse=True)
+    return jax.tree.map(jnp.zeros_like, coefficients), g_state, g_drive
+
+
+leaky_scan.defvjp(_forward, _backward)

@@ -1,0 +1,126 @@
+"""Loops over time steps, as fast as the machine at hand does them.
+
+A GPU takes about ten microseconds for what a step of a `jax.lax.scan` launches, and nanoseconds for what it computes. So
+
+    elementwise   where no element needs another's past, NVIDIA GPUs get one kernel: a thread follows one element from the first step to the last, its state
+                  in registers, and time costs what its traces cost to move
+    loop          all else, `UNROLL` steps at a time on a GPU, of which XLA makes fewer launches
+
+On an H200, a trial of 350 steps of 64 x 128 neurons there and back took 12.7 ms as a scan, 1.7 ms unrolled and 0.25 ms by the kernel; with recurrent weights
+8.9 ms and, unrolled, 1.9 ms. On CPUs unrolled scans are slower.
+
+The kernel reads `AHEAD` steps before it computes them, because a load takes longer than all else that a step does.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Body = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+UNROLL = 8
+"""Steps of a loop that a GPU's program makes at a time."""
+AHEAD, BLOCK, WARPS = 8, 64, 2
+"""Steps read at once; elements of a program, a power of two; its groups of 32 threads."""
+MOST = 2**31 - 1
+"""Elements of an array that the kernel's addresses reach."""
+kernels = True
+"""Whether GPUs get the kernel."""
+
+
+def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """`jax.lax.scan` of `carry, y = body(constants, carry, x)`, from the last step on if `reverse`. Not differentiable.
+
+    Args:
+      body: acts on each element alone, and closes over no arrays.
+      constants: arrays that broadcast to the population's shape (B, ...features).
+      carry: arrays of that shape.   xs: arrays (T, B, ...features).
+
+    >>> elementwise(lambda c, s, x: (c * s + x, s), jnp.array(0.5), jnp.array([8.0]), jnp.ones((3, 1)))[1].ravel().tolist()
+    [8.0, 5.0, 3.5]
+    """
+    by_loop = functools.partial(loop, body, reverse=reverse)
+    steps, *shape = jax.tree.leaves(xs)[0].shape
+    # a process without a GPU need not trace, or import, what it cannot run
+    if not kernels or jax.default_backend() != "gpu" or not 0 < steps * _padded(math.prod(shape)) <= MOST:
+        return by_loop(constants, carry, xs)
+    return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
+
+
+def loop(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """The same by `jax.lax.scan`, for any body; differentiable."""
+    return jax.lax.scan(
+        lambda s, x: body(constants, s, x), carry, xs, reverse=reverse, unroll=UNROLL if jax.default_backend() == "gpu" else 1
+    )
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False, interpret: bool = False) -> tuple[Any, Any]:
+    """`elementwise` by the kernel; `interpret`: without a GPU, slowly, for tests."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import triton
+
+    steps, *shape = jax.tree.leaves(xs)[0].shape
+    size = math.prod(shape)
+    padded = _padded(size)
+
+    def flat(a: Any, lead: tuple[int, ...]) -> jax.Array:
+        a = jnp.broadcast_to(a, (*lead, *shape)).reshape(*lead, size)
+        return a if size == padded else jnp.pad(a, [(0, 0)] * len(lead) + [(0, padded - size)], mode="edge")
+
+    whole = tuple(jax.tree.map(lambda a: flat(a, ()), tree) for tree in (constants, carry))
+    args = (*whole, jax.tree.map(lambda a: flat(a, (steps,)), xs))
+    leaves, structure = jax.tree.flatten(args)
+    one = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((BLOCK,), a.dtype) for a in leaves])
+    final, y = jax.eval_shape(body, *one)
+    (final_leaves, final_structure), (y_leaves, y_structure) = jax.tree.flatten(final), jax.tree.flatten(y)
+
+    def program(*refs: Any) -> None:
+        constant_refs, carry_refs, x_refs = jax.tree.unflatten(structure, refs[: len(leaves)])
+        final_refs = refs[len(leaves) : len(leaves) + len(final_leaves)]
+        y_refs = refs[len(leaves) + len(final_leaves) :]
+        read = functools.partial(jax.tree.map, lambda ref: ref[...])
+        c = read(constant_refs)
+
+        def some(first: Any, s: Any, n: int) -> Any:
+            at = [steps - 1 - (first + k) if reverse else first + k for k in range(n)]
+            ahead = [jax.tree.map(lambda ref, t=t: ref[t, :], x_refs) for t in at]
+            for t, x in zip(at, ahead, strict=True):
+                s, y = body(c, s, x)
+                for ref, value in zip(y_refs, jax.tree.leaves(y), strict=True):
+                    ref[t, :] = value
+            return s
+
+        parts, rest = divmod(steps, AHEAD)
+        s = jax.lax.fori_loop(0, parts, lambda k, s: some(k * AHEAD, s, AHEAD), read(carry_refs))
+        s = some(parts * AHEAD, s, rest)
+        for ref, value in zip(final_refs, jax.tree.leaves(s), strict=True):
+            ref[...] = value
+
+    def spec(lead: bool) -> Any:
+        return pl.BlockSpec((steps, BLOCK), lambda j: (0, j)) if lead else pl.BlockSpec((BLOCK,), lambda j: (j,))
+
+    out = pl.pallas_call(
+        program,
+        grid=(padded // BLOCK,),
+        in_specs=[spec(a.ndim == 2) for a in leaves],
+        out_specs=[*(spec(False) for _ in final_leaves), *(spec(True) for _ in y_leaves)],
+        out_shape=[
+            *(jax.ShapeDtypeStruct((padded,), a.dtype) for a in final_leaves),
+            *(jax.ShapeDtypeStruct((steps, padded), a.dtype) for a in y_leaves),
+        ],
+        compiler_params=None if interpret else triton.CompilerParams(num_warps=WARPS),
+        interpret=interpret,
+        name="snnjax_elementwise_scan",
+    )(*leaves)
+    shaped = [a[..., :size].reshape(*a.shape[:-1], *shape) for a in out]
+    return final_structure.unflatten(shaped[: len(final_leaves)]), y_structure.unflatten(shaped[len(final_leaves) :])

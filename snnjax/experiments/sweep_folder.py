@@ -1,0 +1,241 @@
+r"""The files of a sweep's folder: whose they are, what has been done, and in what order they are written so that nothing is lost.
+
+    FOLDER/config.json      what is trained: the task's configuration and nothing that is swept
+    FOLDER/plan.json        every member that was ever asked for
+    FOLDER/members/ID.npz   a finished member: its history, results and parameters. ID is its hyper-parameters, "seed=0,sigma_u=0.5"
+    FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint of it after every few epochs, written by orbax
+    FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates, and what the probe sees before training
+    FOLDER/sweep.png        one swept parameter: curves, mean and range over seeds; two: heat maps, mean over seeds
+
+Each file is written whole or not at all, and in an order that leaves a state from which the same numbers follow: a sweep that was killed anywhere goes on
+where it was and ends bit for bit as if it had not been (`snnjax.experiments.sweep`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import snnjax
+from snnjax.training.ensemble import EnsembleResult
+from snnjax.training.params import flatten_params
+from snnjax.training.run_folder import as_dict, write_whole
+
+SWEEPABLE = (
+    "sigma_u",
+    "mu_u",
+    "mu_w",
+    "sigma_w",
+    "alpha",
+    "learning_rate",
+    "upper_strength",
+    "upper_rate",
+    "lower_strength",
+    "lower_threshold",
+    "beta",
+    "lsuv_rate",
+)
+"""What may be swept: settings that leave all shapes alone."""
+FIGURE = "sweep.png"
+Member = dict[str, Any]
+
+"""Seed and swept values."""
+
+
+def _name(member: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
+
+
+def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
+    """Where a finished member of the sweep in `folder` lies."""
+    return folder / "members" / f"{_name(member)}.npz"
+
+
+def content_of(config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What makes two sweeps the same, as JSON gives it back."""
+    content = {name: value for name, value in as_dict(config).items() if name not in ("out", "seed")} | options
+    return json.loads(json.dumps(content, default=str))
+
+
+_OWN = (".lock", ".config.json.tmp")
+"""Files that a sweep may leave which was killed before its first file was whole: it has nothing to lose."""
+
+
+def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool) -> None:
+    """The folder is new, or one of the same sweep; what an older version did not know yet had the value of `defaults`. Writes nothing."""
+    file = folder / "config.json"
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())):
+            raise FileExistsError(f"sweep folder {folder} is not an empty folder and holds no sweep; name another one")
+        return
+    if not resume:
+        raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
+    saved = _read_json(file)
+    # where the data lie may change
+    different = (
+        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]] if isinstance(saved, dict) else ["all of it"]
+    )
+    if different:
+        raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
+
+
+def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:
+    """Write what is new of the configuration and the plan; all members of the plan."""
+    if not (folder / "config.json").exists():
+        versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
+        write_whole(folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode())
+    file = folder / "plan.json"
+    plan: list[Member] = _read_json(file) if file.exists() else []
+    if plan and plan[0].keys() != members[0].keys():
+        raise ValueError(
+            f"{folder} holds a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name the same parameters, or another folder"
+        )
+    union = plan + [m for m in members if m not in plan]
+    if union != plan:
+        write_whole(file, json.dumps(union).encode())
+    return union
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the system lifts the lock of one that was killed."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process trains in the sweep folder {folder}; wait for it, or name another folder") from None
+        yield
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a JSON file: {error}") from None
+
+
+def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member]:
+    """The members to train next: those of a wave that was begun, else the first `size` that are not finished; none when all are."""
+    (folder / "members").mkdir(exist_ok=True)
+    if (folder / "wave.done").exists():  # killed while it was being removed
+        shutil.rmtree(folder / "wave.done")
+    file = folder / "wave" / "wave.json"
+    if file.exists():
+        return _read_json(file)
+    waiting = [m for m in members if not member_file(folder, m).exists()][:size]
+    if waiting:
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, json.dumps(waiting).encode())
+    return waiting
+
+
+def close_wave(folder: Path) -> None:
+    """From one moment to the next there is no wave any more."""
+    os.replace(folder / "wave", folder / "wave.done")
+    shutil.rmtree(folder / "wave.done")
+
+
+def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
+    """All of one member: hyper-parameters, history, results and parameters, in one file."""
+    test = {f"test_{name}_{which}": values[k] for which, metrics in result.test.items() for name, values in metrics.items()}
+    facts = {"best_epoch": result.best_epoch[k], "epochs": result.epochs[k], "finite": result.finite[k]}
+    arrays = {f"hyper.{name}": value for name, value in member.items()} | {f"result.{name}": v for name, v in (facts | test).items()}
+    arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
+    arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
+    for which, params in (("final", result.final), ("best", result.best)):
+        arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(file, buffer.getvalue())
+
+
+def row_of(file: Path) -> dict[str, Any]:
+    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), the first epoch with 90 % training accuracy (NaN:
+    none), rates (Hz) before and after training, and for each layer before training the membrane's sigma_u and the magnitudes of gradients and first
+    update of the loss alone, without bounds (`snnjax.diagnostics`).
+
+    Raises:
+      ValueError: the file is damaged; names it.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            part = lambda prefix: {n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)}  # noqa: E731
+            hyper, result, history, initial = part("hyper."), part("result."), part("history."), part("initial.")
+            done, best = int(result["epochs"]), int(result["best_epoch"])
+            row = {name: value.item() for name, value in hyper.items()}
+            row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
+            row |= {"train_accuracy": history["train_accuracy"][done].item(), "valid_accuracy": history["valid_accuracy"][done].item()}
+            row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
+            row |= {f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item() for which in ("final", "best")}
+            row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
+            layers = sorted((n for n in history if n.startswith("rate_")), key=lambda n: int(n.removeprefix("rate_")))
+            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {f"final_{n}": result[f"test_{n}_final"].item() for n in layers}
+            return row | {f"initial_{name}": value.item() for name, value in initial.items()}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file} is not a readable member of a sweep: {error}; remove it to train that member again") from None
+
+
+def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
+    """The first epoch with a training accuracy of at least `accuracy`, or NaN; `by_epoch` begins with the untrained network.
+
+    >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
+    (2.0, nan)
+    """
+    # the one object math.nan, so that rows read twice are equal
+    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
+
+
+def write_results(folder: Path, members: Sequence[Member], *, figure: bool = True) -> list[dict[str, Any]]:
+    """results.csv with the members that are finished, in the order of `members`, and the figure where asked for; returns the rows."""
+    rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
+    if not rows:
+        return rows
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / "results.csv", text.getvalue().encode())
+    if figure:
+        draw(rows, folder / FIGURE)
+    return rows
+
+
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
+    """The figure of a sweep over one or two parameters, written whole; False, and no file, where there are none or more than two."""
+    from snnjax import plotting
+
+    varied = varied_in(rows)
+    if len(varied) not in (1, 2):
+        return False
+    figure = plotting.sweep_curves(rows, *varied) if len(varied) == 1 else plotting.sweep_maps(rows, *varied)
+    buffer = io.BytesIO()
+    plotting.save(figure, buffer)
+    write_whole(file, buffer.getvalue())
+    return True
+
+
+def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hyper-parameters that are not the same in all rows of results.csv, without the seed.
+
+    >>> varied_in([{"seed": 0, "sigma_u": 1.0, "mu_u": 0.0, "finite": True}, {"seed": 0, "sigma_u": 2.0, "mu_u": 0.0, "finite": True}])
+    ['sigma_u']
+    """
+    return [name for name in SWEEPABLE if len({row.get(name) for row in rows}) > 1]

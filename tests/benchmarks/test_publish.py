@@ -1,0 +1,26 @@
+"""Pages made of the results of `snnjax reproduce`."""
+
+import pytest
+
+from benchmarks.publish import publish
+from snnjax.reproduce.settings import Options
+from snnjax.reproduce.targets import reproduce
+
+
+def test_pages_have_no_paths_and_say_what_is_missing(tmp_path):
+    runs, pages = tmp_path / "out", tmp_path / "pages"
+    with pytest.raises(FileNotFoundError, match="holds no finished study"):
+        publish(runs, pages, machine="a machine", commit="abc1234")
+    done = reproduce("figure1", Options("smoke"), runs)
+    (pages / "figure1").mkdir(parents=True)
+    (pages / "figure1" / "old.png").touch()
+    index = publish(runs, pages, machine="a machine", commit="abc1234").read_text()
+    assert {p.name for p in (pages / "figure1").iterdir()} == {"figure1.png", "report.md", "results.csv"}
+    assert (pages / "figure1" / "results.csv").read_bytes() == (runs / "figure1" / "results.csv").read_bytes()
+    report = (pages / "figure1" / "report.md").read_text()
+    assert str(tmp_path) not in index + report
+    assert "--out OUT`" in report
+    untested = sum(v.status == "not tested at this scale" for _, v in done.verdicts)
+    assert f"[{done.study.title}](figure1/report.md) | 0 | 0 | {untested} | " in index
+    assert "at commit abc1234 on a machine" in index
+    assert "Not run here: figure2, figure3" in index

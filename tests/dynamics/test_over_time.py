@@ -1,0 +1,157 @@
+"""Loops over time: the kernel for GPUs, run by Pallas' interpreter, against the scan that it stands for; and who gets which."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _support import assert_close, lif_loop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhDrive, ExcInhLIF, LeakyIntegrator, _over_time, dense_recurrence, simulate
+from snnjax.surrogate import SpikeFunction, atan, sigmoid, superspike, superspike_rescaled, triangular
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Everything that a GPU would give to the kernel goes to the interpreter; how often."""
+    calls = []
+
+    def kernel(body, constants, carry, xs, *, reverse=False):
+        calls.append(reverse)
+        return _over_time.kernel(body, constants, carry, xs, reverse=reverse, interpret=True)
+
+    monkeypatch.setattr(_over_time, "elementwise", kernel)
+    jax.clear_caches()  # programs that were compiled before know nothing of it
+    yield calls
+    jax.clear_caches()
+
+
+def body(constants, carry, x):
+    """Everything that a neuron's step has: several states, a threshold, an output of another type, one that is None."""
+    (decay, gain), (u, i) = constants, carry
+    z = u > 1
+    return (jnp.where(z, 0, decay * u + gain * i), decay * i + x["a"]), ((u - 1).astype(jnp.bfloat16), None, z.astype(u.dtype))
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    steps=st.sampled_from([1, 7, 8, 9, 24]),
+    shape=st.sampled_from([(1,), (64,), (3, 50), (2, 4, 16)]),
+    reverse=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_kernel_equals_scan(steps, shape, reverse, seed):
+    """Sizes that are a multiple of a program's and not, steps that are a multiple of those read ahead and not, constants that broadcast."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
+    arguments = (jnp.float32(0.9), draw(shape[-1])), (draw(*shape), draw(*shape)), {"a": draw(steps, *shape), "b": None}
+    found = _over_time.kernel(body, *arguments, reverse=reverse, interpret=True)
+    wanted = _over_time.loop(body, *arguments, reverse=reverse)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        assert_close(a, b, 1e-2 if a.dtype == jnp.bfloat16 else 2e-6)
+
+
+def test_kernel_under_vmap(rng):
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
+    c, s, x = (jnp.float32(0.9), draw(5, 40)), (draw(5, 40), draw(5, 40)), {"a": draw(5, 11, 40)}
+    axes = ((None, 0), 0, 0)
+    found = jax.vmap(lambda *a: _over_time.kernel(body, *a, interpret=True), axes)(c, s, x)
+    wanted = jax.vmap(lambda *a: _over_time.loop(body, *a), axes)(c, s, x)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert_close(a, b, 1e-2 if a.dtype == jnp.bfloat16 else 2e-6)
+
+
+SPIKES = [superspike(20.0), superspike_rescaled(5.0), atan(), triangular(), sigmoid()]
+
+
+@pytest.mark.parametrize("spike", SPIKES, ids=lambda s: s.name)
+@pytest.mark.parametrize("trace_dtype", [None, "bfloat16"])
+def test_lif_by_the_kernel_has_the_same_spikes_and_gradients(spike, trace_dtype, rng, x64, interpreted):
+    drive, weights = rng.normal(0.3, 1.5, (40, 3, 5)), jnp.asarray(rng.normal(size=(40, 3, 5)))
+    neuron = LIF(tau_mem=np.linspace(10e-3, 30e-3, 5), spike=spike, trace_dtype=trace_dtype)
+
+    def loss(drive, fused):
+        sim = simulate(neuron, drive, membrane=True, fused=fused)
+        return (sim.output * weights).sum() + jnp.square(sim.membrane).sum() + jnp.square(sim.state.u).sum(), sim.output
+
+    (_, z), g = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(drive), None)
+    assert set(interpreted) == {False, True}
+    (_, plain), wanted = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(drive), False)
+    np.testing.assert_array_equal(z, plain)
+    assert z.sum() > 10
+    assert_close(g, wanted, 1e-12 if trace_dtype is None else 0.02)
+
+
+def test_lif_by_the_kernel_equals_a_python_loop(rng, x64, interpreted):
+    drive = rng.normal(0.3, 1.5, (50, 2, 3))
+    wanted = lif_loop(drive).z
+    assert wanted.sum() > 10
+    np.testing.assert_array_equal(simulate(LIF(), jnp.asarray(drive)).output, wanted)
+    assert set(interpreted) == {False}
+
+
+def test_two_currents_by_the_kernel(rng, x64, interpreted):
+    drive = [jnp.asarray(np.abs(rng.normal(0, 0.8, (40, 3, 5)))) for _ in range(2)]
+    grad = lambda fused: jax.grad(lambda d: (simulate(ExcInhLIF(), ExcInhDrive(*d), fused=fused).output * drive[0]).sum())(drive)  # noqa: E731
+    for a, b in zip(grad(None), grad(False), strict=True):
+        assert_close(a, b, 1e-12)
+    assert set(interpreted) == {False, True}
+    interpreted.clear()
+    one_for_all = ExcInhDrive(drive[0], drive[1][..., :1])
+    jax.grad(lambda d: simulate(ExcInhLIF(), d).output.sum())(one_for_all)
+    assert set(interpreted) == {True}  # a drive that broadcasts is not the population's shape; its gradient is
+
+
+@pytest.mark.parametrize("taus", [(0.2, 10e-3), (np.linspace(0.1, 0.3, 4), np.linspace(5e-3, 20e-3, 4))], ids=["shared", "own"])
+def test_readout_by_the_kernel(taus, rng, x64, interpreted):
+    drive, weights = jnp.asarray(rng.normal(size=(30, 2, 4))), jnp.asarray(rng.normal(size=(30, 2, 4)))
+    neuron = LeakyIntegrator(tau_mem=taus[0], tau_syn=taus[1])
+    start = type(neuron.initial_state((2, 4)))(*(jnp.asarray(rng.normal(size=(2, 4))) for _ in range(2)))
+
+    def loss(drive, start, fused):
+        sim = simulate(neuron, drive, state=start, fused=fused)
+        return (sim.output * weights).sum() + jnp.square(sim.state.o * sim.state.i).sum()
+
+    found, wanted = (jax.value_and_grad(loss, argnums=(0, 1))(drive, start, fused) for fused in (None, False))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert_close(a, b, 1e-12)
+    assert set(interpreted) == {False, True}
+
+
+def test_what_is_trained_or_unknown_is_left_to_scans(rng, interpreted):
+    drive = jnp.asarray(rng.normal(size=(10, 2, 4)), jnp.float32)
+    simulate(LeakyIntegrator(tau_mem=jnp.asarray(0.2)), drive)
+    simulate(AdaptiveLIF(), drive)
+    simulate(LIF(), drive, recurrent=dense_recurrence, weights=jnp.eye(4))
+    assert interpreted == []
+    ours = SpikeFunction(steepness=(), function=lambda v: jnp.cumsum(v, axis=-1))  # not elementwise
+    jax.grad(lambda d: simulate(LIF(spike=ours), d).output.sum())(drive)
+    assert set(interpreted) == {False}
+
+
+def program(f, *arguments, platform):
+    return jax.jit(f).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_who_gets_the_kernel(monkeypatch, rng):
+    """Only programs for CUDA, and only where there is a GPU; loops are unrolled there."""
+    drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
+    network = lambda d: jax.grad(lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum())(d)  # noqa: E731
+    recurrent = lambda d: simulate(LIF(), d, recurrent=dense_recurrence, weights=jnp.eye(64)).output  # noqa: E731
+    jax.clear_caches()
+    assert "triton" not in program(lambda d: network(d), drive, platform="cuda")
+    assert "unroll=1" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    try:
+        on_gpu, on_cpu = (program(lambda d: network(d), drive, platform=p) for p in ("cuda", "cpu"))
+        assert on_gpu.count("custom_call @__gpu$xla.gpu.triton") == 4
+        assert "stablehlo.while" not in on_gpu
+        assert "triton" not in on_cpu
+        assert on_cpu.count("stablehlo.while") == 4
+        assert f"unroll={_over_time.UNROLL}" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
+    finally:
+        jax.clear_caches()
