@@ -34,6 +34,11 @@ kernels = True
 """Whether GPUs get the kernel."""
 
 
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU by default."""
+    return jax.default_backend() == "gpu"
+
+
 def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """`jax.lax.scan` of `carry, y = body(constants, carry, x)`, from the last step on if `reverse`. Not differentiable.
 
@@ -48,16 +53,14 @@ def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: boo
     by_loop = functools.partial(loop, body, reverse=reverse)
     steps, *shape = jax.tree.leaves(xs)[0].shape
     # a process without a GPU need not trace, or import, what it cannot run
-    if not kernels or jax.default_backend() != "gpu" or not 0 < steps * _padded(math.prod(shape)) <= MOST:
+    if not kernels or not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST:
         return by_loop(constants, carry, xs)
     return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
 
 
 def loop(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """The same by `jax.lax.scan`, for any body; differentiable."""
-    return jax.lax.scan(
-        lambda s, x: body(constants, s, x), carry, xs, reverse=reverse, unroll=UNROLL if jax.default_backend() == "gpu" else 1
-    )
+    return jax.lax.scan(lambda s, x: body(constants, s, x), carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
 
 
 def _padded(size: int) -> int:

@@ -53,8 +53,8 @@ def simulate(
       membrane: also return the trace of `state.u` (T, B, ...).
       fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u - theta alone, in their `trace_dtype`). None: wherever it
         applies, that is for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or
-        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply; False also leaves out
-        that of a `LeakyIntegrator`.
+        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply. It knows no forward
+        mode and, on a GPU, no second derivatives; the same is true of the one that a `LeakyIntegrator` has on a GPU. False leaves out both.
 
     Returns:
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
@@ -178,7 +178,8 @@ def _fused(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, me
 
 def _is_plain_leaky(neuron: Any, drive: Any, state: Any, recurrent: Any) -> bool:
     return (
-        type(neuron) is LeakyIntegrator
+        _over_time.on_gpu()  # elsewhere autodiff is as fast, and does derivatives of all kinds
+        and type(neuron) is LeakyIntegrator
         and recurrent is None
         and all(isinstance(getattr(neuron, name), CONSTANT) for name in ("tau_mem", "tau_syn"))
         and all(s.shape == drive.shape[1:] and s.dtype == drive.dtype for s in state)

@@ -22,6 +22,7 @@ def interpreted(monkeypatch):
         return _over_time.kernel(body, constants, carry, xs, reverse=reverse, interpret=True)
 
     monkeypatch.setattr(_over_time, "elementwise", kernel)
+    monkeypatch.setattr(_over_time, "on_gpu", lambda: True)
     jax.clear_caches()  # programs that were compiled before know nothing of it
     yield calls
     jax.clear_caches()
@@ -132,6 +133,12 @@ def test_what_is_trained_or_unknown_is_left_to_scans(rng, interpreted):
     assert set(interpreted) == {False}
 
 
+def test_readouts_have_derivatives_of_all_kinds_on_a_cpu(rng, x64):
+    drive = jnp.asarray(rng.normal(size=(6, 1, 2)))
+    total = lambda d: (simulate(LeakyIntegrator(), d).output ** 2).sum()  # noqa: E731
+    assert_close(jax.hessian(total)(drive), jax.jacrev(jax.grad(total))(drive), 1e-12)
+
+
 def program(f, *arguments, platform):
     return jax.jit(f).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
@@ -147,11 +154,11 @@ def test_who_gets_the_kernel(monkeypatch, rng):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.clear_caches()
     try:
-        on_gpu, on_cpu = (program(lambda d: network(d), drive, platform=p) for p in ("cuda", "cpu"))
-        assert on_gpu.count("custom_call @__gpu$xla.gpu.triton") == 4
-        assert "stablehlo.while" not in on_gpu
-        assert "triton" not in on_cpu
-        assert on_cpu.count("stablehlo.while") == 4
+        for_gpu, for_cpu = (program(lambda d: network(d), drive, platform=p) for p in ("cuda", "cpu"))
+        assert for_gpu.count("custom_call @__gpu$xla.gpu.triton") == 4
+        assert "stablehlo.while" not in for_gpu
+        assert "triton" not in for_cpu
+        assert for_cpu.count("stablehlo.while") == 4
         assert f"unroll={_over_time.UNROLL}" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
     finally:
         jax.clear_caches()
