@@ -37,7 +37,6 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
         c: one more.
     <BLANKLINE>
     All may be arrays.
-    <BLANKLINE>
     """
     out: list[str] = []
     lines = text.split("\n")
@@ -54,7 +53,7 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
         else:
             out.append(line if line.startswith("    ") else _NAME.sub(r"[`\1`][\1]", re.sub(r"^Parameters: ", "**Trained:** ", line)))
             k += 1
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).lstrip("\n")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
 
 
 def _block(lines: list[str], k: int) -> tuple[list[str], int]:
