@@ -1,7 +1,7 @@
 """Memory and time of a training step, with and without rematerialization: `python -m benchmarks.memory [--depth 10] [--batch-size 16] [--duration 0.7]`.
 
-The recurrent convolutional network of ten layers on 700 units and 350 steps, or others, on random events of a spoken digit's density. Memory is XLA's account of
-the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
+The recurrent convolutional network of ten layers on 700 units and 350 steps, or others, on random events of a spoken digit's density. Memory is XLA's
+account of the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
 """
 
 from __future__ import annotations
