@@ -1,10 +1,10 @@
-# make demo: environment, install, train Randman.   make test: environment, install, whole suite.
+# make demo: environment, install, train Randman.   make test: environment, install, whole suite.   make docs: the site, into site/.
 # make notebooks: run all notebooks and write their outputs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint notebooks clean
+.PHONY: demo test fast lint docs notebooks clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,8 +31,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/execute.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -1,7 +1,7 @@
-"""Memory and time of a training step, with and without rematerialization: `python -m benchmarks.memory [--depth 10] [--batch-size 16]`.
+"""Memory and time of a training step, with and without rematerialization: `python -m benchmarks.memory [--depth 10] [--batch-size 16] [--duration 0.7]`.
 
-The recurrent convolutional network of ten layers on 700 units and 350 steps, on random events of a spoken digit's density. Memory is XLA's account of
-the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
+The recurrent convolutional network of ten layers on 700 units and 350 steps, or others, on random events of a spoken digit's density. Memory is XLA's
+account of the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Options:
     """Samples."""
     remat_steps: tuple[int, ...] = (0, 19)
     """Time steps whose traces are kept; 0: all."""
+    duration: float = 0.7
+    """Of a trial, in steps of 2 ms; s."""
     micro_batch: tuple[int, ...] = (16, 4)
     """Samples whose gradient is computed at a time."""
     repeats: int = 3
@@ -51,8 +53,8 @@ def measure(options: Options) -> dict[str, float]:
     """MiB by XLA, MiB resident, and the median seconds of a step."""
     remat, micro = options.remat_steps[0], options.micro_batch[0]
     config = SHDConfig(data=Path(), model=f"csnn{options.depth}", recurrent=True, remat_steps=remat or None)  # type: ignore[arg-type]
-    network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=0.7)
-    source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=0.7, seed=0), dt=2e-3)
+    network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
+    source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0), dt=2e-3)
     optimizer = build_optimizer(config)
     said = step_memory(network, source, optimizer=optimizer, batch_size=options.batch_size, micro_batch=micro)
     objective, params = Objective.of(network)
@@ -78,6 +80,7 @@ def main(options: Options) -> None:
     for micro in options.micro_batch:
         for remat in options.remat_steps:
             flags = ["--depth", options.depth, "--batch-size", options.batch_size, "--remat-steps", remat, "--micro-batch", micro]
+            flags += ["--duration", options.duration]
             command = [sys.executable, "-m", "benchmarks.memory", "--alone", "--repeats", options.repeats, *flags]
             done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])

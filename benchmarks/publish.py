@@ -1,4 +1,4 @@
-"""Results of `snnjax reproduce` as pages for the documentation: `python -m benchmarks.publish OUT docs/results --machine "2 cores of an AMD EPYC"`.
+"""Results of `snnjax reproduce` as pages for the documentation: `python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234`.
 
 Copies each study's report, figures and rows (what `snnjax.reproduce.study` calls OUT/NAME), without paths of the machine, and writes an index: what holds, what
 does not, when and at which commit it was run, and how long that took. Studies that are not in OUT yet are named as such.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str) -> Path:
     """Copy what `runs` holds to `pages`, and write the index; its path.
 
     Raises:
-      FileNotFoundError: `runs` holds no finished study.   ValueError: a report names a path below `runs` otherwise than as expected.
+      FileNotFoundError: `runs` holds no finished study.   ValueError: a report names a path of the machine.
     """
     names = list(dict.fromkeys(study_name(name) for name in TARGETS))
     found = [name for name in names if (runs / name / "report.md").exists()]
@@ -51,9 +52,9 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str) -> Path:
         source, target = runs / name, pages / name
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        report = (source / "report.md").read_text().replace(f"--out {source.parent}", "--out OUT")
-        if str(runs) in report:
-            raise ValueError(f"{source / 'report.md'} names a path of this machine, {runs}")
+        report = re.sub(r"--out [^`]+`", "--out OUT`", (source / "report.md").read_text())
+        if path := re.search(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+", report):
+            raise ValueError(f"{source / 'report.md'} names a path of this machine, {path[0]}")
         (target / "report.md").write_text(report)
         for file in (*sorted(source.glob("*.png")), source / "results.csv"):
             shutil.copyfile(file, target / file.name)

@@ -65,7 +65,7 @@ def calibrate(
         vmap its report says so instead).   TypeError: x is not an array.
 
     Warns:
-      UserWarning: a layer's own spikes are too few to put it within 5 % of its target (not under jit; `LayerReport.on_target`).
+      UserWarning: the inhibitory spikes of a Dalian layer are too few to put it within 5 % of its target (not under jit; `LayerReport.on_target`).
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -103,10 +103,11 @@ def calibrate(
             refused = _check.concrete(report.silent) == 0 and _check.concrete(report.calibrated) == 0
             if refused:
                 raise ValueError(f"layer {k} has no weights for mu_u = {mu_u}, sigma_u = {targets[len(reports)]}: {INFEASIBLE}")
-            if _check.concrete(report.calibrated) == 1 and _check.concrete(report.on_target) == 0:
+            dalian = hasattr(layer, "inhibitory_kernel")
+            if dalian and _check.concrete(report.calibrated) == 1 and _check.concrete(report.on_target) == 0:
                 warnings.warn(
                     f"layer {k} has sigma_u = {float(report.sigma_u):.3g} and mu_u = {float(report.mu_u):.3g} on these inputs, asked for were sigma_u = "
-                    f"{targets[len(reports)]}, mu_u = {mu_u}: its own spikes are too few to be relied on; a larger sigma_u makes it spike more",
+                    f"{targets[len(reports)]}, mu_u = {mu_u}: its inhibitory spikes are too few to be relied on; a larger sigma_u makes it spike more",
                     stacklevel=2,
                 )
             reports.append(report)

@@ -18,8 +18,9 @@ class LayerReport(NamedTuple):
       silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
         weights to rescale are all equal. The layer then kept its weights.
       mu_u: the mean that the membrane without reset then has on the batch.
-      on_target: `sigma_u` is within 5 % of what was asked for, and in a Dalian layer, whose mean is measured, too, `mu_u` within 5 % of that sigma_u. A
-        layer whose own spikes count may be calibrated and still off: there are weights, but the few spikes that it emits with them say little.
+      on_target: `sigma_u` is within 5 % of what was asked for, and in a Dalian layer, whose mean is measured, too, `mu_u` within 5 % of that sigma_u. Off
+        are small layers, whose few weights scatter, neurons of different time constants, which share one scale, and layers that are so quiet that their
+        own spikes say little.
     """
 
     sigma_w: tuple[jax.Array, ...]

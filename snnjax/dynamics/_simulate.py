@@ -77,15 +77,9 @@ def simulate(
             raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
-    try:
-        shape: Any = jnp.broadcast_shapes(*(leaf.shape for leaf in leaves))[1:]
-    except ValueError:
-        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-        raise ValueError(f"drive must hold arrays (time, batch, ...features) that broadcast against each other, got {shapes}") from None
-    if len({(leaf.shape[0], leaf.ndim) for leaf in leaves}) > 1:
-        raise ValueError(
-            f"drive must hold arrays of the same number of steps and axes, got {', '.join(str(leaf.shape) for leaf in leaves)}"
-        )
+    shape = (
+        _population(leaves) if type(neuron) in CURRENTS else leaves[0].shape[1:]
+    )  # what other neurons make of their drives is theirs to know
     if state is None:
         state = neuron.initial_state(shape, leaves[0].dtype)
     if membrane and not hasattr(state, "u"):
@@ -105,6 +99,17 @@ def simulate(
         return run(neuron, drive, recurrent, weights, state, membrane)
     # outside jit a scan over a new function is compiled again at each call; under jit this one is inlined
     return _jitted(run, neuron, drive, recurrent, weights, state, membrane)
+
+
+def _population(leaves: list[Any]) -> tuple[int, ...]:
+    """The shape (B, ...features) of neurons with a drive for each current."""
+    shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+    if len({(leaf.shape[0], leaf.ndim) for leaf in leaves}) > 1:
+        raise ValueError(f"drive must hold arrays of the same number of steps and axes, got {shapes}")
+    try:
+        return np.broadcast_shapes(*(leaf.shape[1:] for leaf in leaves))
+    except ValueError:
+        raise ValueError(f"drive must hold arrays (time, batch, ...features) that broadcast against each other, got {shapes}") from None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3, 6))

@@ -39,8 +39,9 @@ class LIF:
       spike: a function of u - theta, normally a `snnjax.surrogate.SpikeFunction`.
       dt: time step, s.
       reset: `"multiplicative"`, `"to_value"` or `"subtractive"`.   reset_grad: differentiate through the reset.
-      trace_dtype: in which u - theta is kept for the gradient, for example `"bfloat16"`: half the memory of a layer, the same spikes, and a surrogate
-        derivative within 1 %. None: that of the membrane. Used by the hand-written backward pass alone (`simulate`).
+      trace_dtype: in which u - theta is kept for the gradient, for example `"bfloat16"`: half the bytes, the same spikes, and a surrogate derivative
+        within 1 %. None: that of the membrane. Used by the hand-written backward pass alone (`simulate`). Whether a step needs less memory is the
+        compiler's affair: on a CPU it did not (`snnjax.training.step_memory`).
 
     Raises:
       ValueError, TypeError: a value out of range, by name, when the object is built.

@@ -41,7 +41,7 @@ class TrainConfig:
     remat_steps: int | None = None
     """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
     trace_dtype: TraceDtype | None = None
-    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the memory. None: the membranes' own."""
+    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the bytes. None: the membranes' own."""
     events: bool | None = None
     """Give a dense first layer its input spikes as lists of events instead of arrays: the same numbers to rounding. None: where that is faster."""
     dropout: float = 0.0

@@ -51,7 +51,6 @@ SWEEPABLE = (
 """What may be swept: settings that leave all shapes alone."""
 FIGURE = "sweep.png"
 Member = dict[str, Any]
-
 """Seed and swept values."""
 
 
@@ -86,10 +85,17 @@ def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any]
     saved = _read_json(file)
     # where the data lie may change
     different = (
-        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]] if isinstance(saved, dict) else ["all of it"]
+        [k for k in content if k != "data" and _known_as(k, saved.get(k, defaults.get(k))) != content[k]]
+        if isinstance(saved, dict)
+        else ["all of it"]
     )
     if different:
         raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
+
+
+def _known_as(name: str, saved: Any) -> Any:
+    """A setting as it is written today: the type of the membranes themselves was called by its name."""
+    return None if (name, saved) == ("trace_dtype", "float32") else saved
 
 
 def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:

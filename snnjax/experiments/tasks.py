@@ -17,6 +17,7 @@ TASKS: dict[str, type[TrainConfig]] = {
     "cifar10": CIFAR10Config,
     "dvs-gesture": DVSGestureConfig,
 }
+"""Configurations by the names that the command line has for them."""
 
 
 def task_name(config: Any) -> str:

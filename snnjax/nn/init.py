@@ -28,6 +28,7 @@ class Connection(NamedTuple):
 
 
 LayerInit = Callable[[Any, Sequence[Connection]], Sequence[Initializer]]
+"""`(neuron, connections) -> initializers`, one a connection."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,8 @@ class Sequential(nnx.Module):
 
         Args:
           x: an array, or a `snnjax.sparse.EventRaster`.   membranes: keep those of every spiking layer.
-          counts: give spike counts of each `remat_steps` steps instead of spikes; no effect where `remat_steps` is None.
+          counts: give spike counts of each `remat_steps` steps instead of spikes (`Activity.steps`); spikes all the same
+            where `remat_steps` is None or x not longer.
           key: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
         """
         readout, activity, _ = self.run(x, membranes=membranes, counts=counts, key=key)

@@ -20,6 +20,7 @@ from snnjax.experiments import CIFAR10Config, DVSGestureConfig, RandmanConfig, S
 from snnjax.reproduce import data as _data
 
 Preset = Literal["smoke", "laptop", "paper"]
+"""See the module."""
 SIGMAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0)
 """Of the `paper` preset: the values that its statements name, and some beyond (our choice)."""
 

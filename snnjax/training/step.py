@@ -72,10 +72,13 @@ class Objective(NamedTuple):
     def of(cls, network: Any, **options: Any) -> tuple[Objective, Any]:
         """The objective of an nnx `network`, and its parameters (`nnx.State` of `nnx.Param`); options as the other fields.
 
-        A network whose `stochastic` is True takes a `key` when it is called.
+        A network whose `stochastic` is True takes a `key` when it is called. A `Sequential` with `remat_steps` gives counts instead of spikes, if all
+        regularizers are `ActivityBound`s.
         """
         graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-        how = {"counts": True} if type(network) is Sequential and network.remat_steps is not None else {}
+        # bounds look at counts alone; what other penalties look at is not known
+        counted = all(isinstance(r, ActivityBound) for r in options.get("regularizers", ()))
+        how = {"counts": True} if counted and type(network) is Sequential and network.remat_steps is not None else {}
         noisy = (lambda p, x, key: nnx.merge(graphdef, p, rest)(x, key=key, **how)) if getattr(network, "stochastic", False) else None
         return cls(lambda p, x: nnx.merge(graphdef, p, rest)(x, **how), noisy=noisy, **options), params
 

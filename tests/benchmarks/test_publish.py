@@ -1,5 +1,7 @@
 """Pages made of the results of `snnjax reproduce`."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.publish import publish
@@ -7,7 +9,7 @@ from snnjax.reproduce.settings import Options
 from snnjax.reproduce.targets import reproduce
 
 
-def test_pages_have_no_paths_and_say_what_is_missing(tmp_path):
+def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     runs, pages = tmp_path / "out", tmp_path / "pages"
     with pytest.raises(FileNotFoundError, match="holds no finished study"):
         publish(runs, pages, machine="a machine", commit="abc1234")
@@ -15,6 +17,8 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path):
     (pages / "figure1").mkdir(parents=True)
     (pages / "figure1" / "old.png").touch()
     index = publish(runs, pages, machine="a machine", commit="abc1234").read_text()
+    monkeypatch.chdir(runs.parent)  # a report names the folder that it was made in, however it is called now
+    assert publish(Path("out"), pages, machine="a machine", commit="abc1234").read_text() == index
     assert {p.name for p in (pages / "figure1").iterdir()} == {"figure1.png", "report.md", "results.csv"}
     assert (pages / "figure1" / "results.csv").read_bytes() == (runs / "figure1" / "results.csv").read_bytes()
     report = (pages / "figure1" / "report.md").read_text()
@@ -24,3 +28,7 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path):
     assert f"[{done.study.title}](figure1/report.md) | 0 | 0 | {untested} | " in index
     assert "at commit abc1234 on a machine" in index
     assert "Not run here: figure2, figure3" in index
+    original = (runs / "figure1" / "report.md").read_text()
+    (runs / "figure1" / "report.md").write_text(original + "\nSee /tmp/elsewhere/file.\n")
+    with pytest.raises(ValueError, match="names a path of this machine, /tmp/elsewhere/file"):
+        publish(runs, pages, machine="a machine", commit="abc1234")

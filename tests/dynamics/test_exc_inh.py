@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,3 +160,19 @@ def test_either_drive_may_be_one_for_all_neurons(rng, fused):
 def test_drives_that_do_not_fit(shapes, message):
     with pytest.raises(ValueError, match=message):
         simulate(ExcInhLIF(), ExcInhDrive(*map(jnp.zeros, shapes)))
+
+
+class Gated(NamedTuple):
+    """A neuron of the user's own whose drives are of different shapes: currents (T, B, N), and a gate for all of them (T, 1)."""
+
+    def initial_state(self, shape, dtype):
+        return jnp.zeros(shape, dtype)
+
+    def step(self, state, drive):
+        current, gate = drive
+        return state + current * gate, state
+
+
+def test_other_neurons_take_drives_of_any_shapes():
+    current, gate = jnp.ones((4, 2, 3)), jnp.array([[1.0], [0.0], [1.0], [0.0]])
+    np.testing.assert_array_equal(simulate(Gated(), (current, gate)).state, jnp.full((2, 3), 2.0))

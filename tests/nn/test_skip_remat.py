@@ -135,6 +135,13 @@ def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
     assert_close(readout, make()(x)[0], 1e-12)
 
 
+def test_penalties_of_other_kinds_get_spikes(x):
+    network = make(remat_steps=8, dtype=jnp.float32)
+    for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):
+        objective, params = Objective.of(network, regularizers=bounds)
+        assert len(objective.apply(params, x.astype(jnp.float32))[1].spikes[0]) == rows
+
+
 def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
     bounds = (upper_bound(0.1, 1.0), lower_bound(1.0, 3.0))
     found = []

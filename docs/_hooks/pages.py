@@ -1,0 +1,199 @@
+"""MkDocs hook: pages from the notebooks, the reports and the package, their entries in the navigation, and links from names in code to the reference.
+
+notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; nothing is run
+docs/results/**/report.md   listed, where there are any
+snnjax's public modules     reference/MODULE.md, one a module; a package has all of its public modules on one page
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE, NOTEBOOKS, RESULTS = ROOT / "snnjax", ROOT / "notebooks", ROOT / "docs" / "results"
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_NAME = re.compile(r"(?<![\[`])`(snnjax(?:\.[A-Za-z]\w*)+)`(?!`)")
+
+
+# pages
+
+
+def on_config(config: Any) -> Any:
+    """Fill the sections whose pages are made or found."""
+    more = {"tutorials/index.md": tutorials(), "reference/index.md": modules(), "results.md": reports()}
+    for entry in config.nav:
+        for section, page in entry.items():
+            if isinstance(page, str) and more.get(page):
+                entry[section] = [page, *({title: path} for title, path in more[page])]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made."""
+    from mkdocs.structure.files import File
+
+    for path in notebooks():
+        text, images = notebook_page(json.loads(path.read_text()), path.stem)
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
+        files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=str(path)))
+        for name, content in images.items():
+            files.append(File.generated(config, f"tutorials/{name}", content=content))
+    for module, page in modules():
+        files.append(File.generated(config, page, content=module_page(module)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in lists of pages, and link names of the package to the reference."""
+    source = page.file.src_uri
+    lists = {"tutorials/index.md": tutorials, "reference/index.md": modules, "results.md": reports}
+    if source in lists:
+        markdown = markdown.replace("<!-- pages -->", listing(source, lists[source]()))
+    return markdown if source.startswith("tutorials/") and source != "tutorials/index.md" else with_links(markdown)
+
+
+def listing(source: str, pages: list[tuple[str, str]]) -> str:
+    """Links from the page `source` to pages."""
+    folder = Path(source).parent
+    lines = [f"- [{title}]({Path(path).relative_to(folder).as_posix()})" for title, path in pages]
+    return "\n".join(lines) or "There are none in this copy."
+
+
+def with_links(markdown: str) -> str:
+    """Names like `snnjax.theory` outside code blocks and headings as links to where the reference has them; one that it has not is a warning."""
+    lines, fence = [], ""
+    for line in markdown.split("\n"):
+        mark = re.match(r"\s*(`{3,})", line)
+        if mark and (not fence or mark[1].startswith(fence)):
+            fence = "" if fence else mark[1]
+        elif not fence and not line.startswith("#"):
+            line = _NAME.sub(r"[`\1`][\1]", line)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def heading(markdown: str, otherwise: str) -> str:
+    """The text of the first heading."""
+    found = re.search(r"^# +(.+)$", markdown, re.MULTILINE)
+    return found[1].strip() if found else otherwise
+
+
+# reports
+
+
+def reports() -> list[tuple[str, str]]:
+    """Title and page of every report, that over all first."""
+    pages = sorted(RESULTS.glob("**/report.md"), key=lambda path: (len(path.relative_to(RESULTS).parts), path))
+    return [(heading(path.read_text(), path.parent.name), path.relative_to(ROOT / "docs").as_posix()) for path in pages]
+
+
+# notebooks
+
+
+def notebooks() -> list[Path]:
+    """All of them, in order."""
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def tutorials() -> list[tuple[str, str]]:
+    """Title and page of every notebook."""
+    pages = []
+    for path in notebooks():
+        cells = json.loads(path.read_text())["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        pages.append((heading(text, path.stem), f"tutorials/{path.stem}.md"))
+    return pages
+
+
+def notebook_page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and its pictures by file name."""
+    parts: list[str] = []
+    images: dict[str, bytes] = {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"]).strip()
+        if cell["cell_type"] == "markdown":
+            parts.append(relinked(source))
+        elif cell["cell_type"] == "code" and source:
+            parts.append(fenced("python", source))
+            for output in cell["outputs"]:
+                parts += shown(output, stem, images)
+    return "\n\n".join([*parts, f"[This page as a notebook]({stem}.ipynb)"]) + "\n", images
+
+
+def relinked(markdown: str) -> str:
+    """Links as they are from the site: to pages instead of notebooks, to docs/ without it."""
+    markdown = re.sub(r"\]\((?:\./)?(\w+)\.ipynb(#[^)]*)?\)", r"](\1.md\2)", markdown)
+    return re.sub(r"\]\(\.\./docs/([^)]+)\)", r"](../\1)", markdown)
+
+
+def shown(output: dict[str, Any], stem: str, images: dict[str, bytes]) -> Iterator[str]:
+    """An output of a cell as Markdown; pictures are added to `images`."""
+    data = output.get("data", {})
+    if output["output_type"] == "stream":
+        text = "".join(output["text"])
+        # of a line that was written over, what stood there last
+        yield fenced("text", "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.rstrip().split("\n")))
+    elif output["output_type"] == "error":
+        yield fenced("text", "\n".join(output["traceback"]))
+    elif "image/png" in data:
+        name = f"{stem}_{len(images)}.png"
+        images[name] = base64.b64decode("".join(data["image/png"]))
+        yield f"![output]({name})"
+    elif "text/markdown" in data:
+        yield "".join(data["text/markdown"])
+    elif "text/plain" in data:
+        yield fenced("text", "".join(data["text/plain"]).rstrip())
+
+
+def fenced(language: str, text: str) -> str:
+    """A code block, its fence longer than any within."""
+    ticks = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`{3,}", text)), 3)
+    return f"{ticks}{language}\n{_ANSI.sub('', text)}\n{ticks}"
+
+
+# reference
+
+
+def modules() -> list[tuple[str, str]]:
+    """Every public module of the package and its page, in order of their names."""
+    found = [
+        path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+    ]
+    return [(f"snnjax.{path.stem}", f"reference/snnjax.{path.stem}.md") for path in sorted(found)]
+
+
+def module_page(module: str) -> str:
+    """Directives for a module, or for a package and everything public in it."""
+    folder = PACKAGE / module.removeprefix("snnjax.")
+    if not folder.is_dir():
+        return f"::: {module}\n    options: {{heading_level: 1}}\n"
+    exported = exports((folder / "__init__.py").read_text())
+    parts = [f"::: {module}\n    options: {{heading_level: 1, members: false}}"]
+    parts.append("Names of the package: " + ", ".join(f"[`{name}`][{module}.{name}]" for name in exported) + ".")
+    parts += [f"::: {module}.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))]
+    # what is defined in a private module has no place there
+    parts += [f"::: {source}.{name}" for name, source in exported.items() if source.rpartition(".")[2].startswith("_")]
+    return "\n\n".join(parts) + "\n"
+
+
+def exports(source: str) -> dict[str, str]:
+    """The names in a package's `__all__`, and the module that each is imported from.
+
+    >>> exports("from a.b import C, d\\n__all__ = ['C']")
+    {'C': 'a.b'}
+    """
+    tree = ast.parse(source)
+    origin = {
+        alias.asname or alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    public = next(
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+    )
+    return {name: origin[name] for name in public}

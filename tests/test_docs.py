@@ -1,0 +1,232 @@
+"""The documentation: every example on its pages runs, every command and every name in it exists, and docstrings come to the reference as they should."""
+
+import doctest
+import importlib.util
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from _support import REPOSITORY, require
+
+from snnjax import cli
+
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "results" not in path.relative_to(DOCS).parts[:-1])
+FENCE = re.compile(r"^```(\w*)(?: title=\"(.+)\")?$")
+
+
+def name_of(path):
+    return path.relative_to(DOCS).with_suffix("").as_posix()
+
+
+def blocks(path):
+    """Language, title, number of the first line and text of each code block."""
+    found, begin = [], None
+    lines = path.read_text().split("\n")
+    for k, line in enumerate(lines):
+        if begin is None and (mark := FENCE.match(line)):
+            begin = (mark[1], mark[2], k + 1)
+        elif begin is not None and line == "```":
+            found.append((*begin, "\n".join(lines[begin[2] : k]) + "\n"))
+            begin = None
+    assert begin is None, f"{path}: a block that begins at line {begin} has no end"
+    return found
+
+
+def commands(path):
+    return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if ">>> " in p.read_text()], ids=name_of)
+def test_examples_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    lines = [""] * len(path.read_text().split("\n"))
+    for language, _, begin, text in blocks(path):
+        if language == "pycon":
+            lines[begin : begin + text.count("\n")] = text.splitlines()
+    example = doctest.DocTestParser().get_doctest("\n".join(lines) + "\n", {"__name__": "__main__"}, name_of(path), str(path), 0)
+    assert example.examples
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example, out=report.append)
+    assert not report, "".join(report)
+
+
+def test_every_piece_of_python_is_an_example_or_a_script_that_is_run():
+    for path in PAGES:
+        for language, title, line, text in blocks(path):
+            where = f"{path}:{line}"
+            assert language in ("", "pycon", "console", "python"), where
+            assert (language == "pycon") == (">>> " in text), where
+            assert language != "python" or title in SCRIPTS, where
+            assert "+SKIP" not in text, where
+
+
+SCRIPTS = ("hosts.py",)
+
+
+def script(title):
+    (text,) = (text for path in PAGES for _, found, _, text in blocks(path) if found == title)
+    return text
+
+
+@pytest.mark.slow
+def test_script_for_several_hosts(tmp_path):
+    """Two processes with two devices each; the numbers are those of one device."""
+    import socket
+
+    (tmp_path / "hosts.py").write_text(script("hosts.py"))
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+
+    def start(name, devices, hosts, index, address):
+        (tmp_path / name).mkdir(exist_ok=True)
+        env = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        command = [sys.executable, str(tmp_path / "hosts.py"), address, str(hosts), str(index)]
+        return subprocess.Popen(command, cwd=tmp_path / name, env=env, stderr=subprocess.PIPE, text=True)
+
+    def finish(*processes):
+        for process in processes:
+            _, errors = process.communicate(timeout=900)
+            assert process.returncode == 0, errors[-4000:]
+
+    finish(*[start("two", 2, 2, k, f"127.0.0.1:{port}") for k in range(2)])
+    finish(start("one", 1, 1, 0, f"127.0.0.1:{port}"))
+    one, two = (np.load(tmp_path / name / "result.npz") for name in ("one", "two"))
+    assert (int(one["devices"]), int(two["devices"])) == (1, 4)
+    assert two["accuracy"].shape == (8,)
+    # 30 samples a test set: rounding may turn one over
+    np.testing.assert_allclose(two["accuracy"], one["accuracy"], atol=1.5 / 30)
+
+
+@pytest.mark.parametrize("path", [p for p in [*PAGES, REPOSITORY / "README.md"] if "\nsnnjax " in p.read_text()], ids=lambda p: p.stem)
+def test_commands_are_understood(path, monkeypatch):
+    """Every `snnjax` line, placeholders and all, becomes a configuration; nothing is run."""
+    understood = []
+    for command in (cli.Train, cli.Sweep, cli.Probe, cli.Reproduce, cli.Theory):
+        monkeypatch.setattr(command, "__call__", lambda self, *rest: understood.append(self) or 0)
+    lines = [line for line in commands_joined(path) if line.startswith("snnjax ")]
+    assert lines
+    for line in lines:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(shlex.split(line, comments=True)[1:])
+        assert stopped.value.code == 0, line
+    assert len(understood) == sum("--help" not in shlex.split(line, comments=True) for line in lines)
+
+
+def commands_joined(path):
+    """Lines of console blocks, those that end in a backslash with the next."""
+    return "\n".join(commands(path)).replace("\\\n", " ").splitlines()
+
+
+def test_make_targets_exist():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "\ndocs: " in makefile
+    for path in PAGES:
+        for target in re.findall(r"\bmake (\w+)`", path.read_text()):
+            assert f"\n{target}:" in makefile, f"{path}: make {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_names_of_the_package_exist(path):
+    """`snnjax.a.b` in a page is something that can be imported; the site links each of them."""
+    for name in set(re.findall(r"`(snnjax(?:\.\w+)+)`", path.read_text())):
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_between_pages_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def hook(name):
+    spec = importlib.util.spec_from_file_location(f"docs_hook_{name}", DOCS / "_hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_notebooks_become_pages():
+    site = hook("pages")
+    cells = [
+        {"cell_type": "markdown", "source": ["# A title\n", "\n", "[next](2_more.ipynb), ![p](../docs/overview.png)"]},
+        {
+            "cell_type": "code",
+            "source": "print(1)",
+            "outputs": [{"output_type": "stream", "text": ["0 %\r100 %\n", "\x1b[1mbold\x1b[0m\n"]}],
+        },
+        {
+            "cell_type": "code",
+            "source": "figure",
+            "outputs": [{"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}}],
+        },
+        {"cell_type": "code", "source": "", "outputs": []},
+    ]
+    text, images = site.notebook_page({"cells": cells}, "1_first")
+    assert images == {"1_first_0.png": b"\x89PNG"}
+    assert text.startswith(
+        "# A title\n\n[next](2_more.md), ![p](../overview.png)\n\n```python\nprint(1)\n```\n\n```text\n100 %\nbold\n```\n"
+    )
+    assert "![output](1_first_0.png)\n\n[This page as a notebook](1_first.ipynb)\n" in text
+    assert [page for _, page in site.tutorials()] == [f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))]
+
+
+def test_reports_are_listed_where_there_are_any(tmp_path, monkeypatch):
+    site = hook("pages")
+    monkeypatch.setattr(site, "ROOT", tmp_path)
+    monkeypatch.setattr(site, "RESULTS", tmp_path / "docs" / "results")
+    assert site.reports() == []
+    assert site.listing("results.md", site.reports()) == "There are none in this copy."
+    for folder, title in (("figure3", "Shallow"), (".", "All")):
+        (site.RESULTS / folder).mkdir(parents=True, exist_ok=True)
+        (site.RESULTS / folder / "report.md").write_text(f"# {title}\n")
+    assert site.listing("results.md", site.reports()) == "- [All](results/report.md)\n- [Shallow](results/figure3/report.md)"
+
+
+def test_every_public_module_has_a_page():
+    import snnjax
+
+    site = hook("pages")
+    pages = dict(site.modules())
+    assert {f"snnjax.{name}" for name in snnjax._SUBMODULES} <= set(pages)
+    text = site.module_page("snnjax.dynamics")
+    assert "::: snnjax.dynamics.lif\n" in text
+    assert "::: snnjax.dynamics._simulate.simulate\n" in text
+    assert (
+        site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n") == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
+    )
+
+
+def test_examples_in_the_hooks():
+    require("griffe")
+    assert [doctest.testmod(hook(name)).failed for name in ("pages", "docstrings")] == [0, 0]
+
+
+def test_docstrings_are_split_into_arguments():
+    require("griffe")
+    normalized = hook("docstrings").normalized
+    text = normalized(
+        "A layer, see `snnjax.nn`.\n\n    z = x @ W\n\nArgs:\n  a, b: two, s.   c: a third\n    with more.   d: last.\n  Others, and errors: as there.\n\n"
+        "Returns:\n  Two: and three.\n\nRaises:\n  ValueError, TypeError: bad.   OSError: worse.\n\n>>> 1 + 1  # doctest: +ELLIPSIS\n2\n",
+        ["a", "b", "c", "d"],
+        "int",
+    )
+    assert text == (
+        "A layer, see [`snnjax.nn`][snnjax.nn].\n\n    z = x @ W\n\n"
+        "Args:\n    a: (`a`, `b`) two, s.\n    b: (`a`, `b`) two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
+        "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```"
+    )
