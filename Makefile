@@ -1,10 +1,10 @@
-# make demo: environment, install, train Randman.   make test: environment, install, whole suite.   make docs: the site, into site/.
-# make notebooks: run all notebooks and write their outputs.
+# make demo: environment, install, train Randman.   make test: environment, install, test suite without the slow ones.
+# make slow: those.   make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast lint docs notebooks clean
+.PHONY: demo test slow lint docs notebooks clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	$(BIN)/snnjax train randman
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -184,6 +184,7 @@ def test_under_jit_and_vmap_as_alone(x):
             np.testing.assert_allclose(a[k], b, rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU, sigma_u=1.5)
     net = Sequential(

@@ -42,7 +42,11 @@ def commands(path):
     return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if ">>> " in p.read_text()], ids=name_of)
+SLOW = {"how-to/own-data", "how-to/resume", "how-to/sweeps", "how-to/speed", "how-to/diagnose"}
+EXAMPLES = [pytest.param(p, marks=pytest.mark.slow if name_of(p) in SLOW else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_examples_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))

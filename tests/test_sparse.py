@@ -34,6 +34,7 @@ def both(counts, kernel, g):
     shape=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 30)), n=st.integers(1, 6), rate=st.sampled_from([0.0, 0.02, 0.3, 3.0]),
     seed=st.integers(0, 99),
 )  # fmt: skip
+@pytest.mark.slow
 def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, seed):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(rate, shape).astype(np.uint8)

@@ -71,6 +71,7 @@ def x():
     ("name", "sigma_u", "new_weights"),
     [("feed-forward", 1.0, True), ("recurrent", 1.0, False), ("recurrent", 1.5, True), ("conv", 1.0, True)],
 )
+@pytest.mark.slow
 def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
     network = conv() if name == "conv" else dense(name == "recurrent")
     before = [jnp.copy(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]

@@ -158,6 +158,7 @@ def test_silent_input_keeps_the_weights_and_says_so():
         np.testing.assert_array_equal(a.kernel[...], b.kernel[...])
 
 
+@pytest.mark.slow
 def test_pure_and_the_same_under_jit_and_vmap():
     x, network = randman_batch(10), networks(2, recurrent=True, width=40)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
@@ -238,6 +239,7 @@ def waves():
 
 
 @pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.slow
 def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balance):
     """Mean over 12 seeds within 5 % in the two convolutions and the dense layer on top; 24 shared kernels a layer are few, hence the seeds."""
 
@@ -258,6 +260,7 @@ def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balanc
     np.testing.assert_allclose(np.sqrt(mean_square), np.sqrt(np.mean(np.square(spread), axis=0)), rtol=0.12)
 
 
+@pytest.mark.slow
 def test_recurrent_convolution_reaches_a_fixed_point(waves):
     parts = []
     for s in range(4):

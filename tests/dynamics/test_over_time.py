@@ -42,6 +42,7 @@ def body(constants, carry, x):
     reverse=st.booleans(),
     seed=st.integers(0, 9),
 )
+@pytest.mark.slow
 def test_kernel_equals_scan(steps, shape, reverse, seed):
     """Sizes that are a multiple of a program's and not, steps that are a multiple of those read ahead and not, constants that broadcast."""
     rng = np.random.default_rng(seed)
@@ -70,6 +71,7 @@ SPIKES = [superspike(20.0), superspike_rescaled(5.0), atan(), triangular(), sigm
 
 @pytest.mark.parametrize("spike", SPIKES, ids=lambda s: s.name)
 @pytest.mark.parametrize("trace_dtype", [None, "bfloat16"])
+@pytest.mark.slow
 def test_lif_by_the_kernel_has_the_same_spikes_and_gradients(spike, trace_dtype, rng, x64, interpreted):
     drive, weights = rng.normal(0.3, 1.5, (40, 3, 5)), jnp.asarray(rng.normal(size=(40, 3, 5)))
     neuron = LIF(tau_mem=np.linspace(10e-3, 30e-3, 5), spike=spike, trace_dtype=trace_dtype)

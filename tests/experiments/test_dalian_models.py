@@ -27,6 +27,7 @@ def prepared():
     return experiments.prepare(CONFIG)
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_keeps_its_weights_above_0():
     run = experiments.run(CONFIG)
     state = nnx.state(run.network, nnx.Param)
@@ -64,6 +65,7 @@ def test_probe_adds_up_all_three_connections(prepared):
     np.testing.assert_allclose(p.predicted_sigma_u, np.sqrt(sum(variance)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_them_too(tmp_path):
     sweep = run_sweep(dataclasses.replace(CONFIG, epochs=3), grid([0], {"sigma_u": [0.5, 1.5]}), tmp_path / "sweep", placement="vmap")
     assert len(sweep.rows) == 2

@@ -19,6 +19,7 @@ def test_configuration_round_trip(config, tmp_path):
     assert load_config(tmp_path / "run") == config
 
 
+@pytest.mark.slow
 def test_saved_run_comes_back(tmp_path):
     folder = RunFolder(tmp_path / "run")
     finished = run(SMALL, folder=folder)

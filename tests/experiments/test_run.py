@@ -64,6 +64,7 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
     assert (np.abs(seen["w"].sum(axis=0)).max() < 1e-4) == (init == "data_driven_balanced")
 
 
+@pytest.mark.slow
 def test_lsuv_fires_at_its_rate_before_training():
     history = run(dataclasses.replace(SMALL, init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)).fit.history
     np.testing.assert_allclose([history[0][f"rate_{k}"] for k in (1, 2)], 20.0, rtol=0.1)

@@ -37,6 +37,7 @@ def stop_after(calls):
     return callback
 
 
+@pytest.mark.slow
 def test_results_have_a_row_a_member(whole):
     with (whole.folder / "results.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -74,6 +75,7 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
 
 # in the first wave; in the second, before its first epoch; after its last one
 @pytest.mark.parametrize("calls", [2, 5, 8])
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
         run_sweep(CONFIG, MEMBERS, tmp_path / "cut", on_epoch=[stop_after(calls)], **OPTIONS)
@@ -81,6 +83,7 @@ def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
     assert kill_sweep.differences(whole.folder, tmp_path / "cut") == []
 
 
+@pytest.mark.slow
 def test_finished_members_are_never_trained_again(whole, monkeypatch):
     trained = []
     original = sweep.fit_ensemble

@@ -48,6 +48,7 @@ def test_rate_of_a_constant_current(x64):
     np.testing.assert_allclose(counts, 1.0 / (period + dt), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_stands_before_hidden_layers(rng):
     network = models.csnn2d((8, 8, 1), 10, depth=2, sensory=True, init=INIT, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.broadcast_to(rng.normal(size=(B, 8, 8, 1)), (T, B, 8, 8, 1)), jnp.float32)

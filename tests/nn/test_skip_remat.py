@@ -142,6 +142,7 @@ def test_penalties_of_other_kinds_get_spikes(x):
         assert len(objective.apply(params, x.astype(jnp.float32))[1].spikes[0]) == rows
 
 
+@pytest.mark.slow
 def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
     bounds = (upper_bound(0.1, 1.0), lower_bound(1.0, 3.0))
     found = []
@@ -156,6 +157,7 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
         assert_close(b, a, 1e-10)
 
 
+@pytest.mark.slow
 def test_calibration_and_probe_know_skip_connections(x):
     network = make(dtype=jnp.float32)
     x = x.astype(jnp.float32)

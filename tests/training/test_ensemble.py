@@ -47,6 +47,7 @@ def assert_same(a, b, **tolerance):
         close(x, y)
 
 
+@pytest.mark.slow
 def test_a_member_is_the_run_it_would_be_alone(trained):
     """Three epochs: later, rounding flips single spikes."""
     for k in (1, 3):
@@ -98,6 +99,7 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_others_go_on(task, traine
     assert result.epochs[1] < 3
 
 
+@pytest.mark.slow
 def test_members_that_share_an_order_see_the_same_batches(task, trained):
     shared = train(task, order="shared")
     # the shared order is that of seed 0; without training there is no difference
@@ -122,6 +124,7 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
     assert runs["member"] == runs["shared"] + 1
 
 
+@pytest.mark.slow
 def test_what_the_program_looks_at_before_training_is_kept(task, trained):
     config, members = CONFIG, {name: values[[1, 3]] for name, values in MEMBERS.items()}
     for k, seed, sigma_u, rate in zip((1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True):
@@ -135,6 +138,7 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
     assert train((program._replace(look=None), sources, config), members, epochs=1).initial == {}
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_never_one_of_priming(task):
     config, data = load(dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0))
     sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])}
@@ -158,6 +162,7 @@ def test_patience_stops_members_one_by_one(task):
         assert np.isnan(accuracy[k, done + 1 :]).all()
 
 
+@pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
     silent = RandmanConfig(
         **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}

@@ -93,6 +93,7 @@ def test_training_on_events_is_training_on_arrays(data, recurrent):
         assert np.abs(a - b).max() < 2e-2 * np.abs(b).max()
 
 
+@pytest.mark.slow
 def test_devices_share_a_batch():
     """Two CPU devices against one, with augmentation, dropout and recurrence: the same history and weights to rounding, and a network on one device."""
     code = """

@@ -68,6 +68,7 @@ def test_step_is_gradient_descent_on_loss_plus_penalty(parts):
     assert float(metrics.penalty) > 0
 
 
+@pytest.mark.slow
 def test_epoch_equals_a_loop_of_steps(parts):
     objective, params = parts
     optimizer, key, source = optimizers.smorms3(), jax.random.key(5), data()
@@ -189,6 +190,7 @@ def test_non_finite_step_freezes_the_state(parts):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_vmap_over_members_equals_each_alone(parts):
     objective, params = parts
     optimizer = optimizers.smorms3()
