@@ -35,9 +35,11 @@ class Options:
     """What they were run on."""
     commit: str
     """At which commit."""
+    notes: Path | None = None
+    """Markdown for the index: why statements do not hold."""
 
 
-def publish(runs: Path, pages: Path, *, machine: str, commit: str) -> Path:
+def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = "") -> Path:
     """Copy what `runs` holds to `pages`, and write the index; its path.
 
     Raises:
@@ -60,7 +62,8 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str) -> Path:
             shutil.copyfile(file, target / file.name)
         facts[name] = _facts(source, report)
     index = pages / "report.md"
-    index.write_text(_index(facts, [name for name in names if name not in facts], machine=machine, commit=commit))
+    text = _index(facts, [name for name in names if name not in facts], machine=machine, commit=commit)
+    index.write_text(text + (f"\n## Where a statement does not hold\n\n{notes.strip()}\n" if notes else ""))
     return index
 
 
@@ -92,7 +95,8 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str], *, machin
 
 def main(options: Options) -> int:
     """Publish, and say where."""
-    print(publish(options.runs, options.pages, machine=options.machine, commit=options.commit))
+    notes = "" if options.notes is None else options.notes.read_text()
+    print(publish(options.runs, options.pages, machine=options.machine, commit=options.commit, notes=notes))
     return 0
 
 

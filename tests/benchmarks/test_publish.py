@@ -28,6 +28,8 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     assert f"[{done.study.title}](figure1/report.md) | 0 | 0 | {untested} | " in index
     assert "at commit abc1234 on a machine" in index
     assert "Not run here: figure2, figure3" in index
+    noted = publish(runs, pages, machine="a machine", commit="abc1234", notes="**Figure 1.** Because.").read_text()
+    assert noted == f"{index}\n## Where a statement does not hold\n\n**Figure 1.** Because.\n"
     original = (runs / "figure1" / "report.md").read_text()
     (runs / "figure1" / "report.md").write_text(original + "\nSee /tmp/elsewhere/file.\n")
     with pytest.raises(ValueError, match="names a path of this machine, /tmp/elsewhere/file"):
