@@ -52,11 +52,11 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = 
     facts = {}
     for name in found:
         source, target = runs / name, pages / name
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
         report = re.sub(r"--out [^`]+`", "--out OUT`", (source / "report.md").read_text())
         if path := re.search(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+", report):
             raise ValueError(f"{source / 'report.md'} names a path of this machine, {path[0]}")
+        shutil.rmtree(target, ignore_errors=True)  # not before the report has been read and found good
+        target.mkdir(parents=True)
         (target / "report.md").write_text(report)
         for file in (*sorted(source.glob("*.png")), source / "results.csv"):
             shutil.copyfile(file, target / file.name)

@@ -2,7 +2,8 @@
 `use_compilation_cache`, to train also `use_cpu_devices`, and for smoke tests `compile_quickly`.
 
 A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
-over half of a step's time. With the settings below freed memory stays with the process and is used again.
+up to half of a step's time, most where arrays are large, and nothing that can be measured where gradients are taken of parts of a batch that fit the cache
+(W1 of `benchmarks.works`). With the settings below freed memory stays with the process and is used again.
 """
 
 from __future__ import annotations

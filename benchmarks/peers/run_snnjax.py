@@ -114,7 +114,7 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     optimizer, source, indices = optax.adam(LEARNING_RATE), form(work), jnp.arange(work.batch)
     objective, params = objective_of(work, 0)
     # a loss of our own would get whole batches unless told what suits the machine
-    known = objective._replace(loss=None), events(work)
+    known = objective._replace(loss=None), source if form is events else events(work)
     devices = batch_devices(*known, work.batch) if work.seeds == 1 else 1
     size = micro_batch_size(known[0], params, known[1], work.batch // devices)
 

@@ -30,8 +30,6 @@ AHEAD, BLOCK, WARPS = 8, 64, 2
 """Steps read at once; elements of a program, a power of two; its groups of 32 threads."""
 MOST = 2**31 - 1
 """Elements of an array that the kernel's addresses reach."""
-kernels = True
-"""Whether GPUs get the kernel."""
 
 
 def on_gpu() -> bool:
@@ -53,7 +51,7 @@ def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: boo
     by_loop = functools.partial(loop, body, reverse=reverse)
     steps, *shape = jax.tree.leaves(xs)[0].shape
     # a process without a GPU need not trace, or import, what it cannot run
-    if not kernels or not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST:
+    if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST:
         return by_loop(constants, carry, xs)
     return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
 

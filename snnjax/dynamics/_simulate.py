@@ -77,9 +77,8 @@ def simulate(
             raise ValueError(f"drive must have shape (time, batch, ...features) with at least one time step, got {leaf.shape}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
-    shape = (
-        _population(leaves) if type(neuron) in CURRENTS else leaves[0].shape[1:]
-    )  # what other neurons make of their drives is theirs to know
+    # what neurons other than ours make of their drives is theirs to know
+    shape = _population(leaves) if type(neuron) in CURRENTS else leaves[0].shape[1:]
     if state is None:
         state = neuron.initial_state(shape, leaves[0].dtype)
     if membrane and not hasattr(state, "u"):

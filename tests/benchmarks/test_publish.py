@@ -34,3 +34,4 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     (runs / "figure1" / "report.md").write_text(original + "\nSee /tmp/elsewhere/file.\n")
     with pytest.raises(ValueError, match="names a path of this machine, /tmp/elsewhere/file"):
         publish(runs, pages, machine="a machine", commit="abc1234")
+    assert (pages / "figure1" / "report.md").read_text() == report  # what was there stays

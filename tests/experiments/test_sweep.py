@@ -216,3 +216,14 @@ def test_a_sweep_begun_before_a_setting_existed_goes_on(whole, tmp_path):
 def test_killed_at_random_moments_it_ends_the_same():
     """SIGKILL, five times here; `python -m benchmarks.kill_sweep` does twenty."""
     assert kill_sweep.main(kill_sweep.Options(kills=5, seed=1)) == 0
+
+
+@pytest.mark.parametrize(("saved", "fits"), [({"trace_dtype": "float32"}, True), ({"trace_dtype": "bfloat16"}, False), ({}, True)])
+def test_a_sweep_begun_before_traces_had_a_default_of_their_own_goes_on(tmp_path, saved, fits):
+    (tmp_path / "config.json").write_text(json.dumps({"epochs": 3} | saved))
+    check = lambda: sweep_folder.check_folder(tmp_path, {"epochs": 3, "trace_dtype": None}, {"trace_dtype": None}, resume=True)  # noqa: E731
+    if fits:
+        check()
+    else:
+        with pytest.raises(ValueError, match=r"differs in \['trace_dtype'\]"):
+            check()
