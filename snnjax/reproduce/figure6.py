@@ -107,7 +107,7 @@ def study(options: Options) -> Study:
     for depth in (7,) if smoke else (3, 7):
         units += _arms(options, conv_task(options, depth), "SHD", depth, 2)
     for depth in (2,) if smoke else (2, 4):
-        units += _arms(options, cifar10(options, depth), "CIFAR-10", depth, 1)
+        units += _arms(options, cifar10(options, depth), "CIFAR-10", depth, 2)
     if options.preset == "paper":
         for depth in (6, 8):
             units += _arms(options, dvs_gesture(options, depth), "DVS-Gesture", depth, 1)
