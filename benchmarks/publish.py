@@ -1,7 +1,8 @@
 """Results of `snnjax reproduce` as pages for the documentation: `python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234`.
 
-Copies each study's report, figures and rows (what `snnjax.reproduce.study` calls OUT/NAME), without paths of the machine, and writes an index: what holds, what
-does not, when and at which commit it was run, and how long that took. Studies that are not in OUT yet are named as such.
+Copies each study's report, figures and rows (what `snnjax.reproduce.study` calls OUT/NAME), without paths of the machine and with when, where and at which
+commit it was run, and writes an index: the same facts, how long it took, what holds and what does not. The facts of each study are kept in `studies.json`
+beside the index, so that studies of several OUTs, made at different times, come together; those never published are named as such.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Options:
 
 
 def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = "") -> Path:
-    """Copy what `runs` holds to `pages`, and write the index; its path.
+    """Copy what `runs` holds to `pages`, and write the index over that and what was published there before; its path.
 
     Raises:
       FileNotFoundError: `runs` holds no finished study.   ValueError: a report names a path of the machine.
@@ -49,20 +50,25 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = 
     found = [name for name in names if (runs / name / "report.md").exists()]
     if not found:
         raise FileNotFoundError(f"{runs} holds no finished study of snnjax reproduce")
-    facts = {}
+    known = pages / "studies.json"
+    facts = json.loads(known.read_text()) if known.exists() else {}
     for name in found:
         source, target = runs / name, pages / name
         report = re.sub(r"--out [^`]+`", "--out OUT`", (source / "report.md").read_text())
         if path := re.search(r"(?<![\w.:/])/(?:[\w.-]+/)+[\w.-]+", report):
             raise ValueError(f"{source / 'report.md'} names a path of this machine, {path[0]}")
+        facts[name] = _facts(source, report) | {"machine": machine, "commit": commit}
+        first, rest = report.split("of computing.", 1)
+        report = f"{first}of computing, on {facts[name]['day']}, at commit {commit}, on {machine}.{rest}"
         shutil.rmtree(target, ignore_errors=True)  # not before the report has been read and found good
         target.mkdir(parents=True)
         (target / "report.md").write_text(report)
         for file in (*sorted(source.glob("*.png")), source / "results.csv"):
             shutil.copyfile(file, target / file.name)
-        facts[name] = _facts(source, report)
+    facts = {name: facts[name] for name in names if name in facts}
+    known.write_text(json.dumps(facts, indent=1) + "\n")
     index = pages / "report.md"
-    text = _index(facts, [name for name in names if name not in facts], machine=machine, commit=commit)
+    text = _index(facts, [name for name in names if name not in facts])
     index.write_text(text + (f"\n## Where a statement does not hold\n\n{notes.strip()}\n" if notes else ""))
     return index
 
@@ -73,21 +79,31 @@ def _facts(folder: Path, report: str) -> dict[str, Any]:
     seconds = sum(json.loads(line)["seconds"] for line in (folder / "results.jsonl").read_text().splitlines())
     day = datetime.datetime.fromtimestamp((folder / "results.jsonl").stat().st_mtime, datetime.UTC).date()
     settings = json.loads((folder / "study.json").read_text())
-    return {"title": report.splitlines()[0].removeprefix("# "), "preset": settings["preset"], "minutes": seconds / 60, "day": day, **counts}
+    return {
+        "title": report.splitlines()[0].removeprefix("# "),
+        "preset": settings["preset"],
+        "minutes": round(seconds / 60, 1),
+        "day": str(day),
+        **counts,
+    }
 
 
-def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str], *, machine: str, commit: str) -> str:
+def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     presets = " and ".join(dict.fromkeys(f"`{f['preset']}`" for f in facts.values()))
     lines = [
         "# The paper's figures and tables, as they came out here",
-        f"Made by `snnjax reproduce NAME`, preset {presets}, at commit {commit} on {machine}. Each page has the settings, the seeds, our numbers beside "
-        "the published ones, and a verdict on every statement of the paper.",
-        f"| | {' | '.join(VERDICTS)} | run on | minutes |\n|{'---|' * (len(VERDICTS) + 3)}",
+        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, our numbers beside the published ones, and a verdict on "
+        "every statement of the paper.",
+        f"| | {' | '.join(VERDICTS)} | run on | at commit | minutes |\n|{'---|' * (len(VERDICTS) + 4)}",
     ]
     lines[-1] += "".join(
-        f"\n| [{f['title']}]({name}/report.md) | {' | '.join(str(f[v]) for v in VERDICTS)} | {f['day']} | {f['minutes']:.1f} |"
+        f"\n| [{f['title']}]({name}/report.md) | {' | '.join(str(f[v]) for v in VERDICTS)} | {f['day']} | {f['commit']} | {f['minutes']} |"
         for name, f in facts.items()
     )
+    machines: dict[str, list[str]] = {}
+    for name, f in facts.items():
+        machines.setdefault(f["machine"], []).append(name)
+    lines.append(" ".join(f"Run on {machine}: {', '.join(own)}." for machine, own in machines.items()))
     if missing:
         lines.append(f"Not run here: {', '.join(missing)}.")
     return "\n\n".join(lines) + "\n"

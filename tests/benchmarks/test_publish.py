@@ -26,10 +26,20 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     assert "--out OUT`" in report
     untested = sum(v.status == "not tested at this scale" for _, v in done.verdicts)
     assert f"[{done.study.title}](figure1/report.md) | 0 | 0 | {untested} | " in index
-    assert "at commit abc1234 on a machine" in index
+    assert "| abc1234 |" in index
+    assert "Run on a machine: figure1." in index
+    assert "of computing, on 20" in report
+    assert ", at commit abc1234, on a machine.\n" in report
     assert "Not run here: figure2, figure3" in index
     noted = publish(runs, pages, machine="a machine", commit="abc1234", notes="**Figure 1.** Because.").read_text()
     assert noted == f"{index}\n## Where a statement does not hold\n\n**Figure 1.** Because.\n"
+    reproduce("figure2", Options("smoke"), tmp_path / "later")  # elsewhere and later: what was published before stays listed
+    later = publish(tmp_path / "later", pages, machine="another", commit="def5678").read_text()
+    assert "(figure1/report.md)" in later
+    assert "(figure2/report.md)" in later
+    assert "| def5678 |" in later
+    assert "Run on a machine: figure1. Run on another: figure2." in later
+    assert "Not run here: figure3" in later
     original = (runs / "figure1" / "report.md").read_text()
     (runs / "figure1" / "report.md").write_text(original + "\nSee /tmp/elsewhere/file.\n")
     with pytest.raises(ValueError, match="names a path of this machine, /tmp/elsewhere/file"):
