@@ -40,7 +40,7 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
 
 
 def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
-    """Labels, and a logarithmic axis where x spans more than a decade."""
+    """Labels, and a logarithmic axis where x spans more than a decade; where nothing was drawn, words that say so."""
     axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
     at = np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines]) if axes.lines else np.zeros(0)
     if at.size and at.min() > 0 and at.max() > 10 * at.min():
@@ -50,6 +50,11 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
     if "accuracy" in y:
         axes.set_ylim(0, 1.02)
     axes.spines[["top", "right"]].set_visible(False)
+    if not axes.lines:
+        axes.set(xticks=[], yticks=[])
+        axes.text(
+            0.5, 0.5, "not reached" if y.startswith("epochs to") else "no finite number", transform=axes.transAxes, ha="center", color="0.5"
+        )
 
 
 def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u") -> Figure:

@@ -45,7 +45,7 @@ def _rarely_fails(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: 7 layers, 10 min (that of figure 4) + 5 + 7; about 22 minutes."""
+    """Laptop, both cores: 7 layers, 22 min (those of figure 4) + 11 + 14."""
     few = (0.05, 0.2, 1.0)
     primed = options.choose(smoke=1, laptop=5, paper=10)
     units = [

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snnjax.reproduce.arms import Arm
-from snnjax.reproduce.curves import conv_curve, conv_task
+from snnjax.reproduce.curves import conv_curve
 from snnjax.reproduce.published import TABLE_1
 from snnjax.reproduce.report import ACCURACY
-from snnjax.reproduce.settings import Options, Task, cifar10, dvs_gesture
+from snnjax.reproduce.settings import Options, Task, cifar10, conv, dvs_gesture
 from snnjax.reproduce.statements import TEST, Rows, Statement, Verdict, number, pick, spread, untested, values, verdict
 from snnjax.reproduce.study import Study
 
@@ -101,11 +101,11 @@ def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: spoken digits 3 min (3 layers) and 10 (7), CIFAR-10 8 (2 and 4); about 21 minutes. No DVS-Gesture there."""
+    """Laptop, both cores: spoken digits 3 min (3 layers) and 11 (7), CIFAR-10 6 (2) and 16 (4); about 36 minutes. No DVS-Gesture there."""
     smoke = options.smoke
     units = []
     for depth in (7,) if smoke else (3, 7):
-        units += _arms(options, conv_task(options, depth), "SHD", depth, 2)
+        units += _arms(options, conv(options, depth), "SHD", depth, 2)
     for depth in (2,) if smoke else (2, 4):
         units += _arms(options, cifar10(options, depth), "CIFAR-10", depth, 2)
     if options.preset == "paper":

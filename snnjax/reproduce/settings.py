@@ -114,7 +114,7 @@ def shallow(options: Options, *, recurrent: bool = False, model: Literal["dense"
     return Task(config, options.choose(smoke="generated", laptop="own", paper="own"), facts)
 
 
-def conv(options: Options, depth: int, *, laptop_epochs: int = 12) -> Task:
+def conv(options: Options, depth: int) -> Task:
     """SHD, recurrent convolutional network of 1, 3, 7 or 10 layers. In smoke one layer stands for all of them."""
     folder, facts = _spoken(options)
     model: Any = f"csnn{depth}"
@@ -123,7 +123,7 @@ def conv(options: Options, depth: int, *, laptop_epochs: int = 12) -> Task:
         # two speakers; on one core 3, 4.4 and 11 s a member and epoch for 1, 3 and 7 layers. Adam: SMORMS3 has not left chance after as few updates
         laptop=SHDConfig(
             data=folder, model=model, recurrent=True, duration=0.4, dt=5e-3, valid_fraction=0.25, batch_size=10, optimizer="adam",
-            learning_rate=5e-3, epochs=laptop_epochs, lower_strength=0.0,
+            learning_rate=5e-3, epochs=18, lower_strength=0.0,
         ),
         # traces of 19 steps: a step of ten layers would keep 40 GiB of them. Bound 0.01 @ 7 spikes (R)
         paper=SHDConfig(
