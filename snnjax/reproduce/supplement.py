@@ -144,7 +144,8 @@ def s9(options: Options) -> Study:
     return Study(
         name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
         statements=[compare_ranges("SGD", "SGD needs a tighter sigma_U than an adaptive optimizer (SMORMS3)", lambda base, sgd: sgd < base)],
-        columns=ACCURACY, notes=["Three layers and the learning rate are our choice: on a laptop at sigma_u 1, 1 learned, 10 less, 0.1 and 100 not at all (one seed).", "The laptop preset compares with Adam, not SMORMS3."],
+        columns=ACCURACY, notes=["Three layers and the learning rate are our choice; at sigma_u 1 with one seed, 1 learned, 10 less, 0.1 and 100 hardly.",
+               "The laptop preset compares with Adam, not SMORMS3."],
     )  # fmt: skip
 
 
