@@ -73,11 +73,13 @@ def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = 
         for k, name in enumerate(arms(rows)):
             line(axes, pick(rows, arm=name), x, column, color=f"C{k % 10}", label=name)
         finish(axes, x=x, y=label, log_y="|" in label)
+        if "accuracy" in label:
+            chance(axes, rows)
     all_axes[0].legend(frameon=False, fontsize=7)
     return figure
 
 
 def chance(axes: Axes, rows: Sequence[Row]) -> None:
     """A dotted line at the accuracy of guessing."""
-    if rows:
+    if rows and "chance" in rows[0]:
         axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)

@@ -49,7 +49,7 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
             for c, method in enumerate(membranes.METHODS):
                 draw.line(ax, pick(rows, task=task, method=method, layer=layer), "sigma_u", "measured", color=f"C{c}", label=method)
             targets = sorted({row["sigma_u"] for row in rows})
-            ax.plot(targets, targets, color="0.5", ls=":", lw=1)
+            ax.plot(targets, targets, color="k", ls=":", lw=1.5, zorder=3, label="target")
             draw.finish(ax, x="sigma_u", y=r"measured $\sigma_U$" if k == 0 else "", log_y=False)
             ax.set_title(f"{task}, layer {layer}", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=7)

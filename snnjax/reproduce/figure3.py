@@ -56,9 +56,11 @@ def _wide(rows: Rows) -> Verdict:
         return untested("fewer than nine combinations of mu_W and sigma_W")
     low = pick(rows, arm=MAP)[0]["chance"]
     top = max(cells.values())
-    inside = {cell: a for cell, a in cells.items() if -2 <= cell[0] <= 0 and cell[1] < 10}
-    failed = [cell for cell, a in inside.items() if a < low + 0.5 * (top - low)]
-    text = f"{len(inside) - len(failed)} of {len(inside)} combinations there train"
+    trains = {cell: a >= low + 0.5 * (top - low) for cell, a in cells.items()}
+    inside = [cell for cell in cells if -2 <= cell[0] <= 0 and cell[1] < 10]
+    failed = [cell for cell in inside if not trains[cell]]
+    outside = [ok for cell, ok in trains.items() if cell not in inside]
+    text = f"{len(inside) - len(failed)} of {len(inside)} combinations there train, and {sum(outside)} of {len(outside)} elsewhere"
     return verdict(not failed, text + (f"; not {', '.join(f'mu_W {m:g}, sigma_W {s:g}' for m, s in failed[:4])}" if failed else ""))
 
 

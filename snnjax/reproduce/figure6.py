@@ -67,9 +67,22 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
         axes.plot([x for x, _ in theirs], [v for _, v in theirs], "k_", ms=12, label="published, the paper's data" if k == 0 else None)
     axes.set(ylabel="test accuracy (%)", ylim=(0, 102))
     axes.set_xticks(np.arange(len(networks)), [f"{pick(rows, network=n)[0]['task']}\n{_split(n)[1]} layers" for n in networks], fontsize=8)
-    axes.legend(frameon=False, fontsize=7)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return {"figure6": figure}
+
+
+def _table(rows: Rows) -> str:
+    """Table 1: our numbers, and the published ones below."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    lines = [f"| task | layers | {' | '.join(STARTS)} |", "|---|---|" + "---|" * len(STARTS)]
+    for network in networks:
+        (task, depth), own = _split(network), pick(rows, network=network)
+        ours = [values(pick(own, start=start), TEST) for start in STARTS]
+        theirs = [TABLE_1.get((task, depth, start)) for start in STARTS]
+        lines.append(f"| {own[0]['task']}, here | {depth} | {' | '.join(spread(f, '%') if f.size else '' for f in ours)} |")
+        lines.append(f"| {task}, published | {depth} | {' | '.join('' if p is None else str(p) for p in theirs)} |")
+    return "\n".join(lines)
 
 
 def _split(network: str) -> tuple[str, int]:
@@ -116,7 +129,7 @@ def study(options: Options) -> Study:
     deep = (("SHD", 7), ("CIFAR-10", 4), ("DVS-Gesture", 8))
     one = {"sigma_u": 1.0} if smoke else {}
     return Study(
-        name="figure6", title="Figure 6 and table 1: starts, tasks and depths", preset=options.preset, units=units, draw=_draw,
+        name="figure6", title="Figure 6 and table 1: starts, tasks and depths", preset=options.preset, units=units, draw=_draw, table=_table,
         statements=[
             *(number(f"{_name(*key)}, test accuracy", value, TEST, arm=_name(*key), **(one if key[2] == STARTS[2] else {})) for key, value in TABLE_1.items()),
             *(_fails(task, depth) for task, depth in deep),

@@ -11,7 +11,7 @@ import numpy as np
 
 from snnjax.experiments.sweep_folder import SWEEPABLE
 from snnjax.reproduce.arms import Arm
-from snnjax.reproduce.statements import Row, Statement, Verdict, spread, values
+from snnjax.reproduce.statements import RULES, Row, Statement, Verdict, spread, values
 from snnjax.training.run_folder import write_whole
 
 if TYPE_CHECKING:
@@ -62,13 +62,17 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
     """The Markdown; `pictures`: names without .png, and captions."""
     study = finished.study
     parts = [f"# {study.title}", f"After {PAPER}. Preset `{study.preset}`; {_time(finished.seconds)} of computing."]
+    if finished.shared:
+        parts.append(f"Trained for another figure before, and not in that time: {', '.join(finished.shared)}.")
     if study.preset == "smoke":
         parts.append(WARNING)
-    parts += ["## Statements", verdict_table(finished.verdicts), f"({SOURCES}.)"]
+    parts += ["## Statements", verdict_table(finished.verdicts), f"({SOURCES}.)", RULES]
+    if study.table is not None:
+        parts += ["## Table", study.table(finished.rows)]
     parts += ["## Figures", *(f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "") for name, caption in pictures)]
     parts += [
         "## Numbers",
-        "Mean and standard deviation over runs.",
+        "Mean and standard deviation over runs; a network whose numbers are no longer finite stops, and counts with what it had reached.",
         number_table(finished.rows, study.columns),
         "All rows: `results.csv`.",
     ]
@@ -100,10 +104,15 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
     for row in rows:
         groups.setdefault((row["arm"], *(row.get(name) for name in keys)), []).append(row)
     head = ["arm", *keys, "runs", *columns]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    stopped = any(row.get("finite") is False for row in rows)
+    head += ["not finite"] * stopped
+    lines = ["| " + " | ".join(map(_cell, head)) + " |", "|" + "---|" * len(head)]
     for (arm, *group), own in groups.items():
         cells = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in group]
         numbers = [_number(own, column, unit) for column, unit in columns.values()]
+        if stopped:
+            failed = [row for row in own if row.get("finite") is False]
+            numbers.append(f"{len(failed)}, after {max(row['epochs'] for row in failed)} epochs at most" if failed else "")
         lines.append("| " + " | ".join([_cell(str(arm)), *cells, str(len(own)), *numbers]) + " |")
     return "\n".join(lines)
 
@@ -138,13 +147,29 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
 
 def _settings(unit: Any) -> str:
     if not isinstance(unit, Arm):
-        return f"- {unit.name}: {', '.join(f'{k} {v}' for k, v in unit.given.items())}"
+        return f"- {unit.name}: {', '.join(f'{k} {_words(v)}' for k, v in unit.given.items())}"
     config, defaults = unit.task.config, type(unit.task.config)
     own = {f: getattr(config, f) for f in vars(config) if f not in ("data", "out")}
-    changed = {k: v for k, v in own.items() if v != getattr(defaults, k, None)}
+    changed = {k: v for k, v in own.items() if k in ALWAYS or v != getattr(defaults, k, None)}
     swept = "; ".join(f"{k} {', '.join(f'{v:g}' for v in vs)}" for k, vs in unit.varied.items())
-    given = ", ".join(f"{k} {v}" for k, v in changed.items())
-    return f"- {unit.name}: {unit.task.facts['task']}, {given or 'defaults'}; swept: {swept}; {len(unit.seeds)} seeds; data: {unit.task.source}"
+    given = ", ".join(f"{k} {_words(v)}" for k, v in changed.items())
+    swept = f"swept: {swept}; " if swept else ""
+    return f"- {unit.name}: {unit.task.facts['task']}, {given}; {swept}{len(unit.seeds)} seed{'s' * (len(unit.seeds) > 1)}; data: {unit.task.source}"
+
+
+ALWAYS = ("model", "hidden", "dt", "duration", "batch_size", "optimizer", "learning_rate", "epochs", "init")
+"""Settings that a report names even where they are the default."""
+
+
+def _words(value: Any) -> str:
+    """A setting: lists without brackets.
+
+    >>> _words(((0.2, "a"), (1.0, "b"))), _words(0.5)
+    ('0.2 a, 1.0 b', '0.5')
+    """
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return ", ".join(" ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in value)
 
 
 def _time(seconds: float) -> str:

@@ -39,6 +39,8 @@ class Options:
 
     def __post_init__(self) -> None:
         _check.one_of("preset", self.preset, ("smoke", "laptop", "paper"))
+        if self.data is not None and not self.data.is_dir():
+            raise ValueError(f"data must be a folder that exists, got {str(self.data)!r}")
         if self.seeds is not None:
             _check.integer("seeds", self.seeds, at_least=1)
 

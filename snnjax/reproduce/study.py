@@ -43,6 +43,7 @@ class Study:
       name, title: `figure3`, and what it shows.   preset: see `snnjax.reproduce.settings`.   units: of work, names unique.
       draw: from all rows to figures by name.   statements: to judge.   columns: of the report's table, see `snnjax.reproduce.report`.
       notes: what differs from the paper, and choices of ours; sentences.   snapshots: networks whose activity is drawn, (arm, hyper-parameters).
+      table: from all rows to Markdown, where the paper has a table.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Study:
     columns: Mapping[str, tuple[str, str]]
     notes: Sequence[str] = ()
     snapshots: Sequence[tuple[Arm, Mapping[str, Any]]] = ()
+    table: Callable[[Sequence[Row]], str] | None = None
 
     def settings(self) -> dict[str, Any]:
         """What makes two studies the same."""
@@ -62,13 +64,14 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What a study left: rows, verdicts, the folder and seconds of all its units."""
+    """What a study left: rows, verdicts, the folder, seconds of all its units, and the units that another study had trained before."""
 
     study: Study
     rows: Sequence[Row]
     verdicts: Sequence[tuple[Statement, Verdict]]
     folder: Path
     seconds: float
+    shared: Sequence[str] = ()
 
 
 def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finished:
@@ -78,34 +81,46 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
       study: see `Study`.   root: OUT of the module; new, or one that such studies were run in.   watch: called with each unit that is computed; see `Watch`.
 
     Raises:
-      ValueError: OUT/NAME holds the study with other settings, or is damaged.   FileExistsError: it holds something else.   Others as of the units.
+      As of `check`, and of the units.
     """
     from snnjax.reproduce import report
 
-    folder = root / study.name
-    _check_folder(folder, study)
-    done = _read(folder / "results.jsonl")
-    names = [unit.name for unit in study.units]
-    if len(set(names)) < len(names):
-        raise ValueError(f"units of {study.name} must have names of their own, got {names}")
+    folder, done = root / study.name, check(study, root)
     for unit in study.units:
         if unit.name in done:
             continue
-        begin = time.perf_counter()
+        begin, shared = time.perf_counter(), isinstance(unit, Arm) and (unit.folder(root) / "results.csv").exists()
         callback = watch(unit.name, *unit.size()) if watch is not None else None
         rows = _finite(unit.work(root, [callback] if callback else []))
         if not done:  # not before: a study whose data cannot be loaded leaves no folder behind
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "study.json", _json(study.settings() | {"snnjax": snnjax.__version__}, indent=1))
         done[unit.name] = {"unit": unit.name, "settings": unit.settings(), "seconds": round(time.perf_counter() - begin, 1), "rows": rows}
+        done[unit.name]["shared"] = shared
         write_whole(folder / "results.jsonl", b"".join(_json(entry) for entry in done.values()))
     rows = [row for unit in study.units for row in done[unit.name]["rows"]]
     write_whole(folder / "results.csv", _table(rows))
     finished = Finished(
-        study, rows, judged(study.statements, rows, generated=study.preset == "smoke"), folder, sum(done[n]["seconds"] for n in names)
-    )
+        study, rows, judged(study.statements, rows, generated=study.preset == "smoke"), folder,
+        sum(done[unit.name]["seconds"] for unit in study.units), [unit.name for unit in study.units if done[unit.name].get("shared")],
+    )  # fmt: skip
     report.write(finished, root)
     return finished
+
+
+def check(study: Study, root: Path) -> dict[str, dict[str, Any]]:
+    """What is finished of `study` below `root`, by unit; nothing is computed or written.
+
+    Raises:
+      ValueError: OUT/NAME holds the study with other settings, or is damaged.   FileExistsError: it holds something else, or `root` is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"{root} is not a folder; name another by --out")
+    names = [unit.name for unit in study.units]
+    if len(set(names)) < len(names):
+        raise ValueError(f"units of {study.name} must have names of their own, got {names}")
+    _check_folder(root / study.name, study)
+    return _read(root / study.name / "results.jsonl")
 
 
 def _check_folder(folder: Path, study: Study) -> None:

@@ -11,7 +11,7 @@ from snnjax.reproduce import figure1, figure2, figure3, figure4, figure5, figure
 from snnjax.reproduce.arms import Watch
 from snnjax.reproduce.data import MissingDataError
 from snnjax.reproduce.settings import Options
-from snnjax.reproduce.study import Finished, Study, run_study
+from snnjax.reproduce.study import Finished, Study, check, run_study
 from snnjax.training.run_folder import write_whole
 
 Name = Literal["figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "s4", "s5", "s8", "s9", "s10"]
@@ -54,16 +54,26 @@ def reproduce_all(
 
     Args:
       options, root, watch: as in `reproduce`.   on_study: called with each name and what was finished, or why it was not run.
+
+    Raises:
+      ValueError, FileExistsError: what is in `root` already does not go with it, see `snnjax.reproduce.study.check`; before anything is computed.
     """
-    finished, skipped = [], {}
+    finished, skipped, studies = [], {}, {}
     for name in dict.fromkeys(study_name(name) for name in TARGETS):
         try:
-            result: Finished | str = reproduce(name, options, root, watch=watch)
+            studies[name] = TARGETS[name](options)
         except MissingDataError as error:
-            result = skipped[name] = str(error)
+            studies[name] = str(error)
         else:
-            assert isinstance(result, Finished)
-            finished.append(result)
+            check(studies[name], root)
+    for name, study in studies.items():
+        if isinstance(study, str):
+            result = skipped[name] = study
+        else:
+            try:
+                finished.append(result := run_study(study, root, watch=watch))
+            except MissingDataError as error:
+                result = skipped[name] = str(error)
         if on_study is not None:
             on_study(name, result)
     page = root / "report.md"
