@@ -149,7 +149,8 @@ def _settings(unit: Any) -> str:
     if not isinstance(unit, Arm):
         return f"- {unit.name}: {', '.join(f'{k} {_words(v)}' for k, v in unit.given.items())}"
     config, defaults = unit.task.config, type(unit.task.config)
-    own = {f: getattr(config, f) for f in vars(config) if f not in ("data", "out")}
+    ignored = {"data", "out"} | ({"hidden"} if "csnn" in config.model else set())
+    own = {f: getattr(config, f) for f in vars(config) if f not in ignored}
     changed = {k: v for k, v in own.items() if k in ALWAYS or v != getattr(defaults, k, None)}
     swept = "; ".join(f"{k} {', '.join(f'{v:g}' for v in vs)}" for k, vs in unit.varied.items())
     given = ", ".join(f"{k} {_words(v)}" for k, v in changed.items())

@@ -84,11 +84,47 @@ def test_the_report_has_every_statement_and_its_verdict(tmp_path):
     assert "![figure9](figure9.png)" in text
     assert (tmp_path / "figure9" / "figure9.png").read_bytes().startswith(b"\x89PNG")
     assert "A choice." in text
+    assert "half way from chance to the best of its arm" in text
+    assert "Trained for another figure" not in text
     assert "generated" not in text
     run_study(study(unit("a"), name="smoke9", preset="smoke"), tmp_path)
     smoke = (tmp_path / "smoke9" / "report.md").read_text()
     assert "on generated data" in smoke
     assert "| holds |" not in smoke
+
+
+def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(tmp_path):
+    given = {"settings": (("kaiming", 1.0), ("formula", 0.5)), "seeds": (0, 1)}
+    base = dataclasses.replace(unit("a"), given=given)
+    wide = dataclasses.replace(
+        base,
+        measure=lambda: [{"sigma_u": 1.0, "seed": k, "x": 1.0, "finite": k > 0, "epochs": 3, "initial_grad_z_1": 0.5} for k in range(2)],
+    )
+    columns = {"|dL/dz|, layer 1": ("initial_grad_z_1", ""), "x": ("x", "Hz")}
+    run_study(dataclasses.replace(study(wide), columns=columns, table=lambda rows: f"{len(rows)} rows in a table"), tmp_path)
+    text = (tmp_path / "figure9" / "report.md").read_text()
+    rows = [line.replace("\\|", "/") for line in text.splitlines() if line.startswith("|")]
+    sizes = [len(row.split("|")) for row in rows]
+    assert sizes == [6] * 5 + [8] * 3
+    assert rows[-3] == "| arm | sigma_u | runs | /dL/dz/, layer 1 | x | not finite |"
+    assert rows[-1].endswith("| 1.00 +- 0.00 Hz | 1, after 3 epochs at most |")
+    assert "2 rows in a table" in text
+    assert "settings kaiming 1.0, formula 0.5, seeds 0, 1" in text
+
+
+def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch):
+    arm = Arm("curve", Task(RandmanConfig(), "own", {"task": "Randman"}), {"sigma_u": (1.0,)}, (0, 1))
+
+    def work(self, root, on_epoch=()):
+        self.folder(root).mkdir(parents=True, exist_ok=True)
+        (self.folder(root) / "results.csv").touch()
+        return [{"arm": self.name, "sigma_u": 1.0, "x": 1.0, "as_published": False}]
+
+    monkeypatch.setattr(Arm, "work", work)
+    assert run_study(study(arm, name="first"), tmp_path).shared == []
+    assert run_study(study(arm, name="second"), tmp_path).shared == ["curve"]
+    run_study(study(arm, name="second"), tmp_path)  # and when it is asked for again
+    assert "another figure before, and not in that time: curve." in (tmp_path / "second" / "report.md").read_text()
 
 
 def test_another_studys_folder_is_refused(tmp_path):
@@ -114,6 +150,9 @@ def test_a_folder_of_something_else_or_damaged_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"study\.json is damaged"):
         run_study(study(unit("a")), tmp_path)
     run_study(study(unit("a")), tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="file is not a folder; name another by --out"):
+        run_study(study(unit("a")), tmp_path / "file")
     (tmp_path / "new" / "figure9" / "results.jsonl").write_text("{]\n")
     with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
         run_study(study(unit("a")), tmp_path / "new")
@@ -152,6 +191,16 @@ def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkey
     assert CALLS == ["a"]
 
 
+def test_all_folders_are_looked_at_before_anything_is_computed(tmp_path, monkeypatch):
+    run_study(study(unit("b"), name="last"), tmp_path)
+    made = {"first": lambda options: study(unit("a"), name="first"), "last": lambda options: study(unit("b", 2.0), name="last")}
+    monkeypatch.setattr(targets, "TARGETS", made)
+    with pytest.raises(ValueError, match="last holds this study with other settings"):
+        targets.reproduce_all(Options("laptop"), tmp_path)
+    assert CALLS == ["b"]
+    assert not (tmp_path / "first").exists()
+
+
 def test_the_environment_names_the_data(tmp_path, monkeypatch):
     (tmp_path / "shd_format").mkdir()
     (tmp_path / "shd_format" / "fsdd_train.h5").touch()
@@ -162,7 +211,9 @@ def test_the_environment_names_the_data(tmp_path, monkeypatch):
         shd_folder(None, real=True)
 
 
-def test_unknown_presets_and_seeds():
+def test_unknown_presets_seeds_and_data(tmp_path):
+    with pytest.raises(ValueError, match=r"data must be a folder that exists, got .*nowhere"):
+        Options("smoke", data=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="preset"):
         Options("desktop")
     with pytest.raises(ValueError, match="seeds must be >= 1, got 0"):

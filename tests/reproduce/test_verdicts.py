@@ -122,6 +122,12 @@ def test_table_1_has_a_statement_for_every_published_number(tmp_path):
     ]
     found = {s.text: v.status for s, v in judged(statements, rows, generated=False)}
     assert [status for text, status in found.items() if text.startswith("SHD, 7")] == [HOLDS] * 6
+    facts = {"network": "SHD 7", "task": "spoken digits"}
+    table = figure6._table([row | facts | {"start": row["arm"].removeprefix(arm)} for row in rows]).splitlines()
+    assert table[2:] == [
+        "| spoken digits, here | 7 | 5.0 % | 77.0 % | 84.0 % |",
+        "| SHD, published | 7 | 4.5 % | 77 +- 2.9 % | 83.5 +- 1.3 % |",
+    ]
     assert all(status == UNTESTED for text, status in found.items() if not text.startswith("SHD, 7"))
 
 
@@ -135,6 +141,7 @@ def test_best_and_wide_region_of_the_weights():
 
     good = cells(lambda m, s: 0.9 if (m, s) == (-2.0, 1.0) else 0.6 if -2 <= m <= 0 and s < 10 else 0.1)
     assert figure3._best(good).status == figure3._wide(good).status == HOLDS
+    assert figure3._wide(good).found == "6 of 6 combinations there train, and 0 of 10 elsewhere"
     bad = cells(lambda m, s: 0.9 if m > 0 else 0.1)
     assert figure3._best(bad).status == figure3._wide(bad).status == FAILS
     assert figure3._best(good[:4]).status == UNTESTED
@@ -150,6 +157,8 @@ def test_the_supplements_statements():
     base = runs(supplement.BASE, {0.05: 0.1, 0.5: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.1}, initial_grad_z_1=1e-3)
     rescaled = runs("rescaled", {0.05: 0.7, 1.0: 0.3}, initial_grad_z_1=10.0)
     assert [s.judge(base + rescaled).status for s in supplement.s8(options).statements] == [HOLDS] * 2
+    beyond = runs("rescaled", {0.05: 0.7, 1.0: 0.3, 2.0: 0.1}, initial_grad_z_1=None)  # larger than float32 holds
+    assert supplement.s8(options).statements[1].judge(base + beyond)[1].endswith("sigma_u 1: not finite, sigma_u 2: not finite")
     assert [s.judge(base + runs("SGD", {0.05: 0.1, 0.5: 0.1, 1.0: 0.6, 2.0: 0.1})).status for s in supplement.s9(options).statements] == [
         HOLDS
     ]
