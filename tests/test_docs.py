@@ -185,6 +185,8 @@ def test_notebooks_become_pages():
     assert text.startswith(
         "# A title\n\n[next](2_more.md), ![p](../overview.png)\n\n```python\nprint(1)\n```\n\n```text\n100 %\nbold\n```\n"
     )
+    badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/x.ipynb)"
+    assert site.relinked(badge) == "[Open in Colab](https://colab.research.google.com/x.ipynb)"
     assert "![output](1_first_0.png)\n\n[This page as a notebook](1_first.ipynb)\n" in text
     assert [page for _, page in site.tutorials()] == [f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))]
 

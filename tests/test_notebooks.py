@@ -67,7 +67,7 @@ def test_opens_in_colab(name):
     notebook = read(name)
     assert notebook.cells[0].cell_type == "markdown"
     assert re.findall(re.escape(COLAB) + r"([^)]*)\)", notebook.cells[0].source) == [f"{name}.ipynb"]
-    assert "%pip install -q snnjax" in code_cells(notebook)[0].source
+    assert "%pip install -q git+https://github.com/snnjax/snnjax" in code_cells(notebook)[0].source
     assert 'find_spec("snnjax") is None' in code_cells(notebook)[0].source
 
 

@@ -128,7 +128,8 @@ def notebook_page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, b
 
 
 def relinked(markdown: str) -> str:
-    """Links as they are from the site: to pages instead of notebooks, to docs/ without it."""
+    """Links as they are from the site: to pages instead of notebooks, to docs/ without it, and words instead of a badge, which would be fetched."""
+    markdown = re.sub(r"\[!\[([^]]*)\]\(https://[^)]*badge[^)]*\)\]", r"[\1]", markdown)
     markdown = re.sub(r"\]\((?:\./)?(\w+)\.ipynb(#[^)]*)?\)", r"](\1.md\2)", markdown)
     return re.sub(r"\]\(\.\./docs/([^)]+)\)", r"](../\1)", markdown)
 

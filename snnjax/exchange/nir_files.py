@@ -75,7 +75,7 @@ def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: S
         _check_file(path)
         graph = nir.read(path, type_check=False)  # from_nir checks more
     except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
-        raise ValueError(f"{path}: not a readable NIR file: {error or type(error).__name__}") from None
+        raise ValueError(f"{path}: not a readable NIR file: {str(error) or type(error).__name__}") from None
     try:
         return from_nir(graph, dt=dt, scheme=scheme)
     except (ValueError, TypeError) as error:

@@ -56,6 +56,8 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
         written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
     if dt is None and written is None:
         raise ValueError("dt must be given, s: the graph's metadata have none, and NIR is continuous in time")
+    if dt is not None and np.ndim(dt):
+        raise ValueError(f"dt must be one number, got shape {np.shape(dt)}")
     step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
     clock = Clock(
         step,

@@ -60,7 +60,8 @@ def from_tonic(
         t, u = _read(s, sample[0], sensor)
         times.append(t)
         units.append(u)
-        labels.append(_check.integer(f"label of sample {s}", sample[1], at_least=0, at_most=_LARGEST))
+        label = sample[1].item() if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0 else sample[1]
+        labels.append(_check.integer(f"label of sample {s}", label, at_least=0, at_most=_LARGEST))
     if duration is None:
         duration = (max((int(t.max()) for t in times if t.size), default=0) + 1) * 1e-6
     return EventDataset.from_lists(
@@ -104,6 +105,7 @@ def to_tonic(data: EventDataset, *, sensor_size: Sequence[int] | None = None) ->
 def _sensor(size: Any) -> tuple[int, int, int]:
     if size is None:
         raise ValueError("sensor_size must be given, (width, height, polarities): the samples have none")
+    size = size.tolist() if isinstance(size, np.ndarray) else size
     if not isinstance(size, Sequence) or len(size) != 3:
         raise ValueError(f"sensor_size must be (width, height, polarities), got {size!r}")
     width, height, polarities = (_check.integer("sensor_size", n, at_least=1) for n in size)

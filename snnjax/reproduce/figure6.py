@@ -114,7 +114,7 @@ def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: spoken digits 3 min (3 layers) and 11 (7), CIFAR-10 6 (2) and 16 (4); about 36 minutes. No DVS-Gesture there."""
+    """Laptop, both cores: spoken digits 3 min (3 layers) and 11 (7), CIFAR-10 2 (2) and 10 (4); about 26 minutes. No DVS-Gesture there."""
     smoke = options.smoke
     units = []
     for depth in (7,) if smoke else (3, 7):

@@ -145,11 +145,11 @@ def cifar10(options: Options, depth: int) -> Task:
     folder = _data.cifar10_folder(options.data)
     config = options.choose(
         smoke=None,
-        # 1,800 training images of 16 x 16; about 32 s a member and epoch on one core. Shorter trials leave four layers silent at the readout, and they
+        # 900 training images of 16 x 16; about 16 s a member and epoch on one core. Shorter trials leave four layers silent at the readout, and they
         # stay at chance at larger learning rates (README, "Measured")
         laptop=CIFAR10Config(
-            data=folder, model=model, fraction=0.2, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,
-            epochs=5 if depth == 2 else 10, lower_strength=0.0,
+            data=folder, model=model, fraction=0.1, batch_size=25, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,
+            epochs=8 if depth == 2 else 12, lower_strength=0.0,
         ),
         paper=CIFAR10Config(data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map", lower_strength=0.0),
     )  # fmt: skip

@@ -98,12 +98,14 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
             raise _MismatchError(f"parameter {name} must have shape {leaf.shape}, got {shape}")
         # numpy writes the types that it has not, such as bfloat16, as raw bytes
         raw = dtype.kind == leaf.dtype.kind == "V" and dtype.names is None and dtype.itemsize == leaf.dtype.itemsize
-        if leaf.dtype != dtype and not raw:
+        if leaf.dtype != dtype.newbyteorder("=") and not raw:
             raise _MismatchError(f"parameter {name} must have dtype {leaf.dtype}, got {dtype}")
 
 
 def _as(a: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    return a if a.dtype == dtype else a.view(dtype)
+    if a.dtype == dtype:
+        return a
+    return a.view(dtype) if a.dtype.kind == "V" else a.astype(dtype)  # of the other byte order
 
 
 def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -76,6 +76,15 @@ def test_what_is_not_a_file_of_nir(file, tmp_path):
         load_nir(file)
 
 
+def test_a_file_that_provokes_an_error_without_words_names_its_kind(file, monkeypatch):
+    def mute(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr("nir.read", mute)
+    with pytest.raises(ValueError, match="not a readable NIR file: AssertionError"):
+        load_nir(file)
+
+
 @pytest.mark.parametrize("how", ["unknown", "soft link", "cycle", "outside", "enormous", "missing field"])
 def test_hostile_files(file, tmp_path, how):
     with h5py.File(file, "a") as f:

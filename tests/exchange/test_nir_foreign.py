@@ -111,6 +111,8 @@ def test_time_step_must_be_known():
         from_nir(graph)
     with pytest.raises(ValueError, match="dt must be finite and > 0 s, got 0"):
         from_nir(graph, dt=0.0)
+    with pytest.raises(ValueError, match=r"dt must be one number, got shape \(2,\)"):
+        from_nir(graph, dt=np.array([1e-3, 2e-3]))  # pyright: ignore
     with pytest.raises(ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"):
         from_nir(graph, dt=DT, scheme="exact")
     with pytest.raises(TypeError, match=r"graph must be a nir\.NIRGraph, got dict"):

@@ -51,6 +51,14 @@ def test_round_trip(tmp_path, suffix, dtype):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_numbers_of_the_other_byte_order(tmp_path):
+    network, other = make(0), make(1)
+    swapped = {name: a.astype(a.dtype.newbyteorder(">")) for name, a in flatten_params(nnx.state(network, nnx.Param)).items()}
+    np.savez(tmp_path / "big.npz", **swapped)
+    load_parameters(tmp_path / "big.npz", other)
+    assert bits(other) == bits(network)
+
+
 def test_double_precision(tmp_path, x64):
     network, other = make(0, dtype=jnp.float64), make(1, dtype=jnp.float64)
     for suffix in SUFFIXES:

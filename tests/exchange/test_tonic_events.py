@@ -99,6 +99,10 @@ def test_a_data_set_of_tonic_s_form_brings_its_sensor():
     data = from_tonic(Dataset(), duration=0.1, groups=[3, 4], class_names=["a", "b"])
     assert (data.n_units, data.counts.tolist(), data.units.tolist(), data.groups.tolist()) == (12, [0, 1], [11], [3, 4])  # pyright: ignore
     assert to_tonic(data, sensor_size=(3, 2, 2))[0][0].size == 0
+    pairs = [(events, np.array(label)) for events, label in to_tonic(data, sensor_size=(3, 2, 2))]
+    again = from_tonic(pairs, sensor_size=np.array([3, 2, 2]), duration=0.1)  # as loaders of arrays have them
+    assert again.labels.tolist() == data.labels.tolist()
+    assert again.units.tolist() == data.units.tolist()
 
 
 def test_wide_sensors_get_wider_integers():
