@@ -23,6 +23,7 @@ WARNING = (
     "**Smoke test on generated data and tiny networks (one convolutional layer stands for three and seven): it shows that the program runs, and says "
     "nothing about the paper. No statement is tested.**"
 )
+STOPPED = " A network whose numbers are no longer finite stops, and counts with what it had reached."
 ACCURACY: dict[str, tuple[str, str]] = {
     "test %, final": ("test_accuracy_final", "%"),
     "test %, selected": ("test_accuracy_best", "%"),
@@ -72,7 +73,7 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
     parts += ["## Figures", *(f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "") for name, caption in pictures)]
     parts += [
         "## Numbers",
-        "Mean and standard deviation over runs; a network whose numbers are no longer finite stops, and counts with what it had reached.",
+        "Mean and standard deviation over runs." + STOPPED * any(row.get("finite") is False for row in finished.rows),
         number_table(finished.rows, study.columns),
         "All rows: `results.csv`.",
     ]
