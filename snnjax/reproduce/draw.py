@@ -51,7 +51,7 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
         axes.set_ylim(0, 1.02)
     axes.spines[["top", "right"]].set_visible(False)
     if not axes.lines:
-        axes.set(xticks=[], yticks=[])
+        axes.set(yticks=[])
         axes.text(
             0.5, 0.5, "not reached" if y.startswith("epochs to") else "no finite number", transform=axes.transAxes, ha="center", color="0.5"
         )
@@ -68,7 +68,7 @@ def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    all_axes = np.ravel(figure.subplots(1, len(panels)))
+    all_axes = np.ravel(figure.subplots(1, len(panels), sharex=True))
     for axes, (label, column) in zip(all_axes, panels.items(), strict=True):
         for k, name in enumerate(arms(rows)):
             line(axes, pick(rows, arm=name), x, column, color=f"C{k % 10}", label=name)
