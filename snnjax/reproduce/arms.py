@@ -70,6 +70,11 @@ class Arm:
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:10]
         return root / "sweeps" / f"{task_name(self.task.config)}-{self.task.config.model}-{digest}"
 
+    def trained(self, root: Path) -> bool:
+        """Whether all of its networks are, in a sweep (streamed ones say nothing)."""
+        file = self.folder(root) / "results.csv"
+        return file.exists() and len(file.read_text().splitlines()) == 1 + len(self.members())
+
     def work(self, root: Path, on_epoch: Sequence[Callable[..., None]] = ()) -> list[Row]:
         """Train what is missing; a row a network. Errors as of `run_sweep`."""
         folder, config = self.folder(root), self.task.config

@@ -89,14 +89,14 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
     for unit in study.units:
         if unit.name in done:
             continue
-        begin, shared = time.perf_counter(), isinstance(unit, Arm) and (unit.folder(root) / "results.csv").exists()
+        begin, shared = time.perf_counter(), isinstance(unit, Arm) and unit.trained(root)
         callback = watch(unit.name, *unit.size()) if watch is not None else None
         rows = _finite(unit.work(root, [callback] if callback else []))
         if not done:  # not before: a study whose data cannot be loaded leaves no folder behind
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "study.json", _json(study.settings() | {"snnjax": snnjax.__version__}, indent=1))
-        done[unit.name] = {"unit": unit.name, "settings": unit.settings(), "seconds": round(time.perf_counter() - begin, 1), "rows": rows}
-        done[unit.name]["shared"] = shared
+        seconds = round(time.perf_counter() - begin, 1)
+        done[unit.name] = {"unit": unit.name, "settings": unit.settings(), "seconds": seconds, "shared": shared, "rows": rows}
         write_whole(folder / "results.jsonl", b"".join(_json(entry) for entry in done.values()))
     rows = [row for unit in study.units for row in done[unit.name]["rows"]]
     write_whole(folder / "results.csv", _table(rows))

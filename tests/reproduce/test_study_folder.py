@@ -117,14 +117,15 @@ def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch
 
     def work(self, root, on_epoch=()):
         self.folder(root).mkdir(parents=True, exist_ok=True)
-        (self.folder(root) / "results.csv").touch()
+        (self.folder(root) / "results.csv").write_text("seed\n0\n" + "1\n" * (root.name == "whole"))
         return [{"arm": self.name, "sigma_u": 1.0, "x": 1.0, "as_published": False}]
 
     monkeypatch.setattr(Arm, "work", work)
-    assert run_study(study(arm, name="first"), tmp_path).shared == []
-    assert run_study(study(arm, name="second"), tmp_path).shared == ["curve"]
-    run_study(study(arm, name="second"), tmp_path)  # and when it is asked for again
-    assert "another figure before, and not in that time: curve." in (tmp_path / "second" / "report.md").read_text()
+    for root, shared in ((tmp_path / "whole", ["curve"]), (tmp_path / "cut off", [])):
+        assert run_study(study(arm, name="first"), root).shared == []
+        assert run_study(study(arm, name="second"), root).shared == shared
+        assert run_study(study(arm, name="second"), root).shared == shared  # and when it is asked for again
+    assert "another figure before, and not in that time: curve." in (tmp_path / "whole" / "second" / "report.md").read_text()
 
 
 def test_another_studys_folder_is_refused(tmp_path):
