@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from snnjax.reproduce.curves import conv_curve
 from snnjax.reproduce.published import TABLE_1
 from snnjax.reproduce.report import ACCURACY
 from snnjax.reproduce.settings import Options, Task, cifar10, conv, dvs_gesture
-from snnjax.reproduce.statements import TEST, Rows, Statement, Verdict, number, pick, spread, untested, values, verdict
+from snnjax.reproduce.statements import DIFFERS, TEST, Rows, Statement, Verdict, number, pick, spread, untested, values, verdict
 from snnjax.reproduce.study import Study
 
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ def _fails(task: str, depth: int) -> Statement:
 
 
 def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement:
-    """`one` ends with a higher mean than `other`."""
+    """`one` ends with a higher mean than `other`, by more than 5 points and more than their joint spread."""
 
     def judge(rows: Rows) -> Verdict:
         a, b = (values(pick(rows, arm=_name(task, depth, start)), TEST) for start in (one, other))
         if not a.size or not b.size:
             return untested("not trained here")
-        return verdict(bool(a.mean() > b.mean() + 0.05), f"{one} {spread(a, '%')}, {other} {spread(b, '%')}")
+        joint = math.hypot(*(float(f.std(ddof=1)) if f.size > 1 else 0.0 for f in (a, b)))
+        return verdict(bool(a.mean() - b.mean() > max(DIFFERS, joint)), f"{one} {spread(a, '%')}, {other} {spread(b, '%')}")
 
     return Statement(text, "P", judge)
 

@@ -33,7 +33,7 @@ DIFFERS = 0.05
 RULES = (
     "Judging: numbers *agree* if the means differ by at most twice their joint spread, or by 2 points of accuracy or 10 % of another number where that is "
     "more. A start *trains* if its mean test accuracy is at least half way from chance to the best of its arm; nothing is said where even the best is less "
-    "than 20 points above chance. Accuracies *differ* by more than 5 points."
+    "than 20 points above chance. Accuracies *differ* by more than 5 points; table 1 also asks for more than their joint spread."
 )
 """The rules of the module, for a report."""
 

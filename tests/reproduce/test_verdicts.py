@@ -122,6 +122,9 @@ def test_table_1_has_a_statement_for_every_published_number(tmp_path):
     ]
     found = {s.text: v.status for s, v in judged(statements, rows, generated=False)}
     assert [status for text, status in found.items() if text.startswith("SHD, 7")] == [HOLDS] * 6
+    noisy = [row | {"test_accuracy_final": a} for row, a in ((rows[0], 0.1), (rows[0], 0.1), (rows[1], 0.1), (rows[1], 0.24))]  # 17 +- 10 %
+    found = {s.text: v.status for s, v in judged(statements, noisy, generated=False)}
+    assert found["SHD, 7 layers: homeostasis rescues Kaiming weights"] == FAILS
     facts = {"network": "SHD 7", "task": "spoken digits"}
     table = figure6._table([row | facts | {"start": row["arm"].removeprefix(arm)} for row in rows]).splitlines()
     assert table[2:] == [
