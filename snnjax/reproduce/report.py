@@ -113,7 +113,7 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
         numbers = [_number(own, column, unit) for column, unit in columns.values()]
         if stopped:
             failed = [row for row in own if row.get("finite") is False]
-            numbers.append(f"{len(failed)}, after {max(row['epochs'] for row in failed)} epochs at most" if failed else "")
+            numbers.append(f"{len(failed)}, by epoch {max(row['epochs'] for row in failed)}" if failed else "")
         lines.append("| " + " | ".join([_cell(str(arm)), *cells, str(len(own)), *numbers]) + " |")
     return "\n".join(lines)
 

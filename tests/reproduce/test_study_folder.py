@@ -107,7 +107,7 @@ def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(t
     sizes = [len(row.split("|")) for row in rows]
     assert sizes == [6] * 5 + [8] * 3
     assert rows[-3] == "| arm | sigma_u | runs | /dL/dz/, layer 1 | x | not finite |"
-    assert rows[-1].endswith("| 1.00 +- 0.00 Hz | 1, after 3 epochs at most |")
+    assert rows[-1].endswith("| 1.00 +- 0.00 Hz | 1, by epoch 3 |")
     assert "2 rows in a table" in text
     assert "settings kaiming 1.0, formula 0.5, seeds 0, 1" in text
 
