@@ -21,7 +21,7 @@ CONV_SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def shallow_curve(options: Options, name: str, *, recurrent: bool = False, **changes: object) -> Arm:
-    """One hidden layer on spoken words over sigma_u. Laptop: 210 member-epochs of 3 s of one core (recurrent 3.8; measured beside other work), 5 to 7 min."""
+    """One hidden layer on spoken words over sigma_u. Laptop, both cores: 3 to 4 min, recurrent 6 (measured beside other work)."""
     task = shallow(options, recurrent=recurrent)
     if options.preset == "laptop":
         task = task.change(epochs=10)
@@ -29,7 +29,7 @@ def shallow_curve(options: Options, name: str, *, recurrent: bool = False, **cha
 
 
 def conv_curve(options: Options, depth: int, name: str, laptop: Sequence[float] | None = None, *, seeds: int = 2, **changes: object) -> Arm:
-    """A convolutional network over sigma_u. Laptop, both cores: 1 layer 6 min, 3 layers 9 min, 7 layers 21 min; `laptop`, `seeds`: there, if not the usual."""
+    """A convolutional network over sigma_u. Laptop, both cores: 1 layer 3 min, 3 layers 8, 7 layers 21; `laptop`, `seeds`: there, if not the usual."""
     if laptop is None:
         laptop = CONV_SIGMAS if depth >= 7 else (0.01, *CONV_SIGMAS)
     task = conv(options, depth).change(**changes)

@@ -70,7 +70,7 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: training 6 + 9 + 22 min, before training about 4."""
+    """Laptop, both cores: training 3 + 8 + 21 min, before training 3."""
     depths = (1, 3, 7)
     curves = [conv_curve(options, depth, _name(depth)) for depth in depths]
     if options.preset == "paper":

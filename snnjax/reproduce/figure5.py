@@ -1,6 +1,6 @@
 """Figure 5: homeostatic plasticity (the lower bound on activity) and homeostatic priming, against sigma_U.
 
-The paper's network is not known to us; seven layers are our choice, and three on a laptop, where seven take an hour.
+The paper's network is not known to us; seven layers are our choice, and three on a laptop, where seven took 50 minutes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _rarely_fails(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: 3 layers, 9 min (those of figure 4) + 5 + 6."""
+    """Laptop, both cores: 3 layers, 8 min (those of figure 4) + 5 + 6."""
     few = (0.01, 0.05, 0.2, 1.0)
     primed, depth = options.choose(smoke=1, laptop=2, paper=10), options.choose(smoke=7, laptop=3, paper=7)
     # the paper's for these networks; at 0.1, as of the other curves on a laptop, it silences what priming has woken

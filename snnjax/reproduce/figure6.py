@@ -116,7 +116,7 @@ def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: spoken digits 3 min (3 layers) and 11 (7), CIFAR-10 2 (2) and 10 (4); about 26 minutes. No DVS-Gesture there."""
+    """Laptop, both cores: beside other work: spoken digits 6 min (3 layers) and 16 (7), CIFAR-10 4 (2) and 18 (4). No DVS-Gesture there."""
     smoke = options.smoke
     units = []
     for depth in (7,) if smoke else (3, 7):

@@ -1,7 +1,7 @@
 """The tasks and networks of the paper at the three presets; each figure changes what it sweeps.
 
     smoke     tiny networks and made-up data, one epoch: the program runs from end to end, and says nothing about the paper
-    laptop    two cores, about half an hour a figure at most, on data at hand: Randman, spoken digits, a part of CIFAR-10
+    laptop    two cores, seconds to three quarters of an hour a figure, on data at hand: Randman, spoken digits, a part of CIFAR-10
     paper     the paper's own data, sizes, epochs and seeds; for an accelerator
 
 `paper` settings are those of the paper or its reference implementation (doi 10.1088/2634-4386/ac97bb); what is our choice says so. The defaults of
@@ -145,7 +145,7 @@ def cifar10(options: Options, depth: int) -> Task:
     folder = _data.cifar10_folder(options.data)
     config = options.choose(
         smoke=None,
-        # 900 training images of 16 x 16; about 16 s a member and epoch on one core. Shorter trials leave four layers silent at the readout, and they
+        # 900 training images of 16 x 16; 22 s a member and epoch on one core for 4 layers. Shorter trials leave four layers silent at the readout, and they
         # stay at chance at larger learning rates (README, "Measured")
         laptop=CIFAR10Config(
             data=folder, model=model, fraction=0.1, batch_size=25, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,

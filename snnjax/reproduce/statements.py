@@ -3,12 +3,7 @@
 A row is a dict of plain numbers and strings: a trained network (a row of a sweep's results.csv) or something measured. All rows have `arm`, the name of
 the unit of work they come from, and `as_published`: whether data and settings are the paper's, so that its numbers can be compared.
 
-Three rules, the same for all statements:
-
-    agrees      our mean and the paper's differ by at most twice their joint spread, or by 2 points of accuracy or 10 % of another number where that is more
-    trains      a start trains where its mean test accuracy is at least half way from chance to the best start of its arm; nothing is said where even
-                the best is less than 20 points above chance
-    differs     two means differ by more than 5 points of accuracy
+What "agree", "train" and "differ" mean is the same for all statements: `RULES`, which every report quotes.
 """
 
 from __future__ import annotations
@@ -35,7 +30,7 @@ RULES = (
     "more. A start *trains* if its mean test accuracy is at least half way from chance to the best of its arm; nothing is said where even the best is less "
     "than 20 points above chance. Accuracies *differ* by more than 5 points; table 1 also asks for more than their joint spread."
 )
-"""The rules of the module, for a report."""
+"""What the functions of the module judge by."""
 
 
 class Verdict(NamedTuple):

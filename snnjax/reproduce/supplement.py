@@ -52,7 +52,7 @@ def _little_cost(rows: Rows) -> Verdict:
 
 
 def s4(options: Options) -> Study:
-    """Regularization. Laptop: 7 + 7 min."""
+    """Regularization. Laptop: 3 + 4 min."""
     units = [shallow_curve(options, "upper bound"), shallow_curve(options, "no upper bound", upper_strength=0.0)]
     return Study(
         name="s4", title="Figure S4: activity regularization", preset=options.preset, units=units, draw=lambda rows: {"s4": draw.curves(rows, RATES)},
@@ -66,7 +66,7 @@ def s4(options: Options) -> Study:
 
 
 def s5(options: Options) -> Study:
-    """Recurrent shallow networks. Laptop: 7 min (those of figure 3) + 9."""
+    """Recurrent shallow networks. Laptop: 3 min (those of figure 3) + 6."""
     units = [shallow_curve(options, "feed-forward"), shallow_curve(options, "recurrent", recurrent=True)]
 
     def better(rows: Rows) -> Verdict:
@@ -110,7 +110,7 @@ def _explodes(rows: Rows) -> Verdict:
 
 
 def s8(options: Options) -> Study:
-    """Rescaled surrogate. Laptop, three layers: 9 min (those of figure 4) + 9."""
+    """Rescaled surrogate. Laptop, three layers: 8 min (those of figure 4) + 3: its networks soon stop."""
     units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled")]
     return Study(
         name="s8", title="Figure S8: a surrogate of slope 1 at rest", preset=options.preset, units=units,
@@ -140,7 +140,7 @@ def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]]
 
 
 def s9(options: Options) -> Study:
-    """SGD. Laptop, three layers: 9 min (those of figure 4) + 9. Adam stands for SMORMS3 there."""
+    """SGD. Laptop, three layers: 8 min (those of figure 4) + 7. Adam stands for SMORMS3 there."""
     units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=1.0)]
     return Study(
         name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
@@ -151,7 +151,7 @@ def s9(options: Options) -> Study:
 
 
 def s10(options: Options) -> Study:
-    """Skip connections. Laptop, seven layers: 22 min (those of figure 4) + 11 (one seed)."""
+    """Skip connections. Laptop, seven layers: 21 min (those of figure 4) + 21 beside other work (one seed)."""
     units = [conv_curve(options, 7, BASE), conv_curve(options, 7, "skip", seeds=1, skip=True)]
     return Study(
         name="s10", title="Figure S10: skip connections to the readout", preset=options.preset, units=units, draw=lambda rows: {"s10": draw.curves(rows)},
