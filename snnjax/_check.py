@@ -16,8 +16,8 @@ from jax.core import Tracer
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """`value` as a float64 array, or None while it is being traced."""
-    if isinstance(value, Tracer):
+    """`value` as a float64 array, or None while it, or what a Flax variable holds, is being traced."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
         return None
     return np.asarray(value, dtype=np.float64)
 
@@ -102,10 +102,27 @@ def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int 
         )
 
 
+def wide(dtype: Any) -> Any:
+    """`dtype`, but at least float32: the type of membranes, sums and random draws.
+
+    16 bits hold neither a membrane that decays by less than 1/256 per step, nor a sum of many
+    values, nor the tail of a distribution.
+
+    >>> wide(jax.numpy.bfloat16), wide("float64")
+    (dtype('float32'), dtype('float64'))
+    """
+    return jax.numpy.promote_types(dtype, jax.numpy.float32)
+
+
+def as_wide(x: Any) -> Any:
+    """The array `x` in `wide` of its own dtype."""
+    return jax.numpy.asarray(x, wide(jax.numpy.result_type(x)))
+
+
 def decay(dt: Any, tau: Any) -> Any:
-    """exp(-dt/tau): a Python float for Python numbers (rounded once, on use), else an array of tau's dtype."""
+    """exp(-dt/tau): a Python float for Python numbers (rounded once, on use), else an array in at least float32."""
     if isinstance(tau, int | float):
         return math.exp(-dt / tau)
     if isinstance(tau, np.ndarray | np.generic):
-        return np.exp(-dt / tau)
-    return jax.numpy.exp(-dt / tau)
+        return np.exp(-dt / np.asarray(tau, wide(tau.dtype)))
+    return jax.numpy.exp(-dt / as_wide(tau))

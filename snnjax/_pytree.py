@@ -6,6 +6,7 @@ tracers, shapes and sentinels. Here a tree is rebuilt without the constructor: c
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
@@ -53,3 +54,25 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def replaced(obj: T, **values: Any) -> T:
+    """A copy of a dataclass with other values of some fields, made without its constructor.
+
+    For values that a program computes: they need no check, which would wait for the device.
+
+    Args:
+      obj: An instance of a dataclass.
+      **values: The new values by field.
+
+    Returns:
+      The copy.
+
+    >>> from snnjax.dynamics import LIF
+    >>> replaced(LIF(), tau_mem=0.1).tau_mem
+    0.1
+    """
+    new = copy.copy(obj)
+    for name, value in values.items():
+        object.__setattr__(new, name, value)
+    return new

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
-from snnjax.initializers import Initializer, fan_in
+from snnjax.initializers import Initializer, fan_in, in_float32, mean_rate, per_neuron
 from snnjax.psp import KernelMode
 from snnjax.theory import dalian_rates
 
@@ -51,9 +51,9 @@ def exponential(rate: Any) -> Initializer:
     """
     _check.number("rate", rate, above=0)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        wide = jnp.promote_types(dtype, jnp.float32)  # drawn in 16 bits the tail would be cut: mean and standard deviation too small
-        return (jax.random.exponential(key, tuple(shape), wide) / jnp.asarray(rate, wide)).astype(dtype)
+    @in_float32
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        return jax.random.exponential(key, shape, dtype) / jnp.asarray(per_neuron("rate", rate, shape), dtype)
 
     return init
 
@@ -68,11 +68,11 @@ def lognormal(mean: Any, cv: Any = 1.0) -> Initializer:
     _check.number("mean", mean, above=0)
     _check.number("cv", cv, at_least=0)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        wide = jnp.promote_types(dtype, jnp.float32)
-        s2 = jnp.log1p(jnp.asarray(cv, wide) ** 2)
-        normal = jax.random.normal(key, tuple(shape), wide)
-        return (jnp.asarray(mean, wide) * jnp.exp(jnp.sqrt(s2) * normal - s2 / 2)).astype(dtype)
+    @in_float32
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        s2 = jnp.log1p(jnp.asarray(per_neuron("cv", cv, shape), dtype) ** 2)
+        normal = jax.random.normal(key, shape, dtype)
+        return jnp.asarray(per_neuron("mean", mean, shape), dtype) * jnp.exp(jnp.sqrt(s2) * normal - s2 / 2)
 
     return init
 
@@ -99,7 +99,8 @@ def fluctuation_driven_exponential(
     Args:
       sigma_u, mu_u: targets, in membrane units.
       n_exc, n_inh, n_rec: inputs of one neuron: feed-forward (for a convolution kernel positions times channels), inhibitory, recurrent excitatory.
-      nu_exc, nu_inh, nu_rec: their rates, Hz; the last two default to `nu_exc`.
+      nu_exc, nu_inh, nu_rec: their rates, Hz, one number or one for each input (for a convolution, each channel); the last two default to `nu_exc`,
+        the mean of its rates where there are several.
       alpha: share of the excitatory variance that is feed-forward, with n_rec > 0.
       tau_mem, tau_exc, tau_inh, dt: s.   mode: `"discrete"` or `"continuous"` kernel integrals (`snnjax.psp`).
 
@@ -138,6 +139,9 @@ def _initializers(
     n_exc: int,
     n_inh: int,
     n_rec: int = 0,
+    nu_exc: Any,
+    nu_inh: Any = None,
+    nu_rec: Any = None,
     tau_mem: Any = 20e-3,
     tau_exc: Any = 10e-3,
     tau_inh: Any = 20e-3,
@@ -145,17 +149,25 @@ def _initializers(
     **options: Any,
 ) -> DalianInitializers:
     sizes: dict[str, Any] = {"n_exc": n_exc, "n_inh": n_inh, "n_rec": n_rec}
-    rates = dalian_rates(sigma_u, **sizes, tau_mem=tau_mem, tau_exc=tau_exc, tau_inh=tau_inh, dt=dt, **options)
-    rec = None if rates.rec is None else _for_fan_in(n_rec, draw(rates.rec))
-    return DalianInitializers(_for_fan_in(n_exc, draw(rates.exc)), rec, _for_fan_in(n_inh, draw(rates.inh)))
+    nu: dict[str, Any] = {"nu_exc": nu_exc, "nu_inh": nu_inh, "nu_rec": nu_rec}
+    means = {name: None if rates is None else mean_rate(name, rates) for name, rates in nu.items()}
+    rates = dalian_rates(sigma_u, **sizes, **means, tau_mem=tau_mem, tau_exc=tau_exc, tau_inh=tau_inh, dt=dt, **options)
+
+    def initializer(name: str, rate: Any) -> Initializer:
+        return _for_fan_in(sizes[f"n_{name}"], draw(rate), f"nu_{name}", nu[f"nu_{name}"])
+
+    rec = None if rates.rec is None else initializer("rec", rates.rec)
+    return DalianInitializers(initializer("exc", rates.exc), rec, initializer("inh", rates.inh))
 
 
-def _for_fan_in(n: int, draw: Initializer) -> Initializer:
-    """`draw`, for kernels of `n` inputs alone: the weights of all connections of a neuron hang together."""
+def _for_fan_in(n: int, draw: Initializer, name: str, nu: Any) -> Initializer:
+    """`draw`, for kernels of `n` inputs and as many channels as there are rates `nu`: the weights of all connections of a neuron depend on each other."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         if fan_in(shape) != n:
             raise ValueError(f"shape must have {n} inputs, as many as the weights were computed for, got {tuple(shape)}")
+        if nu is not None:
+            mean_rate(name, nu, shape[-2])
         return draw(key, shape, dtype)
 
     return init

@@ -29,21 +29,16 @@ from snnjax._pytree import pytree_dataclass, static
 Derivative = Callable[..., jax.Array]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+# a rule for tangents, not for cotangents: JAX transposes it, so that forward and reverse mode, and mixtures of both, work
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _spike(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> jax.Array:
     return (v > 0).astype(v.dtype)
 
 
-def _spike_fwd(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> tuple[jax.Array, Any]:
-    return _spike(derivative, v, params), (v, params)
-
-
-def _spike_bwd(derivative: Derivative, residuals: Any, g: jax.Array) -> tuple[jax.Array, Any]:
-    v, params = residuals
-    return g * derivative(v, *params).astype(g.dtype), jax.tree.map(jnp.zeros_like, params)
-
-
-_spike.defvjp(_spike_fwd, _spike_bwd)
+@_spike.defjvp
+def _spike_jvp(derivative: Derivative, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (v, params), (dv, _) = primals, tangents
+    return _spike(derivative, v, params), dv * derivative(v, *params).astype(dv.dtype)
 
 
 @pytree_dataclass

@@ -5,6 +5,8 @@ import pytest
 from flax import linen, nnx
 from flax.core import meta
 
+from snnjax.dale import exponential, lognormal
+from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import (
     fan_in,
@@ -116,6 +118,73 @@ def test_dtype(init, dtype):
     w = init(KEY, (200, 300), dtype)
     assert w.dtype == dtype
     np.testing.assert_allclose(float(w.astype(jnp.float32).std()), float(init(jax.random.key(1), (200, 300)).std()), rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "init",
+    [
+        fluctuation_driven_centered(1.0, nu=15.8),
+        scaled_normal(),
+        normal(),
+        lecun_normal(),
+        ikun_normal(),
+        micheli_normal(nu=15.8, dt=2e-3),
+        exponential(4.0),
+        lognormal(0.25, 0.5),
+    ],
+)
+def test_16_bit_weights_are_float32_weights_rounded(init, dtype):
+    """Numbers drawn in 16 bits have no tail, and a mean that is off."""
+    w = init(KEY, (300, 400))
+    np.testing.assert_array_equal(init(KEY, (300, 400), dtype), w.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((20, 300), {}), ((5, 20, 300), {}), ((300, 20), {"in_axis": -1, "out_axis": -2}), ((300, 20, 5), {"in_axis": 1, "out_axis": 0})],
+)
+def test_one_rate_per_input_acts_through_the_sum_over_inputs(shape, axes):
+    """sum_j nu_j takes the place of n nu, whatever the layout, and mu_w and sigma_w are the same for all weights."""
+    nu = np.linspace(1.0, 50.0, 20)
+    w = fluctuation_driven_normal(0.2, 1.5, nu=nu, **axes)(KEY, shape)
+    np.testing.assert_array_equal(w, fluctuation_driven_normal(0.2, 1.5, nu=nu.mean(), **axes)(KEY, shape))
+    np.testing.assert_array_equal(
+        micheli_normal(nu=nu, dt=2e-3, **axes)(KEY, shape), micheli_normal(nu=nu.mean(), dt=2e-3, **axes)(KEY, shape)
+    )
+
+
+def test_one_rate_per_input_gives_the_membrane_its_sigma_u():
+    nu = np.linspace(1.0, 50.0, 20)
+    x = poisson_raster(jax.random.key(1), (3000, 4, 20), rate=nu, dt=2e-3)
+    w = fluctuation_driven_centered(1.0, nu=nu)(KEY, (20, 400))
+    u = simulate(LIF(theta=1e9), x @ w, membrane=True).membrane[100:]
+    # each neuron has 20 weights: their squares scatter by sqrt(2 / 20), over 400 neurons by 1.6 %
+    np.testing.assert_allclose(np.sqrt(u.var(axis=0).mean()), 1.0, rtol=0.03)
+
+
+@pytest.mark.parametrize("nu", [np.ones(300), np.ones(19), np.ones((20, 1)), np.ones((1, 300))])
+@pytest.mark.parametrize("make", [lambda nu: fluctuation_driven_centered(nu=nu), lambda nu: micheli_normal(nu=nu, dt=2e-3)])
+def test_another_number_of_rates_is_an_error(make, nu):
+    with pytest.raises(ValueError, match="nu must be one rate, or one for each"):
+        make(nu)(KEY, (20, 300))
+
+
+def test_values_per_neuron_follow_the_output_axis():
+    tau_mem = np.repeat([5e-3, 40e-3], 150)
+    dense = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem)(KEY, (200, 300))
+    turned = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem, in_axis=-1, out_axis=-2)(KEY, (300, 200))
+    for half, tau in ((slice(150), 5e-3), (slice(150, None), 40e-3)):
+        expected = connection_weights(0.0, 1.0, Afferent(200, 15.8), tau_mem=tau, tau_syn=10e-3, dt=2e-3)
+        assert_statistics(dense[:, half], *expected)
+        assert_statistics(turned[half], *expected)
+    with pytest.raises(ValueError, match="must be one number, or one for each of 299 neurons, got shape"):
+        fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem)(KEY, (200, 299))
+
+
+def test_the_call_of_haiku_is_an_error_that_says_what_to_do():
+    with pytest.raises(TypeError, match=r"key must be a JAX random key, got \(700, 128\).*hk\.next_rng_key"):
+        fluctuation_driven_centered(nu=15.8)((700, 128), jnp.float32)
 
 
 def test_float64(x64):

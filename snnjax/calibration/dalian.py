@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from snnjax import _check
 from snnjax.calibration.powers import free_membrane
 from snnjax.calibration.report import LayerReport, near
 from snnjax.dynamics import LIF
@@ -191,7 +192,7 @@ _LARGEST = 0.7  # of a step of log m_I
 
 def _shape(w: jax.Array, key: jax.Array | None) -> jax.Array:
     """Weights >= 0 of mean exactly 1: exponential ones, or those that are there. NaN where these are all 0."""
-    g = w if key is None else jax.random.exponential(key, w.shape, w.dtype)
+    g = _check.as_wide(w) if key is None else jax.random.exponential(key, w.shape, _check.wide(w.dtype))
     return g / g.mean()
 
 
@@ -199,7 +200,7 @@ def _put(layer: Any, shapes: dict[str, jax.Array], scales: Scales, there: Any = 
     for name, scale in (("kernel", scales.exc), ("inhibitory_kernel", scales.inh), ("recurrent_kernel", scales.rec)):
         if name in shapes:
             param = getattr(layer, name)
-            param[...] = jnp.where(there, (scale * shapes[name]).astype(shapes[name].dtype), param[...])
+            param[...] = jnp.where(there, (scale * shapes[name]).astype(param[...].dtype), param[...])
 
 
 def _poisson(layer: Any, shapes: dict[str, jax.Array], rate: Any) -> Moments:

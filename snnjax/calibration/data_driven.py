@@ -22,6 +22,7 @@ from snnjax import _check
 from snnjax.calibration.dalian import calibrate_dalian
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
 from snnjax.calibration.report import LayerReport, near
+from snnjax.nn.network import check_sequential
 from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
 
@@ -62,10 +63,10 @@ def calibrate(
 
     Raises:
       ValueError: sizes that do not fit, `passes` < 1, sigma_u not positive, or a layer for which there are no such weights (under jit and
-        vmap its report says so instead).   TypeError: x is not an array.
+        vmap its report says so instead).   TypeError: x is not an array, or the network not a `Sequential`.
 
     Warns:
-      UserWarning: the inhibitory spikes of a Dalian layer are too few to put it within 5 % of its target (not under jit; `LayerReport.on_target`).
+      UserWarning: a layer is not within 5 % of its target, with the likely reason (not under jit; there `LayerReport.on_target` says so).
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -79,6 +80,7 @@ def calibrate(
     """
     from flax import nnx
 
+    check_sequential("calibrate", network)
     _check.integer("passes", passes, at_least=1)
     _check.number("alpha", alpha, above=0, below=1)
     network = nnx.clone(network)
@@ -103,11 +105,10 @@ def calibrate(
             refused = _check.concrete(report.silent) == 0 and _check.concrete(report.calibrated) == 0
             if refused:
                 raise ValueError(f"layer {k} has no weights for mu_u = {mu_u}, sigma_u = {targets[len(reports)]}: {INFEASIBLE}")
-            dalian = hasattr(layer, "inhibitory_kernel")
-            if dalian and _check.concrete(report.calibrated) == 1 and _check.concrete(report.on_target) == 0:
+            if _check.concrete(report.calibrated) == 1 and _check.concrete(report.on_target) == 0:
                 warnings.warn(
-                    f"layer {k} has sigma_u = {float(report.sigma_u):.3g} and mu_u = {float(report.mu_u):.3g} on these inputs, asked for were sigma_u = "
-                    f"{targets[len(reports)]}, mu_u = {mu_u}: its inhibitory spikes are too few to be relied on; a larger sigma_u makes it spike more",
+                    f"layer {k} has sigma_u = {float(report.sigma_u):.3g} and mu_u = {float(report.mu_u):.3g} on these inputs; the targets are "
+                    f"sigma_u = {targets[len(reports)]}, mu_u = {mu_u}: {_why_off(layer)}",
                     stacklevel=2,
                 )
             reports.append(report)
@@ -119,6 +120,17 @@ def calibrate(
                 _set(layer.kernel, _shape(layer.kernel[...], layer_key, balance), weights)
             x = layer(x).output
     return network, reports
+
+
+def _why_off(layer: Any) -> str:
+    """The likely reason why a layer is off its target, and what to do."""
+    if hasattr(layer, "inhibitory_kernel"):
+        return "its inhibitory spikes are too few to be relied on; a larger sigma_u makes it spike more"
+    if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
+        return "its neurons differ in their parameters, and share one scale of the weights"
+    if layer.recurrent:
+        return "its own spikes are too few to carry their share of the variance; a larger sigma_u makes it spike more"
+    return f"its {layer.units} neurons have too few weights for an exact average; more neurons, or another key, come closer"
 
 
 def _calibrate_layer(
@@ -211,6 +223,7 @@ def _shape(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Array:
     """
     if key is not None:
         return standard_weights(key, w.shape, balance=balance, dtype=w.dtype)
+    w = _check.as_wide(w)
     kept = w != 0
     axes = tuple(range(w.ndim - 1)) if balance else None
     mean = w.sum(axis=axes, keepdims=True) / jnp.maximum(kept.sum(axis=axes, keepdims=True), 1)
@@ -221,7 +234,7 @@ def _shape(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Array:
 
 def _set(param: Any, shape: jax.Array, weights: WeightStatistics) -> jax.Array:
     """New weights, unless there are none (silent input, infeasible target); whether there are."""
-    new = (weights.mu_w + weights.sigma_w * shape).astype(shape.dtype)
+    new = (weights.mu_w + weights.sigma_w * shape).astype(param[...].dtype)
     there = jnp.isfinite(new).all()
     param[...] = jnp.where(there, new, param[...])
     return there

@@ -119,8 +119,7 @@ def input_powers(
 def as_floats(x: jax.Array) -> jax.Array:
     """Spikes of any type as at least float32: 16 bits cannot hold a membrane. An `EventRaster` becomes an array."""
     _check.time_major("x", x)
-    x = jnp.asarray(as_dense(x))
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return _check.as_wide(as_dense(x))
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -198,7 +197,7 @@ def _nonzero(value: Any) -> bool:
 
 
 def data_driven(powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, share: Any = 1.0) -> Initializer:
-    """Initializer `(key, shape, dtype)` of one connection whose input has the given powers: for Linen, Haiku or plain JAX code.
+    """Initializer `(key, shape, dtype)` of one connection whose input has the given powers: for Linen or plain JAX code.
 
     Args:
       powers: from `input_powers` or `source_powers`; `balanced` ones draw weights whose sum over the inputs of each neuron is zero.
@@ -235,8 +234,18 @@ def data_driven(powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, sha
 
 
 def standard_weights(key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: Any = jnp.float32) -> jax.Array:
-    """Normal weights (..., in, out) of mean 0 and variance 1; with `balance` of zero sum over the inputs of each neuron, all axes but the last."""
-    g = jax.random.normal(key, tuple(shape), dtype)
+    """Normal weights of mean 0 and variance 1, drawn in at least float32.
+
+    Args:
+      key: A random key.
+      shape: (..., in, out).
+      balance: Whether the weights of each neuron, over all axes but the last, have zero sum.
+      dtype: The type of the parameter that they are for; 16 bits give float32.
+
+    Returns:
+      The weights, of the given shape.
+    """
+    g = jax.random.normal(key, tuple(shape), _check.wide(dtype))
     n = g.size // g.shape[-1]
     # a sample's mean takes one degree of freedom
     return (g - g.mean(axis=tuple(range(g.ndim - 1)))) * (n / (n - 1)) ** 0.5 if balance else g

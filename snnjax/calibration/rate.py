@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax.calibration.powers import as_floats, free_membrane
+from snnjax.nn.network import check_sequential
 
 _RANGE = math.log(100.0)
 
@@ -43,7 +44,7 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
       `(scaled network, one RateReport a spiking layer)`. Pure: works under jit, and under vmap over keys. A layer whose input is silent keeps its weights.
 
     Raises:
-      ValueError: rate or steps out of range.
+      ValueError: rate or steps out of range.   TypeError: the network is not a `Sequential`.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -57,6 +58,7 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
     """
     from flax import nnx
 
+    check_sequential("scale_to_rate", network)
     x = as_floats(x)
     _check.integer("steps", steps, at_least=1)
     network = nnx.clone(network)
@@ -95,7 +97,7 @@ def _draw_orthogonal(layer: Any, key: jax.Array) -> None:
         inputs = math.prod(p.shape[:-1])
         # the weights of each neuron have norm 1 in each connection, whatever the sizes; the factorization needs at least 32 bits
         draw = jax.nn.initializers.orthogonal(math.sqrt(max(p.shape[-1], inputs) / inputs))
-        p[...] = draw(jax.random.fold_in(key, n), p.shape, jnp.promote_types(p.dtype, jnp.float32)).astype(p.dtype)
+        p[...] = draw(jax.random.fold_in(key, n), p.shape, _check.wide(p.dtype)).astype(p.dtype)
 
 
 def _scale_layer(layer: Any, x: jax.Array, *, rate: Any, steps: int) -> tuple[RateReport, jax.Array]:

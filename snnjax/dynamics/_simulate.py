@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,19 +49,21 @@ def simulate(
         such arrays for neurons with several currents.
       recurrent: `(z, weights) -> drive` for one step's output z (B, ...features), linear in z; None without recurrence.
       weights: second argument of `recurrent`, or None where it brings its own.
-      state: where to start, `neuron.initial_state` when None.
+      state: where to start, `neuron.initial_state` when None. It must have the structure and the shapes of that one.
       membrane: also return the trace of `state.u` (T, B, ...).
       fused: use the hand-written backward pass of `LIF` and `ExcInhLIF` (forward stores u - theta alone, in their `trace_dtype`). None: wherever it
         applies, that is for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and threshold that are plain numbers or
-        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply. It knows no forward
-        mode and, on a GPU, no second derivatives; the same is true of the one that a `LeakyIntegrator` has on a GPU. False leaves out both.
+        numpy arrays. JAX arrays take the autodiff path, so that their gradients are right. True raises where it does not apply. It supports neither
+        forward-mode derivatives (`jax.jvp`) nor, on a GPU, second derivatives; the same is true of the one that a `LeakyIntegrator` has on a GPU.
+        False disables both: forward mode, reverse mode and mixtures of them then work.
 
     Returns:
       `Simulation(output, membrane, state)`. Running two halves of a sequence, the second from the first's state, equals running the whole.
+      All are in at least float32, whatever the type of the drive.
 
     Raises:
       TypeError: a drive that is not floating point.   ValueError: a drive without time steps, or of fewer than two axes, or of arrays that do not
-        broadcast; `fused=True` where it does not apply.
+        broadcast; a state of another population; `fused=True` where it does not apply.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.dynamics import LIF
@@ -79,8 +81,8 @@ def simulate(
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
     # what neurons other than ours make of their drives is theirs to know
     shape = _population(leaves) if type(neuron) in CURRENTS else leaves[0].shape[1:]
-    if state is None:
-        state = neuron.initial_state(shape, leaves[0].dtype)
+    drive = jax.tree.map(_check.as_wide, drive)
+    state = _start(neuron, state, shape, _check.wide(leaves[0].dtype))
     if membrane and not hasattr(state, "u"):
         raise ValueError(f"membrane=True needs a state with a membrane u, which {type(state).__name__} has not")
     applies = is_plain_lif(neuron)
@@ -89,15 +91,33 @@ def simulate(
             "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a SpikeFunction, and time constants and theta "
             f"that are plain numbers or numpy arrays, got {neuron!r}"
         )
-    run: Any = _scan if fused is False else _fused if applies else _leaky if _is_plain_leaky(neuron, drive, state, recurrent) else _scan
-    if run is _fused and recurrent is not None and weights is None:
-        # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
-        closed, weights = jax.closure_convert(recurrent, jnp.zeros(jnp.shape(state[0]), leaves[0].dtype), None)
-        recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
-    if not _is_value(neuron):
-        return run(neuron, drive, recurrent, weights, state, membrane)
-    # outside jit a scan over a new function is compiled again at each call; under jit this one is inlined
-    return _jitted(run, neuron, drive, recurrent, weights, state, membrane)
+    if applies and fused is not False:
+        if recurrent is not None and weights is None:
+            # weights that the function closes over may be traced, which a custom_vjp cannot see: make arguments of them
+            closed, weights = jax.closure_convert(recurrent, jnp.zeros(jnp.shape(state[0]), state[0].dtype), None)
+            recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
+        return _fused(neuron, drive, recurrent, weights, state, membrane)
+    if fused is not False and _is_plain_leaky(neuron, drive, state, recurrent):
+        return _leaky(neuron, drive, state)
+    known = _split(neuron)
+    if known is None:
+        return _scan(neuron, drive, recurrent, weights, state, membrane)
+    return _jitted_scan(*known, drive, recurrent, weights, state, membrane)
+
+
+def _start(neuron: Any, state: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The initial state of a population of `shape`, or `state` after a check that it is one of such a population."""
+    if state is None:
+        return neuron.initial_state(shape, dtype)
+    expected = jax.eval_shape(lambda: neuron.initial_state(shape, dtype))
+    shapes = lambda tree: [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+    if jax.tree.structure(state) != jax.tree.structure(expected) or shapes(state) != shapes(expected):
+        raise ValueError(
+            f"state must be a {type(expected).__name__} with arrays of shape {', '.join(map(str, shapes(expected)))}, as for this input, "
+            f"got a {type(state).__name__} with {', '.join(map(str, shapes(state))) or 'no arrays'}; a state fits the batch size and the "
+            "layer that it comes from"
+        )
+    return jax.tree.map(lambda s, e: jnp.asarray(s, jnp.promote_types(jnp.result_type(s), e.dtype)), state, expected)
 
 
 def _population(leaves: list[Any]) -> tuple[int, ...]:
@@ -111,9 +131,48 @@ def _population(leaves: list[Any]) -> tuple[int, ...]:
         raise ValueError(f"drive must hold arrays (time, batch, ...features) that broadcast against each other, got {shapes}") from None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3, 6))
-def _jitted(run: Any, neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
-    return run(neuron, drive, recurrent, weights, state, membrane)
+# Outside jit, a scan over a new function is compiled at each call. These functions are the same at each call, and everything that they are compiled
+# for is in their static arguments; the neuron's arrays are not, so that a trained time constant costs no compilation. Under jit they are inlined.
+@functools.partial(jax.jit, static_argnums=(0, 3, 6))
+def _jitted_scan(static: _Static, arrays: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+    return _scan(static.neuron(arrays), drive, recurrent, weights, state, membrane)
+
+
+_jitted_lif = jax.jit(lif_scan, static_argnums=(0, 1, 2, 3, 4))
+_jitted_leaky = jax.jit(leaky_scan)
+
+
+class _Static(NamedTuple):
+    """The part of a neuron that a program is compiled for: its structure, and its plain numbers with None in place of arrays."""
+
+    structure: Any
+    numbers: tuple[Any, ...]
+
+    def neuron(self, arrays: Sequence[Any]) -> Any:
+        """The neuron with these arrays, one for each None."""
+        rest = iter(arrays)
+        return self.structure.unflatten([next(rest) if number is None else number for number in self.numbers])
+
+
+def _split(neuron: Any) -> tuple[_Static, list[Any]] | None:
+    """The static part of a neuron, and its arrays; None if equal neurons may act differently, so that none can stand for another in jit's cache."""
+    leaves, structure = jax.tree.flatten(neuron)
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    if len(leaves) == 1 and leaves[0] is neuron and not _is_value(neuron):
+        return None
+    static = _Static(structure, tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)))
+    try:
+        hash(static)
+    except TypeError:
+        return None
+    return static, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+
+
+def _is_value(neuron: Any) -> bool:
+    """Whether equal objects are interchangeable: frozen dataclasses. A subclass that is not one itself inherits an equality that does not know its
+    attributes."""
+    params = vars(type(neuron)).get("__dataclass_params__")
+    return params is not None and params.frozen and params.eq
 
 
 def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
@@ -129,21 +188,6 @@ def _scan(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, mem
 
     state, (output, trace) = _over_time.loop(body, None, state, drive)
     return Simulation(output, trace, state)
-
-
-def _is_value(neuron: Any) -> bool:
-    """Whether equal neurons are interchangeable, so that one may stand for the other in jit's cache.
-
-    True of a frozen dataclass without arrays. A subclass that is not one itself inherits an equality that does not know its attributes.
-    """
-    params = vars(type(neuron)).get("__dataclass_params__")
-    if params is None or not (params.frozen and params.eq):
-        return False
-    try:
-        hash(neuron)
-    except TypeError:  # it holds arrays
-        return False
-    return True
 
 
 CONSTANT = (int, float, np.ndarray, np.generic)
@@ -169,12 +213,12 @@ def _fused(neuron: Any, drive: Any, recurrent: Any, weights: Any, state: Any, me
     drive = tuple(jax.tree.leaves(drive))
     dtype = drive[0].dtype
     lm, *ls = (_check.decay(neuron.dt, getattr(neuron, tau)) for tau in ("tau_mem", *currents))
-    as_arrays = lambda values: jax.tree.map(lambda v: jnp.asarray(v, dtype), values)  # noqa: E731
+    in_dtype = functools.partial(jax.tree.map, lambda v: (np if isinstance(v, CONSTANT) else jnp).asarray(v, dtype))
     kept = jnp.dtype(neuron.trace_dtype or dtype)
     own = None if recurrent is None else Leaves(recurrent)
-    out: Any = lif_scan(
-        neuron.spike.function, own, tuple(currents.values()), membrane, kept, drive, as_arrays(tuple(state)), weights,
-        as_arrays((lm, 1 - lm, ls, neuron.theta)), as_arrays(neuron.spike.steepness),
+    out: Any = _jitted_lif(
+        neuron.spike.function, own, tuple(currents.values()), membrane, kept, drive, in_dtype(tuple(state)), weights,
+        in_dtype((lm, 1 - lm, ls, neuron.theta)), in_dtype(neuron.spike.steepness),
     )  # fmt: skip
     output, trace, final = out
     return Simulation(output, trace, type(state)(*final))
@@ -190,9 +234,9 @@ def _is_plain_leaky(neuron: Any, drive: Any, state: Any, recurrent: Any) -> bool
     )
 
 
-def _leaky(neuron: LeakyIntegrator, drive: jax.Array, recurrent: None, weights: None, state: Any, membrane: bool) -> Simulation:
+def _leaky(neuron: Any, drive: jax.Array, state: Any) -> Simulation:
     lr, ls = (_check.decay(neuron.dt, tau) for tau in (neuron.tau_mem, neuron.tau_syn))
-    final, output = leaky_scan(tuple(jnp.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls)), tuple(state), drive)
+    final, output = _jitted_leaky(tuple(np.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls)), tuple(state), drive)
     return Simulation(output, None, type(state)(*final))
 
 

@@ -56,8 +56,8 @@ class AdaptiveLIF:
         _check.number("b", self.b, at_least=0)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> AdaptiveLIFState:
-        """u = i = a = 0 for a population of `shape` (batch, ...features)."""
-        return AdaptiveLIFState(*(jnp.zeros(shape, dtype) for _ in range(3)))
+        """u = i = a = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        return AdaptiveLIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 
     def step(self, state: AdaptiveLIFState, drive: jax.Array) -> tuple[AdaptiveLIFState, jax.Array]:
         """One time step: the next state and the spikes z[t]."""

@@ -64,8 +64,8 @@ class ExcInhLIF:
         check_trace_dtype(self.trace_dtype)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ExcInhState:
-        """u = i_exc = i_inh = 0 for a population of `shape` (batch, ...features)."""
-        return ExcInhState(*(jnp.zeros(shape, dtype) for _ in range(3)))
+        """u = i_exc = i_inh = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        return ExcInhState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 
     def step(self, state: ExcInhState, drive: ExcInhDrive) -> tuple[ExcInhState, jax.Array]:
         """One time step: the next state and the spikes z[t]."""

@@ -72,8 +72,8 @@ class LIF:
         check_trace_dtype(self.trace_dtype)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> LIFState:
-        """u = i = 0 for a population of `shape` (batch, ...features)."""
-        return LIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        """u = i = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        return LIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(2)))
 
     def step(self, state: LIFState, drive: jax.Array) -> tuple[LIFState, jax.Array]:
         """One time step: the next state and the spikes z[t], both of the state's shape and dtype."""

@@ -54,7 +54,8 @@ class LeakyIntegrator:
         check_dt(self.dt)
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> LeakyIntegratorState:
-        """o = `initial`, i = 0 for a population of `shape` (batch, ...features)."""
+        """o = `initial`, i = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        dtype = _check.wide(dtype)
         return LeakyIntegratorState(jnp.full(shape, self.initial, dtype), jnp.zeros(shape, dtype))
 
     def step(self, state: LeakyIntegratorState, drive: jax.Array) -> tuple[LeakyIntegratorState, jax.Array]:

@@ -13,12 +13,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from snnjax import _check
+from snnjax._pytree import replaced
 from snnjax.dynamics import Neuron, Simulation, simulate
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn.init import Connection, LayerInit, as_layer_init
+from snnjax.nn.init import Connection, LayerInit, as_layer_init, draw_weights
 
 Shape = tuple[int | None, ...]  # None: any size
 
@@ -36,6 +38,32 @@ def hold(neuron: Any) -> Any:
     """Plain numbers are structure, so that jit sees constants; arrays and tracers are data."""
     plain = all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(neuron))
     return nnx.static(neuron) if plain else nnx.data(neuron)
+
+
+def with_arrays(neuron: Any) -> Any:
+    """The neuron with the arrays that Flax variables hold in place of them: a threshold may be an `nnx.Param`."""
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
+        return neuron
+    return jax.tree.map(lambda leaf: leaf[...] if is_variable(leaf) else leaf, neuron, is_leaf=is_variable)
+
+
+def check_units(neuron: Any, units: int) -> None:
+    """Raise unless every parameter of the neuron is one number or one for each of the layer's `units`.
+
+    Raises:
+      ValueError: Another shape, which would fail in the loop over time, or be one value per trial. Names the parameter.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(neuron):
+        if isinstance(leaf, jax.Array | np.ndarray) and leaf.shape not in ((), (units,)):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise ValueError(
+                f"{name} of the neuron must be one number, or one for each of the layer's {units} units, got shape {leaf.shape}"
+            )
+
+
+LOG_TAU_RANGE = (-20.0, 20.0)
+"""Trained logarithms of time constants are clipped to it: 2 ns to 15 years. Beyond, exp(-dt/tau) and its gradient leave the floats."""
 
 
 class Synaptic(nnx.Module):
@@ -65,7 +93,8 @@ class Synaptic(nnx.Module):
         if missing := [name for name in self._currents if not hasattr(neuron, name)]:
             which = "one synaptic current with time constant" if len(self._currents) == 1 else "synaptic currents with time constants"
             raise TypeError(f"neuron must have {which} {' and '.join(self._currents)}, got {type(neuron).__name__} without {missing[0]}")
-        self._connect(window, recurrent_window, neuron, as_layer_init(init), dtype, rngs)
+        check_units(neuron, self.units)
+        self._connect(window, recurrent_window, with_arrays(neuron), as_layer_init(init), dtype, rngs)
         self._neuron = hold(neuron)
         fields: Any = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
         times = [f.name for f in fields if f.name.startswith("tau_")]
@@ -73,7 +102,9 @@ class Synaptic(nnx.Module):
             _check.one_of("trainable", name, times)
         # the logarithm is what is trained: no update can make a time constant negative
         log = lambda tau: jnp.broadcast_to(jnp.log(jnp.asarray(tau, self._state_dtype)), (self.units,))  # noqa: E731
-        self.log_tau = nnx.Dict({name: nnx.Param(log(getattr(neuron, name))) for name in trainable})
+        start = with_arrays(neuron)
+        # a plain dictionary as data: nnx.tabulate fails on an nnx.Dict
+        self.log_tau: dict[str, nnx.Param] = nnx.data({name: nnx.Param(log(getattr(start, name))) for name in trainable})
 
     def _connect(
         self, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any, init: LayerInit, dtype: Any, rngs: nnx.Rngs
@@ -82,8 +113,9 @@ class Synaptic(nnx.Module):
         shapes = [(*window, self.in_features, self.out_features)]
         if recurrent_window is not None:
             shapes.append((*recurrent_window, self.out_features, self.out_features))
-        connections = [Connection(fan_in(shape), recurrent=k > 0) for k, shape in enumerate(shapes)]
-        kernels = [nnx.Param(draw(rngs.params(), shape, dtype)) for draw, shape in zip(init(neuron, connections), shapes, strict=True)]
+        connections = [Connection(fan_in(shape), recurrent=k > 0, channels=shape[-2]) for k, shape in enumerate(shapes)]
+        initializers = init(neuron, connections)
+        kernels = [nnx.Param(draw_weights(draw, rngs.params(), shape, dtype)) for draw, shape in zip(initializers, shapes, strict=True)]
         self.kernel = kernels[0]
         self.recurrent_kernel = kernels[1] if len(kernels) > 1 else nnx.data(None)
 
@@ -148,8 +180,9 @@ class Synaptic(nnx.Module):
     @property
     def neuron(self) -> Any:
         """The neuron model, with the time constants at their present, possibly trained values."""
-        learned = {name: jnp.exp(param[...]) for name, param in self.log_tau.items()}
-        return dataclasses.replace(self._neuron, **learned) if learned else self._neuron
+        learned = {name: jnp.exp(jnp.clip(param[...], *LOG_TAU_RANGE)) for name, param in self.log_tau.items()}
+        neuron = with_arrays(self._neuron)
+        return replaced(neuron, **learned) if learned else neuron
 
     @property
     def recurrent(self) -> bool:
@@ -163,7 +196,7 @@ class Synaptic(nnx.Module):
     @property
     def _state_dtype(self) -> Any:
         """At least float32: 16 bits cannot hold a membrane that decays by less than 1/256 a step."""
-        return jnp.promote_types(self.kernel[...].dtype, jnp.float32)
+        return _check.wide(self.kernel[...].dtype)
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:
         """Run a sequence.
@@ -175,8 +208,10 @@ class Synaptic(nnx.Module):
           `Simulation(output, membrane, state)`, the first two (time, batch, *out_shape(spatial), units).
         """
         _check.time_major("x", x, features=self.in_features)
-        if self._axes and x.ndim != 3 + self._axes:  # a dense layer takes positions of any number
-            raise ValueError(f"x must have shape (time, batch, *spatial, channels) with {self._axes} spatial axes, got {x.shape}")
+        if len(x.shape) != 3 + self._axes:
+            sizes = f"*spatial, channels) with {self._axes} spatial axes" if self._axes else "features)"
+            hint = "" if self._axes else "; Flatten() makes one axis of several"
+            raise ValueError(f"x must have shape (time, batch, {sizes}, got {x.shape}{hint}")
         recurrent, weights = self._own
         return simulate(self.neuron, self.drive(x), recurrent=recurrent, weights=weights, state=state, membrane=membrane)
 

@@ -58,7 +58,7 @@ def convolve(
     sizes, lead, spatial = kernel.shape[:axes], x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
     strides = (1,) * axes if stride is None else tuple(stride)
     pads = jax.lax.padtype_to_pads(spatial, sizes, strides, padding) if isinstance(padding, str) else padding
-    dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+    dtype = _check.wide(kernel.dtype)
     names = "DHW"[-axes:]
 
     def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ from snnjax.dynamics import ExcInhDrive, ExcInhLIF
 from snnjax.initializers import Initializer, fan_in
 from snnjax.nn._synaptic import Incoming, Synaptic
 from snnjax.nn.conv import ConvMaps, Padding
-from snnjax.nn.init import Connection, LayerInit
+from snnjax.nn.init import Connection, LayerInit, draw_weights
 from snnjax.nn.layers import DenseMaps
 from snnjax.nn.nonnegative import NonNegative
 
@@ -70,10 +70,12 @@ class Dalian(Synaptic):
         shapes = {"kernel": (*window, self.in_features, self.units), "inhibitory_kernel": (*self._lateral, self.n_inh, self.units)}
         if recurrent_window is not None:
             shapes["recurrent_kernel"] = (*recurrent_window, self.n_exc, self.units)
-        connections = [Connection(fan_in(s), recurrent=name != "kernel", inhibitory=name[0] == "i") for name, s in shapes.items()]
+        connections = [
+            Connection(fan_in(s), recurrent=name != "kernel", inhibitory=name[0] == "i", channels=s[-2]) for name, s in shapes.items()
+        ]
         self.recurrent_kernel: Any = nnx.data(None)
         for (name, shape), draw in zip(shapes.items(), init(neuron, connections), strict=True):
-            weights = draw(rngs.params(), shape, dtype)
+            weights = draw_weights(draw, rngs.params(), shape, dtype)
             known = _check.concrete(weights)
             if known is not None and (known < 0).any():
                 raise ValueError(

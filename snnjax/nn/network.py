@@ -114,6 +114,8 @@ class Sequential(nnx.Module):
     ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         _check.time_major("x", x)
+        if state is not None:
+            self._check_state(state)
         x = x if self.takes_events else as_dense(x)
         if self.remat_steps is None or len(x) <= self.remat_steps:
             return self._run(x, state, membranes, key)
@@ -135,6 +137,13 @@ class Sequential(nnx.Module):
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
         readout, activity = out
         return readout, activity._replace(steps=len(x) if counts else None), state
+
+    def _check_state(self, state: Any) -> None:
+        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+            got = f"{len(state)} entries" if isinstance(state, tuple | list) else f"a {type(state).__name__}"
+            raise ValueError(
+                f"state must have one entry for each of the network's {len(self.layers)} layers, as initial_state(...) and run(...) return it, got {got}"
+            )
 
     def _pass(self, k: int, x: jax.Array, passed: list[jax.Array]) -> None:
         """Take down the output x of layer k for skip connections."""
@@ -192,6 +201,7 @@ class Sequential(nnx.Module):
 
         With a `key`, the same at each step, layers draw what they draw for a whole sequence.
         """
+        self._check_state(state)
         states: list[Any] = []
         spikes: list[jax.Array] = []
         passed: list[jax.Array] = []
@@ -202,6 +212,24 @@ class Sequential(nnx.Module):
             if layer.spiking:
                 spikes.append(x)
         return tuple(states), (x, tuple(spikes))
+
+
+def check_sequential(name: str, network: Any) -> None:
+    """Raise unless `network` is a `Sequential`, whose layers can be measured one after another.
+
+    Args:
+      name: The function that needs it, for the error.
+      network: What it got.
+
+    Raises:
+      TypeError: Another object. The message says what to do with a module of one's own.
+    """
+    if not isinstance(network, Sequential):
+        raise TypeError(
+            f"network must be a snnjax.nn.Sequential, whose layers {name} measures one after another, got {type(network).__name__}. "
+            "In a module of your own, put the spiking layers and the readout into a Sequential attribute and pass that; for single "
+            "layers use snnjax.calibration.data_driven(input_powers(x, neuron)) as init"
+        )
 
 
 def _emitted(layer: Any, z: jax.Array) -> jax.Array:

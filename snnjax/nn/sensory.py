@@ -18,7 +18,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.dynamics import LIF, Simulation, simulate
-from snnjax.nn._synaptic import Shape, hold
+from snnjax.nn._synaptic import Shape, check_units, hold, with_arrays
 
 
 class Sensory(nnx.Module):
@@ -56,12 +56,13 @@ class Sensory(nnx.Module):
                 raise ValueError(f"{name} must be one number or one for each of {channels} channels, got shape {jnp.shape(value)}")
         per_channel = lambda value: jnp.array(jnp.broadcast_to(jnp.asarray(value, jnp.float32), (channels,)))  # noqa: E731
         self.gain, self.bias = nnx.Param(per_channel(gain)), nnx.Param(per_channel(bias))
+        check_units(neuron, channels)
         self._neuron = hold(neuron)
 
     @property
     def neuron(self) -> Any:
         """The neuron model."""
-        return self._neuron
+        return with_arrays(self._neuron)
 
     @property
     def in_shape(self) -> Shape | None:
@@ -76,11 +77,11 @@ class Sensory(nnx.Module):
 
     def initial_state(self, batch_size: int, spatial: tuple[int, ...] = ()) -> Any:
         """The neurons' state before the first step, arrays (batch_size, *spatial, channels)."""
-        return self.neuron.initial_state((batch_size, *spatial, self.channels), jnp.promote_types(self.gain[...].dtype, jnp.float32))
+        return self.neuron.initial_state((batch_size, *spatial, self.channels), _check.wide(self.gain[...].dtype))
 
     def current(self, x: jax.Array) -> jax.Array:
         """What the synaptic current receives in a step with pixel values x (..., channels)."""
-        x = jnp.asarray(x, jnp.promote_types(self.gain[...].dtype, jnp.float32))
+        x = jnp.asarray(x, _check.wide(self.gain[...].dtype))
         return (1 - _check.decay(self.neuron.dt, self.neuron.tau_syn)) * (self.gain[...] * x + self.bias[...])
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:

@@ -110,8 +110,10 @@ class Pool(Stateless):
             # the identity of the maximum, as XLA wants it for the gradient
             lowest = False if x.dtype == bool else -np.inf if floating else jnp.iinfo(x.dtype).min
             return jax.lax.reduce_window(x, np.asarray(lowest, x.dtype), jax.lax.max, shape, strides, "VALID")
-        x = x if floating else x.astype(float)
-        return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, shape, strides, "VALID") / math.prod(window)
+        # 16 bits cannot count to the size of a large window
+        wide = x.astype(_check.wide(x.dtype) if floating else jnp.float32)
+        mean = jax.lax.reduce_window(wide, np.zeros((), wide.dtype), jax.lax.add, shape, strides, "VALID") / math.prod(window)
+        return mean.astype(x.dtype) if floating else mean
 
 
 class Flatten(Stateless):

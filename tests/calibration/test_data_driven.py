@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from snnjax.calibration import calibrate, filtered, weights_from_powers
+from snnjax.calibration import calibrate, filtered, scale_to_rate, weights_from_powers
 from snnjax.datasets import DeviceEvents, poisson_raster, randman
 from snnjax.dynamics import LIF, simulate
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
@@ -156,6 +156,42 @@ def test_silent_input_keeps_the_weights_and_says_so():
     assert [bool(r.calibrated) for r in reports] == [False, False]
     for a, b in zip(calibrated.layers, network.layers, strict=True):
         np.testing.assert_array_equal(a.kernel[...], b.kernel[...])
+
+
+def test_a_layer_off_its_target_is_named_in_a_warning():
+    x = randman_batch()
+    rngs = nnx.Rngs(3)
+    narrow = Sequential(SpikingDense(20, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(4, 10, rngs=rngs))
+    with pytest.warns(
+        UserWarning, match=r"layer 0 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights"
+    ):
+        _, (report,) = calibrate(narrow, x, key=jax.random.key(0))
+    assert not report.on_target
+    assert abs(float(report.sigma_u) - 1) > 0.05
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_16_bit_weights_are_calibrated_as_float32_ones(dtype):
+    x = randman_batch()
+    make = lambda dtype: Sequential(  # noqa: E731
+        SpikingDense(20, 200, init=FluctuationDriven(nu=5.0), dtype=dtype, rngs=nnx.Rngs(0)), Readout(200, 10, rngs=nnx.Rngs(0))
+    )
+    for key in (jax.random.key(0), None):
+        half, full = (calibrate(make(d), x, key=key, balance=True)[0].layers[0].kernel[...] for d in (dtype, jnp.float32))
+        assert half.dtype == dtype
+        if key is not None:
+            np.testing.assert_array_equal(half, full.astype(dtype))
+        np.testing.assert_allclose(half.astype(jnp.float32).std(), full.std(), rtol=3e-3)
+
+
+@pytest.mark.parametrize("calibration", [lambda n, x: calibrate(n, x), lambda n, x: scale_to_rate(n, x, rate=10.0)])
+def test_a_module_of_ones_own_is_told_what_calibration_needs(calibration):
+    class Own(nnx.Module):
+        def __init__(self):
+            self.hidden = networks(depth=1)
+
+    with pytest.raises(TypeError, match=r"network must be a snnjax\.nn\.Sequential, .* got Own\. In a module of your own, put"):
+        calibration(Own(), randman_batch())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _support import assert_close
+from flax import nnx
 
 from snnjax import surrogate
 from snnjax._pytree import pytree_dataclass
@@ -16,6 +17,7 @@ from snnjax.dynamics import (
     LeakyIntegrator,
     LIFState,
     Neuron,
+    _simulate,
     dense_recurrence,
     n_steps,
     simulate,
@@ -223,12 +225,12 @@ def test_feature_axes_of_any_number(rng, x64):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("neuron", [*NEURONS.values(), LIF(tau_mem=np.linspace(1e-2, 2e-2, N))], ids=[*NEURONS, "lif-per-neuron"])
-def test_dtype_is_kept(neuron, recurrent, dtype, rng):
+def test_states_are_kept_in_at_least_float32_and_cotangents_in_the_type_of_the_drive(neuron, recurrent, dtype, rng):
     drive = drive_for(neuron, rng, dtype, t=4)
     recurrence = (lambda z, w: ExcInhDrive(z @ w, z @ w)) if isinstance(neuron, ExcInhLIF) else dense_recurrence
     options = {"recurrent": recurrence, "weights": jnp.zeros((N, N), dtype)} if recurrent else {}
     sim, gradient = jax.eval_shape(lambda d: jax.vjp(lambda d: simulate(neuron, d, **options), d), drive)
-    assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {jnp.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {jnp.dtype(jnp.float32)}
     # the cotangent of the drive, through whichever backward pass applies
     gradient = jax.eval_shape(jax.grad(lambda d: simulate(neuron, d, **options).output.astype(jnp.float32).sum()), drive)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
@@ -237,9 +239,37 @@ def test_dtype_is_kept(neuron, recurrent, dtype, rng):
 @pytest.mark.parametrize("fused", [True, False])
 def test_bfloat16_is_close_to_float32(fused, rng):
     drive = drive_for(LIF(), rng)
+    drive = drive.astype(jnp.bfloat16)
     u = [simulate(LIF(theta=1e3), drive.astype(d), membrane=True, fused=fused).membrane for d in (jnp.bfloat16, jnp.float32)]
-    assert u[0].dtype == jnp.bfloat16
-    assert_close(u[0].astype(jnp.float32), u[1], 0.05)  # 8 bits, 30 steps
+    np.testing.assert_array_equal(u[0], u[1])  # only the drive was rounded
+
+
+@pytest.mark.parametrize(
+    "neuron", [LIF(tau_mem=0.2, theta=1e9), LeakyIntegrator(tau_mem=0.7, initial=0.0), ExcInhLIF(tau_mem=0.2, theta=1e9)]
+)
+def test_slow_membranes_under_16_bit_drives_equal_float64(neuron):
+    """A membrane that moves by less than 1/256 per step: in bfloat16 it would stand still."""
+    steps = 400
+    value = np.float64(jnp.bfloat16(0.04))
+    drive = jnp.full((steps, 1, 1), value, jnp.bfloat16)
+    exc_inh = isinstance(neuron, ExcInhLIF)
+    final = simulate(neuron, ExcInhDrive(drive, jnp.zeros_like(drive)) if exc_inh else drive).state[0]
+    u = i = 0.0
+    lm, ls = np.exp(-2e-3 / neuron.tau_mem), np.exp(-2e-3 / (neuron.tau_exc if exc_inh else neuron.tau_syn))
+    for _ in range(steps):
+        u, i = lm * u + (1 - lm) * i, ls * i + value
+    np.testing.assert_allclose(float(final[0, 0]), u, rtol=1e-5)
+
+
+def test_single_steps_from_a_16_bit_initial_state_equal_float32():
+    neuron, states = LIF(tau_mem=np.full(2, 0.2, jnp.bfloat16), theta=1e9), []
+    for dtype in (jnp.bfloat16, jnp.float32):
+        state = neuron.initial_state((1, 2), dtype)
+        for _ in range(100):
+            state, _ = neuron.step(state, jnp.full((1, 2), 0.04, jnp.bfloat16))
+        states.append(state)
+    assert states[0].u.dtype == jnp.float32
+    np.testing.assert_array_equal(states[0].u, states[1].u)
 
 
 # --- errors
@@ -311,6 +341,68 @@ def test_eager_calls_compile_once():
     first = len(traces)
     simulate(neuron, jnp.ones((5, 1, 2)))
     assert len(traces) == first <= 2
+
+
+@pytest.mark.parametrize("neuron", [LIF(reset="subtractive"), AdaptiveLIF(), LIF(), LeakyIntegrator()])
+def test_arrays_of_a_neuron_are_no_reason_to_compile_again(neuron):
+    """Trained time constants change at each step: the program takes them as arguments."""
+
+    def call(tau):
+        return simulate(dataclasses.replace(neuron, tau_mem=jnp.full(2, tau)), jnp.full((20, 1, 2), 0.5)).state[0]
+
+    size = _simulate._jitted_scan._cache_size()
+    values = [call(tau) for tau in (10e-3, 20e-3, 40e-3)]
+    assert _simulate._jitted_scan._cache_size() <= size + 1
+    constant = [simulate(dataclasses.replace(neuron, tau_mem=tau), jnp.full((20, 1, 2), 0.5)).state[0] for tau in (10e-3, 20e-3, 40e-3)]
+    np.testing.assert_allclose(values, constant, rtol=1e-5, atol=1e-6)
+
+
+def test_time_constants_that_are_numpy_arrays_share_a_program_with_others():
+    drive = jnp.full((20, 1, 2), 0.5)
+    size = _simulate._jitted_lif._cache_size()
+    runs = [simulate(LIF(tau_mem=tau), drive).state.u for tau in (np.array([1e-2, 2e-2]), np.array([2e-2, 1e-2]))]
+    assert _simulate._jitted_lif._cache_size() <= size + 1
+    np.testing.assert_array_equal(runs[0], runs[1][:, ::-1])
+
+
+def test_a_parameter_that_is_a_flax_variable_is_read_at_each_call():
+    theta = nnx.Param(jnp.array(1.0))
+    neuron, drive = LIF(theta=theta), jnp.full((40, 1, 1), 0.5)
+    counts = []
+    for value in (1.0, 1e9, 0.5):
+        theta[...] = jnp.array(value)
+        counts.append(float(simulate(neuron, drive).output.sum()))
+    assert counts == [float(simulate(LIF(theta=value), drive).output.sum()) for value in (1.0, 1e9, 0.5)]
+    assert counts[1] == 0 < counts[0] < counts[2]
+
+
+@pytest.mark.parametrize(
+    ("neuron", "state"),
+    [
+        (LIF(), LIF().initial_state((1, N))),  # would broadcast over trials
+        (LIF(), LIF().initial_state((B, 1))),
+        (LIF(), LIF().initial_state((B, N, 1))),
+        (LIF(), AdaptiveLIF().initial_state((B, N))),
+        (LIF(), LIFState(jnp.zeros((B, N)), jnp.zeros((1, N)))),
+        (AdaptiveLIF(), AdaptiveLIF().initial_state((2 * B, N))),
+        (LeakyIntegrator(), jnp.zeros((B, N))),
+    ],
+)
+def test_the_state_of_another_population_is_an_error(neuron, state):
+    with pytest.raises(ValueError, match=rf"state must be a \w+ with arrays of shape \({B}, {N}\)"):
+        simulate(neuron, jnp.ones((T, B, N)), state=state)
+
+
+@pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
+def test_forward_mode_equals_reverse_mode(neuron, rng, x64):
+    drive = drive_for(neuron, rng, t=12)
+    direction = jax.tree.map(lambda d: jnp.asarray(rng.normal(size=d.shape)), drive)
+    weight = jnp.asarray(rng.normal(size=(12, B, N)))
+    loss = lambda d: (weight * simulate(neuron, d, fused=False).output).sum()  # noqa: E731
+    _, forward = jax.jvp(loss, (drive,), (direction,))
+    reverse = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.grad(loss)(drive)), jax.tree.leaves(direction), strict=True))
+    assert abs(float(forward)) > 1e-3
+    assert_close(forward, reverse, 1e-12)
 
 
 def test_state_of_another_dtype_is_converted():

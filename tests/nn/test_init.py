@@ -6,7 +6,18 @@ from flax import nnx
 
 from snnjax.dynamics import LIF
 from snnjax.initializers import fluctuation_driven_centered, kaiming_normal
-from snnjax.nn import Connection, FluctuationDriven, SameForAll, SpikingDense
+from snnjax.nn import (
+    Connection,
+    DalianConv1d,
+    DalianDense,
+    DalianFluctuationDriven,
+    FluctuationDriven,
+    LayerInit,
+    Readout,
+    SameForAll,
+    SpikingConv1d,
+    SpikingDense,
+)
 from snnjax.theory import Afferent, afferent_weights
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -86,6 +97,114 @@ def test_same_for_all():
     plain = kaiming_normal()
     connections = [Connection(20), Connection(30, recurrent=True)]
     assert SameForAll(plain)(LIF(), connections) == [plain, plain]
+
+
+NU, OWN = np.linspace(1.0, 50.0, 20), np.linspace(2.0, 8.0, 12)
+
+
+def test_one_rate_per_input_is_the_mean_rate_in_every_connection():
+    several, one = (
+        SpikingDense(20, 12, init=FluctuationDriven(nu=nu, nu_recurrent=own, mu_u=0.2), recurrent=True, rngs=nnx.Rngs(0))
+        for nu, own in ((NU, OWN), (float(NU.mean()), float(OWN.mean())))
+    )
+    for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_one_rate_per_channel_of_a_convolution():
+    several, one = (
+        SpikingConv1d(2, 12, kernel_size=5, recurrent_kernel_size=3, init=FluctuationDriven(nu=nu), rngs=nnx.Rngs(0))
+        for nu in (np.array([5.0, 15.0]), 10.0)
+    )
+    for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_one_rate_per_input_of_dalian_layers():
+    def layers(nu, nu_inh, nu_recurrent):
+        init = DalianFluctuationDriven(nu=nu, nu_inh=nu_inh, nu_recurrent=nu_recurrent)
+        dense = DalianDense(20, 12, init=init, recurrent=True, rngs=nnx.Rngs(0))
+        return dense, DalianConv1d(20, 12, kernel_size=3, lateral_kernel_size=3, recurrent=True, init=init, rngs=nnx.Rngs(0))
+
+    several, one = layers(NU, OWN[:3], OWN), layers(float(NU.mean()), float(OWN[:3].mean()), float(OWN.mean()))
+    for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (
+            lambda: SpikingDense(20, 12, init=FluctuationDriven(nu=OWN), rngs=nnx.Rngs(0)),
+            "nu must be one rate, or one for each of the 20 inputs",
+        ),
+        (
+            lambda: SpikingDense(20, 12, init=FluctuationDriven(nu=5.0, nu_recurrent=NU), recurrent=True, rngs=nnx.Rngs(0)),
+            "nu_recurrent must be",
+        ),
+        (lambda: SpikingConv1d(2, 12, kernel_size=5, init=FluctuationDriven(nu=np.ones(10)), rngs=nnx.Rngs(0)), "each of the 2 inputs"),
+        (lambda: DalianDense(20, 12, init=DalianFluctuationDriven(nu=OWN), rngs=nnx.Rngs(0)), "nu must be one rate"),
+        (
+            lambda: DalianDense(20, 12, init=DalianFluctuationDriven(nu=5.0, nu_inh=OWN), rngs=nnx.Rngs(0)),
+            "nu_inh must be .* each of the 3 inputs",
+        ),
+        (lambda: FluctuationDriven(nu=NU[:, None]), "nu must be one rate"),
+    ],
+)
+def test_another_number_of_rates_is_an_error(make, name):
+    with pytest.raises(ValueError, match=name):
+        make()
+
+
+# --- what a layer takes as init
+
+
+def test_a_plain_function_is_an_initializer_whatever_its_arguments_are_called():
+    layer = SpikingDense(3, 4, init=lambda k, s, d=jnp.float32: jnp.arange(12, dtype=d).reshape(s), rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.kernel[...], np.arange(12).reshape(3, 4))
+
+
+def test_an_init_of_ones_own_derives_from_layer_init():
+    class Constant(LayerInit):
+        def __call__(self, neuron, connections):
+            return [lambda key, shape, dtype, c=c: jnp.full(shape, float(c.n + 100 * c.recurrent), dtype) for c in connections]
+
+    layer = SpikingDense(3, 4, init=Constant(), recurrent=True, rngs=nnx.Rngs(0))
+    assert set(np.ravel(layer.kernel[...])) == {3.0}
+    assert set(np.ravel(layer.recurrent_kernel[...])) == {104.0}
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        (FluctuationDriven, r"got the class FluctuationDriven itself; call it, FluctuationDriven\(\.\.\.\)"),
+        (kaiming_normal, "got kaiming_normal.*call a function that makes an initializer"),
+        (lambda neuron, connections: [], "got <lambda>.neuron, connections.; derive a function of the neuron"),
+        ("kaiming", "init must be a LayerInit such as .* got 'kaiming'"),
+        (None, "got None"),
+    ],
+)
+def test_what_is_no_init_is_named(init, message):
+    with pytest.raises(TypeError, match=message):
+        SpikingDense(3, 4, init=init, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((4, 3), True), ((3, 1), False), ((3, 6), False), ((4,), False), ((1, 4), False)])
+def test_weights_of_another_shape_than_asked_for_are_an_error(shape, turned):
+    init = lambda key, s, dtype: jnp.ones(shape, dtype)  # noqa: E731
+    with pytest.raises(ValueError, match=r"init must return weights of the shape \(3, 4\)") as error:
+        SpikingDense(3, 4, init=init, rngs=nnx.Rngs(0))
+    assert ("must be transposed" in str(error.value)) == turned
+    with pytest.raises(ValueError, match="init must return weights of the shape"):
+        Readout(3, 4, kernel_init=init, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="init must return weights of the shape"):
+        DalianDense(3, 3, n_inh=1, init=init, rngs=nnx.Rngs(0))
+
+
+def test_layers_draw_16_bit_weights_in_float32():
+    """Also by initializers of others, which draw in the type that they are asked for."""
+    make = lambda dtype: SpikingDense(50, 60, init=jax.nn.initializers.normal(1.0), dtype=dtype, rngs=nnx.Rngs(0)).kernel[...]  # noqa: E731
+    np.testing.assert_array_equal(make(jnp.bfloat16), make(jnp.float32).astype(jnp.bfloat16))
 
 
 def test_infeasible_target_names_the_limits():

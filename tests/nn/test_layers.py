@@ -5,9 +5,11 @@ import pytest
 from _support import assert_close, lif_loop
 from flax import nnx
 
+from snnjax.calibration import calibrate
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
 from snnjax.initializers import lecun_normal
-from snnjax.nn import FluctuationDriven, Readout, SameForAll, SpikingDense
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.surrogate import superspike
 
 T, B, IN, OUT = 40, 3, 20, 12
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
@@ -236,6 +238,79 @@ def test_step_checks_the_shape(batch, shape):
     layer = make(dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"x must have shape \(batch, in_features\)"):
         layer.step(layer.initial_state(batch), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["tau_mem", "theta", "tau_syn"])
+@pytest.mark.parametrize("shape", [(OUT + 1,), (1,), (OUT, 1), (1, OUT), (B, OUT)])
+def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
+    """Not one per trial, and not found out in the loop over time."""
+    message = rf"{name} of the neuron must be one number, or one for each of the layer's {OUT} units, got shape \({shape[0]},"
+    for value in (np.ones(shape), jnp.ones(shape)):
+        with pytest.raises(ValueError, match=message):
+            SpikingDense(IN, OUT, neuron=LIF(**{name: value}), init=lecun_normal(), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="tau_mem of the neuron must be"):
+        Readout(IN, OUT, neuron=LeakyIntegrator(tau_mem=np.ones(shape)), rngs=nnx.Rngs(0))
+
+
+def test_the_steepness_of_the_surrogate_is_one_number_or_one_per_unit(x):
+    make(LIF(spike=superspike(jnp.ones(OUT))), dtype=jnp.float32)(x.astype(np.float32))
+    with pytest.raises(ValueError, match=r"steepness.* of the neuron must be one number"):
+        make(LIF(spike=superspike(jnp.ones(OUT + 1))), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("shape", [(T, B, 2, IN), (T, B, 2, 2, IN)])
+def test_a_dense_layer_refuses_spatial_axes_as_it_does_in_a_network(shape):
+    with pytest.raises(ValueError, match=r"x must have shape \(time, batch, features\), got .* Flatten\(\) makes one axis"):
+        make(dtype=jnp.float32)(jnp.zeros(shape))
+
+
+def test_a_learned_threshold_beside_learned_time_constants(x, x64):
+    """Gradients of both are those of autodiff through the neuron with plain arrays."""
+    layer = make(LIF(theta=nnx.Param(jnp.ones(OUT))), recurrent=False, trainable=("tau_mem",))
+
+    def loss(theta, log_tau):
+        neuron = LIF(theta=theta, tau_mem=jnp.exp(log_tau))
+        return simulate(neuron, x @ layer.kernel[...], membrane=True).membrane.sum()
+
+    log_tau = layer.log_tau["tau_mem"][...]
+    expected = jax.grad(loss, argnums=(0, 1))(jnp.ones(OUT), log_tau)
+    graphdef, state = nnx.split(layer)
+    gradient = jax.jit(jax.grad(lambda s: nnx.merge(graphdef, s)(x, membrane=True).membrane.sum()))(state)
+    assert_close(gradient["log_tau"]["tau_mem"][...], expected[1], 1e-9)
+    assert_close(gradient["_neuron"].theta[...], expected[0], 1e-9)
+
+
+def test_layers_with_a_learned_threshold_are_built_and_calibrated_under_jit():
+    x = jnp.asarray(np.random.default_rng(0).poisson(0.1, (60, 2, IN)), jnp.float32)
+
+    @nnx.jit
+    def run():
+        rngs = nnx.Rngs(0)
+        hidden = SpikingDense(IN, OUT, neuron=LIF(theta=nnx.Param(jnp.ones(OUT))), init=FluctuationDriven(nu=50.0), rngs=rngs)
+        network, reports = calibrate(Sequential(hidden, Readout(OUT, 2, rngs=rngs)), x, key=jax.random.key(0))
+        return network(x)[0], reports[0].sigma_u
+
+    readout, sigma_u = run()
+    assert readout.shape == (60, 2, 2)
+    np.testing.assert_allclose(sigma_u, 1.0, rtol=0.3)  # 12 neurons
+
+
+@pytest.mark.parametrize("log_tau", [-1e30, -97.0, 185.0, 1e30])
+def test_time_constants_that_leave_the_floats_leave_a_network_that_runs(log_tau, x):
+    layer = make(recurrent=False, trainable=("tau_mem", "tau_syn"), dtype=jnp.float32)
+    for name in ("tau_mem", "tau_syn"):
+        layer.log_tau[name][...] = jnp.full(OUT, log_tau)
+    graphdef, state = nnx.split(layer)
+    value, gradient = jax.value_and_grad(lambda s: nnx.merge(graphdef, s)(jnp.asarray(x, jnp.float32), membrane=True).membrane.mean())(
+        state
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
+
+
+def test_a_call_with_the_state_of_another_batch_is_an_error(x):
+    layer = make(dtype=jnp.float32)
+    with pytest.raises(ValueError, match=rf"state must be a LIFState with arrays of shape \({B}, {OUT}\)"):
+        layer(jnp.asarray(x, jnp.float32), state=layer.initial_state(1))
 
 
 def test_a_plain_initializer_goes_to_every_connection():

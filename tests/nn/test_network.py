@@ -138,6 +138,41 @@ def test_errors(x):
         network(jnp.ones((T, B, IN - 1)))
 
 
+def test_states_of_another_network_or_batch_are_errors(x):
+    network, other = make(dtype=jnp.float32), make_conv(dtype=jnp.float32)
+    x = x.astype(jnp.float32)
+    state = network.initial_state(B)
+    wrong = [
+        (state[:1], "one entry for each of the network's 3 layers"),
+        ((*state, *state), "one entry for each of the network's 3 layers"),
+        (state[0], "one entry for each of the network's 3 layers"),
+        (network.initial_state(1), "state must be a LIFState"),
+        (network.initial_state(2 * B), "state must be a LIFState"),
+    ]
+    for bad, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            network.run(x, bad)
+    for bad, message in wrong[:3]:
+        with pytest.raises(ValueError, match=message):
+            network.step(bad, x[0])
+    with pytest.raises(ValueError, match="one entry for each of the network's 6 layers"):
+        other.run(jnp.zeros((5, B, *FEATURES)), state)
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_nnx_tabulate_shows_every_layer_and_leaves_the_classes_usable(conv, x, image):
+    network, inputs = (make_conv(dtype=jnp.float32), image) if conv else (make(dtype=jnp.float32), x)
+    inputs = inputs.astype(jnp.float32)
+    before = network(inputs)[0]
+    table = nnx.tabulate(network, inputs)
+    for layer in network.layers:
+        assert type(layer).__name__[:12] in table
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    assert f"{parameters:,}" in table
+    np.testing.assert_array_equal(network(inputs)[0], before)
+    make(dtype=jnp.float32)(x.astype(jnp.float32))
+
+
 def test_layers_in_a_list_and_different_time_steps_are_errors():
     rngs = nnx.Rngs(0)
     first, second = (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), neuron=LIF(dt=dt), rngs=rngs) for dt in (1e-3, 2e-3))

@@ -60,6 +60,16 @@ def test_pool_dtypes(dtype):
     assert mean.ravel().tolist() == [0.5, 0.5, 0]
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_the_mean_of_a_large_window_is_summed_in_float32(dtype):
+    """16 bits count to 256 (bfloat16) or 2048 (float16), one by one."""
+    assert float(Pool(60, kind="average")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 1
+
+
+def test_whole_numbers_are_averaged_in_float32_under_x64(x64):
+    assert Pool(2, kind="average")(jnp.ones((1, 1, 4, 1), jnp.uint8)).output.dtype == jnp.float32
+
+
 def test_max_of_negative_values():
     assert Pool(2)(jnp.array([-3.0, -2.0, -1.0, -5.0]).reshape(1, 1, 4, 1)).output.ravel().tolist() == [-2, -1]
     assert Pool(2)(jnp.array([-3, -2, -1, -5]).reshape(1, 1, 4, 1)).output.ravel().tolist() == [-2, -1]
