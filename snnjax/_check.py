@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -66,6 +68,40 @@ def number(
         shown = value if array.ndim == 0 else array[bad].ravel()[0]
         raise ValueError(f"{name} must be {' and '.join(rules)}, got {shown}")
     return value
+
+
+def hint_seconds(name: str, value: Any) -> None:
+    """Warn where a time step or a time constant is longer than 1 s: its unit may be another one.
+
+    Args:
+      name: of the argument.
+      value: real number or array, s. A traced value passes.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     hint_seconds("tau_mem", 0.02)
+    ...     hint_seconds("dt", 2)
+    >>> [str(w.message) for w in caught]
+    ['dt = 2 s is longer than 1 s; times are in seconds: did you mean 0.002?']
+    """
+    array = concrete(value)
+    longest = -math.inf if array is None else array.max(initial=-math.inf)
+    if longest > 1:
+        meant = longest / (1e3 if longest < 1e3 else 1e6)  # milliseconds, else microseconds
+        warn(f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean {meant:g}?")
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called this package, however deep in it the warning is given.
+
+    Args:
+      message: what is unusual and what to do.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:

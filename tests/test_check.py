@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,3 +52,29 @@ def test_decay_of_numbers_arrays_and_tracers_agree():
     assert _check.decay(0.002, 0.02) == expected
     np.testing.assert_array_equal(_check.decay(0.002, np.array([0.02, 0.02])), expected)
     np.testing.assert_allclose(jax.jit(lambda tau: _check.decay(0.002, tau))(0.02), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.02, None),
+        (1.0, None),
+        (np.array([]), None),
+        (float("nan"), None),
+        (2, "dt = 2 s is longer than 1 s; times are in seconds: did you mean 0.002?"),
+        (5000, "dt = 5000 s is longer than 1 s; times are in seconds: did you mean 0.005?"),
+        (jnp.array([0.02, 20.0]), "dt = 20 s is longer than 1 s; times are in seconds: did you mean 0.02?"),
+    ],
+)
+def test_times_above_a_second_may_have_another_unit(value, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _check.hint_seconds("dt", value)
+    assert [str(w.message) for w in caught] == ([] if said is None else [said])
+    assert all(w.category is UserWarning and w.filename == __file__ for w in caught)
+
+
+def test_a_traced_time_gives_no_hint():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(lambda dt: _check.hint_seconds("dt", dt))(20.0)
