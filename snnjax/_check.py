@@ -123,6 +123,43 @@ def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
     return value
 
 
+def key(name: str, value: Any) -> Any:
+    """Return `value` if it is one random key of JAX.
+
+    That is `jax.random.key(0)`, or the older uint32 array `jax.random.PRNGKey(0)`. The type and the
+    shape of a traced key are known, so that they are checked, too.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the caller gave.
+
+    Returns:
+        `value`.
+
+    Raises:
+        TypeError: It is no key, for example a whole number.
+        ValueError: It is an array of several keys.
+
+    >>> key("key", 0)
+    Traceback (most recent call last):
+    ...
+    TypeError: key must be a random key such as jax.random.key(0), got int 0
+    """
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    # keys of jax.random.PRNGKey: two numbers (threefry) or four (rbg)
+    if not typed and (dtype != np.uint32 or shape[-1:] not in ((2,), (4,))):
+        plain = value is None or isinstance(value, numbers.Number | str)
+        got = f" {value!r}" if plain else f" {dtype} {shape}" if dtype is not None else ""
+        expected = f"{name} must be a random key such as jax.random.key(0)"
+        raise TypeError(f"{expected}, got {type(value).__name__}{got}")
+    batch = shape if typed else shape[:-1]
+    if batch:
+        hint = "give one of them, or use jax.vmap"
+        raise ValueError(f"{name} must be one random key, got keys of shape {batch}; {hint}")
+    return value
+
+
 def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int = 3) -> None:
     """Raise unless `x` is an array (time, batch, ...features) with the given last axis."""
     shape = getattr(x, "shape", None)

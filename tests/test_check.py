@@ -78,3 +78,26 @@ def test_a_traced_time_gives_no_hint():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.jit(lambda dt: _check.hint_seconds("dt", dt))(20.0)
+def test_random_keys_of_both_kinds_pass_traced_or_not():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg"), jax.random.PRNGKey(0, impl="rbg")):
+        assert _check.key("key", key) is key
+        assert jax.jit(lambda k: _check.key("key", k))(key).shape == key.shape
+    # a batch of keys is one key inside vmap
+    assert jax.vmap(lambda k: _check.key("key", k))(jax.random.split(jax.random.key(0), 3)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "match"),
+    [
+        (0, TypeError, r"noise must be a random key such as jax\.random\.key\(0\), got int 0"),
+        (None, TypeError, "got NoneType None"),
+        (np.random.default_rng(0), TypeError, "got Generator"),
+        (jnp.zeros(2), TypeError, r"got \w+ float32 \(2,\)"),
+        (jnp.zeros(3, jnp.uint32), TypeError, r"uint32 \(3,\)"),
+        (jax.random.split(jax.random.key(0), 3), ValueError, r"noise must be one random key, got keys of shape \(3,\)"),
+        (jax.random.split(jax.random.PRNGKey(0), 3), ValueError, r"got keys of shape \(3,\)"),
+    ],
+)
+def test_what_is_no_random_key_is_named(key, error, match):
+    with pytest.raises(error, match=match):
+        _check.key("noise", key)
