@@ -75,6 +75,8 @@ def psp_integrals(*, tau_mem: Any, tau_syn: Any, dt: Any = None, mode: KernelMod
     if mode == "continuous":
         return PSPIntegrals(tau_syn, tau_syn**2 / (2 * (tau_syn + tau_mem)))
     xp = _namespace(tau_mem, tau_syn, dt)
+    # 16 bits keep too few digits of 1 - exp(-dt/tau)
+    tau_mem, tau_syn = (_check.as_wide(tau) if isinstance(tau, jax.Array) else tau for tau in (tau_mem, tau_syn))
     lm, ls = xp.exp(-dt / tau_mem), xp.exp(-dt / tau_syn)
     # 1 - exp(-x) through expm1: no digits are lost when dt is much shorter than tau
     one_minus_lm, one_minus_ls = -xp.expm1(-dt / tau_mem), -xp.expm1(-dt / tau_syn)

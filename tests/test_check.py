@@ -78,6 +78,8 @@ def test_a_traced_time_gives_no_hint():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.jit(lambda dt: _check.hint_seconds("dt", dt))(20.0)
+
+
 def test_random_keys_of_both_kinds_pass_traced_or_not():
     for key in (jax.random.key(0), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg"), jax.random.PRNGKey(0, impl="rbg")):
         assert _check.key("key", key) is key

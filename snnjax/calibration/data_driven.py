@@ -83,6 +83,8 @@ def calibrate(
     check_sequential("calibrate", network)
     _check.integer("passes", passes, at_least=1)
     _check.number("alpha", alpha, above=0, below=1)
+    if key is not None:
+        _check.key("key", key)
     network = nnx.clone(network)
     spiking = [layer for layer in network.layers if layer.spiking]
     if isinstance(sigma_u, str) or np.ndim(sigma_u) > 1:

@@ -61,6 +61,8 @@ def scale_to_rate(network: Any, x: jax.Array, *, rate: Any, key: jax.Array | Non
     check_sequential("scale_to_rate", network)
     x = as_floats(x)
     _check.integer("steps", steps, at_least=1)
+    if key is not None:
+        _check.key("key", key)
     network = nnx.clone(network)
     steps_of = [layer.neuron.dt for layer in network.layers if layer.spiking]
     if not steps_of:

@@ -91,9 +91,15 @@ def check_trace_dtype(dtype: Any) -> None:
         raise ValueError(f"trace_dtype must be None, 'bfloat16' or 'float32', got {dtype!r}")
 
 
+def check_tau(name: str, tau: Any) -> None:
+    """A time constant is positive; one above 1 s is unusual enough for a hint at units."""
+    _check.number(name, tau, above=0, unit="s")
+    _check.hint_seconds(name, tau)
+
+
 def check_dt(dt: Any) -> None:
     """dt is part of a model's structure and so a plain number."""
-    _check.number("dt", dt, above=0, unit="s")
+    check_tau("dt", dt)
     if not isinstance(dt, int | float):
         raise TypeError(f"dt must be a plain number of seconds (it is static), got {type(dt).__name__}")
 
@@ -101,7 +107,7 @@ def check_dt(dt: Any) -> None:
 def check_lif(p: Any, *, tau_syn: tuple[str, ...] = ("tau_syn",)) -> None:
     """The checks that every LIF-like parameter set shares."""
     for name in ("tau_mem", *tau_syn):
-        _check.number(name, getattr(p, name), above=0, unit="s")
+        check_tau(name, getattr(p, name))
     check_dt(p.dt)
     _check.number("theta", p.theta, above=0)
     _check.number("u_reset", p.u_reset)

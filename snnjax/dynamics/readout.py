@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics.lif import check_dt
+from snnjax.dynamics.lif import check_dt, check_tau
 
 
 class LeakyIntegratorState(NamedTuple):
@@ -48,8 +48,8 @@ class LeakyIntegrator:
     dt: float = static(default=2e-3)
 
     def __post_init__(self) -> None:
-        _check.number("tau_mem", self.tau_mem, above=0, unit="s")
-        _check.number("tau_syn", self.tau_syn, above=0, unit="s")
+        _check.number("tau_mem", self.tau_mem, above=0, unit="s")  # a trial may be longer than 1 s
+        check_tau("tau_syn", self.tau_syn)
         _check.number("initial", self.initial)
         check_dt(self.dt)
 

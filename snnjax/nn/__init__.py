@@ -5,7 +5,7 @@ from snnjax.nn.dalian import DalianConv, DalianConv1d, DalianConv2d, DalianDense
 from snnjax.nn.dropout import Dropout
 from snnjax.nn.init import Connection, DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll
 from snnjax.nn.layers import Readout, SpikingDense
-from snnjax.nn.network import Activity, Sequential
+from snnjax.nn.network import Activity, NetworkOutput, Sequential
 from snnjax.nn.nonnegative import NonNegative
 from snnjax.nn.sensory import Sensory
 from snnjax.nn.shape import Flatten, Pool, Reshape
@@ -22,6 +22,7 @@ __all__ = [
     "Flatten",
     "FluctuationDriven",
     "LayerInit",
+    "NetworkOutput",
     "NonNegative",
     "Pool",
     "Readout",

@@ -1,14 +1,16 @@
 """What every layer with weights shares: weights, a neuron with trainable time constants, whole sequences and single steps.
 
-A layer adds its linear maps, `project` for the input (done for all steps at once, outside the scan) and `recur` for its own spikes (inside it), and
-`out_shape` where it changes the number of positions. `_connect` draws its weights; `drive` and `_own` say what they bring to the currents.
+A layer adds its linear maps, `_project` for the input (done for all steps at once, outside the scan) and `_recur` for its own spikes (inside it), and
+`_out_shape` where it changes the number of positions. `_connect` draws its weights; `_drive` and `_own` say what they bring to the currents.
+
+`__call__` uses the methods with an underscore, not the public ones that stand for them: `nnx.tabulate` shows every public method that is called as a row.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -48,18 +50,28 @@ def with_arrays(neuron: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[...] if is_variable(leaf) else leaf, neuron, is_leaf=is_variable)
 
 
-def check_units(neuron: Any, units: int) -> None:
-    """Raise unless every parameter of the neuron is one number or one for each of the layer's `units`.
+def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
+    """Raise unless every parameter of the neuron is one number, or one for each unit, or one for each unit at each position.
+
+    Args:
+      neuron: The neuron model.
+      units: Neurons of the layer at each position.
+      positions: Sizes of its spatial axes; None stands for any size.
 
     Raises:
       ValueError: Another shape, which would fail in the loop over time, or be one value per trial. Names the parameter.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(neuron):
-        if isinstance(leaf, jax.Array | np.ndarray) and leaf.shape not in ((), (units,)):
-            name = jax.tree_util.keystr(path).lstrip(".")
-            raise ValueError(
-                f"{name} of the neuron must be one number, or one for each of the layer's {units} units, got shape {leaf.shape}"
-            )
+        if not isinstance(leaf, jax.Array | np.ndarray) or leaf.shape in ((), (units,)):
+            continue
+        full = (*positions, units)
+        if positions and leaf.ndim == len(full) and all(n in (None, size) for n, size in zip(full, leaf.shape, strict=True)):
+            continue
+        name = jax.tree_util.keystr(path).lstrip(".")
+        everywhere = f", or an array {full} with one for each at each position".replace("None", "any size") if positions else ""
+        raise ValueError(
+            f"{name} of the neuron must be one number, or one for each of the layer's {units} units{everywhere}, got shape {leaf.shape}"
+        )
 
 
 LOG_TAU_RANGE = (-20.0, 20.0)
@@ -93,7 +105,7 @@ class Synaptic(nnx.Module):
         if missing := [name for name in self._currents if not hasattr(neuron, name)]:
             which = "one synaptic current with time constant" if len(self._currents) == 1 else "synaptic currents with time constants"
             raise TypeError(f"neuron must have {which} {' and '.join(self._currents)}, got {type(neuron).__name__} without {missing[0]}")
-        check_units(neuron, self.units)
+        check_units(neuron, self.units, (None,) * self._axes)
         self._connect(window, recurrent_window, with_arrays(neuron), as_layer_init(init), dtype, rngs)
         self._neuron = hold(neuron)
         fields: Any = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
@@ -120,32 +132,46 @@ class Synaptic(nnx.Module):
         self.recurrent_kernel = kernels[1] if len(kernels) > 1 else nnx.data(None)
 
     @abc.abstractmethod
+    def _project(self, x: jax.Array, kernel: jax.Array) -> jax.Array: ...
+
     def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """The feed-forward map of x (time, batch, ...features) or (batch, ...features) with `kernel`, of any number of output features."""
+        return self._project(x, kernel)
 
     @staticmethod
     @abc.abstractmethod
-    def recur(z: jax.Array, weights: jax.Array) -> jax.Array:
-        """The recurrent map of spikes z of one or all steps. A static method, so that every call hands the same function to jit."""
+    def _recur(z: jax.Array, weights: jax.Array) -> jax.Array:
+        """`recur`. A static method, so that every call hands the same function to jit."""
         ...
+
+    @property
+    def recur(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """The recurrent map `(z, weights) -> drive` of spikes z of one or all steps."""
+        return self._recur  # a property: nnx.tabulate replaces public methods by its own, and takes static ones for others
 
     @property
     def units(self) -> int:
         """Neurons of the layer, at each position."""
         return self.out_features
 
+    def _emit(self, z: jax.Array) -> jax.Array:
+        return z
+
     def emit(self, z: jax.Array) -> jax.Array:
         """What of the layer's output z (..., units) the layer above gets, (..., out_features)."""
-        return z
+        return self._emit(z)
+
+    def _drive(self, x: jax.Array) -> Any:
+        return self._project(x, self.kernel[...])
 
     def drive(self, x: jax.Array) -> Any:
         """What the neurons' currents receive from inputs x of one or all steps: their `drive`, or leaves that broadcast to it."""
-        return self.project(x, self.kernel[...])
+        return self._drive(x)
 
     @property
     def _own(self) -> tuple[Any, Any]:
         """What they receive from the layer's own spikes: a function `(z, weights) -> drive`, the same one at each call, and the weights; or None twice."""
-        return (None, None) if self.recurrent_kernel is None else (self.recur, self.recurrent_kernel[...])
+        return (None, None) if self.recurrent_kernel is None else (self._recur, self.recurrent_kernel[...])
 
     def whole_drive(self, x: jax.Array, z: jax.Array) -> Any:
         """What they receive from inputs x and the layer's own spikes z, of one or all steps."""
@@ -157,9 +183,16 @@ class Synaptic(nnx.Module):
         own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], z, self.neuron.tau_syn)]
         return [Incoming(self.kernel[...], x, self.neuron.tau_syn), *own]
 
-    def out_shape(self, spatial: Shape) -> Shape:
-        """Positions of the output for an input of the positions `spatial`."""
+    def _out_shape(self, spatial: Shape) -> Shape:
         return spatial
+
+    def out_shape(self, spatial: Shape) -> Shape:
+        """Positions of the output, one number per axis, for an input of the positions `spatial`; None stays None.
+
+        Raises:
+          ValueError: not one size per axis, or the input is smaller than the kernel.
+        """
+        return self._out_shape(spatial)
 
     @property
     def in_shape(self) -> Shape:
@@ -212,8 +245,10 @@ class Synaptic(nnx.Module):
             sizes = f"*spatial, channels) with {self._axes} spatial axes" if self._axes else "features)"
             hint = "" if self._axes else "; Flatten() makes one axis of several"
             raise ValueError(f"x must have shape (time, batch, {sizes}, got {x.shape}{hint}")
+        if self._axes:
+            check_units(self.neuron, self.units, self._out_shape(x.shape[2:-1]))
         recurrent, weights = self._own
-        return simulate(self.neuron, self.drive(x), recurrent=recurrent, weights=weights, state=state, membrane=membrane)
+        return simulate(self.neuron, self._drive(x), recurrent=recurrent, weights=weights, state=state, membrane=membrane)
 
     def step(self, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """One time step with inputs x (batch, *spatial, in_features): the next state and the output (batch, *out_shape(spatial), units)."""

@@ -100,7 +100,7 @@ def conv_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:
 class ConvMaps(Synaptic):
     """The linear maps of a convolution, and its geometry."""
 
-    recur = staticmethod(conv_recurrence)
+    _recur = staticmethod(conv_recurrence)
     _fixed_axes: ClassVar[int | None] = None
 
     def _set_geometry(self, kernel_size: int | Sequence[int], stride: int | Sequence[int], padding: Padding) -> None:
@@ -126,18 +126,13 @@ class ConvMaps(Synaptic):
             raise ValueError(f"{name} must be odd, so that every neuron is at the middle of its own window, got {window}")
         return window
 
-    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def _project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution of x (..., *spatial, in_features) with kernel (*kernel_size, in_features, n): (..., *out_shape(spatial), n)."""
-        self.out_shape(x.shape[-self._axes - 1 : -1])
+        self._out_shape(x.shape[-self._axes - 1 : -1])
         padding = self.padding.upper() if isinstance(self.padding, str) else [(p, p) for p in self.padding]
         return convolve(x.astype(kernel.dtype), kernel, stride=self.stride, padding=padding)
 
-    def out_shape(self, spatial: Shape) -> Shape:
-        """Positions of the output, one number an axis, for an input of the size `spatial`; None stays None.
-
-        Raises:
-          ValueError: not one size an axis, or the input is smaller than the kernel.
-        """
+    def _out_shape(self, spatial: Shape) -> Shape:
         if len(spatial) != self._axes:
             raise ValueError(f"spatial must have {self._axes} sizes, one an axis of kernel_size {self.kernel_size}, got {tuple(spatial)}")
         if self.padding == "same":

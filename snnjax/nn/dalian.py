@@ -88,13 +88,13 @@ class Dalian(Synaptic):
         """Neurons of the layer, at each position: n_exc + n_inh."""
         return self.n_exc + self.n_inh
 
-    def emit(self, z: jax.Array) -> jax.Array:
+    def _emit(self, z: jax.Array) -> jax.Array:
         """The excitatory ones of spikes z (..., n_exc + n_inh), (..., n_exc): all that the layer above gets."""
         return z[..., : self.n_exc]
 
-    def drive(self, x: jax.Array) -> ExcInhDrive:
+    def _drive(self, x: jax.Array) -> ExcInhDrive:
         """The excitatory drive from inputs x, with zeros that broadcast to the inhibitory one: for a whole sequence they would be as many."""
-        exc = self.project(x, self.kernel[...])
+        exc = self._project(x, self.kernel[...])
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
 
     @property
@@ -113,8 +113,8 @@ class Dalian(Synaptic):
         """What spikes z of all neurons bring to both currents; zeros that broadcast where E neurons are not connected with each other."""
         inhibitory, recurrent = weights
         n_exc = z.shape[-1] - inhibitory.shape[-2]
-        inh = cls.recur(z[..., n_exc:], inhibitory)
-        return ExcInhDrive(jnp.zeros((), inh.dtype) if recurrent is None else cls.recur(z[..., :n_exc], recurrent), inh)
+        inh = cls._recur(z[..., n_exc:], inhibitory)
+        return ExcInhDrive(jnp.zeros((), inh.dtype) if recurrent is None else cls._recur(z[..., :n_exc], recurrent), inh)
 
 
 class DalianDense(Dalian, DenseMaps):

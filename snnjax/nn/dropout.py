@@ -37,7 +37,7 @@ class Dropout(Stateless):
     def __init__(self, rate: float) -> None:
         self.rate = float(_check.number("rate", rate, at_least=0, below=1))
 
-    def feature_shape(self, features: Shape) -> Shape:
+    def _feature_shape(self, features: Shape) -> Shape:
         """That of the input."""
         return features
 

@@ -23,11 +23,11 @@ from snnjax.sparse import EventRaster, dense_dot, events_dot
 class DenseMaps(Synaptic):
     """The dense linear maps."""
 
-    recur = staticmethod(dense_recurrence)
+    _recur = staticmethod(dense_recurrence)
 
     takes_events = True
 
-    def project(self, x: Any, kernel: jax.Array) -> jax.Array:
+    def _project(self, x: Any, kernel: jax.Array) -> jax.Array:
         """x @ kernel for x (..., in_features), or an `EventRaster`, and kernel (in_features, n): (..., n), in at least float32."""
         return events_dot(x, kernel) if isinstance(x, EventRaster) else dense_dot(x, kernel)
 

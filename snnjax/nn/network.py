@@ -33,6 +33,18 @@ class Activity(NamedTuple):
     steps: int | None = None
 
 
+class NetworkOutput(NamedTuple):
+    """What a network returns: `readout, activity = network(x)`.
+
+    Attributes:
+      readout: The readout trace, (time, batch, out_features).
+      activity: What every spiking layer did.
+    """
+
+    readout: jax.Array
+    activity: Activity
+
+
 class Sequential(nnx.Module):
     """Layers in order; the last one's output is the readout.
 
@@ -79,6 +91,9 @@ class Sequential(nnx.Module):
 
     def input_of(self, k: int, below: jax.Array, spikes: Sequence[jax.Array], *, lead: int = 2) -> jax.Array:
         """What layer k gets of the output of the layer `below`, or of all `spikes` side by side; of whole sequences, or with `lead` = 1 of one step."""
+        return self._input_of(k, below, spikes, lead=lead)
+
+    def _input_of(self, k: int, below: jax.Array, spikes: Sequence[jax.Array], *, lead: int = 2) -> jax.Array:
         if not self.skip or k < len(self.layers) - 1:
             return below if k == 0 else _emitted(self.layers[k - 1], below)
         spiking = [layer for layer in self.layers if layer.spiking]
@@ -95,9 +110,7 @@ class Sequential(nnx.Module):
         """Whether an `EventRaster` is used as it is; else an array is made of it."""
         return getattr(self.layers[0], "takes_events", False) and self.remat_steps is None
 
-    def __call__(
-        self, x: Any, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None
-    ) -> tuple[jax.Array, Activity]:
+    def __call__(self, x: Any, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None) -> NetworkOutput:
         """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity.
 
         Args:
@@ -106,25 +119,28 @@ class Sequential(nnx.Module):
             where `remat_steps` is None or x not longer.
           key: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
         """
-        readout, activity, _ = self.run(x, membranes=membranes, counts=counts, key=key)
-        return readout, activity
+        readout, activity, _ = self._run(x, None, membranes, counts, key)
+        return NetworkOutput(readout, activity)
 
     def run(
         self, x: Any, state: Any = None, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None
     ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
+        return self._run(x, state, membranes, counts, key)
+
+    def _run(self, x: Any, state: Any, membranes: bool, counts: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         _check.time_major("x", x)
         if state is not None:
             self._check_state(state)
         x = x if self.takes_events else as_dense(x)
         if self.remat_steps is None or len(x) <= self.remat_steps:
-            return self._run(x, state, membranes, key)
+            return self._run_once(x, state, membranes, key)
         state = self.initial_state(x.shape[1], features=x.shape[2:]) if state is None else state
         parts, rest = divmod(len(x), self.remat_steps)
 
         @jax.checkpoint  # type: ignore[arg-type]
         def part(state: Any, x: jax.Array) -> tuple[Any, tuple[jax.Array, Activity]]:
-            readout, activity, state = self._run(x, state, membranes, key)
+            readout, activity, state = self._run_once(x, state, membranes, key)
             if counts:
                 activity = activity._replace(spikes=tuple(z.sum(axis=0, keepdims=True) for z in activity.spikes))
             return state, (readout, activity)
@@ -158,13 +174,13 @@ class Sequential(nnx.Module):
             return {}
         return {"key": jax.random.fold_in(key, k)}
 
-    def _run(self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
+    def _run_once(self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         states: list[Any] = []
         spikes: list[jax.Array] = []
         passed: list[jax.Array] = []  # to the last layer, where it gets all
         traces: list[Any] = []
         for k, layer in enumerate(self.layers):
-            x = self.input_of(k, x, passed)
+            x = self._input_of(k, x, passed)
             sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking, **self._options(k, key))
             x = sim.output
             states.append(sim.state)
@@ -206,7 +222,7 @@ class Sequential(nnx.Module):
         spikes: list[jax.Array] = []
         passed: list[jax.Array] = []
         for k, (layer, s) in enumerate(zip(self.layers, state, strict=True)):
-            s, x = layer.step(s, self.input_of(k, x, passed, lead=1), **self._options(k, key))
+            s, x = layer.step(s, self._input_of(k, x, passed, lead=1), **self._options(k, key))
             states.append(s)
             self._pass(k, x, passed)
             if layer.spiking:
@@ -234,7 +250,7 @@ def check_sequential(name: str, network: Any) -> None:
 
 def _emitted(layer: Any, z: jax.Array) -> jax.Array:
     """What the layers above get of a layer's output: of a Dalian layer the excitatory spikes."""
-    return layer.emit(z) if hasattr(layer, "emit") else z
+    return layer._emit(z) if hasattr(layer, "_emit") else z
 
 
 def _input_shapes(layers: Sequence[Any], features: Shape | None = None, *, skip: bool = False) -> list[Shape | None]:

@@ -56,7 +56,6 @@ class Sensory(nnx.Module):
                 raise ValueError(f"{name} must be one number or one for each of {channels} channels, got shape {jnp.shape(value)}")
         per_channel = lambda value: jnp.array(jnp.broadcast_to(jnp.asarray(value, jnp.float32), (channels,)))  # noqa: E731
         self.gain, self.bias = nnx.Param(per_channel(gain)), nnx.Param(per_channel(bias))
-        check_units(neuron, channels)
         self._neuron = hold(neuron)
 
     @property
@@ -81,13 +80,17 @@ class Sensory(nnx.Module):
 
     def current(self, x: jax.Array) -> jax.Array:
         """What the synaptic current receives in a step with pixel values x (..., channels)."""
+        return self._current(x)
+
+    def _current(self, x: jax.Array) -> jax.Array:
         x = jnp.asarray(x, _check.wide(self.gain[...].dtype))
         return (1 - _check.decay(self.neuron.dt, self.neuron.tau_syn)) * (self.gain[...] * x + self.bias[...])
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:
         """Run pixel values x (time, batch, *spatial, channels): an image that stays is the same at all steps."""
         _check.time_major("x", x, features=self.channels)
-        return simulate(self.neuron, self.current(x), state=state, membrane=membrane)
+        check_units(self.neuron, self.channels, x.shape[2:-1])
+        return simulate(self.neuron, self._current(x), state=state, membrane=membrane)
 
     def step(self, state: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """One time step with pixel values x (batch, *spatial, channels)."""

@@ -33,9 +33,12 @@ class Stateless(nnx.Module):
         """Shape of the input's features where it is always the same, else None."""
         return None
 
-    @abc.abstractmethod
     def feature_shape(self, features: Shape) -> Shape:
         """Shape of the output's features for an input whose features have the given shape; None is any size."""
+        return self._feature_shape(features)
+
+    @abc.abstractmethod
+    def _feature_shape(self, features: Shape) -> Shape: ...
 
     @abc.abstractmethod
     def _map(self, x: jax.Array) -> jax.Array:
@@ -50,7 +53,7 @@ class Stateless(nnx.Module):
         _check.time_major("x", x)
         if membrane:
             raise ValueError(f"membrane=True needs a layer of neurons, which {type(self).__name__} is not")
-        self.feature_shape(x.shape[2:])
+        self._feature_shape(x.shape[2:])
         out = self._map(x.reshape(-1, *x.shape[2:]))
         return Simulation(out.reshape(*x.shape[:2], *out.shape[1:]), None, ())
 
@@ -58,7 +61,7 @@ class Stateless(nnx.Module):
         """Map one time step x (batch, ...features)."""
         if jnp.ndim(x) < 2:
             raise ValueError(f"x must have shape (batch, ...features), got {jnp.shape(x)}")
-        self.feature_shape(x.shape[1:])
+        self._feature_shape(x.shape[1:])
         return state, self._map(x)
 
 
@@ -95,7 +98,7 @@ class Pool(Stateless):
             raise ValueError(f"features must have {expected} and the channels to be pooled, got {axes} spatial axes")
         return (self.window * axes, self.stride * axes) if self._axes is None else (self.window, self.stride)
 
-    def feature_shape(self, features: Shape) -> Shape:
+    def _feature_shape(self, features: Shape) -> Shape:
         """(*spatial, channels) after pooling; None is any size."""
         *spatial, channels = features
         window, stride = self._sizes(len(spatial))
@@ -123,7 +126,7 @@ class Flatten(Stateless):
     (100, 4, 576)
     """
 
-    def feature_shape(self, features: Shape) -> Shape:
+    def _feature_shape(self, features: Shape) -> Shape:
         """(product of all sizes,); (None,) where one is None."""
         return (None if (sizes := _known(features)) is None else math.prod(sizes),)
 
@@ -156,7 +159,7 @@ class Reshape(Stateless):
         """(number of features,) where no size is -1: any shape with that number does."""
         return None if -1 in self.shape else (math.prod(self.shape),)
 
-    def feature_shape(self, features: Shape) -> Shape:
+    def _feature_shape(self, features: Shape) -> Shape:
         """The shape, None where it is -1 and the number of features is not known."""
         sizes = _known(features)
         if sizes is None:
@@ -167,7 +170,7 @@ class Reshape(Stateless):
         return tuple(n // fixed if size == -1 else size for size in self.shape)
 
     def _map(self, x: jax.Array) -> jax.Array:
-        return x.reshape(len(x), *self.feature_shape(x.shape[1:]))  # type: ignore[arg-type]  # no None: all sizes are known
+        return x.reshape(len(x), *self._feature_shape(x.shape[1:]))  # type: ignore[arg-type]  # no None: all sizes are known
 
 
 def _known(features: Shape) -> list[int] | None:

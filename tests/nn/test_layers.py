@@ -8,7 +8,7 @@ from flax import nnx
 from snnjax.calibration import calibrate
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
 from snnjax.initializers import lecun_normal
-from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingConv1d, SpikingDense
 from snnjax.surrogate import superspike
 
 T, B, IN, OUT = 40, 3, 20, 12
@@ -250,6 +250,19 @@ def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
             SpikingDense(IN, OUT, neuron=LIF(**{name: value}), init=lecun_normal(), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="tau_mem of the neuron must be"):
         Readout(IN, OUT, neuron=LeakyIntegrator(tau_mem=np.ones(shape)), rngs=nnx.Rngs(0))
+
+
+def test_parameters_of_a_convolution_may_also_be_one_per_position():
+    make = lambda tau: SpikingConv1d(2, 3, kernel_size=3, neuron=LIF(tau_mem=tau), init=lecun_normal(), rngs=nnx.Rngs(0))  # noqa: E731
+    x = jnp.ones((4, 2, 8, 2))  # 6 positions
+    assert make(np.full((6, 3), 0.02))(x).output.shape == (4, 2, 6, 3)
+    with pytest.raises(
+        ValueError, match=r"tau_mem .* 3 units, or an array \(6, 3\) with one for each at each position, got shape \(5, 3\)"
+    ):
+        make(np.full((5, 3), 0.02))(x)
+    for shape in ((6, 4), (2, 6, 3), (6, 1)):
+        with pytest.raises(ValueError, match="tau_mem of the neuron must be one number"):
+            make(np.full(shape, 0.02))
 
 
 def test_the_steepness_of_the_surrogate_is_one_number_or_one_per_unit(x):
