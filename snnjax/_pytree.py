@@ -6,7 +6,6 @@ tracers, shapes and sentinels. Here a tree is rebuilt without the constructor: c
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
@@ -57,13 +56,15 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
 
 def replaced(obj: T, **values: Any) -> T:
-    """A copy of a dataclass with other values of some fields, made without its constructor.
+    """A copy of a dataclass with other values of some fields, made as JAX rebuilds a tree.
 
-    For values that a program computes: they need no check, which would wait for the device.
+    The constructor of a `pytree_dataclass` does not run: values that a program computes need no
+    check, which would wait for the device. Other dataclasses may derive more from their fields, so
+    theirs does.
 
     Args:
       obj: An instance of a dataclass.
-      **values: The new values by field.
+      **values: The new values of fields that are pytree children.
 
     Returns:
       The copy.
@@ -72,7 +73,8 @@ def replaced(obj: T, **values: Any) -> T:
     >>> replaced(LIF(), tau_mem=0.1).tau_mem
     0.1
     """
-    new = copy.copy(obj)
-    for name, value in values.items():
-        object.__setattr__(new, name, value)
-    return new
+    children, structure = jax.tree_util.tree_flatten_with_path(obj, is_leaf=lambda x: x is not obj)
+    names = [getattr(path[0], "name", None) for path, _ in children if path]
+    if values.keys() <= set(names):
+        return structure.unflatten([values.get(name, child) for name, (_, child) in zip(names, children, strict=True)])
+    return dataclasses.replace(obj, **values)  # type: ignore[type-var]

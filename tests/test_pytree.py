@@ -3,7 +3,8 @@ import dataclasses
 import jax
 import pytest
 
-from snnjax._pytree import pytree_dataclass, static
+from snnjax._pytree import pytree_dataclass, replaced, static
+from snnjax.dynamics import LIF
 
 
 @pytree_dataclass
@@ -56,3 +57,19 @@ def test_static_field_retraces_and_leaf_does_not():
     assert len(traces) == 1
     f(Model(tau=1.0, dt=5e-3))
     assert len(traces) == 2
+
+
+def test_replaced_runs_no_checks_of_ours_and_the_constructor_of_others():
+    """Values that a program computes need no check; another class may derive more from its fields."""
+    assert replaced(LIF(), tau_mem=-1.0).tau_mem == -1.0
+    assert replaced(LIF(theta=2.0), tau_mem=0.1) == LIF(theta=2.0, tau_mem=0.1)
+
+    @dataclasses.dataclass(frozen=True)
+    class Plain:
+        tau: float
+        twice: float = dataclasses.field(init=False)
+
+        def __post_init__(self):
+            object.__setattr__(self, "twice", 2 * self.tau)
+
+    assert replaced(Plain(1.0), tau=3.0).twice == 6.0
