@@ -5,11 +5,12 @@ A traced value (inside jit, vmap or grad) has no number yet; it passes unchecked
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -102,6 +103,58 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+@contextlib.contextmanager
+def at(place: str) -> Iterator[None]:
+    """Put `place` in front of the message of any error that is raised inside.
+
+    The type of the error is kept. A type that cannot be made from a message, or does not show it
+    as it is, becomes the nearest base class that can: a KeyError becomes a LookupError.
+
+    Args:
+      place: where the error is, for example "recording 3".
+
+    >>> with at("recording 3"):
+    ...     raise TypeError("units must hold integers")
+    Traceback (most recent call last):
+    ...
+    TypeError: recording 3: units must hold integers
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _with_place(error, place) from error
+
+
+def _with_place(error: Exception, place: str) -> Exception:
+    own = type(error)
+    for kind in own.__mro__[:-2]:  # without BaseException and object
+        message = f"{place}: {str(error) or own.__name__}" if kind is own else f"{place}: {own.__name__}: {error}"
+        with contextlib.suppress(Exception):
+            new = kind(message)
+            if str(new) == message:
+                return new
+    return RuntimeError(f"{place}: {own.__name__}")
+
+
+def same_dt(name: str, source: Any, dt: Any) -> None:
+    """Raise if `source` is known to have another time step.
+
+    Args:
+      name: of the source, for the message.
+      source: of batches. Its attribute `dt` is its time step, s. It passes without one, or with None.
+      dt: the time step of what will use it, s. A traced value passes.
+
+    Raises:
+      ValueError: the two differ.
+    """
+    own, wanted = getattr(source, "dt", None), concrete(dt)
+    if own is not None and wanted is not None and abs(float(own) - float(wanted)) > 1e-9:
+        raise ValueError(
+            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; "
+            "bin the data with the time step of the network"
+        )
 
 
 def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:

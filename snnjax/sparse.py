@@ -72,10 +72,10 @@ class EventRaster:
     def dense(self) -> jax.Array:
         """The counts themselves (steps, batch, n_units), float32."""
         steps, batch, n_units = self.shape
-        position = self.first_of_step[0][:, None] + jnp.arange(self.longest)
+        position = self.first_of_step[0][:, None] + jnp.arange(self.longest, dtype=jnp.int32)
         present = position < self.first_of_step[-1][:, None]
         step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), n_units)
-        sample = jnp.arange(batch)[:, None]
+        sample = jnp.arange(batch, dtype=jnp.int32)[:, None]
         return scatter_counts(self.step_of(step, sample), self.unit_of(unit, sample), present, steps=steps, n_units=n_units)
 
     def unit_of(self, unit: jax.Array, sample: jax.Array) -> jax.Array:
@@ -97,8 +97,8 @@ def scatter_counts(step: jax.Array, unit: jax.Array, present: jax.Array, *, step
     n = step.shape[0]
     inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < n_units)
     size = steps * n * n_units
-    flat = jnp.where(inside, (step * n + jnp.arange(n)[:, None]) * n_units + unit, size)
-    return jnp.zeros(size).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(steps, n, n_units)
+    flat = jnp.where(inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * n_units + unit, size)
+    return jnp.zeros(size, jnp.float32).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(steps, n, n_units)
 
 
 @jax.custom_vjp
@@ -138,7 +138,7 @@ def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
     steps, batch, n_units = x.shape
     parts = -(-steps * batch // BLOCK)  # of whole steps, so that a part's lists lie at neighbouring times
     first, stop = _parts(x.first_of_step, parts)
-    sample = jnp.arange(first.shape[1]) % batch
+    sample = jnp.arange(first.shape[1], dtype=jnp.int32) % batch
 
     def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
         unit = x.unit_of(x.addresses.at[position].get(mode="clip") % n_units, sample)
@@ -164,7 +164,7 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
 
     def part(lists: tuple[jax.Array, jax.Array]) -> jax.Array:
         zero = jnp.zeros((lists[0].shape[0], rows.shape[1]), _wide(g.dtype))
-        return lax.scan(of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch)))[0]
+        return lax.scan(of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32)))[0]
 
     first, stop = _parts(x.first_of_unit, -(-n_units // BLOCK), flat=False)
     return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:n_units]
@@ -187,7 +187,7 @@ def sum_rows(table: jax.Array, row: Callable[[jax.Array], tuple[jax.Array, Any]]
 
     def some(at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         k, total = at
-        position = first + k + jnp.arange(UNROLL)[:, None]
+        position = first + k + jnp.arange(UNROLL, dtype=first.dtype)[:, None]
         # without the barrier each row number is computed again for each of its n elements
         index, counts = row(position)
         index, within = lax.optimization_barrier((index, (position < stop) & counts))

@@ -134,6 +134,9 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
       source: `DeviceEvents` or another `BatchSource` whose batches are (time, batch, n).   neuron, balance: as in `input_powers`.
       batch_size: samples at a time.
 
+    Raises:
+      ValueError: the time step of `source` is known and is not the neuron's.
+
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.dynamics import LIF
     >>> data = DeviceEvents.put(randman(n_samples=20), dt=2e-3)
@@ -144,6 +147,8 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
     """
     if isinstance(source, EventDataset):
         raise TypeError("source must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
+    if (dt := getattr(neuron, "dt", None)) is not None:
+        _check.same_dt("source", source, dt)
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
     n = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))[0].shape[-1]
     whole = len(source) // size

@@ -10,7 +10,9 @@ import numpy as np
 
 from snnjax import _check
 
-MAX_STEPS = 2**20  # beyond, the bin-edge tolerance would reach a quarter of a bin: float32 times do not resolve the steps
+MAX_STEPS = 2**20  # beyond, the tolerance at bin edges would be more than an eighth of a bin: float32 times do not resolve the steps
+LATEST = 2.0**32  # s; float64 holds whole microseconds up to here
+_ROUNDING = 2.0**-23 * (1 + 2.0**-20)  # how far two roundings to float32 move a time, relative to it, and a little more
 
 
 def vector(name: str, value: Any, kinds: str) -> np.ndarray:
@@ -49,14 +51,41 @@ def check_offsets(value: Any, *, n_samples: int, n_events: int) -> np.ndarray:
     return np.ascontiguousarray(offsets, np.int64)
 
 
-def check_times(value: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        times = np.ascontiguousarray(value, np.float32)
-    # on the value as given: the conversion would turn a tiny negative time into -0
-    if times.size and not (value.min() >= 0 and np.isfinite(times.max())):
-        e = int((~((value >= 0) & np.isfinite(times))).argmax())
-        raise ValueError(f"times must be finite and >= 0 s, got {value[e]} {_where(e, offsets)}")
+def as_times(value: np.ndarray) -> np.ndarray:
+    """Times in the type that they are kept in: float32 for 16 and 32-bit floats, else float64."""
+    narrow = value.dtype.kind == "f" and value.dtype.itemsize <= 4
+    return np.ascontiguousarray(value, np.float32 if narrow else np.float64)
+
+
+def check_times(value: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
+    """`value` as times after a check of its range; `offsets` of the samples for the message."""
+    times = as_times(value)
+    if times.size and not (times.min() >= 0 and times.max() < LATEST):  # a NaN fails both
+        bad = ~((times >= 0) & np.isfinite(times))
+        what = "finite and >= 0 s" if bad.any() else f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
+        e = int((bad if bad.any() else times >= LATEST).argmax())
+        raise ValueError(f"times must be {what}, got {value[e]} {_where(e, offsets)}")
     return times
+
+
+def not_before_edge(times: np.ndarray) -> np.ndarray:
+    """Times in float64, later by as much as rounding may have made them earlier.
+
+    A time that belongs on the edge of a bin, or on the end of a trial, is then never before it.
+
+    Args:
+      times: float32 or float64, s.
+
+    Returns:
+      t + 2^-23 t, for that is how far below k dt a float32 product k * dt may lie. Float64 times move by at most half a microsecond: whole
+      microseconds, which float64 holds, stay on their side of every edge.
+    """
+    t = times.astype(np.float64)
+    later = t * _ROUNDING
+    if times.dtype == np.float64:
+        np.minimum(later, 0.5e-6, out=later)
+    later += t
+    return later
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:

@@ -101,7 +101,12 @@ class Augmented:
 
     @property
     def _events(self) -> DeviceEvents:
-        return self.source.source if isinstance(self.source, SparseEvents) else self.source
+        return self.source.binned if isinstance(self.source, SparseEvents) else self.source
+
+    @property
+    def dt(self) -> float | None:
+        """Time step of the source, s, or None."""
+        return self.source.dt
 
     @property
     def slots(self) -> int:
@@ -111,17 +116,19 @@ class Augmented:
     def _draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Shift and stretch of n samples, (n, 1) each, and a key for what is left out."""
         shift_key, stretch_key, drop_key = jax.random.split(key, 3)
-        shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1)
-        return shift, 1 + jax.random.uniform(stretch_key, (n, 1), minval=-1.0, maxval=1.0) * self.time_stretch, drop_key
+        shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1, dtype=jnp.int32)
+        pace = jax.random.uniform(stretch_key, (n, 1), dtype=jnp.float32, minval=-1.0, maxval=1.0)
+        return shift, 1 + pace * self.time_stretch, drop_key
 
     def move(self, x: EventRaster, key: jax.Array) -> EventRaster:
         """Lists with the shift and stretch that `change` draws with the same key. The events stay where they are; what is moved is where lists begin."""
         steps, n, n_units = x.shape
         shift, stretch, _ = self._draw(key, n)
-        new_step = _stretched(jnp.arange(steps)[:, None], stretch.T)
+        new_step = _stretched(jnp.arange(steps, dtype=jnp.int32)[:, None], stretch.T)
         # of each new step, how many old ones become an earlier one
-        earlier = jax.vmap(lambda new: jnp.searchsorted(new, jnp.arange(steps + 1)), in_axes=1, out_axes=1)(new_step)
-        unit = jnp.clip(jnp.arange(n_units + 1)[:, None] - shift.T, 0, n_units)
+        edges = jnp.arange(steps + 1, dtype=jnp.int32)
+        earlier = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)(new_step)
+        unit = jnp.clip(jnp.arange(n_units + 1, dtype=jnp.int32)[:, None] - shift.T, 0, n_units)
         return dataclasses.replace(
             x, first_of_step=jnp.take_along_axis(x.first_of_step, earlier, axis=0), first_of_unit=jnp.take_along_axis(x.first_of_unit, unit, axis=0),
             shift=shift[:, 0], new_step=new_step,
@@ -133,7 +140,7 @@ class Augmented:
         # apart from those of `_draw`, which must not depend on what came later
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
         step = _stretched(events.step, stretch)
-        kept = jax.random.uniform(drop_key, events.step.shape) >= self.drop
+        kept = jax.random.uniform(drop_key, events.step.shape, dtype=jnp.float32) >= self.drop
         step = step + _moves(time_key, self.time_jitter, step)
         unit = events.unit + shift + _moves(unit_key, self.unit_jitter, step)
         changed = Events(step, unit, events.present & kept)
@@ -146,8 +153,8 @@ class Augmented:
         """Events (batch, slots) to put into samples of `count` (batch, 1) events."""
         address_key, present_key = jax.random.split(key)
         shape, n_units = (count.shape[0], self.slots), self._events.n_units
-        address = jax.random.randint(address_key, shape, 0, self._events.steps * n_units)
-        present = jax.random.uniform(present_key, shape) < count * (self.insert / self.slots)
+        address = jax.random.randint(address_key, shape, 0, self._events.steps * n_units, dtype=jnp.int32)
+        present = jax.random.uniform(present_key, shape, dtype=jnp.float32) < count * (self.insert / self.slots)
         return Events(address // n_units, address % n_units, present)
 
 
@@ -160,7 +167,7 @@ def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:
     """Whole numbers of the shape and dtype of `like`, normal with this standard deviation. Nothing is drawn for 0: normal numbers are costly."""
 
     def draw() -> jax.Array:
-        return jnp.round(deviation * jax.random.normal(key, like.shape)).astype(like.dtype)
+        return jnp.round(deviation * jax.random.normal(key, like.shape, dtype=jnp.float32)).astype(like.dtype)
 
     known = _check.concrete(deviation)
     if known is None:

@@ -25,6 +25,7 @@ class BatchSource(Protocol):
     x is an array, or an `EventRaster` where the network takes one.
 
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
+    It may have an attribute `dt`, the time step of its batches (s) or None: training then refuses another one.
     `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
     """
 
@@ -49,6 +50,7 @@ class DeviceEvents:
       addresses: step * n_units + unit of every event, int32 (events + largest sample,), the tail never read as an event.
       offsets: events of sample s are offsets[s] : offsets[s + 1], int32 (samples + 1,).   labels: int32 (samples,).
       steps, n_units: size of a raster.   longest: the largest number of events in a sample.
+      dt: time step that the events were binned with, s, or None where it is not known. `snnjax.training.fit` refuses another one.
 
     >>> from snnjax.datasets import randman
     >>> data = DeviceEvents.put(randman(n_samples=20), dt=2e-3)
@@ -63,6 +65,7 @@ class DeviceEvents:
     steps: int = static()
     n_units: int = static()
     longest: int = static()
+    dt: float | None = static(default=None)
 
     @classmethod
     def put(cls, data: EventDataset, *, dt: float, steps: int | None = None) -> DeviceEvents:
@@ -75,16 +78,24 @@ class DeviceEvents:
             raise ValueError("data must hold at least one sample, got an empty data set")
         steps = _n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
         addresses, offsets = data.bins(dt, steps)
-        return cls.put_bins(addresses, offsets, data.labels, steps=steps, n_units=data.n_units)
+        return cls.put_bins(addresses, offsets, data.labels, steps=steps, n_units=data.n_units, dt=float(dt))
 
     @classmethod
     def put_bins(
-        cls, addresses: np.ndarray, offsets: np.ndarray, labels: np.ndarray, *, steps: int, n_units: int, pad: bool = False
+        cls,
+        addresses: np.ndarray,
+        offsets: np.ndarray,
+        labels: np.ndarray,
+        *,
+        steps: int,
+        n_units: int,
+        dt: float | None = None,
+        pad: bool = False,
     ) -> DeviceEvents:
         """Copy what `EventDataset.bins` gives to the default device.
 
         Args:
-          addresses, offsets, labels, steps, n_units: as the attributes, without the tail of `addresses`.
+          addresses, offsets, labels, steps, n_units, dt: as the attributes, without the tail of `addresses`.
           pad: round `longest` and the length of `addresses` up to powers of two, so that many such data sets share a few compiled programs.
 
         Raises:
@@ -98,7 +109,7 @@ class DeviceEvents:
         padded[: len(addresses)] = addresses
         return cls(
             addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(labels, jnp.int32),
-            steps=steps, n_units=n_units, longest=longest,
+            steps=steps, n_units=n_units, longest=longest, dt=dt,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -112,7 +123,7 @@ class DeviceEvents:
     def events(self, indices: jax.Array) -> Events:
         """The events of the samples `indices` (batch,), each array (batch, longest)."""
         start, stop = self.offsets[indices], self.offsets[indices + 1]
-        position = start[:, None] + jnp.arange(self.longest)
+        position = start[:, None] + jnp.arange(self.longest, dtype=jnp.int32)
         address = self.addresses[position]
         return Events(address // self.n_units, address % self.n_units, position < stop[:, None])
 
@@ -134,6 +145,10 @@ def _power_of_two(n: int) -> int:
 class DeviceArrays:
     """Dense inputs on the device: `x` (samples, time, ...features), any dtype, and integer `labels` (samples,). A pytree.
 
+    Attributes:
+      x, labels: as above.
+      dt: time step of x, s, or None where it is not known. `snnjax.training.fit` refuses another one.
+
     >>> data = DeviceArrays(x=jnp.zeros((8, 50, 3), jnp.uint8), labels=jnp.zeros(8, jnp.int32))
     >>> data.batch(jnp.arange(4))[0].shape
     (50, 4, 3)
@@ -141,8 +156,12 @@ class DeviceArrays:
 
     x: jax.Array
     labels: jax.Array
+    dt: float | None = static(default=None)
 
     def __post_init__(self) -> None:
+        if self.dt is not None:
+            _check.number("dt", self.dt, above=0, unit="s")
+            _check.hint_seconds("dt", self.dt)
         if jnp.ndim(self.x) < 3:
             raise ValueError(f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}")
         if jnp.shape(self.labels) != (self.x.shape[0],) or not jnp.issubdtype(jnp.result_type(self.labels), jnp.integer):

@@ -116,7 +116,7 @@ class DVSGesture:
         times, units = [], []
         for i in range(len(self)):
             t, u = crop(*self[i], duration=duration, start=start)
-            times.append(t.astype(np.float32))
+            times.append(t)
             units.append(u)
         return EventDataset.from_lists(
             times, units, self.labels, n_units=self.n_units, duration=duration, groups=self.users, class_names=self.class_names
@@ -161,7 +161,7 @@ def load_dvs_gesture(
 
     Args:
       folder, split, downsample: as in `DVSGesture`.
-      duration, start: the window, s from the gesture's start. Events outside it are left out; 8 bytes each are kept of the others.
+      duration, start: the window, s from the gesture's start. Events outside it are left out; 12 bytes each are kept of the others.
 
     Returns:
       `EventDataset` with the users as `groups`. A gesture that ends before `start` is a sample without events.

@@ -2,16 +2,19 @@ r"""Labelled spike trains as events: the one container that every data set becom
 
 Sample s holds the events e = offsets[s] ... offsets[s+1] - 1, each at times[e] (s) on units[e]. On a grid of step dt an event falls in
 
-    bin(t) = floor(t / dt (1 + 2^-22))                              kept where bin(t) < n_steps and t (1 + 2^-22) < duration
+    bin(t) = floor(t' / dt)           kept where bin(t) < n_steps and t' < duration
+    t'     = t + 2^-23 t              float64 times: at most 0.5 us later
 
-Times are float32, so t = k dt may be stored up to a few 2^-24 t below the edge; the factor puts it in bin k all the same. Whatever lies
-at or beyond the end of the window is dropped, never clipped into the last bin.
+Times are kept in the type that they come in, float32 or float64. A float32 product k * dt may lie up to 2^-23 t below k dt; t' puts it in
+bin k. As a grid has at most 2^20 steps, t' is never later by more than an eighth of a step. Whole microseconds in float64 are always in
+the bin that whole numbers give. Whatever lies at or beyond the end of the window is dropped, never clipped into the last bin.
 
 Host side and numpy only, not a JAX pytree: `EventDataset.bins` gives what a loader sends to the device.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,16 +26,14 @@ from snnjax import _check
 from snnjax.datasets import _arrays
 from snnjax.dynamics import n_steps as steps_in
 
-EDGE = 1 + 2.0**-22  # four half-ulps of float32: enough for k * dt computed in float32
-
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EventDataset:
     """S labelled samples of spike events on `n_units` channels.
 
     Attributes:
-      times: (E,) float32, s, finite and >= 0; in any order within a sample. Times at or after `duration` are allowed, but `bins`,
-        `to_dense` and `rate` leave them out.
+      times: (E,) float32 or float64, s from the start of the trial, finite, >= 0 and < 2**32; in any order within a sample. Times at or
+        after `duration` are allowed, but `bins`, `to_dense` and `rate` leave them out.
       units: (E,) int32, in [0, n_units).
       offsets: (S + 1,) int64; sample s holds the events offsets[s]:offsets[s + 1].
       labels: (S,) int32, in [0, n_classes).
@@ -41,10 +42,14 @@ class EventDataset:
       groups: (S,) int32, for example the speaker, or None.
       class_names: `n_classes` names, or None.
 
-    Arrays of another real dtype are converted; the fields are read-only views. S = 0 and samples without events are allowed.
+    Arrays of another real dtype are converted: times of 16 bits to float32, all others to float64. The fields are read-only views. S = 0
+    and samples without events are allowed.
 
     Raises:
       ValueError, TypeError: naming the field, its first offending value and where it is.
+
+    Warns:
+      UserWarning: more than half of the events are at or after `duration`, as they are where times are in another unit than seconds.
 
     >>> data = EventDataset(times=[0.001, 0.004, 0.002], units=[0, 2, 1], offsets=[0, 2, 3], labels=[0, 1],
     ...                     n_units=3, n_classes=2, duration=0.006)
@@ -87,13 +92,28 @@ class EventDataset:
             names = tuple(str(name) for name in names)
             if len(names) != n_classes:
                 raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
-        for name, value in (("times", times), ("units", units), ("offsets", offsets), ("labels", labels), ("groups", groups)):
-            if value is not None:
+        self._set(times=times, units=units, offsets=offsets, labels=labels, groups=groups)
+        self._set(n_units=n_units, n_classes=n_classes, duration=duration, class_names=names)
+        late = np.count_nonzero(times >= duration)
+        if 2 * late > times.size:
+            _check.warn(
+                f"{100 * late / times.size:.1f} % of the events are at or after duration = {duration:g} s and are left out; "
+                "are the times in seconds, counted from the start of each trial?"
+            )
+
+    def _set(self, **fields: Any) -> None:
+        """Set fields to values that are known to be right."""
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
                 value = value.view()
                 value.flags.writeable = False
             object.__setattr__(self, name, value)
-        for name, value in (("n_units", n_units), ("n_classes", n_classes), ("duration", duration), ("class_names", names)):
-            object.__setattr__(self, name, value)
+
+    def _with(self, **fields: Any) -> EventDataset:
+        """A copy with other fields, which are known to be right: nothing is checked, and no warning given."""
+        other = copy.copy(self)
+        other._set(**fields)
+        return other
 
     @classmethod
     def from_lists(
@@ -122,14 +142,19 @@ class EventDataset:
         >>> EventDataset.from_lists([[0.1, 0.2], []], [[3, 4], []], [1, 0], n_units=5, duration=0.5)
         EventDataset(2 samples, 2 events, 5 units, 2 classes, 0.5 s)
         """
+        labels = _arrays.vector("labels", labels, "iu")
         if not len(times) == len(units) == len(labels):
             raise ValueError(
                 f"times, units and labels must have one entry a sample, got {len(times)} times, {len(units)} units, {len(labels)} labels"
             )
-        all_times, all_units = [np.asarray(t) for t in times], [np.asarray(u) for u in units]
-        for s, (t, u) in enumerate(zip(all_times, all_units, strict=True)):
-            if t.ndim != 1 or t.shape != u.shape:
+        all_times, all_units = [], []
+        for s, (t, u) in enumerate(zip(times, units, strict=True)):
+            with _check.at(f"sample {s}"):
+                t, u = _arrays.vector("times", t, "fiu"), _arrays.vector("units", u, "iu")
+            if t.shape != u.shape:
                 raise ValueError(f"times[{s}] and units[{s}] must be one-dimensional and equally long, got shapes {t.shape} and {u.shape}")
+            all_times.append(t)
+            all_units.append(u)
         return cls(
             times=_arrays.join(all_times),
             units=_arrays.join(all_units),
@@ -164,9 +189,11 @@ class EventDataset:
           ValueError: x has the wrong shape, or a count that is negative, fractional or not finite.
 
         >>> EventDataset.from_dense(np.array([[[0, 2]], [[1, 0]]]), [0], dt=1e-3).times
-        array([0.   , 0.   , 0.001], dtype=float32)
+        array([0.   , 0.   , 0.001])
         """
         _check.number("dt", dt, above=0, unit="s")
+        _check.hint_seconds("dt", dt)
+        labels = _arrays.vector("labels", labels, "iu")
         x = np.asarray(x)
         if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
@@ -230,8 +257,7 @@ class EventDataset:
         offsets = _arrays.offsets_of(lengths)
         # ragged gather: event e of the result is event e - offsets[s] + self.offsets[index[s]] here
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], lengths)
-        return dataclasses.replace(
-            self,
+        return self._with(
             times=self.times[source],
             units=self.units[source],
             offsets=offsets,
@@ -317,7 +343,9 @@ class EventDataset:
         >>> data.bins(dt=2e-3)
         (array([0, 8], dtype=int32), array([0, 2, 2]))
         """
-        steps = self._steps(dt, n_steps)
+        return self._bins(dt, self._steps(dt, n_steps))
+
+    def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.n_units
         if stride >= 2**31:
             raise ValueError(f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units")
@@ -369,7 +397,7 @@ class EventDataset:
         array([[4., 0.],
                [0., 2.]])
         """
-        kept = self.times.astype(np.float64) * EDGE < self.duration
+        kept = _arrays.not_before_edge(self.times) < self.duration
         sample = np.repeat(np.arange(len(self)), self.counts)[kept]
         rows = self.n_classes if per_class else 1
         row = self.labels[sample].astype(np.int64) if per_class else np.zeros(sample.size, np.int64)
@@ -381,11 +409,12 @@ class EventDataset:
 
     def _steps(self, dt: float, n_steps: int | None) -> int:
         _check.number("dt", dt, above=0, unit="s")
+        _check.hint_seconds("dt", dt)
         return _arrays.check_steps(steps_in(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
 
     def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and unit (int64) of each event inside the window."""
-        t = self.times.astype(np.float64) * EDGE
+        t = _arrays.not_before_edge(self.times)
         step = t / dt
         kept = (step < n_steps) & (t < self.duration)
         sample = np.repeat(np.arange(len(self)), self.counts)[kept]

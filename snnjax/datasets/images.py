@@ -169,7 +169,7 @@ class DeviceImages:
             x = jnp.where(jax.random.bernoulli(flip_key, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
         if self.shift:
             n = self.shift
-            start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1)
+            start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1, dtype=jnp.int32)
             padded = jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode="edge")
             cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])  # noqa: E731
             x = jax.vmap(cut)(padded, start)

@@ -73,7 +73,7 @@ def poisson(
     # rounding to float32 must not carry a time to the end of the trial, where binning drops it
     times = np.minimum(position[order] * duration, duration * (1 - 2.0**-21))
     return EventDataset(
-        times=times,
+        times=times.astype(np.float32),
         units=units[order],
         offsets=_arrays.offsets_of(per_sample),
         labels=labels,
@@ -104,6 +104,7 @@ def poisson_raster(key: jax.Array, shape: tuple[int, ...], *, rate: Any, dt: Any
     """
     _check.number("rate", rate, at_least=0, unit="Hz")
     _check.number("dt", dt, above=0, unit="s")
+    _check.hint_seconds("dt", dt)
     shape = tuple(_check.integer("shape", size, at_least=0) for size in shape)
     mean = jnp.asarray(rate, jnp.float32) * dt
     try:
@@ -112,4 +113,4 @@ def poisson_raster(key: jax.Array, shape: tuple[int, ...], *, rate: Any, dt: Any
         fits = False
     if not fits:
         raise ValueError(f"rate must broadcast against shape = {shape}, got shape {mean.shape}")
-    return jax.random.poisson(key, mean, shape).astype(jnp.float32)
+    return jax.random.poisson(key, mean, shape, dtype=jnp.int32).astype(jnp.float32)

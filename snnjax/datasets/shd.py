@@ -22,7 +22,7 @@ import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays, _hdf5
-from snnjax.datasets.events import EDGE, EventDataset
+from snnjax.datasets.events import EventDataset
 
 Split = Literal["train", "valid", "test"]
 
@@ -45,7 +45,7 @@ def read_shd(
       n_units: number of input channels.
       duration: length of a trial, s. Events at or after it stay in the data set, but are dropped on binning. When None, the first
         whole millisecond after the last event.
-      max_samples, max_events: larger files are refused. Events take 8 bytes each in the result.
+      max_samples, max_events: larger files are refused. Events take 8 bytes each in the result, 12 where the file has 64-bit times.
 
     Returns:
       `EventDataset` with the speakers as `groups` and as many classes as `extra/keys` has names; without, the largest label + 1.
@@ -148,17 +148,18 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
         all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 
-    if duration is None:
-        last = float(all_times.max(initial=0.0)) * EDGE * 1000
-        duration = (math.floor(last) + 1) / 1000 if math.isfinite(last) else 1.0  # the constructor refuses such times
-    return EventDataset(
-        times=all_times,
+    times = _arrays.as_times(all_times)
+    last = float(_arrays.not_before_edge(times.max(initial=0.0, keepdims=True))[0]) * 1000
+    data = EventDataset(
+        times=times,
         units=all_units,
         offsets=_arrays.offsets_of(lengths),
         labels=label_array,
         n_units=n_units,
         n_classes=_arrays.count_classes(label_array, None, class_names),
-        duration=duration,
+        duration=(math.floor(last) + 1) / 1000 if math.isfinite(last) else 1.0,  # the constructor refuses such times
         groups=groups,
         class_names=class_names,
     )
+    # a shorter trial cuts on purpose
+    return data if duration is None else data._with(duration=float(duration))

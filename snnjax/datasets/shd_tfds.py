@@ -6,14 +6,14 @@ r"""The Spiking Heidelberg Digits as a TensorFlow Datasets (TFDS) data set, with
 
 An example is
 
-    times     (events,) float32, s          label      integer, a ClassLabel
+    times     (events,) float32 or 64, s    label      integer, a ClassLabel
     units     (events,) int32               speaker    int32; not there if the files have none
 
 in the order of the file. metadata.json beside them holds what TFDS has no place for: number of units, duration of each split (s), names of the
 classes, and the SHA-256 of the files, so that one source is never taken for another.
 
 Both arrays are `Tensor(shape=(None,), encoding="bytes")`. TFDS writes and reads these with numpy alone, keeps their dtype and length (0 too), and takes
-8 bytes an event before array_record compresses them; without an encoding every unit would become a 64-bit integer in a protocol buffer. array_record is
+8 bytes (12 with 64-bit times) an event before array_record compresses them; without an encoding every unit would become a 64-bit integer in a protocol buffer. array_record is
 the format that TFDS reads without TensorFlow. The .h5 files are read by `read_shd`, which trusts nothing in them.
 
 The data: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. Its download is tested against a local server, not the real one.
@@ -161,6 +161,7 @@ def shd_builder(
                 f"speakers {[d.groups is not None for d in data.values()]} in {[str(p) for p in files.values()]}"
             )
     n_classes = max(d.n_classes for d in data.values())
+    time_dtype = np.result_type(*(d.times for d in data.values()))
     metadata = {
         "n_units": n_units,
         "n_classes": n_classes,
@@ -172,7 +173,7 @@ def shd_builder(
     # TFDS keeps names a line each, stripped and unique
     names = first.class_names if first.class_names and _writable(first.class_names) else None
     features = {
-        "times": tfds.features.Tensor(shape=(None,), dtype=np.float32, encoding="bytes", doc="s"),
+        "times": tfds.features.Tensor(shape=(None,), dtype=time_dtype, encoding="bytes", doc="s"),
         "units": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
         "label": tfds.features.ClassLabel(names=names) if names else tfds.features.ClassLabel(num_classes=n_classes),
     }
@@ -204,7 +205,11 @@ def shd_builder(
 
         def _generate_examples(self, d: EventDataset) -> Iterator[tuple[int, dict[str, Any]]]:
             for s, (begin, end) in enumerate(zip(d.offsets[:-1], d.offsets[1:], strict=True)):
-                example: dict[str, Any] = {"times": d.times[begin:end], "units": d.units[begin:end], "label": int(d.labels[s])}
+                example: dict[str, Any] = {
+                    "times": d.times[begin:end].astype(time_dtype),
+                    "units": d.units[begin:end],
+                    "label": int(d.labels[s]),
+                }
                 if d.groups is not None:
                     example["speaker"] = d.groups[s]
                 yield s, example
@@ -224,6 +229,8 @@ def load_shd_tfds(split: str, data_dir: PathLike | None = None, *, name: str = N
 
     See `prepare_shd` for an example.
     """
+    if duration is not None:
+        _check.number("duration", duration, above=0, unit="s")
     folder = _folder(data_dir, name)
     if not _prepared(folder):
         raise FileNotFoundError(f"{folder}: no prepared data set; make it with prepare_shd")
@@ -235,18 +242,20 @@ def load_shd_tfds(split: str, data_dir: PathLike | None = None, *, name: str = N
         _check.one_of("split", split, sorted(builder.info.splits))
         examples = list(builder.as_data_source(split))
         parts = {key: [e[key] for e in examples] for key in examples[0]}
-        return EventDataset.from_lists(
+        data = EventDataset.from_lists(
             parts["times"],
             parts["units"],
             np.array(parts["label"]),
             n_units=metadata["n_units"],
             n_classes=metadata["n_classes"],
-            duration=metadata["duration"][split] if duration is None else duration,
+            duration=metadata["duration"][split],
             groups=np.array(parts["speaker"]) if "speaker" in parts else None,
             class_names=metadata["class_names"],
         )
     except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
         raise ValueError(f"{folder}: {error}") from error
+    # a shorter trial cuts on purpose
+    return data if duration is None else data._with(duration=float(duration))
 
 
 def _folder(data_dir: PathLike | None, name: str) -> Path:

@@ -17,13 +17,14 @@ from snnjax.sparse import EventRaster
 
 @pytree_dataclass
 class SparseEvents:
-    """`source`, with batches that are `snnjax.sparse.EventRaster` instead of arrays. Made by `SparseEvents.of`; a pytree.
+    """`DeviceEvents` with batches that are `snnjax.sparse.EventRaster` instead of arrays. Made by `SparseEvents.of`; a pytree.
 
     `snnjax.nn.Sequential` takes them; what cannot use them there makes arrays of them. `fit`, and so `snnjax train`, and `snnjax sweep` make
     `SparseEvents` of `DeviceEvents` by themselves where that is faster; `fit_ensemble` takes what it is given.
 
     Attributes:
-      source: the events.   steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as `source.addresses`.
+      binned: the events, in order of time.   steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as
+        `binned.addresses`.
       first_of_step, first_of_unit: position of the first event of each step and unit, and behind the last one's, int32 (samples, steps or n_units + 1).
 
     >>> from snnjax.datasets import randman
@@ -33,7 +34,7 @@ class SparseEvents:
     ((100, 3, 20), [20.0, 20.0, 20.0])
     """
 
-    source: DeviceEvents
+    binned: DeviceEvents
     steps_by_unit: jax.Array
     first_of_step: jax.Array
     first_of_unit: jax.Array
@@ -58,32 +59,37 @@ class SparseEvents:
         padded = np.zeros(len(source.addresses), np.int32)
         padded[: len(steps_by_unit)] = steps_by_unit
         return cls(
-            source=source,
+            binned=source,
             steps_by_unit=jnp.asarray(padded),
             first_of_step=jnp.asarray(_first(sample * steps + step, len(source), steps)),
             first_of_unit=jnp.asarray(_first(sample * n_units + unit, len(source), n_units)),
         )
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.binned)
 
     @property
     def labels(self) -> jax.Array:
         """(samples,)."""
-        return self.source.labels
+        return self.binned.labels
 
     @property
     def steps(self) -> int:
         """Time steps of a trial."""
-        return self.source.steps
+        return self.binned.steps
+
+    @property
+    def dt(self) -> float | None:
+        """Time step that the events were binned with, s, or None."""
+        return self.binned.dt
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[EventRaster, jax.Array]:
         """The events and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
         x = EventRaster(
-            addresses=self.source.addresses, steps_by_unit=self.steps_by_unit, first_of_step=self.first_of_step[indices].T,
-            first_of_unit=self.first_of_unit[indices].T, longest=self.source.longest,
+            addresses=self.binned.addresses, steps_by_unit=self.steps_by_unit, first_of_step=self.first_of_step[indices].T,
+            first_of_unit=self.first_of_unit[indices].T, longest=self.binned.longest,
         )  # fmt: skip
-        return x, self.source.labels[indices]
+        return x, self.binned.labels[indices]
 
 
 def order_by_unit(sample: np.ndarray, step: np.ndarray, unit: np.ndarray, *, steps: int, n_units: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays
-from snnjax.datasets.crop import crop, drop_events, random_crop
+from snnjax.datasets.crop import crop, drop_events, random_crop, start_of
 from snnjax.datasets.device import DeviceEvents
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.sparse_events import SparseEvents, order_by_unit
@@ -55,6 +55,7 @@ class Stream:
       shard_size: recordings a shard, at most their number. Memory: about four shards on the host while one is put together, two on the device.
       seed: whole number >= 0.
       crop: `"random"`: a window anywhere within the recording; `"start"`: its beginning. A shorter recording is shown whole, then silence.
+        A recording begins at time 0. One without an event before `duration` begins at its first event: its clock ran before.
       drop: probability with which an event is left out, in [0, 1).
       events: shards are `SparseEvents`, put in order by the threads; else `DeviceEvents`. `fit` sets it where that is faster.
       workers: threads.
@@ -87,6 +88,7 @@ class Stream:
     def __post_init__(self) -> None:
         _check.number("duration", self.duration, above=0, unit="s")
         _check.number("dt", self.dt, above=0, unit="s")
+        _check.hint_seconds("dt", self.dt)
         _check.integer("shard_size", self.shard_size, at_least=1)
         _check.integer("seed", self.seed, at_least=0)
         _check.one_of("crop", self.crop, get_args(Crop))
@@ -131,7 +133,8 @@ class Stream:
         """The shards of an epoch, one after another on the default device. Closing the generator stops the threads.
 
         Raises:
-          ImportError: grain is not installed.   ValueError: a recording that cannot be read, or not binned; names it.
+          ImportError: grain is not installed.
+          Exception: a recording that cannot be read, or not binned. The error keeps its type and its message begins with the recording.
         """
         order = self.order(epoch)
         try:
@@ -154,30 +157,31 @@ class Stream:
         addresses, by_unit = zip(*parts, strict=True)
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         labels, n_units = self.labels[indices], self.recordings.n_units
-        shard = DeviceEvents.put_bins(np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, pad=True)
+        shard = DeviceEvents.put_bins(
+            np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, dt=self.dt, pad=True
+        )
         return SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
 
     def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The addresses of recording i, and its steps in order of units where that is asked for."""
         rng = np.random.default_rng([1, self.seed, epoch, i])
-        try:
+        with _check.at(f"recording {i}"):
             times, units = self.recordings[i]
             if self.crop == "random":
                 times, units = random_crop(rng, times, units, duration=self.duration)
             else:
-                times, units = crop(times, units, duration=self.duration)
+                times, units = crop(times, units, duration=self.duration, start=start_of(times, duration=self.duration))
             if self.drop:
                 times, units = drop_events(rng, times, units, self.drop)
             addresses = self._bin(times, units)
-        except ValueError as error:
-            raise ValueError(f"recording {i}: {error}") from error
         if not self.events:
             return addresses, None
         step, unit = np.divmod(addresses.astype(np.int64), self.recordings.n_units)
         return addresses, order_by_unit(np.zeros(1, np.int64), step, unit, steps=self.steps, n_units=self.recordings.n_units)
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
-        one = EventDataset.from_lists(
-            [times], [units], [0], n_units=self.recordings.n_units, n_classes=self.recordings.n_classes, duration=self.duration
-        )
-        return one.bins(self.dt, self.steps)[0]
+        one = EventDataset(
+            times=times, units=units, offsets=[0, len(times)], labels=[0], n_units=self.recordings.n_units,
+            n_classes=self.recordings.n_classes, duration=self.duration,
+        )  # fmt: skip
+        return one._bins(self.dt, _arrays.check_steps(self.steps))[0]

@@ -11,13 +11,15 @@ one on
 
 so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarities), as DVS-Gesture's does.
 
-Times are float32 seconds here: whole microseconds come back exactly up to 8 s, and to a few microseconds beyond.
+Times are float64 seconds here. Whole microseconds, up to 2^32 s of them, come back exactly, and fall into the time step that whole numbers
+give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from snnjax import _check
 from snnjax.datasets import EventDataset
 
 _LARGEST = 2**31 - 1
+_LATEST = 2**32 * 10**6 - 1  # us
+Origin = Literal["first", "zero"]
 
 
 def from_tonic(
@@ -32,6 +36,7 @@ def from_tonic(
     *,
     sensor_size: Sequence[int] | None = None,
     duration: float | None = None,
+    origin: Origin | None = None,
     n_classes: int | None = None,
     groups: Any = None,
     class_names: Sequence[str] | None = None,
@@ -42,19 +47,31 @@ def from_tonic(
       samples: pairs of a structured array (see the module) and a whole number. A data set of tonic's is such an iterable.
       sensor_size: (width, height, polarities); `samples.sensor_size` when None.
       duration: length of a trial, s; just after the last event of all when None.
+      origin: where a trial starts on the clock of its recording. `"zero"`: at 0. `"first"`: at the first event, as event cameras need, whose
+        clocks run before a recording. None: `"first"` if more than half of the recordings have no event before `duration`, else `"zero"`.
       n_classes, groups, class_names: as in `EventDataset.from_lists`.
 
     Raises:
       ValueError, TypeError: an option out of range, or a recording that is not of this form or not of this sensor; names the sample, the field and the value.
+        An error of `samples` itself keeps its type, and its message begins with the sample.
+
+    Warns:
+      UserWarning: `origin` is None, and recordings have no event before `duration`; says what became of them.
 
     >>> events = np.array([(1500, 3, 0), (4000, 1, 1)], dtype=[("t", int), ("x", np.int16), ("p", bool)])
     >>> data = from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3)
     >>> data.times, data.units, data
-    (array([0.0015, 0.004 ], dtype=float32), array([6, 3], dtype=int32), EventDataset(1 samples, 2 events, 8 units, 3 classes, 0.005 s))
+    (array([0.0015, 0.004 ]), array([6, 3], dtype=int32), EventDataset(1 samples, 2 events, 8 units, 3 classes, 0.005 s))
+    >>> from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3, origin="first").times
+    array([0.    , 0.0025])
     """
+    if duration is not None:
+        _check.number("duration", duration, above=0, unit="s")
+    if origin is not None:
+        _check.one_of("origin", origin, get_args(Origin))
     sensor = _sensor(getattr(samples, "sensor_size", None) if sensor_size is None else sensor_size)
     times, units, labels = [], [], []
-    for s, sample in enumerate(samples):
+    for s, sample in _numbered(samples):
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             raise TypeError(f"samples must be (events, label) pairs, got {type(sample).__name__} as sample {s}")
         t, u = _read(s, sample[0], sensor)
@@ -62,12 +79,41 @@ def from_tonic(
         units.append(u)
         label = sample[1].item() if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0 else sample[1]
         labels.append(_check.integer(f"label of sample {s}", label, at_least=0, at_most=_LARGEST))
+    if origin == "first" or (origin is None and _runs_before(times, duration)):
+        times = [t - t.min(initial=_LATEST) for t in times]
     if duration is None:
         duration = (max((int(t.max()) for t in times if t.size), default=0) + 1) * 1e-6
     return EventDataset.from_lists(
-        [t * 1e-6 for t in times], units, np.array(labels, np.int64), n_units=sensor[0] * sensor[1] * sensor[2], duration=duration,
+        [t / 1e6 for t in times], units, np.array(labels, np.int64), n_units=sensor[0] * sensor[1] * sensor[2], duration=duration,
         n_classes=n_classes, groups=groups, class_names=class_names,
     )  # fmt: skip
+
+
+def _numbered(samples: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """`enumerate(samples)`, with the number in the message of an error that a sample raises."""
+    iterator, end = iter(samples), object()
+    for s in count():
+        with _check.at(f"sample {s}"):
+            sample = next(iterator, end)
+        if sample is end:
+            return
+        yield s, sample
+
+
+def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
+    """Whether most recordings (times in us) have no event before `duration` (s), so that their clocks cannot start with the trial."""
+    if duration is None:
+        return False
+    begins = {s: int(t.min()) for s, t in enumerate(times) if t.size}
+    late = [s for s, begin in begins.items() if begin >= duration * 1e6]
+    most = 2 * len(late) > len(begins)
+    if late:
+        what = "all times are counted from the first event of their recording" if most else "these samples have no event"
+        _check.warn(
+            f"{len(late)} of {len(begins)} recordings have no event before duration = {duration:g} s (sample {late[0]} begins at "
+            f"{begins[late[0]] * 1e-6:g} s): {what}; origin='first' or origin='zero' says which is meant"
+        )
+    return most
 
 
 def to_tonic(data: EventDataset, *, sensor_size: Sequence[int] | None = None) -> list[tuple[np.ndarray, int]]:
@@ -126,7 +172,7 @@ def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray
         raise ValueError(
             f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, {missing[0]} is not among {names}"
         )
-    limits = {"t": 2**53, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
+    limits = {"t": _LATEST, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
     fields = {name: _field(s, name, events[name], limits[name]) for name in needed}
     if sensor[2] == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
         raise ValueError(f"events of sample {s} must have one polarity, as the sensor {sensor} does, got several")

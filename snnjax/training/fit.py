@@ -145,7 +145,7 @@ def fit(
             _check_source(name, source, network, train.labels if source is first and isinstance(train, Stream) else None)
     if batch_size > len(first):
         raise ValueError(f"batch_size must be at most the number of training samples {len(first)}, got {batch_size}")
-    _check_dt(network, dt)
+    _check_dt(network, dt, train=first, valid=valid, test=test)
     first = form(first)
     valid, test = (source if source is None else form(source) for source in (valid, test))
     # all shards of a stream as the first, so that they share their compilation
@@ -232,8 +232,7 @@ def fit(
 
 def _first(train: Stream, dt: float) -> BatchSource:
     """The first shard of epoch 0."""
-    if abs(train.dt - dt) > 1e-9:
-        raise ValueError(f"dt must be the time step of the stream, {train.dt} s, got {dt}")
+    _check.same_dt("the stream", train, dt)
     with contextlib.closing(train.shards(0)) as shards:
         return next(shards)
 
@@ -272,11 +271,13 @@ def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = Non
             raise ValueError(f"labels of {name} must be in [0, {readout.shape[-1]}), one a class of the readout, got {bad}")
 
 
-def _check_dt(network: Any, dt: float) -> None:
+def _check_dt(network: Any, dt: float, **sources: Any) -> None:
     """Rates would be wrong in silence."""
     steps = {layer.neuron.dt for layer in getattr(network, "layers", ()) if hasattr(getattr(layer, "neuron", None), "dt")}
     if steps and any(abs(step - dt) > 1e-9 for step in steps):
         raise ValueError(f"dt must be the time step of the network's neurons, {sorted(steps)} s, got {dt}")
+    for name, source in sources.items():
+        _check.same_dt(name, source, dt)
 
 
 def _host(params: Any) -> Any:
