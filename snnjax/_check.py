@@ -152,8 +152,7 @@ def same_dt(name: str, source: Any, dt: Any) -> None:
     own, wanted = getattr(source, "dt", None), concrete(dt)
     if own is not None and wanted is not None and abs(float(own) - float(wanted)) > 1e-9:
         raise ValueError(
-            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; "
-            "bin the data with the time step of the network"
+            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data with the time step of the network"
         )
 
 

@@ -13,8 +13,8 @@ in the order of the file. metadata.json beside them holds what TFDS has no place
 classes, and the SHA-256 of the files, so that one source is never taken for another.
 
 Both arrays are `Tensor(shape=(None,), encoding="bytes")`. TFDS writes and reads these with numpy alone, keeps their dtype and length (0 too), and takes
-8 bytes (12 with 64-bit times) an event before array_record compresses them; without an encoding every unit would become a 64-bit integer in a protocol buffer. array_record is
-the format that TFDS reads without TensorFlow. The .h5 files are read by `read_shd`, which trusts nothing in them.
+8 bytes an event, 12 with 64-bit times, before array_record compresses them; without an encoding every unit would become a 64-bit integer in a protocol
+buffer. array_record is the format that TFDS reads without TensorFlow. The .h5 files are read by `read_shd`, which trusts nothing in them.
 
 The data: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. Its download is tested against a local server, not the real one.
 """

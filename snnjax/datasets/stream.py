@@ -157,9 +157,7 @@ class Stream:
         addresses, by_unit = zip(*parts, strict=True)
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         labels, n_units = self.labels[indices], self.recordings.n_units
-        shard = DeviceEvents.put_bins(
-            np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, dt=self.dt, pad=True
-        )
+        shard = DeviceEvents.put_bins(np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, dt=self.dt, pad=True)
         return SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
 
     def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:

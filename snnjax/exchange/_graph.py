@@ -1,18 +1,21 @@
 """A NIR graph as a chain of neuron populations, each with what stands before it; and its nodes' values, checked.
 
-The graph is walked from its output back to its input. On the way to a population stand its weights and, before them, pooling and flattening; weights from a
-population to itself are its recurrence. Only the last population may get input from several: from all that spike, as skip connections are.
+The graph is walked from its output back to its input. On the way to a population stand its weights, after them scales, and before them pooling and
+flattening; weights from a population to itself are its recurrence. Only the last population may get input from several: from all that spike, as skip
+connections are.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 IMPORTED = (
     "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d without bias, each followed by CubaLIF, LIF, CubaLI or LI "
-    "with v_leak = 0; weights from neurons to themselves, AvgPool2d, SumPool2d of spikes with a Threshold in [0, 1), Flatten, and weights from all to the last"
+    "with v_leak = 0, a Scale in between; weights from neurons to themselves, AvgPool2d, SumPool2d of spikes with a Threshold in [0, 1), Flatten, "
+    "and weights from all to the last"
 )
 SPIKING, NEURONS = ("CubaLIF", "LIF"), ("CubaLIF", "LIF", "CubaLI", "LI")
 _LINEAR = ("Linear", "Affine")
@@ -20,11 +23,20 @@ _WEIGHTS = (*_LINEAR, "Conv1d", "Conv2d")
 
 
 class Stage(NamedTuple):
-    """A population: its node, the nodes before it, of which the last are weights, and with recurrence the weights in its loop."""
+    """A population: its node, the nodes before it, of which the last are weights, the scales between these and it, and the weights in its loop."""
 
     name: str
     before: list[str]
+    scales: list[str]
     loop: str | None
+
+
+class Skip(NamedTuple):
+    """A connection past other neurons: the population that sends, the weights, and the scales after them."""
+
+    source: str
+    weights: str
+    scales: list[str]
 
 
 class Graph:
@@ -94,31 +106,34 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
     return tuple(int(n) for n in a) if fits else None
 
 
-def stages_of(graph: Graph) -> tuple[list[Stage], list[tuple[str, str]]]:
-    """The populations from input to output; and where the last one has skip connections (population, weights) for each, else nothing."""
+def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
+    """The populations from input to output; and where the last one has skip connections all of them, else nothing."""
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
     if graph.kind(name) not in NEURONS:
         graph.fail(name, "stands before the Output, where there must be neurons")
     stages: list[Stage] = []
-    skips: list[tuple[str, str]] = []
+    skips: list[Skip] = []
     while name != start:
         if name in used:
             graph.fail(name, "is in a loop with other neurons")
         loops, forward = _incoming(graph, name)
-        sources = [source for _, source in forward]
+        for node in itertools.chain(*loops):
+            if graph.kind(node) not in _WEIGHTS:
+                graph.fail(node, f"cannot stand in the loop of the neurons {name!r}, where there must be weights alone")
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
             graph.fail(name, "must have one set of weights to itself, with nothing else in the loop")
-        if not forward or any(not chain or graph.kind(chain[-1]) not in _WEIGHTS for chain, _ in forward):
+        if not forward:
             graph.fail(name, "must get its input through weights")
-        if len(forward) > 1:
+        parts = [(*_split_scales(graph, name, chain), source) for chain, source in forward]
+        if len(parts) > 1:
             if stages:
+                sources = [source for *_, source in parts]
                 graph.fail(name, f"gets input from {sources[:10]}; only the last neurons may have several sources")
-            skips = [(source, chain[-1]) for chain, source in forward]
-            used |= {node for chain, _ in forward for node in chain}
-        chain, source = max(forward, key=lambda f: _depth(graph, f[1], start)) if len(forward) > 1 else forward[0]
-        stages.insert(0, Stage(name, chain, loops[0][0] if loops else None))
-        used |= {name, *chain, *(loops[0] if loops else ())}
+            skips = [Skip(source, chain[-1], scales) for chain, scales, source in parts]
+        chain, scales, source = max(parts, key=lambda part: _depth(graph, part[2], start)) if len(parts) > 1 else parts[0]
+        stages.insert(0, Stage(name, chain, scales, loops[0][0] if loops else None))
+        used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
         name = source
     if left := [name for name in graph.nodes if name not in used]:
         graph.fail(left[0], "is on no path from the Input to the Output")
@@ -129,6 +144,18 @@ def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list
     """What leads to a population: chains from itself, and chains from others with their sources."""
     chains = [_chain(graph, source) for source in graph.sources[name]]
     return [chain for chain, source in chains if source == name], [(chain, source) for chain, source in chains if source != name]
+
+
+def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
+    """What leads to the population `name`: the nodes up to its weights, and the scales after these."""
+    n = len(chain)
+    while n and graph.kind(chain[n - 1]) == "Scale":
+        n -= 1
+    if n == 0:
+        graph.fail(name, "must get its input through weights")
+    if graph.kind(chain[n - 1]) not in _WEIGHTS:
+        graph.fail(chain[n - 1], f"cannot stand right before the neurons {name!r}, which must get their input through weights")
+    return chain[:n], chain[n:]
 
 
 def _chain(graph: Graph, name: str) -> tuple[list[str], str]:
@@ -153,16 +180,16 @@ def _depth(graph: Graph, name: str, start: str) -> int:
     return len(seen)
 
 
-def _in_order(graph: Graph, stages: list[Stage], skips: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip]:
     if not skips:
         return []
-    last, weights = stages[-1].name, dict(skips)
+    last, by_source = stages[-1].name, {skip.source: skip for skip in skips}
     spiking = [stage.name for stage in stages[:-1] if graph.kind(stage.name) in SPIKING]
-    if len(weights) != len(skips) or set(weights) != set(spiking):
-        sources = [source for source, _ in skips]
+    if len(by_source) != len(skips) or set(by_source) != set(spiking):
+        sources = [skip.source for skip in skips]
         graph.fail(last, f"must get input from one population, or once from each that spikes, {spiking}; got {sources}")
-    for name in weights.values():
+    for _, name, _ in skips:
         chain, _ = _chain(graph, name)
         if [graph.kind(n) for n in chain[:-1]] not in ([], ["Flatten"]) or graph.kind(name) not in _LINEAR:
             graph.fail(name, f"must be Linear, with a Flatten before it at most, in a connection past other neurons, got {chain}")
-    return [(source, weights[source]) for source in spiking]
+    return [by_source[source] for source in spiking]

@@ -63,7 +63,12 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
             neuron = LeakyIntegrator(**values, initial=0.0 if initial is None else initial, dt=clock.dt)
     except (ValueError, TypeError) as error:
         graph.fail(name, f"has a parameter out of range: {error}")
-    return Read(neuron, logs, _one_a_unit(graph, name, gain))
+    return Read(neuron, logs, _one_a_unit(graph, name, "w_in, r and tau_syn", gain))
+
+
+def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a Scale multiplies an output (*spatial, units) of the given shape with: (units,), float64."""
+    return _one_a_unit(graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64))
 
 
 def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
@@ -140,8 +145,8 @@ def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np
     return flat[0] if (flat == flat[0]).all() else whole
 
 
-def _one_a_unit(graph: Graph, name: str, gain: np.ndarray) -> np.ndarray:
+def _one_a_unit(graph: Graph, name: str, what: str, gain: np.ndarray) -> np.ndarray:
     flat = gain.reshape(-1, gain.shape[-1])
     if (flat != flat[0]).any():
-        graph.fail(name, "must have w_in, r and tau_syn that are the same at all positions of a feature map")
+        graph.fail(name, f"must have the same {what} at all positions of a feature map")
     return np.where(np.abs(flat[0] - 1) < _SAME, 1.0, flat[0])

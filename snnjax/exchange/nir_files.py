@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -75,11 +76,29 @@ def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: S
         _check_file(path)
         graph = nir.read(path, type_check=False)  # from_nir checks more
     except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
-        raise ValueError(f"{path}: not a readable NIR file: {str(error) or type(error).__name__}") from None
+        raise ValueError(f"{path}: not a readable NIR file: {_node_of(path) or str(error) or type(error).__name__}") from None
     try:
         return from_nir(graph, dt=dt, scheme=scheme)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _node_of(path: Path) -> str:
+    """The first node of a file that nir makes no node of, and why; empty where there is none, or the file is not of this form."""
+    with contextlib.suppress(Exception):
+        import h5py
+        from nir import dict2NIRNode
+        from nir.serialization import hdf2dict
+
+        _check_file(path)
+        with h5py.File(path, "r") as file:
+            nodes = hdf2dict(file["node"])["nodes"]
+        for name, node in nodes.items():
+            try:
+                dict2NIRNode(node)
+            except Exception as error:
+                return f"node {name!r}, a {node.get('type')}: {str(error) or type(error).__name__}"
+    return ""
 
 
 def _check_file(path: Path) -> None:

@@ -14,7 +14,7 @@ from flax import nnx
 from snnjax import _check
 from snnjax.exchange import nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
-from snnjax.exchange._neurons import Clock, read_neurons
+from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange.nir_convention import Scheme
 from snnjax.nn import Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
 
@@ -30,9 +30,9 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
       scheme: how the graph's writer steps through time, `"exponential"` or `"euler"`; when None, what the metadata say, or "exponential".
 
     Returns:
-      The network. Its inputs are (time, batch, *spatial, channels), or of the shape that the exported network took. Scales of neurons (w_in, r) become part
-      of the weights; neurons without a synaptic current (LIF, LI) get one that lasts a step. What the graph does not say is as in `LIF` and
-      `LeakyIntegrator`, but a readout begins at 0.
+      The network. Its inputs are (time, batch, *spatial, channels), or of the shape that the exported network took. Scales of neurons (w_in, r) and
+      Scale nodes between weights and neurons become part of the weights; neurons without a synaptic current (LIF, LI) get one that lasts a step.
+      What the graph does not say is as in `LIF` and `LeakyIntegrator`, but a readout begins at 0.
 
     Raises:
       ValueError, TypeError: names the node, what is wrong and what can be read.   ImportError: the package nir is not installed.
@@ -72,8 +72,9 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
         before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
         kernel = _kernel(nodes, stage.before[-1], flat)
         if skips and stage is stages[-1]:
-            kernel = np.concatenate([_kernel(nodes, name, outputs[source]) for source, name in skips])
-            shape = (len(kernel),)
+            kernels = [(_kernel(nodes, skip.weights, outputs[skip.source]), skip.scales) for skip in skips]
+            kernel = np.concatenate([_rescaled(nodes, scales, part, part.shape[-1:]) for part, scales in kernels])
+            stage, shape = stage._replace(scales=[]), (len(kernel),)
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
         layers += [*before, layer]
@@ -82,7 +83,7 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
 
 def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
     """Layers for the network's input, its shape after them, and that it need not be spikes."""
-    given = graph.nodes[name].output_type
+    given = getattr(graph.nodes[name], "output_type", None)
     given = given.get("output") if isinstance(given, dict) else given
     first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
     if first is None:
@@ -144,7 +145,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     axes = {"Conv1d": 1, "Conv2d": 2}.get(kind, 0)
     if weight.ndim != 2 + axes or 0 in weight.shape:
         graph.fail(name, f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}")
-    if kind != "Linear" and graph.nodes[name].bias is not None and graph.array(name, "bias").any():
+    if kind != "Linear" and getattr(graph.nodes[name], "bias", None) is not None and graph.array(name, "bias").any():
         graph.fail(name, "must have a bias of 0: layers of snnjax have none")
     if str(graph.metadata(name).get("dtype")) == "bfloat16":
         weight = weight.astype(jnp.bfloat16)
@@ -170,6 +171,7 @@ def _layer(graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: 
     geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
     recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, n_out)
     out = (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), n_out) if axes else (n_out,)
+    kernel = _rescaled(graph, stage.scales, kernel, out)
     read = read_neurons(graph, name, out, clock)
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
@@ -201,11 +203,11 @@ class _Given:
 
 def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
     """Stride and padding of a convolution."""
-    axes, given = len(sizes), graph.nodes[name].padding
+    axes, given = len(sizes), getattr(graph.nodes[name], "padding", None)
     stride = graph.sizes(name, "stride", axes, at_least=1)
     for field in ("dilation", "groups"):
         if any(n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)):
-            graph.fail(name, f"must have {field} of 1, got {getattr(graph.nodes[name], field)}")
+            graph.fail(name, f"must have {field} of 1, got {graph.array(name, field)}")
     if isinstance(given, str):
         if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
             graph.fail(name, f"must have padding of numbers, 'valid', or 'same' with stride 1, got {given!r} and {stride}")
@@ -235,6 +237,16 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
         same = geometry["padding"] in ("same", tuple(size // 2 for size in sizes))
         if any(size % 2 == 0 for size in sizes) or not same or any(s != 1 for s in geometry["stride"]):
             graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got sizes {sizes} and {geometry}")
+    return kernel
+
+
+def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shape) -> np.ndarray:
+    """Weights onto neurons of the shape `out`, times the Scale nodes between them."""
+    for name in scales:
+        with np.errstate(over="ignore"):
+            kernel = _scaled(kernel, read_scale(graph, name, out))
+        if not np.isfinite(kernel.astype(np.float32)).all():
+            graph.fail(name, "must have a scale that leaves the weights finite")
     return kernel
 
 

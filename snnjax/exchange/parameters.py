@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
-from snnjax.training.params import SUFFIXES, encode_params, load_params
+from snnjax import _check
+from snnjax.training.params import SUFFIXES, encode_params, flatten_params, load_params
 from snnjax.training.run_folder import write_whole
 
 
@@ -47,5 +49,11 @@ def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
     Raises:
       FileNotFoundError: no such file.   ImportError: the package safetensors is not installed.
       ValueError: not such a file, or one with parameters that are missing, superfluous, or of another shape or type; names the file and the parameter.
+
+    Warns:
+      UserWarning: parameters are not finite, as those of a network that diverged; names the file and the parameters.
     """
-    nnx.update(network, load_params(nnx.state(network, nnx.Param), Path(path)))
+    params = load_params(nnx.state(network, nnx.Param), Path(path))
+    if bad := [name for name, values in flatten_params(params).items() if not np.isfinite(values).all()]:
+        _check.warn(f"{path}: parameters are loaded that are not finite: {', '.join(bad)}")
+    nnx.update(network, params)

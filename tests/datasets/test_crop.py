@@ -1,7 +1,10 @@
+import functools
+
 import numpy as np
 import pytest
 
 from snnjax.datasets import crop, drop_events, random_crop
+from snnjax.datasets.crop import start_of
 
 
 def recording(rng, n=500, length=3.0):
@@ -34,13 +37,43 @@ def test_random_crop_starts_uniformly_over_what_fits(rng):
 
 
 def test_a_short_recording_stays_whole_and_draws_as_much():
-    times, units = np.array([0.0, 0.4]), np.array([1, 2])
+    times, units = np.array([0.0, 0.39]), np.array([1, 2])
     a, b = np.random.default_rng(1), np.random.default_rng(1)
     for got, expected in zip(random_crop(a, times, units, duration=0.4), (times, units), strict=True):
         np.testing.assert_array_equal(got, expected)
     random_crop(b, times, units, duration=0.1)
     assert a.random() == b.random()
     assert len(random_crop(a, times[:0], units[:0], duration=1.0)[0]) == 0
+
+
+def test_edges_of_a_window_are_those_of_bins():
+    """Windows of whole microseconds, which neither 0.3 nor 1e-6 is in binary: first us in, the next window's first out."""
+    us = np.array([299_999, 300_000, 300_001, 599_999, 600_000, 600_001])
+    for times in (us * 1e-6, us / 1e6, (us * 1e-6).astype(np.float32)):
+        got, units = crop(times, us, duration=0.3, start=0.3)
+        assert units.tolist() == [300_000, 300_001, 599_999]
+        assert got.dtype == times.dtype
+        np.testing.assert_allclose(got, (units - 300_000) * 1e-6, atol=1e-7)
+        assert got.min() >= 0
+
+
+def test_a_recording_on_a_clock_that_ran_before_starts_at_its_first_event(rng):
+    times, units = 1000.0 + np.arange(3001) / 1000, np.arange(3001)
+    assert start_of(times, duration=1.0) == 1000.0
+    assert start_of(times, duration=1000.0) == 1000.0
+    assert start_of(times, duration=1000.001) == start_of(times[:0], duration=1.0) == 0.0
+    starts = []
+    for _ in range(200):
+        t, u = random_crop(rng, times, units, duration=1.0)
+        assert 999 <= len(t) <= 1001
+        np.testing.assert_allclose(t, times[u] - times[u[0]] + t[0], atol=1e-9)
+        starts.append(times[u[0]] - t[0] - 1000)
+    assert 0 <= min(starts) < 0.1
+    assert 1.9 < max(starts) <= 2.0
+    # shorter than the window: whole, from its first event
+    t, u = random_crop(rng, times[:500], units[:500], duration=1.0)
+    np.testing.assert_allclose(t, np.arange(500) / 1000, atol=1e-9)
+    assert len(u) == 500
 
 
 def test_drop_leaves_a_share_of_the_events_and_no_others(rng):
@@ -59,5 +92,10 @@ def test_errors(rng):
         crop(times, units, duration=1.0, start=-1)
     with pytest.raises(ValueError, match="duration must be finite and > 0 s, got nan"):
         random_crop(rng, times, units, duration=float("nan"))
+    for cut in (crop, functools.partial(random_crop, rng)):
+        with pytest.raises(ValueError, match="times must be finite and >= 0 s, got -1"):
+            cut(np.array([0.1, -1.0]), np.array([0, 0]), duration=1.0)
+        with pytest.raises(ValueError, match=r"units must have one entry an event, got shape \(1,\) for 2 times"):
+            cut(np.array([0.1, 0.2]), np.array([0]), duration=1.0)
     with pytest.raises(ValueError, match="p must be finite and >= 0 and < 1, got 1"):
         drop_events(rng, times, units, 1)

@@ -1,10 +1,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from _support import enable_x64
+from flax import nnx
 
+from snnjax import _check
+from snnjax.calibration.powers import source_powers
+from snnjax.datasets import Augmented, DeviceImages, ImageDataset, SparseEvents, poisson_raster
 from snnjax.datasets.device import DeviceArrays, DeviceEvents
 from snnjax.datasets.events import EventDataset
+from snnjax.dynamics import LIF
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.sparse import EventRaster, as_dense
+from snnjax.training import fit
 
 
 def ragged(seed=0, samples=9, units=6):
@@ -58,6 +68,80 @@ def test_arrays():
     assert labels.tolist() == [1, 4]
 
 
+def test_batches_are_float32_in_64_bit_mode_and_changes_the_same():
+    def sources():
+        plain = DeviceEvents.put(ragged(), dt=2e-3)
+        images = ImageDataset(images=np.arange(36.0).reshape(9, 2, 2, 1), labels=np.arange(9) % 2, n_classes=2)
+        return [
+            plain,
+            SparseEvents.of(plain),
+            Augmented(source=plain, unit_shift=2, time_stretch=0.2, drop=0.2, time_jitter=1.0, unit_jitter=1.0, insert=0.5),
+            Augmented(source=SparseEvents.of(plain), unit_shift=2, time_stretch=0.2),
+            DeviceArrays(x=np.ones((9, 5, 2)), labels=np.arange(9) % 2, dt=2e-3),
+            DeviceImages.put(images, steps=3, flip=True, shift=1),
+        ]
+
+    def batches():
+        out = []
+        for source in sources():
+            for key in (None, jax.random.key(0)):
+                x, labels = source.batch(jnp.arange(4, dtype=jnp.int32), key)
+                events = jax.tree.leaves(x) if isinstance(x, EventRaster) else []
+                assert all(a.dtype == jnp.int32 for a in events)
+                dense = as_dense(x)
+                assert dense.dtype == jnp.float32, source
+                out += [np.asarray(dense), np.asarray(labels)]
+        return out
+
+    expected = batches()
+    with enable_x64():
+        for got, want in zip(batches(), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+        assert poisson_raster(jax.random.key(0), (3, 2, 2), rate=20.0, dt=np.float64(2e-3)).dtype == jnp.float32
+
+
+def test_sources_know_their_time_step():
+    plain = DeviceEvents.put(ragged(), dt=2e-3)
+    wrapped = [plain, SparseEvents.of(plain), Augmented(source=plain, drop=0.1), Augmented(source=SparseEvents.of(plain))]
+    for source in wrapped:
+        assert source.dt == 2e-3
+        assert jax.jit(lambda s: s)(source).dt == 2e-3  # a part of the structure
+        _check.same_dt("train", source, 2e-3)
+        with pytest.raises(ValueError, match=r"dt must be the time step of train, 0\.002 s, got 0\.001 s"):
+            _check.same_dt("train", source, 1e-3)
+        jax.jit(lambda dt, source=source: _check.same_dt("train", source, dt))(1e-3)  # not known yet
+    addresses, offsets = ragged().bins(2e-3)
+    for unknown in (
+        DeviceEvents.put_bins(addresses, offsets, ragged().labels, steps=50, n_units=6),
+        DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3, int)),
+        object(),
+    ):
+        _check.same_dt("train", unknown, 1e-3)
+    with pytest.warns(UserWarning, match=r"dt = 2 s is longer than 1 s.*did you mean 0\.002") as caught:
+        DeviceEvents.put(ragged(), dt=2)
+    assert [w.filename for w in caught] == [__file__]
+
+
+def test_data_of_another_time_step_are_not_trained_on():
+    rngs = nnx.Rngs(0)
+    network = Sequential(SpikingDense(6, 5, init=FluctuationDriven(nu=50.0), rngs=rngs), Readout(5, 4, rngs=rngs))
+    good, bad = DeviceEvents.put(ragged(), dt=2e-3), DeviceEvents.put(ragged(), dt=1e-3)
+    arrays = DeviceArrays(x=jnp.zeros((9, 5, 6)), labels=jnp.zeros(9, int), dt=1e-3)
+    options = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 3, "key": jax.random.key(0), "dt": 2e-3}
+    for name, sets in [
+        ("train", {"train": bad}),
+        ("train", {"train": Augmented(source=bad, drop=0.1)}),
+        ("train", {"train": SparseEvents.of(bad)}),
+        ("train", {"train": arrays}),
+        ("valid", {"train": good, "valid": bad}),
+        ("test", {"train": good, "test": bad}),
+    ]:
+        with pytest.raises(ValueError, match=rf"dt must be the time step of {name}, 0\.001 s, got 0\.002 s"):
+            fit(network, sets.pop("train"), **sets, **options)
+    with pytest.raises(ValueError, match=r"dt must be the time step of source, 0\.001 s, got 0\.002 s"):
+        source_powers(bad, LIF())
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -66,6 +150,7 @@ def test_arrays():
         (lambda: DeviceEvents.put(ragged(), dt=1e-3, steps=0), "steps must be >= 1"),
         (lambda: DeviceArrays(x=jnp.zeros((3, 4)), labels=jnp.zeros(3, int)), "x must have shape"),
         (lambda: DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3)), "labels must be integers"),
+        (lambda: DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3, int), dt=-1.0), "dt must be finite and > 0 s"),
     ],
 )
 def test_errors(call, match):

@@ -1,4 +1,6 @@
 import itertools
+import warnings
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,107 @@ def test_a_time_on_an_edge_is_in_the_step_that_begins_there(dt):
         np.testing.assert_array_equal(below.bins(dt, k.size)[0], k[:-1])
 
 
+@st.composite
+def microseconds(draw):
+    """A step of d us, a trial of `end` us, and times in us: on edges, next to them, and anywhere."""
+    d = draw(st.sampled_from([1, 7, 100, 125, 1000, 2000, 3333, 10_000]))
+    steps = draw(st.integers(1, 2**20))
+    offset = st.one_of(st.sampled_from([-1, 0, 1]), st.integers(0, d - 1))
+    place = st.builds(lambda k, r: max(k * d + r, 0), st.integers(0, steps + 2), offset)
+    return d, steps, draw(st.integers(1, steps * d)), draw(st.lists(place, min_size=1, max_size=40))
+
+
+@given(microseconds())
+def test_whole_microseconds_are_in_the_bin_that_whole_numbers_give(drawn):
+    d, steps, end, times = drawn
+    expected = sorted(t // d for t in times if t < end)
+    seconds = {"divided": np.array(times) / 1e6, "multiplied": np.array(times) * 1e-6}
+    if max(times) < 6_000_000:  # float32 has them less than 0.24 us away
+        seconds["float32"] = (np.array(times) * 1e-6).astype(np.float32)
+    for how, t in seconds.items():
+        data = EventDataset(
+            times=t, units=np.zeros(t.size, int), offsets=[0, t.size], labels=[0], n_units=1, n_classes=1, duration=end * 1e-6
+        )
+        address, _ = data.bins(d * 1e-6, steps)
+        assert address.tolist() == expected, how
+        np.testing.assert_allclose(data.rate(), len(expected) / (end * 1e-6))
+
+
+@given(st.floats(1e-6, 1e-2), st.lists(st.tuples(st.floats(0, 2**20 - 1), st.floats(-1e-6, 1e-6)), min_size=1, max_size=40), st.booleans())
+def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
+    """bin(t) = floor(t' / dt) with t <= t' <= t + 2^-23 t, and at most 0.5 us later in float64, in exact arithmetic."""
+    places = [round(k) + f if f < 0 or round(k) == 0 else k for k, f in places]
+    t = np.abs(np.array(places) * dt).astype(np.float32 if narrow else np.float64)
+    one = EventDataset(times=t, units=np.arange(t.size), offsets=[0, t.size], labels=[0], n_units=t.size, n_classes=1, duration=1e6)
+    found = np.full(t.size, -1)
+    dense = one.to_dense(dt, int(t.max() / dt) + 2) if t.max() / dt < 64 else None
+    address, _ = one.bins(dt, min(int(t.max() / dt) + 2, 2**20))
+    found[address % t.size] = address // t.size
+    rounding = 1 + Fraction(1, 2**50)
+    for e, k in enumerate(found.tolist()):
+        exact = Fraction(float(t[e]))
+        later = exact * Fraction(1, 2**23) * (1 + Fraction(1, 2**20))
+        later = exact + (later if narrow else min(later, Fraction(1, 2_000_000)))
+        if k < 0:  # beyond the largest grid
+            assert later * rounding >= 2**20 * Fraction(dt)
+            continue
+        assert Fraction(dt) * k <= later * rounding
+        assert later <= Fraction(dt) * (k + 1) * rounding
+        assert dense is None or dense[k, 0, e] == 1
+
+
+def test_late_times_keep_their_precision():
+    """Clocks that run since 1970, in us: float64 holds them, float32 would be wrong by minutes."""
+    us = 1_600_000_000_000_000 + np.arange(5) * 7
+    data = EventDataset.from_lists([us / 1e6], [[0] * 5], [0], n_units=1, duration=2e9)
+    assert data.times.dtype == np.float64
+    np.testing.assert_array_equal(np.rint(data.times * 1e6).astype(np.int64), us)
+    with pytest.raises(ValueError, match=r"times must be below 4294967296 s, .* got 4294967296\.0 at position 1 \(sample 0\)"):
+        EventDataset.from_lists([[0.0, 2.0**32]], [[0, 0]], [0], n_units=1, duration=1.0)
+
+
+@pytest.mark.parametrize(
+    ("given_dtype", "kept"), [("f2", "f4"), ("f4", "f4"), (">f4", "f4"), ("f8", "f8"), (">f8", "f8"), ("i8", "f8"), ("u1", "f8")]
+)
+def test_times_are_kept_in_their_own_precision(given_dtype, kept):
+    times = np.array([0, 1, 3], given_dtype)
+    data = EventDataset.from_lists([times], [[0, 0, 0]], [0], n_units=1, duration=4.0)
+    assert data.times.dtype == kept
+    assert data.subset([0, 0]).times.dtype == kept
+    assert data.times.tolist() == [0, 1, 3]
+
+
+def late(fraction, unit=1.0):
+    n = 1000
+    times = np.where(np.arange(n) < fraction * n, 0.1, 0.05) * unit
+    return {"times": [times], "units": [np.zeros(n, int)], "labels": [0], "n_units": 1, "duration": 0.1}
+
+
+def test_events_after_the_trial_are_taken_for_another_unit():
+    with pytest.warns(UserWarning, match=r"^51\.0 % of the events are at or after duration = 0\.1 s .*are the times in seconds") as caught:
+        data = EventDataset.from_lists(**late(0.51))
+    assert [w.filename for w in caught] == [__file__]
+    with pytest.warns(UserWarning, match=r"^100\.0 % of the events"):
+        EventDataset.from_lists(**late(0.0, unit=1000.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EventDataset.from_lists(**late(0.5))
+        numbered([])
+        # once a data set is built nothing more is said of it, or of parts of it
+        data.split([0.5], seed=0)
+        data.subset([0, 0]).shuffle(0)
+        list(data.batches(1))
+        data.bins(1e-3)
+
+
+def test_steps_above_a_second_may_have_another_unit():
+    data = EventDataset.from_lists([[0.1]], [[0]], [0], n_units=1, duration=1.0)
+    for call in (lambda: data.bins(2), lambda: data.to_dense(2.0), lambda: EventDataset.from_dense(np.ones((1, 1, 1)), [0], 2)):
+        with pytest.warns(UserWarning, match=r"^dt = 2 s is longer than 1 s; times are in seconds: did you mean 0\.002\?") as caught:
+            call()
+        assert [w.filename for w in caught] == [__file__]
+
+
 def test_nothing_is_clipped_into_the_last_step():
     t = [0.0, 0.0059, 0.006, 0.0061, 5.0]
     data = EventDataset.from_lists([t], [[0] * 5], [0], n_units=1, duration=0.006)
@@ -124,7 +227,7 @@ def test_from_dense_inverts_to_dense(made, dt):
     # events that lie on the edges come back themselves
     on_grid = (made[0], [sorted((k, 0.0, u) for k, _, u in sample) for sample in made[1]], made[2])
     for (times, units, label, _), sample in zip(rows(data), on_grid[1], strict=True):
-        assert (times, units) == ([np.float32(k * dt) for k, _, _ in sample], [u for _, _, u in sample])
+        assert (times, units) == ([k * dt for k, _, _ in sample], [u for _, _, u in sample])
         assert 0 <= label < 3
 
 
@@ -133,7 +236,7 @@ def test_from_dense_takes_any_real_dtype(dtype):
     x = np.zeros((3, 2, 2), dtype)
     x[1, 0, 1] = x[2, 1, 0] = 1
     data = EventDataset.from_dense(x, [0, 1], 1e-3)
-    assert rows(data) == [([np.float32(0.001)], [1], 0, None), ([np.float32(0.002)], [0], 1, None)]
+    assert rows(data) == [([0.001], [1], 0, None), ([0.002], [0], 1, None)]
     np.testing.assert_array_equal(data.to_dense(1e-3, dtype=dtype), x)
 
 
@@ -332,7 +435,7 @@ GOOD = {
         ("times", [0.1, 0.2, np.nan, np.nan], ValueError, r"times must be finite and >= 0 s, got nan at position 2 \(sample 2\)"),
         ("times", [0.1, np.inf, 0.3, 0.4], ValueError, r"times .* got inf at position 1 \(sample 0\)"),
         ("times", [0.1, 0.2, 0.3, -1e-60], ValueError, r"times .* got -1e-60 at position 3 \(sample 2\)"),
-        ("times", np.array([1e300, 0, 0, 0]), ValueError, r"times .* got 1e\+300 at position 0"),
+        ("times", np.array([1e300, 0, 0, 0]), ValueError, r"times must be below 4294967296 s, .* got 1e\+300 at position 0 \(sample 0\)"),
         ("times", [[0.1, 0.2, 0.3, 0.4]], ValueError, r"times must be one-dimensional, got shape \(1, 4\)"),
         ("times", np.array([1j, 0, 0, 0]), TypeError, "times must hold real numbers, got dtype complex128"),
         ("times", ["a", "b", "c", "d"], TypeError, "times must hold real numbers"),
@@ -390,8 +493,28 @@ def test_from_lists_refuses():
         EventDataset.from_lists([[0.1], [0.2]], [[0]], [0, 0], **options)
     with pytest.raises(ValueError, match=r"units must be in \[0, 3\], got 4 at position 1 \(sample 1\)"):
         EventDataset.from_lists([[0.1], [0.2]], [[0], [4]], [0, 0], **options)
+    with pytest.raises(ValueError, match=r"sample 1: times must be one-dimensional, got shape \(1, 1\)"):
+        EventDataset.from_lists([[0.1], [[0.2]]], [[0], [0]], [0, 0], **options)
+    with pytest.raises(TypeError, match="sample 1: units must hold integers, got dtype float64"):
+        EventDataset.from_lists([[0.1], [0.2]], [[0], [1.0]], [0, 0], **options)
+    with pytest.raises(ValueError, match=r"sample 0: .*inhomogeneous"):
+        EventDataset.from_lists([[0.1, [0.2]]], [[0, 1]], [0], **options)
     with pytest.raises(ValueError, match="n_classes must be given"):
         EventDataset.from_lists([], [], [], **options)
+    for labels, error, message in [
+        ([0.0], TypeError, "labels must hold integers, got dtype float64"),
+        (["cat"], TypeError, "labels must hold integers, got dtype <U3"),
+        ([True], TypeError, "labels must hold integers, got dtype bool"),
+        ([[0, 1]], ValueError, r"labels must be one-dimensional, got shape \(1, 2\)"),
+        (0, ValueError, r"labels must be one-dimensional, got shape \(\)"),
+        ([-1], ValueError, r"labels must be in \[0, .*got -1 at position 0"),
+    ]:
+        with pytest.raises(error, match=message):
+            EventDataset.from_lists([[0.1]], [[0]], labels, **options)
+        with pytest.raises(error, match=message):
+            EventDataset.from_dense(np.ones((1, 1, 1)), labels, 1e-3)
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 1\], got 2 at position 0"):
+        EventDataset.from_lists([[0.1]], [[0]], [2], n_classes=2, **options)
     named = EventDataset.from_lists([[]], [[]], [0], class_names=["a", "b", "c"], **options)
     assert named.n_classes == 3
 

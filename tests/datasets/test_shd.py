@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zlib
 from functools import partial
 
@@ -85,7 +86,8 @@ def test_dtypes(path, t, u):
     times = [np.asarray(row, t) * 1.0 for row in TIMES]
     data = read_shd(write(path, times=times, t=t, u=u, labels=LABELS.astype(u), speaker=SPEAKER.astype(u)))
     assert_holds(data)
-    assert [a.dtype for a in (data.times, data.units, data.labels, data.groups)] == ["f4", "i4", "i4", "i4"]
+    kept = "f8" if t.endswith("f8") else "f4"
+    assert [a.dtype for a in (data.times, data.units, data.labels, data.groups)] == [kept, "i4", "i4", "i4"]
 
 
 @pytest.mark.parametrize("spikes", [{"chunks": (5,), "maxshape": (None,)}, {"chunks": (1,)}, {"chunks": (12,)}])
@@ -129,6 +131,9 @@ def test_duration(path):
     assert last < data.duration <= last + 0.001
     assert data.duration * 1000 == pytest.approx(round(data.duration * 1000))
     assert data.to_dense(1e-3, dtype=np.int32).sum() == data.times.size  # nothing is lost
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a short trial of a file in seconds is meant
+        assert read_shd(path, duration=0.1).duration == 0.1
     cut = read_shd(path, duration=0.3)
     assert cut.times.size == data.times.size
     assert cut.to_dense(1e-3, dtype=np.int32).sum() == sum(int((row.astype(float) < 0.3).sum()) for row in TIMES)

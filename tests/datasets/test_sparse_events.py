@@ -22,7 +22,7 @@ def test_both_orders_hold_every_event_where_the_index_says(source):
     assert data.first_of_unit.shape == (9, n_units + 1)
     for s in range(9):
         for t in range(steps):
-            here = np.asarray(data.source.addresses[data.first_of_step[s, t] : data.first_of_step[s, t + 1]])
+            here = np.asarray(data.binned.addresses[data.first_of_step[s, t] : data.first_of_step[s, t + 1]])
             assert here.tolist() == (t * n_units + np.repeat(np.arange(n_units), x[t, s].astype(int))).tolist()
         for i in range(n_units):
             here = np.asarray(data.steps_by_unit[data.first_of_unit[s, i] : data.first_of_unit[s, i + 1]])

@@ -156,13 +156,85 @@ class Bad(Fake):
         ([0.1, 0.2], [0, 7], r"recording \d+: units must be in \[0, 6\], got 7"),
         ([0.1, -0.2], [0, 1], r"recording \d+: times must be finite and >= 0 s, got -0.2"),
         ([0.1, np.nan], [0, 1], r"recording \d+: "),
-        ([0.1], [0, 1], r"recording \d+: "),
+        ([0.1], [0, 1], r"recording \d+: units must have one entry an event"),
     ],
 )
-def test_recordings_that_are_wrong_are_named(times, units, match):
+@pytest.mark.parametrize("crop", ["random", "start"])
+def test_recordings_that_are_wrong_are_named(times, units, match, crop):
     require("grain")
     with pytest.raises(ValueError, match=match):
-        next(Stream(Bad(times, units), **OPTIONS).shards(0))
+        next(Stream(Bad(times, units), crop=crop, **OPTIONS).shards(0))
+
+
+class Raises(Fake):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, i):
+        raise self.error
+
+
+class OwnError(RuntimeError):
+    def __init__(self, code, reason):
+        super().__init__(f"{reason}, code {code}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (TypeError("no"), TypeError, "no"),
+        (ZeroDivisionError(), ZeroDivisionError, "ZeroDivisionError"),
+        (FileNotFoundError(2, "No such file or directory", "a.h5"), FileNotFoundError, "[Errno 2] No such file or directory: 'a.h5'"),
+        (KeyError("x"), LookupError, "KeyError: 'x'"),  # its own message would stand in quotes
+        (UnicodeDecodeError("ascii", b"a", 0, 1, "bad"), UnicodeError, "UnicodeDecodeError: 'ascii' codec can't decode byte 0x61"),
+        (OwnError(3, "broken"), RuntimeError, "OwnError: broken, code 3"),  # it takes more than a message
+    ],
+)
+def test_any_error_of_a_recording_names_it(error, kind, message):
+    stream = Stream(Raises(error), **OPTIONS)
+    with pytest.raises(kind) as caught:
+        stream._read(0, 3)
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"recording 3: {message}")
+    assert caught.value.__cause__ is error
+    require("grain")
+    with pytest.raises(kind, match=r"recording \d+: "):
+        next(stream.shards(0))
+
+
+def test_a_shard_knows_its_time_step():
+    require("grain")
+    for events in (False, True):
+        assert next(Stream(Fake(), events=events, **OPTIONS).shards(0)).dt == 0.01
+    with pytest.warns(UserWarning, match="dt = 10 s is longer than 1 s"):
+        Stream(Fake(), **OPTIONS | {"dt": 10.0, "duration": 100.0})
+
+
+class Shifted(Fake):
+    """The same recordings on a clock that has run for years."""
+
+    def __getitem__(self, i):
+        times, units = super().__getitem__(i)
+        return times - times.min() + 1e9, units
+
+
+def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event():
+    require("grain")
+    stream = Stream(Shifted(), crop="start", **OPTIONS)
+    x, _ = read(stream, 0)
+    for k, indices in enumerate(stream.order(0)):
+        for s, i in enumerate(indices.tolist()):
+            times, units = Fake()[i]
+            expected = np.zeros((50, 7))
+            for t, u in zip(times - times.min(), units, strict=True):
+                # a clock of 1e9 s has steps of 0.12 us: none of the times here is as near to an edge
+                assert abs(t / 0.01 - round(t / 0.01)) > 1e-4 or t == 0
+                if t < 0.5:
+                    expected[int(t / 0.01), u] += 1
+            np.testing.assert_array_equal(x[k, :, s], expected)
+    random, _ = read(Stream(Shifted(), **OPTIONS), 0)
+    assert random.any(axis=(1, 3)).all()  # a window of each recording
 
 
 @pytest.mark.parametrize(

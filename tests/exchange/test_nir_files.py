@@ -103,7 +103,8 @@ def test_hostile_files(file, tmp_path, how):
             nodes["layer0"].create_dataset("more", (10**6, 10**7), "f8", chunks=(100, 100))
         else:
             del nodes["layer0/tau_mem"]
-    with pytest.raises(ValueError, match=r"network\.nir: not a readable NIR file"):
+    named = {"unknown": "node 'layer0', a Mystery: ", "missing field": "node 'layer0', a CubaLIF: .*tau_mem"}.get(how, "")
+    with pytest.raises(ValueError, match=r"network\.nir: not a readable NIR file: " + named):
         load_nir(file)
 
 

@@ -94,6 +94,28 @@ def test_neurons_without_a_synaptic_current(scheme, x64):
     np.testing.assert_allclose(readout, os, rtol=0, atol=1e-12)
 
 
+def test_a_scale_after_weights_becomes_part_of_them(x64):
+    """Once or twice, without touching the recurrence; in convolutions, and in connections past other neurons."""
+    s, c = np.array([2.0, -1.0, 0.5, 3.0]), np.array(1.5)
+    graph = chain(nir.Linear(W), nir.Scale(s), nir.Scale(c), cuba())
+    graph.nodes["loop"] = nir.Linear(V)
+    graph.edges += [("n3", "loop"), ("loop", "n3")]
+    layer = from_nir(graph, dt=DT).layers[0]
+    gain = 5 * (1 - np.exp(-DT / 5e-3))
+    np.testing.assert_allclose(layer.kernel[...], W.T * s * 1.5 * gain, rtol=1e-12)
+    np.testing.assert_allclose(layer.recurrent_kernel[...], V.T * gain, rtol=1e-12)
+    weight = np.random.default_rng(0).normal(size=(3, 2, 2, 2))
+    of_channels = nir.Scale(np.array([2.0, 3.0, -1.0]).reshape(3, 1, 1))
+    conv_graph = chain(nir.Conv2d((6, 5), weight, 1, 0, 1, 1, np.zeros(3)), of_channels, cuba((3, 5, 4)), first=(2, 6, 5))
+    kernel = from_nir(conv_graph, dt=DT).layers[0].kernel[...]
+    np.testing.assert_allclose(kernel, np.moveaxis(weight, (0, 1), (3, 2)) * [2, 3, -1] * gain, rtol=1e-12)
+    skipping = chain(nir.Linear(W), cuba(), nir.Linear(V), cuba(), nir.Linear(L), cuba(2))
+    skipping.nodes |= {"past": nir.Linear(2 * L), "scale": nir.Scale(np.array([3.0, 4.0]))}
+    skipping.edges += [("n1", "past"), ("past", "scale"), ("scale", "n5")]
+    kernel = from_nir(skipping, dt=DT).layers[2].kernel[...]
+    np.testing.assert_allclose(kernel, np.concatenate([2 * L.T * [3, 4], L.T]) * gain, rtol=1e-12)
+
+
 def test_shapes_of_all_sizes_of_one_are_given():
     neurons = cuba((3, 5, 4))
     weight = np.random.default_rng(0).normal(size=(3, 2, 2, 2))
@@ -150,8 +172,25 @@ def bad(*nodes, match, first=N):
         bad(nir.Linear(W), nir.Linear(V), match="node 'n1', a Linear, stands before the Output"),
         bad(nir.Linear(W), nir.Linear(V), cuba(), match="node 'n0', a Linear, cannot stand before 'n1'"),
         bad(cuba(), match="node 'n0', a CubaLIF, must get its input through weights"),
-        bad(nir.Linear(W), nir.Scale(np.ones(M)), cuba(), match="node 'n2', a CubaLIF, must get its input through weights"),
-        bad(nir.Linear(W), nir.Delay(np.ones(M)), cuba(), match="node 'n2', a CubaLIF, must get its input through weights"),
+        *[
+            bad(nir.Linear(W), node, cuba(), match=f"node 'n1', a {type(node).__name__}, cannot stand right before the neurons 'n2'")
+            for node in (nir.Delay(np.ones(M)), nir.Threshold(np.ones(M)), nir.Flatten(np.array([M]), 0), nir.SumPool2d(2, 2, 0), nir.AvgPool2d(2, 2, 0),
+                         nir.I(np.ones(M)), nir.IF(np.ones(M), np.ones(M)), chain(nir.Linear(V), cuba()))
+        ],
+        bad(nir.Linear(W), nir.Delay(np.ones(M)), nir.Scale(np.ones(M)), cuba(), match="node 'n1', a Delay, cannot stand right before the neurons 'n3'"),
+        bad(nir.Scale(np.ones(M)), cuba(), match="node 'n1', a CubaLIF, must get its input through weights"),
+        bad(nir.Scale(np.ones(N)), nir.Linear(W), cuba(), match="node 'n0', a Scale, cannot stand before 'n1'"),
+        bad(nir.Linear(W), nir.Scale(np.ones(3)), cuba(), match=r"node 'n1', a Scale, must have scale of the shape .* = \(4,\), got \(3,\)"),
+        bad(nir.Linear(W), nir.Scale(np.array([1, np.nan, 1, 1])), cuba(), match="node 'n1', a Scale, must have scale of finite real numbers"),
+        bad(nir.Linear(W), nir.Scale(np.full(M, 1e300)), cuba(), match="node 'n1', a Scale, must have a scale that leaves the weights finite"),
+        bad(
+            conv(), nir.Scale(np.arange(16.0).reshape(M, 2, 2)), cuba((M, 2, 2)), first=(2, 4, 4),
+            match="node 'n1', a Scale, must have the same scale at all positions of a feature map",
+        ),
+        bad(
+            conv(), nir.AvgPool2d(2, 2, 0), cuba((M, 1, 1)), first=(2, 4, 4),
+            match="node 'n1', a AvgPool2d, cannot stand right before the neurons 'n2'",
+        ),
         bad(nir.Linear(W), chain(nir.Linear(W), cuba()), match="node 'n1', a NIRGraph, stands before the Output"),
         bad(nir.Linear(W), cuba(), first=(2, 3), match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes"),
         bad(nir.Linear(W), cuba(), first=7, match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes, and \(\*spatial, channels\) = \(7,\) comes"),
@@ -185,6 +224,18 @@ def test_what_cannot_be_read_is_named(graph, match):
     assert "from_nir reads" in str(error.value)
 
 
+@pytest.mark.parametrize("first", ["n0", "n1", "in"])
+def test_a_field_that_is_missing_is_named_with_its_node(first):
+    """Each one on its own, of a convolution, of its neurons and of the input."""
+    whole = chain(conv(), cuba((M, 2, 2)), first=(2, 4, 4))
+    optional = {"bias", "input_shape", "metadata", "input_type", "v_reset"} | ({"output_type"} if first != "in" else set())
+    for field in sorted(vars(whole.nodes[first]).keys() - optional):
+        graph = copy.deepcopy(whole)
+        vars(graph.nodes[first]).pop(field)
+        with pytest.raises(ValueError, match=rf"^node '{first}', a \w+, must have "):
+            from_nir(graph, dt=DT)
+
+
 def test_euler_s_step_must_be_shorter_than_its_time_constants():
     with pytest.raises(
         ValueError, match=r"node 'n1', a CubaLIF, has a tau_mem that must be at least dt = 0\.02 s under Euler's scheme, got 0\.01 s"
@@ -212,6 +263,10 @@ def test_edges_are_checked():
 
         return edit
 
+    def delayed_loop(g):
+        g.nodes |= {"a": nir.Linear(V), "d": nir.Delay(np.ones(M))}
+        g.edges += [("n3", "a"), ("a", "d"), ("d", "n3")]
+
     for edit, match in [
         (more(("n1", "nowhere")), r"edges must join two of the graph's nodes, got \('n1', 'nowhere'\)"),
         (more(("n0", "n1")), "edges must be given once, got 'n0' to 'n1' twice"),
@@ -225,6 +280,7 @@ def test_edges_are_checked():
         (loops(("in", "a", "n3")), r"node 'n3', a CubaLIF, must get input from one population, or once from each that spikes, \['n1'\]"),
         (loops(("n3", "a", "n3"), ("n3", "b", "n3")), "node 'n3', a CubaLIF, must have one set of weights to itself"),
         (loops(("n3", "a", "b", "n3")), "node 'n3', a CubaLIF, .*nothing else in the loop"),
+        (delayed_loop, "node 'd', a Delay, cannot stand in the loop of the neurons 'n3'"),
         (loops(("n1", "a", "n3"), ("a", "n1")), "node 'a', a Linear, must go to one node"),
     ]:
         with pytest.raises(ValueError, match=match):
@@ -291,10 +347,12 @@ def test_any_broken_graph_is_a_value_error(data):
     names = list(graph.nodes)
     others = [nir.Threshold(np.ones(3)), nir.Scale(np.ones(3)), *BASE.nodes.values(), None]
     for _ in range(data.draw(st.integers(1, 3))):
-        what = data.draw(st.sampled_from(["field", "field", "field", "edge", "no edge", "node"]))
+        what = data.draw(st.sampled_from(["field", "field", "field", "no field", "edge", "no edge", "node"]))
         name = data.draw(st.sampled_from(names))
         if what == "field" and (node := graph.nodes[name]) is not None:
             setattr(node, data.draw(st.sampled_from(sorted(vars(node)))), data.draw(JUNK))
+        elif what == "no field" and (node := graph.nodes[name]) is not None:
+            vars(node).pop(data.draw(st.sampled_from(sorted(vars(node)))))
         elif what == "edge":
             graph.edges.append((name, data.draw(st.sampled_from([*names, "nowhere"]))))
         elif what == "no edge" and graph.edges:

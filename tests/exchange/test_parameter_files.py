@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import warnings
 import zipfile
 
 import jax.numpy as jnp
@@ -206,3 +207,21 @@ def test_without_safetensors(monkeypatch, tmp_path):
         load_parameters(tmp_path / "a.safetensors", make())
     save_parameters(tmp_path / "a.npz", make())
     load_parameters(tmp_path / "a.npz", make(1))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_parameters_that_are_not_finite_are_named(tmp_path, suffix, dtype):
+    network, other = make(0, dtype=dtype), make(1, dtype=dtype)
+    path = tmp_path / f"network{suffix}"
+    save_parameters(path, network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_parameters(path, other)
+    network.layers[0].kernel[0, 0] = jnp.nan
+    network.layers[1].kernel[1, 0] = jnp.inf
+    save_parameters(path, network, overwrite=True)
+    with pytest.warns(UserWarning, match="are loaded that are not finite: layers.0.kernel, layers.1.kernel$") as caught:
+        load_parameters(path, other)
+    assert [w.filename for w in caught] == [__file__]
+    assert bits(other) == bits(network)

@@ -1,5 +1,7 @@
 """Events to and from tonic's structured arrays, against plain loops. tonic itself is not needed."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ def recordings(draw):
     width, height, polarities = (draw(st.integers(1, n)) for n in (6, 5, 2))
     row = st.fixed_dictionaries(
         {
-            "t": st.integers(0, 8_000_000),
+            "t": st.one_of(st.integers(0, 8_000_000), st.integers(0, 2**32 * 10**6 - 1)),
             "x": st.integers(0, width - 1),
             "y": st.integers(0, height - 1),
             "p": st.integers(0, polarities - 1),
@@ -48,7 +50,7 @@ def test_there_and_back(drawn, dtype):
     for rows in samples:
         for row in rows:
             assert data.units[e] == (row["y"] * sensor[0] + row["x"]) * sensor[2] + row["p"]
-            assert data.times[e] == np.float32(row["t"] * 1e-6)
+            assert data.times[e] == row["t"] / 1e6
             assert data.times[e] < data.duration
             e += 1
     for (events, label), (given_events, given_label) in zip(to_tonic(data, sensor_size=sensor), pairs, strict=True):
@@ -70,6 +72,65 @@ def test_a_raster_is_the_sensor_s_frame():
     for e in events:
         expected[e["t"] // 1000, int(e["p"]), e["y"], e["x"]] += 1
     np.testing.assert_array_equal(frames.transpose(0, 3, 1, 2), expected)
+
+
+def test_a_long_recording_is_binned_as_whole_numbers_are():
+    rng = np.random.default_rng(0)
+    events = np.zeros(20_000, SHD)
+    events["t"] = np.sort(np.concatenate([rng.integers(0, 100_000_000, 18_000), 100 * rng.integers(0, 10**6, 1000), [99_999_999] * 1000]))
+    address, _ = from_tonic([(events, 0)], sensor_size=(1, 1, 1), duration=100.0).bins(1e-4)
+    np.testing.assert_array_equal(address, events["t"] // 100)
+
+
+def shifted(begins, n=100):
+    """Recordings of an event every ms, each of which begins at a time of its own, us."""
+    pairs = []
+    for begin in begins:
+        events = np.zeros(n, SHD)
+        events["t"] = begin + 1000 * np.arange(n)
+        pairs.append((events, 0))
+    return pairs
+
+
+def counts(data):
+    return data.to_dense(1e-3).sum(axis=(0, 2)).tolist()
+
+
+def test_recordings_on_a_clock_that_ran_before_are_counted_from_their_first_event():
+    options = {"sensor_size": (1, 1, 1), "duration": 0.1}
+    begins = [1_000_000_000, 100_000, 99_000, 1_600_000_000_000_000]
+    message = (
+        r"3 of 4 recordings have no event before duration = 0\.1 s \(sample 0 begins at 1000 s\): all times are counted from the first"
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        data = from_tonic(shifted(begins), **options)
+    assert [w.filename for w in caught] == [__file__]
+    assert counts(data) == [100] * 4
+    np.testing.assert_allclose(data.times.reshape(4, 100), np.tile(np.arange(100) / 1000, (4, 1)), atol=1e-15)
+    with pytest.warns(UserWarning, match="1 of 3 .* sample 1 begins at 0.1 s.: these samples have no event"):
+        assert counts(from_tonic(shifted([0, 100_000, 50_000]), **options)) == [100, 0, 50]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert counts(from_tonic(shifted(begins), origin="first", **options)) == [100] * 4
+        assert counts(from_tonic(shifted([0, 50_000]), **options)) == [100, 50]
+        assert counts(from_tonic(shifted([0, 0, 100_000]), origin="zero", **options)) == [100, 100, 0]
+        assert counts(from_tonic([*shifted([10]), (np.zeros(0, SHD), 0)], origin="first", **options)) == [100, 0]
+    whole = from_tonic(shifted(begins), sensor_size=(1, 1, 1))  # without a window there is nothing to lose
+    assert [events["t"][0] for events, _ in to_tonic(whole)] == begins
+    assert from_tonic(shifted(begins), sensor_size=(1, 1, 1), origin="first").duration == pytest.approx(0.099001)
+    with pytest.raises(ValueError, match="origin must be one of 'first', 'zero', got 'last'"):
+        from_tonic([], origin="last", **options)
+
+
+def test_an_error_of_a_sample_names_it():
+    class Dataset:
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("unreadable")
+            return recording([GOOD]), 0
+
+    with pytest.raises(OSError, match=r"^sample 2: unreadable"):
+        from_tonic(Dataset(), sensor_size=(2, 2, 2))  # pyright: ignore
 
 
 def test_sound_has_channels_and_a_polarity_that_says_nothing():
