@@ -166,12 +166,12 @@ class DeviceImages:
     def _change(self, x: jax.Array, key: jax.Array) -> jax.Array:
         flip_key, shift_key = jax.random.split(key)
         if self.flip:
-            x = jnp.where(jax.random.bernoulli(flip_key, 0.5, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+            x = jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5), (len(x), 1, 1, 1)), x[:, :, ::-1], x)
         if self.shift:
             n = self.shift
             start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1, dtype=jnp.int32)
             padded = jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode="edge")
-            cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])  # noqa: E731
+            cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, jnp.int32(0)), x.shape[1:])  # noqa: E731
             x = jax.vmap(cut)(padded, start)
         return x
 

@@ -55,9 +55,10 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
     logs = {which: log for which in tau if (log := metadata.log(which, tau[which])) is not None}
     values = {which: metadata.original(which) if which in logs else metadata.agreed(which, value) for which, value in tau.items()}
     values.setdefault("tau_syn", convention.NO_SYNAPSE * clock.dt)
+    spiking = _spiking(field, metadata) if kind in SPIKING else {}
     try:
         if kind in SPIKING:
-            neuron: Any = LIF(**values, **_spiking(field, metadata), dt=clock.dt)
+            neuron: Any = LIF(**values, **spiking, dt=clock.dt)
         else:
             initial = metadata.original("initial")
             neuron = LeakyIntegrator(**values, initial=0.0 if initial is None else initial, dt=clock.dt)

@@ -228,7 +228,7 @@ def test_what_cannot_be_read_is_named(graph, match):
 def test_a_field_that_is_missing_is_named_with_its_node(first):
     """Each one on its own, of a convolution, of its neurons and of the input."""
     whole = chain(conv(), cuba((M, 2, 2)), first=(2, 4, 4))
-    optional = {"bias", "input_shape", "metadata", "input_type", "v_reset"} | ({"output_type"} if first != "in" else set())
+    optional = {"bias", "input_shape", "metadata", "input_type", "v_reset", "w_in"} | ({"output_type"} if first != "in" else set())
     for field in sorted(vars(whole.nodes[first]).keys() - optional):
         graph = copy.deepcopy(whole)
         vars(graph.nodes[first]).pop(field)

@@ -107,7 +107,7 @@ def test_recordings_on_a_clock_that_ran_before_are_counted_from_their_first_even
     assert [w.filename for w in caught] == [__file__]
     assert counts(data) == [100] * 4
     np.testing.assert_allclose(data.times.reshape(4, 100), np.tile(np.arange(100) / 1000, (4, 1)), atol=1e-15)
-    with pytest.warns(UserWarning, match="1 of 3 .* sample 1 begins at 0.1 s.: these samples have no event"):
+    with pytest.warns(UserWarning, match=r"1 of 3 .*sample 1 begins at 0\.1 s\): these samples have no event"):
         assert counts(from_tonic(shifted([0, 100_000, 50_000]), **options)) == [100, 0, 50]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
