@@ -143,14 +143,15 @@ def same_dt(name: str, source: Any, dt: Any) -> None:
 
     Args:
       name: of the source, for the message.
-      source: of batches. Its attribute `dt` is its time step, s. It passes without one, or with None.
+      source: of batches. Its attribute `dt` is its time step, s. Without one, or with None, it
+        passes.
       dt: the time step of what will use it, s. A traced value passes.
 
     Raises:
       ValueError: the two differ.
     """
     own, wanted = getattr(source, "dt", None), concrete(dt)
-    if own is not None and wanted is not None and abs(float(own) - float(wanted)) > 1e-9:
+    if own is not None and wanted is not None and not math.isclose(own, float(wanted), rel_tol=1e-6):
         raise ValueError(
             f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data with the time step of the network"
         )

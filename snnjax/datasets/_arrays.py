@@ -10,9 +10,11 @@ import numpy as np
 
 from snnjax import _check
 
-MAX_STEPS = 2**20  # beyond, the tolerance at bin edges would be more than an eighth of a bin: float32 times do not resolve the steps
+# with more steps float32 times do not resolve them: a time may be moved by more than an eighth of one
+MAX_STEPS = 2**20
 LATEST = 2.0**32  # s; float64 holds whole microseconds up to here
-_ROUNDING = 2.0**-23 * (1 + 2.0**-20)  # how far two roundings to float32 move a time, relative to it, and a little more
+# how far two roundings to float32 move a time, relative to it, and a little more
+_ROUNDING = 2.0**-23 * (1 + 2.0**-20)
 
 
 def vector(name: str, value: Any, kinds: str) -> np.ndarray:
@@ -77,8 +79,8 @@ def not_before_edge(times: np.ndarray) -> np.ndarray:
       times: float32 or float64, s.
 
     Returns:
-      t + 2^-23 t, for that is how far below k dt a float32 product k * dt may lie. Float64 times move by at most half a microsecond: whole
-      microseconds, which float64 holds, stay on their side of every edge.
+      t + 2^-23 t, because a float32 product k * dt may lie that far below k dt. Float64 times move by
+      at most half a microsecond: whole microseconds stay on their side of every edge.
     """
     t = times.astype(np.float64)
     later = t * _ROUNDING

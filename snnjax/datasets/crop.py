@@ -18,8 +18,8 @@ def crop(times: np.ndarray, units: np.ndarray, *, duration: float, start: float 
       start: of the window, s.
 
     Returns:
-      Times, float32 or float64 as in `EventDataset`, and units of the events in the window. An event on an edge of the window is on the
-      side where `EventDataset.bins` has it.
+      Times, float32 or float64 as in `EventDataset`, and units of the events in the window. An event
+      on an edge of the window is on the side where `EventDataset.bins` has it.
 
     Raises:
       ValueError, TypeError: an argument out of range, by name.
@@ -38,19 +38,23 @@ def crop(times: np.ndarray, units: np.ndarray, *, duration: float, start: float 
 def start_of(times: np.ndarray, *, duration: float) -> float:
     """Where a recording starts, s, on the clock of its times.
 
-    That is 0, or, where no event lies before `duration` (s), the first event: such times come from a clock that ran before.
+    That is 0. Where no event lies before `duration` (s), it is the first event: the clock of such
+    times ran before the recording, as that of an event camera does.
 
-    >>> start_of(np.array([0.2, 0.1]), duration=0.4), start_of(np.array([1000.2, 1000.1]), duration=0.4)
-    (0.0, 1000.1)
+    >>> start_of(np.array([0.2, 0.1]), duration=0.4)
+    0.0
+    >>> start_of(np.array([1000.2, 1000.1]), duration=0.4)
+    1000.1
     """
-    first = float(np.min(times, initial=np.inf))
-    return first if duration <= first < np.inf else 0.0
+    first = float(np.min(times)) if np.size(times) else 0.0
+    return first if first >= duration else 0.0
 
 
 def random_crop(rng: np.random.Generator, times: np.ndarray, units: np.ndarray, *, duration: float) -> tuple[np.ndarray, np.ndarray]:
-    """`crop` with a random start: uniform from the start of the recording (`start_of`) to `duration` before its last event.
+    """`crop` with a random start.
 
-    A recording that is shorter than `duration` stays whole.
+    The start is uniform, from the start of the recording (`start_of`) to `duration` before its last
+    event. A recording that is shorter than `duration` stays whole.
 
     Args:
       rng: draws one number, whatever the recording.

@@ -25,7 +25,8 @@ class BatchSource(Protocol):
     x is an array, or an `EventRaster` where the network takes one.
 
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
-    It may have an attribute `dt`, the time step of its batches (s) or None: training then refuses another one.
+    It may have an attribute `dt`, the time step of its batches (s) or None. Training then refuses
+    another one.
     `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
     """
 
@@ -50,7 +51,8 @@ class DeviceEvents:
       addresses: step * n_units + unit of every event, int32 (events + largest sample,), the tail never read as an event.
       offsets: events of sample s are offsets[s] : offsets[s + 1], int32 (samples + 1,).   labels: int32 (samples,).
       steps, n_units: size of a raster.   longest: the largest number of events in a sample.
-      dt: time step that the events were binned with, s, or None where it is not known. `snnjax.training.fit` refuses another one.
+      dt: time step that the events were binned with, s, or None where it is not known.
+        `snnjax.training.fit` refuses another one.
 
     >>> from snnjax.datasets import randman
     >>> data = DeviceEvents.put(randman(n_samples=20), dt=2e-3)
@@ -95,7 +97,8 @@ class DeviceEvents:
         """Copy what `EventDataset.bins` gives to the default device.
 
         Args:
-          addresses, offsets, labels, steps, n_units, dt: as the attributes, without the tail of `addresses`.
+          addresses, offsets, labels, steps, n_units, dt: as the attributes, without the tail of
+            `addresses`.
           pad: round `longest` and the length of `addresses` up to powers of two, so that many such data sets share a few compiled programs.
 
         Raises:
@@ -147,7 +150,8 @@ class DeviceArrays:
 
     Attributes:
       x, labels: as above.
-      dt: time step of x, s, or None where it is not known. `snnjax.training.fit` refuses another one.
+      dt: time step of x, s, or None where it is not known. `snnjax.training.fit` refuses another
+        one.
 
     >>> data = DeviceArrays(x=jnp.zeros((8, 50, 3), jnp.uint8), labels=jnp.zeros(8, jnp.int32))
     >>> data.batch(jnp.arange(4))[0].shape

@@ -161,7 +161,8 @@ def load_dvs_gesture(
 
     Args:
       folder, split, downsample: as in `DVSGesture`.
-      duration, start: the window, s from the gesture's start. Events outside it are left out; 12 bytes each are kept of the others.
+      duration, start: the window, s from the gesture's start. Events outside it are left out. The
+        others take 12 bytes each.
 
     Returns:
       `EventDataset` with the users as `groups`. A gesture that ends before `start` is a sample without events.

@@ -5,9 +5,10 @@ Sample s holds the events e = offsets[s] ... offsets[s+1] - 1, each at times[e] 
     bin(t) = floor(t' / dt)           kept where bin(t) < n_steps and t' < duration
     t'     = t + 2^-23 t              float64 times: at most 0.5 us later
 
-Times are kept in the type that they come in, float32 or float64. A float32 product k * dt may lie up to 2^-23 t below k dt; t' puts it in
-bin k. As a grid has at most 2^20 steps, t' is never later by more than an eighth of a step. Whole microseconds in float64 are always in
-the bin that whole numbers give. Whatever lies at or beyond the end of the window is dropped, never clipped into the last bin.
+Times are kept in the type that they come in, float32 or float64. A float32 product k * dt may lie up
+to 2^-23 t below k dt; t' puts it in bin k. As a grid has at most 2^20 steps, t' is never later by more
+than an eighth of a step. Whole microseconds in float64 are always in the bin that whole numbers give.
+What lies at or beyond the end of the window is dropped, never clipped into the last bin.
 
 Host side and numpy only, not a JAX pytree: `EventDataset.bins` gives what a loader sends to the device.
 """
@@ -32,8 +33,9 @@ class EventDataset:
     """S labelled samples of spike events on `n_units` channels.
 
     Attributes:
-      times: (E,) float32 or float64, s from the start of the trial, finite, >= 0 and < 2**32; in any order within a sample. Times at or
-        after `duration` are allowed, but `bins`, `to_dense` and `rate` leave them out.
+      times: (E,) float32 or float64, s from the start of the trial, finite, >= 0 and < 2**32; in any
+        order within a sample. Times at or after `duration` are allowed, but `bins`, `to_dense` and
+        `rate` leave them out.
       units: (E,) int32, in [0, n_units).
       offsets: (S + 1,) int64; sample s holds the events offsets[s]:offsets[s + 1].
       labels: (S,) int32, in [0, n_classes).
@@ -42,14 +44,15 @@ class EventDataset:
       groups: (S,) int32, for example the speaker, or None.
       class_names: `n_classes` names, or None.
 
-    Arrays of another real dtype are converted: times of 16 bits to float32, all others to float64. The fields are read-only views. S = 0
-    and samples without events are allowed.
+    Arrays of another real dtype are converted: times of 16 bits to float32, all other times to
+    float64. The fields are read-only views. S = 0 and samples without events are allowed.
 
     Raises:
       ValueError, TypeError: naming the field, its first offending value and where it is.
 
     Warns:
-      UserWarning: more than half of the events are at or after `duration`, as they are where times are in another unit than seconds.
+      UserWarning: more than half of the events are at or after `duration`. Their times may be in
+        another unit than seconds.
 
     >>> data = EventDataset(times=[0.001, 0.004, 0.002], units=[0, 2, 1], offsets=[0, 2, 3], labels=[0, 1],
     ...                     n_units=3, n_classes=2, duration=0.006)
@@ -110,7 +113,7 @@ class EventDataset:
             object.__setattr__(self, name, value)
 
     def _with(self, **fields: Any) -> EventDataset:
-        """A copy with other fields, which are known to be right: nothing is checked, and no warning given."""
+        """A copy with other fields that are known to be right: no checks, no warnings."""
         other = copy.copy(self)
         other._set(**fields)
         return other

@@ -45,7 +45,8 @@ def read_shd(
       n_units: number of input channels.
       duration: length of a trial, s. Events at or after it stay in the data set, but are dropped on binning. When None, the first
         whole millisecond after the last event.
-      max_samples, max_events: larger files are refused. Events take 8 bytes each in the result, 12 where the file has 64-bit times.
+      max_samples, max_events: larger files are refused. Events take 8 bytes each in the result, 12
+        where the file has 64-bit times.
 
     Returns:
       `EventDataset` with the speakers as `groups` and as many classes as `extra/keys` has names; without, the largest label + 1.

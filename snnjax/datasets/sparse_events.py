@@ -17,13 +17,16 @@ from snnjax.sparse import EventRaster
 
 @pytree_dataclass
 class SparseEvents:
-    """`DeviceEvents` with batches that are `snnjax.sparse.EventRaster` instead of arrays. Made by `SparseEvents.of`; a pytree.
+    """`DeviceEvents` whose batches are `snnjax.sparse.EventRaster` instead of arrays.
+
+    Made by `SparseEvents.of`; a pytree.
 
     `snnjax.nn.Sequential` takes them; what cannot use them there makes arrays of them. `fit`, and so `snnjax train`, and `snnjax sweep` make
     `SparseEvents` of `DeviceEvents` by themselves where that is faster; `fit_ensemble` takes what it is given.
 
     Attributes:
-      binned: the events, in order of time.   steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as
+      binned: the events, in order of time.
+      steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as
         `binned.addresses`.
       first_of_step, first_of_unit: position of the first event of each step and unit, and behind the last one's, int32 (samples, steps or n_units + 1).
 

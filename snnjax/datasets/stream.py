@@ -55,7 +55,8 @@ class Stream:
       shard_size: recordings a shard, at most their number. Memory: about four shards on the host while one is put together, two on the device.
       seed: whole number >= 0.
       crop: `"random"`: a window anywhere within the recording; `"start"`: its beginning. A shorter recording is shown whole, then silence.
-        A recording begins at time 0. One without an event before `duration` begins at its first event: its clock ran before.
+        A recording begins at time 0. One without an event before `duration` begins at its first
+        event: its clock ran before, as that of an event camera does.
       drop: probability with which an event is left out, in [0, 1).
       events: shards are `SparseEvents`, put in order by the threads; else `DeviceEvents`. `fit` sets it where that is faster.
       workers: threads.
@@ -134,7 +135,8 @@ class Stream:
 
         Raises:
           ImportError: grain is not installed.
-          Exception: a recording that cannot be read, or not binned. The error keeps its type and its message begins with the recording.
+          Exception: a recording cannot be read or binned. The error keeps its type, and its message
+            begins with the recording.
         """
         order = self.order(epoch)
         try:
@@ -179,7 +181,7 @@ class Stream:
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
         one = EventDataset(
-            times=times, units=units, offsets=[0, len(times)], labels=[0], n_units=self.recordings.n_units,
+            times=times, units=units, offsets=np.array([0, len(times)]), labels=np.zeros(1, int), n_units=self.recordings.n_units,
             n_classes=self.recordings.n_classes, duration=self.duration,
         )  # fmt: skip
         return one._bins(self.dt, _arrays.check_steps(self.steps))[0]

@@ -23,7 +23,14 @@ _WEIGHTS = (*_LINEAR, "Conv1d", "Conv2d")
 
 
 class Stage(NamedTuple):
-    """A population: its node, the nodes before it, of which the last are weights, the scales between these and it, and the weights in its loop."""
+    """A population of neurons and what leads to it.
+
+    Attributes:
+      name: its node.
+      before: the nodes before it, of which the last are weights.
+      scales: the Scale nodes between those weights and it.
+      loop: with recurrence, the weights in its loop.
+    """
 
     name: str
     before: list[str]
@@ -32,7 +39,13 @@ class Stage(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """A connection past other neurons: the population that sends, the weights, and the scales after them."""
+    """A connection past other neurons.
+
+    Attributes:
+      source: the population that sends.
+      weights: their node.
+      scales: the Scale nodes after the weights.
+    """
 
     source: str
     weights: str
@@ -107,7 +120,7 @@ def shape_of(value: Any) -> tuple[int, ...] | None:
 
 
 def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
-    """The populations from input to output; and where the last one has skip connections all of them, else nothing."""
+    """The populations from input to output, and all skip connections to the last one, if any."""
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
     if graph.kind(name) not in NEURONS:
@@ -147,7 +160,7 @@ def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list
 
 
 def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
-    """What leads to the population `name`: the nodes up to its weights, and the scales after these."""
+    """What leads to the population `name`: nodes up to its weights, and scales after these."""
     n = len(chain)
     while n and graph.kind(chain[n - 1]) == "Scale":
         n -= 1

@@ -68,7 +68,7 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
 
 
 def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a Scale multiplies an output (*spatial, units) of the given shape with: (units,), float64."""
+    """The factors of a Scale on an output (*spatial, units) of the given shape: (units,), float64."""
     return _one_a_unit(graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64))
 
 

@@ -84,7 +84,7 @@ def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: S
 
 
 def _node_of(path: Path) -> str:
-    """The first node of a file that nir makes no node of, and why; empty where there is none, or the file is not of this form."""
+    """The first node of a file that nir cannot read, and why; empty where there is none."""
     with contextlib.suppress(Exception):
         import h5py
         from nir import dict2NIRNode

@@ -51,7 +51,8 @@ def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
       ValueError: not such a file, or one with parameters that are missing, superfluous, or of another shape or type; names the file and the parameter.
 
     Warns:
-      UserWarning: parameters are not finite, as those of a network that diverged; names the file and the parameters.
+      UserWarning: parameters are not finite, as those of a network that diverged. Names the file
+        and the parameters.
     """
     params = load_params(nnx.state(network, nnx.Param), Path(path))
     if bad := [name for name, values in flatten_params(params).items() if not np.isfinite(values).all()]:

@@ -11,8 +11,8 @@ one on
 
 so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarities), as DVS-Gesture's does.
 
-Times are float64 seconds here. Whole microseconds, up to 2^32 s of them, come back exactly, and fall into the time step that whole numbers
-give.
+Times are float64 seconds here. Whole microseconds come back exactly, up to 2^32 s, and fall into the
+time step that whole numbers give.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def from_tonic(
       samples: pairs of a structured array (see the module) and a whole number. A data set of tonic's is such an iterable.
       sensor_size: (width, height, polarities); `samples.sensor_size` when None.
       duration: length of a trial, s; just after the last event of all when None.
-      origin: where a trial starts on the clock of its recording. `"zero"`: at 0. `"first"`: at the first event, as event cameras need, whose
-        clocks run before a recording. None: `"first"` if more than half of the recordings have no event before `duration`, else `"zero"`.
+      origin: where a trial starts on the clock of its recording. `"zero"`: at 0. `"first"`: at the
+        first event; event cameras need this, because their clocks run before a recording. None:
+        `"first"` if more than half of the recordings have no event before `duration`, else `"zero"`.
       n_classes, groups, class_names: as in `EventDataset.from_lists`.
 
     Raises:
@@ -56,7 +57,8 @@ def from_tonic(
         An error of `samples` itself keeps its type, and its message begins with the sample.
 
     Warns:
-      UserWarning: `origin` is None, and recordings have no event before `duration`; says what became of them.
+      UserWarning: `origin` is None, and recordings have no event before `duration`. Says what
+        became of them.
 
     >>> events = np.array([(1500, 3, 0), (4000, 1, 1)], dtype=[("t", int), ("x", np.int16), ("p", bool)])
     >>> data = from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3)
@@ -101,7 +103,10 @@ def _numbered(samples: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
-    """Whether most recordings (times in us) have no event before `duration` (s), so that their clocks cannot start with the trial."""
+    """Whether most recordings (times in us) have no event before `duration` (s).
+
+    Their clocks then cannot start with the trial.
+    """
     if duration is None:
         return False
     begins = {s: int(t.min()) for s, t in enumerate(times) if t.size}

@@ -62,6 +62,7 @@ def test_a_recording_on_a_clock_that_ran_before_starts_at_its_first_event(rng):
     assert start_of(times, duration=1.0) == 1000.0
     assert start_of(times, duration=1000.0) == 1000.0
     assert start_of(times, duration=1000.001) == start_of(times[:0], duration=1.0) == 0.0
+    assert start_of(np.array([3, 2]), duration=1.0) == 2.0
     starts = []
     for _ in range(200):
         t, u = random_crop(rng, times, units, duration=1.0)

@@ -72,7 +72,7 @@ def test_batches_are_float32_in_64_bit_mode():
     images = ImageDataset(images=np.arange(36.0).reshape(9, 2, 2, 1), labels=np.arange(9) % 2, n_classes=2)
     with enable_x64():
         key, plain = jax.random.key(0), DeviceEvents.put(ragged(), dt=2e-3)
-        for source, key in [
+        for source, drawn in [
             (plain, None),
             (SparseEvents.of(plain), None),
             (DeviceArrays(x=np.ones((9, 5, 2)), labels=np.arange(9) % 2), None),
@@ -80,7 +80,7 @@ def test_batches_are_float32_in_64_bit_mode():
             (Augmented(source=SparseEvents.of(plain), unit_shift=2, time_stretch=0.2), key),
             (DeviceImages.put(images, steps=3, flip=True, shift=1), key),
         ]:
-            x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((4,), jnp.int32), key)
+            x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((4,), jnp.int32), drawn)
             assert all(a.dtype == jnp.int32 for a in jax.tree.leaves(x) if isinstance(x, EventRaster))
             assert jax.eval_shape(as_dense, x).dtype == jnp.float32, type(source)
         raster = jax.eval_shape(lambda key: poisson_raster(key, (3, 2, 2), rate=20.0, dt=np.float64(2e-3)), key)

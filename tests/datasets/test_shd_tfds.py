@@ -100,6 +100,20 @@ def test_order_is_kept_over_shards(tmp_path, cache):
     assert_same(load_shd_tfds("train", cache), read_shd(path))
 
 
+def test_times_of_64_bits_keep_them(tmp_path, cache):
+    path = write(tmp_path / "x.h5", n=3)
+    with h5py.File(path, "a") as f:
+        del f["spikes/times"]
+        rows = f.create_dataset("spikes/times", (3,), h5py.vlen_dtype("f8"))
+        for s in range(3):
+            rows[s] = 1e6 + 1e-6 * np.arange(len(f["spikes/units"][s]))
+    prepare_shd(cache, files={"train": path})
+    data = load_shd_tfds("train", cache)
+    assert data.times.dtype == np.float64
+    assert_same(data, read_shd(path))
+    assert load_shd_tfds("train", cache, duration=0.5).duration == 0.5
+
+
 def test_classes_are_counted_over_all_files(tmp_path, cache):
     paths = {split: write(tmp_path / f"{split}.h5", n=n, keys=None) for split, n in (("train", 2), ("test", 9))}
     assert [read_shd(p).n_classes for p in paths.values()] == [2, 3]
