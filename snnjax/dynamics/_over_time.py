@@ -10,12 +10,15 @@ On an H200, a trial of 350 steps of 64 x 128 neurons there and back took 12.7 ms
 8.9 ms and, unrolled, 1.9 ms. On CPUs unrolled scans are slower.
 
 The kernel reads `AHEAD` steps before it computes them, because a load takes longer than all else that a step does.
+
+The kernel is written in Pallas Triton, which JAX 0.11 deprecated. Where JAX no longer has it, the loop does the kernel's work, and one warning says so.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +40,28 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether the installed JAX has what the kernel is written in.
+
+    The answer is kept for the process, so the warning is given once.
+
+    Warns:
+      UserWarning: JAX has no Pallas Triton.
+    """
+    try:
+        from jax.experimental.pallas.triton import CompilerParams  # noqa: F401
+    except ImportError as error:
+        warnings.warn(
+            f"JAX {jax.__version__} has no Pallas Triton, which the GPU kernel of snnjax needs ({error}). "
+            "Loops over time run as unrolled scans instead. The results are the same, but layers without "
+            "recurrence take about 7 times as long (measured on an H200). An older JAX brings the kernel back.",
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
 def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """`jax.lax.scan` of `carry, y = body(constants, carry, x)`, from the last step on if `reverse`. Not differentiable.
 
@@ -51,7 +76,7 @@ def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: boo
     by_loop = functools.partial(loop, body, reverse=reverse)
     steps, *shape = jax.tree.leaves(xs)[0].shape
     # a process without a GPU need not trace, or import, what it cannot run
-    if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST:
+    if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST or not has_triton():
         return by_loop(constants, carry, xs)
     return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
 
@@ -68,8 +93,12 @@ def _padded(size: int) -> int:
 def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False, interpret: bool = False) -> tuple[Any, Any]:
     """`elementwise` by the kernel; `interpret`: without a GPU, slowly, for tests."""
     from jax.experimental import pallas as pl
-    from jax.experimental.pallas import triton
 
+    compiler_params = None
+    if not interpret:
+        from jax.experimental.pallas import triton
+
+        compiler_params = triton.CompilerParams(num_warps=WARPS)
     steps, *shape = jax.tree.leaves(xs)[0].shape
     size = math.prod(shape)
     padded = _padded(size)
@@ -119,7 +148,7 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
             *(jax.ShapeDtypeStruct((padded,), a.dtype) for a in final_leaves),
             *(jax.ShapeDtypeStruct((steps, padded), a.dtype) for a in y_leaves),
         ],
-        compiler_params=None if interpret else triton.CompilerParams(num_warps=WARPS),
+        compiler_params=compiler_params,
         interpret=interpret,
         name="snnjax_elementwise_scan",
     )(*leaves)

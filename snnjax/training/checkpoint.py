@@ -31,7 +31,8 @@ class Checkpoints:
 
         self._args = ocp.args
         # orbax wants an absolute path; saving waits until the snapshot is on disk, so that what comes after may rely on it
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        last_two = ocp.checkpoint_managers.LatestN(2)
+        options = ocp.CheckpointManagerOptions(preservation_policy=last_two, create=True, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def save(self, snapshot: Snapshot) -> None:

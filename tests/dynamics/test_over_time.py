@@ -1,5 +1,9 @@
 """Loops over time: the kernel for GPUs, run by Pallas' interpreter, against the scan that it stands for; and who gets which."""
 
+import sys
+import types
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,25 +146,70 @@ def test_readouts_have_derivatives_of_all_kinds_on_a_cpu(rng, x64):
 
 
 def program(f, *arguments, platform):
-    return jax.jit(f).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    """The text of f's program for `platform`, of which this machine needs no device."""
+    kind = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    device = jax.sharding.AbstractMesh((), (), abstract_device=kind if platform == "cuda" else None)
+    with jax.sharding.use_abstract_mesh(device):
+        return jax.jit(f).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_who_gets_the_kernel(monkeypatch, rng):
-    """Only programs for CUDA, and only where there is a GPU; loops are unrolled there."""
-    drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
-    network = lambda d: jax.grad(lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum())(d)  # noqa: E731
-    recurrent = lambda d: simulate(LIF(), d, recurrent=dense_recurrence, weights=jnp.eye(64)).output  # noqa: E731
-    jax.clear_caches()
-    assert "triton" not in program(lambda d: network(d), drive, platform="cuda")
-    assert "unroll=1" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
+def feedforward(drive):
+    """A gradient through four loops that have no recurrent weights, for the kernel."""
+    loss = lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum()  # noqa: E731
+    return jax.grad(loss)(drive)
+
+
+def recurrent(drive):
+    return simulate(LIF(), drive, recurrent=dense_recurrence, weights=jnp.eye(drive.shape[-1])).output
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """This process takes its machine for one with a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.clear_caches()
-    try:
-        for_gpu, for_cpu = (program(lambda d: network(d), drive, platform=p) for p in ("cuda", "cpu"))
-        assert for_gpu.count("custom_call @__gpu$xla.gpu.triton") == 4
-        assert "stablehlo.while" not in for_gpu
-        assert "triton" not in for_cpu
-        assert for_cpu.count("stablehlo.while") == 4
-        assert f"unroll={_over_time.UNROLL}" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
-    finally:
-        jax.clear_caches()
+    _over_time.has_triton.cache_clear()
+    yield
+    jax.clear_caches()
+    _over_time.has_triton.cache_clear()
+
+
+def test_without_a_gpu_no_program_has_the_kernel(rng):
+    drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
+    jax.clear_caches()
+    assert "triton" not in program(lambda d: feedforward(d), drive, platform="cuda")
+    assert "unroll=1" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_who_gets_the_kernel(rng):
+    """Only programs for CUDA, and only where there is a GPU; loops are unrolled there."""
+    drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
+    programs = {p: program(lambda d: feedforward(d), drive, platform=p) for p in ("cuda", "cpu", "tpu")}
+    assert programs["cuda"].count("custom_call @__gpu$xla.gpu.triton") == 4
+    assert "stablehlo.while" not in programs["cuda"]
+    for p in ("cpu", "tpu"):
+        assert "triton" not in programs[p]
+        assert programs[p].count("stablehlo.while") == 4
+    assert f"unroll={_over_time.UNROLL}" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+@pytest.mark.parametrize("left", [None, types.ModuleType("triton")], ids=["no module", "an empty module"])
+def test_without_triton_the_loop_serves_and_one_warning_says_so(left, monkeypatch, rng):
+    drive = jnp.asarray(rng.normal(0.3, 1.5, (40, 2, 3)), jnp.float32)
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", left)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, gradient = simulate(LIF(), drive).output, feedforward(drive)
+        for_gpu = program(lambda d: feedforward(d), drive, platform="cuda")
+    (warning,) = [w for w in caught if "Triton" in str(w.message)]
+    assert warning.category is UserWarning
+    assert "has no Pallas Triton" in str(warning.message)
+    assert "about 7 times as long" in str(warning.message)
+    assert "triton" not in for_gpu
+    assert for_gpu.count("stablehlo.while") == 4
+    np.testing.assert_array_equal(found, lif_loop(drive).z)
+    monkeypatch.undo()
+    jax.clear_caches()
+    assert_close(gradient, feedforward(drive), 1e-5)
