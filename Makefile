@@ -1,10 +1,14 @@
 # make demo: environment, install, train Randman.   make test: environment, install, test suite without the slow ones.
 # make slow: those.   make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
+# make newest: what breaks with new versions of Python, JAX and Flax, on Python 3.13 in .venv313. PYTHON313=... says which one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# python3.13 may be a shim of pyenv that does not run: take the first one that does
+PYTHON313 ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13*/bin/python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test slow lint docs notebooks clean
+.PHONY: demo test slow newest newest-tests lint docs notebooks clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +30,16 @@ test: $(VENV)/.installed-dev
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
+newest:
+ifeq ($(strip $(PYTHON313)),)
+	@echo "make newest: skipped, because no Python 3.13 was found; PYTHON313=/path/to/python names one"
+else
+	$(MAKE) newest-tests VENV=.venv313 PYTHON=$(PYTHON313)
+endif
+
+newest-tests: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow or newest' $(NEWEST)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +52,4 @@ notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/execute.py
 
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) .venv313 build site *.egg-info

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from snnjax.calibration import calibrate, scale_to_rate
@@ -60,8 +61,10 @@ def numbers():
     """What a user does with a network: {what: list of numbers}."""
     network, x = build()
     found = {"readout": network(x)[0]}
-    others = {"calibrate": calibrate(network, x)[0]}
-    others["rate"], _ = nnx.jit(lambda network, x: scale_to_rate(network, x, rate=50.0))(network, x)
+    others = {
+        "calibrate": nnx.jit(lambda network, x: calibrate(network, x)[0])(network, x),
+        "rate": nnx.jit(lambda network, x: scale_to_rate(network, x, rate=50.0)[0])(network, x),
+    }
     found["probe"] = jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(probe(network, x, LABELS))])
     data = DeviceArrays(x=jnp.moveaxis(x, 0, 1), labels=LABELS)
     options = {"optimizer": smorms3(5e-3), "epochs": 2, "batch_size": 3, "key": jax.random.key(1), "dt": 2e-3}
@@ -73,6 +76,8 @@ def numbers():
     return {key: np.ravel(a).astype(float).tolist() for key, a in found.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.newest
 def test_numbers_are_those_of_graph_mode():
     env = os.environ | {"NNX_GRAPH_MODE": "false", "NNX_GRAPH_UPDATES": "false"}
     run = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, cwd=Path(__file__).parents[1])
