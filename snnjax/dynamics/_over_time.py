@@ -55,7 +55,8 @@ def has_triton() -> bool:
         warnings.warn(
             f"JAX {jax.__version__} has no Pallas Triton, which the GPU kernel of snnjax needs ({error}). "
             "Loops over time run as unrolled scans instead. The results are the same, but layers without "
-            "recurrence take about 7 times as long (measured on an H200). An older JAX brings the kernel back.",
+            "recurrence take 7 to 15 times as long (measured on an H200 and an H100). An older JAX brings the "
+            "kernel back.",
             stacklevel=3,
         )
         return False

@@ -206,7 +206,7 @@ def test_without_triton_the_loop_serves_and_one_warning_says_so(left, monkeypatc
     (warning,) = [w for w in caught if "Triton" in str(w.message)]
     assert warning.category is UserWarning
     assert "has no Pallas Triton" in str(warning.message)
-    assert "about 7 times as long" in str(warning.message)
+    assert "7 to 15 times as long" in str(warning.message)
     assert "triton" not in for_gpu
     assert for_gpu.count("stablehlo.while") == 4
     np.testing.assert_array_equal(found, lif_loop(drive).z)
