@@ -74,7 +74,7 @@ def replaced(obj: T, **values: Any) -> T:
     0.1
     """
     children, structure = jax.tree_util.tree_flatten_with_path(obj, is_leaf=lambda x: x is not obj)
-    names = [getattr(path[0], "name", None) for path, _ in children if path]
+    names = [str(getattr(path[0], "name", path[0])) for path, _ in children if path]
     if values.keys() <= set(names):
         return structure.unflatten([values.get(name, child) for name, (_, child) in zip(names, children, strict=True)])
     return dataclasses.replace(obj, **values)  # type: ignore[type-var]
