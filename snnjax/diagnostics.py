@@ -16,7 +16,6 @@ A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, G
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,12 +26,15 @@ import optax
 from jax.core import Tracer
 
 from snnjax import _check, losses, theory
+from snnjax._wide import wide
 from snnjax.calibration import free_membrane
 from snnjax.initializers import fan_in
+from snnjax.nn import Sequential
 from snnjax.optimizers import smorms3
-from snnjax.regularizers import ActivityBound, total_penalty
+from snnjax.regularizers import total_penalty
 from snnjax.sparse import as_dense
-from snnjax.training.step import Objective
+from snnjax.training._programs import program
+from snnjax.training.step import Objective, check_optimizer, optimizer_update
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +67,15 @@ class LayerProbe(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """`layers`, first to last; the readout's gradient and update; loss and accuracy on the batch."""
+    """What `probe` found.
+
+    Attributes:
+        layers: One `LayerProbe` per spiking layer, first to last.
+        readout_grad_w: Of the readout, mean |dL/dw|.
+        readout_update: Of the readout, mean |dw| of the optimizer's first step.
+        loss: On the batch.
+        accuracy: On the batch; None where targets are no classes.
+    """
 
     layers: tuple[LayerProbe, ...]
     readout_grad_w: Any
@@ -87,24 +97,32 @@ class Probe(NamedTuple):
 def probe(
     network: Any,
     x: jax.Array,
-    labels: jax.Array,
+    labels: Any,
     *,
     optimizer: optax.GradientTransformation | None = None,
-    regularizers: Sequence[ActivityBound] = (),
+    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = (),
     logits: losses.Logits = losses.max_over_time,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    loss: Callable[[jax.Array, Any], jax.Array] | None = None,
 ) -> Probe:
     """Look at every layer of `network` on one batch. Nothing is changed.
 
     Args:
-      network: a `snnjax.nn.Sequential` that ends in a readout.   x: inputs (time, batch, ...features).   labels: integers (batch,).
-      optimizer: whose first update is measured; SMORMS3 at 5e-3 when None.   regularizers, logits, loss: of the objective, as in `snnjax.training.fit`.
+        network: A `snnjax.nn.Sequential` that ends in a readout.
+        x: Inputs (time, batch, ...features).
+        labels: Targets of the batch, as the loss takes them: classes (batch,), or those of `loss`.
+        optimizer: An optax transformation, whose first update is measured; SMORMS3 at 5e-3 when None.
+        regularizers: Of the objective, as in `snnjax.training.fit`.
+        logits: As in `snnjax.training.fit`.
+        loss: As in `snnjax.training.fit`.
 
     Returns:
-      `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays under jit and vmap.
+        `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays
+        under jit and vmap.
 
     Raises:
-      ValueError: x has no time steps, labels out of range or not one a trial, no spiking layer, or a network that does not end in a readout.
+        ValueError: x has no time steps; labels out of range, or not one per sample; no spiking layer;
+            a network that does not end in a readout.
+        TypeError: `network` is no `Sequential`; an argument of another kind.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -116,8 +134,10 @@ def probe(
     >>> print(findings(report)[0])
     layer 1: 100 % of the neurons never spike: inputs at 9.9 Hz give sigma_u 0.14 (xi 7.4); calibrate, or raise sigma_u
     """
-    from flax import nnx
-
+    if not isinstance(network, Sequential):
+        needs = "network must be a snnjax.nn.Sequential, whose layers are looked at one by one"
+        hint = "put the layers of your module in a Sequential; snnjax.training.fit takes any module"
+        raise TypeError(f"{needs}, got a {type(network).__name__}; {hint}")
     _check.time_major("x", x)
     x = as_dense(x)
     labels = jnp.asarray(labels)
@@ -126,45 +146,45 @@ def probe(
         raise ValueError(f"network must end in a readout, got a {type(layers[-1]).__name__}")
     if not any(layer.spiking for layer in layers):
         raise ValueError("network must have a spiking layer, got none")
-    known = _check.concrete(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= layers[-1].out_features):
-        raise ValueError(
-            f"labels must be in [0, {layers[-1].out_features}), one a class of the readout, got {known.min():g} to {known.max():g}"
-        )
-    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-    result = _look((params, rest), x, labels, tuple(regularizers), graphdef, _SMORMS3 if optimizer is None else optimizer, logits, loss)
+    objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
+    optimizer = _SMORMS3 if optimizer is None else optimizer
+    check_optimizer(optimizer)
+    objective.check_targets("labels", labels, layers[-1].out_features)
+    result = program(_look, (objective, optimizer))(params, x, labels)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
 
 
 _SMORMS3 = smorms3(5e-3)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def _look(state: Any, x: jax.Array, labels: jax.Array, regularizers: Any, graphdef: Any, optimizer: Any, logits: Any, loss: Any) -> Probe:
-    from flax import nnx
-
-    params, rest = state
-    score = Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), logits, regularizers, loss)
+def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
+    score, optimizer = given
+    network_of = score.apply.network
 
     def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-        return _run(nnx.merge(graphdef, params, rest), x, taps)
+        return _run(network_of(params), x, taps)
 
     def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
         inputs, spikes, readout = run(params, taps)
         value = score.sample_losses(readout, labels).mean()
-        correct = losses.correct(readout, labels, logits=logits).mean()
-        return value + total_penalty(regularizers, spikes), (value, correct, inputs, spikes)
+        correct = score.sample_scores(readout, labels).get("accuracy")
+        accuracy = None if correct is None else correct.mean()
+        penalty = total_penalty(score.regularizers, spikes)
+        return value + penalty, (value, accuracy, inputs, spikes)
 
     # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
     taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
-    (_, (value, accuracy, inputs, spikes)), (grads, grad_z) = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(params, taps)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    layers = nnx.merge(graphdef, params, rest).layers
+    gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+    (total, (value, accuracy, inputs, spikes)), (grads, grad_z) = gradient(params, taps)
+    updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
+    layers = network_of(params).layers
     # layers without parameters have no branch in the trees
     weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
     grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-    probes = [_look_at(layers[k], inputs[i], spikes[i], jnp.abs(grad_z[i]).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)]
+    probes = [
+        _look_at(layers[k], inputs[i], spikes[i], jnp.abs(wide(grad_z[i])).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)
+    ]
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
@@ -186,18 +206,23 @@ def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list
 
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
-    leaves = jax.tree.leaves(tree)
+    leaves = [wide(leaf) for leaf in jax.tree.leaves(tree)]  # a sum in 16 bits overflows or stops
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
 
 
 def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
-    neuron = layer.neuron
+    neuron, x, z = layer.neuron, wide(x), wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
     connections, kernel = layer.connections(x, z), {"tau_mem": neuron.tau_mem, "dt": neuron.dt}
     predicted = [
         theory.membrane_statistics(
-            c.weights.mean(), c.weights.std(), n=fan_in(c.weights.shape), nu=c.spikes.mean() / neuron.dt, tau_syn=c.tau, **kernel
+            wide(c.weights).mean(),
+            wide(c.weights).std(),
+            n=fan_in(c.weights.shape),
+            nu=wide(c.spikes).mean() / neuron.dt,
+            tau_syn=c.tau,
+            **kernel,
         )
         for c in connections
     ]
@@ -274,7 +299,8 @@ def table(report: Probe) -> Table:
     """The numbers as a rich table, a row a layer."""
     from rich.table import Table
 
-    out = Table(title=f"loss {report.loss:.3f}, accuracy {100 * report.accuracy:.1f} %", title_justify="left")
+    accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
+    out = Table(title=f"loss {report.loss:.3f}{accuracy}", title_justify="left")
     dalian = any(p.rate_exc is not None for p in report.layers)
     populations = lambda p: f"[blue]{p.rate_exc:.1f}[/blue], [red]{p.rate_inh:.1f}[/red]" if p.rate_exc is not None else ""  # noqa: E731
     for name in (

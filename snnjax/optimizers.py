@@ -21,11 +21,19 @@ import optax
 from flax import nnx
 
 from snnjax import _check
+from snnjax._wide import wide, wide_dtype
 from snnjax.nn.nonnegative import nonnegative
 
 
 class Smorms3State(NamedTuple):
-    """Memory length, running mean of the gradient and of its square, each like the parameters; number of `steps` taken, for schedules."""
+    """State of `smorms3`, each tree of the structure of the parameters and in at least float32.
+
+    Attributes:
+        steps: Number of steps taken, for schedules.
+        mem: Length of the memory.
+        g: Running mean of the gradient.
+        g2: Running mean of its square.
+    """
 
     steps: jax.Array
     mem: Any
@@ -36,8 +44,19 @@ class Smorms3State(NamedTuple):
 def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientTransformation:
     """The SMORMS3 optimizer.
 
+    It computes in at least float32, also for parameters of 16 bits: squares of small gradients and
+    `eps` itself are 0 in float16. The updates have the type of the gradients.
+
     Args:
-      learning_rate: the largest relative step; a number, a traced value or an optax schedule `step -> value`.   eps: guards the divisions.
+        learning_rate: Largest relative step: a number, a traced value or an optax schedule
+            `step -> value`.
+        eps: Guards the divisions.
+
+    Returns:
+        An optax transformation.
+
+    Raises:
+        ValueError, TypeError: An argument is not a number, or out of range.
 
     >>> params = {"w": jnp.ones(3)}
     >>> optimizer = smorms3(5e-3)
@@ -50,19 +69,26 @@ def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientT
     _check.number("eps", eps, above=0)
 
     def init(params: Any) -> Smorms3State:
-        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        return Smorms3State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.ones_like, params), zeros(), zeros())
+        like = lambda make: jax.tree.map(lambda p: make(p, dtype=wide_dtype(jnp.result_type(p))), params)  # noqa: E731
+        zero = jnp.zeros((), jnp.int32)
+        return Smorms3State(zero, like(jnp.ones_like), like(jnp.zeros_like), like(jnp.zeros_like))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Smorms3State]:
         del params
         lr: Any = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+        grads = jax.tree.map(wide, updates)
         r = jax.tree.map(lambda mem: 1 / (mem + 1), state.mem)
-        g = jax.tree.map(lambda r, g, d: (1 - r) * g + r * d, r, state.g, updates)
-        g2 = jax.tree.map(lambda r, g2, d: (1 - r) * g2 + r * d**2, r, state.g2, updates)
+        g = jax.tree.map(lambda r, g, d: (1 - r) * g + r * d, r, state.g, grads)
+        g2 = jax.tree.map(lambda r, g2, d: (1 - r) * g2 + r * d**2, r, state.g2, grads)
         x = jax.tree.map(lambda g, g2: g**2 / (g2 + eps), g, g2)
         mem = jax.tree.map(lambda mem, x: 1 + mem * (1 - x), state.mem, x)
-        steps = jax.tree.map(lambda d, x, g2: -jnp.minimum(lr, x) * d / (jnp.sqrt(g2) + eps), updates, x, g2)
-        return steps, Smorms3State(jnp.asarray(optax.safe_increment(state.steps)), mem, g, g2)
+
+        def step(like: Any, d: Any, x: Any, g2: Any) -> Any:
+            return (-jnp.minimum(lr, x) * d / (jnp.sqrt(g2) + eps)).astype(jnp.result_type(like))
+
+        steps = jax.tree.map(step, updates, grads, x, g2)
+        counted = jnp.asarray(optax.safe_increment(state.steps))
+        return steps, Smorms3State(counted, mem, g, g2)
 
     return optax.GradientTransformation(init, update)
 

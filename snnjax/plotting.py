@@ -18,7 +18,13 @@ EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss, accuracy and firing rate of every layer (Hz) over epochs, from the rows of `FitResult.history`.
+    """Loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
+
+    Args:
+        history: The rows of `FitResult.history`.
+
+    Returns:
+        A figure with a panel for each of the three that the rows hold.
 
     >>> rows = [{"epoch": k, "train_loss": 2.0 / (k + 1), "train_accuracy": 0.1 * k, "rate_1": 5.0} for k in range(3)]
     >>> len(learning_curves(rows).axes)
@@ -26,23 +32,29 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    from snnjax.progress import score_of
+
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(10, 3), layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, what in ((loss, "loss"), (accuracy, "accuracy")):
+    rates = [name for name in history[0] if name.startswith("rate_")]
+    measures = list(dict.fromkeys(["loss", score_of(history[0])]))
+    panels = len(measures) + bool(rates)
+    figure = Figure(figsize=(1 + 3 * panels, 3), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for ax, what in zip(axes, measures, strict=False):
         for split in ("train", "valid"):
             if f"{split}_{what}" in history[0]:
-                axes.plot(epochs, [row[f"{split}_{what}"] for row in history], label=split)
-        axes.set(xlabel="epoch", ylabel=what)
-        axes.legend(frameon=False)
-    accuracy.set_ylim(0, 1.02)
-    for k, name in enumerate([n for n in history[0] if n.startswith("rate_")]):
-        rate.plot(epochs, [row[name] for row in history], label=f"layer {k + 1}")
-    rate.set(xlabel="epoch", ylabel="rate (Hz)")
-    rate.set_ylim(bottom=0)
-    rate.legend(frameon=False)
-    for axes in (loss, accuracy, rate):
-        axes.spines[["top", "right"]].set_visible(False)
+                ax.plot(epochs, [row[f"{split}_{what}"] for row in history], label=split)
+        ax.set(xlabel="epoch", ylabel=what.replace("_", " "))
+        if what.endswith("accuracy"):
+            ax.set_ylim(0, 1.02)
+    if rates:
+        for k, name in enumerate(rates, start=1):
+            axes[-1].plot(epochs, [row[name] for row in history], label=f"layer {k}")
+        axes[-1].set(xlabel="epoch", ylabel="rate (Hz)")
+        axes[-1].set_ylim(bottom=0)
+    for ax in axes:
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 

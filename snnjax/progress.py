@@ -155,17 +155,35 @@ def _spread(values: list[float]) -> str:
 
 
 def describe(row: Row) -> str:
-    """One line on an epoch.
+    """One line on an epoch: losses, what was scored, and rates, as far as there are any.
 
     >>> describe({"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "rate_1": 5.0, "valid_accuracy": 0.2})
     'loss 2.300  train 10.0 %  valid 20.0 %  rates 5.0 Hz'
+    >>> describe({"epoch": 1, "train_loss": 2.3, "valid_loss": 2.5})
+    'loss 2.300  valid 2.500'
     """
-    parts = [f"loss {row['train_loss']:.3f}", f"train {100 * row['train_accuracy']:.1f} %"]
-    if "valid_accuracy" in row:
-        parts.append(f"valid {100 * row['valid_accuracy']:.1f} %")
+    name = score_of(row)
+    parts = [f"loss {row['train_loss']:.3f}"]
+    if name != "loss" and not name.endswith("accuracy"):
+        parts.append(name.replace("_", " "))
+    for split in ("train", "valid"):
+        if f"{split}_{name}" in row and (split, name) != ("train", "loss"):
+            value = row[f"{split}_{name}"]
+            parts.append(f"{split} {100 * value:.1f} %" if name.endswith("accuracy") else f"{split} {value:.3f}")
     rates = [v for k, v in row.items() if k.startswith("rate_")]
-    parts.append("rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz")
+    if rates:
+        parts.append("rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz")
     return "  ".join(parts)
+
+
+def score_of(row: Row) -> str:
+    """What a row of training reports beside the loss, for example "accuracy"; "loss" where there is nothing.
+
+    >>> score_of({"epoch": 0, "train_loss": 1.0, "train_label_accuracy": 0.5}), score_of({"train_loss": 1.0})
+    ('label_accuracy', 'loss')
+    """
+    names = [name.removeprefix("train_") for name in row if name.startswith("train_")]
+    return next((name for name in names if name != "loss"), "loss")
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

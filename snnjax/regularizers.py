@@ -7,6 +7,8 @@ the outer mean runs over the batch and over what `pool` leaves. pool: `"populati
 spatial axes of a channels-last map (one value a channel), `"neuron"` nothing. p is 1 or 2.
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2 (upper bound: p = 2 on the population or feature map;
 lower bound: p = 2 on single neurons).
+
+Counts and penalties are of at least float32, whatever the type of the spikes.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
+from snnjax._wide import wide_dtype
 
 Pool = Literal["population", "feature_map", "neuron"]
 Side = Literal["upper", "lower"]
@@ -47,7 +50,7 @@ class ActivityBound:
     def __call__(self, spikes: jax.Array) -> jax.Array:
         """The penalty on spikes (time, batch, ...features), a scalar."""
         _check.time_major("spikes", spikes)
-        count = spikes.sum(axis=0)
+        count = spikes.sum(axis=0, dtype=wide_dtype(spikes.dtype))
         if self.pool == "population":
             count = count.reshape(count.shape[0], -1).mean(axis=1)
         elif self.pool == "feature_map" and count.ndim > 2:

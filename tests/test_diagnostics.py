@@ -145,7 +145,7 @@ def test_errors(x):
     ):
         with pytest.raises(ValueError, match=match):
             probe(Sequential(*layers), x, LABELS)
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one a class of the readout, got 0 to 7"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one a class of the readout, got 7"):
         probe(network(init, depth=1), x, list(range(8)))
 
 

@@ -23,6 +23,7 @@ import optax
 from snnjax import _check
 from snnjax.datasets import BatchSource, Stream
 from snnjax.training import placement as _placement
+from snnjax.training._programs import program as compiled
 from snnjax.training.placement import Placement
 from snnjax.training.step import Metrics, Objective, TrainState, check_micro_batch, evaluate, init_state, micro_batch_size, train_epoch
 
@@ -57,20 +58,26 @@ class Program(NamedTuple):
 class MemberState(NamedTuple):
     """All that a member's training carries. In an ensemble every leaf has the leading axis.
 
-    `best` are the parameters of the epoch `best_epoch` with the highest validation accuracy, the earliest such; `active` is False
-    once the member has stopped early or is not finite. `epoch`: epochs done.
+    Attributes:
+        train: State of training.
+        best: Parameters of the epoch `best_epoch`.
+        best_quality: The highest validation accuracy so far, or where targets are no classes minus the
+            lowest validation loss.
+        best_epoch: The earliest epoch with it.
+        epoch: Epochs done.
+        active: False once the member has stopped early or is not finite.
     """
 
     train: TrainState
     best: Any
-    best_accuracy: jax.Array
+    best_quality: jax.Array
     best_epoch: jax.Array
     epoch: jax.Array
     active: jax.Array
 
 
 class EnsembleResult(NamedTuple):
-    """What training leaves; numpy arrays, members first.
+    """What training leaves; numpy arrays, members first. There are accuracies where targets are classes; else the columns are those of `fit`.
 
     `history` maps each metric to (members, epochs + 1), those of priming included: column 0 is the untrained network, NaN where a member had stopped; it
     ends with the last epoch that any member trained. Names as in `fit`.
@@ -120,7 +127,8 @@ def fit_ensemble(
       program: see `Program`.   members: hyper-parameters, each an array (members,); `seed` is needed and an integer.
       sources: data on the device.   epochs: of supervised training, after `priming_epochs`; both counted in `history`.
       batch_size: at most the training set.   dt: time step, s, for rates in Hz.
-      patience: stop a member after so many supervised epochs without a better validation accuracy; None: never.
+      patience: stop a member after so many supervised epochs without a better validation accuracy (validation loss, where targets are no classes);
+        None: never.
       order: of the training samples: each `"member"` its own, from its seed, or one `"shared"` by all, so that members see the same batches.
       micro_batch: as in `train_epoch`.   placement: see `snnjax.training.placement`.
       resume: given the state of an untrained ensemble (its structure, shapes and types), returns where to go on, or None.
@@ -233,12 +241,15 @@ class _How(NamedTuple):
     patience: int | None = None
 
 
-# Of the module, with the program as a static argument, so that ensembles of one program and size share their compilations.
-_STATIC = ("program", "placement", "how")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
+# Ensembles of one program and size share their compilations.
 def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
+    """The state before training, its metrics, and what the program's `look` sees."""
+    return compiled(_start_members, (program, placement, how), identity=True)(hypers, sources)
+
+
+def _start_members(given: Any, hypers: Hyper, sources: Sources) -> Any:
+    program, placement, how = given
+
     def start(hyper: Hyper, sources: Sources) -> Any:
         params = program.init(hyper, sources)
         objective = program.objective(hyper, False)
@@ -246,15 +257,20 @@ def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Plac
         trained, held = (_evaluate(objective, params, source, sources.train, how) for source in (sources.train, sources.valid))
         zero = jnp.zeros((), jnp.int32)
         seen = {} if program.look is None else program.look(hyper, params, sources)
-        return (hyper, MemberState(state, params, jnp.asarray(-1.0), zero, zero, jnp.asarray(True))), (trained, held), seen
+        member = MemberState(state, params, jnp.float32(-jnp.inf), zero, zero, jnp.asarray(True))
+        return (hyper, member), (trained, held), seen
 
     return _placement.over_members(start, placement=placement)(hypers, sources)
 
 
-# the state is donated: an ensemble is held once
-@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnums=0)
 def _epoch(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
     """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
+    # the state is donated: an ensemble is held once
+    return compiled(_epoch_of_members, (program, placement, how), donate=0, identity=True)(ensemble, sources)
+
+
+def _epoch_of_members(given: Any, ensemble: Any, sources: Sources) -> Any:
+    program, placement, how = given
 
     def run(member: tuple[Hyper, MemberState], sources: Sources) -> Any:
         hyper, state = member
@@ -269,8 +285,14 @@ def _epoch(ensemble: Any, sources: Sources, *, program: Program, placement: Plac
     return _placement.over_members(run, placement=placement)(ensemble, sources)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
 def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> tuple[Metrics, Metrics]:
+    """Test metrics of the final and of the best parameters."""
+    return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, sources)
+
+
+def _finish_members(given: Any, ensemble: Any, sources: Sources) -> tuple[Metrics, Metrics]:
+    program, placement, how = given
+
     def finish(member: tuple[Hyper, MemberState], sources: Sources) -> tuple[Metrics, ...]:
         hyper, state = member
         objective = program.objective(hyper, False)
@@ -293,22 +315,24 @@ def _train_and_validate(
     sizes = {"batch_size": how.batch_size, "micro_batch": how.micro_batch}
     train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, **sizes)
     held = _evaluate(program.objective(hyper, False), train.params, sources.valid, sources.train, how)
-    better = train.healthy & (held.accuracy > state.best_accuracy) & (not how.priming)
+    quality = held.quality.astype(state.best_quality.dtype)
+    better = train.healthy & (quality > state.best_quality) & (not how.priming)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
     best_epoch = jnp.where(better, epoch, state.best_epoch)
     # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
     healthy = train.healthy & jnp.isfinite(held.loss)
     active = healthy if how.patience is None else healthy & (epoch - jnp.maximum(best_epoch, how.primed) < how.patience)
-    best_accuracy = jnp.where(better, held.accuracy, state.best_accuracy)
-    return MemberState(train._replace(healthy=healthy), best, best_accuracy, best_epoch, epoch, active), (trained, held)
+    best_quality = jnp.where(better, quality, state.best_quality)
+    return MemberState(train._replace(healthy=healthy), best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
 def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
     """Metrics of all members by the names that `fit` gives them, rates in Hz; numpy arrays (members,)."""
     trained, held = _placement.gather(metrics)
-    row = {"train_loss": trained.loss, "train_accuracy": trained.accuracy, "penalty": trained.penalty}
+    named = lambda prefix, m: {f"{prefix}{name}": value for name, value in {"loss": m.loss, **m.scores}.items()}  # noqa: E731
+    row = named("train_", trained) | {"penalty": trained.penalty}
     row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}
-    return row if held is None else row | {"valid_loss": held.loss, "valid_accuracy": held.accuracy}
+    return row if held is None else row | named("valid_", held)
 
 
 def _announce(

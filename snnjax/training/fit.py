@@ -19,8 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource, EventDataset, SparseEvents, Stream
 from snnjax.optimizers import keep_nonnegative
-from snnjax.regularizers import ActivityBound
 from snnjax.sparse import as_dense
+from snnjax.training._programs import program
 from snnjax.training.inputs import choose_form
 from snnjax.training.params import flatten_params
 from snnjax.training.step import (
@@ -32,6 +32,7 @@ from snnjax.training.step import (
     batch_key,
     batch_mesh,
     check_micro_batch,
+    check_optimizer,
     epoch_order,
     evaluate,
     init_state,
@@ -45,9 +46,13 @@ Row = dict[str, float]
 class FitResult(NamedTuple):
     """What training leaves.
 
-    `final` and `best` are the parameters (a pytree, `nnx.State` of `nnx.Param`) after the last epoch and after the epoch with the highest
-    validation accuracy (the earliest such; `final` without validation data). `history` has one dict an epoch. `test` maps
-    "final" and "best" to test metrics, where test data were given.
+    Attributes:
+        final: Parameters after the last epoch, a pytree (`nnx.State` of `nnx.Param`).
+        best: Parameters after the best epoch.
+        best_epoch: The epoch with the highest validation accuracy, or where targets are no classes with
+            the lowest validation loss; the earliest such. The last one without validation data.
+        history: One dict per epoch, see `fit`.
+        test: Test metrics by name, of "final" and of "best" parameters, where test data were given.
     """
 
     final: Any
@@ -66,11 +71,18 @@ class TrainingDivergedError(RuntimeError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C, or "interrupt" in a notebook. `result` holds the parameters and the history so far; the network holds the parameters, too."""
+    """Ctrl-C, or "interrupt" in a notebook. Nothing that was trained is lost.
 
-    def __init__(self, result: FitResult) -> None:
-        super().__init__(f"interrupted after {len(result.history) - 1} epochs")
-        self.result = result
+    Attributes:
+        result: The parameters and the history so far. The network holds the parameters, too.
+        steps: Updates that the parameters had after the last epoch of the history: 0, or those of an
+            epoch that was under way or not yet validated.
+    """
+
+    def __init__(self, result: FitResult, steps: int = 0) -> None:
+        more = f" and {steps} steps of the next, which are in the parameters" if steps else ""
+        super().__init__(f"interrupted after {len(result.history) - 1} epochs{more}")
+        self.result, self.steps = result, steps
 
 
 def fit(
@@ -85,8 +97,8 @@ def fit(
     valid: BatchSource | None = None,
     test: BatchSource | None = None,
     logits: losses.Logits = losses.max_over_time,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    regularizers: Sequence[ActivityBound] = (),
+    loss: Callable[[jax.Array, Any], jax.Array] | None = None,
+    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = (),
     priming_epochs: int = 0,
     micro_batch: int | None = None,
     events: bool | None = None,
@@ -94,34 +106,59 @@ def fit(
 ) -> FitResult:
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
 
+    A second call with equal arguments of the same shapes reuses the programs that the first compiled.
+    So `loss`, `logits`, `regularizers` and what `optimizer` calls must be pure, as under `jax.jit`.
+    A change of the numbers that they read from outside, or of their code, is seen and compiles anew.
+
     Args:
-      network: `snnjax.nn.Sequential`, or any module without other state that changes (batch statistics), called with
-        x (time, batch, ...features), and in training with `key` too where its attribute `stochastic` is True (dropout); returns
-        (readout (time, batch, classes), activity with `.spikes`).
-      train, valid, test: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Validation runs after each epoch, test at the end.
-        `train` may also be a `Stream`: an epoch runs over its shards one after another, and row 0 is the first shard of epoch 0, which is not trained on.
-      optimizer: an optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights of Dalian layers are kept >= 0 with any.
-      epochs, batch_size: at least 1; the batch at most the training set or the shard. A last, incomplete batch of its random order is left out.
-      key: decides the order of the samples; the same key gives the same run.
-      dt: time step, s; rates are reported in Hz with it.
-      logits: how a trace becomes class scores (`snnjax.losses`).   loss: `(readout, labels) -> (batch,)`, for example
-        `snnjax.losses.mean_square`; None: the cross-entropy of the scores.   regularizers: penalties on every spiking layer.
-      micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: what suits the machine
-        (`snnjax.training.step.micro_batch_size`). Several CPU devices (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
-      events: give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True, False, or None: where that is faster
-        (`snnjax.training.inputs.choose_form`). The results are the same to rounding.
-      priming_epochs: first so many epochs on the lower bounds among `regularizers` alone (homeostatic priming). They come before `epochs` and count
-        in the history; the best epoch is never one of them.
-      on_epoch: called with each epoch's row: epoch, train_loss, train_accuracy, penalty, rate_1 ... (Hz, a layer each), valid_loss,
-        valid_accuracy, seconds. Row 0 is the untrained network.
+        network: `snnjax.nn.Sequential`, or any module without other state that changes (batch
+            statistics). It is called with x (time, batch, ...features), and in training also with
+            `key` where its attribute `stochastic` is True (dropout). It returns the readout
+            (time, batch, k), or (readout, activity with `.spikes`).
+        train: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Or a `Stream`: an
+            epoch runs over its shards one after another, and row 0 is the first shard of epoch 0,
+            which is not trained on.
+        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights of
+            Dalian layers are kept >= 0 with any. Those that look at the loss get the objective of the
+            batch as `value` (`optax.contrib.reduce_on_plateau`); those that search along a line
+            (`optax.lbfgs`) are refused.
+        epochs: At least 1.
+        batch_size: At most the training set or the shard. A last, incomplete batch of the random
+            order is left out.
+        key: Random key, decides the order of the samples; the same key gives the same run.
+        dt: Time step, s; rates are reported in Hz with it.
+        valid: A source that is evaluated after each epoch, or None.
+        test: A source that is evaluated at the end, or None.
+        logits: How a trace becomes class scores (`snnjax.losses`), for the cross-entropy and the
+            accuracy.
+        loss: `(readout, target) -> (batch,)`. It decides what the targets are: None, the cross-entropy
+            of `logits`, takes classes; `snnjax.losses.mean_square` traces or classes;
+            `snnjax.losses.SquaredError()` values (batch, k); `snnjax.losses.SigmoidCrossEntropy()`
+            several labels per sample; a function of your own whatever your source gives.
+        regularizers: Penalties on every spiking layer; the network must return its activity.
+        priming_epochs: Number of epochs at the beginning on the lower bounds among `regularizers`
+            alone (homeostatic priming). They come before `epochs` and count in the history; the best
+            epoch is never one of them.
+        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
+            what suits the machine (`snnjax.training.step.micro_batch_size`). Several CPU devices
+            (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
+        events: Give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True,
+            False, or None: where that is faster (`snnjax.training.inputs.choose_form`). The results
+            are the same to rounding.
+        on_epoch: Functions that are called with each epoch's row: epoch, train_loss, train_accuracy,
+            penalty, rate_1 ... (Hz, one per layer), valid_loss, valid_accuracy, seconds. Row 0 is the
+            untrained network. There is an accuracy where targets are classes. Else there is what the
+            loss names (`snnjax.losses.Metric`), such as train_label_accuracy, or nothing.
 
     Returns:
-      `FitResult`.
+        `FitResult`.
 
     Raises:
-      ValueError, TypeError: sizes, labels or time steps that do not fit, a source that cannot be passed to jit.
-      TrainingInterrupted: at a keyboard interrupt; nothing that was trained is lost.
-      TrainingDivergedError: a non-finite loss or gradient; says epoch, step and where it first shows. The network then holds the last good parameters.
+        ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
+            passed to jit; an argument of another kind.
+        TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
+        TrainingDivergedError: A non-finite loss or gradient; says epoch, step and where it first shows.
+            The network then holds the last good parameters.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -138,11 +175,17 @@ def fit(
     _check.integer("batch_size", batch_size, at_least=1)
     check_micro_batch(micro_batch, batch_size)
     _check.number("dt", dt, above=0, unit="s")
+    _check.key("key", key)
+    check_optimizer(optimizer)
+    if callable(on_epoch):
+        raise TypeError(f"on_epoch must be a sequence of functions of a row, got {on_epoch!r}; write [it]")
+    objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
     form = functools.partial(choose_form, network, events=events)
     first = _first(train, dt) if isinstance(train, Stream) else train
     for name, source in (("train", first), ("valid", valid), ("test", test)):
         if source is not None:
-            _check_source(name, source, network, train.labels if source is first and isinstance(train, Stream) else None)
+            of_all = train.labels if source is first and isinstance(train, Stream) else None
+            _check_source(name, source, objective, params, of_all)
     if batch_size > len(first):
         raise ValueError(f"batch_size must be at most the number of training samples {len(first)}, got {batch_size}")
     _check_dt(network, dt, train=first, valid=valid, test=test)
@@ -150,7 +193,6 @@ def fit(
     valid, test = (source if source is None else form(source) for source in (valid, test))
     # all shards of a stream as the first, so that they share their compilation
     train = dataclasses.replace(train, events=isinstance(first, SparseEvents)) if isinstance(train, Stream) else first
-    objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
     optimizer = optax.chain(optimizer, keep_nonnegative())  # nothing where it has been done, and to weights that are not marked
     # the parameters are donated to each epoch; copies keep the caller's arrays alive
     params = jax.tree.map(jnp.copy, params)
@@ -162,21 +204,18 @@ def fit(
         first = first if isinstance(train, Stream) else put(first)
         train = train if isinstance(train, Stream) else first
     size = micro_batch or micro_batch_size(objective, params, first, batch_size // devices)
-    run_phase = [
-        jax.jit(
-            functools.partial(train_epoch, phase, optimizer, batch_size=batch_size, micro_batch=size, devices=devices), donate_argnums=0
-        )
-        for phase in phases
-    ]
-    run_eval = jax.jit(functools.partial(evaluate, objective, batch_size=size))
+    sizes = _Sizes(batch_size, size, devices)
+    run_phase = [program(_epoch, (phase, optimizer, sizes), donate=0) for phase in phases]
+    run_eval = functools.partial(evaluate, objective, batch_size=size)
 
-    def report(epoch: int, metrics: Metrics, seconds: float) -> Row:
-        row: Row = {"epoch": epoch, "train_loss": float(metrics.loss), "train_accuracy": float(metrics.accuracy)}
-        row["penalty"] = float(metrics.penalty)
-        row |= {f"rate_{k}": float(r) / dt for k, r in enumerate(metrics.rates, start=1)}
+    def report(epoch: int, metrics: Metrics, seconds: float) -> float:
+        """Append the epoch's row; returns what the best parameters have most of."""
+        row: Row = {"epoch": epoch, **_columns("train_", metrics), "penalty": float(metrics.penalty), **_rates(metrics, dt)}
+        quality = -np.inf
         if valid is not None:
             held = run_eval(state.params, valid)
-            row |= {"valid_loss": float(held.loss), "valid_accuracy": float(held.accuracy)}
+            row |= _columns("valid_", held)
+            quality = float(held.quality)
             if not np.isfinite(row["valid_loss"]):
                 leave()
                 result = FitResult(_host(state.params), best, best_epoch, history, {})
@@ -185,9 +224,10 @@ def fit(
                 )
         row["seconds"] = seconds
         history.append(row)
+        reported[0] = int(state.steps)
         for callback in on_epoch:
             callback(row)
-        return row
+        return quality
 
     def leave() -> None:
         """The network with the parameters so far, on one device as they came."""
@@ -195,7 +235,8 @@ def fit(
 
     state = init_state(params, optimizer)
     history: list[Row] = []
-    best, best_epoch, best_accuracy = _host(params), 0, -1.0
+    reported = [0]  # steps before the history's last row
+    best, best_epoch, best_quality = _host(params), 0, -np.inf
     report(0, run_eval(state.params, first), 0.0)
     del first  # a shard takes memory
     try:
@@ -211,23 +252,48 @@ def fit(
                         leave()
                         result = FitResult(_host(state.params), best, best_epoch, history, {})
                         where = f"epoch {epoch}" + (f", shard {len(found)}" if isinstance(train, Stream) else "")
-                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, batch_size, size), result)
+                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, sizes), result)
                     found.append(metrics)
             metrics = found[0] if len(found) == 1 else jax.tree.map(lambda *m: sum(m) / len(m), *found)
-            row = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
-            if supervised and (valid is None or row["valid_accuracy"] > best_accuracy):
-                best, best_epoch, best_accuracy = _host(state.params), epoch, row.get("valid_accuracy", -1.0)
+            quality = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
+            if supervised and (valid is None or quality > best_quality):
+                best, best_epoch, best_quality = _host(state.params), epoch, quality
     except KeyboardInterrupt:
         leave()
-        raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {})) from None
+        more = int(state.steps) - reported[0]
+        raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {}), more) from None
     leave()
     result = FitResult(_host(state.params), best, best_epoch, history, {})
     if test is not None:
         for name, chosen in (("final", result.final), ("best", best)):
             m = run_eval(chosen, test)
-            rates = {f"rate_{k}": float(r) / dt for k, r in enumerate(m.rates, start=1)}
-            result.test[name] = {"loss": float(m.loss), "accuracy": float(m.accuracy)} | rates
+            result.test[name] = _columns("", m) | _rates(m, dt)
     return result
+
+
+class _Sizes(NamedTuple):
+    """What is part of the program: samples per batch, and at a time on each of `devices`."""
+
+    batch: int
+    micro_batch: int
+    devices: int
+
+
+def _epoch(given: Any, state: TrainState, source: BatchSource, key: jax.Array) -> tuple[TrainState, Metrics]:
+    objective, optimizer, sizes = given
+    return train_epoch(
+        objective, optimizer, state, source, key, batch_size=sizes.batch, micro_batch=sizes.micro_batch, devices=sizes.devices
+    )
+
+
+def _columns(prefix: str, metrics: Metrics) -> Row:
+    """Loss and scores as columns of a row."""
+    return {f"{prefix}{name}": float(value) for name, value in {"loss": metrics.loss, **metrics.scores}.items()}
+
+
+def _rates(metrics: Metrics, dt: float) -> Row:
+    """Rates of all layers as columns of a row, Hz."""
+    return {f"rate_{k}": float(r) / dt for k, r in enumerate(metrics.rates, start=1)}
 
 
 def _first(train: Stream, dt: float) -> BatchSource:
@@ -247,7 +313,7 @@ def _parts(train: BatchSource | Stream, epoch: int, key: jax.Array) -> Generator
             yield shard, jax.random.fold_in(key, k)
 
 
-def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = None) -> None:
+def _check_source(name: str, source: Any, objective: Objective, params: Any, labels_of_all: Any = None) -> None:
     """Everything about a source that would otherwise surface deep inside jit, or not at all. `labels_of_all`: where it is a part of a larger set."""
     if isinstance(source, EventDataset):
         raise TypeError(f"{name} must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
@@ -257,18 +323,15 @@ def _check_source(name: str, source: Any, network: Any, labels_of_all: Any = Non
     if len(source) == 0:
         raise ValueError(f"{name} must hold at least one sample, got none")
     # shapes only: nothing is computed here
-    x, labels = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
-    readout, activity = nnx.eval_shape(lambda network, x: network(x), network, x)
-    if readout.ndim != 3 or not hasattr(activity, "spikes"):
-        raise ValueError(
-            f"network must return (readout (time, batch, classes), activity with .spikes), got a readout of shape {readout.shape}"
-        )
+    x, target = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
+    if len(x.shape) > 1 and x.shape[0] == 1 != x.shape[1]:
+        hint = "move the axis of time first in batch(...), jnp.moveaxis(x, 1, 0)"
+        raise ValueError(f"{name} must give time-major inputs (time, batch, ...), got {x.shape} for a batch of one sample; {hint}")
+    readout, _ = jax.eval_shape(objective.outputs, params, x)
+    jax.eval_shape(lambda o, y: (objective.sample_losses(o, y), objective.sample_scores(o, y)), readout, target)
     values = getattr(source, "labels", None) if labels_of_all is None else labels_of_all
-    if values is not None and labels.shape == (1,):
-        values = np.asarray(values)
-        if values.min() < 0 or values.max() >= readout.shape[-1]:
-            bad = values.min() if values.min() < 0 else values.max()
-            raise ValueError(f"labels of {name} must be in [0, {readout.shape[-1]}), one a class of the readout, got {bad}")
+    if np.ndim(values) == len(target.shape):  # what the batches hold
+        objective.check_targets(f"labels of {name}", values, readout.shape[-1])
 
 
 def _check_dt(network: Any, dt: float, **sources: Any) -> None:
@@ -285,14 +348,12 @@ def _host(params: Any) -> Any:
     return jax.tree.map(np.asarray, jax.device_get(params))
 
 
-def _explain(
-    objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, where: str, batch_size: int, micro_batch: int
-) -> str:
+def _explain(objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, where: str, sizes: _Sizes) -> str:
     """Run the step that failed once more, from the last good parameters, and say where it first is not finite."""
-    order = epoch_order(key, len(source), batch_size)
+    order = epoch_order(key, len(source), sizes.batch)
     step = int(state.steps) % len(order)  # all steps before this pass over the source were good
     x, _ = source.batch(order[step], batch_key(key, step))
-    again = jax.jit(lambda p: batch_gradient(objective, p, source, order[step], batch_key(key, step), micro_batch=micro_batch))
+    again = jax.jit(lambda p: batch_gradient(objective, p, source, order[step], batch_key(key, step), micro_batch=sizes.micro_batch))
     _, metrics, grads = again(state.params)
     facts = [f"loss {float(metrics.loss):g}, penalty {float(metrics.penalty):g}"]
     for what, tree in (("weights", state.params), ("gradient", grads)):

@@ -11,7 +11,6 @@ import optax
 
 from snnjax import _check, losses
 from snnjax.datasets import BatchSource
-from snnjax.regularizers import ActivityBound
 from snnjax.training.inputs import choose_form
 from snnjax.training.step import Objective, batch_gradient, check_micro_batch, init_state, micro_batch_size, update
 
@@ -43,8 +42,8 @@ def step_memory(
     micro_batch: int | None = None,
     events: bool | None = None,
     logits: losses.Logits = losses.max_over_time,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    regularizers: Sequence[ActivityBound] = (),
+    loss: Callable[[jax.Array, Any], jax.Array] | None = None,
+    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = (),
 ) -> StepMemory:
     """Compile one training step of `network` on batches of `source`, on one device, and say what memory it needs. Nothing is run.
 
@@ -67,7 +66,7 @@ def step_memory(
     """
     _check.integer("batch_size", batch_size, at_least=1, at_most=len(source))
     source = choose_form(network, source, events=events)
-    objective, params = Objective.of(network, logits=logits, regularizers=tuple(regularizers), loss=loss)
+    objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
     check_micro_batch(micro_batch, batch_size)
     size = micro_batch or micro_batch_size(objective, params, source, batch_size)
 

@@ -1,6 +1,8 @@
 r"""One optimization step and one epoch as pure functions.
 
-    objective = mean_batch loss(readout, labels) + sum_layers sum_regularizers penalty(spikes)
+    objective = mean_batch loss(readout, target) + sum_layers sum_regularizers penalty(spikes)
+
+The loss decides what the target is: classes, values, several labels, or traces (`snnjax.losses`).
 
 Homeostatic priming is training on the lower bounds alone, which wakes silent neurons before there is anything to learn (`Objective.priming`).
 
@@ -15,6 +17,7 @@ the state that comes back from the epoch is the last good one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,14 +29,17 @@ from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from snnjax import _check, losses, regularizers
+from snnjax._pytree import pytree_dataclass, static
+from snnjax._wide import wide_dtype
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
 from snnjax.datasets.sparse_events import SparseEvents
-from snnjax.nn.network import Sequential
+from snnjax.nn.network import Activity, Sequential
 from snnjax.regularizers import ActivityBound
+from snnjax.training._programs import program
 
-Apply = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
+Apply = Callable[[Any, jax.Array], Any]
 
 
 class TrainState(NamedTuple):
@@ -46,84 +52,266 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Means over samples: supervised `loss`, `accuracy`, the `penalty` of all regularizers, and spikes a unit a step of every layer (`rates`)."""
+    """Means over samples.
+
+    Attributes:
+        loss: The supervised loss.
+        scores: What is reported beside it, by name: {"accuracy": ...} where targets are classes; what
+            the loss names (`snnjax.losses.Metric`); else empty.
+        penalty: That of all regularizers.
+        rates: Spikes per unit and step of every layer, (layers,).
+    """
 
     loss: jax.Array
-    accuracy: jax.Array
+    scores: dict[str, jax.Array]
     penalty: jax.Array
     rates: jax.Array
 
+    @property
+    def accuracy(self) -> jax.Array:
+        """Share of samples whose class is told right.
+
+        Raises:
+            AttributeError: The targets are no classes.
+        """
+        if "accuracy" not in self.scores:
+            raise AttributeError(f"there is no accuracy: targets are no classes; scores: {[*self.scores]}")
+        return self.scores["accuracy"]
+
+    @property
+    def quality(self) -> jax.Array:
+        """What the best parameters have most of: the accuracy, or where there is none minus the loss."""
+        return self.scores.get("accuracy", -self.loss)
+
+
+@pytree_dataclass
+class _Call:
+    """A network as a function of its parameters.
+
+    Two of networks of one structure are equal to jit but for the arrays in `rest`.
+    """
+
+    rest: Any
+    graphdef: Any = static()
+    counts: bool = static()
+
+    def __call__(self, params: Any, x: Any, key: jax.Array | None = None) -> Any:
+        options: dict[str, Any] = {"counts": True} if self.counts else {}
+        if key is not None:
+            options["key"] = key
+        return self.network(params)(x, **options)
+
+    def network(self, params: Any) -> Any:
+        """The network with these parameters."""
+        return nnx.merge(self.graphdef, params, self.rest)
+
 
 class Objective(NamedTuple):
-    """The pieces of an objective. `apply(params, x)` -> (readout, activity), with activity.spikes a tuple of trains, or counts (`snnjax.nn.Activity`).
+    """The pieces of an objective. `Objective.of` makes one of a network.
 
-    `supervised` False leaves the loss out of what is minimized; it is still reported. `noisy(params, x, key)`, where it is given, takes the place of
-    `apply` in training: dropout. `Objective.of` makes both from a network.
+    Attributes:
+        apply: `(params, x) -> (readout, activity)`, with activity.spikes a tuple of trains, or counts
+            (`snnjax.nn.Activity`); or the readout (time, batch, k) alone, where nothing is known of
+            the activity.
+        logits: How a trace becomes class scores, for the cross-entropy and the accuracy.
+        regularizers: Penalties on the spikes of every spiking layer.
+        loss: `(readout, target) -> (batch,)`; None: the cross-entropy of `logits`.
+        supervised: False leaves the loss out of what is minimized; it is still reported.
+        noisy: `(params, x, key)`, takes the place of `apply` in training: dropout. Or None.
     """
 
     apply: Apply
     logits: losses.Logits = losses.max_over_time
-    regularizers: Sequence[regularizers.ActivityBound] = ()
-    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = ()
+    loss: Callable[[jax.Array, Any], jax.Array] | None = None
     supervised: bool = True
-    noisy: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, Any]] | None = None
+    noisy: Callable[[Any, jax.Array, jax.Array], Any] | None = None
 
     @classmethod
     def of(cls, network: Any, **options: Any) -> tuple[Objective, Any]:
-        """The objective of an nnx `network`, and its parameters (`nnx.State` of `nnx.Param`); options as the other fields.
+        """The objective of a network, and its parameters.
 
-        A network whose `stochastic` is True takes a `key` when it is called. A `Sequential` with `remat_steps` gives counts instead of spikes, if all
-        regularizers are `ActivityBound`s.
-        """
-        graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-        # bounds look at counts alone; what other penalties look at is not known
-        counted = all(isinstance(r, ActivityBound) for r in options.get("regularizers", ()))
-        how = {"counts": True} if counted and type(network) is Sequential and network.remat_steps is not None else {}
-        noisy = (lambda p, x, key: nnx.merge(graphdef, p, rest)(x, key=key, **how)) if getattr(network, "stochastic", False) else None
-        return cls(lambda p, x: nnx.merge(graphdef, p, rest)(x, **how), noisy=noisy, **options), params
+        Args:
+            network: An `nnx.Module`. Where its `stochastic` is True it takes a `key` when it is called.
+                A `Sequential` with `remat_steps` gives counts instead of spikes, if all regularizers
+                are `ActivityBound`s.
+            options: The other fields.
 
-    def priming(self) -> Objective:
-        """The lower bounds alone, without the supervised loss.
+        Returns:
+            The objective, and an `nnx.State` of `nnx.Param`.
 
         Raises:
-          ValueError: there is no lower bound.
+            TypeError: `network` is no nnx.Module, or an option is not what it should be.
+
+        >>> from snnjax.nn import Readout
+        >>> objective, params = Objective.of(Readout(5, 2, rngs=nnx.Rngs(0)))
+        >>> [leaf.shape for leaf in jax.tree.leaves(params)]
+        [(5, 2)]
         """
-        lower = tuple(r for r in self.regularizers if r.side == "lower")
+        if not isinstance(network, nnx.Module):
+            what = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+            raise TypeError(f"network must be a flax.nnx.Module, for example a snnjax.nn.Sequential, got {what}")
+        _check_functions(options)
+        options["regularizers"] = tuple(options.get("regularizers", ()))
+        graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+        # bounds look at counts alone; what other penalties look at is not known
+        counted = all(isinstance(r, ActivityBound) for r in options["regularizers"])
+        counts = counted and type(network) is Sequential and network.remat_steps is not None
+        call = _Call(rest=rest, graphdef=graphdef, counts=counts)
+        return cls(call, noisy=call if getattr(network, "stochastic", False) else None, **options), params
+
+    def priming(self) -> Objective:
+        """The lower bounds alone, without the supervised loss and without penalties of the user's own.
+
+        Raises:
+            ValueError: There is no lower bound.
+        """
+        lower = tuple(r for r in self.regularizers if getattr(r, "side", None) == "lower")
         if not lower:
             raise ValueError("regularizers must hold a lower bound for homeostatic priming, got none; see snnjax.regularizers.lower_bound")
         return self._replace(regularizers=lower, supervised=False)
 
-    def sample_losses(self, readout: jax.Array, labels: jax.Array) -> jax.Array:
-        """The supervised loss of each sample, (batch,): `loss`, or the cross-entropy of `logits` where that is None.
+    def outputs(self, params: Any, x: Any, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        """Readout (time, batch, k) and activity for inputs x (time, batch, ...features).
+
+        Args:
+            params: Parameters of the network.
+            x: The inputs.
+            key: For what the network draws in training; None in evaluation.
+
+        Returns:
+            What the network returns; for a readout alone an `Activity` without spikes.
 
         Raises:
-          ValueError: `loss` returns something else than one number a sample.
+            TypeError: The network returns something else.
+            ValueError: The readout has other axes; or there are regularizers and the network returns no
+                spikes.
+        """
+        out = self.apply(params, x) if key is None or self.noisy is None else self.noisy(params, x, key)
+        alone = hasattr(out, "ndim")
+        if not alone and not (isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")):
+            raise TypeError(f"{_RETURNS}, got {_described(out)}")
+        readout, activity = (out, Activity(())) if alone else out
+        if readout.ndim != 3:
+            raise ValueError(f"{_RETURNS}, got a readout of shape {readout.shape}")
+        if alone and self.regularizers:
+            raise ValueError(f"regularizers need the spikes of every layer: {_RETURNS}, got the readout alone")
+        return readout, activity
+
+    def sample_losses(self, readout: jax.Array, target: Any) -> jax.Array:
+        """The supervised loss of each sample.
+
+        Args:
+            readout: Trace (time, batch, k).
+            target: What the loss takes, one per sample.
+
+        Returns:
+            (batch,): `loss`, or the cross-entropy of `logits` where that is None.
+
+        Raises:
+            ValueError: `loss` returns something else than one number per sample.
         """
         if self.loss is None:
-            return losses.cross_entropy(readout, labels, logits=self.logits)
-        values = self.loss(readout, labels)
+            return losses.cross_entropy(readout, target, logits=self.logits)
+        values = self.loss(readout, target)
         if jnp.shape(values) != (readout.shape[1],):
             raise ValueError(f"loss must return one value a sample, ({readout.shape[1]},), got {jnp.shape(values)}")
         return values
 
+    def metric(self, target: Any) -> losses.Metric | None:
+        """What is reported beside the loss: its `metric`, the accuracy where targets are classes, or nothing."""
+        if hasattr(self.loss, "metric"):
+            return self.loss.metric  # pyright: ignore[reportFunctionMemberAccess, reportOptionalMemberAccess]
+        if self.loss is None or losses.are_classes(target):
+            return losses.Metric("accuracy", functools.partial(losses.correct, logits=self.logits))
+        return None
+
+    def sample_scores(self, readout: jax.Array, target: Any) -> dict[str, jax.Array]:
+        """The metric of each sample by its name, {name: (batch,)}; empty where there is none."""
+        metric = self.metric(target)
+        return {} if metric is None else {metric.name: metric.of(readout, target)}
+
+    def check_targets(self, name: str, targets: Any, outputs: int) -> None:
+        """Raise ValueError if a target is out of range for `outputs` of the readout, unless traced.
+
+        A loss may have a method `check(name, targets)` of its own.
+        """
+        metric, check = self.metric(targets), getattr(self.loss, "check", None)
+        if metric is not None and metric.name == "accuracy":
+            losses.check_classes(name, targets, outputs)
+        elif check is not None:
+            check(name, targets)
+
+
+_RETURNS = "network must return the readout (time, batch, k), or (readout, activity with .spikes)"
+
+
+def _described(out: Any) -> str:
+    parts = [type(part).__name__ for part in out] if isinstance(out, tuple | list) else ""
+    return f"a {type(out).__name__} {parts}".rstrip()
+
+
+def _check_functions(options: dict[str, Any]) -> None:
+    """What is no function, and one regularizer in place of a sequence, would fail deep inside."""
+    for name in ("logits", "loss"):
+        given = options.get(name)
+        if given is not None and (isinstance(given, type) or not callable(given)):
+            hint = "; it must be made first, with ()" if isinstance(given, type) else "; see snnjax.losses"
+            shown = given.__name__ if isinstance(given, type) else repr(given)
+            raise TypeError(f"{name} must be a function, got {type(given).__name__} {shown}{hint}")
+    given = options.get("regularizers", ())
+    if not isinstance(given, Sequence) or not all(callable(r) for r in given):
+        raise TypeError(f"regularizers must be a sequence of functions of spikes, such as [upper_bound(...)], got {given!r}")
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise TypeError, saying what to give instead, unless `optimizer` is an optax transformation."""
+    made = not isinstance(optimizer, type) and not isinstance(optimizer, nnx.Optimizer)
+    if made and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        return
+    expected = "optimizer must be an optax transformation such as optax.adam(1e-3)"
+    if isinstance(optimizer, nnx.Optimizer):
+        raise TypeError(f"{expected}, got an nnx.Optimizer; give the transformation that it holds, its `tx`")
+    if callable(optimizer):
+        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise TypeError(f"{expected}, got the function {name} itself; call it, {name}(...)")
+    raise TypeError(f"{expected}, got {type(optimizer).__name__} {optimizer!r}")
+
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Raises:
+        TypeError: `optimizer` is no optax transformation.
+    """
+    check_optimizer(optimizer)
     # copies: some optimizers keep the parameters themselves, which an epoch that donates its state could not take twice
     return TrainState(params, jax.tree.map(jnp.copy, optimizer.init(params)), jnp.zeros((), jnp.int32), jnp.asarray(True))
 
 
 def objective_value(
-    objective: Objective, params: Any, x: jax.Array, labels: jax.Array, key: jax.Array | None = None
+    objective: Objective, params: Any, x: jax.Array, labels: Any, key: jax.Array | None = None
 ) -> tuple[jax.Array, Metrics]:
-    """The scalar that is minimized, and the metrics of the batch x (time, batch, ...features); with a key, that of a step of training."""
-    noisy = objective.noisy if key is not None else None
-    readout, activity = objective.apply(params, x) if noisy is None else noisy(params, x, key)  # type: ignore[arg-type]
+    """The scalar that is minimized, and the metrics of a batch.
+
+    Args:
+        objective: What is minimized.
+        params: Parameters of the network.
+        x: Inputs (time, batch, ...features).
+        labels: Targets, as the loss takes them: classes (batch,), values (batch, k), traces (time,
+            batch, k), ...
+        key: For what the network draws; None: it draws nothing.
+
+    Returns:
+        The objective, a scalar, and its `Metrics`.
+    """
+    readout, activity = objective.outputs(params, x, key)
     loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
-    accuracy = losses.correct(readout, labels, logits=objective.logits).mean(dtype=loss.dtype)
-    rates = jnp.asarray([s.mean() / _steps_of_a_row(activity, s) for s in activity.spikes])
-    return loss + penalty if objective.supervised else penalty, Metrics(loss, accuracy, penalty, rates)
+    scores = {name: s.mean(dtype=loss.dtype) for name, s in objective.sample_scores(readout, labels).items()}
+    rates = [s.mean(dtype=wide_dtype(s.dtype)) / _steps_of_a_row(activity, s) for s in activity.spikes]
+    value = loss + penalty if objective.supervised else penalty
+    return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
 
 
 def train_step(
@@ -131,13 +319,27 @@ def train_step(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     x: jax.Array,
-    labels: jax.Array,
+    labels: Any,
     key: jax.Array | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update, with a `key` for what the network draws.
+    """One update.
 
-    The state comes back unchanged but for `healthy` where the objective, its gradient or the update is not finite, or was not before.
+    The state comes back unchanged but for `healthy` where the objective, its gradient or the update is
+    not finite, or was not before.
+
+    Args:
+        objective: What is minimized.
+        optimizer: An optax transformation.
+        state: From `init_state` or the step before.
+        x: Inputs (time, batch, ...features).
+        labels: Targets, as the loss takes them.
+        key: For what the network draws; None: it draws nothing.
+
+    Returns:
+        The state after the step, and the metrics of the batch before it.
     """
+    if key is not None:
+        _check.key("key", key)
     return update(optimizer, state, *_gradient(objective, state.params, (x, labels), key))
 
 
@@ -147,9 +349,7 @@ def _steps_of_a_row(activity: Any, spikes: jax.Array) -> float:
     return 1 if steps is None else steps / len(spikes)
 
 
-def _gradient(
-    objective: Objective, params: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array | None
-) -> tuple[jax.Array, Metrics, Any]:
+def _gradient(objective: Objective, params: Any, batch: tuple[jax.Array, Any], key: jax.Array | None) -> tuple[jax.Array, Metrics, Any]:
     (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, *batch, key), has_aux=True)(params)
     return value, metrics, grads
 
@@ -195,9 +395,9 @@ def batch_devices(objective: Objective, source: BatchSource, batch_size: int, mi
 
 def _divisible(objective: Objective, source: BatchSource) -> bool:
     """Whether gradients of parts of a batch are worth while, on a CPU, and are known to have the whole's as their mean."""
-    ours = objective.loss in (None, losses.mean_square) and isinstance(
-        source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented
-    )
+    loss = objective.loss
+    known = loss in (None, losses.mean_square) or isinstance(loss, losses.SquaredError | losses.SigmoidCrossEntropy)
+    ours = known and isinstance(source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented)
     return jax.default_backend() == "cpu" and ours and all(isinstance(r, ActivityBound) for r in objective.regularizers)
 
 
@@ -250,14 +450,16 @@ def micro_batch_size(objective: Objective, params: Any, source: BatchSource, bat
     sizes: list[float] = []
 
     def look(params: Any, x: Any) -> None:
-        activity = objective.apply(params, x)[1]
+        _, activity = objective.outputs(params, x)
         sizes.extend(z.size * z.dtype.itemsize * _steps_of_a_row(activity, z) for z in activity.spikes)
 
     jax.eval_shape(look, params, x)
+    if not sizes:  # a network that shows no spikes: nothing is known of its size
+        return batch_size
     leaves = jax.tree_util.tree_leaves_with_path(params)
     recurrent = any("recurrent_kernel" in jax.tree_util.keystr(path) and jnp.ndim(leaf) == 2 for path, leaf in leaves)
     fewest = FEWEST_RECURRENT if recurrent else FEWEST
-    fitting = max(int(CACHE_BYTES // max(sizes, default=CACHE_BYTES)), fewest)
+    fitting = max(int(CACHE_BYTES // max(sizes)), fewest)
     return max((d for d in range(1, batch_size + 1) if batch_size % d == 0 and fitting <= 2 * d <= 2 * fitting), default=batch_size)
 
 
@@ -271,12 +473,30 @@ def update(
     optimizer: optax.GradientTransformation, state: TrainState, value: jax.Array, metrics: Metrics, grads: Any
 ) -> tuple[TrainState, Metrics]:
     """The state after a step with this gradient, and the metrics as they came; a step that is not finite leaves all but `healthy` as it was."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
     # a finite gradient may still overflow inside the optimizer
     healthy = state.healthy & _all_finite((value, grads, new))
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
     return TrainState(params, opt_state, steps, healthy), metrics
+
+
+def optimizer_update(optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any, value: jax.Array) -> tuple[Any, Any]:
+    """The update for a gradient, and the optimizer's next state.
+
+    Transformations that look at the loss, such as `optax.contrib.reduce_on_plateau`, get `value`, the
+    objective of the batch, and `grad`.
+
+    Raises:
+        TypeError: The optimizer also needs `value_fn`, for a line search: `optax.lbfgs`.
+    """
+    try:
+        return optax.with_extra_args_support(optimizer).update(grads, opt_state, params, value=value, grad=grads)
+    except TypeError as error:
+        if "value_fn" not in str(error):
+            raise
+        needs = "optimizer must not need value_fn, a function of the parameters to search along (optax.lbfgs)"
+        raise TypeError(f"{needs}; fit and train_step give value and grad: use a first-order optimizer such as optax.adam") from None
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -301,6 +521,7 @@ def train_epoch(
       micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size` / `devices`; None: `micro_batch_size`.
       devices: of this process, that share each batch; the same numbers to rounding for each of these.
     """
+    _check.key("key", key)
     _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
     if batch_size % devices:
         raise ValueError(f"devices must be a divisor of batch_size {batch_size}, got {devices}")
@@ -329,22 +550,48 @@ def batch_key(key: jax.Array, step: Any) -> jax.Array:
 
 
 def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_size: int) -> Metrics:
-    """Metrics over all samples of `source`, every sample counted once; NaN where an input is not finite. `penalty` is a mean over batches."""
+    """Metrics over all samples of `source`, every sample counted once.
+
+    Compiled; a second call with an equal objective and equal shapes reuses the program.
+
+    Args:
+        objective: What is measured.
+        params: Parameters of the network.
+        source: The samples.
+        batch_size: Samples at a time, at least 1.
+
+    Returns:
+        Means over samples; the loss is NaN where an input is not finite. `penalty` is a mean over
+        batches.
+    """
+    _check.integer("batch_size", batch_size, at_least=1)
+    if any(leaf is source for leaf in jax.tree.leaves(source)):  # no pytree: no argument of a program
+        return _evaluate((objective, batch_size), params, source)
+    return program(_evaluate, (objective, batch_size))(params, source)
+
+
+def _evaluate(given: tuple[Objective, int], params: Any, source: BatchSource) -> Metrics:
+    objective, batch_size = given
     n = len(source)
     batches = -(-n // batch_size)
     order = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
     def body(_: None, indices: jax.Array) -> tuple[None, Any]:
-        x, labels = source.batch(jnp.minimum(indices, n - 1))  # the last batch is filled up with copies that count nothing
+        x, target = source.batch(jnp.minimum(indices, n - 1))  # the last batch is filled up with copies that count nothing
         weight = (indices < n).astype(jnp.float32)
-        readout, activity = objective.apply(params, x)
-        loss = objective.sample_losses(readout, labels)
-        hits = losses.correct(readout, labels, logits=objective.logits)
-        rates = [(s.mean(axis=(0, *range(2, s.ndim))) * weight).sum() / _steps_of_a_row(activity, s) for s in activity.spikes]
+        readout, activity = objective.outputs(params, x)
+        loss = objective.sample_losses(readout, target)
+        scores = {name: (s * weight).sum() for name, s in objective.sample_scores(readout, target).items()}
+        rates = [(_rate_of_samples(s) * weight).sum() / _steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes: bad input would otherwise go unseen
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(objective.regularizers, activity.spikes) * n / batches
-        return None, Metrics((loss * weight).sum(), (hits * weight).sum(), penalty, jnp.asarray(rates))
+        return None, Metrics((loss * weight).sum(), scores, penalty, jnp.asarray(rates))
 
     _, sums = jax.lax.scan(body, None, order)
     return jax.tree.map(lambda m: m.sum(axis=0) / n, sums)
+
+
+def _rate_of_samples(spikes: jax.Array) -> jax.Array:
+    """Mean over all axes but that of the samples, (batch,)."""
+    return spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=wide_dtype(spikes.dtype))

@@ -1,0 +1,199 @@
+"""Compiled programs that are kept from one call to the next.
+
+`jax.jit` compiles once for each function object. Training builds its functions anew at every call
+(a network, a loss and an optimizer become one program), so that every call would compile again.
+`program` recognises a function that was built from the same things as one before:
+
+    arrays       become arguments of the program
+    the rest     is compared: numbers, strings, types and frozen dataclasses by value; containers by
+                 their content; functions by their code, defaults, what they have captured, and the
+                 global variables that they read
+
+Whatever else a function has captured may change in place (an `nnx.Module`, an object of a class of
+the user's). Then nothing is kept, and the program is compiled anew as it would be without this
+module. What functions of the libraries (JAX, Flax, Optax, this package) have captured is taken to
+stay as it is. The last `KEPT` programs are kept, so that memory stays bounded: a program that is
+dropped takes its compiled code, and what its functions had captured, with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+KEPT = 32
+"""Programs that are kept; a call of `fit` needs two, or three with priming."""
+_LARGEST = 2**20  # bytes of a numpy array that is compared by its content
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "snnjax")
+
+
+class _UnknownError(TypeError):
+    """Something that cannot be compared."""
+
+
+class _Same:
+    """Equal to itself alone. It holds on to the object, whose `id` nothing else can get meanwhile."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+_kept: OrderedDict[Hashable, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+def program(body: Callable[..., Any], given: Any, *, donate: int | None = None, identity: bool = False) -> Callable[..., Any]:
+    """`jax.jit` of `lambda *arguments: body(given, *arguments)`, the same one for an equal `given`.
+
+    Args:
+        body: A function of a module, pure.
+        given: A pytree of arrays, which become arguments, and of anything else, which is part of
+            the program.
+        donate: Which of `arguments` is donated, or None.
+        identity: Whether a function that cannot be compared is taken to be equal to itself, as under
+            `jax.jit`. Else nothing is kept where there is one.
+
+    Returns:
+        A compiled function of `arguments`.
+
+    >>> def add(given, x):
+    ...     return x + given["a"] + given["b"]
+    >>> first, again = (program(add, {"a": 1.0, "b": np.ones(2)}) for _ in range(2))
+    >>> first(1.0).tolist(), again.func is first.func, program(add, {"a": 2.0}).func is first.func
+    ([3.0, 3.0], True, False)
+    """
+    leaves, structure = jax.tree.flatten(given)
+    arrays = [leaf if isinstance(leaf, _ARRAYS) else None for leaf in leaves]
+    constants = [None if isinstance(leaf, _ARRAYS) else leaf for leaf in leaves]
+
+    def run(arrays: list[Any], *arguments: Any) -> Any:
+        merged = [c if a is None else a for a, c in zip(arrays, constants, strict=True)]
+        return body(jax.tree.unflatten(structure, merged), *arguments)
+
+    def make() -> Any:
+        return jax.jit(run, donate_argnums=() if donate is None else donate + 1)
+
+    try:
+        found = tuple(_leaf(leaf, identity) for leaf in constants)
+        key = (body, structure, found, donate)
+        hash(key)
+    except TypeError:
+        return functools.partial(make(), arrays)
+    with _lock:
+        jitted = _kept[key] = _kept.pop(key, None) or make()
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return functools.partial(jitted, arrays)
+
+
+_ARRAYS = (jax.Array, np.ndarray, Tracer)
+_BY_VALUE = (bool, int, float, complex, str, bytes, np.generic)
+_ONE_OF_A_KIND = (type, types.ModuleType, types.BuiltinFunctionType, enum.Enum, np.dtype)
+
+
+def _leaf(value: Any, identity: bool) -> Hashable:
+    try:
+        return fingerprint(value)
+    except _UnknownError:
+        if not identity:
+            raise
+        return _Same(value)
+
+
+def fingerprint(value: Any) -> Hashable:
+    """Something hashable that is equal for two values only if they do the same, now and later.
+
+    Args:
+        value: Anything: a function, a number, a container.
+
+    Raises:
+        TypeError: There is a part that cannot be compared.
+
+    >>> def scaled(a):
+    ...     return lambda x: a * x
+    >>> fingerprint(scaled(2.0)) == fingerprint(scaled(2.0)) != fingerprint(scaled(3.0))
+    True
+    """
+    return _fingerprint(value, (), False)
+
+
+def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
+    """`above`: the functions on the way here, which may capture themselves. `trusted`: a library's."""
+    of = functools.partial(_fingerprint, above=above, trusted=trusted)
+    if value is None or isinstance(value, _ONE_OF_A_KIND):
+        return _Same(value)
+    if isinstance(value, _BY_VALUE):
+        return type(value), repr(value)  # 1, 1.0 and True are equal, 0.0 and -0.0 too, nan is not
+    if isinstance(value, Tracer):
+        raise _UnknownError("a traced value belongs to one trace")
+    if isinstance(value, tuple | list):
+        return type(value), tuple(of(item) for item in value)
+    if isinstance(value, dict):
+        return type(value), tuple((of(key), of(item)) for key, item in value.items())
+    if isinstance(value, functools.partial):
+        return type(value), of(value.func), of(value.args), of(value.keywords)
+    if isinstance(value, types.FunctionType):
+        return _function(value, above)
+    if isinstance(value, types.MethodType):
+        return type(value), of(value.__func__), of(value.__self__)
+    if isinstance(value, jax.Array):
+        return _Same(value)
+    if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST and not value.dtype.hasobject:
+        return value.shape, value.dtype, value.tobytes()
+    if dataclasses.is_dataclass(value) and getattr(type(value), "__dataclass_params__").frozen:  # noqa: B009
+        fields = (getattr(value, f.name) for f in dataclasses.fields(value))
+        return type(value), tuple(of(field) for field in fields)
+    if trusted or type(value).__module__.partition(".")[0] in ("jax", "jaxlib", "optax"):
+        return _Same(value)  # jitted functions and the like
+    raise _UnknownError(f"a {type(value).__name__} may change in place")
+
+
+def _function(value: types.FunctionType, above: tuple[Any, ...]) -> Hashable:
+    if any(value is one for one in above):
+        return "itself", next(k for k, one in enumerate(above) if one is value)
+    trusted = (value.__module__ or "").partition(".")[0] in _LIBRARIES
+    of = functools.partial(_fingerprint, above=(*above, value), trusted=trusted)
+    cells = []
+    for cell in value.__closure__ or ():
+        try:
+            cells.append(of(cell.cell_contents))
+        except ValueError:  # not set yet
+            cells.append(None)
+    names = () if trusted else tuple(dict.fromkeys(_names(value.__code__)))
+    read = tuple((name, of(found)) for name, found in _read(names, value.__globals__))
+    settings = of((value.__defaults__, value.__kwdefaults__, value.__dict__))
+    return value.__code__, _Same(value.__globals__), settings, tuple(cells), read
+
+
+def _read(names: tuple[str, ...], namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a function with these names reads from a namespace, and from the user's modules in it."""
+    for name in names:
+        if name in namespace:
+            found = namespace[name]
+            yield name, found
+            if isinstance(found, types.ModuleType) and found.__name__.partition(".")[0] not in _LIBRARIES:
+                yield from ((n, vars(found)[n]) for n in names if n in vars(found))
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Names of global variables (and attributes) in a function and those defined in it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
