@@ -26,7 +26,6 @@ import optax
 from jax.core import Tracer
 
 from snnjax import _check, losses, theory
-from snnjax._wide import wide
 from snnjax.calibration import free_membrane
 from snnjax.initializers import fan_in
 from snnjax.nn import Sequential
@@ -183,7 +182,8 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     probes = [
-        _look_at(layers[k], inputs[i], spikes[i], jnp.abs(wide(grad_z[i])).mean(), grad_w[k], update[k]) for i, k in enumerate(hidden)
+        _look_at(layers[k], inputs[i], spikes[i], jnp.abs(_check.as_wide(grad_z[i])).mean(), grad_w[k], update[k])
+        for i, k in enumerate(hidden)
     ]
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
@@ -206,21 +206,21 @@ def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list
 
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
-    leaves = [wide(leaf) for leaf in jax.tree.leaves(tree)]  # a sum in 16 bits overflows or stops
+    leaves = [_check.as_wide(leaf) for leaf in jax.tree.leaves(tree)]  # a sum in 16 bits overflows or stops
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
 
 
 def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
-    neuron, x, z = layer.neuron, wide(x), wide(z)
+    neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
     connections, kernel = layer.connections(x, z), {"tau_mem": neuron.tau_mem, "dt": neuron.dt}
     predicted = [
         theory.membrane_statistics(
-            wide(c.weights).mean(),
-            wide(c.weights).std(),
+            _check.as_wide(c.weights).mean(),
+            _check.as_wide(c.weights).std(),
             n=fan_in(c.weights.shape),
-            nu=wide(c.spikes).mean() / neuron.dt,
+            nu=_check.as_wide(c.spikes).mean() / neuron.dt,
             tau_syn=c.tau,
             **kernel,
         )

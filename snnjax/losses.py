@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import optax
 
 from snnjax import _check
-from snnjax._wide import wide, wide_dtype
 
 Logits = Callable[[jax.Array], jax.Array]
 
@@ -63,7 +62,7 @@ def max_over_time(readout: jax.Array) -> jax.Array:
 def sum_over_time(readout: jax.Array) -> jax.Array:
     """(time, batch, classes) -> (batch, classes), the sum over steps, in at least float32."""
     _check.time_major("readout", readout)
-    return readout.sum(axis=0, dtype=wide_dtype(readout.dtype))
+    return readout.sum(axis=0, dtype=_check.wide(readout.dtype))
 
 
 def mean_over_time(readout: jax.Array) -> jax.Array:
@@ -73,7 +72,7 @@ def mean_over_time(readout: jax.Array) -> jax.Array:
     [[1.0, 0.0]]
     """
     _check.time_major("readout", readout)
-    return readout.mean(axis=0, dtype=wide_dtype(readout.dtype))
+    return readout.mean(axis=0, dtype=_check.wide(readout.dtype))
 
 
 def last_step(readout: jax.Array) -> jax.Array:
@@ -101,7 +100,7 @@ def cross_entropy(readout: jax.Array, labels: jax.Array, *, logits: Logits = max
     ['2.3026', '2.3026']
     """
     _check_labels(readout, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(wide(logits(readout)), labels)
+    return optax.softmax_cross_entropy_with_integer_labels(_check.as_wide(logits(readout)), labels)
 
 
 def mean_square(readout: jax.Array, target: jax.Array) -> jax.Array:
@@ -123,7 +122,7 @@ def mean_square(readout: jax.Array, target: jax.Array) -> jax.Array:
     ['0.10', '0.10']
     """
     _check.time_major("readout", readout)
-    readout = wide(readout)
+    readout = _check.as_wide(readout)
     if jnp.ndim(target) == 1:
         _check_labels(readout, target)
         target = jax.nn.one_hot(target, readout.shape[-1], dtype=readout.dtype)[None]
@@ -264,7 +263,7 @@ def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
 def _read(read: Logits, readout: jax.Array, target: Any) -> jax.Array:
     """Numbers (batch, k), of which each has its target."""
     _check.time_major("readout", readout)
-    values = wide(read(readout))
+    values = _check.as_wide(read(readout))
     if jnp.shape(target) != values.shape:
         expected = f"target must have shape (batch, k) = {values.shape}, as what is read of the trace"
         raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")

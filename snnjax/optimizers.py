@@ -21,7 +21,6 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax._wide import wide, wide_dtype
 from snnjax.nn.nonnegative import nonnegative
 
 
@@ -69,14 +68,14 @@ def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientT
     _check.number("eps", eps, above=0)
 
     def init(params: Any) -> Smorms3State:
-        like = lambda make: jax.tree.map(lambda p: make(p, dtype=wide_dtype(jnp.result_type(p))), params)  # noqa: E731
+        like = lambda make: jax.tree.map(lambda p: make(p, dtype=_check.wide(jnp.result_type(p))), params)  # noqa: E731
         zero = jnp.zeros((), jnp.int32)
         return Smorms3State(zero, like(jnp.ones_like), like(jnp.zeros_like), like(jnp.zeros_like))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Smorms3State]:
         del params
         lr: Any = learning_rate(state.steps) if callable(learning_rate) else learning_rate
-        grads = jax.tree.map(wide, updates)
+        grads = jax.tree.map(_check.as_wide, updates)
         r = jax.tree.map(lambda mem: 1 / (mem + 1), state.mem)
         g = jax.tree.map(lambda r, g, d: (1 - r) * g + r * d, r, state.g, grads)
         g2 = jax.tree.map(lambda r, g2, d: (1 - r) * g2 + r * d**2, r, state.g2, grads)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
-from snnjax._wide import wide_dtype
 
 Pool = Literal["population", "feature_map", "neuron"]
 Side = Literal["upper", "lower"]
@@ -50,7 +49,7 @@ class ActivityBound:
     def __call__(self, spikes: jax.Array) -> jax.Array:
         """The penalty on spikes (time, batch, ...features), a scalar."""
         _check.time_major("spikes", spikes)
-        count = spikes.sum(axis=0, dtype=wide_dtype(spikes.dtype))
+        count = spikes.sum(axis=0, dtype=_check.wide(spikes.dtype))
         if self.pool == "population":
             count = count.reshape(count.shape[0], -1).mean(axis=1)
         elif self.pool == "feature_map" and count.ndim > 2:

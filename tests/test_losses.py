@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from snnjax import losses
@@ -83,3 +84,77 @@ def test_errors(call, error, match):
 
 def test_nan_is_never_correct():
     assert losses.correct(jnp.full((3, 2, 4), jnp.nan), jnp.array([0, 1])).tolist() == [False, False]
+
+
+LABELS = np.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]])
+
+
+def test_mean_over_time():
+    np.testing.assert_allclose(losses.mean_over_time(trace()), np.asarray(trace()).mean(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("read", [losses.last_step, losses.mean_over_time, losses.max_over_time])
+def test_squared_error_of_values_that_are_read_from_the_trace(read):
+    o, target = trace(), np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    expected = np.mean((np.asarray(read(o), np.float64) - target) ** 2, axis=1)
+    np.testing.assert_allclose(losses.SquaredError(read)(o, jnp.asarray(target)), expected, rtol=1e-5)
+
+
+def test_several_labels_are_as_in_optax():
+    o, loss = trace(), losses.SigmoidCrossEntropy(losses.mean_over_time)
+    logits = np.asarray(o, np.float64).mean(axis=0)
+    expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits, jnp.float32), LABELS).mean(axis=1)
+    assert loss.metric.name == "label_accuracy"
+    for labels in (LABELS, LABELS.astype(bool), LABELS.astype(np.float32)):
+        np.testing.assert_allclose(loss(o, jnp.asarray(labels)), expected, rtol=1e-5)
+        right = np.mean((logits > 0) == LABELS.astype(bool), axis=1)
+        np.testing.assert_allclose(loss.metric.of(o, jnp.asarray(labels)), right, rtol=1e-6)
+    soft = losses.SigmoidCrossEntropy(losses.last_step)(jnp.zeros((3, 1, 2)), jnp.array([[0.3, 0.7]]))
+    np.testing.assert_allclose(soft, np.log(2), rtol=1e-6)
+    assert loss.metric.of(jnp.full((3, 4, 5), jnp.nan), jnp.asarray(LABELS)).tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_16_bits_are_computed_in_32(dtype):
+    """100 steps of 100 sum to 10,000: their square is beyond float16, and a sum in bfloat16 stops early."""
+    o = jnp.full((100, 2, 3), 100.0, dtype)
+    zero = jnp.zeros((2, 3))
+    assert losses.sum_over_time(o).tolist() == [[10_000.0] * 3] * 2
+    assert losses.mean_over_time(o).tolist() == [[100.0] * 3] * 2
+    values = [
+        (losses.cross_entropy(o, jnp.array([0, 2]), logits=losses.sum_over_time), np.log(3)),
+        (losses.mean_square(10 * o, jnp.zeros((100, 2, 3), dtype)), 1e6),
+        (losses.SquaredError(losses.sum_over_time)(o, zero), 1e8),
+        (losses.SigmoidCrossEntropy(losses.sum_over_time)(o, zero), 1e4),
+    ]  # fmt: skip
+    for found, expected in values:
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("label", [-1, 5, -100])
+@pytest.mark.parametrize("f", [losses.cross_entropy, losses.mean_square, losses.correct])
+def test_labels_out_of_range_are_named_where_they_are_known(f, label):
+    labels = jnp.array([label, 0, 1, 4])
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, 5\), one a class of the readout, got {label}"):
+        f(trace(), labels)
+    assert jax.jit(f)(trace(), labels).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda o: losses.cross_entropy(o, jnp.zeros(7, int)), ValueError, r"got \(7,\); arrays are time-major"),
+        (lambda o: losses.cross_entropy(o, jnp.asarray(LABELS, float)), TypeError, "SigmoidCrossEntropy takes several labels"),
+        (lambda o: losses.mean_square(o, jnp.zeros((4, 7, 5))), ValueError, r"got \(4, 7, 5\); arrays are time-major"),
+        (lambda o: losses.SquaredError()(o, jnp.zeros((7, 5))), ValueError, r"\(batch, k\) = \(4, 5\).*got \(7, 5\); arrays are time-major"),
+        (lambda o: losses.SquaredError()(o, o), ValueError, r"got \(7, 4, 5\); mean_square takes traces"),
+        (lambda o: losses.SquaredError()(o[..., :1], jnp.zeros(4)), ValueError, r"got \(4,\); target\[:, None\] has it"),
+        (lambda o: losses.SquaredError()(o, jnp.zeros((4, 3))), ValueError, r"got \(4, 3\)$"),
+        (lambda o: losses.SigmoidCrossEntropy()(o, 2 * jnp.asarray(LABELS)), ValueError, "target must be finite and >= 0 and <= 1, got 2"),
+        (lambda o: losses.SigmoidCrossEntropy()(o, jnp.zeros(4, int)), ValueError, r"\(batch, k\) = \(4, 5\).*got \(4,\)"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_to_do(call, error, match):
+    with pytest.raises(error, match=match):
+        call(trace())

@@ -66,3 +66,19 @@ def test_errors():
         smorms3(-0.1)
     with pytest.raises(ValueError, match="eps must be finite and > 0"):
         smorms3(eps=0.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_parameters_of_16_bits_step_as_those_of_32(dtype):
+    """At the first step r = 1/2: g2 = g^2 / 2 and x = 1/2, so a step is lr sqrt(2) whatever the gradient; eps and squares are 0 in float16."""
+    optimizer, grads = smorms3(5e-3), jnp.array([0.0, 1e-5, 1e-4, 1e-2, 1.0])
+    narrow, wide = optimizer.init(jnp.ones(5, dtype)), optimizer.init(jnp.ones(5))
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("int32"), jnp.dtype("float32")}
+    exact = grads.astype(dtype).astype(jnp.float32)
+    for k in range(4):
+        step, narrow = optimizer.update(grads.astype(dtype), narrow)
+        expected, wide = optimizer.update(exact, wide)
+        assert step.dtype == dtype
+        np.testing.assert_allclose(step.astype(jnp.float32), expected, rtol=0.01)
+        if k == 0:
+            np.testing.assert_allclose(expected, [0.0, *[-5e-3 * 2**0.5] * 4], rtol=1e-5)

@@ -74,3 +74,11 @@ def test_total_penalty_adds_layers_and_bounds():
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.uint8, bool])
+def test_counts_of_any_type_are_those_of_float32(dtype):
+    """Counts of 300 are no numbers of bfloat16, and (300 - 4)^2 is none of float16."""
+    s = jnp.ones((300, 2, 3), dtype)
+    found = upper_bound(0.5, 4.0)(s)
+    assert (float(found), found.dtype) == (0.5 * 296.0**2, jnp.float32)

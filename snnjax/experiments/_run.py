@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import snnjax
-from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset, Stream
+from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset, SparseEvents, Stream
 from snnjax.dynamics import n_steps
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
@@ -22,6 +22,9 @@ from snnjax.nn import Sensory, Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.run_folder import RunFolder, as_dict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Sets = tuple[Any, Any, Any]
 """Train, validation and test set, each an `EventDataset` or each an `ImageDataset`; of events the first may be a `Stream`."""
@@ -153,7 +156,8 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
     needs |= {"image": (height, width, channels), "sensory": True}
     nu = config.nu
     if nu is None:
-        network = build_network(config, nu=1.0, **needs)  # of which the sensory neurons alone are used
+        # the sensory neurons alone are used; a start from data takes any rate, where a formula may refuse
+        network = build_network(dataclasses.replace(config, init="data_driven"), nu=1.0, **needs)
         x, _ = shown.batch(spread(shown, config.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / config.dt)
     return nu, Data(shown, held[0], held[1], shown, needs)
@@ -193,6 +197,13 @@ def train_source(config: Any, train: Any) -> Any:
         "insert": config.augment_insert,
     }
     return Augmented(source=train, **changes) if any(changes.values()) else train
+
+
+def plain(source: Any) -> Any:
+    """The samples of a source as they are, without augmentation, and as arrays, not lists of events."""
+    while isinstance(source, Augmented | SparseEvents):
+        source = source.source
+    return source
 
 
 def spread(source: Any, n: int) -> jax.Array:
@@ -249,11 +260,29 @@ def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: F
     folder.write_params("best", result.best)
     folder.write_json("results", summary)
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
-    x, labels = sample.batch(spread(sample, 4))
+    plotting.save(activity_figure(config, network, sample, samples=4), folder.path / "activity.png")
+
+
+def activity_figure(config: Any, network: Sequential, source: Any, *, samples: int) -> Figure:
+    """Rasters of the input and of every layer, and the readout traces.
+
+    Args:
+        config: The run that the network is of.
+        network: Whose activity is drawn.
+        source: Where the samples are from, evenly spread over it.
+        samples: Number of samples.
+    """
+    from snnjax import plotting
+
+    x, labels = source.batch(spread(source, samples))
     readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
-    predicted = LOGITS[config.loss](readout).argmax(axis=-1)
     trains = [np.asarray(s) for s in activity.spikes]
-    shown = np.asarray(sensory_spikes(network, x))
-    n_exc = [getattr(layer, "n_exc", None) for layer in network.layers if layer.spiking]
-    figure = plotting.activity_snapshot(shown, trains, np.asarray(readout), labels, dt=config.dt, predicted=predicted, n_exc=n_exc)
-    plotting.save(figure, folder.path / "activity.png")
+    return plotting.activity_snapshot(
+        np.asarray(sensory_spikes(network, x)),
+        trains,
+        np.asarray(readout),
+        labels,
+        dt=config.dt,
+        predicted=LOGITS[config.loss](readout).argmax(axis=-1),
+        n_exc=[getattr(layer, "n_exc", None) for layer in network.layers if layer.spiking],
+    )

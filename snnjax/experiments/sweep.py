@@ -20,7 +20,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.datasets import EventDataset
-from snnjax.experiments._run import Data, calibrate_on, load, spread, train_source
+from snnjax.experiments._run import Data, calibrate_on, load, plain, spread, train_source
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.experiments.sweep_folder import (
     SWEEPABLE,
@@ -110,8 +110,8 @@ def program_of(config: Any, data: Data) -> Program:
     def init(hyper: Hyper, sources: Sources) -> Any:
         network = build(hyper)
         if config.init in FROM_DATA:
-            train: Any = getattr(sources.train, "source", sources.train)  # as it is, without augmentation
-            network, _ = calibrate_on(network, train, of(hyper), seed=hyper["seed"])  # a target out of reach leaves what was drawn
+            # a target out of reach leaves what was drawn
+            network, _ = calibrate_on(network, plain(sources.train), of(hyper), seed=hyper["seed"])
         return nnx.state(network, nnx.Param)
 
     def objective(hyper: Hyper, priming: bool) -> Objective:
@@ -132,7 +132,7 @@ def program_of(config: Any, data: Data) -> Program:
 
         network, goal = build(hyper), objective(hyper, False)
         nnx.update(network, params)
-        train: Any = getattr(sources.train, "source", sources.train)
+        train = plain(sources.train)
         x, labels = train.batch(spread(train, PROBED))
         # of the loss alone: what the bounds say to a layer that is silent or too loud would hide what the loss can reach
         options: Any = {"logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
@@ -184,7 +184,7 @@ def run_sweep(
     for member in members:  # each checked as a whole configuration, before anything is computed
         dataclasses.replace(config, **member)
     _check_effects(config, members[0])
-    content = content_of(config, {"patience": patience, "order": order})
+    content = content_of(config, {"patience": patience, "order": order}, swept=members[0])
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     check_folder(folder, content, defaults, resume=resume)
     if getattr(config, "stream", False):
@@ -210,7 +210,8 @@ def _train(
     figure: bool,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
 ) -> Sweep:
-    write_results(folder, members, figure=figure)  # reads every finished member: a damaged one is found before others are trained
+    # reads every finished member: a damaged one is found before others are trained
+    rows = write_results(folder, members, figure=figure)
     epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
     # members in one batch would walk along lists of their own, each as long as the longest of all
@@ -240,16 +241,18 @@ def _train(
         for k, member in enumerate(waiting):
             write_member(member_file(folder, member), member, result, k)
         close_wave(folder)
-        write_results(folder, members, figure=figure)
-    return Sweep(write_results(folder, members, figure=figure), folder)
+        rows = write_results(folder, members, figure=figure)
+    return Sweep(rows, folder)
 
 
+_ON_TARGET = ("fluctuation_driven", "lognormal", "data_driven", "data_driven_balanced")
+"""Initializations with a target for the membrane."""
 _USED: dict[str, Callable[[Any], bool]] = {
-    "sigma_u": lambda c: c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
-    "mu_u": lambda c: c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
+    "sigma_u": lambda c: c.init in _ON_TARGET,
+    "mu_u": lambda c: c.init in _ON_TARGET,
     "mu_w": lambda c: c.init == "normal",
     "sigma_w": lambda c: c.init == "normal",
-    "alpha": lambda c: c.recurrent and c.init in ("fluctuation_driven", "data_driven", "data_driven_balanced"),
+    "alpha": lambda c: c.recurrent and c.init in _ON_TARGET,
     "lsuv_rate": lambda c: c.init == "lsuv",
     "upper_rate": lambda c: c.upper_strength > 0,
     "lower_threshold": lambda c: c.lower_strength > 0,

@@ -22,7 +22,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,16 @@ def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "members" / f"{_name(member)}.npz"
 
 
-def content_of(config: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What makes two sweeps the same, as JSON gives it back."""
-    content = {name: value for name, value in as_dict(config).items() if name not in ("out", "seed")} | options
+def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) -> dict[str, Any]:
+    """What makes two sweeps the same, as JSON gives it back.
+
+    Args:
+        config: The task's configuration.
+        options: Of the sweep.
+        swept: Names whose values in `config` no member has: they do not count.
+    """
+    left_out = {"out", "seed", *swept}
+    content = {name: value for name, value in as_dict(config).items() if name not in left_out} | options
     return json.loads(json.dumps(content, default=str))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from snnjax.experiments.sweep_folder import epochs_to
 from snnjax.experiments.tasks import task_name
 from snnjax.reproduce.data import SOURCES
 from snnjax.reproduce.settings import Task
+from snnjax.training.fit import FitResult, TrainingDivergedError
 from snnjax.training.run_folder import RunFolder, as_dict
 
 Row = dict[str, Any]
@@ -88,7 +90,11 @@ class Arm:
         return [facts | row for row in finished.rows]
 
     def _one(self, parent: Path, member: Mapping[str, Any]) -> Row:
-        """A network whose training data are a stream, which cannot be shared by a sweep: a run of its own, done again where it was cut off."""
+        """A network whose training data are a stream, which cannot be shared by a sweep.
+
+        It is a run of its own, done again where it was cut off. One that stopped being finite counts as
+        it ended, as in a sweep.
+        """
         config = dataclasses.replace(self.task.config, **member)
         folder = parent / ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
         file = folder / "row.json"
@@ -96,14 +102,26 @@ class Arm:
             if folder.exists():
                 shutil.rmtree(folder)
             out = RunFolder(folder)
-            summary, history = (done := run(config, datasets=SOURCES[self.task.source](config), folder=out)).summary, done.fit.history
-            row: Row = {**member, "finite": True, "epochs": summary["epochs"], "best_epoch": summary["best_epoch"]}
-            row |= {name: summary[name] for name in ("train_accuracy", "valid_accuracy", "best_valid_accuracy")}
-            row |= {"test_accuracy_final": summary["test_accuracy"], "test_accuracy_best": summary["test_accuracy_best"]}
-            row["epochs_to_90"] = epochs_to(0.9, [r["train_accuracy"] for r in history])
-            row |= {f"{when}_rate_{k}": r for when in ("initial", "final") for k, r in enumerate(summary[f"{when}_rates_hz"], start=1)}
-            out.write_json("row", row)
+            try:
+                result, finite = run(config, datasets=SOURCES[self.task.source](config), folder=out).fit, True
+            except TrainingDivergedError as error:
+                result, finite = error.result, False
+            out.write_json("row", {**member, "finite": finite, **_ended(result)})
         return json.loads(file.read_text())
+
+
+def _ended(result: FitResult) -> Row:
+    """A run as a row of results.csv; what it did not get to is NaN, or absent."""
+    history = result.history or [{}]  # none, where the untrained network was not finite
+    first, last, best = history[0], history[-1], history[result.best_epoch]
+    final, chosen = (result.test.get(which, {}) for which in ("final", "best"))
+    row: Row = {"epochs": len(history) - 1, "best_epoch": result.best_epoch}
+    row |= {name: last.get(name, math.nan) for name in ("train_accuracy", "valid_accuracy")}
+    row["best_valid_accuracy"] = best.get("valid_accuracy", math.nan)
+    row |= {f"test_accuracy_{n}": m.get("accuracy", math.nan) for n, m in (("final", final), ("best", chosen))}
+    row["epochs_to_90"] = epochs_to(0.9, [r.get("train_accuracy", math.nan) for r in history])
+    rates = [name for name in first if name.startswith("rate_")]
+    return row | {f"initial_{n}": first[n] for n in rates} | {f"final_{n}": final[n] for n in rates}
 
 
 @dataclasses.dataclass(frozen=True)

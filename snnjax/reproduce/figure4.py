@@ -26,7 +26,7 @@ def _name(depth: int) -> str:
     return f"{depth} layer{'s' * (depth > 1)}"
 
 
-def _probe(options: Options, depth: int) -> tuple[Measurement, Task]:
+def _probe(options: Options, depth: int) -> Measurement:
     """Every setting and seed of one depth; 32 recordings of all speakers, at 2 ms as in the paper."""
     task = conv(options, depth)
     if options.preset == "laptop":
@@ -44,7 +44,7 @@ def _probe(options: Options, depth: int) -> tuple[Measurement, Task]:
         "duration": task.config.duration,
     }
     measured = functools.partial(_look, task, settings, seeds, samples)
-    return Measurement(f"before training, {_name(depth)}", given, measured, {**task.facts, "depth": depth}), task
+    return Measurement(f"before training, {_name(depth)}", given, measured, {**task.facts, "depth": depth})
 
 
 def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
@@ -75,7 +75,7 @@ def study(options: Options) -> Study:
     curves = [conv_curve(options, depth, _name(depth)) for depth in depths]
     if options.preset == "paper":
         curves.append(Arm(_name(10), conv(options, 10), {"sigma_u": (1.0,)}, options.seeds_of(1)))
-    probes = [_probe(options, depth)[0] for depth in ((1,) if options.smoke else depths)]
+    probes = [_probe(options, depth) for depth in ((1,) if options.smoke else depths)]
     deep = shallow(options).change(hidden=(16, 16, 16) if options.smoke else (128, 128, 128))
     dense = Measurement(
         DENSE, {"samples": 64, "seeds": options.seeds_of(3), "dt": deep.config.dt}, functools.partial(_deep_rates, deep, options.seeds_of(3)), deep.facts

@@ -74,10 +74,8 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
-        drive, x = layer.project(x, layer.kernel[...]), layer(x).output
-        if layer.recurrent_kernel is not None:
-            drive = drive + layer.recur(x, layer.recurrent_kernel[...])
-        u = free_membrane(layer.neuron, drive)
+        below, x = x, layer(x).output
+        u = free_membrane(layer.neuron, layer.whole_drive(below, x))
         silent = (x.sum(axis=(0, 1)) == 0).mean()
         rows.append(
             jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / layer.neuron.dt, silent])

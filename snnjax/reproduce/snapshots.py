@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from snnjax.experiments import build_network
-from snnjax.experiments._run import load
-from snnjax.experiments.build import LOGITS
+from snnjax.experiments._run import activity_figure, load
 from snnjax.experiments.sweep_folder import member_file
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.data import SOURCES
@@ -29,15 +27,9 @@ def snapshot(arm: Arm, member: Mapping[str, Any], root: Path, *, samples: int = 
     Raises:
       FileNotFoundError: it has not been trained.
     """
-    from snnjax import plotting
-
     config, data = load(arm.task.config, SOURCES[arm.task.source](arm.task.config))
     network = build_network(dataclasses.replace(config, **member), nu=config.nu, **data.needs)
     with np.load(member_file(arm.folder(root), member), allow_pickle=False) as archive:
         arrays = {name.removeprefix("final."): archive[name] for name in archive.files if name.startswith("final.")}
     nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), arrays))
-    x, labels = data.test.batch(jnp.asarray(np.linspace(0, len(data.test) - 1, samples).astype(int)))
-    readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
-    return plotting.activity_snapshot(
-        np.asarray(x), [np.asarray(s) for s in activity.spikes], np.asarray(readout), labels, dt=config.dt, predicted=LOGITS[config.loss](readout).argmax(-1)
-    )  # fmt: skip
+    return activity_figure(config, network, data.test, samples=samples)

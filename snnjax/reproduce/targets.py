@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from snnjax.reproduce import figure1, figure2, figure3, figure4, figure5, figure6, figure7, report, supplement
 from snnjax.reproduce.arms import Watch
@@ -13,8 +13,6 @@ from snnjax.reproduce.data import MissingDataError
 from snnjax.reproduce.settings import Options
 from snnjax.reproduce.study import Finished, Study, check, run_study
 from snnjax.training.run_folder import write_whole
-
-Name = Literal["figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "s4", "s5", "s8", "s9", "s10"]
 
 TARGETS: Mapping[str, Callable[[Options], Study]] = {
     "figure1": figure1.study,

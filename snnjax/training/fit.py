@@ -63,7 +63,11 @@ class FitResult(NamedTuple):
 
 
 class TrainingDivergedError(RuntimeError):
-    """The objective or its gradient became non-finite. `result` holds the last good parameters and the history so far."""
+    """The objective or its gradient became non-finite.
+
+    Attributes:
+        result: The last good parameters, the history so far, and test metrics of these parameters.
+    """
 
     def __init__(self, message: str, result: FitResult) -> None:
         super().__init__(message)
@@ -217,17 +221,23 @@ def fit(
             row |= _columns("valid_", held)
             quality = float(held.quality)
             if not np.isfinite(row["valid_loss"]):
-                leave()
-                result = FitResult(_host(state.params), best, best_epoch, history, {})
-                raise TrainingDivergedError(
-                    f"validation loss is {row['valid_loss']} at epoch {epoch}: its data or its membranes are not finite", result
-                )
+                why = "its data or its membranes are not finite"
+                raise TrainingDivergedError(f"validation loss is {row['valid_loss']} at epoch {epoch}: {why}", finish())
         row["seconds"] = seconds
         history.append(row)
         reported[0] = int(state.steps)
         for callback in on_epoch:
             callback(row)
         return quality
+
+    def finish() -> FitResult:
+        """What training leaves, tested."""
+        leave()
+        result = FitResult(_host(state.params), best, best_epoch, history, {})
+        for name, chosen in (("final", result.final), ("best", best)) if test is not None else ():
+            m = run_eval(chosen, test)
+            result.test[name] = _columns("", m) | _rates(m, dt)
+        return result
 
     def leave() -> None:
         """The network with the parameters so far, on one device as they came."""
@@ -249,10 +259,8 @@ def fit(
                     state, metrics = run_phase[supervised](state, part, part_key)
                     # waits, so that shards do not pile up on the device; the next one is read meanwhile
                     if not bool(state.healthy):
-                        leave()
-                        result = FitResult(_host(state.params), best, best_epoch, history, {})
                         where = f"epoch {epoch}" + (f", shard {len(found)}" if isinstance(train, Stream) else "")
-                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, sizes), result)
+                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, sizes), finish())
                     found.append(metrics)
             metrics = found[0] if len(found) == 1 else jax.tree.map(lambda *m: sum(m) / len(m), *found)
             quality = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
@@ -262,13 +270,7 @@ def fit(
         leave()
         more = int(state.steps) - reported[0]
         raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {}), more) from None
-    leave()
-    result = FitResult(_host(state.params), best, best_epoch, history, {})
-    if test is not None:
-        for name, chosen in (("final", result.final), ("best", best)):
-            m = run_eval(chosen, test)
-            result.test[name] = _columns("", m) | _rates(m, dt)
-    return result
+    return finish()
 
 
 class _Sizes(NamedTuple):

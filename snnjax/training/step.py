@@ -30,7 +30,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from snnjax import _check, losses, regularizers
 from snnjax._pytree import pytree_dataclass, static
-from snnjax._wide import wide_dtype
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
@@ -309,7 +308,7 @@ def objective_value(
     loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
     scores = {name: s.mean(dtype=loss.dtype) for name, s in objective.sample_scores(readout, labels).items()}
-    rates = [s.mean(dtype=wide_dtype(s.dtype)) / _steps_of_a_row(activity, s) for s in activity.spikes]
+    rates = [s.mean(dtype=_check.wide(s.dtype)) / _steps_of_a_row(activity, s) for s in activity.spikes]
     value = loss + penalty if objective.supervised else penalty
     return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
 
@@ -475,8 +474,8 @@ def update(
     """The state after a step with this gradient, and the metrics as they came; a step that is not finite leaves all but `healthy` as it was."""
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
-    # a finite gradient may still overflow inside the optimizer
-    healthy = state.healthy & _all_finite((value, grads, new))
+    # a finite gradient may still overflow inside the optimizer, whose state may begin with an infinity
+    healthy = state.healthy & _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
     return TrainState(params, opt_state, steps, healthy), metrics
 
@@ -499,9 +498,16 @@ def optimizer_update(optimizer: optax.GradientTransformation, grads: Any, opt_st
         raise TypeError(f"{needs}; fit and train_step give value and grad: use a first-order optimizer such as optax.adam") from None
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in leaves]))
+def _all_finite(tree: Any, before: Any = None) -> jax.Array:
+    """Whether all numbers are finite, or what they were `before` (a tree of the same structure)."""
+    leaves = jax.tree.leaves(tree)
+    old = [None] * len(leaves) if before is None else jax.tree.leaves(before)
+    good = [
+        (jnp.isfinite(new) if then is None else jnp.isfinite(new) | (new == then)).all()
+        for new, then in zip(leaves, old, strict=True)
+        if jnp.issubdtype(jnp.result_type(new), jnp.inexact)
+    ]
+    return jnp.all(jnp.asarray(good))
 
 
 def train_epoch(
@@ -594,4 +600,4 @@ def _evaluate(given: tuple[Objective, int], params: Any, source: BatchSource) ->
 
 def _rate_of_samples(spikes: jax.Array) -> jax.Array:
     """Mean over all axes but that of the samples, (batch,)."""
-    return spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=wide_dtype(spikes.dtype))
+    return spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=_check.wide(spikes.dtype))

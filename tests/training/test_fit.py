@@ -3,12 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _linear import Given, Linear, inputs, noisy_map
 from flax import nnx
 
-from snnjax import optimizers
+from snnjax import losses, optimizers
 from snnjax.datasets import DeviceArrays, DeviceEvents, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.training import TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.regularizers import lower_bound, upper_bound
+from snnjax.training import Objective, TrainingDivergedError, TrainingInterrupted, fit, init_state, train_step
 
 
 def network(seed=0, n_in=8):
@@ -151,3 +153,147 @@ def test_unusable_sources(train, error, match):
 def test_another_time_step_than_the_network_s(sources):
     with pytest.raises(ValueError, match=r"dt must be the time step of the network's neurons, \[0\.002\] s, got 0\.001"):
         run(sources, dt=1e-3)
+
+
+PLAIN = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 4, "key": jax.random.key(0), "dt": 2e-3}
+
+
+def classes(n=8):
+    return Given(jnp.asarray(inputs(n)), jnp.arange(n) % 2)
+
+
+def test_an_interrupt_within_an_epoch_says_what_the_parameters_hold(monkeypatch):
+    """Cut off after the steps of epoch 2 and before its row."""
+
+    def cut_off(train, epoch, key):
+        yield train, key
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    options = PLAIN | {"epochs": 2}
+    whole = fit(Linear(), classes(), **options)
+    monkeypatch.setitem(fit.__globals__, "_parts", cut_off)
+    with pytest.raises(
+        TrainingInterrupted, match="interrupted after 1 epochs and 2 steps of the next, which are in the parameters"
+    ) as caught:
+        fit(Linear(), classes(), **options)
+    assert caught.value.steps == 2
+    assert len(caught.value.result.history) == 2
+    for a, b in zip(jax.tree.leaves(caught.value.result.final), jax.tree.leaves(whole.final), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_diverged_is_tested_as_it_ended():
+    """Four good steps, then one that overflows: the test metrics are those of the parameters that are kept."""
+    source, net = classes(), Linear()
+    late = optax.sgd(lambda step: jnp.where(step < 2, 0.1, jnp.inf))
+    with pytest.raises(TrainingDivergedError, match="not finite at epoch 2, step 0 of 2") as caught:
+        fit(net, source, test=source, **PLAIN | {"optimizer": late, "epochs": 3})
+    x, labels = source.batch(jnp.arange(8))
+    expected = losses.cross_entropy(net(x), labels).mean()
+    np.testing.assert_allclose(caught.value.result.test["final"]["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("old_key", [False, True])
+def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
+    """Against a loop that computes the gradient of the mean square error by hand; the step is halved at each plateau."""
+    source = Given(jnp.asarray(inputs(8)), jnp.asarray(noisy_map(inputs(8))))
+
+    def make(accumulation):
+        plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.1, accumulation_size=accumulation)
+        return optax.chain(optax.sgd(0.3), plateau)
+
+    steps = 30
+    for accumulation in (1, 3):  # with 3 the optimizer's state holds an infinity for two steps
+        optimizer, net = make(accumulation), Linear()
+        w = np.asarray(net.map.kernel[...], np.float64)
+        key = jax.random.PRNGKey(0) if old_key else jax.random.key(0)
+        fit(net, source, loss=losses.mean_square, **PLAIN | {"optimizer": optimizer, "epochs": steps, "batch_size": 8, "key": key})
+        x, y = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (source.x, source.y))
+        state = optimizer.init(jnp.asarray(w, jnp.float32))
+        for _ in range(steps):
+            value, gradient = np.mean((x @ w - y) ** 2), 2 * x.T @ (x @ w - y) / y.size
+            step, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, value=value)
+            w = w + np.asarray(step)
+        assert float(state[1].scale) < 0.6
+        np.testing.assert_allclose(net.map.kernel[...], w, rtol=1e-4, atol=1e-6)
+
+
+class Ends(nnx.Module):
+    """Returns whatever it is given."""
+
+    def __init__(self, out):
+        self.out, self.w = out, nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return self.out(x * self.w[...])
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "error", "match"),
+    [
+        (Linear(), {"optimizer": "adam"}, TypeError, r"optimizer must be an optax transformation such as optax\.adam\(1e-3\), got str 'adam'"),
+        (Linear(), {"optimizer": optax.adam}, TypeError, r"got the function adam itself; call it, adam\(\.\.\.\)"),
+        (Linear(), {"optimizer": nnx.Optimizer(Linear(), optax.sgd(0.1), wrt=nnx.Param)}, TypeError, "got an nnx.Optimizer; give .* its `tx`"),
+        (Linear(), {"optimizer": optax.lbfgs()}, TypeError, r"optimizer must not need value_fn.*\(optax\.lbfgs\)"),
+        (Linear(), {"key": 0}, TypeError, r"key must be a random key such as jax\.random\.key\(0\), got int 0"),
+        (Linear(), {"loss": "mse"}, TypeError, "loss must be a function, got str 'mse'"),
+        (Linear(), {"loss": losses.SquaredError}, TypeError, r"loss must be a function, got type SquaredError; it must be made first, with \(\)"),
+        (Linear(), {"logits": "max"}, TypeError, "logits must be a function, got str 'max'"),
+        (Linear(), {"on_epoch": print}, TypeError, "on_epoch must be a sequence of functions of a row"),
+        (Linear(), {"regularizers": upper_bound(1.0, 1.0)}, TypeError, "regularizers must be a sequence of functions of spikes"),
+        (Linear(), {"regularizers": [upper_bound(1.0, 1.0)]}, ValueError, "regularizers need the spikes of every layer: network must return"),
+        (Linear(), {"regularizers": [lambda z: z.sum()], "priming_epochs": 1}, ValueError, "regularizers need the spikes"),
+        (Linear, {}, TypeError, "network must be a flax.nnx.Module, .* got the class Linear"),
+        (lambda x: x, {}, TypeError, "got a function"),
+        (Ends(lambda x: (x, x)), {}, TypeError, r"network must return the readout \(time, batch, k\), or .*, got a tuple \['\w+', '\w+'\]"),
+        (Ends(lambda x: {"readout": x}), {}, TypeError, "got a dict"),
+        (Ends(lambda x: x.mean(axis=0)), {}, ValueError, r"got a readout of shape \(1, 4\)"),
+        (Ends(lambda x: x), {"train": "batch-major"}, ValueError, r"train must give time-major inputs .*, got \(1, 3, 4\) for a batch of one"),
+    ],
+)  # fmt: skip
+def test_what_is_not_what_it_should_be_is_named(network, options, error, match):
+    class BatchMajor(Given):
+        def batch(self, indices, key=None):
+            return self.x[indices], self.y[indices]
+
+    jax.tree_util.register_dataclass(BatchMajor, ["x", "y"], [])
+    source = classes()
+    options = PLAIN | options
+    if options.pop("train", None):
+        source = BatchMajor(source.x, source.y)
+    with pytest.raises(error, match=match):
+        fit(network, source, **options)
+
+
+def test_a_network_that_shows_no_spikes_has_no_rates():
+    result = fit(Linear(), classes(), valid=classes(), **PLAIN)
+    assert list(result.history[0]) == ["epoch", "train_loss", "train_accuracy", "penalty", "valid_loss", "valid_accuracy", "seconds"]
+    x, labels = classes().batch(jnp.arange(8))
+    np.testing.assert_allclose(result.history[0]["valid_accuracy"], losses.correct(Linear()(x), labels).mean())
+
+
+def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
+    """The gradient of a bound on 0 spikes is 0 in silence; the own penalty would move the weights."""
+    rngs = nnx.Rngs(0)
+    net = Sequential(SpikingDense(4, 3, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(3, 2, rngs=rngs))
+    bounds = [lambda z: 7.0 * z.mean() + 1.0, lower_bound(1.0, 0.0)]
+    objective, params = Objective.of(net, regularizers=bounds)
+    x, labels = classes().batch(jnp.arange(8))
+    _, whole = train_step(objective, PLAIN["optimizer"], init_state(params, PLAIN["optimizer"]), x, labels)
+    np.testing.assert_allclose(whole.penalty, 7 * whole.rates[0] + 1, rtol=1e-5)
+    assert objective.priming().regularizers == (bounds[1],)
+    with pytest.raises(ValueError, match="regularizers must hold a lower bound for homeostatic priming"):
+        Objective.of(net, regularizers=bounds[:1])[0].priming()
+
+
+def test_rates_of_16_bit_spikes_are_of_float32():
+    """A mean of 10,000 spikes in 16 bits has three digits."""
+
+    class Activity(tuple):
+        spikes = (jnp.asarray(np.arange(10_000).reshape(100, 2, 50) % 7 == 0, jnp.bfloat16),)
+
+    objective = Objective(lambda p, x: (x * p, Activity()), loss=losses.SquaredError())
+    x, y = jnp.ones((100, 2, 3)), jnp.zeros((2, 3))
+    _, m = train_step(objective, PLAIN["optimizer"], init_state(jnp.ones(()), PLAIN["optimizer"]), x, y)
+    np.testing.assert_allclose(m.rates, [np.mean(np.arange(10_000) % 7 == 0)], rtol=1e-6)
