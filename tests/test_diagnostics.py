@@ -234,3 +234,37 @@ def test_both_populations_of_a_dalian_layer(x):
     plain = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
     assert plain.layers[0].rate_exc is None
     assert "E, I Hz" not in str(plain)
+
+
+def test_penalties_and_losses_of_ones_own(x):
+    """A regularizer that is a function, several labels per sample, and an optimizer that looks at the loss."""
+    net = network(FluctuationDriven(nu=NU), depth=1)
+    labels = jnp.stack([LABELS % 2, LABELS // 2, LABELS % 2, LABELS // 2], axis=1)
+    loss = losses.SigmoidCrossEntropy(losses.mean_over_time)
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    report = probe(net, x, labels, loss=loss, optimizer=plateau, regularizers=[lambda z: 3.0 * jnp.square(z).mean()])
+    assert report.accuracy is None
+    assert str(report).splitlines()[0].strip() == f"loss {report.loss:.3f}"
+    np.testing.assert_allclose(report.loss, loss(net(x)[0], labels).mean(), rtol=1e-5)
+
+    def objective(net):
+        readout, activity = net(x)
+        return loss(readout, labels).mean() + 3.0 * jnp.square(activity.spikes[0]).mean()
+
+    expected = np.abs(np.asarray(nnx.grad(objective)(net).layers[0].kernel[...])).mean()
+    np.testing.assert_allclose([report.layers[0].grad_w, report.layers[0].update], [expected, 0.1 * expected], rtol=1e-4)
+
+
+class Own(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
+def test_what_cannot_be_looked_at_is_named(x):
+    net = network(FluctuationDriven(nu=NU), depth=1)
+    with pytest.raises(TypeError, match=r"network must be a snnjax\.nn\.Sequential, .*, got a Own; put the layers"):
+        probe(Own(), x, LABELS)
+    with pytest.raises(TypeError, match=r"optimizer must be an optax transformation .*, got str 'adam'"):
+        probe(net, x, LABELS, optimizer="adam")
+    with pytest.raises(ValueError, match=r"labels must have shape \(350,\).*arrays are time-major"):
+        probe(net, jnp.moveaxis(x, 0, 1), LABELS)

@@ -234,9 +234,10 @@ def fit(
         """What training leaves, tested."""
         leave()
         result = FitResult(_host(state.params), best, best_epoch, history, {})
-        for name, chosen in (("final", result.final), ("best", best)) if test is not None else ():
-            m = run_eval(chosen, test)
-            result.test[name] = _columns("", m) | _rates(m, dt)
+        if test is not None:
+            for name, chosen in (("final", result.final), ("best", best)):
+                m = run_eval(chosen, test)
+                result.test[name] = _columns("", m) | _rates(m, dt)
         return result
 
     def leave() -> None:
@@ -332,7 +333,7 @@ def _check_source(name: str, source: Any, objective: Objective, params: Any, lab
     readout, _ = jax.eval_shape(objective.outputs, params, x)
     jax.eval_shape(lambda o, y: (objective.sample_losses(o, y), objective.sample_scores(o, y)), readout, target)
     values = getattr(source, "labels", None) if labels_of_all is None else labels_of_all
-    if np.ndim(values) == len(target.shape):  # what the batches hold
+    if values is not None and np.ndim(values) == len(target.shape):  # what the batches hold
         objective.check_targets(f"labels of {name}", values, readout.shape[-1])
 
 

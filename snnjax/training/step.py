@@ -186,16 +186,20 @@ class Objective(NamedTuple):
             ValueError: The readout has other axes; or there are regularizers and the network returns no
                 spikes.
         """
-        out = self.apply(params, x) if key is None or self.noisy is None else self.noisy(params, x, key)
+        noisy = None if key is None else self.noisy
+        out: Any = self.apply(params, x) if noisy is None else noisy(params, x, key)  # pyright: ignore[reportArgumentType]
         alone = hasattr(out, "ndim")
-        if not alone and not (isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")):
+        pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
+        if not alone and not pair:
             raise TypeError(f"{_RETURNS}, got {_described(out)}")
-        readout, activity = (out, Activity(())) if alone else out
+        readout: Any = out if alone else out[0]
         if readout.ndim != 3:
             raise ValueError(f"{_RETURNS}, got a readout of shape {readout.shape}")
-        if alone and self.regularizers:
+        if not alone:
+            return readout, out[1]
+        if self.regularizers:
             raise ValueError(f"regularizers need the spikes of every layer: {_RETURNS}, got the readout alone")
-        return readout, activity
+        return readout, Activity(())
 
     def sample_losses(self, readout: jax.Array, target: Any) -> jax.Array:
         """The supervised loss of each sample.

@@ -11,7 +11,9 @@ import pytest
 
 from benchmarks import kill_sweep
 from snnjax.cli import swept
+from snnjax.datasets import Augmented, DeviceEvents, SparseEvents, randman
 from snnjax.experiments import RandmanConfig, SHDConfig, sweep, sweep_folder
+from snnjax.experiments._run import plain
 from snnjax.experiments.sweep import grid, parse_values, run_sweep
 
 CONFIG = RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, dt=4e-3)
@@ -227,3 +229,33 @@ def test_a_sweep_begun_before_traces_had_a_default_of_their_own_goes_on(tmp_path
     else:
         with pytest.raises(ValueError, match=r"differs in \['trace_dtype'\]"):
             check()
+
+
+def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
+    folder = tmp_path / "sweep"
+    shutil.copytree(whole.folder, folder)
+    assert "sigma_u" not in json.loads((folder / "config.json").read_text())
+    rows = run_sweep(dataclasses.replace(CONFIG, sigma_u=9.0), MEMBERS, folder, resume=True, figure=False, **OPTIONS).rows
+    assert [row for row in rows if row in whole.rows] == whole.rows
+    with pytest.raises(ValueError, match=r"differs in \['mu_u'\]"):
+        run_sweep(dataclasses.replace(CONFIG, mu_u=0.5), MEMBERS, folder, resume=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("init", ["fluctuation_driven", "lognormal", "data_driven"])
+def test_targets_of_the_membrane_have_an_effect_wherever_an_initialization_has_them(init):
+    config = RandmanConfig(model="dalian", init=init, recurrent=True)
+    for name in ("sigma_u", "mu_u", "alpha"):
+        sweep._check_effects(config, {name: 0.5})
+    with pytest.raises(ValueError, match="alpha must have an effect to be swept"):
+        sweep._check_effects(dataclasses.replace(config, recurrent=False), {"alpha": 0.5})
+
+
+def test_plain_samples_are_without_augmentation_and_lists():
+    events = DeviceEvents.put(randman(n_classes=2, n_samples=10), dt=2e-3)
+    for source in (
+        events,
+        SparseEvents.of(events),
+        Augmented(source=events, drop=0.5),
+        Augmented(source=SparseEvents.of(events), unit_shift=1),
+    ):
+        assert plain(source) is events

@@ -3,16 +3,18 @@
 import csv
 import dataclasses
 import json
+import math
 
 import pytest
 
-from snnjax.experiments import RandmanConfig
-from snnjax.reproduce import targets
+from snnjax.experiments import DVSGestureConfig, RandmanConfig
+from snnjax.reproduce import arms, targets
 from snnjax.reproduce.arms import Arm, Measurement
 from snnjax.reproduce.data import MissingDataError, shd_folder
 from snnjax.reproduce.settings import Options, Task
 from snnjax.reproduce.statements import Statement, untested, values, verdict
 from snnjax.reproduce.study import Study, run_study
+from snnjax.training import FitResult, TrainingDivergedError
 
 CALLS: list[str] = []
 
@@ -220,3 +222,30 @@ def test_unknown_presets_seeds_and_data(tmp_path):
     with pytest.raises(ValueError, match="seeds must be >= 1, got 0"):
         Options("smoke", seeds=0)
     assert Options("laptop", seeds=2).seeds_of(5) == (0, 1)
+
+
+def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_path, monkeypatch):
+    """With the last good parameters: what was reached, and how they do on the test set."""
+    calls = []
+    row = {"epoch": 0, "train_loss": 2.0, "train_accuracy": 0.25, "valid_accuracy": 0.125, "rate_1": 5.0}
+    history = [row, row | {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.375}]
+    tested = {"final": {"accuracy": 0.75, "rate_1": 7.0}, "best": {"accuracy": 0.625, "rate_1": 6.0}}
+    results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
+
+    def diverge(config, *, datasets, folder):
+        calls.append(config.seed)
+        raise TrainingDivergedError("not finite", results[config.seed])
+
+    monkeypatch.setattr(arms, "run", diverge)
+    monkeypatch.setitem(arms.SOURCES, "own", lambda config: None)
+    arm = Arm("streamed", Task(DVSGestureConfig(data=tmp_path, model="csnn2"), "own", {"task": "gestures"}), {}, (0, 1))
+    rows = arm.work(tmp_path)
+    assert [row["seed"] for row in arm.work(tmp_path)] == calls == [0, 1]
+    assert rows[0] == {
+        "arm": "streamed", "task": "gestures", "seed": 0, "finite": False, "epochs": 1, "best_epoch": 1, "train_accuracy": 0.5,
+        "valid_accuracy": 0.375, "best_valid_accuracy": 0.375, "test_accuracy_final": 0.75, "test_accuracy_best": 0.625,
+        "epochs_to_90": pytest.approx(float("nan"), nan_ok=True), "initial_rate_1": 5.0, "final_rate_1": 7.0,
+    }  # fmt: skip
+    # nothing was reached by a network that is not finite before training
+    assert (rows[1]["finite"], rows[1]["epochs"]) == (False, 0)
+    assert math.isnan(rows[1]["test_accuracy_final"])
