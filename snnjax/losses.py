@@ -169,15 +169,16 @@ class SigmoidCrossEntropy:
     """Several labels per sample: mean over the k labels of the binary cross-entropy of read(o).
 
     Attributes:
-        read: What makes logits (batch, k) of a trace (time, batch, k): `max_over_time`,
-            `mean_over_time`, `last_step` or your own.
+        read: What makes logits (batch, k) of a trace (time, batch, k): `mean_over_time`, `last_step`
+            or your own. Not `max_over_time`: a readout begins at 0, so that its maximum is never
+            below 0, and each label would count as told to hold.
 
     >>> loss = SigmoidCrossEntropy()
     >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 3)), jnp.array([[0, 1, 1], [0, 0, 0]]))]
     ['0.6931', '0.6931']
     """
 
-    read: Logits = max_over_time
+    read: Logits = mean_over_time
 
     def __call__(self, readout: jax.Array, target: jax.Array) -> jax.Array:
         """The loss of each sample.

@@ -20,9 +20,9 @@ from snnjax.sparse import scatter_counts
 
 
 class BatchSource(Protocol):
-    """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels (batch,)) under jit.
+    """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels) under jit.
 
-    x is an array, or an `EventRaster` where the network takes one.
+    Labels are what the loss takes: classes (batch,) unless it says otherwise (`snnjax.losses`). x is an array, or an `EventRaster` where the network takes one.
 
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
     It may have an attribute `dt`, the time step of its batches (s) or None. Training then refuses
@@ -146,7 +146,10 @@ def _power_of_two(n: int) -> int:
 
 @pytree_dataclass
 class DeviceArrays:
-    """Dense inputs on the device: `x` (samples, time, ...features), any dtype, and integer `labels` (samples,). A pytree.
+    """Dense inputs on the device, and what is to be learned of them. A pytree.
+
+    `x` is (samples, time, ...features), any dtype. `labels` are what the loss takes (`snnjax.losses`): integer classes
+    (samples,), values or several labels (samples, k), or traces (samples, time, k).
 
     Attributes:
       x, labels: as above.
@@ -168,14 +171,25 @@ class DeviceArrays:
             _check.hint_seconds("dt", self.dt)
         if jnp.ndim(self.x) < 3:
             raise ValueError(f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}")
-        if jnp.shape(self.labels) != (self.x.shape[0],) or not jnp.issubdtype(jnp.result_type(self.labels), jnp.integer):
-            raise ValueError(
-                f"labels must be integers ({self.x.shape[0]},), one a sample of x, got {jnp.result_type(self.labels)} {jnp.shape(self.labels)}"
-            )
+        (n, steps), shape, dtype = self.x.shape[:2], jnp.shape(self.labels), jnp.result_type(self.labels)
+        classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)
+        if shape[:1] != (n,) or not (classes or len(shape) == 2 or (len(shape) == 3 and shape[1] == steps)):
+            kinds = f"or values ({n}, k), or traces ({n}, {steps}, k)"
+            raise ValueError(f"labels must be integers ({n},), one a sample of x, {kinds}, got {dtype} {shape}")
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Inputs (time, batch, ...features), float32, and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
-        return jnp.moveaxis(jnp.asarray(self.x)[indices].astype(jnp.float32), 0, 1), jnp.asarray(self.labels)[indices]
+        """Inputs (time, batch, ...features), float32, and labels of the samples `indices` (batch,).
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Not used.
+
+        Returns:
+            The inputs, and classes (batch,), values (batch, k) or traces (time, batch, k).
+        """
+        labels = jnp.asarray(self.labels)[indices]
+        labels = jnp.moveaxis(labels, 0, 1) if labels.ndim == 3 else labels
+        return jnp.moveaxis(jnp.asarray(self.x)[indices].astype(jnp.float32), 0, 1), labels

@@ -153,3 +153,14 @@ def test_data_of_another_time_step_are_not_trained_on():
 def test_errors(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6, 5, 1)])
+def test_values_and_traces_come_with_their_samples(shape):
+    labels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    source = DeviceArrays(x=jnp.zeros((6, 5, 3)), labels=jnp.asarray(labels))
+    _, y = source.batch(jnp.array([4, 1]))
+    np.testing.assert_array_equal(y, labels[[4, 1]] if len(shape) == 2 else np.moveaxis(labels[[4, 1]], 1, 0))
+    for wrong in (labels[1:], np.zeros((6, 4, 1)), np.zeros((6, 1, 1, 1)), np.zeros(6)):
+        with pytest.raises(ValueError, match=r"labels must be integers \(6,\), .* or values \(6, k\), or traces \(6, 5, k\), got"):
+            DeviceArrays(x=jnp.zeros((6, 5, 3)), labels=jnp.asarray(wrong))
