@@ -109,7 +109,8 @@ def probe(
         network: A `snnjax.nn.Sequential` that ends in a readout.
         x: Inputs (time, batch, ...features).
         labels: Targets of the batch, as the loss takes them: classes (batch,), or those of `loss`.
-        optimizer: An optax transformation, whose first update is measured; SMORMS3 at 5e-3 when None.
+        optimizer: An optax transformation, whose first update is measured; SMORMS3 at 5e-3 when
+            None.
         regularizers: Of the objective, as in `snnjax.training.fit`.
         logits: As in `snnjax.training.fit`.
         loss: As in `snnjax.training.fit`.
@@ -119,8 +120,8 @@ def probe(
         under jit and vmap.
 
     Raises:
-        ValueError: x has no time steps; labels out of range, or not one per sample; no spiking layer;
-            a network that does not end in a readout.
+        ValueError: x has no time steps; labels out of range, or not one per sample; no spiking
+            layer; a network that does not end in a readout.
         TypeError: `network` is no `Sequential`; an argument of another kind.
 
     >>> from flax import nnx
@@ -181,10 +182,8 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
     grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-    probes = [
-        _look_at(layers[k], inputs[i], spikes[i], jnp.abs(_check.as_wide(grad_z[i])).mean(), grad_w[k], update[k])
-        for i, k in enumerate(hidden)
-    ]
+    grad_z = [_mean_abs(g) for g in grad_z]
+    probes = [_look_at(layers[k], inputs[i], spikes[i], grad_z[i], grad_w[k], update[k]) for i, k in enumerate(hidden)]
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
@@ -206,7 +205,8 @@ def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list
 
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
-    leaves = [_check.as_wide(leaf) for leaf in jax.tree.leaves(tree)]  # a sum in 16 bits overflows or stops
+    # a sum in 16 bits overflows, or stops growing
+    leaves = [_check.as_wide(leaf) for leaf in jax.tree.leaves(tree)]
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
 
 

@@ -169,9 +169,9 @@ class SigmoidCrossEntropy:
     """Several labels per sample: mean over the k labels of the binary cross-entropy of read(o).
 
     Attributes:
-        read: What makes logits (batch, k) of a trace (time, batch, k): `mean_over_time`, `last_step`
-            or your own. Not `max_over_time`: a readout begins at 0, so that its maximum is never
-            below 0, and each label would count as told to hold.
+        read: What makes logits (batch, k) of a trace (time, batch, k): `mean_over_time`,
+            `last_step` or your own. Not `max_over_time`: a readout begins at 0, so that its maximum
+            is never below 0, and each label would count as told to hold.
 
     >>> loss = SigmoidCrossEntropy()
     >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 3)), jnp.array([[0, 1, 1], [0, 0, 0]]))]
@@ -191,7 +191,8 @@ class SigmoidCrossEntropy:
             (batch,), in at least float32.
 
         Raises:
-            ValueError: The shapes do not match, or a target is outside [0, 1] (unless it is traced).
+            ValueError: The shapes do not match, or a target is outside [0, 1] (unless it is
+                traced).
         """
         logits = _read(self.read, readout, target)
         self.check("target", target)
@@ -227,8 +228,8 @@ def correct(readout: jax.Array, labels: jax.Array, *, logits: Logits = max_over_
 def are_classes(target: Any) -> bool:
     """Whether a target looks like classes: integers, one per sample.
 
-    >>> are_classes(jnp.array([0, 2])), are_classes(jnp.zeros((2, 3), int)), are_classes(jnp.ones(2))
-    (True, False, False)
+    >>> are_classes(jnp.array([0, 2])), are_classes(jnp.zeros((2, 3), int))
+    (True, False)
     """
     return jnp.ndim(target) == 1 and jnp.issubdtype(jnp.result_type(target), jnp.integer)
 
@@ -266,7 +267,7 @@ def _read(read: Logits, readout: jax.Array, target: Any) -> jax.Array:
     _check.time_major("readout", readout)
     values = _check.as_wide(read(readout))
     if jnp.shape(target) != values.shape:
-        expected = f"target must have shape (batch, k) = {values.shape}, as what is read of the trace"
+        expected = f"target must have shape (batch, k) = {values.shape}, that of what is read"
         raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
     return values
 

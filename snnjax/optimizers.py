@@ -68,7 +68,9 @@ def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientT
     _check.number("eps", eps, above=0)
 
     def init(params: Any) -> Smorms3State:
-        like = lambda make: jax.tree.map(lambda p: make(p, dtype=_check.wide(jnp.result_type(p))), params)  # noqa: E731
+        def like(make: Any) -> Any:
+            return jax.tree.map(lambda p: make(p, dtype=_check.wide(jnp.result_type(p))), params)
+
         zero = jnp.zeros((), jnp.int32)
         return Smorms3State(zero, like(jnp.ones_like), like(jnp.zeros_like), like(jnp.zeros_like))
 

@@ -168,8 +168,8 @@ def describe(row: Row) -> str:
         parts.append(name.replace("_", " "))
     for split in ("train", "valid"):
         if f"{split}_{name}" in row and (split, name) != ("train", "loss"):
-            value = row[f"{split}_{name}"]
-            parts.append(f"{split} {100 * value:.1f} %" if name.endswith("accuracy") else f"{split} {value:.3f}")
+            value, share = row[f"{split}_{name}"], name.endswith("accuracy")
+            parts.append(f"{split} " + (f"{100 * value:.1f} %" if share else f"{value:.3f}"))
     rates = [v for k, v in row.items() if k.startswith("rate_")]
     if rates:
         parts.append("rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz")
@@ -177,9 +177,9 @@ def describe(row: Row) -> str:
 
 
 def score_of(row: Row) -> str:
-    """What a row of training reports beside the loss, for example "accuracy"; "loss" where there is nothing.
+    """What a row reports beside the loss, for example "accuracy"; "loss" where there is nothing.
 
-    >>> score_of({"epoch": 0, "train_loss": 1.0, "train_label_accuracy": 0.5}), score_of({"train_loss": 1.0})
+    >>> score_of({"train_loss": 1.0, "train_label_accuracy": 0.5}), score_of({"train_loss": 1.0})
     ('label_accuracy', 'loss')
     """
     names = [name.removeprefix("train_") for name in row if name.startswith("train_")]

@@ -78,7 +78,10 @@ def lower_bound(strength: Any, threshold: Any, *, pool: Pool = "neuron", p: int 
     return ActivityBound(strength=strength, threshold=threshold, side="lower", pool=pool, p=p)
 
 
-def total_penalty(regularizers: Sequence[Callable[[jax.Array], jax.Array]], spikes: Sequence[jax.Array]) -> jax.Array:
+Penalty = Callable[[jax.Array], jax.Array]
+
+
+def total_penalty(regularizers: Sequence[Penalty], spikes: Sequence[jax.Array]) -> jax.Array:
     """The sum of every penalty on every layer, a scalar.
 
     >>> float(total_penalty([upper_bound(1.0, 0.0), lower_bound(1.0, 3.0)], [jnp.ones((2, 1, 4))] * 2))

@@ -20,9 +20,12 @@ from snnjax.sparse import scatter_counts
 
 
 class BatchSource(Protocol):
-    """What training reads: `len(source)` samples, and `source.batch(indices, key)` -> (x (time, batch, ...features), labels) under jit.
+    """What training reads: `len(source)` samples in batches that are made under jit.
 
-    Labels are what the loss takes: classes (batch,) unless it says otherwise (`snnjax.losses`). x is an array, or an `EventRaster` where the network takes one.
+    `source.batch(indices, key)` gives (x (time, batch, ...features), labels).
+
+    Labels are what the loss takes: classes (batch,) unless it says otherwise (`snnjax.losses`). x
+    is an array, or an `EventRaster` where the network takes one.
 
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
     It may have an attribute `dt`, the time step of its batches (s) or None. Training then refuses
@@ -148,8 +151,9 @@ def _power_of_two(n: int) -> int:
 class DeviceArrays:
     """Dense inputs on the device, and what is to be learned of them. A pytree.
 
-    `x` is (samples, time, ...features), any dtype. `labels` are what the loss takes (`snnjax.losses`): integer classes
-    (samples,), values or several labels (samples, k), or traces (samples, time, k).
+    `x` is (samples, time, ...features), any dtype. `labels` are what the loss takes
+    (`snnjax.losses`): integer classes (samples,), values or several labels (samples, k), or traces
+    (samples, time, k).
 
     Attributes:
       x, labels: as above.
@@ -171,11 +175,14 @@ class DeviceArrays:
             _check.hint_seconds("dt", self.dt)
         if jnp.ndim(self.x) < 3:
             raise ValueError(f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}")
-        (n, steps), shape, dtype = self.x.shape[:2], jnp.shape(self.labels), jnp.result_type(self.labels)
+        n, steps = self.x.shape[:2]
+        shape, dtype = jnp.shape(self.labels), jnp.result_type(self.labels)
         classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)
-        if shape[:1] != (n,) or not (classes or len(shape) == 2 or (len(shape) == 3 and shape[1] == steps)):
-            kinds = f"or values ({n}, k), or traces ({n}, {steps}, k)"
-            raise ValueError(f"labels must be integers ({n},), one a sample of x, {kinds}, got {dtype} {shape}")
+        trace = len(shape) == 3 and shape[1] == steps
+        if shape[:1] != (n,) or not (classes or len(shape) == 2 or trace):
+            expected = f"labels must be integers ({n},), one a sample of x"
+            others = f"or values ({n}, k), or traces ({n}, {steps}, k)"
+            raise ValueError(f"{expected}, {others}, got {dtype} {shape}")
 
     def __len__(self) -> int:
         return self.x.shape[0]

@@ -156,7 +156,7 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
     needs |= {"image": (height, width, channels), "sensory": True}
     nu = config.nu
     if nu is None:
-        # the sensory neurons alone are used; a start from data takes any rate, where a formula may refuse
+        # the sensory neurons alone are used; a start from data takes any rate, a formula may refuse
         network = build_network(dataclasses.replace(config, init="data_driven"), nu=1.0, **needs)
         x, _ = shown.batch(spread(shown, config.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / config.dt)
@@ -200,7 +200,7 @@ def train_source(config: Any, train: Any) -> Any:
 
 
 def plain(source: Any) -> Any:
-    """The samples of a source as they are, without augmentation, and as arrays, not lists of events."""
+    """The samples of a source as they are: without augmentation, and as arrays, not as lists."""
     while isinstance(source, Augmented | SparseEvents):
         source = source.source
     return source

@@ -92,8 +92,8 @@ class Arm:
     def _one(self, parent: Path, member: Mapping[str, Any]) -> Row:
         """A network whose training data are a stream, which cannot be shared by a sweep.
 
-        It is a run of its own, done again where it was cut off. One that stopped being finite counts as
-        it ended, as in a sweep.
+        It is a run of its own, done again where it was cut off. One that stopped being finite
+        counts as it ended, as in a sweep.
         """
         config = dataclasses.replace(self.task.config, **member)
         folder = parent / ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
@@ -102,8 +102,9 @@ class Arm:
             if folder.exists():
                 shutil.rmtree(folder)
             out = RunFolder(folder)
+            sets = SOURCES[self.task.source](config)
             try:
-                result, finite = run(config, datasets=SOURCES[self.task.source](config), folder=out).fit, True
+                result, finite = run(config, datasets=sets, folder=out).fit, True
             except TrainingDivergedError as error:
                 result, finite = error.result, False
             out.write_json("row", {**member, "finite": finite, **_ended(result)})
@@ -118,7 +119,8 @@ def _ended(result: FitResult) -> Row:
     row: Row = {"epochs": len(history) - 1, "best_epoch": result.best_epoch}
     row |= {name: last.get(name, math.nan) for name in ("train_accuracy", "valid_accuracy")}
     row["best_valid_accuracy"] = best.get("valid_accuracy", math.nan)
-    row |= {f"test_accuracy_{n}": m.get("accuracy", math.nan) for n, m in (("final", final), ("best", chosen))}
+    row["test_accuracy_final"] = final.get("accuracy", math.nan)
+    row["test_accuracy_best"] = chosen.get("accuracy", math.nan)
     row["epochs_to_90"] = epochs_to(0.9, [r.get("train_accuracy", math.nan) for r in history])
     rates = [name for name in first if name.startswith("rate_")]
     return row | {f"initial_{n}": first[n] for n in rates} | {f"final_{n}": final[n] for n in rates}

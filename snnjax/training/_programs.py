@@ -42,7 +42,7 @@ class _UnknownError(TypeError):
 
 
 class _Same:
-    """Equal to itself alone. It holds on to the object, whose `id` nothing else can get meanwhile."""
+    """Equal to itself alone. It holds on to the object, so that nothing else gets its `id`."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -58,7 +58,13 @@ _kept: OrderedDict[Hashable, Any] = OrderedDict()
 _lock = threading.Lock()
 
 
-def program(body: Callable[..., Any], given: Any, *, donate: int | None = None, identity: bool = False) -> Callable[..., Any]:
+def program(
+    body: Callable[..., Any],
+    given: Any,
+    *,
+    donate: int | None = None,
+    identity: bool = False,
+) -> functools.partial[Any]:
     """`jax.jit` of `lambda *arguments: body(given, *arguments)`, the same one for an equal `given`.
 
     Args:
@@ -66,8 +72,8 @@ def program(body: Callable[..., Any], given: Any, *, donate: int | None = None, 
         given: A pytree of arrays, which become arguments, and of anything else, which is part of
             the program.
         donate: Which of `arguments` is donated, or None.
-        identity: Whether a function that cannot be compared is taken to be equal to itself, as under
-            `jax.jit`. Else nothing is kept where there is one.
+        identity: Whether a function that cannot be compared is taken to be equal to itself, as
+            under `jax.jit`. Else nothing is kept where there is one.
 
     Returns:
         A compiled function of `arguments`.
@@ -134,7 +140,7 @@ def fingerprint(value: Any) -> Hashable:
 
 
 def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
-    """`above`: the functions on the way here, which may capture themselves. `trusted`: a library's."""
+    """`above`: functions on the way here, which may capture themselves. `trusted`: a library's."""
     of = functools.partial(_fingerprint, above=above, trusted=trusted)
     if value is None or isinstance(value, _ONE_OF_A_KIND):
         return _Same(value)
@@ -156,8 +162,10 @@ def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
         return _Same(value)
     if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST and not value.dtype.hasobject:
         return value.shape, value.dtype, value.tobytes()
-    if dataclasses.is_dataclass(value) and getattr(type(value), "__dataclass_params__").frozen:  # noqa: B009
-        fields = (getattr(value, f.name) for f in dataclasses.fields(value))
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    if parameters is not None and parameters.frozen:
+        made: Any = value
+        fields = (getattr(made, f.name) for f in dataclasses.fields(made))
         return type(value), tuple(of(field) for field in fields)
     if trusted or type(value).__module__.partition(".")[0] in ("jax", "jaxlib", "optax"):
         return _Same(value)  # jitted functions and the like
@@ -182,12 +190,13 @@ def _function(value: types.FunctionType, above: tuple[Any, ...]) -> Hashable:
 
 
 def _read(names: tuple[str, ...], namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a function with these names reads from a namespace, and from the user's modules in it."""
+    """What a function with these names reads from a namespace and the user's modules in it."""
     for name in names:
         if name in namespace:
             found = namespace[name]
             yield name, found
-            if isinstance(found, types.ModuleType) and found.__name__.partition(".")[0] not in _LIBRARIES:
+            module = isinstance(found, types.ModuleType)
+            if module and found.__name__.partition(".")[0] not in _LIBRARIES:
                 yield from ((n, vars(found)[n]) for n in names if n in vars(found))
 
 

@@ -61,8 +61,8 @@ class MemberState(NamedTuple):
     Attributes:
         train: State of training.
         best: Parameters of the epoch `best_epoch`.
-        best_quality: The highest validation accuracy so far, or where targets are no classes minus the
-            lowest validation loss.
+        best_quality: The highest validation accuracy so far, or where targets are no classes minus
+            the lowest validation loss.
         best_epoch: The earliest epoch with it.
         epoch: Epochs done.
         active: False once the member has stopped early or is not finite.
@@ -77,7 +77,7 @@ class MemberState(NamedTuple):
 
 
 class EnsembleResult(NamedTuple):
-    """What training leaves; numpy arrays, members first. There are accuracies where targets are classes; else the columns are those of `fit`.
+    """What training leaves; numpy arrays, members first. Metrics are those of `fit`: accuracies where targets are classes.
 
     `history` maps each metric to (members, epochs + 1), those of priming included: column 0 is the untrained network, NaN where a member had stopped; it
     ends with the last epoch that any member trained. Names as in `fit`.
@@ -127,7 +127,8 @@ def fit_ensemble(
       program: see `Program`.   members: hyper-parameters, each an array (members,); `seed` is needed and an integer.
       sources: data on the device.   epochs: of supervised training, after `priming_epochs`; both counted in `history`.
       batch_size: at most the training set.   dt: time step, s, for rates in Hz.
-      patience: stop a member after so many supervised epochs without a better validation accuracy (validation loss, where targets are no classes);
+      patience: stop a member after so many supervised epochs without a better validation accuracy
+          (validation loss, where targets are no classes);
         None: never.
       order: of the training samples: each `"member"` its own, from its seed, or one `"shared"` by all, so that members see the same batches.
       micro_batch: as in `train_epoch`.   placement: see `snnjax.training.placement`.
@@ -266,7 +267,8 @@ def _start_members(given: Any, hypers: Hyper, sources: Sources) -> Any:
 def _epoch(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
     """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
     # the state is donated: an ensemble is held once
-    return compiled(_epoch_of_members, (program, placement, how), donate=0, identity=True)(ensemble, sources)
+    given = (program, placement, how)
+    return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, sources)
 
 
 def _epoch_of_members(given: Any, ensemble: Any, sources: Sources) -> Any:
@@ -329,10 +331,9 @@ def _train_and_validate(
 def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
     """Metrics of all members by the names that `fit` gives them, rates in Hz; numpy arrays (members,)."""
     trained, held = _placement.gather(metrics)
-    named = lambda prefix, m: {f"{prefix}{name}": value for name, value in {"loss": m.loss, **m.scores}.items()}  # noqa: E731
-    row = named("train_", trained) | {"penalty": trained.penalty}
+    row = trained.named("train_") | {"penalty": trained.penalty}
     row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}
-    return row if held is None else row | named("valid_", held)
+    return row if held is None else row | held.named("valid_")
 
 
 def _announce(

@@ -49,8 +49,9 @@ class FitResult(NamedTuple):
     Attributes:
         final: Parameters after the last epoch, a pytree (`nnx.State` of `nnx.Param`).
         best: Parameters after the best epoch.
-        best_epoch: The epoch with the highest validation accuracy, or where targets are no classes with
-            the lowest validation loss; the earliest such. The last one without validation data.
+        best_epoch: The epoch with the highest validation accuracy, or where targets are no classes
+            with the lowest validation loss; the earliest such. The last one without validation
+            data.
         history: One dict per epoch, see `fit`.
         test: Test metrics by name, of "final" and of "best" parameters, where test data were given.
     """
@@ -79,8 +80,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     Attributes:
         result: The parameters and the history so far. The network holds the parameters, too.
-        steps: Updates that the parameters had after the last epoch of the history: 0, or those of an
-            epoch that was under way or not yet validated.
+        steps: Updates that the parameters had after the last epoch of the history: 0, or those of
+            an epoch that was under way or not yet validated.
     """
 
     def __init__(self, result: FitResult, steps: int = 0) -> None:
@@ -110,9 +111,10 @@ def fit(
 ) -> FitResult:
     """Train every `nnx.Param` of `network` and leave the network at the final parameters.
 
-    A second call with equal arguments of the same shapes reuses the programs that the first compiled.
-    So `loss`, `logits`, `regularizers` and what `optimizer` calls must be pure, as under `jax.jit`.
-    A change of the numbers that they read from outside, or of their code, is seen and compiles anew.
+    A second call with equal arguments of the same shapes reuses the programs that the first
+    compiled. So `loss`, `logits`, `regularizers` and what `optimizer` calls must be pure, as under
+    `jax.jit`. A change of the numbers that they read from outside, or of their code, is seen and
+    compiles anew.
 
     Args:
         network: `snnjax.nn.Sequential`, or any module without other state that changes (batch
@@ -122,10 +124,10 @@ def fit(
         train: `DeviceEvents`, `DeviceArrays` or your own `BatchSource`, a pytree. Or a `Stream`: an
             epoch runs over its shards one after another, and row 0 is the first shard of epoch 0,
             which is not trained on.
-        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights of
-            Dalian layers are kept >= 0 with any. Those that look at the loss get the objective of the
-            batch as `value` (`optax.contrib.reduce_on_plateau`); those that search along a line
-            (`optax.lbfgs`) are refused.
+        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights
+            of Dalian layers are kept >= 0 with any. Those that look at the loss get the objective
+            of the batch as `value` (`optax.contrib.reduce_on_plateau`); those that search along a
+            line (`optax.lbfgs`) are refused.
         epochs: At least 1.
         batch_size: At most the training set or the shard. A last, incomplete batch of the random
             order is left out.
@@ -135,24 +137,25 @@ def fit(
         test: A source that is evaluated at the end, or None.
         logits: How a trace becomes class scores (`snnjax.losses`), for the cross-entropy and the
             accuracy.
-        loss: `(readout, target) -> (batch,)`. It decides what the targets are: None, the cross-entropy
-            of `logits`, takes classes; `snnjax.losses.mean_square` traces or classes;
+        loss: `(readout, target) -> (batch,)`. It decides what the targets are: None, the
+            cross-entropy of `logits`, takes classes; `snnjax.losses.mean_square` traces or classes;
             `snnjax.losses.SquaredError()` values (batch, k); `snnjax.losses.SigmoidCrossEntropy()`
             several labels per sample; a function of your own whatever your source gives.
         regularizers: Penalties on every spiking layer; the network must return its activity.
         priming_epochs: Number of epochs at the beginning on the lower bounds among `regularizers`
-            alone (homeostatic priming). They come before `epochs` and count in the history; the best
-            epoch is never one of them.
+            alone (homeostatic priming). They come before `epochs` and count in the history; the
+            best epoch is never one of them.
         micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
             what suits the machine (`snnjax.training.step.micro_batch_size`). Several CPU devices
             (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
         events: Give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True,
             False, or None: where that is faster (`snnjax.training.inputs.choose_form`). The results
             are the same to rounding.
-        on_epoch: Functions that are called with each epoch's row: epoch, train_loss, train_accuracy,
-            penalty, rate_1 ... (Hz, one per layer), valid_loss, valid_accuracy, seconds. Row 0 is the
-            untrained network. There is an accuracy where targets are classes. Else there is what the
-            loss names (`snnjax.losses.Metric`), such as train_label_accuracy, or nothing.
+        on_epoch: Functions that are called with each epoch's row: epoch, train_loss,
+            train_accuracy, penalty, rate_1 ... (Hz, one per layer), valid_loss, valid_accuracy,
+            seconds. Row 0 is the untrained network. There is an accuracy where targets are classes.
+            Else there is what the loss names (`snnjax.losses.Metric`), such as
+            train_label_accuracy, or nothing.
 
     Returns:
         `FitResult`.
@@ -161,8 +164,8 @@ def fit(
         ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
             passed to jit; an argument of another kind.
         TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
-        TrainingDivergedError: A non-finite loss or gradient; says epoch, step and where it first shows.
-            The network then holds the last good parameters.
+        TrainingDivergedError: A non-finite loss or gradient; says epoch, step and where it first
+            shows. The network then holds the last good parameters.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -182,7 +185,7 @@ def fit(
     _check.key("key", key)
     check_optimizer(optimizer)
     if callable(on_epoch):
-        raise TypeError(f"on_epoch must be a sequence of functions of a row, got {on_epoch!r}; write [it]")
+        raise TypeError(f"on_epoch must be a sequence of functions, got {on_epoch!r}; write [it]")
     objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
     form = functools.partial(choose_form, network, events=events)
     first = _first(train, dt) if isinstance(train, Stream) else train
@@ -214,15 +217,17 @@ def fit(
 
     def report(epoch: int, metrics: Metrics, seconds: float) -> float:
         """Append the epoch's row; returns what the best parameters have most of."""
-        row: Row = {"epoch": epoch, **_columns("train_", metrics), "penalty": float(metrics.penalty), **_rates(metrics, dt)}
+        row: Row = {"epoch": epoch, **_columns("train_", metrics)}
+        row |= {"penalty": float(metrics.penalty), **_rates(metrics, dt)}
         quality = -np.inf
         if valid is not None:
             held = run_eval(state.params, valid)
             row |= _columns("valid_", held)
             quality = float(held.quality)
             if not np.isfinite(row["valid_loss"]):
+                what = f"validation loss is {row['valid_loss']} at epoch {epoch}"
                 why = "its data or its membranes are not finite"
-                raise TrainingDivergedError(f"validation loss is {row['valid_loss']} at epoch {epoch}: {why}", finish())
+                raise TrainingDivergedError(f"{what}: {why}", finish())
         row["seconds"] = seconds
         history.append(row)
         reported[0] = int(state.steps)
@@ -261,7 +266,8 @@ def fit(
                     # waits, so that shards do not pile up on the device; the next one is read meanwhile
                     if not bool(state.healthy):
                         where = f"epoch {epoch}" + (f", shard {len(found)}" if isinstance(train, Stream) else "")
-                        raise TrainingDivergedError(_explain(phases[supervised], state, part, part_key, where, sizes), finish())
+                        why = _explain(phases[supervised], state, part, part_key, where, sizes)
+                        raise TrainingDivergedError(why, finish())
                     found.append(metrics)
             metrics = found[0] if len(found) == 1 else jax.tree.map(lambda *m: sum(m) / len(m), *found)
             quality = report(epoch, jax.block_until_ready(metrics), time.perf_counter() - begin)
@@ -269,29 +275,32 @@ def fit(
                 best, best_epoch, best_quality = _host(state.params), epoch, quality
     except KeyboardInterrupt:
         leave()
-        more = int(state.steps) - reported[0]
-        raise TrainingInterrupted(FitResult(_host(state.params), best, best_epoch, history, {}), more) from None
+        result = FitResult(_host(state.params), best, best_epoch, history, {})
+        raise TrainingInterrupted(result, int(state.steps) - reported[0]) from None
     return finish()
 
 
 class _Sizes(NamedTuple):
     """What is part of the program: samples per batch, and at a time on each of `devices`."""
 
-    batch: int
+    batch_size: int
     micro_batch: int
     devices: int
 
 
-def _epoch(given: Any, state: TrainState, source: BatchSource, key: jax.Array) -> tuple[TrainState, Metrics]:
+def _epoch(
+    given: Any,
+    state: TrainState,
+    source: BatchSource,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
     objective, optimizer, sizes = given
-    return train_epoch(
-        objective, optimizer, state, source, key, batch_size=sizes.batch, micro_batch=sizes.micro_batch, devices=sizes.devices
-    )
+    return train_epoch(objective, optimizer, state, source, key, **sizes._asdict())
 
 
 def _columns(prefix: str, metrics: Metrics) -> Row:
     """Loss and scores as columns of a row."""
-    return {f"{prefix}{name}": float(value) for name, value in {"loss": metrics.loss, **metrics.scores}.items()}
+    return {name: float(value) for name, value in metrics.named(prefix).items()}
 
 
 def _rates(metrics: Metrics, dt: float) -> Row:
@@ -316,7 +325,13 @@ def _parts(train: BatchSource | Stream, epoch: int, key: jax.Array) -> Generator
             yield shard, jax.random.fold_in(key, k)
 
 
-def _check_source(name: str, source: Any, objective: Objective, params: Any, labels_of_all: Any = None) -> None:
+def _check_source(
+    name: str,
+    source: Any,
+    objective: Objective,
+    params: Any,
+    labels_of_all: Any = None,
+) -> None:
     """Everything about a source that would otherwise surface deep inside jit, or not at all. `labels_of_all`: where it is a part of a larger set."""
     if isinstance(source, EventDataset):
         raise TypeError(f"{name} must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
@@ -328,10 +343,12 @@ def _check_source(name: str, source: Any, objective: Objective, params: Any, lab
     # shapes only: nothing is computed here
     x, target = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
     if len(x.shape) > 1 and x.shape[0] == 1 != x.shape[1]:
+        expected = f"{name} must give time-major inputs (time, batch, ...)"
         hint = "move the axis of time first in batch(...), jnp.moveaxis(x, 1, 0)"
-        raise ValueError(f"{name} must give time-major inputs (time, batch, ...), got {x.shape} for a batch of one sample; {hint}")
+        raise ValueError(f"{expected}, got {x.shape} for a batch of one sample; {hint}")
     readout, _ = jax.eval_shape(objective.outputs, params, x)
-    jax.eval_shape(lambda o, y: (objective.sample_losses(o, y), objective.sample_scores(o, y)), readout, target)
+    for measure in (objective.sample_losses, objective.sample_scores):
+        jax.eval_shape(measure, readout, target)
     values = getattr(source, "labels", None) if labels_of_all is None else labels_of_all
     if values is not None and np.ndim(values) == len(target.shape):  # what the batches hold
         objective.check_targets(f"labels of {name}", values, readout.shape[-1])
@@ -353,7 +370,7 @@ def _host(params: Any) -> Any:
 
 def _explain(objective: Objective, state: TrainState, source: BatchSource, key: jax.Array, where: str, sizes: _Sizes) -> str:
     """Run the step that failed once more, from the last good parameters, and say where it first is not finite."""
-    order = epoch_order(key, len(source), sizes.batch)
+    order = epoch_order(key, len(source), sizes.batch_size)
     step = int(state.steps) % len(order)  # all steps before this pass over the source were good
     x, _ = source.batch(order[step], batch_key(key, step))
     again = jax.jit(lambda p: batch_gradient(objective, p, source, order[step], batch_key(key, step), micro_batch=sizes.micro_batch))

@@ -55,8 +55,8 @@ class Metrics(NamedTuple):
 
     Attributes:
         loss: The supervised loss.
-        scores: What is reported beside it, by name: {"accuracy": ...} where targets are classes; what
-            the loss names (`snnjax.losses.Metric`); else empty.
+        scores: What is reported beside it, by name: {"accuracy": ...} where targets are classes;
+            what the loss names (`snnjax.losses.Metric`); else empty.
         penalty: That of all regularizers.
         rates: Spikes per unit and step of every layer, (layers,).
     """
@@ -74,13 +74,18 @@ class Metrics(NamedTuple):
             AttributeError: The targets are no classes.
         """
         if "accuracy" not in self.scores:
-            raise AttributeError(f"there is no accuracy: targets are no classes; scores: {[*self.scores]}")
+            scores = ", ".join(self.scores) or "none"
+            raise AttributeError(f"there is no accuracy: targets are no classes; scores: {scores}")
         return self.scores["accuracy"]
 
     @property
     def quality(self) -> jax.Array:
-        """What the best parameters have most of: the accuracy, or where there is none minus the loss."""
+        """What the best parameters have most of: the accuracy; without one, minus the loss."""
         return self.scores.get("accuracy", -self.loss)
+
+    def named(self, prefix: str) -> dict[str, jax.Array]:
+        """Loss and scores by name, with a prefix such as "train_"."""
+        return {f"{prefix}{name}": v for name, v in {"loss": self.loss, **self.scores}.items()}
 
 
 @pytree_dataclass
@@ -109,9 +114,9 @@ class Objective(NamedTuple):
     """The pieces of an objective. `Objective.of` makes one of a network.
 
     Attributes:
-        apply: `(params, x) -> (readout, activity)`, with activity.spikes a tuple of trains, or counts
-            (`snnjax.nn.Activity`); or the readout (time, batch, k) alone, where nothing is known of
-            the activity.
+        apply: `(params, x) -> (readout, activity)`, with activity.spikes a tuple of trains, or
+            counts (`snnjax.nn.Activity`); or the readout (time, batch, k) alone, where nothing is
+            known of the activity.
         logits: How a trace becomes class scores, for the cross-entropy and the accuracy.
         regularizers: Penalties on the spikes of every spiking layer.
         loss: `(readout, target) -> (batch,)`; None: the cross-entropy of `logits`.
@@ -131,9 +136,9 @@ class Objective(NamedTuple):
         """The objective of a network, and its parameters.
 
         Args:
-            network: An `nnx.Module`. Where its `stochastic` is True it takes a `key` when it is called.
-                A `Sequential` with `remat_steps` gives counts instead of spikes, if all regularizers
-                are `ActivityBound`s.
+            network: An `nnx.Module`. Where its `stochastic` is True it takes a `key` when it is
+                called. A `Sequential` with `remat_steps` gives counts instead of spikes, if all
+                regularizers are `ActivityBound`s.
             options: The other fields.
 
         Returns:
@@ -148,8 +153,9 @@ class Objective(NamedTuple):
         [(5, 2)]
         """
         if not isinstance(network, nnx.Module):
-            what = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
-            raise TypeError(f"network must be a flax.nnx.Module, for example a snnjax.nn.Sequential, got {what}")
+            cls_given = isinstance(network, type)
+            what = f"the class {network.__name__}" if cls_given else f"a {type(network).__name__}"
+            raise TypeError(f"network must be a flax.nnx.Module such as nn.Sequential, got {what}")
         _check_functions(options)
         options["regularizers"] = tuple(options.get("regularizers", ()))
         graphdef, params, rest = nnx.split(network, nnx.Param, ...)
@@ -157,10 +163,11 @@ class Objective(NamedTuple):
         counted = all(isinstance(r, ActivityBound) for r in options["regularizers"])
         counts = counted and type(network) is Sequential and network.remat_steps is not None
         call = _Call(rest=rest, graphdef=graphdef, counts=counts)
-        return cls(call, noisy=call if getattr(network, "stochastic", False) else None, **options), params
+        noisy = call if getattr(network, "stochastic", False) else None
+        return cls(call, noisy=noisy, **options), params
 
     def priming(self) -> Objective:
-        """The lower bounds alone, without the supervised loss and without penalties of the user's own.
+        """The lower bounds alone, without the supervised loss and penalties of the user's own.
 
         Raises:
             ValueError: There is no lower bound.
@@ -183,11 +190,12 @@ class Objective(NamedTuple):
 
         Raises:
             TypeError: The network returns something else.
-            ValueError: The readout has other axes; or there are regularizers and the network returns no
-                spikes.
+            ValueError: The readout has other axes; or there are regularizers and the network
+                returns no spikes.
         """
         noisy = None if key is None else self.noisy
-        out: Any = self.apply(params, x) if noisy is None else noisy(params, x, key)  # pyright: ignore[reportArgumentType]
+        arguments: Any = (params, x) if noisy is None else (params, x, key)
+        out: Any = (self.apply if noisy is None else noisy)(*arguments)
         alone = hasattr(out, "ndim")
         pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
         if not alone and not pair:
@@ -198,7 +206,8 @@ class Objective(NamedTuple):
         if not alone:
             return readout, out[1]
         if self.regularizers:
-            raise ValueError(f"regularizers need the spikes of every layer: {_RETURNS}, got the readout alone")
+            needs = "regularizers need the spikes of every layer"
+            raise ValueError(f"{needs}: {_RETURNS}, got the readout alone")
         return readout, Activity(())
 
     def sample_losses(self, readout: jax.Array, target: Any) -> jax.Array:
@@ -222,9 +231,10 @@ class Objective(NamedTuple):
         return values
 
     def metric(self, target: Any) -> losses.Metric | None:
-        """What is reported beside the loss: its `metric`, the accuracy where targets are classes, or nothing."""
-        if hasattr(self.loss, "metric"):
-            return self.loss.metric  # pyright: ignore[reportFunctionMemberAccess, reportOptionalMemberAccess]
+        """What is reported beside the loss: its `metric`, or for classes the accuracy, or nothing."""
+        loss: Any = self.loss
+        if hasattr(loss, "metric"):
+            return loss.metric
         if self.loss is None or losses.are_classes(target):
             return losses.Metric("accuracy", functools.partial(losses.correct, logits=self.logits))
         return None
@@ -258,23 +268,26 @@ def _check_functions(options: dict[str, Any]) -> None:
     """What is no function, and one regularizer in place of a sequence, would fail deep inside."""
     for name in ("logits", "loss"):
         given = options.get(name)
-        if given is not None and (isinstance(given, type) or not callable(given)):
-            hint = "; it must be made first, with ()" if isinstance(given, type) else "; see snnjax.losses"
-            shown = given.__name__ if isinstance(given, type) else repr(given)
-            raise TypeError(f"{name} must be a function, got {type(given).__name__} {shown}{hint}")
+        if isinstance(given, type):
+            hint = f"make one, {given.__name__}()"
+            raise TypeError(f"{name} must be a function, got the class {given.__name__}; {hint}")
+        if given is not None and not callable(given):
+            shown = f"{type(given).__name__} {given!r}"
+            raise TypeError(f"{name} must be a function, got {shown}; see snnjax.losses")
     given = options.get("regularizers", ())
     if not isinstance(given, Sequence) or not all(callable(r) for r in given):
-        raise TypeError(f"regularizers must be a sequence of functions of spikes, such as [upper_bound(...)], got {given!r}")
+        expected = "regularizers must be a sequence of functions of spikes, [upper_bound(...)]"
+        raise TypeError(f"{expected}, got {given!r}")
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise TypeError, saying what to give instead, unless `optimizer` is an optax transformation."""
+    """Raise TypeError, with what to give instead, unless `optimizer` is one of optax."""
     made = not isinstance(optimizer, type) and not isinstance(optimizer, nnx.Optimizer)
     if made and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         return
     expected = "optimizer must be an optax transformation such as optax.adam(1e-3)"
     if isinstance(optimizer, nnx.Optimizer):
-        raise TypeError(f"{expected}, got an nnx.Optimizer; give the transformation that it holds, its `tx`")
+        raise TypeError(f"{expected}, got an nnx.Optimizer; give the one that it holds, its `tx`")
     if callable(optimizer):
         name = getattr(optimizer, "__name__", type(optimizer).__name__)
         raise TypeError(f"{expected}, got the function {name} itself; call it, {name}(...)")
@@ -311,8 +324,10 @@ def objective_value(
     readout, activity = objective.outputs(params, x, key)
     loss = objective.sample_losses(readout, labels).mean()
     penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
-    scores = {name: s.mean(dtype=loss.dtype) for name, s in objective.sample_scores(readout, labels).items()}
-    rates = [s.mean(dtype=_check.wide(s.dtype)) / _steps_of_a_row(activity, s) for s in activity.spikes]
+    each = objective.sample_scores(readout, labels)
+    scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
+    mean = lambda s: s.mean(dtype=_check.wide(s.dtype))  # noqa: E731
+    rates = [mean(s) / _steps_of_a_row(activity, s) for s in activity.spikes]
     value = loss + penalty if objective.supervised else penalty
     return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
 
@@ -327,8 +342,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
-    The state comes back unchanged but for `healthy` where the objective, its gradient or the update is
-    not finite, or was not before.
+    The state comes back unchanged but for `healthy` where the objective, its gradient or the update
+    is not finite, or was not before.
 
     Args:
         objective: What is minimized.
@@ -396,11 +411,15 @@ def batch_devices(objective: Objective, source: BatchSource, batch_size: int, mi
     return max(d for d in range(1, most + 1) if d == 1 or batch_size % (d * (micro_batch or 1)) == 0)
 
 
+_SOURCES = (DeviceEvents, SparseEvents, DeviceArrays, DeviceImages, Augmented)
+
+
 def _divisible(objective: Objective, source: BatchSource) -> bool:
     """Whether gradients of parts of a batch are worth while, on a CPU, and are known to have the whole's as their mean."""
     loss = objective.loss
-    known = loss in (None, losses.mean_square) or isinstance(loss, losses.SquaredError | losses.SigmoidCrossEntropy)
-    ours = known and isinstance(source, DeviceEvents | SparseEvents | DeviceArrays | DeviceImages | Augmented)
+    mean = loss in (None, losses.mean_square)
+    mean |= isinstance(loss, losses.SquaredError | losses.SigmoidCrossEntropy)
+    ours = mean and isinstance(source, _SOURCES)
     return jax.default_backend() == "cpu" and ours and all(isinstance(r, ActivityBound) for r in objective.regularizers)
 
 
@@ -478,28 +497,37 @@ def update(
     """The state after a step with this gradient, and the metrics as they came; a step that is not finite leaves all but `healthy` as it was."""
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
-    # a finite gradient may still overflow inside the optimizer, whose state may begin with an infinity
-    healthy = state.healthy & _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
+    # a finite gradient may overflow inside the optimizer, whose state may begin with an infinity
+    finite = _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
+    healthy = state.healthy & finite
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, (state.params, state.opt_state, state.steps))
     return TrainState(params, opt_state, steps, healthy), metrics
 
 
-def optimizer_update(optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any, value: jax.Array) -> tuple[Any, Any]:
+def optimizer_update(
+    optimizer: optax.GradientTransformation,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    value: jax.Array,
+) -> tuple[Any, Any]:
     """The update for a gradient, and the optimizer's next state.
 
-    Transformations that look at the loss, such as `optax.contrib.reduce_on_plateau`, get `value`, the
-    objective of the batch, and `grad`.
+    Transformations that look at the loss, such as `optax.contrib.reduce_on_plateau`, get `value`,
+    the objective of the batch, and `grad`.
 
     Raises:
         TypeError: The optimizer also needs `value_fn`, for a line search: `optax.lbfgs`.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
     try:
-        return optax.with_extra_args_support(optimizer).update(grads, opt_state, params, value=value, grad=grads)
+        return optimizer.update(grads, opt_state, params, value=value, grad=grads)
     except TypeError as error:
         if "value_fn" not in str(error):
             raise
-        needs = "optimizer must not need value_fn, a function of the parameters to search along (optax.lbfgs)"
-        raise TypeError(f"{needs}; fit and train_step give value and grad: use a first-order optimizer such as optax.adam") from None
+        refused = "optimizer must not need value_fn, which it searches along a line (optax.lbfgs)"
+        hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
+        raise TypeError(f"{refused}; {hint}") from None
 
 
 def _all_finite(tree: Any, before: Any = None) -> jax.Array:
@@ -575,7 +603,7 @@ def evaluate(objective: Objective, params: Any, source: BatchSource, *, batch_si
         batches.
     """
     _check.integer("batch_size", batch_size, at_least=1)
-    if any(leaf is source for leaf in jax.tree.leaves(source)):  # no pytree: no argument of a program
+    if any(leaf is source for leaf in jax.tree.leaves(source)):  # no pytree, no argument
         return _evaluate((objective, batch_size), params, source)
     return program(_evaluate, (objective, batch_size))(params, source)
 
@@ -587,12 +615,15 @@ def _evaluate(given: tuple[Objective, int], params: Any, source: BatchSource) ->
     order = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
     def body(_: None, indices: jax.Array) -> tuple[None, Any]:
-        x, target = source.batch(jnp.minimum(indices, n - 1))  # the last batch is filled up with copies that count nothing
+        # the last batch is filled up with copies that count nothing
+        x, target = source.batch(jnp.minimum(indices, n - 1))
         weight = (indices < n).astype(jnp.float32)
         readout, activity = objective.outputs(params, x)
         loss = objective.sample_losses(readout, target)
-        scores = {name: (s * weight).sum() for name, s in objective.sample_scores(readout, target).items()}
-        rates = [(_rate_of_samples(s) * weight).sum() / _steps_of_a_row(activity, s) for s in activity.spikes]
+        each = objective.sample_scores(readout, target)
+        scores = {name: (s * weight).sum() for name, s in each.items()}
+        total = lambda s: (_rate_of_samples(s) * weight).sum()  # noqa: E731
+        rates = [total(s) / _steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes: bad input would otherwise go unseen
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(objective.regularizers, activity.spikes) * n / batches
