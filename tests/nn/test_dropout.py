@@ -54,11 +54,11 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
     assert not np.allclose(readout, network(x, key=jax.random.key(4))[0])
     parts, _ = make(remat_steps=7)(x, key=key)
     assert_close(parts, readout, 1e-6)
-    state, streamed = network.initial_state(B), []
-    for t in range(T):
-        state, (out, _) = network.step(state, x[t], key=key)
+    state, streamed, step = network.initial_state(B), [], jax.jit(network.step)
+    for x_t in np.asarray(x):
+        state, (out, _) = step(state, x_t, key=key)
         streamed.append(out)
-    assert_close(jnp.stack(streamed), readout, 1e-6)
+    assert_close(np.stack(streamed), readout, 1e-6)
     # by hand: the layers one after the other, each with its own mask
     masked = network.layers[0](x, key=jax.random.fold_in(key, 0)).output
     assert_close(activity.spikes[0], network.layers[1](masked).output, 0)
@@ -68,11 +68,12 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
 def test_training_draws_and_evaluation_does_not(x, micro_batch):
     objective, params = Objective.of(make())
     source = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=jnp.arange(B) % 3)
-    at = lambda key: batch_gradient(objective, params, source, jnp.arange(B), key, micro_batch=micro_batch)[0]  # noqa: E731
+    value_of = lambda o, key: batch_gradient(o, params, source, jnp.arange(B), key, micro_batch=micro_batch)[0]  # noqa: E731
+    at = jax.jit(lambda key: value_of(objective, key))
     first, again, other, none = at(jax.random.key(0)), at(jax.random.key(0)), at(jax.random.key(1)), at(None)
     assert first == again
     assert len({float(first), float(other), float(none)}) == 3
-    value = batch_gradient(objective._replace(noisy=None), params, source, jnp.arange(B), jax.random.key(0), micro_batch=micro_batch)[0]
+    value = jax.jit(lambda key: value_of(objective._replace(noisy=None), key))(jax.random.key(0))
     assert_close(value, none, 1e-6)
 
 
@@ -111,10 +112,10 @@ def test_skip_connections_carry_what_dropout_leaves(x):
     assert_close(readout, network.layers[-1](both).output, 1e-6)
     assert_close(activity.spikes[0], first, 0)  # what the layer did
     assert_close(activity.spikes[1], second, 0)
-    state, streamed = network.initial_state(B), []
-    for t in range(T):
-        state, (out, _) = network.step(state, x[t], key=key)
+    state, streamed, step = network.initial_state(B), [], jax.jit(network.step)
+    for x_t in np.asarray(x):
+        state, (out, _) = step(state, x_t, key=key)
         streamed.append(out)
-    assert_close(jnp.stack(streamed), readout, 1e-6)
+    assert_close(np.stack(streamed), readout, 1e-6)
     with pytest.raises(ValueError, match="skip needs a spiking layer"):
         Sequential(Flatten(), Readout(8, 2, rngs=rngs), skip=True)

@@ -59,7 +59,7 @@ def test_gradient_reaches_the_first_layer_past_a_silent_one(x, x64):
     def size(skip):
         network = make(skip=skip)
         network.layers[2].kernel[...] = 0.0 * network.layers[2].kernel[...]
-        grads = nnx.grad(lambda n: jnp.sum(n(x)[0] ** 2))(network)
+        grads = nnx.jit(nnx.grad(lambda n: jnp.sum(n(x)[0] ** 2)))(network)
         return float(jnp.abs(grads["layers"][0]["kernel"][...]).mean())
 
     assert size(skip=False) == 0
@@ -69,11 +69,12 @@ def test_gradient_reaches_the_first_layer_past_a_silent_one(x, x64):
 def test_streamed_steps_equal_the_sequence(x, x64):
     network = make()
     readout, activity, final = network.run(x)
-    state = network.initial_state(B, features=(20, 1))
-    for t in range(T):
-        state, (o, spikes) = network.step(state, x[t])
+    state, step = network.initial_state(B, features=(20, 1)), jax.jit(network.step)
+    readout, spikes_of = np.asarray(readout), [np.asarray(z) for z in activity.spikes]
+    for t, x_t in enumerate(np.asarray(x)):
+        state, (o, spikes) = step(state, x_t)
         assert_close(o, readout[t], 1e-12)
-        for a, b in zip(spikes, activity.spikes, strict=True):
+        for a, b in zip(spikes, spikes_of, strict=True):
             np.testing.assert_array_equal(a, b[t])
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
         assert_close(a, b, 1e-12)
@@ -83,15 +84,16 @@ def test_streamed_steps_equal_the_sequence(x, x64):
 @pytest.mark.parametrize("steps", [8, pytest.param(11, marks=pytest.mark.slow)])
 def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
     plain, parts = make(), make(remat_steps=steps)
-    value = lambda n: jnp.sum(n(x)[0] ** 2) + sum(z.mean() for z in n(x)[1].spikes)  # noqa: E731
-    (a, ga), (b, gb) = (nnx.jit(nnx.value_and_grad(value))(n) for n in (plain, parts))
+
+    def value(n):
+        readout, activity, final = n.run(x, membranes=True)
+        return jnp.sum(readout**2) + sum(z.mean() for z in activity.spikes), (activity.membranes, final)
+
+    ((a, of_a), ga), ((b, of_b), gb) = (nnx.jit(nnx.value_and_grad(value, has_aux=True))(n) for n in (plain, parts))
     assert_close(a, b, 1e-12)
     for u, v in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
         assert_close(u, v, 1e-9)
-    membranes = [n(x, membranes=True)[1].membranes for n in (plain, parts)]
-    for u, v in zip(*membranes, strict=True):
-        assert_close(u, v, 1e-12)
-    for u, v in zip(jax.tree.leaves(plain.run(x)[2]), jax.tree.leaves(parts.run(x)[2]), strict=True):
+    for u, v in zip(jax.tree.leaves(of_a), jax.tree.leaves(of_b), strict=True):
         assert_close(u, v, 1e-12)
 
 

@@ -1,3 +1,4 @@
+import functools
 from typing import NamedTuple
 
 import jax
@@ -51,17 +52,22 @@ def leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+def step_of(objective, optimizer):
+    """`train_step` as one program."""
+    return jax.jit(functools.partial(train_step, objective, optimizer))
+
+
 def test_step_is_gradient_descent_on_loss_plus_penalty(parts):
     objective, params = parts
     x, labels = data().batch(jnp.arange(8))
     optimizer = optax.sgd(0.1)
-    state, metrics = train_step(objective, optimizer, init_state(params, optimizer), x, labels)
+    state, metrics = step_of(objective, optimizer)(init_state(params, optimizer), x, labels)
 
     def value(p):
         readout, activity = objective.apply(p, x)
         return losses.cross_entropy(readout, labels).mean() + upper_bound(0.3, 1.0)(activity.spikes[0])
 
-    v, g = jax.value_and_grad(value)(params)
+    v, g = jax.jit(jax.value_and_grad(value))(params)
     np.testing.assert_allclose(metrics.loss + metrics.penalty, v, rtol=1e-6)
     for new, old, grad in zip(leaves(state.params), leaves(params), leaves(g), strict=True):
         np.testing.assert_allclose(new, old - 0.1 * grad, rtol=1e-5, atol=1e-7)
@@ -85,14 +91,15 @@ def test_epoch_equals_a_loop_of_steps(parts):
 
 
 @pytest.mark.parametrize("pool", ["population", "feature_map", "neuron"])
-@pytest.mark.parametrize("micro_batch", [1, 4, 10, 20])
-def test_gradient_of_parts_is_that_of_the_batch(parts, micro_batch, pool):
+def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
     objective = parts[0]._replace(regularizers=(upper_bound(0.3, 1.0, pool=pool), lower_bound(2.0, 3.0, pool=pool, p=1)))
     params, source, indices = parts[1], data(), jnp.arange(20)[::-1]
-    (value, metrics), grads = jax.value_and_grad(lambda p: objective_value(objective, p, *source.batch(indices)), has_aux=True)(params)
-    found = jax.jit(lambda p: batch_gradient(objective, p, source, indices, None, micro_batch=micro_batch))(params)
-    for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    of_batch = jax.jit(jax.value_and_grad(lambda p: objective_value(objective, p, *source.batch(indices)), has_aux=True))
+    (value, metrics), grads = of_batch(params)
+    for micro_batch in (1, 4, 10, 20):
+        found = jax.jit(lambda p, m=micro_batch: batch_gradient(objective, p, source, indices, None, micro_batch=m))(params)
+        for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=str(micro_batch))
 
 
 def test_epoch_in_parts_is_the_epoch(parts):
@@ -112,9 +119,10 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     objective = Objective(lambda p, x: (x[..., :3] * p, Activity((x,))))
     events = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
     source, key, sample = Augmented(source=events, drop=0.5), jax.random.key(3), jnp.zeros(1, jnp.int32)
-    each = [source.batch(sample, jax.random.fold_in(key, k))[0].mean() for k in range(4)]
-    _, metrics, _ = batch_gradient(objective, jnp.ones(3), source, jnp.zeros(4, jnp.int32), key, micro_batch=1)
-    assert len({float(v) for v in each}) > 1
+    mean = jax.jit(lambda k: source.batch(sample, jax.random.fold_in(key, k))[0].mean())
+    each = [float(mean(k)) for k in range(4)]
+    _, metrics, _ = jax.jit(lambda p: batch_gradient(objective, p, source, jnp.zeros(4, jnp.int32), key, micro_batch=1))(jnp.ones(3))
+    assert len(set(each)) > 1
     np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
 
 
@@ -170,7 +178,7 @@ def test_evaluate_counts_every_sample_once(parts, batch_size):
     source = data()
     x, labels = source.batch(jnp.arange(22))
     readout, activity = objective.apply(params, x)
-    m = evaluate(objective, params, source, batch_size=batch_size)
+    m = jax.jit(lambda p: evaluate(objective, p, source, batch_size=batch_size))(params)
     np.testing.assert_allclose(m.loss, losses.cross_entropy(readout, labels).mean(), rtol=1e-5)
     np.testing.assert_allclose(m.accuracy, losses.correct(readout, labels).mean(), rtol=1e-6)
     np.testing.assert_allclose(m.rates[0], activity.spikes[0].mean(), rtol=1e-5)
@@ -180,10 +188,10 @@ def test_non_finite_step_freezes_the_state(parts):
     objective, params = parts
     optimizer = optimizers.smorms3()
     x, labels = data().batch(jnp.arange(8))
-    start = init_state(params, optimizer)
-    broken, _ = train_step(objective, optimizer, start, x.at[3, 0, 0].set(jnp.nan), labels)
+    start, step = init_state(params, optimizer), step_of(objective, optimizer)
+    broken, _ = step(start, x.at[3, 0, 0].set(jnp.nan), labels)
     assert not bool(broken.healthy)
-    after, _ = train_step(objective, optimizer, broken, x, labels)
+    after, _ = step(broken, x, labels)
     for state in (broken, after):
         assert int(state.steps) == 0
         for a, b in zip(leaves((state.params, state.opt_state)), leaves((start.params, start.opt_state)), strict=True):
@@ -210,7 +218,7 @@ def test_an_update_that_overflows_is_not_taken(parts):
     objective = objective._replace(regularizers=(upper_bound(1e30, 0.0),))
     x, labels = data().batch(jnp.arange(8))
     optimizer = optimizers.smorms3()
-    state, metrics = train_step(objective, optimizer, init_state(params, optimizer), x, labels)
+    state, metrics = step_of(objective, optimizer)(init_state(params, optimizer), x, labels)
     assert np.isfinite(metrics.penalty)
     assert not bool(state.healthy)
     for a, b in zip(leaves(state.params), leaves(params), strict=True):
@@ -221,8 +229,9 @@ def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
     objective, params = parts
     good = data()
     bad = DeviceArrays(x=jnp.full(good.x.shape, jnp.nan), labels=good.labels)
-    assert np.isnan(evaluate(objective, params, bad, batch_size=8).loss)
-    assert np.isfinite(evaluate(objective, params, good, batch_size=8).loss)
+    loss = jax.jit(lambda source: evaluate(objective, params, source, batch_size=8).loss)
+    assert np.isnan(loss(bad))
+    assert np.isfinite(loss(good))
 
 
 def test_state_shares_no_buffer_with_the_parameters(parts):
@@ -250,6 +259,6 @@ def test_any_loss(parts):
     objective = Objective(objective.apply, logits=losses.sum_over_time, loss=losses.mean_square)
     x, labels = data().batch(jnp.arange(8))
     readout, _ = objective.apply(params, x)
-    _, metrics = train_step(objective, optax.sgd(0.1), init_state(params, optax.sgd(0.1)), x, labels)
+    _, metrics = step_of(objective, optax.sgd(0.1))(init_state(params, optax.sgd(0.1)), x, labels)
     np.testing.assert_allclose(metrics.loss, losses.mean_square(readout, labels).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics.accuracy, losses.correct(readout, labels, logits=losses.sum_over_time).mean())
