@@ -201,9 +201,9 @@ def train_source(config: Any, train: Any) -> Any:
 
 def plain(source: Any) -> Any:
     """The samples of a source as they are: without augmentation, and as arrays, not as lists."""
-    while isinstance(source, Augmented | SparseEvents):
+    while isinstance(source, Augmented):
         source = source.source
-    return source
+    return source.binned if isinstance(source, SparseEvents) else source
 
 
 def spread(source: Any, n: int) -> jax.Array:

@@ -163,6 +163,8 @@ def fit_ensemble(
     if patience is not None:
         _check.integer("patience", patience, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
+    for name, source in sources._asdict().items():
+        _check.same_dt(name, source, dt)
     _check.one_of("order", order, get_args(Order))
     if isinstance(sources.train, Stream):
         raise TypeError("train must be on the device, for all members at once, got a Stream; hold the data there as DeviceEvents")
