@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import assert_close, lif_loop
+from _support import ON_CPU, assert_close, lif_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +139,7 @@ def test_what_is_trained_or_unknown_is_left_to_scans(rng, interpreted):
     assert set(interpreted) == {False}
 
 
+@ON_CPU
 def test_readouts_have_derivatives_of_all_kinds_on_a_cpu(rng, x64):
     drive = jnp.asarray(rng.normal(size=(6, 1, 2)))
     total = lambda d: (simulate(LeakyIntegrator(), d).output ** 2).sum()  # noqa: E731
@@ -174,6 +175,7 @@ def pretended_gpu(monkeypatch):
     _over_time.has_triton.cache_clear()
 
 
+@ON_CPU
 def test_without_a_gpu_no_program_has_the_kernel(rng):
     drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
     jax.clear_caches()

@@ -16,6 +16,7 @@ from snnjax.nn import (
     Connection,
     Flatten,
     FluctuationDriven,
+    LayerInit,
     Readout,
     SameForAll,
     Sequential,
@@ -253,14 +254,15 @@ def test_trainable_time_constants_are_one_a_feature_map(case, rng, x64):
 def test_connections_have_the_fan_in_of_one_position():
     seen = []
 
-    def spy(neuron, connections):
-        seen.extend(connections)
-        return INIT(neuron, connections)
+    class Spy(LayerInit):
+        def __call__(self, neuron, connections):
+            seen.extend(connections)
+            return INIT(neuron, connections)
 
     layer = SpikingConv(
-        IN, OUT, kernel_size=(3, 2), recurrent_kernel_size=(5, 1), trainable=("tau_mem",), init=spy, rngs=nnx.Rngs(0)
+        IN, OUT, kernel_size=(3, 2), recurrent_kernel_size=(5, 1), trainable=("tau_mem",), init=Spy(), rngs=nnx.Rngs(0)
     )  # fmt: skip
-    assert seen == [Connection(3 * 2 * IN), Connection(5 * OUT, recurrent=True)]
+    assert seen == [Connection(3 * 2 * IN, channels=IN), Connection(5 * OUT, recurrent=True, channels=OUT)]
     shapes = {"/".join(map(str, path)): p.shape for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))}
     assert shapes == {"kernel": (3, 2, IN, OUT), "recurrent_kernel": (5, 1, OUT, OUT), "log_tau/tau_mem": (OUT,)}
     assert jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.Param))) == []

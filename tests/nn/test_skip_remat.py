@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _support import assert_close
+from _support import ON_CPU, assert_close
 from flax import nnx
 
 from snnjax import models
@@ -97,6 +97,7 @@ def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
         assert_close(u, v, 1e-12)
 
 
+@ON_CPU
 def test_remat_saves_memory():
     data = DeviceArrays(x=np.zeros((8, 400, 30), np.uint8), labels=np.zeros(8, np.int32))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _support import ON_CPU
 from flax import nnx
 
 from snnjax import models
@@ -27,6 +28,7 @@ def network(**options):
     return models.dense(20, 3, hidden=(16, 8), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0), **options)
 
 
+@ON_CPU
 def test_what_is_chosen(data, monkeypatch):
     kind = lambda net, source, **options: type(choose_form(net, source, **options))  # noqa: E731
     sparse = SparseEvents.of(data)

@@ -1,6 +1,7 @@
 import numpy as np
 import optax
 import pytest
+from _support import ON_CPU
 from flax import nnx
 
 from snnjax import models
@@ -31,6 +32,7 @@ def test_micro_batches_need_less():
     assert of(micro_batch=3).temporaries < 0.6 * of().temporaries
 
 
+@ON_CPU
 def test_lists_of_events_need_no_raster():
     """700 units are more than all else that a step holds."""
     data = DeviceEvents.put(poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3)
