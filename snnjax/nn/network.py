@@ -181,7 +181,9 @@ class Sequential(nnx.Module):
         traces: list[Any] = []
         for k, layer in enumerate(self.layers):
             x = self._input_of(k, x, passed)
-            sim = layer(x, state=None if state is None else state[k], membrane=membranes and layer.spiking, **self._options(k, key))
+            # not `membrane=False`: in Flax's tree mode nnx.tabulate makes arrays of all arguments
+            asked = {"membrane": True} if membranes and layer.spiking else {}
+            sim = layer(x, state=None if state is None else state[k], **asked, **self._options(k, key))
             x = sim.output
             states.append(sim.state)
             self._pass(k, x, passed)
