@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,6 +44,11 @@ def enable_x64() -> AbstractContextManager:
     from jax.experimental import enable_x64 as experimental  # jax < 0.8
 
     return experimental()
+
+
+def spikes(seed: int, shape: tuple[int, ...], *, rate, dt: float = 2e-3) -> jax.Array:
+    """Poisson spike counts (time, batch, ...units), float32, `rate` in Hz: drawn by NumPy, as XLA compiles slowly and runs slowly in tests."""
+    return jnp.asarray(np.random.default_rng(seed).poisson(np.asarray(rate) * dt, shape), jnp.float32)
 
 
 def assert_close(actual, desired, rtol: float) -> None:

@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _support import spikes
 from flax import nnx
 
 from snnjax import losses
 from snnjax.calibration import calibrate
-from snnjax.datasets import poisson_raster
 from snnjax.diagnostics import findings, probe, table
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
@@ -21,7 +21,7 @@ LABELS = jnp.arange(8) % 4
 
 @pytest.fixture(scope="module")
 def x():
-    return poisson_raster(jax.random.key(0), (350, 8, N), rate=NU, dt=DT)
+    return spikes(0, (350, 8, N), rate=NU)
 
 
 def network(init, depth=3, recurrent=False, seed=0):
@@ -107,13 +107,13 @@ def test_findings_say_what_is_wrong(x, init, words):
 
 
 def test_input_that_is_not_poisson_is_named():
-    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=15 * NU, dt=DT).at[24:].set(0.0)  # all spikes in the first fifteenth
+    burst = spikes(0, (350, 8, N), rate=15 * NU).at[24:].set(0.0)  # all spikes in the first fifteenth
     net = network(FluctuationDriven(nu=NU), depth=1)
     assert "times what the formula predicts for Poisson input; calibrate on data" in findings(probe(net, burst, LABELS))[0]
 
 
 def test_what_was_calibrated_is_healthy_whatever_its_input():
-    burst = poisson_raster(jax.random.key(0), (350, 8, N), rate=6 * NU, dt=DT).at[60:].set(0.0)
+    burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
     net, _ = calibrate(network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True)
     assert findings(probe(net, burst, LABELS)) == ["every layer is healthy"]
 

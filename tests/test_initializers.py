@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import spikes
 from flax import linen, nnx
 from flax.core import meta
 
 from snnjax.dale import exponential, lognormal
-from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import (
     fan_in,
@@ -156,7 +156,7 @@ def test_one_rate_per_input_acts_through_the_sum_over_inputs(shape, axes):
 
 def test_one_rate_per_input_gives_the_membrane_its_sigma_u():
     nu = np.linspace(1.0, 50.0, 20)
-    x = poisson_raster(jax.random.key(1), (3000, 4, 20), rate=nu, dt=2e-3)
+    x = spikes(1, (3000, 4, 20), rate=nu)
     w = fluctuation_driven_centered(1.0, nu=nu)(KEY, (20, 400))
     u = simulate(LIF(theta=1e9), x @ w, membrane=True).membrane[100:]
     # each neuron has 20 weights: their squares scatter by sqrt(2 / 20), over 400 neurons by 1.6 %
@@ -234,8 +234,7 @@ def test_vmap_over_keys_and_targets():
 
 
 @jax.jit
-def _measured_sigma_u(w):
-    x = jax.random.poisson(KEY, 15.8 * 2e-3, (1100, 10, 200)).astype(jnp.float32)
+def _measured_sigma_u(x, w):
     u = simulate(LIF(**KERNEL, theta=1e9), x @ w, membrane=True).membrane[100:]
     return jnp.sqrt(jnp.var(u, axis=(0, 1)).mean())
 
@@ -244,7 +243,7 @@ def _measured_sigma_u(w):
 def test_simulated_membrane_hits_sigma_u(sigma_u, density):
     w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density, **KERNEL)(jax.random.key(1), (200, 300))
     # 20 s of 200 inputs: 0.8 %; 60,000 weights: 0.3 % (0.6 % at density 0.3)
-    np.testing.assert_allclose(_measured_sigma_u(w), sigma_u, rtol=0.03)
+    np.testing.assert_allclose(_measured_sigma_u(spikes(0, (1100, 10, 200), rate=15.8), w), sigma_u, rtol=0.03)
 
 
 # --- errors

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import spikes
 from flax import nnx
 
 from snnjax.calibration import calibrate, free_membrane, scale_to_rate
 from snnjax.calibration.dalian import Moments, current_membrane, moments, scales_from_moments
-from snnjax.datasets import poisson_raster
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF
 from snnjax.nn import DalianConv1d, DalianDense, DalianFluctuationDriven, Flatten, Readout, Reshape, Sequential
 from snnjax.psp import psp_integrals
@@ -64,7 +64,7 @@ def conv():
 def x():
     """Input with a rate that rises and falls together: the formula's sigma_u would be far off."""
     rate = 10.0 * (1 + jnp.sin(jnp.arange(300) / 25.0))[:, None, None]
-    return poisson_raster(jax.random.key(0), (300, 20, 200), rate=rate, dt=2e-3)
+    return spikes(0, (300, 20, 200), rate=rate)
 
 
 @pytest.mark.parametrize(

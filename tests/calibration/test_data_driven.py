@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import spikes
 from flax import nnx
 
 from snnjax.calibration import calibrate, filtered, scale_to_rate, weights_from_powers
-from snnjax.datasets import DeviceEvents, poisson_raster, randman
+from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, simulate
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
 
@@ -19,7 +22,7 @@ def free_membrane(layer, x, recurrent_input=None):
     drive = x @ layer.kernel[...]
     if recurrent_input is not None:
         drive = drive + recurrent_input @ layer.recurrent_kernel[...]
-    return np.asarray(simulate(LIF(theta=1e30), drive, membrane=True).membrane)
+    return simulate(LIF(theta=1e30), drive, membrane=True).membrane
 
 
 def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
@@ -50,21 +53,23 @@ def test_every_layer_is_on_target(balance, redraw):
     np.testing.assert_allclose(np.sqrt(np.mean(variances, axis=0)), targets, rtol=0.05)
 
 
+@functools.partial(jax.jit, static_argnames="balance")
+def recurrent_fixed_point(network, x, key, sigma_u, balance):
+    """Variances of the one hidden layer's free membrane: of its feed-forward part, of the whole, and as reported."""
+    calibrated, (report,) = calibrate(network, x, key=key, sigma_u=sigma_u, balance=balance)
+    layer = calibrated.layers[0]
+    z = layer(x).output
+    free = (free_membrane(layer, x, own).var(axis=0).mean() for own in (jnp.zeros_like(z), z))
+    return *free, report.sigma_u**2
+
+
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.2, 0.3, 1.0, 3.0])
 def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
     """Mean over 4 seeds; at 0.2 and 0.3 the layer hardly fires, and large recurrent weights would make it fire by itself."""
-    x = poisson_raster(jax.random.key(0), (300, 12, 60), rate=10.0, dt=2e-3)
-    shares, totals, reported = [], [], []
-    for s in range(4):
-        calibrated, (report,) = calibrate(
-            networks(1, recurrent=True, n_in=60, width=128, seed=s), x, key=jax.random.key(s), sigma_u=sigma_u, balance=balance
-        )
-        layer = calibrated.layers[0]
-        z = layer(x).output
-        shares.append(free_membrane(layer, x, jnp.zeros_like(z)).var(axis=0).mean())
-        totals.append(free_membrane(layer, x, z).var(axis=0).mean())
-        reported.append(report.sigma_u**2)
+    x = spikes(0, (300, 12, 60), rate=10.0)
+    seeds = [(networks(1, recurrent=True, n_in=60, width=128, seed=s), x, jax.random.key(s)) for s in range(4)]
+    shares, totals, reported = zip(*(recurrent_fixed_point(*seed, sigma_u, balance) for seed in seeds), strict=True)
     np.testing.assert_allclose(np.sqrt(np.mean(totals)), sigma_u, rtol=0.05)
     np.testing.assert_allclose(reported, totals, rtol=1e-3)
     if sigma_u >= 1:
@@ -73,31 +78,30 @@ def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
 
 def test_quenched_spread_is_predicted():
     x = randman_batch()
-    measured, predicted = [], []
-    for s in range(6):
-        calibrated, (report, *_) = calibrate(networks(1, width=512, seed=s), x, key=jax.random.key(s))
-        u = free_membrane(calibrated.layers[0], x)
-        measured.append(u.mean(axis=0).var(axis=-1).mean())
-        predicted.append(report.quenched_spread**2)
+
+    @jax.jit
+    def spreads(network, key):
+        calibrated, (report, *_) = calibrate(network, x, key=key)
+        return free_membrane(calibrated.layers[0], x).mean(axis=0).var(axis=-1).mean(), report.quenched_spread**2
+
+    measured, predicted = zip(*(spreads(networks(1, width=512, seed=s), jax.random.key(s)) for s in range(6)), strict=True)
     np.testing.assert_allclose(np.sqrt(np.mean(measured)), np.sqrt(np.mean(predicted)), rtol=0.1)
 
 
 def test_balance_removes_the_spread_of_the_mean_for_equal_rates():
     # the same train on every input: all that a zero-sum neuron receives cancels exactly
-    x = jnp.broadcast_to(poisson_raster(jax.random.key(0), (300, 4, 1), rate=20.0, dt=2e-3), (300, 4, 50))
+    x = jnp.broadcast_to(spikes(0, (300, 4, 1), rate=20.0), (300, 4, 50))
     network = networks(1, n_in=50)
-    calibrated, _ = calibrate(
-        network, x + poisson_raster(jax.random.key(1), x.shape, rate=5.0, dt=2e-3), key=jax.random.key(2), balance=True
-    )
+    calibrated, _ = calibrate(network, x + spikes(1, x.shape, rate=5.0), key=jax.random.key(2), balance=True)
     kernel = np.asarray(calibrated.layers[0].kernel[...])
     np.testing.assert_allclose(kernel.sum(axis=0), 0, atol=1e-4 * np.abs(kernel).sum(axis=0).max())
     assert np.abs(free_membrane(calibrated.layers[0], x)).max() < 1e-4
 
 
 def test_mean_and_standard_deviation_together():
-    x = poisson_raster(jax.random.key(0), (2000, 4, 200), rate=10.0, dt=2e-3)
+    x = spikes(0, (2000, 4, 200), rate=10.0)
     calibrated, _ = calibrate(networks(1, n_in=200, width=1000), x, key=jax.random.key(0), mu_u=0.3, sigma_u=0.7)
-    u = free_membrane(calibrated.layers[0], x)[100:]
+    u = np.asarray(free_membrane(calibrated.layers[0], x))[100:]
     np.testing.assert_allclose(u.mean(), 0.3, atol=0.05)
     np.testing.assert_allclose(np.sqrt(u.var(axis=0).mean()), 0.7, rtol=0.04)
 
@@ -113,7 +117,7 @@ def test_readout_on_request():
 
 
 def test_a_mean_that_is_out_of_reach_is_an_error_and_under_jit_a_report():
-    x = poisson_raster(jax.random.key(0), (200, 2, 20), rate=10.0, dt=2e-3)
+    x = spikes(0, (200, 2, 20), rate=10.0)
     network = networks(2)
     with pytest.raises(
         ValueError, match=r"layer 0 has no weights for mu_u = 0\.9, sigma_u = 0\.02: the mean alone would move the membrane"
@@ -127,7 +131,7 @@ def test_a_mean_that_is_out_of_reach_is_an_error_and_under_jit_a_report():
 
 
 def test_rescaling_keeps_zeros_and_needs_weights_that_differ():
-    x = poisson_raster(jax.random.key(0), (400, 4, 100), rate=10.0, dt=2e-3)
+    x = spikes(0, (400, 4, 100), rate=10.0)
     for balance in (False, True):
         sparse = Sequential(
             SpikingDense(100, 400, init=FluctuationDriven(nu=5.0, density=0.2), rngs=nnx.Rngs(0)), Readout(400, 3, rngs=nnx.Rngs(1))
@@ -142,7 +146,7 @@ def test_rescaling_keeps_zeros_and_needs_weights_that_differ():
 
 
 def test_input_of_any_type_counts_the_same():
-    x = poisson_raster(jax.random.key(0), (200, 2, 20), rate=10.0, dt=2e-3) > 0
+    x = spikes(0, (200, 2, 20), rate=10.0) > 0
     kernels = [
         calibrate(networks(1), x.astype(t), key=jax.random.key(0))[0].layers[0].kernel[...] for t in (bool, jnp.uint8, jnp.bfloat16, float)
     ]
@@ -239,15 +243,16 @@ def test_time_constants_of_each_neuron_count_with_their_mean():
     np.testing.assert_allclose(learned, plain, rtol=1e-4)
 
 
-def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates(rng):
+def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates():
     """Over 500 s, where counting noise has averaged out: below 2 % of sigma_u, against 80 % without balance."""
-    x = jnp.asarray(rng.poisson(10.0 * 2e-3, (8000, 32, 200)), jnp.float32)
+    x = spikes(0, (350, 32, 200), rate=10.0)
+    # U is linear in its inputs: its mean over time and over 32 trials is that of the filtered inputs' mean over trials, through the weights
+    mean_of_trials = spikes(1, (8000, 1, 200), rate=32 * 10.0) / 32
+    seen = np.asarray(filtered(mean_of_trials, LIF()))[200:].mean(axis=(0, 1))
     spread = {}
     for balance in (False, True):
-        calibrated, _ = calibrate(networks(1, n_in=200, width=512), x[:350], key=jax.random.key(1), balance=balance)
-        kernel = np.asarray(calibrated.layers[0].kernel[...])
-        # U is linear in its inputs: its mean over time is that of the filtered inputs, through the weights
-        spread[balance] = (np.asarray(filtered(x, LIF())[200:].mean(axis=(0, 1))) @ kernel).std()
+        calibrated, _ = calibrate(networks(1, n_in=200, width=512), x, key=jax.random.key(1), balance=balance)
+        spread[balance] = (seen @ np.asarray(calibrated.layers[0].kernel[...])).std()
     assert spread[True] < 0.02
     assert spread[False] > 0.5
 

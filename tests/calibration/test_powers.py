@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import assert_close
+from _support import assert_close, spikes
 from flax import linen, nnx
 
 from snnjax.calibration import data_driven, filtered, free_membrane, input_powers, source_powers
 from snnjax.calibration.powers import standard_weights
-from snnjax.datasets import DeviceEvents, poisson_raster, randman
+from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
 from snnjax.psp import psp_integrals, psp_kernel
 
@@ -46,7 +46,7 @@ def test_powers_equal_loops(balance, rng, x64):
 
 
 def test_powers_of_poisson_input_are_the_theory_s():
-    x = poisson_raster(jax.random.key(0), (4000, 8, 200), rate=15.0, dt=2e-3)
+    x = spikes(0, (4000, 8, 200), rate=15.0)
     ebar, ehat = psp_integrals(**KERNEL)
     powers = input_powers(x, LIF())
     np.testing.assert_allclose(powers.temporal, 200 * 15 * ehat, rtol=0.02)
@@ -75,7 +75,7 @@ def test_powers_of_a_convolution_equal_loops_over_positions(balance, rng, x64):
 
 
 def test_identical_inputs_give_zero_sum_weights_no_power_at_all():
-    x = jnp.broadcast_to(poisson_raster(jax.random.key(0), (300, 4, 1), rate=20.0, dt=2e-3), (300, 4, 50))
+    x = jnp.broadcast_to(spikes(0, (300, 4, 1), rate=20.0), (300, 4, 50))
     powers = input_powers(x, LIF(), balance=True)
     assert (powers.temporal, powers.quenched) == (0, 0)
     assert powers.summed > 0
@@ -105,14 +105,14 @@ def test_initializer_puts_the_membrane_on_target(balance, sigma_u):
 
 
 def test_initializer_with_a_mean():
-    x = poisson_raster(jax.random.key(0), (1000, 4, 200), rate=10.0, dt=2e-3)
+    x = spikes(0, (1000, 4, 200), rate=10.0)
     u = free_membrane(LIF(), x @ data_driven(input_powers(x, LIF()), mu_u=-0.5, sigma_u=0.8)(jax.random.key(0), (200, 1000)))
     np.testing.assert_allclose(u.mean(), -0.5, atol=0.05)
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 0.8, rtol=0.05)
 
 
 def test_the_same_weights_in_nnx_linen_and_plain_jax():
-    x = poisson_raster(jax.random.key(0), (200, 2, 30), rate=10.0, dt=2e-3)
+    x = spikes(0, (200, 2, 30), rate=10.0)
     init = data_driven(input_powers(x, LIF(), balance=True), sigma_u=1.5)
     sigma = init(jax.random.key(3), (30, 2000)).std()
     dense = linen.Dense(2000, use_bias=False, kernel_init=init).init(jax.random.key(1), jnp.zeros((1, 30)))["params"]["kernel"]
@@ -130,7 +130,7 @@ def test_balanced_weights_have_zero_sum_a_neuron_and_variance_one(shape):
 
 
 def test_errors():
-    x = poisson_raster(jax.random.key(0), (100, 2, 30), rate=10.0, dt=2e-3)
+    x = spikes(0, (100, 2, 30), rate=10.0)
     powers = input_powers(x, LIF())
     with pytest.raises(ValueError, match="shape must have 30 inputs, as many as the powers were measured for, got \\(20, 5\\)"):
         data_driven(powers)(jax.random.key(0), (20, 5))

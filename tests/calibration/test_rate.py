@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import spikes
 from flax import nnx
 
 from snnjax.calibration import scale_to_rate
-from snnjax.datasets import poisson_raster
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
 
 
@@ -16,7 +16,7 @@ def network(*, recurrent=False, sigma_u=1.0, seed=0):
 
 @pytest.fixture(scope="module")
 def x():
-    return poisson_raster(jax.random.key(0), (250, 8, 60), rate=15.0, dt=2e-3)
+    return spikes(0, (250, 8, 60), rate=15.0)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
