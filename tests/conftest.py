@@ -8,31 +8,37 @@ from pathlib import Path
 # Most of the suite's time is compilation: the workers share what they compile, and a second run takes a fifth of the time. JAX reads this when it is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# XLA compiles with as little work as it can: a third of the processor time that it takes by default. Flags that are set already stay as they are.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false"
-    # later versions have no such flag, and an unknown flag ends the process
-    + (" --xla_cpu_use_fusion_emitters=false" if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11) else ""),
-)
-
 # GPUs multiply float32 matrices in TF32, with 10 bits, unless they are told otherwise
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 import hypothesis
 import numpy as np
 import pytest
-from _support import enable_x64
 
 # a shared machine is slow at times: a time limit per example would only make tests flaky
 hypothesis.settings.register_profile("snnjax", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.load_profile("snnjax")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """XLA compiles with little work, in this process and in those that tests start, unless XLA_FLAGS are set already.
+
+    Without the fusion emitters programs compile in a third of the time and run as fast. The optimizations are left out
+    for quick tests alone: long computations gain more from them than they cost.
+    """
+    flags = ["--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_multi_thread_eigen=false"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag ends the process
+        flags += ["--xla_cpu_use_fusion_emitters=false"]
+    if "not slow" in config.getoption("markexpr"):
+        flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Float64 for one test."""
+    from _support import enable_x64  # not above: it starts JAX, which then reads XLA_FLAGS
+
     with enable_x64():
         yield
 
