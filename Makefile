@@ -8,6 +8,10 @@ BIN := $(VENV)/bin
 PYTHON313 ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13*/bin/python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && echo $$p && break; done)
 
+# What depends most on versions: transformations and lowering, modules, checkpoints, training, Flax's tree mode, the README.
+NEWEST := tests/test_tree_mode.py tests/dynamics tests/nn/test_layers.py tests/nn/test_network.py tests/nn/test_init.py \
+	tests/training/test_checkpoint.py tests/training/test_fit.py tests/training/test_programs.py tests/test_initializers.py tests/test_readme.py
+
 .PHONY: demo test slow newest newest-tests lint docs notebooks clean
 
 $(BIN)/python:
