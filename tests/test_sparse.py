@@ -51,14 +51,14 @@ def test_equal_to_a_loop_in_float64(rng, x64):
     counts[:, :, 5] = 0
     counts[17] += 3
     counts[:, :, 40] += 2
-    kernel, g = jnp.asarray(rng.normal(size=(41, 13))), jnp.asarray(rng.normal(size=(300, 7, 13)))
-    out, pull = jax.vjp(lambda w: events_dot(events_of(counts), w), kernel)
+    kernel, g = rng.normal(size=(41, 13)), rng.normal(size=(300, 7, 13))
+    out, pull = jax.vjp(lambda w: events_dot(events_of(counts), w), jnp.asarray(kernel))
     expected, weights = np.zeros((300, 7, 13)), np.zeros((41, 13))
     for t, b, i in zip(*np.nonzero(counts), strict=True):
-        expected[t, b] += counts[t, b, i] * np.asarray(kernel[i])
-        weights[i] += counts[t, b, i] * np.asarray(g[t, b])
+        expected[t, b] += counts[t, b, i] * kernel[i]
+        weights[i] += counts[t, b, i] * g[t, b]
     assert_close(out, expected, 1e-12)
-    assert_close(pull(g)[0], weights, 1e-12)
+    assert_close(pull(jnp.asarray(g))[0], weights, 1e-12)
 
 
 def test_float32_gradients_within_1e_5_of_the_dense_ones(rng):

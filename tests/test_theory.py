@@ -319,7 +319,8 @@ def test_simulated_dalian_membrane_is_balanced(n_rec):
 
     exc = drive(n[0], rates.exc) + (drive(n[1], rates.rec) if n_rec else 0)
     neuron = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=dt, theta=1e9)
-    u = simulate(neuron, ExcInhDrive(*(jnp.asarray(d, jnp.float32) for d in (exc, drive(n[2], rates.inh)))), membrane=True).membrane[100:]
+    drives = ExcInhDrive(*(jnp.asarray(d, jnp.float32) for d in (exc, drive(n[2], rates.inh))))
+    u = np.asarray(simulate(neuron, drives, membrane=True).membrane)[100:]
     # E[W^2] of the drawn weights is off by 1 %, and 16 s of input of only 80 inhibitory units by another 1 %
     np.testing.assert_allclose(np.sqrt(np.mean(np.var(u, axis=(0, 1)))), 0.8, rtol=0.04)
     assert abs(float(u.mean())) < 0.04 * 0.8
