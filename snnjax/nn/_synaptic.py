@@ -78,6 +78,12 @@ LOG_TAU_RANGE = (-20.0, 20.0)
 """Trained logarithms of time constants are clipped to it: 2 ns to 15 years. Beyond, exp(-dt/tau) and its gradient leave the floats."""
 
 
+@jax.jit
+def _tau(log_tau: jax.Array) -> jax.Array:
+    """Time constants of their trained logarithms. One program: outside jit, each operation would be a call of its own."""
+    return jnp.exp(jnp.clip(log_tau, *LOG_TAU_RANGE))
+
+
 class Synaptic(nnx.Module):
     """Neurons (time, batch, *positions, out_features) that are driven through weights.
 
@@ -213,7 +219,7 @@ class Synaptic(nnx.Module):
     @property
     def neuron(self) -> Any:
         """The neuron model, with the time constants at their present, possibly trained values."""
-        learned = {name: jnp.exp(jnp.clip(param[...], *LOG_TAU_RANGE)) for name, param in self.log_tau.items()}
+        learned = {name: _tau(param[...]) for name, param in self.log_tau.items()}
         neuron = with_arrays(self._neuron)
         return replaced(neuron, **learned) if learned else neuron
 
