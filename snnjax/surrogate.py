@@ -16,8 +16,9 @@ vmap over beta. Every h is finite for every finite v in float32 and bfloat16: pr
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +63,53 @@ class SpikeFunction:
         """h(v), the surrogate derivative, in v's dtype."""
         v = jnp.asarray(v)
         return self.function(v, *self.steepness).astype(v.dtype)
+
+    def with_steepness(self, steepness: Sequence[Any]) -> SpikeFunction:
+        """The same function with other parameters.
+
+        Args:
+            steepness: One number for each of `self.steepness`, traced or not.
+
+        Returns:
+            A new `SpikeFunction`.
+
+        Raises:
+            ValueError: Another number of parameters.
+
+        >>> superspike(20.0).with_steepness([5.0]).steepness
+        (5.0,)
+        """
+        if len(steepness) != len(self.steepness):
+            needed = f"{len(self.steepness)} parameters, as {self.name} has"
+            raise ValueError(f"steepness must hold {needed}, got {len(steepness)}")
+        return dataclasses.replace(self, steepness=tuple(steepness))
+
+    def scaled(self, by: Any = 1.0) -> SpikeFunction:
+        """The same function with its derivative times `by`, which becomes the last of `steepness`.
+
+        Args:
+            by: The factor, traced or not.
+
+        Returns:
+            A new `SpikeFunction`.
+
+        >>> f"{superspike(20.0).scaled(3.0).derivative(jnp.asarray(0.0)):.1f}"
+        '3.0'
+        """
+        number = _check.number("by", by, above=0)
+        function = _Scaled(self.function)
+        return SpikeFunction((*self.steepness, number), function, f"scaled {self.name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+    """A derivative times a number, which is its last parameter."""
+
+    function: Derivative
+
+    def __call__(self, v: jax.Array, *parameters: Any) -> jax.Array:
+        *steepness, scale = parameters
+        return scale * self.function(v, *steepness)
 
 
 def _superspike(v: jax.Array, beta: Any) -> jax.Array:

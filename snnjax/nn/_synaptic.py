@@ -22,6 +22,7 @@ from snnjax import _check
 from snnjax._pytree import replaced
 from snnjax.dynamics import Neuron, Simulation, simulate
 from snnjax.initializers import Initializer, fan_in
+from snnjax.surrogate import SpikeFunction
 from snnjax.nn.init import Connection, LayerInit, as_layer_init, draw_weights
 
 Shape = tuple[int | None, ...]  # None: any size
@@ -84,6 +85,15 @@ def _tau(log_tau: jax.Array) -> jax.Array:
     return jnp.exp(jnp.clip(log_tau, *LOG_TAU_RANGE))
 
 
+class Steepness(nnx.Param):
+    """The surrogate's parameters of one layer, as calibration found them; training leaves them alone.
+
+    A kind of `nnx.Param`, so that what saves, restores, sweeps or averages a network's parameters
+    keeps them. Their gradient is zero, and `snnjax.training` discards what an optimizer makes of
+    it, such as weight decay.
+    """
+
+
 class Synaptic(nnx.Module):
     """Neurons (time, batch, *positions, out_features) that are driven through weights.
 
@@ -123,6 +133,7 @@ class Synaptic(nnx.Module):
         start = with_arrays(neuron)
         # a plain dictionary as data: nnx.tabulate fails on an nnx.Dict
         self.log_tau: dict[str, nnx.Param] = nnx.data({name: nnx.Param(log(getattr(start, name))) for name in trainable})
+        self.steepness: Steepness | None = nnx.data(None)
 
     def _connect(
         self, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any, init: LayerInit, dtype: Any, rngs: nnx.Rngs
@@ -218,10 +229,31 @@ class Synaptic(nnx.Module):
 
     @property
     def neuron(self) -> Any:
-        """The neuron model, with the time constants at their present, possibly trained values."""
-        learned = {name: _tau(param[...]) for name, param in self.log_tau.items()}
+        """The neuron model, with the present values of what is trained or calibrated."""
         neuron = with_arrays(self._neuron)
-        return replaced(neuron, **learned) if learned else neuron
+        found: dict[str, Any] = {name: _tau(param[...]) for name, param in self.log_tau.items()}
+        if self.steepness is not None:
+            found["spike"] = neuron.spike.with_steepness(tuple(self.steepness[...]))
+        return replaced(neuron, **found) if found else neuron
+
+    def hold_steepness(self, *, scale: bool = False) -> bool:
+        """Keep the surrogate's parameters as a `Steepness` of the layer, to be set there.
+
+        Args:
+          scale: Add a factor of the surrogate derivative as their last, 1 at first.
+
+        Returns:
+          Whether there are any: the neuron's `spike` must be a `SpikeFunction`.
+        """
+        neuron = self.neuron
+        spike = getattr(neuron, "spike", None)
+        if not isinstance(spike, SpikeFunction):
+            return False
+        if scale and not spike.name.startswith("scaled"):
+            spike = spike.scaled()
+            self._neuron = hold(replaced(self._neuron, spike=spike))
+        self.steepness = Steepness(jnp.stack([jnp.asarray(p, self._state_dtype) for p in spike.steepness]))
+        return True
 
     @property
     def recurrent(self) -> bool:

@@ -1,0 +1,256 @@
+r"""The second half of calibration: gradients that neither vanish nor explode on their way down.
+
+Training sees a layer through the gradient of the loss with respect to its spikes. Layer l passes it
+on to the spikes below with the gain
+
+    gain_l = rms(dL/dz_{l-1} through l) / rms(dL/dz_l)
+
+which depends on its surrogate derivative h alone once its weights are set: forward, the steepness
+of h does nothing. So it is set after the membranes, from the readout down, to the value with which
+the gain is 1; then the root-mean-square gradient is level from the last spiking layer to the first.
+`snnjax.theory.backward_gain` predicts it; here it is measured, because real errors are neither
+white nor constant in time, and because recurrence, pooling and Dale's law count as well. The first
+layer has no spikes below: its gain is that of the norms, |dL/dx| / |dL/dz_1|.
+
+Each gain costs a forward and a backward pass of one layer. A layer takes `_PASSES` of them: two at
+the ends of the range of steepness, the others between, by false position on logarithms.
+
+The readout's weights are scaled, so that the classes differ: the standard deviation of a sample's
+logits is 1. This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax import _check, losses
+from snnjax.calibration.powers import as_floats
+from snnjax.nn import Sequential
+from snnjax.nn.network import check_sequential
+
+Adjust = Literal["steepness", "scale"]
+_PASSES = 8
+_RANGE = math.log(50.0)
+TOLERANCE = 0.1
+"""How far from its target a gain may be to count as on it, relative to the target."""
+
+
+class GradientReport(NamedTuple):
+    """What the calibration of the gradient did to one layer; scalars.
+
+    Attributes:
+      before: Backward gain of the layer with the surrogate that it had.
+      gain: Backward gain with the one that it has now.
+      steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that was
+        adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
+      reached: Whether `gain` is within 10 % of the target.
+    """
+
+    before: jax.Array
+    gain: jax.Array
+    steepness: jax.Array
+    reached: jax.Array
+
+
+def calibrate_gradient(
+    network: Any,
+    x: jax.Array,
+    labels: Any = None,
+    *,
+    adjust: Adjust = "steepness",
+    gain: Any = 1.0,
+    logit_spread: Any = 1.0,
+    logits: losses.Logits = losses.max_over_time,
+    samples: int = 32,
+    key: jax.Array | None = None,
+) -> tuple[Any, list[GradientReport]]:
+    """Give every spiking layer the backward gain `gain` on the batch `x`, and the readout its scale.
+
+    Args:
+      network: A `snnjax.nn.Sequential` that ends in a readout, its weights as they are to be; it is
+        not changed.
+      x: Inputs (time, batch, ...features), typical of the data.
+      labels: Classes (batch,), whose cross-entropy gives the gradient; None: normal random numbers
+        take its place, one for each sample and class.
+      adjust: What is set: the steepness of each layer's surrogate derivative h, or a factor of h.
+      gain: Target of every layer's gain.
+      logit_spread: Standard deviation, over classes, of a sample's logits; None leaves the readout
+        alone, as does a readout with one output.
+      logits: How the readout trace becomes logits.
+      samples: At most so many of the batch are used, evenly spread over it.
+      key: For the random numbers in place of labels; None: `jax.random.key(0)`.
+
+    Returns:
+      The calibrated network, and one `GradientReport` per spiking layer, first to last. Pure: works
+      under jit, and under vmap over networks.
+
+    Raises:
+      ValueError: An option is out of range, or the network does not end in a readout.
+      TypeError: `network` is no `Sequential`.
+
+    >>> from snnjax.datasets import poisson_raster
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
+    >>> rngs, init = nnx.Rngs(0), FluctuationDriven(nu=10.0)
+    >>> layers = [SpikingDense(100, 100, init=init, rngs=rngs) for _ in range(3)]
+    >>> x = poisson_raster(jax.random.key(0), (200, 8, 100), rate=10.0, dt=2e-3)
+    >>> calibrated, reports = calibrate_gradient(Sequential(*layers, Readout(100, 4, rngs=rngs)), x)
+    >>> [round(float(r.before), 1) for r in reports], [round(float(r.gain), 1) for r in reports]
+    """
+    check_sequential("calibrate_gradient", network)
+    _check.one_of("adjust", adjust, get_args(Adjust))
+    _check.number("gain", gain, above=0)
+    _check.integer("samples", samples, at_least=1)
+    if logit_spread is not None:
+        _check.number("logit_spread", logit_spread, above=0)
+    x = as_floats(x)
+    if labels is not None:
+        losses.check_classes("labels", labels, network.layers[-1].out_features)
+    step = -(-x.shape[1] // samples)
+    x, labels = x[:, ::step], None if labels is None else jnp.asarray(labels)[::step]
+    network = nnx.clone(network)
+    layers = list(network.layers)
+    spiking = [k for k, layer in enumerate(layers) if layer.spiking]
+    if not spiking or layers[-1].spiking or not hasattr(layers[-1], "kernel"):
+        raise ValueError("network must have a spiking layer and end in a readout")
+    inputs, trains = _forward(network, x)
+
+    def top(trains: list[jax.Array]) -> jax.Array:
+        x = trains[-1]
+        for k in range(spiking[-1] + 1, len(layers)):
+            x = layers[k](network.input_of(k, x, trains)).output
+        return x
+
+    scores = logits(top(trains))
+    if logit_spread is not None and scores.shape[-1] > 1:
+        spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
+        kernel = layers[-1].kernel
+        kernel[...] = kernel[...] * jnp.where(spread > 0, logit_spread / spread, 1.0).astype(kernel.dtype)
+    key = jax.random.key(0) if key is None else key
+    readout, pull = jax.vjp(top, trains)
+    (direct,) = pull(_cotangent(readout, logits, labels, key))
+    reports: list[GradientReport] = []
+    g = jnp.zeros_like(trains[-1])
+    for n, k in reversed(list(enumerate(spiking))):
+        # with skip connections the readout speaks to every layer
+        g = g + direct[n]
+        first = n == 0
+        start, below = (k, inputs[k]) if first else (spiking[n - 1] + 1, trains[n - 1])
+        known = layers[k].hold_steepness(scale=adjust == "scale")
+        parts = [nnx.split(layer) for layer in layers[start : k + 1]]
+        how = _Segment(tuple(graph for graph, _ in parts), first, known, adjust)
+        report, steepness, g = _solve(how, [state for _, state in parts], below, g, gain)
+        if known:
+            layers[k].steepness[...] = steepness
+        reports.append(report)
+    return network, reports[::-1]
+
+
+def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The input of every layer, and what every spiking layer emits."""
+    inputs: list[jax.Array] = []
+    trains: list[jax.Array] = []
+    for k, layer in enumerate(network.layers):
+        x = network.input_of(k, x, trains)
+        inputs.append(x)
+        x = layer(x).output
+        if layer.spiking:
+            trains.append(layer.emit(x))
+    return inputs, trains
+
+
+def _cotangent(readout: jax.Array, logits: losses.Logits, labels: Any, key: jax.Array) -> jax.Array:
+    """The gradient of the mean cross-entropy with respect to the readout, or a random one."""
+    scores, pull = jax.vjp(logits, readout)
+    if labels is None:
+        return pull(jax.random.normal(key, scores.shape, scores.dtype) / len(scores))[0]
+    wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    return pull((jax.nn.softmax(scores) - wanted) / len(scores))[0]
+
+
+class _Segment(NamedTuple):
+    """A spiking layer and the layers without spikes between it and the spiking layer below.
+
+    Attributes:
+      graphs: Their structure, the spiking layer last.
+      first: Whether there is no spiking layer below.
+      known: Whether the layer has a surrogate that can be adjusted.
+      adjust: What is adjusted.
+    """
+
+    graphs: tuple[Any, ...]
+    first: bool
+    known: bool
+    adjust: Adjust
+
+    def run(self, states: Sequence[Any], x: jax.Array, steepness: Any) -> jax.Array:
+        """What the layer emits for what the layer below emits."""
+        layers = [nnx.merge(g, s, copy=True) for g, s in zip(self.graphs, states, strict=True)]
+        if self.known:
+            layers[-1].steepness[...] = steepness
+        for layer in layers:
+            x = layer(x).output
+        return layers[-1].emit(x)
+
+
+# compiled once for all layers of one kind and size, whatever their numbers
+@functools.partial(jax.jit, static_argnums=0)
+def _solve(
+    how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any
+) -> tuple[GradientReport, Any, jax.Array]:
+    """The report of a layer, its new steepness, and the gradient that it passes on."""
+    given = nnx.merge(how.graphs[-1], states[-1], copy=True).steepness[...] if how.known else None
+    size = (lambda a: 1.0) if how.first else (lambda a: a.size**0.5)  # norms; else root mean squares
+    tiny = jnp.finfo(g.dtype).tiny
+
+    def passed(change: Any) -> tuple[jax.Array, jax.Array]:
+        """The gain with the steepness times exp(change), and what is passed on."""
+        which = 0 if how.adjust == "steepness" else -1
+        steepness = given.at[which].multiply(jnp.exp(change)) if how.known else None
+        _, pull = jax.vjp(lambda x: how.run(states, x, steepness), below)
+        (lower,) = pull(g)
+        norm = lambda a: jnp.linalg.norm(a.ravel()) / size(a)  # noqa: E731
+        return norm(lower) / jnp.maximum(norm(g), tiny), lower
+
+    before, lower = passed(0.0)
+    if not how.known:
+        return GradientReport(before, before, jnp.full((), jnp.nan), _near(before, target)), None, lower
+    off = lambda change: jnp.log(jnp.maximum(passed(change)[0], tiny)) - jnp.log(target)  # noqa: E731
+    change = _root(off, -_RANGE, _RANGE, _PASSES)
+    gain, lower = passed(change)
+    which = 0 if how.adjust == "steepness" else -1
+    steepness = given.at[which].multiply(jnp.exp(change))
+    return GradientReport(before, gain, steepness[which], _near(gain, target)), steepness, lower
+
+
+def _near(gain: jax.Array, target: Any) -> jax.Array:
+    return jnp.abs(gain - target) <= TOLERANCE * target
+
+
+def _root(f: Callable[[jax.Array], jax.Array], low: float, high: float, calls: int) -> jax.Array:
+    """Where the monotone function f is zero, by false position (Illinois) with so many calls.
+
+    Where f has one sign on the whole range, the end at which it is nearest to zero.
+    """
+
+    def narrow(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], None]:
+        a, fa, b, fb, best, f_best = carry
+        x = jnp.where(fa * fb < 0, (a * fb - b * fa) / (fb - fa), best)
+        fx = f(x)
+        best, f_best = jnp.where(jnp.abs(fx) < jnp.abs(f_best), x, best), jnp.minimum(jnp.abs(fx), jnp.abs(f_best))
+        left = fx * fa > 0  # x takes the place of a; the weight of an end that stays is halved
+        return (
+            jnp.where(left, x, a), jnp.where(left, fx, fa / 2), jnp.where(left, b, x), jnp.where(left, fb / 2, fx), best, f_best
+        ), None  # fmt: skip
+
+    a, b = jnp.asarray(low), jnp.asarray(high)
+    fa, fb = f(a), f(b)
+    nearest = jnp.where(jnp.abs(fa) < jnp.abs(fb), a, b)
+    start = (a, fa, b, fb, nearest, jnp.minimum(jnp.abs(fa), jnp.abs(fb)))
+    return jax.lax.scan(narrow, start, length=calls - 2)[0][4]
