@@ -98,7 +98,8 @@ class SpikeFunction:
         """
         number = _check.number("by", by, above=0)
         function = _Scaled(self.function)
-        return SpikeFunction((*self.steepness, number), function, f"scaled {self.name}")
+        name = f"scaled {self.name}"
+        return SpikeFunction(steepness=(*self.steepness, number), function=function, name=name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,9 @@ import numpy as np
 
 from snnjax import _check
 from snnjax.calibration.dalian import calibrate_dalian
+from snnjax.calibration.gradient import LEVEL, GradientTarget, calibrate_gradient
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
-from snnjax.calibration.report import LayerReport, near
+from snnjax.calibration.report import GradientReport, LayerReport, near
 from snnjax.nn.network import check_sequential
 from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
@@ -43,6 +44,8 @@ def calibrate(
     balance: bool = False,
     readout_sigma: Any = None,
     passes: int = 4,
+    labels: Any = None,
+    gradient: GradientTarget | None = LEVEL,
 ) -> tuple[Any, list[LayerReport]]:
     """Put every layer of `network` on target for the batch `x`, first to last, each on the spikes that the layers below really emit.
 
@@ -57,6 +60,9 @@ def calibrate(
       readout_sigma: also scale the readout's weights so that its traces have this standard deviation in time; None leaves the readout alone.
       passes: recurrent layers: how often the recurrent weights are set to the spikes that the layer emits with them (a fixed point). A layer that
         fires below 1 Hz gets the recurrent weights of one that fires at it, and its input carries more than alpha.
+      labels: classes (batch,) of x, for the calibration of the gradient; random numbers take their place when None.
+      gradient: then also give every layer this backward gain, through the steepness of its surrogate, and the readout its scale
+        (`snnjax.calibration.gradient`); None: calibrate the membranes alone.
 
     Returns:
       `(calibrated network, one LayerReport a spiking layer)`. Pure: works under jit, and under vmap over keys.
@@ -92,7 +98,7 @@ def calibrate(
     targets = list(sigma_u) if np.ndim(sigma_u) else [sigma_u] * len(spiking)
     if len(targets) != len(spiking):
         raise ValueError(f"sigma_u must be one number or one for each of the {len(spiking)} spiking layers, got {len(targets)}")
-    x = as_floats(x)
+    inputs = x = as_floats(x)
     reports: list[LayerReport] = []
     spikes: list[jax.Array] = []
     for k, layer in enumerate(network.layers):
@@ -121,7 +127,23 @@ def calibrate(
                 (weights,) = weights_from_powers([powers], [1.0], sigma_u=readout_sigma)
                 _set(layer.kernel, _shape(layer.kernel[...], layer_key, balance), weights)
             x = layer(x).output
-    return network, reports
+    if gradient is None:
+        return network, reports
+    network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
+    _warn_of_gains(found, gradient)
+    return network, [report._replace(gradient=g) for report, g in zip(reports, found, strict=True)]
+
+
+def _warn_of_gains(found: list[GradientReport], target: GradientTarget) -> None:
+    """Say which layers are not at the target of the gradient."""
+    for k, report in enumerate(found, start=1):
+        if _check.concrete(report.reached) == 0:
+            warnings.warn(
+                f"spiking layer {k} has the backward gain {float(report.gain):.3g} with the steepness {float(report.steepness):.3g}; the "
+                f"target is {target.gain}: no steepness within a factor of 50 of the surrogate's own reaches it. Another surrogate, or "
+                "GradientTarget(adjust='scale'), may",
+                stacklevel=3,
+            )
 
 
 def _why_off(layer: Any) -> str:

@@ -9,10 +9,10 @@ which depends on its surrogate derivative h alone once its weights are set: forw
 of h does nothing. So it is set after the membranes, from the readout down, to the value with which
 the gain is 1; then the root-mean-square gradient is level from the last spiking layer to the first.
 `snnjax.theory.backward_gain` predicts it; here it is measured, because real errors are neither
-white nor constant in time, and because recurrence, pooling and Dale's law count as well. The first
-layer has no spikes below: its gain is that of the norms, |dL/dx| / |dL/dz_1|.
+white nor constant in time, and because recurrence, pooling and Dale's law count as well. Nothing is
+below the first spiking layer: its steepness changes by the factor by which that of the second did.
 
-Each gain costs a forward and a backward pass of one layer. A layer takes `_PASSES` of them: two at
+Each gain costs a forward and a backward pass of one layer. A layer takes some ten of them: two at
 the ends of the range of steepness, the others between, by false position on logarithms.
 
 The readout's weights are scaled, so that the classes differ: the standard deviation of a sample's
@@ -21,6 +21,7 @@ logits is 1. This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from flax import nnx
 
 from snnjax import _check, losses
 from snnjax.calibration.powers import as_floats
+from snnjax.calibration.report import GradientReport
 from snnjax.nn import Sequential
 from snnjax.nn.network import check_sequential
 
@@ -42,21 +44,36 @@ TOLERANCE = 0.1
 """How far from its target a gain may be to count as on it, relative to the target."""
 
 
-class GradientReport(NamedTuple):
-    """What the calibration of the gradient did to one layer; scalars.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientTarget:
+    """What the calibration of the gradient aims at, and how.
 
     Attributes:
-      before: Backward gain of the layer with the surrogate that it had.
-      gain: Backward gain with the one that it has now.
-      steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that was
-        adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
-      reached: Whether `gain` is within 10 % of the target.
+      gain: Backward gain of every layer.
+      adjust: What is set in each layer: the steepness of its surrogate derivative h, or a factor of
+        h.
+      logit_spread: Standard deviation of a sample's logits over classes, to which the readout is
+        scaled. None leaves the readout alone, as does a readout with one output.
+      logits: How the readout trace becomes logits.
+      samples: At most so many of the batch are used, evenly spread over it.
     """
 
-    before: jax.Array
-    gain: jax.Array
-    steepness: jax.Array
-    reached: jax.Array
+    gain: Any = 1.0
+    adjust: Adjust = "steepness"
+    logit_spread: Any = 1.0
+    logits: losses.Logits = losses.max_over_time
+    samples: int = 32
+
+    def __post_init__(self) -> None:
+        _check.number("gain", self.gain, above=0)
+        _check.one_of("adjust", self.adjust, get_args(Adjust))
+        if self.logit_spread is not None:
+            _check.number("logit_spread", self.logit_spread, above=0)
+        _check.integer("samples", self.samples, at_least=1)
+
+
+LEVEL = GradientTarget()
+"""The gradient level from layer to layer, and logits that differ by about 1."""
 
 
 def calibrate_gradient(
@@ -64,14 +81,10 @@ def calibrate_gradient(
     x: jax.Array,
     labels: Any = None,
     *,
-    adjust: Adjust = "steepness",
-    gain: Any = 1.0,
-    logit_spread: Any = 1.0,
-    logits: losses.Logits = losses.max_over_time,
-    samples: int = 32,
+    target: GradientTarget | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Any, list[GradientReport]]:
-    """Give every spiking layer the backward gain `gain` on the batch `x`, and the readout its scale.
+    """Give every spiking layer the same backward gain on the batch `x`, and the readout its scale.
 
     Args:
       network: A `snnjax.nn.Sequential` that ends in a readout, its weights as they are to be; it is
@@ -79,20 +92,15 @@ def calibrate_gradient(
       x: Inputs (time, batch, ...features), typical of the data.
       labels: Classes (batch,), whose cross-entropy gives the gradient; None: normal random numbers
         take its place, one for each sample and class.
-      adjust: What is set: the steepness of each layer's surrogate derivative h, or a factor of h.
-      gain: Target of every layer's gain.
-      logit_spread: Standard deviation, over classes, of a sample's logits; None leaves the readout
-        alone, as does a readout with one output.
-      logits: How the readout trace becomes logits.
-      samples: At most so many of the batch are used, evenly spread over it.
-      key: For the random numbers in place of labels; None: `jax.random.key(0)`.
+      target: What to aim at; `GradientTarget()` when None.
+      key: For the random numbers in place of labels; `jax.random.key(0)` when None.
 
     Returns:
       The calibrated network, and one `GradientReport` per spiking layer, first to last. Pure: works
       under jit, and under vmap over networks.
 
     Raises:
-      ValueError: An option is out of range, or the network does not end in a readout.
+      ValueError: A label is out of range, or the network does not end in a readout.
       TypeError: `network` is no `Sequential`.
 
     >>> from snnjax.datasets import poisson_raster
@@ -102,17 +110,14 @@ def calibrate_gradient(
     >>> x = poisson_raster(jax.random.key(0), (200, 8, 100), rate=10.0, dt=2e-3)
     >>> calibrated, reports = calibrate_gradient(Sequential(*layers, Readout(100, 4, rngs=rngs)), x)
     >>> [round(float(r.before), 1) for r in reports], [round(float(r.gain), 1) for r in reports]
+    ([0.5, 0.5, 0.5], [1.0, 1.0, 1.0])
     """
     check_sequential("calibrate_gradient", network)
-    _check.one_of("adjust", adjust, get_args(Adjust))
-    _check.number("gain", gain, above=0)
-    _check.integer("samples", samples, at_least=1)
-    if logit_spread is not None:
-        _check.number("logit_spread", logit_spread, above=0)
+    target = LEVEL if target is None else target
     x = as_floats(x)
     if labels is not None:
         losses.check_classes("labels", labels, network.layers[-1].out_features)
-    step = -(-x.shape[1] // samples)
+    step = -(-x.shape[1] // target.samples)
     x, labels = x[:, ::step], None if labels is None else jnp.asarray(labels)[::step]
     network = nnx.clone(network)
     layers = list(network.layers)
@@ -127,25 +132,26 @@ def calibrate_gradient(
             x = layers[k](network.input_of(k, x, trains)).output
         return x
 
-    scores = logits(top(trains))
-    if logit_spread is not None and scores.shape[-1] > 1:
+    scores = target.logits(top(trains))
+    if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = layers[-1].kernel
-        kernel[...] = kernel[...] * jnp.where(spread > 0, logit_spread / spread, 1.0).astype(kernel.dtype)
+        kernel[...] = kernel[...] * jnp.where(spread > 0, target.logit_spread / spread, 1.0).astype(kernel.dtype)
     key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
-    (direct,) = pull(_cotangent(readout, logits, labels, key))
+    (direct,) = pull(_cotangent(readout, target.logits, labels, key))
     reports: list[GradientReport] = []
-    g = jnp.zeros_like(trains[-1])
+    g, change = jnp.zeros_like(trains[-1]), jnp.zeros(())
     for n, k in reversed(list(enumerate(spiking))):
         # with skip connections the readout speaks to every layer
         g = g + direct[n]
-        first = n == 0
-        start, below = (k, inputs[k]) if first else (spiking[n - 1] + 1, trains[n - 1])
-        known = layers[k].hold_steepness(scale=adjust == "scale")
+        start, below = (spiking[n - 1] + 1, trains[n - 1]) if n else (k, inputs[k])
+        known = layers[k].hold_steepness(scale=target.adjust == "scale")
         parts = [nnx.split(layer) for layer in layers[start : k + 1]]
-        how = _Segment(tuple(graph for graph, _ in parts), first, known, adjust)
-        report, steepness, g = _solve(how, [state for _, state in parts], below, g, gain)
+        how = _Segment(tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1)
+        states = [state for _, state in parts]
+        solve = _solve if n and known else _take
+        report, steepness, change, g = solve(how, states, below, g, target.gain, change)
         if known:
             layers[k].steepness[...] = steepness
         reports.append(report)
@@ -179,58 +185,66 @@ class _Segment(NamedTuple):
 
     Attributes:
       graphs: Their structure, the spiking layer last.
-      first: Whether there is no spiking layer below.
       known: Whether the layer has a surrogate that can be adjusted.
-      adjust: What is adjusted.
+      which: Which of its parameters is.
     """
 
     graphs: tuple[Any, ...]
-    first: bool
     known: bool
-    adjust: Adjust
+    which: int
 
-    def run(self, states: Sequence[Any], x: jax.Array, steepness: Any) -> jax.Array:
-        """What the layer emits for what the layer below emits."""
-        layers = [nnx.merge(g, s, copy=True) for g, s in zip(self.graphs, states, strict=True)]
-        if self.known:
-            layers[-1].steepness[...] = steepness
-        for layer in layers:
-            x = layer(x).output
-        return layers[-1].emit(x)
+    def steepness(self, states: Sequence[Any], change: Any) -> Any:
+        """The layer's steepness, the adjusted parameter times exp(change)."""
+        if not self.known:
+            return None
+        given = nnx.merge(self.graphs[-1], states[-1], copy=True).steepness[...]
+        return given.at[self.which].multiply(jnp.exp(change))
+
+    def passed(self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any) -> tuple[jax.Array, jax.Array]:
+        """The gain with that steepness, and the gradient that is passed on to `below`."""
+
+        def emitted(x: jax.Array) -> jax.Array:
+            layers = [nnx.merge(graph, s, copy=True) for graph, s in zip(self.graphs, states, strict=True)]
+            if self.known:
+                layers[-1].steepness[...] = self.steepness(states, change)
+            for layer in layers:
+                x = layer(x).output
+            return layers[-1].emit(x)
+
+        _, pull = jax.vjp(emitted, below)
+        (lower,) = pull(g)
+        rms = lambda a: jnp.sqrt(jnp.square(a).mean())  # noqa: E731
+        return rms(lower) / jnp.maximum(rms(g), jnp.finfo(g.dtype).tiny), lower
+
+    def report(self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any) -> GradientReport:
+        """The report of the layer."""
+        number = jnp.full((), jnp.nan) if steepness is None else steepness[self.which]
+        return GradientReport(before, gain, number, jnp.asarray(reached))
+
+
+_Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 
 
 # compiled once for all layers of one kind and size, whatever their numbers
 @functools.partial(jax.jit, static_argnums=0)
-def _solve(
-    how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any
-) -> tuple[GradientReport, Any, jax.Array]:
-    """The report of a layer, its new steepness, and the gradient that it passes on."""
-    given = nnx.merge(how.graphs[-1], states[-1], copy=True).steepness[...] if how.known else None
-    size = (lambda a: 1.0) if how.first else (lambda a: a.size**0.5)  # norms; else root mean squares
-    tiny = jnp.finfo(g.dtype).tiny
-
-    def passed(change: Any) -> tuple[jax.Array, jax.Array]:
-        """The gain with the steepness times exp(change), and what is passed on."""
-        which = 0 if how.adjust == "steepness" else -1
-        steepness = given.at[which].multiply(jnp.exp(change)) if how.known else None
-        _, pull = jax.vjp(lambda x: how.run(states, x, steepness), below)
-        (lower,) = pull(g)
-        norm = lambda a: jnp.linalg.norm(a.ravel()) / size(a)  # noqa: E731
-        return norm(lower) / jnp.maximum(norm(g), tiny), lower
-
-    before, lower = passed(0.0)
-    if not how.known:
-        return GradientReport(before, before, jnp.full((), jnp.nan), _near(before, target)), None, lower
-    off = lambda change: jnp.log(jnp.maximum(passed(change)[0], tiny)) - jnp.log(target)  # noqa: E731
-    change = _root(off, -_RANGE, _RANGE, _PASSES)
-    gain, lower = passed(change)
-    which = 0 if how.adjust == "steepness" else -1
-    steepness = given.at[which].multiply(jnp.exp(change))
-    return GradientReport(before, gain, steepness[which], _near(gain, target)), steepness, lower
+def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array) -> _Solved:
+    """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
+    log = lambda gain: jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny))  # noqa: E731
+    before, _ = how.passed(states, below, g, 0.0)
+    change = _root(lambda c: log(how.passed(states, below, g, c)[0]) - jnp.log(target), -_RANGE, _RANGE, _PASSES)
+    gain, lower = how.passed(states, below, g, change)
+    steepness = how.steepness(states, change)
+    reached = jnp.abs(gain - target) <= TOLERANCE * target
+    return how.report(before, gain, steepness, reached), steepness, change, lower
 
 
-def _near(gain: jax.Array, target: Any) -> jax.Array:
-    return jnp.abs(gain - target) <= TOLERANCE * target
+@functools.partial(jax.jit, static_argnums=0)
+def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, change: jax.Array) -> _Solved:
+    """As `_solve`, with a given change: for the first layer, and for surrogates that are not known."""
+    before, _ = how.passed(states, below, g, 0.0)
+    gain, lower = how.passed(states, below, g, change)
+    steepness = how.steepness(states, change)
+    return how.report(before, gain, steepness, True), steepness, change, lower
 
 
 def _root(f: Callable[[jax.Array], jax.Array], low: float, high: float, calls: int) -> jax.Array:

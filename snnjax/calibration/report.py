@@ -8,6 +8,23 @@ import jax
 import jax.numpy as jnp
 
 
+class GradientReport(NamedTuple):
+    """What the calibration of the gradient did to one layer; scalars.
+
+    Attributes:
+      before: Backward gain of the layer with the surrogate that it had.
+      gain: Backward gain with the one that it has now.
+      steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that was
+        adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
+      reached: Whether `gain` is within 10 % of the target.
+    """
+
+    before: jax.Array
+    gain: jax.Array
+    steepness: jax.Array
+    reached: jax.Array
+
+
 class LayerReport(NamedTuple):
     """What calibration did to one layer.
 
@@ -21,6 +38,7 @@ class LayerReport(NamedTuple):
       on_target: `sigma_u` is within 5 % of what was asked for, and in a Dalian layer, whose mean is measured, too, `mu_u` within 5 % of that sigma_u. Off
         are small layers, whose few weights scatter, neurons of different time constants, which share one scale, and layers that are so quiet that their
         own spikes say little.
+      gradient: what was done for the layer's gradient; None where only the membranes were calibrated.
     """
 
     sigma_w: tuple[jax.Array, ...]
@@ -30,6 +48,7 @@ class LayerReport(NamedTuple):
     calibrated: jax.Array
     mu_u: jax.Array
     on_target: jax.Array
+    gradient: GradientReport | None = None
 
 
 TOLERANCE = 0.05

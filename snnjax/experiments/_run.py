@@ -175,7 +175,7 @@ def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
     """Load the data, build the network and draw its weights. Errors as of `load`."""
     config, data = load(config, datasets)
     network = build_network(config, nu=config.nu, **data.needs)
-    if config.init in FROM_DATA:
+    if needs_data(config):
         base = dataclasses.replace(config, seed=0, sigma_u=1.0)
         network, failed = _calibrated(network, data.sample, config.seed, config.sigma_u, base)
         if bool(failed.any()):
@@ -212,20 +212,33 @@ def spread(source: Any, n: int) -> jax.Array:
 
 
 def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
-    """The network with weights drawn for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own.
+    """The network put on target for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own.
 
     Also, for each layer, whether it could not be put on target although its input spikes.
     """
-    from snnjax.calibration import calibrate, scale_to_rate
+    from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient, scale_to_rate
 
-    x, _ = source.batch(spread(source, config.calibration_samples))
+    x, labels = source.batch(spread(source, config.calibration_samples))
     key = jax.random.key(config.seed if seed is None else seed)
+    failed = jnp.zeros(config.depth, bool)
     if config.init == "lsuv":
         network, rates = scale_to_rate(network, x, key=key, rate=config.lsuv_rate)
-        return network, jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
-    balance = config.init.endswith("balanced")
-    network, reports = calibrate(network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance)
-    return network, jnp.asarray([~r.calibrated & ~r.silent for r in reports])
+        failed = jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
+    elif config.init in FROM_DATA:
+        balance = config.init.endswith("balanced")
+        network, reports = calibrate(
+            network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance, gradient=None
+        )
+        failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
+    if config.gradient != "none":
+        target = GradientTarget(adjust=config.gradient, logit_spread=config.logit_spread, logits=LOGITS[config.loss])
+        network, _ = calibrate_gradient(network, x, labels, target=target, key=key)
+    return network, failed
+
+
+def needs_data(config: Any) -> bool:
+    """Whether the start that `config` asks for is measured on training data."""
+    return config.init in FROM_DATA or config.gradient != "none"
 
 
 @nnx.jit(static_argnames="base")

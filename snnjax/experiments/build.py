@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ LOGITS: dict[str, losses.Logits] = {
 }
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "smorms3": optimizers.smorms3,
-    "adam": optax.adam,
+    "adam": functools.partial(optax.adam, b2=0.99),  # a run of some hundred updates is too short for a mean over a thousand
     "sgd": optax.sgd,
 }
 
@@ -69,6 +70,17 @@ def build_network(
         "trainable": tuple(name for name in vars(neuron) if name.startswith("tau_")) if config.learn_tau else (),
         "rngs": rngs,
     }
+    network = _network(config, shared, n_inputs, n_classes, image, sensory)
+    if config.gradient != "none":
+        for layer in network.layers:
+            if layer.spiking:
+                layer.hold_steepness(scale=config.gradient == "scale")
+    return network
+
+
+def _network(
+    config: TrainConfig, shared: dict[str, Any], n_inputs: int, n_classes: int, image: tuple[int, int, int] | None, sensory: bool
+) -> Sequential:
     if config.model == "dalian":
         return models.dalian(n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared)
     if config.dalian:
@@ -126,13 +138,13 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
     """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout); keeps Dalian weights >= 0."""
-    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
+    optimizer = OPTIMIZERS[config.optimizer](config.rate if steps is None else learning_rate(config, steps))
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Any:
     """A number, or an optax schedule `step -> value`, over a run of `steps` updates."""
-    peak = config.learning_rate
+    peak = config.rate
     if config.schedule == "constant":
         return peak
     warmup = steps // 20 if config.schedule == "warmup_cosine" else 0

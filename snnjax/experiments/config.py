@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from snnjax import _check
 from snnjax.regularizers import Pool
@@ -15,10 +15,18 @@ WeightInit = Literal[
     "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
 ]  # fmt: skip
 DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
+Start = Literal["calibrated", "paper"]
+Gradient = Literal["steepness", "scale", "none"]
 TraceDtype = Literal["bfloat16", "float32"]
 OptimizerName = Literal["smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
+
+
+_STARTS: dict[str, dict[str, Any]] = {
+    "calibrated": {"gradient": "steepness", "init": "data_driven", "optimizer": "adam", "lower_strength": 0.0},
+    "paper": {"gradient": "none", "init": "fluctuation_driven", "optimizer": "smorms3", "lower_strength": 100.0},
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,9 @@ class TrainConfig:
 
     plane: ClassVar[bool] = False
 
+    start: Start = "calibrated"
+    """Where training starts from. `calibrated`: membranes and gradients on target for the training data, and a first step that depth does not
+    make too large. `paper`: the published settings of Rossbroich, Gygax & Zenke (2022). Flags without a value of their own take it from here."""
     model: Model = "dense"
     """Dense layers, `hidden` of them; or a convolutional network of so many layers: 1, 3, 7 or 10 over a line of input units
     (`snnjax.models.csnn`), 2, 4, 6 or 8 over images (`snnjax.models.csnn2d`); or, over a line, `dalian` layers or three convolutions with Dale's law."""
@@ -63,10 +74,15 @@ class TrainConfig:
     beta: float | None = None
     """Its parameter: beta, slope or alpha (steepness), or the width of `triangular`; None: the default of the function, 20 for superspike."""
 
-    init: WeightInit = "fluctuation_driven"
+    gradient: Gradient | None = None
+    """Calibrate every layer's backward gain on training data by the steepness of its surrogate, or by a scale of it; `none`: leave it as it is.
+    None: `steepness` with the calibrated start, `none` with the paper's."""
+    logit_spread: float = 0.3
+    """Where the gradient is calibrated: standard deviation over classes of a sample's logits, to which the readout is scaled."""
+    init: WeightInit | None = None
     """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
     each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named. With Dale's law the formula draws
-    exponential weights, or `lognormal` ones."""
+    exponential weights, or `lognormal` ones. None: `data_driven` with the calibrated start, `fluctuation_driven` with the paper's."""
     calibration_samples: int = 200
     """Training samples that an initialization from data looks at; of images also those whose sensory rate is `nu`."""
     lsuv_rate: float = 10.0
@@ -84,10 +100,10 @@ class TrainConfig:
     alpha: float = 0.9
     """Feed-forward fraction of the membrane's variance in recurrent layers."""
 
-    optimizer: OptimizerName = "smorms3"
-    """Optimizer."""
-    learning_rate: float = 5e-3
-    """Learning rate."""
+    optimizer: OptimizerName | None = None
+    """Optimizer; `adam` is that of optax with b2 = 0.99. None: `adam` with the calibrated start, `smorms3` with the paper's."""
+    learning_rate: float | None = None
+    """Learning rate. None: 0.014 divided by the number of hidden layers with the calibrated start, 0.005 with the paper's."""
     schedule: Schedule = "constant"
     """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %."""
     epochs: int = 200
@@ -104,8 +120,8 @@ class TrainConfig:
     """Upper bound: rate, Hz."""
     upper_pool: Pool = "population"
     """Upper bound: on the mean activity of a whole layer, of each feature map, or of each neuron."""
-    lower_strength: float = 100.0
-    """Lower bound on each neuron's activity: strength (0: none)."""
+    lower_strength: float | None = None
+    """Lower bound on each neuron's activity: strength (0: none). None: 0 with the calibrated start, 100 with the paper's."""
     lower_threshold: float = 1e-3
     """Lower bound: spikes a neuron a trial."""
 
@@ -132,7 +148,24 @@ class TrainConfig:
         """Whether the model obeys Dale's law."""
         return self.model.startswith("dalian")
 
+    @property
+    def depth(self) -> int:
+        """Number of hidden layers."""
+        digits = "".join(filter(str.isdigit, self.model))
+        return int(digits) if digits else len(self.hidden)
+
+    @property
+    def rate(self) -> Any:
+        """The learning rate: `learning_rate`, or that of the start."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.005 if self.start == "paper" else 0.014 / self.depth
+
     def __post_init__(self) -> None:
+        _check.one_of("start", self.start, get_args(Start))
+        for name, value in _STARTS[self.start].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         if not self.hidden:
             raise ValueError("hidden must name at least one layer, got none")
         for n in self.hidden:
@@ -142,6 +175,7 @@ class TrainConfig:
         for name, options in (
             ("upper_pool", Pool),
             ("surrogate", Surrogate),
+            ("gradient", Gradient),
             ("init", WeightInit),
             ("optimizer", OptimizerName),
             ("schedule", Schedule),
@@ -169,7 +203,7 @@ class TrainConfig:
         for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)
-        for name in ("sigma_u", "learning_rate", "lsuv_rate"):
+        for name in ("sigma_u", "rate", "lsuv_rate", "logit_spread"):
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
         _check.number("mu_w", self.mu_w)

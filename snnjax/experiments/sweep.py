@@ -20,8 +20,8 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.datasets import EventDataset
-from snnjax.experiments._run import Data, calibrate_on, load, plain, spread, train_source
-from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
+from snnjax.experiments._run import Data, calibrate_on, load, needs_data, plain, spread, train_source
+from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.experiments.sweep_folder import (
     SWEEPABLE,
     Member,
@@ -109,7 +109,7 @@ def program_of(config: Any, data: Data) -> Program:
 
     def init(hyper: Hyper, sources: Sources) -> Any:
         network = build(hyper)
-        if config.init in FROM_DATA:
+        if needs_data(config):
             # a target out of reach leaves what was drawn
             network, _ = calibrate_on(network, plain(sources.train), of(hyper), seed=hyper["seed"])
         return nnx.state(network, nnx.Param)

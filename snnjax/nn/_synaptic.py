@@ -22,8 +22,8 @@ from snnjax import _check
 from snnjax._pytree import replaced
 from snnjax.dynamics import Neuron, Simulation, simulate
 from snnjax.initializers import Initializer, fan_in
-from snnjax.surrogate import SpikeFunction
 from snnjax.nn.init import Connection, LayerInit, as_layer_init, draw_weights
+from snnjax.surrogate import SpikeFunction
 
 Shape = tuple[int | None, ...]  # None: any size
 
