@@ -34,6 +34,7 @@ from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
 from snnjax.datasets.sparse_events import SparseEvents
+from snnjax.nn._synaptic import Steepness
 from snnjax.nn.network import Activity, Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training._programs import program
@@ -511,7 +512,7 @@ def optimizer_update(
     params: Any,
     value: jax.Array,
 ) -> tuple[Any, Any]:
-    """The update for a gradient, and the optimizer's next state.
+    """The update for a gradient, and the optimizer's next state; a `Steepness` gets no update.
 
     Transformations that look at the loss, such as `optax.contrib.reduce_on_plateau`, get `value`,
     the objective of the batch, and `grad`.
@@ -521,13 +522,17 @@ def optimizer_update(
     """
     optimizer = optax.with_extra_args_support(optimizer)
     try:
-        return optimizer.update(grads, opt_state, params, value=value, grad=grads)
+        updates, state = optimizer.update(grads, opt_state, params, value=value, grad=grads)
     except TypeError as error:
         if "value_fn" not in str(error):
             raise
         refused = "optimizer must not need value_fn, which it searches along a line (optax.lbfgs)"
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
+    # what calibration found is not trained: no weight decay, no noise
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u  # noqa: E731
+    return jax.tree.map(keep, updates, is_leaf=is_variable), state
 
 
 def _all_finite(tree: Any, before: Any = None) -> jax.Array:
