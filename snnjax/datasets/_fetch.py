@@ -66,9 +66,24 @@ def unpack(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
     Raises:
       ValueError: it is damaged, holds no such file or another path outside, or the file would be larger than `max_bytes`; names the archive.
     """
+    with open_zip(archive) as z:
+        _unpack(z, member, path, max_bytes)
+    return path
+
+
+@contextlib.contextmanager
+def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive to read from.
+
+    Args:
+      archive: the file.
+
+    Raises:
+      ValueError: it is damaged, or an error inside the block. Names the archive.
+    """
     try:
         with zipfile.ZipFile(archive) as z:
-            _unpack(z, member, path, max_bytes)
+            yield z
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError, OSError) as error:
@@ -77,7 +92,34 @@ def unpack(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
         ):  # EINVAL: the archive points before its own begin; others are the disk's
             raise
         raise ValueError(f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})") from error
-    return path
+
+
+def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:
+    """The content of a file in an archive, checksum verified.
+
+    Args:
+      z: the open archive.
+      info: of the file.
+      max_bytes: larger files are refused.
+
+    Raises:
+      ValueError: it is too large, encrypted, packed by a rare method, or not as long as it says.
+    """
+    _check_member(info, max_bytes)
+    with z.open(info) as file:
+        content = file.read(info.file_size)  # without a number, all that a block expands to is made first
+    if len(content) != info.file_size:
+        raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {len(content)}")
+    return content
+
+
+def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"{info.filename!r} must be stored or deflated and not encrypted, got method {info.compress_type}, flags {info.flag_bits}"
+        )
+    if info.file_size > max_bytes:
+        raise ValueError(f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}")
 
 
 def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None:
@@ -90,12 +132,7 @@ def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None
     if names.count(member) != 1:
         raise ValueError(f"must hold one file {member!r}, got {names[:20]}")
     info = z.getinfo(member)
-    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(
-            f"{member!r} must be stored or deflated and not encrypted, got method {info.compress_type}, flags {info.flag_bits}"
-        )
-    if info.file_size > max_bytes:
-        raise ValueError(f"{member!r} must be at most {max_bytes} bytes, got {info.file_size}")
+    _check_member(info, max_bytes)
     if path.is_file() and path.stat().st_size == info.file_size and _crc32(path) == info.CRC:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
