@@ -6,6 +6,7 @@ from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.dvs_gesture import DVSGesture, load_dvs_gesture
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.images import DeviceImages, ImageDataset, digits, load_cifar10
+from snnjax.datasets.nmnist import load_nmnist
 from snnjax.datasets.poisson import poisson, poisson_raster
 from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
@@ -31,6 +32,7 @@ __all__ = [
     "drop_events",
     "load_cifar10",
     "load_dvs_gesture",
+    "load_nmnist",
     "load_shd",
     "load_shd_tfds",
     "poisson",
