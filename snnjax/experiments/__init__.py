@@ -6,6 +6,7 @@ from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
 from snnjax.experiments.load import load_config, load_run
+from snnjax.experiments.nmnist import NMNISTConfig
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
 from snnjax.experiments.tasks import TASKS, task_name
@@ -15,6 +16,7 @@ __all__ = [
     "CIFAR10Config",
     "DVSGestureConfig",
     "DigitsConfig",
+    "NMNISTConfig",
     "Prepared",
     "RandmanConfig",
     "Run",

@@ -7,6 +7,7 @@ from typing import Any
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
+from snnjax.experiments.nmnist import NMNISTConfig
 from snnjax.experiments.randman import RandmanConfig
 from snnjax.experiments.shd import SHDConfig
 
@@ -16,6 +17,7 @@ TASKS: dict[str, type[TrainConfig]] = {
     "digits": DigitsConfig,
     "cifar10": CIFAR10Config,
     "dvs-gesture": DVSGestureConfig,
+    "nmnist": NMNISTConfig,
 }
 """Configurations by the names that the command line has for them."""
 
