@@ -27,6 +27,8 @@ from snnjax import _check
 from snnjax.datasets import _arrays
 from snnjax.dynamics import n_steps as steps_in
 
+_EVENTS_AT_ONCE = 2**22  # binned together: some 60 bytes each while that lasts
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EventDataset:
@@ -352,11 +354,36 @@ class EventDataset:
         stride = steps * self.n_units
         if stride >= 2**31:
             raise ValueError(f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units")
-        sample, step, unit = self._on_grid(dt, steps)
-        key = (sample * steps + step) * self.n_units + unit
-        key.sort()  # samples stay where they are: `sample` ascends already
-        address = (key - sample * stride).astype(np.int32)
-        return address, _arrays.offsets_of(np.bincount(sample, minlength=len(self)))
+        addresses, counts = [], []
+        for part in self._blocks(_EVENTS_AT_ONCE):
+            sample, step, unit = part._on_grid(dt, steps)
+            key = (sample * steps + step) * self.n_units + unit
+            key.sort()  # samples stay where they are: `sample` ascends already
+            addresses.append((key - sample * stride).astype(np.int32))
+            counts.append(np.bincount(sample, minlength=len(part)))
+        return np.concatenate(addresses), _arrays.offsets_of(np.concatenate(counts))
+
+    def _blocks(self, n_events: int) -> Iterator[EventDataset]:
+        """The data set in parts of consecutive samples, at least one part, which are not copied.
+
+        Args:
+          n_events: in a part, at most; one sample of more is a part of its own.
+        """
+        start = 0
+        while True:
+            stop = int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
+            stop = min(max(stop, start + 1), len(self))
+            own = slice(self.offsets[start], self.offsets[stop])
+            yield self._with(
+                times=self.times[own],
+                units=self.units[own],
+                offsets=self.offsets[start : stop + 1] - self.offsets[start],
+                labels=self.labels[start:stop],
+                groups=None,
+            )
+            start = stop
+            if start == len(self):
+                return
 
     def to_dense(self, dt: float, n_steps: int | None = None, *, dtype: Any = np.uint8, binary: bool = False) -> np.ndarray:
         """Spike counts on a time grid, time-major: (T, S, n_units).
@@ -400,11 +427,14 @@ class EventDataset:
         array([[4., 0.],
                [0., 2.]])
         """
-        kept = _arrays.not_before_edge(self.times) < self.duration
-        sample = np.repeat(np.arange(len(self)), self.counts)[kept]
         rows = self.n_classes if per_class else 1
-        row = self.labels[sample].astype(np.int64) if per_class else np.zeros(sample.size, np.int64)
-        events = np.bincount(row * self.n_units + self.units[kept], minlength=rows * self.n_units).reshape(rows, self.n_units)
+        events = np.zeros((rows, self.n_units), np.int64)
+        for part in self._blocks(_EVENTS_AT_ONCE):
+            kept = _arrays.not_before_edge(part.times) < self.duration
+            row_of_sample = part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
+            row = np.repeat(row_of_sample, part.counts)[kept]
+            place = row * self.n_units + part.units[kept]
+            events += np.bincount(place, minlength=events.size).reshape(events.shape)
         samples = np.bincount(self.labels, minlength=rows) if per_class else np.array([len(self)])
         rate = np.full(events.shape, np.nan)
         np.divide(events, samples[:, None] * self.duration, out=rate, where=samples[:, None] > 0)

@@ -1,6 +1,7 @@
 import itertools
 import warnings
 from fractions import Fraction
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnjax.datasets import EventDataset
+from snnjax.datasets import events as module
 
 # many of the trials here are cut on purpose
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the events are at or after duration")
@@ -78,10 +80,16 @@ def test_dense_equals_loops(made, dt, window, n_steps):
         np.testing.assert_array_equal(data.to_dense(dt, given_steps, binary=True), dense > 0)
 
 
-@given(samples(), st.sampled_from(STEPS), st.integers(1, 14), st.integers(1, 14))
-def test_bins_equal_loops(made, dt, window, n_steps):
+@given(samples(), st.sampled_from(STEPS), st.integers(1, 14), st.integers(1, 14), st.integers(1, 9))
+def test_bins_equal_loops(made, dt, window, n_steps, at_once):
     data = build(made, dt, window)
-    address, offsets = data.bins(dt, n_steps)
+    whole, rate, class_rate = data.bins(dt, n_steps), data.rate(), data.rate(per_class=True)
+    with mock.patch.object(module, "_EVENTS_AT_ONCE", at_once):  # as large data sets are: in blocks
+        address, offsets = data.bins(dt, n_steps)
+        np.testing.assert_array_equal(data.rate(), rate)
+        np.testing.assert_array_equal(data.rate(per_class=True), class_rate)
+    np.testing.assert_array_equal(whole[0], address)
+    np.testing.assert_array_equal(whole[1], offsets)
     assert address.dtype == np.int32
     assert offsets.dtype == np.int64
     expected = [sorted(k * data.n_units + u for k, _, u in sample if k < min(n_steps, window)) for sample in made[1]]
