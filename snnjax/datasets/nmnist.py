@@ -55,7 +55,7 @@ SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
 _PIXELS = 34
 _EVENT = 5  # bytes
 _MARK, _OVERRUN = 240, 2**13  # y, us
-_MOST_BYTES = 2**18  # of a recording: 52,428 events; the official ones have less than 10,000
+_MOST_BYTES = 2**18  # of a recording: 52,428 events; 7,152 are the most in a thousand of them
 _BLOCK = 256  # recordings decoded at once
 
 
@@ -107,8 +107,8 @@ def load_nmnist(
       downsample: join squares of so many pixels to one, 1 to 34; 2 gives 17 x 17 pixels.
       duration: length of a trial, s. Events at or after it stay in the data set, but are dropped
         on binning.
-      max_events: larger splits are refused; the official ones have 248 and about 40 million. Events
-        take 12 bytes each in the result, and about twice that while they are read.
+      max_events: larger splits are refused; the official ones have about 250 and 40 million, going
+        by a part of them. Events take 12 bytes each, and twice that while they are read.
 
     Returns:
       `EventDataset` with the numbers of the recordings as `groups`. Times are float64, s, in the

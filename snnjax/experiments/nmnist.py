@@ -43,7 +43,7 @@ class NMNISTConfig(TrainConfig):
     """Of the split."""
 
     epochs: int = 20
-    """Passes over the training data: 844 updates each with the official archive."""
+    """Passes over the training data: 843 updates each with the official archive."""
     batch_size: int = 64
     """Recordings a step; at most the training set."""
     upper_strength: float = 0.01
