@@ -46,7 +46,7 @@ class Options:
 
 def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One dict a depth, setting and seed: numbers by layer. What is not `done` is measured and appended to the results, a line each."""
-    base = SHDConfig(data=options.data, recurrent=True, dt=options.dt, calibration_samples=options.samples)
+    base = SHDConfig(start="paper", data=options.data, recurrent=True, dt=options.dt, calibration_samples=options.samples)
     rows, sets = [], None
     for depth, (init, sigma_u), seed in itertools.product(options.depths, SETTINGS, range(options.seeds)):
         which = {"depth": depth, "setting": setting(init, sigma_u), "seed": seed, "samples": options.samples, "dt": options.dt}

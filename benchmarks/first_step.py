@@ -42,7 +42,7 @@ def child(folder: str) -> dict[str, float]:
     from snnjax.training.step import batch_devices, batch_gradient, batch_mesh, micro_batch_size, update
 
     imported = time.monotonic()
-    ready = prepare(RandmanConfig())
+    ready = prepare(RandmanConfig(start="paper"))
     config, source = ready.config, choose_form(ready.network, ready.train)
     made = time.monotonic()
     objective, params = Objective.of(ready.network)

@@ -100,7 +100,7 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
     architecture, seed, init, sigma_u = member
     kind, depth = architecture[0], int(architecture[1:])
     network: dict[str, Any] = {"model": f"csnn{depth}"} if kind == "c" else {"hidden": (128,) * depth}
-    return SHDConfig(
+    return SHDConfig(start="paper",
         data=options.data or Path(), **network, recurrent=kind != "d", init=plain(init), sigma_u=sigma_u,  # type: ignore[arg-type]
         lower_strength=100.0 if plain(init) != init else options.lower_strength, dt=options.dt, batch_size=options.batch_size,
         epochs=options.epochs, learning_rate=options.learning_rate, optimizer=options.optimizer, seed=seed,

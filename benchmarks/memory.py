@@ -52,7 +52,7 @@ class Options:
 def measure(options: Options) -> dict[str, float]:
     """MiB by XLA, MiB resident, and the median seconds of a step."""
     remat, micro = options.remat_steps[0], options.micro_batch[0]
-    config = SHDConfig(data=Path(), model=f"csnn{options.depth}", recurrent=True, remat_steps=remat or None)  # type: ignore[arg-type]
+    config = SHDConfig(start="paper", data=Path(), model=f"csnn{options.depth}", recurrent=True, remat_steps=remat or None)  # type: ignore[arg-type]
     network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
     source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0), dt=2e-3)
     optimizer = build_optimizer(config)

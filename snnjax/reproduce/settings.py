@@ -83,10 +83,10 @@ def _facts(task: str, chance: float, options: Options) -> dict[str, Any]:
 def randman(options: Options) -> Task:
     """Randman, 20-128-10."""
     config = options.choose(
-        smoke=RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(16,), epochs=1, dt=5e-3),
+        smoke=RandmanConfig(start="paper", classes=3, samples=40, batch_size=24, hidden=(16,), epochs=1, dt=5e-3),
         # as many updates an epoch as five of the paper's; 0.5 s a member and epoch on one core
-        laptop=RandmanConfig(batch_size=50, epochs=20),
-        paper=RandmanConfig(),
+        laptop=RandmanConfig(start="paper", batch_size=50, epochs=20),
+        paper=RandmanConfig(start="paper"),
     )
     return Task(config, "own", _facts("Randman", 1 / config.classes, options))
 
@@ -100,7 +100,9 @@ def _spoken(options: Options) -> tuple[Path, dict[str, Any]]:
 
 
 def _tiny(folder: Path, **changes: Any) -> SHDConfig:
-    return SHDConfig(data=folder, duration=0.06, dt=5e-3, batch_size=12, hidden=(16,), epochs=1, lower_strength=0.0, **changes)
+    return SHDConfig(
+        start="paper", data=folder, duration=0.06, dt=5e-3, batch_size=12, hidden=(16,), epochs=1, lower_strength=0.0, **changes
+    )
 
 
 def shallow(options: Options, *, recurrent: bool = False, model: Literal["dense", "dalian"] = "dense") -> Task:
@@ -110,8 +112,8 @@ def shallow(options: Options, *, recurrent: bool = False, model: Literal["dense"
     config = options.choose(
         smoke=_tiny(folder, **network),
         # all speakers; about 2 s a member and epoch on one core
-        laptop=SHDConfig(data=folder, dt=4e-3, batch_size=50, learning_rate=0.01, epochs=15, lower_strength=0.0, **network),
-        paper=SHDConfig(data=folder, batch_size=400, lower_strength=0.0, **network),
+        laptop=SHDConfig(start="paper", data=folder, dt=4e-3, batch_size=50, learning_rate=0.01, epochs=15, lower_strength=0.0, **network),
+        paper=SHDConfig(start="paper", data=folder, batch_size=400, lower_strength=0.0, **network),
     )
     return Task(config, options.choose(smoke="generated", laptop="own", paper="own"), facts)
 
@@ -123,12 +125,12 @@ def conv(options: Options, depth: int) -> Task:
     config = options.choose(
         smoke=_tiny(folder, model="csnn1", recurrent=True),
         # two speakers; on one core 3, 4.4 and 11 s a member and epoch for 1, 3 and 7 layers. Adam: SMORMS3 has not left chance after as few updates
-        laptop=SHDConfig(
+        laptop=SHDConfig(start="paper",
             data=folder, model=model, recurrent=True, duration=0.4, dt=5e-3, valid_fraction=0.25, batch_size=10, optimizer="adam",
             learning_rate=5e-3, epochs=18, lower_strength=0.0,
         ),
         # traces of 19 steps: a step of ten layers would keep 40 GiB of them. Bound 0.01 @ 7 spikes (R)
-        paper=SHDConfig(
+        paper=SHDConfig(start="paper",
             data=folder, model=model, recurrent=True, batch_size=400, upper_strength=0.01, lower_strength=0.0, remat_steps=19,
         ),
     )  # fmt: skip
@@ -140,18 +142,20 @@ def cifar10(options: Options, depth: int) -> Task:
     """CIFAR-10 through sensory neurons, 2 or 4 convolutions. Trial, batch and bounds are our choice."""
     model: Any = f"csnn{depth}"
     if options.smoke:
-        config = CIFAR10Config(downsample=4, duration=0.06, dt=5e-3, batch_size=12, model="csnn2", epochs=1, lower_strength=0.0)
+        config = CIFAR10Config(
+            start="paper", downsample=4, duration=0.06, dt=5e-3, batch_size=12, model="csnn2", epochs=1, lower_strength=0.0
+        )
         return Task(config, "generated", {**_facts("generated images", 1 / 3, options), "depth": depth})
     folder = _data.cifar10_folder(options.data)
     config = options.choose(
         smoke=None,
         # 900 training images of 16 x 16; 22 s a member and epoch on one core for 4 layers. Shorter trials leave four layers silent at the readout, and they
         # stay at chance at larger learning rates (README, "Measured")
-        laptop=CIFAR10Config(
+        laptop=CIFAR10Config(start="paper",
             data=folder, model=model, fraction=0.1, batch_size=25, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,
             epochs=8 if depth == 2 else 12, lower_strength=0.0,
         ),
-        paper=CIFAR10Config(data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map", lower_strength=0.0),
+        paper=CIFAR10Config(start="paper", data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map", lower_strength=0.0),
     )  # fmt: skip
     return Task(config, "own", {**_facts("CIFAR-10", 0.1, options), "depth": depth}, wave=5)
 
@@ -159,5 +163,5 @@ def cifar10(options: Options, depth: int) -> Task:
 def dvs_gesture(options: Options, depth: int) -> Task:
     """DVS-Gesture, 6 or 8 convolutions; streamed, so one member after another. `paper` only: there are no such data at hand."""
     model: Any = f"csnn{depth}"
-    config = DVSGestureConfig(data=_data.dvs_folder(options.data), model=model)
+    config = DVSGestureConfig(start="paper", data=_data.dvs_folder(options.data), model=model)
     return Task(config, "own", {**_facts("DVS-Gesture", 1 / 11, options), "depth": depth})
