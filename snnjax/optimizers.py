@@ -8,6 +8,15 @@ r"""SMORMS3, an optimizer that sets each parameter's step by how consistent its 
 with mem = 1, g = g2 = 0 at the start. Source: S. Funk (2015), RMSprop loses to SMORMS3 - beware the epsilon!; used by Rossbroich, Gygax &
 Zenke (2022), doi 10.1088/2634-4386/ac97bb, with lr = 5e-3 and eps = 1e-16.
 
+And Muon (K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with steps relative to the
+weights, for networks of any depth: with all weights onto a layer as a matrix W (inputs, outputs),
+
+    M    = beta M + (1 - beta) grad         O = the matrix of M's singular vectors, singular values 1
+    step = -lr s O,                         s = sqrt(inputs) rms(W at the start)
+
+so that lr is the share of their size by which a step can turn the weights: the same number suits a
+layer of any fan-in and depth. Parameters that are no matrix are trained by Adam.
+
 Also the projection that keeps weights >= 0 under any optimizer, for Dale's law: step <- max(step, -w).
 """
 
@@ -90,6 +99,93 @@ def smorms3(learning_rate: Any = 5e-3, *, eps: float = 1e-16) -> optax.GradientT
         steps = jax.tree.map(step, updates, grads, x, g2)
         counted = jnp.asarray(optax.safe_increment(state.steps))
         return steps, Smorms3State(counted, mem, g, g2)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _orthogonal(m: jax.Array) -> jax.Array:
+    """The matrix with m's singular vectors and singular values near 1 (0.7 to 1.2).
+
+    Five Newton-Schulz steps x <- a x + b x^3 + c x^5 on the singular values, with Jordan's constants.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = m.shape[0] > m.shape[1]
+    x = m.T if tall else m
+    x = x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x
+
+
+class MuonState(NamedTuple):
+    """State of `muon`.
+
+    Attributes:
+        steps: Number of steps taken, for schedules.
+        sizes: sqrt(inputs) times the root mean square of each matrix at the start; a list.
+        momentum: M of each matrix; a list.
+        others: State of Adam, for the other parameters.
+    """
+
+    steps: jax.Array
+    sizes: Any
+    momentum: Any
+    others: Any
+
+
+def muon(learning_rate: Any = 0.0075, *, beta: float = 0.9) -> optax.GradientTransformation:
+    """Muon with steps relative to the weights' size at the start.
+
+    Args:
+        learning_rate: Share of the weights' size that a step changes in every direction: a number,
+            a traced value or an optax schedule `step -> value`. For parameters that are no matrix,
+            the learning rate of Adam.
+        beta: Memory of the momentum, per step.
+
+    Returns:
+        An optax transformation. Its updates have the type of the gradients.
+
+    Raises:
+        ValueError, TypeError: An argument is not a number, or out of range.
+
+    >>> params = {"w": jnp.array([[2.0, 0.0], [0.0, 2.0]])}
+    >>> optimizer = muon(0.01)
+    >>> updates, _ = optimizer.update({"w": jnp.array([[5.0, 0.0], [0.0, 0.1]])}, optimizer.init(params))
+    >>> [f"{-u:.3f}" for u in jnp.diag(updates["w"])]     # both directions alike
+    ['0.014', '0.014']
+    """
+    if not callable(learning_rate):
+        _check.number("learning_rate", learning_rate, at_least=0)
+    _check.number("beta", beta, at_least=0, below=1)
+    adam = optax.scale_by_adam(b2=0.99)  # a run of some hundred steps is too short for 0.999
+
+    def split(tree: Any) -> tuple[list[Any], list[Any]]:
+        """Matrices (inputs, outputs), and the other leaves."""
+        leaves = [_check.as_wide(leaf) for leaf in jax.tree.leaves(tree)]
+        matrices = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves if leaf.ndim > 1]
+        return matrices, [leaf for leaf in leaves if leaf.ndim <= 1]
+
+    def init(params: Any) -> MuonState:
+        matrices, others = split(params)
+        sizes = [jnp.sqrt(jnp.square(w).mean() * len(w)) for w in matrices]
+        zero = jnp.zeros((), jnp.int32)
+        return MuonState(zero, sizes, jax.tree.map(jnp.zeros_like, matrices), adam.init(others))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
+        del params
+        lr: Any = learning_rate(state.steps) if callable(learning_rate) else learning_rate
+        matrices, others = split(updates)
+        mix = lambda m, g: beta * m + (1 - beta) * g  # noqa: E731
+        momentum = jax.tree.map(mix, state.momentum, matrices)
+        ahead = jax.tree.map(mix, momentum, matrices)  # Nesterov
+        steps, of_others = adam.update(others, state.others)
+        turned = iter([-lr * s * _orthogonal(m) for s, m in zip(state.sizes, ahead, strict=True)])
+        rest = iter([-lr * step for step in steps])
+        leaves, structure = jax.tree.flatten(updates)
+        new = [next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype) for g in leaves]
+        counted = jnp.asarray(optax.safe_increment(state.steps))
+        return jax.tree.unflatten(structure, new), MuonState(counted, state.sizes, momentum, of_others)
 
     return optax.GradientTransformation(init, update)
 

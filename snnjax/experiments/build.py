@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +23,9 @@ LOGITS: dict[str, losses.Logits] = {
     "mean_square": losses.sum_over_time,
 }
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "muon": optimizers.muon,
     "smorms3": optimizers.smorms3,
-    "adam": functools.partial(optax.adam, b2=0.99),  # a run of some hundred updates is too short for a mean over a thousand
+    "adam": optax.adam,
     "sgd": optax.sgd,
 }
 
@@ -138,13 +138,13 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
     """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout); keeps Dalian weights >= 0."""
-    optimizer = OPTIMIZERS[config.optimizer](config.rate if steps is None else learning_rate(config, steps))
+    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Any:
     """A number, or an optax schedule `step -> value`, over a run of `steps` updates."""
-    peak = config.rate
+    peak = config.learning_rate
     if config.schedule == "constant":
         return peak
     warmup = steps // 20 if config.schedule == "warmup_cosine" else 0

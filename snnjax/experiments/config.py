@@ -18,14 +18,14 @@ DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
 Start = Literal["calibrated", "paper"]
 Gradient = Literal["steepness", "scale", "none"]
 TraceDtype = Literal["bfloat16", "float32"]
-OptimizerName = Literal["smorms3", "adam", "sgd"]
+OptimizerName = Literal["muon", "smorms3", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 
 
 _STARTS: dict[str, dict[str, Any]] = {
-    "calibrated": {"gradient": "steepness", "init": "data_driven", "optimizer": "adam", "lower_strength": 0.0},
-    "paper": {"gradient": "none", "init": "fluctuation_driven", "optimizer": "smorms3", "lower_strength": 100.0},
+    "calibrated": {"gradient": "steepness", "init": "data_driven", "optimizer": "muon", "learning_rate": 0.0075, "lower_strength": 0.0},
+    "paper": {"gradient": "none", "init": "fluctuation_driven", "optimizer": "smorms3", "learning_rate": 0.005, "lower_strength": 100.0},
 }
 
 
@@ -101,9 +101,9 @@ class TrainConfig:
     """Feed-forward fraction of the membrane's variance in recurrent layers."""
 
     optimizer: OptimizerName | None = None
-    """Optimizer; `adam` is that of optax with b2 = 0.99. None: `adam` with the calibrated start, `smorms3` with the paper's."""
+    """Optimizer. None: `muon`, whose steps are relative to the weights, with the calibrated start, `smorms3` with the paper's."""
     learning_rate: float | None = None
-    """Learning rate. None: 0.014 divided by the number of hidden layers with the calibrated start, 0.005 with the paper's."""
+    """Learning rate. None: 0.0075 with the calibrated start, 0.005 with the paper's."""
     schedule: Schedule = "constant"
     """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %."""
     epochs: int = 200
@@ -154,13 +154,6 @@ class TrainConfig:
         digits = "".join(filter(str.isdigit, self.model))
         return int(digits) if digits else len(self.hidden)
 
-    @property
-    def rate(self) -> Any:
-        """The learning rate: `learning_rate`, or that of the start."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return 0.005 if self.start == "paper" else 0.014 / self.depth
-
     def __post_init__(self) -> None:
         _check.one_of("start", self.start, get_args(Start))
         for name, value in _STARTS[self.start].items():
@@ -203,7 +196,7 @@ class TrainConfig:
         for name in ("tau_readout", "nu", "beta"):
             if getattr(self, name) is not None:
                 _check.number(name, getattr(self, name), above=0)
-        for name in ("sigma_u", "rate", "lsuv_rate", "logit_spread"):
+        for name in ("sigma_u", "learning_rate", "lsuv_rate", "logit_spread"):
             _check.number(name, getattr(self, name), above=0)
         _check.number("mu_u", self.mu_u, below=1)
         _check.number("mu_w", self.mu_w)

@@ -155,7 +155,8 @@ def cifar10(options: Options, depth: int) -> Task:
             data=folder, model=model, fraction=0.1, batch_size=25, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,
             epochs=8 if depth == 2 else 12, lower_strength=0.0,
         ),
-        paper=CIFAR10Config(start="paper", data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map", lower_strength=0.0),
+        paper=CIFAR10Config(start="paper", data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map",
+            lower_strength=0.0),
     )  # fmt: skip
     return Task(config, "own", {**_facts("CIFAR-10", 0.1, options), "depth": depth}, wave=5)
 
