@@ -141,7 +141,7 @@ class Probe:
     def __call__(self, console: Console) -> int:
         """Print the probe of a saved run, or of an untrained network."""
         from snnjax import plotting
-        from snnjax.diagnostics import findings, probe, table
+        from snnjax.diagnostics import findings, gradient_table, probe, table
         from snnjax.experiments import build_optimizer, load_run, prepare
         from snnjax.experiments._run import spread
         from snnjax.experiments.build import LOGITS, updates_of
@@ -165,6 +165,7 @@ class Probe:
             loss=mean_square if config.loss == "mean_square" else None,
         )
         console.print(table(report))
+        console.print(gradient_table(report))
         for line in findings(report):
             console.print(line, highlight=False, soft_wrap=True)
         if self.figure is not None:

@@ -10,6 +10,15 @@ For each spiking layer, over the batch and its neurons,
     grad_z          mean |dL/dz| over all spikes of the layer: what the loss says to its neurons
     grad_w          mean |dL/dw| over the layer's parameters;   update: mean |dw| of the optimizer's first step
 
+and of what training would do with the layer,
+
+    gain            backward gain: rms of dL/dz of the layer below over that of this layer (`snnjax.calibration.gradient`)
+    agreement       cosine of dL/dw between the halves of the batch, of the part that differs between samples: 1 is signal alone, 0 noise alone
+    bounds          root mean square of each bound's dL/dw, over that of the loss
+    step            root mean square of the first update over that of the weights
+    memory          1 - |c - c'|^2 / |c - c''|^2 of spike counts c by trial and neuron: c' with `_DROPPED` of the input's spikes dropped, c''
+                    of another trial. 1: the layer answers to the input alone; 0: a few spikes change it as much as another input does
+
 The membrane without reset is what the theory speaks of; it is computed from the spikes that the layers below and the layer itself really emit.
 A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 3.3.
 """
@@ -28,7 +37,7 @@ from jax.core import Tracer
 from snnjax import _check, losses, theory
 from snnjax.calibration import free_membrane
 from snnjax.initializers import fan_in
-from snnjax.nn import Sequential
+from snnjax.nn import Sequential, Steepness
 from snnjax.optimizers import smorms3
 from snnjax.regularizers import total_penalty
 from snnjax.sparse import as_dense
@@ -63,6 +72,11 @@ class LayerProbe(NamedTuple):
     update: Any
     rate_exc: Any = None
     rate_inh: Any = None
+    gain: Any = None
+    agreement: Any = None
+    bounds: Any = ()
+    step: Any = None
+    memory: Any = None
 
 
 class Probe(NamedTuple):
@@ -88,6 +102,7 @@ class Probe(NamedTuple):
         console = Console(width=160, color_system=None, force_jupyter=False)  # in a notebook, too, plain text and nothing else
         with console.capture() as text:
             console.print(table(self))
+            console.print(gradient_table(self))
             for line in findings(self):
                 console.print(line, highlight=False)
         return text.get()
@@ -157,6 +172,9 @@ def probe(
 _SMORMS3 = smorms3(5e-3)
 
 
+_DROPPED = 0.01  # share of the input's spikes, for the memory
+
+
 def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     score, optimizer = given
     network_of = score.apply.network
@@ -164,27 +182,96 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
         return _run(network_of(params), x, taps)
 
-    def objective(params: Any, taps: list[jax.Array]) -> tuple[jax.Array, Any]:
+    def outputs(params: Any, taps: list[jax.Array]) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
         inputs, spikes, readout = run(params, taps)
-        value = score.sample_losses(readout, labels).mean()
-        correct = score.sample_scores(readout, labels).get("accuracy")
-        accuracy = None if correct is None else correct.mean()
-        penalty = total_penalty(score.regularizers, spikes)
-        return value + penalty, (value, accuracy, inputs, spikes)
+        penalties = [total_penalty([r], spikes) for r in score.regularizers]
+        return (readout, penalties), (inputs, spikes)
 
     # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
     taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
-    gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-    (total, (value, accuracy, inputs, spikes)), (grads, grad_z) = gradient(params, taps)
+    (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
+    # one backward pass for all: of the loss, of each bound, and of either half of the batch
+    value, error = jax.value_and_grad(lambda o: score.sample_losses(o, labels).mean())(readout)
+    halves = _halves(score, readout, labels, error)
+    seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
+    ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
+    each, each_z = jax.vmap(lambda o, r: pull((o, list(r))))(jnp.stack(seeds), ones)
+    part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)  # noqa: E731
+    whole = lambda tree: jax.tree.map(lambda a: a[: 1 + len(penalties)].sum(axis=0), tree)  # noqa: E731
+    grads, grad_z = whole(each), whole(each_z)
+    correct = score.sample_scores(readout, labels).get("accuracy")
+    accuracy = None if correct is None else correct.mean()
+    total = value + sum(penalties, start=jnp.zeros(()))
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
     layers = network_of(params).layers
     # layers without parameters have no branch in the trees
     weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
     grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-    grad_z = [_mean_abs(g) for g in grad_z]
-    probes = [_look_at(layers[k], inputs[i], spikes[i], grad_z[i], grad_w[k], update[k]) for i, k in enumerate(hidden)]
+    probes = [_look_at(layers[k], inputs[i], spikes[i], _mean_abs(grad_z[i]), grad_w[k], update[k]) for i, k in enumerate(hidden)]
+    memory = _memory(network_of(params), x, spikes)
+    level = [_rms(g) for g in part(each_z, 0)]
+    for i, k in enumerate(hidden):
+        own = [part(each, n)["layers"][k] for n in range(len(seeds))]
+        loss, *bounds = [_rms(tree) for tree in own[: 1 + len(penalties)]]
+        probes[i] = probes[i]._replace(
+            gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
+            agreement=_cosine(own[-2], own[-1]),
+            bounds=tuple(bound / loss for bound in bounds),
+            step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
+            memory=memory[i],
+        )
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
+
+
+def _halves(score: Objective, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
+    """The loss's gradient with respect to the readout, of each half of the batch, without what all its samples share.
+
+    Of a cross-entropy, whose gradient with respect to a sample's logits is p - y, that is mean(y) - y: what the untrained
+    network answers to every sample alike, and so asks of every class alike, is no information on a class.
+    """
+    batch = readout.shape[1]
+    middle = batch // 2
+    first = (jnp.arange(batch) < middle)[:, None]
+    if score.loss is None:
+        scores, pull = jax.vjp(score.logits, readout)
+        wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        return [pull(jnp.where(h, _centred(-wanted, h), 0.0) / batch)[0] for h in (first, ~first)]
+    return [jnp.where(h, _centred(error, h), 0.0) for h in (first, ~first)]
+
+
+def _centred(a: jax.Array, chosen: jax.Array) -> jax.Array:
+    """`a` (..., batch, k) less its mean over the chosen samples."""
+    return a - jnp.where(chosen, a, 0.0).sum(axis=-2, keepdims=True) / jnp.maximum(chosen.sum(), 1)
+
+
+def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[jax.Array]:
+    """How much of every layer's answer is to the input, and not to single spikes of it; see the module."""
+    kept = jax.random.bernoulli(jax.random.key(0), 1 - _DROPPED, x.shape)
+    _, disturbed, _ = _run(network, jnp.where(kept, x, 0), None)
+
+    def of(z: jax.Array, changed: jax.Array) -> jax.Array:
+        c, near = (_check.as_wide(a).sum(axis=0) for a in (z, changed))
+        return 1 - jnp.square(c - near).sum() / jnp.square(c - jnp.roll(c, 1, axis=0)).sum()
+
+    return [of(z, changed) for z, changed in zip(spikes, disturbed, strict=True)]
+
+
+def _rms(tree: Any) -> jax.Array:
+    """Root mean square over all numbers that are trained."""
+    leaves = _trained(tree)
+    return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves))
+
+
+def _cosine(a: Any, b: Any) -> jax.Array:
+    dot = lambda a, b: sum((jnp.vdot(u, v) for u, v in zip(_trained(a), _trained(b), strict=True)), start=jnp.zeros(()))  # noqa: E731
+    return dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
+
+
+def _trained(tree: Any) -> list[jax.Array]:
+    """All numbers of a pytree but those that calibration has set; in at least 32 bits, in which a sum does not overflow."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Steepness))
+    return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Steepness)]
 
 
 def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
@@ -205,8 +292,7 @@ def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list
 
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
-    # a sum in 16 bits overflows, or stops growing
-    leaves = [_check.as_wide(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = _trained(tree)
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
 
 
@@ -282,8 +368,26 @@ def _finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None
         )
         return f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; {target}"
     if p.grad_w < 1e-4 * largest_grad_w:
-        return f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here"
+        return (
+            f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here; calibrate the gradient"
+        )
+    return _gradient_finding(p)
+
+
+def _gradient_finding(p: LayerProbe) -> str | None:
+    """What the gradient says of a layer whose membrane is well."""
+    if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
+        return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
+    if p.agreement < 0.05:
+        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch); calibrate the gradient, or probe a larger batch"
+    if any(share > 1 for share in p.bounds):
+        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; lower its strength"
+    if p.step > 0.02:
+        return f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate {_LARGE / p.step:.1g} times as large would move them by 1 %"
     return None
+
+
+_LARGE = 0.01
 
 
 def _cause(p: LayerProbe, otherwise: str) -> str:
@@ -296,36 +400,38 @@ def _cause(p: LayerProbe, otherwise: str) -> str:
 
 
 def table(report: Probe) -> Table:
-    """The numbers as a rich table, a row a layer."""
-    from rich.table import Table
-
+    """Activity and membranes as a rich table, one row per layer."""
     accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
-    out = Table(title=f"loss {report.loss:.3f}{accuracy}", title_justify="left")
     dalian = any(p.rate_exc is not None for p in report.layers)
     populations = lambda p: f"[blue]{p.rate_exc:.1f}[/blue], [red]{p.rate_inh:.1f}[/red]" if p.rate_exc is not None else ""  # noqa: E731
-    for name in (
-        "layer",
-        "rate Hz",
-        *(["[blue]E[/blue], [red]I[/red] Hz"] if dalian else []),
-        "5/50/95 %",
-        "silent",
-        "saturated",
-        "mean U",
-        "std U",
-        "predicted",
-        "xi",
-        "spread",
-        "|dL/dz|",
-        "|dL/dw|",
-        "|dw|",
-    ):
-        out.add_column(name, justify="right")
+    columns = ("rate Hz", *(["[blue]E[/blue], [red]I[/red] Hz"] if dalian else []), "5/50/95 %", "silent", "saturated")
+    out = _table(f"loss {report.loss:.3f}{accuracy}", (*columns, "mean U", "std U", "predicted", "xi", "spread"))
     for k, p in enumerate(report.layers, start=1):
         rates = "/".join(f"{r:.1f}" for r in p.rates)
         out.add_row(
             str(k), f"{p.rate:.1f}", *([populations(p)] if dalian else []), rates, f"{100 * p.silent:.0f} %", f"{100 * p.saturated:.0f} %",
             f"{p.mu_u:.2f}", f"{p.sigma_u:.2f}", f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}", f"{p.xi:.2f}", f"{p.spread:.2f}",
-            f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}",
         )  # fmt: skip
-    out.add_row("readout", *[""] * (10 + dalian), f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
+    return out
+
+
+def gradient_table(report: Probe) -> Table:
+    """Gradients and the first update as a rich table, one row per layer and one for the readout."""
+    columns = ("|dL/dz|", "|dL/dw|", "|dw|", "gain", "agreement", "bounds", "step", "memory")
+    out = _table("gradients", columns)
+    for k, p in enumerate(report.layers, start=1):
+        gain = "" if math.isnan(p.gain) else f"{p.gain:.2f}"
+        bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
+        numbers = (f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}")
+        out.add_row(str(k), *numbers, gain, f"{p.agreement:.2f}", bounds, f"{100 * p.step:.2g} %", f"{p.memory:.2f}")
+    out.add_row("readout", "", f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
+    return out
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left")
+    for name in ("layer", *columns):
+        out.add_column(name, justify="right")
     return out

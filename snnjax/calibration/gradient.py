@@ -40,6 +40,7 @@ from snnjax.nn.network import check_sequential
 Adjust = Literal["steepness", "scale"]
 _PASSES = 8
 _RANGE = math.log(50.0)
+_MOST = 1000.0  # factor of the readout
 TOLERANCE = 0.1
 """How far from its target a gain may be to count as on it, relative to the target."""
 
@@ -136,7 +137,9 @@ def calibrate_gradient(
     if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = layers[-1].kernel
-        kernel[...] = kernel[...] * jnp.where(spread > 0, target.logit_spread / spread, 1.0).astype(kernel.dtype)
+        # a last layer that hardly spikes says nothing on the scale
+        scale = jnp.clip(target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny), 1 / _MOST, _MOST)
+        kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
     key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
     (direct,) = pull(_cotangent(readout, target.logits, labels, key))

@@ -1,5 +1,6 @@
 """Flax NNX modules: spiking layers, with and without Dale's law, sensory neurons, readout, pooling, dropout, networks, initialization of layers."""
 
+from snnjax.nn._synaptic import Steepness
 from snnjax.nn.conv import SpikingConv, SpikingConv1d, SpikingConv2d
 from snnjax.nn.dalian import DalianConv, DalianConv1d, DalianConv2d, DalianDense
 from snnjax.nn.dropout import Dropout
@@ -34,4 +35,5 @@ __all__ = [
     "SpikingConv1d",
     "SpikingConv2d",
     "SpikingDense",
+    "Steepness",
 ]

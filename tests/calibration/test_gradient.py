@@ -13,8 +13,18 @@ from snnjax import losses, models, surrogate
 from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.exchange import load_nir, load_parameters, save_nir, save_parameters
-from snnjax.nn import DalianFluctuationDriven, Flatten, FluctuationDriven, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
-from snnjax.nn._synaptic import Steepness
+from snnjax.nn import (
+    DalianFluctuationDriven,
+    Flatten,
+    FluctuationDriven,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+    Steepness,
+)
 from snnjax.training import Objective, init_state, train_step
 
 DT = 4e-3
