@@ -18,6 +18,7 @@ _SUBMODULES = (
     "dynamics",
     "exchange",
     "experiments",
+    "gradient_theory",
     "initializers",
     "losses",
     "models",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from snnjax import dynamics as dynamics
     from snnjax import exchange as exchange
     from snnjax import experiments as experiments
+    from snnjax import gradient_theory as gradient_theory
     from snnjax import initializers as initializers
     from snnjax import losses as losses
     from snnjax import models as models
