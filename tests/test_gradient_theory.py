@@ -182,7 +182,7 @@ def test_steepness_of_superspike_tends_to_its_closed_form(nu, sigma_u, rtol):
     np.testing.assert_allclose(beta, closed, rtol=rtol)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "custom"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("custom", "fast_sigmoid")])
 def test_steepness_gives_the_gain_that_was_asked_for(name):
     base = CASES[name][0](5.0)
     options = {"mu_u": 0.1, "sigma_u": 0.9, "theta": 0.8}
@@ -193,8 +193,9 @@ def test_steepness_gives_the_gain_that_was_asked_for(name):
     def f(nu, gain):
         return steepness_for_gain(base, nu=nu, dt=2e-3, gain=gain, **options)
 
-    steepness = jax.vmap(f)(nu, gain)
-    np.testing.assert_allclose(f(nu, gain), steepness, rtol=1e-5)
+    steepness = f(nu, gain)
+    if name == "superspike":
+        np.testing.assert_allclose(jax.jit(jax.vmap(f))(nu, gain), steepness, rtol=1e-5)
     sigma_w = 0.9 / jnp.sqrt(100 * nu * psp_integrals(**TIMES).ehat)
     spike = base.with_steepness((steepness, *base.steepness[1:]))
     found = backward_gain(spike, n_out=100, sigma_w=sigma_w, **options, **TIMES)
@@ -248,7 +249,7 @@ BETAS = (2.0, 5.0, 20.0)
 
 
 def balanced_weights(seed, sigma_u):
-    """Weights (N, N) that put the membrane at 0 and sigma_u, zero-sum: the mean of all neurons is 0."""
+    """Weights (N, N) that put the membrane at 0 and sigma_u, zero-sum: all neurons have mean 0."""
     noise = np.random.default_rng(seed).standard_normal((N, N))
     noise -= noise.mean(axis=0)
     sigma_w = connection_weights(0.0, 1 / sigma_u, Afferent(N, NU), **TIMES).sigma_w
@@ -257,7 +258,7 @@ def balanced_weights(seed, sigma_u):
 
 @jax.jit
 def _gains(x, signs, kernel, beta):
-    """Gain (with reset, without) x (white, constant) for errors of +-1, without the trials' ends."""
+    """Gain (with reset, without) x (white, constant) for errors of +-1, trials' ends cut."""
     neuron = LIF(**TIMES, spike=surrogate.superspike(beta))
     init = lambda key, shape, dtype: jnp.zeros(shape, dtype)  # noqa: E731
     layer = SpikingDense(N, N, init=init, neuron=neuron, rngs=nnx.Rngs(0))
@@ -340,7 +341,7 @@ def test_correlation_slope_values():
 
 
 def event_correlation(k, c):
-    """Of u > theta, for normal membranes that correlate by c: their density at (k, k), integrated."""
+    """Of u > theta, for normal membranes that correlate by c: an integral of their density."""
     p = stats.norm.sf(k)
     density = lambda r: np.exp(-k * k / (1 + r)) / (2 * np.pi * np.sqrt(1 - r * r))  # noqa: E731
     return integrate.quad(density, 0, c)[0] / (p * (1 - p))
@@ -381,7 +382,7 @@ def test_simulated_correlation(sigma_u, per_step, filtered_spikes):
     u, events, spikes_per_step, next_layer = _correlations(drives)
     assert abs(u / c - 1) < 0.03
     # an event at the same time in both: the theory
-    assert abs(events / event_correlation(1 / sigma_u, c) - 1) < 0.07
+    assert abs(events / event_correlation(1 / sigma_u, c) - 1) < 0.05
     # a spike marks one step of an event, seldom the same in both; filtered by the kernel of a next
     # layer it is as wide as the event again, and correlates by more than s c
     expected = float(correlation_slope(mu_u=0.0, sigma_u=sigma_u)) * c

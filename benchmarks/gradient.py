@@ -1,0 +1,145 @@
+"""The picture of docs/explanation/gradient.md: `python -m benchmarks.gradient PATH`.
+
+Everything in it is computed when the script runs: the gain of one layer against the steepness of
+its surrogate, and the gradient in every layer of deep networks.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import functools  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from snnjax import calibration, losses, plotting  # noqa: E402
+from snnjax.datasets import poisson_raster  # noqa: E402
+from snnjax.dynamics import LIF, LeakyIntegrator, simulate  # noqa: E402
+from snnjax.gradient_theory import backward_gain, steepness_for_gain  # noqa: E402
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense  # noqa: E402
+from snnjax.surrogate import superspike  # noqa: E402
+
+TIMES: dict[str, Any] = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+N, NU, STEPS, BATCH, CUT = 128, 10.0, 350, 16, 75
+DEPTH, CLASSES, SEEDS = 7, 10, 5
+BETAS = np.geomspace(1, 100, 9)
+
+
+def inputs(key: int) -> jax.Array:
+    """Poisson spikes (time, batch, units)."""
+    return poisson_raster(jax.random.key(key), (STEPS, BATCH, N), rate=NU, dt=TIMES["dt"])
+
+
+@jax.jit
+def layer_gains(x: jax.Array, kernel: jax.Array, beta: Any) -> jax.Array:
+    """Gain of one layer without and with reset (2,), for errors white and constant in time (2,)."""
+    neuron = LIF(**TIMES, spike=superspike(beta))
+    rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())  # noqa: E731
+    white = jax.random.rademacher(jax.random.key(9), x.shape, x.dtype)
+    u, without = jax.vjp(lambda x: calibration.free_membrane(neuron, x @ kernel), x)
+    h = neuron.spike.derivative(u - neuron.theta)
+    _, within = jax.vjp(lambda x: simulate(neuron, x @ kernel).output, x)
+    errors = (white, jnp.broadcast_to(white[:1], white.shape))
+    ways = ((without, h), (within, 1.0))
+    return jnp.array([[rms(pull(g * f)[0]) for g in errors] for pull, f in ways])
+
+
+def network(seed: int, beta: float) -> Sequential:
+    """Seven layers at sigma_u = 1 by the formula, and a readout."""
+    rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=NU)
+    neuron = LIF(**TIMES, spike=superspike(beta))
+    layers = [SpikingDense(N, N, init=init, neuron=neuron, rngs=rngs) for _ in range(DEPTH)]
+    readout = LeakyIntegrator(tau_mem=STEPS * TIMES["dt"], dt=TIMES["dt"])
+    return Sequential(*layers, Readout(N, CLASSES, neuron=readout, rngs=rngs))
+
+
+@nnx.jit
+def gradients(net: Sequential, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Root mean square of dL/dz of every spiking layer, first to last, for the cross-entropy L."""
+    pulls, layers = [], list(net.layers)
+    for layer in layers:
+        x, pull = jax.vjp(functools.partial(lambda layer, x: layer(x).output, layer), x)
+        pulls.append(pull)
+    scores, pull = jax.vjp(losses.max_over_time, x)
+    (g,) = pull(jax.nn.softmax(scores) - jax.nn.one_hot(labels, CLASSES))
+    sizes = []
+    for pull in reversed(pulls[1:]):
+        (g,) = pull(g)
+        sizes.append(jnp.sqrt(jnp.square(g).mean()))
+    return jnp.stack(sizes[::-1])
+
+
+def draw_gain(axes: Axes) -> None:
+    """Gain against beta: theory, one layer without and with reset, the layers of a network."""
+    x, fine = inputs(0), jnp.geomspace(1, 100, 60)
+    powers = calibration.input_powers(x, LIF(**TIMES), balance=True)
+    kernel = calibration.data_driven(powers, sigma_u=1.0)(jax.random.key(1), (N, N))
+    layer: dict[str, Any] = {"n_out": N, "sigma_w": kernel.std(), "mu_u": 0.0, "sigma_u": 1.0}
+    theory = backward_gain(superspike(fine), **layer, **TIMES)
+    measured = np.array([layer_gains(x, kernel, beta) for beta in BETAS])
+    for k, (name, color) in enumerate((("white in time", "C0"), ("constant in time", "C1"))):
+        axes.loglog(fine, theory[k], color=color, label=f"{name}: theory")
+        for m, (reset, fill) in enumerate((("without", "white"), ("with", color))):
+            label = f"{name}: {reset} reset"
+            axes.loglog(BETAS, measured[:, m, k], "o", mfc=fill, color=color, label=label)
+    labels = jnp.arange(BATCH) % CLASSES
+    sizes = np.array([gradients(network(0, float(beta)), inputs(2), labels) for beta in BETAS])
+    per_layer = (sizes[:, 0] / sizes[:, -1]) ** (1 / (DEPTH - 1))
+    axes.loglog(BETAS, per_layer, "kx-", lw=1, label="cross-entropy: network")
+    beta = float(steepness_for_gain(superspike(), nu=NU, mu_u=0.0, sigma_u=1.0, dt=TIMES["dt"]))
+    print("beta for a white gain of 1:", beta, "; per layer in the network:", per_layer.round(2))
+    axes.axhline(1.0, color="0.6", lw=1, ls=":")
+    axes.set(xlabel="steepness beta of SuperSpike", ylabel="gain of the gradient per layer")
+    axes.legend(frameon=False, fontsize=7.5)
+
+
+def draw_depth(axes: Axes) -> None:
+    """Gradient in every layer, over that in the last, of networks with one beta and calibrated."""
+    labels, layers = jnp.arange(BATCH) % CLASSES, np.arange(1, DEPTH + 1)
+    choices = (
+        ("beta 2", 2.0, "C4"),
+        ("beta 5", 5.0, "C2"),
+        ("calibrated", 20.0, "k"),
+        ("beta 20", 20.0, "C3"),
+        ("beta 100", 100.0, "C5"),
+    )
+    for name, beta, color in choices:
+        rows = []
+        for seed in range(SEEDS):
+            net = network(seed, beta)
+            if name == "calibrated":
+                net, reports = calibration.calibrate_gradient(net, inputs(100 + seed))
+                print("beta, first to last layer:", [round(float(r.steepness), 1) for r in reports])
+            sizes = np.array(gradients(net, inputs(200 + seed), labels))
+            rows.append(sizes / sizes[-1])
+        print(name, np.exp(np.log(rows).mean(0)).round(4))
+        axes.semilogy(layers, np.exp(np.log(rows).mean(0)), "o-", ms=4, color=color, label=name)
+        axes.fill_between(layers, np.min(rows, 0), np.max(rows, 0), color=color, alpha=0.15, lw=0)
+    axes.set(xlabel="layer", ylabel="rms dL/dz, over that of layer 7")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def main(path: Path) -> None:
+    """Compute and draw."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    gain_axes, depth_axes = figure.subplots(1, 2)
+    draw_gain(gain_axes)
+    draw_depth(depth_axes)
+    for axes in (gain_axes, depth_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+    plotting.save(figure, path)
+    print("written", path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
