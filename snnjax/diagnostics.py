@@ -337,8 +337,9 @@ def findings(report: Probe) -> list[str]:
     """One sentence on each unhealthy layer, with what to do; a single one that says so where all is well."""
     lines = []
     largest = max((p.grad_w for p in report.layers), default=0.0)
+    clearest = max((p.agreement for p in report.layers if p.agreement is not None), default=0.0)
     for k, p in enumerate(report.layers, start=1):
-        if finding := _finding(p, largest, first=k == 1):
+        if finding := _finding(p, largest, first=k == 1) or _gradient_finding(p, clearest):
             lines.append(f"layer {k}: {finding}")
     return lines or ["every layer is healthy"]
 
@@ -371,15 +372,15 @@ def _finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None
         return (
             f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here; calibrate the gradient"
         )
-    return _gradient_finding(p)
+    return None
 
 
-def _gradient_finding(p: LayerProbe) -> str | None:
-    """What the gradient says of a layer whose membrane is well."""
+def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
+    """What the gradient says of a layer whose membrane is well; `clearest` is the largest agreement of all layers."""
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
         return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
-    if p.agreement < 0.05:
-        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch); calibrate the gradient, or probe a larger batch"
+    if clearest > 0.3 and p.agreement < 0.05:  # where no layer agrees, the batch is too small to tell
+        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere); calibrate the gradient"
     if any(share > 1 for share in p.bounds):
         return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; lower its strength"
     if p.step > 0.02:

@@ -134,7 +134,7 @@ class MuonState(NamedTuple):
     others: Any
 
 
-def muon(learning_rate: Any = 0.0075, *, beta: float = 0.9) -> optax.GradientTransformation:
+def muon(learning_rate: Any = 0.015, *, beta: float = 0.9) -> optax.GradientTransformation:
     """Muon with steps relative to the weights' size at the start.
 
     Args:

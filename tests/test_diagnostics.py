@@ -7,13 +7,13 @@ from _support import spikes
 from flax import nnx
 
 from snnjax import losses
-from snnjax.calibration import calibrate
-from snnjax.diagnostics import findings, probe, table
+from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
+from snnjax.diagnostics import findings, gradient_table, probe, table
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
 from snnjax.psp import psp_integrals
-from snnjax.regularizers import upper_bound
+from snnjax.regularizers import lower_bound, upper_bound
 
 N, NU, DT = 100, 10.0, 2e-3
 LABELS = jnp.arange(8) % 4
@@ -81,6 +81,67 @@ def test_gradients_and_updates(x):
 
     z = net(x)[1].spikes[-1]
     np.testing.assert_allclose(report.layers[-1].grad_z, np.abs(np.asarray(jax.grad(of_spikes)(z))).mean(), rtol=1e-4)
+
+
+def test_gradient_columns_equal_a_second_computation(x):
+    net = network(FluctuationDriven(nu=NU), depth=2)
+    bounds = [upper_bound(0.5, 2.0), lower_bound(3.0, 2.0)]
+    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=bounds)
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def outputs(p):
+        return nnx.merge(graphdef, p, rest)(x)
+
+    def centred(p, which):  # mean(y) - y in place of the gradient with respect to the logits
+        wanted = jax.nn.one_hot(LABELS[which], 4)
+        return (losses.max_over_time(outputs(p)[0])[which] * (wanted.mean(axis=0) - wanted)).sum()
+
+    def kernels(f):
+        return [np.asarray(jax.grad(f)(params)["layers"][k]["kernel"][...], np.float64) for k in range(2)]
+
+    rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
+    loss = kernels(lambda p: losses.cross_entropy(outputs(p)[0], LABELS).mean())
+    penalties = [kernels(lambda p, b=b: sum(b(z) for z in outputs(p)[1].spikes)) for b in bounds]
+    a, b = (kernels(lambda p, h=h: centred(p, h)) for h in (slice(0, 4), slice(4, 8)))
+    for k, p in enumerate(report.layers):
+        np.testing.assert_allclose(p.bounds, [rms(penalty[k]) / rms(loss[k]) for penalty in penalties], rtol=1e-3)
+        np.testing.assert_allclose(p.agreement, (a[k] * b[k]).sum() / np.sqrt((a[k] ** 2).sum() * (b[k] ** 2).sum()), atol=1e-3)
+        total = loss[k] + sum(penalty[k] for penalty in penalties)
+        np.testing.assert_allclose(p.step, 0.1 * rms(total) / rms(np.asarray(net.layers[k].kernel[...])), rtol=1e-3)
+    _, found = calibrate_gradient(net, x, LABELS, target=GradientTarget(logit_spread=None))
+    np.testing.assert_allclose(report.layers[1].gain, found[1].before, rtol=0.02)
+    assert np.isnan(report.layers[0].gain)
+
+
+def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
+    report = probe(network(FluctuationDriven(nu=NU), depth=3), x, LABELS)
+    memory = [p.memory for p in report.layers]
+    assert 0.8 < memory[0] < 1
+    assert memory[0] > memory[1] > memory[2] > 0
+    once = jnp.zeros_like(x).at[0, :, 0].set(1.0)  # no spike of this input is dropped, with the key that the probe has
+    strong = network(FluctuationDriven(nu=NU), depth=1)
+    strong.layers[0].kernel[...] = 40 * jnp.abs(strong.layers[0].kernel[...])
+    alone = probe(strong, once * (1 + jnp.arange(8.0)[:, None]), LABELS).layers[0]
+    assert alone.memory == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gain": 0.3}, "it multiplies the gradient by 0.3 on the way down; calibrate the gradient, or take a wider surrogate"),
+        ({"gain": 4.0}, "or take a steeper surrogate"),
+        ({"agreement": 0.01}, "its gradient is noise (agreement 0.01 between the halves of the batch, 0.50 elsewhere)"),
+        ({"bounds": (0.1, 30.0)}, "a bound's gradient is 30 times the loss's; lower its strength"),
+        ({"step": 0.04}, "the first update moves its weights by 4 %; a learning rate 0.2 times as large would move them by 1 %"),
+    ],
+)
+def test_findings_on_the_gradient(x, changes, words):
+    report = probe(network(FluctuationDriven(nu=NU), depth=2), x, LABELS)
+    healthy = [p._replace(gain=1.0, agreement=0.5, bounds=(), step=0.005) for p in report.layers]
+    assert findings(report._replace(layers=tuple(healthy))) == ["every layer is healthy"]
+    (line,) = findings(report._replace(layers=(healthy[0], healthy[1]._replace(**changes))))
+    assert line.startswith("layer 2: ")
+    assert words in line
 
 
 def test_a_silent_layer_divides_the_gradient_by_about_a_hundred_and_gives_no_weight_update_above(x):
@@ -157,7 +218,8 @@ def test_calibrated_with_balance_is_healthy(x):
 def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
     report = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
     text = str(report)
-    assert table(report).row_count == 4
+    assert table(report).row_count == 3
+    assert gradient_table(report).row_count == 4  # with the readout
     assert "…" not in text
     for p in report.layers:
         assert f"{p.rate:.1f}" in text

@@ -5,7 +5,7 @@ import optax
 import pytest
 from _support import data_path
 
-from snnjax.optimizers import smorms3
+from snnjax.optimizers import muon, smorms3
 
 
 def test_reference_trajectory(x64):
@@ -82,3 +82,53 @@ def test_parameters_of_16_bits_step_as_those_of_32(dtype):
         np.testing.assert_allclose(step.astype(jnp.float32), expected, rtol=0.01)
         if k == 0:
             np.testing.assert_allclose(expected, [0.0, *[-5e-3 * 2**0.5] * 4], rtol=1e-5)
+
+
+def test_muon_turns_every_direction_by_the_same_share_of_the_weights():
+    """Singular values of the step are those of 0.7 to 1.2 times lr sqrt(inputs) rms(W), whatever the gradient's are."""
+    rng = np.random.default_rng(0)
+    params = {"wide": jnp.asarray(rng.normal(size=(12, 30)), jnp.float32), "conv": jnp.asarray(3 * rng.normal(size=(5, 4, 8)), jnp.float32)}
+    optimizer = muon(0.01)
+    state = optimizer.init(params)
+    scales = jnp.asarray(np.geomspace(0.1, 1, 12))[:, None]
+    grads = {"wide": 1e-9 * scales * params["wide"], "conv": 1e3 * params["conv"]}
+    updates, _ = optimizer.update(grads, state)
+    for name, w in params.items():
+        matrix, step = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (w, updates[name]))
+        values = np.linalg.svd(step, compute_uv=False) / (0.01 * np.sqrt(len(matrix)) * np.sqrt(np.square(matrix).mean()))
+        assert 0.6 < values.min() < values.max() < 1.3
+        # along the gradient's own singular vectors
+        u, _, v = np.linalg.svd(np.asarray(grads[name], np.float64).reshape(matrix.shape), full_matrices=False)
+        inner = -u.T @ step @ v.T
+        np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=0.02 * np.abs(inner).max())
+
+
+def test_muon_trains_vectors_by_adam_and_follows_schedules():
+    params = {"w": jnp.ones((3, 3)), "b": jnp.ones(4), "n": jnp.ones(())}
+    schedule = optax.linear_schedule(0.1, 0.0, 2)
+    optimizer, adam = muon(schedule), optax.adam(schedule, b2=0.99)
+    state, of_adam = optimizer.init(params), adam.init(params)
+    grads = {"w": jnp.eye(3), "b": jnp.arange(4.0), "n": jnp.asarray(-2.0)}
+    for k in range(3):
+        updates, state = optimizer.update(grads, state)
+        expected, of_adam = adam.update(grads, of_adam)
+        for name in ("b", "n"):
+            np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)
+        np.testing.assert_allclose(jnp.diag(updates["w"]), -0.1 * (1 - k / 2) * np.sqrt(3) * 0.7, rtol=0.05, atol=1e-7)
+
+
+def test_muon_has_a_momentum_and_computes_in_32_bits():
+    params = {"w": jnp.ones((2, 2), jnp.bfloat16)}
+    optimizer = muon(0.1, beta=0.5)
+    state = optimizer.init(params)
+    g = jnp.asarray([[1.0, 0.0], [0.0, 0.5]], jnp.bfloat16)
+    updates, state = optimizer.update({"w": g}, state)
+    assert updates["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(state.momentum[0], 0.5 * g, rtol=1e-6)
+    _, state = optimizer.update({"w": 0 * g}, state)
+    np.testing.assert_allclose(state.momentum[0], 0.25 * g, rtol=1e-6)
+    still, _ = optimizer.update({"w": 0 * g}, optimizer.init(params))
+    assert not np.asarray(still["w"], np.float32).any()
+    for bad in ({"learning_rate": -1.0}, {"beta": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            muon(**bad)

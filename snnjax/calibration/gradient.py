@@ -8,7 +8,7 @@ on to the spikes below with the gain
 which depends on its surrogate derivative h alone once its weights are set: forward, the steepness
 of h does nothing. So it is set after the membranes, from the readout down, to the value with which
 the gain is 1; then the root-mean-square gradient is level from the last spiking layer to the first.
-`snnjax.theory.backward_gain` predicts it; here it is measured, because real errors are neither
+`snnjax.gradient_theory.backward_gain` predicts it; here it is measured, because real errors are neither
 white nor constant in time, and because recurrence, pooling and Dale's law count as well. Nothing is
 below the first spiking layer: its steepness changes by the factor by which that of the second did.
 

@@ -24,8 +24,22 @@ LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 
 
 _STARTS: dict[str, dict[str, Any]] = {
-    "calibrated": {"gradient": "steepness", "init": "data_driven", "optimizer": "muon", "learning_rate": 0.0075, "lower_strength": 0.0},
-    "paper": {"gradient": "none", "init": "fluctuation_driven", "optimizer": "smorms3", "learning_rate": 0.005, "lower_strength": 100.0},
+    "calibrated": {
+        "gradient": "steepness",
+        "init": "data_driven",
+        "optimizer": "muon",
+        "learning_rate": 0.015,
+        "schedule": "cosine",
+        "lower_strength": 0.0,
+    },
+    "paper": {
+        "gradient": "none",
+        "init": "fluctuation_driven",
+        "optimizer": "smorms3",
+        "learning_rate": 0.005,
+        "schedule": "constant",
+        "lower_strength": 100.0,
+    },
 }
 
 
@@ -103,9 +117,10 @@ class TrainConfig:
     optimizer: OptimizerName | None = None
     """Optimizer. None: `muon`, whose steps are relative to the weights, with the calibrated start, `smorms3` with the paper's."""
     learning_rate: float | None = None
-    """Learning rate. None: 0.0075 with the calibrated start, 0.005 with the paper's."""
-    schedule: Schedule = "constant"
-    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %."""
+    """Learning rate. None: 0.015 with the calibrated start, 0.005 with the paper's."""
+    schedule: Schedule | None = None
+    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %. None: `cosine` with the
+    calibrated start, `constant` with the paper's."""
     epochs: int = 200
     """Passes over the training data."""
     priming_epochs: int = 0
