@@ -16,7 +16,7 @@ and of what training would do with the layer,
     agreement       cosine of dL/dw between the halves of the batch, of the part that differs between samples: 1 is signal alone, 0 noise alone
     bounds          root mean square of each bound's dL/dw, over that of the loss
     step            root mean square of the first update over that of the weights
-    memory          1 - |c - c'|^2 / |c - c''|^2 of spike counts c by trial and neuron: c' with `_DROPPED` of the input's spikes dropped, c''
+    memory          1 - |c - c'| / |c - c''| of spike counts c by trial and neuron: c' with `_DROPPED` of the input's spikes dropped, c''
                     of another trial. 1: the layer answers to the input alone; 0: a few spikes change it as much as another input does
 
 The membrane without reset is what the theory speaks of; it is computed from the spikes that the layers below and the layer itself really emit.
@@ -252,7 +252,7 @@ def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[
 
     def of(z: jax.Array, changed: jax.Array) -> jax.Array:
         c, near = (_check.as_wide(a).sum(axis=0) for a in (z, changed))
-        return 1 - jnp.square(c - near).sum() / jnp.square(c - jnp.roll(c, 1, axis=0)).sum()
+        return 1 - jnp.linalg.norm(c - near) / jnp.linalg.norm(c - jnp.roll(c, 1, axis=0))
 
     return [of(z, changed) for z, changed in zip(spikes, disturbed, strict=True)]
 
@@ -380,7 +380,7 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
         return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
     if clearest > 0.3 and p.agreement < 0.05:  # where no layer agrees, the batch is too small to tell
-        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere); calibrate the gradient"
+        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere); calibrate the gradient, or take larger batches"
     if any(share > 1 for share in p.bounds):
         return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; lower its strength"
     if p.step > 0.02:

@@ -147,7 +147,7 @@ def learning_rate(config: TrainConfig, steps: int) -> Any:
     peak = config.learning_rate
     if config.schedule == "constant":
         return peak
-    warmup = steps // 20 if config.schedule == "warmup_cosine" else 0
+    warmup = steps // 10 if config.schedule == "warmup_cosine" else 0
     # the last update is not wasted on a rate of exactly 0
     cosine = optax.cosine_decay_schedule(peak, steps - warmup + 1)
     rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))

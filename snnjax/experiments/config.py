@@ -29,7 +29,7 @@ _STARTS: dict[str, dict[str, Any]] = {
         "init": "data_driven",
         "optimizer": "muon",
         "learning_rate": 0.015,
-        "schedule": "cosine",
+        "schedule": "warmup_cosine",
         "lower_strength": 0.0,
     },
     "paper": {
@@ -119,7 +119,7 @@ class TrainConfig:
     learning_rate: float | None = None
     """Learning rate. None: 0.015 with the calibrated start, 0.005 with the paper's."""
     schedule: Schedule | None = None
-    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 5 %. None: `cosine` with the
+    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 10 %. None: `warmup_cosine` with the
     calibrated start, `constant` with the paper's."""
     epochs: int = 200
     """Passes over the training data."""

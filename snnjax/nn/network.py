@@ -8,7 +8,7 @@ takes each part's spike counts in place of its spikes (`counts`), so that what g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -110,7 +110,15 @@ class Sequential(nnx.Module):
         """Whether an `EventRaster` is used as it is; else an array is made of it."""
         return getattr(self.layers[0], "takes_events", False) and self.remat_steps is None
 
-    def __call__(self, x: Any, *, membranes: bool = False, counts: bool = False, key: jax.Array | None = None) -> NetworkOutput:
+    def __call__(
+        self,
+        x: Any,
+        *,
+        membranes: bool = False,
+        counts: bool = False,
+        key: jax.Array | None = None,
+        tap: Callable[[jax.Array], jax.Array] | None = None,
+    ) -> NetworkOutput:
         """Run x (time, batch, ...features) from the initial state; returns the readout trace (time, batch, out_features) and the activity.
 
         Args:
@@ -118,8 +126,9 @@ class Sequential(nnx.Module):
           counts: give spike counts of each `remat_steps` steps instead of spikes (`Activity.steps`); spikes all the same
             where `remat_steps` is None or x not longer.
           key: for layers that draw at random, such as `Dropout`; without one they do nothing. The same key draws the same.
+          tap: called with the spikes of every spiking layer, returns what goes on in their place; not where `remat_steps` cuts the trial into parts.
         """
-        readout, activity, _ = self._run(x, None, membranes, counts, key)
+        readout, activity, _ = self._run(x, None, membranes, counts, key, tap)
         return NetworkOutput(readout, activity)
 
     def run(
@@ -128,13 +137,15 @@ class Sequential(nnx.Module):
         """As calling the network, from `state` (a tuple, one entry a layer) and with the final state as third value."""
         return self._run(x, state, membranes, counts, key)
 
-    def _run(self, x: Any, state: Any, membranes: bool, counts: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
+    def _run(
+        self, x: Any, state: Any, membranes: bool, counts: bool, key: jax.Array | None, tap: Callable[[jax.Array], jax.Array] | None = None
+    ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         _check.time_major("x", x)
         if state is not None:
             self._check_state(state)
         x = x if self.takes_events else as_dense(x)
         if self.remat_steps is None or len(x) <= self.remat_steps:
-            return self._run_once(x, state, membranes, key)
+            return self._run_once(x, state, membranes, key, tap)
         state = self.initial_state(x.shape[1], features=x.shape[2:]) if state is None else state
         parts, rest = divmod(len(x), self.remat_steps)
 
@@ -174,7 +185,9 @@ class Sequential(nnx.Module):
             return {}
         return {"key": jax.random.fold_in(key, k)}
 
-    def _run_once(self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
+    def _run_once(
+        self, x: jax.Array, state: Any, membranes: bool, key: jax.Array | None, tap: Callable[[jax.Array], jax.Array] | None = None
+    ) -> tuple[jax.Array, Activity, tuple[Any, ...]]:
         states: list[Any] = []
         spikes: list[jax.Array] = []
         passed: list[jax.Array] = []  # to the last layer, where it gets all
@@ -184,11 +197,11 @@ class Sequential(nnx.Module):
             # not `membrane=False`: in Flax's tree mode nnx.tabulate makes arrays of all arguments
             asked = {"membrane": True} if membranes and layer.spiking else {}
             sim = layer(x, state=None if state is None else state[k], **asked, **self._options(k, key))
-            x = sim.output
+            x = sim.output if tap is None or not layer.spiking else tap(sim.output)
             states.append(sim.state)
             self._pass(k, x, passed)
             if layer.spiking:
-                spikes.append(sim.output)
+                spikes.append(x)
                 if membranes:
                     traces.append(sim.membrane)
         return x, Activity(tuple(spikes), tuple(traces)), tuple(states)

@@ -40,6 +40,7 @@ from snnjax.regularizers import ActivityBound
 from snnjax.training._programs import program
 
 Apply = Callable[[Any, jax.Array], Any]
+Tap = Callable[[jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -99,9 +100,12 @@ class _Call:
     rest: Any
     graphdef: Any = static()
     counts: bool = static()
+    taps: bool = static()
 
-    def __call__(self, params: Any, x: Any, key: jax.Array | None = None) -> Any:
+    def __call__(self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None) -> Any:
         options: dict[str, Any] = {"counts": True} if self.counts else {}
+        if tap is not None:
+            options["tap"] = tap
         if key is not None:
             options["key"] = key
         return self.network(params)(x, **options)
@@ -163,7 +167,8 @@ class Objective(NamedTuple):
         # bounds look at counts alone; what other penalties look at is not known
         counted = all(isinstance(r, ActivityBound) for r in options["regularizers"])
         counts = counted and type(network) is Sequential and network.remat_steps is not None
-        call = _Call(rest=rest, graphdef=graphdef, counts=counts)
+        taps = isinstance(network, Sequential) and network.remat_steps is None
+        call = _Call(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
         noisy = call if getattr(network, "stochastic", False) else None
         return cls(call, noisy=noisy, **options), params
 
@@ -178,13 +183,24 @@ class Objective(NamedTuple):
             raise ValueError("regularizers must hold a lower bound for homeostatic priming, got none; see snnjax.regularizers.lower_bound")
         return self._replace(regularizers=lower, supervised=False)
 
-    def outputs(self, params: Any, x: Any, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    def limited(self) -> list[ActivityBound]:
+        """The bounds whose gradient is limited beside the loss's: those with a `share`, in a `Sequential` that runs whole trials.
+
+        None in priming, where there is no loss.
+        """
+        whole = isinstance(self.apply, _Call) and self.apply.taps
+        if not (self.supervised and whole):
+            return []
+        return [r for r in self.regularizers if isinstance(r, ActivityBound) and r.share is not None]
+
+    def outputs(self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None) -> tuple[jax.Array, Any]:
         """Readout (time, batch, k) and activity for inputs x (time, batch, ...features).
 
         Args:
             params: Parameters of the network.
             x: The inputs.
             key: For what the network draws in training; None in evaluation.
+            tap: For the spikes of every layer, as `snnjax.nn.Sequential` takes it.
 
         Returns:
             What the network returns; for a readout alone an `Activity` without spikes.
@@ -196,7 +212,8 @@ class Objective(NamedTuple):
         """
         noisy = None if key is None else self.noisy
         arguments: Any = (params, x) if noisy is None else (params, x, key)
-        out: Any = (self.apply if noisy is None else noisy)(*arguments)
+        options: Any = {} if tap is None else {"tap": tap}
+        out: Any = (self.apply if noisy is None else noisy)(*arguments, **options)
         alone = hasattr(out, "ndim")
         pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
         if not alone and not pair:
@@ -322,9 +339,18 @@ def objective_value(
     Returns:
         The objective, a scalar, and its `Metrics`.
     """
-    readout, activity = objective.outputs(params, x, key)
+    limited = objective.limited()
+    penalties: list[jax.Array] = []
+
+    def tap(spikes: jax.Array) -> jax.Array:
+        spikes, penalty = regularizers.limited(spikes, limited)
+        penalties.append(penalty)
+        return spikes
+
+    readout, activity = objective.outputs(params, x, key, tap if limited else None)
     loss = objective.sample_losses(readout, labels).mean()
-    penalty = regularizers.total_penalty(objective.regularizers, activity.spikes)
+    others = [r for r in objective.regularizers if not any(r is bound for bound in limited)]
+    penalty = sum(penalties, start=regularizers.total_penalty(others, activity.spikes))
     each = objective.sample_scores(readout, labels)
     scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
     mean = lambda s: s.mean(dtype=_check.wide(s.dtype))  # noqa: E731

@@ -1,0 +1,217 @@
+"""Which start trains deep networks: `python -m benchmarks.depth_training RESULTS.jsonl --data FOLDER [--tasks ...]`.
+
+Every arm is one start of a network, and has its own best learning rate out of four, found on seed 0 by validation accuracy;
+then it runs with the other seeds at that rate. The arm `calibrated` is what `snnjax train` does without flags, at its one
+learning rate for all depths and tasks. Rows are appended one by one, so that a study that was stopped goes on where it was.
+Test files are not read.
+
+Each row also holds what the probe saw before training, to tell which number predicts the accuracy after it.
+"""
+
+from __future__ import annotations
+
+from snnjax.runtime import tune_allocator
+
+tune_allocator()
+
+import dataclasses  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, NamedTuple  # noqa: E402
+
+import jax  # noqa: E402
+import tyro  # noqa: E402
+
+from snnjax.datasets import EventDataset  # noqa: E402
+from snnjax.diagnostics import probe  # noqa: E402
+from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer  # noqa: E402
+from snnjax.experiments._run import prepare, spread, train_source  # noqa: E402
+from snnjax.experiments.build import updates_of  # noqa: E402
+from snnjax.experiments.nmnist import NMNISTConfig  # noqa: E402
+from snnjax.gradient_theory import steepness_for_gain  # noqa: E402
+from snnjax.surrogate import superspike  # noqa: E402
+from snnjax.training import fit  # noqa: E402
+
+PROBED = 200
+
+
+class Task(NamedTuple):
+    """A data set of given size, a kind of network, and the depths in which it is tried."""
+
+    config: Any
+    sizes: tuple[int, int]
+    depths: tuple[int, ...]
+
+
+class Arm(NamedTuple):
+    """A start: what it changes in the configuration, and the learning rates that it may choose from."""
+
+    changes: dict[str, Any]
+    rates: tuple[float, ...]
+
+
+OF_MUON, OF_OTHERS = (0.003, 0.0075, 0.015, 0.03), (0.0003, 0.001, 0.003, 0.01)
+_FORMULA = {"init": "fluctuation_driven"}
+ARMS: dict[str, Arm] = {
+    "calibrated": Arm({}, (0.015,)),
+    "formula + gradient": Arm(_FORMULA, OF_MUON),
+    "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
+    "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
+    "formula + gradient, scale of h": Arm(_FORMULA | {"gradient": "scale"}, OF_MUON),
+    "formula": Arm(_FORMULA | {"gradient": "none"}, OF_MUON),
+    "formula, surrogate from theory": Arm(_FORMULA | {"gradient": "none", "beta": 0.0}, OF_MUON),
+    "formula + gradient, Adam": Arm(_FORMULA | {"optimizer": "adam"}, OF_OTHERS),
+    "paper": Arm({"start": "paper"}, OF_OTHERS),
+    "IKUN": Arm({"init": "ikun", "gradient": "none"}, OF_MUON),
+    "Micheli": Arm({"init": "micheli", "gradient": "none"}, OF_MUON),
+    "Kaiming": Arm({"init": "kaiming", "gradient": "none"}, OF_MUON),
+    "LeCun": Arm({"init": "lecun", "gradient": "none"}, OF_MUON),
+    "LSUV": Arm({"init": "lsuv", "gradient": "none"}, OF_MUON),
+}
+"""Starts by name. All but `paper` train with what `calibrated` trains with, apart from what they change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    results: tyro.conf.Positional[Path]
+    """JSON lines, one per run; those that are there are not done again."""
+    data: Path = Path()
+    """Folder with shd_format and nmnist."""
+    tasks: tuple[str, ...] = ("dense",)
+    """Of: dense, recurrent, convolutional, nmnist, randman."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Starts, by name."""
+    depths: tuple[int, ...] = ()
+    """Layers; none: those of each task."""
+    seeds: int = 5
+    """Seeds 0 ... seeds - 1."""
+    epochs: int | None = None
+    """Passes over the training data; None: those of each task."""
+
+
+def tasks(data: Path) -> dict[str, Task]:
+    """Every task by its name."""
+    digits = SHDConfig(data=data / "shd_format", dt=4e-3, batch_size=25, epochs=12)
+    replace: Any = dataclasses.replace
+    return {
+        "dense": Task(digits, (1000, 600), (1, 3, 7, 10, 15)),
+        "recurrent": Task(replace(digits, recurrent=True), (1000, 600), (1, 3, 7)),
+        "convolutional": Task(replace(digits, recurrent=True, model="csnn3"), (500, 300), (1, 3, 7)),
+        "nmnist": Task(NMNISTConfig(data=data / "nmnist", downsample=2, batch_size=10, epochs=6, model="csnn2"), (500, 450), (2, 6)),
+        "randman": Task(RandmanConfig(dim=2, batch_size=50, epochs=12), (2000, 1000), (1, 3, 7)),
+    }
+
+
+def of_depth(config: Any, depth: int) -> Any:
+    """The configuration with so many layers."""
+    if config.model == "dense":
+        return dataclasses.replace(config, hidden=(128,) * depth)
+    return dataclasses.replace(config, model=f"csnn{depth}")
+
+
+def changed(config: Any, changes: dict[str, Any]) -> Any:
+    """The configuration with the changes of an arm, all that they leave open as their start has it."""
+    own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+    opened = dict.fromkeys(("gradient", "init", "optimizer", "learning_rate", "schedule", "lower_strength"))
+    return type(config)(**(own | opened | changes))
+
+
+def few(config: Any, sizes: tuple[int, int]) -> tuple[EventDataset, EventDataset, EventDataset]:
+    """Training and validation data, drawn from the training file alone; the latter takes the place of a test set, too."""
+    if hasattr(config, "valid_fraction"):
+        config = dataclasses.replace(config, valid_fraction=0.01)
+    data, _, _ = config.datasets()
+    shares = [size / len(data) for size in sizes]
+    train, valid, *_ = data.split((*shares, 1 - sum(shares)), seed=0)
+    return train, valid, valid
+
+
+def seen(prepared: Any) -> dict[str, list[float]]:
+    """What the probe sees before training, by layer."""
+    config = prepared.config
+    x, labels = prepared.sample.batch(spread(prepared.sample, PROBED))
+    optimizer = build_optimizer(config)
+    report = probe(prepared.network, x, labels, optimizer=optimizer, regularizers=prepared.regularizers())
+    names = ("rate", "sigma_u", "gain", "agreement", "step", "memory", "grad_z")
+    numbers = {name: [float(f"{getattr(p, name):.4g}") for p in report.layers] for name in names}
+    return numbers | {"bounds": [float(f"{max(p.bounds, default=0.0):.4g}") for p in report.layers]}
+
+
+def one(config: Any, sets: Any) -> dict[str, Any]:
+    """Train once: accuracies by epoch, rates, and what was seen before."""
+    begin = time.perf_counter()
+    prepared = prepare(config, sets)
+    config, network, train, valid, _, _ = prepared
+    before = seen(prepared)
+    steepness = [float(layer.steepness[...][0]) if layer.steepness is not None else None for layer in network.layers if layer.spiking]
+    history = fit(
+        network, train_source(config, train), valid=valid, optimizer=build_optimizer(config, steps=updates_of(config, len(train))),
+        epochs=config.epochs, batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt,
+        regularizers=prepared.regularizers(),
+    ).history  # fmt: skip
+    last = history[-1]
+    return {
+        "valid": [round(row["valid_accuracy"], 4) for row in history],
+        "train": round(last["train_accuracy"], 4),
+        "rates": [round(last[name], 2) for name in last if name.startswith("rate_")],
+        "steepness": steepness,
+        "before": before,
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+
+
+def final(row: dict[str, Any]) -> float:
+    """The accuracy that counts: after the last epoch."""
+    return row["valid"][-1]
+
+
+def runs(options: Options, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every run that is to be done, in an order in which each arm's rate is known before its seeds."""
+    known = tasks(options.data)
+    for name in options.tasks:
+        task = known[name]
+        for depth, arm in itertools.product(options.depths or task.depths, options.arms):
+            which = {"task": name, "depth": depth, "arm": arm, "epochs": options.epochs or task.config.epochs}
+            rates = ARMS[arm].rates
+            for rate in rates:
+                yield which | {"rate": rate, "seed": 0}
+            tried = [row for row in rows if (which | {"seed": 0}).items() <= row.items()]
+            best = max(tried, key=final)["rate"]
+            for seed in range(1, options.seeds):
+                yield which | {"rate": best, "seed": seed}
+
+
+def main(options: Options) -> None:
+    """Run what is missing."""
+    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    known = tasks(options.data)
+    sets: dict[str, Any] = {}
+    for which in runs(options, rows):
+        if any(which.items() <= row.items() for row in rows):
+            continue
+        task = known[which["task"]]
+        if which["task"] not in sets:
+            sets[which["task"]] = few(task.config, task.sizes)
+        config = changed(of_depth(task.config, which["depth"]), ARMS[which["arm"]].changes)
+        if config.beta == 0.0:
+            config = dataclasses.replace(config, beta=_from_theory(config, sets[which["task"]][0]))
+        config = dataclasses.replace(config, learning_rate=which["rate"], seed=which["seed"], epochs=which["epochs"])
+        row = which | one(config, sets[which["task"]])
+        rows.append(row)
+        with options.results.open("a") as f:
+            f.write(json.dumps(row) + "\n")
+        print(which, f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s", flush=True)
+
+
+def _from_theory(config: Any, train: EventDataset) -> float:
+    nu = float(train.rate().mean())
+    return float(steepness_for_gain(superspike(), nu=nu, mu_u=0.0, sigma_u=1.0, dt=config.dt))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
