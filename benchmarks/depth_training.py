@@ -17,6 +17,7 @@ tune_allocator()
 import dataclasses  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
+import math  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -57,6 +58,10 @@ OF_MUON, OF_OTHERS = (0.003, 0.0075, 0.015, 0.03), (0.0003, 0.001, 0.003, 0.01)
 _FORMULA = {"init": "fluctuation_driven"}
 ARMS: dict[str, Arm] = {
     "calibrated": Arm({}, (0.015,)),
+    "calibrated, bounds not limited": Arm({"bound_share": math.inf}, (0.015,)),
+    "calibrated, both bounds": Arm({"lower_strength": 100.0}, (0.015,)),
+    "calibrated, both bounds, not limited": Arm({"lower_strength": 100.0, "bound_share": math.inf}, (0.015,)),
+    "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
     "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
@@ -117,7 +122,7 @@ def of_depth(config: Any, depth: int) -> Any:
 def changed(config: Any, changes: dict[str, Any]) -> Any:
     """The configuration with the changes of an arm, all that they leave open as their start has it."""
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
-    opened = dict.fromkeys(("gradient", "init", "optimizer", "learning_rate", "schedule", "lower_strength"))
+    opened = dict.fromkeys(("gradient", "init", "optimizer", "learning_rate", "schedule", "lower_strength", "bound_share"))
     return type(config)(**(own | opened | changes))
 
 

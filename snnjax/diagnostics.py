@@ -380,7 +380,8 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
         return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
     if clearest > 0.3 and p.agreement < 0.05:  # where no layer agrees, the batch is too small to tell
-        return f"its gradient is noise (agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere); calibrate the gradient, or take larger batches"
+        found = f"agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere"
+        return f"its gradient is noise ({found}); calibrate the gradient, or take larger batches"
     if any(share > 1 for share in p.bounds):
         return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; lower its strength"
     if p.step > 0.02:

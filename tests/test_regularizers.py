@@ -2,8 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import spikes as poisson
+from flax import nnx
 
-from snnjax.regularizers import lower_bound, total_penalty, upper_bound
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.regularizers import limited, lower_bound, total_penalty, upper_bound
+from snnjax.training.step import Objective, objective_value
 
 
 def spikes(shape=(20, 3, 4, 5, 2), p=0.3):
@@ -82,3 +86,51 @@ def test_counts_of_any_type_are_those_of_float32(dtype):
     s = jnp.ones((300, 2, 3), dtype)
     found = upper_bound(0.5, 4.0)(s)
     assert (float(found), found.dtype) == (0.5 * 296.0**2, jnp.float32)
+
+
+def test_a_limited_bound_takes_over_no_layer():
+    """Its gradient is scaled to `share` times the rms of what comes from above, for each bound alone; values stay."""
+    rng = np.random.default_rng(0)
+    z, above = (jnp.asarray(rng.normal(size=(6, 3, 5)) ** 2, jnp.float32) for _ in range(2))
+    strong, weak = upper_bound(1e4, 0.5, share=0.3), lower_bound(1e-6, 100.0, share=0.3)
+    rms = lambda a: float(np.sqrt(np.square(a).mean()))  # noqa: E731
+
+    def objective(z, scale, bounds):
+        out, penalty = limited(z, bounds)
+        return scale * (out * above).sum() + penalty
+
+    np.testing.assert_array_equal(limited(z, [strong])[0], z)
+    np.testing.assert_allclose(limited(z, [strong, weak])[1], strong(z) + weak(z), rtol=1e-6)
+    grad = jax.grad(objective)
+    of_strong, of_weak = (np.asarray(jax.grad(b)(z)) for b in (strong, weak))
+    found = np.asarray(grad(z, 1.0, [strong, weak]))
+    np.testing.assert_allclose(found, above + 0.3 * rms(above) / rms(of_strong) * of_strong + of_weak, rtol=1e-4)
+    # nothing comes from above: a bound may wake what is silent
+    np.testing.assert_allclose(grad(z, 0.0, [strong]), of_strong, rtol=1e-6)
+    assert float(jax.grad(lambda s: objective(z, 1.0, [upper_bound(s, 0.5, share=0.3)]))(1e4)) == 0.0
+
+
+def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
+    rngs = nnx.Rngs(0)
+    layers = [SpikingDense(10, 10, init=FluctuationDriven(nu=40.0), rngs=rngs) for _ in range(2)]
+    x, y = poisson(0, (40, 4, 10), rate=40.0), jnp.arange(4) % 2
+    network = Sequential(*layers, Readout(10, 2, rngs=rngs))
+
+    def gradient(bound, network=network, priming=False):
+        objective, params = Objective.of(network, regularizers=[bound])
+        objective = objective.priming() if priming else objective
+        grads, metrics = jax.grad(lambda p: objective_value(objective, p, x, y), has_aux=True)(params)
+        return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(metrics.penalty)
+
+    free, limit = (lower_bound(1e3, 5.0, share=s) for s in (None, 0.1))
+    loss, _ = gradient(lower_bound(0.0, 1.0))
+    (unlimited, penalty), (held, same) = gradient(free), gradient(limit)
+    assert penalty == pytest.approx(same)
+    for k in range(2):
+        assert np.linalg.norm(unlimited[k] - loss[k]) > 10 * np.linalg.norm(loss[k])
+        assert np.linalg.norm(held[k] - loss[k]) < np.linalg.norm(loss[k])
+    for a, b in zip(gradient(free, priming=True)[0], gradient(limit, priming=True)[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    parts = Sequential(*network.layers, remat_steps=10)
+    for a, b in zip(gradient(limit, parts)[0], unlimited, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -31,6 +32,7 @@ _STARTS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.015,
         "schedule": "warmup_cosine",
         "lower_strength": 0.0,
+        "bound_share": 1.0,
     },
     "paper": {
         "gradient": "none",
@@ -39,6 +41,7 @@ _STARTS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.005,
         "schedule": "constant",
         "lower_strength": 100.0,
+        "bound_share": math.inf,
     },
 }
 
@@ -140,6 +143,10 @@ class TrainConfig:
     lower_threshold: float = 1e-3
     """Lower bound: spikes a neuron a trial."""
 
+    bound_share: float | None = None
+    """Both bounds: in every layer, the largest gradient of a bound as a multiple of the loss's; `inf`: not limited. None: 1 with the calibrated
+    start, `inf` with the paper's. Not limited where `remat_steps` cuts trials into parts."""
+
     augment_shift: int = 0
     """Augmentation: shift each training sample by up to so many input units."""
     augment_stretch: float = 0.0
@@ -223,6 +230,8 @@ class TrainConfig:
             _check.integer("remat_steps", self.remat_steps, at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
+        if self.bound_share != math.inf:
+            _check.number("bound_share", self.bound_share, above=0)
         _check.integer("priming_epochs", self.priming_epochs, at_least=0)
         known = _check.concrete(self.lower_strength)
         if self.priming_epochs and known is not None and known == 0:

@@ -77,6 +77,7 @@ def test_training_learns_real_recordings(tmp_path):
             for member in [member for member in whole.namelist() if member.startswith(digits)][:n]:
                 some.writestr(member, whole.read(member))
     config = NMNISTConfig(
+        start="paper",
         data=part,
         model="csnn2",
         downsample=4,

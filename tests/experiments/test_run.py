@@ -11,8 +11,10 @@ from _support import data_path
 from flax import nnx
 
 from snnjax import surrogate
+from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
-from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, run
+from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, load_run, run
+from snnjax.experiments._run import spread
 from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
 from snnjax.training import TrainingDivergedError
@@ -23,13 +25,15 @@ SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, b
 
 
 def test_network_follows_the_configuration():
-    config = RandmanConfig(hidden=(64, 32), recurrent=True, tau_mem=15e-3, learn_tau=True, sigma_u=0.5, beta=10.0)
+    config = RandmanConfig(
+        hidden=(64, 32), recurrent=True, tau_mem=15e-3, learn_tau=True, sigma_u=0.5, beta=10.0, init="fluctuation_driven"
+    )
     network = build_network(config, n_inputs=20, n_classes=7, nu=5.0, duration=0.3)
     assert [(layer.in_features, layer.out_features, layer.recurrent) for layer in network.layers] == [
         (20, 64, True), (64, 32, True), (32, 7, False),
     ]  # fmt: skip
     np.testing.assert_allclose(network.layers[0].neuron.tau_mem, 15e-3, rtol=1e-6)
-    assert network.layers[0].neuron.spike.steepness == (10.0,)
+    np.testing.assert_array_equal(network.layers[0].steepness[...], [10.0])  # until it is calibrated
     assert network.layers[-1].neuron.tau_mem == 0.3
     # sigma_w = sigma_u sqrt(alpha / (n nu ehat)), ehat for tau_mem = 15 ms, tau_syn = 10 ms, dt = 2 ms
     lm, ls = np.exp(-2 / 15), np.exp(-2 / 10)
@@ -71,19 +75,19 @@ def test_lsuv_fires_at_its_rate_before_training():
 
 
 def test_regularizers_are_rates_times_duration():
-    upper, lower = build_regularizers(SMALL, duration=0.7)
+    upper, lower = build_regularizers(dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7)
     assert (upper.side, upper.threshold) == ("upper", 7.0)
     assert (lower.side, lower.threshold, lower.strength) == ("lower", 1e-3, 100.0)
     assert build_regularizers(dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7) == []
 
 
-@pytest.mark.parametrize("name", ["smorms3", "adam", "sgd"])
+@pytest.mark.parametrize("name", ["smorms3", "adam", "sgd", "muon"])
 def test_learning_rate_reaches_the_optimizer(name):
     optimizer = build_optimizer(dataclasses.replace(SMALL, optimizer=name, learning_rate=1e-3))
     w = np.ones(2, np.float32)
     updates, _ = optimizer.update(np.array([1e-3, -1e-3], np.float32), optimizer.init(w))
     # at the first step SMORMS3's effective step is lr |g| / sqrt(g2) = lr sqrt(2)
-    expected = {"sgd": 1e-6, "adam": 1e-3, "smorms3": np.sqrt(2) * 1e-3}[name]
+    expected = {"sgd": 1e-6, "adam": 1e-3, "smorms3": np.sqrt(2) * 1e-3, "muon": 1e-3}[name]
     np.testing.assert_allclose(updates, [-expected, expected], rtol=1e-3)
 
 
@@ -177,6 +181,30 @@ def test_missing_data_folder():
         run(SHDConfig(data=Path("nowhere")))
 
 
+def test_the_start_says_what_flags_leave_open():
+    ours, papers = RandmanConfig(hidden=(8, 8)), RandmanConfig(start="paper", hidden=(8, 8))
+    seen = lambda c: (c.gradient, c.init, c.optimizer, c.learning_rate, c.schedule, c.lower_strength)  # noqa: E731
+    assert seen(ours) == ("steepness", "data_driven", "muon", 0.015, "warmup_cosine", 0.0)
+    assert seen(papers) == ("none", "fluctuation_driven", "smorms3", 0.005, "constant", 100.0)
+    assert RandmanConfig(start="paper", gradient="scale", learning_rate=1.0).learning_rate == 1.0
+    with pytest.raises(ValueError, match="start must be one of"):
+        RandmanConfig(start="kaiming")
+
+
+def test_the_calibrated_start_levels_the_gradient_and_the_run_folder_keeps_it(tmp_path):
+    config = dataclasses.replace(SMALL, hidden=(32, 32, 32), epochs=1)
+    folder = RunFolder(tmp_path / "run")
+    finished = run(config, folder=folder)
+    steepness = [float(layer.steepness[0]) for layer in finished.network.layers[:-1]]
+    for parameters in ("initial", "final"):
+        back = load_run(folder.path, parameters=parameters)
+        np.testing.assert_allclose([float(layer.steepness[0]) for layer in back.network.layers[:-1]], steepness, rtol=1e-3)
+    start = load_run(folder.path, parameters="initial")
+    x, labels = start.sample.batch(spread(start.sample, 64))
+    gains = [p.gain for p in probe(start.network, x, labels).layers[1:]]
+    np.testing.assert_allclose(gains, 1.0, atol=0.15)
+
+
 def test_schedules():
     config = dataclasses.replace(SMALL, learning_rate=0.1, schedule="constant")
     assert learning_rate(config, 100) == 0.1
@@ -185,11 +213,11 @@ def test_schedules():
     np.testing.assert_allclose([cosine(t) for t in range(100)], expected, rtol=1e-5)
     warm = learning_rate(dataclasses.replace(config, schedule="warmup_cosine"), 100)
     values = np.array([warm(t) for t in range(100)])
-    assert values.argmax() == 5
-    assert values[5] == pytest.approx(0.1)
-    assert (np.diff(values[:6]) > 0).all()
+    assert values.argmax() == 10
+    assert values[10] == pytest.approx(0.1)
+    assert (np.diff(values[:11]) > 0).all()
     assert values[0] > 0
-    assert (np.diff(values[5:]) < 0).all()
+    assert (np.diff(values[10:]) < 0).all()
 
 
 def test_a_target_out_of_reach_is_an_error():

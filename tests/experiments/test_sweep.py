@@ -182,7 +182,7 @@ def test_folder_errors(whole, tmp_path):
         run_sweep(CONFIG, MEMBERS, tmp_path / "new", patience=0)
     for name in ("alpha", "mu_w", "lsuv_rate"):
         with pytest.raises(
-            ValueError, match=f"{name} must have an effect to be swept, and has none with init = fluctuation_driven, recurrent = False"
+            ValueError, match=f"{name} must have an effect to be swept, and has none with init = data_driven, recurrent = False"
         ):
             run_sweep(CONFIG, grid([0], {name: [0.3, 0.5]}), tmp_path / "new")
     with pytest.raises(FileNotFoundError, match="nowhere"):
