@@ -19,11 +19,12 @@ import itertools  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
 from snnjax.datasets import EventDataset  # noqa: E402
@@ -48,10 +49,14 @@ class Task(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """A start: what it changes in the configuration, and the learning rates that it may choose from."""
+    """A start: what it changes in the configuration, and the learning rates that it may choose from.
+
+    `theory`: the steepness of all surrogates is what `steepness_for_gain` says for the input's rate.
+    """
 
     changes: dict[str, Any]
     rates: tuple[float, ...]
+    theory: bool = False
 
 
 OF_MUON, OF_OTHERS = (0.003, 0.0075, 0.015, 0.03), (0.0003, 0.001, 0.003, 0.01)
@@ -67,7 +72,7 @@ ARMS: dict[str, Arm] = {
     "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
     "formula + gradient, scale of h": Arm(_FORMULA | {"gradient": "scale"}, OF_MUON),
     "formula": Arm(_FORMULA | {"gradient": "none"}, OF_MUON),
-    "formula, surrogate from theory": Arm(_FORMULA | {"gradient": "none", "beta": 0.0}, OF_MUON),
+    "formula, surrogate from theory": Arm(_FORMULA | {"gradient": "none"}, OF_MUON, theory=True),
     "formula + gradient, Adam": Arm(_FORMULA | {"optimizer": "adam"}, OF_OTHERS),
     "paper": Arm({"start": "paper"}, OF_OTHERS),
     "IKUN": Arm({"init": "ikun", "gradient": "none"}, OF_MUON),
@@ -203,7 +208,7 @@ def main(options: Options) -> None:
         if which["task"] not in sets:
             sets[which["task"]] = few(task.config, task.sizes)
         config = changed(of_depth(task.config, which["depth"]), ARMS[which["arm"]].changes)
-        if config.beta == 0.0:
+        if ARMS[which["arm"]].theory:
             config = dataclasses.replace(config, beta=_from_theory(config, sets[which["task"]][0]))
         config = dataclasses.replace(config, learning_rate=which["rate"], seed=which["seed"], epochs=which["epochs"])
         row = which | one(config, sets[which["task"]])
@@ -211,6 +216,85 @@ def main(options: Options) -> None:
         with options.results.open("a") as f:
             f.write(json.dumps(row) + "\n")
         print(which, f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s", flush=True)
+    print(table(rows))
+    for name, correlation in predictors(rows).items():
+        print(f"{correlation:+.2f} {name}")
+
+
+PREDICTORS: dict[str, Any] = {
+    "smallest gain, on a logarithm, from 1": lambda b: (
+        -max((abs(math.log(max(g, 1e-30))) for g in b["gain"] if math.isfinite(g)), default=0.0)
+    ),
+    "agreement, mean over layers": lambda b: _mean(b["agreement"]),
+    "agreement of the first layer": lambda b: b["agreement"][0],
+    "memory of the last layer": lambda b: b["memory"][-1],
+    "largest share of a bound": lambda b: -max(b["bounds"]),
+    "gradient of the first layer over the last": lambda b: -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30))),
+    "smallest rate": lambda b: min(b["rate"]),
+}
+"""Numbers from before training that may tell the accuracy after it: more is better."""
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of what is finite; 0 of nothing."""
+    finite = [v for v in values if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else 0.0
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's: the correlation of ranks, equal values sharing theirs.
+
+    >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0])
+    0.8
+    """
+    ranks = [(np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2 for v in map(np.asarray, (a, b))]
+    if min(np.ptp(r) for r in ranks) == 0:  # a constant tells nothing
+        return 0.0
+    return float(np.round(np.corrcoef(*ranks)[0, 1], 10))
+
+
+def chosen(rows: list[dict[str, Any]], task: str, depth: int, arm: str) -> list[dict[str, Any]]:
+    """The runs of an arm at its best rate."""
+    own = [row for row in rows if (row["task"], row["depth"], row["arm"]) == (task, depth, arm)]
+    first = [row for row in own if row["seed"] == 0]
+    return [row for row in own if row["rate"] == max(first, key=final)["rate"]] if first else []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Validation accuracy in per cent by start and depth, one table per task; a standard deviation from 3 runs on."""
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        depths = sorted({row["depth"] for row in own})
+        lines += [
+            "",
+            f"| {task} | " + " | ".join(f"{d} layers" if d > 1 else "1 layer" for d in depths) + " |",
+            "|---" * (1 + len(depths)) + "|",
+        ]
+        for arm in (name for name in ARMS if any(row["arm"] == name for row in own)):
+            cells = [_cell(chosen(own, task, depth, arm)) for depth in depths]
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines[1:])
+
+
+def _cell(runs: list[dict[str, Any]]) -> str:
+    values = [100 * final(row) for row in runs]
+    if not values:
+        return ""
+    spread = f" +- {np.std(values, ddof=1):.1f}" if len(values) >= 3 else ""
+    return f"{np.mean(values):.1f}{spread} ({runs[0]['rate']:g}, {len(values)})"
+
+
+def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Rank correlation of each number from before training with the accuracy after it, within each task and averaged over tasks."""
+    found: dict[str, list[float]] = {name: [] for name in PREDICTORS}
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        if len(own) < 10:
+            continue
+        for name, of in PREDICTORS.items():
+            found[name].append(rank_correlation([of(row["before"]) for row in own], [final(row) for row in own]))
+    return {name: round(_mean(values), 2) for name, values in found.items() if values}
 
 
 def _from_theory(config: Any, train: EventDataset) -> float:
