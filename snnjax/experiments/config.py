@@ -127,7 +127,7 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training data."""
     priming_epochs: int = 0
-    """Before them, passes on the lower bound alone (homeostatic priming)."""
+    """Before them, passes on the two bounds alone (homeostatic priming)."""
     batch_size: int = 250
     """Samples a step; at most the training set."""
     loss: LossName = "max_over_time"

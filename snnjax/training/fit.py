@@ -142,7 +142,7 @@ def fit(
             `snnjax.losses.SquaredError()` values (batch, k); `snnjax.losses.SigmoidCrossEntropy()`
             several labels per sample; a function of your own whatever your source gives.
         regularizers: Penalties on every spiking layer; the network must return its activity.
-        priming_epochs: Number of epochs at the beginning on the lower bounds among `regularizers`
+        priming_epochs: Number of epochs at the beginning on the activity bounds among `regularizers`
             alone (homeostatic priming). They come before `epochs` and count in the history; the
             best epoch is never one of them.
         micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:

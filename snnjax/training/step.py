@@ -4,7 +4,7 @@ r"""One optimization step and one epoch as pure functions.
 
 The loss decides what the target is: classes, values, several labels, or traces (`snnjax.losses`).
 
-Homeostatic priming is training on the lower bounds alone, which wakes silent neurons before there is anything to learn (`Objective.priming`).
+Homeostatic priming is training on the activity bounds alone, which wakes silent neurons before there is anything to learn (`Objective.priming`).
 
 The objective is a mean over samples, so its gradient is the mean of the gradients of parts of a batch. On a CPU these are computed one after another,
 each small enough that its traces stay in the cache (`micro_batch_size`): the same step to rounding, in half the time and less memory. Augmentations are
@@ -173,15 +173,18 @@ class Objective(NamedTuple):
         return cls(call, noisy=noisy, **options), params
 
     def priming(self) -> Objective:
-        """The lower bounds alone, without the supervised loss and penalties of the user's own.
+        """The activity bounds alone, without the supervised loss and penalties of the user's own.
+
+        The lower bounds wake what is silent. They ask for a spike of every neuron in every trial, and alone
+        they would go on to tens of hertz; the upper bounds stop that.
 
         Raises:
             ValueError: There is no lower bound.
         """
-        lower = tuple(r for r in self.regularizers if getattr(r, "side", None) == "lower")
-        if not lower:
+        bounds = tuple(r for r in self.regularizers if isinstance(r, ActivityBound))
+        if not any(bound.side == "lower" for bound in bounds):
             raise ValueError("regularizers must hold a lower bound for homeostatic priming, got none; see snnjax.regularizers.lower_bound")
-        return self._replace(regularizers=lower, supervised=False)
+        return self._replace(regularizers=bounds, supervised=False)
 
     def limited(self) -> list[ActivityBound]:
         """The bounds whose gradient is limited beside the loss's: those with a `share`, in a `Sequential` that runs whole trials.

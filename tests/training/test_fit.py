@@ -283,6 +283,8 @@ def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
     _, whole = train_step(objective, PLAIN["optimizer"], init_state(params, PLAIN["optimizer"]), x, labels)
     np.testing.assert_allclose(whole.penalty, 7 * whole.rates[0] + 1, rtol=1e-5)
     assert objective.priming().regularizers == (bounds[1],)
+    both = [upper_bound(1.0, 2.0), bounds[1]]
+    assert Objective.of(net, regularizers=[bounds[0], *both])[0].priming().regularizers == tuple(both)
     with pytest.raises(ValueError, match="regularizers must hold a lower bound for homeostatic priming"):
         Objective.of(net, regularizers=bounds[:1])[0].priming()
 
