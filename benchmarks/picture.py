@@ -9,6 +9,7 @@ tune_allocator()
 import itertools  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -74,9 +75,8 @@ def main(path: Path) -> None:
     depth_axes.legend(frameon=False)
     choices = (("fluctuation-driven", "fluctuation_driven"), ("data-driven, balanced", "data_driven_balanced"), ("Kaiming", "kaiming"))
     for name, init in choices:
-        history = run(
-            RandmanConfig(start="paper", init=init, hidden=(128, 128, 128), samples=400, batch_size=100, epochs=EPOCHS)
-        ).fit.history  # type: ignore[arg-type]
+        options: dict[str, Any] = {"init": init, "hidden": (128, 128, 128), "samples": 400, "batch_size": 100, "epochs": EPOCHS}
+        history = run(RandmanConfig(start="paper", **options)).fit.history
         accuracy_axes.plot([r["epoch"] for r in history], [100 * r["valid_accuracy"] for r in history], label=name, color=colors[name])
     accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Randman, three hidden layers", ylim=(0, 102))
     accuracy_axes.legend(frameon=False)

@@ -180,8 +180,8 @@ def muon(learning_rate: Any = 0.015, *, beta: float = 0.9) -> optax.GradientTran
         momentum = jax.tree.map(mix, state.momentum, matrices)
         ahead = jax.tree.map(mix, momentum, matrices)  # Nesterov
         steps, of_others = adam.update(others, state.others)
+        rest = iter([-lr * step for step in jax.tree.leaves(steps)])
         turned = iter([-lr * s * _orthogonal(m) for s, m in zip(state.sizes, ahead, strict=True)])
-        rest = iter([-lr * step for step in steps])
         leaves, structure = jax.tree.flatten(updates)
         new = [next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype) for g in leaves]
         counted = jnp.asarray(optax.safe_increment(state.steps))

@@ -139,13 +139,13 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
     """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout); keeps Dalian weights >= 0."""
-    optimizer = OPTIMIZERS[config.optimizer](config.learning_rate if steps is None else learning_rate(config, steps))
+    optimizer = OPTIMIZERS[str(config.optimizer)](config.learning_rate if steps is None else learning_rate(config, steps))
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Any:
     """A number, or an optax schedule `step -> value`, over a run of `steps` updates."""
-    peak = config.learning_rate
+    peak: Any = config.learning_rate
     if config.schedule == "constant":
         return peak
     warmup = steps // 10 if config.schedule == "warmup_cosine" else 0
