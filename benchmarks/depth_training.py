@@ -250,7 +250,8 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     ranks = [(np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2 for v in map(np.asarray, (a, b))]
     if min(np.ptp(r) for r in ranks) == 0:  # a constant tells nothing
         return 0.0
-    return float(np.round(np.corrcoef(ranks)[0, 1], 10))
+    matrix: Any = np.corrcoef(ranks)
+    return float(np.round(matrix[0, 1], 10))
 
 
 def chosen(rows: list[dict[str, Any]], task: str, depth: int, arm: str) -> list[dict[str, Any]]:
