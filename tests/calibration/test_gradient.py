@@ -105,6 +105,17 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     np.testing.assert_allclose(level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02)
 
 
+def test_a_recurrent_layer_whose_gradient_overflows_at_wide_surrogates():
+    """At the lower end of the range the gradient explodes over 500 steps, beyond float32; the gain 1 is between the ends all the same."""
+    x, y = inputs(steps=500, batch=4), labels(4)
+    wide = dense(2, recurrent=True, spike=surrogate.superspike(0.4))
+    before = calibrate_gradient(wide, x, y)[1][1].before
+    assert not jnp.isfinite(before)
+    calibrated, reports = calibrate_gradient(dense(2, recurrent=True), x, y)
+    assert bool(reports[1].reached)
+    assert 1.0 < float(calibrated.layers[1].steepness[0]) < 50.0
+
+
 def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
     network, x = dense(3), inputs()
     calibrated, _ = calibrate_gradient(network, x, labels(), target=GradientTarget(logit_spread=0.5))
