@@ -256,6 +256,7 @@ _USED: dict[str, Callable[[Any], bool]] = {
     "lsuv_rate": lambda c: c.init == "lsuv",
     "upper_rate": lambda c: c.upper_strength > 0,
     "lower_threshold": lambda c: c.lower_strength > 0,
+    "beta": lambda c: c.gradient != "steepness" or c.depth == 1,  # a single layer keeps its own
 }
 """Whether a configuration looks at the parameter at all; those not named here are always used."""
 
@@ -267,5 +268,6 @@ def _check_effects(config: Any, member: Member) -> None:
         if not _USED.get(name, lambda _: True)(config):
             settings = f"init = {config.init}, recurrent = {config.recurrent}, upper_strength = {config.upper_strength}"
             raise ValueError(
-                f"{name} must have an effect to be swept, and has none with {settings}, lower_strength = {config.lower_strength}"
+                f"{name} must have an effect to be swept, and has none with {settings}, lower_strength = {config.lower_strength}, "
+                f"gradient = {config.gradient}"
             )
