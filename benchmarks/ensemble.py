@@ -52,7 +52,7 @@ def timed(*arguments: str) -> tuple[float, float]:
 
 def main(options: Options) -> None:
     """Print a line for each way."""
-    job = ("randman", "--epochs", str(options.epochs))
+    job = ("randman", "--start", "paper", "--epochs", str(options.epochs))
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for seed in range(options.seeds if options.alone is None else options.alone):

@@ -48,7 +48,7 @@ _STARTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every task has: network, initialization, training. Times in seconds, rates in hertz. Defaults are the paper's."""
+    """What every task has: network, initialization, training. Times in seconds, rates in hertz. Time constants are the paper's."""
 
     plane: ClassVar[bool] = False
 

@@ -11,7 +11,7 @@ from snnjax.experiments.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandmanConfig(TrainConfig):
-    """Train on Randman, with the paper's settings by default (20 inputs, 10 classes, 1000 samples each, 200 ms; 80/10/10 split)."""
+    """Train on Randman, with the paper's data by default (20 inputs, 10 classes, 1000 samples each, 200 ms; 80/10/10 split)."""
 
     classes: int = 10
     """Manifolds, one a class."""

@@ -4,8 +4,8 @@
     laptop    two cores, seconds to three quarters of an hour a figure, on data at hand: Randman, spoken digits, a part of CIFAR-10
     paper     the paper's own data, sizes, epochs and seeds; for an accelerator
 
-`paper` settings are those of the paper or its reference implementation (doi 10.1088/2634-4386/ac97bb); what is our choice says so. The defaults of
-`TrainConfig` are the paper's: time constants, surrogate, SMORMS3 at 5e-3, 200 epochs, upper bound 0.1 at 10 Hz.
+`paper` settings are those of the paper or its reference implementation (doi 10.1088/2634-4386/ac97bb); what is our choice says so. They are
+those of `TrainConfig(start="paper")`: time constants, surrogate, SMORMS3 at 5e-3, 200 epochs, upper bound 0.1 at 10 Hz.
 """
 
 from __future__ import annotations
