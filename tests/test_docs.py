@@ -42,7 +42,7 @@ def commands(path):
     return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
 
 
-SLOW = {"how-to/own-data", "how-to/resume", "how-to/sweeps", "how-to/speed", "how-to/diagnose", "how-to/train-on-traces-and-values"}
+SLOW = {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "resume", "speed", "sweeps", "train-on-traces-and-values")}
 EXAMPLES = [pytest.param(p, marks=pytest.mark.slow if name_of(p) in SLOW else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]
 
 
