@@ -57,7 +57,7 @@ def calibrate(
       sigma_u: target standard deviation of the membrane, one for all spiking layers or a sequence with one a layer.
       mu_u: target mean of the membrane.   alpha: feed-forward share of the variance in recurrent layers.
       balance: give every neuron weights of exactly zero sum in each connection, before the mean that mu_u asks for is added. Not for Dalian layers.
-      readout_sigma: also scale the readout's weights so that its traces have this standard deviation in time; None leaves the readout alone.
+      readout_sigma: scale the readout's weights so that its traces have this standard deviation in time; None: as `gradient` says.
       passes: recurrent layers: how often the recurrent weights are set to the spikes that the layer emits with them (a fixed point). A layer that
         fires below 1 Hz gets the recurrent weights of one that fires at it, and its input carries more than alpha.
       labels: classes (batch,) of x, for the calibration of the gradient; random numbers take their place when None.
@@ -129,6 +129,8 @@ def calibrate(
             x = layer(x).output
     if gradient is None:
         return network, reports
+    if readout_sigma is not None:  # the readout has its scale
+        gradient = dataclasses.replace(gradient, logit_spread=None)
     network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
     _warn_of_gains(found, gradient)
     return network, [report._replace(gradient=g) for report, g in zip(reports, found, strict=True)]

@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from snnjax import _check, losses
@@ -120,8 +121,9 @@ def calibrate_gradient(
     x = as_floats(x)
     if labels is not None:
         losses.check_classes("labels", labels, network.layers[-1].out_features)
-    step = -(-x.shape[1] // target.samples)
-    x, labels = x[:, ::step], None if labels is None else jnp.asarray(labels)[::step]
+    # no fixed stride, which would hit one class alone where classes take turns
+    some = np.linspace(0, x.shape[1] - 1, min(target.samples, x.shape[1])).astype(int)
+    x, labels = x[:, some], None if labels is None else jnp.asarray(labels)[some]
     network = nnx.clone(network)
     layers = list(network.layers)
     spiking = [k for k, layer in enumerate(layers) if layer.spiking]

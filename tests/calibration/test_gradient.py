@@ -131,6 +131,16 @@ def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
     np.testing.assert_array_equal(alone.layers[-1].kernel[...], network.layers[-1].kernel[...])
 
 
+def test_a_scale_of_the_readouts_traces_is_kept():
+    network, x = dense(2), inputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small layers are not within 5 % of their membranes' target
+        both, _ = calibrate(network, x, readout_sigma=0.5)
+        alone, _ = calibrate(network, x, readout_sigma=0.5, gradient=None)
+    np.testing.assert_array_equal(both.layers[-1].kernel[...], alone.layers[-1].kernel[...])
+    assert alone.layers[0].steepness is None
+
+
 def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
     network, x = dense(4), inputs()
     calibrated, reports = calibrate_gradient(network, x, target=GradientTarget(adjust="scale"))
