@@ -8,7 +8,7 @@ import pytest
 from snnjax import theory
 from snnjax.cli import main
 
-SMALL = ["--classes", "3", "--inputs", "6", "--samples", "40", "--hidden", "24", "--epochs", "2", "--batch-size", "16"]
+SMALL = ["--start", "paper", "--classes", "3", "--inputs", "6", "--samples", "40", "--hidden", "24", "--epochs", "2", "--batch-size", "16"]
 
 
 def call(argv):

@@ -18,7 +18,16 @@ from snnjax.nn.nonnegative import nonnegative
 from snnjax.psp import psp_integrals
 
 CONFIG = RandmanConfig(
-    model="dalian", recurrent=True, hidden=(16,), classes=2, samples=60, epochs=20, batch_size=24, learning_rate=3e-2, upper_strength=0.0
+    start="paper",
+    model="dalian",
+    recurrent=True,
+    hidden=(16,),
+    classes=2,
+    samples=60,
+    epochs=20,
+    batch_size=24,
+    learning_rate=3e-2,
+    upper_strength=0.0,
 )
 
 

@@ -11,6 +11,7 @@ from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.training.run_folder import RunFolder
 
 SMALL = {
+    "start": "paper",
     "model": "csnn2", "downsample": 16, "duration": 0.1, "batch_size": 4, "shard_size": 8, "valid_users": (3,), "epochs": 3, "learning_rate": 0.01,
     "augment_drop": 0.1,
 }  # fmt: skip

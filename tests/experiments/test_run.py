@@ -21,7 +21,7 @@ from snnjax.training import TrainingDivergedError
 from snnjax.training.params import load_params
 from snnjax.training.run_folder import RunFolder
 
-SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, batch_size=16, learning_rate=1e-2)
+SMALL = RandmanConfig(start="paper", classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, batch_size=16, learning_rate=1e-2)
 
 
 def test_network_follows_the_configuration():
@@ -192,7 +192,7 @@ def test_the_start_says_what_flags_leave_open():
 
 
 def test_the_calibrated_start_levels_the_gradient_and_the_run_folder_keeps_it(tmp_path):
-    config = dataclasses.replace(SMALL, hidden=(32, 32, 32), epochs=1)
+    config = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(32, 32, 32), epochs=1, batch_size=16)
     folder = RunFolder(tmp_path / "run")
     finished = run(config, folder=folder)
     steepness = [float(layer.steepness[0]) for layer in finished.network.layers[:-1]]

@@ -18,7 +18,16 @@ from snnjax.training import Snapshot, Sources, fit_ensemble
 from snnjax.training.ensemble import _epoch, _How, check_members
 
 CONFIG = RandmanConfig(
-    classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, init="data_driven_balanced", dt=4e-3
+    start="paper",
+    classes=3,
+    samples=40,
+    batch_size=24,
+    hidden=(20,),
+    epochs=3,
+    optimizer="adam",
+    learning_rate=0.02,
+    init="data_driven_balanced",
+    dt=4e-3,
 )
 MEMBERS = {"seed": np.array([0, 1, 2, 0]), "sigma_u": np.array([1.0, 0.7, 0.5, 2.0]), "learning_rate": np.array([0.02, 0.02, 0.01, 0.005])}
 
@@ -166,7 +175,7 @@ def test_patience_stops_members_one_by_one(task):
 @pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
     silent = RandmanConfig(
-        **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
+        start="paper", **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
     )
     config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
     sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1])}
