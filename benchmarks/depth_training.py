@@ -63,9 +63,9 @@ OF_MUON, OF_OTHERS = (0.003, 0.0075, 0.015, 0.03), (0.0003, 0.001, 0.003, 0.01)
 _FORMULA = {"init": "fluctuation_driven"}
 ARMS: dict[str, Arm] = {
     "calibrated": Arm({}, (0.015,)),
-    "calibrated, bounds not limited": Arm({"bound_share": math.inf}, (0.015,)),
+    "calibrated, bounds not limited": Arm({"bound_share": 0.0}, (0.015,)),
     "calibrated, both bounds": Arm({"lower_strength": 100.0}, (0.015,)),
-    "calibrated, both bounds, not limited": Arm({"lower_strength": 100.0, "bound_share": math.inf}, (0.015,)),
+    "calibrated, both bounds, not limited": Arm({"lower_strength": 100.0, "bound_share": 0.0}, (0.015,)),
     "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),

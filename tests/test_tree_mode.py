@@ -89,7 +89,8 @@ def test_numbers_are_those_of_graph_mode():
     wanted = numbers()
     assert wanted.keys() == found.keys()
     for key, values in wanted.items():
-        assert np.isfinite(values).all(), key
+        assert np.isnan(values).sum() <= (key == "probe"), key  # the first layer has no gain
+        assert not np.isinf(values).any(), key
         np.testing.assert_allclose(found[key], values, rtol=1e-4, atol=1e-6, err_msg=key)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -164,7 +163,7 @@ def build_regularizers(config: TrainConfig, *, duration: float) -> list[Activity
     """The upper and lower bounds with a strength that is not 0, for trials of `duration` (s)."""
     # a traced strength may be anything
     used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
-    share = None if config.bound_share == math.inf else config.bound_share
+    share = config.bound_share or None
     bounds = []
     if used(config.upper_strength):
         bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration, pool=config.upper_pool, share=share))

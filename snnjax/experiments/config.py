@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -41,7 +40,7 @@ _STARTS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.005,
         "schedule": "constant",
         "lower_strength": 100.0,
-        "bound_share": math.inf,
+        "bound_share": 0.0,
     },
 }
 
@@ -144,8 +143,8 @@ class TrainConfig:
     """Lower bound: spikes a neuron a trial."""
 
     bound_share: float | None = None
-    """Both bounds: in every layer, the largest gradient of a bound as a multiple of the loss's; `inf`: not limited. None: 1 with the calibrated
-    start, `inf` with the paper's. Not limited where `remat_steps` cuts trials into parts."""
+    """Both bounds: in every layer, the largest gradient of a bound as a multiple of the loss's; 0: not limited. None: 1 with the calibrated
+    start, 0 with the paper's. Not limited where `remat_steps` cuts trials into parts."""
 
     augment_shift: int = 0
     """Augmentation: shift each training sample by up to so many input units."""
@@ -230,8 +229,7 @@ class TrainConfig:
             _check.integer("remat_steps", self.remat_steps, at_least=1)
         for name in ("upper_strength", "upper_rate", "lower_strength", "lower_threshold"):
             _check.number(name, getattr(self, name), at_least=0)
-        if self.bound_share != math.inf:
-            _check.number("bound_share", self.bound_share, above=0)
+        _check.number("bound_share", self.bound_share, at_least=0)
         _check.integer("priming_epochs", self.priming_epochs, at_least=0)
         known = _check.concrete(self.lower_strength)
         if self.priming_epochs and known is not None and known == 0:

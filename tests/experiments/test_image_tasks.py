@@ -33,7 +33,7 @@ def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
 )
 @pytest.mark.slow
 def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
-    config = DigitsConfig(duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options)
+    config = DigitsConfig(start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options)
     folder = RunFolder(tmp_path / "run")
     finished = run(config, datasets=sets, folder=folder)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
