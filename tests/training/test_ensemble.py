@@ -175,7 +175,7 @@ def test_patience_stops_members_one_by_one(task):
 @pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
     silent = RandmanConfig(
-        start="paper", **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
+        **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
     )
     config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
     sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1])}
