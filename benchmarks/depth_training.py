@@ -118,7 +118,7 @@ def tasks(data: Path) -> dict[str, Task]:
 
 
 def of_depth(config: Any, depth: int) -> Any:
-    """The configuration with so many layers."""
+    """The configuration with `depth` layers."""
     if config.model == "dense":
         return dataclasses.replace(config, hidden=(128,) * depth)
     return dataclasses.replace(config, model=f"csnn{depth}")

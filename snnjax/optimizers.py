@@ -123,7 +123,8 @@ class MuonState(NamedTuple):
 
     Attributes:
         steps: Number of steps taken, for schedules.
-        sizes: sqrt(inputs) times the root mean square of each matrix at the start; a list.
+        sizes: sqrt(inputs) times the root mean square of each matrix at the start, 1 for a matrix
+            of zeros; a list.
         momentum: M of each matrix; a list.
         others: State of Adam, for the other parameters.
     """
@@ -169,6 +170,7 @@ def muon(learning_rate: Any = 0.015, *, beta: float = 0.9) -> optax.GradientTran
     def init(params: Any) -> MuonState:
         matrices, others = split(params)
         sizes = [jnp.sqrt(jnp.square(w).mean() * len(w)) for w in matrices]
+        sizes = [jnp.where(s > 0, s, 1.0) for s in sizes]  # a matrix of zeros must be able to leave
         zero = jnp.zeros((), jnp.int32)
         return MuonState(zero, sizes, jax.tree.map(jnp.zeros_like, matrices), adam.init(others))
 

@@ -129,6 +129,9 @@ def test_muon_has_a_momentum_and_computes_in_32_bits():
     np.testing.assert_allclose(state.momentum[0], 0.25 * g, rtol=1e-6)
     still, _ = optimizer.update({"w": 0 * g}, optimizer.init(params))
     assert not np.asarray(still["w"], np.float32).any()
+    zeros = {"w": jnp.zeros((2, 2))}
+    leaves, _ = optimizer.update({"w": jnp.eye(2)}, optimizer.init(zeros))
+    assert 0.07 < -leaves["w"][0, 0] < 0.12  # singular values are 0.7 to 1.2
     for bad in ({"learning_rate": -1.0}, {"beta": 1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             muon(**bad)

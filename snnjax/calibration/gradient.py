@@ -59,7 +59,7 @@ class GradientTarget:
       logit_spread: Standard deviation of a sample's logits over classes, to which the readout is
         scaled. None leaves the readout alone, as does a readout with one output.
       logits: How the readout trace becomes logits.
-      samples: At most so many of the batch are used, evenly spread over it.
+      samples: Largest number of samples of the batch that are used, evenly spread over it.
     """
 
     gain: Any = 1.0
@@ -260,7 +260,7 @@ def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, 
 
 
 def _root(f: Callable[[jax.Array], jax.Array], low: float, high: float, calls: int) -> jax.Array:
-    """Where the monotone function f is zero, by false position (Illinois) with so many calls.
+    """Where the monotone function f is zero, by false position (Illinois) with `calls` evaluations of f.
 
     Where f has one sign on the whole range, the end at which it is nearest to zero.
     """
