@@ -34,6 +34,7 @@ from snnjax.experiments._run import prepare, spread, train_source  # noqa: E402
 from snnjax.experiments.build import updates_of  # noqa: E402
 from snnjax.experiments.nmnist import NMNISTConfig  # noqa: E402
 from snnjax.gradient_theory import steepness_for_gain  # noqa: E402
+from snnjax.reproduce.data import SOURCES  # noqa: E402
 from snnjax.surrogate import superspike  # noqa: E402
 from snnjax.training import fit  # noqa: E402
 
@@ -41,10 +42,14 @@ PROBED = 200
 
 
 class Task(NamedTuple):
-    """A data set of given size, a kind of network, and the depths in which it is tried."""
+    """A data set, a kind of network, and the depths in which it is tried.
+
+    `sizes`: of the training and validation data drawn from the training file; None: the training and validation set of
+    figure 4's laptop preset, two speakers.
+    """
 
     config: Any
-    sizes: tuple[int, int]
+    sizes: tuple[int, int] | None
     depths: tuple[int, ...]
 
 
@@ -93,7 +98,7 @@ class Options:
     data: Path = Path()
     """Folder with shd_format and nmnist."""
     tasks: tuple[str, ...] = ("dense",)
-    """Of: dense, recurrent, convolutional, nmnist, randman."""
+    """Of: dense, recurrent, convolutional, figure 4, nmnist, randman."""
     arms: tuple[str, ...] = tuple(ARMS)
     """Starts, by name."""
     depths: tuple[int, ...] = ()
@@ -112,6 +117,11 @@ def tasks(data: Path) -> dict[str, Task]:
         "dense": Task(digits, (1000, 600), (1, 3, 7, 10, 15)),
         "recurrent": Task(replace(digits, recurrent=True), (1000, 600), (1, 3, 7)),
         "convolutional": Task(replace(digits, recurrent=True, model="csnn3"), (500, 300), (1, 3, 7)),
+        "figure 4": Task(
+            replace(digits, recurrent=True, model="csnn3", duration=0.4, dt=5e-3, valid_fraction=0.25, batch_size=10, epochs=18),
+            None,
+            (1, 3, 7),
+        ),
         "nmnist": Task(NMNISTConfig(data=data / "nmnist", downsample=2, batch_size=10, epochs=6, model="csnn2"), (500, 450), (2, 6)),
         "randman": Task(RandmanConfig(dim=2, batch_size=50, epochs=12), (2000, 1000), (1, 3, 7)),
     }
@@ -131,8 +141,11 @@ def changed(config: Any, changes: dict[str, Any]) -> Any:
     return type(config)(**(own | opened | changes))
 
 
-def few(config: Any, sizes: tuple[int, int]) -> tuple[EventDataset, EventDataset, EventDataset]:
+def few(config: Any, sizes: tuple[int, int] | None) -> tuple[EventDataset, EventDataset, EventDataset]:
     """Training and validation data, drawn from the training file alone; the latter takes the place of a test set, too."""
+    if sizes is None:
+        train, valid, _ = SOURCES["two speakers"](config)
+        return train, valid, valid
     if hasattr(config, "valid_fraction"):
         config = dataclasses.replace(config, valid_fraction=0.01)
     data, _, _ = config.datasets()

@@ -14,7 +14,7 @@ and of what training would do with the layer,
 
     gain            backward gain: rms of dL/dz of the layer below over that of this layer (`snnjax.calibration.gradient`)
     agreement       cosine of dL/dw between the halves of the batch, of the part that differs between samples: 1 is signal alone, 0 noise alone
-    bounds          root mean square of each bound's dL/dw, over that of the loss
+    bounds          root mean square of each bound's dL/dw, over that of the loss; of a bound with a `share`, after its limit
     step            root mean square of the first update over that of the weights
     memory          1 - |c - c'| / |c - c''| of spike counts c by trial and neuron: c' with `_DROPPED` of the input's spikes dropped, c''
                     of another trial. 1: the layer answers to the input alone; 0: a few spikes change it as much as another input does
@@ -38,8 +38,8 @@ from snnjax import _check, losses, theory
 from snnjax.calibration import free_membrane
 from snnjax.initializers import fan_in
 from snnjax.nn import Sequential, Steepness
-from snnjax.optimizers import smorms3
-from snnjax.regularizers import total_penalty
+from snnjax.optimizers import muon
+from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.sparse import as_dense
 from snnjax.training._programs import program
 from snnjax.training.step import Objective, check_optimizer, optimizer_update
@@ -124,8 +124,8 @@ def probe(
         network: A `snnjax.nn.Sequential` that ends in a readout.
         x: Inputs (time, batch, ...features).
         labels: Targets of the batch, as the loss takes them: classes (batch,), or those of `loss`.
-        optimizer: An optax transformation, whose first update is measured; SMORMS3 at 5e-3 when
-            None.
+        optimizer: An optax transformation, whose first update is measured; Muon at 0.015, which
+            `snnjax train` takes, when None.
         regularizers: Of the objective, as in `snnjax.training.fit`.
         logits: As in `snnjax.training.fit`.
         loss: As in `snnjax.training.fit`.
@@ -162,16 +162,14 @@ def probe(
     if not any(layer.spiking for layer in layers):
         raise ValueError("network must have a spiking layer, got none")
     objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
-    optimizer = _SMORMS3 if optimizer is None else optimizer
+    optimizer = _MUON if optimizer is None else optimizer
     check_optimizer(optimizer)
     objective.check_targets("labels", labels, layers[-1].out_features)
     result = program(_look, (objective, optimizer))(params, x, labels)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
 
 
-_SMORMS3 = smorms3(5e-3)
-
-
+_MUON = muon(0.015)
 _DROPPED = 0.01  # share of the input's spikes, for the memory
 
 
@@ -197,31 +195,45 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
     each, each_z = jax.vmap(lambda o, r: pull((o, list(r))))(jnp.stack(seeds), ones)
     part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)  # noqa: E731
-    whole = lambda tree: jax.tree.map(lambda a: a[: 1 + len(penalties)].sum(axis=0), tree)  # noqa: E731
-    grads, grad_z = whole(each), whole(each_z)
+    layers = network_of(params).layers
+    hidden = [k for k, layer in enumerate(layers) if layer.spiking]
+    level = [_rms(g) for g in part(each_z, 0)]
+    # of the loss and of each bound, what is left in each layer by the bound's limit
+    left = [jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)]) for z, said in zip(spikes, level, strict=True)]
+    total_of = lambda tree, left: jax.tree.map(lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1), tree)  # noqa: E731
+    grads = part(each, 0)  # the readout's: no bound reaches it
+    for i, k in enumerate(hidden):
+        grads["layers"][k] = total_of(each["layers"][k], left[i])
     correct = score.sample_scores(readout, labels).get("accuracy")
     accuracy = None if correct is None else correct.mean()
     total = value + sum(penalties, start=jnp.zeros(()))
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
-    layers = network_of(params).layers
     # layers without parameters have no branch in the trees
     weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
     grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
-    hidden = [k for k, layer in enumerate(layers) if layer.spiking]
-    probes = [_look_at(layers[k], inputs[i], spikes[i], _mean_abs(grad_z[i]), grad_w[k], update[k]) for i, k in enumerate(hidden)]
     memory = _memory(network_of(params), x, spikes)
-    level = [_rms(g) for g in part(each_z, 0)]
+    probes = []
     for i, k in enumerate(hidden):
-        own = [part(each, n)["layers"][k] for n in range(len(seeds))]
-        loss, *bounds = [_rms(tree) for tree in own[: 1 + len(penalties)]]
-        probes[i] = probes[i]._replace(
-            gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
-            agreement=_cosine(own[-2], own[-1]),
-            bounds=tuple(bound / loss for bound in bounds),
-            step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
-            memory=memory[i],
+        of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
+        seen = _look_at(layers[k], inputs[i], spikes[i], _mean_abs(total_of(each_z[i], left[i])), grad_w[k], update[k])
+        probes.append(
+            seen._replace(
+                gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
+                agreement=_cosine(part(each, -2)["layers"][k], part(each, -1)["layers"][k]),
+                bounds=tuple(bound * share / of_loss for bound, share in zip(of_bounds, left[i][1:], strict=True)),
+                step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
+                memory=memory[i],
+            )
         )
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
+
+
+def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array) -> jax.Array | float:
+    """Share of a bound's gradient that its limit leaves in a layer, where the loss's has the root mean square `said`."""
+    if not isinstance(bound, ActivityBound) or bound.share is None:
+        return 1.0
+    own, most = _rms(jax.grad(bound)(_check.as_wide(spikes))), bound.share * said
+    return jnp.where((said > 0) & (own > most), most / own, 1.0)
 
 
 def _halves(score: Objective, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
@@ -383,7 +395,7 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
         found = f"agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere"
         return f"its gradient is noise ({found}); calibrate the gradient, or take larger batches"
     if any(share > 1 for share in p.bounds):
-        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; lower its strength"
+        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of 1, or lower its strength"
     if p.step > 0.02:
         return f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate {_LARGE / p.step:.1g} times as large would move them by 1 %"
     return None
@@ -422,10 +434,10 @@ def gradient_table(report: Probe) -> Table:
     columns = ("|dL/dz|", "|dL/dw|", "|dw|", "gain", "agreement", "bounds", "step", "memory")
     out = _table("gradients", columns)
     for k, p in enumerate(report.layers, start=1):
-        gain = "" if math.isnan(p.gain) else f"{p.gain:.2f}"
+        gain, agreement, memory = ("" if math.isnan(v) else f"{v:.2f}" for v in (p.gain, p.agreement, p.memory))
         bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
         numbers = (f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}")
-        out.add_row(str(k), *numbers, gain, f"{p.agreement:.2f}", bounds, f"{100 * p.step:.2g} %", f"{p.memory:.2f}")
+        out.add_row(str(k), *numbers, gain, agreement, bounds, f"{100 * p.step:.2g} %", memory)
     out.add_row("readout", "", f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
     return out
 

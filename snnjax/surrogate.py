@@ -96,10 +96,13 @@ class SpikeFunction:
         >>> f"{superspike(20.0).scaled(3.0).derivative(jnp.asarray(0.0)):.1f}"
         '3.0'
         """
-        number = _check.number("by", by, above=0)
-        function = _Scaled(self.function)
-        name = f"scaled {self.name}"
-        return SpikeFunction(steepness=(*self.steepness, number), function=function, name=name)
+        steepness = (*self.steepness, _check.number("by", by, above=0))
+        return dataclasses.replace(self, steepness=steepness, function=_Scaled(self.function))
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether the last of `steepness` is a factor of the derivative, added by `scaled`."""
+        return isinstance(self.function, _Scaled)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from snnjax.initializers import kaiming_normal
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
 from snnjax.psp import psp_integrals
 from snnjax.regularizers import lower_bound, upper_bound
+from snnjax.training.step import Objective, objective_value
 
 N, NU, DT = 100, 10.0, 2e-3
 LABELS = jnp.arange(8) % 4
@@ -113,6 +114,23 @@ def test_gradient_columns_equal_a_second_computation(x):
     assert np.isnan(report.layers[0].gain)
 
 
+def test_limited_bounds_count_as_training_limits_them(x):
+    net = network(FluctuationDriven(nu=NU), depth=2)
+    found = {}
+    for share in (None, 0.5):
+        bound = upper_bound(1e4, 0.0, share=share)
+        report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=[bound])
+        objective, params = Objective.of(net, regularizers=[bound])
+        grads = [jax.grad(lambda p, o=o: objective_value(o, p, x, LABELS)[0])(params) for o in (objective, Objective.of(net)[0])]
+        total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
+        rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
+        last = report.layers[1]
+        np.testing.assert_allclose(last.bounds, [rms(total - loss) / rms(loss)], rtol=1e-3)
+        np.testing.assert_allclose(last.step, 0.1 * rms(total) / rms(np.asarray(net.layers[1].kernel[...])), rtol=1e-3)
+        found[share] = last.bounds[0]
+    assert found[None] > 100 * found[0.5]
+
+
 def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
     report = probe(network(FluctuationDriven(nu=NU), depth=3), x, LABELS)
     memory = [p.memory for p in report.layers]
@@ -131,7 +149,7 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
         ({"gain": 0.3}, "it multiplies the gradient by 0.3 on the way down; calibrate the gradient, or take a wider surrogate"),
         ({"gain": 4.0}, "or take a steeper surrogate"),
         ({"agreement": 0.01}, "its gradient is noise (agreement 0.01 between the halves of the batch, 0.50 elsewhere)"),
-        ({"bounds": (0.1, 30.0)}, "a bound's gradient is 30 times the loss's; lower its strength"),
+        ({"bounds": (0.1, 30.0)}, "a bound's gradient is 30 times the loss's; limit it by a share of 1, or lower its strength"),
         ({"step": 0.04}, "the first update moves its weights by 4 %; a learning rate 0.2 times as large would move them by 1 %"),
     ],
 )
@@ -173,6 +191,7 @@ def test_input_that_is_not_poisson_is_named():
     assert "times what the formula predicts for Poisson input; calibrate on data" in findings(probe(net, burst, LABELS))[0]
 
 
+@pytest.mark.slow
 def test_what_was_calibrated_is_healthy_whatever_its_input():
     burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
     net, _ = calibrate(network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True)

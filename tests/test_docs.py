@@ -42,7 +42,14 @@ def commands(path):
     return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
 
 
-SLOW = {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "resume", "speed", "sweeps", "train-on-traces-and-values")}
+SLOW = (
+    {"coming-from", "index"}
+    | {f"explanation/{name}" for name in ("dale", "data-driven", "gradient", "theory")}
+    | {
+        f"how-to/{name}"
+        for name in ("deep-networks", "diagnose", "own-data", "own-neuron", "resume", "speed", "sweeps", "train-on-traces-and-values")
+    }
+)
 EXAMPLES = [pytest.param(p, marks=pytest.mark.slow if name_of(p) in SLOW else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]
 
 

@@ -119,7 +119,7 @@ def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
     def gradient(bound, network=network, priming=False):
         objective, params = Objective.of(network, regularizers=[bound])
         objective = objective.priming() if priming else objective
-        grads, metrics = jax.grad(lambda p: objective_value(objective, p, x, y), has_aux=True)(params)
+        grads, metrics = jax.jit(jax.grad(lambda p: objective_value(objective, p, x, y), has_aux=True))(params)
         return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(metrics.penalty)
 
     free, limit = (lower_bound(1e3, 5.0, share=s) for s in (None, 0.1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -81,8 +80,11 @@ def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
     elif said in get_args(Reset):
         options["reset"] = said
     make, steepness = convention.SURROGATES.get(metadata.word("surrogate")), metadata.array("steepness")
-    if make is not None and steepness is not None and steepness.shape == (len(make().steepness),) and (steepness > 0).all():
-        options["spike"] = dataclasses.replace(make(), steepness=tuple(steepness.tolist()))
+    if make is not None and steepness is not None and steepness.ndim == 1 and (steepness > 0).all():
+        # calibration may have added a scale of the derivative as one more number
+        for spike in (make(), make().scaled()):
+            if len(steepness) == len(spike.steepness):
+                options["spike"] = spike.with_steepness(steepness.tolist())
     return options
 
 

@@ -249,7 +249,7 @@ class Synaptic(nnx.Module):
         spike = getattr(neuron, "spike", None)
         if not isinstance(spike, SpikeFunction):
             return False
-        if scale and not spike.name.startswith("scaled"):
+        if scale and not spike.has_scale:
             spike = spike.scaled()
             self._neuron = hold(replaced(self._neuron, spike=spike))
         self.steepness = Steepness(jnp.stack([jnp.asarray(p, self._state_dtype) for p in spike.steepness]))

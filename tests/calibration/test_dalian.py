@@ -1,5 +1,7 @@
 """Data-driven initialization of Dalian layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,15 @@ import pytest
 from _support import spikes
 from flax import nnx
 
-from snnjax.calibration import calibrate, free_membrane, scale_to_rate
+from snnjax.calibration import calibrate as calibrate_both
+from snnjax.calibration import free_membrane, scale_to_rate
 from snnjax.calibration.dalian import Moments, current_membrane, moments, scales_from_moments
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF
 from snnjax.nn import DalianConv1d, DalianDense, DalianFluctuationDriven, Flatten, Readout, Reshape, Sequential
 from snnjax.psp import psp_integrals
 from snnjax.theory import dalian_rates
 
+calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
 SIZES = {"n_exc": 50, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0, "nu_inh": 25.0, "nu_rec": 15.0}
 TIMES = {"tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "dt": 2e-3}
 
@@ -98,6 +102,7 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
         y = z
 
 
+@pytest.mark.slow
 def test_a_layer_too_quiet_to_balance_is_reported(x):
     """At a sigma_u of 0.4 the inhibitory neurons hardly spike."""
     with pytest.warns(

@@ -161,7 +161,14 @@ def test_plain_numbers_stay_plain():
 
 
 @pytest.mark.parametrize(
-    "options", [{"reset": "subtractive"}, {"reset": "to_value", "u_reset": -0.4}, {"reset_grad": True}, {"spike": surrogate.atan(3.0)}]
+    "options",
+    [
+        {"reset": "subtractive"},
+        {"reset": "to_value", "u_reset": -0.4},
+        {"reset_grad": True},
+        {"spike": surrogate.atan(3.0)},
+        {"spike": surrogate.superspike(5.0).scaled(2.0)},
+    ],
 )
 def test_reset_and_surrogate(options):
     neuron = LIF(**options)

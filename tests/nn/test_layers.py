@@ -300,7 +300,7 @@ def test_layers_with_a_learned_threshold_are_built_and_calibrated_under_jit():
     def run():
         rngs = nnx.Rngs(0)
         hidden = SpikingDense(IN, OUT, neuron=LIF(theta=nnx.Param(jnp.ones(OUT))), init=FluctuationDriven(nu=50.0), rngs=rngs)
-        network, reports = calibrate(Sequential(hidden, Readout(OUT, 2, rngs=rngs)), x, key=jax.random.key(0))
+        network, reports = calibrate(Sequential(hidden, Readout(OUT, 2, rngs=rngs)), x, key=jax.random.key(0), gradient=None)
         return network(x)[0], reports[0].sigma_u
 
     readout, sigma_u = run()
