@@ -188,12 +188,12 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
     taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
     (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
-    # one backward pass for all: of the loss, of each bound, and of either half of the batch
+    # of the loss, of each bound, and of either half of the batch: one after another, which takes the memory of one
     value, error = jax.value_and_grad(lambda o: score.sample_losses(o, labels).mean())(readout)
     halves = _halves(score, readout, labels, error)
     seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
     ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
-    each, each_z = jax.vmap(lambda o, r: pull((o, list(r))))(jnp.stack(seeds), ones)
+    each, each_z = jax.lax.map(lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones))
     part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)  # noqa: E731
     layers = network_of(params).layers
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]

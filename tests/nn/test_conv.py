@@ -473,6 +473,16 @@ def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
     jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-11), our_pullback(g), pullback(g))
 
 
+@pytest.mark.parametrize("n", [12, 13])  # in blocks of 4; in blocks of 5 and what is left, as 13 has no divisor near
+def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
+    x, kernel = rng.normal(size=(n, 6, 2)), rng.normal(size=(3, 2, 4))
+    whole = jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))
+    expected = whole(x, kernel)
+    monkeypatch.setattr("snnjax.nn.conv._BLOCK_BYTES", 5 * 6 * 2 * 3 * 8)
+    assert str(jax.make_jaxpr(convolve)(x, kernel)).count("scan[") == 1
+    jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-12), whole(x, kernel), expected)
+
+
 @pytest.mark.parametrize(
     ("platform", "feed_forward", "recurrent"),
     [
