@@ -26,7 +26,10 @@ from typing import Any, NamedTuple  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
+from matplotlib import colormaps  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
+from snnjax import plotting  # noqa: E402
 from snnjax.datasets import EventDataset  # noqa: E402
 from snnjax.diagnostics import probe  # noqa: E402
 from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer  # noqa: E402
@@ -107,6 +110,8 @@ class Options:
     """Seeds 0 ... seeds - 1."""
     epochs: int | None = None
     """Passes over the training data; None: those of each task."""
+    figure: Path | None = None
+    """Where to draw the first of `tasks` to."""
 
 
 def tasks(data: Path) -> dict[str, Task]:
@@ -157,7 +162,7 @@ def few(config: Any, sizes: tuple[int, int] | None) -> tuple[EventDataset, Event
 def seen(prepared: Any) -> dict[str, list[float]]:
     """What the probe sees before training, by layer."""
     config = prepared.config
-    x, labels = prepared.sample.batch(spread(prepared.sample, PROBED))
+    x, labels = prepared.sample.batch(spread(prepared.sample, min(PROBED, config.calibration_samples)))
     optimizer = build_optimizer(config)
     report = probe(prepared.network, x, labels, optimizer=optimizer, regularizers=prepared.regularizers())
     names = ("rate", "sigma_u", "gain", "agreement", "step", "memory", "grad_z")
@@ -230,6 +235,10 @@ def main(options: Options) -> None:
             f.write(json.dumps(row) + "\n")
         print(which, f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s", flush=True)
     print(table(rows))
+    if options.figure is not None:
+        plotting.save(
+            picture(rows, f"{options.tasks[0]}, {options.epochs or known[options.tasks[0]].config.epochs} epochs"), options.figure
+        )
     for name, correlation in predictors(rows).items():
         print(f"{correlation:+.2f} {name}")
 
@@ -267,9 +276,17 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return float(np.round(matrix[0, 1], 10))
 
 
-def chosen(rows: list[dict[str, Any]], task: str, depth: int, arm: str) -> list[dict[str, Any]]:
-    """The runs of an arm at its best rate."""
-    own = [row for row in rows if (row["task"], row["depth"], row["arm"]) == (task, depth, arm)]
+def studies(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each task and number of epochs, by a name for both."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(f"{row['task']}, {row['epochs']} epochs", []).append(row)
+    return found
+
+
+def chosen(rows: list[dict[str, Any]], depth: int, arm: str) -> list[dict[str, Any]]:
+    """The runs of an arm at its best rate, of the rows of one study."""
+    own = [row for row in rows if (row["depth"], row["arm"]) == (depth, arm)]
     first = [row for row in own if row["seed"] == 0]
     return [row for row in own if row["rate"] == max(first, key=final)["rate"]] if first else []
 
@@ -277,16 +294,15 @@ def chosen(rows: list[dict[str, Any]], task: str, depth: int, arm: str) -> list[
 def table(rows: list[dict[str, Any]]) -> str:
     """Validation accuracy in per cent by start and depth, one table per task; a standard deviation from 3 runs on."""
     lines = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task]
+    for name, own in studies(rows).items():
         depths = sorted({row["depth"] for row in own})
         lines += [
             "",
-            f"| {task} | " + " | ".join(f"{d} layers" if d > 1 else "1 layer" for d in depths) + " |",
+            f"| {name} | " + " | ".join(f"{d} layers" if d > 1 else "1 layer" for d in depths) + " |",
             "|---" * (1 + len(depths)) + "|",
         ]
         for arm in (name for name in ARMS if any(row["arm"] == name for row in own)):
-            cells = [_cell(chosen(own, task, depth, arm)) for depth in depths]
+            cells = [_cell(chosen(own, depth, arm)) for depth in depths]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines[1:])
 
@@ -302,13 +318,35 @@ def _cell(runs: list[dict[str, Any]]) -> str:
 def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Rank correlation of each number from before training with the accuracy after it, within each task and averaged over tasks."""
     found: dict[str, list[float]] = {name: [] for name in PREDICTORS}
-    for task in dict.fromkeys(row["task"] for row in rows):
-        own = [row for row in rows if row["task"] == task]
+    for own in studies(rows).values():
         if len(own) < 10:
             continue
         for name, of in PREDICTORS.items():
             found[name].append(rank_correlation([of(row["before"]) for row in own], [final(row) for row in own]))
     return {name: round(_mean(values), 2) for name, values in found.items() if values}
+
+
+def picture(rows: list[dict[str, Any]], study: str) -> Figure:
+    """Accuracy after training by depth, a line per start, and the learning curve of `calibrated` for each depth."""
+    own = studies(rows)[study]
+    depths = sorted({row["depth"] for row in own})
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_depth, by_epoch = figure.subplots(1, 2, sharey=True)
+    for arm in (name for name in ARMS if len({row["depth"] for row in own if row["arm"] == name}) > 1):
+        runs = {depth: [100 * final(row) for row in chosen(own, depth, arm)] for depth in depths}
+        runs = {depth: values for depth, values in runs.items() if values}
+        (line,) = by_depth.plot(list(runs), [np.mean(values) for values in runs.values()], label=arm)
+        for depth, values in runs.items():
+            by_depth.plot([depth] * len(values), values, "o", color=line.get_color(), markersize=4)
+    for k, depth in enumerate(depths):
+        curves = 100 * np.array([row["valid"] for row in chosen(own, depth, "calibrated")])
+        by_epoch.plot(curves.mean(axis=0), color=colormaps["viridis"](k / len(depths)), label=f"{depth} layer{'s' * (depth > 1)}")
+    by_depth.set(xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None))
+    by_epoch.set(xlabel="epoch", title="calibrated")
+    for ax in (by_depth, by_epoch):
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _from_theory(config: Any, train: EventDataset) -> float:

@@ -111,7 +111,9 @@ def _orthogonal(m: jax.Array) -> jax.Array:
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = m.shape[0] > m.shape[1]
     x = m.T if tall else m
-    x = x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
+    tiny = jnp.finfo(x.dtype).tiny
+    x = x / jnp.maximum(jnp.abs(x).max(), tiny)  # or the squares of small numbers vanish, and those of large ones overflow
+    x = x / jnp.maximum(jnp.linalg.norm(x), tiny)
     for _ in range(5):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x

@@ -132,6 +132,12 @@ def test_muon_has_a_momentum_and_computes_in_32_bits():
     zeros = {"w": jnp.zeros((2, 2))}
     leaves, _ = optimizer.update({"w": jnp.eye(2)}, optimizer.init(zeros))
     assert 0.07 < -leaves["w"][0, 0] < 0.12  # singular values are 0.7 to 1.2
+    # a network that has fallen silent: the momentum shrinks until it vanishes
+    matrix = {"w": jnp.asarray([[3.0, 1.0], [-2.0, 2.0]])}
+    expected, _ = optimizer.update(matrix, optimizer.init(matrix))
+    for size in (1e-30, 1e-20, 1e30):
+        scaled, _ = optimizer.update({"w": size * matrix["w"]}, optimizer.init(matrix))
+        np.testing.assert_allclose(scaled["w"], expected["w"], rtol=1e-4)
     for bad in ({"learning_rate": -1.0}, {"beta": 1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             muon(**bad)

@@ -237,17 +237,19 @@ _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array) -> _Solved:
     """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
 
-    def off(change: jax.Array) -> jax.Array:
-        """Logarithm of gain over target; not larger than `_FAR`, for a wide surrogate in a recurrent layer may let the gain overflow."""
-        gain = jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf)
+    def gain(change: jax.Array) -> jax.Array:
+        # a wide surrogate in a recurrent layer may let it overflow
+        return jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf, posinf=jnp.inf)
+
+    def off(gain: jax.Array) -> jax.Array:
+        """Logarithm of gain over target, not larger than `_FAR`."""
         return jnp.clip(jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR)
 
-    before, _ = how.passed(states, below, g, 0.0)
-    change = _root(off, -_RANGE, _RANGE, _PASSES)
-    gain, lower = how.passed(states, below, g, change)
+    before, change = _search(gain, off)
+    reached, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
-    reached = jnp.abs(gain - target) <= TOLERANCE * target
-    return how.report(before, gain, steepness, reached), steepness, change, lower
+    on_target = jnp.abs(reached - target) <= TOLERANCE * target
+    return how.report(before, reached, steepness, on_target), steepness, change, lower
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -259,24 +261,28 @@ def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, 
     return how.report(before, gain, steepness, True), steepness, change, lower
 
 
-def _root(f: Callable[[jax.Array], jax.Array], low: float, high: float, calls: int) -> jax.Array:
-    """Where the monotone function f is zero, by false position (Illinois) with `calls` evaluations of f.
+def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The gain at change 0, and the change at which `off` of the gain, a monotone function, is zero.
 
-    Where f has one sign on the whole range, the end at which it is nearest to zero.
+    False position (Illinois). Where `off` has one sign on the whole range, the end at which it is
+    nearest to zero. All calls of `gain` are in one loop: it is large, and is compiled once.
     """
+    first = jnp.array([0.0, -_RANGE, _RANGE])
 
-    def narrow(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], None]:
+    def narrow(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
         a, fa, b, fb, best, f_best = carry
         x = jnp.where(fa * fb < 0, (a * fb - b * fa) / (fb - fa), best)
-        fx = f(x)
-        best, f_best = jnp.where(jnp.abs(fx) < jnp.abs(f_best), x, best), jnp.minimum(jnp.abs(fx), jnp.abs(f_best))
+        x = jnp.where(k < 3, first[jnp.minimum(k, 2)], x)
+        found = gain(x)
+        fx = off(found)
+        best, f_best = jnp.where(jnp.abs(fx) < f_best, x, best), jnp.minimum(jnp.abs(fx), f_best)
         left = fx * fa > 0  # x takes the place of a; the weight of an end that stays is halved
-        return (
-            jnp.where(left, x, a), jnp.where(left, fx, fa / 2), jnp.where(left, b, x), jnp.where(left, fb / 2, fx), best, f_best
-        ), None  # fmt: skip
+        ends = jnp.where(left, jnp.array([x, fx, b, fb / 2]), jnp.array([a, fa / 2, x, fx]))
+        ends = jnp.where(k == 0, jnp.array([a, fa, b, fb]), ends)
+        ends = jnp.where(k == 1, jnp.array([x, fx, b, fb]), ends)
+        ends = jnp.where(k == 2, jnp.array([a, fa, x, fx]), ends)
+        return (*ends, best, f_best), found
 
-    a, b = jnp.asarray(low), jnp.asarray(high)
-    fa, fb = f(a), f(b)
-    nearest = jnp.where(jnp.abs(fa) < jnp.abs(fb), a, b)
-    start = (a, fa, b, fb, nearest, jnp.minimum(jnp.abs(fa), jnp.abs(fb)))
-    return jax.lax.scan(narrow, start, length=calls - 2)[0][4]
+    start = (*jnp.zeros(5), jnp.asarray(jnp.inf))
+    carry, gains = jax.lax.scan(narrow, start, jnp.arange(1 + _PASSES))
+    return gains[0], carry[4]

@@ -43,6 +43,8 @@ class DVSGestureConfig(TrainConfig):
     valid_users: tuple[int, ...] = (20, 21, 22, 23)
     """Whose gestures are held out for validation."""
 
+    calibration_samples: int = 16
+    """Training samples that an initialization from data looks at; more need more memory."""
     batch_size: int = 16
     """Gestures a step; at most the training set."""
     upper_strength: float = 0.01

@@ -33,7 +33,7 @@ class NMNISTConfig(TrainConfig):
     dt: float = 5e-3
     """Time step, s."""
     downsample: int = 1
-    """Join squares of so many pixels to one: 2 gives 17 x 17 of 34 x 34."""
+    """Side of the squares of pixels that become one pixel: 2 makes 17 x 17 pixels of 34 x 34."""
     padding: int = 1
     """Zeros at either end of both axes for each convolution; 1 keeps the size, as a digit has a
     margin of its own."""
@@ -42,6 +42,8 @@ class NMNISTConfig(TrainConfig):
     data_seed: int = 0
     """Of the split."""
 
+    calibration_samples: int = 50
+    """Training samples that an initialization from data looks at; 200 need four times the memory."""
     epochs: int = 20
     """Passes over the training data: 843 updates each with the official archive."""
     batch_size: int = 64

@@ -52,7 +52,9 @@ def test_predictors_are_ranked_within_each_task():
     rows = []
     for k, task in itertools.product(range(12), ("a", "b")):
         before = {name: [v * (1 + k) for v in values] for name, values in BEFORE.items()}
-        rows.append(row({"task": task, "depth": 2, "arm": "paper", "rate": 0.1, "seed": k}, 0.1 + 0.01 * k + (task == "b"), before))
+        rows.append(
+            row({"task": task, "depth": 2, "arm": "paper", "epochs": 12, "rate": 0.1, "seed": k}, 0.1 + 0.01 * k + (task == "b"), before)
+        )
     found = predictors(rows)
     assert found.keys() == PREDICTORS.keys()
     assert found["memory of the last layer"] == 1.0
