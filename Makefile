@@ -1,5 +1,6 @@
-# make demo: environment, install, train Randman.   make test: environment, install, test suite without the slow ones.
-# make slow: those.   make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
+# make demo: environment, install, train Randman.   make test: environment, install, the quick tests.
+# make more: tests that compile for seconds, and the examples in docstrings.   make slow: tests that compute long.
+# make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
 # make newest: what breaks with new versions of Python, JAX and Flax, on Python 3.13 in .venv313. PYTHON313=... says which one.
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTHON313 ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13*/bin/python
 NEWEST := tests/test_tree_mode.py tests/dynamics tests/nn/test_layers.py tests/nn/test_network.py tests/nn/test_init.py \
 	tests/training/test_checkpoint.py tests/training/test_fit.py tests/training/test_programs.py tests/test_initializers.py tests/test_readme.py
 
-.PHONY: demo test slow newest newest-tests lint docs notebooks clean
+.PHONY: demo test more slow newest newest-tests lint docs notebooks clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +30,10 @@ demo: $(VENV)/.installed
 	$(BIN)/snnjax train randman
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not more'
+
+more: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m more
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
@@ -42,7 +46,7 @@ else
 endif
 
 newest-tests: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow or newest' $(NEWEST)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not more or newest' $(NEWEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -247,14 +247,21 @@ PREDICTORS: dict[str, Any] = {
     "smallest gain, on a logarithm, from 1": lambda b: (
         -max((abs(math.log(max(g, 1e-30))) for g in b["gain"] if math.isfinite(g)), default=0.0)
     ),
-    "agreement, mean over layers": lambda b: _mean(b["agreement"]),
-    "agreement of the first layer": lambda b: b["agreement"][0],
-    "memory of the last layer": lambda b: b["memory"][-1],
+    "agreement, mean over layers": lambda b: sum(map(_or_nothing, b["agreement"])) / len(b["agreement"]),
+    "agreement of the first layer": lambda b: _or_nothing(b["agreement"][0]),
+    "agreement of the last layer": lambda b: _or_nothing(b["agreement"][-1]),
+    "smallest agreement": lambda b: min(map(_or_nothing, b["agreement"])),
+    "memory of the last layer": lambda b: _or_nothing(b["memory"][-1]),
     "largest share of a bound": lambda b: -max(b["bounds"]),
     "gradient of the first layer over the last": lambda b: -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30))),
     "smallest rate": lambda b: min(b["rate"]),
 }
 """Numbers from before training that may tell the accuracy after it: more is better."""
+
+
+def _or_nothing(value: float) -> float:
+    """A number, or 0 where a silent layer has none."""
+    return value if math.isfinite(value) else 0.0
 
 
 def _mean(values: list[float]) -> float:

@@ -29,17 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
     flags = ["--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_multi_thread_eigen=false"]
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag ends the process
         flags += ["--xla_cpu_use_fusion_emitters=false"]
-    if "not slow" in config.getoption("markexpr"):
+    if "not slow" in (chosen := config.getoption("markexpr")) or chosen == "more":
         flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Examples in docstrings are slow tests: many compile a whole training."""
+    """Examples in docstrings are left to `make more`: many compile a whole training."""
     for item in items:
         if isinstance(item, pytest.DoctestItem):
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.more)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     assert (config["sigma_u"], config["hidden"], config["epochs"]) == (0.7, [24], 2)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):

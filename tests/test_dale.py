@@ -90,7 +90,7 @@ def assert_on_target(u, mu_u, sigma_u):
 CASES = [(0, 0.9), (300, 0.5), (300, 0.9)]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("tau_inh", [10e-3, 20e-3])
 @pytest.mark.parametrize(("n_rec", "alpha"), CASES)
 def test_poisson_input_puts_the_membrane_on_target(trains, n_rec, alpha, tau_inh):
@@ -99,7 +99,7 @@ def test_poisson_input_puts_the_membrane_on_target(trains, n_rec, alpha, tau_inh
     assert_on_target(membrane(trains, init, tau_inh), 0.0, 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("cv", [0.5, 1.0])
 def test_lognormal_weights_put_it_there_too(trains, cv):
     init = fluctuation_driven_lognormal(1.0, cv=cv, n_exc=600, n_inh=200, n_rec=300, nu_exc=NU, **TIMES)

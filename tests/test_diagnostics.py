@@ -191,7 +191,7 @@ def test_input_that_is_not_poisson_is_named():
     assert "times what the formula predicts for Poisson input; calibrate on data" in findings(probe(net, burst, LABELS))[0]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_what_was_calibrated_is_healthy_whatever_its_input():
     burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
     net, _ = calibrate(network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True)

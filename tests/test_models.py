@@ -122,7 +122,7 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
         models.dalian_csnn(20, 10, init=DALIAN, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("model", ["dalian", "dalian_csnn3"])
 def test_command_line_names_build_dalian_networks(model):
     config = RandmanConfig(model=model, recurrent=True, learn_tau=True, init="lognormal", tau_inh=15e-3, ei_ratio=8.0, sigma_u=0.5)

@@ -29,7 +29,7 @@ def test_compile_quickly_leaves_a_choice_alone(monkeypatch):
     assert os.environ["XLA_FLAGS"] == "--xla_backend_optimization_level=2"
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.skipif(not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="needs glibc")
 def test_freed_memory_stays_and_is_used_again():
     """Page faults of ten large allocations, freed each time: after tuning only the first pays for its pages."""
@@ -79,7 +79,7 @@ def run_with_cache(code, **env):
     return done.stdout.split()
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     # how often XLA compiles, by JAX's own account
     code = """
@@ -109,7 +109,7 @@ def test_what_was_used_longest_ago_is_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt", "p0-cache", "p1-cache", "p2-cache"]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_cache_leaves_alone_what_was_set_and_what_cannot_be_written(tmp_path):
     code = "from snnjax.runtime import use_compilation_cache as f; import jax; print(f(), jax.config.jax_compilation_cache_dir)"
     (tmp_path / "file").write_text("")

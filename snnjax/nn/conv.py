@@ -75,7 +75,7 @@ def convolve(
         return jnp.matmul(columns, kernel.reshape(-1, kernel.shape[-1]), preferred_element_type=dtype)
 
     def in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        size = _block(len(x), x[0].size * math.prod(sizes) // math.prod(strides) * dtype.itemsize)
+        size = _block(len(x), math.prod(x.shape[1:]) * math.prod(sizes) // math.prod(strides) * dtype.itemsize)
         return product(x, kernel) if size >= len(x) else jax.lax.map(lambda one: product(one[None], kernel)[0], x, batch_size=size)
 
     flat = x.reshape(-1, *x.shape[-axes - 1 :])

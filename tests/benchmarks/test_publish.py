@@ -9,7 +9,7 @@ from snnjax.reproduce.settings import Options
 from snnjax.reproduce.targets import reproduce
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     runs, pages = tmp_path / "out", tmp_path / "pages"
     with pytest.raises(FileNotFoundError, match="holds no finished study"):

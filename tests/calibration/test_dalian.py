@@ -102,7 +102,7 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
         y = z
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_layer_too_quiet_to_balance_is_reported(x):
     """At a sigma_u of 0.4 the inhibitory neurons hardly spike."""
     with pytest.warns(

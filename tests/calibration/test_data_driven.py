@@ -66,7 +66,7 @@ def recurrent_fixed_point(network, x, key, sigma_u, balance):
     return *free, report.sigma_u**2
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.2, 0.3, 1.0, 3.0])
 def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
@@ -235,7 +235,7 @@ def test_errors(options, match):
         weights_from_powers([], [1.0], sigma_u=1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_time_constants_of_each_neuron_count_with_their_mean():
     """As they all start from one value, learned time constants change nothing."""
     x = randman_batch(10)
@@ -248,7 +248,7 @@ def test_time_constants_of_each_neuron_count_with_their_mean():
     np.testing.assert_allclose(learned, plain, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates():
     """Over 500 s, where counting noise has averaged out: below 2 % of sigma_u, against 80 % without balance."""
     x = spikes(0, (350, 32, 200), rate=10.0)

@@ -105,7 +105,7 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     np.testing.assert_allclose(level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_recurrent_layer_whose_gradient_overflows_at_wide_surrogates():
     """At the lower end of the range the gradient explodes over 500 steps, beyond float32; the gain 1 is between the ends all the same."""
     x, y = inputs(steps=500, batch=4), labels(4)

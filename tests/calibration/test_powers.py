@@ -81,7 +81,7 @@ def test_identical_inputs_give_zero_sum_weights_no_power_at_all():
     assert powers.summed > 0
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("batch_size", [7, 40, 1000])
 def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
@@ -93,7 +93,7 @@ def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
     assert parts[4:] == whole[4:] == (20, balance)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.5, 2.0])
 def test_initializer_puts_the_membrane_on_target(balance, sigma_u):

@@ -19,7 +19,7 @@ def x():
     return spikes(0, (250, 8, 60), rate=15.0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("rate", [3.0, 25.0])
 def test_every_layer_fires_at_the_target(x, rate, recurrent):
@@ -51,7 +51,7 @@ def test_a_key_draws_orthogonal_weights(x):
     np.testing.assert_allclose(w.T @ w, np.eye(80), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_convolutions_and_what_lies_between_them(x):
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=15.0, sigma_u=0.2)
     given = Sequential(

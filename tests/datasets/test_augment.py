@@ -56,7 +56,7 @@ def test_stretch_moves_times_by_one_factor_a_sample():
     assert 1.15 < max(factors) < 1.32
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("options", [{"unit_shift": 4}, {"time_stretch": 0.4}, {"unit_shift": 9, "time_stretch": 0.2}])
 def test_lists_are_moved_as_events_are(options, rng):
     """The same draws on lists and on single events: the same raster, product and weight gradient, with spikes that leave it on every side."""

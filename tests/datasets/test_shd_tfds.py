@@ -121,7 +121,7 @@ def test_classes_are_counted_over_all_files(tmp_path, cache):
     assert [load_shd_tfds(split, cache).n_classes for split in paths] == [3, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache):
     """In a process of its own, which never imports tensorflow; the cache is the default one."""
     code = """if True:

@@ -61,7 +61,7 @@ def read(stream, epoch):
     return np.array([x for x, _ in shards]), np.array([labels for _, labels in shards])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("options", [{}, {"crop": "start"}, {"drop": 0.4, "workers": 3}, {"shard_size": 29, "workers": 1}])
 def test_an_epoch_is_the_loop_over_the_same_windows(options):
     require("grain")
@@ -132,7 +132,7 @@ def test_few_shapes_are_compiled():
     assert f._cache_size() <= 6
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_padding_changes_no_batch():
     addresses, offsets = np.array([0, 3, 3, 11], np.int32), np.array([0, 3, 3, 4])
     plain, padded = (DeviceEvents.put_bins(addresses, offsets, np.array([2, 0, 1]), steps=4, n_units=3, pad=pad) for pad in (False, True))
@@ -273,7 +273,7 @@ def test_says_what_to_install(monkeypatch):
         Stream(Fake(), **OPTIONS).shards(0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_data_sets_come_without_grain():
     code = "import sys, snnjax.datasets, snnjax.training; sys.exit('grain' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

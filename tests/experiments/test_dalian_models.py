@@ -47,7 +47,7 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
     assert all(row["rate_1"] > 0 for row in run.fit.history)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_data_driven_initialization_is_on_target():
     prepared = experiments.prepare(dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2))
     x, _ = prepared.sample.batch(jnp.arange(len(prepared.sample)))
@@ -57,7 +57,7 @@ def test_data_driven_initialization_is_on_target():
     assert abs(float(u.mean())) < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_probe_adds_up_all_three_connections(prepared):
     x, labels = prepared.sample.batch(jnp.arange(40))
     (p,) = probe(prepared.network, x, labels).layers

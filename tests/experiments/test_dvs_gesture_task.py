@@ -51,7 +51,7 @@ def test_sets_are_split_by_user(folder):
     np.testing.assert_array_equal(held.units, expected.units)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_network_sees_the_sensor(folder):
     require("grain")
     prepared = prepare(DVSGestureConfig(data=folder, init="data_driven_balanced", **SMALL))

@@ -19,7 +19,7 @@ def sets(rng):
     return ImageDataset(images=images.astype(np.float32), labels=labels, n_classes=2).split((0.6, 0.2, 0.2), seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
     prepared = prepare(DigitsConfig(duration=0.1), sets)
     x, _ = prepared.train.batch(np.arange(36))

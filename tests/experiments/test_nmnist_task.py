@@ -64,7 +64,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
     assert readout.shape == (20, 2, 10)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_training_learns_real_recordings(tmp_path):
     """A part of the archives, so that it takes seconds: zeros and ones, which lie far apart."""
     source, part = data_path("nmnist"), tmp_path / "part"

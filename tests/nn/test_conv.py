@@ -268,7 +268,7 @@ def test_connections_have_the_fan_in_of_one_position():
     assert jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.Param))) == []
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize(("spatial", "kernel_size"), [((40,), (7,)), ((8, 8), (3, 3))])
 @pytest.mark.parametrize(("recurrent", "share"), [(None, 1.0), (3, 0.9)])
 def test_simulated_layer_hits_sigma_u(spatial, kernel_size, recurrent, share, rng):

@@ -292,7 +292,7 @@ def test_vmap_over_seeds_equals_a_loop(x, x64):
         np.testing.assert_array_equal(ensemble[k], run(key))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd"])
 def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
     """1,000 updates of a small recurrent network at a large learning rate; the readout's weights go where they want."""

@@ -163,7 +163,7 @@ def test_states_of_another_network_or_batch_are_errors(x):
         other.run(jnp.zeros((5, B, *FEATURES)), state)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_nnx_tabulate_shows_every_kind_of_layer_and_leaves_the_classes_usable():
     """One row per layer, no rows of the methods that layers use, and the number of parameters."""
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=50.0)

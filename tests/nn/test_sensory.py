@@ -103,7 +103,7 @@ def test_wrong_channels():
         Sensory(3).step(Sensory(3).initial_state(B, (4, 4)), jnp.zeros((B, 4, 4, 2)))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_float64_pixels_and_rematerialization(rng, x64):
     """Neurons have the dtype of gain and bias, whatever that of the pixels."""
     make = lambda c: models.csnn2d((4, 4, 1), 3, blocks=((2,),), sensory=True, remat_steps=c, init=INIT, rngs=nnx.Rngs(0))  # noqa: E731

@@ -97,7 +97,7 @@ def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
         assert_close(u, v, 1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @ON_CPU
 def test_remat_saves_memory():
     data = DeviceArrays(x=np.zeros((8, 400, 30), np.uint8), labels=np.zeros(8, np.int32))
@@ -112,7 +112,7 @@ def test_remat_saves_memory():
     assert parts < 400 * 8 * 30 * 4 + 0.25 * whole
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_memory_grows_with_the_square_root_of_time():
     """But for the input: four times the steps, in twice as large parts, take twice the memory; without parts four times."""
 
@@ -140,7 +140,7 @@ def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
     assert_close(readout, make()(x)[0], 1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_penalties_of_other_kinds_get_spikes(x):
     network = make(remat_steps=8, dtype=jnp.float32)
     for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):

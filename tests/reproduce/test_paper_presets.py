@@ -65,7 +65,8 @@ KINDS = {
 RUN = ("randman", "dalian", "10 layers", "cifar10, 4", "dvs, 6")
 """Compiled and run here: each task, each kind of layer and the deepest networks. The others are lowered alone."""
 QUICK = ("randman", "recurrent")
-"""Run by `make test`: one for each kind of network. The others, by `make slow`."""
+MORE = ("3 layers", "cifar10, 2")
+"""Run by `make test` and `make more`. The others, by `make slow`."""
 
 
 def arms(folder):
@@ -89,7 +90,9 @@ def test_they_have_the_papers_sizes(folder):
             assert "sigma_u" not in arm.varied or 1.0 in arm.varied["sigma_u"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in KINDS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.more if name in MORE else pytest.mark.slow) for name in KINDS]
+)
 def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     arm = arms(folder)[KINDS[name]]
     # Kaiming's eight layers are silent, and then nothing moves

@@ -21,7 +21,7 @@ def command(capsys, monkeypatch, *arguments):
     return stop.value.code, out.out + out.err
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_figure_1_and_again(tmp_path, capsys, monkeypatch):
     status, text = command(capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path))
     assert status == 0

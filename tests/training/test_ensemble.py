@@ -81,7 +81,7 @@ def test_vmap_gives_the_numbers_of_one_after_another(task, trained):
     assert_same(batched.final, trained.final, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_member_does_not_depend_on_the_others(task, trained):
     some = [2, 0, 0, 2]  # as many as in `trained`: the same program
     again = train(task, {name: values[some] for name, values in MEMBERS.items()})

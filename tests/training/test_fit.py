@@ -194,7 +194,7 @@ def test_what_diverged_is_tested_as_it_ended():
     np.testing.assert_allclose(caught.value.result.test["final"]["loss"], expected, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("old_key", [False, True])
 def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
     """Against a loop that computes the gradient of the mean square error by hand; the step is halved at each plateau."""
@@ -274,7 +274,7 @@ def test_a_network_that_shows_no_spikes_has_no_rates():
     np.testing.assert_allclose(result.history[0]["valid_accuracy"], losses.correct(Linear()(x), labels).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
     """The gradient of a bound on 0 spikes is 0 in silence; the own penalty would move the weights."""
     rngs = nnx.Rngs(0)

@@ -122,7 +122,7 @@ def test_a_shard_of_everything_is_the_data_set():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_learns_and_validates():
     require("grain")
     held = DeviceEvents.put(Recordings().data, dt=2e-3, steps=75)
@@ -140,7 +140,7 @@ def test_at_most_two_shards_are_on_the_device():
     assert data.most[0] <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_says_in_which_shard_training_went_wrong():
     """Two steps a shard, three shards an epoch: steps 0 to 8 are good, so the one that is not is step 1 of shard 1 of epoch 2."""
     require("grain")

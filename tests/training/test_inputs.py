@@ -67,7 +67,7 @@ def test_errors(data):
         choose_form(network(), data, events="auto")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_training_on_events_is_training_on_arrays(data, recurrent):
     def trained(events):

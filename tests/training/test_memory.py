@@ -28,7 +28,7 @@ def test_account_holds_what_must_be_there():
     assert str(m).endswith(f"temporaries {m.temporaries / 2**20:.1f})")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_micro_batches_need_less():
     assert of(micro_batch=3).temporaries < 0.6 * of().temporaries
 

@@ -44,7 +44,7 @@ def spiking(seed=0, tau_mem=20e-3):
     return Sequential(hidden, Readout(5, 2, rngs=rngs))
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_fit_evaluate_and_ensembles_compile_once():
     """Networks of one structure with other numbers, optimizers and programs that are built anew, arrays of neurons, priming."""
     bounds = [lower_bound(1.0, 1.0), upper_bound(1.0, 2.0)]
@@ -159,7 +159,7 @@ def add(given, x):
     return x + given["a"] + (given["b"](0.0) if "b" in given else 0)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_last_programs_are_kept_and_a_dropped_one_is_freed(monkeypatch):
     monkeypatch.setattr(_programs, "KEPT", 3)
     _programs._kept.clear()

@@ -90,7 +90,7 @@ def test_epoch_equals_a_loop_of_steps(parts):
     assert int(state.steps) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("pool", ["population", "feature_map", "neuron"])
 def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
     objective = parts[0]._replace(regularizers=(upper_bound(0.3, 1.0, pool=pool), lower_bound(2.0, 3.0, pool=pool, p=1)))
