@@ -1,5 +1,5 @@
 # make demo: environment, install, train Randman.   make test: environment, install, the quick tests.
-# make more: tests that compile for seconds, and the examples in docstrings.   make slow: tests that compute long.
+# make more: tests that take long to compile, such as notebooks and examples in docstrings.   make slow: the longest.
 # make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
 # make newest: what breaks with new versions of Python, JAX and Flax, on Python 3.13 in .venv313. PYTHON313=... says which one.
 PYTHON ?= python3

@@ -42,15 +42,13 @@ def commands(path):
     return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
 
 
-MORE = {"coming-from", "index", "how-to/own-neuron"} | {f"explanation/{name}" for name in ("dale", "data-driven", "gradient", "theory")}
-SLOW = {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "resume", "speed", "sweeps", "train-on-traces-and-values")}
-
-
-def marks(path):
-    return [pytest.mark.slow] if name_of(path) in SLOW else [pytest.mark.more] if name_of(path) in MORE else []
-
-
-EXAMPLES = [pytest.param(path, marks=marks(path), id=name_of(path)) for path in PAGES if ">>> " in path.read_text()]
+MORE = (
+    {"coming-from", "index"}
+    | {f"explanation/{name}" for name in ("dale", "data-driven", "gradient", "theory")}
+    | {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "own-neuron", "resume", "speed", "sweeps")}
+    | {"how-to/train-on-traces-and-values"}
+)
+EXAMPLES = [pytest.param(p, marks=pytest.mark.more if name_of(p) in MORE else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]
 
 
 @pytest.mark.parametrize("path", EXAMPLES)

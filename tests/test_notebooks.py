@@ -95,7 +95,7 @@ def test_committed_outputs_are_clean(name):
         assert " object at 0x" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @each
 def test_runs_with_small_settings(name):
     committed = read(name)
@@ -106,7 +106,7 @@ def test_runs_with_small_settings(name):
         assert [o.output_type for o in old.outputs] == [o.output_type for o in new.outputs]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law"])
 def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
