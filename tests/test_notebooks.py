@@ -95,7 +95,7 @@ def test_committed_outputs_are_clean(name):
         assert " object at 0x" not in text
 
 
-@pytest.mark.more
+@pytest.mark.slow
 @each
 def test_runs_with_small_settings(name):
     committed = read(name)
