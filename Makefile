@@ -1,5 +1,5 @@
 # make demo: environment, install, train Randman.   make test: environment, install, the quick tests.
-# make more: tests that take long to compile, such as notebooks and examples in docstrings.   make slow: the longest.
+# make more: tests that take long to compile, such as examples in pages and docstrings.   make slow: the longest, and the notebooks.
 # make docs: the site, into site/.   make notebooks: run all notebooks and write their outputs.
 # make newest: what breaks with new versions of Python, JAX and Flax, on Python 3.13 in .venv313. PYTHON313=... says which one.
 PYTHON ?= python3

@@ -345,8 +345,11 @@ def picture(rows: list[dict[str, Any]], study: str) -> Figure:
         (line,) = by_depth.plot(list(runs), [np.mean(values) for values in runs.values()], label=arm)
         for depth, values in runs.items():
             by_depth.plot([depth] * len(values), values, "o", color=line.get_color(), markersize=4)
-    for k, depth in enumerate(depths):
-        curves = 100 * np.array([row["valid"] for row in chosen(own, depth, "calibrated")])
+    learned = {depth: [row["valid"] for row in chosen(own, depth, "calibrated")] for depth in depths}
+    for k, (depth, rows_of) in enumerate(learned.items()):
+        if not rows_of:
+            continue
+        curves = 100 * np.array(rows_of)
         by_epoch.plot(curves.mean(axis=0), color=colormaps["viridis"](k / len(depths)), label=f"{depth} layer{'s' * (depth > 1)}")
     by_depth.set(xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None))
     by_epoch.set(xlabel="epoch", title="calibrated")

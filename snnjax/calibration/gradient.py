@@ -277,10 +277,10 @@ def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], j
         fx = off(found)
         best, f_best = jnp.where(jnp.abs(fx) < f_best, x, best), jnp.minimum(jnp.abs(fx), f_best)
         left = fx * fa > 0  # x takes the place of a; the weight of an end that stays is halved
-        ends = jnp.where(left, jnp.array([x, fx, b, fb / 2]), jnp.array([a, fa / 2, x, fx]))
-        ends = jnp.where(k == 0, jnp.array([a, fa, b, fb]), ends)
-        ends = jnp.where(k == 1, jnp.array([x, fx, b, fb]), ends)
-        ends = jnp.where(k == 2, jnp.array([a, fa, x, fx]), ends)
+        # first the gain as it is, then the two ends, then points between them
+        kept, low, high = (a, fa, b, fb), (x, fx, b, fb), (a, fa, x, fx)
+        narrowed = jnp.where(left, jnp.stack([x, fx, b, fb / 2]), jnp.stack([a, fa / 2, x, fx]))
+        ends = jnp.where(k < 3, jnp.stack([jnp.stack(e) for e in (kept, low, high)])[jnp.minimum(k, 2)], narrowed)
         return (*ends, best, f_best), found
 
     start = (*jnp.zeros(5), jnp.asarray(jnp.inf))

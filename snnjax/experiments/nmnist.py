@@ -43,7 +43,7 @@ class NMNISTConfig(TrainConfig):
     """Of the split."""
 
     calibration_samples: int = 50
-    """Training samples that an initialization from data looks at; 200 need four times the memory."""
+    """Training samples that an initialization from data looks at; 200 need about twice the memory."""
     epochs: int = 20
     """Passes over the training data: 843 updates each with the official archive."""
     batch_size: int = 64

@@ -27,8 +27,8 @@ from snnjax.nn._synaptic import Shape, Synaptic
 from snnjax.nn.init import LayerInit
 
 _BLOCK_BYTES = 4 * 2**20
-"""Of windows at a time, so that they stay in a cache: forward five times as fast as all at once on a CPU with 1 MiB of L2 a core,
-both ways twice, and hardly any memory."""
+"""Size of the windows that are multiplied at a time, so that they stay in a cache. On a CPU with 1 MiB of L2 per core the
+forward pass took a fifth of the time that all windows at once take, and both passes took half."""
 
 Padding = Literal["valid", "same"] | int | Sequence[int]
 
