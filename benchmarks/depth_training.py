@@ -235,6 +235,7 @@ def main(options: Options) -> None:
             f.write(json.dumps(row) + "\n")
         print(which, f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s", flush=True)
     print(table(rows))
+    print(levels(rows))
     if options.figure is not None:
         plotting.save(
             picture(rows, f"{options.tasks[0]}, {options.epochs or known[options.tasks[0]].config.epochs} epochs"), options.figure
@@ -320,6 +321,23 @@ def _cell(runs: list[dict[str, Any]]) -> str:
         return ""
     spread = f" +- {np.std(values, ddof=1):.1f}" if len(values) >= 3 else ""
     return f"{np.mean(values):.1f}{spread} ({runs[0]['rate']:g}, {len(values)})"
+
+
+def level(row: dict[str, Any]) -> float:
+    """Largest over smallest root-mean-square gradient of the loss with respect to the spikes, over the layers of one network before training."""
+    at_layer = np.cumprod([1.0, *row["before"]["gain"][:0:-1]])
+    return float(at_layer.max() / at_layer.min())
+
+
+def levels(rows: list[dict[str, Any]]) -> str:
+    """How level the gradient of the start `calibrated` is: the worst network of each task and depth."""
+    worst: dict[tuple[str, int], float] = {}
+    for row in rows:
+        if row["arm"] == "calibrated":
+            where = row["task"], row["depth"]
+            worst[where] = max(worst.get(where, 1.0), level(row))
+    lines = ["largest over smallest gradient of the layers, calibrated, worst network:"]
+    return "\n".join(lines + [f"{task}, {depth} layers: {ratio:.2f}" for (task, depth), ratio in sorted(worst.items())])
 
 
 def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:

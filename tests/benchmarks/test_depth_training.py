@@ -4,7 +4,20 @@ from pathlib import Path
 import pytest
 from _support import data_path
 
-from benchmarks.depth_training import ARMS, PREDICTORS, Options, changed, few, of_depth, predictors, rank_correlation, runs, table, tasks
+from benchmarks.depth_training import (
+    ARMS,
+    PREDICTORS,
+    Options,
+    changed,
+    few,
+    level,
+    of_depth,
+    predictors,
+    rank_correlation,
+    runs,
+    table,
+    tasks,
+)
 
 BEFORE = {
     "gain": [float("nan"), 0.5],
@@ -66,3 +79,9 @@ def test_predictors_are_ranked_within_each_task():
 )
 def test_rank_correlation(a, b, expected):
     assert rank_correlation(a, b) == pytest.approx(expected)
+
+
+def test_the_gradient_at_a_layer_is_the_product_of_the_gains_above_it():
+    """Gains 2 of the third layer and 1/8 of the second: from the third down, 1, 2 and 1/4."""
+    assert level({"before": {"gain": [float("nan"), 0.125, 2.0]}}) == pytest.approx(8.0)
+    assert level({"before": {"gain": [float("nan")]}}) == 1.0
