@@ -17,9 +17,9 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
+from snnjax._files import as_dict  # noqa: E402
 from snnjax.cli import Task  # noqa: E402
 from snnjax.experiments import run  # noqa: E402
-from snnjax.training.run_folder import as_dict  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+Scalar = float | np.ndarray | jax.Array
+"""A real number, or an array of them that broadcasts (one per neuron)."""
+
 
 def concrete(value: Any) -> np.ndarray | None:
     """`value` as a float64 array, or None while it, or what a Flax variable holds, is being traced."""
@@ -243,12 +246,3 @@ def wide(dtype: Any) -> Any:
 def as_wide(x: Any) -> Any:
     """The array `x` in `wide` of its own dtype."""
     return jax.numpy.asarray(x, wide(jax.numpy.result_type(x)))
-
-
-def decay(dt: Any, tau: Any) -> Any:
-    """exp(-dt/tau): a Python float for Python numbers (rounded once, on use), else an array in at least float32."""
-    if isinstance(tau, int | float):
-        return math.exp(-dt / tau)
-    if isinstance(tau, np.ndarray | np.generic):
-        return np.exp(-dt / np.asarray(tau, wide(tau.dtype)))
-    return jax.numpy.exp(-dt / as_wide(tau))

@@ -204,31 +204,30 @@ class Theory:
     def __call__(self, console: Console) -> int:
         """Print the table."""
         from snnjax import theory
-        from snnjax.psp import psp_integrals
+        from snnjax.psp import Kernel
 
         _check.integer("n_recurrent", self.n_recurrent, at_least=0)
         _check.number("sigma_u", self.sigma_u, above=0)
         _check.number("theta", self.theta, above=0)
         _check.number("mu_u", self.mu_u, below=self.theta)
         _check.number("alpha", self.alpha, above=0, below=1)
-        xi = (self.theta - self.mu_u) / self.sigma_u
-        times: dict[str, Any] = {"tau_mem": self.tau_mem, "tau_syn": self.tau_syn, "dt": self.dt}
+        kernel = Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
         afferents = [theory.Afferent(self.n, self.nu, self.alpha if self.n_recurrent else 1.0)]
         if self.n_recurrent:
             nu = self.nu if self.nu_recurrent is None else self.nu_recurrent
             afferents.append(theory.Afferent(self.n_recurrent, nu, 1 - self.alpha))
-        weights = theory.afferent_weights(self.mu_u, xi, afferents, theta=self.theta, **times)
-        lower, upper = theory.mu_u_limits(xi, afferents, theta=self.theta, **times)
+        weights = theory.afferent_weights(self.mu_u, self.sigma_u, afferents, kernel, theta=self.theta)
+        limit = theory.mu_u_limit(self.sigma_u, afferents, kernel)
+        xi = float(theory.xi_of(self.mu_u, self.sigma_u, self.theta))
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for mode in ("discrete", "continuous"):
-            ebar, ehat = psp_integrals(**times, mode=mode)
-            table.add_row(f"kernel integrals, {mode}", f"ebar {1e3 * ebar:.6g} ms, ehat {1e3 * ehat:.6g} ms")
+        for k in (kernel, dataclasses.replace(kernel, mode="continuous")):
+            table.add_row(f"kernel integrals, {k.mode}", f"ebar {1e3 * k.mean():.6g} ms, ehat {1e3 * k.power():.6g} ms")
         table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
         for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
             table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
-            spread = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, theta=self.theta, **times).quenched_spread
+            spread = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, kernel=kernel).quenched_spread
             table.add_row("  quenched spread of the mean membrane", f"{spread:.4g}")
-        table.add_row("weights exist for", f"{lower:.4g} <= mu_u <= {upper:.4g}")
+        table.add_row("weights exist for", f"{-limit:.4g} <= mu_u <= {limit:.4g}")
         console.print(table)
         return 0
 

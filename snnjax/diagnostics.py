@@ -312,15 +312,14 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
     neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
-    connections, kernel = layer.connections(x, z), {"tau_mem": neuron.tau_mem, "dt": neuron.dt}
+    connections = layer.connections(x, z)
     predicted = [
         theory.membrane_statistics(
             _check.as_wide(c.weights).mean(),
             _check.as_wide(c.weights).std(),
             n=fan_in(c.weights.shape),
             nu=_check.as_wide(c.spikes).mean() / neuron.dt,
-            tau_syn=c.tau,
-            **kernel,
+            kernel=c.kernel,
         )
         for c in connections
     ]
@@ -335,7 +334,7 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
         sigma_u=sigma_u,
         predicted_mu_u=sum(c.sign * jnp.mean(p.mu_u) for c, p in zip(connections, predicted, strict=True)),
         predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
-        xi=(jnp.mean(jnp.asarray(neuron.theta)) - mu_u) / sigma_u,
+        xi=theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
         spread=u.mean(axis=(0, 1)).std(),
         grad_z=grad_z,
         grad_w=grad_w,

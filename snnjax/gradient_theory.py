@@ -12,7 +12,7 @@ square root. How much depends on how the errors dL/dz vary over time:
     white in time      chi = n_out sigma_w^2 (sum_k eps[k]^2) E[h^2]        sum_k eps[k]^2 = ehat/dt
     constant in time   chi = n_out sigma_w^2 (sum_k eps[k])^2 E[h]^2        sum_k eps[k]   = ebar/dt
 
-ebar and ehat are those of `snnjax.psp.psp_integrals`. E[h] and E[h^2] are means over the membrane:
+ebar and ehat are those of `snnjax.psp`. E[h] and E[h^2] are means over the membrane:
 
     E[h^m] = int h(u - theta)^m p(u) du                               p = Normal(mu_u, sigma_u)
 
@@ -54,7 +54,8 @@ from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 
 from snnjax import _check
-from snnjax.psp import KernelMode, psp_integrals
+from snnjax._check import Scalar
+from snnjax.psp import PSP
 from snnjax.surrogate import SpikeFunction
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -68,8 +69,8 @@ class SurrogateMoments(NamedTuple):
     """Moments of the surrogate derivative h over the membrane.
 
     Attributes:
-      mean: E[h], per unit of the membrane.
-      power: E[h^2], per squared unit.
+        mean: E[h], per unit of the membrane.
+        power: E[h^2], per squared unit.
     """
 
     mean: jax.Array
@@ -80,8 +81,8 @@ class BackwardGain(NamedTuple):
     """Root-mean-square gradient below a layer over that above it, sqrt(chi).
 
     Attributes:
-      white: For errors that are independent from step to step.
-      constant: For errors that do not change over time.
+        white: For errors that are independent from step to step.
+        constant: For errors that do not change over time.
     """
 
     white: jax.Array
@@ -91,11 +92,11 @@ class BackwardGain(NamedTuple):
 def surrogate_moments(
     spike: SpikeFunction,
     *,
-    mu_u: Any,
-    sigma_u: Any,
-    theta: Any = 1.0,
+    mu_u: Scalar,
+    sigma_u: Scalar,
+    theta: Scalar = 1.0,
 ) -> SurrogateMoments:
-    """E[h] and E[h^2] of a surrogate derivative over a normally distributed membrane.
+    """Return E[h] and E[h^2] of a surrogate derivative over a normally distributed membrane.
 
     Each side of the threshold is cut into pieces: halved again and again towards the threshold, one
     standard deviation each where the membrane is, and where h may bend, at its first parameter and
@@ -107,18 +108,18 @@ def surrogate_moments(
     2 p(theta) / beta, and E[h^2] to 2 p(theta) / (3 beta).
 
     Args:
-      spike: The surrogate. Its parameters broadcast with the other arguments.
-      mu_u: Mean of the membrane.
-      sigma_u: Standard deviation of the membrane over time and neurons; > 0.
-      theta: Firing threshold.
+        spike: The surrogate. Its parameters broadcast with the other arguments.
+        mu_u: Mean of the membrane.
+        sigma_u: Standard deviation of the membrane over time and neurons; > 0.
+        theta: Firing threshold.
 
     Returns:
-      `SurrogateMoments(mean, power)`, in at least float32, of the broadcast shape. Pure: works
-      under jit, vmap and grad.
+        `SurrogateMoments(mean, power)`, in at least float32, of the broadcast shape. Pure: works
+        under jit, vmap and grad.
 
     Raises:
-      ValueError: An argument is not finite, or sigma_u is not positive.
-      TypeError: `spike` is no `SpikeFunction`.
+        ValueError: An argument is not finite, or sigma_u is not positive.
+        TypeError: `spike` is no `SpikeFunction`.
 
     >>> from snnjax.surrogate import superspike
     >>> h = surrogate_moments(superspike(20.0), mu_u=0.0, sigma_u=1.0)
@@ -135,7 +136,7 @@ def surrogate_moments(
 
 
 @jax.jit
-def _moments(spike: SpikeFunction, mu_u: Any, sigma_u: Any, theta: Any) -> SurrogateMoments:
+def _moments(spike: SpikeFunction, mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> SurrogateMoments:
     values = (mu_u, sigma_u, theta, *spike.steepness)
     dtype = _check.wide(jnp.result_type(*values))
     mu_u, sigma_u, theta, *steepness = (jnp.asarray(v, dtype)[..., None] for v in values)
@@ -153,12 +154,12 @@ def _quadrature(
     sigma_u: jax.Array,
     steepness: list[jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Nodes v and weights (2 sides, ..., pieces, 8) for integrals over Normal(centre, sigma_u).
+    """Return nodes v and weights (2 sides, ..., pieces, 8) for integrals over Normal(centre, sigma_u).
 
     Args:
-      centre: Mean of v = u - theta, (..., 1).
-      sigma_u: Standard deviation of v, (..., 1).
-      steepness: Parameters of the surrogate, each (..., 1).
+        centre: Mean of v = u - theta, (..., 1).
+        sigma_u: Standard deviation of v, (..., 1).
+        steepness: Parameters of the surrogate, each (..., 1).
     """
     dtype = centre.dtype
     nodes, weights = (jnp.asarray(a, dtype) for a in (_NODES, _WEIGHTS))
@@ -181,65 +182,60 @@ def _quadrature(
 def backward_gain(
     spike: SpikeFunction,
     *,
-    n_out: Any,
-    sigma_w: Any,
-    mu_u: Any,
-    sigma_u: Any,
-    tau_mem: Any,
-    tau_syn: Any,
-    dt: Any,
-    theta: Any = 1.0,
-    mode: KernelMode = "discrete",
+    n_out: Scalar,
+    sigma_w: Scalar,
+    mu_u: Scalar,
+    sigma_u: Scalar,
+    kernel: PSP,
+    theta: Scalar = 1.0,
 ) -> BackwardGain:
-    """How much a feed-forward layer amplifies the gradient that it passes to its input.
+    """Return how much a feed-forward layer amplifies the gradient that it passes to its input.
 
     Args:
-      spike: Surrogate of the layer's neurons.
-      n_out: Neurons that an input of the layer speaks to.
-      sigma_w: Standard deviation of the weights, whose mean is 0.
-      mu_u: Mean of the layer's membranes.
-      sigma_u: Their standard deviation over time and neurons.
-      tau_mem: Membrane time constant, s.
-      tau_syn: Synaptic time constant, s.
-      dt: Time step, s.
-      theta: Firing threshold.
-      mode: The kernel that is summed, see `snnjax.psp.psp_integrals`. Both need `dt`.
+        spike: Surrogate of the layer's neurons.
+        n_out: Neurons that an input of the layer is connected to.
+        sigma_w: Standard deviation of the weights, whose mean is 0.
+        mu_u: Mean of the layer's membranes.
+        sigma_u: Their standard deviation over time and neurons.
+        kernel: Post-synaptic potential, for example `LIF().kernel`.
+        theta: Firing threshold.
 
     Returns:
-      `BackwardGain(white, constant)`: two amplitudes, sqrt(chi). Errors of a real loss are neither;
-      `snnjax.calibration` measures their gain.
+        `BackwardGain(white, constant)`: two amplitudes, sqrt(chi). Errors of a real loss are
+        neither; `snnjax.calibration` measures their gain.
 
     Raises:
-      ValueError: An argument is out of range.
+        ValueError: An argument is out of range.
 
+    >>> from snnjax.dynamics import LIF
     >>> from snnjax.surrogate import superspike
     >>> from snnjax.theory import Afferent, connection_weights
-    >>> times = dict(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
-    >>> sigma_w = connection_weights(0.0, 1.0, Afferent(n=128, nu=10.0), **times).sigma_w
-    >>> layer = dict(n_out=128, sigma_w=sigma_w, mu_u=0.0, sigma_u=1.0, **times)
+    >>> kernel = LIF().kernel
+    >>> sigma_w = connection_weights(0.0, 1.0, Afferent(n=128, nu=10.0), kernel).sigma_w
+    >>> layer = dict(n_out=128, sigma_w=sigma_w, mu_u=0.0, sigma_u=1.0, kernel=kernel)
     >>> [f"{g:.2f}" for beta in (2.0, 20.0) for g in backward_gain(superspike(beta), **layer)]
     ['1.99', '7.36', '0.64', '0.91']
     """
     _check.number("n_out", n_out, above=0)
     _check.number("sigma_w", sigma_w, at_least=0)
-    _check.number("dt", dt, above=0, unit="s")
     h = surrogate_moments(spike, mu_u=mu_u, sigma_u=sigma_u, theta=theta)
-    ebar, ehat = psp_integrals(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode)
     scale = sigma_w * jnp.sqrt(n_out)
-    return BackwardGain(scale * jnp.sqrt(ehat / dt * h.power), scale * ebar / dt * h.mean)
+    power: Any = kernel.power() / kernel.dt
+    mean: Any = kernel.mean() / kernel.dt
+    return BackwardGain(scale * jnp.sqrt(power * h.power), scale * mean * h.mean)
 
 
 def steepness_for_gain(
     spike: SpikeFunction,
     *,
-    nu: Any,
-    mu_u: Any,
-    sigma_u: Any,
-    dt: Any,
-    theta: Any = 1.0,
-    gain: Any = 1.0,
+    nu: Scalar,
+    mu_u: Scalar,
+    sigma_u: Scalar,
+    dt: Scalar,
+    theta: Scalar = 1.0,
+    gain: Scalar = 1.0,
 ) -> jax.Array:
-    """The first parameter of a surrogate with which a layer has the gain `gain` for white errors.
+    """Return the first parameter of a surrogate for which white errors have the gain `gain`.
 
     The layer has as many inputs as neurons, and weights that put its membrane at sigma_u. Then the
     kernel and the number of neurons drop out, and E[h^2] = gain^2 nu dt / sigma_u^2 is left. So the
@@ -247,22 +243,22 @@ def steepness_for_gain(
     beta = 2 p(theta) sigma_u^2 / (3 nu dt) where that is large.
 
     Args:
-      spike: The surrogate; its other parameters are kept.
-      nu: Rate of the layer's inputs, Hz.
-      mu_u: Mean of the layer's membranes.
-      sigma_u: Their standard deviation over time and neurons.
-      dt: Time step, s.
-      theta: Firing threshold.
-      gain: Target, > 0.
+        spike: The surrogate; its other parameters are kept.
+        nu: Rate of the layer's inputs, Hz.
+        mu_u: Mean of the layer's membranes.
+        sigma_u: Their standard deviation over time and neurons.
+        dt: Time step, s.
+        theta: Firing threshold.
+        gain: Target, > 0.
 
     Returns:
-      The steepness, of the broadcast shape; between 0.001 and 100,000, found by bisection. Pure:
-      works under jit and vmap. One of them where several have this gain; NaN where none has it and
-      values are traced.
+        The steepness, of the broadcast shape; between 0.001 and 100,000, found by bisection. Pure:
+        works under jit and vmap. One of them if several have this gain; NaN if none has it and
+        values are traced.
 
     Raises:
-      ValueError: An argument is out of range, or no steepness has this gain.
-      TypeError: `spike` has no parameter.
+        ValueError: An argument is out of range, or no steepness has this gain.
+        TypeError: `spike` has no parameter.
 
     >>> from snnjax.surrogate import superspike
     >>> target = dict(nu=10.0, mu_u=0.0, sigma_u=1.0, dt=2e-3)
@@ -288,8 +284,8 @@ def steepness_for_gain(
 
 
 @jax.jit
-def _solve(spike: SpikeFunction, power: Any, mu_u: Any, sigma_u: Any, theta: Any) -> jax.Array:
-    """The first parameter of `spike` with which E[h^2] is `power`, by bisection; NaN: none."""
+def _solve(spike: SpikeFunction, power: Any, mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> jax.Array:
+    """Return the first parameter of `spike` with which E[h^2] is `power`; NaN if there is none."""
     power, others = _check.as_wide(power), spike.steepness[1:]
 
     def above(log_steepness: jax.Array) -> jax.Array:
@@ -310,23 +306,23 @@ def _solve(spike: SpikeFunction, power: Any, mu_u: Any, sigma_u: Any, theta: Any
     return jnp.where(exists, jnp.exp((low + high) / 2), jnp.nan)
 
 
-def correlation_slope(*, mu_u: Any, sigma_u: Any, theta: Any = 1.0) -> jax.Array:
-    """How much of a correlation between two inputs a layer's threshold passes on.
+def correlation_slope(*, mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0) -> jax.Array:
+    """Return how much of a correlation between two inputs the threshold of a layer passes on.
 
     Two inputs whose membranes correlate by c give events u > theta that correlate by s c. That is
     the first order in c; the exact curve bends upwards, to 1 at c = 1. What is lost cannot come
     back: depth multiplies the s of its layers.
 
     Args:
-      mu_u: Mean of the membrane.
-      sigma_u: Standard deviation of the membrane; > 0.
-      theta: Firing threshold.
+        mu_u: Mean of the membrane.
+        sigma_u: Standard deviation of the membrane; > 0.
+        theta: Firing threshold.
 
     Returns:
-      s, of the broadcast shape; at most 2/pi = 0.64, which it is at mu_u = theta.
+        s, of the broadcast shape; at most 2/pi = 0.64, which it is at mu_u = theta.
 
     Raises:
-      ValueError: An argument is not finite, or sigma_u is not positive.
+        ValueError: An argument is not finite, or sigma_u is not positive.
 
     >>> [f"{correlation_slope(mu_u=0.0, sigma_u=s):.2f}" for s in (0.5, 1.0, 2.0, 4.0)]
     ['0.13', '0.44', '0.58', '0.62']

@@ -4,14 +4,15 @@ r"""Spike functions: a step forward, a surrogate derivative backward.
 
     superspike            1 / (beta |v| + 1)^2              Zenke & Ganguli 2018, doi 10.1162/neco_a_01086
       rescaled            times (beta theta + 1)^2          1 at rest (u = 0) instead of 1 / (beta theta + 1)^2
-      asymptotic          times beta                        the derivative of a function that tends to the step as beta -> inf
-    fast_sigmoid          superspike by its other name: h is the derivative of v / (1 + slope |v|)
+      asymptotic          times beta                        its integral tends to the step as beta -> inf
+    fast_sigmoid          1 / (slope |v| + 1)^2           superspike under its other name
     atan                  (alpha/2) / (1 + (pi alpha v / 2)^2)          Fang et al. 2021, arXiv 2007.05785
     triangular            height max(0, 1 - |v| / width)    Esser et al. 2016, doi 10.1073/pnas.1604850113
     sigmoid               beta s (1 - s), s = 1 / (1 + exp(-beta v))
 
-Each factory returns a `SpikeFunction`: callable, hashable in structure, and a pytree whose one leaf is its steepness, so an ensemble can
-vmap over beta. Every h is finite for every finite v in float32 and bfloat16: products may overflow to inf only under a division, giving 0.
+Each factory returns a `SpikeFunction`. It is callable, its structure is hashable, and it is a pytree
+whose leaves are its steepness, so an ensemble can vmap over beta. Every h is finite for every finite
+v in float32 and bfloat16: products may overflow to inf only under a division, which gives 0.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
 Derivative = Callable[..., jax.Array]
 
 
-# a rule for tangents, not for cotangents: JAX transposes it, so that forward and reverse mode, and mixtures of both, work
+# A rule for tangents, not for cotangents: JAX transposes it, so that forward mode, reverse mode and
+# mixtures of both work.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _spike(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> jax.Array:
     return (v > 0).astype(v.dtype)
@@ -44,16 +47,23 @@ def _spike_jvp(derivative: Derivative, primals: Any, tangents: Any) -> tuple[jax
 
 @pytree_dataclass
 class SpikeFunction:
-    """`spike(v)`: 1 where v = u - theta > 0, else 0, in v's shape and dtype; its gradient is `derivative(v)`.
+    """A step with a surrogate derivative.
+
+    `spike(v)` is 1 where v = u - theta > 0 and 0 elsewhere, in the shape and dtype of v. Its
+    gradient is `spike.derivative(v)`.
 
     Attributes:
-      steepness: the parameters of `function`, traced or not; they get a zero gradient.
-      function: `(v, *steepness) -> h(v)`, any pure function. `name`: for printing.
+        steepness: Parameters of `function`, traced or not. Their gradient is zero.
+        function: The surrogate derivative, `(v, *steepness) -> h(v)`, any pure function.
+        name: Name for printing.
+        elementwise: Whether each element of h(v) depends on the same element of v alone. If so,
+            GPUs compute the backward pass of layers without recurrence in one kernel.
     """
 
     steepness: tuple[Any, ...]
     function: Derivative = static()
     name: str = static(default="custom")
+    elementwise: bool = static(default=False)
 
     def __call__(self, v: jax.Array) -> jax.Array:
         v = jnp.asarray(v)
@@ -142,8 +152,20 @@ def _sigmoid(v: jax.Array, beta: Any) -> jax.Array:
     return beta * s * (1 - s)
 
 
-def superspike(beta: Any = 20.0) -> SpikeFunction:
+def _named(name: str, function: Derivative, **steepness: Scalar) -> SpikeFunction:
+    """Return an elementwise surrogate whose parameters must be positive."""
+    checked = tuple(_check.number(key, value, above=0) for key, value in steepness.items())
+    return SpikeFunction(steepness=checked, function=function, name=name, elementwise=True)
+
+
+def superspike(beta: Scalar = 20.0) -> SpikeFunction:
     """SuperSpike, h = 1 / (beta |v| + 1)^2. At rest (v = -1, beta = 20) it is 1/21^2 = 0.00227.
+
+    Args:
+        beta: Steepness, > 0.
+
+    Returns:
+        The spike function.
 
     >>> import jax, jax.numpy as jnp
     >>> spike = superspike(beta=20.0)
@@ -152,60 +174,103 @@ def superspike(beta: Any = 20.0) -> SpikeFunction:
     >>> f"{jax.grad(spike)(-1.0):.5f}"
     '0.00227'
     """
-    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_superspike, name="superspike")
+    return _named("superspike", _superspike, beta=beta)
 
 
-def superspike_rescaled(beta: Any = 20.0, *, theta: Any = 1.0) -> SpikeFunction:
-    """SuperSpike divided by its value at rest: h(-theta) = 1. It saves silent networks and explodes once they spike (paper, S8).
+def superspike_rescaled(beta: Scalar = 20.0, *, theta: Scalar = 1.0) -> SpikeFunction:
+    """SuperSpike divided by its value at rest, so that h(-theta) = 1.
+
+    It saves silent networks, but their gradients explode once they spike (supplement S8 of the
+    paper).
+
+    Args:
+        beta: Steepness, > 0.
+        theta: Firing threshold, > 0.
+
+    Returns:
+        The spike function.
 
     >>> f"{superspike_rescaled().derivative(jnp.asarray(-1.0)):.1f}"
     '1.0'
     """
-    steepness = (_check.number("beta", beta, above=0), _check.number("theta", theta, above=0))
-    return SpikeFunction(steepness=steepness, function=_rescaled, name="superspike_rescaled")
+    return _named("superspike_rescaled", _rescaled, beta=beta, theta=theta)
 
 
-def superspike_asymptotic(beta: Any = 20.0) -> SpikeFunction:
-    """SuperSpike times beta, h = beta / (beta |v| + 1)^2: h(0) = beta.
+def superspike_asymptotic(beta: Scalar = 20.0) -> SpikeFunction:
+    """SuperSpike times beta, h = beta / (beta |v| + 1)^2, so that h(0) = beta.
+
+    Args:
+        beta: Steepness, > 0.
+
+    Returns:
+        The spike function.
 
     >>> f"{superspike_asymptotic(20.0).derivative(jnp.asarray(0.0)):.1f}"
     '20.0'
     """
-    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_asymptotic, name="superspike_asymptotic")
+    return _named("superspike_asymptotic", _asymptotic, beta=beta)
 
 
-def fast_sigmoid(slope: Any = 25.0) -> SpikeFunction:
-    """h = 1 / (slope |v| + 1)^2, the derivative of v / (1 + slope |v|): `superspike` under the name and default of snnTorch.
+def fast_sigmoid(slope: Scalar = 25.0) -> SpikeFunction:
+    """h = 1 / (slope |v| + 1)^2, the derivative of v / (1 + slope |v|).
+
+    This is `superspike` under the name and with the default of snnTorch.
+
+    Args:
+        slope: Steepness, > 0.
+
+    Returns:
+        The spike function.
 
     >>> f"{fast_sigmoid(25.0).derivative(jnp.asarray(0.04)):.2f}"
     '0.25'
     """
-    return SpikeFunction(steepness=(_check.number("slope", slope, above=0),), function=_superspike, name="fast_sigmoid")
+    return _named("fast_sigmoid", _superspike, slope=slope)
 
 
-def atan(alpha: Any = 2.0) -> SpikeFunction:
+def atan(alpha: Scalar = 2.0) -> SpikeFunction:
     """h = (alpha/2) / (1 + (pi alpha v / 2)^2).
+
+    Args:
+        alpha: Steepness, > 0.
+
+    Returns:
+        The spike function.
 
     >>> f"{atan(2.0).derivative(jnp.asarray(0.0)):.1f}"
     '1.0'
     """
-    return SpikeFunction(steepness=(_check.number("alpha", alpha, above=0),), function=_atan, name="atan")
+    return _named("atan", _atan, alpha=alpha)
 
 
-def triangular(width: Any = 1.0, *, height: Any = 1.0) -> SpikeFunction:
-    """h = height max(0, 1 - |v| / width). Exactly 0 beyond `width`: a neuron further from threshold gets no gradient at all.
+def triangular(width: Scalar = 1.0, *, height: Scalar = 1.0) -> SpikeFunction:
+    """h = height max(0, 1 - |v| / width).
+
+    It is exactly 0 beyond `width`: a neuron that is further from its threshold gets no gradient.
+
+    Args:
+        width: Distance from the threshold at which h becomes 0, > 0.
+        height: h at the threshold, > 0.
+
+    Returns:
+        The spike function.
 
     >>> triangular().derivative(jnp.array([-2.0, -0.5, 0.0])).tolist()
     [0.0, 0.5, 1.0]
     """
-    steepness = (_check.number("width", width, above=0), _check.number("height", height, above=0))
-    return SpikeFunction(steepness=steepness, function=_triangular, name="triangular")
+    return _named("triangular", _triangular, width=width, height=height)
 
 
-def sigmoid(beta: Any = 4.0) -> SpikeFunction:
+def sigmoid(beta: Scalar = 4.0) -> SpikeFunction:
     """h = beta s (1 - s) with s = 1 / (1 + exp(-beta v)).
+
+    Args:
+        beta: Steepness, > 0.
+
+    Returns:
+        The spike function.
 
     >>> f"{sigmoid(4.0).derivative(jnp.asarray(0.0)):.1f}"
     '1.0'
     """
-    return SpikeFunction(steepness=(_check.number("beta", beta, above=0),), function=_sigmoid, name="sigmoid")
+    return _named("sigmoid", _sigmoid, beta=beta)

@@ -47,13 +47,6 @@ def test_integer_takes_numpy_integers():
     assert type(_check.integer("n", np.int64(3))) is int
 
 
-def test_decay_of_numbers_arrays_and_tracers_agree():
-    expected = np.exp(-0.002 / 0.02)
-    assert _check.decay(0.002, 0.02) == expected
-    np.testing.assert_array_equal(_check.decay(0.002, np.array([0.02, 0.02])), expected)
-    np.testing.assert_allclose(jax.jit(lambda tau: _check.decay(0.002, tau))(0.02), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from snnjax import theory
 from snnjax.cli import main
+from snnjax.psp import Kernel
 
 SMALL = ["--start", "paper", "--classes", "3", "--inputs", "6", "--samples", "40", "--hidden", "24", "--epochs", "2", "--batch-size", "16"]
 
@@ -37,9 +38,9 @@ def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
 def test_theory_prints_the_library_s_numbers(capsys):
     assert call(["theory", "--n", "700", "--nu", "15.8", "--n-recurrent", "128"]) == 0
     out = capsys.readouterr().out
-    kernel = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+    kernel = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
     afferents = [theory.Afferent(700, 15.8, 0.9), theory.Afferent(128, 15.8, 0.1)]
-    for weights in theory.afferent_weights(0.0, 1.0, afferents, **kernel):
+    for weights in theory.afferent_weights(0.0, 1.0, afferents, kernel):
         assert f"sigma_w {weights.sigma_w:.6g}" in out
     assert "ebar 11.0333 ms, ehat 2.03561 ms" in out
 
@@ -139,7 +140,7 @@ def test_top_level_names():
     assert set(dir(snnjax)) >= {"nn", "theory", "datasets", "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         _ = snnjax.nope
-    assert np.isclose(snnjax.psp.psp_integrals(tau_mem=0.02, tau_syn=0.01, mode="continuous").ebar, 0.01)
+    assert np.isclose(snnjax.psp.Kernel(tau_syn=0.01, mode="continuous").mean(), 0.01)
 
 
 def test_options_of_a_sweep_may_stand_anywhere():

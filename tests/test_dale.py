@@ -9,12 +9,12 @@ from snnjax.dale import exponential, fluctuation_driven_exponential, fluctuation
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF, simulate
 from snnjax.theory import dalian_rates
 
-TIMES = {"tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "dt": 2e-3}
+KERNELS = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3).kernels
 SIZES = {"n_exc": 60, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0}
 
 
 def mean_weights(n_rec: int, n: int = 400_000) -> dict[str, float]:
-    init = fluctuation_driven_exponential(1.0, n_exc=700, n_inh=32, n_rec=n_rec, nu_exc=15.8, alpha=0.9, **TIMES)
+    init = fluctuation_driven_exponential(1.0, n_exc=700, n_inh=32, n_rec=n_rec, nu_exc=15.8, alpha=0.9)
     fan_ins = {"X": (init.exc, 700), "I": (init.inh, 32), "E": (init.rec, n_rec)}
     return {k: float(f(jax.random.key(1), (size, n // size)).mean()) for k, (f, size) in fan_ins.items() if f is not None}
 
@@ -76,7 +76,7 @@ def membrane(trains, init, tau_inh):
         return (trains[name] @ (w * mean / w.mean())).reshape(STEPS, TRIALS, NEURONS)
 
     exc = drive(0, "exc") + (drive(1, "rec") if init.rec is not None else 0)
-    neuron = ExcInhLIF(**TIMES | {"tau_inh": tau_inh}, theta=1e9)
+    neuron = ExcInhLIF(tau_inh=tau_inh, theta=1e9)
     trace = simulate(neuron, ExcInhDrive(jnp.asarray(exc), jnp.asarray(drive(2, "inh"))), membrane=True).membrane
     return np.asarray(trace)[SKIP:]
 
@@ -94,30 +94,30 @@ CASES = [(0, 0.9), (300, 0.5), (300, 0.9)]
 @pytest.mark.parametrize("tau_inh", [10e-3, 20e-3])
 @pytest.mark.parametrize(("n_rec", "alpha"), CASES)
 def test_poisson_input_puts_the_membrane_on_target(trains, n_rec, alpha, tau_inh):
-    times = TIMES | {"tau_inh": tau_inh}
-    init = fluctuation_driven_exponential(1.0, n_exc=600, n_inh=200, n_rec=n_rec, nu_exc=NU, alpha=alpha, **times)
+    kernels = ExcInhLIF(tau_inh=tau_inh).kernels
+    init = fluctuation_driven_exponential(1.0, n_exc=600, n_inh=200, n_rec=n_rec, nu_exc=NU, alpha=alpha, kernels=kernels)
     assert_on_target(membrane(trains, init, tau_inh), 0.0, 1.0)
 
 
 @pytest.mark.more
 @pytest.mark.parametrize("cv", [0.5, 1.0])
 def test_lognormal_weights_put_it_there_too(trains, cv):
-    init = fluctuation_driven_lognormal(1.0, cv=cv, n_exc=600, n_inh=200, n_rec=300, nu_exc=NU, **TIMES)
+    init = fluctuation_driven_lognormal(1.0, cv=cv, n_exc=600, n_inh=200, n_rec=300, nu_exc=NU)
     assert_on_target(membrane(trains, init, 20e-3), 0.0, 1.0)
 
 
 def test_a_mean_is_reached(trains):
-    init = fluctuation_driven_exponential(0.5, mu_u=0.4, n_exc=600, n_inh=200, nu_exc=NU, **TIMES)
+    init = fluctuation_driven_exponential(0.5, mu_u=0.4, n_exc=600, n_inh=200, nu_exc=NU)
     assert_on_target(membrane(trains, init, 20e-3), 0.4, 0.5)
 
 
 def test_separate_rates_move_the_weights_of_each_connection(trains):
     # twice as many inputs at half the rate are the same drive, and the same weights
-    base = dalian_rates(1.0, n_exc=100, n_inh=50, n_rec=60, nu_exc=8.0, nu_inh=20.0, nu_rec=12.0, **TIMES)
+    base = dalian_rates(1.0, n_exc=100, n_inh=50, n_rec=60, nu_exc=8.0, nu_inh=20.0, nu_rec=12.0, kernels=KERNELS)
     for name in ("exc", "inh", "rec"):
         sizes = {"n_exc": 100, "n_inh": 50, "n_rec": 60, "nu_exc": 8.0, "nu_inh": 20.0, "nu_rec": 12.0}
         sizes |= {f"n_{name}": 2 * sizes[f"n_{name}"], f"nu_{name}": sizes[f"nu_{name}"] / 2}
-        np.testing.assert_allclose(dalian_rates(1.0, **sizes, **TIMES), base, rtol=1e-12)
+        np.testing.assert_allclose(dalian_rates(1.0, **sizes, kernels=KERNELS), base, rtol=1e-12)
 
 
 # --- as functions

@@ -12,7 +12,6 @@ from snnjax.diagnostics import findings, gradient_table, probe, table
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
-from snnjax.psp import psp_integrals
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training.step import Objective, objective_value
 
@@ -281,7 +280,7 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     first, second = report.layers
     np.testing.assert_allclose(first.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
     np.testing.assert_allclose(first.rate, z.mean() / DT, rtol=1e-4)
-    ehat = psp_integrals(tau_mem=20e-3, tau_syn=10e-3, dt=DT)[1]
+    ehat = LIF(dt=DT).kernel.power()
     powers = [(7, conv.kernel[...], image), (24, conv.recurrent_kernel[...], z)]
     predicted = sum(n * float(jnp.square(w).mean()) * float(s.mean()) / DT * ehat for n, w, s in powers)
     np.testing.assert_allclose(first.predicted_sigma_u, np.sqrt(predicted), rtol=1e-3)

@@ -19,10 +19,11 @@ from snnjax.initializers import (
     normal,
     scaled_normal,
 )
+from snnjax.psp import Kernel
 from snnjax.surrogate import atan, superspike, triangular
 from snnjax.theory import Afferent, connection_weights, membrane_statistics
 
-KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
 KEY = jax.random.key(0)
 
 
@@ -37,24 +38,26 @@ SHAPES = {"dense": ((200, 300), 200), "conv1d": ((7, 20, 500), 140), "conv2d": (
 
 
 @pytest.mark.parametrize(("shape", "n"), SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("kernel", [KERNEL, {"tau_mem": 10e-3, "tau_syn": 10e-3, "dt": 1e-3, "theta": 0.5, "mode": "continuous"}])
+@pytest.mark.parametrize(("kernel", "theta"), [(KERNEL, 1.0), (Kernel(tau_mem=10e-3, tau_syn=10e-3, dt=1e-3, mode="continuous"), 0.5)])
 @pytest.mark.parametrize(("mu_u", "xi"), [(0.0, 1.0), (-0.4, 2.0), (0.2, 1.5)])
-def test_weights_have_the_statistics_of_the_theory(shape, n, kernel, mu_u, xi):
+def test_weights_have_the_statistics_of_the_theory(shape, n, kernel, theta, mu_u, xi):
     assert fan_in(shape) == n
-    w = fluctuation_driven_normal(mu_u, xi, nu=15.8, **kernel)(KEY, shape)
+    sigma_u = (theta - mu_u) / xi
+    w = fluctuation_driven_normal(mu_u, sigma_u, nu=15.8, kernel=kernel, theta=theta)(KEY, shape)
     assert w.shape == shape
     assert w.dtype == jnp.float32
-    assert_statistics(w, *connection_weights(mu_u, xi, Afferent(n, 15.8), **kernel))
+    assert_statistics(w, *connection_weights(mu_u, sigma_u, Afferent(n, 15.8), kernel, theta=theta))
 
 
 def test_share_and_total_drive():
-    w = fluctuation_driven_normal(0.1, 2.0, nu=5.0, share=0.1, total_drive=9000.0, **KERNEL)(KEY, (200, 300))
-    assert_statistics(w, *connection_weights(0.1, 2.0, Afferent(200, 5.0, 0.1), total_drive=9000.0, **KERNEL))
+    w = fluctuation_driven_normal(0.1, 0.45, nu=5.0, share=0.1, total_drive=9000.0)(KEY, (200, 300))
+    assert_statistics(w, *connection_weights(0.1, 0.45, Afferent(200, 5.0, 0.1), KERNEL, total_drive=9000.0))
 
 
 def test_centered_is_normal_at_mean_zero():
-    expected = fluctuation_driven_normal(0.0, 0.8 / 0.5, nu=5.0, theta=0.8)(KEY, (200, 300))
-    np.testing.assert_array_equal(fluctuation_driven_centered(0.5, nu=5.0, theta=0.8)(KEY, (200, 300)), expected)
+    times = {"tau_mem": 15e-3, "tau_syn": 5e-3, "dt": 1e-3}
+    expected = fluctuation_driven_normal(0.0, 0.5, nu=5.0, theta=0.8, kernel=Kernel(**times))(KEY, (200, 300))
+    np.testing.assert_array_equal(fluctuation_driven_centered(0.5, nu=5.0, theta=0.8, **times)(KEY, (200, 300)), expected)
 
 
 def test_scaled_kaiming_and_lecun_normal():
@@ -87,7 +90,7 @@ def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
     # the same random numbers whatever the axes: only their scale depends on the fan-in
     normal = scaled_normal(power=0, **axes)(KEY, shape)
     np.testing.assert_allclose(scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6)
-    sigma_w = connection_weights(0.0, 1.0, Afferent(expected, 5.0), **KERNEL).sigma_w
+    sigma_w = connection_weights(0.0, 1.0, Afferent(expected, 5.0), KERNEL).sigma_w
     np.testing.assert_allclose(fluctuation_driven_centered(nu=5.0, **axes)(KEY, shape), normal * np.float32(sigma_w), rtol=1e-6)
 
 
@@ -112,7 +115,7 @@ def test_shape_errors(shape, axes, message):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
-    "init", [fluctuation_driven_normal(0.1, 1.0, nu=15.8, density=0.5), scaled_normal(), kaiming_normal(), lecun_normal()]
+    "init", [fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5), scaled_normal(), kaiming_normal(), lecun_normal()]
 )
 def test_dtype(init, dtype):
     w = init(KEY, (200, 300), dtype)
@@ -147,8 +150,8 @@ def test_16_bit_weights_are_float32_weights_rounded(init, dtype):
 def test_one_rate_per_input_acts_through_the_sum_over_inputs(shape, axes):
     """sum_j nu_j takes the place of n nu, whatever the layout, and mu_w and sigma_w are the same for all weights."""
     nu = np.linspace(1.0, 50.0, 20)
-    w = fluctuation_driven_normal(0.2, 1.5, nu=nu, **axes)(KEY, shape)
-    np.testing.assert_array_equal(w, fluctuation_driven_normal(0.2, 1.5, nu=nu.mean(), **axes)(KEY, shape))
+    w = fluctuation_driven_normal(0.2, 0.5, nu=nu, **axes)(KEY, shape)
+    np.testing.assert_array_equal(w, fluctuation_driven_normal(0.2, 0.5, nu=nu.mean(), **axes)(KEY, shape))
     np.testing.assert_array_equal(
         micheli_normal(nu=nu, dt=2e-3, **axes)(KEY, shape), micheli_normal(nu=nu.mean(), dt=2e-3, **axes)(KEY, shape)
     )
@@ -175,7 +178,7 @@ def test_values_per_neuron_follow_the_output_axis():
     dense = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem)(KEY, (200, 300))
     turned = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem, in_axis=-1, out_axis=-2)(KEY, (300, 200))
     for half, tau in ((slice(150), 5e-3), (slice(150, None), 40e-3)):
-        expected = connection_weights(0.0, 1.0, Afferent(200, 15.8), tau_mem=tau, tau_syn=10e-3, dt=2e-3)
+        expected = connection_weights(0.0, 1.0, Afferent(200, 15.8), Kernel(tau_mem=tau))
         assert_statistics(dense[:, half], *expected)
         assert_statistics(turned[half], *expected)
     with pytest.raises(ValueError, match="must be one number, or one for each of 299 neurons, got shape"):
@@ -190,20 +193,20 @@ def test_the_call_of_haiku_is_an_error_that_says_what_to_do():
 def test_float64(x64):
     w = fluctuation_driven_centered(nu=15.8)(KEY, (200, 300), jnp.float64)
     assert w.dtype == jnp.float64
-    assert_statistics(w, *connection_weights(0.0, 1.0, Afferent(200, 15.8), **KERNEL))
+    assert_statistics(w, *connection_weights(0.0, 1.0, Afferent(200, 15.8), KERNEL))
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
 def test_density(density):
     n, n_out = 200, 300
-    w = np.asarray(fluctuation_driven_normal(-0.2, 1.0, nu=15.8, density=density, **KERNEL)(KEY, (n, n_out)))
+    w = np.asarray(fluctuation_driven_normal(-0.2, 1.2, nu=15.8, density=density)(KEY, (n, n_out)))
     kept = w != 0
     assert abs(kept.mean() - density) < 4.5 * np.sqrt(density * (1 - density) / w.size) + 1e-12
     # density * n inputs get larger weights in exchange
-    expected = connection_weights(-0.2, 1.0, Afferent(n * density, 15.8), **KERNEL)
+    expected = connection_weights(-0.2, 1.2, Afferent(n * density, 15.8), KERNEL)
     assert_statistics(w[kept], *expected)
     # ... so that the membrane does not notice: all weights, zeros included, have the second moment that it needs
-    membrane = membrane_statistics(float(w.mean()), float(w.std()), n=n, nu=15.8, **KERNEL)
+    membrane = membrane_statistics(float(w.mean()), float(w.std()), n=n, nu=15.8, kernel=KERNEL)
     np.testing.assert_allclose(membrane.sigma_u, 1.2, rtol=0.03)
 
 
@@ -211,7 +214,7 @@ def test_density(density):
 
 
 @pytest.mark.parametrize(
-    "init", [fluctuation_driven_centered(nu=5.0), fluctuation_driven_normal(0.1, 1.0, nu=15.8, density=0.5), kaiming_normal()]
+    "init", [fluctuation_driven_centered(nu=5.0), fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5), kaiming_normal()]
 )
 def test_same_initializer_in_nnx_linen_and_plain_jax(init):
     expected_std = float(init(KEY, (200, 300)).std())
@@ -227,21 +230,21 @@ def test_same_initializer_in_nnx_linen_and_plain_jax(init):
 
 
 def test_vmap_over_keys_and_targets():
-    keys, xis = jax.random.split(KEY, 3), jnp.array([1.0, 2.0, 3.0])
-    make = lambda key, xi: fluctuation_driven_normal(-0.1, xi, nu=15.8)(key, (200, 300))  # noqa: E731
-    loop = jnp.stack([make(key, float(xi)) for key, xi in zip(keys, xis, strict=True)])
-    np.testing.assert_allclose(jax.vmap(make)(keys, xis), loop, rtol=1e-4, atol=1e-5)
+    keys, sigmas = jax.random.split(KEY, 3), jnp.array([1.1, 0.55, 0.37])
+    make = lambda key, sigma_u: fluctuation_driven_normal(-0.1, sigma_u, nu=15.8)(key, (200, 300))  # noqa: E731
+    loop = jnp.stack([make(key, float(sigma_u)) for key, sigma_u in zip(keys, sigmas, strict=True)])
+    np.testing.assert_allclose(jax.vmap(make)(keys, sigmas), loop, rtol=1e-4, atol=1e-5)
 
 
 @jax.jit
 def _measured_sigma_u(x, w):
-    u = simulate(LIF(**KERNEL, theta=1e9), x @ w, membrane=True).membrane[100:]
+    u = simulate(LIF(theta=1e9), x @ w, membrane=True).membrane[100:]
     return jnp.sqrt(jnp.var(u, axis=(0, 1)).mean())
 
 
 @pytest.mark.parametrize(("sigma_u", "density"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.3)])
 def test_simulated_membrane_hits_sigma_u(sigma_u, density):
-    w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density, **KERNEL)(jax.random.key(1), (200, 300))
+    w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density)(jax.random.key(1), (200, 300))
     # 20 s of 200 inputs: 0.8 %; 60,000 weights: 0.3 % (0.6 % at density 0.3)
     np.testing.assert_allclose(_measured_sigma_u(spikes(0, (1100, 10, 200), rate=15.8), w), sigma_u, rtol=0.03)
 
@@ -253,24 +256,22 @@ def test_simulated_membrane_hits_sigma_u(sigma_u, density):
     ("options", "message"),
     [
         ({"mu_u": np.inf}, "mu_u must be finite"),
-        ({"xi": 0.0}, "xi must be finite and > 0, got 0.0"),
+        ({"mu_u": 1.0}, "mu_u must be below theta = 1.0, got 1.0"),
+        ({"sigma_u": 0.0}, "sigma_u must be finite and > 0, got 0.0"),
         ({"nu": 0.0}, "nu must be finite and > 0 Hz"),
         ({"share": 0.0}, "share must be finite and > 0 and <= 1"),
         ({"density": 0.0}, "density must be finite and > 0 and <= 1"),
         ({"density": 1.1}, "density must be finite and > 0 and <= 1"),
-        ({"tau_mem": 0.0}, "tau_mem must be finite and > 0 s"),
-        ({"tau_syn": -1.0}, "tau_syn must be finite and > 0 s"),
-        ({"dt": 0.0}, "dt must be finite and > 0 s"),
     ],
 )
 def test_options_are_checked_before_any_weight_is_drawn(options, message):
     with pytest.raises(ValueError, match=message):
-        fluctuation_driven_normal(**{"mu_u": 0.0, "xi": 1.0, "nu": 5.0, **options})
+        fluctuation_driven_normal(**{"nu": 5.0, **options})
 
 
 def test_infeasible_fan_in_is_an_error_that_names_the_limits():
-    init = fluctuation_driven_normal(0.5, 2.0, nu=1.0)
-    with pytest.raises(ValueError, match=r"Allowed: -1.078 <= mu_u <= 0.3416"):
+    init = fluctuation_driven_normal(0.5, 0.25, nu=1.0)
+    with pytest.raises(ValueError, match=r"Allowed: -0.2594 <= mu_u <= 0.2594"):
         init(KEY, (18, 10))
     assert np.isfinite(init(KEY, (400, 10))).all()
 
@@ -278,8 +279,10 @@ def test_infeasible_fan_in_is_an_error_that_names_the_limits():
 def test_other_errors():
     with pytest.raises(ValueError, match="sigma_u must be"):
         fluctuation_driven_centered(0.0, nu=5.0)
+    with pytest.raises(ValueError, match="tau_mem must be finite and > 0 s"):
+        fluctuation_driven_centered(nu=5.0, tau_mem=0.0)
     with pytest.raises(TypeError, match="nu"):
-        fluctuation_driven_centered(1.0)
+        fluctuation_driven_centered(1.0)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="gain must be"):
         scaled_normal(0.0)
     with pytest.raises(ValueError, match="power must be"):

@@ -6,46 +6,49 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _support import data_path, lif_loop
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from snnjax.dynamics import LIF, simulate
-from snnjax.psp import psp_integrals
-from snnjax.theory import Afferent, afferent_weights, connection_weights, dalian_rates, membrane_statistics, mu_u_limits
+from snnjax.psp import ExcInhKernels, Kernel
+from snnjax.theory import Afferent, afferent_weights, connection_weights, dalian_rates, membrane_statistics, mu_u_limit, xi_of
 
-KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
 KERNELS = [
-    KERNEL,
-    {"tau_mem": 15e-3, "tau_syn": 15e-3, "dt": 1e-3, "theta": 0.7},
-    {"tau_mem": 20e-3, "tau_syn": 5e-3, "mode": "continuous", "theta": 2.0},
+    (KERNEL, 1.0),
+    (Kernel(tau_mem=15e-3, tau_syn=15e-3, dt=1e-3), 0.7),
+    (Kernel(tau_mem=20e-3, tau_syn=5e-3, mode="continuous"), 2.0),
 ]
 
 
 # --- weights -> membrane -> weights
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "theta"), KERNELS)
 @pytest.mark.parametrize(("mu_u", "xi", "n", "nu"), [(0.0, 1.0, 700, 15.8), (-0.4, 2.0, 200, 5.0), (0.25, 3.0, 400, 30.0)])
-def test_round_trip(kernel, mu_u, xi, n, nu):
-    weights = connection_weights(mu_u, xi, Afferent(n, nu), **kernel)
-    membrane = membrane_statistics(*weights, n=n, nu=nu, **kernel)
-    np.testing.assert_allclose([membrane.mu_u, membrane.xi], [mu_u, xi], rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(membrane.sigma_u, (kernel.get("theta", 1.0) - mu_u) / xi, rtol=1e-12)
+def test_round_trip(kernel, theta, mu_u, xi, n, nu):
+    sigma_u = (theta - mu_u) / xi
+    weights = connection_weights(mu_u, sigma_u, Afferent(n, nu), kernel, theta=theta)
+    membrane = membrane_statistics(*weights, n=n, nu=nu, kernel=kernel)
+    np.testing.assert_allclose([membrane.mu_u, xi_of(membrane.mu_u, membrane.sigma_u, theta)], [mu_u, xi], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(membrane.sigma_u, sigma_u, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_formulas_of_the_paper(kernel):
+@pytest.mark.parametrize(("kernel", "theta"), KERNELS)
+def test_formulas_of_the_paper(kernel, theta):
     # written out once more from theory.md, with ebar and ehat from the tested module
-    ebar, ehat = psp_integrals(**{k: v for k, v in kernel.items() if k != "theta"})
-    theta, n, nu, mu_w, sigma_w = kernel.get("theta", 1.0), 300, 7.0, 0.002, 0.05
-    s = membrane_statistics(mu_w, sigma_w, n=n, nu=nu, **kernel)
+    ebar, ehat = kernel.mean(), kernel.power()
+    n, nu, mu_w, sigma_w = 300, 7.0, 0.002, 0.05
+    s = membrane_statistics(mu_w, sigma_w, n=n, nu=nu, kernel=kernel)
     mu_u, sigma_u = n * mu_w * nu * ebar, math.sqrt(n * (mu_w**2 + sigma_w**2) * nu * ehat)
-    expected = [mu_u, sigma_u, (theta - mu_u) / sigma_u, nu * ebar * sigma_w * math.sqrt(n)]
+    expected = [mu_u, sigma_u, nu * ebar * sigma_w * math.sqrt(n)]
     np.testing.assert_allclose(s, expected, rtol=1e-13)
+    np.testing.assert_allclose(xi_of(s.mu_u, s.sigma_u, theta), (theta - mu_u) / sigma_u, rtol=1e-13)
 
 
 def test_weights_of_zero_are_infinitely_far_from_threshold():
-    assert membrane_statistics(0.0, 0.0, n=10, nu=5.0, **KERNEL).xi == np.inf
+    s = membrane_statistics(0.0, 0.0, n=10, nu=5.0, kernel=KERNEL)
+    assert xi_of(s.mu_u, s.sigma_u) == np.inf
 
 
 # --- several afferents
@@ -54,10 +57,9 @@ def test_weights_of_zero_are_infinitely_far_from_threshold():
 @pytest.mark.parametrize("mu_u", [-0.3, 0.0, 0.2])
 @pytest.mark.parametrize("rates", [(8.0, 8.0, 8.0), (8.0, 30.0, 3.0)])
 def test_afferents_add_up_to_the_target(mu_u, rates):
-    shares, sizes, xi = (0.45, 0.45, 0.1), (700, 300, 400), 1.5
-    weights = afferent_weights(mu_u, xi, [Afferent(*a) for a in zip(sizes, rates, shares, strict=True)], **KERNEL)
-    parts = [membrane_statistics(*w, n=n, nu=nu, **KERNEL) for w, n, nu in zip(weights, sizes, rates, strict=True)]
-    sigma_u = (1 - mu_u) / xi
+    shares, sizes, sigma_u = (0.45, 0.45, 0.1), (700, 300, 400), (1 - mu_u) / 1.5
+    weights = afferent_weights(mu_u, sigma_u, [Afferent(*a) for a in zip(sizes, rates, shares, strict=True)], KERNEL)
+    parts = [membrane_statistics(*w, n=n, nu=nu, kernel=KERNEL) for w, n, nu in zip(weights, sizes, rates, strict=True)]
     np.testing.assert_allclose(sum(p.mu_u for p in parts), mu_u, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose([p.sigma_u**2 for p in parts], np.multiply(shares, sigma_u**2), rtol=1e-12)
     assert len({w.mu_w for w in weights}) == 1
@@ -65,56 +67,58 @@ def test_afferents_add_up_to_the_target(mu_u, rates):
 
 def test_shares_must_add_up_to_one():
     with pytest.raises(ValueError, match="shares of the afferents must add up to 1"):
-        afferent_weights(0.0, 1.0, [Afferent(700, 8.0, 0.9), Afferent(128, 8.0, 0.2)], **KERNEL)
+        afferent_weights(0.0, 1.0, [Afferent(700, 8.0, 0.9), Afferent(128, 8.0, 0.2)], KERNEL)
     with pytest.raises(ValueError, match="at least one connection"):
-        afferent_weights(0.0, 1.0, [], **KERNEL)
+        afferent_weights(0.0, 1.0, [], KERNEL)
 
 
 # --- feasibility
 
 
 def test_infeasible_example_names_the_limits():
-    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at xi = 2, theta = 1.*-1.078 <= mu_u <= 0.3416"):
-        connection_weights(0.5, 2.0, Afferent(18, 1.0), **KERNEL)
+    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at sigma_u = 0.25: .*-0.2594 <= mu_u <= 0.2594"):
+        connection_weights(0.5, 0.25, Afferent(18, 1.0), KERNEL)
     # the continuous kernel is infeasible there, too
     with pytest.raises(ValueError, match="sigma_w\\^2 would be negative"):
-        connection_weights(0.5, 2.0, Afferent(18, 1.0), tau_mem=20e-3, tau_syn=10e-3, mode="continuous")
+        connection_weights(0.5, 0.25, Afferent(18, 1.0), Kernel(tau_mem=20e-3, tau_syn=10e-3, mode="continuous"))
+
+
+def test_limits_at_a_fixed_xi_are_the_papers():
+    """Where sigma_u = (theta - mu_u) / xi moves with mu_u: theta / (1 + k) and -theta / (k - 1)."""
+    k = 2 * math.sqrt(18 * KERNEL.power()) / (18 * KERNEL.mean())
+    lower, upper = -1 / (k - 1), 1 / (1 + k)
+    np.testing.assert_allclose([lower, upper], [-1.078, 0.3416], rtol=5e-4)
+    for mu_u in (lower, upper):
+        np.testing.assert_allclose(mu_u_limit((1 - mu_u) / 2, [Afferent(18, 1.0)], KERNEL), abs(mu_u), rtol=1e-12)
 
 
 @given(
     n=st.integers(1, 2000),
     nu=st.floats(0.5, 100),
-    xi=st.floats(0.2, 5),
-    theta=st.floats(0.1, 10),
+    sigma_u=st.floats(0.02, 50),
     tau_mem=st.floats(2e-3, 50e-3),
     tau_syn=st.floats(2e-3, 50e-3),
     share=st.sampled_from([1.0, 0.9, 0.1]),
 )
-def test_limits_are_where_weights_cease_to_exist(n, nu, xi, theta, tau_mem, tau_syn, share):
+def test_limits_are_where_weights_cease_to_exist(n, nu, sigma_u, tau_mem, tau_syn, share):
     afferents = [Afferent(n, nu, share)] if share == 1 else [Afferent(n, nu, share), Afferent(2 * n, nu / 3, 1 - share)]
-    options = {"tau_mem": tau_mem, "tau_syn": tau_syn, "dt": 1e-3, "theta": theta}
-    lower, upper = mu_u_limits(xi, afferents, **options)
-    assert upper < theta
-    for limit, outwards in ((upper, 1), (lower, -1)):
-        if np.isinf(limit):
-            afferent_weights(-1e6 * theta, xi, afferents, **options)
-            continue
-        margin = 1e-5 * max(abs(limit), theta)
-        inside = afferent_weights(limit - outwards * margin, xi, afferents, **options)
-        assert all(np.isfinite(w.sigma_w) and w.sigma_w >= 0 for w in inside)
+    kernel = Kernel(tau_mem=tau_mem, tau_syn=tau_syn, dt=1e-3)
+    limit = float(mu_u_limit(sigma_u, afferents, kernel))
+    weights = lambda mu_u: afferent_weights(mu_u, sigma_u, afferents, kernel, theta=2 * limit)  # noqa: E731
+    for sign in (1, -1):
+        assert all(np.isfinite(w.sigma_w) and w.sigma_w >= 0 for w in weights(sign * limit * (1 - 1e-5)))
         # on the limit one of the variances is gone
-        mu_w, _ = afferent_weights(limit, xi, afferents, **options)[0]
-        assert min(w.sigma_w for w in afferent_weights(limit, xi, afferents, **options)) <= 1e-6 * abs(mu_w)
-        assume(limit + outwards * margin < theta)  # above theta there is another error
+        mu_w, _ = weights(sign * limit)[0]
+        assert min(w.sigma_w for w in weights(sign * limit)) <= 1e-6 * abs(mu_w)
         with pytest.raises(ValueError, match="sigma_w\\^2 would be negative") as error:
-            afferent_weights(limit + outwards * margin, xi, afferents, **options)
+            weights(sign * limit * (1 + 1e-5))
         assert f"{limit:.4g}" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"xi": 0.0}, "xi must be finite and > 0"),
+        ({"sigma_u": 0.0}, "sigma_u must be finite and > 0"),
         ({"mu_u": 1.0}, "mu_u must be below theta = 1.0, got 1.0"),
         ({"mu_u": np.nan}, "mu_u must be finite"),
         ({"theta": 0.0}, "theta must be finite and > 0"),
@@ -122,23 +126,22 @@ def test_limits_are_where_weights_cease_to_exist(n, nu, xi, theta, tau_mem, tau_
         ({"nu": -1.0}, "nu must be finite and > 0 Hz"),
         ({"share": 1.5}, "share must be finite and > 0 and <= 1"),
         ({"total_drive": 0.0}, "total_drive must be finite and > 0 Hz"),
-        ({"tau_syn": 0.0}, "tau_syn must be finite and > 0 s"),
     ],
 )
 def test_connection_weights_errors(change, message):
-    a = {"mu_u": 0.0, "xi": 1.0, "n": 100, "nu": 5.0, "share": 1.0, **KERNEL, "theta": 1.0, "total_drive": None, **change}
+    a = {"mu_u": 0.0, "sigma_u": 1.0, "n": 100, "nu": 5.0, "share": 1.0, "theta": 1.0, "total_drive": None, **change}
     afferent = Afferent(a.pop("n"), a.pop("nu"), a.pop("share"))
     with pytest.raises(ValueError, match=message):
-        connection_weights(a.pop("mu_u"), a.pop("xi"), afferent, **a)
+        connection_weights(afferent=afferent, kernel=KERNEL, **a)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"sigma_w": -0.1}, "sigma_w must be"), ({"n": 0}, "n must be"), ({"nu": 0}, "nu must be"), ({"theta": -1}, "theta must be")],
+    [({"sigma_w": -0.1}, "sigma_w must be"), ({"n": 0}, "n must be"), ({"nu": 0}, "nu must be")],
 )
 def test_membrane_statistics_errors(change, message):
     with pytest.raises(ValueError, match=message):
-        membrane_statistics(**{"mu_w": 0.0, "sigma_w": 0.1, "n": 10, "nu": 5.0, **KERNEL, **change})
+        membrane_statistics(**{"mu_w": 0.0, "sigma_w": 0.1, "n": 10, "nu": 5.0, "kernel": KERNEL, **change})
 
 
 # --- the reference implementation
@@ -155,12 +158,16 @@ def reference():
 def test_recurrent_weights_of_the_reference(reference, case, kind, mode, rtol):
     mu_u, xi, nu, alpha, dt, tau_mem, tau_syn, n_ff, n_rec = reference[f"init/recurrent_{case}_args"]
     afferents = [Afferent(n_ff, nu, alpha), Afferent(n_rec, nu, 1 - alpha)]
-    weights = afferent_weights(mu_u, xi, afferents, tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode)
+    weights = afferent_weights(mu_u, (1 - mu_u) / xi, afferents, Kernel(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode))
     # atol is for the mu_w of case a, which is 0
     np.testing.assert_allclose(weights, reference[f"init/recurrent_{case}_{kind}"], rtol=rtol, atol=1e-15)
 
 
-DALIAN = {"nu_exc": 15.8, "tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "dt": 2e-3}
+def kernels(tau_mem=20e-3, mode="discrete"):
+    return ExcInhKernels(*(Kernel(tau_mem=tau_mem, tau_syn=tau, dt=2e-3, mode=mode) for tau in (10e-3, 20e-3)))
+
+
+DALIAN = {"nu_exc": 15.8, "kernels": kernels()}
 
 
 @pytest.mark.parametrize("population", ["exc", "inh"])
@@ -183,7 +190,7 @@ def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
     n, nu, sigma_u, alpha = (400, n_rec, 60), (9.0, 14.0, 25.0), 0.8, 0.7
     options = DALIAN | {"nu_exc": nu[0], "nu_rec": nu[1], "nu_inh": nu[2]}
     rates = dalian_rates(sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options)
-    (ebar_e, ehat_e), (ebar_i, ehat_i) = (psp_integrals(tau_mem=20e-3, tau_syn=tau, dt=2e-3) for tau in (10e-3, 20e-3))
+    (ebar_e, ehat_e), (ebar_i, ehat_i) = ((k.mean(), k.power()) for k in kernels())
     drive = np.multiply(n, nu)
     rate = np.array([rates.exc, np.inf if rates.rec is None else rates.rec, rates.inh])
     # E[W^2] = (1 + cv^2) / lambda^2
@@ -215,7 +222,6 @@ def test_dalian_limits_of_the_mean_are_sharp(n_rec):
         ({"n_rec": -1}, "n_rec must be"),
         ({"n_rec": 10, "alpha": 1.0}, "alpha must be finite and > 0 and < 1"),
         ({"nu_inh": 0.0}, "nu_inh must be"),
-        ({"tau_exc": 0.0}, "must be finite and > 0 s"),
     ],
 )
 def test_dalian_errors(change, message):
@@ -232,12 +238,12 @@ SIGMAS = np.array([0.5, 1.0, 2.0])
 @pytest.mark.parametrize(
     "f",
     [
-        lambda sigma: connection_weights(-0.1, 1.1 / sigma, Afferent(300, 9.0), **KERNEL).sigma_w,
-        lambda sigma: afferent_weights(0.0, 1 / sigma, [Afferent(300, 9.0, 0.9), Afferent(50, 4.0, 0.1)], **KERNEL)[1].sigma_w,
-        lambda sigma: membrane_statistics(0.01, sigma, n=50, nu=5.0, **KERNEL).xi,
+        lambda sigma: connection_weights(-0.1, sigma, Afferent(300, 9.0), KERNEL).sigma_w,
+        lambda sigma: afferent_weights(0.0, sigma, [Afferent(300, 9.0, 0.9), Afferent(50, 4.0, 0.1)], KERNEL)[1].sigma_w,
+        lambda sigma: xi_of(*membrane_statistics(0.01, sigma, n=50, nu=5.0, kernel=KERNEL)[:2]),
         lambda sigma: dalian_rates(sigma, n_exc=700, n_inh=32, n_rec=128, **DALIAN).rec,
-        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, **DALIAN | {"tau_mem": 20e-3 * sigma}).exc,
-        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, mode="continuous", **DALIAN | {"tau_mem": 20e-3 * sigma}).exc,
+        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma)).exc,
+        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma, "continuous")).exc,
     ],
     ids=["connection", "afferents", "membrane", "dalian", "dalian-tau", "dalian-tau-continuous"],
 )
@@ -250,7 +256,7 @@ def test_traced_equals_concrete(f, transform, x64):
 
 
 def test_infeasible_is_nan_where_traced():
-    sigma_w = jax.vmap(lambda mu: connection_weights(mu, 2.0, Afferent(18, 1.0), **KERNEL).sigma_w)(jnp.array([0.3, 0.5]))
+    sigma_w = jax.vmap(lambda mu: connection_weights(mu, 0.3, Afferent(18, 1.0), KERNEL).sigma_w)(jnp.array([0.3, 0.5]))
     assert np.isnan(sigma_w).tolist() == [False, True]
 
 
@@ -263,7 +269,7 @@ def test_quenched_spread():
     weights = 0.02 + 0.1 * rng.standard_normal((n, neurons))
     drive = (rng.poisson(nu * dt, (steps, n)) @ weights)[:, None]
     mean = lif_loop(drive, theta=1e9).u[burn_in:, 0].mean(axis=0)
-    expected = membrane_statistics(0.02, 0.1, n=n, nu=nu, **KERNEL)
+    expected = membrane_statistics(0.02, 0.1, n=n, nu=nu, kernel=KERNEL)
     # 1500 neurons: 1.8 % standard error; 10 s of input: the drive's own fluctuation adds 0.3 %
     np.testing.assert_allclose(mean.std(), expected.quenched_spread, rtol=0.06)
     # 100 shared inputs of 200 spikes each: 0.7 %
@@ -291,15 +297,14 @@ def _moments(x, mu_w, sigma_w, noise, neuron, skip):
 @pytest.mark.parametrize("xi", [1.0, 2.0, 3.0])
 @pytest.mark.parametrize("dt", [0.5e-3, 1e-3, 2e-3])
 def test_simulated_membrane_has_the_predicted_mean_and_spread(poisson_input, dt, xi, mu_u):
-    kernel = KERNEL | {"dt": dt}
-    weights = connection_weights(mu_u, xi, Afferent(200, 20.0), **kernel)
+    neuron, sigma_u = LIF(dt=dt, theta=1e9), (1 - mu_u) / xi
+    weights = connection_weights(mu_u, sigma_u, Afferent(200, 20.0), neuron.kernel)
     # the weights' own mean and standard deviation are made exactly those asked for: what is left is the noise of 96,000 input spikes,
     # 0.3 % of the mean and 0.4 % of sigma_u
     noise = np.random.default_rng(3).standard_normal((200, 200)).astype(np.float32)
     noise = (noise - noise.mean()) / noise.std()
     # a simulation threshold that is never reached: the theory is for the membrane without spikes
-    mean, std = _moments(poisson_input[dt], *weights, noise, LIF(**kernel, theta=1e9), round(0.2 / dt))
-    sigma_u = (1 - mu_u) / xi
+    mean, std = _moments(poisson_input[dt], *weights, noise, neuron, round(0.2 / dt))
     assert abs(std / sigma_u - 1) < 0.02
     assert abs(mean - mu_u) < 0.02 * max(abs(mu_u), sigma_u)
 

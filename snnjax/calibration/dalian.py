@@ -41,7 +41,6 @@ from snnjax.calibration.powers import free_membrane
 from snnjax.calibration.report import LayerReport, near
 from snnjax.dynamics import LIF
 from snnjax.initializers import fan_in
-from snnjax.psp import psp_integrals
 
 
 class Moments(NamedTuple):
@@ -206,12 +205,11 @@ def _put(layer: Any, shapes: dict[str, jax.Array], scales: Scales, there: Any = 
 def _poisson(layer: Any, shapes: dict[str, jax.Array], rate: Any) -> Moments:
     """Moments of the layer's own populations if they were Poisson at `rate`, Hz; the input's are 0."""
     zero, out = jnp.zeros((), jnp.float32), []
-    for name, tau in (("recurrent_kernel", layer.neuron.tau_exc), ("inhibitory_kernel", layer.neuron.tau_inh)):
-        kernel = psp_integrals(tau_mem=layer.neuron.tau_mem, tau_syn=tau, dt=layer.neuron.dt)
+    for name, kernel in zip(("recurrent_kernel", "inhibitory_kernel"), layer.neuron.kernels, strict=True):
         g = shapes.get(name)
         drive = zero if g is None else fan_in(g.shape) * rate
-        power = zero if g is None else jnp.square(g).mean() * drive * jnp.mean(kernel.ehat)
-        out.append((drive * jnp.mean(kernel.ebar), power))
+        power = zero if g is None else jnp.square(g).mean() * drive * jnp.mean(kernel.power())
+        out.append((drive * jnp.mean(kernel.mean()), power))
     (m_r, rr), (m_i, ii) = out
     return Moments(zero, m_r, m_i, zero, zero, rr, zero, zero, ii)
 

@@ -24,7 +24,6 @@ from snnjax.calibration.gradient import LEVEL, GradientTarget, calibrate_gradien
 from snnjax.calibration.powers import InputPowers, as_floats, free_membrane, input_powers, standard_weights, weights_from_powers
 from snnjax.calibration.report import GradientReport, LayerReport, near
 from snnjax.nn.network import check_sequential
-from snnjax.psp import psp_integrals
 from snnjax.theory import WeightStatistics
 
 INFEASIBLE = (
@@ -212,7 +211,7 @@ _DALIAN_PASSES = 5  # inhibition answers to what it does, so that its fixed poin
 
 def _poisson_powers(neuron: Any, n: int, rate: float, balance: bool, dtype: Any) -> InputPowers:
     """Powers of n Poisson inputs at `rate`, Hz."""
-    ebar, ehat = psp_integrals(tau_mem=neuron.tau_mem, tau_syn=neuron.tau_syn, dt=neuron.dt)
+    ebar, ehat = neuron.kernel.mean(), neuron.kernel.power()
     quenched = 0.0 if balance else n * (rate * ebar) ** 2
     values = (n * rate * ehat, quenched, n * rate * ebar, n * rate * ehat)
     return InputPowers(*(jnp.asarray(v, dtype) for v in values), n=n, balanced=balance)

@@ -1,6 +1,6 @@
 """A file from the network, and a file out of a zip archive: whole and checked at its place, or not there at all.
 
-Bytes go to a file `.NAME.RANDOM.part` beside it that takes its name only once everything is right, and is removed when anything is not.
+Bytes go to a file `.NAME.RANDOM.tmp` beside it (`snnjax._files.whole`) that takes its name only once everything is right.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import contextlib
 import errno
 import hashlib
 import http.client
-import os
 import struct
 import urllib.request
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
+
+from snnjax._files import whole
 
 BLOCK = 2**20
 
@@ -39,7 +39,7 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
                 return path
     path.parent.mkdir(parents=True, exist_ok=True)
     size, digest = 0, _md5()
-    with _whole(path) as out, contextlib.ExitStack() as stack:
+    with whole(path, unique=True) as out, contextlib.ExitStack() as stack:
         with _network(url):
             response = stack.enter_context(urllib.request.urlopen(url, timeout=timeout))
             promised = response.headers.get("Content-Length")
@@ -136,7 +136,7 @@ def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None
     if path.is_file() and path.stat().st_size == info.file_size and _crc32(path) == info.CRC:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with z.open(info) as source, _whole(path) as out:
+    with z.open(info) as source, whole(path, unique=True) as out:
         # never gives more than file_size bytes, and ends with a check of the CRC
         written = 0
         while block := source.read(BLOCK):
@@ -144,18 +144,6 @@ def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None
             out.write(block)
         if written != info.file_size:
             raise ValueError(f"{member!r} must have {info.file_size} bytes, got {written}")
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that becomes `path` at the end of the block, or vanishes."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("xb") as out:
-            yield out
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

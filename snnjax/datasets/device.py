@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _time
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets.events import EventDataset
-from snnjax.dynamics import n_steps as _n_steps
 from snnjax.sparse import scatter_counts
 
 
@@ -81,7 +80,7 @@ class DeviceEvents:
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one sample, got an empty data set")
-        steps = _n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
+        steps = _time.n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
         addresses, offsets = data.bins(dt, steps)
         return cls.put_bins(addresses, offsets, data.labels, steps=steps, n_units=data.n_units, dt=float(dt))
 

@@ -23,9 +23,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _time
 from snnjax.datasets import _arrays
-from snnjax.dynamics import n_steps as steps_in
 
 _EVENTS_AT_ONCE = 2**22  # binned together: some 60 bytes each while that lasts
 
@@ -443,7 +442,7 @@ class EventDataset:
     def _steps(self, dt: float, n_steps: int | None) -> int:
         _check.number("dt", dt, above=0, unit="s")
         _check.hint_seconds("dt", dt)
-        return _arrays.check_steps(steps_in(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
+        return _arrays.check_steps(_time.n_steps(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
 
     def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and unit (int64) of each event inside the window."""

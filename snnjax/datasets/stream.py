@@ -16,13 +16,12 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _time
 from snnjax.datasets import _arrays
 from snnjax.datasets.crop import crop, drop_events, random_crop, start_of
 from snnjax.datasets.device import DeviceEvents
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.sparse_events import SparseEvents, order_by_unit
-from snnjax.dynamics import n_steps
 
 
 class Recordings(Protocol):
@@ -113,7 +112,7 @@ class Stream:
     @property
     def steps(self) -> int:
         """Time steps of a window."""
-        return n_steps(self.duration, self.dt)
+        return _time.n_steps(self.duration, self.dt)
 
     @property
     def n_shards(self) -> int:

@@ -1,7 +1,7 @@
-"""Neuron models as pure functions of (parameters, state, drive), and the scan over time."""
+"""Neuron models as frozen parameters with a pure `step`, and the scan over time."""
 
-from snnjax.dynamics._neuron import Neuron, Reset, apply_reset
-from snnjax.dynamics._simulate import Simulation, dense_recurrence, n_steps, simulate
+from snnjax.dynamics._neuron import Neuron, Reset, Simulation, apply_reset
+from snnjax.dynamics._simulate import dense_recurrence, simulate
 from snnjax.dynamics.adaptive import AdaptiveLIF, AdaptiveLIFState
 from snnjax.dynamics.exc_inh import ExcInhDrive, ExcInhLIF, ExcInhState
 from snnjax.dynamics.lif import LIF, LIFState
@@ -22,6 +22,5 @@ __all__ = [
     "Simulation",
     "apply_reset",
     "dense_recurrence",
-    "n_steps",
     "simulate",
 ]

@@ -1,4 +1,6 @@
-r"""The scan over a leaky integrator with constant coefficients, and its backward pass, which is the same filter run from the end.
+r"""The scan over a leaky integrator with constant coefficients, and its backward pass.
+
+The backward pass is the same filter, run from the end.
 
 o[t+1] = lr o[t] + (1 - lr) i[t],   i[t+1] = ls i[t] + drive[t],   trace[t] = o[t+1]
 
@@ -21,7 +23,16 @@ State = tuple[jax.Array, jax.Array]
 
 @jax.custom_vjp
 def leaky_scan(coefficients: Any, state: State, drive: jax.Array) -> tuple[State, jax.Array]:
-    """The final state (o, i), and the trace (T, B, ...). `coefficients` = (lr, 1 - lr, ls) are constants: their gradient is zero."""
+    """Run the filter.
+
+    Args:
+        coefficients: (lr, 1 - lr, ls), constants: their gradient is zero.
+        state: (o, i) before the first step.
+        drive: (time, batch, ...features).
+
+    Returns:
+        The final state, and the trace of the drive's shape.
+    """
 
     def body(constants: Any, carry: State, d: jax.Array) -> tuple[State, jax.Array]:
         lr, gain, ls = constants
@@ -48,3 +59,4 @@ def _backward(coefficients: Any, cotangents: tuple[State, jax.Array]) -> tuple[A
 
 
 leaky_scan.defvjp(_forward, _backward)
+jitted_leaky_scan = jax.jit(leaky_scan)

@@ -1,70 +1,116 @@
-r"""The scan over a plain LIF population, of one synaptic current or several, with its backward pass written by hand.
+r"""The scan over a plain LIF population of one or several currents, with a hand-written gradient.
 
-Forward stores the trace v = u - theta and nothing else, in the dtype `trace`: rounding keeps its sign, and so the spikes, and moves the
-surrogate derivative alone. Backward, from t = T - 1 down to 0, with r = 0 where v[t] > 0 and 1 elsewhere, h the surrogate derivative, g. the
-cotangents, and s_k = 1 or -1 the sign with which current k enters the membrane:
+The forward pass stores the trace v = u - theta and nothing else, in the dtype `Program.trace`.
+Rounding preserves the sign of v, hence the spikes; it only perturbs the surrogate derivative. The
+backward pass runs from t = T - 1 down to 0, with r = 0 where v[t] > 0 and 1 elsewhere, h the
+surrogate derivative, g. the cotangents, and s_k = 1 or -1 the sign of current k in the membrane:
 
     gdrive_k[t] = gi_k[t+1]
     gz          = gz[t] + sum_k (d recurrent_k / d z)^T gi_k[t+1]
     gu[t]       = lm r gu[t+1] + h(v[t]) gz + gu_out[t]
     gi_k[t]     = ls_k gi_k[t+1] + s_k (1 - lm) r gu[t+1]
 
-The recurrent weights' gradient is one product over all steps after the loop. Without recurrence both directions are `_over_time.elementwise`.
-Equal to autodiff of `LIF.step` and `ExcInhLIF.step` with the multiplicative, undifferentiated reset; autodiff stores u, all i and z of every step, and
-multiplies inside the loop.
+The gradient of the recurrent weights is one product over all steps after the loop. Without
+recurrence both directions are `_over_time.elementwise`. The result equals autodiff of `LIF.step`
+and `ExcInhLIF.step` with the multiplicative, undifferentiated reset. Autodiff stores u, all i and z
+of every step, and multiplies inside the loop.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from snnjax import surrogate
 from snnjax.dynamics import _over_time
+from snnjax.dynamics._neuron import Recurrent
 from snnjax.surrogate import Derivative
 
 Currents = tuple[jax.Array, ...]
-Recurrent = Callable[[jax.Array, Any], Currents]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
+@dataclasses.dataclass(frozen=True)
+class Leaves:
+    """A recurrence whose drive is a tuple of arrays.
+
+    Equal functions give equal objects, so that jit finds its program again.
+    """
+
+    recurrent: Recurrent
+
+    def __call__(self, z: jax.Array, weights: Any) -> Currents:
+        """Return what spikes z bring to each current."""
+        return tuple(jax.tree.leaves(self.recurrent(z, weights)))
+
+
+class Program(NamedTuple):
+    """What a scan is compiled for.
+
+    Attributes:
+        derivative: The surrogate derivative.
+        elementwise: Whether each element of it depends on the same element of v alone.
+        recurrent: What spikes bring to each current, or None.
+        signs: Sign of each current in the membrane.
+        membrane: Whether the trace of the membrane is returned.
+        trace: Dtype of the stored trace v.
+    """
+
+    derivative: Derivative
+    elementwise: bool
+    recurrent: Leaves | None
+    signs: tuple[int, ...]
+    membrane: bool
+    trace: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lif_scan(
-    derivative: Derivative,
-    recurrent: Recurrent | None,
-    signs: tuple[int, ...],
-    membrane: bool,
-    trace: Any,
+    program: Program,
     drive: Currents,
     state: tuple[jax.Array, ...],
     weights: Any,
     coefficients: Any,
     steepness: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array | None, tuple[jax.Array, ...]]:
-    """Spikes and, if `membrane`, the membrane (T, B, ...), and the final state.
+    """Run the neurons.
 
-    `drive`, and what `recurrent` returns, have an array for each current, of the membrane's shape or one that broadcasts to it; `state` is
-    (u, *currents). `coefficients` = (lm, 1 - lm, (ls, ...), theta) are constants: their gradient is zero. `trace`: dtype of what backward needs.
+    Args:
+        program: What is compiled.
+        drive: One array (time, batch, ...features) per current. These, and what
+            `program.recurrent` returns, broadcast to the shape of the membrane.
+        state: (u, *currents) before the first step.
+        weights: Second argument of `program.recurrent`.
+        coefficients: (lm, 1 - lm, (ls, ...), theta), constants: their gradient is zero.
+        steepness: Parameters of the surrogate derivative, likewise.
+
+    Returns:
+        Spikes, the membrane or None, both (time, batch, ...features), and the final state.
     """
-    v, u, final = _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
+    v, u, final = _run(program, drive, state, weights, coefficients)
     return (v > 0).astype(state[0].dtype), u, final
 
 
-def _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients):  # type: ignore[no-untyped-def]
-    """The traces v and, if `membrane`, u, and the final state."""
+def _run(
+    program: Program, drive: Currents, state: tuple[jax.Array, ...], weights: Any, coefficients: Any
+) -> tuple[jax.Array, jax.Array | None, tuple[jax.Array, ...]]:
+    """Return the trace v, the membrane or None, and the final state."""
+    recurrent = program.recurrent
 
-    def body(constants: Any, carry: tuple[jax.Array, ...], d: Currents) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, jax.Array | None]]:
+    def body(constants: Any, carry: tuple[jax.Array, ...], d: Currents) -> tuple[Any, Any]:
         lm, gain, ls, theta = constants
         u, *i = carry
         z = u > theta
         i_next = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)]
         if recurrent is not None:
-            i_next = [i_k + r_k for i_k, r_k in zip(i_next, recurrent(z.astype(u.dtype), weights), strict=True)]
-        net = functools.reduce(jnp.add, map(_signed, signs, i))
-        return (jnp.where(z, 0, lm * u + gain * net), *i_next), ((u - theta).astype(trace), u if membrane else None)
+            own = recurrent(z.astype(u.dtype), weights)
+            i_next = [i_k + r_k for i_k, r_k in zip(i_next, own, strict=True)]
+        net = functools.reduce(jnp.add, map(_signed, program.signs, i))
+        v = (u - theta).astype(program.trace)
+        u_next = jnp.where(z, 0, lm * u + gain * net)
+        return (u_next, *i_next), (v, u if program.membrane else None)
 
     alone = recurrent is None and all(d.shape[1:] == state[0].shape for d in drive)
     run = _over_time.elementwise if alone else _over_time.loop
@@ -72,42 +118,53 @@ def _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
     return v, u, final
 
 
-def _forward(derivative, recurrent, signs, membrane, trace, drive, state, weights, coefficients, steepness):  # type: ignore[no-untyped-def]
-    v, u, final = _run(recurrent, signs, membrane, trace, drive, state, weights, coefficients)
-    broadcast = tuple(None if d.shape == v.shape else d for d in drive)  # small; a whole drive must not be kept for the sake of its shape
-    return ((v > 0).astype(state[0].dtype), u, final), (v, broadcast, weights, coefficients, steepness)
+def _forward(
+    program: Program,
+    drive: Currents,
+    state: tuple[jax.Array, ...],
+    weights: Any,
+    coefficients: Any,
+    steepness: tuple[jax.Array, ...],
+) -> tuple[Any, Any]:
+    v, u, final = _run(program, drive, state, weights, coefficients)
+    # Drives that broadcast are small. A whole drive must not be kept for the sake of its shape.
+    broadcast = tuple(None if d.shape == v.shape else d for d in drive)
+    output = ((v > 0).astype(state[0].dtype), u, final)
+    return output, (v, broadcast, weights, coefficients, steepness)
 
 
-def _backward(derivative, recurrent, signs, membrane, trace, residuals, cotangents):  # type: ignore[no-untyped-def]
+def _backward(program: Program, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
     v, broadcast, weights, coefficients, steepness = residuals
     gz_out, gu_out, final = cotangents
     dtype = gz_out.dtype
+    recurrent = program.recurrent
 
     def onto_all(z: jax.Array, w: Any) -> Currents:
         assert recurrent is not None
         return tuple(jnp.broadcast_to(r, z.shape) for r in recurrent(z, w))
 
-    def body(
-        constants: Any, carry: tuple[jax.Array, ...], at_t: tuple[jax.Array, jax.Array, jax.Array | None]
-    ) -> tuple[tuple[jax.Array, ...], Currents]:
+    def body(constants: Any, carry: tuple[jax.Array, ...], at_t: Any) -> tuple[Any, Currents]:
         (lm, gain, ls, _), steepness = constants
         gu, *gi = carry
         v_t, gz, gu_t = at_t
         if recurrent is not None:
-            (gz_recurrent,) = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(gz))[1](tuple(gi))
+            _, transposed = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(gz))
+            (gz_recurrent,) = transposed(tuple(gi))
             gz = gz + gz_recurrent
         kept = jnp.where(v_t > 0, 0, gu)
-        gu_next = lm * kept + derivative(v_t.astype(dtype), *steepness) * gz
-        gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(signs, ls, gi, strict=True)]
+        gu_next = lm * kept + program.derivative(v_t.astype(dtype), *steepness) * gz
+        gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(program.signs, ls, gi, strict=True)]
         return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
 
-    # what a derivative of the user's own does is not known
-    run = _over_time.elementwise if recurrent is None and derivative.__module__ == surrogate.__name__ else _over_time.loop
-    g_state, g_drive = run(body, (coefficients, steepness), final, (v, gz_out, gu_out), reverse=True)
+    alone = recurrent is None and program.elementwise
+    run = _over_time.elementwise if alone else _over_time.loop
+    at_all = (v, gz_out, gu_out)
+    g_state, g_drive = run(body, (coefficients, steepness), final, at_all, reverse=True)
     g_weights = None
     if recurrent is not None:
         z = (v > 0).astype(dtype)
-        (g_weights,) = jax.vjp(lambda w: jax.vmap(onto_all, (0, None))(z, w), weights)[1](g_drive)
+        _, transposed = jax.vjp(lambda w: jax.vmap(onto_all, (0, None))(z, w), weights)
+        (g_weights,) = transposed(g_drive)
     g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in zip(g_drive, broadcast, strict=True))
     return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))
 
@@ -117,8 +174,11 @@ def _signed(sign: int, x: jax.Array) -> jax.Array:
 
 
 def _sum_to(g: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The cotangent of what was broadcast from `shape` to g's, both of the same number of axes."""
-    return g.sum([k for k, (n, m) in enumerate(zip(g.shape, shape, strict=True)) if n != m], keepdims=True)
+    """Return the cotangent of an array of `shape`, of as many axes, that was broadcast to g's."""
+    summed = [k for k, (n, m) in enumerate(zip(g.shape, shape, strict=True)) if n != m]
+    return g.sum(summed, keepdims=True)
 
 
 lif_scan.defvjp(_forward, _backward)
+# One object for all calls, so that eager calls share its cache. Under jit it is inlined.
+jitted_lif_scan = jax.jit(lif_scan, static_argnums=0)

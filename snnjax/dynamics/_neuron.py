@@ -1,40 +1,285 @@
-"""What a neuron model is: frozen parameters with a pure `step`. Any pytree that has these two methods works everywhere in snnjax."""
+"""The base class of all neuron models: frozen parameters with a pure `step`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+import abc
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from snnjax import _check
+from snnjax._check import Scalar
+from snnjax.dynamics import _over_time
+from snnjax.dynamics._response import Response, integrals_of, response
+from snnjax.psp import PSP, ExcInhKernels, Integrals
 
 Reset = Literal["multiplicative", "to_value", "subtractive"]
+Recurrent = Callable[[jax.Array, Any], Any]
+"""`(z, weights) -> drive` for the output z (batch, ...features) of one step, linear in z."""
 
 
-@runtime_checkable
-class Neuron(Protocol):
-    """Parameters of a neuron model, a pytree.
+class Simulation(NamedTuple):
+    """What a population did.
 
-    `initial_state(shape, dtype)` gives the state of a population of `shape` (batch, ...features), a NamedTuple of arrays.
-    `step(state, drive)` advances it by dt: it returns the next state and what the neuron emits at the present step. `drive` is what
-    the synaptic current receives during the step, x[t] @ W plus any recurrent part; an array, or a pytree where there are several currents.
+    Attributes:
+        output: Output of the neurons, (time, batch, ...features).
+        membrane: Membrane potential before each step, of the same shape, or None.
+        state: State after the last step.
     """
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any: ...
+    output: jax.Array
+    membrane: jax.Array | None
+    state: Any
 
-    def step(self, state: Any, drive: Any) -> tuple[Any, jax.Array]: ...
+
+class Neuron(abc.ABC):
+    """Parameters of a neuron model. Derive your own models from this class.
+
+    A model must be a frozen dataclass, and should be a registered pytree, so that models of the
+    same structure share their compiled programs.
+
+    Attributes:
+        dt: Time step, s.
+        theta: Firing threshold. Readouts have none.
+        n_currents: Number of synaptic currents, 1 or 2 (excitatory and inhibitory).
+    """
+
+    dt: float
+    theta: Scalar
+    n_currents: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        """Return the state before the first step.
+
+        Args:
+            shape: Shape of the population, (batch, ...features).
+            dtype: Type of the state; at least float32 is used.
+
+        Returns:
+            A NamedTuple of arrays. If it has a field `u`, that is the membrane potential.
+        """
+
+    @abc.abstractmethod
+    def step(self, state: Any, drive: Any) -> tuple[Any, jax.Array]:
+        """Advance the state by dt.
+
+        Args:
+            state: The present state.
+            drive: What the synaptic current receives during the step: `x[t] @ W` plus any
+                recurrent part. An array, or a pytree of arrays if there are several currents.
+
+        Returns:
+            The next state, and the output at the present step. The output must depend on the state
+            alone and not on the drive.
+        """
+
+    @property
+    def kernel(self) -> PSP:
+        """The post-synaptic potential below the threshold, for one synaptic current.
+
+        The default is measured from `step`, see `snnjax.dynamics._response`: it exists if the
+        neuron is linear below its threshold. A model may override it with a closed form.
+        """
+        return measured(self)
+
+    @property
+    def kernels(self) -> ExcInhKernels:
+        """The post-synaptic potentials of an excitatory and an inhibitory current."""
+        raise TypeError(
+            f"neuron must have an excitatory and an inhibitory current, got {type(self).__name__}; "
+            "use ExcInhLIF, or define the property kernels"
+        )
+
+    @property
+    def fused(self) -> bool:
+        """Whether `scan` has a backward pass written by hand for these parameters."""
+        return False
+
+    def population(self, drive: Any) -> tuple[int, ...]:
+        """Return the shape (batch, ...features) of the population that a drive is for.
+
+        Args:
+            drive: Drive of all steps, arrays (time, batch, ...features).
+        """
+        return jax.tree.leaves(drive)[0].shape[1:]
+
+    def scan(
+        self,
+        drive: Any,
+        state: Any,
+        *,
+        recurrent: Recurrent | None = None,
+        weights: Any = None,
+        membrane: bool = False,
+    ) -> Simulation:
+        """Run the neurons over a sequence; `snnjax.dynamics.simulate` without its checks.
+
+        The default is a `jax.lax.scan` over `step`, which JAX differentiates. A model may override
+        it with a faster program that gives the same values and gradients.
+
+        Args:
+            drive: Drive of all steps, arrays (time, batch, ...features).
+            state: State before the first step.
+            recurrent: What the output of a step adds to the drive of that step.
+            weights: Second argument of `recurrent`.
+            membrane: Whether to return the trace of `state.u`, too.
+        """
+        known = split(self)
+        if known is None:
+            return _scan(self, drive, recurrent, weights, state, membrane)
+        return _jitted_scan(*known, drive, recurrent, weights, state, membrane)
+
+
+def check_neuron(neuron: object) -> None:
+    """Raise unless `neuron` is a `Neuron`."""
+    if isinstance(neuron, Neuron):
+        return
+    got = f"the class {neuron.__name__} itself" if isinstance(neuron, type) else repr(neuron)
+    raise TypeError(
+        f"neuron must be a snnjax.dynamics.Neuron such as LIF(), got {got}; for a model of your own "
+        "derive a frozen dataclass from Neuron, with initial_state, step and dt"
+    )
+
+
+class Static(NamedTuple):
+    """The part of a neuron that a program is compiled for.
+
+    Attributes:
+        structure: Structure of the pytree.
+        numbers: Its leaves, with None in place of arrays.
+    """
+
+    structure: Any
+    numbers: tuple[Any, ...]
+
+    def neuron(self, arrays: Sequence[Any]) -> Any:
+        """Return the neuron with one array for each None."""
+        rest = iter(arrays)
+        leaves = [next(rest) if number is None else number for number in self.numbers]
+        return self.structure.unflatten(leaves)
+
+
+def split(neuron: Neuron) -> tuple[Static, list[Any]] | None:
+    """Split a neuron into its static part and its arrays.
+
+    Returns:
+        The two, or None if equal neurons may act differently. Then none can stand for another one
+        in the cache of jit.
+    """
+    leaves, structure = jax.tree.flatten(neuron)
+    is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    if len(leaves) == 1 and leaves[0] is neuron and not _is_value(neuron):
+        return None
+    numbers = (None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
+    static = Static(structure, tuple(numbers))
+    try:
+        hash(static)
+    except TypeError:
+        return None
+    return static, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+
+
+def _is_value(neuron: Any) -> bool:
+    """Return whether equal objects are interchangeable, which is true of frozen dataclasses.
+
+    A subclass that is no dataclass itself inherits an equality that ignores its own attributes.
+    """
+    params = vars(type(neuron)).get("__dataclass_params__")
+    return params is not None and params.frozen and params.eq
+
+
+def measured(neuron: Neuron, drive_of: Callable[[jax.Array], Any] = lambda drive: drive) -> Integrals:
+    """Return the post-synaptic potential of a neuron, measured from its `step`.
+
+    Args:
+        neuron: The neuron.
+        drive_of: From an input (batch, ...features) to the drive of a step. A function of a module,
+            so that its program is compiled once.
+    """
+    known = split(neuron)
+    if known is None:
+        return integrals_of(response(neuron, drive_of), neuron)
+    traced = any(isinstance(array, Tracer) for array in known[1])
+    # Under jit a neuron of plain numbers is still measured at once, so that errors are raised.
+    with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
+        return integrals_of(_jitted_response(*known, drive_of), neuron)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _jitted_response(static: Static, arrays: Any, drive_of: Callable[[Any], Any]) -> Response:
+    return response(static.neuron(arrays), drive_of)
+
+
+# Outside jit, a scan over a new function is compiled at each call. This function is the same at each
+# call, and its static arguments are everything that it is compiled for. The arrays of the neuron are
+# not static, so that a trained time constant costs no compilation. Under jit it is inlined.
+@functools.partial(jax.jit, static_argnums=(0, 3, 6))
+def _jitted_scan(
+    static: Static,
+    arrays: Any,
+    drive: Any,
+    recurrent: Any,
+    weights: Any,
+    state: Any,
+    membrane: bool,
+) -> Simulation:
+    return _scan(static.neuron(arrays), drive, recurrent, weights, state, membrane)
+
+
+def _scan(neuron: Neuron, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+    def body(_: None, s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
+        u = s.u if membrane else None
+        if recurrent is None:
+            s, z = neuron.step(s, d)
+            return s, (z, u)
+        # z[t] depends on the state alone, so a step without drive yields it. XLA removes the unused
+        # half of that step as dead code.
+        _, z = neuron.step(s, jax.tree.map(jnp.zeros_like, d))
+        s, z = neuron.step(s, jax.tree.map(jnp.add, d, recurrent(z, weights)))
+        return s, (z, u)
+
+    state, (output, trace) = _over_time.loop(body, None, state, drive)
+    return Simulation(output, trace, state)
 
 
 def check_reset(reset: str) -> None:
+    """Raise unless `reset` is the name of a reset."""
     _check.one_of("reset", reset, get_args(Reset))
 
 
-def apply_reset(u: jax.Array, z: jax.Array, *, reset: Reset, reset_grad: bool, theta: Any, u_reset: Any) -> jax.Array:
-    """The membrane `u` that would be reached without a reset, reset where the neuron spiked (z = 1).
+def apply_reset(
+    u: jax.Array,
+    z: jax.Array,
+    *,
+    reset: Reset,
+    reset_grad: bool,
+    theta: Scalar,
+    u_reset: Scalar,
+) -> jax.Array:
+    """Reset the membrane where the neuron spiked.
 
-    multiplicative: u (1 - z);  to_value: u (1 - z) + u_reset z;  subtractive: u - theta z.
-    `reset_grad=False` takes z as a constant here (BPTT ignores the reset, as in the paper), True differentiates it.
+        multiplicative    u (1 - z)
+        to_value          u (1 - z) + u_reset z
+        subtractive       u - theta z
+
+    Args:
+        u: Membrane that would be reached without a reset.
+        z: Spikes, 0 or 1.
+        reset: Name of the reset.
+        reset_grad: Whether to differentiate z here. False takes it as a constant: backpropagation
+            through time ignores the reset, as in the paper.
+        theta: Firing threshold.
+        u_reset: Value after a spike, for `reset="to_value"`.
+
+    Returns:
+        The membrane after the reset.
     """
     z = z if reset_grad else jax.lax.stop_gradient(z)
     if reset == "subtractive":

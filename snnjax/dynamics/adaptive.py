@@ -2,9 +2,10 @@ r"""LIF neuron whose threshold rises with each of its own spikes.
 
     z[t]   = spike(u[t] - theta - b a[t])
     a[t+1] = la a[t] + (1 - la) z[t]                                la = exp(-dt/tau_adapt)
-    u, i   as in `snnjax.dynamics.LIF` (a subtractive reset subtracts the momentary threshold theta + b a[t])
+    u, i   as in `snnjax.dynamics.LIF`
 
-Source: Bellec et al. (2018), arXiv 1803.09574, equations 1 and 2, on the current-based dynamics of Rossbroich et al. (2022).
+A subtractive reset subtracts the present threshold, theta + b a[t]. Source: Bellec et al. (2018),
+arXiv 1803.09574, equations 1 and 2, on the current-based dynamics of Rossbroich et al. (2022).
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snnjax import _check
-from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics._neuron import Reset, apply_reset
-from snnjax.dynamics.lif import check_lif
-from snnjax.surrogate import SpikeFunction, superspike
+from snnjax import _check, _time
+from snnjax._check import Scalar
+from snnjax._pytree import pytree_dataclass
+from snnjax.dynamics.lif import IntegrateAndFire
+from snnjax.psp import PSP, Kernel
 
 
 class AdaptiveLIFState(NamedTuple):
-    """Membrane potential, synaptic current and adaptation variable, each (batch, ...features)."""
+    """State of an `AdaptiveLIF` population, arrays (batch, ...features).
+
+    Attributes:
+        u: Membrane potential.
+        i: Synaptic current.
+        a: Adaptation variable.
+    """
 
     u: jax.Array
     i: jax.Array
@@ -30,8 +37,17 @@ class AdaptiveLIFState(NamedTuple):
 
 
 @pytree_dataclass
-class AdaptiveLIF:
-    """Parameters of an adaptive LIF population: those of `LIF`, with `tau_adapt` (s) and the strength `b` (membrane units).
+class AdaptiveLIF(IntegrateAndFire):
+    """Parameters of an adaptive LIF population: those of `LIF` without `trace_dtype`, and two more.
+
+    Attributes:
+        tau_syn: Synaptic time constant, s.
+        tau_adapt: Time constant of the adaptation, s.
+        b: Strength of the adaptation, in membrane units, >= 0.
+
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type.
 
     >>> neuron = AdaptiveLIF(tau_adapt=0.2, b=1.8)
     >>> state, z = neuron.step(neuron.initial_state((2, 3)), jnp.ones((2, 3)))
@@ -39,32 +55,34 @@ class AdaptiveLIF:
     ((2, 3), (2, 3))
     """
 
-    tau_mem: Any = 20e-3
-    tau_syn: Any = 10e-3
-    tau_adapt: Any = 200e-3
-    b: Any = 1.0
-    theta: Any = 1.0
-    u_reset: Any = 0.0
-    spike: SpikeFunction = superspike(20.0)
-    dt: float = static(default=2e-3)
-    reset: Reset = static(default="multiplicative")
-    reset_grad: bool = static(default=False)
+    tau_syn: Scalar = 10e-3
+    tau_adapt: Scalar = 200e-3
+    b: Scalar = 1.0
 
     def __post_init__(self) -> None:
-        check_lif(self)
+        super().__post_init__()
         _check.number("tau_adapt", self.tau_adapt, above=0, unit="s")
         _check.number("b", self.b, at_least=0)
 
+    @property
+    def kernel(self) -> PSP:
+        """The post-synaptic potential below the threshold, where the neuron is a `LIF`."""
+        if type(self).step is not AdaptiveLIF.step:
+            return super().kernel
+        return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
+
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> AdaptiveLIFState:
-        """u = i = a = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
         return AdaptiveLIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 
     def step(self, state: AdaptiveLIFState, drive: jax.Array) -> tuple[AdaptiveLIFState, jax.Array]:
-        """One time step: the next state and the spikes z[t]."""
+        """Return the next state and the spikes z[t]."""
         u, i, a = state
         threshold = self.theta + self.b * a
         z = self.spike(u - threshold)
-        lm, ls, la = (_check.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_syn, self.tau_adapt))
-        u_free = lm * u + (1 - lm) * i
-        u_next = apply_reset(u_free, z, reset=self.reset, reset_grad=self.reset_grad, theta=threshold, u_reset=self.u_reset)
-        return AdaptiveLIFState(u_next.astype(u.dtype), (ls * i + drive).astype(i.dtype), (la * a + (1 - la) * z).astype(a.dtype)), z
+        taus = (self.tau_mem, self.tau_syn, self.tau_adapt)
+        lm, ls, la = (_time.decay(self.dt, tau) for tau in taus)
+        u_next = self.reset_where(z, lm * u + (1 - lm) * i, threshold)
+        i_next, a_next = ls * i + drive, la * a + (1 - la) * z
+        values = (u_next, i_next, a_next)
+        return AdaptiveLIFState(*(v.astype(s.dtype) for v, s in zip(values, state, strict=True))), z

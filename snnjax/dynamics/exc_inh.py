@@ -5,25 +5,34 @@ r"""LIF neuron with separate excitatory and inhibitory currents, for networks th
     i_exc[t+1] = exp(-dt/tau_exc) i_exc[t] + drive.exc[t]
     i_inh[t+1] = exp(-dt/tau_inh) i_inh[t] + drive.inh[t]
 
-Both drives are >= 0 where the weights are. Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.5.
+Both drives are >= 0 where the weights are. Source: Rossbroich, Gygax & Zenke (2022),
+doi 10.1088/2634-4386/ac97bb, section 4.5.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 
-from snnjax import _check
-from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics._neuron import Reset, apply_reset
-from snnjax.dynamics.lif import check_lif, check_trace_dtype
-from snnjax.surrogate import SpikeFunction, superspike
+from snnjax import _check, _time
+from snnjax._check import Scalar
+from snnjax._pytree import pytree_dataclass
+from snnjax.dynamics._neuron import measured
+from snnjax.dynamics.lif import CurrentBased
+from snnjax.psp import ExcInhKernels, Kernel
 
 
 class ExcInhState(NamedTuple):
-    """Membrane potential and the two synaptic currents, each (batch, ...features)."""
+    """State of an `ExcInhLIF` population, arrays (batch, ...features).
+
+    Attributes:
+        u: Membrane potential.
+        i_exc: Excitatory current.
+        i_inh: Inhibitory current.
+    """
 
     u: jax.Array
     i_exc: jax.Array
@@ -31,15 +40,28 @@ class ExcInhState(NamedTuple):
 
 
 class ExcInhDrive(NamedTuple):
-    """What each current receives, the same shape for both."""
+    """What each current receives.
+
+    Attributes:
+        exc: Drive of the excitatory current.
+        inh: Drive of the inhibitory current; the two broadcast against each other.
+    """
 
     exc: jax.Array
     inh: jax.Array
 
 
 @pytree_dataclass
-class ExcInhLIF:
-    """Parameters of an E/I-driven LIF population: those of `LIF`, with `tau_exc` and `tau_inh` (s) in place of tau_syn.
+class ExcInhLIF(CurrentBased):
+    """Parameters of a LIF population with two currents: those of `LIF`, but two for `tau_syn`.
+
+    Attributes:
+        tau_exc: Time constant of the excitatory current, s.
+        tau_inh: Time constant of the inhibitory current, s.
+
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type.
 
     >>> neuron = ExcInhLIF(tau_exc=10e-3, tau_inh=20e-3)
     >>> drive = ExcInhDrive(jnp.ones((2, 3)), jnp.zeros((2, 3)))
@@ -48,32 +70,51 @@ class ExcInhLIF:
     (6.0, 0.0)
     """
 
-    tau_mem: Any = 20e-3
-    tau_exc: Any = 10e-3
-    tau_inh: Any = 20e-3
-    theta: Any = 1.0
-    u_reset: Any = 0.0
-    spike: SpikeFunction = superspike(20.0)
-    dt: float = static(default=2e-3)
-    reset: Reset = static(default="multiplicative")
-    reset_grad: bool = static(default=False)
-    trace_dtype: Any = static(default=None)
+    tau_exc: Scalar = 10e-3
+    tau_inh: Scalar = 20e-3
 
-    def __post_init__(self) -> None:
-        check_lif(self, tau_syn=("tau_exc", "tau_inh"))
-        check_trace_dtype(self.trace_dtype)
+    n_currents: ClassVar[int] = 2
+    currents: ClassVar[Mapping[str, int]] = {"tau_exc": 1, "tau_inh": -1}
+
+    @property
+    def fused(self) -> bool:
+        """Whether `scan` has a backward pass written by hand for these parameters."""
+        return type(self).step is ExcInhLIF.step and self._plain
+
+    @property
+    def kernel(self) -> NoReturn:
+        """Not defined: see `kernels`."""
+        raise TypeError(
+            f"neuron must have one synaptic current, got {type(self).__name__}, whose kernels are "
+            "neuron.kernels; Dalian layers need DalianFluctuationDriven"
+        )
+
+    @property
+    def kernels(self) -> ExcInhKernels:
+        """The post-synaptic potentials of both currents, in closed form and without their signs."""
+        if type(self).step is not ExcInhLIF.step:
+            return ExcInhKernels(measured(self, _to_exc), measured(self, _to_inh))
+        taus = (self.tau_exc, self.tau_inh)
+        return ExcInhKernels(*(Kernel(tau_mem=self.tau_mem, tau_syn=tau, dt=self.dt) for tau in taus))
 
     def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ExcInhState:
-        """u = i_exc = i_inh = 0 for a population of `shape` (batch, ...features), in at least float32."""
+        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
         return ExcInhState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 
     def step(self, state: ExcInhState, drive: ExcInhDrive) -> tuple[ExcInhState, jax.Array]:
-        """One time step: the next state and the spikes z[t]."""
+        """Return the next state and the spikes z[t]."""
         u, i_exc, i_inh = state
         z = self.spike(u - self.theta)
-        lm, le, li = (_check.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_exc, self.tau_inh))
-        u_free = lm * u + (1 - lm) * (i_exc - i_inh)
-        u_next = apply_reset(u_free, z, reset=self.reset, reset_grad=self.reset_grad, theta=self.theta, u_reset=self.u_reset)
-        return ExcInhState(
-            u_next.astype(u.dtype), (le * i_exc + drive.exc).astype(i_exc.dtype), (li * i_inh + drive.inh).astype(i_inh.dtype)
-        ), z
+        taus = (self.tau_mem, self.tau_exc, self.tau_inh)
+        lm, le, li = (_time.decay(self.dt, tau) for tau in taus)
+        u_next = self.reset_where(z, lm * u + (1 - lm) * (i_exc - i_inh), self.theta)
+        values = (u_next, le * i_exc + drive.exc, li * i_inh + drive.inh)
+        return ExcInhState(*(v.astype(s.dtype) for v, s in zip(values, state, strict=True))), z
+
+
+def _to_exc(drive: jax.Array) -> ExcInhDrive:
+    return ExcInhDrive(drive, jnp.zeros_like(drive))
+
+
+def _to_inh(drive: jax.Array) -> ExcInhDrive:
+    return ExcInhDrive(jnp.zeros_like(drive), -drive)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from snnjax._files import write_whole
 from snnjax.exchange import nir_convention as convention
 from snnjax.exchange.nir_convention import Scheme
 from snnjax.exchange.nir_export import to_nir
 from snnjax.exchange.nir_import import from_nir
 from snnjax.nn import Sequential
-from snnjax.training.run_folder import write_whole
 
 _MOST_BYTES = 2**32  # of all arrays of a file
 _DEEPEST = 8  # groups in groups; nir's own files have 4

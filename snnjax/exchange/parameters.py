@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from snnjax import _check
+from snnjax._files import write_whole
 from snnjax.training.params import SUFFIXES, encode_params, flatten_params, load_params
-from snnjax.training.run_folder import write_whole
 
 
 def save_parameters(path: str | os.PathLike[str], network: nnx.Module, *, overwrite: bool = False) -> None:

@@ -14,14 +14,15 @@ import numpy as np
 from flax import nnx
 
 import snnjax
+from snnjax import _time
+from snnjax._files import as_dict
 from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset, SparseEvents, Stream
-from snnjax.dynamics import n_steps
 from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
 from snnjax.losses import mean_square
 from snnjax.nn import Sensory, Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
-from snnjax.training.run_folder import RunFolder, as_dict
+from snnjax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +149,7 @@ def _events_data(config: Any, train: Any, sample: DeviceEvents, sizes: Any, vali
 
 def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
     """Mean rate of the sensory neurons, Hz, or the configuration's own, and the data."""
-    steps = n_steps(config.duration, config.dt)
+    steps = _time.n_steps(config.duration, config.dt)
     shown = DeviceImages.put(train, steps=steps, flip=config.flip, shift=config.shift)
     held = [DeviceImages.put(data, steps=steps, like=shown) for data in (valid, test)]
     height, width, channels = train.images.shape[1:]

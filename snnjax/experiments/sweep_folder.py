@@ -30,9 +30,9 @@ import jax
 import numpy as np
 
 import snnjax
+from snnjax._files import as_dict, write_whole
 from snnjax.training.ensemble import EnsembleResult
 from snnjax.training.params import flatten_params
-from snnjax.training.run_folder import as_dict, write_whole
 
 SWEEPABLE = (
     "sigma_u",

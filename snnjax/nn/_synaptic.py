@@ -20,20 +20,29 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._pytree import replaced
-from snnjax.dynamics import Neuron, Simulation, simulate
+from snnjax.dynamics import Simulation, simulate
+from snnjax.dynamics._neuron import check_neuron
 from snnjax.initializers import Initializer, fan_in
 from snnjax.nn.init import Connection, LayerInit, as_layer_init, draw_weights
+from snnjax.psp import PSP
 from snnjax.surrogate import SpikeFunction
 
 Shape = tuple[int | None, ...]  # None: any size
 
 
 class Incoming(NamedTuple):
-    """A connection at work: weights (..., in, units), the spikes that it carries, time constant of the current, and sign of its effect."""
+    """A connection at work.
+
+    Attributes:
+        weights: Its weights, (..., in, units).
+        spikes: The spikes that it carries.
+        kernel: Post-synaptic potential of its current.
+        sign: Sign of its effect.
+    """
 
     weights: jax.Array
     spikes: jax.Array
-    tau: Any
+    kernel: PSP
     sign: int = 1
 
 
@@ -105,7 +114,7 @@ class Synaptic(nnx.Module):
 
     spiking: bool
     takes_events = False  # whether `project` takes a `snnjax.sparse.EventRaster`
-    _currents: ClassVar[tuple[str, ...]] = ("tau_syn",)
+    _n_currents: ClassVar[int] = 1
 
     def __init__(
         self, in_features: int, out_features: int, *, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any,
@@ -116,11 +125,10 @@ class Synaptic(nnx.Module):
         self._axes = len(window)  # not the kernel's own: an ensemble's has one more
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(f"rngs must be a flax.nnx.Rngs, for example nnx.Rngs(0), got {type(rngs).__name__} {rngs!r}")
-        if isinstance(neuron, type) or not isinstance(neuron, Neuron):
-            raise TypeError(f"neuron must have initial_state and step (snnjax.dynamics.Neuron), got {neuron!r}")
-        if missing := [name for name in self._currents if not hasattr(neuron, name)]:
-            which = "one synaptic current with time constant" if len(self._currents) == 1 else "synaptic currents with time constants"
-            raise TypeError(f"neuron must have {which} {' and '.join(self._currents)}, got {type(neuron).__name__} without {missing[0]}")
+        check_neuron(neuron)
+        if neuron.n_currents != self._n_currents:
+            which = ("one synaptic current", "an excitatory and an inhibitory current")[self._n_currents - 1]
+            raise TypeError(f"neuron must have {which}, got {type(neuron).__name__}")
         check_units(neuron, self.units, (None,) * self._axes)
         self._connect(window, recurrent_window, with_arrays(neuron), as_layer_init(init), dtype, rngs)
         self._neuron = hold(neuron)
@@ -197,8 +205,9 @@ class Synaptic(nnx.Module):
 
     def connections(self, x: jax.Array, z: jax.Array) -> list[Incoming]:
         """All connections onto the layer's neurons, for inputs x and own spikes z."""
-        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], z, self.neuron.tau_syn)]
-        return [Incoming(self.kernel[...], x, self.neuron.tau_syn), *own]
+        kernel = self.neuron.kernel
+        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], z, kernel)]
+        return [Incoming(self.kernel[...], x, kernel), *own]
 
     def _out_shape(self, spatial: Shape) -> Shape:
         return spatial

@@ -50,7 +50,7 @@ class Dalian(Synaptic):
     """What Dalian layers share: populations, weights >= 0, and what they drive; `DalianDense` and `DalianConv` add the linear maps."""
 
     spiking = True
-    _currents = ("tau_exc", "tau_inh")
+    _n_currents = 2
     inhibitory_kernel: NonNegative
 
     def __init__(
@@ -104,9 +104,9 @@ class Dalian(Synaptic):
 
     def connections(self, x: jax.Array, z: jax.Array) -> list[Incoming]:
         """All connections onto the layer's neurons, for inputs x and own spikes z: feed-forward, inhibitory, recurrent."""
-        exc, inh, neuron = z[..., : self.n_exc], z[..., self.n_exc :], self.neuron
-        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], exc, neuron.tau_exc)]
-        return [Incoming(self.kernel[...], x, neuron.tau_exc), Incoming(self.inhibitory_kernel[...], inh, neuron.tau_inh, -1), *own]
+        exc, inh, kernels = z[..., : self.n_exc], z[..., self.n_exc :], self.neuron.kernels
+        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], exc, kernels.exc)]
+        return [Incoming(self.kernel[...], x, kernels.exc), Incoming(self.inhibitory_kernel[...], inh, kernels.inh, -1), *own]
 
     @classmethod
     def _own_drive(cls, z: jax.Array, weights: tuple[jax.Array, jax.Array | None]) -> ExcInhDrive:
@@ -125,7 +125,7 @@ class DalianDense(Dalian, DenseMaps):
       n_inh: inhibitory neurons; when None n_exc / `ei_ratio`, rounded.
       init: how to draw the weights, `DalianFluctuationDriven(nu=15.8, sigma_u=1.0)`, or any `LayerInit` or initializer whose weights are >= 0.
       recurrent: also connect every excitatory neuron with all neurons of the layer. Inhibitory ones always are.
-      neuron: `ExcInhLIF`, or another neuron with the time constants tau_exc and tau_inh and an `ExcInhDrive`.
+      neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
       trainable: names of time constants to learn, one value a neuron.   dtype, rngs: as in `SpikingDense`.
 
     Parameters, E before I on the last axis: `kernel` (in, n_exc + n_inh); `inhibitory_kernel` (n_inh, n_exc + n_inh);

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from snnjax import _check
+from snnjax import _check, _time
 from snnjax.dynamics import LIF, Simulation, simulate
 from snnjax.nn._synaptic import Shape, check_units, hold, with_arrays
 
@@ -84,7 +84,7 @@ class Sensory(nnx.Module):
 
     def _current(self, x: jax.Array) -> jax.Array:
         x = jnp.asarray(x, _check.wide(self.gain[...].dtype))
-        return (1 - _check.decay(self.neuron.dt, self.neuron.tau_syn)) * (self.gain[...] * x + self.bias[...])
+        return (1 - _time.decay(self.neuron.dt, self.neuron.tau_syn)) * (self.gain[...] * x + self.bias[...])
 
     def __call__(self, x: jax.Array, *, state: Any = None, membrane: bool = False) -> Simulation:
         """Run pixel values x (time, batch, *spatial, channels): an image that stays is the same at all steps."""

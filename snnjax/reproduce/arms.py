@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from snnjax._files import as_dict
 from snnjax.experiments._run import run
 from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.experiments.sweep_folder import epochs_to
@@ -26,7 +27,7 @@ from snnjax.experiments.tasks import task_name
 from snnjax.reproduce.data import SOURCES
 from snnjax.reproduce.settings import Task
 from snnjax.training.fit import FitResult, TrainingDivergedError
-from snnjax.training.run_folder import RunFolder, as_dict
+from snnjax.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 Watch = Callable[[str, int, int], Callable[..., None] | None]

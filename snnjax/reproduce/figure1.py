@@ -37,7 +37,7 @@ def measure(*, xis: Sequence[float], inputs: int, neurons: int, rate: float, sec
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
     rows = []
     for xi in xis:
-        weights = theory.afferent_weights(0.0, xi, [theory.Afferent(inputs, rate, 1.0)], tau_mem=20e-3, tau_syn=10e-3, dt=dt, theta=1.0)[0]
+        weights = theory.connection_weights(0.0, 1 / xi, theory.Afferent(inputs, rate), LIF(dt=dt).kernel)
         drive = x @ (w * weights.sigma_w)
         neuron = LIF(dt=dt)
         run = simulate(neuron, drive, membrane=True)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snnjax._files import write_whole
 from snnjax.experiments.sweep_folder import SWEEPABLE
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.statements import RULES, Row, Statement, Verdict, spread, values
-from snnjax.training.run_folder import write_whole
 
 if TYPE_CHECKING:
     from snnjax.reproduce.study import Finished

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import snnjax
+from snnjax._files import write_whole
 from snnjax.reproduce.arms import Arm, Row, Unit, Watch
 from snnjax.reproduce.settings import Preset
 from snnjax.reproduce.statements import Statement, Verdict, judged
-from snnjax.training.run_folder import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

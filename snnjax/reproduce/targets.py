@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from snnjax._files import write_whole
 from snnjax.reproduce import figure1, figure2, figure3, figure4, figure5, figure6, figure7, report, supplement
 from snnjax.reproduce.arms import Watch
 from snnjax.reproduce.data import MissingDataError
 from snnjax.reproduce.settings import Options
 from snnjax.reproduce.study import Finished, Study, check, run_study
-from snnjax.training.run_folder import write_whole
 
 TARGETS: Mapping[str, Callable[[Options], Study]] = {
     "figure1": figure1.study,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import datetime
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,29 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from snnjax._files import write_whole
 from snnjax.training.params import encode_params
-
-
-def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
-    """Write `content` to `path` so that the file is, at any moment, the old one or the new one; also after a crash of the machine.
-
-    Raises:
-      FileExistsError: `path` exists and is not to be overwritten.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_whole(Path(folder) / "a.txt", b"whole")
-    ...     sorted(p.name for p in Path(folder).iterdir()), (Path(folder) / "a.txt").read_text()
-    (['a.txt'], 'whole')
-    """
-    if not overwrite and path.exists():
-        raise FileExistsError(f"{path} exists; overwrite=True replaces it")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class RunFolder:
@@ -95,11 +72,6 @@ class RunFolder:
     def write_params(self, name: str, params: Any) -> None:
         """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""
         write_whole(self.path / f"{name}.npz", encode_params(params, ".npz"))
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as a JSON-ready dict, with its class name."""
-    return {"config": type(config).__name__, **dataclasses.asdict(config)}
 
 
 def _plain(value: Any) -> Any:

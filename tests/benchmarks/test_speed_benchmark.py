@@ -86,8 +86,8 @@ def test_weights_move_the_membrane_by_the_threshold():
 
 
 def test_weights_are_the_papers_formula():
-    integrals = psp.psp_integrals(tau_mem=works.TAU_MEM, tau_syn=works.TAU_SYN, dt=works.DT)
-    sigma = (700 * WORKS["W1"].density / works.DT * integrals.ehat) ** -0.5
+    kernel = psp.Kernel(tau_mem=works.TAU_MEM, tau_syn=works.TAU_SYN, dt=works.DT)
+    sigma = (700 * WORKS["W1"].density / works.DT * kernel.power()) ** -0.5
     (layer,), readout = weights_of(WORKS["W1"], 0)
     # 89,600 and 2,560 normal numbers: four standard errors
     assert layer.kernel.std() == pytest.approx(sigma, rel=4 / math.sqrt(2 * 89_600))

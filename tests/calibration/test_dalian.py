@@ -14,22 +14,23 @@ from snnjax.calibration import free_membrane, scale_to_rate
 from snnjax.calibration.dalian import Moments, current_membrane, moments, scales_from_moments
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF
 from snnjax.nn import DalianConv1d, DalianDense, DalianFluctuationDriven, Flatten, Readout, Reshape, Sequential
-from snnjax.psp import psp_integrals
 from snnjax.theory import dalian_rates
 
 calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
 SIZES = {"n_exc": 50, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0, "nu_inh": 25.0, "nu_rec": 15.0}
-TIMES = {"tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "dt": 2e-3}
+NEURON = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)
 
 
 @pytest.mark.parametrize("mu_u", [-0.3, 0.0, 0.4])
 def test_scales_of_poisson_moments_are_the_theory(mu_u, x64):
     """M = D ebar, C = 2 D ehat, nothing in common."""
-    e, i = (psp_integrals(tau_mem=20e-3, tau_syn=tau, dt=2e-3) for tau in (10e-3, 20e-3))
+    e, i = NEURON.kernels
     de, di, dr = 500.0, 500.0, 450.0
-    p = Moments(de * e.ebar, dr * e.ebar, di * i.ebar, 2 * de * e.ehat, 0.0, 2 * dr * e.ehat, 0.0, 0.0, 2 * di * i.ehat)  # type: ignore[arg-type]
+    p = Moments(*(jnp.asarray(v) for v in (
+        de * e.mean(), dr * e.mean(), di * i.mean(), 2 * de * e.power(), 0.0, 2 * dr * e.power(), 0.0, 0.0, 2 * di * i.power(),
+    )))  # fmt: skip
     scales = scales_from_moments(p, sigma_u=0.8, mu_u=mu_u, alpha=0.7)
-    rates = dalian_rates(0.8, mu_u=mu_u, alpha=0.7, **SIZES, **TIMES)
+    rates = dalian_rates(0.8, mu_u=mu_u, alpha=0.7, **SIZES, kernels=NEURON.kernels)
     np.testing.assert_allclose([1 / scales.exc, 1 / scales.rec, 1 / scales.inh], rates, rtol=1e-12)
 
 
@@ -39,8 +40,7 @@ def test_scales_put_correlated_input_on_target_exactly(recurrent, mu_u, rng, x64
     # three populations with a common, slowly changing rate
     rate = 0.02 * (1 + np.sin(np.arange(300) / 20))[:, None, None] * rng.exponential(size=(1, 5, 1))
     exc, rec, inh = (rng.poisson(np.broadcast_to(rate, (300, 5, n))) @ rng.exponential(size=(n, 40)) for n in (60, 30, 20))
-    neuron = ExcInhLIF(**TIMES)
-    taus = (10e-3, 10e-3, 20e-3)
+    neuron, taus = NEURON, (10e-3, 10e-3, 20e-3)
     u_e, u_r, u_i = (current_membrane(neuron, jnp.asarray(d), tau) for d, tau in zip((exc, rec, inh), taus, strict=True))
     p = moments(u_e, u_r if recurrent else None, u_i)
     s = scales_from_moments(p, sigma_u=0.9, mu_u=mu_u, alpha=0.8)

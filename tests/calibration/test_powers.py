@@ -9,14 +9,14 @@ from snnjax.calibration import data_driven, filtered, free_membrane, input_power
 from snnjax.calibration.powers import standard_weights
 from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
-from snnjax.psp import psp_integrals, psp_kernel
+from snnjax.psp import Kernel
 
-KERNEL = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
+KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
 
 
 def test_filtered_is_convolution_with_the_kernel(rng, x64):
     x = rng.poisson(0.05, (80, 2, 3)).astype(np.float64)
-    kernel = psp_kernel(duration=0.16, **KERNEL)
+    kernel = KERNEL.response(0.16)
     expected = np.stack([np.stack([np.convolve(x[:, b, j], kernel)[:80] for j in range(3)], -1) for b in range(2)], 1)
     assert_close(filtered(x, LIF()), expected, 1e-12)
 
@@ -47,7 +47,7 @@ def test_powers_equal_loops(balance, rng, x64):
 
 def test_powers_of_poisson_input_are_the_theory_s():
     x = spikes(0, (4000, 8, 200), rate=15.0)
-    ebar, ehat = psp_integrals(**KERNEL)
+    ebar, ehat = KERNEL.mean(), KERNEL.power()
     powers = input_powers(x, LIF())
     np.testing.assert_allclose(powers.temporal, 200 * 15 * ehat, rtol=0.02)
     np.testing.assert_allclose(powers.quenched, 200 * (15 * ebar) ** 2, rtol=0.02)

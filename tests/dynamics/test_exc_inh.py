@@ -1,4 +1,4 @@
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from _support import assert_close, assert_gradients_are_finite_differences
 
-from snnjax.dynamics import LIF, ExcInhDrive, ExcInhLIF, ExcInhState, simulate
+from snnjax.dynamics import LIF, ExcInhDrive, ExcInhLIF, ExcInhState, Neuron, simulate
 
 T, B, N = 40, 2, 5
 RESETS = ["multiplicative", "to_value", "subtractive"]
@@ -162,8 +162,11 @@ def test_drives_that_do_not_fit(shapes, message):
         simulate(ExcInhLIF(), ExcInhDrive(*map(jnp.zeros, shapes)))
 
 
-class Gated(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Gated(Neuron):
     """A neuron of the user's own whose drives are of different shapes: currents (T, B, N), and a gate for all of them (T, 1)."""
+
+    dt: float = 2e-3
 
     def initial_state(self, shape, dtype):
         return jnp.zeros(shape, dtype)

@@ -17,9 +17,9 @@ from snnjax.dynamics import (
     LeakyIntegrator,
     LIFState,
     Neuron,
-    _simulate,
+    _lif_vjp,
+    _neuron,
     dense_recurrence,
-    n_steps,
     simulate,
 )
 
@@ -293,13 +293,6 @@ def test_integer_drive_is_an_error():
         simulate(LIF(), jnp.ones((5, 1, 3), jnp.int32))
 
 
-def test_n_steps():
-    assert [n_steps(d, dt) for d, dt in ((0.7, 2e-3), (0.2, 3e-3), (1e-3, 2e-3), (0.3, 0.1))] == [350, 67, 1, 3]
-    for duration, dt, name in ((0.0, 1e-3, "duration"), (0.1, -1e-3, "dt")):
-        with pytest.raises(ValueError, match=f"{name} must be finite and > 0 s"):
-            n_steps(duration, dt)
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_recurrence_may_close_over_traced_weights(fused, rng, x64):
     drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
@@ -350,18 +343,18 @@ def test_arrays_of_a_neuron_are_no_reason_to_compile_again(neuron):
     def call(tau):
         return simulate(dataclasses.replace(neuron, tau_mem=jnp.full(2, tau)), jnp.full((20, 1, 2), 0.5)).state[0]
 
-    size = _simulate._jitted_scan._cache_size()
+    size = _neuron._jitted_scan._cache_size()
     values = [call(tau) for tau in (10e-3, 20e-3, 40e-3)]
-    assert _simulate._jitted_scan._cache_size() <= size + 1
+    assert _neuron._jitted_scan._cache_size() <= size + 1
     constant = [simulate(dataclasses.replace(neuron, tau_mem=tau), jnp.full((20, 1, 2), 0.5)).state[0] for tau in (10e-3, 20e-3, 40e-3)]
     np.testing.assert_allclose(values, constant, rtol=1e-5, atol=1e-6)
 
 
 def test_time_constants_that_are_numpy_arrays_share_a_program_with_others():
     drive = jnp.full((20, 1, 2), 0.5)
-    size = _simulate._jitted_lif._cache_size()
+    size = _lif_vjp.jitted_lif_scan._cache_size()
     runs = [simulate(LIF(tau_mem=tau), drive).state.u for tau in (np.array([1e-2, 2e-2]), np.array([2e-2, 1e-2]))]
-    assert _simulate._jitted_lif._cache_size() <= size + 1
+    assert _lif_vjp.jitted_lif_scan._cache_size() <= size + 1
     np.testing.assert_array_equal(runs[0], runs[1][:, ::-1])
 
 

@@ -15,7 +15,7 @@ from snnjax.dynamics import ExcInhDrive
 from snnjax.experiments import RandmanConfig
 from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.nn.nonnegative import nonnegative
-from snnjax.psp import psp_integrals
+from snnjax.psp import Kernel
 
 CONFIG = RandmanConfig(
     start="paper",
@@ -69,9 +69,9 @@ def test_probe_adds_up_all_three_connections(prepared):
     np.testing.assert_allclose(p.mu_u, u.mean(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(p.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-4)
     rates = [float(s.mean()) / 2e-3 for s in (x, z[..., :16], z[..., 16:])]
-    kernels = [psp_integrals(tau_mem=20e-3, tau_syn=tau, dt=2e-3) for tau in (10e-3, 10e-3, 20e-3)]
-    mean = [s * w.mean() * len(w) * nu * k.ebar for w, nu, k, s in zip(weights, rates, kernels, (1, 1, -1), strict=True)]
-    variance = [(w**2).mean() * len(w) * nu * k.ehat for w, nu, k in zip(weights, rates, kernels, strict=True)]
+    kernels = [Kernel(tau_syn=tau) for tau in (10e-3, 10e-3, 20e-3)]
+    mean = [s * w.mean() * len(w) * nu * k.mean() for w, nu, k, s in zip(weights, rates, kernels, (1, 1, -1), strict=True)]
+    variance = [(w**2).mean() * len(w) * nu * k.power() for w, nu, k in zip(weights, rates, kernels, strict=True)]
     np.testing.assert_allclose(p.predicted_mu_u, sum(mean), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(p.predicted_sigma_u, np.sqrt(sum(variance)), rtol=1e-4)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from snnjax._files import as_dict
 from snnjax.experiments import RandmanConfig, SHDConfig, load_config, load_run, prepare, run
-from snnjax.training.run_folder import RunFolder, as_dict
+from snnjax.training.run_folder import RunFolder
 
 SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24, 12), epochs=2, batch_size=16, learning_rate=1e-2, learn_tau=True)
 

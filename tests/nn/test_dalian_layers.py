@@ -212,7 +212,7 @@ def test_parameters_are_marked_and_have_the_means_of_the_theory(recurrent):
     layer = DalianDense(300, 80, n_inh=40, init=DalianFluctuationDriven(nu=10.0, nu_inh=20.0, nu_recurrent=5.0, sigma_u=0.7, alpha=0.8),
                         recurrent=recurrent, trainable=("tau_mem",), rngs=nnx.Rngs(0))  # fmt: skip
     rates = dalian_rates(0.7, n_exc=300, n_inh=40, n_rec=80 if recurrent else 0, nu_exc=10.0, nu_inh=20.0, nu_rec=5.0, alpha=0.8,
-                         tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)  # fmt: skip
+                         kernels=ExcInhLIF().kernels)  # fmt: skip
     expected = {"kernel": ((300, 120), rates.exc), "inhibitory_kernel": ((40, 120), rates.inh)}
     if recurrent:
         expected["recurrent_kernel"] = ((80, 120), rates.rec)
@@ -324,7 +324,7 @@ def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"neuron": LIF()}, TypeError, "synaptic currents with time constants tau_exc and tau_inh, got LIF without tau_exc"),
+        ({"neuron": LIF()}, TypeError, "neuron must have an excitatory and an inhibitory current, got LIF"),
         ({"init": FluctuationDriven(nu=5.0)}, TypeError, "Dalian layers need DalianFluctuationDriven"),
         ({"init": kaiming_normal()}, ValueError, "init must draw weights >= 0 for a Dalian layer.*; kernel has -"),
         ({"n_inh": 0}, ValueError, "n_inh must be >= 1, got 0"),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
+from snnjax.psp import Kernel
 from snnjax.theory import Afferent, afferent_weights
 
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -44,9 +47,9 @@ def assert_statistics(w, mu, sigma):
 )
 def test_connections_get_the_weights_of_the_theory(connections, nu_recurrent, expected, mode, neuron):
     mu_u, sigma_u = 0.1, 0.4
-    init = FluctuationDriven(nu=15.8, nu_recurrent=nu_recurrent, mu_u=mu_u, sigma_u=sigma_u, alpha=0.7, mode=mode)
-    options = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn, "dt": neuron.dt, "theta": neuron.theta, "mode": mode}
-    weights = afferent_weights(mu_u, (neuron.theta - mu_u) / sigma_u, [Afferent(*a) for a in expected], **options)
+    kernel = None if mode == "discrete" else dataclasses.replace(neuron.kernel, mode=mode)
+    init = FluctuationDriven(nu=15.8, nu_recurrent=nu_recurrent, mu_u=mu_u, sigma_u=sigma_u, alpha=0.7, kernel=kernel)
+    weights = afferent_weights(mu_u, sigma_u, [Afferent(*a) for a in expected], kernel or neuron.kernel, theta=neuron.theta)
     initializers = init(neuron, connections)
     assert len(initializers) == len(connections)
     for initializer, key, w in zip(initializers, KEYS, weights, strict=False):
@@ -58,7 +61,7 @@ def test_density_counts_the_kept_weights_only():
         LIF(), [Connection(200), Connection(200, recurrent=True)]
     )
     afferents = [Afferent(50, 15.8, 0.9), Afferent(50, 15.8, 0.1)]
-    expected = afferent_weights(0.4, 3.0, afferents, tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
+    expected = afferent_weights(0.4, 0.2, afferents, Kernel())
     for initializer, weights in zip(initializers, expected, strict=True):
         w = np.asarray(initializer(KEYS[0], (200, 200)))
         assert abs(np.mean(w != 0) - 0.25) < 0.01
@@ -83,7 +86,7 @@ def test_per_neuron_time_constants():
     taus = np.repeat([5e-3, 40e-3], 100)
     w = FluctuationDriven(nu=15.8)(LIF(tau_mem=taus), [Connection(200)])[0](KEYS[0], (200, 200))
     for half, tau in ((w[:, :100], 5e-3), (w[:, 100:], 40e-3)):
-        assert_statistics(half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], tau_mem=tau, tau_syn=10e-3, dt=2e-3)[0])
+        assert_statistics(half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], Kernel(tau_mem=tau))[0])
 
 
 def test_vmap_over_sigma_u_equals_a_loop():
@@ -209,7 +212,7 @@ def test_layers_draw_16_bit_weights_in_float32():
 
 
 def test_infeasible_target_names_the_limits():
-    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at xi = 2.*Allowed"):
+    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at sigma_u = 0.25.*Allowed"):
         SpikingDense(18, 4, init=FluctuationDriven(nu=1.0, mu_u=0.5, sigma_u=0.25), rngs=nnx.Rngs(0))
 
 

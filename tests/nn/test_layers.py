@@ -211,9 +211,9 @@ def test_other_errors():
         SpikingDense(0, OUT, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="out_features must be an integer"):
         SpikingDense(IN, 12.0, init=INIT, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="neuron must have initial_state and step"):
+    with pytest.raises(TypeError, match=r"neuron must be a snnjax.dynamics.Neuron such as LIF.*, got 0.02; for a model of your own"):
         make(neuron=20e-3, dtype=jnp.float32)
-    with pytest.raises(TypeError, match="one synaptic current with time constant tau_syn, got ExcInhLIF"):
+    with pytest.raises(TypeError, match="one synaptic current, got ExcInhLIF"):
         make(neuron=ExcInhLIF(), dtype=jnp.float32)
     with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"):
         make(trainable=("theta",), dtype=jnp.float32)
@@ -338,7 +338,7 @@ def test_a_plain_initializer_goes_to_every_connection():
     ("options", "match"),
     [
         ({"rngs": 0}, r"rngs must be a flax\.nnx\.Rngs"),
-        ({"neuron": LIF}, "neuron must have initial_state and step"),
+        ({"neuron": LIF}, "got the class LIF itself"),
         ({"neuron": ExcInhLIF()}, "neuron must have one synaptic current"),
         ({"init": 3}, "init must be a LayerInit"),
     ],
