@@ -33,7 +33,7 @@ def membrane() -> tuple[np.ndarray, np.ndarray]:
     drives = []
     for theta in (1e9, 1.0):
         layer = SpikingDense(700, 512, init=FluctuationDriven(nu=NU), rngs=nnx.Rngs(0))
-        layer._neuron = LIF(dt=DT, theta=theta)
+        layer.neuron = LIF(dt=DT, theta=theta)
         drives.append(np.asarray(layer(x, membrane=True).membrane)[:, 0])
     return drives[0], drives[1]
 

@@ -141,7 +141,7 @@ class Probe:
     def __call__(self, console: Console) -> int:
         """Print the probe of a saved run, or of an untrained network."""
         from snnjax import plotting
-        from snnjax.diagnostics import findings, gradient_table, probe, table
+        from snnjax.diagnostics import probe
         from snnjax.experiments import build_optimizer, load_run, prepare
         from snnjax.experiments._run import spread
         from snnjax.experiments.build import LOGITS, updates_of
@@ -164,10 +164,7 @@ class Probe:
             logits=LOGITS[config.loss],
             loss=mean_square if config.loss == "mean_square" else None,
         )
-        console.print(table(report))
-        console.print(gradient_table(report))
-        for line in findings(report):
-            console.print(line, highlight=False, soft_wrap=True)
+        console.print(str(report), highlight=False, soft_wrap=True)
         if self.figure is not None:
             plotting.save(plotting.depth(report), self.figure)
             console.print(f"figure: {self.figure}", highlight=False, soft_wrap=True)

@@ -25,9 +25,8 @@ A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, G
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,77 +34,31 @@ import optax
 from jax.core import Tracer
 
 from snnjax import _check, losses, theory
+from snnjax._probe_report import (
+    SATURATED_HZ,
+    LayerProbe,
+    Probe,
+    findings,
+    gradient_table,
+    table,
+)
 from snnjax.calibration import free_membrane
-from snnjax.initializers import fan_in
-from snnjax.nn import Sequential, Steepness
+from snnjax.nn import Layer, Sequential, Steepness, Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.sparse import as_dense
 from snnjax.training._programs import program
 from snnjax.training.step import Objective, check_optimizer, optimizer_update
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-SATURATED_HZ = 100.0
-
-
-class LayerProbe(NamedTuple):
-    """Numbers on one layer, floats (arrays under jit and vmap); see the module. `rates` is (5 %, 50 %, 95 %) over neurons.
-
-    `rate_exc` and `rate_inh` are those of the excitatory and the inhibitory neurons of a Dalian layer, None for other layers.
-    """
-
-    input_rate: Any
-    rate: Any
-    rates: Any
-    silent: Any
-    saturated: Any
-    mu_u: Any
-    sigma_u: Any
-    predicted_mu_u: Any
-    predicted_sigma_u: Any
-    xi: Any
-    spread: Any
-    grad_z: Any
-    grad_w: Any
-    update: Any
-    rate_exc: Any = None
-    rate_inh: Any = None
-    gain: Any = None
-    agreement: Any = None
-    bounds: Any = ()
-    step: Any = None
-    memory: Any = None
-
-
-class Probe(NamedTuple):
-    """What `probe` found.
-
-    Attributes:
-        layers: One `LayerProbe` per spiking layer, first to last.
-        readout_grad_w: Of the readout, mean |dL/dw|.
-        readout_update: Of the readout, mean |dw| of the optimizer's first step.
-        loss: On the batch.
-        accuracy: On the batch; None where targets are no classes.
-    """
-
-    layers: tuple[LayerProbe, ...]
-    readout_grad_w: Any
-    readout_update: Any
-    loss: Any
-    accuracy: Any
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=160, color_system=None, force_jupyter=False)  # in a notebook, too, plain text and nothing else
-        with console.capture() as text:
-            console.print(table(self))
-            console.print(gradient_table(self))
-            for line in findings(self):
-                console.print(line, highlight=False)
-        return text.get()
+__all__ = [
+    "SATURATED_HZ",
+    "LayerProbe",
+    "Probe",
+    "findings",
+    "gradient_table",
+    "probe",
+    "table",
+]
 
 
 def probe(
@@ -157,14 +110,22 @@ def probe(
     x = as_dense(x)
     labels = jnp.asarray(labels)
     layers = list(network.layers)
-    if layers[-1].spiking or not hasattr(layers[-1], "kernel"):
-        raise ValueError(f"network must end in a readout, got a {type(layers[-1]).__name__}")
-    if not any(layer.spiking for layer in layers):
+    last = layers[-1]
+    if last.spiking or not isinstance(last, Synaptic):
+        raise ValueError(f"network must end in a readout, got a {type(last).__name__}")
+    spiking = [layer for layer in layers if layer.spiking]
+    if not spiking:
         raise ValueError("network must have a spiking layer, got none")
+    for layer in spiking:
+        if not isinstance(layer, Synaptic):
+            raise TypeError(
+                "spiking layers must be derived from snnjax.nn.Synaptic, such as Spiking, so that "
+                f"their membranes can be measured, got a {type(layer).__name__}"
+            )
     objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
     optimizer = _MUON if optimizer is None else optimizer
     check_optimizer(optimizer)
-    objective.check_targets("labels", labels, layers[-1].out_features)
+    objective.check_targets("labels", labels, last.out_features)
     result = program(_look, (objective, optimizer))(params, x, labels)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
 
@@ -177,10 +138,14 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     score, optimizer = given
     network_of = score.apply.network
 
-    def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    def run(
+        params: Any, taps: list[jax.Array] | None
+    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
         return _run(network_of(params), x, taps)
 
-    def outputs(params: Any, taps: list[jax.Array]) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
+    def outputs(
+        params: Any, taps: list[jax.Array]
+    ) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
         inputs, spikes, readout = run(params, taps)
         penalties = [total_penalty([r], spikes) for r in score.regularizers]
         return (readout, penalties), (inputs, spikes)
@@ -193,14 +158,24 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     halves = _halves(score, readout, labels, error)
     seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
     ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
-    each, each_z = jax.lax.map(lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones))
+    each, each_z = jax.lax.map(
+        lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones)
+    )
     part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)  # noqa: E731
     layers = network_of(params).layers
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     level = [_rms(g) for g in part(each_z, 0)]
     # of the loss and of each bound, what is left in each layer by the bound's limit
-    left = [jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)]) for z, said in zip(spikes, level, strict=True)]
-    total_of = lambda tree, left: jax.tree.map(lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1), tree)  # noqa: E731
+    left = [
+        jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)])
+        for z, said in zip(spikes, level, strict=True)
+    ]
+
+    def total_of(tree: Any, left: jax.Array) -> Any:
+        """The gradient of the loss plus what is left of each bound's."""
+        of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)  # noqa: E731
+        return jax.tree.map(of, tree)
+
     grads = part(each, 0)  # the readout's: no bound reaches it
     for i, k in enumerate(hidden):
         grads["layers"][k] = total_of(each["layers"][k], left[i])
@@ -208,19 +183,30 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     accuracy = None if correct is None else correct.mean()
     total = value + sum(penalties, start=jnp.zeros(()))
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
-    # layers without parameters have no branch in the trees
-    weighted = [k for k, layer in enumerate(layers) if hasattr(layer, "kernel")]
-    grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
+    weighted = [*hidden, len(layers) - 1]
+    grad_w, update = (
+        {k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates)
+    )
     memory = _memory(network_of(params), x, spikes)
     probes = []
     for i, k in enumerate(hidden):
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
-        seen = _look_at(layers[k], inputs[i], spikes[i], _mean_abs(total_of(each_z[i], left[i])), grad_w[k], update[k])
+        seen = _look_at(
+            layers[k],
+            inputs[i],
+            spikes[i],
+            _mean_abs(total_of(each_z[i], left[i])),
+            grad_w[k],
+            update[k],
+        )
         probes.append(
             seen._replace(
                 gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
                 agreement=_cosine(part(each, -2)["layers"][k], part(each, -1)["layers"][k]),
-                bounds=tuple(bound * share / of_loss for bound, share in zip(of_bounds, left[i][1:], strict=True)),
+                bounds=tuple(
+                    bound * share / of_loss
+                    for bound, share in zip(of_bounds, left[i][1:], strict=True)
+                ),
                 step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
                 memory=memory[i],
             )
@@ -228,7 +214,9 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
-def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array) -> jax.Array | float:
+def _left(
+    bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array
+) -> jax.Array | float:
     """Share of a bound's gradient that its limit leaves in a layer, where the loss's has the root mean square `said`."""
     if not isinstance(bound, ActivityBound) or bound.share is None:
         return 1.0
@@ -236,7 +224,9 @@ def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.
     return jnp.where((said > 0) & (own > most), most / own, 1.0)
 
 
-def _halves(score: Objective, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
+def _halves(
+    score: Objective, readout: jax.Array, labels: jax.Array, error: jax.Array
+) -> list[jax.Array]:
     """The loss's gradient with respect to the readout, of each half of the batch, without what all its samples share.
 
     Of a cross-entropy, whose gradient with respect to a sample's logits is p - y, that is mean(y) - y: what the untrained
@@ -272,11 +262,17 @@ def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[
 def _rms(tree: Any) -> jax.Array:
     """Root mean square over all numbers that are trained."""
     leaves = _trained(tree)
-    return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves))
+    return jnp.sqrt(
+        sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(()))
+        / sum(leaf.size for leaf in leaves)
+    )
 
 
 def _cosine(a: Any, b: Any) -> jax.Array:
-    dot = lambda a, b: sum((jnp.vdot(u, v) for u, v in zip(_trained(a), _trained(b), strict=True)), start=jnp.zeros(()))  # noqa: E731
+    def dot(a: Any, b: Any) -> jax.Array:
+        pairs = zip(_trained(a), _trained(b), strict=True)
+        return sum((jnp.vdot(u, v) for u, v in pairs), start=jnp.zeros(()))
+
     return dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
 
 
@@ -286,44 +282,56 @@ def _trained(tree: Any) -> list[jax.Array]:
     return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Steepness)]
 
 
-def _run(network: Any, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+def _run(
+    network: Sequential, x: jax.Array, taps: list[jax.Array] | None
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
     """Input and spikes of every spiking layer, its spikes plus its tap, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
-    for k, layer in enumerate(network.layers):
-        x = network.input_of(k, x, spikes)
+
+    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+        output = layer(x).output
         if layer.spiking:
             inputs.append(x)
-            x = layer(x).output
-            x = x if taps is None else x + taps[len(spikes)]
-            spikes.append(x)
-        else:
-            x = layer(x).output
-    return inputs, spikes, x
+            spikes.append(output if taps is None else output + taps[len(spikes)])
+            return spikes[-1]
+        return output
+
+    return inputs, spikes, network.walk(x, visit)
 
 
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
     leaves = _trained(tree)
-    return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
+    return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(
+        leaf.size for leaf in leaves
+    )
 
 
-def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: jax.Array, update: jax.Array) -> LayerProbe:
+def _look_at(
+    layer: Synaptic,
+    x: jax.Array,
+    z: jax.Array,
+    grad_z: jax.Array,
+    grad_w: jax.Array,
+    update: jax.Array,
+) -> LayerProbe:
     neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
-    connections = layer.connections(x, z)
+    connections = layer.connections()
     predicted = [
         theory.membrane_statistics(
             _check.as_wide(c.weights).mean(),
             _check.as_wide(c.weights).std(),
-            n=fan_in(c.weights.shape),
-            nu=_check.as_wide(c.spikes).mean() / neuron.dt,
+            n=c.n,
+            nu=c.spikes(x, z).mean() / neuron.dt,
             kernel=c.kernel,
         )
         for c in connections
     ]
     rate = z.mean(axis=(0, 1)) / neuron.dt
+    pairs = zip(connections, predicted, strict=True)
     return LayerProbe(
         input_rate=x.mean() / neuron.dt,
         rate=rate.mean(),
@@ -332,119 +340,12 @@ def _look_at(layer: Any, x: jax.Array, z: jax.Array, grad_z: jax.Array, grad_w: 
         saturated=(rate > SATURATED_HZ).mean(),
         mu_u=mu_u,
         sigma_u=sigma_u,
-        predicted_mu_u=sum(c.sign * jnp.mean(p.mu_u) for c, p in zip(connections, predicted, strict=True)),
+        predicted_mu_u=sum(c.sign * jnp.mean(p.mu_u) for c, p in pairs),
         predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
         xi=theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
         spread=u.mean(axis=(0, 1)).std(),
         grad_z=grad_z,
         grad_w=grad_w,
         update=update,
-        rate_exc=layer.emit(rate).mean() if hasattr(layer, "n_inh") else None,
-        rate_inh=rate[..., layer.n_exc :].mean() if hasattr(layer, "n_inh") else None,
+        populations={name: rate[..., of].mean() for name, of in layer.populations().items()},
     )
-
-
-def findings(report: Probe) -> list[str]:
-    """One sentence on each unhealthy layer, with what to do; a single one that says so where all is well."""
-    lines = []
-    largest = max((p.grad_w for p in report.layers), default=0.0)
-    clearest = max((p.agreement for p in report.layers if p.agreement is not None), default=0.0)
-    for k, p in enumerate(report.layers, start=1):
-        if finding := _finding(p, largest, first=k == 1) or _gradient_finding(p, clearest):
-            lines.append(f"layer {k}: {finding}")
-    return lines or ["every layer is healthy"]
-
-
-def _finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
-    membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
-    if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
-        return "its membrane or its gradient is not finite; look for NaN or overflow in the input and the weights"
-    if p.input_rate == 0:
-        return (
-            "the network's input is silent; look at the data"
-            if first
-            else "its inputs are silent, nothing can reach it; mend the layer below"
-        )
-    if p.silent >= 0.5:
-        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; {_cause(p, 'calibrate, or raise sigma_u')}"
-    if p.saturated >= 0.2:
-        return f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz: {membrane}; {_cause(p, 'calibrate, or lower sigma_u')}"
-    if p.spread > 1.2 * p.sigma_u:
-        return (
-            f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f}); calibrate with balance"
-        )
-    if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
-        ratio = p.sigma_u / p.predicted_sigma_u
-        target = (
-            f"{ratio:.2g} times what the formula predicts for Poisson input; calibrate on data" if not 2 / 3 < ratio < 1.5 else "calibrate"
-        )
-        return f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; {target}"
-    if p.grad_w < 1e-4 * largest_grad_w:
-        return (
-            f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here; calibrate the gradient"
-        )
-    return None
-
-
-def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
-    """What the gradient says of a layer whose membrane is well; `clearest` is the largest agreement of all layers."""
-    if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
-        return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
-    if clearest > 0.3 and p.agreement < 0.05:  # where no layer agrees, the batch is too small to tell
-        found = f"agreement {p.agreement:.2f} between the halves of the batch, {clearest:.2f} elsewhere"
-        return f"its gradient is noise ({found}); calibrate the gradient, or take larger batches"
-    if any(share > 1 for share in p.bounds):
-        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of 1, or lower its strength"
-    if p.step > 0.02:
-        return f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate {_LARGE / p.step:.1g} times as large would move them by 1 %"
-    return None
-
-
-_LARGE = 0.01
-
-
-def _cause(p: LayerProbe, otherwise: str) -> str:
-    """What to do about a layer that is silent or saturated: its mean, the spread of the means, or the size of its fluctuations."""
-    if abs(p.mu_u) > max(p.sigma_u, 0.5):
-        return f"the mean of the membrane is {p.mu_u:.2f}: bring the weights' mean to 0, or calibrate"
-    if p.spread > 1.2 * p.sigma_u:
-        return f"constant drive differs between neurons by {p.spread:.2f}; calibrate with balance"
-    return otherwise
-
-
-def table(report: Probe) -> Table:
-    """Activity and membranes as a rich table, one row per layer."""
-    accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
-    dalian = any(p.rate_exc is not None for p in report.layers)
-    populations = lambda p: f"[blue]{p.rate_exc:.1f}[/blue], [red]{p.rate_inh:.1f}[/red]" if p.rate_exc is not None else ""  # noqa: E731
-    columns = ("rate Hz", *(["[blue]E[/blue], [red]I[/red] Hz"] if dalian else []), "5/50/95 %", "silent", "saturated")
-    out = _table(f"loss {report.loss:.3f}{accuracy}", (*columns, "mean U", "std U", "predicted", "xi", "spread"))
-    for k, p in enumerate(report.layers, start=1):
-        rates = "/".join(f"{r:.1f}" for r in p.rates)
-        out.add_row(
-            str(k), f"{p.rate:.1f}", *([populations(p)] if dalian else []), rates, f"{100 * p.silent:.0f} %", f"{100 * p.saturated:.0f} %",
-            f"{p.mu_u:.2f}", f"{p.sigma_u:.2f}", f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}", f"{p.xi:.2f}", f"{p.spread:.2f}",
-        )  # fmt: skip
-    return out
-
-
-def gradient_table(report: Probe) -> Table:
-    """Gradients and the first update as a rich table, one row per layer and one for the readout."""
-    columns = ("|dL/dz|", "|dL/dw|", "|dw|", "gain", "agreement", "bounds", "step", "memory")
-    out = _table("gradients", columns)
-    for k, p in enumerate(report.layers, start=1):
-        gain, agreement, memory = ("" if math.isnan(v) else f"{v:.2f}" for v in (p.gain, p.agreement, p.memory))
-        bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
-        numbers = (f"{p.grad_z:.1e}", f"{p.grad_w:.1e}", f"{p.update:.1e}")
-        out.add_row(str(k), *numbers, gain, agreement, bounds, f"{100 * p.step:.2g} %", memory)
-    out.add_row("readout", "", f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
-    return out
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    out = Table(title=title, title_justify="left")
-    for name in ("layer", *columns):
-        out.add_column(name, justify="right")
-    return out

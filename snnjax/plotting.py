@@ -120,13 +120,14 @@ def depth(report: Probe) -> Figure:
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     rate, spikes, weights, update = figure.subplots(1, 4)
     layers = np.arange(1, len(report.layers) + 1)
-    dalian = any(p.rate_exc is not None for p in report.layers)
+    populations = {"exc": ("excitatory", EXCITATORY), "inh": ("inhibitory", INHIBITORY)}
+    dalian = any(p.populations.keys() >= populations.keys() for p in report.layers)
     low, middle, high = np.array([p.rates for p in report.layers]).reshape(-1, 3).T
     rate.fill_between(layers, low, high, alpha=0.3, lw=0, label="5 to 95 %")
     rate.plot(layers, middle, "o-", ms=4, label="median neuron", color="black" if dalian else None)
     if dalian:
-        for values, name, color in (("rate_exc", "excitatory", EXCITATORY), ("rate_inh", "inhibitory", INHIBITORY)):
-            means = np.array([np.nan if (v := getattr(p, values)) is None else v for p in report.layers], dtype=float)
+        for which, (name, color) in populations.items():
+            means = np.array([p.populations.get(which, np.nan) for p in report.layers], dtype=float)
             rate.plot(layers, means, "s--", ms=4, label=f"{name}, mean", color=color)
     rate.set(ylabel="rate (Hz)")
     rate.set_ylim(bottom=0)

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -244,13 +246,19 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
         assert f"{p.grad_w:.1e}" in text
 
 
-def test_text_in_a_notebook_is_plain_too(x, monkeypatch):
-    report = probe(network(FluctuationDriven(nu=NU), depth=1), x, LABELS)
-    alone = str(report)
-    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as ipykernel does
-    assert "\x1b" not in str(report)
-    assert str(report) == alone
+def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_numbers(x):
+    from html.parser import HTMLParser
+
+    report = probe(network(SameForAll(kaiming_normal()), depth=12), x, LABELS, regularizers=[upper_bound(1e3, 0.1), lower_bound(1e-6, 1.0)])
+    lines = str(report).splitlines()
+    assert max(map(len, lines)) <= 79
+    assert " ".join(line.strip() for line in lines).startswith(" ".join(findings(report)))
+    cells = []
+    parser = HTMLParser()
+    parser.handle_data = cells.append  # ty: ignore
+    parser.feed(report._repr_html_())
+    shown = {*findings(report), *(c for t in (table(report), gradient_table(report)) for row in (t.columns, *t.rows) for c in row if c)}
+    assert shown <= set(cells)
 
 
 def test_under_jit_and_vmap_as_alone(x):
@@ -275,7 +283,11 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     conv, dense = net.layers[1], net.layers[4]
     image = x[..., None]
     z = conv(image).output
-    u = simulate(LIF(theta=1e30), conv.project(image, conv.kernel[...]) + conv.recur(z, conv.recurrent_kernel[...]), membrane=True).membrane
+    u = simulate(
+        LIF(theta=1e30),
+        conv.map.project(image, conv.kernel[...]) + conv.recurrent_map.recurrence(z, conv.recurrent_kernel[...]),
+        membrane=True,
+    ).membrane
     pooled = np.asarray(z)[:, :, :46].reshape(350, 8, 23, 2, 8).max(axis=3).reshape(350, 8, 184)
     first, second = report.layers
     np.testing.assert_allclose(first.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
@@ -307,13 +319,13 @@ def test_both_populations_of_a_dalian_layer(x):
     report = probe(net, x, LABELS)
     (z,) = net(x)[1].spikes
     rates = np.asarray(z.mean(axis=(0, 1))) / DT
-    np.testing.assert_allclose(report.layers[0].rate_exc, rates[:40].mean(), rtol=1e-4)
-    np.testing.assert_allclose(report.layers[0].rate_inh, rates[40:].mean(), rtol=1e-4)
-    assert f"{rates[:40].mean():.1f}, {rates[40:].mean():.1f}" in str(report)
-    assert "E, I Hz" in str(report)
+    np.testing.assert_allclose(report.layers[0].populations["exc"], rates[:40].mean(), rtol=1e-4)
+    np.testing.assert_allclose(report.layers[0].populations["inh"], rates[40:].mean(), rtol=1e-4)
+    assert re.search(rf"{rates[:40].mean():.1f} +{rates[40:].mean():.1f}", str(report))
+    assert re.search("exc Hz +inh Hz", str(report))
     plain = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
-    assert plain.layers[0].rate_exc is None
-    assert "E, I Hz" not in str(plain)
+    assert plain.layers[0].populations.keys() == {"all"}
+    assert "exc Hz" not in str(plain)
 
 
 def test_penalties_and_losses_of_ones_own(x):
@@ -324,7 +336,7 @@ def test_penalties_and_losses_of_ones_own(x):
     plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
     report = probe(net, x, labels, loss=loss, optimizer=plateau, regularizers=[lambda z: 3.0 * jnp.square(z).mean()])
     assert report.accuracy is None
-    assert str(report).splitlines()[0].strip() == f"loss {report.loss:.3f}"
+    assert f"\nloss {report.loss:.3f}\n" in str(report)
     np.testing.assert_allclose(report.loss, loss(net(x)[0], labels).mean(), rtol=1e-5)
 
     def objective(net):

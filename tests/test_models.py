@@ -18,7 +18,7 @@ def test_csnn_has_the_layers_of_the_paper(depth, maps, recurrent):
     convs = [layer for layer in network.layers if layer.spiking]
     assert len(convs) == depth
     assert all(layer.recurrent is recurrent for layer in convs)
-    strided = [(layer.kernel.shape, layer.stride) for layer in convs if layer.stride != (1,)]
+    strided = [(layer.kernel.shape, layer.map.stride) for layer in convs if layer.map.stride != (1,)]
     assert strided == [((21, 1, 16), (10,)), ((7, 16, 32), (3,)), ((7, 32, 64), (3,))][: len(strided)]
     assert len(strided) == min(depth, 3)
     assert network.layers[-1].in_features == maps
@@ -111,7 +111,7 @@ def test_dalian_has_the_populations_of_the_paper(skip):
 def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
     network = models.dalian_csnn(700, 20, depth=3, dropout=0.1, init=DALIAN, rngs=nnx.Rngs(0))
     convs = [layer for layer in network.layers if layer.spiking]
-    shapes = [(layer.kernel.shape, layer.inhibitory_kernel.shape, layer.recurrent_kernel.shape, layer.stride) for layer in convs]
+    shapes = [(layer.kernel.shape, layer.inhibitory_kernel.shape, layer.recurrent_kernel.shape, layer.map.stride) for layer in convs]
     assert shapes == [
         ((21, 1, 20), (5, 4, 20), (5, 16, 20), (10,)),
         ((7, 16, 40), (5, 8, 40), (5, 32, 40), (3,)),

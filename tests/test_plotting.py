@@ -101,7 +101,7 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
     rate, _, weights, _ = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2.0, 4.0, 6.0])
     np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [3, 0.3]])
-    dalian = tuple(p._replace(rate_exc=4.0 * k, rate_inh=k) for k, p in enumerate(layers, start=1))
+    dalian = tuple(p._replace(populations={"exc": 4.0 * k, "inh": k}) for k, p in enumerate(layers, start=1))
     lines = {line.get_color(): line.get_ydata().tolist() for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines}
     assert lines == {"black": [2.0, 4.0, 6.0], plotting.EXCITATORY: [4.0, 8.0, 12.0], plotting.INHIBITORY: [1.0, 2.0, 3.0]}
 

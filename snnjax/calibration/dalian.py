@@ -20,11 +20,13 @@ the last two with m_I = r m_E - q, r = A / B, q = mu_u / B:
 
 For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c ehat_c and the rest is 0: `snnjax.theory.dalian_rates`.
 
-The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the one that came closest counts.
+The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the
+one that came closest counts.
 
-Where a layer is to be so quiet (sigma_u of 0.5) that its inhibitory neurons fire below about 1 Hz there is no such point that could be trusted: the few spikes
-would have to be larger than the threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and sigma_u are off
-(`LayerReport.on_target`; `calibrate` warns).
+Where a layer is to be so quiet (sigma_u of 0.5) that its inhibitory neurons fire below about 1 Hz,
+there is no such point that could be trusted: the few spikes would have to be larger than the
+threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and
+sigma_u are off (`LayerReport.on_target`; `calibrate` warns).
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -35,12 +37,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from snnjax import _check
+from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
+from snnjax.calibration.layer import Outcome, Target, calibrate_layer
 from snnjax.calibration.powers import free_membrane
 from snnjax.calibration.report import LayerReport, near
 from snnjax.dynamics import LIF
 from snnjax.initializers import fan_in
+from snnjax.nn import Dalian
 
 
 class Moments(NamedTuple):
@@ -73,7 +78,9 @@ def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any
     >>> f"{10 * s.exc - 5 * s.inh:.3f} {0.2 * s.exc**2 + 0.4 * s.inh**2:.3f}"
     '0.000 1.000'
     """
-    rho = jnp.where(p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0)
+    rho = jnp.where(
+        p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0
+    )
     r, q = (p.m_e + rho * p.m_r) / p.m_i, mu_u / p.m_i
     v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
     a, b, d = v - 2 * r * w + r**2 * p.ii, q * (w - r * p.ii), q**2 * p.ii - sigma_u**2
@@ -100,72 +107,96 @@ def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
     return Moments(*mean, *((a * b).mean() for a, b in pairs))
 
 
-def calibrate_dalian(
-    layer: Any, x: jax.Array, key: jax.Array | None, *, sigma_u: Any, mu_u: Any, alpha: Any, passes: int
-) -> tuple[LayerReport, jax.Array]:
-    """Set the weights of a Dalian `layer` for its inputs x (time, batch, ...features); the report, and its spikes (time, batch, ...units) with them.
-
-    Args:
-      key: draw new exponential weights with it; None scales those that are there.
-      sigma_u, mu_u, alpha: targets.   passes: forward passes of the layer in which its own spikes are found.
-    """
-    from flax import nnx
-
-    names = ["kernel", "inhibitory_kernel"] + (["recurrent_kernel"] if layer.recurrent else [])
+@calibrate_layer.register
+def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+    """Set the three scales of a Dalian layer."""
+    sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
+    if target.balance:
+        raise ValueError(
+            "balance must be False for Dalian layers, whose weights have one sign: their inhibition balances the layer as a whole"
+        )
     keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
-    shapes = {name: _shape(getattr(layer, name)[...], k) for name, k in zip(names, keys, strict=False)}
+    connections = layer.connections()
+    shapes = [positive(c.weights, k) for c, k in zip(connections, keys, strict=False)]
     graphdef, state = nnx.split(layer)
-    neuron, n_exc, recur = layer.neuron, layer.n_exc, layer.recur
-    u_e = current_membrane(neuron, layer.project(x, shapes["kernel"]), neuron.tau_exc)
-    lowest = _poisson(layer, shapes, _FLOOR_HZ)
+    neuron = layer.neuron
+    u_e = current_membrane(neuron, connections[0].project(x, shapes[0]), neuron.tau_exc)
+    lowest = _poisson(layer, shapes, FLOOR_HZ)
 
     def spikes(scales: Scales) -> jax.Array:
-        copy = nnx.merge(graphdef, state, copy=True)  # a variable may only be set in the trace that made it
+        # a variable may only be set in the trace that made it
+        copy = nnx.merge(graphdef, state, copy=True)
         _put(copy, shapes, scales)
         return copy(x).output
 
     def own(z: jax.Array) -> tuple[jax.Array | None, jax.Array]:
         """Membranes that the layer's own spikes make."""
-        u_i = current_membrane(neuron, recur(z[..., n_exc:], shapes["inhibitory_kernel"]), neuron.tau_inh)
-        rec = shapes.get("recurrent_kernel")
-        return None if rec is None else current_membrane(neuron, recur(z[..., :n_exc], rec), neuron.tau_exc), u_i
+        u_i, *u_r = (
+            current_membrane(
+                neuron,
+                c.project(c.spikes(x, z), shape),
+                neuron.tau_inh if c.sign < 0 else neuron.tau_exc,
+            )
+            for c, shape in zip(connections[1:], shapes[1:], strict=True)
+        )
+        return (u_r[0] if u_r else None), u_i
 
     def one_pass(carry: Any, _: None) -> tuple[Any, None]:
         scales, before, (best, least) = carry
         u_r, u_i = own(spikes(scales))
         measured = moments(u_e, u_r, u_i)
         miss = _miss(measured, scales, sigma_u, mu_u)
-        found = jax.tree.map(lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least))
-        solved = scales_from_moments(_at_least(lowest, measured), sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+        found = jax.tree.map(
+            lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least)
+        )
+        enough = _at_least(lowest, measured)
+        solved = scales_from_moments(enough, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
         at, to = jnp.log(scales.inh), jnp.log(solved.inh)
-        # more inhibition makes the layer quieter, which asks for more: the secant's slope says how much of a step is undone
+        # More inhibition makes the layer quieter, which asks for more: the secant's slope says how
+        # much of a step is undone.
         gap = at - before[0]
-        slope = jnp.where(gap == 0, 0.0, jnp.clip((to - before[1]) / jnp.where(gap == 0, 1.0, gap), 0.0, 0.8))
-        new = solved._replace(inh=jnp.exp(at + jnp.clip((to - at) / (1 - slope), -_LARGEST, _LARGEST)))
-        # where inhibition is too quiet to be balanced, excitation still makes sigma_u with what there is of it
-        # half way each time: what was too much last time would else be too little this time, and so on
+        slope = jnp.clip((to - before[1]) / jnp.where(gap == 0, 1.0, gap), 0.0, 0.8)
+        step = (to - at) / (1 - jnp.where(gap == 0, 0.0, slope))
+        new = solved._replace(inh=jnp.exp(at + jnp.clip(step, -_LARGEST, _LARGEST)))
+        # Where inhibition is too quiet to be balanced, excitation still makes sigma_u with what
+        # there is of it. Half way each time: what was too much last time would else be too little
+        # this time, and so on.
         exc = jnp.sqrt(scales.exc * _excitation(measured, new, sigma_u))
         new = new._replace(exc=jnp.where(measured.m_i < lowest.m_i, exc, new.exc))
         good = jnp.isfinite(jnp.stack(new)).all() & (new.exc > 0) & (new.inh > 0)
-        scales, before = jax.tree.map(lambda a, b: jnp.where(good, a, b), (new, (at, to)), (scales, before))
+        scales, before = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b), (new, (at, to)), (scales, before)
+        )
         return (scales, before, found), None
 
     # before the layer has spoken, its spikes are taken to be Poisson at the rate of its input
-    first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, _FLOOR_HZ))
+    first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ))
     alone = moments(u_e, None, u_e)
-    start = scales_from_moments(first._replace(m_e=alone.m_e, ee=alone.ee), sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+    first = first._replace(m_e=alone.m_e, ee=alone.ee)
+    start = scales_from_moments(first, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
     there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
     start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
     logs = jnp.log(start.inh), jnp.log(start.inh)
-    (*_, (scales, _)), _ = jax.lax.scan(one_pass, (start, logs, (start, jnp.asarray(jnp.inf, u_e.dtype))), length=passes)
+    begin = start, logs, (start, jnp.asarray(jnp.inf, u_e.dtype))
+    (*_, (scales, _)), _ = jax.lax.scan(one_pass, begin, length=_PASSES * target.passes)
     _put(layer, shapes, scales, there=there)
     z = layer(x).output
     u = free_membrane(neuron, layer.whole_drive(x, z))
-    sigma_w = tuple(getattr(layer, name)[...].std() for name in names)
-    quenched = jnp.sqrt(jnp.square(u.mean(axis=0)).mean())
     found, mean = jnp.sqrt(u.var(axis=0).mean()), u.mean()
-    on_target = near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u)
-    return LayerReport(sigma_w, quenched, found, alone.ee == 0, there, mean, on_target), z
+    report = LayerReport(
+        sigma_w=tuple(c.weights.std() for c in layer.connections()),
+        quenched_spread=jnp.sqrt(jnp.square(u.mean(axis=0)).mean()),
+        sigma_u=found,
+        silent=alone.ee == 0,
+        calibrated=there,
+        mu_u=mean,
+        on_target=near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u),
+        targets=(sigma_u, mu_u),
+    )
+    reason = (
+        "its inhibitory spikes are too few to be relied on; a larger sigma_u makes it spike more"
+    )
+    return Outcome(report, z, reason)
 
 
 def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
@@ -185,32 +216,28 @@ def _excitation(p: Moments, scales: Scales, sigma_u: Any) -> jax.Array:
     return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
 
 
-_FLOOR_HZ = 1.0  # a population that fires below it gets the weights of one that fires at it, as in `calibrate`
+_PASSES = 5  # times those of other layers: inhibition answers to what it does
 _LARGEST = 0.7  # of a step of log m_I
 
 
-def _shape(w: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Weights >= 0 of mean exactly 1: exponential ones, or those that are there. NaN where these are all 0."""
-    g = _check.as_wide(w) if key is None else jax.random.exponential(key, w.shape, _check.wide(w.dtype))
-    return g / g.mean()
+def _put(layer: Dalian, shapes: list[jax.Array], scales: Scales, there: Any = True) -> None:
+    for c, shape, scale in zip(layer.connections(), shapes, _ordered(scales), strict=False):
+        set_weights(c.param, scale * shape, there=there)
 
 
-def _put(layer: Any, shapes: dict[str, jax.Array], scales: Scales, there: Any = True) -> None:
-    for name, scale in (("kernel", scales.exc), ("inhibitory_kernel", scales.inh), ("recurrent_kernel", scales.rec)):
-        if name in shapes:
-            param = getattr(layer, name)
-            param[...] = jnp.where(there, (scale * shapes[name]).astype(param[...].dtype), param[...])
+def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The scales in the order of the layer's connections."""
+    return scales.exc, scales.inh, scales.rec
 
 
-def _poisson(layer: Any, shapes: dict[str, jax.Array], rate: Any) -> Moments:
+def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
     """Moments of the layer's own populations if they were Poisson at `rate`, Hz; the input's are 0."""
-    zero, out = jnp.zeros((), jnp.float32), []
-    for name, kernel in zip(("recurrent_kernel", "inhibitory_kernel"), layer.neuron.kernels, strict=True):
-        g = shapes.get(name)
-        drive = zero if g is None else fan_in(g.shape) * rate
-        power = zero if g is None else jnp.square(g).mean() * drive * jnp.mean(kernel.power())
-        out.append((drive * jnp.mean(kernel.mean()), power))
-    (m_r, rr), (m_i, ii) = out
+    zero, found = jnp.zeros((), jnp.float32), []
+    for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
+        drive = fan_in(g.shape) * rate
+        power = jnp.square(g).mean() * drive * jnp.mean(c.kernel.power())
+        found.append((drive * jnp.mean(c.kernel.mean()), power))
+    (m_i, ii), (m_r, rr) = (*found, (zero, zero))[:2]
     return Moments(zero, m_r, m_i, zero, zero, rr, zero, zero, ii)
 
 
@@ -219,8 +246,14 @@ def _at_least(lowest: Moments, p: Moments) -> Moments:
     pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)  # noqa: E731
     few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
     p = p._replace(
-        m_i=pick(few_i, p.m_i, lowest.m_i), ii=pick(few_i, p.ii, lowest.ii), ei=pick(few_i, p.ei, 0.0), ri=pick(few_i, p.ri, 0.0)
+        m_i=pick(few_i, p.m_i, lowest.m_i),
+        ii=pick(few_i, p.ii, lowest.ii),
+        ei=pick(few_i, p.ei, 0.0),
+        ri=pick(few_i, p.ri, 0.0),
     )
     return p._replace(
-        m_r=pick(few_r, p.m_r, lowest.m_r), rr=pick(few_r, p.rr, lowest.rr), er=pick(few_r, p.er, 0.0), ri=pick(few_r, p.ri, 0.0)
+        m_r=pick(few_r, p.m_r, lowest.m_r),
+        rr=pick(few_r, p.rr, lowest.rr),
+        er=pick(few_r, p.er, 0.0),
+        ri=pick(few_r, p.ri, 0.0),
     )

@@ -35,8 +35,8 @@ from flax import nnx
 
 from snnjax import _check, losses
 from snnjax.calibration.powers import as_floats
-from snnjax.calibration.report import GradientReport
-from snnjax.nn import Sequential
+from snnjax.calibration.report import GradientReport, GradientReports, Of
+from snnjax.nn import Layer, Sequential, Synaptic
 from snnjax.nn.network import check_sequential
 
 Adjust = Literal["steepness", "scale"]
@@ -81,13 +81,13 @@ LEVEL = GradientTarget()
 
 
 def calibrate_gradient(
-    network: Any,
+    network: Sequential,
     x: jax.Array,
     labels: Any = None,
     *,
     target: GradientTarget | None = None,
     key: jax.Array | None = None,
-) -> tuple[Any, list[GradientReport]]:
+) -> tuple[Sequential, GradientReports]:
     """Give every spiking layer the same backward gain on the batch `x`, and the readout its scale.
 
     Args:
@@ -100,8 +100,8 @@ def calibrate_gradient(
       key: For the random numbers in place of labels; `jax.random.key(0)` when None.
 
     Returns:
-      The calibrated network, and one `GradientReport` per spiking layer, first to last. Pure: works
-      under jit, and under vmap over networks.
+      The calibrated network, and `GradientReports`: one `GradientReport` per spiking layer, first to
+      last. Pure: works under jit, and under vmap over networks.
 
     Raises:
       ValueError: A label is out of range, or the network does not end in a readout.
@@ -119,15 +119,17 @@ def calibrate_gradient(
     check_sequential("calibrate_gradient", network)
     target = LEVEL if target is None else target
     x = as_floats(x)
-    if labels is not None:
-        losses.check_classes("labels", labels, network.layers[-1].out_features)
+    last = network.layers[-1]
+    if labels is not None and isinstance(last, Synaptic):
+        losses.check_classes("labels", labels, last.out_features)
     # no fixed stride, which would hit one class alone where classes take turns
     some = np.linspace(0, x.shape[1] - 1, min(target.samples, x.shape[1])).astype(int)
     x, labels = x[:, some], None if labels is None else jnp.asarray(labels)[some]
     network = nnx.clone(network)
     layers = list(network.layers)
     spiking = [k for k, layer in enumerate(layers) if layer.spiking]
-    if not spiking or layers[-1].spiking or not hasattr(layers[-1], "kernel"):
+    last = layers[-1]
+    if not spiking or last.spiking or not isinstance(last, Synaptic):
         raise ValueError("network must have a spiking layer and end in a readout")
     inputs, trains = _forward(network, x)
 
@@ -135,14 +137,20 @@ def calibrate_gradient(
         x = trains[-1]
         for k in range(spiking[-1] + 1, len(layers)):
             x = layers[k](network.input_of(k, x, trains)).output
+            if k < len(layers) - 1:
+                x = layers[k].emit(x)
         return x
 
     scores = target.logits(top(trains))
     if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
-        kernel = layers[-1].kernel
+        kernel = last.connections()[0].param
         # a last layer that hardly spikes says nothing on the scale
-        scale = jnp.clip(target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny), 1 / _MOST, _MOST)
+        scale = jnp.clip(
+            target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny),
+            1 / _MOST,
+            _MOST,
+        )
         kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
     key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
@@ -155,26 +163,32 @@ def calibrate_gradient(
         start, below = (spiking[n - 1] + 1, trains[n - 1]) if n else (k, inputs[k])
         known = layers[k].hold_steepness(scale=target.adjust == "scale")
         parts = [nnx.split(layer) for layer in layers[start : k + 1]]
-        how = _Segment(tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1)
+        how = _Segment(
+            tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1
+        )
         states = [state for _, state in parts]
         solve = _solve if n and known else _take
         report, steepness, change, g = solve(how, states, below, g, target.gain, change)
-        if known:
-            layers[k].steepness[...] = steepness
+        if (held := layers[k].steepness) is not None:
+            held[...] = steepness
         reports.append(report)
-    return network, reports[::-1]
+    of = [Of(k, type(layers[k]).__name__) for k in spiking]
+    return network, GradientReports(reports[::-1], of)
 
 
 def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
     """The input of every layer, and what every spiking layer emits."""
     inputs: list[jax.Array] = []
     trains: list[jax.Array] = []
-    for k, layer in enumerate(network.layers):
-        x = network.input_of(k, x, trains)
+
+    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
         inputs.append(x)
-        x = layer(x).output
+        output = layer(x).output
         if layer.spiking:
-            trains.append(layer.emit(x))
+            trains.append(layer.emit(output))
+        return output
+
+    network.walk(x, visit)
     return inputs, trains
 
 
@@ -207,26 +221,32 @@ class _Segment(NamedTuple):
         given = nnx.merge(self.graphs[-1], states[-1], copy=True).steepness[...]
         return given.at[self.which].multiply(jnp.exp(change))
 
-    def passed(self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any) -> tuple[jax.Array, jax.Array]:
+    def passed(
+        self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """The gain with that steepness, and the gradient that is passed on to `below`."""
 
         def emitted(x: jax.Array) -> jax.Array:
-            layers = [nnx.merge(graph, s, copy=True) for graph, s in zip(self.graphs, states, strict=True)]
+            layers = [
+                nnx.merge(graph, s, copy=True) for graph, s in zip(self.graphs, states, strict=True)
+            ]
             if self.known:
                 layers[-1].steepness[...] = self.steepness(states, change)
             for layer in layers:
-                x = layer(x).output
-            return layers[-1].emit(x)
+                x = layer.emit(layer(x).output)
+            return x
 
         _, pull = jax.vjp(emitted, below)
         (lower,) = pull(g)
         rms = lambda a: jnp.sqrt(jnp.square(a).mean())  # noqa: E731
         return rms(lower) / jnp.maximum(rms(g), jnp.finfo(g.dtype).tiny), lower
 
-    def report(self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any) -> GradientReport:
+    def report(
+        self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any, target: Any
+    ) -> GradientReport:
         """The report of the layer."""
         number = jnp.full((), jnp.nan) if steepness is None else steepness[self.which]
-        return GradientReport(before, gain, number, jnp.asarray(reached))
+        return GradientReport(before, gain, number, jnp.asarray(reached), jnp.asarray(target))
 
 
 _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
@@ -234,7 +254,9 @@ _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 
 # compiled once for all layers of one kind and size, whatever their numbers
 @functools.partial(jax.jit, static_argnums=0)
-def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array) -> _Solved:
+def _solve(
+    how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array
+) -> _Solved:
     """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
 
     def gain(change: jax.Array) -> jax.Array:
@@ -243,25 +265,36 @@ def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array,
 
     def off(gain: jax.Array) -> jax.Array:
         """Logarithm of gain over target, not larger than `_FAR`."""
-        return jnp.clip(jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR)
+        return jnp.clip(
+            jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR
+        )
 
     before, change = _search(gain, off)
     reached, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
     on_target = jnp.abs(reached - target) <= TOLERANCE * target
-    return how.report(before, reached, steepness, on_target), steepness, change, lower
+    return how.report(before, reached, steepness, on_target, target), steepness, change, lower
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, change: jax.Array) -> _Solved:
+def _take(
+    how: _Segment,
+    states: Sequence[Any],
+    below: jax.Array,
+    g: jax.Array,
+    target: Any,
+    change: jax.Array,
+) -> _Solved:
     """As `_solve`, with a given change: for the first layer, and for surrogates that are not known."""
     before, _ = how.passed(states, below, g, 0.0)
     gain, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
-    return how.report(before, gain, steepness, True), steepness, change, lower
+    return how.report(before, gain, steepness, True, target), steepness, change, lower
 
 
-def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _search(
+    gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """The gain at change 0, and the change at which `off` of the gain, a monotone function, is zero.
 
     False position (Illinois). Where `off` has one sign on the whole range, the end at which it is
@@ -269,7 +302,9 @@ def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], j
     """
     first = jnp.array([0.0, -_RANGE, _RANGE])
 
-    def narrow(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def narrow(
+        carry: tuple[jax.Array, ...], k: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         a, fa, b, fb, best, f_best = carry
         x = jnp.where(fa * fb < 0, (a * fb - b * fa) / (fb - fa), best)
         x = jnp.where(k < 3, first[jnp.minimum(k, 2)], x)
@@ -280,7 +315,9 @@ def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], j
         # first the gain as it is, then the two ends, then points between them
         kept, low, high = (a, fa, b, fb), (x, fx, b, fb), (a, fa, x, fx)
         narrowed = jnp.where(left, jnp.stack([x, fx, b, fb / 2]), jnp.stack([a, fa / 2, x, fx]))
-        ends = jnp.where(k < 3, jnp.stack([jnp.stack(e) for e in (kept, low, high)])[jnp.minimum(k, 2)], narrowed)
+        ends = jnp.where(
+            k < 3, jnp.stack([jnp.stack(e) for e in (kept, low, high)])[jnp.minimum(k, 2)], narrowed
+        )
         return (*ends, best, f_best), found
 
     start = (*jnp.zeros(5), jnp.asarray(jnp.inf))

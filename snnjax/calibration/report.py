@@ -1,44 +1,57 @@
-"""What calibration says of a layer."""
+"""What calibration says about the layers of a network."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import abc
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
+
+from snnjax import _check
+from snnjax._table import Table, report_html, report_text
 
 
 class GradientReport(NamedTuple):
     """What the calibration of the gradient did to one layer; scalars.
 
     Attributes:
-      before: Backward gain of the layer with the surrogate that it had.
-      gain: Backward gain with the one that it has now.
-      steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that was
-        adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
-      reached: Whether `gain` is within 10 % of the target.
+        before: Backward gain of the layer with the surrogate that it had.
+        gain: Backward gain with the one that it has now.
+        steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that
+            was adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
+        reached: Whether `gain` is within 10 % of the target.
+        target: The backward gain that was asked for.
     """
 
     before: jax.Array
     gain: jax.Array
     steepness: jax.Array
     reached: jax.Array
+    target: jax.Array
 
 
 class LayerReport(NamedTuple):
-    """What calibration did to one layer.
+    """What calibration did to one layer; scalars.
 
     Attributes:
-      sigma_w: standard deviation of each connection's weights.
-      quenched_spread: predicted root mean square, over neurons and trials, of the membrane's time mean within a trial.
-      sigma_u: the standard deviation that the membrane without reset then has on the batch, with the layer's own spikes.
-      silent: the input is silent.   calibrated: False where there are no such weights: the input is silent, mu_u asks for too much, or the
-        weights to rescale are all equal. The layer then kept its weights.
-      mu_u: the mean that the membrane without reset then has on the batch.
-      on_target: `sigma_u` is within 5 % of what was asked for, and in a Dalian layer, whose mean is measured, too, `mu_u` within 5 % of that sigma_u. Off
-        are small layers, whose few weights scatter, neurons of different time constants, which share one scale, and layers that are so quiet that their
-        own spikes say little.
-      gradient: what was done for the layer's gradient; None where only the membranes were calibrated.
+        sigma_w: Standard deviation of each connection's weights.
+        quenched_spread: Predicted root mean square, over neurons and samples, of the membrane's
+            mean over time.
+        sigma_u: Standard deviation of the membrane without reset on the batch, with the layer's own
+            spikes.
+        silent: Whether the input is silent.
+        calibrated: False where there are no such weights: the input is silent, mu_u asks for too
+            much, or the weights to rescale are all equal. The layer then kept its weights.
+        mu_u: Mean of the membrane without reset on the batch.
+        on_target: Whether `sigma_u` is within 5 % of its target, and in a Dalian layer, whose mean
+            is measured, whether `mu_u` is within 5 % of that sigma_u, too. Off target are small
+            layers, whose few weights scatter, layers of neurons with different time constants,
+            which share one scale, and layers that are so quiet that their own spikes say little.
+        targets: The sigma_u and mu_u that were asked for.
+        gradient: What was done for the layer's gradient; None where only the membranes were
+            calibrated.
     """
 
     sigma_w: tuple[jax.Array, ...]
@@ -48,7 +61,24 @@ class LayerReport(NamedTuple):
     calibrated: jax.Array
     mu_u: jax.Array
     on_target: jax.Array
+    targets: tuple[Any, Any]
     gradient: GradientReport | None = None
+
+
+class RateReport(NamedTuple):
+    """What `scale_to_rate` did to one layer; scalars.
+
+    Attributes:
+        gain: The factor by which its weights were multiplied.
+        rate: The rate that it then has, Hz.
+        reached: Whether that is within 5 % of the target.
+        target: The rate that was asked for, Hz.
+    """
+
+    gain: jax.Array
+    rate: jax.Array
+    reached: jax.Array
+    target: Any
 
 
 TOLERANCE = 0.05
@@ -58,3 +88,193 @@ TOLERANCE = 0.05
 def near(found: jax.Array, target: Any, sigma_u: Any) -> jax.Array:
     """Whether `found` is `target` within `TOLERANCE` of sigma_u."""
     return jnp.abs(found - target) <= TOLERANCE * sigma_u
+
+
+class Of(NamedTuple):
+    """Which layer a report is on.
+
+    Attributes:
+        at: Its index in the network.
+        name: The name of its class.
+        reason: Why such a layer may be off its target, and what to do.
+    """
+
+    at: int
+    name: str
+    reason: str = ""
+
+
+T = TypeVar("T", LayerReport, GradientReport, RateReport)
+
+
+class Reports(Sequence[T], abc.ABC, Generic[T]):
+    """Reports on all spiking layers, first to last: a sequence, and a table when it is printed.
+
+    Args:
+        layers: One report per spiking layer.
+        of: The layer that each is on.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+
+    def __init__(self, layers: Sequence[T], of: Sequence[Of]) -> None:
+        self.layers, self.of = tuple(layers), tuple(of)
+
+    def __init_subclass__(cls) -> None:
+        jax.tree_util.register_pytree_node(
+            cls, lambda r: ((r.layers,), r.of), lambda of, children: cls(*children, of)
+        )
+
+    @overload
+    def __getitem__(self, k: int) -> T: ...
+    @overload
+    def __getitem__(self, k: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, k: int | slice) -> T | tuple[T, ...]:
+        return self.layers[k]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.layers)
+
+    @abc.abstractmethod
+    def _finding(self, of: Of, report: T) -> str | None:
+        """What is not as it was asked for; None where all is well."""
+
+    @abc.abstractmethod
+    def _row(self, report: T) -> tuple[str, ...]: ...
+
+    @property
+    def _plain(self) -> bool:
+        """Whether these are numbers on one network: not traced, and not of several networks."""
+        leaves = map(_check.concrete, jax.tree.leaves(self.layers))
+        return all(leaf is not None and leaf.ndim == 0 for leaf in leaves)
+
+    def problems(self) -> list[str]:
+        """One sentence per layer that is not as it was asked for; none under jit and vmap."""
+        pairs = zip(self.of, self.layers, strict=True) if self._plain else ()
+        found = (self._finding(of, report) for of, report in pairs)
+        return [line for line in found if line is not None]
+
+    def findings(self) -> list[str]:
+        """The same; a single sentence where every layer is on target."""
+        if not self._plain:
+            return ["the numbers are traced, or those of several networks"]
+        return self.problems() or ["every layer is on target"]
+
+    def table(self) -> Table:
+        """The numbers, one row per layer."""
+        pairs = zip(self.of, self.layers, strict=True)
+        rows = [(f"{of.at} {of.name}", *self._row(report)) for of, report in pairs]
+        return Table(self.title, ("layer", *self.columns), rows)
+
+    def __str__(self) -> str:
+        return report_text(self.findings(), [self.table()])
+
+    def _repr_html_(self) -> str:
+        return report_html(self.findings(), [self.table()])
+
+
+class GradientReports(Reports[GradientReport]):
+    """What `calibrate_gradient` did, layer by layer."""
+
+    title = "backward gain of each layer"
+    columns = ("gain before", "after", "steepness")
+
+    def _finding(self, of: Of, report: GradientReport) -> str | None:
+        if report.reached:
+            return None
+        return (
+            f"layer {of.at} has the backward gain {float(report.gain):.3g} with the steepness "
+            f"{float(report.steepness):.3g}; the target is {float(report.target):.3g}: no "
+            "steepness "
+            "within a factor of 50 of the surrogate's own reaches it. Another surrogate, or "
+            "GradientTarget(adjust='scale'), may"
+        )
+
+    def _row(self, report: GradientReport) -> tuple[str, ...]:
+        return tuple(_number(v) for v in (report.before, report.gain, report.steepness))
+
+
+class LayerReports(Reports[LayerReport]):
+    """What `calibrate` did, layer by layer."""
+
+    title = "membrane without reset, and backward gain, of each layer"
+    columns = ("std U", "target", "mean U", "target", "spread", "std w", "gain", "steepness")
+
+    def _finding(self, of: Of, report: LayerReport) -> str | None:
+        sigma_u, mu_u = report.targets
+        if report.silent:
+            return f"layer {of.at} kept its weights: its input is silent"
+        if not report.calibrated:
+            return infeasible(of.at, report.targets)
+        if not report.on_target:
+            return (
+                f"layer {of.at} has sigma_u = {float(report.sigma_u):.3g} and mu_u = "
+                f"{float(report.mu_u):.3g} on these inputs; the targets are "
+                f"sigma_u = {sigma_u}, mu_u = {mu_u}: {of.reason}"
+            )
+        return None
+
+    def problems(self) -> list[str]:
+        return super().problems() + self.gradient().problems()
+
+    def gradient(self) -> GradientReports:
+        """What was done for the gradients; empty where only the membranes were calibrated."""
+        pairs = [
+            (r.gradient, of)
+            for r, of in zip(self.layers, self.of, strict=True)
+            if r.gradient is not None
+        ]
+        return GradientReports([r for r, _ in pairs], [of for _, of in pairs])
+
+    def _row(self, report: LayerReport) -> tuple[str, ...]:
+        sigma_u, mu_u = report.targets
+        gradient = report.gradient
+        membrane = (report.sigma_u, sigma_u, report.mu_u, mu_u, report.quenched_spread)
+        return (
+            *(_number(v) for v in membrane),
+            ", ".join(_number(w) for w in report.sigma_w),
+            "" if gradient is None else _number(gradient.gain),
+            "" if gradient is None else _number(gradient.steepness),
+        )
+
+
+class RateReports(Reports[RateReport]):
+    """What `scale_to_rate` did, layer by layer."""
+
+    title = "rate of each layer"
+    columns = ("rate Hz", "target", "gain")
+
+    def _finding(self, of: Of, report: RateReport) -> str | None:
+        if report.reached:
+            return None
+        return (
+            f"layer {of.at} fires at {float(report.rate):.3g} Hz; the target is "
+            f"{float(report.target):.3g} Hz: no weights within a factor of 100 reach it, or its "
+            "input is silent"
+        )
+
+    def _row(self, report: RateReport) -> tuple[str, ...]:
+        return tuple(_number(v) for v in (report.rate, report.target, report.gain))
+
+
+def infeasible(index: int, targets: tuple[Any, Any]) -> str:
+    """Why layer `index` has no weights for its targets (sigma_u, mu_u)."""
+    sigma_u, mu_u = targets
+    return (
+        f"layer {index} has no weights for mu_u = {mu_u}, sigma_u = {sigma_u}: the mean alone "
+        "would "
+        "move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the weights to "
+        "rescale are all equal, or the input is not finite"
+    )
+
+
+def _number(value: Any) -> str:
+    """Three digits; the type of a number that is traced, or of several."""
+    known = _check.concrete(value)
+    if known is None or known.ndim > 0:
+        return "..."
+    return f"{float(known):.3g}"

@@ -1,257 +1,430 @@
 """A network as a NIR graph; `snnjax.exchange.nir_convention` says what its numbers mean.
 
-Nodes are named after the network's layers: `layer2_kernel`, `layer2` and, with recurrence, `layer2_recurrent_kernel` in a loop with `layer2`.
+Nodes are named after the network's layers: `layer2_kernel`, `layer2` and, with recurrence,
+`layer2_recurrent_kernel` in a loop with `layer2`. `nir_writer` registers how a type of layer is
+written.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
+from flax import nnx
 
 from snnjax import _check
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.exchange import nir_convention as convention
 from snnjax.exchange.nir_convention import Scheme
-from snnjax.nn import Dropout, Flatten, Pool, Readout, Reshape, Sequential, SpikingConv, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.nn import (
+    ConvMap,
+    Dropout,
+    Flatten,
+    Layer,
+    NeuronLayer,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+    Synaptic,
+)
 from snnjax.surrogate import SpikeFunction
 
 EXPORTED = (
-    "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout with LeakyIntegrator, Pool over two axes, Flatten, Dropout "
-    "(which does nothing outside training) and a Reshape in front"
+    "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout "
+    "with "
+    "LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does nothing outside training), "
+    "a "
+    "Reshape in front, and layers of your own with a snnjax.exchange.nir_writer"
 )
-_CONVOLUTIONS = (SpikingConv, SpikingConv1d, SpikingConv2d)
+
+L = TypeVar("L", bound=Layer)
+_WRITERS: dict[type[Layer], Callable[[NirWriter, Any], None]] = {}
 
 
-def to_nir(network: Sequential, *, features: Sequence[int] | None = None, scheme: Scheme = "exponential") -> Any:
-    """A network as a `nir.NIRGraph`. `from_nir` gives it back with the same parameters, bit for bit, and the same spikes.
+def nir_writer(
+    *types: type[L],
+) -> Callable[[Callable[[NirWriter, L], None]], Callable[[NirWriter, L], None]]:
+    """Register the function that writes layers of the given types for `to_nir`.
+
+    A type that is derived from a registered one is not written by its function, because it may
+    compute something else.
 
     Args:
-      network: dense, convolutional (one or two axes) or recurrent layers of LIF neurons, with or without a readout of leaky integrators, pooling and skip
-        connections.
-      features: shape of the network's input, (*spatial, channels); needed where a convolution's input size is not known without.
-      scheme: how a reader will step through time: `"exponential"`, with the true time constants, or `"euler"`, with time constants that give Euler's step of
-        this network's dt the same decays; `snnjax.exchange.nir_convention` has the formulas, and what else readers do differently.
+        *types: Types of layers.
 
     Returns:
-      The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and `scheme`. Dropout is left out, and a surrogate
-      derivative that is not one of `snnjax.surrogate` comes back as the default.
+        A decorator of a function `(writer, layer)` that adds the layer's nodes through the writer.
+
+    >>> from flax import nnx
+    >>> from snnjax.nn import FluctuationDriven
+    >>> class Masked(SpikingDense):
+    ...     '''A layer of your own.'''
+    >>> @nir_writer(Masked)
+    ... def write(writer, layer):
+    ...     kernel = np.asarray(layer.kernel[...])
+    ...     writer.neurons(layer, writer.linear(kernel))
+    >>> rngs, init = nnx.Rngs(0), FluctuationDriven(nu=5.0)
+    >>> graph = to_nir(Sequential(Masked(20, 8, init=init, rngs=rngs), Readout(8, 3, rngs=rngs)))
+    >>> type(graph.nodes["layer0"]).__name__
+    'CubaLIF'
+    """
+
+    def register(write: Callable[[NirWriter, L], None]) -> Callable[[NirWriter, L], None]:
+        _WRITERS.update(dict.fromkeys(types, write))
+        return write
+
+    return register
+
+
+def to_nir(
+    network: Sequential, *, features: Sequence[int] | None = None, scheme: Scheme = "exponential"
+) -> Any:
+    """A network as a `nir.NIRGraph`.
+
+    `from_nir` gives it back with the same parameters, bit for bit, and the same spikes.
+
+    Args:
+        network: Dense, convolutional (one or two axes) or recurrent layers of LIF neurons, with or
+            without a readout of leaky integrators, pooling and skip connections; layers of your own
+            with a `nir_writer`.
+        features: Shape of the network's input, (*spatial, channels). It is needed where the size of
+            a convolution's input is not known without.
+        scheme: How a reader will step through time: "exponential", with the true time constants, or
+            "euler", with time constants that give Euler's step of this network's dt the same
+            decays. `snnjax.exchange.nir_convention` has the formulas, and what else readers do
+            differently.
+
+    Returns:
+        The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and
+        `scheme`. Dropout is left out, and a surrogate derivative that is not one of
+        `snnjax.surrogate` comes back as the default.
 
     Raises:
-      ValueError, TypeError: the network has what NIR cannot say; names the layer, or the argument.   ImportError: the package nir is not installed.
+        ValueError: The network has what NIR cannot say; names the layer.
+        TypeError: An argument has another type.
+        ImportError: The package nir is not installed.
 
     >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> rngs = nnx.Rngs(0)
     >>> hidden = SpikingDense(20, 8, init=FluctuationDriven(nu=5.0), recurrent=True, rngs=rngs)
     >>> graph = to_nir(Sequential(hidden, Readout(8, 3, rngs=rngs)))
-    >>> [f"{name}: {type(node).__name__}" for name, node in graph.nodes.items()]  # doctest: +NORMALIZE_WHITESPACE
-    ['input: Input', 'layer0_kernel: Linear', 'layer0: CubaLIF', 'layer0_recurrent_kernel: Linear', 'layer1_kernel: Linear', 'layer1: CubaLI', 'output: Output']
-    >>> graph.metadata["dt"], graph.nodes["layer0_kernel"].weight.shape, float(graph.nodes["layer0"].tau_mem[0])
-    (0.002, (8, 20), 0.02)
+    >>> nodes = [f"{name}: {type(node).__name__}" for name, node in graph.nodes.items()]
+    >>> nodes[1:4]
+    ['layer0_kernel: Linear', 'layer0: CubaLIF', 'layer0_recurrent_kernel: Linear']
+    >>> graph.metadata["dt"], graph.nodes["layer0_kernel"].weight.shape
+    (0.002, (8, 20))
     """
     convention.check_scheme(scheme)
     if not isinstance(network, Sequential):
         raise TypeError(f"network must be a snnjax.nn.Sequential, got {type(network).__name__}")
     if features is not None:
         features = tuple(_check.integer("features", n, at_least=1) for n in features)
-    writer = _Writer(network, features, scheme)
-    for k in range(len(network.layers)):
-        writer.add(k)
-    return writer.graph()
+    return NirWriter(network, features, scheme).graph()
 
 
-class _Writer:
-    """The graph so far, and what leaves its last node."""
+class NirWriter:
+    """A NIR graph that is being written, layer by layer. `nir_writer` functions get it.
 
-    def __init__(self, network: Sequential, features: tuple[int | None, ...] | None, scheme: Scheme) -> None:
+    Attributes:
+        nir: The package nir.
+        name: Name of the node for the present layer.
+        dt: The network's time step, s.
+        shape: Shape of what leaves the last node, (*spatial, channels).
+        flattened: Its shape before a Flatten, or None.
+        binary: Whether it is spikes.
+    """
+
+    def __init__(
+        self, network: Sequential, features: tuple[int | None, ...] | None, scheme: Scheme
+    ) -> None:
         self.nir = convention.import_nir()
         layers = list(network.layers)
         self.network = network
         self.scheme: Scheme = scheme
-        if not hasattr(layers[-1], "neuron"):
-            self._fail(len(layers) - 1, "the last layer must be one of neurons")
-        self.dt = layers[-1].neuron.dt
-        self.spiking = [k for k, layer in enumerate(layers) if layer.spiking]
+        self._k = len(layers) - 1
+        last = layers[-1]
+        if not isinstance(last, NeuronLayer):
+            self.fail("the last layer must be one of neurons")
+        self.dt = last.dt
+        self._k = 0
         shape = layers[0].in_shape if features is None else features
         if shape is None or None in shape:
             raise ValueError(
-                f"features must be given, the shape (*spatial, channels) of the network's input; from the layers it is {shape}"
+                "features must be given, the shape (*spatial, channels) of the network's input; "
+                f"from the layers it is {shape}"
             )
         metadata = {}
-        if isinstance(layers[0], Reshape):  # NIR knows none: the input comes in the shape that it would give
-            given, shape = shape, self._shape_after(0, shape)
+        if isinstance(layers[0], Reshape):
+            # NIR has none: the input comes in the shape that it would give
+            given, shape = shape, self.shape_after(layers[0], shape)
             metadata = {"features": np.array(given)} if given != shape else {}
-        self.shape: tuple[int, ...] = shape  # type: ignore[assignment]  # of what leaves the last node, (*spatial, channels)
-        self.flattened: tuple[int, ...] | None = None  # its shape before a Flatten
-        self.binary = False  # whether it is spikes
-        self.last = "input"
-        self.nodes: dict[str, Any] = {"input": self.nir.Input({"input": self._first(shape)}, metadata=metadata)}
-        self.edges: list[tuple[str, str]] = []
-        self.outputs: dict[int, tuple[int, ...]] = {}  # shape of each spiking layer's output
+        self.shape: tuple[int, ...] = shape  # type: ignore[assignment]
+        self.flattened: tuple[int, ...] | None = None
+        self.binary = False
+        self._last = "input"
+        first = self.nir.Input({"input": self.first(shape)}, metadata=metadata)
+        self._nodes: dict[str, Any] = {"input": first}
+        self._edges: list[tuple[str, str]] = []
+        self._outputs: dict[int, tuple[int, ...]] = {}  # shape of each spiking layer's output
 
     def graph(self) -> Any:
-        self._append("output", self.nir.Output({"output": self._first(self.shape)}))
+        """The graph of the whole network."""
+        layers = list(self.network.layers)
+        skip, last = self.network.skip, len(layers) - 1
+        for self._k, layer in enumerate(layers):
+            # with skip connections the last layer gets spikes alone
+            ignored = (
+                skip and self._k < last and not any(la.spiking for la in layers[self._k : last])
+            )
+            if ignored or (self._k == 0 and isinstance(layer, Reshape)):
+                continue
+            if type(layer) not in _WRITERS:
+                self.fail("NIR has no such layer")
+            _WRITERS[type(layer)](self, layer)
+        self.append("output", self.nir.Output({"output": self.first(self.shape)}))
         metadata = {"dt": float(self.dt), "scheme": self.scheme, "source": "snnjax"}
-        return self.nir.NIRGraph(self.nodes, self.edges, metadata=metadata)
+        return self.nir.NIRGraph(self._nodes, self._edges, metadata=metadata)
 
-    def add(self, k: int) -> None:
-        """Layer k, as nodes and edges."""
-        layer = self.network.layers[k]
-        if isinstance(layer, Dropout) or (k == 0 and isinstance(layer, Reshape)):
-            return
-        if self.network.skip and self.spiking[-1] < k < len(self.network.layers) - 1:
-            return  # the last layer gets spikes alone
-        if type(layer) is Flatten:
-            if len(self.shape) > 1:
-                self._append(f"layer{k}", self._flatten(self.shape))
-                self.flattened, self.shape = self.shape, (math.prod(self.shape),)
-        elif type(layer) is Pool:
-            self._pool(k, layer)
-        elif type(layer) in (SpikingDense, Readout, *_CONVOLUTIONS):
-            self._neurons(k, layer)
-        else:
-            self._fail(k, "NIR has no such layer")
+    @property
+    def name(self) -> str:
+        return f"layer{self._k}"
 
-    def _neurons(self, k: int, layer: Any) -> None:
-        neuron, name = layer.neuron, f"layer{k}"
+    def append(self, name: str, node: Any) -> None:
+        """Add a node after the last one."""
+        self._nodes[name] = node
+        self._edges.append((self._last, name))
+        self._last = name
+
+    def pass_on(self, layer: Layer) -> None:
+        """Note that what leaves the last node has gone through the layer."""
+        self.shape = self.shape_after(layer, self.shape)
+
+    def neurons(self, layer: Synaptic, weights: Any, recurrent: Any = None) -> None:
+        """Add a layer of neurons.
+
+        Args:
+            layer: The layer, of `LIF` neurons if it spikes, else of `LeakyIntegrator`.
+            weights: The node of its weights, from `linear` or `convolution`.
+            recurrent: The node of the weights from the layer to itself.
+        """
+        neuron = layer.neuron
         expected = LIF if layer.spiking else LeakyIntegrator
         if type(neuron) is not expected:
-            self._fail(k, f"its neuron must be a {expected.__name__}, got {type(neuron).__name__}, which NIR has not")
-        kernel, recurrent = _array(layer.kernel), None if layer.recurrent_kernel is None else _array(layer.recurrent_kernel)
-        convolution = type(layer) in _CONVOLUTIONS
-        if kernel.ndim != 2 + (len(layer.kernel_size) if convolution else 0):
-            self._fail(k, f"it must be one layer, and its kernel of shape {kernel.shape} is that of an ensemble; pick a member")
-        skip = self.network.skip and k == len(self.network.layers) - 1
+            got = type(neuron).__name__
+            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which NIR has not")
+        skip = self.network.skip and self._k == len(self.network.layers) - 1
         if skip:
-            self._connect_all(name, kernel)
-        elif convolution:
-            self._append(f"{name}_kernel", self._convolution(k, layer, kernel))
+            self._connect_all(_array(layer.kernel))
+            self.shape = (layer.out_features,)
         else:
-            self._append(f"{name}_kernel", self._linear(kernel, self.flattened))
-        self.shape = (layer.out_features,) if skip else self._shape_after(k, self.shape)
-        node = self._node(k, layer, neuron)
+            self.append(f"{self.name}_kernel", weights)
+            self.pass_on(layer)
+        node = self._node(layer, neuron)
         if skip:
-            self.nodes[name], self.last = node, name
+            self._nodes[self.name], self._last = node, self.name
         else:
-            self._append(name, node)
+            self.append(self.name, node)
         if recurrent is not None:
-            loop = f"{name}_recurrent_kernel"
-            self.nodes[loop] = self._conv_node(recurrent, self.shape[:-1], 1, "same") if convolution else self._linear(recurrent, None)
-            self.edges += [(name, loop), (loop, name)]
+            loop = f"{self.name}_recurrent_kernel"
+            self._nodes[loop] = recurrent
+            self._edges += [(self.name, loop), (loop, self.name)]
         self.flattened, self.binary = None, layer.spiking
         if layer.spiking:
-            self.outputs[k] = self.shape
+            self._outputs[self._k] = self.shape
 
-    def _connect_all(self, name: str, kernel: np.ndarray) -> None:
-        """Every spiking layer to the last one, each through its own rows of the kernel; NIR adds up what comes in."""
-        ends = itertools.accumulate(math.prod(shape) for shape in self.outputs.values())
-        for (k, shape), part in zip(self.outputs.items(), np.split(kernel, list(ends)[:-1]), strict=True):
-            source, weights = f"layer{k}", f"{name}_kernel{k}"
+    def kernel(self, param: nnx.Param, axes: int = 0) -> np.ndarray:
+        """Weights of a layer of so many spatial axes, as an array."""
+        kernel = _array(param)
+        if kernel.ndim != 2 + axes:
+            self.fail(
+                f"it must be one layer, and its kernel of shape {kernel.shape} is that of an "
+                "ensemble; pick a member"
+            )
+        return kernel
+
+    def _connect_all(self, kernel: np.ndarray) -> None:
+        """Connect every spiking layer to the last one, each through its own rows of the kernel.
+
+        NIR adds up what comes in.
+        """
+        ends = itertools.accumulate(math.prod(shape) for shape in self._outputs.values())
+        parts = np.split(kernel, list(ends)[:-1])
+        for (k, shape), part in zip(self._outputs.items(), parts, strict=True):
+            source, weights = f"layer{k}", f"{self.name}_kernel{k}"
             if len(shape) > 1:
-                self.nodes[f"{source}_flat"] = self._flatten(shape)
-                self.edges.append((source, f"{source}_flat"))
+                self._nodes[f"{source}_flat"] = self.flatten(shape)
+                self._edges.append((source, f"{source}_flat"))
                 source = f"{source}_flat"
-            self.nodes[weights] = self._linear(part, shape)
-            self.edges += [(source, weights), (weights, name)]
+            self._nodes[weights] = self.linear(part, shape)
+            self._edges += [(source, weights), (weights, self.name)]
 
-    def _linear(self, kernel: np.ndarray, inputs: tuple[int, ...] | None) -> Any:
-        """Weights (out, in), their inputs in NIR's order where they were of the shape `inputs` before they were flattened."""
-        if inputs is not None:
-            kernel = np.moveaxis(kernel.reshape(*inputs, -1), -2, 0).reshape(kernel.shape)
-        return self.nir.Linear(np.ascontiguousarray(_storable(kernel).T), metadata=_kind(kernel))
+    def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> Any:
+        """A node of weights (in, out).
 
-    def _convolution(self, k: int, layer: Any, kernel: np.ndarray) -> Any:
-        spatial, axes = self.shape[:-1], len(layer.kernel_size)
+        Args:
+            kernel: The weights.
+            flattened: The shape (*spatial, channels) that their inputs had before they were
+                flattened, if they were: NIR has another order.
+        """
+        if flattened is not None:
+            kernel = np.moveaxis(kernel.reshape(*flattened, -1), -2, 0).reshape(kernel.shape)
+        weight = np.ascontiguousarray(_storable(kernel).T)
+        return self.nir.Linear(weight, metadata=_kind(kernel))
+
+    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> Any:
+        """A node of the weights of a convolution with the input's `map`."""
+        spatial, axes = self.shape[:-1], len(map.kernel_size)
         if axes > 2:
-            self._fail(k, f"NIR has convolutions over one or two axes, got {axes}")
-        padding: Any = layer.padding
+            self.fail(f"NIR has convolutions over one or two axes, got {axes}")
+        expected = self.shape_after(layer, self.shape)
+        padding: Any = map.padding
         if padding == "valid":
             padding = (0,) * axes
-        elif padding == "same" and any(s > 1 for s in layer.stride):
-            pads = jax.lax.padtype_to_pads(spatial, layer.kernel_size, layer.stride, "SAME")
+        elif padding == "same" and any(s > 1 for s in map.stride):
+            pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
             if any(low != high for low, high in pads):
-                self._fail(k, f"padding 'same' with stride {layer.stride} is {pads} (before, after) here, and NIR pads both ends alike")
+                self.fail(
+                    f"padding 'same' with stride {map.stride} is {pads} (before, after) here, and "
+                    "NIR pads both ends alike"
+                )
             padding = tuple(low for low, _ in pads)
-        node = self._conv_node(kernel, spatial, layer.stride, padding)
-        found, expected = tuple(int(n) for n in node.output_type["output"]), self._shape_after(k, self.shape)
+        node = self.conv_node(kernel, spatial, map.stride, padding)
+        found = tuple(int(n) for n in node.output_type["output"])
         if found != (expected[-1], *expected[:-1]):  # as nir 1.0 does, and then refuses the graph
-            self._fail(k, f"the package nir takes {expected[:-1]} positions for {found[1:]}; it wants one kernel size for both axes")
+            self.fail(
+                f"the package nir takes {expected[:-1]} positions for {found[1:]}; it wants one "
+                "kernel size for both axes"
+            )
         return node
 
-    def _conv_node(self, kernel: np.ndarray, spatial: tuple[int, ...], stride: Any, padding: Any) -> Any:
+    def conv_node(self, kernel: np.ndarray, spatial: Any, stride: Any, padding: Any) -> Any:
         axes = kernel.ndim - 2
         weight = np.ascontiguousarray(np.moveaxis(_storable(kernel), (-1, -2), (0, 1)))
-        one = (lambda v: v if isinstance(v, str | int) else v[0]) if axes == 1 else lambda v: v
+        one = lambda v: v[0] if axes == 1 and not isinstance(v, str | int) else v  # noqa: E731
         make = self.nir.Conv1d if axes == 1 else self.nir.Conv2d
         bias = np.zeros(len(weight), weight.dtype)
-        return make(one(spatial), weight, one(stride), one(padding), 1, 1, bias, metadata=_kind(kernel))
+        sizes = one(spatial), weight, one(stride), one(padding)
+        return make(*sizes, 1, 1, bias, metadata=_kind(kernel))
 
-    def _pool(self, k: int, layer: Pool) -> None:
-        if len(self.shape) != 3:
-            self._fail(k, f"NIR pools over two axes, got {len(self.shape) - 1}")
-        if layer.kind == "max" and not self.binary:
-            self._fail(k, "NIR has no maximum; of spikes it is a sum and a threshold, and what comes here is not spikes")
-        window, stride = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
-        make = self.nir.SumPool2d if layer.kind == "max" else self.nir.AvgPool2d
-        self._append(f"layer{k}", make(window, stride, np.zeros(2, int)))
-        self.shape = self._shape_after(k, self.shape)
-        if layer.kind == "max":
-            shape = tuple(self._first(self.shape))
-            self._append(f"layer{k}_threshold", self.nir.Threshold(np.full(shape, convention.POOL_THRESHOLD, np.float32)))
-        self.binary = layer.kind == "max"
-
-    def _node(self, k: int, layer: Any, neuron: Any) -> Any:
-        """The neurons, every parameter once a neuron, and in the metadata as it is held."""
-        spiking = layer.spiking
-        names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if spiking else ("initial",)))
-        held = {name: getattr(layer._neuron, name) for name in names}
+    def _node(self, layer: Synaptic, neuron: Any) -> Any:
+        """The neurons, every parameter once per neuron, and in the metadata as it is held."""
+        names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if layer.spiking else ("initial",)))
+        held = {name: getattr(layer.given_neuron, name) for name in names}
         metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
         metadata |= {f"log_{name}": _array(param) for name, param in layer.log_tau.items()}
-        lists = {"jax": [name for name, value in held.items() if isinstance(value, jax.Array)], "trainable": list(layer.log_tau)}
+        arrays = [name for name, value in held.items() if isinstance(value, jax.Array)]
+        lists = {"jax": arrays, "trainable": list(layer.log_tau)}
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
-        whole = lambda v: convention.channels_first(np.broadcast_to(_as_numpy(v), self.shape))  # noqa: E731
-        tau = {
-            name: whole(convention.tau_to_nir(_as_numpy(getattr(neuron, name)), self.dt, self.scheme)) for name in ("tau_mem", "tau_syn")
-        }
-        w_in, ones = 1 / convention.input_gain(tau["tau_syn"], self.dt, self.scheme), np.ones_like(tau["tau_mem"])
-        if not spiking:
-            return self.nir.CubaLI(**tau, r=ones, v_leak=0 * ones, w_in=w_in, metadata=metadata)
-        if not isinstance(neuron.spike, SpikeFunction):
-            self._fail(k, f"its spike must be a SpikeFunction, whose forward value is a step, got {neuron.spike!r}")
-        if neuron.spike.name in convention.SURROGATES:
-            metadata |= {"surrogate": neuron.spike.name, "steepness": np.array([float(v) for v in neuron.spike.steepness])}
+
+        def whole(value: Any) -> np.ndarray:
+            return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
+
+        def tau(value: Any) -> np.ndarray:
+            return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
+
+        times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
+        w_in = 1 / convention.input_gain(times["tau_syn"], self.dt, self.scheme)
+        ones = np.ones_like(times["tau_mem"])
+        shared = {**times, "r": ones, "v_leak": 0 * ones, "w_in": w_in}
+        if not layer.spiking:
+            return self.nir.CubaLI(**shared, metadata=metadata)
+        spike = neuron.spike
+        if not isinstance(spike, SpikeFunction):
+            self.fail(
+                f"its spike must be a SpikeFunction, whose forward value is a step, got {spike!r}"
+            )
+        if spike.name in convention.SURROGATES:
+            steepness = np.array([float(v) for v in spike.steepness])
+            metadata |= {"surrogate": spike.name, "steepness": steepness}
         metadata |= {"reset": neuron.reset, "reset_grad": str(neuron.reset_grad)}
         levels = {
-            "v_leak": 0 * ones,
             "v_threshold": whole(neuron.theta),
             "v_reset": whole(neuron.u_reset if neuron.reset == "to_value" else 0.0),
         }
-        return self.nir.CubaLIF(**tau, r=ones, **levels, w_in=w_in, metadata=metadata)
+        return self.nir.CubaLIF(**shared, **levels, metadata=metadata)
 
-    def _flatten(self, shape: tuple[int, ...]) -> Any:
-        return self.nir.Flatten({"input": self._first(shape)}, start_dim=0, end_dim=-1)
+    def flatten(self, shape: tuple[int, ...]) -> Any:
+        """A node that flattens (*spatial, channels) of the given shape."""
+        return self.nir.Flatten({"input": self.first(shape)}, start_dim=0, end_dim=-1)
 
-    def _append(self, name: str, node: Any) -> None:
-        self.nodes[name] = node
-        self.edges.append((self.last, name))
-        self.last = name
-
-    def _first(self, shape: Sequence[int | None]) -> np.ndarray:
+    def first(self, shape: Sequence[int | None]) -> np.ndarray:
+        """A shape (*spatial, channels) with the channels first, as NIR has them."""
         return np.array([shape[-1], *shape[:-1]])
 
-    def _shape_after(self, k: int, shape: Any) -> tuple[int, ...]:
+    def shape_after(self, layer: Layer, shape: Any) -> tuple[int, ...]:
+        """Shape of the features after the layer."""
         try:
-            return self.network.layers[k].feature_shape(shape)
+            return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
         except ValueError as error:
-            self._fail(k, str(error))
+            self.fail(str(error))
 
-    def _fail(self, k: int, what: str) -> NoReturn:
-        raise ValueError(f"layer {k}, a {type(self.network.layers[k]).__name__}, cannot be written as NIR: {what}. {EXPORTED}")
+    def fail(self, what: str) -> NoReturn:
+        """Raise a ValueError that names the present layer."""
+        name = type(self.network.layers[self._k]).__name__
+        raise ValueError(f"layer {self._k}, a {name}, cannot be written as NIR: {what}. {EXPORTED}")
+
+
+@nir_writer(SpikingDense, Readout)
+def _write_dense(writer: NirWriter, layer: SpikingDense | Readout) -> None:
+    weights = writer.linear(writer.kernel(layer.kernel), writer.flattened)
+    own = layer.recurrent_kernel
+    writer.neurons(layer, weights, None if own is None else writer.linear(_array(own)))
+
+
+@nir_writer(SpikingConv, SpikingConv1d, SpikingConv2d)
+def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
+    map, own = layer.map, layer.recurrent_kernel
+    assert isinstance(map, ConvMap)
+    kernel = writer.kernel(layer.kernel, len(map.window))
+    recurrent = None
+    if own is not None:
+        spatial = writer.shape_after(layer, writer.shape)[:-1]
+        recurrent = writer.conv_node(_array(own), spatial, 1, "same")
+    writer.neurons(layer, writer.convolution(layer, map, kernel), recurrent)
+
+
+@nir_writer(Pool)
+def _write_pool(writer: NirWriter, layer: Pool) -> None:
+    if len(writer.shape) != 3:
+        writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
+    largest = layer.kind == "max"
+    if largest and not writer.binary:
+        writer.fail(
+            "NIR has no maximum; of spikes it is a sum and a threshold, and what comes here is "
+            "not spikes"
+        )
+    sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
+    make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
+    writer.append(writer.name, make(*sizes, np.zeros(2, int)))
+    writer.pass_on(layer)
+    if largest:
+        shape = tuple(writer.first(writer.shape))
+        threshold = np.full(shape, convention.POOL_THRESHOLD, np.float32)
+        writer.append(f"{writer.name}_threshold", writer.nir.Threshold(threshold))
+    writer.binary = largest
+
+
+@nir_writer(Flatten)
+def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
+    if len(writer.shape) > 1:
+        writer.append(writer.name, writer.flatten(writer.shape))
+        writer.flattened = writer.shape
+        writer.pass_on(layer)
+
+
+@nir_writer(Dropout)
+def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
+    """It does nothing outside training."""
 
 
 def _as_numpy(value: Any) -> np.ndarray:

@@ -1,141 +1,235 @@
-r"""Layers of excitatory and inhibitory neurons that obey Dale's law: every weight is >= 0, and the sign is the sending population's.
+r"""Layers of excitatory and inhibitory neurons that obey Dale's law.
 
-A layer holds n_exc excitatory neurons (E) and n_inh inhibitory ones (I), in this order on the last axis, each with an excitatory and an inhibitory current.
-With inputs x, which are excitatory, and spikes z = (z_E, z_I), both populations are driven by
+Every weight is >= 0, and the sign of its effect is the sending population's. A layer holds n_exc
+excitatory neurons (E) and n_inh inhibitory ones (I), in this order on the last axis, each with an
+excitatory and an inhibitory current. With inputs x, which are excitatory, and spikes z = (z_E, z_I),
+both populations are driven by
 
-    exc[t] = x[t] @ W  (+ z_E[t] @ V)            W kernel (in, n_exc + n_inh); V recurrent_kernel (n_exc, n_exc + n_inh), with recurrent=True
-    inh[t] = z_I[t] @ Q                          Q inhibitory_kernel (n_inh, n_exc + n_inh)
+    exc[t] = x[t] @ W  (+ z_E[t] @ V)
+    inh[t] = z_I[t] @ Q
 
-(for a convolution @ is one) and move as `snnjax.dynamics.ExcInhLIF` says. x @ W is one product for all steps, outside the scan over time.
+    W   kernel (in, n_exc + n_inh)
+    V   recurrent_kernel (n_exc, n_exc + n_inh), with recurrent=True
+    Q   inhibitory_kernel (n_inh, n_exc + n_inh)
 
-The layer above gets z_E alone: `emit(output)`. The output itself, what `Sequential` reports as the layer's spikes and what regularizers and the probe look at,
-is the whole z, so that inhibitory neurons are kept active too. A readout on a Dalian layer is an ordinary one, with weights of either sign.
+(for a convolution @ is one) and move as `snnjax.dynamics.ExcInhLIF` says. x @ W is one product for
+all steps, outside the scan over time.
 
-All weights are `NonNegative`; `snnjax.optimizers.keep_nonnegative` keeps them so, chained after any optimizer (`snnjax.training.fit` does it by itself).
+The layer above gets z_E alone: `emit(output)`. The output itself, which `Sequential` reports as the
+layer's spikes and which regularizers and the probe see, is the whole z, so that inhibitory neurons
+are kept active, too. A readout on a Dalian layer is an ordinary one, with weights of either sign.
+
+All weights are `NonNegative`. `snnjax.optimizers.keep_nonnegative`, chained after any optimizer,
+keeps them so; `snnjax.training.fit` does it by itself.
 
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, sections 4.4 and 4.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check
-from snnjax.dynamics import ExcInhDrive, ExcInhLIF
-from snnjax.initializers import Initializer, fan_in
+from snnjax.dynamics import ExcInhDrive, ExcInhLIF, Neuron
+from snnjax.initializers import Initializer
+from snnjax.nn._layer import unlisted
+from snnjax.nn._maps import DenseMap, LinearMap, Recurrence
 from snnjax.nn._synaptic import Incoming, Synaptic
-from snnjax.nn.conv import ConvMaps, Padding
-from snnjax.nn.init import Connection, LayerInit, draw_weights
-from snnjax.nn.layers import DenseMaps
+from snnjax.nn.conv import Padding, conv_map, lateral_map
+from snnjax.nn.init import LayerInit
 from snnjax.nn.nonnegative import NonNegative
 
 
 def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0) -> int:
-    """Number of inhibitory neurons: `n_inh`, or n_exc / ei_ratio, rounded and at least 1, when None.
+    """Number of inhibitory neurons.
 
-    >>> inhibitory_size(128), inhibitory_size(2), inhibitory_size(128, ei_ratio=2.0), inhibitory_size(128, 10)
-    (32, 1, 64, 10)
+    Args:
+        n_exc: Number of excitatory neurons.
+        n_inh: The number, or None for n_exc / ei_ratio, rounded and at least 1.
+        ei_ratio: Excitatory neurons per inhibitory one.
+
+    >>> inhibitory_size(128), inhibitory_size(2), inhibitory_size(128, ei_ratio=2.0)
+    (32, 1, 64)
+    >>> inhibitory_size(128, 10)
+    10
     """
     _check.integer("n_exc", n_exc, at_least=1)
     _check.number("ei_ratio", ei_ratio, above=0)
-    return max(1, round(n_exc / ei_ratio)) if n_inh is None else _check.integer("n_inh", n_inh, at_least=1)
+    if n_inh is None:
+        return max(1, round(n_exc / ei_ratio))
+    return _check.integer("n_inh", n_inh, at_least=1)
 
 
 class Dalian(Synaptic):
-    """What Dalian layers share: populations, weights >= 0, and what they drive; `DalianDense` and `DalianConv` add the linear maps."""
+    """Excitatory and inhibitory neurons that are driven through any linear map, with weights >= 0.
+
+    `DalianDense` and `DalianConv` are this with a `DenseMap` or a `ConvMap`.
+
+    Args:
+        map: How the input reaches the neurons. Its `out_features` are the excitatory neurons, which
+            the layer above sees.
+        lateral: How the layer's own spikes reach them, from and to all positions: inhibition, and
+            with `recurrent` excitation.
+        n_inh: Number of inhibitory neurons; n_exc / `ei_ratio`, rounded, if None.
+        ei_ratio: Excitatory neurons per inhibitory one.
+        recurrent: Whether every excitatory neuron also drives the neurons of the layer.
+            Inhibitory ones always do.
+        neuron: A neuron that takes an `ExcInhDrive` and has `kernels`; `ExcInhLIF()` if None.
+        init: A `LayerInit` or initializer whose weights are >= 0.
+        trainable: Names of time constants to learn, one value per unit.
+        dtype: Type of the weights.
+        rngs: `nnx.Rngs`, stream `params`.
+
+    >>> from snnjax.nn import DalianFluctuationDriven
+    >>> init = DalianFluctuationDriven(nu=5.0)
+    >>> layer = Dalian(DenseMap(20, 128), lateral=DenseMap(128, 128), init=init, rngs=nnx.Rngs(0))
+    >>> layer.populations()
+    {'exc': slice(None, 128, None), 'inh': slice(128, None, None)}
+    """
 
     spiking = True
-    _n_currents = 2
+    _n_currents: ClassVar[int] = 2
     inhibitory_kernel: NonNegative
 
     def __init__(
-        self, in_features: int, n_exc: int, *, n_inh: int | None, ei_ratio: float, window: tuple[int, ...], lateral: tuple[int, ...],
-        recurrent: bool, neuron: Any, init: LayerInit | Initializer, trainable: Sequence[str], dtype: Any, rngs: nnx.Rngs,
-    ) -> None:  # fmt: skip
-        self.n_exc, self.n_inh = n_exc, inhibitory_size(n_exc, n_inh, ei_ratio)
-        self._lateral = lateral
-        super().__init__(
-            in_features, n_exc, window=window, recurrent_window=lateral if recurrent else None, neuron=ExcInhLIF() if neuron is None else neuron,
-            init=init, trainable=trainable, dtype=dtype, rngs=rngs,
-        )  # fmt: skip
-
-    def _connect(
-        self, window: tuple[int, ...], recurrent_window: tuple[int, ...] | None, neuron: Any, init: LayerInit, dtype: Any, rngs: nnx.Rngs
+        self,
+        map: LinearMap,
+        *,
+        lateral: LinearMap,
+        n_inh: int | None = None,
+        ei_ratio: float = 4.0,
+        recurrent: bool = False,
+        neuron: Neuron | None = None,
+        init: LayerInit | Initializer,
+        trainable: Sequence[str] = (),
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
     ) -> None:
-        shapes = {"kernel": (*window, self.in_features, self.units), "inhibitory_kernel": (*self._lateral, self.n_inh, self.units)}
-        if recurrent_window is not None:
-            shapes["recurrent_kernel"] = (*recurrent_window, self.n_exc, self.units)
-        connections = [
-            Connection(fan_in(s), recurrent=name != "kernel", inhibitory=name[0] == "i", channels=s[-2]) for name, s in shapes.items()
-        ]
-        self.recurrent_kernel: Any = nnx.data(None)
-        for (name, shape), draw in zip(shapes.items(), init(neuron, connections), strict=True):
-            weights = draw_weights(draw, rngs.params(), shape, dtype)
-            known = _check.concrete(weights)
-            if known is not None and (known < 0).any():
-                raise ValueError(
-                    f"init must draw weights >= 0 for a Dalian layer, for example DalianFluctuationDriven(nu=...); {name} has {known.min():.3g}"
-                )
-            setattr(self, name, NonNegative(weights))
+        self._check_recurrent(map, lateral)
+        self.n_exc = map.out_features
+        self.n_inh = inhibitory_size(self.n_exc, n_inh, ei_ratio)
+        self.lateral_map = lateral
+        super().__init__(
+            map,
+            recurrent=lateral if recurrent else None,
+            neuron=ExcInhLIF() if neuron is None else neuron,
+            init=init,
+            trainable=trainable,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        window = self.lateral_map.window
+        shapes = {
+            "kernel": (*self.map.window, self.in_features, self.units),
+            "inhibitory_kernel": (*window, self.n_inh, self.units),
+        }
+        if self.recurrent_map is not None:
+            shapes["recurrent_kernel"] = (*window, self.n_exc, self.units)
+        return shapes
+
+    def _param(self, name: str, weights: jax.Array) -> NonNegative:
+        known = _check.concrete(weights)
+        if known is not None and (known < 0).any():
+            raise ValueError(
+                f"init must draw weights >= 0 for a Dalian layer, for example DalianFluctuationDriven(nu=...); {name} has {known.min():.3g}"
+            )
+        return NonNegative(weights)
 
     @property
     def units(self) -> int:
-        """Neurons of the layer, at each position: n_exc + n_inh."""
+        """Number of neurons of the layer, at each position: n_exc + n_inh."""
         return self.n_exc + self.n_inh
 
-    def _emit(self, z: jax.Array) -> jax.Array:
-        """The excitatory ones of spikes z (..., n_exc + n_inh), (..., n_exc): all that the layer above gets."""
+    @unlisted
+    def populations(self) -> dict[str, slice]:
+        return {"exc": slice(None, self.n_exc), "inh": slice(self.n_exc, None)}
+
+    @unlisted
+    def emit(self, z: jax.Array) -> jax.Array:
+        """The spikes of the excitatory neurons, (..., n_exc): all that the layer above gets."""
         return z[..., : self.n_exc]
 
-    def _drive(self, x: jax.Array) -> ExcInhDrive:
-        """The excitatory drive from inputs x, with zeros that broadcast to the inhibitory one: for a whole sequence they would be as many."""
-        exc = self._project(x, self.kernel[...])
+    @unlisted
+    def drive(self, x: jax.Array) -> ExcInhDrive:
+        """The excitatory drive from inputs x.
+
+        The inhibitory one is zeros that broadcast: for a whole sequence they would be as many as
+        the excitatory ones.
+        """
+        exc = self.map.project(x, self.kernel[...])
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
 
     @property
-    def _own(self) -> tuple[Any, Any]:
+    def _own(self) -> tuple[Callable[[jax.Array, Any], Any], Any]:
         recurrent = None if self.recurrent_kernel is None else self.recurrent_kernel[...]
-        return self._own_drive, (self.inhibitory_kernel[...], recurrent)
+        weights = self.inhibitory_kernel[...], recurrent
+        return _own_drive(self.lateral_map.recurrence), weights
 
-    def connections(self, x: jax.Array, z: jax.Array) -> list[Incoming]:
-        """All connections onto the layer's neurons, for inputs x and own spikes z: feed-forward, inhibitory, recurrent."""
-        exc, inh, kernels = z[..., : self.n_exc], z[..., self.n_exc :], self.neuron.kernels
-        own = [] if self.recurrent_kernel is None else [Incoming(self.recurrent_kernel[...], exc, kernels.exc)]
-        return [Incoming(self.kernel[...], x, kernels.exc), Incoming(self.inhibitory_kernel[...], inh, kernels.inh, -1), *own]
+    @unlisted
+    def connections(self) -> list[Incoming]:
+        """All connections onto the layer's neurons: feed-forward, inhibitory, recurrent."""
+        exc, inh = self.populations().values()
+        kernels, own = self.neuron.kernels, self.lateral_map.recurrence
+        found = [
+            Incoming(self.kernel, self.map.project, kernels.exc),
+            Incoming(self.inhibitory_kernel, own, kernels.inh, inh, -1),
+        ]
+        if self.recurrent_kernel is not None:
+            found.append(Incoming(self.recurrent_kernel, own, kernels.exc, exc))
+        return found
 
-    @classmethod
-    def _own_drive(cls, z: jax.Array, weights: tuple[jax.Array, jax.Array | None]) -> ExcInhDrive:
-        """What spikes z of all neurons bring to both currents; zeros that broadcast where E neurons are not connected with each other."""
+
+@functools.cache
+def _own_drive(recurrence: Recurrence) -> Callable[[jax.Array, Any], ExcInhDrive]:
+    """What the spikes of all neurons bring to both currents; the same function at each call."""
+
+    def own(z: jax.Array, weights: tuple[jax.Array, jax.Array | None]) -> ExcInhDrive:
         inhibitory, recurrent = weights
         n_exc = z.shape[-1] - inhibitory.shape[-2]
-        inh = cls._recur(z[..., n_exc:], inhibitory)
-        return ExcInhDrive(jnp.zeros((), inh.dtype) if recurrent is None else cls._recur(z[..., :n_exc], recurrent), inh)
+        inh = recurrence(z[..., n_exc:], inhibitory)
+        if recurrent is None:  # zeros that broadcast
+            return ExcInhDrive(jnp.zeros((), inh.dtype), inh)
+        return ExcInhDrive(recurrence(z[..., :n_exc], recurrent), inh)
+
+    return own
 
 
-class DalianDense(Dalian, DenseMaps):
+class DalianDense(Dalian):
     """A dense layer of excitatory and inhibitory neurons.
 
     Args:
-      in_features, n_exc: units of the input, and excitatory neurons, which are what the layer above sees.
-      n_inh: inhibitory neurons; when None n_exc / `ei_ratio`, rounded.
-      init: how to draw the weights, `DalianFluctuationDriven(nu=15.8, sigma_u=1.0)`, or any `LayerInit` or initializer whose weights are >= 0.
-      recurrent: also connect every excitatory neuron with all neurons of the layer. Inhibitory ones always are.
-      neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
-      trainable: names of time constants to learn, one value a neuron.   dtype, rngs: as in `SpikingDense`.
+        in_features: Units of the input.
+        n_exc: Number of excitatory neurons, which the layer above sees.
+        init: How to draw the weights: `DalianFluctuationDriven(nu=15.8, sigma_u=1.0)`, or any
+            `LayerInit` or initializer whose weights are >= 0.
+        n_inh: Number of inhibitory neurons; n_exc / `ei_ratio`, rounded, if None.
+        ei_ratio: Excitatory neurons per inhibitory one.
+        recurrent: Whether to connect every excitatory neuron with all neurons of the layer.
+            Inhibitory ones always are.
+        neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
+        trainable: Names of time constants to learn, one value per neuron.
+        dtype: As in `SpikingDense`.
+        rngs: `nnx.Rngs`, stream `params`.
 
-    Parameters, E before I on the last axis: `kernel` (in, n_exc + n_inh); `inhibitory_kernel` (n_inh, n_exc + n_inh);
-    `recurrent_kernel` (n_exc, n_exc + n_inh); all `NonNegative`. `log_tau[name]` (n_exc + n_inh,).
+    Parameters, E before I on the last axis: `kernel` (in, n_exc + n_inh); `inhibitory_kernel`
+    (n_inh, n_exc + n_inh); `recurrent_kernel` (n_exc, n_exc + n_inh); all `NonNegative`.
+    `log_tau[name]` (n_exc + n_inh,).
 
     Raises:
-      ValueError, TypeError: a size out of range, a neuron without the two currents, weights below 0.
+        ValueError: A size is out of range, or a weight is below 0.
+        TypeError: The neuron does not have the two currents.
 
     >>> from snnjax.nn import DalianFluctuationDriven
-    >>> layer = DalianDense(20, 128, init=DalianFluctuationDriven(nu=5.0), recurrent=True, rngs=nnx.Rngs(0))
+    >>> init = DalianFluctuationDriven(nu=5.0)
+    >>> layer = DalianDense(20, 128, init=init, recurrent=True, rngs=nnx.Rngs(0))
     >>> z = layer(jnp.ones((100, 4, 20))).output
     >>> z.shape, layer.emit(z).shape
     ((100, 4, 160), (100, 4, 128))
@@ -150,37 +244,61 @@ class DalianDense(Dalian, DenseMaps):
         n_inh: int | None = None,
         ei_ratio: float = 4.0,
         recurrent: bool = False,
-        neuron: Any = None,
+        neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
-            in_features, n_exc, n_inh=n_inh, ei_ratio=ei_ratio, window=(), lateral=(), recurrent=recurrent, neuron=neuron, init=init,
-            trainable=trainable, dtype=dtype, rngs=rngs,
-        )  # fmt: skip
+            DenseMap(in_features, n_exc),
+            lateral=DenseMap(n_exc, n_exc),
+            n_inh=n_inh,
+            ei_ratio=ei_ratio,
+            recurrent=recurrent,
+            neuron=neuron,
+            init=init,
+            trainable=trainable,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
 
-class DalianConv(Dalian, ConvMaps):
-    """A convolution of excitatory and inhibitory neurons, channels last. `DalianConv1d` and `DalianConv2d` take plain numbers for the sizes.
+class DalianConv(Dalian):
+    """A convolution of excitatory and inhibitory neurons, channels last.
+
+    `DalianConv1d` and `DalianConv2d` take plain numbers for the sizes.
 
     Args:
-      in_features, n_exc: channels of the input, and excitatory feature maps, which are what the layer above sees.
-      n_inh: inhibitory feature maps; when None n_exc / `ei_ratio`, rounded.
-      kernel_size, stride, padding: of the input's convolution, as in `SpikingConv`.
-      lateral_kernel_size: odd; the neighbourhood from which a neuron gets inhibition, and with `recurrent` excitation. What is beyond the edge is silent,
-        so that neurons there get less of both.
-      init, recurrent, neuron, trainable, dtype, rngs: as in `DalianDense`; time constants are one a feature map.
+        in_features: Channels of the input.
+        n_exc: Excitatory feature maps, which the layer above sees.
+        kernel_size: Of the input's convolution, as in `SpikingConv`.
+        lateral_kernel_size: Odd; the neighbourhood from which a neuron gets inhibition, and with
+            `recurrent` excitation. What is beyond the edge is silent, so that neurons there get
+            less of both.
+        init: As in `DalianDense`.
+        n_inh: Inhibitory feature maps; n_exc / `ei_ratio`, rounded, if None.
+        ei_ratio: Excitatory feature maps per inhibitory one.
+        stride: Of the input's convolution, as in `SpikingConv`.
+        padding: Of the input's convolution, as in `SpikingConv`.
+        recurrent: As in `DalianDense`.
+        neuron: As in `DalianDense`; a time constant may have one value per feature map.
+        trainable: Names of time constants to learn, one value per feature map.
+        dtype: As in `SpikingDense`.
+        rngs: `nnx.Rngs`, stream `params`.
 
-    Parameters: `kernel` (*kernel_size, in, n_exc + n_inh); `inhibitory_kernel` (*lateral_kernel_size, n_inh, n_exc + n_inh);
-    `recurrent_kernel` (*lateral_kernel_size, n_exc, n_exc + n_inh); all `NonNegative`. `log_tau[name]` (n_exc + n_inh,).
+    Parameters: `kernel` (*kernel_size, in, n_exc + n_inh); `inhibitory_kernel`
+    (*lateral_kernel_size, n_inh, n_exc + n_inh); `recurrent_kernel` (*lateral_kernel_size, n_exc,
+    n_exc + n_inh); all `NonNegative`. `log_tau[name]` (n_exc + n_inh,).
 
     >>> from snnjax.nn import DalianFluctuationDriven
-    >>> init = DalianFluctuationDriven(nu=5.0)
-    >>> layer = DalianConv(2, 16, kernel_size=(3, 3), padding="same", lateral_kernel_size=3, init=init, rngs=nnx.Rngs(0))
+    >>> options = {"init": DalianFluctuationDriven(nu=5.0), "rngs": nnx.Rngs(0)}
+    >>> sizes = {"kernel_size": (3, 3), "padding": "same", "lateral_kernel_size": 3}
+    >>> layer = DalianConv(2, 16, **sizes, **options)
     >>> layer(jnp.ones((10, 4, 8, 8, 2))).output.shape, layer.feature_shape((8, 8, 2))
     ((10, 4, 8, 8, 20), (8, 8, 16))
     """
+
+    _fixed_axes: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -195,25 +313,35 @@ class DalianConv(Dalian, ConvMaps):
         stride: int | Sequence[int] = 1,
         padding: Padding = "valid",
         recurrent: bool = False,
-        neuron: Any = None,
+        neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self._set_geometry(kernel_size, stride, padding)
+        map = conv_map(in_features, n_exc, kernel_size, stride, padding, axes=self._fixed_axes)
         super().__init__(
-            in_features, n_exc, n_inh=n_inh, ei_ratio=ei_ratio, window=self.kernel_size,
-            lateral=self._odd("lateral_kernel_size", lateral_kernel_size), recurrent=recurrent, neuron=neuron, init=init,
-            trainable=trainable, dtype=dtype, rngs=rngs,
-        )  # fmt: skip
+            map,
+            lateral=lateral_map("lateral_kernel_size", map, lateral_kernel_size),
+            n_inh=n_inh,
+            ei_ratio=ei_ratio,
+            recurrent=recurrent,
+            neuron=neuron,
+            init=init,
+            trainable=trainable,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
 
 class DalianConv1d(DalianConv):
-    """`DalianConv` over one axis, (time, batch, length, in) -> (time, batch, length', n_exc + n_inh).
+    """`DalianConv` over one axis.
+
+    It maps (time, batch, length, in) to (time, batch, length', n_exc + n_inh).
 
     >>> from snnjax.nn import DalianFluctuationDriven
-    >>> init = DalianFluctuationDriven(nu=15.8)
-    >>> layer = DalianConv1d(1, 16, kernel_size=21, stride=10, lateral_kernel_size=5, recurrent=True, init=init, rngs=nnx.Rngs(0))
+    >>> options = {"init": DalianFluctuationDriven(nu=15.8), "rngs": nnx.Rngs(0)}
+    >>> sizes = {"kernel_size": 21, "stride": 10, "lateral_kernel_size": 5}
+    >>> layer = DalianConv1d(1, 16, **sizes, recurrent=True, **options)
     >>> layer.kernel.shape, layer.inhibitory_kernel.shape, layer.recurrent_kernel.shape
     ((21, 1, 20), (5, 4, 20), (5, 16, 20))
     """
@@ -222,10 +350,13 @@ class DalianConv1d(DalianConv):
 
 
 class DalianConv2d(DalianConv):
-    """`DalianConv` over two axes, (time, batch, height, width, in) -> (time, batch, height', width', n_exc + n_inh).
+    """`DalianConv` over two axes.
+
+    It maps (time, batch, height, width, in) to (time, batch, height', width', n_exc + n_inh).
 
     >>> from snnjax.nn import DalianFluctuationDriven
-    >>> layer = DalianConv2d(2, 8, kernel_size=5, padding=2, lateral_kernel_size=3, init=DalianFluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    >>> options = {"init": DalianFluctuationDriven(nu=5.0), "rngs": nnx.Rngs(0)}
+    >>> layer = DalianConv2d(2, 8, kernel_size=5, padding=2, lateral_kernel_size=3, **options)
     >>> layer.kernel.shape, layer.inhibitory_kernel.shape
     ((5, 5, 2, 10), (3, 3, 2, 10))
     """

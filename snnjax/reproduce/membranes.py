@@ -16,7 +16,7 @@ from flax import nnx
 from snnjax.calibration import calibrate, free_membrane
 from snnjax.datasets import DeviceEvents, EventDataset, load_shd, poisson_raster, randman
 from snnjax.dynamics import LIF
-from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense, Synaptic
 
 METHODS = ("paper", "data-driven", "data-driven, balanced")
 DT = 2e-3
@@ -74,6 +74,7 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
+        assert isinstance(layer, Synaptic)
         below, x = x, layer(x).output
         u = free_membrane(layer.neuron, layer.whole_drive(below, x))
         silent = (x.sum(axis=(0, 1)) == 0).mean()

@@ -34,7 +34,7 @@ from snnjax.datasets.augment import Augmented
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.images import DeviceImages
 from snnjax.datasets.sparse_events import SparseEvents
-from snnjax.nn._synaptic import Steepness
+from snnjax.nn import Steepness
 from snnjax.nn.network import Activity, Sequential
 from snnjax.regularizers import ActivityBound
 from snnjax.training._programs import program

@@ -99,7 +99,7 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
             assert abs(float(report.sigma_u) / sigma_u - 1) < 0.05
             assert abs(float(report.mu_u)) < 0.05
             assert all(float(w[...].min()) >= 0 for w in (layer.kernel, layer.inhibitory_kernel))
-        y = z
+        y = layer.emit(z)
 
 
 @pytest.mark.more

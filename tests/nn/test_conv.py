@@ -81,7 +81,7 @@ def layer_loop(layer, x, pads):
     u = i = 0.0
     zs, us = [], []
     for x_t in x:
-        drive = convolve_loop(x_t, kernel, layer.stride, pads)
+        drive = convolve_loop(x_t, kernel, layer.map.stride, pads)
         u, i = u + np.zeros_like(drive), i + np.zeros_like(drive)
         z = (u > 1).astype(float)
         if recurrent is not None:
@@ -94,7 +94,7 @@ def layer_loop(layer, x, pads):
 
 
 def stream(layer, x):
-    state, outputs = layer.initial_state(x.shape[1], x.shape[2:-1]), []
+    state, outputs = layer.initial_state(x.shape[1], x.shape[2:]), []
     step = jax.jit(layer.step)
     for x_t in x:
         state, output = step(state, x_t)
@@ -141,17 +141,17 @@ def test_state_is_passed_on(case, rng, x64):
 def test_project_and_recur_take_any_number_of_outputs(case, rng, x64):
     """A kernel of ones sums the inputs of each neuron; leading axes are independent of each other."""
     layer, x = make(case), inputs(case, rng)
-    summed = layer.project(x, jnp.ones((*case.kernel_size, IN, 1)))
-    expected = np.stack([convolve_loop(x_t, np.ones((*case.kernel_size, IN, 1)), layer.stride, case.pads) for x_t in x])
+    summed = layer.map.project(x, jnp.ones((*case.kernel_size, IN, 1)))
+    expected = np.stack([convolve_loop(x_t, np.ones((*case.kernel_size, IN, 1)), layer.map.stride, case.pads) for x_t in x])
     assert_close(summed, expected, 1e-12)
-    assert_close(layer.project(x[3], jnp.ones((*case.kernel_size, IN, 1))), expected[3], 1e-12)
+    assert_close(layer.map.project(x[3], jnp.ones((*case.kernel_size, IN, 1))), expected[3], 1e-12)
     if layer.recurrent:
         sizes = layer.recurrent_kernel.shape[:-2]
         z, ones = rng.poisson(0.5, (T, B, *case.out, OUT)).astype(float), np.ones((*sizes, OUT, 1))
         pads = [((r - 1) // 2,) * 2 for r in sizes]
         expected = np.stack([convolve_loop(z_t, ones, (1,) * len(sizes), pads) for z_t in z])
-        assert_close(layer.recur(z, ones), expected, 1e-12)
-        assert_close(layer.recur(z[3], ones), expected[3], 1e-12)
+        assert_close(layer.recurrent_map.recurrence(z, ones), expected, 1e-12)
+        assert_close(layer.recurrent_map.recurrence(z[3], ones), expected[3], 1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["float64", "float32"])
@@ -207,7 +207,14 @@ def test_gradients_equal_autodiff(case, rng, x64):
     target = rng.normal(size=(T, B, *case.out, OUT))
 
     def loss(kernel, recurrent, x, fused):
-        sim = simulate(layer.neuron, layer.project(x, kernel), recurrent=layer.recur, weights=recurrent, membrane=True, fused=fused)
+        sim = simulate(
+            layer.neuron,
+            layer.map.project(x, kernel),
+            recurrent=layer.recurrent_map.recurrence,
+            weights=recurrent,
+            membrane=True,
+            fused=fused,
+        )
         return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(jnp.square(sim.membrane - target))
 
     arguments = layer.kernel[...], layer.recurrent_kernel[...], x
@@ -240,7 +247,9 @@ def test_trainable_time_constants_are_one_a_feature_map(case, rng, x64):
         # every neuron with time constants of its own: the gradient of the map's is their sum over positions
         neuron = LIF(tau_mem=jnp.exp(log_tau_mem), tau_syn=jnp.exp(log_tau_syn))
         weights = layer.recurrent_kernel[...]
-        return simulate(neuron, layer.project(x, layer.kernel[...]), recurrent=layer.recur, weights=weights, membrane=True).membrane.sum()
+        return simulate(
+            neuron, layer.map.project(x, layer.kernel[...]), recurrent=layer.recurrent_map.recurrence, weights=weights, membrane=True
+        ).membrane.sum()
 
     each = (jnp.broadcast_to(jnp.log(v), (*case.out, OUT)) for v in (taus, jnp.full(OUT, 10e-3)))
     for name, expected in zip(("tau_mem", "tau_syn"), jax.jit(jax.grad(loss, (0, 1)))(*each), strict=True):
@@ -357,7 +366,7 @@ def test_weights_have_the_dtype_and_neurons_at_least_float32(case, dtype):
     # spikes may come as booleans or integers
     for x in (jnp.ones(shape, jnp.uint8), jnp.ones(shape, bool), jnp.ones(shape)):
         sim = jax.eval_shape(lambda x: layer(x, membrane=True), x)
-        step = jax.eval_shape(lambda x: layer.step(layer.initial_state(B, case.spatial), x), x[0])
+        step = jax.eval_shape(lambda x: layer.step(layer.initial_state(B, (*case.spatial, IN)), x), x[0])
         assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(jnp.float32)}
     gradient = jax.eval_shape(nnx.grad(lambda layer: layer(jnp.ones(shape)).output.sum()), layer)
     assert {leaf.dtype for leaf in jax.tree.leaves((gradient, nnx.state(layer)))} == {jnp.dtype(dtype)}
@@ -448,7 +457,7 @@ def test_step_checks_the_shape(shape):
     layer = make(CASES["1d"], dtype=jnp.float32)
     match = r"x must have shape \(batch, \*spatial, in_features\) = \(2, \*spatial with output \(6,\), 2\), one time step for this state"
     with pytest.raises(ValueError, match=match):
-        layer.step(layer.initial_state(B, (9,)), jnp.zeros(shape))
+        layer.step(layer.initial_state(B, (9, IN)), jnp.zeros(shape))
 
 
 # --- the two ways to convolve

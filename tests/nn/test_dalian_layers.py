@@ -60,7 +60,7 @@ def conv2d(*, recurrent=True, dtype=jnp.float64):
 
 
 def inputs_of(layer, rng):
-    shape = {1: (9, 3), 2: (4, 5, 2)}[layer._axes] if layer._axes else (IN,)
+    shape = {0: (IN,), 1: (9, 3), 2: (4, 5, 2)}[len(layer.map.window)]
     return rng.poisson(0.1, (T, B, *shape)).astype(np.float64)
 
 
@@ -123,8 +123,8 @@ def test_convolution_equals_plain_loops(make_conv, n_inh, pads, lateral_pads, re
     layer = make_conv(recurrent=recurrent)
     x = inputs_of(layer, rng)
     w, q, v = weights_of(layer)
-    forward = naive_conv(x, w, layer.stride, pads)
-    one = (1,) * layer._axes
+    forward = naive_conv(x, w, layer.map.stride, pads)
+    one = (1,) * len(layer.map.window)
 
     def own(ze, zi):
         return 0 if v is None else naive_conv(ze, v, one, lateral_pads), naive_conv(zi, q, one, lateral_pads)
@@ -154,7 +154,7 @@ LAYERS = {
 def test_sequence_equals_streamed_steps(name, rng, x64):
     layer = LAYERS[name]()
     x = inputs_of(layer, rng)
-    state, outputs = layer.initial_state(B, x.shape[2:-1]), []
+    state, outputs = layer.initial_state(B, x.shape[2:]), []
     step = jax.jit(layer.step)
     for x_t in x:
         state, z = step(state, x_t)

@@ -32,7 +32,7 @@ def test_equals_a_loop(rng, x64):
     z = layer(x).output
     expected = loop(x, layer.gain[...], layer.bias[...], np.exp(-0.1), np.exp(-0.2))
     np.testing.assert_array_equal(z, expected)
-    state, streamed = layer.initial_state(B, (4, 5)), []
+    state, streamed = layer.initial_state(B, (4, 5, 2)), []
     for t in range(T):
         state, out = layer.step(state, x[t])
         streamed.append(out)
@@ -100,7 +100,7 @@ def test_wrong_channels():
     with pytest.raises(ValueError, match="features must have 3 channels"):
         Sensory(3).feature_shape((4, 4, 2))
     with pytest.raises(ValueError, match=r"x must have shape \(3, 4, 4, 3\), one time step"):
-        Sensory(3).step(Sensory(3).initial_state(B, (4, 4)), jnp.zeros((B, 4, 4, 2)))
+        Sensory(3).step(Sensory(3).initial_state(B, (4, 4, 3)), jnp.zeros((B, 4, 4, 2)))
 
 
 @pytest.mark.more

@@ -96,7 +96,7 @@ def test_reshape_and_flatten_are_inverse(rng):
 )
 def test_sequence_equals_streamed_steps(layer, rng):
     x = rng.normal(size=(T, B, 4, 5, 2)).astype(np.float32)
-    state, outputs = layer.initial_state(B, (4, 5)), []
+    state, outputs = layer.initial_state(B, (4, 5, 2)), []
     for x_t in x:
         state, output = jax.jit(layer.step)(state, x_t)
         outputs.append(output)

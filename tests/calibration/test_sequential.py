@@ -296,7 +296,7 @@ def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balanc
         x, out = waves, []
         for layer in calibrated.layers[:-1]:
             if layer.spiking:
-                u = simulate(LIF(theta=1e30), layer.project(x, layer.kernel[...]), membrane=True).membrane
+                u = simulate(LIF(theta=1e30), layer.map.project(x, layer.kernel[...]), membrane=True).membrane
                 out.append(jnp.stack([u.var(axis=0).mean(), jnp.square(u.mean(axis=0)).mean()]))
             x = layer(x).output
         return jnp.stack(out), jnp.stack([r.quenched_spread for r in reports])
@@ -316,7 +316,7 @@ def test_recurrent_convolution_reaches_a_fixed_point(waves):
         for layer in calibrated.layers[:3]:
             x = layer(x).output
         layer = calibrated.layers[3]
-        drives = layer.project(x, layer.kernel[...]), layer.recur(layer(x).output, layer.recurrent_kernel[...])
+        drives = layer.map.project(x, layer.kernel[...]), layer.recurrent_map.recurrence(layer(x).output, layer.recurrent_kernel[...])
         parts.append([simulate(LIF(theta=1e30), d, membrane=True).membrane.var(axis=0).mean() for d in drives])
     forward, recurrent = np.mean(parts, axis=0)
     np.testing.assert_allclose(np.sqrt(forward + recurrent), 1.0, rtol=0.05)

@@ -1,0 +1,211 @@
+"""What the probe found, in numbers, words and tables. `snnjax.diagnostics` measures it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from snnjax._table import Table, report_html, report_text
+
+SATURATED_HZ = 100.0
+_LARGE = 0.01  # a first update, relative to the weights, that is as large as it should be
+
+
+class LayerProbe(NamedTuple):
+    """Numbers on one layer, floats (arrays under jit and vmap).
+
+    `snnjax.diagnostics` has the formulas.
+
+    Attributes:
+        input_rate: Rate of its inputs, Hz.
+        rate: Mean rate of its neurons, Hz.
+        rates: 5 %, 50 % and 95 % percentile of the rate over neurons, Hz.
+        silent: Share of neurons that never spike.
+        saturated: Share of neurons that fire above `SATURATED_HZ`.
+        mu_u: Mean of the membrane without reset.
+        sigma_u: Its standard deviation in time.
+        predicted_mu_u: The mean by the paper's formula.
+        predicted_sigma_u: The standard deviation by the paper's formula.
+        xi: (theta - mu_u) / sigma_u.
+        spread: Standard deviation across neurons of the membrane's mean.
+        grad_z: Mean |dL/dz| over the layer's spikes.
+        grad_w: Mean |dL/dw| over its parameters.
+        update: Mean |dw| of the optimizer's first step.
+        populations: Mean rate of each population, Hz, by name.
+        gain: Backward gain; NaN for the first layer.
+        agreement: Cosine of dL/dw between the halves of the batch.
+        bounds: Gradient of each bound, over that of the loss.
+        step: First update over the weights, root mean square.
+        memory: How much of the answer is to the input, and not to single spikes of it.
+    """
+
+    input_rate: Any
+    rate: Any
+    rates: Any
+    silent: Any
+    saturated: Any
+    mu_u: Any
+    sigma_u: Any
+    predicted_mu_u: Any
+    predicted_sigma_u: Any
+    xi: Any
+    spread: Any
+    grad_z: Any
+    grad_w: Any
+    update: Any
+    populations: Mapping[str, Any] = {}  # never written to
+    gain: Any = None
+    agreement: Any = None
+    bounds: Any = ()
+    step: Any = None
+    memory: Any = None
+
+
+class Probe(NamedTuple):
+    """What `probe` found. `print` shows the findings, then two tables.
+
+    Attributes:
+        layers: One `LayerProbe` per spiking layer, first to last.
+        readout_grad_w: Of the readout, mean |dL/dw|.
+        readout_update: Of the readout, mean |dw| of the optimizer's first step.
+        loss: On the batch.
+        accuracy: On the batch; None where targets are no classes.
+    """
+
+    layers: tuple[LayerProbe, ...]
+    readout_grad_w: Any
+    readout_update: Any
+    loss: Any
+    accuracy: Any
+
+    def __str__(self) -> str:
+        return report_text(findings(self), [table(self), gradient_table(self)])
+
+    def _repr_html_(self) -> str:
+        return report_html(findings(self), [table(self), gradient_table(self)])
+
+
+def findings(report: Probe) -> list[str]:
+    """What is wrong with the layers, and what to do.
+
+    Args:
+        report: What `probe` returned.
+
+    Returns:
+        One sentence for each unhealthy layer, on the first thing that is wrong with it; a single
+        sentence where every layer is healthy.
+    """
+    lines = []
+    largest = max((p.grad_w for p in report.layers), default=0.0)
+    clearest = max((p.agreement for p in report.layers if p.agreement is not None), default=0.0)
+    for k, p in enumerate(report.layers, start=1):
+        finding = _membrane_finding(p, largest, first=k == 1) or _gradient_finding(p, clearest)
+        if finding:
+            lines.append(f"layer {k}: {finding}")
+    return lines or ["every layer is healthy"]
+
+
+def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
+    """What the membrane says; `largest_grad_w` is the largest `grad_w` of all layers."""
+    membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
+    if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
+        return "its membrane or its gradient is not finite; look for NaN or overflow in the input and the weights"
+    if p.input_rate == 0 and first:
+        return "the network's input is silent; look at the data"
+    if p.input_rate == 0:
+        return "its inputs are silent, nothing can reach it; mend the layer below"
+    if p.silent >= 0.5:
+        cause = _cause(p, "calibrate, or raise sigma_u")
+        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; {cause}"
+    if p.saturated >= 0.2:
+        cause = _cause(p, "calibrate, or lower sigma_u")
+        share = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
+        return f"{share}: {membrane}; {cause}"
+    if p.spread > 1.2 * p.sigma_u:
+        return f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f}); calibrate with balance"
+    if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
+        ratio = p.sigma_u / p.predicted_sigma_u
+        target = "calibrate"
+        if not 2 / 3 < ratio < 1.5:
+            times = f"{ratio:.2g} times what the formula predicts for Poisson input"
+            target = f"{times}; calibrate on data"
+        return f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; {target}"
+    if p.grad_w < 1e-4 * largest_grad_w:
+        return f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here; calibrate the gradient"
+    return None
+
+
+def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
+    """What the gradient says; `clearest` is the largest agreement of all layers."""
+    if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
+        kind = "wider" if p.gain < 1 else "steeper"
+        return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {kind} surrogate"
+    # where no layer agrees, the batch is too small to tell
+    if clearest > 0.3 and p.agreement < 0.05:
+        halves = f"agreement {p.agreement:.2f} between the halves of the batch"
+        return f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); calibrate the gradient, or take larger batches"
+    if any(share > 1 for share in p.bounds):
+        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of 1, or lower its strength"
+    if p.step > 0.02:
+        return (
+            f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate "
+            f"{_LARGE / p.step:.1g} times as large would move them by 1 %"
+        )
+    return None
+
+
+def _cause(p: LayerProbe, otherwise: str) -> str:
+    """What to do about a silent or saturated layer: its mean, its spread, or its fluctuations."""
+    if abs(p.mu_u) > max(p.sigma_u, 0.5):
+        mean = f"the mean of the membrane is {p.mu_u:.2f}"
+        return f"{mean}: bring the weights' mean to 0, or calibrate"
+    if p.spread > 1.2 * p.sigma_u:
+        return f"constant drive differs between neurons by {p.spread:.2f}; calibrate with balance"
+    return otherwise
+
+
+def table(report: Probe) -> Table:
+    """Activity and membranes, one row per layer.
+
+    The mean rate of each population has a column where a layer has several.
+    """
+    names = {name: None for p in report.layers if len(p.populations) > 1 for name in p.populations}
+    columns = ("rate Hz", *(f"{name} Hz" for name in names), "5/50/95 %", "silent", "saturated")
+    membrane = ("mean U", "std U", "predicted", "xi", "spread")
+    rows = []
+    for k, p in enumerate(report.layers, start=1):
+        found = [p.populations.get(name) for name in names]
+        rows.append(
+            (
+                str(k),
+                f"{p.rate:.1f}",
+                *("" if rate is None else f"{rate:.1f}" for rate in found),
+                "/".join(f"{r:.1f}" for r in p.rates),
+                f"{100 * p.silent:.0f} %",
+                f"{100 * p.saturated:.0f} %",
+                f"{p.mu_u:.2f}",
+                f"{p.sigma_u:.2f}",
+                f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}",
+                f"{p.xi:.2f}",
+                f"{p.spread:.2f}",
+            )
+        )
+    accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
+    return Table(f"loss {report.loss:.3f}{accuracy}", ("layer", *columns, *membrane), rows)
+
+
+def gradient_table(report: Probe) -> Table:
+    """Gradients and the first update, one row per layer and one for the readout."""
+    magnitudes = ("|dL/dz|", "|dL/dw|", "|dw|")
+    columns = ("layer", *magnitudes, "gain", "agreement", "bounds", "step", "memory")
+    rows = []
+    for k, p in enumerate(report.layers, start=1):
+        values = (p.gain, p.agreement, p.memory)
+        gain, agreement, memory = ("" if math.isnan(v) else f"{v:.2f}" for v in values)
+        bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
+        sizes = (f"{v:.1e}" for v in (p.grad_z, p.grad_w, p.update))
+        rows.append((str(k), *sizes, gain, agreement, bounds, f"{100 * p.step:.2g} %", memory))
+    last = (f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
+    rows.append(("readout", "", *last, "", "", "", "", ""))
+    return Table("gradients", columns, rows)

@@ -1,0 +1,125 @@
+"""Linear maps from a layer's input to its neurons: sizes and geometry, without weights.
+
+A spiking layer is a map (dense or a convolution) times a population (plain, or obeying Dale's law).
+The layer holds the weights and hands them to the map.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from snnjax import _check
+from snnjax.dynamics import dense_recurrence
+from snnjax.nn._layer import Shape
+from snnjax.sparse import EventRaster, dense_dot, events_dot
+
+Recurrence = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMap(abc.ABC):
+    """A linear map (..., *spatial, in_features) -> (..., *spatial', n) through weights.
+
+    Derive a frozen dataclass from it for a map of your own, with numbers and tuples as its fields,
+    and give it to `Spiking`. Its method `project` must be linear in the input and in the weights.
+
+    Attributes:
+        in_features: Number of input features, or channels.
+        out_features: Number of output features, or channels, that the layer above gets.
+        window: Positions that one neuron sees, the first axes of the weights; () without spatial
+            axes.
+        takes_events: Whether `project` takes a `snnjax.sparse.EventRaster` as its input.
+
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> from snnjax.nn import FluctuationDriven, Spiking
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Ring(LinearMap):
+    ...     '''Each neuron sees the inputs at a distance of at most `reach` on a ring.'''
+    ...
+    ...     reach: int = 3
+    ...
+    ...     def project(self, x, kernel):
+    ...         n = self.in_features
+    ...         apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    ...         return x @ jnp.where((np.minimum(apart, n - apart) <= self.reach), kernel, 0)
+    >>> init = FluctuationDriven(nu=50.0)
+    >>> layer = Spiking(Ring(40, 40), recurrent=Ring(40, 40, reach=1), init=init, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((100, 4, 40))).output.shape, layer.recurrent_kernel.shape
+    ((100, 4, 40), (40, 40))
+    """
+
+    in_features: int
+    out_features: int
+
+    def __post_init__(self) -> None:
+        _check.integer("in_features", self.in_features, at_least=1)
+        _check.integer("out_features", self.out_features, at_least=1)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return ()
+
+    @property
+    def takes_events(self) -> bool:
+        return False
+
+    @abc.abstractmethod
+    def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Apply the map.
+
+        Args:
+            x: Inputs (..., *spatial, in_features), of one or all time steps.
+            kernel: Weights (*window, in_features, n), for any n.
+
+        Returns:
+            The drive (..., *spatial', n).
+        """
+
+    def out_shape(self, spatial: Shape) -> Shape:
+        """Positions of the output for an input of the positions `spatial`; None stays None.
+
+        Raises:
+            ValueError: The map cannot take an input of this size.
+        """
+        return spatial
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The map of a layer's own spikes: `(z, weights) -> drive`.
+
+        The same function at each call, so that jit does not compile it again.
+        """
+        return _recurrence(self)
+
+
+@functools.cache
+def _recurrence(map: LinearMap) -> Recurrence:
+    return lambda z, weights: map.project(z, weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMap(LinearMap):
+    """Every input to every neuron, x @ kernel, in at least float32.
+
+    >>> import jax.numpy as jnp
+    >>> DenseMap(20, 128).project(jnp.ones((100, 4, 20)), jnp.ones((20, 128))).shape
+    (100, 4, 128)
+    """
+
+    @property
+    def takes_events(self) -> bool:
+        return True
+
+    def project(self, x: jax.Array | EventRaster, kernel: jax.Array) -> jax.Array:
+        return events_dot(x, kernel) if isinstance(x, EventRaster) else dense_dot(x, kernel)
+
+    @property
+    def recurrence(self) -> Recurrence:
+        return dense_recurrence

@@ -1,0 +1,164 @@
+"""Layers of neurons: a neuron model, and what of it is trained or calibrated."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snnjax import _check
+from snnjax._pytree import replaced
+from snnjax.dynamics import Neuron
+from snnjax.nn._layer import Layer, Shape, unlisted
+from snnjax.surrogate import SpikeFunction
+
+LOG_TAU_RANGE = (-20.0, 20.0)
+"""Trained logarithms of time constants are clipped to this range: 2 ns to 15 years.
+
+Outside it exp(-dt/tau) and its gradient overflow.
+"""
+
+
+class Steepness(nnx.Param):
+    """The surrogate's parameters of one layer, as calibration found them; training leaves them alone.
+
+    A kind of `nnx.Param`, so that what saves, restores, sweeps or averages a network's parameters
+    keeps them. Their gradient is zero, and `snnjax.training` discards what an optimizer makes of
+    it, such as weight decay.
+    """
+
+
+def _hold(neuron: Neuron) -> Any:
+    """Plain numbers are structure, so that jit sees constants; arrays and tracers are data."""
+    plain = all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(neuron))
+    return nnx.static(neuron) if plain else nnx.data(neuron)
+
+
+def _with_arrays(neuron: Any) -> Any:
+    """The neuron with plain arrays in place of Flax variables: a threshold may be an `nnx.Param`."""
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
+        return neuron
+    array = lambda leaf: leaf[...] if is_variable(leaf) else leaf  # noqa: E731
+    return jax.tree.map(array, neuron, is_leaf=is_variable)
+
+
+def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
+    """Raise unless each parameter of the neuron is one number, one per unit, or one per unit and position.
+
+    Args:
+        neuron: The neuron model.
+        units: Number of neurons of the layer at each position.
+        positions: Sizes of its spatial axes; None stands for any size.
+
+    Raises:
+        ValueError: Another shape, which would fail in the loop over time, or be one value per
+            sample. Names the parameter.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(neuron):
+        if not isinstance(leaf, jax.Array | np.ndarray) or leaf.shape in ((), (units,)):
+            continue
+        full = (*positions, units)
+        same = len(full) == leaf.ndim and all(
+            n in (None, size) for n, size in zip(full, leaf.shape, strict=True)
+        )
+        if positions and same:
+            continue
+        name = jax.tree_util.keystr(path).lstrip(".")
+        everywhere = f", or an array {full} with one for each at each position" if positions else ""
+        raise ValueError(
+            f"{name} of the neuron must be one number, or one for each of the layer's {units} units"
+            f"{everywhere.replace('None', 'any size')}, got shape {leaf.shape}"
+        )
+
+
+@jax.jit
+def _tau(log_tau: jax.Array) -> jax.Array:
+    """Time constants from their trained logarithms.
+
+    One program: outside jit, each operation would be a call of its own.
+    """
+    return jnp.exp(jnp.clip(log_tau, *LOG_TAU_RANGE))
+
+
+class NeuronLayer(Layer):
+    """A layer with a neuron model. `Spiking`, `Dalian`, `Readout` and `Sensory` derive from it."""
+
+    def _take_neuron(self, neuron: Neuron, units: int, trainable: Sequence[str] = ()) -> None:
+        """Keep the neuron, and the logarithms of the time constants that are trained."""
+        self._neuron = _hold(neuron)
+        fields = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
+        times = [f.name for f in fields if f.name.startswith("tau_")]
+        for name in trainable:
+            _check.one_of("trainable", name, times)
+        start = _with_arrays(neuron)
+
+        def log(name: str) -> nnx.Param:
+            # The logarithm is trained, so that no update can make a time constant negative.
+            tau = jnp.asarray(getattr(start, name), self._state_dtype)
+            return nnx.Param(jnp.broadcast_to(jnp.log(tau), (units,)))
+
+        # A plain dictionary as data: nnx.tabulate fails on an nnx.Dict.
+        self.log_tau: dict[str, nnx.Param] = nnx.data({name: log(name) for name in trainable})
+        self.steepness = nnx.data(None)
+
+    @property
+    @abc.abstractmethod
+    def _state_dtype(self) -> Any:
+        """Type of the state, at least float32.
+
+        16 bits cannot hold a membrane that decays by less than 1/256 per step.
+        """
+
+    @property
+    def given_neuron(self) -> Any:
+        """The neuron model as it was given to the layer."""
+        return self._neuron
+
+    @property
+    def neuron(self) -> Any:
+        """The neuron model with the present values of what is trained or calibrated.
+
+        Assign another model of the same kind to replace it.
+        """
+        neuron = _with_arrays(self._neuron)
+        found: dict[str, Any] = {name: _tau(log[...]) for name, log in self.log_tau.items()}
+        if self.steepness is not None:
+            found["spike"] = neuron.spike.with_steepness(tuple(self.steepness[...]))
+        return replaced(neuron, **found) if found else neuron
+
+    @neuron.setter
+    def neuron(self, neuron: Neuron) -> None:
+        self._neuron = _hold(neuron)
+
+    @property
+    def dt(self) -> Any:
+        """The neuron's time step, s."""
+        return self.neuron.dt
+
+    @unlisted
+    def hold_steepness(self, *, scale: bool = False) -> bool:
+        """Keep the parameters of the surrogate as a `Steepness` of the layer, to be set there.
+
+        Args:
+            scale: Whether to add a factor of the surrogate derivative as the last parameter, 1 at
+                first.
+
+        Returns:
+            Whether there are any: the neuron's `spike` must be a `SpikeFunction`.
+        """
+        spike = getattr(self.neuron, "spike", None)  # a neuron of one's own may have none
+        if not isinstance(spike, SpikeFunction):
+            return False
+        if scale and not spike.has_scale:
+            spike = spike.scaled()
+            self._neuron = _hold(replaced(self._neuron, spike=spike))
+        values = [jnp.asarray(p, self._state_dtype) for p in spike.steepness]
+        self.steepness = Steepness(jnp.stack(values))
+        return True
