@@ -2,9 +2,10 @@ r"""Initializers for weights that obey Dale's law.
 
 Weights are never negative; the sign is that of the sending population.
 
-`fluctuation_driven_exponential` and `fluctuation_driven_lognormal` put the membrane of a neuron with
-an excitatory and an inhibitory current at mean mu_u and standard deviation sigma_u. Independent
-inputs j of connection c at nu_c Hz, with fixed weights w_j, give one neuron a membrane with
+`fluctuation_driven_exponential` and `fluctuation_driven_lognormal` put the membrane of a neuron
+with an excitatory and an inhibitory current at mean mu_u and standard deviation sigma_u.
+Independent inputs j of connection c at nu_c Hz, with fixed weights w_j, give one neuron a membrane
+with
 
     mean U  = sum_c s_c nu_c ebar_c sum_j w_j                           s = +1, -1
     Var_t U = sum_c nu_c ehat_c sum_j w_j^2
@@ -13,10 +14,10 @@ On average over neurons, only E[W] and E[W^2] of the distribution of the weights
 `snnjax.theory.dalian_rates` solves for the means m_c, given k = E[W^2] / E[W]^2 = 1 + cv^2. Two
 distributions, each given by its mean m:
 
-    exponential   p(w) = lambda exp(-lambda w),  lambda = 1 / m         E[W^2] = 2 m^2,  k = 2
-    log-normal    W = exp(mu + s G), G ~ Normal(0, 1)                   E[W^n] = exp(n mu + n^2 s^2 / 2)
-                  E[W] = exp(mu + s^2 / 2) = m                          E[W^2] = m^2 exp(s^2)
-                  s^2 = log(1 + cv^2),  mu = log m - s^2 / 2            k = exp(s^2) = 1 + cv^2
+    exponential   p(w) = lambda exp(-lambda w),  lambda = 1 / m     E[W^2] = 2 m^2,  k = 2
+    log-normal    W = exp(mu + s G), G ~ Normal(0, 1)               E[W^n] = exp(n mu + n^2 s^2/2)
+                  E[W] = exp(mu + s^2 / 2) = m                      E[W^2] = m^2 exp(s^2)
+                  s^2 = log(1 + cv^2),  mu = log m - s^2 / 2        k = exp(s^2) = 1 + cv^2
 
 At cv = 1 the log-normal weights have the means of the exponential ones and the same membrane on
 average, with a heavier tail: Var_t U differs between neurons by Var(W^2), and E[W^4] / E[W^2]^2 is
@@ -146,7 +147,12 @@ def fluctuation_driven_exponential(
     return _initializers(exponential, sigma_u, **sizes, **rates, **options)
 
 
-def fluctuation_driven_lognormal(sigma_u: Scalar = 1.0, *, cv: Scalar = 1.0, **options: Any) -> DalianInitializers:
+def fluctuation_driven_lognormal(
+    sigma_u: Scalar = 1.0,
+    *,
+    cv: Scalar = 1.0,
+    **options: Any,
+) -> DalianInitializers:
     """`fluctuation_driven_exponential` with log-normal weights.
 
     Args:

@@ -136,7 +136,12 @@ def surrogate_moments(
 
 
 @jax.jit
-def _moments(spike: SpikeFunction, mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> SurrogateMoments:
+def _moments(
+    spike: SpikeFunction,
+    mu_u: Scalar,
+    sigma_u: Scalar,
+    theta: Scalar,
+) -> SurrogateMoments:
     values = (mu_u, sigma_u, theta, *spike.steepness)
     dtype = _check.wide(jnp.result_type(*values))
     mu_u, sigma_u, theta, *steepness = (jnp.asarray(v, dtype)[..., None] for v in values)
@@ -154,7 +159,7 @@ def _quadrature(
     sigma_u: jax.Array,
     steepness: list[jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Return nodes v and weights (2 sides, ..., pieces, 8) for integrals over Normal(centre, sigma_u).
+    """Return nodes v and weights (2 sides, ..., pieces, 8) for integrals over a normal membrane.
 
     Args:
         centre: Mean of v = u - theta, (..., 1).
@@ -219,7 +224,7 @@ def backward_gain(
     _check.number("n_out", n_out, above=0)
     _check.number("sigma_w", sigma_w, at_least=0)
     h = surrogate_moments(spike, mu_u=mu_u, sigma_u=sigma_u, theta=theta)
-    scale = sigma_w * jnp.sqrt(n_out)
+    scale: Any = sigma_w * jnp.sqrt(n_out)
     power: Any = kernel.power() / kernel.dt
     mean: Any = kernel.mean() / kernel.dt
     return BackwardGain(scale * jnp.sqrt(power * h.power), scale * mean * h.mean)
@@ -284,7 +289,13 @@ def steepness_for_gain(
 
 
 @jax.jit
-def _solve(spike: SpikeFunction, power: Any, mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> jax.Array:
+def _solve(
+    spike: SpikeFunction,
+    power: Any,
+    mu_u: Scalar,
+    sigma_u: Scalar,
+    theta: Scalar,
+) -> jax.Array:
     """Return the first parameter of `spike` with which E[h^2] is `power`; NaN if there is none."""
     power, others = _check.as_wide(power), spike.steepness[1:]
 

@@ -2,11 +2,11 @@ r"""Weight initializers `(key, shape, dtype) -> Array`, as in `jax.nn.initialize
 
 They fit `flax.nnx.Linear`, `flax.linen.Dense` and plain JAX.
 
-Fluctuation-driven: the weights of a connection with fan-in n and presynaptic rate nu (Hz) are normal
-with the mean and standard deviation that put the membrane of the target neurons at mean mu_u and
-standard deviation sigma_u. The formulas are in `snnjax.theory`; the paper states the target as
-xi = (theta - mu_u) / sigma_u. If a fraction `density` of the weights is kept, n is the expected number
-of connections, density * fan-in, and the other weights are 0.
+Fluctuation-driven: the weights of a connection with fan-in n and presynaptic rate nu (Hz) are
+normal with the mean and standard deviation that put the membrane of the target neurons at mean mu_u
+and standard deviation sigma_u. The formulas are in `snnjax.theory`; the paper states the target as
+xi = (theta - mu_u) / sigma_u. If a fraction `density` of the weights is kept, n is the expected
+number of connections, density * fan-in, and the other weights are 0.
 
 The fan-in comes from the shape. Axes are named as in `jax.nn.initializers.variance_scaling`:
 `in_axis` and `out_axis` are the channel axes. All other axes are kernel positions and count towards
@@ -36,7 +36,12 @@ Axes = int | Sequence[int]
 class Initializer(Protocol):
     """`(key, shape, dtype) -> Array`."""
 
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array: ...
+    def __call__(
+        self,
+        key: jax.Array,
+        shape: Sequence[int],
+        dtype: Any = jnp.float32,
+    ) -> jax.Array: ...
 
 
 def fan_in(shape: Sequence[int], *, in_axis: Axes = -2, out_axis: Axes = -1) -> int:
@@ -207,13 +212,15 @@ def fluctuation_driven_normal(
     def weights(shape: Sequence[int]) -> WeightStatistics:
         n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         rate = mean_rate("nu", nu, math.prod(shape[a] for a in _axes(in_axis)))
+        afferent = Afferent(n * density, rate, share)
         options: Any = {"theta": theta, "total_drive": total_drive}
-        return connection_weights(mu_u, sigma_u, Afferent(n * density, rate, share), kernel, **options)
+        return connection_weights(mu_u, sigma_u, afferent, kernel, **options)
 
     @in_float32
     def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
         name = "mu_u, sigma_u and the time constants of the kernel"
-        mu_w, sigma_w = (jnp.asarray(per_neuron(name, value, shape, out_axis), dtype) for value in weights(shape))
+        fitted = (per_neuron(name, value, shape, out_axis) for value in weights(shape))
+        mu_w, sigma_w = (jnp.asarray(value, dtype) for value in fitted)
         w = mu_w + sigma_w * jax.random.normal(key, shape, dtype)
         if density < 1:
             w = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), density, shape), w, 0)
@@ -252,7 +259,13 @@ def fluctuation_driven_centered(
     return fluctuation_driven_normal(0.0, sigma_u, nu=nu, kernel=kernel, **options)
 
 
-def scaled_normal(gain: Scalar = 1.0, *, power: float = 0.5, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
+def scaled_normal(
+    gain: Scalar = 1.0,
+    *,
+    power: float = 0.5,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+) -> Initializer:
     """Normal(0, gain / k^power) with k the fan-in.
 
     Args:
@@ -317,8 +330,14 @@ def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
     return init
 
 
-def micheli_normal(*, nu: Scalar, dt: Scalar, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
-    """Normal(0, 1 / sqrt(fan-in P)), where P = nu dt is the probability of an input spike in a step.
+def micheli_normal(
+    *,
+    nu: Scalar,
+    dt: Scalar,
+    in_axis: Axes = -2,
+    out_axis: Axes = -1,
+) -> Initializer:
+    """Normal(0, 1 / sqrt(fan-in P)), with P = nu dt the probability of an input spike in a step.
 
     This preserves the variance of the input of a step from layer to layer. It ignores the membrane
     and the synapse (no leak, no memory across steps) and the threshold. So it depends on dt, and
@@ -356,10 +375,11 @@ def ikun_normal(
 ) -> Initializer:
     """IKUN: Normal(0, sqrt(b / fan)), b = 1 / mean of the surrogate derivative over -1 <= v <= 1.
 
-    For SuperSpike at beta = 20 the mean is 1/21 and b = 21. IKUN compensates for the factor by which
-    the surrogate shrinks a gradient. It ignores the rate of the input, the membrane, the synapse,
-    the threshold and the time step, so the membrane may end up anywhere. Source: Chang, Wang & Yang
-    (2024), arXiv 2411.18250, as in the authors' published code (MaeChd/SurrogateVarStabe).
+    For SuperSpike at beta = 20 the mean is 1/21 and b = 21. IKUN compensates for the factor by
+    which the surrogate shrinks a gradient. It ignores the rate of the input, the membrane, the
+    synapse, the threshold and the time step, so the membrane may end up anywhere. Source: Chang,
+    Wang & Yang (2024), arXiv 2411.18250, as in the authors' published code
+    (MaeChd/SurrogateVarStabe).
 
     Args:
         spike: Spike function of the layer. None: `superspike(20.0)`.
@@ -382,8 +402,8 @@ def ikun_normal(
         n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         if variant == "v2":
             n += fan_in(shape, in_axis=out_axis, out_axis=in_axis)
-        # Midpoints of a grid that is fine compared with the narrowest surrogate in use. Their number
-        # is even, so that a cusp at 0 is on an edge.
+        # Midpoints of a grid that is fine compared with the narrowest surrogate in use. Their
+        # number is even, so that a cusp at 0 is on an edge.
         grid = (jnp.arange(20_000) + 0.5) / 10_000 - 1
         gain = 1 / spike.derivative(grid).mean()
         return jnp.sqrt(gain / n).astype(dtype) * jax.random.normal(key, shape, dtype)
@@ -402,5 +422,5 @@ def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
     >>> bool(abs(lecun_normal()(jax.random.key(0), (100, 100))).max() < 0.23)
     True
     """
-    draw = jax.nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis)
-    return in_float32(draw)
+    scaling = jax.nn.initializers.variance_scaling
+    return in_float32(scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis))

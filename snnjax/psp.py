@@ -9,7 +9,7 @@ One input spike of weight 1 moves the membrane by eps(t). In continuous time
 where eps(t) = t/tau exp(-t/tau) if the two time constants are equal. For the discrete dynamics of
 `snnjax.dynamics.LIF`, with lm = exp(-dt/tau_mem) and ls = exp(-dt/tau_syn),
 
-    eps[k] = (1 - lm) sum_{j=0}^{k-2} lm^(k-2-j) ls^j           k = 0, 1, 2, ...; eps[0] = eps[1] = 0
+    eps[k] = (1 - lm) sum_{j=0}^{k-2} lm^(k-2-j) ls^j       k = 0, 1, 2, ...; eps[0] = eps[1] = 0
     ebar   = dt sum_k eps[k]   = dt / (1 - ls)
     ehat   = dt sum_k eps[k]^2 = dt (1 - lm) (1 + lm ls) / ((1 + lm) (1 - ls^2) (1 - lm ls))
 
@@ -135,7 +135,8 @@ class Kernel:
     def _steps(self) -> tuple[Scalar, Scalar, Any]:
         """Return dt/tau_mem, dt/tau_syn and the library for them."""
         # 16 bits keep too few digits of 1 - exp(-dt/tau).
-        tau_mem, tau_syn = (_check.as_wide(tau) if isinstance(tau, jax.Array) else tau for tau in (self.tau_mem, self.tau_syn))
+        wide = lambda t: _check.as_wide(t) if isinstance(t, jax.Array) else t  # noqa: E731
+        tau_mem, tau_syn = wide(self.tau_mem), wide(self.tau_syn)
         return self.dt / tau_mem, self.dt / tau_syn, namespace(tau_mem, tau_syn, self.dt)
 
     def response(self, duration: float) -> np.ndarray:

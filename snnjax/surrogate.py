@@ -2,17 +2,21 @@ r"""Spike functions: a step forward, a surrogate derivative backward.
 
     z = 1 if v > 0 else 0,    v = u - theta                 dz/dv := h(v), one of
 
-    superspike            1 / (beta |v| + 1)^2              Zenke & Ganguli 2018, doi 10.1162/neco_a_01086
-      rescaled            times (beta theta + 1)^2          1 at rest (u = 0) instead of 1 / (beta theta + 1)^2
-      asymptotic          times beta                        its integral tends to the step as beta -> inf
-    fast_sigmoid          1 / (slope |v| + 1)^2           superspike under its other name
-    atan                  (alpha/2) / (1 + (pi alpha v / 2)^2)          Fang et al. 2021, arXiv 2007.05785
-    triangular            height max(0, 1 - |v| / width)    Esser et al. 2016, doi 10.1073/pnas.1604850113
-    sigmoid               beta s (1 - s), s = 1 / (1 + exp(-beta v))
+    superspike      1 / (beta |v| + 1)^2                    doi 10.1162/neco_a_01086
+      rescaled      times (beta theta + 1)^2                h(-theta) = 1, at rest (u = 0)
+      asymptotic    times beta                              its integral tends to the step
+    fast_sigmoid    1 / (slope |v| + 1)^2                   superspike under its other name
+    atan            (alpha/2) / (1 + (pi alpha v / 2)^2)    arXiv 2007.05785
+    triangular      height max(0, 1 - |v| / width)          doi 10.1073/pnas.1604850113
+    sigmoid         beta s (1 - s), s = 1 / (1 + exp(-beta v))
 
-Each factory returns a `SpikeFunction`. It is callable, its structure is hashable, and it is a pytree
-whose leaves are its steepness, so an ensemble can vmap over beta. Every h is finite for every finite
-v in float32 and bfloat16: products may overflow to inf only under a division, which gives 0.
+Sources: Zenke & Ganguli (2018), superspike; Fang et al. (2021), atan; Esser et al. (2016),
+triangular.
+
+Each factory returns a `SpikeFunction`. It is callable, its structure is hashable, and it is a
+pytree whose leaves are its steepness, so an ensemble can vmap over beta. Every h is finite for
+every finite v in float32 and bfloat16: products may overflow to inf only under a division, which
+gives 0.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ give the membrane the mean and, over time, the standard deviation
     mu_u      = n mu_w nu ebar
     sigma_u^2 = n (mu_w^2 + sigma_w^2) nu ehat                      ebar, ehat: `snnjax.psp`
 
-and, solved for the weights of afferent c (n_c inputs at nu_c with the share share_c of the variance),
+and, solved for the weights of afferent c (n_c inputs at nu_c with a share share_c of the variance),
 
     mu_w        = mu_u / (D ebar)                                   D = sum_c n_c nu_c, in Hz
     sigma_w,c^2 = share_c sigma_u^2 / (n_c nu_c ehat) - mu_w^2
@@ -19,7 +19,7 @@ The paper states the target as the distance to threshold in standard deviations,
 
     xi = (theta - mu_u) / sigma_u                                   `xi_of`
 
-and 1 <= xi <= 3 is the fluctuation-driven regime. This package states sigma_u = (theta - mu_u) / xi.
+and 1 <= xi <= 3 is the fluctuation-driven regime. This package states sigma_u instead.
 
 sigma_u is a mean over neurons. The fixed weights of a single neuron give it a constant mean. The
 standard deviation of that mean across neurons (the quenched spread) is nu ebar sigma_w sqrt(n).

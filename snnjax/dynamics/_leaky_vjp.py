@@ -47,7 +47,10 @@ def _forward(coefficients: Any, state: State, drive: jax.Array) -> tuple[Any, An
     return leaky_scan(coefficients, state, drive), coefficients
 
 
-def _backward(coefficients: Any, cotangents: tuple[State, jax.Array]) -> tuple[Any, State, jax.Array]:
+def _backward(
+    coefficients: Any,
+    cotangents: tuple[State, jax.Array],
+) -> tuple[Any, State, jax.Array]:
     def body(constants: Any, carry: State, gtrace: jax.Array) -> tuple[State, jax.Array]:
         lr, gain, ls = constants
         go, gi = carry

@@ -153,7 +153,8 @@ def _backward(program: Program, residuals: Any, cotangents: Any) -> tuple[Any, .
             gz = gz + gz_recurrent
         kept = jnp.where(v_t > 0, 0, gu)
         gu_next = lm * kept + program.derivative(v_t.astype(dtype), *steepness) * gz
-        gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in zip(program.signs, ls, gi, strict=True)]
+        each = zip(program.signs, ls, gi, strict=True)
+        gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in each]
         return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
 
     alone = recurrent is None and program.elementwise
@@ -165,7 +166,8 @@ def _backward(program: Program, residuals: Any, cotangents: Any) -> tuple[Any, .
         z = (v > 0).astype(dtype)
         _, transposed = jax.vjp(lambda w: jax.vmap(onto_all, (0, None))(z, w), weights)
         (g_weights,) = transposed(g_drive)
-    g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in zip(g_drive, broadcast, strict=True))
+    pairs = zip(g_drive, broadcast, strict=True)
+    g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in pairs)
     return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))
 
 

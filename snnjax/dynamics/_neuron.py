@@ -143,8 +143,8 @@ def check_neuron(neuron: object) -> None:
         return
     got = f"the class {neuron.__name__} itself" if isinstance(neuron, type) else repr(neuron)
     raise TypeError(
-        f"neuron must be a snnjax.dynamics.Neuron such as LIF(), got {got}; for a model of your own "
-        "derive a frozen dataclass from Neuron, with initial_state, step and dt"
+        f"neuron must be a snnjax.dynamics.Neuron such as LIF(), got {got}; for a model of your "
+        "own derive a frozen dataclass from Neuron, with initial_state, step and dt"
     )
 
 
@@ -195,7 +195,10 @@ def _is_value(neuron: Any) -> bool:
     return params is not None and params.frozen and params.eq
 
 
-def measured(neuron: Neuron, drive_of: Callable[[jax.Array], Any] = lambda drive: drive) -> Integrals:
+def measured(
+    neuron: Neuron,
+    drive_of: Callable[[jax.Array], Any] = lambda drive: drive,
+) -> Integrals:
     """Return the post-synaptic potential of a neuron, measured from its `step`.
 
     Args:
@@ -217,9 +220,10 @@ def _jitted_response(static: Static, arrays: Any, drive_of: Callable[[Any], Any]
     return response(static.neuron(arrays), drive_of)
 
 
-# Outside jit, a scan over a new function is compiled at each call. This function is the same at each
-# call, and its static arguments are everything that it is compiled for. The arrays of the neuron are
-# not static, so that a trained time constant costs no compilation. Under jit it is inlined.
+# Outside jit, a scan over a new function is compiled at each call. This function is the same at
+# each call, and its static arguments are everything that it is compiled for. The arrays of the
+# neuron are not static, so that a trained time constant costs no compilation. Under jit it is
+# inlined.
 @functools.partial(jax.jit, static_argnums=(0, 3, 6))
 def _jitted_scan(
     static: Static,
@@ -233,7 +237,14 @@ def _jitted_scan(
     return _scan(static.neuron(arrays), drive, recurrent, weights, state, membrane)
 
 
-def _scan(neuron: Neuron, drive: Any, recurrent: Any, weights: Any, state: Any, membrane: bool) -> Simulation:
+def _scan(
+    neuron: Neuron,
+    drive: Any,
+    recurrent: Any,
+    weights: Any,
+    state: Any,
+    membrane: bool,
+) -> Simulation:
     def body(_: None, s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
         u = s.u if membrane else None
         if recurrent is None:

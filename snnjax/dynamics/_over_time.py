@@ -1,17 +1,21 @@
-"""Loops over time steps, as fast as the machine at hand does them.
+"""Loops over time steps, as fast as the machine allows.
 
-A GPU takes about ten microseconds for what a step of a `jax.lax.scan` launches, and nanoseconds for what it computes. So
+On a GPU, launching the kernels of one `jax.lax.scan` step takes about 10 us; the computation itself
+takes nanoseconds. So there are two loops:
 
-    elementwise   where no element needs another's past, NVIDIA GPUs get one kernel: a thread follows one element from the first step to the last, its state
-                  in registers, and time costs what its traces cost to move
-    loop          all else, `UNROLL` steps at a time on a GPU, of which XLA makes fewer launches
+    elementwise   Used if no element needs the past of another one. NVIDIA GPUs get one kernel: each
+                  thread follows one element from the first step to the last with its state in
+                  registers, and the time is that of reading and writing the traces.
+    loop          Used in all other cases. On a GPU the loop is unrolled `UNROLL` steps at a time,
+                  which XLA fuses into fewer kernel launches.
 
-On an H200, a trial of 350 steps of 64 x 128 neurons there and back took 12.7 ms as a scan, 1.7 ms unrolled and 0.25 ms by the kernel; with recurrent weights
-8.9 ms and, unrolled, 1.9 ms. On CPUs unrolled scans are slower.
+On an H200, the forward and backward pass of a trial of 350 steps of 64 x 128 neurons took 12.7 ms as
+a scan, 1.7 ms unrolled and 0.25 ms by the kernel; with recurrent weights it took 8.9 ms and,
+unrolled, 1.9 ms. On CPUs unrolled scans are slower.
 
-The kernel reads `AHEAD` steps before it computes them, because a load takes longer than all else that a step does.
-
-The kernel is written in Pallas Triton, which JAX 0.11 deprecated. Where JAX no longer has it, the loop does the kernel's work, and one warning says so.
+The kernel reads `AHEAD` steps before it computes them, because a load takes longer than the rest of
+a step. It is written in Pallas Triton, which JAX 0.11 deprecated. If JAX does not have it, the loop
+replaces the kernel, and one warning says so.
 """
 
 from __future__ import annotations
@@ -28,26 +32,26 @@ import jax.numpy as jnp
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 UNROLL = 8
-"""Steps of a loop that a GPU's program makes at a time."""
+"""Steps of a loop that are unrolled on a GPU."""
 AHEAD, BLOCK, WARPS = 8, 64, 2
-"""Steps read at once; elements of a program, a power of two; its groups of 32 threads."""
+"""Steps read at once; elements per program, a power of two; groups of 32 threads per program."""
 MOST = 2**31 - 1
-"""Elements of an array that the kernel's addresses reach."""
+"""Most elements of an array that the addresses of the kernel reach."""
 
 
 def on_gpu() -> bool:
-    """Whether this process computes on a GPU by default."""
+    """Return whether this process computes on a GPU by default."""
     return jax.default_backend() == "gpu"
 
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether the installed JAX has what the kernel is written in.
+    """Return whether the installed JAX has what the kernel is written in.
 
-    The answer is kept for the process, so the warning is given once.
+    The answer is cached, so that there is one warning per process.
 
     Warns:
-      UserWarning: JAX has no Pallas Triton.
+        UserWarning: JAX has no Pallas Triton.
     """
     try:
         from jax.experimental.pallas.triton import CompilerParams  # noqa: F401
@@ -63,36 +67,67 @@ def has_triton() -> bool:
     return True
 
 
-def elementwise(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
-    """`jax.lax.scan` of `carry, y = body(constants, carry, x)`, from the last step on if `reverse`. Not differentiable.
+def elementwise(
+    body: Body,
+    constants: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Run `carry, y = body(constants, carry, x)` over time. Not differentiable.
 
     Args:
-      body: acts on each element alone, and closes over no arrays.
-      constants: arrays that broadcast to the population's shape (B, ...features).
-      carry: arrays of that shape.   xs: arrays (T, B, ...features).
+        body: Acts on each element alone, and closes over no arrays.
+        constants: Arrays that broadcast to the shape of the population, (batch, ...features).
+        carry: Arrays of that shape.
+        xs: Arrays (time, batch, ...features).
+        reverse: Whether to run from the last step to the first.
 
-    >>> elementwise(lambda c, s, x: (c * s + x, s), jnp.array(0.5), jnp.array([8.0]), jnp.ones((3, 1)))[1].ravel().tolist()
+    Returns:
+        The final carry, and all y, as `jax.lax.scan` returns them.
+
+    >>> body = lambda c, s, x: (c * s + x, s)
+    >>> _, y = elementwise(body, jnp.array(0.5), jnp.array([8.0]), jnp.ones((3, 1)))
+    >>> y.ravel().tolist()
     [8.0, 5.0, 3.5]
     """
     by_loop = functools.partial(loop, body, reverse=reverse)
     steps, *shape = jax.tree.leaves(xs)[0].shape
-    # a process without a GPU need not trace, or import, what it cannot run
+    # A process without a GPU need not trace or import what it cannot run.
     if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST or not has_triton():
         return by_loop(constants, carry, xs)
-    return jax.lax.platform_dependent(constants, carry, xs, cuda=functools.partial(kernel, body, reverse=reverse), default=by_loop)
+    by_kernel = functools.partial(kernel, body, reverse=reverse)
+    return jax.lax.platform_dependent(constants, carry, xs, cuda=by_kernel, default=by_loop)
 
 
-def loop(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
-    """The same by `jax.lax.scan`, for any body; differentiable."""
-    return jax.lax.scan(lambda s, x: body(constants, s, x), carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
+def loop(
+    body: Body,
+    constants: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """`elementwise` by `jax.lax.scan`, for any body; differentiable."""
+    step = lambda s, x: body(constants, s, x)  # noqa: E731
+    return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
 
 
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = False, interpret: bool = False) -> tuple[Any, Any]:
-    """`elementwise` by the kernel; `interpret`: without a GPU, slowly, for tests."""
+def kernel(
+    body: Body,
+    constants: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    interpret: bool = False,
+) -> tuple[Any, Any]:
+    """`elementwise` by the kernel. With `interpret` it runs without a GPU, slowly, for tests."""
     from jax.experimental import pallas as pl
 
     compiler_params = None
@@ -106,14 +141,16 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
 
     def flat(a: Any, lead: tuple[int, ...]) -> jax.Array:
         a = jnp.broadcast_to(a, (*lead, *shape)).reshape(*lead, size)
-        return a if size == padded else jnp.pad(a, [(0, 0)] * len(lead) + [(0, padded - size)], mode="edge")
+        widths = [*((0, 0) for _ in lead), (0, padded - size)]
+        return a if size == padded else jnp.pad(a, widths, mode="edge")
 
     whole = tuple(jax.tree.map(lambda a: flat(a, ()), tree) for tree in (constants, carry))
     args = (*whole, jax.tree.map(lambda a: flat(a, (steps,)), xs))
     leaves, structure = jax.tree.flatten(args)
     one = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct((BLOCK,), a.dtype) for a in leaves])
     final, y = jax.eval_shape(body, *one)
-    (final_leaves, final_structure), (y_leaves, y_structure) = jax.tree.flatten(final), jax.tree.flatten(y)
+    final_leaves, final_structure = jax.tree.flatten(final)
+    y_leaves, y_structure = jax.tree.flatten(y)
 
     def program(*refs: Any) -> None:
         constant_refs, carry_refs, x_refs = jax.tree.unflatten(structure, refs[: len(leaves)])
@@ -132,13 +169,16 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
             return s
 
         parts, rest = divmod(steps, AHEAD)
-        s = jax.lax.fori_loop(0, parts, lambda k, s: some(k * AHEAD, s, AHEAD), read(carry_refs))
+        ahead_of = lambda k, s: some(k * AHEAD, s, AHEAD)  # noqa: E731
+        s = jax.lax.fori_loop(0, parts, ahead_of, read(carry_refs))
         s = some(parts * AHEAD, s, rest)
         for ref, value in zip(final_refs, jax.tree.leaves(s), strict=True):
             ref[...] = value
 
     def spec(lead: bool) -> Any:
-        return pl.BlockSpec((steps, BLOCK), lambda j: (0, j)) if lead else pl.BlockSpec((BLOCK,), lambda j: (j,))
+        if lead:
+            return pl.BlockSpec((steps, BLOCK), lambda j: (0, j))
+        return pl.BlockSpec((BLOCK,), lambda j: (j,))
 
     out = pl.pallas_call(
         program,
@@ -154,4 +194,5 @@ def kernel(body: Body, constants: Any, carry: Any, xs: Any, *, reverse: bool = F
         name="snnjax_elementwise_scan",
     )(*leaves)
     shaped = [a[..., :size].reshape(*a.shape[:-1], *shape) for a in out]
-    return final_structure.unflatten(shaped[: len(final_leaves)]), y_structure.unflatten(shaped[len(final_leaves) :])
+    last, traces = shaped[: len(final_leaves)], shaped[len(final_leaves) :]
+    return final_structure.unflatten(last), y_structure.unflatten(traces)

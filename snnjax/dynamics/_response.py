@@ -161,7 +161,7 @@ def integrals_of(r: Response, neuron: Any) -> Integrals:
         (r.decayed, f"must forget an input within {LAST} steps, and does not"),
         (
             r.deviation <= LINEAR,
-            "must be linear below its threshold: twice the input must move the membrane twice as far",
+            "must be linear below its threshold: twice the input must move it twice as far",
         ),
     )
     good = jnp.asarray(True)

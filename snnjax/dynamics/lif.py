@@ -164,10 +164,9 @@ class CurrentBased(IntegrateAndFire):
             membrane,
             jnp.dtype(self.trace_dtype or dtype),
         )
-        coefficients = in_dtype((lm, 1 - lm, ls, self.theta))
-        output, trace, final = jitted_lif_scan(
-            program, drive, in_dtype(tuple(state)), weights, coefficients, in_dtype(self.spike.steepness)
-        )
+        constants = in_dtype(((lm, 1 - lm, ls, self.theta), self.spike.steepness))
+        out = jitted_lif_scan(program, drive, in_dtype(tuple(state)), weights, *constants)
+        output, trace, final = out
         return Simulation(output, trace, type(state)(*final))
 
 

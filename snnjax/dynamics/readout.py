@@ -79,12 +79,20 @@ class LeakyIntegrator(Neuron):
             return super().kernel
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> LeakyIntegratorState:
+    def initial_state(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any = jnp.float32,
+    ) -> LeakyIntegratorState:
         """Return o = `initial` and i = 0 for a population of `shape`, in at least float32."""
         dtype = _check.wide(dtype)
         return LeakyIntegratorState(jnp.full(shape, self.initial, dtype), jnp.zeros(shape, dtype))
 
-    def step(self, state: LeakyIntegratorState, drive: jax.Array) -> tuple[LeakyIntegratorState, jax.Array]:
+    def step(
+        self,
+        state: LeakyIntegratorState,
+        drive: jax.Array,
+    ) -> tuple[LeakyIntegratorState, jax.Array]:
         """Return the next state and the trace o[t+1]."""
         o, i = state
         lr, ls = _time.decay(self.dt, self.tau_mem), _time.decay(self.dt, self.tau_syn)

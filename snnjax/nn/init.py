@@ -85,7 +85,7 @@ class LayerInit(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FluctuationDriven(LayerInit):
-    """Put every neuron of the layer at mean `mu_u` and standard deviation `sigma_u` of the membrane.
+    """Put the membrane of every neuron at mean `mu_u` and standard deviation `sigma_u`.
 
     Attributes:
         nu: Rate of the inputs of the layer, Hz: one number, or one per input (for a convolution,
@@ -127,20 +127,25 @@ class FluctuationDriven(LayerInit):
         _check.number("density", self.density, above=0, at_most=1)
 
     def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
-        kernel = neuron.kernel if self.kernel is None else self.kernel
         n_recurrent = sum(c.recurrent for c in connections)
         n_forward = len(connections) - n_recurrent
         own = mean_rate("nu", self.nu) if self.nu_recurrent is None else self.nu_recurrent
-        rates = [c.mean_rate("nu_recurrent", own) if c.recurrent else c.mean_rate("nu", self.nu) for c in connections]
+        named = {True: ("nu_recurrent", own), False: ("nu", self.nu)}
+        rates = [c.mean_rate(*named[c.recurrent]) for c in connections]
         drives = (c.n * self.density * nu for c, nu in zip(connections, rates, strict=True))
-        options: Any = {"theta": neuron.theta, "density": self.density, "total_drive": sum(drives)}
+        options: Any = {
+            "kernel": neuron.kernel if self.kernel is None else self.kernel,
+            "theta": neuron.theta,
+            "density": self.density,
+            "total_drive": sum(drives),
+        }
 
         def share(c: Connection) -> Scalar:
             alpha = self.alpha if n_recurrent else 1.0
             return (1 - alpha) / n_recurrent if c.recurrent else alpha / n_forward
 
         return [
-            fluctuation_driven_normal(self.mu_u, self.sigma_u, nu=nu, kernel=kernel, share=share(c), **options)
+            fluctuation_driven_normal(self.mu_u, self.sigma_u, nu=nu, share=share(c), **options)
             for c, nu in zip(connections, rates, strict=True)
         ]
 
@@ -239,7 +244,8 @@ def as_layer_init(init: LayerInit | Initializer) -> LayerInit:
     if isinstance(init, LayerInit):
         return init
     name = getattr(init, "__name__", repr(init))
-    needed = "init must be a LayerInit such as FluctuationDriven(nu=15.8) or an initializer (key, shape, dtype) -> weights"
+    kinds = "a LayerInit such as FluctuationDriven(nu=15.8) or an initializer"
+    needed = f"init must be {kinds} (key, shape, dtype) -> weights"
     if isinstance(init, type):
         raise TypeError(f"{needed}, got the class {name} itself; call it, {name}(...)")
     if not callable(init):
@@ -249,14 +255,20 @@ def as_layer_init(init: LayerInit | Initializer) -> LayerInit:
     except TypeError:
         raise TypeError(
             f"{needed}, got {name}{inspect.signature(init)}; derive a function of the neuron and "
-            "the connections from snnjax.nn.LayerInit, and call a function that makes an initializer"
+            "the connections from snnjax.nn.LayerInit, and call a function that makes an "
+            "initializer"
         ) from None
     except ValueError:  # a callable without a signature that Python knows
         pass
     return SameForAll(init)
 
 
-def draw_weights(draw: Initializer, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def draw_weights(
+    draw: Initializer,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> jax.Array:
     """Draw the weights of a layer by an initializer, in at least float32.
 
     Args:
@@ -284,7 +296,7 @@ def draw_weights(draw: Initializer, key: jax.Array, shape: tuple[int, ...], dtyp
 
 @dataclasses.dataclass(frozen=True)
 class SameForAll(LayerInit):
-    """The same initializer for every connection, whatever its role: for Kaiming, LeCun and the like.
+    """The same initializer for every connection, for Kaiming, LeCun and the like.
 
     Attributes:
         initializer: `(key, shape, dtype) -> weights`.
