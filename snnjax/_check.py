@@ -46,11 +46,15 @@ def number(
     ValueError: tau_mem must be finite and > 0 s, got -1.0
     """
     if isinstance(value, bool | np.bool_ | str | bytes | list | tuple) or value is None:
-        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}"
+        )
     try:
         array = concrete(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}") from None
+        raise TypeError(
+            f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}"
+        ) from None
     if array is None:
         return value
     bad = np.isnan(array) | (np.isinf(array) if finite else False)
@@ -90,7 +94,9 @@ def hint_seconds(name: str, value: Any) -> None:
     longest = -math.inf if array is None else array.max(initial=-math.inf)
     if longest > 1:
         meant = longest / (1e3 if longest < 1e3 else 1e6)  # milliseconds, else microseconds
-        warn(f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean {meant:g}?")
+        warn(
+            f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean {meant:g}?"
+        )
 
 
 def warn(message: str) -> None:
@@ -100,7 +106,9 @@ def warn(message: str) -> None:
       message: what is unusual and what to do.
     """
     frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while (
+        frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
 
@@ -130,7 +138,11 @@ def at(place: str) -> Iterator[None]:
 def _with_place(error: Exception, place: str) -> Exception:
     own = type(error)
     for kind in own.__mro__[:-2]:  # without BaseException and object
-        message = f"{place}: {str(error) or own.__name__}" if kind is own else f"{place}: {own.__name__}: {error}"
+        message = (
+            f"{place}: {str(error) or own.__name__}"
+            if kind is own
+            else f"{place}: {own.__name__}: {error}"
+        )
         with contextlib.suppress(Exception):
             new = kind(message)
             if str(new) == message:
@@ -151,13 +163,19 @@ def same_dt(name: str, source: Any, dt: Any) -> None:
       ValueError: the two differ.
     """
     own, wanted = getattr(source, "dt", None), concrete(dt)
-    if own is not None and wanted is not None and not math.isclose(own, float(wanted), rel_tol=1e-6):
+    if (
+        own is not None
+        and wanted is not None
+        and not math.isclose(own, float(wanted), rel_tol=1e-6)
+    ):
         raise ValueError(
             f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data with the time step of the network"
         )
 
 
-def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
+def integer(
+    name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None
+) -> int:
     """Return `value` as an int if it is a whole number within the bounds (both inclusive)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral | np.integer):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
@@ -172,7 +190,9 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
 def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
     """Return `value` if it is among `allowed`."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}"
+        )
     return value
 
 

@@ -19,7 +19,9 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+)
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass whose fields are pytree children, those made by `static` its structure.
 
@@ -38,10 +40,14 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
 
     def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(obj, name) for name in data), tuple(getattr(obj, name) for name in meta)
+        return tuple(getattr(obj, name) for name in data), tuple(
+            getattr(obj, name) for name in meta
+        )
 
     def flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple((key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)), tuple(getattr(obj, name) for name in meta)
+        return tuple(
+            (key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)
+        ), tuple(getattr(obj, name) for name in meta)
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
         obj = object.__new__(cls)
@@ -76,5 +82,7 @@ def replaced(obj: T, **values: Any) -> T:
     children, structure = jax.tree_util.tree_flatten_with_path(obj, is_leaf=lambda x: x is not obj)
     names = [str(getattr(path[0], "name", path[0])) for path, _ in children if path]
     if values.keys() <= set(names):
-        return structure.unflatten([values.get(name, child) for name, (_, child) in zip(names, children, strict=True)])
+        return structure.unflatten(
+            [values.get(name, child) for name, (_, child) in zip(names, children, strict=True)]
+        )
     return dataclasses.replace(obj, **values)  # type: ignore[type-var]

@@ -48,7 +48,9 @@ class Train:
                 console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
                 return 1
             except TrainingInterrupted as error:
-                console.print(f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True
+                )
                 return 130
         console.print(summary_table(finished.summary))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -92,12 +94,18 @@ class Sweep:
         use_cpu_devices()
         config = self.task
         if self.resume and config.out is None:
-            raise ValueError("out must name the folder of the sweep to go on with, got none; --out FOLDER --resume")
+            raise ValueError(
+                "out must name the folder of the sweep to go on with, got none; --out FOLDER --resume"
+            )
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})
-        folder = RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+        folder = (
+            RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+        )
         epochs = config.epochs + config.priming_epochs
         if self.resume and not (folder / "config.json").exists():
-            console.print(f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True)
+            console.print(
+                f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True
+            )
         with SweepProgress(len(members), epochs) as progress:
             try:
                 finished = run_sweep(
@@ -106,13 +114,19 @@ class Sweep:
                 )  # fmt: skip
             except KeyboardInterrupt:
                 console.print(
-                    f"snnjax: interrupted; go on with the same command, --out {folder} and --resume", highlight=False, soft_wrap=True
+                    f"snnjax: interrupted; go on with the same command, --out {folder} and --resume",
+                    highlight=False,
+                    soft_wrap=True,
                 )
                 return 130
         console.print(sweep_table(finished.rows))
         console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
         if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
-            console.print(f"figure:  none for more than two swept parameters, {', '.join(swept_names)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"figure:  none for more than two swept parameters, {', '.join(swept_names)}",
+                highlight=False,
+                soft_wrap=True,
+            )
         elif swept_names:
             console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
         return 0
@@ -132,7 +146,9 @@ class SavedRun:
 class Probe:
     """Look at every layer of a network: rates, membrane, gradients, updates, and a finding for each unhealthy layer."""
 
-    source: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]]
+    source: tyro.conf.OmitArgPrefixes[
+        tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]
+    ]
     samples: int = 64
     """Training samples to look at."""
     figure: Path | None = None
@@ -151,7 +167,9 @@ class Probe:
         if self.figure is not None and self.figure.exists():
             raise FileExistsError(f"figure {self.figure} exists; name another file or remove it")
         prepared = (
-            load_run(self.source.folder, parameters=self.source.parameters) if isinstance(self.source, SavedRun) else prepare(self.source)
+            load_run(self.source.folder, parameters=self.source.parameters)
+            if isinstance(self.source, SavedRun)
+            else prepare(self.source)
         )
         config = prepared.config
         x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
@@ -222,11 +240,15 @@ class Theory:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for mode in ("discrete", "continuous"):
             ebar, ehat = psp_integrals(**times, mode=mode)
-            table.add_row(f"kernel integrals, {mode}", f"ebar {1e3 * ebar:.6g} ms, ehat {1e3 * ehat:.6g} ms")
+            table.add_row(
+                f"kernel integrals, {mode}", f"ebar {1e3 * ebar:.6g} ms, ehat {1e3 * ehat:.6g} ms"
+            )
         table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
         for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
             table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
-            spread = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, theta=self.theta, **times).quenched_spread
+            spread = theory.membrane_statistics(
+                w.mu_w, w.sigma_w, n=a.n, nu=a.nu, theta=self.theta, **times
+            ).quenched_spread
             table.add_row("  quenched spread of the mean membrane", f"{spread:.4g}")
         table.add_row("weights exist for", f"{lower:.4g} <= mu_u <= {upper:.4g}")
         console.print(table)
@@ -236,7 +258,11 @@ class Theory:
 def _regime(xi: float) -> str:
     if xi < 1:
         return "mean or noise near threshold: high rates"
-    return "fluctuation-driven" if xi <= 3 else "threshold more than 3 standard deviations away: nearly silent"
+    return (
+        "fluctuation-driven"
+        if xi <= 3
+        else "threshold more than 3 standard deviations away: nearly silent"
+    )
 
 
 Target = Literal[
@@ -285,7 +311,9 @@ class Reproduce:
         with UnitProgress() as progress:
             try:
                 if self.name == "all":
-                    say(f"report: {reproduce_all(options, root, watch=progress.unit, on_study=show).report}")
+                    say(
+                        f"report: {reproduce_all(options, root, watch=progress.unit, on_study=show).report}"
+                    )
                 else:
                     show(self.name, reproduce(self.name, options, root, watch=progress.unit))
             except KeyboardInterrupt:
@@ -334,13 +362,21 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
 
 def _sweep_options_first(words: list[str]) -> list[str]:
     """`words` with the options of the sweep itself right behind "sweep", wherever they were written: nobody knows which are its task's."""
-    own = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Sweep) if f.name not in ("task", "resume")}
+    own = {
+        f"--{f.name.replace('_', '-')}"
+        for f in dataclasses.fields(Sweep)
+        if f.name not in ("task", "resume")
+    }
     first, rest, at = [], [], iter(words[1:])
     for word in at:
         if word in own:
             first += [word, *([value] if (value := next(at, None)) is not None else [])]
         else:
-            (first if word in ("--resume", "--no-resume") or word.partition("=")[0] in own else rest).append(word)
+            (
+                first
+                if word in ("--resume", "--no-resume") or word.partition("=")[0] in own
+                else rest
+            ).append(word)
     return [words[0], *first, *rest]
 
 
@@ -365,7 +401,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
         status = 2
     except MemoryError as error:
-        errors.print(f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(
+            f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True
+        )
         status = 2
     except KeyboardInterrupt:
         errors.print("snnjax: interrupted")

@@ -112,7 +112,9 @@ def _orthogonal(m: jax.Array) -> jax.Array:
     tall = m.shape[0] > m.shape[1]
     x = m.T if tall else m
     tiny = jnp.finfo(x.dtype).tiny
-    x = x / jnp.maximum(jnp.abs(x).max(), tiny)  # or the squares of small numbers vanish, and those of large ones overflow
+    x = x / jnp.maximum(
+        jnp.abs(x).max(), tiny
+    )  # or the squares of small numbers vanish, and those of large ones overflow
     x = x / jnp.maximum(jnp.linalg.norm(x), tiny)
     for _ in range(5):
         square = x @ x.T
@@ -187,9 +189,13 @@ def muon(learning_rate: Any = 0.015, *, beta: float = 0.9) -> optax.GradientTran
         rest = iter([-lr * step for step in jax.tree.leaves(steps)])
         turned = iter([-lr * s * _orthogonal(m) for s, m in zip(state.sizes, ahead, strict=True)])
         leaves, structure = jax.tree.flatten(updates)
-        new = [next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype) for g in leaves]
+        new = [
+            next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype) for g in leaves
+        ]
         counted = jnp.asarray(optax.safe_increment(state.steps))
-        return jax.tree.unflatten(structure, new), MuonState(counted, state.sizes, momentum, of_others)
+        return jax.tree.unflatten(structure, new), MuonState(
+            counted, state.sizes, momentum, of_others
+        )
 
     return optax.GradientTransformation(init, update)
 
@@ -228,12 +234,16 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
-            raise ValueError("params must be given to keep_nonnegative, as in optimizer.update(gradients, state, params), got None")
+            raise ValueError(
+                "params must be given to keep_nonnegative, as in optimizer.update(gradients, state, params), got None"
+            )
         check(params)
 
         def project(marked: bool, w: Any, u: Any) -> Any:
             return jax.tree.map(lambda w, u: jnp.maximum(u, -w), w, u) if marked else u
 
-        return jax.tree.map(project, nonnegative(params) if mask is None else mask, params, updates), state
+        return jax.tree.map(
+            project, nonnegative(params) if mask is None else mask, params, updates
+        ), state
 
     return optax.GradientTransformation(init, update)

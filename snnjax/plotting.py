@@ -84,20 +84,32 @@ def activity_snapshot(
     end = len(x) * dt * 1e3
     excitatory = [None] * len(spikes) if n_exc is None else list(n_exc)
     if len(excitatory) != len(spikes):
-        raise ValueError(f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}")
+        raise ValueError(
+            f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}"
+        )
     names = ["readout", *[f"layer {k}" for k in range(len(spikes), 0, -1)], "input"]
     for b in range(samples):
         traces = readout[:, b]
         for c in range(traces.shape[1]):
             own = c == labels[b]
-            rows[0, b].plot(np.arange(1, len(traces) + 1) * dt * 1e3, traces[:, c], color="C3" if own else "0.7", lw=1.5 if own else 0.8)
+            rows[0, b].plot(
+                np.arange(1, len(traces) + 1) * dt * 1e3,
+                traces[:, c],
+                color="C3" if own else "0.7",
+                lw=1.5 if own else 0.8,
+            )
         rows[0, b].set_title(f"class {labels[b]}, says {predicted[b]}", fontsize=9)
-        for axes, raster, n in zip(rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True):
+        for axes, raster, n in zip(
+            rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True
+        ):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)
             mark = "|" if flat.shape[1] <= 64 else ","
             inhibitory = np.zeros(len(unit), bool) if n is None else unit % raster.shape[-1] >= n
-            for which, color in ((~inhibitory, "black" if n is None else EXCITATORY), (inhibitory, INHIBITORY)):
+            for which, color in (
+                (~inhibitory, "black" if n is None else EXCITATORY),
+                (inhibitory, INHIBITORY),
+            ):
                 if which.any():
                     axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
             axes.set(xlim=(0, end), ylim=(-1, flat.shape[1]))
@@ -125,8 +137,14 @@ def depth(report: Probe) -> Figure:
     rate.fill_between(layers, low, high, alpha=0.3, lw=0, label="5 to 95 %")
     rate.plot(layers, middle, "o-", ms=4, label="median neuron", color="black" if dalian else None)
     if dalian:
-        for values, name, color in (("rate_exc", "excitatory", EXCITATORY), ("rate_inh", "inhibitory", INHIBITORY)):
-            means = np.array([np.nan if (v := getattr(p, values)) is None else v for p in report.layers], dtype=float)
+        for values, name, color in (
+            ("rate_exc", "excitatory", EXCITATORY),
+            ("rate_inh", "inhibitory", INHIBITORY),
+        ):
+            means = np.array(
+                [np.nan if (v := getattr(p, values)) is None else v for p in report.layers],
+                dtype=float,
+            )
             rate.plot(layers, means, "s--", ms=4, label=f"{name}, mean", color=color)
     rate.set(ylabel="rate (Hz)")
     rate.set_ylim(bottom=0)
@@ -166,12 +184,28 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     groups = [[row for row in rows if row[name] == value] for value in values]
     panels = {label: columns for label, columns in _sweep_panels(rows).items() if columns}
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    for axes, (ylabel, columns) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axes, (ylabel, columns) in zip(
+        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         for k, (label, column) in enumerate(columns.items()):
             table = _by_group(groups, column)
             dashed = label.endswith(("train", "before training"))
-            axes.plot(values, _over_seeds(np.mean, table), "o--" if dashed else "o-", color=f"C{k}", ms=3, label=label)
-            axes.fill_between(values, _over_seeds(np.min, table), _over_seeds(np.max, table), color=f"C{k}", alpha=0.2, lw=0)
+            axes.plot(
+                values,
+                _over_seeds(np.mean, table),
+                "o--" if dashed else "o-",
+                color=f"C{k}",
+                ms=3,
+                label=label,
+            )
+            axes.fill_between(
+                values,
+                _over_seeds(np.min, table),
+                _over_seeds(np.max, table),
+                color=f"C{k}",
+                alpha=0.2,
+                lw=0,
+            )
         axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
         if min(values) > 0 and max(values) >= 20 * min(values):
             axes.set_xscale("log")
@@ -201,18 +235,29 @@ def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     last = _layers(rows)[-1:]
     columns = {"accuracy, test": "test_accuracy_final"}
     for k in last:
-        columns |= {"rate before training (Hz)": f"initial_rate_{k}", "rate after training (Hz)": f"final_rate_{k}"}
+        columns |= {
+            "rate before training (Hz)": f"initial_rate_{k}",
+            "rate after training (Hz)": f"final_rate_{k}",
+        }
         columns |= {"|dL/dW| before training": f"initial_grad_w_{k}"}
     panels = {title: column for title, column in columns.items() if column in rows[0]}
     figure = Figure(figsize=(3.9 * len(panels), 3.4), layout="constrained")
-    for axes, (title, column) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axes, (title, column) in zip(
+        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         image = _over_seeds(np.mean, _by_group(groups, column)).reshape(len(up), len(across))
         positive = image[np.isfinite(image) & (image > 0)]
         logarithmic = title.startswith("|") and positive.size
-        norm = LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min())) if logarithmic else None
+        norm = (
+            LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min()))
+            if logarithmic
+            else None
+        )
         limits = {"vmin": 0, "vmax": 1} if title.startswith("accuracy") else {}
         shown = np.where(image > 0, image, np.nan) if logarithmic else image
-        mesh = axes.pcolormesh(np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits)
+        mesh = axes.pcolormesh(
+            np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits
+        )
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
             shown_ticks = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
             axis.set_ticks(shown_ticks + 0.5, [f"{ticks[k]:.3g}" for k in shown_ticks], fontsize=7)
@@ -242,7 +287,10 @@ def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]
         "|dL/dz|, surrogate gradient": {many(k, "before training"): f"initial_grad_z_{k}" for k in layers},
         "|dL/dW|": {many(k, "before training"): f"initial_grad_w_{k}" for k in layers},
     }  # fmt: skip
-    return {panel: {line: column for line, column in lines.items() if column in columns} for panel, lines in panels.items()}
+    return {
+        panel: {line: column for line, column in lines.items() if column in columns}
+        for panel, lines in panels.items()
+    }
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -43,7 +43,11 @@ def tune_allocator(*, top_pad_mib: int = 256) -> bool:
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    applied = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, top_pad_mib * 2**20)]
+    applied = [
+        mallopt(_M_MMAP_MAX, 0),
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1),
+        mallopt(_M_TOP_PAD, top_pad_mib * 2**20),
+    ]
     return all(applied)
 
 
@@ -77,7 +81,11 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     told = config.jax_compilation_cache_dir
     if folder is None and told:
         return Path(told)
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled" if folder is None else Path(folder)
+    path = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled"
+        if folder is None
+        else Path(folder)
+    )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -59,7 +59,11 @@ class EventRaster:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(steps, batch, n_units)."""
-        return self.first_of_step.shape[0] - 1, self.first_of_step.shape[1], self.first_of_unit.shape[0] - 1
+        return (
+            self.first_of_step.shape[0] - 1,
+            self.first_of_step.shape[1],
+            self.first_of_unit.shape[0] - 1,
+        )
 
     @property
     def ndim(self) -> int:
@@ -76,7 +80,13 @@ class EventRaster:
         present = position < self.first_of_step[-1][:, None]
         step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), n_units)
         sample = jnp.arange(batch, dtype=jnp.int32)[:, None]
-        return scatter_counts(self.step_of(step, sample), self.unit_of(unit, sample), present, steps=steps, n_units=n_units)
+        return scatter_counts(
+            self.step_of(step, sample),
+            self.unit_of(unit, sample),
+            present,
+            steps=steps,
+            n_units=n_units,
+        )
 
     def unit_of(self, unit: jax.Array, sample: jax.Array) -> jax.Array:
         """The units that these ones of the samples have become; they may lie outside the raster."""
@@ -92,13 +102,22 @@ def as_dense(x: Any) -> Any:
     return x.dense() if isinstance(x, EventRaster) else x
 
 
-def scatter_counts(step: jax.Array, unit: jax.Array, present: jax.Array, *, steps: int, n_units: int) -> jax.Array:
+def scatter_counts(
+    step: jax.Array, unit: jax.Array, present: jax.Array, *, steps: int, n_units: int
+) -> jax.Array:
     """Spike counts (steps, batch, n_units), float32, of events (batch, longest). Those not `present`, or outside the raster, are dropped."""
     n = step.shape[0]
     inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < n_units)
     size = steps * n * n_units
-    flat = jnp.where(inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * n_units + unit, size)
-    return jnp.zeros(size, jnp.float32).at[flat.reshape(-1)].add(1.0, mode="drop").reshape(steps, n, n_units)
+    flat = jnp.where(
+        inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * n_units + unit, size
+    )
+    return (
+        jnp.zeros(size, jnp.float32)
+        .at[flat.reshape(-1)]
+        .add(1.0, mode="drop")
+        .reshape(steps, n, n_units)
+    )
 
 
 @jax.custom_vjp
@@ -107,21 +126,29 @@ def events_dot(x: EventRaster, kernel: jax.Array) -> jax.Array:
 
     Equal to the dense product but for the order of the sums, and for weights that are not finite: only those that a spike meets show.
     """
-    return lax.platform_dependent(x, kernel, cpu=_forward, default=lambda x, w: dense_dot(x.dense(), w))
+    return lax.platform_dependent(
+        x, kernel, cpu=_forward, default=lambda x, w: dense_dot(x.dense(), w)
+    )
 
 
-def _events_dot_fwd(x: EventRaster, kernel: jax.Array) -> tuple[jax.Array, tuple[EventRaster, jax.Array]]:
+def _events_dot_fwd(
+    x: EventRaster, kernel: jax.Array
+) -> tuple[jax.Array, tuple[EventRaster, jax.Array]]:
     return events_dot(x, kernel), (x, kernel)
 
 
-def _events_dot_bwd(residuals: tuple[EventRaster, jax.Array], g: jax.Array) -> tuple[EventRaster, jax.Array]:
+def _events_dot_bwd(
+    residuals: tuple[EventRaster, jax.Array], g: jax.Array
+) -> tuple[EventRaster, jax.Array]:
     x, kernel = residuals
 
     def transposed(x: EventRaster, g: jax.Array) -> jax.Array:
         (weights,) = jax.linear_transpose(lambda w: dense_dot(x.dense(), w), kernel)(g)
         return weights
 
-    weights = lax.platform_dependent(x, g, cpu=lambda x, g: _backward(x, g).astype(kernel.dtype), default=transposed)
+    weights = lax.platform_dependent(
+        x, g, cpu=lambda x, g: _backward(x, g).astype(kernel.dtype), default=transposed
+    )
     # the events are integers, which have no gradient
     return jax.tree.map(lambda a: np.zeros(a.shape, jax.dtypes.float0), x), weights
 
@@ -131,18 +158,28 @@ events_dot.defvjp(_events_dot_fwd, _events_dot_bwd)
 
 def dense_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x @ kernel for x (..., n_units) and kernel (n_units, n): (..., n), in at least float32."""
-    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32))
+    return jnp.matmul(
+        x.astype(kernel.dtype),
+        kernel,
+        preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
+    )
 
 
 def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
     steps, batch, n_units = x.shape
-    parts = -(-steps * batch // BLOCK)  # of whole steps, so that a part's lists lie at neighbouring times
+    parts = -(
+        -steps * batch // BLOCK
+    )  # of whole steps, so that a part's lists lie at neighbouring times
     first, stop = _parts(x.first_of_step, parts)
     sample = jnp.arange(first.shape[1], dtype=jnp.int32) % batch
 
     def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
         unit = x.unit_of(x.addresses.at[position].get(mode="clip") % n_units, sample)
-        return (unit, True) if x.shift is None else (jnp.clip(unit, 0, n_units - 1), (unit >= 0) & (unit < n_units))
+        return (
+            (unit, True)
+            if x.shift is None
+            else (jnp.clip(unit, 0, n_units - 1), (unit >= 0) & (unit < n_units))
+        )
 
     out = lax.map(lambda part: sum_rows(kernel, row, *part), (first, stop))
     return out.reshape(-1, batch, kernel.shape[1])[:steps]
@@ -152,7 +189,9 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
     steps, batch, n_units = x.shape
     rows = g.reshape(-1, g.shape[-1])
 
-    def of_sample(total: jax.Array, at: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def of_sample(
+        total: jax.Array, at: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, None]:
         first, stop, b = at
 
         def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
@@ -164,7 +203,9 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
 
     def part(lists: tuple[jax.Array, jax.Array]) -> jax.Array:
         zero = jnp.zeros((lists[0].shape[0], rows.shape[1]), _wide(g.dtype))
-        return lax.scan(of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32)))[0]
+        return lax.scan(
+            of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32))
+        )[0]
 
     first, stop = _parts(x.first_of_unit, -(-n_units // BLOCK), flat=False)
     return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:n_units]
@@ -179,7 +220,12 @@ def _parts(first: jax.Array, parts: int, *, flat: bool = True) -> tuple[jax.Arra
     return begin.reshape(shape), end.reshape(shape)
 
 
-def sum_rows(table: jax.Array, row: Callable[[jax.Array], tuple[jax.Array, Any]], first: jax.Array, stop: jax.Array) -> jax.Array:
+def sum_rows(
+    table: jax.Array,
+    row: Callable[[jax.Array], tuple[jax.Array, Any]],
+    first: jax.Array,
+    stop: jax.Array,
+) -> jax.Array:
     """Sums (R, n), in at least float32, of rows of `table` (m, n), over the positions first[r] ... stop[r] - 1 for each r.
 
     `row(position)`: which row each position (UNROLL, R) stands for, and whether it counts.
@@ -193,7 +239,9 @@ def sum_rows(table: jax.Array, row: Callable[[jax.Array], tuple[jax.Array, Any]]
         index, within = lax.optimization_barrier((index, (position < stop) & counts))
         for j in range(UNROLL):
             # a select costs less than a row of zeros at the table's end, which would copy the table
-            total = total + jnp.where(within[j][:, None], table.at[index[j]].get(mode="promise_in_bounds"), 0)
+            total = total + jnp.where(
+                within[j][:, None], table.at[index[j]].get(mode="promise_in_bounds"), 0
+            )
         return k + UNROLL, total
 
     longest = jnp.max(stop - first)

@@ -37,7 +37,9 @@ class PolarityEvents(NamedTuple):
     polarity: np.ndarray
 
 
-def read_events(path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None) -> PolarityEvents:
+def read_events(
+    path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None
+) -> PolarityEvents:
     """The valid events with window[0] <= time < window[1] (us), or all.
 
     Args:
@@ -56,7 +58,10 @@ def read_events(path: Path, *, span: Span | None = None, window: tuple[int, int]
         times.append(time)
         data.append(events["data"])
     words = np.concatenate(data)
-    x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in ((17, 0x7FFF), (2, 0x7FFF), (1, 1)))
+    x, y, polarity = (
+        (words >> shift & mask).astype(np.int32)
+        for shift, mask in ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
+    )
     return PolarityEvents(np.concatenate(times), x, y, polarity)
 
 
@@ -66,7 +71,11 @@ def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
     Nothing is assumed about the order of events. Raises as `read_events`, which then reads only this part of the file.
     """
     rows = [
-        (*span, (overflow << 31) + int(events["time"].min()), (overflow << 31) + int(events["time"].max()))
+        (
+            *span,
+            (overflow << 31) + int(events["time"].min()),
+            (overflow << 31) + int(events["time"].max()),
+        )
         for span, overflow, events in _packets(path, None)
         if events.size
     ]
@@ -85,14 +94,20 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            raise ValueError(f"{path}: has become shorter than {stop} bytes while it was in use, got {size}")
+            raise ValueError(
+                f"{path}: has become shorter than {stop} bytes while it was in use, got {size}"
+            )
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)
             if len(head) < _PACKET.size:
                 raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
             kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            if min(width, capacity, number, valid, overflow) < 0 or not valid <= number <= capacity or (number and not width):
+            if (
+                min(width, capacity, number, valid, overflow) < 0
+                or not valid <= number <= capacity
+                or (number and not width)
+            ):
                 raise ValueError(
                     f"{path}: damaged packet at byte {at}: events of {width} bytes, {number} of them, {valid} valid, "
                     f"capacity {capacity}, overflow {overflow}"
@@ -110,7 +125,9 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
                     )
                 events = np.frombuffer(file.read(number * 8), _EVENT)
                 if events.size and events["time"].min() < 0:
-                    raise ValueError(f"{path}: damaged packet at byte {at}: holds the negative time {events['time'].min()} us")
+                    raise ValueError(
+                        f"{path}: damaged packet at byte {at}: holds the negative time {events['time'].min()} us"
+                    )
                 yield (at, end), overflow, events
             file.seek(end)
             at = end

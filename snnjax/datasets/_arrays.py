@@ -23,15 +23,21 @@ def vector(name: str, value: Any, kinds: str) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if array.dtype.kind not in kinds and array.size:
-        raise TypeError(f"{name} must hold {'real numbers' if 'f' in kinds else 'integers'}, got dtype {array.dtype}")
+        raise TypeError(
+            f"{name} must hold {'real numbers' if 'f' in kinds else 'integers'}, got dtype {array.dtype}"
+        )
     return array if array.size else np.zeros(0, np.float32 if "f" in kinds else np.int64)
 
 
 def _where(e: int, offsets: np.ndarray | None) -> str:
-    return f"at position {e}" + ("" if offsets is None else f" (sample {int(np.searchsorted(offsets, e, side='right')) - 1})")
+    return f"at position {e}" + (
+        "" if offsets is None else f" (sample {int(np.searchsorted(offsets, e, side='right')) - 1})"
+    )
 
 
-def integers(name: str, value: Any, low: int, high: int, offsets: np.ndarray | None = None) -> np.ndarray:
+def integers(
+    name: str, value: Any, low: int, high: int, offsets: np.ndarray | None = None
+) -> np.ndarray:
     """`value` as int32 after a check of its range."""
     array = vector(name, value, "iu")
     if array.size and (array.min() < low or array.max() > high):
@@ -43,13 +49,19 @@ def integers(name: str, value: Any, low: int, high: int, offsets: np.ndarray | N
 def check_offsets(value: Any, *, n_samples: int, n_events: int) -> np.ndarray:
     offsets = vector("offsets", value, "iu")
     if offsets.size != n_samples + 1:
-        raise ValueError(f"offsets must have one entry more than labels, got {offsets.size} for {n_samples} labels")
+        raise ValueError(
+            f"offsets must have one entry more than labels, got {offsets.size} for {n_samples} labels"
+        )
     if offsets[0] != 0 or offsets[-1] != n_events:
-        raise ValueError(f"offsets must run from 0 to the {n_events} events, got {offsets[0]} to {offsets[-1]}")
+        raise ValueError(
+            f"offsets must run from 0 to the {n_events} events, got {offsets[0]} to {offsets[-1]}"
+        )
     back = offsets[1:] < offsets[:-1]
     if back.any():
         s = int(back.argmax())
-        raise ValueError(f"offsets must not decrease, got {offsets[s]} then {offsets[s + 1]} at position {s}")
+        raise ValueError(
+            f"offsets must not decrease, got {offsets[s]} then {offsets[s + 1]} at position {s}"
+        )
     return np.ascontiguousarray(offsets, np.int64)
 
 
@@ -64,7 +76,11 @@ def check_times(value: np.ndarray, offsets: np.ndarray | None = None) -> np.ndar
     times = as_times(value)
     if times.size and not (times.min() >= 0 and times.max() < LATEST):  # a NaN fails both
         bad = ~((times >= 0) & np.isfinite(times))
-        what = "finite and >= 0 s" if bad.any() else f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
+        what = (
+            "finite and >= 0 s"
+            if bad.any()
+            else f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
+        )
         e = int((bad if bad.any() else times >= LATEST).argmax())
         raise ValueError(f"times must be {what}, got {value[e]} {_where(e, offsets)}")
     return times
@@ -95,7 +111,9 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 
 
 def join(parts: list[np.ndarray]) -> np.ndarray:
-    parts = [p for p in parts if p.size]  # an empty list is float64 and would turn integers into floats
+    parts = [
+        p for p in parts if p.size
+    ]  # an empty list is float64 and would turn integers into floats
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -115,14 +133,20 @@ def as_indices(indices: Any, n: int) -> np.ndarray:
         return np.arange(n)[indices]
     array = np.asarray(indices)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
-        raise TypeError(f"indices must be a sequence of integers, a boolean mask or a slice, got dtype {array.dtype}, shape {array.shape}")
+        raise TypeError(
+            f"indices must be a sequence of integers, a boolean mask or a slice, got dtype {array.dtype}, shape {array.shape}"
+        )
     if array.dtype.kind == "b":
         if array.size != n:
-            raise ValueError(f"indices, a boolean mask, must have one entry a sample ({n}), got {array.size}")
+            raise ValueError(
+                f"indices, a boolean mask, must have one entry a sample ({n}), got {array.size}"
+            )
         return np.flatnonzero(array)
     bad = (array < -n) | (array >= n)
     if bad.any():
-        raise ValueError(f"indices must be in [{-n}, {n}), got {array[int(bad.argmax())]} at position {int(bad.argmax())}")
+        raise ValueError(
+            f"indices must be in [{-n}, {n}), got {array[int(bad.argmax())]} at position {int(bad.argmax())}"
+        )
     array = array.astype(np.int64)
     return np.where(array < 0, array + n, array)
 
@@ -134,7 +158,9 @@ def rng_of(seed: int | Sequence[int]) -> np.random.Generator:
 
 def check_steps(n_steps: int) -> int:
     if n_steps > MAX_STEPS:
-        raise ValueError(f"n_steps must be <= 2**20 (float32 times do not resolve more), got {n_steps}; is dt in seconds?")
+        raise ValueError(
+            f"n_steps must be <= 2**20 (float32 times do not resolve more), got {n_steps}; is dt in seconds?"
+        )
     return n_steps
 
 
@@ -151,14 +177,23 @@ def largest_count(dtype: Any) -> int:
 
 
 def split_indices(
-    labels: np.ndarray, n_classes: int, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool
+    labels: np.ndarray,
+    n_classes: int,
+    fractions: Sequence[float],
+    *,
+    seed: int | Sequence[int],
+    stratify: bool,
 ) -> list[np.ndarray]:
     """Sample indices, ascending, of the parts of `EventDataset.split`."""
-    shares = np.asarray(_check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1))
+    shares = np.asarray(
+        _check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1)
+    )
     if shares.ndim != 1 or shares.size == 0:
         raise ValueError(f"fractions must be a sequence of at least one number, got {fractions!r}")
     if shares.sum() > 1 + 1e-9:
-        raise ValueError(f"fractions must add up to at most 1, got {fractions!r}, which adds up to {shares.sum():g}")
+        raise ValueError(
+            f"fractions must add up to at most 1, got {fractions!r}, which adds up to {shares.sum():g}"
+        )
     n = labels.size
     order = rng_of(seed).permutation(n)
     if stratify:
@@ -166,7 +201,9 @@ def split_indices(
         shuffled = labels[order]
         sizes = np.bincount(shuffled, minlength=n_classes)
         rank = np.empty(n, np.int64)
-        rank[np.argsort(shuffled, kind="stable")] = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        rank[np.argsort(shuffled, kind="stable")] = np.arange(n) - np.repeat(
+            np.cumsum(sizes) - sizes, sizes
+        )
         order = order[np.argsort((rank + 0.5) / sizes[shuffled], kind="stable")]
     edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * n + 0.5).astype(np.int64)
     return [np.sort(part) for part in np.split(order[: edges[-1]], edges[:-1])]

@@ -54,9 +54,13 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
             digest.update(block)
             out.write(block)
         if promised is not None and promised.isdecimal() and size < int(promised):
-            raise OSError(f"{url}: the connection ended after {size} of {promised} bytes; try again")
+            raise OSError(
+                f"{url}: the connection ended after {size} of {promised} bytes; try again"
+            )
         if digest.hexdigest() != md5:
-            raise ValueError(f"{url}: MD5 must be {md5}, got {digest.hexdigest()} ({size} bytes); the file was not kept")
+            raise ValueError(
+                f"{url}: MD5 must be {md5}, got {digest.hexdigest()} ({size} bytes); the file was not kept"
+            )
     return path
 
 
@@ -86,12 +90,22 @@ def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield z
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        RuntimeError,
+        OverflowError,
+        OSError,
+    ) as error:
         if (
             isinstance(error, OSError) and error.errno != errno.EINVAL
         ):  # EINVAL: the archive points before its own begin; others are the disk's
             raise
-        raise ValueError(f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:
@@ -107,7 +121,9 @@ def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) ->
     """
     _check_member(info, max_bytes)
     with z.open(info) as file:
-        content = file.read(info.file_size)  # without a number, all that a block expands to is made first
+        content = file.read(
+            info.file_size
+        )  # without a number, all that a block expands to is made first
     if len(content) != info.file_size:
         raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {len(content)}")
     return content
@@ -119,7 +135,9 @@ def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
             f"{info.filename!r} must be stored or deflated and not encrypted, got method {info.compress_type}, flags {info.flag_bits}"
         )
     if info.file_size > max_bytes:
-        raise ValueError(f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}")
+        raise ValueError(
+            f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}"
+        )
 
 
 def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None:

@@ -33,14 +33,18 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
     for i, part in enumerate(parts):
         here = "/".join(parts[: i + 1])
         if not isinstance(node, h5py.Group):
-            raise ValueError(f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}")
+            raise ValueError(
+                f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}"
+            )
         link = node.get(part, getlink=True)
         if link is None:
             if optional:
                 return None
             raise ValueError(f"has no {here}; {node.name} holds {list(islice(node, 20))}")
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{here} must not be a link, got {type(link).__name__} to {getattr(link, 'path', None)!r}")
+            raise ValueError(
+                f"{here} must not be a link, got {type(link).__name__} to {getattr(link, 'path', None)!r}"
+            )
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
@@ -86,7 +90,9 @@ def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> 
         raise ValueError(f"{name} must hold UTF-8 strings, got {error.object!r}") from None
 
 
-def read_references(file: BinaryIO, name: str, dataset: Any, kinds: str) -> tuple[np.ndarray, np.dtype]:
+def read_references(
+    file: BinaryIO, name: str, dataset: Any, kinds: str
+) -> tuple[np.ndarray, np.dtype]:
     """Lengths and places of the rows of a variable-length dataset, (S,) of `REFERENCE`, and the dtype of its elements."""
     import h5py
 
@@ -109,24 +115,32 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
     ends = np.cumsum(lengths)
     size = _size(file)
     if lengths.sum() * base.itemsize > size:
-        raise ValueError(f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file holds ({size} bytes)")
+        raise ValueError(
+            f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file holds ({size} bytes)"
+        )
     out = np.empty(int(lengths.sum()), base)
     order = np.argsort(references["address"], kind="stable")
     order = order[lengths[order] > 0]
     addresses, first = np.unique(references["address"][order], return_index=True)
     left = size  # heaps do not overlap: together they cannot be longer than the file
-    for address, rows in zip(addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)):
+    for address, rows in zip(
+        addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)
+    ):
         magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
         left -= heap_size
         if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-            raise ValueError(f"{name} refers to a heap at byte {address}, where there is none or a damaged one")
+            raise ValueError(
+                f"{name} refers to a heap at byte {address}, where there is none or a damaged one"
+            )
         heap = _read_at(file, name, address, heap_size)
         objects = _objects(heap)
         for s in rows.tolist():
             start, stored = objects.get(int(references["index"][s]), (0, -1))
             n = int(lengths[s])
             if stored != n * base.itemsize:
-                raise ValueError(f"{name} refers in sample {s} to an object that the heap at byte {address} does not hold")
+                raise ValueError(
+                    f"{name} refers in sample {s} to an object that the heap at byte {address} does not hold"
+                )
             out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
     return out
 
@@ -161,13 +175,17 @@ def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.n
         if address is not None:
             rows = np.frombuffer(_read_at(file, name, address, rows.nbytes), dtype)
         elif dataset.id.get_storage_size():
-            raise ValueError(f"{name} must be stored contiguously or in chunks, got compact storage")
+            raise ValueError(
+                f"{name} must be stored contiguously or in chunks, got compact storage"
+            )
         else:
             _check_fill(name, plist)
         return rows
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters not in ([], [_GZIP], [_SHUFFLE], [_SHUFFLE, _GZIP]):
-        raise ValueError(f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters {filters}")
+        raise ValueError(
+            f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters {filters}"
+        )
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
@@ -176,7 +194,9 @@ def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.n
         _check_fill(name, plist)
     for chunk in chunks:
         if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of {dtype.itemsize}")
+            raise ValueError(
+                f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of {dtype.itemsize}"
+            )
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
         part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
@@ -185,7 +205,9 @@ def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.n
     return rows
 
 
-def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np.dtype) -> np.ndarray:
+def unpack_chunk(
+    name: str, stored: bytes, filters: list[int], n: int, dtype: np.dtype
+) -> np.ndarray:
     """The n rows of a chunk whose `filters`, numbers in the order of writing, are gzip or shuffle."""
     size = n * dtype.itemsize
     if _GZIP in filters:
@@ -205,7 +227,9 @@ def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np
 def _check_fill(name: str, plist: Any) -> None:
     """Rows that were never written are read as zeros, or as empty; the file must not ask for something else."""
     if plist.fill_value_defined() == 2:
-        raise ValueError(f"{name} must not have rows that were never written beside a fill value of its own")
+        raise ValueError(
+            f"{name} must not have rows that were never written beside a fill value of its own"
+        )
 
 
 def _check_longest(name: str, longest: int, max_bytes: int) -> None:
@@ -220,6 +244,8 @@ def _size(file: BinaryIO) -> int:
 def _read_at(file: BinaryIO, name: str, address: int, n: int) -> bytes:
     size = _size(file)
     if address + n > size:
-        raise ValueError(f"{name} has data at bytes {address} to {address + n}, beyond the end of the file ({size}): truncated or damaged")
+        raise ValueError(
+            f"{name} has data at bytes {address} to {address + n}, beyond the end of the file ({size}): truncated or damaged"
+        )
     file.seek(address)
     return file.read(n)

@@ -8,7 +8,9 @@ from snnjax import _check
 from snnjax.datasets import _arrays
 
 
-def crop(times: np.ndarray, units: np.ndarray, *, duration: float, start: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def crop(
+    times: np.ndarray, units: np.ndarray, *, duration: float, start: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The events with start <= t < start + duration (s), their times counted from `start`.
 
     Args:
@@ -50,7 +52,9 @@ def start_of(times: np.ndarray, *, duration: float) -> float:
     return first if first >= duration else 0.0
 
 
-def random_crop(rng: np.random.Generator, times: np.ndarray, units: np.ndarray, *, duration: float) -> tuple[np.ndarray, np.ndarray]:
+def random_crop(
+    rng: np.random.Generator, times: np.ndarray, units: np.ndarray, *, duration: float
+) -> tuple[np.ndarray, np.ndarray]:
     """`crop` with a random start.
 
     The start is uniform, from the start of the recording (`start_of`) to `duration` before its last
@@ -74,7 +78,9 @@ def random_crop(rng: np.random.Generator, times: np.ndarray, units: np.ndarray, 
     times, units = _events(times, units)
     begin = start_of(times, duration=duration)
     free = max(float(np.max(times, initial=0.0)) - begin - duration, 0.0)
-    at = rng.random()  # drawn either way: what is drawn next does not depend on the recording's length
+    at = (
+        rng.random()
+    )  # drawn either way: what is drawn next does not depend on the recording's length
     return crop(times, units, duration=duration, start=begin + at * free)
 
 
@@ -82,11 +88,15 @@ def _events(times: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """A recording's arrays after a check of the times and of the lengths."""
     times, units = _arrays.check_times(_arrays.vector("times", times, "fiu")), np.asarray(units)
     if units.shape != times.shape:
-        raise ValueError(f"units must have one entry an event, got shape {units.shape} for {times.size} times")
+        raise ValueError(
+            f"units must have one entry an event, got shape {units.shape} for {times.size} times"
+        )
     return times, units
 
 
-def drop_events(rng: np.random.Generator, times: np.ndarray, units: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray]:
+def drop_events(
+    rng: np.random.Generator, times: np.ndarray, units: np.ndarray, p: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Every event is left out with probability `p`, in [0, 1).
 
     >>> times, units = drop_events(np.random.default_rng(0), np.zeros(1000), np.zeros(1000, int), 0.25)

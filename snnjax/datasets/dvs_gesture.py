@@ -88,9 +88,15 @@ class DVSGesture:
     (DVSGesture(1 gestures of 1 users, 2048 units), (32, 32, 2), (array([0. , 1.5]), array([  1, 126], dtype=int32)))
     """
 
-    def __init__(self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4
+    ) -> None:
         _check.one_of("split", split, get_args(Split))
-        self.downsample = _check.one_of("downsample", _check.integer("downsample", downsample, at_least=1), tuple(2**k for k in range(8)))
+        self.downsample = _check.one_of(
+            "downsample",
+            _check.integer("downsample", downsample, at_least=1),
+            tuple(2**k for k in range(8)),
+        )
         self._samples = _find(Path(folder), split)
         self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
         side = _PIXELS // downsample
@@ -119,7 +125,13 @@ class DVSGesture:
             times.append(t)
             units.append(u)
         return EventDataset.from_lists(
-            times, units, self.labels, n_units=self.n_units, duration=duration, groups=self.users, class_names=self.class_names
+            times,
+            units,
+            self.labels,
+            n_units=self.n_units,
+            duration=duration,
+            groups=self.users,
+            class_names=self.class_names,
         )
 
     def __len__(self) -> int:
@@ -130,15 +142,23 @@ class DVSGesture:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(index, slice | list | np.ndarray):
-            raise TypeError(f"index must be one whole number, got {index!r}; subset(indices) takes several")
+            raise TypeError(
+                f"index must be one whole number, got {index!r}; subset(indices) takes several"
+            )
         path, _, _, _, window = self._samples[index]
         if window is None:
             x, y, polarity, times = _read_array(path)
         else:
-            times, x, y, polarity = _aedat.read_events(path, span=self._span(path, window), window=window)
+            times, x, y, polarity = _aedat.read_events(
+                path, span=self._span(path, window), window=window
+            )
             times = (times - window[0]) * 1e-6
         if times.size == 0:
-            where = "" if window is None else f" from {window[0]} to {window[1]} us, where its labels have a gesture"
+            where = (
+                ""
+                if window is None
+                else f" from {window[0]} to {window[1]} us, where its labels have a gesture"
+            )
             raise ValueError(f"{path}: holds no event{where}")
         for name, values in (("x", x), ("y", y)):
             if values.max() >= _PIXELS:
@@ -149,13 +169,22 @@ class DVSGesture:
     def _span(self, path: Path, window: tuple[int, int]) -> _aedat.Span:
         """The part of a recording with a gesture in it. The first time a recording is read whole, for all its gestures."""
         if path not in self._spans:
-            windows = [sample.window for sample in self._samples if sample.path == path and sample.window is not None]
+            windows = [
+                sample.window
+                for sample in self._samples
+                if sample.path == path and sample.window is not None
+            ]
             self._spans[path] = dict(zip(windows, _aedat.find_spans(path, windows), strict=True))
         return self._spans[path][window]
 
 
 def load_dvs_gesture(
-    folder: str | os.PathLike[str], split: Split, *, downsample: int = 4, duration: float = 1.0, start: float = 0.0
+    folder: str | os.PathLike[str],
+    split: Split,
+    *,
+    downsample: int = 4,
+    duration: float = 1.0,
+    start: float = 0.0,
 ) -> EventDataset:
     """The same window of every gesture in memory, for validation, or for training without `Stream`.
 
@@ -175,8 +204,13 @@ def load_dvs_gesture(
 
 def _find(folder: Path, split: Split) -> list[_Sample]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}")
-    prepared, original = folder / f"ibmGesture{split.capitalize()}", folder / f"trials_to_{split}.txt"
+        raise FileNotFoundError(
+            f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}"
+        )
+    prepared, original = (
+        folder / f"ibmGesture{split.capitalize()}",
+        folder / f"trials_to_{split}.txt",
+    )
     if prepared.is_dir():
         return _find_arrays(prepared)
     if original.is_file():
@@ -214,7 +248,8 @@ def _find_recordings(trials: Path) -> list[_Sample]:
             raise ValueError(f"{path}: no such file, but {trials.name} names it")
         seen.add(name)
         samples += [
-            _Sample(path, user, lighting, label, window) for label, window in _read_labels(path.with_name(f"{path.stem}_labels.csv"))
+            _Sample(path, user, lighting, label, window)
+            for label, window in _read_labels(path.with_name(f"{path.stem}_labels.csv"))
         ]
     if not samples:
         raise ValueError(f"{trials}: must name at least one recording with a gesture, got none")
@@ -234,7 +269,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text("ascii")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: must be plain text, got the byte {error.object[error.start]:#x} at {error.start}") from None
+        raise ValueError(
+            f"{path}: must be plain text, got the byte {error.object[error.start]:#x} at {error.start}"
+        ) from None
 
 
 def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
@@ -250,10 +287,14 @@ def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
             continue
         match = re.fullmatch(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*", row)
         if match is None:
-            raise ValueError(f"{path}: line {number} must hold three whole numbers >= 0, got {row[:100]!r}")
+            raise ValueError(
+                f"{path}: line {number} must hold three whole numbers >= 0, got {row[:100]!r}"
+            )
         label, start, stop = map(int, match.groups())
         if not 1 <= label <= len(CLASS_NAMES):
-            raise ValueError(f"{path}: line {number} must have a class from 1 to {len(CLASS_NAMES)}, got {label}")
+            raise ValueError(
+                f"{path}: line {number} must have a class from 1 to {len(CLASS_NAMES)}, got {label}"
+            )
         if not last <= start < stop:
             raise ValueError(
                 f"{path}: line {number} must be a gesture that starts at or after the one before it ({last} us) and ends later, got {row[:100]!r}"
@@ -271,12 +312,16 @@ def _read_array(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
         values = events[:, k]
         bad = ~((values >= 0) & (values <= limit) & (values == np.floor(values)))  # a NaN is bad
         if bad.any():
-            raise ValueError(f"{path}: {name} must be a whole number from 0 to {limit}, got {values[bad][0]} in event {bad.argmax()}")
+            raise ValueError(
+                f"{path}: {name} must be a whole number from 0 to {limit}, got {values[bad][0]} in event {bad.argmax()}"
+            )
         columns.append(values.astype(np.int32))
     times = events[:, 3].astype(np.float64)
     bad = ~((times >= 0) & np.isfinite(times))
     if bad.any():
-        raise ValueError(f"{path}: times must be finite and >= 0 ms, got {times[bad][0]} in event {bad.argmax()}")
+        raise ValueError(
+            f"{path}: times must be finite and >= 0 ms, got {times[bad][0]} in event {bad.argmax()}"
+        )
     return columns[0], columns[1], columns[2], (times - times.min(initial=np.inf)) * 1e-3
 
 
@@ -294,5 +339,9 @@ def _read_rows(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: must hold an array (events, 4), got shape {shape}")
         n_bytes = shape[0] * 4 * dtype.itemsize
         if file.tell() + n_bytes > size:
-            raise ValueError(f"{path}: truncated or damaged: claims {shape[0]} events, more than its {size} bytes hold")
-        return np.frombuffer(file.read(n_bytes), dtype).reshape(shape, order="F" if fortran else "C")
+            raise ValueError(
+                f"{path}: truncated or damaged: claims {shape[0]} events, more than its {size} bytes hold"
+            )
+        return np.frombuffer(file.read(n_bytes), dtype).reshape(
+            shape, order="F" if fortran else "C"
+        )

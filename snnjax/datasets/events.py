@@ -82,21 +82,29 @@ class EventDataset:
         duration = float(_check.number("duration", self.duration, above=0, unit="s"))
         labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
         raw_times = _arrays.vector("times", self.times, "fiu")
-        offsets = _arrays.check_offsets(self.offsets, n_samples=labels.size, n_events=raw_times.size)
+        offsets = _arrays.check_offsets(
+            self.offsets, n_samples=labels.size, n_events=raw_times.size
+        )
         times = _arrays.check_times(raw_times, offsets)
         units = _arrays.integers("units", self.units, 0, n_units - 1, offsets)
         if units.size != times.size:
-            raise ValueError(f"units must have one entry an event, got {units.size} units for {times.size} times")
+            raise ValueError(
+                f"units must have one entry an event, got {units.size} units for {times.size} times"
+            )
         groups = self.groups
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
             if groups.size != labels.size:
-                raise ValueError(f"groups must have one entry a sample, got {groups.size} for {labels.size} labels")
+                raise ValueError(
+                    f"groups must have one entry a sample, got {groups.size} for {labels.size} labels"
+                )
         names = self.class_names
         if names is not None:
             names = tuple(str(name) for name in names)
             if len(names) != n_classes:
-                raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
+                raise ValueError(
+                    f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}"
+                )
         self._set(times=times, units=units, offsets=offsets, labels=labels, groups=groups)
         self._set(n_units=n_units, n_classes=n_classes, duration=duration, class_names=names)
         late = np.count_nonzero(times >= duration)
@@ -157,7 +165,9 @@ class EventDataset:
             with _check.at(f"sample {s}"):
                 t, u = _arrays.vector("times", t, "fiu"), _arrays.vector("units", u, "iu")
             if t.shape != u.shape:
-                raise ValueError(f"times[{s}] and units[{s}] must be one-dimensional and equally long, got shapes {t.shape} and {u.shape}")
+                raise ValueError(
+                    f"times[{s}] and units[{s}] must be one-dimensional and equally long, got shapes {t.shape} and {u.shape}"
+                )
             all_times.append(t)
             all_units.append(u)
         return cls(
@@ -203,10 +213,14 @@ class EventDataset:
         if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
         if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] == 0:
-            raise ValueError(f"x must have shape (time, samples, units) with at least one step and one unit, got {x.shape}")
+            raise ValueError(
+                f"x must have shape (time, samples, units) with at least one step and one unit, got {x.shape}"
+            )
         _arrays.check_steps(x.shape[0])
         if len(labels) != x.shape[1]:
-            raise ValueError(f"labels must have one entry a sample, got {len(labels)} for x of shape {x.shape}")
+            raise ValueError(
+                f"labels must have one entry a sample, got {len(labels)} for x of shape {x.shape}"
+            )
         by_sample = x.swapaxes(0, 1)
         sample, step, unit = np.nonzero(by_sample)
         found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
@@ -220,7 +234,9 @@ class EventDataset:
         return cls(
             times=np.repeat(step * float(dt), repeats),
             units=np.repeat(unit, repeats),
-            offsets=_arrays.offsets_of(np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])),
+            offsets=_arrays.offsets_of(
+                np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
+            ),
             labels=labels,
             n_units=x.shape[2],
             n_classes=_arrays.count_classes(labels, n_classes, class_names),
@@ -270,7 +286,9 @@ class EventDataset:
             groups=None if self.groups is None else self.groups[index],
         )
 
-    def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[EventDataset, ...]:
+    def split(
+        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
+    ) -> tuple[EventDataset, ...]:
         """Disjoint random parts with about `fractions` of the samples each, in their original order.
 
         Part i has round(S f_0 + ... + S f_i) samples less those of the parts before: no sample is in two parts, and none is left out
@@ -286,7 +304,9 @@ class EventDataset:
         >>> len(train), sorted(valid.labels.tolist())
         (8, [0, 1])
         """
-        parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
+        parts = _arrays.split_indices(
+            self.labels, self.n_classes, fractions, seed=seed, stratify=stratify
+        )
         return tuple(self.subset(part) for part in parts)
 
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
@@ -305,7 +325,9 @@ class EventDataset:
         wanted = _arrays.integers("held_out", np.atleast_1d(held_out), -(2**31), 2**31 - 1)
         missing = np.setdiff1d(wanted, self.groups)
         if missing.size:
-            raise ValueError(f"held_out must be among the groups {np.unique(self.groups).tolist()}, got {missing.tolist()}")
+            raise ValueError(
+                f"held_out must be among the groups {np.unique(self.groups).tolist()}, got {missing.tolist()}"
+            )
         mask = np.isin(self.groups, wanted)
         return self.subset(~mask), self.subset(mask)
 
@@ -313,7 +335,9 @@ class EventDataset:
         """The samples in a random order."""
         return self.subset(_arrays.rng_of(seed).permutation(len(self)))
 
-    def batches(self, batch_size: int, *, seed: int | Sequence[int] | None = None, drop_last: bool = False) -> Iterator[EventDataset]:
+    def batches(
+        self, batch_size: int, *, seed: int | Sequence[int] | None = None, drop_last: bool = False
+    ) -> Iterator[EventDataset]:
         """One pass over the data, `batch_size` samples at a time.
 
         Args:
@@ -326,7 +350,9 @@ class EventDataset:
         [[0, 1], [2, 3], [4]]
         """
         size = _check.integer("batch_size", batch_size, at_least=1)
-        order = np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
+        order = (
+            np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
+        )
         stop = len(self) - len(self) % size if drop_last else len(self)
         return (self.subset(order[i : i + size]) for i in range(0, stop, size))
 
@@ -353,7 +379,9 @@ class EventDataset:
     def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.n_units
         if stride >= 2**31:
-            raise ValueError(f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units")
+            raise ValueError(
+                f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units"
+            )
         addresses, counts = [], []
         for part in self._blocks(_EVENTS_AT_ONCE):
             sample, step, unit = part._on_grid(dt, steps)
@@ -371,7 +399,9 @@ class EventDataset:
         """
         start = 0
         while True:
-            stop = int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
+            stop = (
+                int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
+            )
             stop = min(max(stop, start + 1), len(self))
             own = slice(self.offsets[start], self.offsets[stop])
             yield self._with(
@@ -385,7 +415,9 @@ class EventDataset:
             if start == len(self):
                 return
 
-    def to_dense(self, dt: float, n_steps: int | None = None, *, dtype: Any = np.uint8, binary: bool = False) -> np.ndarray:
+    def to_dense(
+        self, dt: float, n_steps: int | None = None, *, dtype: Any = np.uint8, binary: bool = False
+    ) -> np.ndarray:
         """Spike counts on a time grid, time-major: (T, S, n_units).
 
         Args:
@@ -402,11 +434,15 @@ class EventDataset:
         """
         steps = self._steps(dt, n_steps)
         sample, step, unit = self._on_grid(dt, steps)
-        place, count = np.unique((step * len(self) + sample) * self.n_units + unit, return_counts=True)
+        place, count = np.unique(
+            (step * len(self) + sample) * self.n_units + unit, return_counts=True
+        )
         limit = _arrays.largest_count(dtype)
         if not binary and count.size and count.max() > limit:
             worst = int(count.argmax())
-            at = tuple(int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units)))
+            at = tuple(
+                int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units))
+            )
             raise ValueError(
                 f"dtype must hold every count exactly, got {np.dtype(dtype)} (up to {limit}) for {count[worst]} events "
                 f"at (time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
@@ -431,7 +467,9 @@ class EventDataset:
         events = np.zeros((rows, self.n_units), np.int64)
         for part in self._blocks(_EVENTS_AT_ONCE):
             kept = _arrays.not_before_edge(part.times) < self.duration
-            row_of_sample = part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
+            row_of_sample = (
+                part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
+            )
             row = np.repeat(row_of_sample, part.counts)[kept]
             place = row * self.n_units + part.units[kept]
             events += np.bincount(place, minlength=events.size).reshape(events.shape)
@@ -443,7 +481,11 @@ class EventDataset:
     def _steps(self, dt: float, n_steps: int | None) -> int:
         _check.number("dt", dt, above=0, unit="s")
         _check.hint_seconds("dt", dt)
-        return _arrays.check_steps(steps_in(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
+        return _arrays.check_steps(
+            steps_in(self.duration, dt)
+            if n_steps is None
+            else _check.integer("n_steps", n_steps, at_least=1)
+        )
 
     def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sample, step and unit (int64) of each event inside the window."""

@@ -54,19 +54,31 @@ def poisson(
     duration = float(_check.number("duration", duration, above=0, unit="s"))
     rates = np.asarray(_check.number("rate", np.asarray(rate), at_least=0, unit="Hz"), np.float64)
     if rates.ndim > 2 or (rates.ndim and rates.shape[-1] != n_units) or rates.shape[:1] == (0,):
-        raise ValueError(f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, got shape {rates.shape}")
+        raise ValueError(
+            f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, got shape {rates.shape}"
+        )
     rng = _arrays.rng_of(seed)
     if labels is None:
         labels = rng.permutation(np.arange(n_samples) % (len(rates) if rates.ndim == 2 else 1))
-    n_classes = len(rates) if rates.ndim == 2 else _arrays.count_classes(labels, None if n_samples else 1, None)
+    n_classes = (
+        len(rates)
+        if rates.ndim == 2
+        else _arrays.count_classes(labels, None if n_samples else 1, None)
+    )
     labels = _arrays.integers("labels", labels, 0, n_classes - 1)
     if labels.size != n_samples:
         raise ValueError(f"labels must have n_samples = {n_samples} entries, got {labels.size}")
-    mean = np.broadcast_to((rates[labels] if rates.ndim == 2 else rates) * duration, (n_samples, n_units))
+    mean = np.broadcast_to(
+        (rates[labels] if rates.ndim == 2 else rates) * duration, (n_samples, n_units)
+    )
     if mean.sum() > _MAX_EVENTS:
-        raise ValueError(f"rate * duration * n_samples must give at most {_MAX_EVENTS:g} events, got {mean.sum():g} on average")
+        raise ValueError(
+            f"rate * duration * n_samples must give at most {_MAX_EVENTS:g} events, got {mean.sum():g} on average"
+        )
     counts = rng.poisson(mean)
-    units = np.repeat(np.broadcast_to(np.arange(n_units, dtype=np.int32), counts.shape).ravel(), counts.ravel())
+    units = np.repeat(
+        np.broadcast_to(np.arange(n_units, dtype=np.int32), counts.shape).ravel(), counts.ravel()
+    )
     per_sample = counts.sum(axis=1)
     position = rng.random(units.size)
     order = np.argsort(np.repeat(np.arange(n_samples), per_sample) + position)

@@ -29,7 +29,9 @@ def n_modes(alpha: float, prec: float = 1e-3) -> int:
     return min(math.ceil(round(prec ** (-1 / alpha), 9)), 1000)
 
 
-def draw_manifold(rng: np.random.Generator, *, n_units: int, dim: int, alpha: float, prec: float = 1e-3) -> np.ndarray:
+def draw_manifold(
+    rng: np.random.Generator, *, n_units: int, dim: int, alpha: float, prec: float = 1e-3
+) -> np.ndarray:
     """The random parameters of one class's functions, theta (n_units, dim, 3, n_modes), float64."""
     theta = rng.random((n_units, dim, 3, n_modes(alpha, prec)))
     theta[:, :, 0, 0] = 0.0  # the i = 0 mode is a constant, a bias on the spike time
@@ -53,7 +55,9 @@ def evaluate_manifold(x: np.ndarray, theta: np.ndarray, *, alpha: float) -> np.n
     for unit in range(n_units):
         for d in range(dim):
             for start in range(0, len(x), size):
-                turns = x[start : start + size, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
+                turns = (
+                    x[start : start + size, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
+                )
                 out[start : start + size, unit] *= _sin_of_turns(turns) @ amplitude[unit, d]
     return out
 
@@ -105,7 +109,12 @@ def randman(
     >>> len(data), data.n_units, float(data.times.max()) <= 0.1
     (500, 20, True)
     """
-    for name, value, low in (("n_classes", n_classes, 1), ("n_units", n_units, 1), ("n_samples", n_samples, 2), ("dim", dim, 1)):
+    for name, value, low in (
+        ("n_classes", n_classes, 1),
+        ("n_units", n_units, 1),
+        ("n_samples", n_samples, 2),
+        ("dim", dim, 1),
+    ):
         _check.integer(name, value, at_least=low)
     _check.integer("seed", seed, at_least=0)
     _check.number("alpha", alpha, above=0)

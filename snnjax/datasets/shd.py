@@ -26,7 +26,12 @@ from snnjax.datasets.events import EventDataset
 
 Split = Literal["train", "valid", "test"]
 
-_SIGNATURES = {b"\x1f\x8b": "a gzip archive", b"PK": "a zip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive"}
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip archive",
+    b"PK": "a zip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+}
 _MAX_NAMES, _MAX_NAME = 10_000, 1_000
 
 
@@ -81,8 +86,16 @@ def read_shd(
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except (OSError, RuntimeError, KeyError, TypeError, MemoryError) as error:  # whatever HDF5 says of a damaged file
-        raise ValueError(f"{path}: truncated or damaged HDF5 file ({type(error).__name__}: {error})") from error
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        MemoryError,
+    ) as error:  # whatever HDF5 says of a damaged file
+        raise ValueError(
+            f"{path}: truncated or damaged HDF5 file ({type(error).__name__}: {error})"
+        ) from error
 
 
 def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> EventDataset:
@@ -97,16 +110,24 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
     _check.one_of("split", split, get_args(Split))
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}")
+        raise FileNotFoundError(
+            f"{folder}: {'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}"
+        )
     found = sorted(folder.glob(f"*_{split}.h5"))
     if not found:
-        raise FileNotFoundError(f"{folder}: holds no file *_{split}.h5; its .h5 files: {sorted(p.name for p in folder.glob('*.h5'))[:20]}")
+        raise FileNotFoundError(
+            f"{folder}: holds no file *_{split}.h5; its .h5 files: {sorted(p.name for p in folder.glob('*.h5'))[:20]}"
+        )
     if len(found) > 1:
-        raise ValueError(f"{folder}: must hold one file *_{split}.h5, got {[p.name for p in found][:20]}; use read_shd")
+        raise ValueError(
+            f"{folder}: must hold one file *_{split}.h5, got {[p.name for p in found][:20]}; use read_shd"
+        )
     return read_shd(found[0], **options)
 
 
-def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int, max_events: int) -> EventDataset:
+def _read(
+    path: Path, *, n_units: int, duration: float | None, max_samples: int, max_events: int
+) -> EventDataset:
     import h5py  # here, so that snnjax.datasets comes without it
 
     if not path.is_file():
@@ -118,24 +139,40 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         with path.open("rb") as f:
             head = f.read(8)
         kind = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
-        raise ValueError(f"is not an HDF5 file but {kind}; unpack it first" if kind else f"is not an HDF5 file: it begins with {head!r}")
+        raise ValueError(
+            f"is not an HDF5 file but {kind}; unpack it first"
+            if kind
+            else f"is not an HDF5 file: it begins with {head!r}"
+        )
 
     with h5py.File(path, "r") as f, path.open("rb") as file:
         names = ("spikes/times", "spikes/units", "labels")
-        times, units, labels = (_hdf5.find_dataset(f, name, max_length=max_samples) for name in names)
+        times, units, labels = (
+            _hdf5.find_dataset(f, name, max_length=max_samples) for name in names
+        )
         speaker = _hdf5.find_dataset(f, "extra/speaker", max_length=max_samples, optional=True)
         keys = _hdf5.find_dataset(f, "extra/keys", max_length=_MAX_NAMES, optional=True)
         n = labels.shape[0]
-        for name, dataset in (("spikes/times", times), ("spikes/units", units), ("extra/speaker", speaker)):
+        for name, dataset in (
+            ("spikes/times", times),
+            ("spikes/units", units),
+            ("extra/speaker", speaker),
+        ):
             if dataset is not None and dataset.shape[0] != n:
-                raise ValueError(f"{name} must have one entry a sample, got {dataset.shape[0]} for {n} labels")
+                raise ValueError(
+                    f"{name} must have one entry a sample, got {dataset.shape[0]} for {n} labels"
+                )
         if n == 0:
             raise ValueError("labels must hold at least one sample, got none")
         if keys is not None and keys.shape[0] == 0:
             raise ValueError("extra/keys must hold at least one name, got none")
         label_array = _hdf5.read_integers(file, "labels", labels)
         groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
-        class_names = None if keys is None else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
+        class_names = (
+            None
+            if keys is None
+            else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
+        )
         time_rows, time_dtype = _hdf5.read_references(file, "spikes/times", times, "f")
         unit_rows, unit_dtype = _hdf5.read_references(file, "spikes/units", units, "iu")
         lengths = time_rows["length"].astype(np.int64)
@@ -143,9 +180,13 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         if differ.any():
             s = int(differ.argmax())
             got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
-            raise ValueError(f"spikes/times and spikes/units must have one length in each sample, got {got}")
+            raise ValueError(
+                f"spikes/times and spikes/units must have one length in each sample, got {got}"
+            )
         if lengths.sum() > max_events:
-            raise ValueError(f"spikes/times must hold at most max_events = {max_events} events, got {lengths.sum()}")
+            raise ValueError(
+                f"spikes/times must hold at most max_events = {max_events} events, got {lengths.sum()}"
+            )
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
         all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 
@@ -158,7 +199,9 @@ def _read(path: Path, *, n_units: int, duration: float | None, max_samples: int,
         labels=label_array,
         n_units=n_units,
         n_classes=_arrays.count_classes(label_array, None, class_names),
-        duration=(math.floor(last) + 1) / 1000 if math.isfinite(last) else 1.0,  # the constructor refuses such times
+        duration=(math.floor(last) + 1) / 1000
+        if math.isfinite(last)
+        else 1.0,  # the constructor refuses such times
         groups=groups,
         class_names=class_names,
     )

@@ -47,7 +47,12 @@ PathLike = str | os.PathLike[str]
 
 
 def download_shd(
-    folder: PathLike, *, url: str = URL, md5: Mapping[str, str] = MD5, max_bytes: int = MAX_BYTES, timeout: float = 60.0
+    folder: PathLike,
+    *,
+    url: str = URL,
+    md5: Mapping[str, str] = MD5,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 60.0,
 ) -> dict[str, Path]:
     """Download shd_train.h5 and shd_test.h5 to `folder`, where `snnjax train shd --data` and `load_shd` find them.
 
@@ -68,7 +73,11 @@ def download_shd(
         _check.one_of("md5's split", split, get_args(Split))
         name = f"shd_{split}.h5"
         archive = _fetch.fetch(
-            f"{url.rstrip('/')}/{name}.zip", Path(folder) / f"{name}.zip", md5=expected, max_bytes=max_bytes, timeout=timeout
+            f"{url.rstrip('/')}/{name}.zip",
+            Path(folder) / f"{name}.zip",
+            md5=expected,
+            max_bytes=max_bytes,
+            timeout=timeout,
         )
         paths[split] = _fetch.unpack(archive, name, Path(folder) / name, max_bytes=max_bytes)
     return paths
@@ -121,18 +130,25 @@ def prepare_shd(
         if _prepared(folder):
             _same(folder, "md5", dict(md5), n_units)
             return folder
-        files, origin = download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5), dict(md5)
+        files, origin = (
+            download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5),
+            dict(md5),
+        )
     else:
         files, origin = _check_files(files), None
         if _prepared(folder):
-            _same(folder, "sha256", {split: _sha256(path) for split, path in files.items()}, n_units)
+            _same(
+                folder, "sha256", {split: _sha256(path) for split, path in files.items()}, n_units
+            )
             return folder
     import tensorflow_datasets as tfds
 
     builder = shd_builder(files, folder.parents[1], name=name, n_units=n_units, md5=origin)
     # TFDS reports on standard output, which belongs to the program
     with contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     return folder
 
 
@@ -155,7 +171,9 @@ def shd_builder(
     data = {split: read_shd(path, n_units=n_units) for split, path in files.items()}
     first, *others = data.values()
     for other in others:
-        if other.class_names != first.class_names or (other.groups is None) != (first.groups is None):
+        if other.class_names != first.class_names or (other.groups is None) != (
+            first.groups is None
+        ):
             raise ValueError(
                 f"files must have the same names of classes, and speakers all or none; got {first.class_names} and {other.class_names}, "
                 f"speakers {[d.groups is not None for d in data.values()]} in {[str(p) for p in files.values()]}"
@@ -175,7 +193,9 @@ def shd_builder(
     features = {
         "times": tfds.features.Tensor(shape=(None,), dtype=time_dtype, encoding="bytes", doc="s"),
         "units": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
-        "label": tfds.features.ClassLabel(names=names) if names else tfds.features.ClassLabel(num_classes=n_classes),
+        "label": tfds.features.ClassLabel(names=names)
+        if names
+        else tfds.features.ClassLabel(num_classes=n_classes),
     }
     if first.groups is not None:
         features["speaker"] = tfds.features.Scalar(dtype=np.int32)
@@ -214,10 +234,15 @@ def shd_builder(
                     example["speaker"] = d.groups[s]
                 yield s, example
 
-    return Builder(data_dir=None if data_dir is None else Path(data_dir).expanduser(), file_format="array_record")
+    return Builder(
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        file_format="array_record",
+    )
 
 
-def load_shd_tfds(split: str, data_dir: PathLike | None = None, *, name: str = NAME, duration: float | None = None) -> EventDataset:
+def load_shd_tfds(
+    split: str, data_dir: PathLike | None = None, *, name: str = NAME, duration: float | None = None
+) -> EventDataset:
     """Read one split that `prepare_shd` has written: what `read_shd` gives for its file. TensorFlow is not needed.
 
     Args:
@@ -268,7 +293,9 @@ def _folder(data_dir: PathLike | None, name: str) -> Path:
 
 def _check_name(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}")
+        raise ValueError(
+            f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}"
+        )
     return name
 
 
@@ -292,16 +319,22 @@ def _same(folder: Path, key: str, wanted: dict[str, str], n_units: int) -> None:
     found = metadata.get(key) or {}
     advice = "name another data_dir or name, or remove the folder"
     if not wanted.items() <= found.items():
-        raise ValueError(f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); {advice}")
+        raise ValueError(
+            f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); {advice}"
+        )
     if metadata.get("n_units") != n_units:
-        raise ValueError(f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = {n_units}; {advice}")
+        raise ValueError(
+            f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = {n_units}; {advice}"
+        )
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "metadata.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again") from error
+        raise ValueError(
+            f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -310,4 +343,6 @@ def _sha256(path: Path) -> str:
 
 
 def _writable(names: tuple[str, ...]) -> bool:
-    return len(set(names)) == len(names) and all(n and n == n.strip() and n.splitlines() == [n] for n in names)
+    return len(set(names)) == len(names) and all(
+        n and n == n.strip() and n.splitlines() == [n] for n in names
+    )
