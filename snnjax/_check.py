@@ -47,13 +47,15 @@ def number(
     """
     if isinstance(value, bool | np.bool_ | str | bytes | list | tuple) or value is None:
         raise TypeError(
-            f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}"
+            f"{name} must be a real number or an array of them, got {type(value).__name__} "
+            f"{value!r}"
         )
     try:
         array = concrete(value)
     except (TypeError, ValueError):
         raise TypeError(
-            f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}"
+            f"{name} must be a real number or an array of them, got {type(value).__name__} "
+            f"{value!r}"
         ) from None
     if array is None:
         return value
@@ -95,7 +97,8 @@ def hint_seconds(name: str, value: Any) -> None:
     if longest > 1:
         meant = longest / (1e3 if longest < 1e3 else 1e6)  # milliseconds, else microseconds
         warn(
-            f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean {meant:g}?"
+            f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean "
+            f"{meant:g}?"
         )
 
 
@@ -169,7 +172,8 @@ def same_dt(name: str, source: Any, dt: Any) -> None:
         and not math.isclose(own, float(wanted), rel_tol=1e-6)
     ):
         raise ValueError(
-            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data with the time step of the network"
+            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data "
+            "with the time step of the network"
         )
 
 
@@ -244,7 +248,8 @@ def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int 
         raise ValueError(f"{name} must have at least one time step, got shape {shape}")
     if features is not None and shape[-1] != features:
         raise ValueError(
-            f"{name} must have {features} features on its last axis, got shape {shape}; arrays are time-major (time, batch, features)"
+            f"{name} must have {features} features on its last axis, got shape {shape}; arrays are "
+            "time-major (time, batch, features)"
         )
 
 

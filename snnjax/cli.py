@@ -95,7 +95,8 @@ class Sweep:
         config = self.task
         if self.resume and config.out is None:
             raise ValueError(
-                "out must name the folder of the sweep to go on with, got none; --out FOLDER --resume"
+                "out must name the folder of the sweep to go on with, got none; --out FOLDER "
+                "--resume"
             )
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})
         folder = (
@@ -114,7 +115,8 @@ class Sweep:
                 )  # fmt: skip
             except KeyboardInterrupt:
                 console.print(
-                    f"snnjax: interrupted; go on with the same command, --out {folder} and --resume",
+                    f"snnjax: interrupted; go on with the same command, --out {folder} and "
+                    "--resume",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -312,7 +314,8 @@ class Reproduce:
             try:
                 if self.name == "all":
                     say(
-                        f"report: {reproduce_all(options, root, watch=progress.unit, on_study=show).report}"
+                        "report: "
+                        f"{reproduce_all(options, root, watch=progress.unit, on_study=show).report}"
                     )
                 else:
                     show(self.name, reproduce(self.name, options, root, watch=progress.unit))

@@ -224,8 +224,10 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
         leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
         if mask is None and leaves and not any(isinstance(leaf, nnx.Variable) for leaf in leaves):
             raise TypeError(
-                "mask must be given to keep_nonnegative for parameters that are plain arrays, as nnx.Optimizer has them: they do not tell which are "
-                "NonNegative; keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))"
+                "mask must be given to keep_nonnegative for parameters that are plain arrays, as "
+                "nnx.Optimizer has them: they do not tell which are "
+                "NonNegative; "
+                "keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))"
             )
 
     def init(params: Any) -> optax.EmptyState:
@@ -235,7 +237,8 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError(
-                "params must be given to keep_nonnegative, as in optimizer.update(gradients, state, params), got None"
+                "params must be given to keep_nonnegative, as in optimizer.update(gradients, "
+                "state, params), got None"
             )
         check(params)
 
