@@ -121,8 +121,7 @@ def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any]
 
 
 def _known_as(name: str, saved: Any) -> Any:
-    """Convert a saved setting to its present form: older versions saved "float32" instead of None.
-    """
+    """Convert a saved setting: older versions saved "float32" for the present None."""
     return None if (name, saved) == ("trace_dtype", "float32") else saved
 
 
