@@ -1,6 +1,6 @@
-"""Argument checks. Each names the argument, the value and what is allowed.
+"""Argument checks. The messages name the argument, the value and what is allowed.
 
-A traced value (inside jit, vmap or grad) has no number yet; it passes unchecked.
+A traced value (inside jit, vmap or grad) has no number yet; it is not checked.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ import numbers
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import DTypeLike
+
+T = TypeVar("T")
 
 Scalar = float | np.ndarray | jax.Array
 """A real number, or an array of them that broadcasts (one per neuron)."""
 
 
-def concrete(value: Any) -> np.ndarray | None:
-    """`value` as a float64 array, or None while it, or what a Flax variable holds, is being traced."""
+def concrete(value: object) -> np.ndarray | None:
+    """Return a value as a float64 array, or None if it is traced.
+
+    Args:
+        value: A number, an array, or a Flax variable with one of them.
+    """
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
         return None
     return np.asarray(value, dtype=np.float64)
@@ -30,7 +37,7 @@ def concrete(value: Any) -> np.ndarray | None:
 
 def number(
     name: str,
-    value: Any,
+    value: T,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -38,8 +45,25 @@ def number(
     at_most: float | None = None,
     finite: bool = True,
     unit: str = "",
-) -> Any:
-    """Return `value` (a real scalar or array) if every element lies within the bounds.
+) -> T:
+    """Return `value` if it is a real scalar or array with all elements within the bounds.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value. A traced value is not checked.
+        above: Exclusive lower bound, or None.
+        at_least: Inclusive lower bound, or None.
+        below: Exclusive upper bound, or None.
+        at_most: Inclusive upper bound, or None.
+        finite: If True, infinite values are refused. NaN is always refused.
+        unit: Unit of the bounds, for the message.
+
+    Returns:
+        `value`.
+
+    Raises:
+        TypeError: It is not a real number or an array of real numbers.
+        ValueError: An element is out of bounds.
 
     >>> number("tau_mem", 0.02, above=0, unit="s")
     0.02
@@ -49,11 +73,17 @@ def number(
     ValueError: tau_mem must be finite and > 0 s, got -1.0
     """
     if isinstance(value, bool | np.bool_ | str | bytes | list | tuple) or value is None:
-        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{name} must be a real number or an array of them, got {type(value).__name__} "
+            f"{value!r}"
+        )
     try:
         array = concrete(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number or an array of them, got {type(value).__name__} {value!r}") from None
+        raise TypeError(
+            f"{name} must be a real number or an array of them, got {type(value).__name__} "
+            f"{value!r}"
+        ) from None
     if array is None:
         return value
     bad = np.isnan(array) | (np.isinf(array) if finite else False)
@@ -74,12 +104,12 @@ def number(
     return value
 
 
-def hint_seconds(name: str, value: Any) -> None:
-    """Warn where a time step or a time constant is longer than 1 s: its unit may be another one.
+def hint_seconds(name: str, value: object) -> None:
+    """Warn if a time step or a time constant is longer than 1 s, because its unit may be wrong.
 
     Args:
-      name: of the argument.
-      value: real number or array, s. A traced value passes.
+        name: Name of the argument.
+        value: Real number or array, s. A traced value is not checked.
 
     >>> import warnings
     >>> with warnings.catch_warnings(record=True) as caught:
@@ -93,30 +123,35 @@ def hint_seconds(name: str, value: Any) -> None:
     longest = -math.inf if array is None else array.max(initial=-math.inf)
     if longest > 1:
         meant = longest / (1e3 if longest < 1e3 else 1e6)  # milliseconds, else microseconds
-        warn(f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean {meant:g}?")
+        warn(
+            f"{name} = {longest:g} s is longer than 1 s; times are in seconds: did you mean "
+            f"{meant:g}?"
+        )
 
 
 def warn(message: str) -> None:
-    """A UserWarning at the line that called this package, however deep in it the warning is given.
+    """Give a UserWarning at the line that called this package, from any depth inside the package.
 
     Args:
-      message: what is unusual and what to do.
+        message: What is unusual and what to do.
     """
     frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while (
+        frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
-    """Put `place` in front of the message of any error that is raised inside.
+    """Put `place` in front of the message of any error that is raised in the block.
 
-    The type of the error is kept. A type that cannot be made from a message, or does not show it
-    as it is, becomes the nearest base class that can: a KeyError becomes a LookupError.
+    The error keeps its type. If the type cannot be created from a message, or does not show the
+    message unchanged, the nearest base class that can is used: a KeyError becomes a LookupError.
 
     Args:
-      place: where the error is, for example "recording 3".
+        place: Where the error occurred, for example "recording 3".
 
     >>> with at("recording 3"):
     ...     raise TypeError("units must hold integers")
@@ -131,9 +166,14 @@ def at(place: str) -> Iterator[None]:
 
 
 def _with_place(error: Exception, place: str) -> Exception:
+    """Return an error of the same type, or its nearest suitable base class, that names `place`."""
     own = type(error)
     for kind in own.__mro__[:-2]:  # without BaseException and object
-        message = f"{place}: {str(error) or own.__name__}" if kind is own else f"{place}: {own.__name__}: {error}"
+        message = (
+            f"{place}: {str(error) or own.__name__}"
+            if kind is own
+            else f"{place}: {own.__name__}: {error}"
+        )
         with contextlib.suppress(Exception):
             new = kind(message)
             if str(new) == message:
@@ -141,27 +181,45 @@ def _with_place(error: Exception, place: str) -> Exception:
     return RuntimeError(f"{place}: {own.__name__}")
 
 
-def same_dt(name: str, source: Any, dt: Any) -> None:
+def same_dt(name: str, source: object, dt: object) -> None:
     """Raise if `source` is known to have another time step.
 
     Args:
-      name: of the source, for the message.
-      source: of batches. Its attribute `dt` is its time step, s. Without one, or with None, it
-        passes.
-      dt: the time step of what will use it, s. A traced value passes.
+        name: Name of the source, for the message.
+        source: Source of batches. Its attribute `dt` is its time step, s. A source without the
+            attribute, or with None, is not checked.
+        dt: Time step of the network, s. A traced value is not checked.
 
     Raises:
-      ValueError: the two differ.
+        ValueError: The time steps differ.
     """
     own, wanted = getattr(source, "dt", None), concrete(dt)
-    if own is not None and wanted is not None and not math.isclose(own, float(wanted), rel_tol=1e-6):
+    if (
+        own is not None
+        and wanted is not None
+        and not math.isclose(own, float(wanted), rel_tol=1e-6)
+    ):
         raise ValueError(
-            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data with the time step of the network"
+            f"dt must be the time step of {name}, {own:g} s, got {float(wanted):g} s; bin the data "
+            "with the time step of the network"
         )
 
 
-def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int | None = None) -> int:
-    """Return `value` as an int if it is a whole number within the bounds (both inclusive)."""
+def integer(
+    name: str, value: object, *, at_least: int | None = None, at_most: int | None = None
+) -> int:
+    """Return `value` as an int if it is a whole number within the inclusive bounds.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value.
+        at_least: Lower bound, or None.
+        at_most: Upper bound, or None.
+
+    Raises:
+        TypeError: It is not a whole number.
+        ValueError: It is out of bounds.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral | np.integer):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
     value = int(value)
@@ -172,28 +230,39 @@ def integer(name: str, value: Any, *, at_least: int | None = None, at_most: int 
     return value
 
 
-def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
-    """Return `value` if it is among `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}")
-    return value
-
-
-def key(name: str, value: Any) -> Any:
-    """Return `value` if it is one random key of JAX.
-
-    That is `jax.random.key(0)`, or the older uint32 array `jax.random.PRNGKey(0)`. The type and the
-    shape of a traced key are known, so that they are checked, too.
+def one_of(name: str, value: Any, allowed: Collection[T]) -> T:
+    """Return `value` if it is one of `allowed`.
 
     Args:
         name: Name of the argument, for the message.
-        value: What the caller gave.
+        value: The value.
+        allowed: The allowed values.
+
+    Raises:
+        ValueError: It is not one of them.
+    """
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}"
+        )
+    return value
+
+
+def key(name: str, value: T) -> T:
+    """Return `value` if it is a single random key of JAX.
+
+    That is `jax.random.key(0)`, or the older uint32 array `jax.random.PRNGKey(0)`. Type and shape
+    of a traced key are known, so it is checked, too.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value.
 
     Returns:
         `value`.
 
     Raises:
-        TypeError: It is no key, for example a whole number.
+        TypeError: It is not a key, for example a whole number.
         ValueError: It is an array of several keys.
 
     >>> key("key", 0)
@@ -216,8 +285,19 @@ def key(name: str, value: Any) -> Any:
     return value
 
 
-def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int = 3) -> None:
-    """Raise unless `x` is an array (time, batch, ...features) with the given last axis."""
+def time_major(name: str, x: object, *, features: int | None = None, min_ndim: int = 3) -> None:
+    """Raise unless `x` is a time-major array with the expected number of features.
+
+    Args:
+        name: Name of the argument, for the message.
+        x: The value, of shape (time, batch, ...features).
+        features: Expected size of the last axis, or None.
+        min_ndim: Smallest number of axes.
+
+    Raises:
+        TypeError: It is not an array.
+        ValueError: It has another shape, or no time steps.
+    """
     shape = getattr(x, "shape", None)
     if shape is None:
         raise TypeError(f"{name} must be an array (time, batch, features), got {type(x).__name__}")
@@ -227,15 +307,16 @@ def time_major(name: str, x: Any, *, features: int | None = None, min_ndim: int 
         raise ValueError(f"{name} must have at least one time step, got shape {shape}")
     if features is not None and shape[-1] != features:
         raise ValueError(
-            f"{name} must have {features} features on its last axis, got shape {shape}; arrays are time-major (time, batch, features)"
+            f"{name} must have {features} features on its last axis, got shape {shape}; arrays are "
+            "time-major (time, batch, features)"
         )
 
 
-def wide(dtype: Any) -> Any:
-    """`dtype`, but at least float32: the type of membranes, sums and random draws.
+def wide(dtype: DTypeLike) -> np.dtype:
+    """Return `dtype`, but at least float32: the type of membranes, sums and random draws.
 
-    16 bits hold neither a membrane that decays by less than 1/256 per step, nor a sum of many
-    values, nor the tail of a distribution.
+    16 bits are not enough for a membrane that decays by less than 1/256 per step, for a sum of many
+    values, or for the tail of a distribution.
 
     >>> wide(jax.numpy.bfloat16), wide("float64")
     (dtype('float32'), dtype('float64'))
@@ -243,6 +324,6 @@ def wide(dtype: Any) -> Any:
     return jax.numpy.promote_types(dtype, jax.numpy.float32)
 
 
-def as_wide(x: Any) -> Any:
-    """The array `x` in `wide` of its own dtype."""
+def as_wide(x: jax.typing.ArrayLike) -> jax.Array:
+    """Convert the array `x` to `wide` of its own dtype."""
     return jax.numpy.asarray(x, wide(jax.numpy.result_type(x)))

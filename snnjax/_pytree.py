@@ -1,12 +1,14 @@
 """Frozen dataclasses that are JAX pytrees.
 
-`jax.tree_util.register_dataclass` runs the constructor each time a tree is rebuilt, so a check in `__post_init__` would also see
-tracers, shapes and sentinels. Here a tree is rebuilt without the constructor: checks run exactly once, when a person builds the object.
+`jax.tree_util.register_dataclass` runs the constructor each time a tree is rebuilt, so a check in
+`__post_init__` also receives tracers, shapes and sentinels. Here a tree is rebuilt without the
+constructor: checks run exactly once, when the user creates the object.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -15,13 +17,17 @@ T = TypeVar("T")
 
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the tree's structure (hashable, never traced)."""
+    """Declare a dataclass field as part of the tree's structure (hashable, never traced)."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+)
 def pytree_dataclass(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen, keyword-only dataclass whose fields are pytree children, those made by `static` its structure.
+    """Make `cls` a frozen, keyword-only dataclass that is a pytree.
+
+    Fields are children of the pytree. Fields made by `static` are part of its structure.
 
     >>> import jax
     >>> @pytree_dataclass
@@ -37,13 +43,17 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
 
-    def flatten(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(obj, name) for name in data), tuple(getattr(obj, name) for name in meta)
+    def flatten(obj: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(obj, name) for name in data), tuple(
+            getattr(obj, name) for name in meta
+        )
 
     def flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple((key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)), tuple(getattr(obj, name) for name in meta)
+        return tuple(
+            (key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)
+        ), tuple(getattr(obj, name) for name in meta)
 
-    def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> T:
         obj = object.__new__(cls)
         for name, value in zip(meta, aux, strict=True):
             object.__setattr__(obj, name, value)
@@ -56,18 +66,18 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
 
 def replaced(obj: T, **values: Any) -> T:
-    """A copy of a dataclass with other values of some fields, made as JAX rebuilds a tree.
+    """Return a copy of a dataclass with new values of some fields.
 
     The constructor of a `pytree_dataclass` does not run: values that a program computes need no
-    check, which would wait for the device. Other dataclasses may derive more from their fields, so
-    theirs does.
+    check, and a check would wait for the device. Other dataclasses may derive values from their
+    fields, so their constructor runs.
 
     Args:
-      obj: An instance of a dataclass.
-      **values: The new values of fields that are pytree children.
+        obj: An instance of a dataclass.
+        **values: New values of fields that are pytree children.
 
     Returns:
-      The copy.
+        The copy.
 
     >>> from snnjax.dynamics import LIF
     >>> replaced(LIF(), tau_mem=0.1).tau_mem
@@ -76,5 +86,7 @@ def replaced(obj: T, **values: Any) -> T:
     children, structure = jax.tree_util.tree_flatten_with_path(obj, is_leaf=lambda x: x is not obj)
     names = [str(getattr(path[0], "name", path[0])) for path, _ in children if path]
     if values.keys() <= set(names):
-        return structure.unflatten([values.get(name, child) for name, (_, child) in zip(names, children, strict=True)])
+        return structure.unflatten(
+            [values.get(name, child) for name, (_, child) in zip(names, children, strict=True)]
+        )
     return dataclasses.replace(obj, **values)  # type: ignore[type-var]

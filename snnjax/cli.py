@@ -1,4 +1,11 @@
-"""The `snnjax` command: `snnjax train TASK`, `snnjax sweep TASK`, `snnjax probe TASK|run FOLDER`, `snnjax reproduce NAME`, `snnjax theory`."""
+"""The `snnjax` command.
+
+snnjax train TASK
+snnjax sweep TASK
+snnjax probe TASK | run FOLDER
+snnjax reproduce NAME
+snnjax theory
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 import tyro
 from rich.console import Console
@@ -19,17 +26,22 @@ from snnjax.runtime import compile_quickly, tune_allocator, use_compilation_cach
 from snnjax.training.ensemble import Order
 from snnjax.training.placement import Placement
 
-Task = Union[*(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in TASKS.items())]  # type: ignore[valid-type]
+if TYPE_CHECKING:
+    from snnjax.reproduce.study import Finished
+
+Task = Union[  # type: ignore[valid-type]
+    *(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in TASKS.items())
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a spiking network and leave a run folder with metrics, parameters and figures."""
+    """Train a spiking network and write a run folder with metrics, parameters and figures."""
 
     task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
 
     def __call__(self, console: Console) -> int:
-        """Run the task; 0, or 1 where training diverged."""
+        """Run the task. Return 0, 1 if training diverged, or 130 if it was interrupted."""
         from snnjax.experiments._run import run
         from snnjax.progress import TrainingProgress, summary_table
         from snnjax.training import TrainingDivergedError, TrainingInterrupted
@@ -48,7 +60,9 @@ class Train:
                 console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
                 return 1
             except TrainingInterrupted as error:
-                console.print(f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True)
+                console.print(
+                    f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True
+                )
                 return 130
         console.print(summary_table(finished.summary))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -59,30 +73,33 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Train every product of seeds and swept values at once, in a folder that can be gone on with after any interruption.
+    """Train every combination of seeds and swept values at once, with resume after interrupts.
 
-    Any of --sigma-u, --mu-u, --mu-w, --sigma-w, --alpha, --learning-rate, --upper-strength, --upper-rate, --lower-strength, --lower-threshold, --beta and
-    --lsuv-rate takes several values: 0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
+    Any of --sigma-u, --mu-u, --mu-w, --sigma-w, --alpha, --learning-rate, --upper-strength,
+    --upper-rate, --lower-strength, --lower-threshold, --beta and --lsuv-rate takes several values:
+    0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
     """
 
     task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
     seeds: int = 5
-    """Seeds of weights and sample order: --seed and the numbers after it."""
+    """Number of seeds, of weights and sample order: --seed and the numbers after it."""
     resume: bool = False
-    """Go on with the sweep in the folder --out: what is finished is kept, seeds and values may have been added."""
+    """Continue the sweep in the folder --out. Finished members are kept; seeds and values may be
+    added."""
     patience: int | None = None
-    """Stop a member after so many epochs without a better validation accuracy."""
+    """Stop a member after this number of epochs without a better validation accuracy."""
     order: Order = "member"
-    """Of training samples: each member its own, from its seed, or one shared by all."""
+    """Order of training samples: one per member, from its seed, or one shared by all members."""
     wave: int = 16
     """Members that train at once."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
     placement: Placement = "auto"
-    """Members: all in one batch (vmap), one after another (map), over all devices (shard), or what suits the machine."""
+    """How members run: in one batch (vmap), one after another (map), over all devices (shard), or
+    as suits the machine (auto)."""
 
     def __call__(self, console: Console, varied: dict[str, list[float]] | None = None) -> int:
-        """Run what is missing; 0, or 130 where it was interrupted."""
+        """Run what is missing. Return 0, or 130 if it was interrupted."""
         from snnjax.experiments.sweep import grid, run_sweep
         from snnjax.experiments.sweep_folder import FIGURE, varied_in
         from snnjax.progress import SweepProgress, sweep_table
@@ -92,27 +109,49 @@ class Sweep:
         use_cpu_devices()
         config = self.task
         if self.resume and config.out is None:
-            raise ValueError("out must name the folder of the sweep to go on with, got none; --out FOLDER --resume")
+            raise ValueError(
+                "out must name the folder of the sweep to go on with, got none; --out FOLDER "
+                "--resume"
+            )
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})
-        folder = RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+        folder = (
+            RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+        )
         epochs = config.epochs + config.priming_epochs
         if self.resume and not (folder / "config.json").exists():
-            console.print(f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True)
+            console.print(
+                f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True
+            )
         with SweepProgress(len(members), epochs) as progress:
             try:
                 finished = run_sweep(
-                    config, members, folder, resume=self.resume, wave=self.wave, placement=self.placement, patience=self.patience,
-                    order=self.order, checkpoint_every=self.checkpoint_every, on_epoch=[progress],
-                )  # fmt: skip
+                    config,
+                    members,
+                    folder,
+                    resume=self.resume,
+                    wave=self.wave,
+                    placement=self.placement,
+                    patience=self.patience,
+                    order=self.order,
+                    checkpoint_every=self.checkpoint_every,
+                    on_epoch=[progress],
+                )
             except KeyboardInterrupt:
                 console.print(
-                    f"snnjax: interrupted; go on with the same command, --out {folder} and --resume", highlight=False, soft_wrap=True
+                    f"snnjax: interrupted; go on with the same command, --out {folder} and "
+                    "--resume",
+                    highlight=False,
+                    soft_wrap=True,
                 )
                 return 130
         console.print(sweep_table(finished.rows))
         console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
         if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
-            console.print(f"figure:  none for more than two swept parameters, {', '.join(swept_names)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"figure:  none for more than two swept parameters, {', '.join(swept_names)}",
+                highlight=False,
+                soft_wrap=True,
+            )
         elif swept_names:
             console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
         return 0
@@ -120,23 +159,25 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SavedRun:
-    """A run that `snnjax train` left."""
+    """A run of `snnjax train`."""
 
     folder: tyro.conf.Positional[Path]
     """Its run folder."""
     parameters: Literal["final", "best", "initial"] = "final"
-    """After the last epoch, at the best validation accuracy, or as drawn before training."""
+    """Parameters after the last epoch, at the best validation accuracy, or before training."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Look at every layer of a network: rates, membrane, gradients, updates, and a finding for each unhealthy layer."""
+    """Examine every layer of a network: rates, membrane, gradients, updates, and problems."""
 
-    source: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]]
+    source: tyro.conf.OmitArgPrefixes[
+        tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]
+    ]
     samples: int = 64
-    """Training samples to look at."""
+    """Number of training samples."""
     figure: Path | None = None
-    """Also draw rate, gradient and update by depth into this PNG file, which must not exist."""
+    """Also plot rate, gradient and update over depth to this PNG file, which must not exist."""
 
     def __call__(self, console: Console) -> int:
         """Print the probe of a saved run, or of an untrained network."""
@@ -151,7 +192,9 @@ class Probe:
         if self.figure is not None and self.figure.exists():
             raise FileExistsError(f"figure {self.figure} exists; name another file or remove it")
         prepared = (
-            load_run(self.source.folder, parameters=self.source.parameters) if isinstance(self.source, SavedRun) else prepare(self.source)
+            load_run(self.source.folder, parameters=self.source.parameters)
+            if isinstance(self.source, SavedRun)
+            else prepare(self.source)
         )
         config = prepared.config
         x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
@@ -173,7 +216,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Theory:
-    """Print the kernel integrals and the weights that reach a target membrane, for given parameters."""
+    """Print the kernel integrals and the weights that give a target membrane."""
 
     n: int = 128
     """Fan-in: inputs of one neuron."""
@@ -186,9 +229,9 @@ class Theory:
     n_recurrent: int = 0
     """Recurrent inputs of one neuron; 0: a feed-forward layer."""
     nu_recurrent: float | None = None
-    """Their rate, Hz; None: nu."""
+    """Rate of the recurrent inputs, Hz; None: nu."""
     alpha: float = 0.9
-    """Feed-forward fraction of the variance, where there is recurrence."""
+    """Feed-forward fraction of the variance in a recurrent layer."""
     tau_mem: float = 20e-3
     """Membrane time constant, s."""
     tau_syn: float = 10e-3
@@ -218,11 +261,14 @@ class Theory:
         xi = float(theory.xi_of(self.mu_u, self.sigma_u, self.theta))
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for k in (kernel, dataclasses.replace(kernel, mode="continuous")):
-            table.add_row(f"kernel integrals, {k.mode}", f"ebar {1e3 * k.mean():.6g} ms, ehat {1e3 * k.power():.6g} ms")
+            integrals = f"ebar {1e3 * k.mean():.6g} ms, ehat {1e3 * k.power():.6g} ms"
+            table.add_row(f"kernel integrals, {k.mode}", integrals)
         table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
         for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
             table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
-            spread = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, kernel=kernel).quenched_spread
+            spread = theory.membrane_statistics(
+                w.mu_w, w.sigma_w, n=a.n, nu=a.nu, kernel=kernel
+            ).quenched_spread
             table.add_row("  quenched spread of the mean membrane", f"{spread:.4g}")
         table.add_row("weights exist for", f"{-limit:.4g} <= mu_u <= {limit:.4g}")
         console.print(table)
@@ -230,37 +276,47 @@ class Theory:
 
 
 def _regime(xi: float) -> str:
+    """Describe the regime of a distance `xi` from the mean membrane to the threshold."""
     if xi < 1:
         return "mean or noise near threshold: high rates"
-    return "fluctuation-driven" if xi <= 3 else "threshold more than 3 standard deviations away: nearly silent"
+    return (
+        "fluctuation-driven"
+        if xi <= 3
+        else "threshold more than 3 standard deviations away: nearly silent"
+    )
 
 
 Target = Literal[
-    "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7", "table1", "s4", "s5", "s8", "s9", "s10", "all"
+    "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
+    "table1", "s4", "s5", "s8", "s9", "s10", "all",
 ]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Compute a figure or table of the paper, and a report that puts our numbers beside the published ones, with a verdict on each statement.
+    """Compute a figure or table of the paper and compare it with the published one.
 
-    The same command goes on where it was cut off. Presets: smoke, minutes, on made-up data, to see that all runs; laptop, about half an hour each on
-    two cores, on data at hand; paper, the paper's own data, epochs and seeds, for an accelerator.
+    The report has our numbers, the published numbers, and a verdict on each statement of the paper.
+    The same command continues an interrupted computation. Presets: smoke, minutes, on synthetic
+    data, to check that everything runs; laptop, about half an hour per figure on two cores, on
+    available data; paper, the paper's data, epochs and seeds, for an accelerator.
     """
 
     name: tyro.conf.Positional[Target]
-    """What to compute; all: everything, leaving out what has no data here. Figure 6 and table 1 are the same runs."""
+    """What to compute; all: everything for which data are available. Figure 6 and table 1 use the
+    same runs."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Data, sizes, epochs and seeds."""
     out: Path | None = None
-    """Folder of all figures of one preset; None: runs/reproduce-PRESET."""
+    """Folder for all figures of one preset; None: runs/reproduce-PRESET."""
     data: Path | None = None
-    """Folder that holds the data sets, see snnjax.reproduce.data; None: the environment variable SNNJAX_DATA."""
+    """Folder with the data sets, see snnjax.reproduce.data; None: the environment variable
+    SNNJAX_DATA."""
     seeds: int | None = None
-    """Instead of the preset's number."""
+    """Number of seeds; None: that of the preset."""
 
     def __call__(self, console: Console) -> int:
-        """Run what is missing; 0, or 130 where it was interrupted."""
+        """Run what is missing. Return 0, or 130 if it was interrupted."""
         if self.preset == "smoke":
             compile_quickly()
         use_cpu_devices()
@@ -269,9 +325,11 @@ class Reproduce:
 
         options = Options(self.preset, self.data, self.seeds)
         root = Path("runs") / f"reproduce-{self.preset}" if self.out is None else self.out
-        say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
 
-        def show(name: str, result: Any) -> None:
+        def say(text: str) -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        def show(name: str, result: Finished | str) -> None:
             if isinstance(result, str):
                 say(f"{name}: not run: {result}")
             else:
@@ -281,7 +339,10 @@ class Reproduce:
         with UnitProgress() as progress:
             try:
                 if self.name == "all":
-                    say(f"report: {reproduce_all(options, root, watch=progress.unit, on_study=show).report}")
+                    say(
+                        "report: "
+                        f"{reproduce_all(options, root, watch=progress.unit, on_study=show).report}"
+                    )
                 else:
                     show(self.name, reproduce(self.name, options, root, watch=progress.unit))
             except KeyboardInterrupt:
@@ -300,7 +361,16 @@ Command = (
 
 
 def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
-    """The arguments of `snnjax sweep` without those that name several values, and these values by field.
+    """Separate the flags with several values from the arguments of `snnjax sweep`.
+
+    Args:
+        argv: Arguments of the command line.
+
+    Returns:
+        The other arguments, and the values by the name of the field.
+
+    Raises:
+        ValueError: The values of a flag are invalid.
 
     >>> swept(["sweep", "randman", "--sigma-u", "0.5,1", "--epochs", "3"])
     (['sweep', 'randman', '--epochs', '3'], {'sigma_u': [0.5, 1.0]})
@@ -329,21 +399,36 @@ def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
 
 
 def _sweep_options_first(words: list[str]) -> list[str]:
-    """`words` with the options of the sweep itself right behind "sweep", wherever they were written: nobody knows which are its task's."""
-    own = {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Sweep) if f.name not in ("task", "resume")}
+    """Move the sweep's own options in front of the task, where the parser expects them."""
+    own = {
+        f"--{f.name.replace('_', '-')}"
+        for f in dataclasses.fields(Sweep)
+        if f.name not in ("task", "resume")
+    }
     first, rest, at = [], [], iter(words[1:])
     for word in at:
         if word in own:
             first += [word, *([value] if (value := next(at, None)) is not None else [])]
         else:
-            (first if word in ("--resume", "--no-resume") or word.partition("=")[0] in own else rest).append(word)
+            (
+                first
+                if word in ("--resume", "--no-resume") or word.partition("=")[0] in own
+                else rest
+            ).append(word)
     return [words[0], *first, *rest]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status 0: done; 1: training diverged; 2: an argument, file or setting is wrong."""
+    """Run the command line.
+
+    The exit status is 0 on success, 1 if training diverged, 2 if an argument, file or setting is
+    invalid, and 130 after an interrupt.
+
+    Args:
+        argv: Arguments. None: those of the process.
+    """
     console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
-    if not console.is_terminal:  # a file or a pipe has no width that a table must be cut to
+    if not console.is_terminal:  # files and pipes have no width, so tables are not cut
         console = Console(width=160, emoji=False)
     tune_allocator()
     use_compilation_cache()
@@ -353,21 +438,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             Command,  # type: ignore[arg-type]
             args=arguments,
             prog="snnjax",
-            description="Deep spiking neural networks in JAX, initialized in the fluctuation-driven regime.",
+            description=(
+                "Deep spiking neural networks in JAX, initialized in the fluctuation-driven regime."
+            ),
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
-        status = command(console, varied) if isinstance(command, Sweep) else command(console)  # type: ignore[operator]
+        given = (console, varied) if isinstance(command, Sweep) else (console,)
+        status = command(*given)  # type: ignore[operator]
     except (ValueError, TypeError, OSError, ImportError) as error:
         errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
         status = 2
     except MemoryError as error:
-        errors.print(f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(
+            f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True
+        )
         status = 2
     except KeyboardInterrupt:
         errors.print("snnjax: interrupted")
         status = 130
     if status == 130 and argv is None:
-        # a computation that is still under way cannot be stopped, and crashes when Python takes down what it works on
+        # A running computation cannot be stopped. It would crash when Python frees its data.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

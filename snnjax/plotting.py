@@ -1,12 +1,17 @@
-"""Figures. Every function returns a `matplotlib.figure.Figure` that belongs to nobody: no pyplot, no global state, works without a screen."""
+"""Figures.
+
+Every function returns a `matplotlib.figure.Figure` that is independent of pyplot: no global state,
+and no screen is needed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,15 +23,17 @@ EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
+    """Plot loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
 
     Args:
         history: The rows of `FitResult.history`.
 
     Returns:
-        A figure with a panel for each of the three that the rows hold.
+        A figure with one panel for each of these three that the rows contain.
 
-    >>> rows = [{"epoch": k, "train_loss": 2.0 / (k + 1), "train_accuracy": 0.1 * k, "rate_1": 5.0} for k in range(3)]
+    >>> loss = [2.0, 1.0, 0.5]
+    >>> rows = [{"epoch": k, "train_loss": loss[k], "train_accuracy": 0.1 * k, "rate_1": 5.0}
+    ...         for k in range(3)]
     >>> len(learning_curves(rows).axes)
     3
     """
@@ -59,16 +66,30 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def activity_snapshot(
-    x: np.ndarray, spikes: Sequence[np.ndarray], readout: np.ndarray, labels: Any, *, dt: float, predicted: Any = None,
+    x: np.ndarray,
+    spikes: Sequence[np.ndarray],
+    readout: np.ndarray,
+    labels: ArrayLike,
+    *,
+    dt: float,
+    predicted: ArrayLike | None = None,
     n_exc: Sequence[int | None] | None = None,
-) -> Figure:  # fmt: skip
-    """Rasters of the input and of every layer and the readout traces, one column a sample.
+) -> Figure:
+    """Plot spikes of the input and of every layer, and readout traces, in one column per sample.
 
     Args:
-      x: inputs (time, batch, units).   spikes: of every layer (time, batch, ...features).   readout: (time, batch, classes).
-      labels: (batch,).   dt: time step, s.   predicted: (batch,) classes that the network says; None: the largest trace over time.
-      n_exc: of each layer the number of excitatory neurons, or feature maps, which come first on its last axis: they are drawn in blue, the inhibitory
-        ones after them in red. None, for a layer or all: no colours.
+        x: Inputs (time, batch, units).
+        spikes: Spikes of every layer (time, batch, ...features).
+        readout: Readout traces (time, batch, classes).
+        labels: Classes (batch,).
+        dt: Time step, s.
+        predicted: Predicted classes (batch,). None: the class with the largest trace over time.
+        n_exc: For each layer, the number of excitatory neurons or feature maps, which come first on
+            its last axis. They are blue, and the inhibitory ones after them red. None, for a layer
+            or for all: no colours.
+
+    Raises:
+        ValueError: `n_exc` does not have one entry per layer.
 
     >>> x = np.zeros((10, 2, 5)); s = np.zeros((10, 2, 8)); o = np.zeros((10, 2, 3))
     >>> len(activity_snapshot(x, [s], o, [0, 1], dt=2e-3).axes)
@@ -77,27 +98,39 @@ def activity_snapshot(
     from matplotlib.figure import Figure
 
     labels = np.asarray(labels)
-    predicted = readout.max(axis=0).argmax(axis=-1) if predicted is None else np.asarray(predicted)
+    predicted = np.asarray(readout.max(0).argmax(-1) if predicted is None else predicted)
     samples = x.shape[1]
     figure = Figure(figsize=(2.6 * samples, 2 + 1.3 * (len(spikes) + 1)), layout="constrained")
     rows = figure.subplots(len(spikes) + 2, samples, sharex=True, squeeze=False)
     end = len(x) * dt * 1e3
     excitatory = [None] * len(spikes) if n_exc is None else list(n_exc)
     if len(excitatory) != len(spikes):
-        raise ValueError(f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}")
+        raise ValueError(
+            f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}"
+        )
     names = ["readout", *[f"layer {k}" for k in range(len(spikes), 0, -1)], "input"]
     for b in range(samples):
         traces = readout[:, b]
         for c in range(traces.shape[1]):
             own = c == labels[b]
-            rows[0, b].plot(np.arange(1, len(traces) + 1) * dt * 1e3, traces[:, c], color="C3" if own else "0.7", lw=1.5 if own else 0.8)
+            rows[0, b].plot(
+                np.arange(1, len(traces) + 1) * dt * 1e3,
+                traces[:, c],
+                color="C3" if own else "0.7",
+                lw=1.5 if own else 0.8,
+            )
         rows[0, b].set_title(f"class {labels[b]}, says {predicted[b]}", fontsize=9)
-        for axes, raster, n in zip(rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True):
+        for axes, raster, n in zip(
+            rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True
+        ):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)
             mark = "|" if flat.shape[1] <= 64 else ","
             inhibitory = np.zeros(len(unit), bool) if n is None else unit % raster.shape[-1] >= n
-            for which, color in ((~inhibitory, "black" if n is None else EXCITATORY), (inhibitory, INHIBITORY)):
+            for which, color in (
+                (~inhibitory, "black" if n is None else EXCITATORY),
+                (inhibitory, INHIBITORY),
+            ):
                 if which.any():
                     axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
             axes.set(xlim=(0, end), ylim=(-1, flat.shape[1]))
@@ -110,9 +143,13 @@ def activity_snapshot(
 
 
 def depth(report: Probe) -> Figure:
-    """Rate, surrogate gradient with respect to spikes and to weights, and first update of every layer, over depth, from `snnjax.diagnostics.probe`.
+    """Plot quantities of every layer over depth, from `snnjax.diagnostics.probe`.
 
-    Magnitudes of exactly 0 have no place on the logarithmic axes and are left out.
+    The panels show the rate, the surrogate gradient with respect to spikes and to weights, and the
+    first update. Magnitudes of exactly 0 are left out, because the axes are logarithmic.
+
+    Args:
+        report: The result of the probe.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -141,7 +178,7 @@ def depth(report: Probe) -> Figure:
         axes.plot(layers[values > 0], values[values > 0], "o-", ms=4)
         axes.set(ylabel=name, yscale="log")
         low, high = axes.get_ylim()
-        if high < 10 * low:  # at least a decade, so that rounding does not look like a trend
+        if high < 10 * low:  # show at least a decade, so that rounding does not look like a trend
             axes.set_ylim(np.sqrt(low * high / 10), np.sqrt(low * high * 10))
     for axes in (rate, spikes, weights, update):
         axes.set(xlabel="layer", xlim=(0.5, len(layers) + 0.5))
@@ -151,13 +188,17 @@ def depth(report: Probe) -> Figure:
 
 
 def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
-    """Accuracy, rates and gradient magnitudes against the swept parameter `name`: mean (line) and range (band) over all rows of one value, its seeds.
+    """Plot accuracy, rates and gradient magnitudes against a swept parameter.
+
+    Lines are means and bands are ranges over all rows with the same value: the seeds.
 
     Args:
-      rows: of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`).   name: the column on the horizontal axis.
+        rows: Rows of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`).
+        name: Name of the swept parameter: the column on the horizontal axis.
 
-    >>> rows = [{"sigma_u": s, "seed": k, "test_accuracy_final": 0.5, "train_accuracy": 0.6, "initial_rate_1": 5.0, "final_rate_1": 9.0}
-    ...         for s in (0.1, 1.0, 10.0) for k in range(2)]
+    >>> numbers = {"test_accuracy_final": 0.5, "train_accuracy": 0.6}
+    >>> numbers |= {"initial_rate_1": 5.0, "final_rate_1": 9.0}
+    >>> rows = [{"sigma_u": s, "seed": k} | numbers for s in (0.1, 1.0, 10.0) for k in range(2)]
     >>> [axes.get_ylabel() for axes in sweep_curves(rows, "sigma_u").axes]
     ['accuracy', 'rate (Hz)']
     """
@@ -167,12 +208,28 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     groups = [[row for row in rows if row[name] == value] for value in values]
     panels = {label: columns for label, columns in _sweep_panels(rows).items() if columns}
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    for axes, (ylabel, columns) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axes, (ylabel, columns) in zip(
+        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         for k, (label, column) in enumerate(columns.items()):
             table = _by_group(groups, column)
             dashed = label.endswith(("train", "before training"))
-            axes.plot(values, _over_seeds(np.mean, table), "o--" if dashed else "o-", color=f"C{k}", ms=3, label=label)
-            axes.fill_between(values, _over_seeds(np.min, table), _over_seeds(np.max, table), color=f"C{k}", alpha=0.2, lw=0)
+            axes.plot(
+                values,
+                _over_seeds(np.mean, table),
+                "o--" if dashed else "o-",
+                color=f"C{k}",
+                ms=3,
+                label=label,
+            )
+            axes.fill_between(
+                values,
+                _over_seeds(np.min, table),
+                _over_seeds(np.max, table),
+                color=f"C{k}",
+                alpha=0.2,
+                lw=0,
+            )
         axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
         if min(values) > 0 and max(values) >= 20 * min(values):
             axes.set_xscale("log")
@@ -186,11 +243,18 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
 
 
 def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
-    """Heat maps of accuracy, rate and gradient magnitude over two swept parameters: means over seeds; white where there is no finite value.
+    """Plot heat maps of accuracy, rate and gradient magnitude over two swept parameters.
 
-    Rates and gradients are those of the last hidden layer.
+    Colours are means over seeds, and white if there is no finite value. Rates and gradients are
+    those of the last hidden layer.
 
-    >>> rows = [{"mu_w": m, "sigma_w": s, "seed": 0, "test_accuracy_final": 0.5, "final_rate_1": 9.0} for m in (-1.0, 0.0) for s in (1.0, 2.0, 3.0)]
+    Args:
+        rows: Rows of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`).
+        x: Name of the parameter on the horizontal axis.
+        y: Name of the parameter on the vertical axis.
+
+    >>> numbers = {"seed": 0, "test_accuracy_final": 0.5, "final_rate_1": 9.0}
+    >>> rows = [{"mu_w": m, "sigma_w": s} | numbers for m in (-1.0, 0.0) for s in (1.0, 2.0, 3.0)]
     >>> [axes.get_title() for axes in sweep_maps(rows, "mu_w", "sigma_w").axes if axes.get_title()]
     ['accuracy, test', 'rate after training (Hz)']
     """
@@ -202,18 +266,29 @@ def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     last = _layers(rows)[-1:]
     columns = {"accuracy, test": "test_accuracy_final"}
     for k in last:
-        columns |= {"rate before training (Hz)": f"initial_rate_{k}", "rate after training (Hz)": f"final_rate_{k}"}
+        columns |= {
+            "rate before training (Hz)": f"initial_rate_{k}",
+            "rate after training (Hz)": f"final_rate_{k}",
+        }
         columns |= {"|dL/dW| before training": f"initial_grad_w_{k}"}
     panels = {title: column for title, column in columns.items() if column in rows[0]}
     figure = Figure(figsize=(3.9 * len(panels), 3.4), layout="constrained")
-    for axes, (title, column) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    for axes, (title, column) in zip(
+        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
         image = _over_seeds(np.mean, _by_group(groups, column)).reshape(len(up), len(across))
         positive = image[np.isfinite(image) & (image > 0)]
         logarithmic = title.startswith("|") and positive.size
-        norm = LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min())) if logarithmic else None
+        norm = (
+            LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min()))
+            if logarithmic
+            else None
+        )
         limits = {"vmin": 0, "vmax": 1} if title.startswith("accuracy") else {}
         shown = np.where(image > 0, image, np.nan) if logarithmic else image
-        mesh = axes.pcolormesh(np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits)
+        mesh = axes.pcolormesh(
+            np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits
+        )
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
             shown_ticks = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
             axis.set_ticks(shown_ticks + 0.5, [f"{ticks[k]:.3g}" for k in shown_ticks], fontsize=7)
@@ -233,34 +308,43 @@ _LABELS = {
 
 
 def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Panel -> line -> column of results.csv, for the columns that there are."""
+    """Return the lines of each panel with their columns of results.csv, if these exist."""
     columns = list(rows[0])
     layers = _layers(rows)
     many = lambda k, text: f"layer {k}, {text}" if len(layers) > 1 else text  # noqa: E731
+
+    def before(name: str) -> dict[str, str]:
+        return {many(k, "before training"): f"initial_{name}_{k}" for k in layers}
+
+    after = {many(k, "after training"): f"final_rate_{k}" for k in layers}
     panels = {
         "accuracy": {"test": "test_accuracy_final", "train": "train_accuracy"},
-        "rate (Hz)": {many(k, f"{when} training"): f"{column}_rate_{k}" for when, column in (("before", "initial"), ("after", "final")) for k in layers},
-        "|dL/dz|, surrogate gradient": {many(k, "before training"): f"initial_grad_z_{k}" for k in layers},
-        "|dL/dW|": {many(k, "before training"): f"initial_grad_w_{k}" for k in layers},
-    }  # fmt: skip
-    return {panel: {line: column for line, column in lines.items() if column in columns} for panel, lines in panels.items()}
+        "rate (Hz)": before("rate") | after,
+        "|dL/dz|, surrogate gradient": before("grad_z"),
+        "|dL/dW|": before("grad_w"),
+    }
+    return {
+        panel: {line: column for line, column in lines.items() if column in columns}
+        for panel, lines in panels.items()
+    }
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Numbers of the spiking layers, as the columns have them."""
+    """Return the numbers of the spiking layers, as in the names of the columns."""
     return [name.removeprefix("final_rate_") for name in rows[0] if name.startswith("final_rate_")]
 
 
 def _by_group(groups: Sequence[Sequence[Mapping[str, Any]]], column: str) -> list[np.ndarray]:
-    """The finite values of a column, group by group."""
+    """Return the finite values of a column for each group of rows."""
     found = [np.array([row[column] for row in group], float) for group in groups]
     return [values[np.isfinite(values)] for values in found]
 
 
-def _over_seeds(statistic: Any, table: Sequence[np.ndarray]) -> np.ndarray:
+def _over_seeds(statistic: Callable[[np.ndarray], Any], table: Sequence[np.ndarray]) -> np.ndarray:
+    """Apply `statistic` to the values of each group; NaN for an empty group."""
     return np.array([statistic(values) if values.size else np.nan for values in table])
 
 
 def save(figure: Figure, path: Path | BinaryIO) -> None:
-    """Write `figure` as a PNG of 120 dpi."""
+    """Write `figure` as a PNG with 120 dpi."""
     figure.savefig(path, dpi=120, format="png")

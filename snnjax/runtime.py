@@ -1,9 +1,13 @@
-"""Process settings that make JAX faster, most of all on a CPU. Nothing here runs unless called; the `snnjax` command line calls `tune_allocator` and
-`use_compilation_cache`, to train also `use_cpu_devices`, and for smoke tests `compile_quickly`.
+"""Process settings that make JAX faster, mainly on a CPU.
 
-A training step allocates large temporaries anew each time. glibc gives each back to the kernel, which hands out zeroed pages one fault at a time:
-up to half of a step's time, most where arrays are large, and nothing that can be measured where gradients are taken of parts of a batch that fit the cache
-(W1 of `benchmarks.works`). With the settings below freed memory stays with the process and is used again.
+Nothing here runs unless called. The `snnjax` command line calls `tune_allocator` and
+`use_compilation_cache`, for training also `use_cpu_devices`, and for smoke tests `compile_quickly`.
+
+A training step allocates large temporary arrays again each time. glibc returns each to the kernel,
+which supplies zeroed pages, one page fault at a time. This can take half of the time of a step,
+most for large arrays. It is not measurable if gradients are computed on parts of a batch that fit
+in the cache (W1 of `benchmarks.works`). With the settings below the process keeps freed memory and
+uses it again.
 """
 
 from __future__ import annotations
@@ -23,12 +27,19 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def tune_allocator(*, top_pad_mib: int = 256) -> bool:
-    """Tell glibc to keep freed memory: no mmap for large blocks, no trimming, and growth in steps of `top_pad_mib`.
+    """Make glibc keep freed memory: no mmap for large blocks, no trimming, growth in large steps.
 
-    The process keeps its peak memory until it ends. Safe to call at any time, best before the first JAX computation.
+    The process keeps its peak memory until it ends. The call is safe at any time, and best before
+    the first JAX computation.
+
+    Args:
+        top_pad_mib: Step by which the heap grows, MiB.
 
     Returns:
-      True where the settings were applied; False, and nothing done, where the C library is not glibc.
+        True if the settings were applied. False, without any change, if the C library is not glibc.
+
+    Raises:
+        ValueError: `top_pad_mib` is not between 0 and 2048.
 
     >>> tune_allocator() in (True, False)
     True
@@ -39,34 +50,44 @@ def tune_allocator(*, top_pad_mib: int = 256) -> bool:
         return False
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - musl has mallopt in no form; only glibc has this symbol
+        # only glibc has this symbol; musl has no form of mallopt
+        libc.gnu_get_libc_version  # noqa: B018
         mallopt = libc.mallopt
     except (OSError, AttributeError):
         return False
-    applied = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_TOP_PAD, top_pad_mib * 2**20)]
+    applied = [
+        mallopt(_M_MMAP_MAX, 0),
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1),
+        mallopt(_M_TOP_PAD, top_pad_mib * 2**20),
+    ]
     return all(applied)
 
 
 def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 1024) -> Path | None:
-    """Keep compiled programs on disk, so that another process that needs the same ones starts faster. Safe to call anywhere, best before the first computation.
+    """Keep compiled programs on disk, so that other processes with the same programs start faster.
+
+    The call is safe at any time, and best before the first computation.
 
     Args:
-      folder: where; when None `snnjax/compiled` below $XDG_CACHE_HOME or ~/.cache, or the folder that JAX has been told to use already
-        (`JAX_COMPILATION_CACHE_DIR`).
-      max_mib: what was not used for longest is removed now, down to this size; it may grow beyond until the next call.
+        folder: Folder of the cache. None: the folder that JAX is already configured to use
+            (`JAX_COMPILATION_CACHE_DIR`), otherwise `snnjax/compiled` below $XDG_CACHE_HOME or
+            ~/.cache.
+        max_mib: Remove the least recently used files now, down to this size. The cache may grow
+            beyond it until the next call.
 
     Returns:
-      The folder; None, and nothing done, where it cannot be written to or JAX's cache is off (`JAX_ENABLE_COMPILATION_CACHE=false`).
+        The folder. None, without any change, if it is not writable or JAX's cache is off
+        (`JAX_ENABLE_COMPILATION_CACHE=false`).
 
     Raises:
-      ValueError: max_mib is not at least 1.
+        ValueError: `max_mib` is less than 1.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> use_compilation_cache(folder) == Path(folder)
     True
     >>> import jax
-    >>> jax.config.update("jax_compilation_cache_dir", None)         # and off again
+    >>> jax.config.update("jax_compilation_cache_dir", None)  # switch it off again
     """
     import jax
 
@@ -77,7 +98,11 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     told = config.jax_compilation_cache_dir
     if folder is None and told:
         return Path(told)
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled" if folder is None else Path(folder)
+    path = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled"
+        if folder is None
+        else Path(folder)
+    )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -85,14 +110,17 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     except OSError:
         return None
     _prune(path, max_mib * 2**20)
-    # small programs, too: a training script compiles dozens before its first step
+    # also cache small programs: a training script compiles dozens before its first step
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_compilation_cache_dir", str(path))
     return path
 
 
 def _prune(folder: Path, most: int) -> None:
-    """Remove the files used longest ago beyond `most` bytes. JAX's own limit looks at all files each time it writes one: 70 ms beyond a thousand."""
+    """Remove the least recently used files, down to `most` bytes.
+
+    JAX's own limit checks all files on each write: 70 ms for a thousand files.
+    """
     files = []
     for file in folder.glob("*-cache"):
         with contextlib.suppress(OSError):  # another process may remove it
@@ -108,16 +136,20 @@ def _prune(folder: Path, most: int) -> None:
 
 
 def use_cpu_devices(number: int | None = None) -> int:
-    """Make several JAX devices of the CPU, one a core: an ensemble's members run side by side, and `fit` shares batches. Call it before the first computation.
+    """Divide the CPU into several JAX devices, for ensembles and for `fit`.
+
+    Members of an ensemble run in parallel on them, and `fit` divides batches among them. Call it
+    before the first computation.
 
     Args:
-      number: of devices; as many as this process has cores when None.
+        number: Number of devices. None: the number of cores of this process.
 
     Returns:
-      The number of CPU devices that JAX has: fewer than asked for where JAX had already started.
+        The number of CPU devices that JAX has. It is smaller than requested if JAX had already
+        started.
 
     Raises:
-      ValueError: number is not at least 1.
+        ValueError: `number` is less than 1.
     """
     import jax
 
@@ -128,12 +160,13 @@ def use_cpu_devices(number: int | None = None) -> int:
 
 
 def compile_quickly() -> bool:
-    """Ask XLA to compile fast rather than to make fast programs, for programs that run once on little data. Call it before the first JAX computation.
+    """Make XLA compile fast instead of optimizing, for programs that run once on little data.
+
+    Call it before the first JAX computation. Results differ by rounding from those of other
+    settings.
 
     Returns:
-      True where the flag was set; False, and nothing done, where the environment's XLA_FLAGS already has one.
-
-    Numbers differ by rounding from those of other settings.
+        True if the flag was set. False, without any change, if XLA_FLAGS already has this flag.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_optimization_level" in flags:
@@ -144,4 +177,5 @@ def compile_quickly() -> bool:
 
 def _cores() -> int:
     # not on macOS and Windows
+    """Return the number of cores of this process, or of the machine if the former is unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

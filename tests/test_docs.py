@@ -241,3 +241,6 @@ def test_docstrings_are_split_into_arguments():
         "Args:\n    a: (`a`, `b`) two, s.\n    b: (`a`, `b`) two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
         "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```"
     )
+    # the form with one argument per line and four spaces stays as it is
+    google = "Add.\n\nArgs:\n    a: one, s.\n        More.\n    b: two.\n\nRaises:\n    ValueError: bad."
+    assert normalized(google, ["a", "b"]) == google

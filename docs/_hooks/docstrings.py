@@ -76,9 +76,9 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
             else ["Returns:", "", *text]
         )
     items: list[str] = []
+    margin = len(linked[0]) - len(linked[0].lstrip()) if linked else 0
     for line in linked:
-        starts = line.startswith("  ") and not line.startswith("   ")
-        if starts or not items:
+        if not items or (line.strip() and len(line) - len(line.lstrip()) <= margin):
             items.append(line.strip())
         else:
             items[-1] += f"\n{line.strip()}"

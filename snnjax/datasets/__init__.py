@@ -1,4 +1,4 @@
-"""Data sets: one container of events, its sources, and what sends it to the device."""
+"""Data sets: the container of events, readers of files, and batches on the device."""
 
 from snnjax.datasets.augment import Augmented
 from snnjax.datasets.crop import crop, drop_events, random_crop

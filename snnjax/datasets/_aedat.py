@@ -1,11 +1,16 @@
-r"""Polarity events of an AEDAT 3.1 file that nobody vouches for.
+r"""Reader for the polarity events of AEDAT 3.1 files, without trust in the file.
 
-    file      text lines that begin with '#': the first '#!AER-DAT3.1\r\n', the last '#!END-HEADER\r\n'; then packets to the end of the file
-    packet    type i2, source i2, size i4, offset i4, overflow i4, capacity i4, number i4, valid i4; then `number` events of `size` bytes
-    event     of a packet of type 1, polarity: data u4, timestamp i4, us; packets of other types are passed over
-    data      bit 0 valid, bit 1 polarity, bits 2 to 16 y, bits 17 to 31 x; events that are not valid are left out
+    file      text lines that begin with '#': the first '#!AER-DAT3.1\r\n', the last
+              '#!END-HEADER\r\n'; then packets to the end of the file
+    packet    type i2, source i2, size i4, offset i4, overflow i4, capacity i4, number i4,
+              valid i4; then `number` events of `size` bytes
+    event     in a packet of type 1, polarity: data u4, timestamp i4, us; packets of other types
+              are skipped
+    data      bit 0 valid, bit 1 polarity, bits 2 to 16 y, bits 17 to 31 x; events that are not
+              valid are left out
 
-All little-endian; time = overflow 2^31 + timestamp. Every length is checked before it is used: memory stays within a few times what is read.
+All numbers are little-endian; time = overflow 2^31 + timestamp. Every length is checked before it
+is used: memory stays within a few times the size of the part that is read.
 
 Source: iniVation, AEDAT 3.1 file format.
 """
@@ -25,11 +30,18 @@ _FIRST, _LAST, _LONGEST_LINE = b"#!AER-DAT3.1\r\n", b"#!END-HEADER\r\n", 10_000
 _POLARITY = 1
 
 Span = tuple[int, int]
-"""First byte of a packet, and the byte after the last of another, or the same."""
+"""First byte of the first packet of a part of the file, and first byte after its last packet."""
 
 
 class PolarityEvents(NamedTuple):
-    """In the order of the file: times (E,) int64, us; x, y and polarity (0 or 1), each (E,) int32."""
+    """Events in the order of the file.
+
+    Attributes:
+        times: Times, int64 (events,), us.
+        x: Columns, int32 (events,).
+        y: Rows, int32 (events,).
+        polarity: 0 or 1, int32 (events,).
+    """
 
     times: np.ndarray
     x: np.ndarray
@@ -37,14 +49,22 @@ class PolarityEvents(NamedTuple):
     polarity: np.ndarray
 
 
-def read_events(path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None) -> PolarityEvents:
-    """The valid events with window[0] <= time < window[1] (us), or all.
+def read_events(
+    path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None
+) -> PolarityEvents:
+    """Read the valid events of a file.
 
     Args:
-      path: the file.   span: the packets to read, from `find_spans`; None: all.
+        path: The file.
+        span: The packets to read, from `find_spans`. None reads all packets.
+        window: Return only events with window[0] <= time < window[1], us. None returns all events.
+
+    Returns:
+        The events in the order of the file.
 
     Raises:
-      ValueError: the file is not AEDAT 3.1, truncated, or damaged; names the file, the packet and what is wrong.
+        ValueError: The file is not AEDAT 3.1, truncated, or damaged. The message names the file,
+            the packet and the defect.
     """
     times, data = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
     for _, overflow, events in _packets(path, span):
@@ -56,17 +76,35 @@ def read_events(path: Path, *, span: Span | None = None, window: tuple[int, int]
         times.append(time)
         data.append(events["data"])
     words = np.concatenate(data)
-    x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in ((17, 0x7FFF), (2, 0x7FFF), (1, 1)))
+    x, y, polarity = (
+        (words >> shift & mask).astype(np.int32)
+        for shift, mask in ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
+    )
     return PolarityEvents(np.concatenate(times), x, y, polarity)
 
 
 def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
-    """For each window (start, stop), us, the packets from the first to the last that hold an event of it; an empty span where none does.
+    """Find the packets that contain the events of each window.
 
-    Nothing is assumed about the order of events. Raises as `read_events`, which then reads only this part of the file.
+    Events may be in any order. The result lets `read_events` read only a part of the file.
+
+    Args:
+        path: The file.
+        windows: Pairs (start, stop) with start <= time < stop, us.
+
+    Returns:
+        For each window, the span from the first to the last packet with an event in the window. The
+        span is empty, (0, 0), if there is no such event.
+
+    Raises:
+        ValueError: As `read_events`.
     """
     rows = [
-        (*span, (overflow << 31) + int(events["time"].min()), (overflow << 31) + int(events["time"].max()))
+        (
+            *span,
+            (overflow << 31) + int(events["time"].min()),
+            (overflow << 31) + int(events["time"].max()),
+        )
         for span, overflow, events in _packets(path, None)
         if events.size
     ]
@@ -79,45 +117,57 @@ def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
 
 
 def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndarray]]:
-    """Place, overflow and events of each polarity packet."""
+    """Yield the span, the overflow counter and the events of each polarity packet."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            raise ValueError(f"{path}: has become shorter than {stop} bytes while it was in use, got {size}")
+            raise ValueError(
+                f"{path}: has become shorter than {stop} bytes while it was in use, got {size}"
+            )
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)
             if len(head) < _PACKET.size:
                 raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
             kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            if min(width, capacity, number, valid, overflow) < 0 or not valid <= number <= capacity or (number and not width):
+            if (
+                min(width, capacity, number, valid, overflow) < 0
+                or not valid <= number <= capacity
+                or (number and not width)
+            ):
                 raise ValueError(
-                    f"{path}: damaged packet at byte {at}: events of {width} bytes, {number} of them, {valid} valid, "
+                    f"{path}: damaged packet at byte {at}: events of {width} bytes, {number} of "
+                    f"them, {valid} valid, "
                     f"capacity {capacity}, overflow {overflow}"
                 )
             end = at + _PACKET.size + number * width
             if end > stop:
                 raise ValueError(
-                    f"{path}: truncated, or a damaged packet at byte {at}: claims {number} events of {width} bytes, {end - stop} bytes "
+                    f"{path}: truncated, or a damaged packet at byte {at}: claims {number} events "
+                    f"of {width} bytes, {end - stop} bytes "
                     "more than the file holds"
                 )
             if kind == _POLARITY:
                 if (width, offset) != (8, 4) and number:
                     raise ValueError(
-                        f"{path}: damaged packet at byte {at}: polarity events have 8 bytes and their time at byte 4, got {width} and {offset}"
+                        f"{path}: damaged packet at byte {at}: polarity events have 8 bytes and "
+                        f"their time at byte 4, got {width} and {offset}"
                     )
                 events = np.frombuffer(file.read(number * 8), _EVENT)
                 if events.size and events["time"].min() < 0:
-                    raise ValueError(f"{path}: damaged packet at byte {at}: holds the negative time {events['time'].min()} us")
+                    raise ValueError(
+                        f"{path}: damaged packet at byte {at}: holds the negative time "
+                        f"{events['time'].min()} us"
+                    )
                 yield (at, end), overflow, events
             file.seek(end)
             at = end
 
 
 def _skip_header(path: Path, file: BinaryIO) -> int:
-    """Read the text lines; where the packets begin."""
+    """Read the text lines and return the position of the first packet."""
     line = file.readline(len(_FIRST))
     if line != _FIRST:
         raise ValueError(f"{path}: must begin with {_FIRST!r} (AEDAT 3.1), got {line!r}")
@@ -125,6 +175,7 @@ def _skip_header(path: Path, file: BinaryIO) -> int:
         line = file.readline(_LONGEST_LINE)
         if not line.startswith(b"#") or not line.endswith(b"\n"):
             raise ValueError(
-                f"{path}: damaged or truncated header: no line {_LAST!r} before {line[:20]!r} at byte {file.tell() - len(line)}"
+                f"{path}: damaged or truncated header: no line {_LAST!r} before {line[:20]!r} at "
+                f"byte {file.tell() - len(line)}"
             )
     return file.tell()

@@ -1,6 +1,7 @@
-"""A file from the network, and a file out of a zip archive: whole and checked at its place, or not there at all.
+"""Download a file, or extract a file from a zip archive; the result is complete or absent.
 
-Bytes go to a file `.NAME.RANDOM.tmp` beside it (`snnjax._files.whole`) that takes its name only once everything is right.
+Bytes are written to a temporary file `.NAME.RANDOM.tmp` in the same folder
+(`snnjax._files.whole`). It is renamed only after all checks, and removed if a check fails.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from snnjax._files import whole
 
@@ -23,13 +23,23 @@ BLOCK = 2**20
 
 
 def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60.0) -> Path:
-    """Download `url` (https, http or file) to `path`, unless a file with this MD5 is there. MD5 finds damage, not malice: trust nothing inside.
+    """Download a file unless a file with the same MD5 exists.
+
+    MD5 detects damage, not malice: do not trust the content.
 
     Args:
-      max_bytes: longer files are refused.   timeout: for the connection and each block, s.
+        url: Address with the scheme https, http or file.
+        path: Where to write the file.
+        md5: Expected MD5 of the file, hexadecimal.
+        max_bytes: Longer files are refused.
+        timeout: Time limit for the connection and for each block, s.
+
+    Returns:
+        `path`.
 
     Raises:
-      ValueError: another scheme, too long, or another MD5.   OSError: the server is out of reach, refuses, or stops in the middle.
+        ValueError: The scheme is another one, the file is too long, or its MD5 differs.
+        OSError: The server cannot be reached, refuses, or stops before the end.
     """
     if not url.startswith(("https://", "http://", "file://")):
         raise ValueError(f"url must begin with https://, http:// or file://, got {url!r}")
@@ -54,17 +64,34 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
             digest.update(block)
             out.write(block)
         if promised is not None and promised.isdecimal() and size < int(promised):
-            raise OSError(f"{url}: the connection ended after {size} of {promised} bytes; try again")
+            raise OSError(
+                f"{url}: the connection ended after {size} of {promised} bytes; try again"
+            )
         if digest.hexdigest() != md5:
-            raise ValueError(f"{url}: MD5 must be {md5}, got {digest.hexdigest()} ({size} bytes); the file was not kept")
+            raise ValueError(
+                f"{url}: MD5 must be {md5}, got {digest.hexdigest()} ({size} bytes); the file was "
+                "not kept"
+            )
     return path
 
 
 def unpack(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
-    """The one file `member` of a zip `archive`, written to `path` unless the same is there. Nothing else in the archive is written anywhere.
+    """Extract one file of a zip archive unless an equal file exists.
+
+    Nothing else in the archive is written to the disk.
+
+    Args:
+        archive: The zip file.
+        member: Name of the file in the archive.
+        path: Where to write the file.
+        max_bytes: Larger files are refused.
+
+    Returns:
+        `path`.
 
     Raises:
-      ValueError: it is damaged, holds no such file or another path outside, or the file would be larger than `max_bytes`; names the archive.
+        ValueError: The archive is damaged, does not contain the file, contains a path outside the
+            archive, or the file is larger than `max_bytes`. The message names the archive.
     """
     with open_zip(archive) as z:
         _unpack(z, member, path, max_bytes)
@@ -73,41 +100,56 @@ def unpack(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
 
 @contextlib.contextmanager
 def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip archive to read from.
+    """Open a zip archive for reading, as a context manager.
 
     Args:
-      archive: the file.
+        archive: The zip file.
+
+    Yields:
+        The open archive.
 
     Raises:
-      ValueError: it is damaged, or an error inside the block. Names the archive.
+        ValueError: The archive is damaged, or a ValueError was raised inside the block. The message
+            names the archive.
     """
     try:
         with zipfile.ZipFile(archive) as z:
             yield z
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError, OSError) as error:
-        if (
-            isinstance(error, OSError) and error.errno != errno.EINVAL
-        ):  # EINVAL: the archive points before its own begin; others are the disk's
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        RuntimeError,
+        OverflowError,
+        OSError,
+    ) as error:
+        # EINVAL: the archive points before its own begin. Other OSErrors come from the disk.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ValueError(f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:
-    """The content of a file in an archive, checksum verified.
+    """Return the content of a file in an archive, with its checksum verified.
 
     Args:
-      z: the open archive.
-      info: of the file.
-      max_bytes: larger files are refused.
+        z: The open archive.
+        info: Description of the file.
+        max_bytes: Larger files are refused.
 
     Raises:
-      ValueError: it is too large, encrypted, packed by a rare method, or not as long as it says.
+        ValueError: The file is too large, encrypted, compressed by another method than deflate, or
+            not as long as its description says.
     """
     _check_member(info, max_bytes)
     with z.open(info) as file:
-        content = file.read(info.file_size)  # without a number, all that a block expands to is made first
+        # without a size, zipfile would first expand the whole block
+        content = file.read(info.file_size)
     if len(content) != info.file_size:
         raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {len(content)}")
     return content
@@ -116,10 +158,13 @@ def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) ->
 def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(
-            f"{info.filename!r} must be stored or deflated and not encrypted, got method {info.compress_type}, flags {info.flag_bits}"
+            f"{info.filename!r} must be stored or deflated and not encrypted, got method "
+            f"{info.compress_type}, flags {info.flag_bits}"
         )
     if info.file_size > max_bytes:
-        raise ValueError(f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}")
+        raise ValueError(
+            f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}"
+        )
 
 
 def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None:
@@ -148,14 +193,14 @@ def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None
 
 @contextlib.contextmanager
 def _network(url: str) -> Iterator[None]:
-    """Name the address in whatever goes wrong with it."""
+    """Put the address in front of the message of a network error."""
     try:
         yield
     except (OSError, http.client.HTTPException) as error:  # of urllib's too
         raise OSError(f"{url}: cannot be downloaded ({type(error).__name__}: {error})") from error
 
 
-def _md5() -> Any:
+def _md5() -> hashlib._Hash:
     return hashlib.md5(usedforsecurity=False)
 
 

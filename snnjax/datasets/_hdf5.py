@@ -1,15 +1,19 @@
-r"""One-dimensional HDF5 datasets, also of variable-length rows, from files that nobody vouches for.
+r"""Reader for one-dimensional HDF5 datasets, also with variable-length rows, from untrusted files.
 
-The HDF5 library parses only the metadata here. Its own way to the data is not safe with a hostile or damaged file: it inflates a
-compressed chunk to whatever size comes out, and it loops for ever on a damaged heap of variable-length rows (HDF5 2.0). So the bytes
-are read here, each length checked before it is used, and memory stays within the size of the file plus `max_length` rows.
+The HDF5 library parses only the metadata here. Its own functions that read data are not safe with
+a hostile or damaged file: they inflate a compressed chunk to any size, and they never return from
+a damaged heap of variable-length rows (HDF5 2.0). So this module reads the bytes. It checks each
+length before use, and memory stays within the size of the file plus `max_length` rows.
 
-    contiguous   n rows at one address                  chunked   rows in blocks of equal length, perhaps shuffled, then compressed by gzip
-    row          the value itself; for variable length (length u4, address u8, index u4): object `index` of the heap at `address`
-    heap         "GCOL", version u1, 3 bytes, size u8; then objects (index u2, 6 bytes, size u8, the bytes padded to a multiple of 8) up to
-                 index 0, the free space
+    contiguous   n rows at one address
+    chunked      rows in blocks of equal length, optionally shuffled, then compressed by gzip
+    row          the value itself; for variable length (length u4, address u8, index u4): object
+                 `index` of the heap at `address`
+    heap         "GCOL", version u1, 3 bytes, size u8; then objects (index u2, 6 bytes, size u8,
+                 the bytes padded to a multiple of 8) up to index 0, the free space
 
-Source: HDF5 File Format Specification 3.0, sections III.E (global heap), IV.A.2.d (datatype), IV.A.2.i (data layout).
+Source: HDF5 File Format Specification 3.0, sections III.E (global heap), IV.A.2.d (datatype),
+IV.A.2.i (data layout).
 """
 
 from __future__ import annotations
@@ -26,38 +30,56 @@ _GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
 
 
 def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) -> Any:
-    """The dataset `name` of an open h5py.File if it is one-dimensional, of at most `max_length` rows, with its data in this file."""
+    """Return the dataset `name` of an open file after a check of its metadata.
+
+    Args:
+        f: The open file, an `h5py.File`.
+        name: Path of the dataset in the file.
+        max_length: Largest number of rows, and of rows per chunk.
+        optional: Return None if the file has no such dataset.
+
+    Raises:
+        ValueError: The dataset is missing, a link, not one-dimensional, too long, or its data are
+            in another file.
+    """
     import h5py
 
     node, parts = f, name.split("/")
     for i, part in enumerate(parts):
         here = "/".join(parts[: i + 1])
         if not isinstance(node, h5py.Group):
-            raise ValueError(f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}")
+            raise ValueError(
+                f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}"
+            )
         link = node.get(part, getlink=True)
         if link is None:
             if optional:
                 return None
             raise ValueError(f"has no {here}; {node.name} holds {list(islice(node, 20))}")
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{here} must not be a link, got {type(link).__name__} to {getattr(link, 'path', None)!r}")
+            raise ValueError(
+                f"{here} must not be a link, got {type(link).__name__} to "
+                f"{getattr(link, 'path', None)!r}"
+            )
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
     if node.is_virtual or node.external:
         raise ValueError(
-            f"{name} must have its data in this file, got a dataset with {'virtual' if node.is_virtual else 'external'} storage"
+            f"{name} must have its data in this file, got a dataset with "
+            f"{'virtual' if node.is_virtual else 'external'} storage"
         )
     if node.shape is None or len(node.shape) != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
-    for what, length in (("entries", node.shape[0]), ("entries a chunk", (node.chunks or (0,))[0])):
+    chunk = (node.chunks or (0,))[0]
+    for what, length in (("entries", node.shape[0]), ("entries per chunk", chunk)):
         if length > max_length:
             raise ValueError(f"{name} must have at most {max_length} {what}, got {length}")
     return node
 
 
 def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
-    """The rows of a dataset of integers, in its own dtype."""
+    """Return the rows of a dataset of integers, in its own dtype."""
     dtype = dataset.dtype
     if dtype.kind not in "iu" or not _is_plain(dataset.id.get_type(), dtype):
         raise ValueError(f"{name} must hold integers, got dtype {dtype}")
@@ -65,7 +87,17 @@ def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
 
 
 def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> tuple[str, ...]:
-    """The rows of a dataset of UTF-8 strings, of fixed or variable length, none longer than `max_bytes`."""
+    """Return the rows of a dataset of UTF-8 strings.
+
+    Args:
+        file: The same file, opened for reading bytes.
+        name: Name of the dataset, for the messages.
+        dataset: The `h5py.Dataset`, of strings of fixed or variable length.
+        max_bytes: Longer strings are refused.
+
+    Raises:
+        ValueError: The dataset does not contain strings, or a string is too long or not UTF-8.
+    """
     import h5py
 
     info = h5py.check_string_dtype(dataset.dtype)
@@ -86,8 +118,24 @@ def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> 
         raise ValueError(f"{name} must hold UTF-8 strings, got {error.object!r}") from None
 
 
-def read_references(file: BinaryIO, name: str, dataset: Any, kinds: str) -> tuple[np.ndarray, np.dtype]:
-    """Lengths and places of the rows of a variable-length dataset, (S,) of `REFERENCE`, and the dtype of its elements."""
+def read_references(
+    file: BinaryIO, name: str, dataset: Any, kinds: str
+) -> tuple[np.ndarray, np.dtype]:
+    """Return where the rows of a variable-length dataset are stored.
+
+    Args:
+        file: The same file, opened for reading bytes.
+        name: Name of the dataset, for the messages.
+        dataset: The `h5py.Dataset`.
+        kinds: Allowed kinds of the elements' dtype (`numpy.dtype.kind`): "f" or "iu".
+
+    Returns:
+        The lengths and addresses of the rows, (samples,) of dtype `REFERENCE`, and the elements'
+        dtype.
+
+    Raises:
+        ValueError: The dataset does not have variable-length rows of these kinds.
+    """
     import h5py
 
     base = h5py.check_vlen_dtype(dataset.dtype)
@@ -104,35 +152,55 @@ def read_references(file: BinaryIO, name: str, dataset: Any, kinds: str) -> tupl
 
 
 def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype) -> np.ndarray:
-    """The elements of all rows, one after the other."""
+    """Return the elements of all rows, concatenated.
+
+    Args:
+        file: The file, opened for reading bytes.
+        name: Name of the dataset, for the messages.
+        references: Lengths and addresses of the rows, from `read_references`.
+        base: Dtype of the elements.
+
+    Raises:
+        ValueError: The rows are longer than the file, or a heap or an object is missing or damaged.
+    """
     lengths = references["length"].astype(np.int64)
     ends = np.cumsum(lengths)
     size = _size(file)
     if lengths.sum() * base.itemsize > size:
-        raise ValueError(f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file holds ({size} bytes)")
+        raise ValueError(
+            f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file "
+            f"holds ({size} bytes)"
+        )
     out = np.empty(int(lengths.sum()), base)
     order = np.argsort(references["address"], kind="stable")
     order = order[lengths[order] > 0]
     addresses, first = np.unique(references["address"][order], return_index=True)
     left = size  # heaps do not overlap: together they cannot be longer than the file
-    for address, rows in zip(addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)):
+    for address, rows in zip(
+        addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)
+    ):
         magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
         left -= heap_size
         if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-            raise ValueError(f"{name} refers to a heap at byte {address}, where there is none or a damaged one")
+            raise ValueError(
+                f"{name} refers to a heap at byte {address}, where there is none or a damaged one"
+            )
         heap = _read_at(file, name, address, heap_size)
         objects = _objects(heap)
         for s in rows.tolist():
             start, stored = objects.get(int(references["index"][s]), (0, -1))
             n = int(lengths[s])
             if stored != n * base.itemsize:
-                raise ValueError(f"{name} refers in sample {s} to an object that the heap at byte {address} does not hold")
+                raise ValueError(
+                    f"{name} refers in sample {s} to an object that the heap at byte {address} "
+                    "does not hold"
+                )
             out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
     return out
 
 
 def _objects(heap: bytes) -> dict[int, tuple[int, int]]:
-    """Start and size in bytes of each object of a heap."""
+    """Return the start and the size in bytes of each object of a heap, by index."""
     objects, at = {}, 16
     while at + 16 <= len(heap):
         index, size = struct.unpack_from("<H6xQ", heap, at)
@@ -144,14 +212,14 @@ def _objects(heap: bytes) -> dict[int, tuple[int, int]]:
 
 
 def _is_plain(type_id: Any, dtype: np.dtype) -> bool:
-    """Whether the type in the file is stored exactly as numpy's `dtype` is: no spare bits, no unusual exponent."""
+    """Return whether the file stores the type exactly as numpy does, without padding bits."""
     import h5py
 
     return bool(h5py.h5t.py_create(dtype, logical=True).equal(type_id))
 
 
 def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.ndarray:
-    """The rows of a dataset as the file holds them, `dtype` being their layout there."""
+    """Return the rows of a dataset, which are stored in the layout `dtype`."""
     n, plist = dataset.shape[0], dataset.id.get_create_plist()
     if dataset.file.id.get_create_plist().get_sizes() != (8, 8) or dataset.file.userblock_size:
         raise ValueError("must have addresses of 8 bytes and no user block")
@@ -161,22 +229,30 @@ def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.n
         if address is not None:
             rows = np.frombuffer(_read_at(file, name, address, rows.nbytes), dtype)
         elif dataset.id.get_storage_size():
-            raise ValueError(f"{name} must be stored contiguously or in chunks, got compact storage")
+            raise ValueError(
+                f"{name} must be stored contiguously or in chunks, got compact storage"
+            )
         else:
             _check_fill(name, plist)
         return rows
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters not in ([], [_GZIP], [_SHUFFLE], [_SHUFFLE, _GZIP]):
-        raise ValueError(f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters {filters}")
+        raise ValueError(
+            f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters "
+            f"{filters}"
+        )
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
-        raise ValueError(f"{name} must have at most one chunk a row, got {len(chunks)} for {n}")
+        raise ValueError(f"{name} must have at most one chunk per row, got {len(chunks)} for {n}")
     if len(chunks) * dataset.chunks[0] < n:
         _check_fill(name, plist)
     for chunk in chunks:
         if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of {dtype.itemsize}")
+            raise ValueError(
+                f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of "
+                f"{dtype.itemsize}"
+            )
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
         part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
@@ -185,8 +261,10 @@ def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.n
     return rows
 
 
-def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np.dtype) -> np.ndarray:
-    """The n rows of a chunk whose `filters`, numbers in the order of writing, are gzip or shuffle."""
+def unpack_chunk(
+    name: str, stored: bytes, filters: list[int], n: int, dtype: np.dtype
+) -> np.ndarray:
+    """Return the n rows of a chunk; `filters` are numbers in the order of writing."""
     size = n * dtype.itemsize
     if _GZIP in filters:
         try:
@@ -195,7 +273,8 @@ def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np
             raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
     if len(stored) != size:
         raise ValueError(
-            f"{name} has a chunk that does not unpack to its {size} bytes, but to {'more' if len(stored) > size else len(stored)}"
+            f"{name} has a chunk that does not unpack to its {size} bytes, but to "
+            f"{'more' if len(stored) > size else len(stored)}"
         )
     if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
         stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
@@ -203,9 +282,11 @@ def unpack_chunk(name: str, stored: bytes, filters: list[int], n: int, dtype: np
 
 
 def _check_fill(name: str, plist: Any) -> None:
-    """Rows that were never written are read as zeros, or as empty; the file must not ask for something else."""
+    """Raise if unwritten rows have a fill value: here they are read as zeros, or empty."""
     if plist.fill_value_defined() == 2:
-        raise ValueError(f"{name} must not have rows that were never written beside a fill value of its own")
+        raise ValueError(
+            f"{name} must not have rows that were never written beside a fill value of its own"
+        )
 
 
 def _check_longest(name: str, longest: int, max_bytes: int) -> None:
@@ -220,6 +301,9 @@ def _size(file: BinaryIO) -> int:
 def _read_at(file: BinaryIO, name: str, address: int, n: int) -> bytes:
     size = _size(file)
     if address + n > size:
-        raise ValueError(f"{name} has data at bytes {address} to {address + n}, beyond the end of the file ({size}): truncated or damaged")
+        raise ValueError(
+            f"{name} has data at bytes {address} to {address + n}, beyond the end of the file "
+            f"({size}): truncated or damaged"
+        )
     file.seek(address)
     return file.read(n)

@@ -1,17 +1,21 @@
-r"""Random changes to the events of a training batch, drawn anew each time a sample is shown.
+r"""Random changes to the events of a training batch, new ones each time a sample is used.
 
-    unit' = unit + shift                  shift ~ U{-unit_shift .. unit_shift}, one a sample                 speech: another pitch
-    step' = floor((step + 1/2) stretch)   stretch ~ U[1 - time_stretch, 1 + time_stretch], one a sample     another pace
-    unit'' = unit' + round(unit_jitter a) a ~ N(0, 1), one an event                                         imprecise tuning
-    step'' = step' + round(time_jitter b) b ~ N(0, 1), one an event                                         imprecise times
-    an event is left out with probability drop                                                              lost spikes
-    Binomial(slots, insert n / slots) events are put in, each at a uniform step on a uniform unit           noise
+    unit' = unit + shift                    shift ~ U{-unit_shift .. unit_shift}, per sample
+    step' = floor((step + 1/2) stretch)     stretch ~ U[1 - time_stretch, 1 + time_stretch], per
+                                            sample
+    unit'' = unit' + round(unit_jitter a)   a ~ N(0, 1), per event
+    step'' = step' + round(time_jitter b)   b ~ N(0, 1), per event
+    an event is removed with probability drop
+    Binomial(slots, insert n / slots) events are inserted, each at a uniform step on a uniform unit
 
-where n is the number of events of the sample before any change, so that insert n are put in on average, and slots = ceil(2 insert longest) for the
-largest sample of the data set: shapes stay fixed under jit. The variance of their number is insert n (1 - insert n / slots): half the mean for the
-largest sample, near the mean (Poisson) for small ones.
+In speech, the shift is another pitch and the stretch another pace. n is the number of events of the
+sample before any change, so that insert n events are inserted on average. slots = ceil(2 insert
+longest) depends on the largest sample of the data set, so that shapes are constant under jit. The
+variance of the number of inserted events is insert n (1 - insert n / slots): half the mean for the
+largest sample, near the mean (Poisson) for small samples.
 
-Events that leave the raster are dropped. A shift over the channels of an inner ear: Nowotny, Turner & Knight (2022), arXiv 2212.01232.
+Events that leave the raster are dropped. For a shift over the channels of an inner ear, see
+Nowotny, Turner & Knight (2022), arXiv 2212.01232.
 """
 
 from __future__ import annotations
@@ -32,14 +36,25 @@ from snnjax.sparse import EventRaster
 
 @pytree_dataclass
 class Augmented:
-    """`source` with random changes wherever a key is given; without one (evaluation) its batches are the source's own. A pytree.
+    """A source with random changes whenever a key is given, a pytree.
+
+    Without a key (evaluation) the batches are those of the source.
 
     Attributes:
-      source: the data; may be `SparseEvents` where neither drop, jitter nor insert change them (`keeps_lists`).
-      unit_shift: largest shift, units.   time_stretch: largest relative change of pace, in [0, 1).   drop: in [0, 1).
-      time_jitter, unit_jitter: standard deviation of each event's own move, steps and units, >= 0. Moves are rounded, which adds 1/12 to their
-        variance; below about 0.2 few events move at all.
-      insert: events put in, as a fraction of the sample's own, in [0, 100]. Part of the tree's structure: each value is compiled anew.
+        source: The data. `SparseEvents` are allowed if drop, jitter and insert are 0
+            (`keeps_lists`).
+        unit_shift: Largest shift, units.
+        time_stretch: Largest relative change of the pace, in [0, 1).
+        drop: Probability that an event is removed, in [0, 1).
+        time_jitter: Standard deviation of the move of each event in time, steps, >= 0. Moves are
+            rounded, which adds 1/12 to their variance. Below about 0.2 few events move at all.
+        unit_jitter: The same over units, units, >= 0.
+        insert: Inserted events as a fraction of the events of a sample, in [0, 100]. It is part of
+            the tree's structure, so each value compiles a new program.
+
+    Raises:
+        ValueError: An argument is out of range, or `SparseEvents` cannot take a change.
+        TypeError: An argument has the wrong type.
 
     >>> from snnjax.datasets import randman
     >>> data = Augmented(source=DeviceEvents.put(randman(n_samples=20), dt=2e-3), drop=0.5)
@@ -78,19 +93,28 @@ class Augmented:
 
     @property
     def keeps_lists(self) -> bool:
-        """Whether all changes are known to be of whole samples, so that the order of events in time and in units stays."""
+        """True if all changes are known to affect whole samples, so that the order is preserved."""
         return all(value is not None and not value.any() for value in self._of_events)
 
     @property
     def _of_events(self) -> list[Any]:
-        """The strengths of what changes single events; None where it is traced."""
+        """Strengths of the changes to single events; None if traced."""
         return [_check.concrete(value) for value in (self.drop, self.time_jitter, self.unit_jitter, self.insert)]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, jax.Array]:
-        """Spike counts (steps, batch, n_units), an array or lists as those of the source, and labels (batch,)."""
+        """Return a batch.
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Random key of the changes. None: no changes.
+
+        Returns:
+            Spike counts (steps, batch, n_units), an array or an `EventRaster` like those of the
+            source, and labels (batch,).
+        """
         if isinstance(self.source, SparseEvents):
             x, labels = self.source.batch(indices)
             return (x if key is None else self.move(x, key)), labels
@@ -110,22 +134,25 @@ class Augmented:
 
     @property
     def slots(self) -> int:
-        """The most events that can be put into a sample."""
+        """Largest number of events that can be inserted into a sample."""
         return math.ceil(2 * self.insert * self._events.longest)
 
     def _draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Shift and stretch of n samples, (n, 1) each, and a key for what is left out."""
+        """Draw shift and stretch of n samples, (n, 1) each, and a key for dropped events."""
         shift_key, stretch_key, drop_key = jax.random.split(key, 3)
         shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1, dtype=jnp.int32)
         pace = jax.random.uniform(stretch_key, (n, 1), dtype=jnp.float32, minval=-1.0, maxval=1.0)
         return shift, 1 + pace * self.time_stretch, drop_key
 
     def move(self, x: EventRaster, key: jax.Array) -> EventRaster:
-        """Lists with the shift and stretch that `change` draws with the same key. The events stay where they are; what is moved is where lists begin."""
+        """Return lists with the shift and stretch that `change` draws with the same key.
+
+        The events keep their positions in the lists; only the positions where lists begin change.
+        """
         steps, n, n_units = x.shape
         shift, stretch, _ = self._draw(key, n)
         new_step = _stretched(jnp.arange(steps, dtype=jnp.int32)[:, None], stretch.T)
-        # of each new step, how many old ones become an earlier one
+        # for each new step, the number of old steps that become an earlier one
         edges = jnp.arange(steps + 1, dtype=jnp.int32)
         earlier = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)(new_step)
         unit = jnp.clip(jnp.arange(n_units + 1, dtype=jnp.int32)[:, None] - shift.T, 0, n_units)
@@ -135,9 +162,9 @@ class Augmented:
         )  # fmt: skip
 
     def change(self, events: Events, key: jax.Array) -> Events:
-        """The changed events, each array (batch, longest + slots)."""
+        """Return the changed events, arrays (batch, longest + slots)."""
         shift, stretch, drop_key = self._draw(key, events.step.shape[0])
-        # apart from those of `_draw`, which must not depend on what came later
+        # separate keys, so that the draws of `_draw` stay the same when changes are added here
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
         step = _stretched(events.step, stretch)
         kept = jax.random.uniform(drop_key, events.step.shape, dtype=jnp.float32) >= self.drop
@@ -150,7 +177,7 @@ class Augmented:
         return Events(*(jnp.concatenate(pair, axis=1) for pair in zip(changed, noise, strict=True)))
 
     def _noise(self, count: jax.Array, key: jax.Array) -> Events:
-        """Events (batch, slots) to put into samples of `count` (batch, 1) events."""
+        """Draw events (batch, slots) to insert into samples of `count` (batch, 1) events."""
         address_key, present_key = jax.random.split(key)
         shape, n_units = (count.shape[0], self.slots), self._events.n_units
         address = jax.random.randint(address_key, shape, 0, self._events.steps * n_units, dtype=jnp.int32)
@@ -159,12 +186,15 @@ class Augmented:
 
 
 def _stretched(step: jax.Array, stretch: jax.Array) -> jax.Array:
-    """A bin is moved by its centre."""
+    """Stretch time steps, each moved by the centre of its bin."""
     return jnp.floor((step + 0.5) * stretch).astype(step.dtype)
 
 
 def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:
-    """Whole numbers of the shape and dtype of `like`, normal with this standard deviation. Nothing is drawn for 0: normal numbers are costly."""
+    """Draw rounded normal numbers with the shape and dtype of `like`.
+
+    For a deviation of 0 nothing is drawn, because normal numbers are slow.
+    """
 
     def draw() -> jax.Array:
         return jnp.round(deviation * jax.random.normal(key, like.shape, dtype=jnp.float32)).astype(like.dtype)

@@ -1,7 +1,8 @@
-"""Data sets that live on the accelerator and hand out time-major batches inside jit.
+"""Data sets on the accelerator that return time-major batches inside jit.
 
-`DeviceEvents` keeps events as events: one int32 a spike (address = time step * n_units + unit) and the samples' offsets. A batch is scattered
-into a dense raster only when it is asked for, so memory on the device is 4 bytes a spike instead of steps * units bytes a sample.
+`DeviceEvents` stores events as events: one int32 per spike (address = time step * n_units + unit)
+and the offsets of the samples. A batch becomes a dense raster only on request. So memory on the
+device is 4 bytes per spike instead of steps * units bytes per sample.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from snnjax.sparse import scatter_counts
 class BatchSource(Protocol):
     """What training reads: `len(source)` samples in batches that are made under jit.
 
-    `source.batch(indices, key)` gives (x (time, batch, ...features), labels).
+    `source.batch(indices, key)` returns (x (time, batch, ...features), labels). x is an array, or
+    an `EventRaster` if the network takes one. Labels are what the loss takes: classes (batch,)
+    unless the loss documents another form (`snnjax.losses`).
 
-    Labels are what the loss takes: classes (batch,) unless it says otherwise (`snnjax.losses`). x
-    is an array, or an `EventRaster` where the network takes one.
+    `key` is for sources that draw random numbers, such as `Augmented`. Training passes a new key in
+    each step, evaluation passes None.
 
-    It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
-    It may have an attribute `dt`, the time step of its batches (s) or None. Training then refuses
-    another one.
-    `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
+    A source must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can
+    be an argument of a jitted function. It may have an attribute `dt`, the time step of its batches
+    (s) or None. Training then refuses a network with another time step.
     """
 
     def __len__(self) -> int: ...
@@ -38,7 +40,13 @@ class BatchSource(Protocol):
 
 
 class Events(NamedTuple):
-    """Events of a batch: time step, unit and whether there is one at all, each (batch, longest)."""
+    """Events of a batch, padded to the longest sample.
+
+    Attributes:
+        step: Time steps, int32 (batch, longest).
+        unit: Units, int32 (batch, longest).
+        present: False for padding, bool (batch, longest).
+    """
 
     step: jax.Array
     unit: jax.Array
@@ -47,14 +55,18 @@ class Events(NamedTuple):
 
 @pytree_dataclass
 class DeviceEvents:
-    """Binned events on the device. Made by `DeviceEvents.put`; a pytree.
+    """Binned events on the device, a pytree. `DeviceEvents.put` creates it.
 
     Attributes:
-      addresses: step * n_units + unit of every event, int32 (events + largest sample,), the tail never read as an event.
-      offsets: events of sample s are offsets[s] : offsets[s + 1], int32 (samples + 1,).   labels: int32 (samples,).
-      steps, n_units: size of a raster.   longest: the largest number of events in a sample.
-      dt: time step that the events were binned with, s, or None where it is not known.
-        `snnjax.training.fit` refuses another one.
+        addresses: step * n_units + unit of every event, int32 (events + largest sample,). The tail
+            is padding.
+        offsets: Sample s has the events offsets[s] : offsets[s + 1], int32 (samples + 1,).
+        labels: Classes, int32 (samples,).
+        steps: Number of time steps of a raster.
+        n_units: Number of units of a raster.
+        longest: Largest number of events in a sample.
+        dt: Time step of the bins, s, or None if it is unknown. `snnjax.training.fit` refuses a
+            network with another time step.
 
     >>> from snnjax.datasets import randman
     >>> data = DeviceEvents.put(randman(n_samples=20), dt=2e-3)
@@ -73,10 +85,16 @@ class DeviceEvents:
 
     @classmethod
     def put(cls, data: EventDataset, *, dt: float, steps: int | None = None) -> DeviceEvents:
-        """Bin `data` into steps of dt (s) and copy it to the default device; `steps` defaults to ceil(duration / dt).
+        """Bin a data set and copy it to the default device.
+
+        Args:
+            data: The data set.
+            dt: Time step, s.
+            steps: Number of steps. None: ceil(duration / dt).
 
         Raises:
-          ValueError: the data set is empty, or too large for int32 addresses (2^31 events, or steps * units).
+            ValueError: The data set is empty, or too large for int32 addresses (2^31 events, or
+                steps * units).
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one sample, got an empty data set")
@@ -96,21 +114,27 @@ class DeviceEvents:
         dt: float | None = None,
         pad: bool = False,
     ) -> DeviceEvents:
-        """Copy what `EventDataset.bins` gives to the default device.
+        """Copy binned events, from `EventDataset.bins`, to the default device.
 
         Args:
-          addresses, offsets, labels, steps, n_units, dt: as the attributes, without the tail of
-            `addresses`.
-          pad: round `longest` and the length of `addresses` up to powers of two, so that many such data sets share a few compiled programs.
+            addresses: step * n_units + unit of every event, int32 (events,).
+            offsets: Sample s has the events offsets[s] : offsets[s + 1], (samples + 1,).
+            labels: Classes (samples,).
+            steps: Number of time steps of a raster.
+            n_units: Number of units of a raster.
+            dt: Time step of the bins, s, or None if it is unknown.
+            pad: Round `longest` and the length of `addresses` up to powers of two, so that many
+                such data sets share a few compiled programs.
 
         Raises:
-          ValueError: 2^31 events or more.
+            ValueError: There are 2^31 events or more.
         """
         if len(addresses) >= 2**31:
             raise ValueError(f"data must hold fewer than 2^31 events, got {len(addresses)}; split it")
         up = _power_of_two if pad else int
         longest = up(np.diff(offsets).max())
-        padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)  # one may be read even where there is no event at all
+        # at least one element, because a position is read even if there are no events
+        padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)
         padded[: len(addresses)] = addresses
         return cls(
             addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(labels, jnp.int32),
@@ -122,42 +146,54 @@ class DeviceEvents:
 
     @property
     def density(self) -> float:
-        """Spikes a unit a step, mean over the data set."""
+        """Spikes per unit and step, mean over the data set."""
         return int(self.offsets[-1]) / (len(self) * self.steps * self.n_units)
 
     def events(self, indices: jax.Array) -> Events:
-        """The events of the samples `indices` (batch,), each array (batch, longest)."""
+        """Return the events of the samples `indices` (batch,), arrays (batch, longest)."""
         start, stop = self.offsets[indices], self.offsets[indices + 1]
         position = start[:, None] + jnp.arange(self.longest, dtype=jnp.int32)
         address = self.addresses[position]
         return Events(address // self.n_units, address % self.n_units, position < stop[:, None])
 
     def raster(self, events: Events) -> jax.Array:
-        """Spike counts (steps, batch, n_units), float32. Events that are not `present`, or lie outside the raster, are dropped."""
+        """Return spike counts (steps, batch, n_units), float32.
+
+        Events that are not `present`, or outside the raster, are dropped.
+        """
         return scatter_counts(*events, steps=self.steps, n_units=self.n_units)
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Spike counts (steps, batch, n_units) and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
+        """Return a batch.
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Not used.
+
+        Returns:
+            Spike counts (steps, batch, n_units), float32, and labels (batch,).
+        """
         return self.raster(self.events(indices)), self.labels[indices]
 
 
 def _power_of_two(n: int) -> int:
-    """The next one at or above n, at least 1."""
+    """Return the smallest power of two that is at least n and at least 1."""
     return 1 << max(int(n) - 1, 0).bit_length()
 
 
 @pytree_dataclass
 class DeviceArrays:
-    """Dense inputs on the device, and what is to be learned of them. A pytree.
-
-    `x` is (samples, time, ...features), any dtype. `labels` are what the loss takes
-    (`snnjax.losses`): integer classes (samples,), values or several labels (samples, k), or traces
-    (samples, time, k).
+    """Dense inputs and their targets on the device, a pytree.
 
     Attributes:
-      x, labels: as above.
-      dt: time step of x, s, or None where it is not known. `snnjax.training.fit` refuses another
-        one.
+        x: Inputs (samples, time, ...features), any dtype.
+        labels: What the loss takes (`snnjax.losses`): integer classes (samples,), values or several
+            labels (samples, k), or traces (samples, time, k).
+        dt: Time step of x, s, or None if it is unknown. `snnjax.training.fit` refuses a network
+            with another time step.
+
+    Raises:
+        ValueError: x has fewer than three axes, or labels do not match it.
 
     >>> data = DeviceArrays(x=jnp.zeros((8, 50, 3), jnp.uint8), labels=jnp.zeros(8, jnp.int32))
     >>> data.batch(jnp.arange(4))[0].shape
@@ -187,14 +223,15 @@ class DeviceArrays:
         return self.x.shape[0]
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Inputs (time, batch, ...features), float32, and labels of the samples `indices` (batch,).
+        """Return a batch.
 
         Args:
             indices: Samples, integers (batch,).
             key: Not used.
 
         Returns:
-            The inputs, and classes (batch,), values (batch, k) or traces (time, batch, k).
+            Inputs (time, batch, ...features), float32, and classes (batch,), values (batch, k) or
+            traces (time, batch, k).
         """
         labels = jnp.asarray(self.labels)[indices]
         labels = jnp.moveaxis(labels, 0, 1) if labels.ndim == 3 else labels

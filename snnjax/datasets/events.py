@@ -1,16 +1,18 @@
-r"""Labelled spike trains as events: the one container that every data set becomes.
+r"""Labelled spike trains as events: the container for all event data sets.
 
-Sample s holds the events e = offsets[s] ... offsets[s+1] - 1, each at times[e] (s) on units[e]. On a grid of step dt an event falls in
+Sample s contains the events e = offsets[s] ... offsets[s+1] - 1, each at times[e] (s) on units[e].
+On a grid of step dt an event falls in
 
     bin(t) = floor(t' / dt)           kept where bin(t) < n_steps and t' < duration
     t'     = t + 2^-23 t              float64 times: at most 0.5 us later
 
-Times are kept in the type that they come in, float32 or float64. A float32 product k * dt may lie up
-to 2^-23 t below k dt; t' puts it in bin k. As a grid has at most 2^20 steps, t' is never later by more
-than an eighth of a step. Whole microseconds in float64 are always in the bin that whole numbers give.
-What lies at or beyond the end of the window is dropped, never clipped into the last bin.
+Times keep their type, float32 or float64. A float32 product k * dt may be up to 2^-23 t smaller
+than k dt; t' puts it in bin k. A grid has at most 2^20 steps, so t' is later than t by at most an
+eighth of a step. Whole microseconds in float64 always fall in the bin that integer arithmetic
+gives. Events at or beyond the end of the window are dropped, never clipped into the last bin.
 
-Host side and numpy only, not a JAX pytree: `EventDataset.bins` gives what a loader sends to the device.
+The container uses numpy on the host and is not a JAX pytree. `EventDataset.bins` returns the
+arrays that a loader sends to the device.
 """
 
 from __future__ import annotations
@@ -22,41 +24,46 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from snnjax import _check, _time
 from snnjax.datasets import _arrays
 
-_EVENTS_AT_ONCE = 2**22  # binned together: some 60 bytes each while that lasts
+_EVENTS_AT_ONCE = 2**22  # events binned together, which takes about 60 bytes of memory per event
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EventDataset:
     """S labelled samples of spike events on `n_units` channels.
 
-    Attributes:
-      times: (E,) float32 or float64, s from the start of the trial, finite, >= 0 and < 2**32; in any
-        order within a sample. Times at or after `duration` are allowed, but `bins`, `to_dense` and
-        `rate` leave them out.
-      units: (E,) int32, in [0, n_units).
-      offsets: (S + 1,) int64; sample s holds the events offsets[s]:offsets[s + 1].
-      labels: (S,) int32, in [0, n_classes).
-      n_units, n_classes: numbers of channels and of classes, >= 1.
-      duration: length of a trial, s.
-      groups: (S,) int32, for example the speaker, or None.
-      class_names: `n_classes` names, or None.
-
     Arrays of another real dtype are converted: times of 16 bits to float32, all other times to
     float64. The fields are read-only views. S = 0 and samples without events are allowed.
 
+    Attributes:
+        times: Times from the start of the trial, float32 or float64 (E,), s. Finite, >= 0 and <
+            2**32, in any order within a sample. Times at or after `duration` are allowed, but
+            `bins`, `to_dense` and `rate` leave them out.
+        units: Units, int32 (E,), in [0, n_units).
+        offsets: int64 (S + 1,). Sample s contains the events offsets[s]:offsets[s + 1].
+        labels: Classes, int32 (S,), in [0, n_classes).
+        n_units: Number of channels, >= 1.
+        n_classes: Number of classes, >= 1.
+        duration: Length of a trial, s.
+        groups: For example the speakers, int32 (S,), or None.
+        class_names: `n_classes` names, or None.
+
     Raises:
-      ValueError, TypeError: naming the field, its first offending value and where it is.
+        ValueError: A field is invalid. The message names the field, its first invalid value and the
+            position.
+        TypeError: A field has the wrong type.
 
     Warns:
-      UserWarning: more than half of the events are at or after `duration`. Their times may be in
-        another unit than seconds.
+        UserWarning: More than half of the events are at or after `duration`. Their times may not be
+            in seconds.
 
-    >>> data = EventDataset(times=[0.001, 0.004, 0.002], units=[0, 2, 1], offsets=[0, 2, 3], labels=[0, 1],
-    ...                     n_units=3, n_classes=2, duration=0.006)
+    >>> data = EventDataset(
+    ...     times=[0.001, 0.004, 0.002], units=[0, 2, 1], offsets=[0, 2, 3], labels=[0, 1],
+    ...     n_units=3, n_classes=2, duration=0.006)
     >>> data
     EventDataset(2 samples, 3 events, 3 units, 2 classes, 0.006 s)
     >>> data.to_dense(dt=2e-3)[:, 0]
@@ -81,32 +88,44 @@ class EventDataset:
         duration = float(_check.number("duration", self.duration, above=0, unit="s"))
         labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
         raw_times = _arrays.vector("times", self.times, "fiu")
-        offsets = _arrays.check_offsets(self.offsets, n_samples=labels.size, n_events=raw_times.size)
+        offsets = _arrays.check_offsets(
+            self.offsets, n_samples=labels.size, n_events=raw_times.size
+        )
         times = _arrays.check_times(raw_times, offsets)
         units = _arrays.integers("units", self.units, 0, n_units - 1, offsets)
         if units.size != times.size:
-            raise ValueError(f"units must have one entry an event, got {units.size} units for {times.size} times")
+            raise ValueError(
+                f"units must have one entry per event, got {units.size} units for {times.size} "
+                "times"
+            )
         groups = self.groups
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
             if groups.size != labels.size:
-                raise ValueError(f"groups must have one entry a sample, got {groups.size} for {labels.size} labels")
+                raise ValueError(
+                    f"groups must have one entry per sample, got {groups.size} for {labels.size} "
+                    "labels"
+                )
         names = self.class_names
         if names is not None:
             names = tuple(str(name) for name in names)
             if len(names) != n_classes:
-                raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
+                raise ValueError(
+                    f"class_names must hold n_classes = {n_classes} names, got {len(names)}: "
+                    f"{names[:20]}"
+                )
         self._set(times=times, units=units, offsets=offsets, labels=labels, groups=groups)
         self._set(n_units=n_units, n_classes=n_classes, duration=duration, class_names=names)
         late = np.count_nonzero(times >= duration)
         if 2 * late > times.size:
             _check.warn(
-                f"{100 * late / times.size:.1f} % of the events are at or after duration = {duration:g} s and are left out; "
+                f"{100 * late / times.size:.1f} % of the events are at or after duration = "
+                f"{duration:g} s and are left out; "
                 "are the times in seconds, counted from the start of each trial?"
             )
 
     def _set(self, **fields: Any) -> None:
-        """Set fields to values that are known to be right."""
+        """Set fields to values that are known to be valid."""
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
                 value = value.view()
@@ -114,7 +133,7 @@ class EventDataset:
             object.__setattr__(self, name, value)
 
     def _with(self, **fields: Any) -> EventDataset:
-        """A copy with other fields that are known to be right: no checks, no warnings."""
+        """Return a copy with other values of some fields, without checks or warnings."""
         other = copy.copy(self)
         other._set(**fields)
         return other
@@ -122,26 +141,31 @@ class EventDataset:
     @classmethod
     def from_lists(
         cls,
-        times: Sequence[Any],
-        units: Sequence[Any],
-        labels: Any,
+        times: Sequence[ArrayLike],
+        units: Sequence[ArrayLike],
+        labels: ArrayLike,
         *,
         n_units: int,
         duration: float,
         n_classes: int | None = None,
-        groups: Any = None,
+        groups: ArrayLike | None = None,
         class_names: Sequence[str] | None = None,
     ) -> EventDataset:
-        """Build from one array of times (s) and one of units a sample.
+        """Build a data set from one array of times and one array of units per sample.
 
         Args:
-          times, units: S arrays each; `times[s]` and `units[s]` of one length.
-          labels: (S,).
-          n_units, duration, groups, class_names: as the attributes.
-          n_classes: when None, the number of `class_names`, else the largest label + 1.
+            times: S arrays of times, s.
+            units: S arrays of units. `times[s]` and `units[s]` have the same length.
+            labels: Classes (S,).
+            n_units: Number of channels.
+            duration: Length of a trial, s.
+            n_classes: Number of classes. None: the number of `class_names`, or the largest label +
+                1.
+            groups: For example the speakers (S,), or None.
+            class_names: Names of the classes, or None.
 
         Raises:
-          ValueError: lengths differ (the sample is named), or as in the constructor.
+            ValueError: Lengths differ (the message names the sample), or as in the constructor.
 
         >>> EventDataset.from_lists([[0.1, 0.2], []], [[3, 4], []], [1, 0], n_units=5, duration=0.5)
         EventDataset(2 samples, 2 events, 5 units, 2 classes, 0.5 s)
@@ -149,14 +173,18 @@ class EventDataset:
         labels = _arrays.vector("labels", labels, "iu")
         if not len(times) == len(units) == len(labels):
             raise ValueError(
-                f"times, units and labels must have one entry a sample, got {len(times)} times, {len(units)} units, {len(labels)} labels"
+                f"times, units and labels must have one entry per sample, got {len(times)} times, "
+                f"{len(units)} units, {len(labels)} labels"
             )
         all_times, all_units = [], []
         for s, (t, u) in enumerate(zip(times, units, strict=True)):
             with _check.at(f"sample {s}"):
                 t, u = _arrays.vector("times", t, "fiu"), _arrays.vector("units", u, "iu")
             if t.shape != u.shape:
-                raise ValueError(f"times[{s}] and units[{s}] must be one-dimensional and equally long, got shapes {t.shape} and {u.shape}")
+                raise ValueError(
+                    f"times[{s}] and units[{s}] must be one-dimensional and equally long, got "
+                    f"shapes {t.shape} and {u.shape}"
+                )
             all_times.append(t)
             all_units.append(u)
         return cls(
@@ -167,30 +195,35 @@ class EventDataset:
             n_units=n_units,
             n_classes=_arrays.count_classes(labels, n_classes, class_names),
             duration=duration,
-            groups=groups,
+            groups=None if groups is None else np.asarray(groups),
             class_names=None if class_names is None else tuple(class_names),
         )
 
     @classmethod
     def from_dense(
         cls,
-        x: Any,
-        labels: Any,
+        x: ArrayLike,
+        labels: ArrayLike,
         dt: float,
         *,
         n_classes: int | None = None,
-        groups: Any = None,
+        groups: ArrayLike | None = None,
         class_names: Sequence[str] | None = None,
     ) -> EventDataset:
-        """The inverse of `to_dense`: an event at t = k dt for every count in step k; duration = T dt.
+        """Build a data set from spike counts, the inverse of `to_dense`.
+
+        Each count in step k becomes an event at t = k dt. The duration is T dt.
 
         Args:
-          x: (T, S, n_units) spike counts, time-major: whole numbers >= 0 of any real dtype.
-          labels: (S,).   dt: time step, s.
-          n_classes, groups, class_names: as in `from_lists`.
+            x: Spike counts (T, S, n_units), time-major: whole numbers >= 0 of any real dtype.
+            labels: Classes (S,).
+            dt: Time step, s.
+            n_classes: As in `from_lists`.
+            groups: As in `from_lists`.
+            class_names: As in `from_lists`.
 
         Raises:
-          ValueError: x has the wrong shape, or a count that is negative, fractional or not finite.
+            ValueError: x has the wrong shape, or a count is negative, fractional or not finite.
 
         >>> EventDataset.from_dense(np.array([[[0, 2]], [[1, 0]]]), [0], dt=1e-3).times
         array([0.   , 0.   , 0.001])
@@ -202,10 +235,15 @@ class EventDataset:
         if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
         if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] == 0:
-            raise ValueError(f"x must have shape (time, samples, units) with at least one step and one unit, got {x.shape}")
+            raise ValueError(
+                "x must have shape (time, samples, units) with at least one step and one unit, "
+                f"got {x.shape}"
+            )
         _arrays.check_steps(x.shape[0])
         if len(labels) != x.shape[1]:
-            raise ValueError(f"labels must have one entry a sample, got {len(labels)} for x of shape {x.shape}")
+            raise ValueError(
+                f"labels must have one entry per sample, got {len(labels)} for x of shape {x.shape}"
+            )
         by_sample = x.swapaxes(0, 1)
         sample, step, unit = np.nonzero(by_sample)
         found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
@@ -213,18 +251,21 @@ class EventDataset:
         if bad.any():
             e = int(bad.argmax())
             raise ValueError(
-                f"x must hold whole numbers >= 0, got {found[e]} at (time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
+                f"x must hold whole numbers >= 0, got {found[e]} at (time, sample, unit) = "
+                f"({step[e]}, {sample[e]}, {unit[e]})"
             )
         repeats = found.astype(np.int64)
         return cls(
             times=np.repeat(step * float(dt), repeats),
             units=np.repeat(unit, repeats),
-            offsets=_arrays.offsets_of(np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])),
+            offsets=_arrays.offsets_of(
+                np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
+            ),
             labels=labels,
             n_units=x.shape[2],
             n_classes=_arrays.count_classes(labels, n_classes, class_names),
             duration=x.shape[0] * float(dt),
-            groups=groups,
+            groups=None if groups is None else np.asarray(groups),
             class_names=None if class_names is None else tuple(class_names),
         )
 
@@ -240,19 +281,22 @@ class EventDataset:
 
     @property
     def counts(self) -> np.ndarray:
-        """(S,) int64: the number of events of each sample, those after `duration` included."""
+        """Number of events of each sample, int64 (S,). Events after `duration` count, too."""
         return np.diff(self.offsets)
 
-    def subset(self, indices: Any) -> EventDataset:
-        """The samples `indices`, in that order, repeats allowed.
+    def subset(self, indices: _arrays.Indices) -> EventDataset:
+        """Return the samples `indices` in that order. Repeats are allowed.
 
         Args:
-          indices: whole numbers in [-S, S) (negative ones count from the end), a boolean mask (S,), or a slice.
+            indices: Whole numbers in [-S, S) (negative numbers count from the end), a boolean mask
+                (S,), or a slice.
 
         Raises:
-          ValueError: an index out of range, or a mask of another length.   TypeError: anything else than these.
+            ValueError: An index is out of range, or a mask has another length.
+            TypeError: `indices` has another type.
 
-        >>> data = EventDataset.from_lists([[0.1], [], [0.2]], [[0], [], [1]], [0, 1, 2], n_units=2, duration=1.0)
+        >>> data = EventDataset.from_lists(
+        ...     [[0.1], [], [0.2]], [[0], [], [1]], [0, 1, 2], n_units=2, duration=1.0)
         >>> data.subset([2, 0]).labels, len(data.subset(data.counts > 0))
         (array([2, 0], dtype=int32), 2)
         """
@@ -269,32 +313,46 @@ class EventDataset:
             groups=None if self.groups is None else self.groups[index],
         )
 
-    def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[EventDataset, ...]:
-        """Disjoint random parts with about `fractions` of the samples each, in their original order.
+    def split(
+        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
+    ) -> tuple[EventDataset, ...]:
+        """Return disjoint random parts, each with about the given fraction of the samples.
 
-        Part i has round(S f_0 + ... + S f_i) samples less those of the parts before: no sample is in two parts, and none is left out
-        when the fractions add up to 1.
+        Samples keep their original order in each part. Part i has round(S f_0 + ... + S f_i)
+        samples minus those of the parts before. So no sample is in two parts, and no sample is left
+        out if the fractions add up to 1.
 
         Args:
-          fractions: each in (0, 1], adding up to at most 1; the remainder is left out.
-          seed: whole number >= 0, or several.
-          stratify: keep the proportions of the labels in every part: exactly where they divide, else to about a sample a class.
+            fractions: Each in (0, 1]. They add up to at most 1; the remainder is left out.
+            seed: Whole number >= 0, or several.
+            stratify: Keep the proportions of the labels in every part: exactly if they divide,
+                otherwise to about one sample per class.
 
-        >>> data = EventDataset.from_lists([[]] * 10, [[]] * 10, [0, 1] * 5, n_units=1, duration=1.0)
+        >>> empty = [[]] * 10
+        >>> data = EventDataset.from_lists(empty, empty, [0, 1] * 5, n_units=1, duration=1.0)
         >>> train, valid = data.split([0.8, 0.2], seed=0)
         >>> len(train), sorted(valid.labels.tolist())
         (8, [0, 1])
         """
-        parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
+        parts = _arrays.split_indices(
+            self.labels, self.n_classes, fractions, seed=seed, stratify=stratify
+        )
         return tuple(self.subset(part) for part in parts)
 
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
-        """`(rest, held)`: all the samples of the groups `held_out` (for example speakers) go to `held`.
+        """Return all other samples, and the samples of the groups `held_out`.
+
+        Args:
+            held_out: One group or several, for example speakers.
+
+        Returns:
+            `(rest, held)`.
 
         Raises:
-          ValueError: the data set has no groups, or none of its samples is of a group named.
+            ValueError: The data set has no groups, or no sample belongs to one of `held_out`.
 
-        >>> data = EventDataset.from_lists([[]] * 4, [[]] * 4, [0, 1, 0, 1], n_units=1, duration=1.0, groups=[5, 5, 7, 7])
+        >>> data = EventDataset.from_lists(
+        ...     [[]] * 4, [[]] * 4, [0, 1, 0, 1], n_units=1, duration=1.0, groups=[5, 5, 7, 7])
         >>> rest, held = data.split_groups(7)
         >>> rest.groups, held.groups
         (array([5, 5], dtype=int32), array([7, 7], dtype=int32))
@@ -304,46 +362,61 @@ class EventDataset:
         wanted = _arrays.integers("held_out", np.atleast_1d(held_out), -(2**31), 2**31 - 1)
         missing = np.setdiff1d(wanted, self.groups)
         if missing.size:
-            raise ValueError(f"held_out must be among the groups {np.unique(self.groups).tolist()}, got {missing.tolist()}")
+            raise ValueError(
+                f"held_out must be among the groups {np.unique(self.groups).tolist()}, got "
+                f"{missing.tolist()}"
+            )
         mask = np.isin(self.groups, wanted)
         return self.subset(~mask), self.subset(mask)
 
     def shuffle(self, seed: int | Sequence[int]) -> EventDataset:
-        """The samples in a random order."""
+        """Return the samples in a random order."""
         return self.subset(_arrays.rng_of(seed).permutation(len(self)))
 
-    def batches(self, batch_size: int, *, seed: int | Sequence[int] | None = None, drop_last: bool = False) -> Iterator[EventDataset]:
-        """One pass over the data, `batch_size` samples at a time.
+    def batches(
+        self, batch_size: int, *, seed: int | Sequence[int] | None = None, drop_last: bool = False
+    ) -> Iterator[EventDataset]:
+        """Yield batches of `batch_size` samples, one pass over the data.
 
         Args:
-          batch_size: >= 1.
-          seed: shuffles the samples first; None keeps their order. For a new order each epoch: `seed=(seed, epoch)`.
-          drop_last: leave out a last batch that is not full, so that every batch has one shape.
+            batch_size: Number of samples per batch, >= 1.
+            seed: Shuffles the samples first. None keeps their order. For a new order in each epoch,
+                use `seed=(seed, epoch)`.
+            drop_last: Leave out the last batch if it is not full, so that all batches have one
+                shape.
 
-        >>> data = EventDataset.from_lists([[]] * 5, [[]] * 5, [0, 1, 2, 3, 4], n_units=1, duration=1.0)
+        >>> data = EventDataset.from_lists(
+        ...     [[]] * 5, [[]] * 5, [0, 1, 2, 3, 4], n_units=1, duration=1.0)
         >>> [batch.labels.tolist() for batch in data.batches(2)]
         [[0, 1], [2, 3], [4]]
         """
         size = _check.integer("batch_size", batch_size, at_least=1)
-        order = np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
+        order = (
+            np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
+        )
         stop = len(self) - len(self) % size if drop_last else len(self)
         return (self.subset(order[i : i + size]) for i in range(0, stop, size))
 
     def bins(self, dt: float, n_steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The events on a time grid as flat addresses, ready for a scatter on the device.
+        """Put the events on a time grid and return flat addresses, for a scatter on the device.
+
+        Events outside the window are dropped. The window is the shorter of T dt and `duration`.
 
         Args:
-          dt: time step, s.
-          n_steps: number of steps T; when None, as many as cover `duration`. The window is the shorter of T dt and `duration`.
+            dt: Time step, s.
+            n_steps: Number of steps T. None: as many as cover `duration`.
 
         Returns:
-          `(address, offsets)`: address (E',) int32 = bin * n_units + unit, ascending within each sample, one entry an event (equal
-          entries are counts above 1); offsets (S + 1,) int64. Events outside the window are dropped.
+            `(address, offsets)`. `address`, int32 (E',), is bin * n_units + unit, ascending within
+            each sample, with one entry per event: equal entries are counts above 1. `offsets` is
+            int64 (S + 1,).
 
         Raises:
-          ValueError: n_steps * n_units >= 2**31, which int32 addresses cannot hold, or more steps than float32 times resolve (2**20).
+            ValueError: n_steps * n_units >= 2**31, which int32 addresses cannot represent, or more
+                steps than float32 times resolve (2**20).
 
-        >>> data = EventDataset.from_lists([[0.004, 0.001], [0.9]], [[2, 0], [1]], [0, 1], n_units=3, duration=0.006)
+        >>> data = EventDataset.from_lists(
+        ...     [[0.004, 0.001], [0.9]], [[2, 0], [1]], [0, 1], n_units=3, duration=0.006)
         >>> data.bins(dt=2e-3)
         (array([0, 8], dtype=int32), array([0, 2, 2]))
         """
@@ -352,7 +425,10 @@ class EventDataset:
     def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.n_units
         if stride >= 2**31:
-            raise ValueError(f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take a longer dt or fewer units")
+            raise ValueError(
+                f"n_steps * n_units must be < 2**31, got {steps} * {self.n_units} = {stride}; take "
+                "a longer dt or fewer units"
+            )
         addresses, counts = [], []
         for part in self._blocks(_EVENTS_AT_ONCE):
             sample, step, unit = part._on_grid(dt, steps)
@@ -363,14 +439,16 @@ class EventDataset:
         return np.concatenate(addresses), _arrays.offsets_of(np.concatenate(counts))
 
     def _blocks(self, n_events: int) -> Iterator[EventDataset]:
-        """The data set in parts of consecutive samples, at least one part, which are not copied.
+        """Yield parts of consecutive samples as views, at least one part.
 
         Args:
-          n_events: in a part, at most; one sample of more is a part of its own.
+            n_events: Largest number of events per part. A larger sample is a part of its own.
         """
         start = 0
         while True:
-            stop = int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
+            stop = (
+                int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
+            )
             stop = min(max(stop, start + 1), len(self))
             own = slice(self.offsets[start], self.offsets[stop])
             yield self._with(
@@ -384,16 +462,24 @@ class EventDataset:
             if start == len(self):
                 return
 
-    def to_dense(self, dt: float, n_steps: int | None = None, *, dtype: Any = np.uint8, binary: bool = False) -> np.ndarray:
-        """Spike counts on a time grid, time-major: (T, S, n_units).
+    def to_dense(
+        self,
+        dt: float,
+        n_steps: int | None = None,
+        *,
+        dtype: DTypeLike = np.uint8,
+        binary: bool = False,
+    ) -> np.ndarray:
+        """Return spike counts on a time grid, time-major (T, S, n_units).
 
         Args:
-          dt, n_steps: as in `bins`.
-          dtype: of the result.
-          binary: 1 where there is at least one event, instead of the count.
+            dt: Time step, s.
+            n_steps: Number of steps T. None: as many as cover `duration`.
+            dtype: Dtype of the result.
+            binary: If True, return 1 for one event or more, instead of the count.
 
         Raises:
-          ValueError: a count that `dtype` cannot hold exactly; nothing wraps around.
+            ValueError: `dtype` cannot represent a count exactly. Counts never wrap around.
 
         >>> data = EventDataset.from_lists([[0.0, 0.0005]], [[0, 0]], [0], n_units=1, duration=2e-3)
         >>> data.to_dense(1e-3).ravel(), data.to_dense(1e-3, binary=True).ravel()
@@ -401,13 +487,18 @@ class EventDataset:
         """
         steps = self._steps(dt, n_steps)
         sample, step, unit = self._on_grid(dt, steps)
-        place, count = np.unique((step * len(self) + sample) * self.n_units + unit, return_counts=True)
+        place, count = np.unique(
+            (step * len(self) + sample) * self.n_units + unit, return_counts=True
+        )
         limit = _arrays.largest_count(dtype)
         if not binary and count.size and count.max() > limit:
             worst = int(count.argmax())
-            at = tuple(int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units)))
+            at = tuple(
+                int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units))
+            )
             raise ValueError(
-                f"dtype must hold every count exactly, got {np.dtype(dtype)} (up to {limit}) for {count[worst]} events "
+                f"dtype must hold every count exactly, got {np.dtype(dtype)} (up to {limit}) for "
+                f"{count[worst]} events "
                 f"at (time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
             )
         dense = np.zeros((steps, len(self), self.n_units), dtype)
@@ -415,11 +506,17 @@ class EventDataset:
         return dense
 
     def rate(self, *, per_class: bool = False) -> np.ndarray:
-        """Mean rate over `duration` and the samples, Hz: (n_units,), or (n_classes, n_units) with `per_class`; float64.
+        """Return mean rates over `duration` and the samples, Hz.
 
-        NaN where there is no sample to average over.
+        Args:
+            per_class: If True, average over the samples of each class.
 
-        >>> data = EventDataset.from_lists([[0.1, 0.2], [0.3]], [[0, 0], [1]], [0, 1], n_units=2, duration=0.5)
+        Returns:
+            float64 (n_units,), or (n_classes, n_units) with `per_class`. NaN if there are no
+            samples to average.
+
+        >>> data = EventDataset.from_lists(
+        ...     [[0.1, 0.2], [0.3]], [[0, 0], [1]], [0, 1], n_units=2, duration=0.5)
         >>> data.rate()
         array([2., 1.])
         >>> data.rate(per_class=True)
@@ -430,7 +527,9 @@ class EventDataset:
         events = np.zeros((rows, self.n_units), np.int64)
         for part in self._blocks(_EVENTS_AT_ONCE):
             kept = _arrays.not_before_edge(part.times) < self.duration
-            row_of_sample = part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
+            row_of_sample = (
+                part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
+            )
             row = np.repeat(row_of_sample, part.counts)[kept]
             place = row * self.n_units + part.units[kept]
             events += np.bincount(place, minlength=events.size).reshape(events.shape)
@@ -442,10 +541,12 @@ class EventDataset:
     def _steps(self, dt: float, n_steps: int | None) -> int:
         _check.number("dt", dt, above=0, unit="s")
         _check.hint_seconds("dt", dt)
-        return _arrays.check_steps(_time.n_steps(self.duration, dt) if n_steps is None else _check.integer("n_steps", n_steps, at_least=1))
+        if n_steps is not None:
+            return _arrays.check_steps(_check.integer("n_steps", n_steps, at_least=1))
+        return _arrays.check_steps(_time.n_steps(self.duration, dt))
 
     def _on_grid(self, dt: float, n_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sample, step and unit (int64) of each event inside the window."""
+        """Return the sample, step and unit, int64, of each event inside the window."""
         t = _arrays.not_before_edge(self.times)
         step = t / dt
         kept = (step < n_steps) & (t < self.duration)

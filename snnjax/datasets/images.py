@@ -1,11 +1,15 @@
-r"""Labelled still images: the container, the device source that shows each for a whole trial, and two data sets.
+r"""Labelled still images: a container, a source on the device, and two data sets.
 
-An image reaches the network as pixel values of mean 0 and variance 1 over the training set, for each channel, the same at every time step,
+The network receives each image for a whole trial, as pixel values with mean 0 and variance 1 over
+the training set for each channel, equal at every time step:
 
     x[t] = (image - mean[c]) / std[c],      t = 0 .. steps - 1
 
-which `snnjax.nn.Sensory` turns into spikes. On the device an image is kept once, in its own type (a byte a value).
-CIFAR-10: Krizhevsky (2009), through tensorflow-datasets and without tensorflow. Digits: scikit-learn's, 8 x 8 pixels, which need no download.
+`snnjax.nn.Sensory` turns these values into spikes. The device stores an image once, in its own
+dtype (usually one byte per value).
+
+CIFAR-10: Krizhevsky (2009), through tensorflow-datasets, without tensorflow. Digits: the images of
+scikit-learn, 8 x 8 pixels, which need no download.
 """
 
 from __future__ import annotations
@@ -28,16 +32,20 @@ Split = Literal["train", "test"]
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ImageDataset:
-    """S labelled images. Host side and numpy only, as `EventDataset`.
+    """S labelled images, stored with numpy on the host like `EventDataset`.
 
     Attributes:
-      images: (S, height, width, channels), channels last, any real dtype, finite.   labels: (S,) int32, in [0, n_classes).
-      n_classes: number of classes.   class_names: that many names, or None.
+        images: Images (S, height, width, channels), channels last, any real dtype, finite.
+        labels: Classes, int32 (S,), in [0, n_classes).
+        n_classes: Number of classes.
+        class_names: `n_classes` names, or None.
 
     Raises:
-      ValueError, TypeError: naming the field and what is wrong.
+        ValueError: A field is invalid. The message names it.
+        TypeError: A field has the wrong type. The message names it.
 
-    >>> data = ImageDataset(images=np.zeros((6, 8, 8, 1), np.uint8), labels=[0, 1, 2, 0, 1, 2], n_classes=3)
+    >>> images = np.zeros((6, 8, 8, 1), np.uint8)
+    >>> data = ImageDataset(images=images, labels=[0, 1, 2, 0, 1, 2], n_classes=3)
     >>> data, [len(part) for part in data.split([0.5, 0.5], seed=0)]
     (ImageDataset(6 images, 8 x 8 x 1, 3 classes), [3, 3])
     """
@@ -75,17 +83,26 @@ class ImageDataset:
         return f"ImageDataset({len(self)} images, {' x '.join(map(str, self.images.shape[1:]))}, {self.n_classes} classes)"
 
     def subset(self, indices: Any) -> ImageDataset:
-        """The images `indices`, in that order: whole numbers, a boolean mask or a slice."""
+        """Return the images `indices` in that order.
+
+        Args:
+            indices: Whole numbers, a boolean mask or a slice.
+        """
         index = _arrays.as_indices(indices, len(self))
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[ImageDataset, ...]:
-        """Disjoint random parts; as `EventDataset.split`."""
+        """Return disjoint random parts, as `EventDataset.split`."""
         parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
         return tuple(self.subset(part) for part in parts)
 
     def downsample(self, factor: int) -> ImageDataset:
-        """Means over squares of `factor` x `factor` pixels, float32; pixels left over at the end of an axis are dropped.
+        """Return means over squares of `factor` x `factor` pixels, float32.
+
+        Pixels that remain at the end of an axis are dropped.
+
+        Args:
+            factor: Side of the squares, from 1 to the shorter side of the images.
 
         >>> image = np.arange(4.0).reshape(1, 2, 2, 1)
         >>> ImageDataset(images=image, labels=[0], n_classes=1).downsample(2).images.ravel()
@@ -101,15 +118,23 @@ class ImageDataset:
 
 @pytree_dataclass
 class DeviceImages:
-    """Images on the device as trials of `steps` steps. Made by `DeviceImages.put`; a `BatchSource`, a pytree.
+    """Images on the device as trials of `steps` steps: a `BatchSource`, a pytree.
+
+    `DeviceImages.put` creates it.
 
     Attributes:
-      images: (samples, height, width, channels) of any dtype.   labels: int32 (samples,).   mean, std: (channels,).   steps: of a trial.
-      flip: where a key is given, mirror half of the images left to right.   shift: and move each by up to so many pixels on either axis, its
-        edge repeated.
+        images: Images (samples, height, width, channels), any dtype.
+        labels: Classes, int32 (samples,).
+        mean: Mean of each channel (channels,).
+        std: Standard deviation of each channel (channels,).
+        steps: Number of time steps of a trial.
+        flip: If a key is given, mirror each image left to right with probability 1/2.
+        shift: If a key is given, move each image by up to `shift` pixels on both axes, with its
+            edge repeated.
 
-    >>> data = DeviceImages.put(ImageDataset(images=np.arange(12.0).reshape(3, 2, 2, 1), labels=[0, 1, 0], n_classes=2), steps=50)
-    >>> x, labels = data.batch(jnp.array([0, 2]))
+    >>> pixels = np.arange(12.0).reshape(3, 2, 2, 1)
+    >>> data = ImageDataset(images=pixels, labels=[0, 1, 0], n_classes=2)
+    >>> x, labels = DeviceImages.put(data, steps=50).batch(jnp.array([0, 2]))
     >>> x.shape, bool((x[0] == x[49]).all()), round(float(x[7, 0, 0, 0, 0]), 2)
     ((50, 2, 2, 2, 1), True, -1.59)
     """
@@ -124,7 +149,21 @@ class DeviceImages:
 
     @classmethod
     def put(cls, data: ImageDataset, *, steps: int, like: DeviceImages | None = None, flip: bool = False, shift: int = 0) -> DeviceImages:
-        """Copy `data` to the default device; mean and standard deviation are its own, or those of `like`: the training set's."""
+        """Copy a data set to the default device.
+
+        Args:
+            data: The images.
+            steps: Number of time steps of a trial.
+            like: Take mean and standard deviation from this source, which has the training set.
+                None: compute them from `data`.
+            flip: As the attribute.
+            shift: As the attribute.
+
+        Raises:
+            ValueError: The data set is empty, a channel is constant, or the shape differs from
+                `like`.
+            TypeError: An argument has the wrong type.
+        """
         if len(data) == 0:
             raise ValueError("data must hold at least one image, got an empty data set")
         _check.integer("steps", steps, at_least=1)
@@ -140,9 +179,8 @@ class DeviceImages:
             if like.images.shape[1:] != data.images.shape[1:]:
                 raise ValueError(f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}")
             scale = like.mean, like.std
-        images = (
-            data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
-        )  # what no 32-bit integer holds would wrap
+        # larger types become float32, because values beyond 32-bit integers would wrap around
+        images = data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
         return cls(
             images=jnp.asarray(images),
             labels=jnp.asarray(data.labels),
@@ -157,7 +195,15 @@ class DeviceImages:
         return self.labels.shape[0]
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Pixel values (steps, batch, height, width, channels), float32, and labels (batch,)."""
+        """Return a batch.
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Random key for `flip` and `shift`. None: the images are not changed.
+
+        Returns:
+            Pixel values (steps, batch, height, width, channels), float32, and labels (batch,).
+        """
         x = (self.images[indices].astype(jnp.float32) - self.mean) / self.std
         if key is not None:
             x = self._change(x, key)
@@ -177,7 +223,7 @@ class DeviceImages:
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, float64, a thousand images at a time."""
+    """Return mean and standard deviation of each channel, float64, computed in blocks."""
     parts = [images[k : k + 1000] for k in range(0, len(images), 1000)]
     count = images.size // images.shape[-1]
     mean = sum(part.sum(axis=(0, 1, 2), dtype=np.float64) for part in parts) / count
@@ -186,10 +232,10 @@ def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits() -> ImageDataset:
-    """The 1,797 handwritten digits of scikit-learn (the extra `digits`), 8 x 8 pixels of 0 to 16.
+    """Return the 1,797 handwritten digits of scikit-learn, 8 x 8 pixels with values 0 to 16.
 
     Raises:
-      ImportError: scikit-learn is not installed; says how to.
+        ImportError: scikit-learn (the extra `digits`) is not installed.
 
     >>> digits()
     ImageDataset(1797 images, 8 x 8 x 1, 10 classes)
@@ -203,14 +249,16 @@ def digits() -> ImageDataset:
 
 
 def load_cifar10(split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> ImageDataset:
-    """CIFAR-10 as tensorflow-datasets has prepared it: 32 x 32 x 3 bytes.
+    """Load CIFAR-10, prepared by tensorflow-datasets: 32 x 32 x 3 bytes per image.
 
     Args:
-      split: `"train"` or `"test"`.   data_dir: the folder that holds `cifar10`; None: tensorflow-datasets' own.
-      download: fetch and prepare it first, into `data_dir`, where it is not there.
+        split: `"train"` or `"test"`.
+        data_dir: Folder that contains `cifar10`. None: the default folder of tensorflow-datasets.
+        download: If the data are missing, download and prepare them in `data_dir` first.
 
     Raises:
-      FileNotFoundError: it is not there, and `download` is False.   ValueError: what is there is damaged or of another kind.
+        FileNotFoundError: The data are missing, and `download` is False.
+        ValueError: The data are damaged or of another kind.
     """
     _check.one_of("split", split, get_args(Split))
     import tensorflow_datasets as tfds

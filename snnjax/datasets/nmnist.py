@@ -1,30 +1,30 @@
-r"""Reader for N-MNIST: the digits of MNIST, moved before an event camera, on 34 x 34 pixels.
+r"""Reader for N-MNIST: the MNIST digits, moved in front of an event camera with 34 x 34 pixels.
 
-Two layouts. The archive is taken where both are there:
+There are two layouts. If both are present, the archive is read:
 
-    FOLDER/Train.zip, Test.zip          the official archives, read as they are; nothing is unpacked
-    FOLDER/Train/, Test/                the same, unpacked
+    FOLDER/Train.zip, Test.zip          the official archives; nothing is unpacked
+    FOLDER/Train/, Test/                the same files, unpacked
 
-Each holds `Train/5/00001.bin` and so on: a folder per digit, and one recording per file, named by
-its number. Other files are left alone. A recording has 5 bytes per event, big endian:
+Each contains `Train/5/00001.bin` and so on: one folder per digit, and one file per recording, named
+by its number. Other files are ignored. A recording has 5 bytes per event, big endian:
 
     byte 0, 1        x from the left, y from the top, pixels
     bytes 2 to 4     1 bit of polarity (1: brighter), 23 bits of time, us
 
-Some readers of this format take an event with y = 240 for a mark: the clock of the camera has run
-over, and the later events of the file come 2^13 us later. This one does, too, so that it gives
-what they give. The archives need no marks: 23 bits last for 8.4 s, a recording for about 0.31 s.
+Some readers of this format take an event with y = 240 as an overflow mark of the camera's clock:
+later events of the file are 2^13 us later. This reader does so, too, to give equal results. The
+official archives need no marks: 23 bits last for 8.4 s, and a recording takes about 0.31 s.
 
-With d = `downsample` a pixel is d x d of the camera's, and an event is one on unit
+With d = `downsample`, squares of d x d pixels of the camera are joined. An event falls on unit
 
     unit = (floor(y / d) width + floor(x / d)) 2 + polarity             width = ceil(34 / d)
 
-so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarity), as that
-of DVS-Gesture does. No event is lost: counts add up. Where d does not divide 34, the last row and
-the last column join fewer pixels.
+so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarity), as for
+DVS-Gesture. No event is lost: counts add up. If d does not divide 34, the last row and the last
+column join fewer pixels.
 
-Files come from the network, so nothing in them is trusted: names, sizes and values are checked,
-and no more is read of a file than it says that it holds.
+Files come from the network and are not trusted: names, sizes and values are checked, and the
+reader reads at most the size that a file declares.
 
 Source: Orchard, Jayawant, Cohen & Thakor (2015), doi 10.3389/fnins.2015.00437.
 """
@@ -50,17 +50,17 @@ Split = Literal["train", "test"]
 
 CLASS_NAMES = tuple("0123456789")
 SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
-"""Where the archives are."""
+"""Web page of the archives."""
 
 _PIXELS = 34
 _EVENT = 5  # bytes
 _MARK, _OVERRUN = 240, 2**13  # y, us
-_MOST_BYTES = 2**18  # of a recording: 52,428 events; 7,152 are the most in a thousand of them
+_MOST_BYTES = 2**18  # per recording, 52,428 events; among 1,000 recordings, 7,152 is the maximum
 _BLOCK = 256  # recordings decoded at once
 
 
 class _File(NamedTuple):
-    """A file of either layout: its name from the top folder on, size in bytes, how to read it."""
+    """A file of either layout: its name relative to the top folder, its size in bytes, a reader."""
 
     name: str
     size: int
@@ -68,7 +68,7 @@ class _File(NamedTuple):
 
 
 class _Recording(NamedTuple):
-    """A file that holds a recording. In the order of labels and numbers."""
+    """A file with a recording. Recordings sort by label, then by number."""
 
     label: int
     number: int
@@ -76,13 +76,13 @@ class _Recording(NamedTuple):
 
 
 def sensor_shape(downsample: int = 1) -> tuple[int, int, int]:
-    """Height, width and polarities of the recordings, as `snnjax.models.csnn2d` takes them.
+    """Return height, width and number of polarities, as `snnjax.models.csnn2d` takes them.
 
     Args:
-      downsample: join squares of so many pixels to one, 1 to 34.
+        downsample: Join squares of `downsample` x `downsample` pixels to one, 1 to 34.
 
     Raises:
-      ValueError: `downsample` is out of range.
+        ValueError: `downsample` is out of range.
 
     >>> sensor_shape(), sensor_shape(2)
     ((34, 34, 2), (17, 17, 2))
@@ -102,22 +102,25 @@ def load_nmnist(
     """Read the recordings of a split, ordered by digit and then by number.
 
     Args:
-      folder: that holds Train.zip and Test.zip, or their contents; see the module.
-      split: `"train"` or `"test"`.
-      downsample: join squares of so many pixels to one, 1 to 34; 2 gives 17 x 17 pixels.
-      duration: length of a trial, s. Events at or after it stay in the data set, but are dropped
-        on binning.
-      max_events: larger splits are refused; the official ones have about 250 and 40 million, going
-        by a part of them. Events take 12 bytes each, and twice that while they are read.
+        folder: Folder with Train.zip and Test.zip, or with their contents (see the module).
+        split: `"train"` or `"test"`.
+        downsample: Join squares of `downsample` x `downsample` pixels to one, 1 to 34. 2 gives 17 x
+            17 pixels.
+        duration: Length of a trial, s. Later events stay in the data set, but are dropped on
+            binning.
+        max_events: Larger splits are refused. The official splits have about 250 and 40 million
+            events, estimated from a part of them. Events take 12 bytes each, and twice that during
+            reading.
 
     Returns:
-      `EventDataset` with the numbers of the recordings as `groups`. Times are float64, s, in the
-      order of the file.
+        An `EventDataset` with the numbers of the recordings as `groups`. Times are float64, s, in
+        the order of the file.
 
     Raises:
-      FileNotFoundError: there is no such folder, or no archive in it; says where to get it.
-      ValueError: an archive or a recording is damaged, or not of the layout. Names it and what is
-        wrong.
+        FileNotFoundError: The folder or the archive does not exist. The message says where to get
+            it.
+        ValueError: An archive or a recording is damaged, or has another layout. The message names
+            the file and the defect.
 
     >>> import tempfile, zipfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +161,7 @@ def load_nmnist(
 
 @contextlib.contextmanager
 def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
-    """The files of the archive, else of the folder `name`. Errors inside the block name it."""
+    """Yield the files of the archive, or of the folder `name`. Errors name their place."""
     if not folder.is_dir():
         wrong = "not a folder; name the one that holds it" if folder.exists() else "no such folder"
         raise FileNotFoundError(f"{folder}: {wrong}")
@@ -184,12 +187,12 @@ def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
 
 
 def _find(files: Iterable[_File], name: str) -> list[_Recording]:
-    """The recordings among `files`, in order."""
+    """Return the recordings among `files`, in order."""
     found: list[_Recording] = []
     others: list[str] = []
     for file in files:
         parts = file.name.split("/")
-        # what some systems leave beside a file begins with a dot
+        # names of metadata files that some systems add begin with a dot
         if parts[0] != name or not parts[-1].endswith(".bin") or parts[-1].startswith("."):
             others.append(file.name)
             continue
@@ -214,7 +217,13 @@ def _find(files: Iterable[_File], name: str) -> list[_Recording]:
 
 
 class _Events(NamedTuple):
-    """Of several recordings, one after another: times (s) and units (E,), and how many each has."""
+    """Events of several recordings, concatenated.
+
+    Attributes:
+        times: Times (E,), s.
+        units: Units (E,).
+        counts: Number of events of each recording.
+    """
 
     times: np.ndarray
     units: np.ndarray
@@ -222,6 +231,7 @@ class _Events(NamedTuple):
 
 
 def _read(recordings: Sequence[_Recording], downsample: int, width: int) -> _Events:
+    """Decode recordings, at most `_BLOCK` at once."""
     raw = [recording.file.read() for recording in recordings]
     counts = np.array([len(part) // _EVENT for part in raw])
     x, y, high, middle, low = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, _EVENT).T
@@ -243,7 +253,7 @@ def _read(recordings: Sequence[_Recording], downsample: int, width: int) -> _Eve
     units += high >> 7
     if marks.any():
         sample = np.repeat(np.arange(counts.size), counts)
-        passed = np.cumsum(marks)  # over all the recordings: those before one's own do not count
+        passed = np.cumsum(marks)  # over all recordings: those of earlier recordings are subtracted
         before = np.concatenate([[0], passed])[np.cumsum(counts) - counts]
         microseconds = microseconds + (passed - before[sample]) * _OVERRUN
         microseconds, units = microseconds[~marks], units[~marks]

@@ -1,17 +1,22 @@
-r"""Independent homogeneous Poisson spike trains: the input that the theory assumes, as events and as a raster.
+r"""Independent homogeneous Poisson spike trains, the input that the theory assumes.
 
-events     count ~ Poisson(rate duration), times ~ Uniform[0, duration)               a unit and sample, exact in continuous time
-raster     count ~ Poisson(rate dt)                                                   a unit, sample and step; not Bernoulli
+As events, exact in continuous time, for each unit and sample:
+
+    count ~ Poisson(rate duration),    times ~ Uniform[0, duration)
+
+As a raster, for each unit, sample and step; counts, not Bernoulli:
+
+    count ~ Poisson(rate dt)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.datasets import _arrays
@@ -24,27 +29,34 @@ def poisson(
     *,
     n_samples: int,
     n_units: int,
-    rate: Any,
+    rate: ArrayLike,
     duration: float,
     seed: int | Sequence[int],
-    labels: Any = None,
+    labels: ArrayLike | None = None,
 ) -> EventDataset:
-    """Poisson spike trains as a data set, sorted by time within each sample.
+    """Draw Poisson spike trains as a data set, sorted by time within each sample.
 
     Args:
-      n_samples: S, >= 0.   n_units: >= 1.
-      rate: Hz, finite and >= 0: a scalar, (n_units,), or (n_classes, n_units) for rates that depend on the label.
-      duration: length of a trial, s.
-      seed: whole number >= 0, or several.
-      labels: (S,) integers. When None: with rates a class, equally many samples of each in random order; otherwise all 0.
+        n_samples: Number of samples S, >= 0.
+        n_units: Number of units, >= 1.
+        rate: Rates, Hz, finite and >= 0: a scalar, (n_units,), or (n_classes, n_units) if they
+            depend on the label.
+        duration: Length of a trial, s.
+        seed: Whole number >= 0, or several.
+        labels: Integers (S,). None: if `rate` has one row per class, the same number of samples of
+            each class in random order; otherwise all 0.
 
     Returns:
-      `EventDataset` with as many classes as `rate` has rows; without rows, the largest label + 1.
+        An `EventDataset`. It has as many classes as `rate` has rows; without rows, the largest
+        label + 1.
 
     Raises:
-      ValueError, TypeError: an argument out of range, by name; or more than 2e9 events to be expected.
+        ValueError: An argument is out of range, or more than 2e9 events are expected. The message
+            names the argument.
+        TypeError: An argument has the wrong type.
 
-    >>> data = poisson(n_samples=200, n_units=2, rate=[[5.0, 20.0], [40.0, 0.0]], duration=1.0, seed=0)
+    >>> rate = [[5.0, 20.0], [40.0, 0.0]]
+    >>> data = poisson(n_samples=200, n_units=2, rate=rate, duration=1.0, seed=0)
     >>> np.bincount(data.labels), data.rate(per_class=True).round()
     (array([100, 100]), array([[ 5., 20.],
            [40.,  0.]]))
@@ -54,19 +66,33 @@ def poisson(
     duration = float(_check.number("duration", duration, above=0, unit="s"))
     rates = np.asarray(_check.number("rate", np.asarray(rate), at_least=0, unit="Hz"), np.float64)
     if rates.ndim > 2 or (rates.ndim and rates.shape[-1] != n_units) or rates.shape[:1] == (0,):
-        raise ValueError(f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, got shape {rates.shape}")
+        raise ValueError(
+            f"rate must be a scalar, (n_units,) or (n_classes, n_units) with n_units = {n_units}, "
+            f"got shape {rates.shape}"
+        )
     rng = _arrays.rng_of(seed)
     if labels is None:
         labels = rng.permutation(np.arange(n_samples) % (len(rates) if rates.ndim == 2 else 1))
-    n_classes = len(rates) if rates.ndim == 2 else _arrays.count_classes(labels, None if n_samples else 1, None)
+    n_classes = (
+        len(rates)
+        if rates.ndim == 2
+        else _arrays.count_classes(labels, None if n_samples else 1, None)
+    )
     labels = _arrays.integers("labels", labels, 0, n_classes - 1)
     if labels.size != n_samples:
         raise ValueError(f"labels must have n_samples = {n_samples} entries, got {labels.size}")
-    mean = np.broadcast_to((rates[labels] if rates.ndim == 2 else rates) * duration, (n_samples, n_units))
+    mean = np.broadcast_to(
+        (rates[labels] if rates.ndim == 2 else rates) * duration, (n_samples, n_units)
+    )
     if mean.sum() > _MAX_EVENTS:
-        raise ValueError(f"rate * duration * n_samples must give at most {_MAX_EVENTS:g} events, got {mean.sum():g} on average")
+        raise ValueError(
+            f"rate * duration * n_samples must give at most {_MAX_EVENTS:g} events, got "
+            f"{mean.sum():g} on average"
+        )
     counts = rng.poisson(mean)
-    units = np.repeat(np.broadcast_to(np.arange(n_units, dtype=np.int32), counts.shape).ravel(), counts.ravel())
+    units = np.repeat(
+        np.broadcast_to(np.arange(n_units, dtype=np.int32), counts.shape).ravel(), counts.ravel()
+    )
     per_sample = counts.sum(axis=1)
     position = rng.random(units.size)
     order = np.argsort(np.repeat(np.arange(n_samples), per_sample) + position)
@@ -83,20 +109,24 @@ def poisson(
     )
 
 
-def poisson_raster(key: jax.Array, shape: tuple[int, ...], *, rate: Any, dt: Any) -> jax.Array:
-    """Poisson spike counts on a time grid, made on the device.
+def poisson_raster(
+    key: jax.Array, shape: tuple[int, ...], *, rate: jax.typing.ArrayLike, dt: jax.typing.ArrayLike
+) -> jax.Array:
+    """Draw Poisson spike counts on a time grid, on the device.
 
     Args:
-      key: a JAX random key.
-      shape: of the result, time-major: (T, B, n_units).
-      rate: Hz, finite and >= 0; a scalar or an array that broadcasts against `shape`.
-      dt: time step, s.
+        key: A JAX random key.
+        shape: Shape of the result, time-major (T, B, n_units).
+        rate: Rate, Hz, finite and >= 0: a scalar or an array that broadcasts against `shape`.
+        dt: Time step, s.
 
     Returns:
-      float32 counts of `shape`, Poisson distributed with mean rate dt, so now and then above 1.
+        float32 counts of shape `shape`, Poisson distributed with mean rate dt. Counts above 1
+        occur.
 
     Raises:
-      ValueError: an argument out of range (traced values pass unchecked), or rates that do not broadcast.
+        ValueError: An argument is out of range (traced values are not checked), or the rates do not
+            broadcast.
 
     >>> x = poisson_raster(jax.random.key(0), (500, 40, 50), rate=20.0, dt=2e-3)
     >>> x.shape, x.dtype, round(float(x.mean() / 2e-3))

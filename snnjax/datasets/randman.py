@@ -1,13 +1,18 @@
-r"""Randman: spike trains that lie on smooth random manifolds, a classification task of adjustable difficulty.
+r"""Randman: spikes on smooth random manifolds, a classification task of adjustable difficulty.
 
-For each class and input unit a smooth random function of the manifold coordinates x in [0, 1]^D is drawn,
+For each class and input unit, draw a smooth random function of the manifold coordinates
+x in [0, 1]^D,
 
     f(x) = prod_d sum_i theta0[i] s[i] sin(2 pi (i x_d theta1[i] + theta2[i])),    i = 0 .. n - 1
-    s[i] = 1 / ((i + 1)^alpha + 1),      n = min(ceil(prec^(-1/alpha)), 1000),      all theta ~ U[0, 1], theta0[0] = 0
+    s[i] = 1 / ((i + 1)^alpha + 1),      n = min(ceil(prec^(-1/alpha)), 1000)
+    all theta ~ U[0, 1],                 theta0[0] = 0
 
-alpha sets the smoothness. A sample of a class is one point x; every unit's values over the class's samples are scaled to [0, 1] and become
-the time of its one spike. Only the spike times carry the class: every unit fires exactly once in every sample.
-Source: Zenke & Vogels (2021), doi 10.1162/neco_a_01367; settings of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+alpha sets the smoothness. A sample of a class is one point x. For every unit, the values over the
+samples of the class are scaled to [0, 1] and become the time of its spike. Only spike times carry
+information on the class: every unit fires exactly once per sample.
+
+Source: Zenke & Vogels (2021), doi 10.1162/neco_a_01367; settings of Rossbroich, Gygax & Zenke
+(2022), doi 10.1088/2634-4386/ac97bb.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from snnjax.datasets.events import EventDataset
 
 
 def n_modes(alpha: float, prec: float = 1e-3) -> int:
-    """The number of sine modes that precision `prec` asks for at smoothness `alpha`.
+    """Return the number of sine modes for precision `prec` at smoothness `alpha`.
 
     >>> n_modes(1.0), n_modes(1.5)
     (1000, 100)
@@ -29,15 +34,39 @@ def n_modes(alpha: float, prec: float = 1e-3) -> int:
     return min(math.ceil(round(prec ** (-1 / alpha), 9)), 1000)
 
 
-def draw_manifold(rng: np.random.Generator, *, n_units: int, dim: int, alpha: float, prec: float = 1e-3) -> np.ndarray:
-    """The random parameters of one class's functions, theta (n_units, dim, 3, n_modes), float64."""
+def draw_manifold(
+    rng: np.random.Generator, *, n_units: int, dim: int, alpha: float, prec: float = 1e-3
+) -> np.ndarray:
+    """Draw the random parameters of the functions of one class.
+
+    Args:
+        rng: Generator.
+        n_units: Number of units.
+        dim: Dimension D of the manifold.
+        alpha: Smoothness, > 0.
+        prec: Precision that sets the number of modes.
+
+    Returns:
+        theta, float64 (n_units, dim, 3, n_modes).
+    """
     theta = rng.random((n_units, dim, 3, n_modes(alpha, prec)))
     theta[:, :, 0, 0] = 0.0  # the i = 0 mode is a constant, a bias on the spike time
     return theta
 
 
 def evaluate_manifold(x: np.ndarray, theta: np.ndarray, *, alpha: float) -> np.ndarray:
-    """f at the points x (samples, dim): (samples, n_units), float64, not yet scaled.
+    """Evaluate f at the points x.
+
+    Args:
+        x: Points (samples, dim).
+        theta: Parameters from `draw_manifold`.
+        alpha: Smoothness, > 0.
+
+    Returns:
+        Values, float64 (samples, n_units), not yet scaled.
+
+    Raises:
+        ValueError: x has another shape.
 
     >>> theta = draw_manifold(np.random.default_rng(0), n_units=20, dim=1, alpha=1.0)
     >>> evaluate_manifold(np.linspace(0, 1, 5)[:, None], theta, alpha=1.0).shape
@@ -49,22 +78,28 @@ def evaluate_manifold(x: np.ndarray, theta: np.ndarray, *, alpha: float) -> np.n
     i = np.arange(n)
     amplitude = theta[:, :, 0] / ((i + 1.0) ** alpha + 1)
     out = np.ones((len(x), n_units))
-    size = max(1, _CACHED // n)  # samples at a time, whose phases stay in the cache
+    size = max(1, _CACHED // n)  # number of samples whose phases fit in the cache
     for unit in range(n_units):
         for d in range(dim):
             for start in range(0, len(x), size):
-                turns = x[start : start + size, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
+                turns = (
+                    x[start : start + size, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
+                )
                 out[start : start + size, unit] *= _sin_of_turns(turns) @ amplitude[unit, d]
     return out
 
 
-_CACHED = 2**14  # elements of float64
+_CACHED = 2**14  # elements of float64, 128 KiB
 _SINE = [(-1) ** k * (2 * math.pi) ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)]
 
 
 def _sin_of_turns(turns: np.ndarray) -> np.ndarray:
-    """sin(2 pi turns) to 1e-15, four times as fast as numpy's for large arguments. `turns` is overwritten."""
-    # onto [-1/4, 1/4], where the sine has the same value and its Taylor series of 11 terms is exact to rounding
+    """Return sin(2 pi turns) to 1e-15, four times as fast as numpy for large arguments.
+
+    The input is overwritten.
+    """
+    # Map to [-1/4, 1/4], where the sine has the same value and its Taylor series of 11 terms is
+    # exact to rounding.
     turns -= 0.25
     turns -= np.floor(turns)
     turns -= 0.5
@@ -90,22 +125,36 @@ def randman(
     duration: float = 0.2,
     seed: int = 0,
 ) -> EventDataset:
-    """Draw manifolds and sample a data set from them.
+    """Draw manifolds and sample a data set from them. The defaults are those of the paper.
 
     Args:
-      n_classes, n_units: manifolds, and input units.   n_samples: per class; at least 2 (each unit's times are scaled over them).
-      dim: dimension of the manifolds.   alpha: smoothness, > 0; smaller is harder.
-      active_duration: all spikes fall in [0, active_duration), s.   duration: of a trial, s.
-      seed: of manifolds and samples. Defaults are the paper's.
+        n_classes: Number of classes, each with its own manifold.
+        n_units: Number of input units.
+        n_samples: Samples per class, >= 2: times are scaled over the samples of a class.
+        dim: Dimension of the manifolds.
+        alpha: Smoothness, > 0. Smaller values make the task harder.
+        active_duration: All spikes occur in [0, active_duration), s.
+        duration: Length of a trial, s.
+        seed: Seed of the manifolds and the samples.
 
     Returns:
-      `EventDataset` of n_classes * n_samples samples, grouped by class, one spike a unit a sample.
+        An `EventDataset` of n_classes * n_samples samples, ordered by class, with one spike per
+        unit and sample.
+
+    Raises:
+        ValueError: An argument is out of range. The message names it.
+        TypeError: An argument has the wrong type.
 
     >>> data = randman(n_samples=50, seed=1)
     >>> len(data), data.n_units, float(data.times.max()) <= 0.1
     (500, 20, True)
     """
-    for name, value, low in (("n_classes", n_classes, 1), ("n_units", n_units, 1), ("n_samples", n_samples, 2), ("dim", dim, 1)):
+    for name, value, low in (
+        ("n_classes", n_classes, 1),
+        ("n_units", n_units, 1),
+        ("n_samples", n_samples, 2),
+        ("dim", dim, 1),
+    ):
         _check.integer(name, value, at_least=low)
     _check.integer("seed", seed, at_least=0)
     _check.number("alpha", alpha, above=0)
@@ -117,7 +166,7 @@ def randman(
         theta = draw_manifold(rng, n_units=n_units, dim=dim, alpha=alpha)
         values = evaluate_manifold(rng.random((n_samples, dim)), theta, alpha=alpha)
         low, high = values.min(axis=0), values.max(axis=0)
-        # the latest spike of a unit falls just before active_duration, in the last step and not the next one
+        # the latest spike of a unit is just before active_duration, in the last step of that time
         times[c] = (values - low) / (high - low) * (active_duration * (1 - 1e-6))
     total = n_classes * n_samples
     return EventDataset(

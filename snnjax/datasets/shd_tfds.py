@@ -1,22 +1,26 @@
 r"""The Spiking Heidelberg Digits as a TensorFlow Datasets (TFDS) data set, without TensorFlow:
 
-    download_shd     zenkelab.org -> FOLDER/shd_{train,test}.h5             MD5 of the archives checked
-    prepare_shd      those, or files of your own -> the TFDS cache           DATA_DIR/NAME/VERSION/*.array_record
+    download_shd     zenkelab.org -> FOLDER/shd_{train,test}.h5; checks the archives' MD5
+    prepare_shd      these files, or your own -> TFDS cache DATA_DIR/NAME/VERSION/*.array_record
     load_shd_tfds    the TFDS cache -> `EventDataset`
 
-An example is
+An example has the fields
 
     times     (events,) float32 or 64, s    label      integer, a ClassLabel
-    units     (events,) int32               speaker    int32; not there if the files have none
+    units     (events,) int32               speaker    int32; absent if the files have none
 
-in the order of the file. metadata.json beside them holds what TFDS has no place for: number of units, duration of each split (s), names of the
-classes, and the SHA-256 of the files, so that one source is never taken for another.
+Examples have the order of the file. metadata.json in the same folder has what TFDS has no field
+for: the number of units, the duration of each split (s), the names of the classes, and the SHA-256
+of the files, so that two sources are never confused.
 
-Both arrays are `Tensor(shape=(None,), encoding="bytes")`. TFDS writes and reads these with numpy alone, keeps their dtype and length (0 too), and takes
-8 bytes an event, 12 with 64-bit times, before array_record compresses them; without an encoding every unit would become a 64-bit integer in a protocol
-buffer. array_record is the format that TFDS reads without TensorFlow. The .h5 files are read by `read_shd`, which trusts nothing in them.
+Both arrays are `Tensor(shape=(None,), encoding="bytes")`. TFDS writes and reads these with numpy
+alone and keeps their dtype and length (also 0). They take 8 bytes per event, or 12 with 64-bit
+times, before array_record compresses them. Without this encoding, every unit would be a 64-bit
+integer in a protocol buffer. array_record is the format that TFDS reads without TensorFlow. The
+.h5 files are read by `read_shd`, which does not trust them.
 
-The data: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. Its download is tested against a local server, not the real one.
+Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. The download is
+tested with a local server, not with the real one.
 """
 
 from __future__ import annotations
@@ -42,33 +46,47 @@ URL = "https://zenkelab.org/datasets/"
 MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
 NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
 MAX_BYTES = 4 * 2**30
-"""Of an archive, and of the file in it."""
+"""Size limit of an archive, and of the file in it."""
 PathLike = str | os.PathLike[str]
 
 
 def download_shd(
-    folder: PathLike, *, url: str = URL, md5: Mapping[str, str] = MD5, max_bytes: int = MAX_BYTES, timeout: float = 60.0
+    folder: PathLike,
+    *,
+    url: str = URL,
+    md5: Mapping[str, str] = MD5,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 60.0,
 ) -> dict[str, Path]:
-    """Download shd_train.h5 and shd_test.h5 to `folder`, where `snnjax train shd --data` and `load_shd` find them.
+    """Download shd_train.h5 and shd_test.h5, for `snnjax train shd --data` and `load_shd`.
 
-    The archives `shd_<split>.h5.zip` stay beside them; what is there and whole is not downloaded again. A file is at its place whole or not at all.
+    The archives `shd_<split>.h5.zip` are kept. Complete files are not downloaded again. A file in
+    `folder` is complete or absent.
 
     Args:
-      folder: made if need be.   url: the archives' folder, https, http or file.   md5: of the archive of each split.
-      max_bytes: larger archives and files are refused.   timeout: for the connection and each block, s.
+        folder: Target folder, created if necessary.
+        url: Address of the folder with the archives, https, http or file.
+        md5: MD5 of the archive of each split.
+        max_bytes: Larger archives and files are refused.
+        timeout: Time limit for the connection and for each block, s.
 
     Returns:
-      The file of each split.
+        The file of each split.
 
     Raises:
-      OSError: the server is out of reach or stops in the middle.   ValueError: an archive is not the one meant, or damaged; names it.
+        OSError: The server cannot be reached or stops before the end.
+        ValueError: An archive is damaged or not the expected one. The message names it.
     """
     paths = {}
     for split, expected in md5.items():
         _check.one_of("md5's split", split, get_args(Split))
         name = f"shd_{split}.h5"
         archive = _fetch.fetch(
-            f"{url.rstrip('/')}/{name}.zip", Path(folder) / f"{name}.zip", md5=expected, max_bytes=max_bytes, timeout=timeout
+            f"{url.rstrip('/')}/{name}.zip",
+            Path(folder) / f"{name}.zip",
+            md5=expected,
+            max_bytes=max_bytes,
+            timeout=timeout,
         )
         paths[split] = _fetch.unpack(archive, name, Path(folder) / name, max_bytes=max_bytes)
     return paths
@@ -83,20 +101,25 @@ def prepare_shd(
     url: str = URL,
     md5: Mapping[str, str] = MD5,
 ) -> Path:
-    """Write the data set to the TFDS cache, if it is not there yet.
+    """Write the data set to the TFDS cache unless it is there.
 
     Args:
-      data_dir: the cache; None: that of TFDS, $TFDS_DATA_DIR or else ~/tensorflow_datasets.
-      files: .h5 file of each split, of the SHD layout. None: the data are downloaded, to `data_dir`/downloads/`name`.
-      name: of the data set in the cache; give other data another one.
-      n_units: number of input channels.   url, md5: as of `download_shd`.
+        data_dir: The cache. None: that of TFDS, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        files: The .h5 file of each split, in the SHD layout. None: download the data to
+            `data_dir`/downloads/`name`.
+        name: Name of the data set in the cache. Use another name for other data.
+        n_units: Number of input channels.
+        url: As in `download_shd`.
+        md5: As in `download_shd`.
 
     Returns:
-      The folder `data_dir`/`name`/`VERSION`. It is there with all splits, or not at all.
+        The folder `data_dir`/`name`/`VERSION`, with all splits. On an error it does not exist.
 
     Raises:
-      ValueError: the folder holds what was made of other files or is damaged, a file is not of the layout, or the splits do not fit each other.
-      FileNotFoundError, OSError: a file is not there, or not to be downloaded.
+        ValueError: The folder is damaged or was made from other files, a file has another layout,
+            or the splits do not match each other.
+        FileNotFoundError: A file does not exist.
+        OSError: A file cannot be downloaded.
 
     >>> import tempfile, h5py
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -121,18 +144,25 @@ def prepare_shd(
         if _prepared(folder):
             _same(folder, "md5", dict(md5), n_units)
             return folder
-        files, origin = download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5), dict(md5)
+        files, origin = (
+            download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5),
+            dict(md5),
+        )
     else:
         files, origin = _check_files(files), None
         if _prepared(folder):
-            _same(folder, "sha256", {split: _sha256(path) for split, path in files.items()}, n_units)
+            _same(
+                folder, "sha256", {split: _sha256(path) for split, path in files.items()}, n_units
+            )
             return folder
     import tensorflow_datasets as tfds
 
     builder = shd_builder(files, folder.parents[1], name=name, n_units=n_units, md5=origin)
     # TFDS reports on standard output, which belongs to the program
     with contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     return folder
 
 
@@ -144,10 +174,21 @@ def shd_builder(
     n_units: int = 700,
     md5: Mapping[str, str] | None = None,
 ) -> Any:
-    """A `tfds.core.GeneratorBasedBuilder` for the .h5 files, one a split; `prepare_shd` is this and `download_and_prepare`.
+    """Return a `tfds.core.GeneratorBasedBuilder` for the .h5 files.
 
-    It is made for its files, because TFDS wants the names of the classes before anything is prepared, and is not registered by name. `md5` goes to the
-    metadata: the archives that the files came from. Other arguments and errors as of `prepare_shd`.
+    `prepare_shd` calls this and `download_and_prepare`. The builder is made for its files, because
+    TFDS needs the names of the classes before it prepares anything. It is not registered by name.
+
+    Args:
+        files: The .h5 file of each split.
+        data_dir: As in `prepare_shd`.
+        name: As in `prepare_shd`.
+        n_units: As in `prepare_shd`.
+        md5: MD5 of the archives of the files, for the metadata. None: the files are not downloads.
+
+    Raises:
+        ValueError: As in `prepare_shd`.
+        FileNotFoundError: As in `prepare_shd`.
     """
     import tensorflow_datasets as tfds
 
@@ -155,10 +196,14 @@ def shd_builder(
     data = {split: read_shd(path, n_units=n_units) for split, path in files.items()}
     first, *others = data.values()
     for other in others:
-        if other.class_names != first.class_names or (other.groups is None) != (first.groups is None):
+        if other.class_names != first.class_names or (other.groups is None) != (
+            first.groups is None
+        ):
             raise ValueError(
-                f"files must have the same names of classes, and speakers all or none; got {first.class_names} and {other.class_names}, "
-                f"speakers {[d.groups is not None for d in data.values()]} in {[str(p) for p in files.values()]}"
+                "files must have the same names of classes, and speakers all or none; got "
+                f"{first.class_names} and {other.class_names}, "
+                f"speakers {[d.groups is not None for d in data.values()]} in "
+                f"{[str(p) for p in files.values()]}"
             )
     n_classes = max(d.n_classes for d in data.values())
     time_dtype = np.result_type(*(d.times for d in data.values()))
@@ -170,12 +215,14 @@ def shd_builder(
         "sha256": {split: _sha256(path) for split, path in files.items()},
         "md5": None if md5 is None else dict(md5),
     }
-    # TFDS keeps names a line each, stripped and unique
+    # TFDS stores one name per line, stripped and unique
     names = first.class_names if first.class_names and _writable(first.class_names) else None
     features = {
         "times": tfds.features.Tensor(shape=(None,), dtype=time_dtype, encoding="bytes", doc="s"),
         "units": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
-        "label": tfds.features.ClassLabel(names=names) if names else tfds.features.ClassLabel(num_classes=n_classes),
+        "label": tfds.features.ClassLabel(names=names)
+        if names
+        else tfds.features.ClassLabel(num_classes=n_classes),
     }
     if first.groups is not None:
         features["speaker"] = tfds.features.Scalar(dtype=np.int32)
@@ -187,7 +234,8 @@ def shd_builder(
 
         name = builder_name
         VERSION = tfds.core.Version(VERSION)
-        url_infos = None  # TFDS downloads nothing here; to look for checksums it would need a package that it does not require
+        # TFDS downloads nothing here; to search for checksums, it needs an optional package
+        url_infos = None
 
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
@@ -214,20 +262,29 @@ def shd_builder(
                     example["speaker"] = d.groups[s]
                 yield s, example
 
-    return Builder(data_dir=None if data_dir is None else Path(data_dir).expanduser(), file_format="array_record")
+    return Builder(
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        file_format="array_record",
+    )
 
 
-def load_shd_tfds(split: str, data_dir: PathLike | None = None, *, name: str = NAME, duration: float | None = None) -> EventDataset:
-    """Read one split that `prepare_shd` has written: what `read_shd` gives for its file. TensorFlow is not needed.
+def load_shd_tfds(
+    split: str, data_dir: PathLike | None = None, *, name: str = NAME, duration: float | None = None
+) -> EventDataset:
+    """Read one split that `prepare_shd` has written, without TensorFlow.
+
+    The result equals that of `read_shd` for the file of the split. See `prepare_shd` for an
+    example.
 
     Args:
-      split: `"train"` or `"test"`, as prepared.   data_dir, name: as in `prepare_shd`.
-      duration: length of a trial, s; None: as `read_shd` has it.
+        split: `"train"` or `"test"`, or another split that was prepared.
+        data_dir: As in `prepare_shd`.
+        name: As in `prepare_shd`.
+        duration: Length of a trial, s. None: as in `read_shd`.
 
     Raises:
-      FileNotFoundError: nothing of this name is prepared there.   ValueError: there is no such split, or the files are damaged.
-
-    See `prepare_shd` for an example.
+        FileNotFoundError: No data set of this name is prepared there.
+        ValueError: There is no such split, or the files are damaged.
     """
     if duration is not None:
         _check.number("duration", duration, above=0, unit="s")
@@ -268,7 +325,9 @@ def _folder(data_dir: PathLike | None, name: str) -> Path:
 
 def _check_name(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}")
+        raise ValueError(
+            f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}"
+        )
     return name
 
 
@@ -287,21 +346,29 @@ def _prepared(folder: Path) -> bool:
 
 
 def _same(folder: Path, key: str, wanted: dict[str, str], n_units: int) -> None:
-    """Raise unless the prepared data set came from these files."""
+    """Raise unless the prepared data set was made from these files."""
     metadata = _metadata(folder)
     found = metadata.get(key) or {}
     advice = "name another data_dir or name, or remove the folder"
     if not wanted.items() <= found.items():
-        raise ValueError(f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); {advice}")
+        raise ValueError(
+            f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); "
+            f"{advice}"
+        )
     if metadata.get("n_units") != n_units:
-        raise ValueError(f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = {n_units}; {advice}")
+        raise ValueError(
+            f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = "
+            f"{n_units}; {advice}"
+        )
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "metadata.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again") from error
+        raise ValueError(
+            f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -310,4 +377,6 @@ def _sha256(path: Path) -> str:
 
 
 def _writable(names: tuple[str, ...]) -> bool:
-    return len(set(names)) == len(names) and all(n and n == n.strip() and n.splitlines() == [n] for n in names)
+    return len(set(names)) == len(names) and all(
+        n and n == n.strip() and n.splitlines() == [n] for n in names
+    )

@@ -1,7 +1,8 @@
-"""Events on the device that are handed out as lists, for a first layer that walks along them instead of multiplying a raster.
+"""Events on the device that are returned as lists, for a first layer that needs no raster.
 
-Beside the events in order of time, `SparseEvents` holds their steps in order of units, 4 bytes a spike, and where each step and each unit of each sample
-begins, 4 (steps + units) bytes a sample. No raster is ever made.
+`SparseEvents` stores the events in order of time and, in addition, their steps in order of units (4
+bytes per spike) and the position at which each step and each unit of each sample begins (4 (steps +
+units) bytes per sample). No raster is ever made.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from snnjax.sparse import EventRaster
 class SparseEvents:
     """`DeviceEvents` whose batches are `snnjax.sparse.EventRaster` instead of arrays.
 
-    Made by `SparseEvents.of`; a pytree.
-
-    `snnjax.nn.Sequential` takes them; what cannot use them there makes arrays of them. `fit`, and so `snnjax train`, and `snnjax sweep` make
-    `SparseEvents` of `DeviceEvents` by themselves where that is faster; `fit_ensemble` takes what it is given.
+    `SparseEvents.of` creates it; a pytree. `snnjax.nn.Sequential` takes these batches; layers that
+    cannot use them convert them to arrays. `fit` (also in `snnjax train`) and `snnjax sweep`
+    convert `DeviceEvents` to `SparseEvents` if that is faster. `fit_ensemble` does not convert its
+    input.
 
     Attributes:
-      binned: the events, in order of time.
-      steps_by_unit: the step of each event, in order of samples, units, steps, int32, as long as
-        `binned.addresses`.
-      first_of_step, first_of_unit: position of the first event of each step and unit, and behind the last one's, int32 (samples, steps or n_units + 1).
+        binned: The events, in order of time.
+        steps_by_unit: Step of each event, in order of samples, units, steps, int32, as long as
+            `binned.addresses`.
+        first_of_step: Position of the first event of each step, and of the end of the last step,
+            int32 (samples, steps + 1).
+        first_of_unit: The same for units, int32 (samples, n_units + 1).
 
     >>> from snnjax.datasets import randman
     >>> data = SparseEvents.of(DeviceEvents.put(randman(n_samples=20), dt=2e-3))
@@ -44,11 +47,15 @@ class SparseEvents:
 
     @classmethod
     def of(cls, source: DeviceEvents, *, steps_by_unit: np.ndarray | None = None) -> SparseEvents:
-        """Order the events of `source` by units, too, on the host. `steps_by_unit` (events,): their steps where they have been ordered already
-        (`order_by_unit`).
+        """Sort the events of `source` by units, too, on the host.
+
+        Args:
+            source: The events.
+            steps_by_unit: Steps of the events (events,) in order of units, if they were sorted
+                before (`order_by_unit`).
 
         Raises:
-          TypeError: source is something else than DeviceEvents.
+            TypeError: `source` is not `DeviceEvents`.
         """
         if not isinstance(source, DeviceEvents):
             raise TypeError(f"source must be DeviceEvents, whose events are known one by one, got {type(source).__name__}")
@@ -73,21 +80,24 @@ class SparseEvents:
 
     @property
     def labels(self) -> jax.Array:
-        """(samples,)."""
+        """Labels (samples,)."""
         return self.binned.labels
 
     @property
     def steps(self) -> int:
-        """Time steps of a trial."""
+        """Number of time steps of a trial."""
         return self.binned.steps
 
     @property
     def dt(self) -> float | None:
-        """Time step that the events were binned with, s, or None."""
+        """Time step of the bins, s, or None."""
         return self.binned.dt
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[EventRaster, jax.Array]:
-        """The events and labels (batch,) of the samples `indices` (batch,); `key` is not used."""
+        """Return the events and the labels (batch,) of the samples `indices` (batch,).
+
+        `key` is not used.
+        """
         x = EventRaster(
             addresses=self.binned.addresses, steps_by_unit=self.steps_by_unit, first_of_step=self.first_of_step[indices].T,
             first_of_unit=self.first_of_unit[indices].T, longest=self.binned.longest,
@@ -96,13 +106,33 @@ class SparseEvents:
 
 
 def order_by_unit(sample: np.ndarray, step: np.ndarray, unit: np.ndarray, *, steps: int, n_units: int) -> np.ndarray:
-    """The steps of events (int64 samples), in order of samples, units, steps."""
+    """Return the steps of events in order of samples, units, steps.
+
+    Args:
+        sample: Sample of each event, int64 (events,).
+        step: Step of each event (events,).
+        unit: Unit of each event (events,).
+        steps: Number of steps.
+        n_units: Number of units.
+
+    Returns:
+        Steps, int32 (events,).
+    """
     key = (sample * n_units + unit) * steps + step
     key.sort()
     return (key % steps).astype(np.int32)
 
 
 def _first(places: np.ndarray, samples: int, n: int) -> np.ndarray:
-    """Position of the first event of each place, for the places sample * n + k of all events in order: (samples, n + 1), behind the last one's end."""
+    """Return the position of the first event of each place, and the end of the last place.
+
+    Args:
+        places: sample * n + k of all events, sorted by sample.
+        samples: Number of samples.
+        n: Number of places per sample: steps or units.
+
+    Returns:
+        int32 (samples, n + 1).
+    """
     edges = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=samples * n))]).astype(np.int32)
     return edges[np.arange(samples)[:, None] * n + np.arange(n + 1)]

@@ -1,11 +1,14 @@
-r"""A data set that is larger than memory, for training: an epoch as a row of shards, each a `DeviceEvents` of its own.
+r"""Training data larger than memory: an epoch is a sequence of shards, each a `DeviceEvents`.
 
-    order(epoch)    = permutation of the recordings by default_rng([0, seed, epoch]); shard k has the entries k shard_size : (k + 1) shard_size
-    recording i     : read, cut to a window of `duration`, thinned, binned;   window, then thinning, drawn from default_rng([1, seed, epoch, i])
+    order(epoch)    = permutation of the recordings by default_rng([0, seed, epoch]);
+                      shard k has the entries k shard_size : (k + 1) shard_size
+    recording i     : read, cut to a window of `duration`, thinned, binned;
+                      window, then thinning, drawn from default_rng([1, seed, epoch, i])
 
-Order and windows depend on (seed, epoch) alone. The recordings that do not fill a last shard are left out of the epoch; which they are changes with the
-epoch. Reading, cutting, thinning and binning go on in threads (grain) up to one shard ahead of use, while the device trains on the shard before.
-Shards are padded to powers of two (`DeviceEvents.put_bins`), so that a jitted function compiles for a handful of shapes.
+Order and windows depend only on (seed, epoch). Recordings that do not fill a last shard are left
+out of the epoch; these differ between epochs. Threads (grain) read, cut, thin and bin up to one
+shard ahead, while the device trains on the shard before. Shards are padded to powers of two
+(`DeviceEvents.put_bins`), so that a jitted function compiles only for a few shapes.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ from snnjax.datasets.sparse_events import SparseEvents, order_by_unit
 
 
 class Recordings(Protocol):
-    """What a stream reads: `recordings[i]` -> (times (events,), s, and units (events,)), read by several threads at once. `DVSGesture` is one."""
+    """The recordings of a stream, for example `DVSGesture`.
+
+    `recordings[i]` is (times (events,), s, and units (events,)). Several threads read it at once.
+    """
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -46,22 +52,29 @@ Crop = Literal["random", "start"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """Shards of `recordings`, new ones each epoch. `snnjax.training.fit` takes it as `train`. Needs grain: `pip install snnjax[stream]`.
+    """Shards of `recordings`, new ones in each epoch; `snnjax.training.fit` takes it as `train`.
+
+    It needs grain: `pip install snnjax[stream]`.
 
     Attributes:
-      recordings: the data (`Recordings`).
-      duration: length of a window, s.   dt: time step, s.
-      shard_size: recordings a shard, at most their number. Memory: about four shards on the host while one is put together, two on the device.
-      seed: whole number >= 0.
-      crop: `"random"`: a window anywhere within the recording; `"start"`: its beginning. A shorter recording is shown whole, then silence.
-        A recording begins at time 0. One without an event before `duration` begins at its first
-        event: its clock ran before, as that of an event camera does.
-      drop: probability with which an event is left out, in [0, 1).
-      events: shards are `SparseEvents`, put in order by the threads; else `DeviceEvents`. `fit` sets it where that is faster.
-      workers: threads.
+        recordings: The data.
+        duration: Length of a window, s.
+        dt: Time step, s.
+        shard_size: Recordings per shard, at most their number. Memory: about four shards on the
+            host during the preparation of a shard, and two on the device.
+        seed: Whole number >= 0.
+        crop: `"random"`: a window at a random position in the recording; `"start"`: its beginning.
+            A shorter recording is shown whole, followed by silence. A recording begins at time 0.
+            If it has no event before `duration`, it begins at its first event: its clock started
+            earlier, as in an event camera.
+        drop: Probability that an event is removed, in [0, 1).
+        events: If True, shards are `SparseEvents`, sorted by the threads; otherwise `DeviceEvents`.
+            `fit` sets it if that is faster.
+        workers: Number of threads.
 
     Raises:
-      ValueError, TypeError: naming the argument; at construction, or, for a recording, when it is read.
+        ValueError: An argument is invalid, or a recording when it is read. The message names it.
+        TypeError: An argument has the wrong type, or a recording when it is read.
 
     >>> class Ticks:
     ...     labels, n_units, n_classes = np.arange(10) % 2, 3, 2
@@ -102,40 +115,46 @@ class Stream:
         labels = _arrays.integers("labels of recordings", self.recordings.labels, 0, self.recordings.n_classes - 1)
         if labels.size != n:
             raise ValueError(f"labels of recordings must be one a recording, got {labels.size} for {n}")
-        self._bin(np.zeros(0), np.zeros(0, np.int32))  # units and steps that int32 addresses cannot hold
+        # raises if int32 addresses cannot represent the units and steps
+        self._bin(np.zeros(0), np.zeros(0, np.int32))
 
     @property
     def labels(self) -> np.ndarray:
-        """(recordings,) int32."""
+        """Classes, int32 (recordings,)."""
         return np.asarray(self.recordings.labels, np.int32)
 
     @property
     def steps(self) -> int:
-        """Time steps of a window."""
+        """Number of time steps of a window."""
         return _time.n_steps(self.duration, self.dt)
 
     @property
     def n_shards(self) -> int:
-        """Shards an epoch."""
+        """Number of shards per epoch."""
         return len(self.recordings) // self.shard_size
 
     def __len__(self) -> int:
-        """Recordings an epoch shows."""
+        """The number of recordings per epoch."""
         return self.n_shards * self.shard_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """The recordings of each shard of an epoch, (n_shards, shard_size)."""
+        """Return the recordings of each shard of an epoch, (n_shards, shard_size)."""
         epoch = _check.integer("epoch", epoch, at_least=0)
         order = np.random.default_rng([0, self.seed, epoch]).permutation(len(self.recordings))
         return order[: self.n_shards * self.shard_size].reshape(self.n_shards, self.shard_size)
 
     def shards(self, epoch: int) -> Generator[DeviceEvents | SparseEvents, None, None]:
-        """The shards of an epoch, one after another on the default device. Closing the generator stops the threads.
+        """Yield the shards of an epoch on the default device.
+
+        Closing the generator stops the threads.
+
+        Args:
+            epoch: Number of the epoch, >= 0.
 
         Raises:
-          ImportError: grain is not installed.
-          Exception: a recording cannot be read or binned. The error keeps its type, and its message
-            begins with the recording.
+            ImportError: grain is not installed.
+            Exception: A recording cannot be read or binned. The error keeps its type, and its
+                message begins with the recording.
         """
         order = self.order(epoch)
         try:
@@ -154,7 +173,11 @@ class Stream:
             elements.close()
 
     def _put(self, parts: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray) -> DeviceEvents | SparseEvents:
-        """A function of its own, so that nothing of a shard stays on the host while it is in use."""
+        """Copy a shard to the device.
+
+        This is a separate function, so that no host copy of a shard survives while the shard is in
+        use.
+        """
         addresses, by_unit = zip(*parts, strict=True)
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         labels, n_units = self.labels[indices], self.recordings.n_units
@@ -162,7 +185,7 @@ class Stream:
         return SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
 
     def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The addresses of recording i, and its steps in order of units where that is asked for."""
+        """Return the addresses of recording i, and its steps in order of units if `events`."""
         rng = np.random.default_rng([1, self.seed, epoch, i])
         with _check.at(f"recording {i}"):
             times, units = self.recordings[i]

@@ -1,4 +1,4 @@
-"""Experiments: configurations, and functions that run them."""
+"""Experiments: configurations of training runs, and functions that run them."""
 
 from snnjax.experiments._run import Prepared, Run, prepare, run
 from snnjax.experiments.build import build_network, build_optimizer, build_regularizers

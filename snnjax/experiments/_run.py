@@ -1,4 +1,4 @@
-"""One training run from a configuration: data, network, training, run folder."""
+"""A single training run from a configuration: data, network, training, run folder."""
 
 from __future__ import annotations
 
@@ -28,11 +28,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Sets = tuple[Any, Any, Any]
-"""Train, validation and test set, each an `EventDataset` or each an `ImageDataset`; of events the first may be a `Stream`."""
+"""Training, validation and test set: three `EventDataset` (the first may be a `Stream`), or three
+`ImageDataset`."""
 
 
 class Run(NamedTuple):
-    """A finished run: the trained network, what training left, and a summary of plain numbers."""
+    """A finished run.
+
+    Attributes:
+        network: The trained network.
+        fit: The result of `fit`.
+        summary: The main results as plain numbers.
+    """
 
     network: Sequential
     fit: FitResult
@@ -46,16 +53,20 @@ def run(
     folder: RunFolder | None = None,
     on_epoch: Sequence[Callable[[Row], None]] = (),
 ) -> Run:
-    """Train as `config` (a `RandmanConfig`, `SHDConfig`, ...) says.
+    """Train a network as configured.
 
     Args:
-      config: the run.   datasets: train, validation and test set to use instead of `config.datasets()` (to load them once for many seeds).
-      folder: where config.json, metrics.csv, results.json, parameters and figures go; nothing is written without it.
-      on_epoch: called with each epoch's row.
+        config: The configuration, such as a `RandmanConfig`.
+        datasets: Training, validation and test set. None: load them with `config.datasets()`. Pass
+            them to load the data only once for many seeds.
+        folder: Folder for config.json, metrics.csv, results.json, parameters and figures. None:
+            write nothing.
+        on_epoch: Functions that are called with the row of each epoch.
 
     Raises:
-      ValueError: the data or a setting is unusable.
-      TrainingDivergedError, TrainingInterrupted: as in `fit`; what there is has then been written to the folder.
+        ValueError: The data or a setting cannot be used.
+        TrainingDivergedError: As in `fit`. The available results are written to the folder first.
+        TrainingInterrupted: As in `fit`. The available results are written to the folder first.
     """
     prepared = prepare(config, datasets)
     config, network, train, valid, test, _ = prepared
@@ -82,9 +93,16 @@ def run(
 
 
 class Prepared(NamedTuple):
-    """All that training starts from: the configuration with what was measured filled in, the initialized network, and data on the device.
+    """Everything at the start of training.
 
-    `sample` is what an initialization from data and the probe look at: the training data, or a part of them where they are a stream.
+    Attributes:
+        config: The configuration, completed with measured values.
+        network: The initialized network.
+        train: Training data on the device.
+        valid: Validation data on the device.
+        test: Test data on the device.
+        sample: Data for an initialization from data and for the probe: the training data, or the
+            first shard of a stream.
     """
 
     config: Any
@@ -95,12 +113,20 @@ class Prepared(NamedTuple):
     sample: Any
 
     def regularizers(self) -> list[ActivityBound]:
-        """The configuration's bounds, for trials of this length."""
+        """Return the bounds of the configuration for trials of this length."""
         return build_regularizers(self.config, duration=self.train.steps * self.config.dt)
 
 
 class Data(NamedTuple):
-    """A task's three sets on the device, a `sample` of the first, and what a network for them needs, as `build_network` has it."""
+    """Data of a task on the device.
+
+    Attributes:
+        train: Training data.
+        valid: Validation data.
+        test: Test data.
+        sample: The training data, or a part of them.
+        needs: Arguments of `build_network` that depend on the data.
+    """
 
     train: Any
     valid: Any
@@ -110,10 +136,17 @@ class Data(NamedTuple):
 
 
 def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
-    """The configuration with what depends on the data filled in (nu, batch size), and the data.
+    """Load the data and complete the configuration.
+
+    Args:
+        config: The configuration.
+        datasets: Training, validation and test set. None: `config.datasets()`.
+
+    Returns:
+        The configuration with `nu` and the batch size from the data, and the data.
 
     Raises:
-      ValueError: a set is empty, or the training data hold no spike.
+        ValueError: A set is empty, or the training data have no spikes.
     """
     train, valid, test = config.datasets() if datasets is None else datasets
     for name, data in (("training", train), ("validation", valid), ("test", test)):
@@ -127,16 +160,16 @@ def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
 
 
 def _put_events(config: Any, train: EventDataset, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
-    """Mean rate of the input units, Hz, or the configuration's own, and the data."""
+    """Return the mean input rate, Hz, or the configured rate, and the data."""
     nu = float(train.rate().mean()) if config.nu is None else config.nu
     shown = DeviceEvents.put(train, dt=config.dt)
     return nu, _events_data(config, shown, shown, train, valid, test)
 
 
 def _put_stream(config: Any, train: Stream, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
-    """As `_put_events`; the rate is that of a first shard, before augmentation."""
+    """As `_put_events`. The rate is that of the first shard, before augmentation."""
     with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
-        first: Any = next(shards)  # `DeviceEvents`: no events were asked for
+        first: Any = next(shards)  # `DeviceEvents`, because `events` is False
     nu = int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units) if config.nu is None else config.nu
     return nu, _events_data(config, train, first, train.recordings, valid, test)
 
@@ -148,7 +181,7 @@ def _events_data(config: Any, train: Any, sample: DeviceEvents, sizes: Any, vali
 
 
 def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
-    """Mean rate of the sensory neurons, Hz, or the configuration's own, and the data."""
+    """Return the mean rate of the sensory neurons, Hz, or the configured rate, and the data."""
     steps = _time.n_steps(config.duration, config.dt)
     shown = DeviceImages.put(train, steps=steps, flip=config.flip, shift=config.shift)
     held = [DeviceImages.put(data, steps=steps, like=shown) for data in (valid, test)]
@@ -157,7 +190,8 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
     needs |= {"image": (height, width, channels), "sensory": True}
     nu = config.nu
     if nu is None:
-        # the sensory neurons alone are used; a start from data takes any rate, a formula may refuse
+        # Only the sensory neurons are used. An initialization from data accepts any rate, but a
+        # formula may refuse it.
         network = build_network(dataclasses.replace(config, init="data_driven"), nu=1.0, **needs)
         x, _ = shown.batch(spread(shown, config.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / config.dt)
@@ -165,7 +199,7 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
 
 
 def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
-    """What reaches the first layer with weights: x, or the spikes of the network's sensory neurons."""
+    """Return the input of the first layer with weights: x, or the spikes of the sensory neurons."""
     kinds = [isinstance(layer, Sensory) for layer in network.layers]
     for layer in list(network.layers)[: kinds.index(True) + 1] if any(kinds) else ():
         x = layer(x).output
@@ -173,7 +207,15 @@ def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
 
 
 def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
-    """Load the data, build the network and draw its weights. Errors as of `load`."""
+    """Load the data, build the network and draw its weights.
+
+    Args:
+        config: The configuration.
+        datasets: Training, validation and test set. None: `config.datasets()`.
+
+    Raises:
+        ValueError: As in `load`, or a layer cannot reach its target on these data.
+    """
     config, data = load(config, datasets)
     network = build_network(config, nu=config.nu, **data.needs)
     if needs_data(config):
@@ -186,7 +228,7 @@ def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
 
 
 def train_source(config: Any, train: Any) -> Any:
-    """The training data, with the changes that `config` asks for; a stream makes its own."""
+    """Return the training data with the configured augmentation. A `Stream` has its own."""
     if isinstance(train, Stream):
         return train
     changes = {
@@ -201,21 +243,32 @@ def train_source(config: Any, train: Any) -> Any:
 
 
 def plain(source: Any) -> Any:
-    """The samples of a source as they are: without augmentation, and as arrays, not as lists."""
+    """Return a source without augmentation, with batches as arrays."""
     while isinstance(source, Augmented):
         source = source.source
     return source.binned if isinstance(source, SparseEvents) else source
 
 
 def spread(source: Any, n: int) -> jax.Array:
-    """Indices of at most `n` samples, evenly spread over `source`: a set keeps its classes in order, and these differ."""
+    """Return indices of at most `n` samples, evenly spread over `source`.
+
+    Many data sets are ordered by class, so that the first samples would be of one class.
+    """
     return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
 def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
-    """The network put on target for samples of `source`, as many as `config` says, evenly spread over it; `seed` stands in for its own.
+    """Calibrate a network on samples that are evenly spread over `source`.
 
-    Also, for each layer, whether it could not be put on target although its input spikes.
+    Args:
+        network: The network.
+        source: Source of the samples.
+        config: The configuration.
+        seed: Seed of the calibration. None: `config.seed`.
+
+    Returns:
+        The calibrated network, and for each layer whether it failed to reach its target although
+        its input has spikes.
     """
     from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient, scale_to_rate
 
@@ -238,18 +291,26 @@ def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = N
 
 
 def needs_data(config: Any) -> bool:
-    """Whether the start that `config` asks for is measured on training data."""
+    """Return whether the initialization that `config` names is measured on training data."""
     return config.init in FROM_DATA or config.gradient != "none"
 
 
 @nnx.jit(static_argnames="base")
 def _calibrated(network: Sequential, source: Any, seed: Any, sigma_u: Any, base: Any) -> tuple[Sequential, jax.Array]:
-    """Compiled once for all seeds and targets."""
+    """Calibrate a network. This compiles once for all seeds and targets."""
     return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
 
 
 def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
-    """The numbers a report needs: rates before and after, validation and test accuracy of the final and of the validation-selected network."""
+    """Return the numbers of a report.
+
+    These are rates before and after training, and the validation and test accuracy of the final
+    network and of the network selected on the validation set.
+
+    Args:
+        result: The result of `fit`.
+        seconds: Duration of the run, s.
+    """
     first, last = result.history[0], result.history[-1]
     rates = lambda row: [row[k] for k in row if k.startswith("rate_")]  # noqa: E731
     return {
@@ -267,7 +328,7 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
 
 
 def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: FitResult, summary: dict[str, Any], sample: Any) -> None:
-    """Parameters, results.json and the two figures."""
+    """Write the parameters, results.json and the two figures."""
     from snnjax import plotting
 
     folder.write_params("final", result.final)
@@ -278,12 +339,12 @@ def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: F
 
 
 def activity_figure(config: Any, network: Sequential, source: Any, *, samples: int) -> Figure:
-    """Rasters of the input and of every layer, and the readout traces.
+    """Plot spikes of the input and of every layer, and readout traces.
 
     Args:
-        config: The run that the network is of.
-        network: Whose activity is drawn.
-        source: Where the samples are from, evenly spread over it.
+        config: The configuration of the network.
+        network: The network.
+        source: Source of the samples, which are evenly spread over it.
         samples: Number of samples.
     """
     from snnjax import plotting

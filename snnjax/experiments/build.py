@@ -1,4 +1,4 @@
-"""From a configuration to a network and an optimizer."""
+"""Build networks, optimizers and regularizers from configurations."""
 
 from __future__ import annotations
 
@@ -41,15 +41,22 @@ def build_network(
     sensory: bool = False,
     seed: Any = None,
 ) -> Sequential:
-    """The network that `config` describes.
+    """Build the network of a configuration.
 
     Args:
-      n_inputs, n_classes: size of the task.   nu: rate that the initialization assumes, Hz.   duration: of a trial, s.
-      image: height, width and channels, whose product is `n_inputs`; None: the inputs lie on a line.   sensory: they are pixel values, not spikes.
-      seed: of the weights, traced or not; `config.seed` when None.
+        config: The configuration.
+        n_inputs: Number of input units.
+        n_classes: Number of classes.
+        nu: Input rate that the initialization assumes, Hz.
+        duration: Length of a trial, s.
+        image: Height, width and channels, whose product is `n_inputs`. None: the inputs are on a
+            line.
+        sensory: If True, inputs are pixel values instead of spikes.
+        seed: Seed of the weights, traced or not. None: `config.seed`.
 
     >>> from snnjax.experiments import RandmanConfig
-    >>> network = build_network(RandmanConfig(hidden=(64, 32)), n_inputs=20, n_classes=10, nu=5.0, duration=0.2)
+    >>> config = RandmanConfig(hidden=(64, 32))
+    >>> network = build_network(config, n_inputs=20, n_classes=10, nu=5.0, duration=0.2)
     >>> [layer.out_features for layer in network.layers]
     [64, 32, 10]
     """
@@ -81,6 +88,7 @@ def build_network(
 def _network(
     config: TrainConfig, shared: dict[str, Any], n_inputs: int, n_classes: int, image: tuple[int, int, int] | None, sensory: bool
 ) -> Sequential:
+    """Build the network of the model that `config` names."""
     if config.model == "dalian":
         return models.dalian(n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared)
     if config.dalian:
@@ -107,7 +115,7 @@ SURROGATES: dict[str, Callable[..., surrogate.SpikeFunction]] = {
 
 
 def build_spike(config: TrainConfig) -> surrogate.SpikeFunction:
-    """The spike function that `config` names."""
+    """Return the spike function that `config` names."""
     factory = SURROGATES[config.surrogate]
     return factory() if config.beta is None else factory(config.beta)
 
@@ -116,9 +124,9 @@ FROM_DATA = ("data_driven", "data_driven_balanced", "lsuv")
 
 
 def layer_init(config: TrainConfig, nu: float) -> LayerInit:
-    """The initialization of the hidden layers."""
+    """Return the initialization of the hidden layers."""
     if config.dalian:
-        if config.init in FROM_DATA:  # scaled anew, so that no formula may refuse the target
+        if config.init in FROM_DATA:  # rescaled later, so no formula may refuse the target here
             return DalianFluctuationDriven(nu=nu, alpha=config.alpha)
         distribution = "lognormal" if config.init == "lognormal" else "exponential"
         return DalianFluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, distribution=distribution)
@@ -131,37 +139,48 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     }
     if config.init in plain:
         return SameForAll(plain[config.init]())
-    if config.init in FROM_DATA:  # all of it will be replaced, so no formula may refuse the target
+    if config.init in FROM_DATA:  # replaced later, so no formula may refuse the target here
         return FluctuationDriven(nu=nu, alpha=config.alpha)
     return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
 
 
 def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
-    """The optimizer that `config` names, its schedule over `steps` updates (None: the peak learning rate throughout); keeps Dalian weights >= 0."""
+    """Return the optimizer that `config` names. It keeps Dalian weights >= 0.
+
+    Args:
+        config: The configuration.
+        steps: Number of updates of the learning-rate schedule. None: the peak learning rate
+            throughout.
+    """
     optimizer = OPTIMIZERS[str(config.optimizer)](config.learning_rate if steps is None else learning_rate(config, steps))
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Any:
-    """A number, or an optax schedule `step -> value`, over a run of `steps` updates."""
+    """Return a number, or an optax schedule `step -> value`, for a run of `steps` updates."""
     peak: Any = config.learning_rate
     if config.schedule == "constant":
         return peak
     warmup = steps // 10 if config.schedule == "warmup_cosine" else 0
-    # the last update is not wasted on a rate of exactly 0
+    # one more step, so that the last update has a learning rate above 0
     cosine = optax.cosine_decay_schedule(peak, steps - warmup + 1)
     rise = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
     return optax.join_schedules([rise, cosine], [warmup]) if warmup else cosine
 
 
 def updates_of(config: TrainConfig, samples: int) -> int:
-    """Updates in a run of `config` on so many training samples."""
+    """Return the number of updates in a run on `samples` training samples."""
     return (config.priming_epochs + config.epochs) * (samples // min(config.batch_size, samples))
 
 
 def build_regularizers(config: TrainConfig, *, duration: float) -> list[ActivityBound]:
-    """The upper and lower bounds with a strength that is not 0, for trials of `duration` (s)."""
-    # a traced strength may be anything
+    """Return the upper and lower bounds whose strength is not 0.
+
+    Args:
+        config: The configuration.
+        duration: Length of a trial, s.
+    """
+    # a traced strength is unknown
     used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
     share = config.bound_share or None
     bounds = []

@@ -1,4 +1,4 @@
-"""What a training run is: frozen configurations whose every field is a flag of the command line."""
+"""Configurations of training runs. Every field is a flag of the command line."""
 
 from __future__ import annotations
 
@@ -47,40 +47,50 @@ _STARTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every task has: network, initialization, training. Times in seconds, rates in hertz. Time constants are the paper's."""
+    """Fields that all tasks share: network, initialization, training.
+
+    Times are in seconds and rates in hertz. The default time constants are those of the paper.
+    """
 
     plane: ClassVar[bool] = False
 
     start: Start = "calibrated"
-    """Where training starts from. `calibrated`: membranes and gradients on target for the training data, and a first step that depth does not
-    make too large. `paper`: the published settings of Rossbroich, Gygax & Zenke (2022). Flags without a value of their own take it from here."""
+    """Settings at the start of training. `calibrated`: membranes and gradients are calibrated on
+    training data, and the size of the first step does not grow with depth. `paper`: the published
+    settings of Rossbroich, Gygax & Zenke (2022). Flags that are not given take their value from
+    here."""
     model: Model = "dense"
-    """Dense layers, `hidden` of them; or a convolutional network of so many layers: 1, 3, 7 or 10 over a line of input units
-    (`snnjax.models.csnn`), 2, 4, 6 or 8 over images (`snnjax.models.csnn2d`); or, over a line, `dalian` layers or three convolutions with Dale's law."""
+    """`dense`: dense layers (see `hidden`). `csnnN`: N convolutional layers, with N = 1, 3, 7 or 10
+    over a line of input units (`snnjax.models.csnn`), and N = 2, 4, 6 or 8 over images
+    (`snnjax.models.csnn2d`). `dalian`, `dalian_csnn3`: dense or convolutional layers over a line,
+    with Dale's law."""
     hidden: tuple[int, ...] = (128,)
-    """Neurons of each hidden layer, for `dense`; excitatory ones, for `dalian`."""
+    """Neurons of each hidden layer for `dense`; excitatory neurons for `dalian`."""
     ei_ratio: float = 4.0
-    """Excitatory neurons (or feature maps) for each inhibitory one, with Dale's law."""
+    """Excitatory neurons (or feature maps) per inhibitory one, with Dale's law."""
     recurrent: bool = False
-    """Connect every hidden layer with itself."""
+    """Add recurrent connections to every hidden layer."""
     skip: bool = False
-    """Connect every hidden layer to the readout, not the last one alone."""
+    """Connect every hidden layer to the readout, not only the last one."""
     remat_steps: int | None = None
-    """Keep only so many time steps' traces for the gradient, and compute the others again: less memory, more time. None: all."""
+    """Number of time steps whose traces are stored at once for the gradient. Other traces are
+    computed again, which saves memory and costs time. None: store all."""
     trace_dtype: TraceDtype | None = None
-    """Type in which hidden layers keep their membranes for the gradient: bfloat16 takes half the bytes. None: the membranes' own."""
+    """Dtype of the membranes that hidden layers store for the gradient. bfloat16 halves the memory.
+    None: the dtype of the membranes."""
     events: bool | None = None
-    """Give a dense first layer its input spikes as lists of events instead of arrays: the same numbers to rounding. None: where that is faster."""
+    """Pass input spikes to a dense first layer as lists of events instead of arrays. Results are
+    equal up to rounding. None: if that is faster."""
     dropout: float = 0.0
-    """Probability that a hidden neuron is left out of a training trial."""
+    """Probability that a hidden neuron is dropped for a training trial."""
     tau_mem: float = 20e-3
     """Membrane time constant, s."""
     tau_syn: float = 10e-3
-    """Synaptic time constant, s; with Dale's law that of excitation."""
+    """Synaptic time constant, s; with Dale's law, of excitation."""
     tau_inh: float = 20e-3
-    """Synaptic time constant of inhibition, with Dale's law, s."""
+    """Synaptic time constant of inhibition with Dale's law, s."""
     tau_readout: float | None = None
-    """Time constant of the readout, s; None: the trial's duration."""
+    """Time constant of the readout, s. None: the duration of a trial."""
     learn_tau: bool = False
     """Train all time constants of every hidden neuron."""
     dt: float = 2e-3
@@ -88,21 +98,27 @@ class TrainConfig:
     surrogate: Surrogate = "superspike"
     """Surrogate derivative of a spike."""
     beta: float | None = None
-    """Its parameter: beta, slope or alpha (steepness), or the width of `triangular`; None: the default of the function, 20 for superspike."""
+    """Parameter of the surrogate: beta, slope or alpha (steepness), or the width of `triangular`.
+    None: the default of the function, 20 for superspike."""
 
     gradient: Gradient | None = None
-    """Calibrate every layer's backward gain on training data by the steepness of its surrogate, or by a scale of it; `none`: leave it as it is.
-    None: `steepness` with the calibrated start, `none` with the paper's."""
+    """Calibrate the backward gain of every layer on training data, by the steepness or the scale of
+    its surrogate. `none`: no calibration. None: `steepness` with start `calibrated`, `none` with
+    start `paper`."""
     logit_spread: float = 0.3
-    """Where the gradient is calibrated: standard deviation over classes of a sample's logits, to which the readout is scaled."""
+    """If the gradient is calibrated, the readout is scaled so that the logits of a sample have this
+    standard deviation over classes."""
     init: WeightInit | None = None
-    """How hidden weights are drawn: the paper's formula; measured on training data (balanced: zero sum for each neuron; lsuv: scaled until
-    each layer fires at `lsuv_rate`); `normal` with `mu_w` and `sigma_w`; or, for comparison, the rule named. With Dale's law the formula draws
-    exponential weights, or `lognormal` ones. None: `data_driven` with the calibrated start, `fluctuation_driven` with the paper's."""
+    """Initialization of hidden weights. `fluctuation_driven`: the formula of the paper.
+    `data_driven`: measured on training data; `_balanced`: with zero sum for each neuron. `lsuv`:
+    scaled until each layer fires at `lsuv_rate`. `normal`: with `mu_w` and `sigma_w`. Other names
+    are rules for comparison. With Dale's law the formula draws exponential weights, or `lognormal`
+    ones. None: `data_driven` with start `calibrated`, `fluctuation_driven` with start `paper`."""
     calibration_samples: int = 200
-    """Training samples that an initialization from data looks at; of images also those whose sensory rate is `nu`."""
+    """Training samples for an initialization from data; for images, also for the measurement of
+    `nu`."""
     lsuv_rate: float = 10.0
-    """Rate that every layer is scaled to by `lsuv`, Hz."""
+    """Target rate of every layer for `lsuv`, Hz."""
     sigma_u: float = 1.0
     """Target standard deviation of the membrane (threshold 1)."""
     mu_u: float = 0.0
@@ -112,57 +128,67 @@ class TrainConfig:
     sigma_w: float = 1.0
     """Standard deviation of the hidden weights, for `normal`."""
     nu: float | None = None
-    """Rate of the inputs that the initialization assumes, Hz; None: the training data's mean rate, before augmentation."""
+    """Input rate that the initialization assumes, Hz. None: the mean rate of the training data,
+    before augmentation."""
     alpha: float = 0.9
-    """Feed-forward fraction of the membrane's variance in recurrent layers."""
+    """Feed-forward fraction of the membrane variance in recurrent layers."""
 
     optimizer: OptimizerName | None = None
-    """Optimizer. None: `muon`, whose steps are relative to the weights, with the calibrated start, `smorms3` with the paper's."""
+    """Optimizer. None: `muon`, whose steps are relative to the weights, with start `calibrated`,
+    `smorms3` with start `paper`."""
     learning_rate: float | None = None
-    """Learning rate. None: 0.015 with the calibrated start, 0.005 with the paper's."""
+    """Learning rate. None: 0.015 with start `calibrated`, 0.005 with start `paper`."""
     schedule: Schedule | None = None
-    """Learning rate over the run: constant, falling to 0 along a cosine, or that after a linear rise over its first 10 %. None: `warmup_cosine` with the
-    calibrated start, `constant` with the paper's."""
+    """Learning rate over the run. `constant`; `cosine`: decay to 0 along a cosine; `warmup_cosine`:
+    a linear increase over the first 10 %, then the cosine. None: `warmup_cosine` with start
+    `calibrated`, `constant` with start `paper`."""
     epochs: int = 200
     """Passes over the training data."""
     priming_epochs: int = 0
-    """Before them, passes on the two bounds alone (homeostatic priming)."""
+    """Passes before training that use only the two bounds (homeostatic priming)."""
     batch_size: int = 250
-    """Samples a step; at most the training set."""
+    """Samples per step, at most the size of the training set."""
     loss: LossName = "max_over_time"
-    """Cross-entropy of what the readout trace becomes over time, or mean square distance to 1 for the class and 0 for the others."""
+    """Cross-entropy of the readout trace, reduced over time as named, or the mean square distance
+    to 1 for the correct class and 0 for the others."""
     upper_strength: float = 0.1
-    """Upper bound on a layer's mean activity: strength (0: none)."""
+    """Upper bound on the mean activity of a layer: strength (0: no bound)."""
     upper_rate: float = 10.0
     """Upper bound: rate, Hz."""
     upper_pool: Pool = "population"
-    """Upper bound: on the mean activity of a whole layer, of each feature map, or of each neuron."""
+    """Upper bound: applies to the mean activity of a layer, of each feature map, or of each
+    neuron."""
     lower_strength: float | None = None
-    """Lower bound on each neuron's activity: strength (0: none). None: 0 with the calibrated start, 100 with the paper's."""
+    """Lower bound on the activity of each neuron: strength (0: no bound). None: 0 with start
+    `calibrated`, 100 with start `paper`."""
     lower_threshold: float = 1e-3
-    """Lower bound: spikes a neuron a trial."""
+    """Lower bound: spikes per neuron and trial."""
 
     bound_share: float | None = None
-    """Both bounds: in every layer, the largest gradient of a bound as a multiple of the loss's; 0: not limited. None: 1 with the calibrated
-    start, 0 with the paper's. Not limited where `remat_steps` cuts trials into parts."""
+    """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient of
+    the loss. 0: no limit. None: 1 with start `calibrated`, 0 with start `paper`. There is no limit
+    if `remat_steps` divides trials into parts."""
 
     augment_shift: int = 0
-    """Augmentation: shift each training sample by up to so many input units."""
+    """Augmentation: shift each training sample by up to this number of input units."""
     augment_stretch: float = 0.0
     """Augmentation: stretch or compress each training sample in time by up to this fraction."""
     augment_drop: float = 0.0
-    """Augmentation: leave out each training event with this probability."""
+    """Augmentation: remove each training event with this probability."""
     augment_time_jitter: float = 0.0
-    """Augmentation: move each training event in time by a normal number with this standard deviation, s."""
+    """Augmentation: move each training event in time by a normal random number with this standard
+    deviation, s."""
     augment_unit_jitter: float = 0.0
-    """Augmentation: move each training event by a normal number of input units with this standard deviation."""
+    """Augmentation: move each training event by a normal random number of input units with this
+    standard deviation."""
     augment_insert: float = 0.0
-    """Augmentation: put events at random places into each training sample, this fraction of its own on average."""
+    """Augmentation: insert events at random places into each training sample, on average this
+    fraction of its events."""
 
     seed: int = 0
-    """Of weights and of the samples' order."""
+    """Seed of the weights and of the order of samples."""
     out: Path | None = None
-    """Run folder; None: a new one under ./runs."""
+    """Run folder. None: a new folder in ./runs."""
 
     @property
     def dalian(self) -> bool:

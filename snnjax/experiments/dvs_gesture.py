@@ -1,4 +1,4 @@
-"""Classification of gestures seen by an event camera."""
+"""Classification of gestures, recorded with an event camera."""
 
 from __future__ import annotations
 
@@ -18,41 +18,51 @@ from snnjax.regularizers import Pool
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DVSGestureConfig(TrainConfig):
-    """Train on DVS-Gesture: FOLDER holds ibmGestureTrain and ibmGestureTest, or the recordings of the original (`snnjax.datasets.DVSGesture`)."""
+    """Train on DVS-Gesture.
+
+    FOLDER contains ibmGestureTrain and ibmGestureTest, or the original recordings
+    (`snnjax.datasets.DVSGesture`).
+    """
 
     plane: ClassVar[bool] = True
 
     data: Path
     """Folder with the data."""
     model: Model = "csnn4"
-    """`csnn2`, 4, 6 or 8: so many convolutions in blocks of two with max-pooling (`snnjax.models.csnn2d`); or dense layers."""
+    """`csnn2`, 4, 6 or 8: this number of convolutions, in blocks of two with max-pooling
+    (`snnjax.models.csnn2d`); or `dense`."""
     duration: float = 1.0
-    """Of a trial, s: a window of a gesture."""
+    """Length of a trial, s: a window of a gesture."""
     downsample: int = 4
-    """Join squares of so many pixels to one: a power of two."""
+    """Side of the squares of pixels that become one pixel: a power of two."""
     crop: Crop = "random"
-    """Windows of training gestures: anywhere within them, new ones each epoch, or their beginning. Validation and test see the beginning."""
+    """Windows of training gestures: at a random position, new in each epoch, or at the start.
+    Validation and test use the start."""
     padding: int = 2
-    """Zeros at either end of both axes for each convolution."""
+    """Zeros at both ends of both axes for each convolution."""
     augment_drop: float = 0.5
-    """Augmentation: leave out each training event with this probability. Validation, test and the initialization see all."""
+    """Augmentation: remove each training event with this probability. Validation, test and the
+    initialization use all events."""
     stream: bool = True
-    """Read the training set from the disk in each epoch (needs the extra `stream`). False: hold its windows on the device; without random windows."""
+    """Read the training set from the disk in each epoch (needs the extra `stream`). False: store
+    its windows on the device, without random windows."""
     shard_size: int = 128
-    """Gestures read at a time, at most; a multiple of the batch size. What does not fill the last shard is left out, other gestures each epoch."""
+    """Largest number of gestures per shard; a multiple of the batch size. Gestures that do not fill
+    the last shard are left out, different ones in each epoch."""
     valid_users: tuple[int, ...] = (20, 21, 22, 23)
-    """Whose gestures are held out for validation."""
+    """Subjects whose gestures are held out for validation."""
 
     calibration_samples: int = 16
-    """Training samples that an initialization from data looks at; more need more memory."""
+    """Training samples for an initialization from data; more samples need more memory."""
     batch_size: int = 16
-    """Gestures a step; at most the training set."""
+    """Gestures per step, at most the size of the training set."""
     upper_strength: float = 0.01
-    """Upper bound on a layer's mean activity: strength (0: none)."""
+    """Upper bound on the mean activity of a layer: strength (0: no bound)."""
     upper_pool: Pool = "feature_map"
-    """Upper bound: on the mean activity of a whole layer, of each feature map, or of each neuron."""
+    """Upper bound: applies to the mean activity of a layer, of each feature map, or of each
+    neuron."""
     lower_strength: float = 0.0
-    """Lower bound on each neuron's activity: strength (0: none)."""
+    """Lower bound on the activity of each neuron: strength (0: no bound)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,12 +86,12 @@ class DVSGestureConfig(TrainConfig):
 
     @property
     def sensor(self) -> tuple[int, int, int]:
-        """Height, width and polarities of what the network sees."""
+        """Height, width and number of polarities of the network's input."""
         side = 128 // self.downsample
         return side, side, 2
 
     def datasets(self) -> tuple[Stream | EventDataset, EventDataset, EventDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         whole, test = (DVSGesture(self.data, split, downsample=self.downsample) for split in ("train", "test"))
         held = np.isin(whole.users, self.valid_users)
         if not held.any() or held.all():
@@ -95,7 +105,7 @@ class DVSGestureConfig(TrainConfig):
             import grain  # noqa: F401  # before a run folder is made
         except ImportError:
             raise ImportError("a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)") from None
-        # as many shards as it takes, all of one size and of whole batches: few recordings are left over
+        # all shards have one size, a multiple of the batch size, so that few recordings are left over
         size = len(train) // math.ceil(len(train) / self.shard_size)
         size -= size % min(self.batch_size, size)
         return Stream(train, duration=self.duration, dt=self.dt, shard_size=size, seed=self.seed, crop=self.crop, drop=self.augment_drop)

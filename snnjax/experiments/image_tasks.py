@@ -1,4 +1,4 @@
-"""Classification of still images that sensory neurons turn into spikes: scikit-learn's digits and CIFAR-10."""
+"""Classification of images that sensory neurons turn into spikes: digits and CIFAR-10."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from snnjax.experiments.config import Model, TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageConfig(TrainConfig):
-    """What tasks on images share."""
+    """Fields that tasks on images share."""
 
     plane: ClassVar[bool] = True
 
     model: Model = "csnn2"
-    """`csnn2`, 4, 6 or 8: so many convolutions in blocks of two with max-pooling (`snnjax.models.csnn2d`); or dense layers."""
+    """`csnn2`, 4, 6 or 8: this number of convolutions, in blocks of two with max-pooling
+    (`snnjax.models.csnn2d`); or `dense`."""
     duration: float = 0.2
-    """How long an image is shown, s; the first spikes come after some 25 ms, and every layer adds about 10."""
+    """Presentation time of an image, s. The first spikes occur after about 25 ms, and every layer
+    adds about 10 ms."""
     downsample: int = 1
-    """Average squares of so many pixels."""
+    """Side of the squares of pixels that are averaged to one pixel."""
     flip: bool = False
-    """Augmentation: mirror half of the training images left to right."""
+    """Augmentation: mirror each training image left to right with probability 1/2."""
     shift: int = 0
-    """Augmentation: move each training image by up to so many pixels."""
+    """Augmentation: move each training image by up to this number of pixels."""
     valid_fraction: float = 0.1
-    """Held out of the training images for validation, the same share of every class."""
+    """Fraction of the training images held out for validation, equal for every class."""
     data_seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
 
     calibration_samples: int = 50
-    """Training images that an initialization from data looks at, and whose sensory rate is `nu`."""
+    """Training images for an initialization from data and for the measurement of `nu`."""
     batch_size: int = 50
-    """Images a step; at most the training set."""
+    """Images per step, at most the size of the training set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,17 +55,20 @@ class ImageConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DigitsConfig(ImageConfig):
-    """Train on scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; no download. Needs the extra `digits`."""
+    """Train on scikit-learn's 1,797 handwritten digits, 8 x 8 pixels.
+
+    There is no download. Needs the extra `digits`.
+    """
 
     test_fraction: float = 0.2
-    """Of all images, for the test, the same share of every class."""
+    """Fraction of all images in the test set, equal for every class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check.number("test_fraction", self.test_fraction, above=0, below=1)
 
     def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         data, test = digits().downsample(self.downsample).split((1 - self.test_fraction, self.test_fraction), seed=self.data_seed)
         train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
         return train, valid, test
@@ -71,14 +76,14 @@ class DigitsConfig(ImageConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CIFAR10Config(ImageConfig):
-    """Train on CIFAR-10 as tensorflow-datasets prepares it."""
+    """Train on CIFAR-10, prepared by tensorflow-datasets."""
 
     data: Path | None = None
-    """Folder that holds `cifar10`; None: tensorflow-datasets' own."""
+    """Folder that contains `cifar10`. None: the default folder of tensorflow-datasets."""
     download: bool = False
-    """Fetch and prepare the data first, where they are not there."""
+    """Download and prepare the data first if they are missing."""
     fraction: float = 1.0
-    """Of the training images to use, the same share of every class."""
+    """Fraction of the training images to use, equal for every class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +92,7 @@ class CIFAR10Config(ImageConfig):
             raise TypeError(f"download must be True or False, got {self.download!r}")
 
     def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         data = load_cifar10("train", data_dir=self.data, download=self.download).downsample(self.downsample)
         if self.fraction < 1:
             (data,) = data.split((self.fraction,), seed=self.data_seed)

@@ -1,4 +1,4 @@
-"""A run folder back into what it came from: configuration, data and network."""
+"""Restore configuration, data and network from a run folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ _CONFIGS: dict[str, type[TrainConfig]] = {c.__name__: c for c in TASKS.values()}
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of the run in `folder`.
+    """Return the configuration of the run in `folder`.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The configuration, such as a `RandmanConfig`.
 
     Raises:
-      FileNotFoundError: no config.json there.   ValueError: it is damaged, or not one that this version knows.
+        FileNotFoundError: The folder has no config.json.
+        ValueError: The file is damaged, or this version does not know the configuration.
     """
     file = Path(folder) / "config.json"
     try:
@@ -48,10 +55,16 @@ def load_config(folder: Path) -> Any:
 
 
 def load_run(folder: Path, *, parameters: Parameters = "final") -> Prepared:
-    """Data and network of the run in `folder`, with its final or best parameters, or as it was before training.
+    """Return data and network of the run in `folder`.
+
+    Args:
+        folder: The run folder.
+        parameters: Parameters of the network: `"final"`, `"best"` on the validation set, or
+            `"initial"`, before training.
 
     Raises:
-      FileNotFoundError, ValueError: a file of the run is missing or damaged; names it.
+        FileNotFoundError: A file of the run is missing. The message names it.
+        ValueError: A file of the run is damaged. The message names it.
     """
     _check.one_of("parameters", parameters, typing.get_args(Parameters))
     prepared = prepare(load_config(folder))

@@ -1,4 +1,4 @@
-"""Classification of handwritten digits seen by a moving event camera."""
+"""Classification of handwritten digits, recorded with a moving event camera."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from snnjax.regularizers import Pool
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NMNISTConfig(TrainConfig):
-    """Train on N-MNIST: FOLDER holds the official archives Train.zip and Test.zip.
+    """Train on N-MNIST.
 
-    They are read as they are. The folders Train and Test that are in them will do, too
-    (`snnjax.datasets.load_nmnist`).
+    FOLDER contains the official archives Train.zip and Test.zip, or the unpacked folders Train and
+    Test (`snnjax.datasets.load_nmnist`).
     """
 
     plane: ClassVar[bool] = True
@@ -26,34 +26,35 @@ class NMNISTConfig(TrainConfig):
     data: Path
     """Folder with the data."""
     model: Model = "csnn4"
-    """`csnn2`, 4, 6 or 8: so many convolutions in blocks of two with max-pooling
-    (`snnjax.models.csnn2d`); or dense layers."""
+    """`csnn2`, 4, 6 or 8: this number of convolutions, in blocks of two with max-pooling
+    (`snnjax.models.csnn2d`); or `dense`."""
     duration: float = 0.3
-    """Of a trial, s; later events are dropped, about 0.2 % of them."""
+    """Length of a trial, s. Later events, about 0.2 %, are dropped."""
     dt: float = 5e-3
     """Time step, s."""
     downsample: int = 1
-    """Side of the squares of pixels that become one pixel: 2 makes 17 x 17 pixels of 34 x 34."""
+    """Side of the squares of pixels that become one pixel: 2 gives 17 x 17 pixels."""
     padding: int = 1
-    """Zeros at either end of both axes for each convolution; 1 keeps the size, as a digit has a
-    margin of its own."""
+    """Zeros at both ends of both axes for each convolution; 1 preserves the size. More is not
+    needed, because digits have a margin."""
     valid_fraction: float = 0.1
-    """Held out of the training recordings for validation, the same share of every class."""
+    """Fraction of the training recordings held out for validation, equal for every class."""
     data_seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
 
     calibration_samples: int = 50
-    """Training samples that an initialization from data looks at; 200 need about twice the memory."""
+    """Training samples for an initialization from data; 200 need about twice the memory."""
     epochs: int = 20
-    """Passes over the training data: 843 updates each with the official archive."""
+    """Passes over the training data, 843 updates each with the official archive."""
     batch_size: int = 64
-    """Recordings a step; at most the training set."""
+    """Recordings per step, at most the size of the training set."""
     upper_strength: float = 0.01
-    """Upper bound on a layer's mean activity: strength (0: none)."""
+    """Upper bound on the mean activity of a layer: strength (0: no bound)."""
     upper_pool: Pool = "feature_map"
-    """Upper bound: on the mean activity of a whole layer, of each feature map, or each neuron."""
+    """Upper bound: applies to the mean activity of a layer, of each feature map, or of each
+    neuron."""
     lower_strength: float = 0.0
-    """Lower bound on each neuron's activity: strength (0: none)."""
+    """Lower bound on the activity of each neuron: strength (0: no bound)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,11 +71,11 @@ class NMNISTConfig(TrainConfig):
 
     @property
     def sensor(self) -> tuple[int, int, int]:
-        """Height, width and polarities of what the network sees."""
+        """Height, width and number of polarities of the network's input."""
         return sensor_shape(self.downsample)
 
     def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         options: dict[str, Any] = {"downsample": self.downsample, "duration": self.duration}
         data, test = (load_nmnist(self.data, split, **options) for split in ("train", "test"))
         shares = (1 - self.valid_fraction, self.valid_fraction)

@@ -1,4 +1,4 @@
-"""Randman classification, the paper's first task: only spike times carry the class."""
+"""Classification of Randman, the first task of the paper: only spike times depend on the class."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from snnjax.experiments.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandmanConfig(TrainConfig):
-    """Train on Randman, with the paper's data by default (20 inputs, 10 classes, 1000 samples each, 200 ms; 80/10/10 split)."""
+    """Train on Randman.
+
+    The defaults are those of the paper: 20 inputs, 10 classes with 1000 samples each, 200 ms, split
+    80/10/10.
+    """
 
     classes: int = 10
-    """Manifolds, one a class."""
+    """Number of classes, each with its own manifold."""
     inputs: int = 20
     """Input units."""
     samples: int = 1000
-    """Samples a class."""
+    """Samples per class."""
     dim: int = 1
     """Dimension of the manifolds."""
     smoothness: float = 1.0
-    """alpha of the manifolds; smaller is harder."""
+    """alpha of the manifolds. Smaller values make the task harder."""
     duration: float = 0.2
-    """Of a trial, s; the spikes fall in its first half."""
+    """Length of a trial, s. All spikes are in its first half."""
     data_seed: int = 0
-    """Of the manifolds and of the split."""
+    """Seed of the manifolds and of the split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,7 +40,7 @@ class RandmanConfig(TrainConfig):
         _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
 
     def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         data = randman(
             n_classes=self.classes, n_units=self.inputs, n_samples=self.samples, dim=self.dim, alpha=self.smoothness,
             duration=self.duration, active_duration=self.duration / 2, seed=self.data_seed,

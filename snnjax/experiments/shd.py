@@ -1,4 +1,4 @@
-"""Classification of spoken words as spikes: the Spiking Heidelberg Digits, or any pair of files in their layout."""
+"""Classification of spoken words as spikes: the Spiking Heidelberg Digits, or files like them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from snnjax.experiments.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SHDConfig(TrainConfig):
-    """Train on files in the SHD layout: FOLDER holds NAME_train.h5 and NAME_test.h5."""
+    """Train on files in the SHD layout: FOLDER contains NAME_train.h5 and NAME_test.h5."""
 
     data: Path
     """Folder with the two files."""
     download: bool = False
-    """Fetch the Spiking Heidelberg Digits into it first, checksums verified, where they are not there."""
+    """If the files are missing, download the Spiking Heidelberg Digits to the folder first, with
+    verified checksums."""
     duration: float = 0.7
-    """Of a trial, s; later spikes are dropped."""
+    """Length of a trial, s. Later spikes are dropped."""
     valid_fraction: float = 0.1
-    """Held out of the training file for validation, the same share of every class."""
+    """Fraction of the training file held out for validation, equal for every class."""
     valid_speakers: tuple[int, ...] = ()
     """Hold out all recordings of these speakers instead."""
     data_seed: int = 0
-    """Of the split."""
+    """Seed of the split."""
 
     batch_size: int = 64
-    """Samples a step; at most the training set."""
+    """Samples per step, at most the size of the training set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +40,7 @@ class SHDConfig(TrainConfig):
             raise TypeError(f"download must be True or False, got {self.download!r}")
 
     def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
-        """Train, validation and test set."""
+        """Return the training, validation and test set."""
         if self.download and not all((self.data / f"shd_{split}.h5").exists() for split in ("train", "test")):
             download_shd(self.data)
         data, test = (load_shd(self.data, split, duration=self.duration) for split in ("train", "test"))

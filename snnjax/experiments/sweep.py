@@ -1,8 +1,9 @@
-"""A sweep: every product of seeds and values of hyper-parameters, trained as ensembles that survive being killed.
+"""A sweep trains every combination of seeds and hyper-parameter values, as resumable ensembles.
 
-Members train in waves of a few, so that results come early and memory stays bounded. What is in the folder, and why it can be gone on with after any
-interruption: `snnjax.experiments.sweep_folder`. A finished member is never trained again, also when more seeds or values are asked for later: the plan
-grows, and results.csv covers all of it.
+Members train in waves of a few, so that results come early and memory is bounded.
+`snnjax.experiments.sweep_folder` describes the files, and why a sweep can be resumed after any
+interruption. A finished member is never trained again, also if more seeds or values are added
+later: the plan grows, and results.csv covers all of it.
 """
 
 from __future__ import annotations
@@ -43,22 +44,32 @@ from snnjax.training.placement import Placement, resolve
 from snnjax.training.step import Objective
 
 PROBED = 64
-"""Training samples that the probe looks at."""
+"""Number of training samples of the probe."""
 _SEEN = ("sigma_u", "grad_z", "grad_w", "update")
 
 
 class Sweep(NamedTuple):
-    """A finished sweep: one dict a member in the order of `grid`, and the folder with everything else."""
+    """A finished sweep.
+
+    Attributes:
+        rows: One dict per member, in the order of `grid`.
+        folder: The folder with all files.
+    """
 
     rows: list[dict[str, Any]]
     folder: Path
 
 
 def grid(seeds: Sequence[int], varied: Mapping[str, Sequence[float]]) -> list[Member]:
-    """Every member of a sweep, the seed running fastest.
+    """Return every member of a sweep. The seed varies fastest.
+
+    Args:
+        seeds: The seeds.
+        varied: The values of each swept parameter.
 
     Raises:
-      ValueError: no seed, a value twice, or a name that cannot be swept: it must leave all shapes alone.
+        ValueError: There is no seed, a value occurs twice, or a parameter cannot be swept because
+            it changes shapes.
 
     >>> grid([0, 1], {"sigma_u": [0.5, 1.0]})[:3]
     [{'sigma_u': 0.5, 'seed': 0}, {'sigma_u': 0.5, 'seed': 1}, {'sigma_u': 1.0, 'seed': 0}]
@@ -76,10 +87,18 @@ def grid(seeds: Sequence[int], varied: Mapping[str, Sequence[float]]) -> list[Me
 
 
 def parse_values(text: str) -> list[float]:
-    """Values as the command line writes them: "0.1,0.3,1" or "low:high:number" or "low:high:log:number".
+    """Parse values of the command line.
 
-    >>> parse_values("0.5,1"), parse_values("0:1:3"), [round(v, 3) for v in parse_values("0.01:100:log:5")]
-    ([0.5, 1.0], [0.0, 0.5, 1.0], [0.01, 0.1, 1.0, 10.0, 100.0])
+    Args:
+        text: "0.1,0.3,1" or "low:high:number" or "low:high:log:number".
+
+    Raises:
+        ValueError: The text has another form.
+
+    >>> parse_values("0.5,1"), parse_values("0:1:3")
+    ([0.5, 1.0], [0.0, 0.5, 1.0])
+    >>> [round(v, 3) for v in parse_values("0.01:100:log:5")]
+    [0.01, 0.1, 1.0, 10.0, 100.0]
     """
     try:
         if ":" not in text:
@@ -93,12 +112,17 @@ def parse_values(text: str) -> list[float]:
             f"values must be like 0.1,0.3,1 or 0:1:5 or 0.01:100:log:13 (low:high:log:number, low > 0), got {text!r}"
         ) from None
     values = np.geomspace(*ends, count) if scale == ["log"] else np.linspace(*ends, count)
-    # ten digits: a value must be the same number when it is read back from a file's name
+    # ten digits, so that a value read from a file name is the same number
     return [float(f"{v:.10g}") for v in values]
 
 
 def program_of(config: Any, data: Data) -> Program:
-    """What a member of a sweep of `config` (from `load`, so with its `nu` known) does on `data`."""
+    """Return the program of a member: its initialization, objective, optimizer and probe.
+
+    Args:
+        config: The configuration, from `load`, so that its `nu` is known.
+        data: The data.
+    """
     trial = data.train.steps * config.dt
 
     def of(hyper: Hyper) -> Any:
@@ -110,12 +134,12 @@ def program_of(config: Any, data: Data) -> Program:
     def init(hyper: Hyper, sources: Sources) -> Any:
         network = build(hyper)
         if needs_data(config):
-            # a target out of reach leaves what was drawn
+            # a target that cannot be reached leaves the drawn weights unchanged
             network, _ = calibrate_on(network, plain(sources.train), of(hyper), seed=hyper["seed"])
         return nnx.state(network, nnx.Param)
 
     def objective(hyper: Hyper, priming: bool) -> Objective:
-        # the weights drawn here are not used and cost nothing: XLA leaves out what nobody reads
+        # the weights drawn here are unused and cost nothing, because XLA removes unused values
         out, _ = Objective.of(
             build(hyper),
             logits=LOGITS[config.loss],
@@ -134,7 +158,8 @@ def program_of(config: Any, data: Data) -> Program:
         nnx.update(network, params)
         train = plain(sources.train)
         x, labels = train.batch(spread(train, PROBED))
-        # of the loss alone: what the bounds say to a layer that is silent or too loud would hide what the loss can reach
+        # Only the loss, without bounds: the gradient of a bound in a silent or overactive layer
+        # would hide that of the loss.
         options: Any = {"logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
         layers = probe(network, x, labels, **options).layers
         return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in enumerate(layers, start=1)}
@@ -157,23 +182,33 @@ def run_sweep(
     figure: bool = True,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]] = (),
 ) -> Sweep:
-    """Train every member that `folder` does not hold yet.
+    """Train every member that is not finished in `folder`.
 
     Args:
-      config: a `RandmanConfig`, `SHDConfig`, ...; what `members` name replaces its values.   members: from `grid`.
-      folder: new or empty; with `resume` that of the same sweep, for the same configuration and with the same names swept. Members may be added.
-      datasets: train, validation and test set to use instead of `config.datasets()`.
-      wave: members trained at once.   placement, patience, order: as in `fit_ensemble`.
-      checkpoint_every: epochs.   figure: whether to draw sweep.png.
-      on_epoch: called with each wave's `Snapshot`, the number of members finished before it and of those in it.
+        config: The configuration, such as a `RandmanConfig`. The values in `members` replace its
+            own.
+        members: The members, from `grid`.
+        folder: A new or empty folder. With `resume`, the folder of the same sweep, with the same
+            configuration and the same swept parameters. Members may be added.
+        resume: Continue the sweep in `folder`.
+        datasets: Training, validation and test set. None: `config.datasets()`.
+        wave: Number of members that train at once.
+        placement: As in `fit_ensemble`.
+        patience: As in `fit_ensemble`.
+        order: As in `fit_ensemble`.
+        checkpoint_every: Epochs between checkpoints.
+        figure: If True, draw sweep.png.
+        on_epoch: Functions that are called with the `Snapshot` of each epoch, the number of members
+            finished before this wave, and the number of members in the wave.
 
     Returns:
-      `Sweep`; its rows are what results.csv holds: all members that were ever asked for.
+        The sweep. Its rows are those of results.csv, for all members of the plan.
 
     Raises:
-      FileExistsError: the folder holds something and `resume` is False.   BlockingIOError: another process trains in it.
-      ValueError: it is of another configuration or other names are swept, a file in it is damaged, an option is out of range, or a swept parameter has
-        no effect.
+        FileExistsError: The folder is not empty, and `resume` is False.
+        BlockingIOError: Another process trains in the folder.
+        ValueError: The folder has another configuration or other swept parameters, a file is
+            damaged, an option is out of range, or a swept parameter has no effect.
     """
     for name, value in (("wave", wave), ("checkpoint_every", checkpoint_every), *([] if patience is None else [("patience", patience)])):
         _check.integer(name, value, at_least=1)
@@ -189,7 +224,8 @@ def run_sweep(
     check_folder(folder, content, defaults, resume=resume)
     if getattr(config, "stream", False):
         raise ValueError("stream must be False (--no-stream) in a sweep, whose members share the training data on the device")
-    config, data = load(config, datasets)  # before anything is written: a task that cannot be loaded leaves no folder behind
+    # load first, so that a task that cannot be loaded leaves no folder
+    config, data = load(config, datasets)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         check_folder(folder, content, defaults, resume=resume)
@@ -210,13 +246,15 @@ def _train(
     figure: bool,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
 ) -> Sweep:
-    # reads every finished member: a damaged one is found before others are trained
+    # this reads every finished member, so that a damaged file is found before training
+    """Train the missing members in waves, and write their files."""
     rows = write_results(folder, members, figure=figure)
     epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
-    # members in one batch would walk along lists of their own, each as long as the longest of all
+    # members in one batch have separate lists of events, each as long as the longest of all
     events = False if config.events is None and resolve(placement) == "vmap" else config.events
-    network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))  # only what kind of input it takes is asked
+    # an abstract network is sufficient to choose the form of the input
+    network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))
     sources = Sources(
         *(choose_form(network, source, events=events) for source in (train_source(config, data.train), data.valid, data.test))
     )
@@ -225,7 +263,7 @@ def _train(
         checkpoints = Checkpoints(folder / "wave" / "checkpoints")
 
         def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
-            # the last one always: a member's file may still have to be written
+            # always save the last epoch, because the files of the members are not written yet
             if snapshot.epoch % checkpoint_every == 0 or snapshot.epoch == epochs or not snapshot.state.active.any():
                 checkpoints.save(snapshot)
 
@@ -256,13 +294,13 @@ _USED: dict[str, Callable[[Any], bool]] = {
     "lsuv_rate": lambda c: c.init == "lsuv",
     "upper_rate": lambda c: c.upper_strength > 0,
     "lower_threshold": lambda c: c.lower_strength > 0,
-    "beta": lambda c: c.gradient != "steepness" or c.depth == 1,  # a single layer keeps its own
+    "beta": lambda c: c.gradient != "steepness" or c.depth == 1,  # a single layer keeps its beta
 }
-"""Whether a configuration looks at the parameter at all; those not named here are always used."""
+"""Whether a configuration uses a parameter. Parameters that are not listed are always used."""
 
 
 def _check_effects(config: Any, member: Member) -> None:
-    """A sweep over what nothing depends on is a mistake."""
+    """Raise if a swept parameter has no effect."""
     config = dataclasses.replace(config, **member)
     for name in member:
         if not _USED.get(name, lambda _: True)(config):

@@ -1,14 +1,20 @@
-r"""The files of a sweep's folder: whose they are, what has been done, and in what order they are written so that nothing is lost.
+r"""The files of a sweep, and the order of writing that makes a sweep safe to interrupt.
 
-    FOLDER/config.json      what is trained: the task's configuration and nothing that is swept
-    FOLDER/plan.json        every member that was ever asked for
-    FOLDER/members/ID.npz   a finished member: its history, results and parameters. ID is its hyper-parameters, "seed=0,sigma_u=0.5"
-    FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint of it after every few epochs, written by orbax
-    FOLDER/results.csv      a row a member: hyper-parameters, accuracies, rates, and what the probe sees before training
-    FOLDER/sweep.png        one swept parameter: curves, mean and range over seeds; two: heat maps, mean over seeds
+    FOLDER/config.json      configuration of the task and options of the sweep, without the seed and
+                            the swept parameters
+    FOLDER/plan.json        every member that was ever requested
+    FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its
+                            hyper-parameters, "seed=0,sigma_u=0.5"
+    FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint after
+                            every few epochs, written by orbax
+    FOLDER/results.csv      one row per member: hyper-parameters, accuracies, rates, and the probe
+                            before training
+    FOLDER/sweep.png        for one swept parameter curves, mean and range over seeds; for two, heat
+                            maps, mean over seeds
 
-Each file is written whole or not at all, and in an order that leaves a state from which the same numbers follow: a sweep that was killed anywhere goes on
-where it was and ends bit for bit as if it had not been (`snnjax.experiments.sweep`).
+Each file is written completely or not at all. The order of writing ensures that the same numbers
+follow from every intermediate state: after an interruption at any point, the sweep continues and
+ends with bit-identical results (`snnjax.experiments.sweep`).
 """
 
 from __future__ import annotations
@@ -48,28 +54,30 @@ SWEEPABLE = (
     "beta",
     "lsuv_rate",
 )
-"""What may be swept: settings that leave all shapes alone."""
+"""Parameters that can be swept, because they do not change shapes."""
 FIGURE = "sweep.png"
 Member = dict[str, Any]
 """Seed and swept values."""
 
 
 def _name(member: Mapping[str, Any]) -> str:
+    """Return the name of a member, which lists its hyper-parameters."""
     return ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
 
 
 def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
-    """Where a finished member of the sweep in `folder` lies."""
+    """Return the file of a finished member of the sweep in `folder`."""
     return folder / "members" / f"{_name(member)}.npz"
 
 
 def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) -> dict[str, Any]:
-    """What makes two sweeps the same, as JSON gives it back.
+    """Return what identifies a sweep, as JSON reads it back.
 
     Args:
-        config: The task's configuration.
-        options: Of the sweep.
-        swept: Names whose values in `config` no member has: they do not count.
+        config: The configuration of the task.
+        options: Options of the sweep.
+        swept: Names of swept parameters. Their values in `config` are left out, because every
+            member replaces them.
     """
     left_out = {"out", "seed", *swept}
     content = {name: value for name, value in as_dict(config).items() if name not in left_out} | options
@@ -77,11 +85,23 @@ def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) 
 
 
 _OWN = (".lock", ".config.json.tmp")
-"""Files that a sweep may leave which was killed before its first file was whole: it has nothing to lose."""
+"""Files left by a sweep that was killed before it had written anything; the folder may be reused."""
 
 
 def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool) -> None:
-    """The folder is new, or one of the same sweep; what an older version did not know yet had the value of `defaults`. Writes nothing."""
+    """Check that a folder is new or belongs to the same sweep. Nothing is written.
+
+    Args:
+        folder: The folder.
+        content: What identifies the sweep, from `content_of`.
+        defaults: Values of settings that an older version did not save.
+        resume: Whether the sweep in the folder is to be continued.
+
+    Raises:
+        FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
+            False.
+        ValueError: The folder has a sweep of another configuration.
+    """
     file = folder / "config.json"
     if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())):
@@ -90,7 +110,7 @@ def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any]
     if not resume:
         raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
     saved = _read_json(file)
-    # where the data lie may change
+    # the folder of the data may change
     different = (
         [k for k in content if k != "data" and _known_as(k, saved.get(k, defaults.get(k))) != content[k]]
         if isinstance(saved, dict)
@@ -101,12 +121,12 @@ def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any]
 
 
 def _known_as(name: str, saved: Any) -> Any:
-    """A setting as it is written today: the type of the membranes themselves was called by its name."""
+    """Convert a saved setting: older versions saved "float32" for the present None."""
     return None if (name, saved) == ("trace_dtype", "float32") else saved
 
 
 def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:
-    """Write what is new of the configuration and the plan; all members of the plan."""
+    """Write new parts of the configuration and of the plan. Return all members of the plan."""
     if not (folder / "config.json").exists():
         versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
         write_whole(folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode())
@@ -124,7 +144,7 @@ def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the system lifts the lock of one that was killed."""
+    """Lock the folder for one process. The system releases the lock of a killed process."""
     with (folder / ".lock").open("w") as file:
         try:
             import fcntl
@@ -146,7 +166,11 @@ def _read_json(file: Path) -> Any:
 
 
 def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member]:
-    """The members to train next: those of a wave that was begun, else the first `size` that are not finished; none when all are."""
+    """Return the members to train next.
+
+    These are the members of an unfinished wave, otherwise the first `size` members that are not
+    finished. The list is empty if all are finished.
+    """
     (folder / "members").mkdir(exist_ok=True)
     if (folder / "wave.done").exists():  # killed while it was being removed
         shutil.rmtree(folder / "wave.done")
@@ -161,13 +185,13 @@ def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member
 
 
 def close_wave(folder: Path) -> None:
-    """From one moment to the next there is no wave any more."""
+    """Remove the wave atomically."""
     os.replace(folder / "wave", folder / "wave.done")
     shutil.rmtree(folder / "wave.done")
 
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
-    """All of one member: hyper-parameters, history, results and parameters, in one file."""
+    """Write hyper-parameters, history, results and parameters of one member to one file."""
     test = {f"test_{name}_{which}": values[k] for which, metrics in result.test.items() for name, values in metrics.items()}
     facts = {"best_epoch": result.best_epoch[k], "epochs": result.epochs[k], "finite": result.finite[k]}
     arrays = {f"hyper.{name}": value for name, value in member.items()} | {f"result.{name}": v for name, v in (facts | test).items()}
@@ -181,12 +205,18 @@ def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> 
 
 
 def row_of(file: Path) -> dict[str, Any]:
-    """A finished member as a row of results.csv, plain numbers: hyper-parameters, accuracies (fractions), the first epoch with 90 % training accuracy (NaN:
-    none), rates (Hz) before and after training, and for each layer before training the membrane's sigma_u and the magnitudes of gradients and first
-    update of the loss alone, without bounds (`snnjax.diagnostics`).
+    """Return a finished member as a row of results.csv.
+
+    The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
+    accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
+    training there are also the standard deviation of the membrane, sigma_u, and the magnitudes of
+    gradients and of the first update, from the loss without bounds (`snnjax.diagnostics`).
+
+    Args:
+        file: The file of the member.
 
     Raises:
-      ValueError: the file is damaged; names it.
+        ValueError: The file is damaged. The message names it.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -207,17 +237,27 @@ def row_of(file: Path) -> dict[str, Any]:
 
 
 def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
-    """The first epoch with a training accuracy of at least `accuracy`, or NaN; `by_epoch` begins with the untrained network.
+    """Return the first epoch with a training accuracy of at least `accuracy`, or NaN.
+
+    Args:
+        accuracy: Training accuracy, a fraction.
+        by_epoch: Training accuracy by epoch, beginning with the untrained network.
 
     >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
     (2.0, nan)
     """
-    # the one object math.nan, so that rows read twice are equal
+    # always the same object math.nan, so that rows that are read twice are equal
     return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
 
 
 def write_results(folder: Path, members: Sequence[Member], *, figure: bool = True) -> list[dict[str, Any]]:
-    """results.csv with the members that are finished, in the order of `members`, and the figure where asked for; returns the rows."""
+    """Write results.csv and the figure for the finished members, and return the rows.
+
+    Args:
+        folder: The folder of the sweep.
+        members: The members, in the order of the rows.
+        figure: If True, draw sweep.png.
+    """
     rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
     if not rows:
         return rows
@@ -232,7 +272,15 @@ def write_results(folder: Path, members: Sequence[Member], *, figure: bool = Tru
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
-    """The figure of a sweep over one or two parameters, written whole; False, and no file, where there are none or more than two."""
+    """Draw the figure of a sweep over one or two parameters.
+
+    Args:
+        rows: Rows of results.csv.
+        file: The file to write.
+
+    Returns:
+        False, without a file, if the number of swept parameters is not one or two.
+    """
     from snnjax import plotting
 
     varied = varied_in(rows)
@@ -246,9 +294,10 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
 
 
 def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The hyper-parameters that are not the same in all rows of results.csv, without the seed.
+    """Return the hyper-parameters that differ between rows of results.csv, without the seed.
 
-    >>> varied_in([{"seed": 0, "sigma_u": 1.0, "mu_u": 0.0, "finite": True}, {"seed": 0, "sigma_u": 2.0, "mu_u": 0.0, "finite": True}])
+    >>> row = {"seed": 0, "mu_u": 0.0, "finite": True}
+    >>> varied_in([{"sigma_u": 1.0} | row, {"sigma_u": 2.0} | row])
     ['sigma_u']
     """
     return [name for name in SWEEPABLE if len({row.get(name) for row in rows}) > 1]

@@ -1,4 +1,4 @@
-"""Every task by the name that the command line has for it."""
+"""The tasks, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TASKS: dict[str, type[TrainConfig]] = {
     "dvs-gesture": DVSGestureConfig,
     "nmnist": NMNISTConfig,
 }
-"""Configurations by the names that the command line has for them."""
+"""Configurations by their names on the command line."""
 
 
 def task_name(config: Any) -> str:
-    """The name of a configuration's task.
+    """Return the name of a configuration's task.
 
     >>> task_name(RandmanConfig())
     'randman'

@@ -1,4 +1,4 @@
-"""The paper's figures and tables as programs: `snnjax reproduce`."""
+"""The figures and tables of the paper as programs: `snnjax reproduce`."""
 
 from snnjax.reproduce.data import MissingDataError
 from snnjax.reproduce.published import NUMBERS, TABLE_1, Published

@@ -1,11 +1,12 @@
-"""Units of work: what a study computes, one after another, each leaving rows.
+"""Units of work of a study. Each returns rows.
 
-An `Arm` is a curve or a map of a figure: one configuration, trained for every product of seeds and swept values as a sweep (`snnjax.experiments.sweep`), in
+An `Arm` is a curve or a map of a figure: one configuration, trained for every combination of seeds
+and swept values as a sweep (`snnjax.experiments.sweep`), in
 
     OUT/sweeps/TASK-MODEL-HASH/
 
-where the hash is of everything that decides the numbers, so that arms which figures have in common are trained once. A `Measurement` is a function
-without training.
+The hash is of everything that determines the numbers, so that arms that several figures share are
+trained once. A `Measurement` is a function without training.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from snnjax.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 Watch = Callable[[str, int, int], Callable[..., None] | None]
-"""From a unit's name, its networks and their epochs (0, 0: nothing is trained) to a callback for each epoch, as `run_sweep` has it, or None."""
+"""A function of a unit's name, its number of networks and their epochs (0, 0 without training). It
+returns a callback for each epoch, as in `run_sweep`, or None."""
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON gives it back."""
+    """Return `value` as JSON reads it back."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -44,8 +46,11 @@ class Arm:
     """Networks to train: a task, values to sweep, seeds.
 
     Attributes:
-      name: of the line in the figure, and the column `arm`.   task: see `Task`.   varied: values by name.   seeds: of weights and sample order.
-      facts: more columns for its rows.
+        name: Name of the line in the figure, and value of the column `arm`.
+        task: The task.
+        varied: Values of each swept parameter.
+        seeds: Seeds of weights and sample order.
+        facts: Additional columns for its rows.
     """
 
     name: str
@@ -55,31 +60,34 @@ class Arm:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def members(self) -> list[dict[str, Any]]:
-        """Hyper-parameters of every network."""
+        """Return the hyper-parameters of every network."""
         return grid(self.seeds, self.varied)
 
     def size(self) -> tuple[int, int]:
-        """Networks and epochs of each; epochs of streamed ones are not watched."""
+        """Return the number of networks and of epochs; (0, 0) for streamed data."""
         config = self.task.config
         return (0, 0) if getattr(config, "stream", False) else (len(self.members()), config.epochs + config.priming_epochs)
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON gives it back; not where the data lie."""
+        """Return everything that determines the numbers, as JSON reads it back.
+
+        Folders of data are left out.
+        """
         config = {name: value for name, value in as_dict(self.task.config).items() if name not in ("data", "out", "seed")}
         return plain({"config": config, "members": self.members(), "source": self.task.source})
 
     def folder(self, root: Path) -> Path:
-        """Of its sweep."""
+        """Return the folder of its sweep."""
         digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:10]
         return root / "sweeps" / f"{task_name(self.task.config)}-{self.task.config.model}-{digest}"
 
     def trained(self, root: Path) -> bool:
-        """Whether all of its networks are, in a sweep (streamed ones say nothing)."""
+        """Return whether its sweep has trained all networks; False for streamed data."""
         file = self.folder(root) / "results.csv"
         return file.exists() and len(file.read_text().splitlines()) == 1 + len(self.members())
 
     def work(self, root: Path, on_epoch: Sequence[Callable[..., None]] = ()) -> list[Row]:
-        """Train what is missing; a row a network. Errors as of `run_sweep`."""
+        """Train what is missing and return one row per network. Errors are those of `run_sweep`."""
         folder, config = self.folder(root), self.task.config
         facts = {"arm": self.name, **self.task.facts, **self.facts}
         if getattr(config, "stream", False):
@@ -91,10 +99,10 @@ class Arm:
         return [facts | row for row in finished.rows]
 
     def _one(self, parent: Path, member: Mapping[str, Any]) -> Row:
-        """A network whose training data are a stream, which cannot be shared by a sweep.
+        """Train a network with streamed training data, which members of a sweep cannot share.
 
-        It is a run of its own, done again where it was cut off. One that stopped being finite
-        counts as it ended, as in a sweep.
+        It is a separate run, repeated from the start after an interruption. A network that became
+        not finite counts with its last results, as in a sweep.
         """
         config = dataclasses.replace(self.task.config, **member)
         folder = parent / ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
@@ -113,8 +121,8 @@ class Arm:
 
 
 def _ended(result: FitResult) -> Row:
-    """A run as a row of results.csv; what it did not get to is NaN, or absent."""
-    history = result.history or [{}]  # none, where the untrained network was not finite
+    """Return a run as a row of results.csv. Missing results are NaN, or absent."""
+    history = result.history or [{}]  # empty if the untrained network was not finite
     first, last, best = history[0], history[-1], history[result.best_epoch]
     final, chosen = (result.test.get(which, {}) for which in ("final", "best"))
     row: Row = {"epochs": len(history) - 1, "best_epoch": result.best_epoch}
@@ -129,10 +137,13 @@ def _ended(result: FitResult) -> Row:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Something computed without training.
+    """A computation without training.
 
     Attributes:
-      name: the column `arm`.   given: all that decides the numbers, JSON-ready.   measure: from nothing to rows.   facts: more columns for each.
+        name: Value of the column `arm`.
+        given: Everything that determines the numbers, ready for JSON.
+        measure: A function without arguments that returns rows.
+        facts: Additional columns for each row.
     """
 
     name: str
@@ -141,15 +152,15 @@ class Measurement:
     facts: Mapping[str, Any]
 
     def size(self) -> tuple[int, int]:
-        """As of `Arm`: nothing is trained."""
+        """Return (0, 0), because nothing is trained."""
         return 0, 0
 
     def settings(self) -> dict[str, Any]:
-        """As of `Arm`."""
+        """Return everything that determines the numbers, as in `Arm`."""
         return plain(self.given)
 
     def work(self, root: Path, on_epoch: Sequence[Callable[..., None]] = ()) -> list[Row]:
-        """Compute it."""
+        """Compute the rows."""
         return [{"arm": self.name, **self.facts, **row} for row in self.measure()]
 
 

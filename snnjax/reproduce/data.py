@@ -1,10 +1,12 @@
-"""Where a preset's data come from: a folder of the user's, or, in the smoke preset and in tests, numbers that this module makes up.
+"""Data of the presets: a folder of the user, or generated numbers in the smoke preset and in tests.
 
-`--data FOLDER`, or the environment variable SNNJAX_DATA, names a folder that may hold, itself or in folders of these names,
+`--data FOLDER`, or the environment variable SNNJAX_DATA, names a folder. The data are in this
+folder, or in its subfolders with these names:
 
-    shd | shd_format         NAME_train.h5 and NAME_test.h5 in the layout of the Spiking Heidelberg Digits (`snnjax.datasets.shd`); NAME is shd for SHD itself
-    tfds                     cifar10, as tensorflow-datasets prepares it
-    dvs_gesture              DVS-Gesture (`snnjax.datasets.DVSGesture`)
+    shd | shd_format    NAME_train.h5 and NAME_test.h5 in the layout of the Spiking Heidelberg
+                        Digits (`snnjax.datasets.shd`); NAME is shd for SHD itself
+    tfds                cifar10, prepared by tensorflow-datasets
+    dvs_gesture         DVS-Gesture (`snnjax.datasets.DVSGesture`)
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ VARIABLE = "SNNJAX_DATA"
 
 
 class MissingDataError(FileNotFoundError):
-    """The data that a figure needs are not at hand."""
+    """The data of a figure are not available."""
 
 
 def _find(data: Path | None, folders: tuple[str, ...], holds: tuple[str, ...], what: str) -> Path:
@@ -38,35 +40,44 @@ def _find(data: Path | None, folders: tuple[str, ...], holds: tuple[str, ...], w
 
 
 def shd_folder(data: Path | None, *, real: bool = False) -> Path:
-    """The folder of files in the SHD layout; with `real`, of SHD itself.
+    """Return the folder of files in the SHD layout.
+
+    Args:
+        data: The folder of the user, or None.
+        real: Accept only SHD itself.
 
     Raises:
-      MissingDataError: there is none; says where it was looked for.
+        MissingDataError: There is no such folder. The message says where it was expected.
     """
     what = "the Spiking Heidelberg Digits are" if real else "spoken words in the layout of the Spiking Heidelberg Digits are"
     return _find(data, ("shd", "shd_format"), ("shd_train.h5" if real else "*_train.h5",), what)
 
 
 def is_shd(folder: Path) -> bool:
-    """Whether the files are SHD itself, by their name."""
+    """Return whether the files are SHD itself, by their names."""
     return (folder / "shd_train.h5").exists()
 
 
 def cifar10_folder(data: Path | None) -> Path:
-    """The folder that holds `cifar10`. Errors as of `shd_folder`."""
+    """Return the folder that contains `cifar10`. Errors are those of `shd_folder`."""
     return _find(data, ("tfds",), ("cifar10",), "CIFAR-10 as tensorflow-datasets prepares it is")
 
 
 def dvs_folder(data: Path | None) -> Path:
-    """The folder of DVS-Gesture. Errors as of `shd_folder`."""
+    """Return the folder of DVS-Gesture. Errors are those of `shd_folder`."""
     return _find(data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is")
 
 
 def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Sets:
-    """Made-up training, validation and test sets of the shape that `config`'s task has; each class has inputs of its own that are busier.
+    """Return generated training, validation and test sets with the shape of the task's data.
+
+    Each class has its own inputs with higher activity.
 
     Args:
-      config: a task's configuration.   sizes: samples.   classes: of the task's own number when None.   seed: of the numbers.
+        config: Configuration of the task.
+        sizes: Number of samples of each set.
+        classes: Number of classes. None: that of the task.
+        seed: Seed of the data.
 
     >>> from snnjax.experiments import SHDConfig
     >>> train, valid, test = generated(SHDConfig(data=Path(), duration=0.1), sizes=(8, 4, 4))
@@ -111,7 +122,7 @@ def _own(config: Any) -> Sets:
 
 
 def _two_speakers(config: SHDConfig) -> Sets:
-    """Training and held-out recordings of two speakers; the test file as a whole would be other people's, so theirs alone."""
+    """Return the recordings of two speakers in each set, so that no test speaker is new."""
     return tuple(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets())  # type: ignore[return-value]
 
 

@@ -1,4 +1,7 @@
-"""Panels that several figures share: curves over a swept value, one line an arm; mean and range over seeds."""
+"""Panels that several figures share: curves over a swept value, with one line per arm.
+
+Lines are means and bands are ranges over seeds.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,15 @@ PANELS = {
 
 
 def arms(rows: Sequence[Row]) -> list[str]:
-    """Names of the arms, in their order."""
+    """Return the names of the arms, in their order."""
     return list(dict.fromkeys(row["arm"] for row in rows))
 
 
 def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> None:
-    """Mean (line) and range (band) of a column over all rows of one x; what is not finite is left out."""
+    """Plot mean (line) and range (band) of a column over all rows with the same x.
+
+    Values that are not finite are left out.
+    """
     across = sorted({row[x] for row in rows if row.get(x) is not None})
     found = [values(pick(rows, **{x: v}), column) for v in across]
     kept = [(v, f) for v, f in zip(across, found, strict=True) if f.size]
@@ -40,7 +46,11 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
 
 
 def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
-    """Labels, and a logarithmic axis where x spans more than a decade; where nothing was drawn, words that say so."""
+    """Set labels and scales of a panel.
+
+    The x axis is logarithmic if x spans more than a decade. An empty panel gets a text that says
+    so.
+    """
     axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
     at = np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines]) if axes.lines else np.zeros(0)
     if at.size and at.min() > 0 and at.max() > 10 * at.min():
@@ -58,9 +68,10 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
 
 
 def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u") -> Figure:
-    """A panel a column, a line an arm.
+    """Plot one panel per column and one line per arm.
 
-    >>> rows = [{"arm": a, "sigma_u": s, "test_accuracy_final": 0.5} for a in ("one", "two") for s in (0.1, 1.0, 10.0)]
+    >>> rows = [{"arm": a, "sigma_u": s, "test_accuracy_final": 0.5}
+    ...         for a in ("one", "two") for s in (0.1, 1.0, 10.0)]
     >>> figure = curves(rows, {"test accuracy": "test_accuracy_final"})
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['one', 'two']
@@ -80,6 +91,6 @@ def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = 
 
 
 def chance(axes: Axes, rows: Sequence[Row]) -> None:
-    """A dotted line at the accuracy of guessing."""
+    """Draw a dotted line at chance accuracy."""
     if rows and "chance" in rows[0]:
         axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)

@@ -1,7 +1,10 @@
-"""Figure 1: the membrane's distribution against the theory's normal one, for several xi = (theta - mu_U) / sigma_U, with and without reset.
+"""Figure 1: distribution of the membrane and the normal distribution of the theory.
 
-Neurons with mu_U = 0 and balanced weights (each neuron's sum to zero, so that all have the same mean) listen to Poisson inputs. A row for each xi, with and
-without reset: mean, standard deviation in time and rate of the membrane, and the largest distance between its distribution function and the normal one.
+It is shown for several xi = (theta - mu_U) / sigma_U, with and without reset. Neurons have mu_U = 0
+and balanced weights (the sum of each neuron's weights is zero, so that all neurons have the same
+mean) and Poisson input. There is one row for each xi, with and without reset: mean, standard
+deviation over time and rate of the membrane, and the largest difference between its distribution
+function and the normal one.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BEGIN = 0.1
-"""Left out of every trial, s: the membrane starts at 0."""
+"""Time left out at the start of every trial, s, because the membrane starts at 0."""
 
 
 def measure(*, xis: Sequence[float], inputs: int, neurons: int, rate: float, seconds: float, trials: int, dt: float = 2e-3) -> list[Row]:
-    """The rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
+    """Return the rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
     x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
     w = jax.random.normal(jax.random.key(1), (inputs, neurons))
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
@@ -98,7 +101,7 @@ def _with_reset(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Seconds at any preset; nothing to train."""
+    """Return the study. It takes seconds in every preset, because nothing is trained."""
     given: dict[str, Any] = {"xis": [1.0, 2.0, 3.0], "inputs": 200, "neurons": 100, "rate": 10.0}
     given |= options.choose(
         smoke={"seconds": 0.5, "trials": 4}, laptop={"seconds": 2.0, "trials": 20}, paper={"seconds": 2.0, "trials": 100}

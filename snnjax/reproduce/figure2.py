@@ -1,4 +1,7 @@
-"""Figure 2: target against measured sigma_U on Poisson input, Randman and spoken words, for the paper's formula and for weights measured on the data (ours)."""
+"""Figure 2: target and measured sigma_U on Poisson input, Randman and spoken words.
+
+Weights are those of the paper's formula, or measured on the data (ours).
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ def _ratio(task: str, method: str, low: float, high: float, *, layer: int | None
 
 
 def study(options: Options) -> Study:
-    """Laptop: 3 inputs x 3 methods, each compiled once, 3 targets x 4 seeds; about 4 minutes."""
+    """Return the study.
+
+    Laptop: 3 inputs x 3 methods, each compiled once, 3 targets x 4 seeds; about 4 minutes.
+    """
     given: dict[str, Any] = {
         "depth": 3,
         "width": 128,

@@ -1,4 +1,8 @@
-"""Figure 3: one hidden layer. Accuracy, rates and gradients over sigma_U, and accuracy over mean and standard deviation of the weights; activity snapshots."""
+"""Figure 3: one hidden layer.
+
+Accuracy, rates and gradients over sigma_U, accuracy over mean and standard deviation of the
+weights, and snapshots of the activity.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
 
 
 def _full(rows: Rows) -> list[dict]:
-    """None is how JSON has NaN."""
+    """Replace None, which stands for NaN in JSON, by NaN."""
     return [{name: float("nan") if value is None else value for name, value in row.items()} for row in rows]
 
 
@@ -65,7 +69,11 @@ def _wide(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: the paper's settings 4 min, curves 7 + 7, map 2; about 20 minutes."""
+    """Return the study.
+
+    Laptop, both cores: the settings of the paper 4 min, curves 7 + 7 min, map 2 min; about 20
+    minutes.
+    """
     curve = Arm(
         CURVE, randman(options), {"sigma_u": sigmas(options, (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0))}, options.seeds_of(3)
     )

@@ -1,4 +1,8 @@
-"""Figure 4: depth. Training over sigma_U of recurrent convolutional networks of 1, 3 and 7 layers (10 at sigma_U = 1), and what each layer does before."""
+"""Figure 4: depth.
+
+Training of recurrent convolutional networks of 1, 3 and 7 layers over sigma_U (10 layers at
+sigma_U = 1), and the activity and gradients of each layer before training.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,10 @@ def _name(depth: int) -> str:
 
 
 def _probe(options: Options, depth: int) -> Measurement:
-    """Every setting and seed of one depth; 32 recordings of all speakers, at 2 ms as in the paper."""
+    """Return the probe of every setting and seed at one depth.
+
+    It uses 32 recordings of all speakers, at 2 ms as in the paper.
+    """
     task = conv(options, depth)
     if options.preset == "laptop":
         task = Task(task.change(duration=0.7, dt=2e-3).config, "own", task.facts)
@@ -70,7 +77,7 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: training 3 + 8 + 21 min, before training 3."""
+    """Return the study. Laptop, both cores: training 3 + 8 + 21 min, before training 3 min."""
     depths = (1, 3, 7)
     curves = [conv_curve(options, depth, _name(depth)) for depth in depths]
     if options.preset == "paper":

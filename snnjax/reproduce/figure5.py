@@ -1,6 +1,7 @@
-"""Figure 5: homeostatic plasticity (the lower bound on activity) and homeostatic priming, against sigma_U.
+"""Figure 5: homeostatic plasticity (the lower bound on activity) and priming over sigma_U.
 
-The paper's network is not known to us; seven layers are our choice, and three on a laptop, where seven took 50 minutes.
+We do not know the network of the paper. We chose seven layers, and three on a laptop, where seven
+took 50 minutes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ PLAIN, HOMEOSTASIS, PRIMING = "no homeostasis", "homeostasis", "priming"
 
 
 def rescues(arm: str, text: str) -> Statement:
-    """At the smallest sigma_u, below 1, that both have: the plain network does not train, and that of `arm` does."""
+    """Return the statement that `arm` trains at a small sigma_u, where the plain network fails.
+
+    The value is the smallest sigma_u, below 1, that both arms have.
+    """
 
     def judge(rows: Rows) -> Verdict:
         plain, other = pick(rows, arm=PLAIN), pick(rows, arm=arm)
@@ -47,7 +51,7 @@ def _rarely_fails(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: 3 layers, 8 min (those of figure 4) + 5 + 6."""
+    """Return the study. Laptop, both cores: 3 layers, 8 min (those of figure 4) + 5 + 6 min."""
     few = (0.01, 0.05, 0.2, 1.0)
     primed, depth = options.choose(smoke=1, laptop=2, paper=10), options.choose(smoke=7, laptop=3, paper=7)
     # the paper's for these networks; at 0.1, as of the other curves on a laptop, it silences what priming has woken

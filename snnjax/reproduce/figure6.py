@@ -1,4 +1,7 @@
-"""Figure 6 and table 1: Kaiming weights, Kaiming with homeostasis, and fluctuation-driven weights, across tasks and depths."""
+"""Figure 6 and table 1: Kaiming and fluctuation-driven weights across tasks and depths.
+
+Kaiming weights are shown with and without homeostasis.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ STARTS = ("Kaiming", "Kaiming + homeostasis", "fluctuation-driven")
 
 
 def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds: int) -> list[Arm]:
-    """The starts that table 1 has for the network, one arm each, named as in the table whatever the data are here (the column `task`)."""
+    """Return one arm for each initialization that table 1 has for the network.
+
+    Arms have the names of the table. The column `task` names the data that are used here.
+    """
     seeds = options.seeds_of(laptop_seeds)
     changes = {
         "Kaiming": {"init": "kaiming"},
@@ -74,7 +80,7 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
 
 
 def _table(rows: Rows) -> str:
-    """Table 1: our numbers, and the published ones below."""
+    """Return table 1: our numbers, with the published ones below."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
     lines = [f"| task | layers | {' | '.join(STARTS)} |", "|---|---|" + "---|" * len(STARTS)]
     for network in networks:
@@ -103,7 +109,10 @@ def _fails(task: str, depth: int) -> Statement:
 
 
 def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement:
-    """`one` ends with a higher mean than `other`, by more than 5 points and more than their joint spread."""
+    """Return the statement that `one` ends with a higher mean accuracy than `other`.
+
+    The difference must exceed 5 points and the joint spread.
+    """
 
     def judge(rows: Rows) -> Verdict:
         a, b = (values(pick(rows, arm=_name(task, depth, start)), TEST) for start in (one, other))
@@ -116,7 +125,11 @@ def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement
 
 
 def study(options: Options) -> Study:
-    """Laptop, both cores: beside other work: spoken digits 6 min (3 layers) and 16 (7), CIFAR-10 4 (2) and 18 (4). No DVS-Gesture there."""
+    """Return the study.
+
+    Laptop, both cores, while other programs ran: spoken digits 6 min (3 layers) and 16 min (7),
+    CIFAR-10 4 min (2) and 18 min (4), without DVS-Gesture.
+    """
     smoke = options.smoke
     units = []
     for depth in (7,) if smoke else (3, 7):

@@ -1,4 +1,8 @@
-"""Figure 7: Dale's law. One recurrent layer of 128 excitatory and 32 inhibitory neurons beside one of 160 neurons without the law, over sigma_U."""
+"""Figure 7: Dale's law, over sigma_U.
+
+One recurrent layer of 128 excitatory and 32 inhibitory neurons is compared with one of 160 neurons
+without Dale's law.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,11 @@ def _as_good(rows: Rows) -> Verdict:
 
 
 def study(options: Options) -> Study:
-    """Laptop: two speakers, 7 sigma_u x 5 seeds x 30 epochs of 0.74 s (without) and 0.92 s of one core (measured); about 15 minutes."""
+    """Return the study.
+
+    Laptop: two speakers, 7 sigma_u x 5 seeds x 30 epochs of 0.74 s (without Dale's law) and 0.92 s
+    on one core (measured); about 15 minutes.
+    """
     arms = []
     for name, model in ((PLAIN, "dense"), (DALIAN, "dalian")):
         task = shallow(options, recurrent=True, model=model)  # type: ignore[arg-type]

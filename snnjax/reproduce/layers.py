@@ -1,8 +1,9 @@
-"""Depth before training (the paper's figure 4d-f): what every layer of recurrent convolutional networks does on spoken words.
+"""Layers before training (figure 4d-f of the paper) in recurrent convolutional networks on speech.
 
-For each sigma_u of the paper's formula, for Kaiming weights and for weights measured on the data, layer by layer: rate, gradient of the loss with respect
-to the spikes, and first update of the weights (SMORMS3), by `snnjax.diagnostics.probe`. A row a network: `depth`, `setting`, `seed`, and a list over
-layers of each of `NUMBERS`.
+For each sigma_u of the paper's formula, for Kaiming weights and for weights measured on the data,
+`snnjax.diagnostics.probe` returns for each layer the rate, the gradient of the loss with respect to
+the spikes, and the first update of the weights (SMORMS3). There is one row per network: `depth`,
+`setting`, `seed`, and a list over layers for each of `NUMBERS`.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ OTHERS = ("kaiming", "data_driven_balanced")
 SETTINGS = (*(("fluctuation_driven", s) for s in SIGMAS), *((name, 1.0) for name in OTHERS))
 """Initialization and sigma_u."""
 SILENT_HZ = 0.05
-"""A layer counts as silent below one spike a neuron in 20 s, and as saturated above `SATURATED_HZ`: at 2 ms a spike every fifth step. Rates are level
-where the largest is less than twice the smallest, and grow where the last is more than twice the first."""
+"""A layer is silent below one spike per neuron in 20 s, and saturated above `SATURATED_HZ`: a spike
+in every fifth step of 2 ms. Rates are level if the largest is less than twice the smallest. They
+grow if the last is more than twice the first."""
 NUMBERS = {"rate": "rate", "grad_z": "grad_z", "update": "update", "membrane": "sigma_u"}
-"""Columns, and what `LayerProbe` calls them."""
+"""Columns, and their names in `LayerProbe`."""
 
 
 def setting(init: str, sigma_u: float) -> str:
-    """Its name in tables and figures.
+    """Return the name of a setting in tables and figures.
 
     >>> setting("kaiming", 1.0), setting("fluctuation_driven", 0.2)
     ('Kaiming', 'sigma_u 0.2')
@@ -43,12 +45,23 @@ def setting(init: str, sigma_u: float) -> str:
 
 
 def few(sets: Any, samples: int) -> Any:
-    """The sets with only so many training samples, spread over all: those that are looked at."""
+    """Return the sets with only `samples` training samples, evenly spread, for the probe."""
     return (sets[0].subset(np.asarray(spread(sets[0], samples))), sets[1], sets[2])
 
 
 def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str, list[float]]:
-    """One network's `NUMBERS`, a list over layers each; `base`: its configuration, `sets`: from `few`."""
+    """Probe one network.
+
+    Args:
+        base: Configuration of the network.
+        sets: The data, from `few`.
+        init: Initialization.
+        sigma_u: Target standard deviation of the membrane.
+        seed: Seed of the weights.
+
+    Returns:
+        A list over layers for each of `NUMBERS`.
+    """
     prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
     x, labels = prepared.train.batch(np.arange(len(prepared.train)))  # type: ignore[arg-type]
     layers = probe(prepared.network, x, labels).layers
@@ -56,7 +69,10 @@ def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str
 
 
 def figure(rows: Rows) -> Figure:
-    """Rate, gradient and update over layers, a column a depth; means over seeds, values of exactly 0 left out."""
+    """Plot rate, gradient and update over layers, in one column per depth.
+
+    Points are means over seeds. Values of exactly 0 are left out.
+    """
     from matplotlib.figure import Figure
 
     depths = sorted({row["depth"] for row in rows})
@@ -105,7 +121,7 @@ def _level(rates: np.ndarray) -> bool:
 
 
 def _divides(rows: Rows) -> Verdict:
-    """Between two silent layers the gradient passes one of them."""
+    """Judge the ratio of gradients of a silent layer and of the layer below it."""
     ratios = []
     for row in (r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)):
         rate, grad = row["rate"], row["grad_z"]

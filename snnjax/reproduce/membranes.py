@@ -1,6 +1,7 @@
-"""Target against measured sigma_U, layer by layer, for networks that are not trained.
+"""Target and measured sigma_U of each layer, for untrained networks.
 
-Measured is the standard deviation in time, within a trial, of the membrane without reset, averaged (as variance) over neurons, trials and seeds.
+The measured value is the standard deviation over time, within a trial, of the membrane without
+reset. It is averaged, as variance, over neurons, trials and seeds.
 """
 
 from __future__ import annotations
@@ -23,34 +24,45 @@ DT = 2e-3
 
 
 def poisson_input(samples: int) -> tuple[jax.Array, float]:
-    """200 units at 10 Hz for 0.7 s: trials (time, batch, units), rate in Hz."""
+    """Return trials (time, batch, units) of 200 units at 10 Hz for 0.7 s, and the rate in Hz."""
     return poisson_raster(jax.random.key(0), (350, samples, 200), rate=10.0, dt=DT), 10.0
 
 
 def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.Array, float]:
-    """So many samples spread over a data set, and the mean rate of all, Hz."""
+    """Return `samples` trials, evenly spread over a data set, and its mean rate, Hz."""
     part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
     return DeviceEvents.put(part, dt=dt).batch(jnp.arange(len(part)))[0], float(data.rate().mean())
 
 
 def randman_input(samples: int) -> tuple[jax.Array, float]:
-    """Randman as the paper has it."""
+    """Return Randman with the settings of the paper."""
     return events_input(randman(n_samples=samples, seed=0), samples)
 
 
 def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:
-    """Spoken words in the SHD layout."""
+    """Return spoken words in the SHD layout."""
     return events_input(load_shd(folder, "train", duration=0.7), samples)
 
 
 def measure(
     x: jax.Array, nu: float, sigma_u: float, method: str, seed: int, *, depth: int = 7, width: int = 128, recurrent: bool = False, dt: float = DT
 ) -> np.ndarray:  # fmt: skip
-    """(5, depth): variance of U, measured and predicted quenched variance of mean U, rate (Hz), silent fraction.
+    """Measure the membranes of an untrained dense network.
 
     Args:
-      x: spikes (time, batch, units).   nu: the rate that the paper's formula is given, Hz.   sigma_u: target.   method: one of `METHODS`.
-      seed: of the weights.   depth, width, recurrent: dense layers.   dt: time step, s.
+        x: Spikes (time, batch, units).
+        nu: Input rate for the paper's formula, Hz.
+        sigma_u: Target standard deviation of the membrane.
+        method: One of `METHODS`.
+        seed: Seed of the weights.
+        depth: Number of layers.
+        width: Neurons per layer.
+        recurrent: Add recurrent connections.
+        dt: Time step, s.
+
+    Returns:
+        An array (5, depth): the variance of U, the measured and the predicted quenched variance of
+        the mean of U, the rate (Hz), and the fraction of silent neurons.
 
     >>> x, nu = poisson_input(8)
     >>> variance, *_ = measure(x, nu, 1.0, "data-driven", 0, depth=2, width=32)

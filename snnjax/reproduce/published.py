@@ -1,7 +1,8 @@
-"""The paper's numbers, once: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""The numbers of the paper: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 
-Source `P`: printed in the paper; `R`: read in the published examples of its reference implementation. Accuracies are in percent, spread is the
-standard deviation over seeds as printed (None where there is none), rates in Hz.
+Source `P` is printed in the paper; `R` was read in the published examples of its reference
+implementation. Accuracies are in percent, rates in Hz. The spread is the standard deviation over
+seeds as printed, or None.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Literal, NamedTuple
 
 
 class Published(NamedTuple):
-    """A number, its spread and unit, and where it is from.
+    """A number with its spread, unit and source.
 
     >>> print(NUMBERS["randman.test"])
     97.3 +- 0.2 %
@@ -40,7 +41,7 @@ NUMBERS: dict[str, Published] = {
     "shd.csnn1.epochs_to_90": Published(19.2, unit="epochs"),
     "shd.csnn3.epochs_to_90": Published(16.8, unit="epochs"),
 }
-"""By task, network and quantity."""
+"""Numbers by task, network and quantity."""
 
 TABLE_1: dict[tuple[str, int, str], Published] = {
     ("SHD", 3, "Kaiming"): Published(83.1, 1.2),
@@ -59,4 +60,4 @@ TABLE_1: dict[tuple[str, int, str], Published] = {
     ("DVS-Gesture", 8, "Kaiming + homeostasis"): Published(82.3, 5.3),
     ("DVS-Gesture", 8, "fluctuation-driven"): Published(86.4, 1.7),
 }
-"""Test accuracy by task, hidden layers and start."""
+"""Test accuracy by task, number of hidden layers and initialization."""

@@ -1,4 +1,4 @@
-"""The report page of a study, Markdown beside its PNGs, and that of all studies together."""
+"""The report pages, Markdown with PNG figures: one page per study, and one for all studies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ACCURACY: dict[str, tuple[str, str]] = {
 
 
 def write(finished: Finished, root: Path) -> None:
-    """report.md and figures, in the study's folder. `root`: where its networks lie."""
+    """Write report.md and the figures to the folder of a study. `root` contains its networks."""
     from snnjax import plotting
     from snnjax.reproduce.snapshots import snapshot
 
@@ -60,7 +60,12 @@ def write(finished: Finished, root: Path) -> None:
 
 
 def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
-    """The Markdown; `pictures`: names without .png, and captions."""
+    """Return the Markdown of a report.
+
+    Args:
+        finished: The study.
+        pictures: Names of figures without .png, and captions.
+    """
     study = finished.study
     parts = [f"# {study.title}", f"After {PAPER}. Preset `{study.preset}`; {_time(finished.seconds)} of computing."]
     if finished.shared:
@@ -85,14 +90,19 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
 
 
 def verdict_table(verdicts: Sequence[tuple[Statement, Verdict]]) -> str:
-    """A Markdown row a statement."""
+    """Return a Markdown table with one row per statement."""
     lines = ["| statement | source | verdict | here |", "|---|---|---|---|"]
     lines += [f"| {_cell(s.text)} | {s.source} | {v.status} | {_cell(v.found)} |" for s, v in verdicts]
     return "\n".join(lines)
 
 
 def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) -> str:
-    """A Markdown row for each arm and combination of swept values; `columns`: heading -> (column, unit), those that no row has left out.
+    """Return a Markdown table with one row for each arm and combination of swept values.
+
+    Args:
+        rows: Rows of the study.
+        columns: For each heading, the column and its unit. Columns that occur in no row are left
+            out.
 
     >>> print(number_table([{"arm": "a", "sigma_u": 1.0, "seed": k, "r": r} for k, r in enumerate((2.0, 4.0))], {"rate": ("r", "Hz")}))
     | arm | sigma_u | runs | rate |
@@ -119,7 +129,7 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
 
 
 def _number(rows: Sequence[Row], column: str, unit: str) -> str:
-    """Mean and standard deviation; of lists over layers their means."""
+    """Return mean and standard deviation as text; for lists over layers, the means."""
     lists = [row[column] for row in rows if isinstance(row.get(column), list)]
     if lists:
         return " ".join(f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0)) + f" {unit}".rstrip()
@@ -127,11 +137,17 @@ def _number(rows: Sequence[Row], column: str, unit: str) -> str:
 
 
 GROUPED = ("xi", "reset", "layer", "method", "setting")
-"""Columns of measurements that tell rows apart, as swept parameters tell trained networks apart."""
+"""Columns that distinguish rows of measurements, like swept parameters for trained networks."""
 
 
 def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str) -> str:
-    """The page over all studies; `skipped`: names and reasons of those that were not run."""
+    """Return the Markdown page of all studies.
+
+    Args:
+        finished: The studies that were run.
+        skipped: Names of the studies that were not run, and the reasons.
+        preset: The preset.
+    """
     parts = ["# The paper's figures and tables", f"{PAPER}. Preset `{preset}`."]
     if preset == "smoke":
         parts.append(WARNING)
@@ -160,11 +176,11 @@ def _settings(unit: Any) -> str:
 
 
 ALWAYS = ("model", "hidden", "dt", "duration", "batch_size", "optimizer", "learning_rate", "epochs", "init")
-"""Settings that a report names even where they are the default."""
+"""Settings that a report lists even if they have their default values."""
 
 
 def _words(value: Any) -> str:
-    """A setting: lists without brackets.
+    """Return a setting as text, lists without brackets.
 
     >>> _words(((0.2, "a"), (1.0, "b"))), _words(0.5)
     ('0.2 a, 1.0 b', '0.5')

@@ -1,4 +1,4 @@
-"""The activity of a trained network of an arm, on test samples."""
+"""Activity of a trained network of an arm, on test samples."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 
 def snapshot(arm: Arm, member: Mapping[str, Any], root: Path, *, samples: int = 2) -> Figure:
-    """Rasters and readout of the member of `arm` with these hyper-parameters, its final parameters.
+    """Plot spikes and readout of a member of an arm, with its final parameters.
+
+    Args:
+        arm: The arm.
+        member: Hyper-parameters of the member.
+        root: Folder of the studies.
+        samples: Number of test samples.
 
     Raises:
-      FileNotFoundError: it has not been trained.
+        FileNotFoundError: The member has not been trained.
     """
     config, data = load(arm.task.config, SOURCES[arm.task.source](arm.task.config))
     network = build_network(dataclasses.replace(config, **member), nu=config.nu, **data.needs)

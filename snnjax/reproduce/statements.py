@@ -1,9 +1,11 @@
-"""What the paper says, as functions from the rows of a study to a verdict.
+"""Statements of the paper, as functions from the rows of a study to a verdict.
 
-A row is a dict of plain numbers and strings: a trained network (a row of a sweep's results.csv) or something measured. All rows have `arm`, the name of
-the unit of work they come from, and `as_published`: whether data and settings are the paper's, so that its numbers can be compared.
+A row is a dict of plain numbers and strings: a trained network (a row of a sweep's results.csv) or
+a measurement. All rows have `arm`, the name of their unit of work, and `as_published`: whether data
+and settings are those of the paper, so that the numbers can be compared.
 
-What "agree", "train" and "differ" mean is the same for all statements: `RULES`, which every report quotes.
+"Agree", "train" and "differ" have the same meaning in all statements: that in `RULES`, which every
+report quotes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ Status = Literal["holds", "does not hold", "not tested at this scale"]
 UNTESTED: Status = "not tested at this scale"
 TEST = "test_accuracy_final"
 DIFFERS = 0.05
-"""Accuracies that differ by more are different."""
+"""Accuracies differ if the difference is larger."""
 
 
 RULES = (
@@ -30,18 +32,24 @@ RULES = (
     "more. A start *trains* if its mean test accuracy is at least half way from chance to the best of its arm; nothing is said where even the best is less "
     "than 20 points above chance. Accuracies *differ* by more than 5 points; table 1 also asks for more than their joint spread."
 )
-"""What the functions of the module judge by."""
+"""The rules of all functions of this module."""
 
 
 class Verdict(NamedTuple):
-    """Whether a statement holds here, and the numbers that say so."""
+    """Whether a statement holds here, and the numbers that show it."""
 
     status: Status
     found: str
 
 
 class Statement(NamedTuple):
-    """A sentence, its source (`P` or `R` as in `published`, `ours` where the paper has no such sentence), and the function that judges it."""
+    """A statement and how to judge it.
+
+    Attributes:
+        text: The statement.
+        source: `P` or `R` as in `published`, or `ours` if it is not in the paper.
+        judge: A function from the rows to a verdict.
+    """
 
     text: str
     source: Literal["P", "R", "ours"]
@@ -49,17 +57,17 @@ class Statement(NamedTuple):
 
 
 def verdict(holds: bool, found: str) -> Verdict:
-    """`holds` or `does not hold`."""
+    """Return the verdict `holds` or `does not hold`."""
     return Verdict("holds" if holds else "does not hold", found)
 
 
 def untested(why: str) -> Verdict:
-    """With the reason, and our number where there is one."""
+    """Return a verdict without a judgement, with the reason, and our number if there is one."""
     return Verdict(UNTESTED, why)
 
 
 def pick(rows: Rows, **where: Any) -> list[Row]:
-    """The rows whose columns have these values.
+    """Return the rows whose columns have the given values.
 
     >>> pick([{"arm": "a", "sigma_u": 1.0}, {"arm": "b", "sigma_u": 1.0}], arm="b")
     [{'arm': 'b', 'sigma_u': 1.0}]
@@ -68,7 +76,7 @@ def pick(rows: Rows, **where: Any) -> list[Row]:
 
 
 def values(rows: Rows, column: str) -> np.ndarray:
-    """The finite numbers of a column."""
+    """Return the finite numbers of a column."""
     found = np.array([row[column] for row in rows if isinstance(row.get(column), int | float)], float)
     return found[np.isfinite(found)]
 
@@ -94,7 +102,14 @@ def agrees(ours: np.ndarray, published: Published) -> bool:
 
 
 def number(text: str, published: Published, column: str, **where: Any) -> Statement:
-    """The statement that a column's mean over the rows picked is the number published."""
+    """Return the statement that the mean of a column equals a published number.
+
+    Args:
+        text: Description of the number.
+        published: The published number.
+        column: Column of the rows.
+        **where: Values of columns that select rows.
+    """
 
     def judge(rows: Rows) -> Verdict:
         chosen = pick(rows, **where)
@@ -112,12 +127,21 @@ def number(text: str, published: Published, column: str, **where: Any) -> Statem
 
 
 def accuracies(rows: Rows, by: str = "sigma_u") -> dict[float, float]:
-    """Mean test accuracy by the swept value, from the smallest. Networks that stopped being finite count as they ended."""
+    """Return the mean test accuracy for each swept value, in ascending order.
+
+    Networks that became not finite count with their last results.
+    """
     return {v: float(values(pick(rows, **{by: v}), TEST).mean()) for v in sorted({row[by] for row in rows if by in row})}
 
 
 def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[float, bool] | None:
-    """Which values train, by the rule of the module; None where even the best does not. `best`: of several arms that are to be compared."""
+    """Return which values train, by the rule of the module, or None if even the best does not.
+
+    Args:
+        rows: Rows of an arm.
+        by: Name of the swept parameter.
+        best: Best accuracy of all arms of a comparison. None: that of these rows.
+    """
     if not rows:
         return None
     found, chance = accuracies(rows, by), rows[0]["chance"]
@@ -126,7 +150,7 @@ def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[
 
 
 def curve(rows: Rows, by: str = "sigma_u") -> str:
-    """Accuracies as text.
+    """Return accuracies as text.
 
     >>> curve([{"sigma_u": 1.0, "test_accuracy_final": 0.5}, {"sigma_u": 0.1, "test_accuracy_final": 0.25}])
     '0.1: 25 %, 1: 50 %'
@@ -135,7 +159,15 @@ def curve(rows: Rows, by: str = "sigma_u") -> str:
 
 
 def trains_within(text: str, low: float | None, high: float, source: Literal["P", "ours"] = "P", **where: Any) -> Statement:
-    """The statement that training succeeds for sigma_u in [low, high] and nowhere else; low None: for all small ones."""
+    """Return the statement that training succeeds for sigma_u in [low, high] and nowhere else.
+
+    Args:
+        text: The statement.
+        low: Lower end of the range. None: all small values.
+        high: Upper end of the range.
+        source: As in `Statement`.
+        **where: Values of columns that select rows.
+    """
 
     def judge(rows: Rows) -> Verdict:
         chosen = pick(rows, **where)
@@ -152,7 +184,14 @@ def trains_within(text: str, low: float | None, high: float, source: Literal["P"
 
 
 def judged(statements: Sequence[Statement], rows: Rows, *, generated: bool) -> list[tuple[Statement, Verdict]]:
-    """Every statement with its verdict. A run on generated or tiny data (the smoke preset) says nothing about the paper."""
+    """Return every statement with its verdict.
+
+    Args:
+        statements: The statements.
+        rows: Rows of the study.
+        generated: Whether data are generated or tiny (the smoke preset): the result then says
+            nothing about the paper.
+    """
     out = []
     for statement in statements:
         result = statement.judge(rows)

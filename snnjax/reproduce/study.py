@@ -1,14 +1,15 @@
-"""A study: one figure or table of the paper as units of work, a figure, and statements to judge; and its folder.
+"""A study is a figure or table of the paper: units of work, a plot, and statements to judge.
 
     OUT/sweeps/...            networks, shared by all studies in OUT (`snnjax.reproduce.arms`)
-    OUT/NAME/study.json       what is computed: name, preset and every unit's settings
-    OUT/NAME/results.jsonl    finished units, one a line: settings, seconds, rows
+    OUT/NAME/study.json       what is computed: name, preset and settings of every unit
+    OUT/NAME/results.jsonl    finished units, one per line: settings, seconds, rows
     OUT/NAME/results.csv      all rows, numbers and strings
     OUT/NAME/*.png            figures
-    OUT/NAME/report.md        our numbers beside the published ones, a verdict a statement
+    OUT/NAME/report.md        our numbers and the published ones, one verdict per statement
 
-Files are written whole, in an order that leaves a state to go on from: a study that was killed anywhere computes what is missing, and a unit that is in
-results.jsonl is never computed again.
+Files are written completely or not at all, in an order that allows a study to continue after an
+interruption at any point. It computes what is missing. Units in results.jsonl are never computed
+again.
 """
 
 from __future__ import annotations
@@ -37,13 +38,19 @@ Draw = Callable[[Sequence[Row]], Mapping[str, "Figure"]]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What a figure or table is at one preset.
+    """A figure or table at one preset.
 
     Attributes:
-      name, title: `figure3`, and what it shows.   preset: see `snnjax.reproduce.settings`.   units: of work, names unique.
-      draw: from all rows to figures by name.   statements: to judge.   columns: of the report's table, see `snnjax.reproduce.report`.
-      notes: what differs from the paper, and choices of ours; sentences.   snapshots: networks whose activity is drawn, (arm, hyper-parameters).
-      table: from all rows to Markdown, where the paper has a table.
+        name: Name, such as `figure3`.
+        title: What it shows.
+        preset: The preset (`snnjax.reproduce.settings`).
+        units: Units of work, with unique names.
+        draw: A function from all rows to figures by name.
+        statements: Statements to judge.
+        columns: Columns of the report's table (`snnjax.reproduce.report`).
+        notes: Differences from the paper and our choices, as sentences.
+        snapshots: Networks whose activity is plotted, (arm, hyper-parameters).
+        table: A function from all rows to Markdown, if the paper has a table.
     """
 
     name: str
@@ -58,13 +65,22 @@ class Study:
     table: Callable[[Sequence[Row]], str] | None = None
 
     def settings(self) -> dict[str, Any]:
-        """What makes two studies the same."""
+        """Return what identifies a study."""
         return {"name": self.name, "preset": self.preset, "units": {unit.name: unit.settings() for unit in self.units}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What a study left: rows, verdicts, the folder, seconds of all its units, and the units that another study had trained before."""
+    """The results of a study.
+
+    Attributes:
+        study: The study.
+        rows: Rows of all units.
+        verdicts: Statements and verdicts.
+        folder: Folder of the study.
+        seconds: Computing time of all its units, s.
+        shared: Names of units that another study had trained before.
+    """
 
     study: Study
     rows: Sequence[Row]
@@ -75,13 +91,14 @@ class Finished:
 
 
 def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finished:
-    """Compute what is missing of `study` below `root`, and write its report.
+    """Compute what is missing of a study, and write its report.
+
+    Errors are those of `check` and of the units.
 
     Args:
-      study: see `Study`.   root: OUT of the module; new, or one that such studies were run in.   watch: called with each unit that is computed; see `Watch`.
-
-    Raises:
-      As of `check`, and of the units.
+        study: The study.
+        root: OUT in the module: a new folder, or one with such studies.
+        watch: A function that is called with each unit that is computed.
     """
     from snnjax.reproduce import report
 
@@ -92,7 +109,7 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
         begin, shared = time.perf_counter(), isinstance(unit, Arm) and unit.trained(root)
         callback = watch(unit.name, *unit.size()) if watch is not None else None
         rows = _finite(unit.work(root, [callback] if callback else []))
-        if not done:  # not before: a study whose data cannot be loaded leaves no folder behind
+        if not done:  # only now, so that a study whose data cannot be loaded leaves no folder
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "study.json", _json(study.settings() | {"snnjax": snnjax.__version__}, indent=1))
         seconds = round(time.perf_counter() - begin, 1)
@@ -109,10 +126,15 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
 
 
 def check(study: Study, root: Path) -> dict[str, dict[str, Any]]:
-    """What is finished of `study` below `root`, by unit; nothing is computed or written.
+    """Return the finished units of a study by name, without computing or writing.
+
+    Args:
+        study: The study.
+        root: Folder of the studies.
 
     Raises:
-      ValueError: OUT/NAME holds the study with other settings, or is damaged.   FileExistsError: it holds something else, or `root` is a file.
+        ValueError: OUT/NAME has the study with other settings, or is damaged.
+        FileExistsError: OUT/NAME has other content, or `root` is a file.
     """
     if root.exists() and not root.is_dir():
         raise FileExistsError(f"{root} is not a folder; name another by --out")
@@ -152,7 +174,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _finite(rows: Sequence[Row]) -> list[Row]:
-    """JSON has no NaN: None."""
+    """Replace numbers that are not finite by None, because JSON has no NaN."""
     return [{name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()} for row in rows]
 
 
@@ -161,7 +183,7 @@ def _json(content: Any, *, indent: int | None = None) -> bytes:
 
 
 def _table(rows: Sequence[Row]) -> bytes:
-    """CSV of all columns, in the order in which they first come."""
+    """Return a CSV of all columns, in the order of their first occurrence."""
     rows = [_flat(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
@@ -172,7 +194,7 @@ def _table(rows: Sequence[Row]) -> bytes:
 
 
 def _flat(row: Row) -> Row:
-    """Lists over layers as columns NAME_1, NAME_2, ...; longer ones (histograms) are left to results.jsonl."""
+    """Turn lists over layers into columns NAME_1, NAME_2, ...; leave out longer lists."""
     out: Row = {}
     for name, value in row.items():
         if not isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Figures S4, S5, S8, S9 and S10 of the supplement: one change to a curve over sigma_U each."""
+"""Figures S4, S5, S8, S9 and S10 of the supplement: each changes one setting of a curve."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def s4(options: Options) -> Study:
 
 
 def s5(options: Options) -> Study:
-    """Recurrent shallow networks. Laptop: 3 min (those of figure 3) + 6."""
+    """Recurrent shallow networks. Laptop: 3 min (those of figure 3) + 6 min."""
     units = [shallow_curve(options, "feed-forward"), shallow_curve(options, "recurrent", recurrent=True)]
 
     def better(rows: Rows) -> Verdict:
@@ -110,7 +110,10 @@ def _explodes(rows: Rows) -> Verdict:
 
 
 def s8(options: Options) -> Study:
-    """Rescaled surrogate. Laptop, three layers: 8 min (those of figure 4) + 3: its networks soon stop."""
+    """Rescaled surrogate.
+
+    Laptop, three layers: 8 min (those of figure 4) + 3 min, because its networks stop early.
+    """
     units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled")]
     return Study(
         name="s8", title="Figure S8: a surrogate of slope 1 at rest", preset=options.preset, units=units,
@@ -124,7 +127,10 @@ def s8(options: Options) -> Study:
 
 
 def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]], bool]) -> Statement:
-    """`holds(trained by BASE, trained by arm)`, each by its own best."""
+    """Return the statement that `holds(values trained by BASE, values trained by arm)` is true.
+
+    Each arm is judged relative to its own best accuracy.
+    """
 
     def judge(rows: Rows) -> Verdict:
         sets = []
@@ -140,7 +146,7 @@ def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]]
 
 
 def s9(options: Options) -> Study:
-    """SGD. Laptop, three layers: 8 min (those of figure 4) + 7. Adam stands for SMORMS3 there."""
+    """SGD. Laptop, three layers: 8 min (those of figure 4) + 7 min, with Adam for SMORMS3."""
     units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=1.0)]
     return Study(
         name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
@@ -151,7 +157,10 @@ def s9(options: Options) -> Study:
 
 
 def s10(options: Options) -> Study:
-    """Skip connections. Laptop, seven layers: 21 min (those of figure 4) + 21 beside other work (one seed)."""
+    """Skip connections.
+
+    Laptop, seven layers: 21 min (those of figure 4) + 21 min while other programs ran (one seed).
+    """
     units = [conv_curve(options, 7, BASE), conv_curve(options, 7, "skip", seeds=1, skip=True)]
     return Study(
         name="s10", title="Figure S10: skip connections to the readout", preset=options.preset, units=units, draw=lambda rows: {"s10": draw.curves(rows)},

@@ -1,4 +1,4 @@
-"""Every figure and table by name, and running one or all of them."""
+"""All figures and tables by name, and functions that run one or all of them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ TARGETS: Mapping[str, Callable[[Options], Study]] = {
     "s9": supplement.s9,
     "s10": supplement.s10,
 }
-"""Name -> study; figure 6 and table 1 show the same runs and are one study, in the folder `figure6`."""
+"""Name -> study. Figure 6 and table 1 show the same runs and are one study, in the folder
+`figure6`."""
 
 
 class All(NamedTuple):
-    """What `reproduce_all` did: studies, reasons of those not run, and the page over all."""
+    """The results of `reproduce_all`.
+
+    Attributes:
+        finished: The studies.
+        skipped: Names of studies that were not run, and the reasons.
+        report: The page of all studies.
+    """
 
     finished: list[Finished]
     skipped: dict[str, str]
@@ -41,20 +48,38 @@ class All(NamedTuple):
 
 
 def reproduce(name: str, options: Options, root: Path, *, watch: Watch | None = None) -> Finished:
-    """Run, or go on with, one figure or table below `root`. Errors as of `run_study`, and `MissingDataError`."""
+    """Run or continue one figure or table.
+
+    Args:
+        name: Name in `TARGETS`.
+        options: The options of the user.
+        root: Folder of the studies.
+        watch: A function that is called with each unit that is computed.
+
+    Raises:
+        MissingDataError: The data are not available. Other errors are those of `run_study`.
+    """
     return run_study(TARGETS[name](options), root, watch=watch)
 
 
 def reproduce_all(
     options: Options, root: Path, *, watch: Watch | None = None, on_study: Callable[[str, Finished | str], None] | None = None
 ) -> All:
-    """Run, or go on with, all of them; those without their data are left out, and the page over all says why.
+    """Run or continue all figures and tables whose data are available.
+
+    The page of all studies gives the reasons for those that were not run.
 
     Args:
-      options, root, watch: as in `reproduce`.   on_study: called with each name and what was finished, or why it was not run.
+        options: As in `reproduce`.
+        root: As in `reproduce`.
+        watch: As in `reproduce`.
+        on_study: A function that is called with each name and its result, or the reason why it was
+            not run.
 
     Raises:
-      ValueError, FileExistsError: what is in `root` already does not go with it, see `snnjax.reproduce.study.check`; before anything is computed.
+        ValueError: `root` has studies with other settings, or a damaged one; see
+            `snnjax.reproduce.study.check`. It is raised before any computation.
+        FileExistsError: `root` has other content. It is raised before any computation.
     """
     finished, skipped, studies = [], {}, {}
     for name in dict.fromkeys(study_name(name) for name in TARGETS):
@@ -82,7 +107,7 @@ def reproduce_all(
 
 
 def study_name(name: str) -> str:
-    """The study, and folder, of a target.
+    """Return the name of the study, and of its folder, of a target.
 
     >>> study_name("table1")
     'figure6'

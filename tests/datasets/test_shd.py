@@ -314,13 +314,13 @@ def replace(path, name, make):
         ("labels", lambda f: f.create_dataset("labels", data=LABELS > 1), "labels must hold integers, got dtype bool"),
         ("labels", lambda f: f.create_dataset("labels", data=[b"one"] * 12), "labels must hold integers, got dtype"),
         ("labels", lambda f: f.create_dataset("labels", data=LABELS[:, None]), r"labels must be one-dimensional, got shape \(12, 1\)"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS[:11]), "must have one entry a sample, got 12 for 11 labels"),
+        ("labels", lambda f: f.create_dataset("labels", data=LABELS[:11]), "must have one entry per sample, got 12 for 11 labels"),
         ("labels", lambda f: f.create_dataset("labels", (12,), "u2", fillvalue=1), "labels must not have rows that were never written"),
         ("labels", lambda f: f.create_dataset("labels", data=LABELS, chunks=(4,), compression="lzf"), "compressed with gzip .*filters"),
         (
             "extra/speaker",
             lambda f: f.create_dataset("extra/speaker", data=SPEAKER[:3]),
-            "extra/speaker must have one entry a sample, got 3",
+            "extra/speaker must have one entry per sample, got 3",
         ),
         ("extra/speaker", lambda f: f.create_dataset("extra/speaker", data=[b"x"] * 12), "extra/speaker must hold integers"),
         ("extra/keys", lambda f: f.create_dataset("extra/keys", data=np.arange(3)), "extra/keys must hold strings, got dtype int64"),
@@ -460,7 +460,7 @@ def test_huge_logical_shapes(path):
     traced(replace(path, "labels", huge("labels", "u2", 10**11)), "labels must have at most 1000000 entries, got 100000000000", 2**20)
     traced(replace(path, "spikes/times", huge("spikes/times", vlen, 10**9)), "spikes/times must have at most 1000000 entries", 2**20)
     chunk = replace(path, "labels", lambda f: f.create_dataset("labels", (12,), "u2", maxshape=(None,), chunks=(10**8,)))
-    traced(chunk, "labels must have at most 1000000 entries a chunk, got 100000000", 2**20)
+    traced(chunk, "labels must have at most 1000000 entries per chunk, got 100000000", 2**20)
 
 
 def test_compressed_chunk_that_expands(path):

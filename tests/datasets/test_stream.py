@@ -158,7 +158,7 @@ class Bad(Fake):
         ([0.1, 0.2], [0, 7], r"recording \d+: units must be in \[0, 6\], got 7"),
         ([0.1, -0.2], [0, 1], r"recording \d+: times must be finite and >= 0 s, got -0.2"),
         ([0.1, np.nan], [0, 1], r"recording \d+: "),
-        ([0.1], [0, 1], r"recording \d+: units must have one entry an event"),
+        ([0.1], [0, 1], r"recording \d+: units must have one entry per event"),
     ],
 )
 @pytest.mark.parametrize("crop", ["random", "start"])
