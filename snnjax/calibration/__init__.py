@@ -25,6 +25,7 @@ from snnjax.calibration.report import (
 __all__ = [
     "GradientReport",
     "GradientReports",
+    "GradientTarget",
     "InputPowers",
     "LayerReport",
     "LayerReports",
