@@ -110,7 +110,10 @@ def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> s
     """What the membrane says; `largest_grad_w` is the largest `grad_w` of all layers."""
     membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
     if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
-        return "its membrane or its gradient is not finite; look for NaN or overflow in the input and the weights"
+        return (
+            "its membrane or its gradient is not finite; look for NaN or overflow in the input "
+            "and the weights"
+        )
     if p.input_rate == 0 and first:
         return "the network's input is silent; look at the data"
     if p.input_rate == 0:
@@ -123,16 +126,25 @@ def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> s
         share = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
         return f"{share}: {membrane}; {cause}"
     if p.spread > 1.2 * p.sigma_u:
-        return f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f}); calibrate with balance"
+        return (
+            f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates "
+            f"({p.sigma_u:.2f}); calibrate with balance"
+        )
     if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
         ratio = p.sigma_u / p.predicted_sigma_u
         target = "calibrate"
         if not 2 / 3 < ratio < 1.5:
             times = f"{ratio:.2g} times what the formula predicts for Poisson input"
             target = f"{times}; calibrate on data"
-        return f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; {target}"
+        return (
+            f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; "
+            f"{target}"
+        )
     if p.grad_w < 1e-4 * largest_grad_w:
-        return f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will be learned here; calibrate the gradient"
+        return (
+            f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will "
+            "be learned here; calibrate the gradient"
+        )
     return None
 
 
@@ -140,13 +152,22 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
     """What the gradient says; `clearest` is the largest agreement of all layers."""
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
         kind = "wider" if p.gain < 1 else "steeper"
-        return f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, or take a {kind} surrogate"
+        return (
+            f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, "
+            f"or take a {kind} surrogate"
+        )
     # where no layer agrees, the batch is too small to tell
     if clearest > 0.3 and p.agreement < 0.05:
         halves = f"agreement {p.agreement:.2f} between the halves of the batch"
-        return f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); calibrate the gradient, or take larger batches"
+        return (
+            f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); calibrate the gradient, "
+            "or take larger batches"
+        )
     if any(share > 1 for share in p.bounds):
-        return f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of 1, or lower its strength"
+        return (
+            f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of "
+            "1, or lower its strength"
+        )
     if p.step > 0.02:
         return (
             f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate "

@@ -78,10 +78,9 @@ def positive(w: jax.Array, key: jax.Array | None) -> jax.Array:
 
     NaN where these are all 0.
     """
-    if key is None:
-        g = _check.as_wide(w)
-    else:
-        g = jax.random.exponential(key, w.shape, _check.wide(w.dtype))
+    if key is not None:
+        w = jax.random.exponential(key, w.shape, _check.wide(w.dtype))
+    g = _check.as_wide(w)
     return g / g.mean()
 
 

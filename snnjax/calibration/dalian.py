@@ -1,24 +1,36 @@
-r"""Data-driven initialization of a Dalian layer: balance and sigma_u for the spikes that its neurons really get.
+r"""Data-driven initialization of a Dalian layer: balance and sigma_u for its real spikes.
 
-Weights w_c = m_c G_c of connection c (E feed-forward, R recurrent excitatory, I inhibitory), with shapes G_c >= 0 of mean 1 that are drawn or there already,
-and scales m_c > 0 to be found. The membrane without threshold is linear in the scales. With U_c(t) that of connection c alone at m_c = 1,
+The weights of connection c (E feed-forward, R recurrent excitatory, I inhibitory) are
+w_c = m_c G_c. The shapes G_c >= 0 of mean 1 are drawn, or there already; the scales m_c > 0 are to
+be found. The membrane without threshold is linear in the scales. With U_c(t) that of connection c
+alone at m_c = 1,
 
     U = m_E U_E + m_R U_R - m_I U_I
-    M_c  = < mean_t U_c >                       over trials, neurons and positions: what the population brings to the mean
-    C_cd = < Cov_t(U_c, U_d) >                  covariances in time within a trial, so that what populations have in common and cancels is seen
+    M_c  = < mean_t U_c >           what the population brings to the mean
+    C_cd = < Cov_t(U_c, U_d) >      covariances in time within a sample
 
-and three conditions give the three scales, in closed form and exactly for these weights and these spikes, whatever their correlations:
+<.> is the mean over samples, neurons and positions. The covariances see what populations have in
+common and what cancels. Three conditions give the three scales, in closed form and exactly for
+these weights and these spikes, whatever their correlations:
 
-    alpha      m_E^2 C_EE : m_R^2 C_RR = alpha : 1 - alpha                       rho = m_R / m_E = sqrt((1 - alpha) C_EE / (alpha C_RR))
-    mean       A m_E - B m_I = mu_u                                              A = M_E + rho M_R,  B = M_I
-    sigma_u    V m_E^2 - 2 W m_E m_I + C_II m_I^2 = sigma_u^2                    V = C_EE + 2 rho C_ER + rho^2 C_RR,  W = C_EI + rho C_RI
+    alpha      m_E^2 C_EE : m_R^2 C_RR = alpha : 1 - alpha
+    mean       A m_E - B m_I = mu_u
+    sigma_u    V m_E^2 - 2 W m_E m_I + C_II m_I^2 = sigma_u^2
 
-the last two with m_I = r m_E - q, r = A / B, q = mu_u / B:
+with
 
-    a m_E^2 + 2 b m_E + d = 0          a = V - 2 r W + r^2 C_II,     b = q (W - r C_II),     d = q^2 C_II - sigma_u^2
+    rho = m_R / m_E = sqrt((1 - alpha) C_EE / (alpha C_RR))
+    A = M_E + rho M_R,  B = M_I
+    V = C_EE + 2 rho C_ER + rho^2 C_RR,  W = C_EI + rho C_RI
+
+The last two conditions with m_I = r m_E - q, r = A / B, q = mu_u / B:
+
+    a m_E^2 + 2 b m_E + d = 0
+    a = V - 2 r W + r^2 C_II,  b = q (W - r C_II),  d = q^2 C_II - sigma_u^2
     m_E = (-b + sqrt(b^2 - a d)) / a
 
-For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c ehat_c and the rest is 0: `snnjax.theory.dalian_rates`.
+For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c ehat_c and the rest is
+0: `snnjax.theory.dalian_rates`.
 
 The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the
 one that came closest counts.
@@ -71,7 +83,9 @@ class Scales(NamedTuple):
 
 
 def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any = 0.9) -> Scales:
-    """The scales that put the membrane at `mu_u` and `sigma_u`; NaN, infinite or negative where there are none.
+    """The scales that put the membrane at `mu_u` and `sigma_u`.
+
+    They are NaN, infinite or negative where there are none.
 
     >>> p = Moments(*(jnp.asarray(v) for v in (10.0, 0.0, 5.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.4)))
     >>> s = scales_from_moments(p, sigma_u=1.0)
@@ -89,7 +103,13 @@ def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any
 
 
 def current_membrane(neuron: Any, drive: jax.Array, tau: Any) -> jax.Array:
-    """The membrane (time, batch, ...units) of an E/I neuron that one current of time constant `tau` alone drives, without threshold."""
+    """The membrane without threshold of an E/I neuron that one current alone drives.
+
+    Args:
+        neuron: The E/I neuron.
+        drive: What the current receives, (time, batch, ...units).
+        tau: Time constant of the current, s.
+    """
     return free_membrane(LIF(tau_mem=neuron.tau_mem, tau_syn=tau, dt=neuron.dt), drive)
 
 
@@ -200,7 +220,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
 
 
 def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
-    """Square of the distance to the target, in units of sigma_u; infinite where it is not a number."""
+    """Square of the distance to the target, in units of sigma_u; infinite where not a number."""
     mean = s.exc * p.m_e + s.rec * p.m_r - s.inh * p.m_i
     excitation = s.exc**2 * p.ee + 2 * s.exc * s.rec * p.er + s.rec**2 * p.rr
     variance = excitation - 2 * s.inh * (s.exc * p.ei + s.rec * p.ri) + s.inh**2 * p.ii
@@ -209,7 +229,10 @@ def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
 
 
 def _excitation(p: Moments, scales: Scales, sigma_u: Any) -> jax.Array:
-    """m_E that makes sigma_u with m_I and rho as in `scales`: the module's third condition alone; as in `scales` where there is none."""
+    """m_E that makes sigma_u with m_I and rho as in `scales`: the module's third condition alone.
+
+    As in `scales` where there is none.
+    """
     rho, inh = scales.rec / scales.exc, scales.inh
     v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
     root = (w * inh) ** 2 - v * (p.ii * inh**2 - sigma_u**2)
@@ -231,8 +254,17 @@ def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
+<<<<<<< HEAD
     """Moments of the layer's own populations if they were Poisson at `rate`, Hz; the input's are 0."""
     zero, found = jnp.zeros((), jnp.float32), []
+=======
+    """Moments of the layer's own populations if they were Poisson at `rate`, Hz.
+
+    The input's are 0.
+    """
+    zero, neuron = jnp.zeros((), jnp.float32), layer.neuron
+    found = []
+>>>>>>> 164fa30065783bfa17908ba93d67f4e34e3248d5
     for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
         drive = fan_in(g.shape) * rate
         power = jnp.square(g).mean() * drive * jnp.mean(c.kernel.power())
@@ -242,7 +274,10 @@ def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
 
 
 def _at_least(lowest: Moments, p: Moments) -> Moments:
-    """`p`, with what a population brings that fires too little replaced by the lowest, uncorrelated with the others."""
+    """`p`, with the moments of a population that fires too little replaced by the lowest.
+
+    Those are uncorrelated with the others.
+    """
     pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)  # noqa: E731
     few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
     p = p._replace(

@@ -147,8 +147,14 @@ def _reason(layer: Synaptic) -> str:
     if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
         return "its neurons differ in their parameters, and share one scale of the weights"
     if layer.recurrent:
-        return "its own spikes are too few to carry their share of the variance; a larger sigma_u makes it spike more"
-    return f"its {layer.units} neurons have too few weights for an exact average; more neurons, or another key, come closer"
+        return (
+            "its own spikes are too few to carry their share of the variance; a larger sigma_u "
+            "makes it spike more"
+        )
+    return (
+        f"its {layer.units} neurons have too few weights for an exact average; more neurons, or "
+        "another key, come closer"
+    )
 
 
 def _at_least(lowest: InputPowers, powers: Sequence[jax.Array]) -> InputPowers:

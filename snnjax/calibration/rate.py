@@ -75,18 +75,19 @@ def scale_to_rate(
     if key is not None:
         _check.key("key", key)
     network = nnx.clone(network)
-    spiking = [(k, layer) for k, layer in enumerate(network.layers) if layer.spiking]
+    spiking = {k: _scalable(layer) for k, layer in enumerate(network.layers) if layer.spiking}
     if not spiking:
         raise ValueError("network must have a spiking layer, got none")
-    _check.number("rate", rate, above=0, below=0.5 / spiking[0][1].dt, unit="Hz")
+    dt = next(layer.dt for layer in spiking.values())
+    _check.number("rate", rate, above=0, below=0.5 / dt, unit="Hz")
     reports: list[RateReport] = []
 
     def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
         if isinstance(layer, Synaptic):
             _check.time_major("x", x, features=layer.in_features)
-        if not layer.spiking:
+        if k not in spiking:
             return layer(x).output
-        layer = _scalable(layer)
+        layer = spiking[k]
         if key is not None:
             _draw_orthogonal(layer.connections(), jax.random.fold_in(key, k))
         report, output = _scale(layer, x, rate=rate, steps=steps)
@@ -94,7 +95,7 @@ def scale_to_rate(
         return output
 
     network.walk(x, visit)
-    of = [Of(k, type(layer).__name__) for k, layer in spiking]
+    of = [Of(k, type(layer).__name__) for k, layer in spiking.items()]
     return network, RateReports(reports, of)
 
 

@@ -26,10 +26,10 @@ Outside it exp(-dt/tau) and its gradient overflow.
 
 
 class Steepness(nnx.Param):
-    """The surrogate's parameters of one layer, as calibration found them; training leaves them alone.
+    """The surrogate's parameters of one layer, as calibration found them.
 
-    A kind of `nnx.Param`, so that what saves, restores, sweeps or averages a network's parameters
-    keeps them. Their gradient is zero, and `snnjax.training` discards what an optimizer makes of
+    Training leaves them alone. They are a kind of `nnx.Param`, so that what saves, restores, sweeps
+    or averages a network's parameters keeps them. Their gradient is zero, and `snnjax.training` discards what an optimizer makes of
     it, such as weight decay.
     """
 
@@ -41,7 +41,7 @@ def _hold(neuron: Neuron) -> Any:
 
 
 def _with_arrays(neuron: Any) -> Any:
-    """The neuron with plain arrays in place of Flax variables: a threshold may be an `nnx.Param`."""
+    """The neuron with plain arrays in place of variables: a threshold may be an `nnx.Param`."""
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
     if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
         return neuron
@@ -50,7 +50,7 @@ def _with_arrays(neuron: Any) -> Any:
 
 
 def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
-    """Raise unless each parameter of the neuron is one number, one per unit, or one per unit and position.
+    """Raise unless each parameter is one number, one per unit, or one per unit and position.
 
     Args:
         neuron: The neuron model.

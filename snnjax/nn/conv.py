@@ -6,9 +6,9 @@ axis),
 
     drive[t, p] = sum_k x[t, s p + k - a] W[k] + sum_k z[t, p + k - (r - 1)/2] V[k]
 
-The kernel is not flipped, as in every deep learning library. The input's part is one convolution for
-all steps and samples, outside the scan over time. All neurons of a feature map share weights and
-time constants, and there is no bias.
+The kernel is not flipped, as in every deep learning library. The input's part is one convolution
+for all steps and samples, outside the scan over time. All neurons of a feature map share weights
+and time constants, and there is no bias.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@ r"""Layers of excitatory and inhibitory neurons that obey Dale's law.
 
 Every weight is >= 0, and the sign of its effect is the sending population's. A layer holds n_exc
 excitatory neurons (E) and n_inh inhibitory ones (I), in this order on the last axis, each with an
-excitatory and an inhibitory current. With inputs x, which are excitatory, and spikes z = (z_E, z_I),
-both populations are driven by
+excitatory and an inhibitory current. With inputs x, which are excitatory, and spikes
+z = (z_E, z_I), both populations are driven by
 
     exc[t] = x[t] @ W  (+ z_E[t] @ V)
     inh[t] = z_I[t] @ Q

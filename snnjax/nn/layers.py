@@ -1,4 +1,4 @@
-"""Dense layers that map a whole sequence to a whole sequence, (time, batch, in) to (time, batch, out)."""
+"""Dense layers, (time, batch, in) to (time, batch, out)."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class Sequential(nnx.Module):
     """Layers in order; the last one's output is the readout.
 
     Args:
-        *layers: At least one `Layer`. Other modules of Flax, such as `nnx.Linear`, may stand between
-            them and are applied to each time step (`PerStep`).
+        *layers: At least one `Layer`. Other modules of Flax, such as `nnx.Linear`, may stand
+            between them and are applied to each time step (`PerStep`).
         skip: Whether to connect every spiking layer to the last one. The last one then gets their
             spikes side by side, first to last, each flattened, and so needs as many inputs. Of a
             layer with `Dropout` right after it, it gets what that leaves.
