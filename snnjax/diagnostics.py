@@ -160,7 +160,6 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     level = [_rms(g) for g in part(each_z, 0)]
     # of the loss and of each bound, what is left in each layer by the bound's limit
-<<<<<<< HEAD
     left = [
         jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)])
         for z, said in zip(spikes, level, strict=True)
@@ -171,10 +170,6 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
         of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)  # noqa: E731
         return jax.tree.map(of, tree)
 
-=======
-    left = [jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)]) for z, said in zip(spikes, level, strict=True)]
-    total_of = lambda tree, left: jax.tree.map(lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1), tree)  # noqa: E731
->>>>>>> 164fa30065783bfa17908ba93d67f4e34e3248d5
     grads = part(each, 0)  # the readout's: no bound reaches it
     for i, k in enumerate(hidden):
         grads["layers"][k] = total_of(each["layers"][k], left[i])
@@ -249,14 +244,10 @@ def _rms(tree: Any) -> jax.Array:
 
 
 def _cosine(a: Any, b: Any) -> jax.Array:
-<<<<<<< HEAD
     def dot(a: Any, b: Any) -> jax.Array:
         pairs = zip(_trained(a), _trained(b), strict=True)
         return sum((jnp.vdot(u, v) for u, v in pairs), start=jnp.zeros(()))
 
-=======
-    dot = lambda a, b: sum((jnp.vdot(u, v) for u, v in zip(_trained(a), _trained(b), strict=True)), start=jnp.zeros(()))  # noqa: E731
->>>>>>> 164fa30065783bfa17908ba93d67f4e34e3248d5
     return dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
 
 

@@ -254,17 +254,11 @@ def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
-<<<<<<< HEAD
-    """Moments of the layer's own populations if they were Poisson at `rate`, Hz; the input's are 0."""
-    zero, found = jnp.zeros((), jnp.float32), []
-=======
     """Moments of the layer's own populations if they were Poisson at `rate`, Hz.
 
     The input's are 0.
     """
-    zero, neuron = jnp.zeros((), jnp.float32), layer.neuron
-    found = []
->>>>>>> 164fa30065783bfa17908ba93d67f4e34e3248d5
+    zero, found = jnp.zeros((), jnp.float32), []
     for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
         drive = fan_in(g.shape) * rate
         power = jnp.square(g).mean() * drive * jnp.mean(c.kernel.power())
