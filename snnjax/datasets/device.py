@@ -6,7 +6,7 @@ into a dense raster only when it is asked for, so memory on the device is 4 byte
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class BatchSource(Protocol):
     It must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can be an argument of a jitted function.
     It may have an attribute `dt`, the time step of its batches (s) or None. Training then refuses
     another one.
+    It may have an attribute `separable`: True says that what it gives for a sample does not depend on
+    the other samples of the batch, so that training may compute parts of a batch one after another.
     `key` is for sources that draw at random, such as `Augmented`: training gives a fresh one each step, evaluation gives None.
     """
 
@@ -71,6 +73,8 @@ class DeviceEvents:
     n_units: int = static()
     longest: int = static()
     dt: float | None = static(default=None)
+
+    separable: ClassVar[bool] = True
 
     @classmethod
     def put(cls, data: EventDataset, *, dt: float, steps: int | None = None) -> DeviceEvents:
@@ -168,6 +172,8 @@ class DeviceArrays:
     x: jax.Array
     labels: jax.Array
     dt: float | None = static(default=None)
+
+    separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.dt is not None:

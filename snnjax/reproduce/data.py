@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from snnjax.datasets import EventDataset, ImageDataset
+from snnjax.datasets import EventDataset, ImageDataset, Splits
 from snnjax.experiments import CIFAR10Config, DVSGestureConfig, RandmanConfig, SHDConfig
 
-Sets = tuple[Any, Any, Any]
 VARIABLE = "SNNJAX_DATA"
 
 
@@ -62,7 +61,7 @@ def dvs_folder(data: Path | None) -> Path:
     return _find(data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is")
 
 
-def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Sets:
+def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Splits:
     """Made-up training, validation and test sets of the shape that `config`'s task has; each class has inputs of its own that are busier.
 
     Args:
@@ -77,9 +76,10 @@ def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classe
     if isinstance(config, RandmanConfig):
         return config.datasets()
     if isinstance(config, CIFAR10Config):
-        return tuple(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes)  # type: ignore[return-value]
+        return Splits(*(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes))
     units, own, rate = (int(np.prod(config.sensor)), 11, 9.2) if isinstance(config, DVSGestureConfig) else (700, 20, 8.0)
-    return tuple(_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)  # type: ignore[return-value]
+    made = (_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)
+    return Splits(*made)
 
 
 def _events(rng: np.random.Generator, n: int, units: int, classes: int, duration: float, rate: float) -> EventDataset:
@@ -106,18 +106,18 @@ def _images(rng: np.random.Generator, n: int, side: int, classes: int) -> ImageD
 LAPTOP_SPEAKERS = (3, 5)
 
 
-def _own(config: Any) -> Sets:
+def _own(config: Any) -> Splits:
     return config.datasets()
 
 
-def _two_speakers(config: SHDConfig) -> Sets:
+def _two_speakers(config: SHDConfig) -> Splits:
     """Training and held-out recordings of two speakers; the test file as a whole would be other people's, so theirs alone."""
-    return tuple(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets())  # type: ignore[return-value]
+    return Splits(*(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets()))
 
 
-def _smoke(config: Any) -> Sets:
+def _smoke(config: Any) -> Splits:
     return generated(config, classes=3)
 
 
-SOURCES: dict[str, Callable[[Any], Sets]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
+SOURCES: dict[str, Callable[[Any], Splits]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
 """Functions from a configuration to its three sets, by the name that a unit of work has for them."""

@@ -50,7 +50,7 @@ def few(sets: Any, samples: int) -> Any:
 def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str, list[float]]:
     """One network's `NUMBERS`, a list over layers each; `base`: its configuration, `sets`: from `few`."""
     prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
-    x, labels = prepared.train.batch(np.arange(len(prepared.train)))  # type: ignore[arg-type]
+    x, labels = prepared.splits.train.batch(np.arange(len(prepared.splits.train)))  # type: ignore[arg-type]
     layers = probe(prepared.network, x, labels).layers
     return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 
