@@ -30,11 +30,10 @@ from matplotlib import colormaps  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from snnjax import plotting  # noqa: E402
-from snnjax.datasets import EventDataset  # noqa: E402
+from snnjax.datasets import EventDataset, Splits  # noqa: E402
 from snnjax.diagnostics import probe  # noqa: E402
 from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer  # noqa: E402
 from snnjax.experiments._run import prepare, spread, train_source  # noqa: E402
-from snnjax.experiments.build import updates_of  # noqa: E402
 from snnjax.experiments.nmnist import NMNISTConfig  # noqa: E402
 from snnjax.gradient_theory import steepness_for_gain  # noqa: E402
 from snnjax.reproduce.data import SOURCES  # noqa: E402
@@ -146,17 +145,17 @@ def changed(config: Any, changes: dict[str, Any]) -> Any:
     return type(config)(**(own | opened | changes))
 
 
-def few(config: Any, sizes: tuple[int, int] | None) -> tuple[EventDataset, EventDataset, EventDataset]:
+def few(config: Any, sizes: tuple[int, int] | None) -> Splits:
     """Training and validation data, drawn from the training file alone; the latter takes the place of a test set, too."""
     if sizes is None:
         train, valid, _ = SOURCES["two speakers"](config)
-        return train, valid, valid
+        return Splits(train, valid, valid)
     if hasattr(config, "valid_fraction"):
         config = dataclasses.replace(config, valid_fraction=0.01)
     data, _, _ = config.datasets()
     shares = [size / len(data) for size in sizes]
     train, valid, *_ = data.split((*shares, 1 - sum(shares)), seed=0)
-    return train, valid, valid
+    return Splits(train, valid, valid)
 
 
 def seen(prepared: Any) -> dict[str, list[float]]:
@@ -164,7 +163,7 @@ def seen(prepared: Any) -> dict[str, list[float]]:
     config = prepared.config
     x, labels = prepared.sample.batch(spread(prepared.sample, min(PROBED, config.calibration_samples)))
     optimizer = build_optimizer(config)
-    report = probe(prepared.network, x, labels, optimizer=optimizer, regularizers=prepared.regularizers())
+    report = probe(prepared.network, x, labels, prepared.objective(), optimizer=optimizer)
     names = ("rate", "sigma_u", "gain", "agreement", "step", "memory", "grad_z")
     numbers = {name: [float(f"{getattr(p, name):.4g}") for p in report.layers] for name in names}
     return numbers | {"bounds": [float(f"{max(p.bounds, default=0.0):.4g}") for p in report.layers]}
@@ -174,13 +173,13 @@ def one(config: Any, sets: Any) -> dict[str, Any]:
     """Train once: accuracies by epoch, rates, and what was seen before."""
     begin = time.perf_counter()
     prepared = prepare(config, sets)
-    config, network, train, valid, _, _ = prepared
+    config, network, splits, _ = prepared
     before = seen(prepared)
     steepness = [float(layer.steepness[...][0]) if layer.steepness is not None else None for layer in network.layers if layer.spiking]
+    splits = Splits(train_source(config, splits.train), splits.valid)
     history = fit(
-        network, train_source(config, train), valid=valid, optimizer=build_optimizer(config, steps=updates_of(config, len(train))),
-        epochs=config.epochs, batch_size=config.batch_size, key=jax.random.key(config.seed), dt=config.dt,
-        regularizers=prepared.regularizers(),
+        network, splits, prepared.objective(), prepared.optimizer(), epochs=config.epochs, batch_size=config.batch_size,
+        key=jax.random.key(config.seed), dt=config.dt, progress=False,
     ).history  # fmt: skip
     last = history[-1]
     return {

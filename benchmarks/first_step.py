@@ -33,29 +33,18 @@ def child(folder: str) -> dict[str, float]:
     use_cpu_devices()
     use_compilation_cache(folder)
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
 
-    from snnjax.experiments import RandmanConfig, build_optimizer
-    from snnjax.experiments._run import prepare
-    from snnjax.training import Objective, init_state
+    from snnjax.experiments import RandmanConfig, build_optimizer, prepare
+    from snnjax.training import Objective, Trainer
     from snnjax.training.inputs import choose_form
-    from snnjax.training.step import batch_devices, batch_gradient, batch_mesh, micro_batch_size, update
 
     imported = time.monotonic()
     ready = prepare(RandmanConfig(start="paper"))
-    config, source = ready.config, choose_form(ready.network, ready.train)
+    source = choose_form(ready.network, ready.splits.train)
     made = time.monotonic()
-    objective, params = Objective.of(ready.network)
-    optimizer = build_optimizer(config, steps=1)
-    devices = batch_devices(objective, source, config.batch_size)
-    size = micro_batch_size(objective, params, source, config.batch_size // devices)
-    everywhere = NamedSharding(batch_mesh(devices), PartitionSpec())
-    start = jax.device_put((init_state(params, optimizer), source, jax.numpy.arange(config.batch_size)), everywhere)
-
-    def step(state, source, indices):  # type: ignore[no-untyped-def]
-        return update(optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=size, devices=devices))
-
-    jax.block_until_ready(jax.jit(step)(*start))
+    size, optimizer = ready.config.batch_size, build_optimizer(ready.config, steps=1)
+    trainer = Trainer(ready.network, Objective(), optimizer, batch_size=size)
+    jax.block_until_ready(trainer.step(trainer.init(), (source, jax.numpy.arange(size))))
     end = time.monotonic()
     return {"imports": imported - begin, "data and network": made - imported, "step": end - made, "all": end - begin}
 

@@ -16,7 +16,6 @@ from snnjax.runtime import tune_allocator
 tune_allocator()
 
 import dataclasses  # noqa: E402
-import functools  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -26,10 +25,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
 
-from snnjax.datasets import EventDataset  # noqa: E402
+from snnjax.datasets import Splits  # noqa: E402
 from snnjax.experiments import SHDConfig, build_optimizer, prepare  # noqa: E402
 from snnjax.experiments.config import OptimizerName  # noqa: E402
-from snnjax.training import Objective, evaluate, init_state, train_epoch  # noqa: E402
+from snnjax.training import Trainer  # noqa: E402
 
 TARGETED = ("fluctuation_driven", "data_driven", "data_driven_balanced")
 PLAIN = ("lsuv", "kaiming", "lecun", "micheli", "ikun")
@@ -108,34 +107,23 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
     )  # fmt: skip
 
 
-def train(
-    options: Options, config: SHDConfig, datasets: tuple[EventDataset, EventDataset, EventDataset], compiled: dict[Any, Any]
-) -> dict[str, Any]:
+def train(options: Options, config: SHDConfig, datasets: Splits) -> dict[str, Any]:
     """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
     prepared = prepare(config, datasets)
-    objective, params = Objective.of(prepared.network, regularizers=tuple(prepared.regularizers()))
-    kind = (config.model, len(config.hidden), config.recurrent, config.lower_strength)
-    if kind not in compiled:
-        optimizer = build_optimizer(config)
-        compiled[kind] = (
-            jax.jit(functools.partial(train_epoch, objective, optimizer, batch_size=config.batch_size), donate_argnums=0),
-            jax.jit(functools.partial(evaluate, objective, batch_size=100)),
-            optimizer,
-        )
-    run_epoch, run_eval, optimizer = compiled[kind]
-    # donated to the first epoch, which must not take the caller's arrays
-    state = init_state(jax.tree.map(jax.numpy.copy, params), optimizer)
-    first = run_eval(state.params, prepared.valid)
+    splits = prepared.splits
+    trainer = Trainer(prepared.network, prepared.objective(), build_optimizer(config), batch_size=config.batch_size)
+    state = trainer.init()
+    first = trainer.evaluate(state.params, splits.valid)
     valid, trained, losses = {0: float(first.accuracy)}, [], []
     for epoch in range(1, config.epochs + 1):
-        state, metrics = run_epoch(state, prepared.train, jax.random.fold_in(jax.random.key(config.seed), epoch))
+        state, metrics = trainer.epoch(state, splits.train, jax.random.fold_in(jax.random.key(config.seed), epoch))
         if not bool(state.healthy):
             break
         if epoch % options.few == 0 or epoch == config.epochs:
-            valid[epoch] = float(run_eval(state.params, prepared.valid).accuracy)
+            valid[epoch] = float(trainer.evaluate(state.params, splits.valid).accuracy)
         trained.append(float(metrics.accuracy))
         losses.append(float(metrics.loss))
-    last = run_eval(state.params, prepared.valid)
+    last = trainer.evaluate(state.params, splits.valid)
     hertz = lambda m: [round(float(r) / config.dt, 3) for r in m.rates]  # noqa: E731
     return {"valid": valid, "train": trained, "loss": losses, "initial_rates_hz": hertz(first), "final_rates_hz": hertz(last)}
 
@@ -162,13 +150,12 @@ def main(options: Options) -> None:
             _, valid_set = valid_set.split_groups(options.speakers)
         if options.samples < len(train_set):
             train_set, _ = train_set.split((options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0)
-        compiled: dict[Any, Any] = {}
         for member in members(options):
             if member in done:
                 continue
             begin = time.perf_counter()
             # nothing is tuned or chosen here, and the test file is never evaluated
-            curves = train(options, config_of(options, member), (train_set, valid_set, test_set), compiled)
+            curves = train(options, config_of(options, member), Splits(train_set, valid_set, test_set))
             entry = {"member": member, "settings": settings, "seconds": round(time.perf_counter() - begin, 1), **curves}
             line = json.dumps(entry)
             done[member] = json.loads(line)

@@ -18,6 +18,7 @@ import subprocess  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -25,8 +26,7 @@ import tyro  # noqa: E402
 
 from snnjax.datasets import DeviceEvents, poisson  # noqa: E402
 from snnjax.experiments import SHDConfig, build_network, build_optimizer  # noqa: E402
-from snnjax.training import Objective, init_state, step_memory  # noqa: E402
-from snnjax.training.step import batch_gradient, update  # noqa: E402
+from snnjax.training import Objective, Trainer, step_memory  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +56,13 @@ def measure(options: Options) -> dict[str, float]:
     network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
     source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0), dt=2e-3)
     optimizer = build_optimizer(config)
-    said = step_memory(network, source, optimizer=optimizer, batch_size=options.batch_size, micro_batch=micro)
-    objective, params = Objective.of(network)
-    indices = jnp.arange(options.batch_size)
-    step = jax.jit(
-        lambda state: update(optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=micro))
-    )
-    state, times = init_state(params, optimizer), []
+    sizes: dict[str, Any] = {"batch_size": options.batch_size, "micro_batch": micro}
+    said = step_memory(network, source, Objective(), optimizer, **sizes)
+    trainer, indices = Trainer(network, Objective(), optimizer, devices=1, **sizes), jnp.arange(options.batch_size)
+    state, times = trainer.init(), []
     for _ in range(options.repeats + 1):
         begin = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state))
+        state, _ = jax.block_until_ready(trainer.step(state, (source, indices)))
         times.append(time.perf_counter() - begin)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {"xla_mib": said.total / 2**20, "resident_mib": resident, "seconds": statistics.median(times[1:])}

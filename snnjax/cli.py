@@ -52,18 +52,16 @@ class Train:
         name = task_name(config)
         datasets = config.datasets()
         folder = RunFolder.new(name) if config.out is None else RunFolder(config.out)
-        with TrainingProgress(config.epochs) as progress:
-            try:
-                finished = run(config, datasets=datasets, folder=folder, on_epoch=[progress])
-            except TrainingDivergedError as error:
-                console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
-                console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-                return 1
-            except TrainingInterrupted as error:
-                console.print(
-                    f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True
-                )
-                return 130
+        try:
+            finished = run(config, datasets=datasets, folder=folder, callbacks=[TrainingProgress()])
+        except TrainingDivergedError as error:
+            console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
+            console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+            return 1
+        except TrainingInterrupted as error:
+            line = f"snnjax: {error}; run folder: {folder.path}"
+            console.print(line, highlight=False, soft_wrap=True)
+            return 130
         console.print(summary_table(finished.summary))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
         for figure in ("learning_curves.png", "activity.png"):
@@ -183,10 +181,8 @@ class Probe:
         """Print the probe of a saved run, or of an untrained network."""
         from snnjax import plotting
         from snnjax.diagnostics import probe
-        from snnjax.experiments import build_optimizer, load_run, prepare
+        from snnjax.experiments import load_run, prepare
         from snnjax.experiments._run import spread
-        from snnjax.experiments.build import LOGITS, updates_of
-        from snnjax.losses import mean_square
 
         _check.integer("samples", self.samples, at_least=1)
         if self.figure is not None and self.figure.exists():
@@ -196,17 +192,9 @@ class Probe:
             if isinstance(self.source, SavedRun)
             else prepare(self.source)
         )
-        config = prepared.config
         x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
-        report = probe(
-            prepared.network,
-            x,
-            labels,
-            optimizer=build_optimizer(config, steps=updates_of(config, len(prepared.train))),
-            regularizers=prepared.regularizers(),
-            logits=LOGITS[config.loss],
-            loss=mean_square if config.loss == "mean_square" else None,
-        )
+        objective, optimizer = prepared.objective(), prepared.optimizer()
+        report = probe(prepared.network, x, labels, objective, optimizer=optimizer)
         console.print(str(report), highlight=False, soft_wrap=True)
         if self.figure is not None:
             plotting.save(plotting.depth(report), self.figure)

@@ -25,7 +25,7 @@ A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from snnjax import _check, losses, theory
+from snnjax import _check, theory
 from snnjax._probe_report import (
     SATURATED_HZ,
     LayerProbe,
@@ -43,12 +43,14 @@ from snnjax._probe_report import (
     table,
 )
 from snnjax.calibration import free_membrane
+from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential, Steepness, Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.sparse import as_dense
 from snnjax.training._programs import program
-from snnjax.training.step import Objective, check_optimizer, optimizer_update
+from snnjax.training.objective import Objective, Problem
+from snnjax.training.step import check_optimizer, optimizer_update
 
 __all__ = [
     "SATURATED_HZ",
@@ -65,23 +67,20 @@ def probe(
     network: Any,
     x: jax.Array,
     labels: Any,
+    objective: Objective | None = None,
     *,
     optimizer: optax.GradientTransformation | None = None,
-    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = (),
-    logits: losses.Logits = losses.max_over_time,
-    loss: Callable[[jax.Array, Any], jax.Array] | None = None,
 ) -> Probe:
     """Look at every layer of `network` on one batch. Nothing is changed.
 
     Args:
         network: A `snnjax.nn.Sequential` that ends in a readout.
         x: Inputs (time, batch, ...features).
-        labels: Targets of the batch, as the loss takes them: classes (batch,), or those of `loss`.
+        labels: Targets of the batch, as the loss takes them.
+        objective: What training minimizes, as in `snnjax.training.fit`; the cross-entropy alone
+            when None.
         optimizer: An optax transformation, whose first update is measured; Muon at 0.015, which
             `snnjax train` takes, when None.
-        regularizers: Of the objective, as in `snnjax.training.fit`.
-        logits: As in `snnjax.training.fit`.
-        loss: As in `snnjax.training.fit`.
 
     Returns:
         `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays
@@ -122,11 +121,11 @@ def probe(
                 "spiking layers must be derived from snnjax.nn.Synaptic, such as Spiking, so that "
                 f"their membranes can be measured, got a {type(layer).__name__}"
             )
-    objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
+    problem, params = Problem.of(network, Objective() if objective is None else objective)
     optimizer = _MUON if optimizer is None else optimizer
     check_optimizer(optimizer)
-    objective.check_targets("labels", labels, last.out_features)
-    result = program(_look, (objective, optimizer))(params, x, labels)
+    problem.loss.check("labels", labels, last.out_features)
+    result = program(_look, (problem, optimizer))(params, x, labels)
     return jax.tree.map(lambda a: a if isinstance(a, Tracer) or jnp.ndim(a) else float(a), result)
 
 
@@ -135,23 +134,23 @@ _DROPPED = 0.01  # share of the input's spikes, for the memory
 
 
 def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
-    score, optimizer = given
-    network_of = score.apply.network
+    problem, optimizer = given
+    network_of = problem.apply.network
 
     def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
         return _run(network_of(params), x, taps)
 
     def outputs(params: Any, taps: list[jax.Array]) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
         inputs, spikes, readout = run(params, taps)
-        penalties = [total_penalty([r], spikes) for r in score.regularizers]
+        penalties = [total_penalty([r], spikes) for r in problem.regularizers]
         return (readout, penalties), (inputs, spikes)
 
     # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
     taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
     (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
     # of the loss, of each bound, and of either half of the batch: one after another, which takes the memory of one
-    value, error = jax.value_and_grad(lambda o: score.sample_losses(o, labels).mean())(readout)
-    halves = _halves(score, readout, labels, error)
+    value, error = jax.value_and_grad(lambda o: problem.loss(o, labels).mean())(readout)
+    halves = _halves(problem, readout, labels, error)
     seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
     ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
     each, each_z = jax.lax.map(lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones))
@@ -161,7 +160,7 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     level = [_rms(g) for g in part(each_z, 0)]
     # of the loss and of each bound, what is left in each layer by the bound's limit
     left = [
-        jnp.array([1.0, *(_left(r, z, said) for r in score.regularizers)])
+        jnp.array([1.0, *(_left(r, z, said) for r in problem.regularizers)])
         for z, said in zip(spikes, level, strict=True)
     ]
 
@@ -173,7 +172,7 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     grads = part(each, 0)  # the readout's: no bound reaches it
     for i, k in enumerate(hidden):
         grads["layers"][k] = total_of(each["layers"][k], left[i])
-    correct = score.sample_scores(readout, labels).get("accuracy")
+    correct = problem.sample_scores(readout, labels).get("accuracy")
     accuracy = None if correct is None else correct.mean()
     total = value + sum(penalties, start=jnp.zeros(()))
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
@@ -204,7 +203,7 @@ def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.
     return jnp.where((said > 0) & (own > most), most / own, 1.0)
 
 
-def _halves(score: Objective, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
+def _halves(problem: Problem, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
     """The loss's gradient with respect to the readout, of each half of the batch, without what all its samples share.
 
     Of a cross-entropy, whose gradient with respect to a sample's logits is p - y, that is mean(y) - y: what the untrained
@@ -213,8 +212,8 @@ def _halves(score: Objective, readout: jax.Array, labels: jax.Array, error: jax.
     batch = readout.shape[1]
     middle = batch // 2
     first = (jnp.arange(batch) < middle)[:, None]
-    if score.loss is None:
-        scores, pull = jax.vjp(score.logits, readout)
+    if isinstance(problem.loss, CrossEntropy):
+        scores, pull = jax.vjp(problem.loss.readout_fn, readout)
         wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
         return [pull(jnp.where(h, _centred(-wanted, h), 0.0) / batch)[0] for h in (first, ~first)]
     return [jnp.where(h, _centred(error, h), 0.0) for h in (first, ~first)]

@@ -2,12 +2,12 @@ r"""Losses on the readout trace o (time, batch, k). Each returns one value per s
 
 The loss decides what a target is:
 
-    cross_entropy           an integer class per sample (batch,)
-    mean_square             a trace (time, batch, k), or an integer class per sample (batch,)
+    CrossEntropy            an integer class per sample (batch,)
+    MeanSquare              a trace (time, batch, k), or an integer class per sample (batch,)
     SquaredError            k values per sample (batch, k): regression
     SigmoidCrossEntropy     k labels per sample (batch, k), each 0 or 1: several may hold at once
 
-Where a target is not a trace, the trace o is read first. The result is (batch, k):
+Where a target is not a trace, a readout function turns the trace o into scores (batch, k) first:
 
     max_over_time     o[t*] at the step t* where the trace is largest; of several equal maxima the
                       first carries the gradient
@@ -21,9 +21,11 @@ Max over time: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, s
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,21 +33,85 @@ import optax
 
 from snnjax import _check
 
-Logits = Callable[[jax.Array], jax.Array]
+ReadoutFn = Callable[[jax.Array], jax.Array]
+LossFn = Callable[[jax.Array, Any], jax.Array]
 
 
 class Metric(NamedTuple):
     """A number per sample that is reported beside the loss, as a mean over samples.
 
-    A loss may have an attribute `metric`: training then reports it under its name.
-
     Attributes:
-        name: Of the columns, for example "accuracy" in `train_accuracy` and `valid_accuracy`.
+        name: Name in the columns, for example "accuracy" in `train_accuracy`, `valid_accuracy`.
         of: `(readout, target) -> (batch,)`.
     """
 
     name: str
-    of: Callable[[jax.Array, Any], jax.Array]
+    of: LossFn
+
+
+class Loss(abc.ABC):
+    """Base class of losses. Training also takes a plain function `(readout, target) -> (batch,)`.
+
+    Attributes:
+        separable: Whether the loss of a sample depends on this sample alone. Then the gradient of a
+            batch is the mean of the gradients of its parts.
+    """
+
+    separable: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+        """The loss of each sample, (batch,), for a trace (time, batch, k)."""
+
+    def metric(self, target: Any) -> Metric | None:
+        """What is reported beside the loss for targets of this kind; None: nothing."""
+        return None
+
+    def check(self, name: str, targets: Any, outputs: int) -> None:
+        """Raise ValueError if a target is out of range, unless it is traced.
+
+        Args:
+            name: Name of the targets in the error.
+            targets: One target per sample.
+            outputs: Number of outputs of the readout.
+        """
+        metric = self.metric(targets)
+        if metric is not None and metric.name == "accuracy":
+            check_classes(name, targets, outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLoss(Loss):
+    """A plain function as a `Loss`. `snnjax.training.Objective` makes it.
+
+    Attributes:
+        function: `(readout, target) -> (batch,)`. Its attribute `metric`, a `Metric` or None, says
+            what is reported. Without this attribute, targets that look like classes get an
+            accuracy. Its attribute `separable` is False unless it is set.
+    """
+
+    function: LossFn
+
+    @property
+    def separable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the function says."""
+        return getattr(self.function, "separable", False)
+
+    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+        """The loss of each sample, (batch,).
+
+        Raises:
+            ValueError: The function returns something else.
+        """
+        values = self.function(readout, target)
+        if jnp.shape(values) != (readout.shape[1],):
+            expected = f"loss must return one value per sample, ({readout.shape[1]},)"
+            raise ValueError(f"{expected}, got {jnp.shape(values)}")
+        return values
+
+    def metric(self, target: Any) -> Metric | None:
+        """The function's metric, or the accuracy of classes."""
+        return getattr(self.function, "metric", accuracy() if are_classes(target) else None)
 
 
 def max_over_time(readout: jax.Array) -> jax.Array:
@@ -81,63 +147,93 @@ def last_step(readout: jax.Array) -> jax.Array:
     return readout[-1]
 
 
-def cross_entropy(readout: jax.Array, labels: jax.Array, *, logits: Logits = max_over_time) -> jax.Array:
-    """Softmax cross-entropy of each sample, (batch,).
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Softmax cross-entropy of classes; the accuracy is reported beside it.
 
-    Args:
-        readout: Trace (time, batch, classes).
-        labels: Integers (batch,), from 0 to classes - 1.
-        logits: `max_over_time`, `sum_over_time`, `last_step` or your own.
+    Attributes:
+        readout_fn: Turns a trace (time, batch, classes) into logits (batch, classes).
 
-    Returns:
-        (batch,), in at least float32.
-
-    Raises:
-        ValueError: The shapes do not match, or a label is out of range (unless it is traced).
-        TypeError: The labels are no integers.
-
-    >>> [f"{v:.4f}" for v in cross_entropy(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
+    >>> loss = CrossEntropy()
+    >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
     ['2.3026', '2.3026']
     """
-    _check_labels(readout, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(_check.as_wide(logits(readout)), labels)
 
+    readout_fn: ReadoutFn = max_over_time
 
-def mean_square(readout: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean over time and outputs of (o - target)^2, (batch,).
+    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+        """The loss of each sample.
 
-    Args:
-        readout: Trace (time, batch, k).
-        target: Trace (time, batch, k). Or integer labels (batch,), which stand for a constant 1 in
-            their class and 0 in the others.
+        Args:
+            readout: Trace (time, batch, classes).
+            target: Integers (batch,), from 0 to classes - 1.
 
-    Returns:
-        (batch,), in at least float32.
+        Returns:
+            (batch,), in at least float32.
 
-    Raises:
-        ValueError: The shapes do not match, or a label is out of range (unless it is traced).
-        TypeError: A target (batch,) does not hold integers.
-
-    >>> [f"{v:.2f}" for v in mean_square(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
-    ['0.10', '0.10']
-    """
-    _check.time_major("readout", readout)
-    readout = _check.as_wide(readout)
-    if jnp.ndim(target) == 1:
+        Raises:
+            ValueError: The shapes do not match, or a label is out of range (unless it is traced).
+            TypeError: The labels are no integers.
+        """
         _check_labels(readout, target)
-        target = jax.nn.one_hot(target, readout.shape[-1], dtype=readout.dtype)[None]
-    elif jnp.shape(target) != readout.shape:
-        expected = f"target must have the readout's shape {readout.shape} or be labels (batch,)"
-        raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
-    return jnp.mean(jnp.square(readout - target), axis=(0, 2))
+        logits = _check.as_wide(self.readout_fn(readout))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+    def metric(self, target: Any) -> Metric:
+        """The accuracy."""
+        return accuracy(self.readout_fn)
 
 
 @dataclasses.dataclass(frozen=True)
-class SquaredError:
-    """Regression: mean over the k outputs of (read(o) - target)^2.
+class MeanSquare(Loss):
+    """Mean over time and outputs of (o - target)^2.
 
     Attributes:
-        read: What makes values (batch, k) of a trace (time, batch, k): `last_step`,
+        readout_fn: Turns a trace into scores for the accuracy, where targets are classes.
+
+    >>> loss = MeanSquare()
+    >>> [f"{v:.2f}" for v in loss(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
+    ['0.10', '0.10']
+    """
+
+    readout_fn: ReadoutFn = max_over_time
+
+    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+        """The loss of each sample.
+
+        Args:
+            readout: Trace (time, batch, k).
+            target: Trace (time, batch, k). Or integer labels (batch,), which stand for a constant 1
+                in their class and 0 in the others.
+
+        Returns:
+            (batch,), in at least float32.
+
+        Raises:
+            ValueError: The shapes do not match, or a label is out of range (unless it is traced).
+            TypeError: A target (batch,) does not hold integers.
+        """
+        _check.time_major("readout", readout)
+        readout = _check.as_wide(readout)
+        if jnp.ndim(target) == 1:
+            _check_labels(readout, target)
+            target = jax.nn.one_hot(target, readout.shape[-1], dtype=readout.dtype)[None]
+        elif jnp.shape(target) != readout.shape:
+            expected = f"target must have the readout's shape {readout.shape} or be labels (batch,)"
+            raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
+        return jnp.mean(jnp.square(readout - target), axis=(0, 2))
+
+    def metric(self, target: Any) -> Metric | None:
+        """The accuracy of classes; None for traces."""
+        return accuracy(self.readout_fn) if are_classes(target) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class SquaredError(Loss):
+    """Regression: mean over the k outputs of (readout_fn(o) - target)^2.
+
+    Attributes:
+        readout_fn: Turns a trace (time, batch, k) into values (batch, k): `last_step`,
             `mean_over_time` or your own.
 
     >>> loss = SquaredError(mean_over_time)
@@ -145,7 +241,7 @@ class SquaredError:
     [1.0, 1.0]
     """
 
-    read: Logits = last_step
+    readout_fn: ReadoutFn = last_step
 
     def __call__(self, readout: jax.Array, target: jax.Array) -> jax.Array:
         """The loss of each sample.
@@ -160,25 +256,25 @@ class SquaredError:
         Raises:
             ValueError: The shapes do not match.
         """
-        values = _read(self.read, readout, target)
+        values = _read(self.readout_fn, readout, target)
         return jnp.mean(jnp.square(values - target), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
-class SigmoidCrossEntropy:
-    """Several labels per sample: mean over the k labels of the binary cross-entropy of read(o).
+class SigmoidCrossEntropy(Loss):
+    """Several labels per sample: mean binary cross-entropy over the k labels.
 
     Attributes:
-        read: What makes logits (batch, k) of a trace (time, batch, k): `mean_over_time`,
-            `last_step` or your own. Not `max_over_time`: a readout begins at 0, so that its maximum
-            is never below 0, and each label would count as told to hold.
+        readout_fn: Turns a trace (time, batch, k) into logits (batch, k): `mean_over_time`,
+            `last_step` or your own. Not `max_over_time`: a readout starts at 0, so its maximum is
+            never below 0, and every label would be predicted as 1.
 
     >>> loss = SigmoidCrossEntropy()
     >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 3)), jnp.array([[0, 1, 1], [0, 0, 0]]))]
     ['0.6931', '0.6931']
     """
 
-    read: Logits = mean_over_time
+    readout_fn: ReadoutFn = mean_over_time
 
     def __call__(self, readout: jax.Array, target: jax.Array) -> jax.Array:
         """The loss of each sample.
@@ -194,35 +290,49 @@ class SigmoidCrossEntropy:
             ValueError: The shapes do not match, or a target is outside [0, 1] (unless it is
                 traced).
         """
-        logits = _read(self.read, readout, target)
-        self.check("target", target)
+        logits = _read(self.readout_fn, readout, target)
+        self.check("target", target, logits.shape[-1])
         target = jnp.asarray(target, logits.dtype)
         return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
 
-    def check(self, name: str, target: Any) -> None:
-        """Raise ValueError, with this name, unless all of `target` is in [0, 1] or traced."""
-        _check.number(name, jnp.asarray(target), at_least=0, at_most=1)
+    def check(self, name: str, targets: Any, outputs: int) -> None:
+        """Raise ValueError, with this name, unless all of `targets` are in [0, 1] or traced."""
+        _check.number(name, jnp.asarray(targets), at_least=0, at_most=1)
 
-    @property
-    def metric(self) -> Metric:
-        """Share of a sample's labels that are told right: its logit is > 0 where the label is 1."""
+    def metric(self, target: Any) -> Metric:
+        """Share of a sample's labels that are predicted: the logit is > 0 where the label is 1."""
         return Metric("label_accuracy", self._right)
 
     def _right(self, readout: jax.Array, target: jax.Array) -> jax.Array:
-        logits = _read(self.read, readout, target)
+        logits = _read(self.readout_fn, readout, target)
         right = ((logits > 0) == (jnp.asarray(target) > 0.5)) & ~jnp.isnan(logits)
         return right.mean(axis=-1, dtype=logits.dtype)
 
 
-def correct(readout: jax.Array, labels: jax.Array, *, logits: Logits = max_over_time) -> jax.Array:
-    """Whether the largest logit is the label's, booleans (batch,); never where a logit is NaN.
+def correct(readout: jax.Array, labels: jax.Array, *, readout_fn: ReadoutFn = max_over_time) -> jax.Array:
+    """Whether the largest score is that of the label, booleans (batch,). False where one is NaN.
 
     >>> correct(jnp.array([[[0.0, 1.0], [1.0, 0.0]]]), jnp.array([1, 1])).tolist()
     [True, False]
     """
     _check_labels(readout, labels)
-    scores = logits(readout)
+    scores = readout_fn(readout)
     return (jnp.argmax(scores, axis=-1) == labels) & ~jnp.isnan(scores).any(axis=-1)
+
+
+def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
+    """The metric "accuracy": `correct` with this readout function.
+
+    Args:
+        readout_fn: Turns a trace (time, batch, classes) into scores (batch, classes).
+
+    Returns:
+        The metric. A loss function of your own reports it through its attribute `metric`.
+
+    >>> accuracy(last_step).name
+    'accuracy'
+    """
+    return Metric("accuracy", functools.partial(correct, readout_fn=readout_fn))
 
 
 def are_classes(target: Any) -> bool:
@@ -240,12 +350,12 @@ def check_classes(name: str, labels: Any, n_classes: int) -> None:
     >>> check_classes("labels", jnp.array([0, 4]), 4)
     Traceback (most recent call last):
     ...
-    ValueError: labels must be in [0, 4), one a class of the readout, got 4
+    ValueError: labels must be in [0, 4), one class per output of the readout, got 4
     """
     known = _check.concrete(labels)
     if known is not None and known.size and (known.min() < 0 or known.max() >= n_classes):
         bad = known.min() if known.min() < 0 else known.max()
-        expected = f"{name} must be in [0, {n_classes}), one a class of the readout"
+        expected = f"{name} must be in [0, {n_classes}), one class per output of the readout"
         raise ValueError(f"{expected}, got {bad:g}")
 
 
@@ -257,15 +367,15 @@ def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
         hint = "; SigmoidCrossEntropy takes several labels per sample" if several else ""
         raise TypeError(f"labels must be integers, got {jnp.result_type(labels)}{hint}")
     if jnp.shape(labels) != (batch,):
-        expected = f"labels must have shape ({batch},), one a sample of the readout {readout.shape}"
+        expected = f"labels must have shape ({batch},), one per sample of the readout {readout.shape}"
         raise ValueError(f"{expected}, got {jnp.shape(labels)}{_hint(readout, labels)}")
     check_classes("labels", labels, classes)
 
 
-def _read(read: Logits, readout: jax.Array, target: Any) -> jax.Array:
+def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Any) -> jax.Array:
     """Numbers (batch, k), of which each has its target."""
     _check.time_major("readout", readout)
-    values = _check.as_wide(read(readout))
+    values = _check.as_wide(readout_fn(readout))
     if jnp.shape(target) != values.shape:
         expected = f"target must have shape (batch, k) = {values.shape}, that of what is read"
         raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
@@ -280,5 +390,5 @@ def _hint(readout: jax.Array, target: Any) -> str:
     if shape == (batch,) and k == 1:
         return "; target[:, None] has it"
     if shape == readout.shape:
-        return "; mean_square takes traces"
+        return "; MeanSquare takes traces"
     return ""

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from snnjax.training.callbacks import Callback, FitState, Plan, Row
 from snnjax.training.ensemble import Snapshot
-from snnjax.training.fit import Row
 
 # rich forgets what is older; an epoch of a large ensemble takes minutes
 _PERIOD = 3600.0
@@ -32,9 +32,16 @@ class _Live:
     """A bar on a terminal, for as long as the `with` block runs; nothing of its own elsewhere."""
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or Console(file=sys.stderr, force_jupyter=False)
         self._bar = Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD) if self.console.is_terminal else None
         self._task = self._bar.add_task("compiling", total=total) if self._bar else None
+
+    def update(self, completed: int, text: str) -> bool:
+        """Move the bar; False if there is none."""
+        if self._bar is None or self._task is None:
+            return False
+        self._bar.update(self._task, completed=completed, description=text)
+        return True
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -46,22 +53,61 @@ class _Live:
             self._bar.stop()
 
 
-class TrainingProgress(_Live):
-    """A context manager whose instance is an `on_epoch` callback of `fit`.
+class TrainingProgress(Callback):
+    """The progress bar of `fit`.
 
-    On a terminal a live bar; elsewhere (a file, CI) about twenty plain lines over the whole run.
+    In a terminal a live bar, in a notebook one line that is updated. Elsewhere, in a file or in CI,
+    about twenty plain lines over the whole run.
+
+    Args:
+        console: Where the bar goes; standard error when None.
     """
 
-    def __init__(self, epochs: int, *, console: Console | None = None) -> None:
-        super().__init__("epoch", epochs, console)
-        self.epochs = epochs
+    def __init__(self, *, console: Console | None = None) -> None:
+        self._console, self._last = console, 0
+        self._live: _Live | None = None
+        self._line: Any = None
 
-    def __call__(self, row: Row) -> None:
-        epoch, text = int(row["epoch"]), describe(row)
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=epoch, description=text)
-        elif epoch % max(1, self.epochs // 20) == 0 or epoch in (1, self.epochs):
-            self.console.print(f"epoch {epoch}/{self.epochs}  {text}  {row['seconds']:.1f} s", highlight=False, soft_wrap=True)
+    def start(self, plan: Plan) -> None:
+        self._last, self._line = plan.last, None
+        self._live = _Live("epoch", plan.last, self._console)
+        self._live.__enter__()
+
+    def epoch_end(self, row: Row, state: FitState) -> None:
+        epoch, text, live = int(row["epoch"]), describe(row), self._live
+        if live is None:
+            raise RuntimeError("start must be called before epoch_end")
+        line = f"epoch {epoch}/{self._last}  {text}  {row['seconds']:.1f} s"
+        if self._console is None and in_notebook():
+            self._line = _show_line(line, self._line)
+        elif not live.update(epoch, text) and self._plain(epoch):
+            live.console.print(line, highlight=False, soft_wrap=True)
+
+    def _plain(self, epoch: int) -> bool:
+        """Whether an epoch gets a plain line."""
+        return epoch % max(1, self._last // 20) == 0 or epoch in (1, self._last)
+
+    def finish(self) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _show_line(line: str, shown: Any) -> Any:
+    """Show a line in a notebook, in the place of the one before; returns what the next replaces."""
+    from IPython.display import display
+
+    data = {"text/plain": line}
+    if shown is None:
+        return display(data, raw=True, display_id=True)
+    shown.update(data, raw=True)
+    return shown
 
 
 class SweepProgress(_Live):
@@ -85,9 +131,7 @@ class SweepProgress(_Live):
         accuracy = accuracy[np.isfinite(accuracy)]  # members that have stopped have none
         spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
         text = spread + (f"{speed:.2f} member-epochs/s" if speed > 0 else "")
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=done, description=text)
-        elif done * 20 // self.total > self._shown:
+        if not self.update(done, text) and done * 20 // self.total > self._shown:
             self._shown = done * 20 // self.total
             left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
             self.console.print(f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True)

@@ -18,7 +18,7 @@ Counts and penalties are of at least float32, whatever the type of the spikes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,16 @@ Side = Literal["upper", "lower"]
 
 @pytree_dataclass
 class ActivityBound:
-    """One bound; call it with spikes (time, batch, ...features) for a scalar penalty. Made by `upper_bound` and `lower_bound`.
+    """A bound on activity, made by `upper_bound` and `lower_bound`.
 
-    `strength` and `threshold` are pytree leaves, so that an ensemble can vary them.
+    Call it with spikes (time, batch, ...features) for a scalar penalty. `strength` and `threshold`
+    are pytree leaves, so that an ensemble can vary them.
+
+    Attributes:
+        separable: The penalty is a mean over samples; see `snnjax.losses.Loss`.
     """
+
+    separable: ClassVar[bool] = True
 
     strength: Any
     threshold: Any

@@ -15,7 +15,7 @@ from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training.step import Objective, objective_value
+from snnjax.training.objective import Objective, Problem
 
 N, NU, DT = 100, 10.0, 2e-3
 LABELS = jnp.arange(8) % 4
@@ -63,12 +63,12 @@ def test_prediction_is_right_on_poisson_input(x):
 def test_gradients_and_updates(x):
     net = network(FluctuationDriven(nu=NU), depth=2)
     bound = upper_bound(0.5, 2.0)
-    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=[bound])
+    report = probe(net, x, LABELS, Objective(regularizers=[bound]), optimizer=optax.sgd(0.1))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def objective(p):
         readout, activity = nnx.merge(graphdef, p, rest)(x)
-        return losses.cross_entropy(readout, LABELS).mean() + sum(bound(z) for z in activity.spikes)
+        return losses.CrossEntropy()(readout, LABELS).mean() + sum(bound(z) for z in activity.spikes)
 
     grads = jax.grad(objective)(params)
     for k, p in enumerate(report.layers):
@@ -79,7 +79,7 @@ def test_gradients_and_updates(x):
 
     # dL/dz of the last layer: what a small change of its spikes does to the loss, through the readout and the bound
     def of_spikes(z):
-        return losses.cross_entropy(net.layers[-1](z).output, LABELS).mean() + bound(z)
+        return losses.CrossEntropy()(net.layers[-1](z).output, LABELS).mean() + bound(z)
 
     z = net(x)[1].spikes[-1]
     np.testing.assert_allclose(report.layers[-1].grad_z, np.abs(np.asarray(jax.grad(of_spikes)(z))).mean(), rtol=1e-4)
@@ -88,7 +88,7 @@ def test_gradients_and_updates(x):
 def test_gradient_columns_equal_a_second_computation(x):
     net = network(FluctuationDriven(nu=NU), depth=2)
     bounds = [upper_bound(0.5, 2.0), lower_bound(3.0, 2.0)]
-    report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=bounds)
+    report = probe(net, x, LABELS, Objective(regularizers=bounds), optimizer=optax.sgd(0.1))
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
 
     def outputs(p):
@@ -102,7 +102,7 @@ def test_gradient_columns_equal_a_second_computation(x):
         return [np.asarray(jax.grad(f)(params)["layers"][k]["kernel"][...], np.float64) for k in range(2)]
 
     rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
-    loss = kernels(lambda p: losses.cross_entropy(outputs(p)[0], LABELS).mean())
+    loss = kernels(lambda p: losses.CrossEntropy()(outputs(p)[0], LABELS).mean())
     penalties = [kernels(lambda p, b=b: sum(b(z) for z in outputs(p)[1].spikes)) for b in bounds]
     a, b = (kernels(lambda p, h=h: centred(p, h)) for h in (slice(0, 4), slice(4, 8)))
     for k, p in enumerate(report.layers):
@@ -120,9 +120,9 @@ def test_limited_bounds_count_as_training_limits_them(x):
     found = {}
     for share in (None, 0.5):
         bound = upper_bound(1e4, 0.0, share=share)
-        report = probe(net, x, LABELS, optimizer=optax.sgd(0.1), regularizers=[bound])
-        objective, params = Objective.of(net, regularizers=[bound])
-        grads = [jax.grad(lambda p, o=o: objective_value(o, p, x, LABELS)[0])(params) for o in (objective, Objective.of(net)[0])]
+        report = probe(net, x, LABELS, Objective(regularizers=[bound]), optimizer=optax.sgd(0.1))
+        both = [Problem.of(net, Objective(regularizers=bounds)) for bounds in ([bound], [])]
+        grads = [jax.grad(lambda p, o=o: o.value(p, x, LABELS)[0])(params) for o, params in both]
         total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
         rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
         last = report.layers[1]
@@ -212,8 +212,8 @@ def test_findings_name_the_cause(x):
 
 def test_loss_is_the_one_that_is_trained_on(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
-    report = probe(net, x, LABELS, logits=losses.sum_over_time, loss=losses.mean_square)
-    np.testing.assert_allclose(report.loss, losses.mean_square(net(x)[0], LABELS).mean(), rtol=1e-5)
+    report = probe(net, x, LABELS, Objective(losses.MeanSquare(losses.sum_over_time)))
+    np.testing.assert_allclose(report.loss, losses.MeanSquare()(net(x)[0], LABELS).mean(), rtol=1e-5)
 
 
 def test_errors(x):
@@ -226,7 +226,7 @@ def test_errors(x):
     ):
         with pytest.raises(ValueError, match=match):
             probe(Sequential(*layers), x, LABELS)
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one a class of the readout, got 7"):
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one class per output of the readout, got 7"):
         probe(network(init, depth=1), x, list(range(8)))
 
 
@@ -302,7 +302,7 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     @nnx.jit
     @nnx.grad
     def gradient(net):
-        return losses.cross_entropy(net(x)[0], LABELS).mean()
+        return losses.CrossEntropy()(net(x)[0], LABELS).mean()
 
     grads = gradient(net)
     both = jnp.concatenate([grads.layers[1][name][...].ravel() for name in ("kernel", "recurrent_kernel")])
@@ -334,7 +334,8 @@ def test_penalties_and_losses_of_ones_own(x):
     labels = jnp.stack([LABELS % 2, LABELS // 2, LABELS % 2, LABELS // 2], axis=1)
     loss = losses.SigmoidCrossEntropy(losses.mean_over_time)
     plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
-    report = probe(net, x, labels, loss=loss, optimizer=plateau, regularizers=[lambda z: 3.0 * jnp.square(z).mean()])
+    objective = Objective(loss, [lambda z: 3.0 * jnp.square(z).mean()])
+    report = probe(net, x, labels, objective, optimizer=plateau)
     assert report.accuracy is None
     assert f"\nloss {report.loss:.3f}\n" in str(report)
     np.testing.assert_allclose(report.loss, loss(net(x)[0], labels).mean(), rtol=1e-5)

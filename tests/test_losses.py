@@ -27,7 +27,7 @@ def numpy_cross_entropy(logits, labels):
 @pytest.mark.parametrize("jit", [False, True])
 def test_cross_entropy_equals_numpy(logits, reference, jit):
     o, labels = trace(), np.array([0, 4, 2, 2])
-    f = lambda o: losses.cross_entropy(o, jnp.asarray(labels), logits=logits)  # noqa: E731
+    f = lambda o: losses.CrossEntropy(logits)(o, jnp.asarray(labels))  # noqa: E731
     got = (jax.jit(f) if jit else f)(o)
     np.testing.assert_allclose(got, numpy_cross_entropy(reference(np.asarray(o)), labels), rtol=1e-5)
 
@@ -41,40 +41,40 @@ def test_gradient_of_max_goes_to_the_first_of_equal_maxima():
 
 def test_cross_entropy_is_finite_for_large_logits():
     o = jnp.array([[[1e30, -1e30]]])
-    assert np.isfinite(losses.cross_entropy(o, jnp.array([0]))).all()
+    assert np.isfinite(losses.CrossEntropy()(o, jnp.array([0]))).all()
 
 
 def test_mean_square_of_trace_and_of_labels():
     o, target = trace(0), trace(1)
-    np.testing.assert_allclose(losses.mean_square(o, target), np.mean((np.asarray(o) - np.asarray(target)) ** 2, axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(losses.MeanSquare()(o, target), np.mean((np.asarray(o) - np.asarray(target)) ** 2, axis=(0, 2)), rtol=1e-5)
     labels = jnp.array([1, 0, 3, 4])
     one_hot = np.eye(5)[np.asarray(labels)][None]
-    np.testing.assert_allclose(losses.mean_square(o, labels), np.mean((np.asarray(o) - one_hot) ** 2, axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(losses.MeanSquare()(o, labels), np.mean((np.asarray(o) - one_hot) ** 2, axis=(0, 2)), rtol=1e-5)
 
 
 def test_correct():
     o = jnp.array([[[0.0, 1.0], [5.0, 0.0]], [[0.5, 0.2], [0.0, 4.0]]])
     assert losses.correct(o, jnp.array([1, 0])).tolist() == [True, True]
-    assert losses.correct(o, jnp.array([1, 0]), logits=losses.last_step).tolist() == [False, False]
+    assert losses.correct(o, jnp.array([1, 0]), readout_fn=losses.last_step).tolist() == [False, False]
 
 
 def test_vmap_over_an_ensemble_equals_a_loop():
     o, labels = trace(shape=(3, 7, 4, 5)), jnp.array([0, 1, 2, 3])
-    got = jax.vmap(losses.cross_entropy, in_axes=(0, None))(o, labels)
-    np.testing.assert_allclose(got, [losses.cross_entropy(x, labels) for x in o], rtol=1e-6)
+    got = jax.vmap(losses.CrossEntropy(), in_axes=(0, None))(o, labels)
+    np.testing.assert_allclose(got, [losses.CrossEntropy()(x, labels) for x in o], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
         (
-            lambda: losses.cross_entropy(jnp.zeros((5, 2)), jnp.zeros(2, int)),
+            lambda: losses.CrossEntropy()(jnp.zeros((5, 2)), jnp.zeros(2, int)),
             ValueError,
             r"readout must have shape \(time, batch, features\)",
         ),
-        (lambda: losses.cross_entropy(jnp.zeros((5, 2, 3)), jnp.zeros(3, int)), ValueError, r"labels must have shape \(2,\)"),
-        (lambda: losses.cross_entropy(jnp.zeros((5, 2, 3)), jnp.zeros(2)), TypeError, "labels must be integers, got float"),
-        (lambda: losses.mean_square(jnp.zeros((5, 2, 3)), jnp.zeros((5, 2, 4))), ValueError, "target must have the readout's shape"),
+        (lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(3, int)), ValueError, r"labels must have shape \(2,\)"),
+        (lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(2)), TypeError, "labels must be integers, got float"),
+        (lambda: losses.MeanSquare()(jnp.zeros((5, 2, 3)), jnp.zeros((5, 2, 4))), ValueError, "target must have the readout's shape"),
     ],
 )
 def test_errors(call, error, match):
@@ -104,14 +104,14 @@ def test_several_labels_are_as_in_optax():
     o, loss = trace(), losses.SigmoidCrossEntropy(losses.mean_over_time)
     logits = np.asarray(o, np.float64).mean(axis=0)
     expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits, jnp.float32), LABELS).mean(axis=1)
-    assert loss.metric.name == "label_accuracy"
+    assert loss.metric(None).name == "label_accuracy"
     for labels in (LABELS, LABELS.astype(bool), LABELS.astype(np.float32)):
         np.testing.assert_allclose(loss(o, jnp.asarray(labels)), expected, rtol=1e-5)
         right = np.mean((logits > 0) == LABELS.astype(bool), axis=1)
-        np.testing.assert_allclose(loss.metric.of(o, jnp.asarray(labels)), right, rtol=1e-6)
+        np.testing.assert_allclose(loss.metric(None).of(o, jnp.asarray(labels)), right, rtol=1e-6)
     soft = losses.SigmoidCrossEntropy(losses.last_step)(jnp.zeros((3, 1, 2)), jnp.array([[0.3, 0.7]]))
     np.testing.assert_allclose(soft, np.log(2), rtol=1e-6)
-    assert loss.metric.of(jnp.full((3, 4, 5), jnp.nan), jnp.asarray(LABELS)).tolist() == [0.0] * 4
+    assert loss.metric(None).of(jnp.full((3, 4, 5), jnp.nan), jnp.asarray(LABELS)).tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -122,8 +122,8 @@ def test_16_bits_are_computed_in_32(dtype):
     assert losses.sum_over_time(o).tolist() == [[10_000.0] * 3] * 2
     assert losses.mean_over_time(o).tolist() == [[100.0] * 3] * 2
     values = [
-        (losses.cross_entropy(o, jnp.array([0, 2]), logits=losses.sum_over_time), np.log(3)),
-        (losses.mean_square(10 * o, jnp.zeros((100, 2, 3), dtype)), 1e6),
+        (losses.CrossEntropy(losses.sum_over_time)(o, jnp.array([0, 2])), np.log(3)),
+        (losses.MeanSquare()(10 * o, jnp.zeros((100, 2, 3), dtype)), 1e6),
         (losses.SquaredError(losses.sum_over_time)(o, zero), 1e8),
         (losses.SigmoidCrossEntropy(losses.sum_over_time)(o, zero), 1e4),
     ]  # fmt: skip
@@ -133,10 +133,10 @@ def test_16_bits_are_computed_in_32(dtype):
 
 
 @pytest.mark.parametrize("label", [-1, 5, -100])
-@pytest.mark.parametrize("f", [losses.cross_entropy, losses.mean_square, losses.correct])
+@pytest.mark.parametrize("f", [losses.CrossEntropy(), losses.MeanSquare(), losses.correct])
 def test_labels_out_of_range_are_named_where_they_are_known(f, label):
     labels = jnp.array([label, 0, 1, 4])
-    with pytest.raises(ValueError, match=rf"labels must be in \[0, 5\), one a class of the readout, got {label}"):
+    with pytest.raises(ValueError, match=rf"labels must be in \[0, 5\), one class per output of the readout, got {label}"):
         f(trace(), labels)
     assert jax.jit(f)(trace(), labels).shape == (4,)
 
@@ -144,11 +144,11 @@ def test_labels_out_of_range_are_named_where_they_are_known(f, label):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda o: losses.cross_entropy(o, jnp.zeros(7, int)), ValueError, r"got \(7,\); arrays are time-major"),
-        (lambda o: losses.cross_entropy(o, jnp.asarray(LABELS, float)), TypeError, "SigmoidCrossEntropy takes several labels"),
-        (lambda o: losses.mean_square(o, jnp.zeros((4, 7, 5))), ValueError, r"got \(4, 7, 5\); arrays are time-major"),
+        (lambda o: losses.CrossEntropy()(o, jnp.zeros(7, int)), ValueError, r"got \(7,\); arrays are time-major"),
+        (lambda o: losses.CrossEntropy()(o, jnp.asarray(LABELS, float)), TypeError, "SigmoidCrossEntropy takes several labels"),
+        (lambda o: losses.MeanSquare()(o, jnp.zeros((4, 7, 5))), ValueError, r"got \(4, 7, 5\); arrays are time-major"),
         (lambda o: losses.SquaredError()(o, jnp.zeros((7, 5))), ValueError, r"\(batch, k\) = \(4, 5\).*got \(7, 5\); arrays are time-major"),
-        (lambda o: losses.SquaredError()(o, o), ValueError, r"got \(7, 4, 5\); mean_square takes traces"),
+        (lambda o: losses.SquaredError()(o, o), ValueError, r"got \(7, 4, 5\); MeanSquare takes traces"),
         (lambda o: losses.SquaredError()(o[..., :1], jnp.zeros(4)), ValueError, r"got \(4,\); target\[:, None\] has it"),
         (lambda o: losses.SquaredError()(o, jnp.zeros((4, 3))), ValueError, r"got \(4, 3\)$"),
         (lambda o: losses.SigmoidCrossEntropy()(o, 2 * jnp.asarray(LABELS)), ValueError, "target must be finite and >= 0 and <= 1, got 2"),

@@ -5,7 +5,7 @@ import numpy as np
 from rich.console import Console
 
 from snnjax.progress import SweepProgress, TrainingProgress, UnitProgress, summary_table, sweep_table
-from snnjax.training import Snapshot
+from snnjax.training import Plan, Snapshot
 
 
 def row(epoch):
@@ -14,9 +14,11 @@ def row(epoch):
 
 def text_of(epochs, *, terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=160)
-    with TrainingProgress(epochs, console=console) as progress:
-        for k in range(epochs + 1):
-            progress(row(k))
+    progress = TrainingProgress(console=console)
+    progress.start(Plan(1, 0, epochs, []))
+    for k in range(epochs + 1):
+        progress.epoch_end(row(k), None)
+    progress.finish()
     return console.file.getvalue()
 
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import limited, lower_bound, total_penalty, upper_bound
-from snnjax.training.step import Objective, objective_value
+from snnjax.training.objective import Objective, Problem
 
 
 def spikes(shape=(20, 3, 4, 5, 2), p=0.3):
@@ -117,9 +117,9 @@ def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
     network = Sequential(*layers, Readout(10, 2, rngs=rngs))
 
     def gradient(bound, network=network, priming=False):
-        objective, params = Objective.of(network, regularizers=[bound])
+        objective, params = Problem.of(network, Objective(regularizers=[bound]))
         objective = objective.priming() if priming else objective
-        grads, metrics = jax.jit(jax.grad(lambda p: objective_value(objective, p, x, y), has_aux=True))(params)
+        grads, metrics = jax.jit(jax.grad(lambda p: objective.value(p, x, y), has_aux=True))(params)
         return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(metrics.penalty)
 
     free, limit = (lower_bound(1e3, 5.0, share=s) for s in (None, 0.1))

@@ -19,13 +19,13 @@ import pytest
 from flax import nnx
 
 from snnjax.calibration import calibrate, scale_to_rate
-from snnjax.datasets import DeviceArrays, poisson_raster
+from snnjax.datasets import DeviceArrays, Splits, poisson_raster
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF
-from snnjax.losses import cross_entropy
+from snnjax.losses import CrossEntropy
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
 from snnjax.optimizers import smorms3
-from snnjax.training import fit
+from snnjax.training import Objective, fit
 from snnjax.training.params import flatten_params
 
 LABELS = jnp.array([0, 1, 0, 1, 0, 1])
@@ -50,7 +50,7 @@ def losses_of_an_own_loop(network, x):
 
     @nnx.jit
     def train_step(network, optimizer, x, labels):
-        loss, gradient = nnx.value_and_grad(lambda n: cross_entropy(n(x)[0], labels).mean())(network)
+        loss, gradient = nnx.value_and_grad(lambda n: CrossEntropy()(n(x)[0], labels).mean())(network)
         optimizer.update(network, gradient)
         return loss
 
@@ -69,8 +69,8 @@ def numbers():
     }
     found["probe"] = jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(probe(network, x, LABELS))])
     data = DeviceArrays(x=jnp.moveaxis(x, 0, 1), labels=LABELS)
-    options = {"optimizer": smorms3(5e-3), "epochs": 2, "batch_size": 3, "key": jax.random.key(1), "dt": 2e-3}
-    found["fit"] = jnp.array([row["train_loss"] for row in fit(network, data, **options).history])
+    options = {"epochs": 2, "batch_size": 3, "key": jax.random.key(1)}
+    found["fit"] = jnp.array([row["train_loss"] for row in fit(network, Splits(data), Objective(), smorms3(5e-3), **options).history])
     others["fit"] = network
     for name, other in others.items():
         found |= {f"{name} {key}": a for key, a in flatten_params(nnx.state(other, nnx.Param)).items()}

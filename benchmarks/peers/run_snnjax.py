@@ -11,26 +11,25 @@ tune_allocator()
 
 import argparse  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, ClassVar  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from flax import nnx  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from benchmarks import contest  # noqa: E402
 from benchmarks.works import BETA, CONVS, DT, LEARNING_RATE, TAU_MEM, TAU_SYN, Work, inputs_of, weights_of  # noqa: E402
-from snnjax import losses, models  # noqa: E402
+from snnjax import models  # noqa: E402
 from snnjax._pytree import pytree_dataclass  # noqa: E402
 from snnjax.datasets import BatchSource, DeviceEvents, SparseEvents  # noqa: E402
 from snnjax.dynamics import LIF, LeakyIntegrator  # noqa: E402
 from snnjax.initializers import kaiming_normal  # noqa: E402
 from snnjax.nn import Activity, SameForAll, SpikingDense  # noqa: E402
 from snnjax.surrogate import superspike  # noqa: E402
-from snnjax.training import Objective, init_state, placement  # noqa: E402
-from snnjax.training.step import batch_devices, batch_gradient, batch_mesh, micro_batch_size, update  # noqa: E402
+from snnjax.training import Objective, Trainer, placement  # noqa: E402
+from snnjax.training.step import train_step  # noqa: E402
 
 
 @pytree_dataclass
@@ -39,6 +38,8 @@ class Raster:
 
     x: jax.Array
     labels: jax.Array
+
+    separable: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return self.x.shape[1]
@@ -91,57 +92,60 @@ def network_of(work: Work, seed: int) -> Any:
     return network
 
 
-def objective_of(work: Work, seed: int) -> tuple[Objective, Any]:
-    """The objective and the parameters."""
-    network = network_of(work, seed)
+def trainer_of(work: Work, seed: int, sizes: dict[str, Any] | None = None) -> Trainer:
+    """The trainer of one seed."""
+    network, optimizer = network_of(work, seed), optax.adam(LEARNING_RATE)
+    sizes = {"batch_size": work.batch} if sizes is None else sizes
     if work.classes is not None:
-        return Objective.of(network)
+        return Trainer(network, Objective(), optimizer, **sizes)
     graph, params, rest = nnx.split(network, nnx.Param, ...)
 
     def apply(p: Any, x: jax.Array) -> tuple[jax.Array, Activity]:
         spikes = nnx.merge(graph, p, rest)(x).output
         return spikes, Activity((spikes,), ())
 
-    # the mean of these over the batch is the sum of all spikes
-    total = lambda spikes, labels: spikes.sum(axis=(0, 2)) * work.batch  # noqa: E731
-    return Objective(apply, logits=losses.last_step, loss=total), params
+    def total(spikes: jax.Array, labels: jax.Array) -> jax.Array:
+        return spikes.sum(axis=(0, 2)) * work.batch  # its mean over the batch is the sum of all spikes
+
+    total.separable, total.metric = True, None  # type: ignore[attr-defined]
+    return Trainer((apply, params), Objective(total), optimizer, **sizes)
 
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     """One jitted step, of all seeds where there are several, its state donated."""
     use_cpu_devices()
     name, form = FORMS[options.input]
-    optimizer, source, indices = optax.adam(LEARNING_RATE), form(work), jnp.arange(work.batch)
-    objective, params = objective_of(work, 0)
-    # a loss of our own would get whole batches unless told what suits the machine
-    known = objective._replace(loss=None), source if form is events else events(work)
-    devices = batch_devices(*known, work.batch) if work.seeds == 1 else 1
-    size = micro_batch_size(known[0], params, known[1], work.batch // devices)
-
-    def one(state: Any, shared: Any) -> tuple[Any, jax.Array]:
-        source, indices = shared
-        state, metrics = update(
-            optimizer, state, *batch_gradient(objective, state.params, source, indices, None, micro_batch=size, devices=devices)
-        )
-        return state, metrics.loss
-
-    states: Any = [init_state(objective_of(work, seed)[1], optimizer) for seed in range(work.seeds)]
-    shared: Any = (source, indices)
+    source, indices = form(work), jnp.arange(work.batch)
+    sizes: dict[str, Any] = {"batch_size": work.batch} | ({} if work.seeds == 1 else {"devices": 1})
+    trainers = [trainer_of(work, seed, sizes) for seed in range(work.seeds)]
+    chosen = trainers[0].sizes(source)
     if work.seeds == 1:
-        everywhere = NamedSharding(batch_mesh(devices), PartitionSpec())
-        state, shared = jax.device_put((states[0], shared), everywhere)
-        step, how = jax.jit(one, donate_argnums=0), f", on {devices} devices"
+        trainer, state, how = trainers[0], trainers[0].init(), f", on {chosen.devices} devices"
+        source, indices = trainer.place((source, indices))
+
+        def step(state: Any) -> tuple[Any, jax.Array]:
+            state, metrics = trainer.step(state, (source, indices))
+            return state, metrics.loss
+
     else:
+        recipe = trainers[0].recipe(chosen)
+
+        def one(state: Any, shared: Any) -> tuple[Any, jax.Array]:
+            state, metrics = train_step(recipe, state, *shared, key=None)
+            return state, metrics.loss
+
+        states: Any = [trainer.init() for trainer in trainers]
         members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-        state, shared = placement.put(members, shared)
-        step, how = jax.jit(placement.over_members(one), donate_argnums=0), f", placement {placement.resolve('auto')}"
+        state, shared = placement.put(members, (source, indices))
+        over, how = jax.jit(placement.over_members(one), donate_argnums=0), f", placement {placement.resolve('auto')}"
+        step = lambda state: over(state, shared)  # noqa: E731
     held = [state]
 
     def advance() -> float:
-        held[0], loss = step(held[0], shared)
+        held[0], loss = step(held[0])
         return float(np.ravel(loss)[-1])
 
-    note = f"{size} of {work.batch} samples at a time{how}"
+    note = f"{chosen.micro_batch} of {work.batch} samples at a time{how}"
     return contest.Contest(advance, neuron="LIF, two states", form=work.form, input=name, note=note)
 
 

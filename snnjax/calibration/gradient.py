@@ -65,7 +65,7 @@ class GradientTarget:
     gain: Any = 1.0
     adjust: Adjust = "steepness"
     logit_spread: Any = 0.3
-    logits: losses.Logits = losses.max_over_time
+    logits: losses.ReadoutFn = losses.max_over_time
     samples: int = 32
 
     def __post_init__(self) -> None:
@@ -186,7 +186,7 @@ def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[j
     return inputs, trains
 
 
-def _cotangent(readout: jax.Array, logits: losses.Logits, labels: Any, key: jax.Array) -> jax.Array:
+def _cotangent(readout: jax.Array, logits: losses.ReadoutFn, labels: Any, key: jax.Array) -> jax.Array:
     """The gradient of the mean cross-entropy with respect to the readout, or a random one."""
     scores, pull = jax.vjp(logits, readout)
     if labels is None:

@@ -1,6 +1,7 @@
 """Data sets: the container of events, readers of files, and batches on the device."""
 
 from snnjax.datasets.augment import Augmented
+from snnjax.datasets.batches import Batches
 from snnjax.datasets.crop import crop, drop_events, random_crop
 from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets.dvs_gesture import DVSGesture, load_dvs_gesture
@@ -12,11 +13,13 @@ from snnjax.datasets.randman import randman
 from snnjax.datasets.shd import load_shd, read_shd
 from snnjax.datasets.shd_tfds import download_shd, load_shd_tfds, prepare_shd, shd_builder
 from snnjax.datasets.sparse_events import SparseEvents
+from snnjax.datasets.splits import Splits
 from snnjax.datasets.stream import Recordings, Stream
 
 __all__ = [
     "Augmented",
     "BatchSource",
+    "Batches",
     "DVSGesture",
     "DeviceArrays",
     "DeviceEvents",
@@ -25,6 +28,7 @@ __all__ = [
     "ImageDataset",
     "Recordings",
     "SparseEvents",
+    "Splits",
     "Stream",
     "crop",
     "digits",

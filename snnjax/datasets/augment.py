@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,8 @@ class Augmented:
     unit_jitter: Any = 0.0
     unit_shift: int = static(default=0)
     insert: float = static(default=0.0)
+
+    separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, DeviceEvents | SparseEvents):

@@ -7,7 +7,7 @@ device is 4 bytes per spike instead of steps * units bytes per sample.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,9 @@ class BatchSource(Protocol):
 
     A source must be a JAX pytree (for example a `jax.tree_util.register_dataclass`), so that it can
     be an argument of a jitted function. It may have an attribute `dt`, the time step of its batches
-    (s) or None. Training then refuses a network with another time step.
+    (s) or None. Training then refuses a network with another time step. It may have an attribute
+    `separable`. True means that a sample does not depend on the other samples of its batch, so that
+    training may compute parts of a batch one after another.
     """
 
     def __len__(self) -> int: ...
@@ -82,6 +84,8 @@ class DeviceEvents:
     n_units: int = static()
     longest: int = static()
     dt: float | None = static(default=None)
+
+    separable: ClassVar[bool] = True
 
     @classmethod
     def put(cls, data: EventDataset, *, dt: float, steps: int | None = None) -> DeviceEvents:
@@ -203,6 +207,8 @@ class DeviceArrays:
     x: jax.Array
     labels: jax.Array
     dt: float | None = static(default=None)
+
+    separable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.dt is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,8 @@ class DeviceImages:
     steps: int = static()
     flip: bool = static(default=False)
     shift: int = static(default=0)
+
+    separable: ClassVar[bool] = True
 
     @classmethod
     def put(cls, data: ImageDataset, *, steps: int, like: DeviceImages | None = None, flip: bool = False, shift: int = 0) -> DeviceImages:

@@ -7,6 +7,8 @@ units) bytes per sample). No raster is ever made.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,8 @@ class SparseEvents:
     steps_by_unit: jax.Array
     first_of_step: jax.Array
     first_of_unit: jax.Array
+
+    separable: ClassVar[bool] = True
 
     @classmethod
     def of(cls, source: DeviceEvents, *, steps_by_unit: np.ndarray | None = None) -> SparseEvents:

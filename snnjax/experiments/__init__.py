@@ -1,7 +1,7 @@
 """Experiments: configurations of training runs, and functions that run them."""
 
 from snnjax.experiments._run import Prepared, Run, prepare, run
-from snnjax.experiments.build import build_network, build_optimizer, build_regularizers
+from snnjax.experiments.build import build_network, build_objective, build_optimizer
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
@@ -23,8 +23,8 @@ __all__ = [
     "SHDConfig",
     "TrainConfig",
     "build_network",
+    "build_objective",
     "build_optimizer",
-    "build_regularizers",
     "load_config",
     "load_run",
     "prepare",

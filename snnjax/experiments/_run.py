@@ -11,25 +11,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 import snnjax
 from snnjax import _time
 from snnjax._files import as_dict
-from snnjax.datasets import Augmented, DeviceEvents, DeviceImages, EventDataset, ImageDataset, SparseEvents, Stream
-from snnjax.experiments.build import FROM_DATA, LOGITS, build_network, build_optimizer, build_regularizers, updates_of
-from snnjax.losses import mean_square
+from snnjax.datasets import (
+    Augmented,
+    DeviceEvents,
+    DeviceImages,
+    EventDataset,
+    ImageDataset,
+    SparseEvents,
+    Splits,
+    Stream,
+)
+from snnjax.experiments.build import (
+    FROM_DATA,
+    LOSSES,
+    build_network,
+    build_objective,
+    build_optimizer,
+    updates_of,
+)
 from snnjax.nn import Sensory, Sequential
-from snnjax.regularizers import ActivityBound
-from snnjax.training.fit import FitResult, Row, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training.callbacks import Callback, Row
+from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training.objective import Objective
 from snnjax.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Sets = tuple[Any, Any, Any]
-"""Training, validation and test set: three `EventDataset` (the first may be a `Stream`), or three
-`ImageDataset`."""
 
 
 class Run(NamedTuple):
@@ -49,19 +62,23 @@ class Run(NamedTuple):
 def run(
     config: Any,
     *,
-    datasets: Sets | None = None,
+    datasets: Splits | None = None,
     folder: RunFolder | None = None,
-    on_epoch: Sequence[Callable[[Row], None]] = (),
+    callbacks: Sequence[Callback | Callable[[Row], Any]] = (),
 ) -> Run:
     """Train a network as configured.
 
     Args:
         config: The configuration, such as a `RandmanConfig`.
-        datasets: Training, validation and test set. None: load them with `config.datasets()`. Pass
-            them to load the data only once for many seeds.
+        datasets: Training, validation and test set: three `EventDataset`s or `ImageDataset`s, the
+            first may be a `Stream`. None: load them with `config.datasets()`. Pass them to load the
+            data only once for many seeds.
         folder: Folder for config.json, metrics.csv, results.json, parameters and figures. None:
             write nothing.
-        on_epoch: Functions that are called with the row of each epoch.
+        callbacks: As in `snnjax.training.fit`. There is no progress bar unless it is one of them.
+
+    Returns:
+        The trained network, the result of training, and a summary.
 
     Raises:
         ValueError: The data or a setting cannot be used.
@@ -69,17 +86,25 @@ def run(
         TrainingInterrupted: As in `fit`. The available results are written to the folder first.
     """
     prepared = prepare(config, datasets)
-    config, network, train, valid, test, _ = prepared
+    config, network, splits, _ = prepared
     if folder is not None:
         folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
     begin = time.perf_counter()
     try:
         result = fit(
-            network, train_source(config, train), valid=valid, test=test, optimizer=build_optimizer(config, steps=updates_of(config, len(train))),
-            epochs=config.epochs, priming_epochs=config.priming_epochs, batch_size=config.batch_size, key=jax.random.key(config.seed),
-            dt=config.dt, logits=LOGITS[config.loss], loss=mean_square if config.loss == "mean_square" else None,
-            regularizers=prepared.regularizers(), events=config.events, on_epoch=[*([folder.append] if folder else []), *on_epoch],
-        )  # fmt: skip
+            network,
+            splits._replace(train=train_source(config, splits.train)),
+            prepared.objective(),
+            prepared.optimizer(),
+            epochs=config.epochs,
+            priming_epochs=config.priming_epochs,
+            batch_size=config.batch_size,
+            key=jax.random.key(config.seed),
+            dt=config.dt,
+            events=config.events,
+            callbacks=[*([folder.append] if folder else []), *callbacks],
+            progress=False,
+        )
     except (TrainingDivergedError, TrainingInterrupted) as error:
         if folder is not None:
             folder.write_params("final", error.result.final)
@@ -88,7 +113,7 @@ def run(
         raise
     summary = summarize(result, seconds=time.perf_counter() - begin)
     if folder is not None:
-        write_outputs(folder, config, network, result, summary, test)
+        write_outputs(folder, config, network, result, summary, splits.test)
     return Run(network, result, summary)
 
 
@@ -98,44 +123,41 @@ class Prepared(NamedTuple):
     Attributes:
         config: The configuration, completed with measured values.
         network: The initialized network.
-        train: Training data on the device.
-        valid: Validation data on the device.
-        test: Test data on the device.
+        splits: Data on the device.
         sample: Data for an initialization from data and for the probe: the training data, or the
             first shard of a stream.
     """
 
     config: Any
     network: Sequential
-    train: Any
-    valid: Any
-    test: Any
+    splits: Splits
     sample: Any
 
-    def regularizers(self) -> list[ActivityBound]:
-        """Return the bounds of the configuration for trials of this length."""
-        return build_regularizers(self.config, duration=self.train.steps * self.config.dt)
+    def objective(self) -> Objective:
+        """Return the loss and the bounds of the configuration for trials of this length."""
+        duration = self.splits.train.steps * self.config.dt
+        return build_objective(self.config, duration=duration)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Return the optimizer of the configuration, its schedule over the whole run."""
+        return build_optimizer(self.config, steps=updates_of(self.config, len(self.splits.train)))
 
 
 class Data(NamedTuple):
     """Data of a task on the device.
 
     Attributes:
-        train: Training data.
-        valid: Validation data.
-        test: Test data.
-        sample: The training data, or a part of them.
-        needs: Arguments of `build_network` that depend on the data.
+        splits: Training, validation and test data.
+        sample: The training data, or a part of them if they are a stream.
+        needs: What a network for them needs, as `build_network` takes it.
     """
 
-    train: Any
-    valid: Any
-    test: Any
+    splits: Splits
     sample: Any
     needs: dict[str, Any]
 
 
-def load(config: Any, datasets: Sets | None = None) -> tuple[Any, Data]:
+def load(config: Any, datasets: Splits | None = None) -> tuple[Any, Data]:
     """Load the data and complete the configuration.
 
     Args:
@@ -177,7 +199,7 @@ def _put_stream(config: Any, train: Stream, valid: EventDataset, test: EventData
 def _events_data(config: Any, train: Any, sample: DeviceEvents, sizes: Any, valid: EventDataset, test: EventDataset) -> Data:
     held = [DeviceEvents.put(data, dt=config.dt) for data in (valid, test)]
     needs = {"n_inputs": sizes.n_units, "n_classes": sizes.n_classes, "duration": valid.duration, "image": getattr(config, "sensor", None)}
-    return Data(train, held[0], held[1], sample, needs)
+    return Data(Splits(train, *held), sample, needs)
 
 
 def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
@@ -195,7 +217,7 @@ def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: Ima
         network = build_network(dataclasses.replace(config, init="data_driven"), nu=1.0, **needs)
         x, _ = shown.batch(spread(shown, config.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / config.dt)
-    return nu, Data(shown, held[0], held[1], shown, needs)
+    return nu, Data(Splits(shown, *held), shown, needs)
 
 
 def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
@@ -206,7 +228,7 @@ def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
     return x
 
 
-def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
+def prepare(config: Any, datasets: Splits | None = None) -> Prepared:
     """Load the data, build the network and draw its weights.
 
     Args:
@@ -224,7 +246,7 @@ def prepare(config: Any, datasets: Sets | None = None) -> Prepared:
         if bool(failed.any()):
             target = f"lsuv_rate = {config.lsuv_rate}" if config.init == "lsuv" else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
             raise ValueError(f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target")
-    return Prepared(config, network, *data[:4])
+    return Prepared(config, network, data.splits, data.sample)
 
 
 def train_source(config: Any, train: Any) -> Any:
@@ -285,7 +307,8 @@ def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = N
         )
         failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
     if config.gradient != "none":
-        target = GradientTarget(adjust=config.gradient, logit_spread=config.logit_spread, logits=LOGITS[config.loss])
+        readout_fn = LOSSES[config.loss].readout_fn
+        target = GradientTarget(adjust=config.gradient, logit_spread=config.logit_spread, logits=readout_fn)
         network, _ = calibrate_gradient(network, x, labels, target=target, key=key)
     return network, failed
 
@@ -358,6 +381,6 @@ def activity_figure(config: Any, network: Sequential, source: Any, *, samples: i
         np.asarray(readout),
         labels,
         dt=config.dt,
-        predicted=LOGITS[config.loss](readout).argmax(axis=-1),
+        predicted=LOSSES[config.loss].readout_fn(readout).argmax(axis=-1),
         n_exc=[getattr(layer, "n_exc", None) for layer in network.layers if layer.spiking],
     )

@@ -15,12 +15,13 @@ from snnjax.experiments.config import TrainConfig
 from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
 from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
+from snnjax.training.objective import Objective
 
-LOGITS: dict[str, losses.Logits] = {
-    "max_over_time": losses.max_over_time,
-    "sum_over_time": losses.sum_over_time,
-    "last_step": losses.last_step,
-    "mean_square": losses.sum_over_time,
+LOSSES: dict[str, losses.CrossEntropy | losses.MeanSquare] = {
+    "max_over_time": losses.CrossEntropy(losses.max_over_time),
+    "sum_over_time": losses.CrossEntropy(losses.sum_over_time),
+    "last_step": losses.CrossEntropy(losses.last_step),
+    "mean_square": losses.MeanSquare(losses.sum_over_time),
 }
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "muon": optimizers.muon,
@@ -173,8 +174,8 @@ def updates_of(config: TrainConfig, samples: int) -> int:
     return (config.priming_epochs + config.epochs) * (samples // min(config.batch_size, samples))
 
 
-def build_regularizers(config: TrainConfig, *, duration: float) -> list[ActivityBound]:
-    """Return the upper and lower bounds whose strength is not 0.
+def build_objective(config: TrainConfig, *, duration: float) -> Objective:
+    """Return the loss, and the upper and lower bounds whose strength is not 0.
 
     Args:
         config: The configuration.
@@ -183,9 +184,9 @@ def build_regularizers(config: TrainConfig, *, duration: float) -> list[Activity
     # a traced strength is unknown
     used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
     share = config.bound_share or None
-    bounds = []
+    bounds: list[ActivityBound] = []
     if used(config.upper_strength):
         bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration, pool=config.upper_pool, share=share))
     if used(config.lower_strength):
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold, share=share))
-    return bounds
+    return Objective(LOSSES[config.loss], bounds)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 
 from snnjax import _check
-from snnjax.datasets import DVSGesture, EventDataset, Stream
+from snnjax.datasets import DVSGesture, Splits, Stream
 from snnjax.datasets.stream import Crop
 from snnjax.experiments.config import Model, TrainConfig
 from snnjax.regularizers import Pool
@@ -90,7 +90,7 @@ class DVSGestureConfig(TrainConfig):
         side = 128 // self.downsample
         return side, side, 2
 
-    def datasets(self) -> tuple[Stream | EventDataset, EventDataset, EventDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         whole, test = (DVSGesture(self.data, split, downsample=self.downsample) for split in ("train", "test"))
         held = np.isin(whole.users, self.valid_users)
@@ -98,7 +98,8 @@ class DVSGestureConfig(TrainConfig):
             raise ValueError(f"valid_users must leave some and hold out some of the users {np.unique(whole.users)}, got {self.valid_users}")
         train, valid = whole.subset(~held), whole.subset(held)
         fixed: dict[str, Any] = {"duration": self.duration}
-        return self._stream(train) if self.stream else train.load(**fixed), valid.load(**fixed), test.load(**fixed)
+        shown = self._stream(train) if self.stream else train.load(**fixed)
+        return Splits(shown, valid.load(**fixed), test.load(**fixed))
 
     def _stream(self, train: DVSGesture) -> Stream:
         try:

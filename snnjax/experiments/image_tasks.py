@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from snnjax import _check
-from snnjax.datasets import ImageDataset, digits, load_cifar10
+from snnjax.datasets import Splits, digits, load_cifar10
 from snnjax.experiments.config import Model, TrainConfig
 
 
@@ -67,11 +67,11 @@ class DigitsConfig(ImageConfig):
         super().__post_init__()
         _check.number("test_fraction", self.test_fraction, above=0, below=1)
 
-    def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         data, test = digits().downsample(self.downsample).split((1 - self.test_fraction, self.test_fraction), seed=self.data_seed)
         train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
-        return train, valid, test
+        return Splits(train, valid, test)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,11 @@ class CIFAR10Config(ImageConfig):
         if not isinstance(self.download, bool):
             raise TypeError(f"download must be True or False, got {self.download!r}")
 
-    def datasets(self) -> tuple[ImageDataset, ImageDataset, ImageDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         data = load_cifar10("train", data_dir=self.data, download=self.download).downsample(self.downsample)
         if self.fraction < 1:
             (data,) = data.split((self.fraction,), seed=self.data_seed)
         train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
-        return train, valid, load_cifar10("test", data_dir=self.data).downsample(self.downsample)
+        test = load_cifar10("test", data_dir=self.data).downsample(self.downsample)
+        return Splits(train, valid, test)

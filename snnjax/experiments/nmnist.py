@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from snnjax import _check
-from snnjax.datasets import EventDataset, load_nmnist
+from snnjax.datasets import Splits, load_nmnist
 from snnjax.datasets.nmnist import sensor_shape
 from snnjax.experiments.config import Model, TrainConfig
 from snnjax.regularizers import Pool
@@ -74,10 +74,10 @@ class NMNISTConfig(TrainConfig):
         """Height, width and number of polarities of the network's input."""
         return sensor_shape(self.downsample)
 
-    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         options: dict[str, Any] = {"downsample": self.downsample, "duration": self.duration}
         data, test = (load_nmnist(self.data, split, **options) for split in ("train", "test"))
         shares = (1 - self.valid_fraction, self.valid_fraction)
         train, valid = data.split(shares, seed=self.data_seed)
-        return train, valid, test
+        return Splits(train, valid, test)

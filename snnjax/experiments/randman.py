@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from snnjax import _check
-from snnjax.datasets import EventDataset, randman
+from snnjax.datasets import Splits, randman
 from snnjax.experiments.config import TrainConfig
 
 
@@ -39,11 +39,10 @@ class RandmanConfig(TrainConfig):
         _check.number("smoothness", self.smoothness, above=0)
         _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")
 
-    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         data = randman(
             n_classes=self.classes, n_units=self.inputs, n_samples=self.samples, dim=self.dim, alpha=self.smoothness,
             duration=self.duration, active_duration=self.duration / 2, seed=self.data_seed,
         )  # fmt: skip
-        train, valid, test = data.split((0.8, 0.1, 0.1), seed=self.data_seed)
-        return train, valid, test
+        return Splits(*data.split((0.8, 0.1, 0.1), seed=self.data_seed))

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from snnjax import _check
-from snnjax.datasets import EventDataset, download_shd, load_shd
+from snnjax.datasets import Splits, download_shd, load_shd
 from snnjax.experiments.config import TrainConfig
 
 
@@ -39,7 +39,7 @@ class SHDConfig(TrainConfig):
         if not isinstance(self.download, bool):
             raise TypeError(f"download must be True or False, got {self.download!r}")
 
-    def datasets(self) -> tuple[EventDataset, EventDataset, EventDataset]:
+    def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         if self.download and not all((self.data / f"shd_{split}.h5").exists() for split in ("train", "test")):
             download_shd(self.data)
@@ -48,4 +48,4 @@ class SHDConfig(TrainConfig):
             train, valid = data.split_groups(self.valid_speakers)
         else:
             train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
-        return train, valid, test
+        return Splits(train, valid, test)

@@ -20,9 +20,9 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.datasets import EventDataset
+from snnjax.datasets import Splits
 from snnjax.experiments._run import Data, calibrate_on, load, needs_data, plain, spread, train_source
-from snnjax.experiments.build import LOGITS, build_network, build_optimizer, build_regularizers, updates_of
+from snnjax.experiments.build import build_network, build_objective, build_optimizer, updates_of
 from snnjax.experiments.sweep_folder import (
     SWEEPABLE,
     Member,
@@ -36,12 +36,11 @@ from snnjax.experiments.sweep_folder import (
     write_member,
     write_results,
 )
-from snnjax.losses import mean_square
 from snnjax.training.checkpoint import Checkpoints
-from snnjax.training.ensemble import Hyper, Order, Program, Snapshot, Sources, fit_ensemble
+from snnjax.training.ensemble import Hyper, Order, Program, Snapshot, fit_ensemble
 from snnjax.training.inputs import choose_form
+from snnjax.training.objective import Objective
 from snnjax.training.placement import Placement, resolve
-from snnjax.training.step import Objective
 
 PROBED = 64
 """Number of training samples of the probe."""
@@ -117,54 +116,45 @@ def parse_values(text: str) -> list[float]:
 
 
 def program_of(config: Any, data: Data) -> Program:
-    """Return the program of a member: its initialization, objective, optimizer and probe.
+    """Return the program of a member: its network, objective, optimizer, start and probe.
 
     Args:
         config: The configuration, from `load`, so that its `nu` is known.
         data: The data.
     """
-    trial = data.train.steps * config.dt
+    train = data.splits.train
 
     def of(hyper: Hyper) -> Any:
-        return dataclasses.replace(config, **{name: value for name, value in hyper.items() if name != "seed"})
+        varied = {name: value for name, value in hyper.items() if name != "seed"}
+        return dataclasses.replace(config, **varied)
 
-    def build(hyper: Hyper) -> Any:
+    def network(hyper: Hyper) -> Any:
+        # weights that are drawn here and not used cost nothing, because XLA removes unused values
         return build_network(of(hyper), nu=config.nu, seed=hyper["seed"], **data.needs)
 
-    def init(hyper: Hyper, sources: Sources) -> Any:
-        network = build(hyper)
-        if needs_data(config):
-            # a target that cannot be reached leaves the drawn weights unchanged
-            network, _ = calibrate_on(network, plain(sources.train), of(hyper), seed=hyper["seed"])
-        return nnx.state(network, nnx.Param)
+    def start(hyper: Hyper, network: Any, splits: Splits) -> Any:
+        # a target that cannot be reached leaves the drawn weights unchanged
+        return calibrate_on(network, plain(splits.train), of(hyper), seed=hyper["seed"])[0]
 
-    def objective(hyper: Hyper, priming: bool) -> Objective:
-        # the weights drawn here are unused and cost nothing, because XLA removes unused values
-        out, _ = Objective.of(
-            build(hyper),
-            logits=LOGITS[config.loss],
-            regularizers=tuple(build_regularizers(of(hyper), duration=trial)),
-            loss=mean_square if config.loss == "mean_square" else None,
-        )
-        return out.priming() if priming else out
+    def objective(hyper: Hyper) -> Objective:
+        return build_objective(of(hyper), duration=train.steps * config.dt)
 
     def optimizer(hyper: Hyper) -> optax.GradientTransformation:
-        return build_optimizer(of(hyper), steps=updates_of(config, len(data.train)))
+        return build_optimizer(of(hyper), steps=updates_of(config, len(train)))
 
-    def look(hyper: Hyper, params: Any, sources: Sources) -> dict[str, jax.Array]:
+    def look(hyper: Hyper, network: Any, splits: Splits) -> dict[str, jax.Array]:
         from snnjax.diagnostics import probe
 
-        network, goal = build(hyper), objective(hyper, False)
-        nnx.update(network, params)
-        train = plain(sources.train)
-        x, labels = train.batch(spread(train, PROBED))
+        source = plain(splits.train)
+        x, labels = source.batch(spread(source, PROBED))
         # Only the loss, without bounds: the gradient of a bound in a silent or overactive layer
         # would hide that of the loss.
-        options: Any = {"logits": goal.logits, "loss": goal.loss, "optimizer": optimizer(hyper)}
-        layers = probe(network, x, labels, **options).layers
-        return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in enumerate(layers, start=1)}
+        loss = Objective(objective(hyper).loss)
+        layers = probe(network, x, labels, loss, optimizer=optimizer(hyper)).layers
+        numbered = list(enumerate(layers, start=1))
+        return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in numbered}
 
-    return Program(init, objective, optimizer, look)
+    return Program(network, objective, optimizer, start if needs_data(config) else None, look)
 
 
 def run_sweep(
@@ -173,7 +163,7 @@ def run_sweep(
     folder: Path,
     *,
     resume: bool = False,
-    datasets: tuple[EventDataset, EventDataset, EventDataset] | None = None,
+    datasets: Splits | None = None,
     wave: int = 16,
     placement: Placement = "auto",
     patience: int | None = None,
@@ -255,9 +245,8 @@ def _train(
     events = False if config.events is None and resolve(placement) == "vmap" else config.events
     # an abstract network is sufficient to choose the form of the input
     network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))
-    sources = Sources(
-        *(choose_form(network, source, events=events) for source in (train_source(config, data.train), data.valid, data.test))
-    )
+    splits = data.splits._replace(train=train_source(config, data.splits.train))
+    splits = Splits(*(choose_form(network, source, events=events) for source in splits))
     while waiting := next_wave(folder, members, wave):
         finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
         checkpoints = Checkpoints(folder / "wave" / "checkpoints")
@@ -272,7 +261,7 @@ def _train(
                 callback(snapshot, finished, size)
 
         result = fit_ensemble(
-            program, {name: np.array([m[name] for m in waiting]) for name in waiting[0]}, sources, epochs=config.epochs,
+            program, {name: np.array([m[name] for m in waiting]) for name in waiting[0]}, splits, epochs=config.epochs,
             priming_epochs=config.priming_epochs, batch_size=config.batch_size, dt=config.dt, patience=patience, order=order, placement=placement,
             resume=checkpoints.restore, on_epoch=[save, announce],
         )  # fmt: skip

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from snnjax.datasets import EventDataset, ImageDataset
+from snnjax.datasets import EventDataset, ImageDataset, Splits
 from snnjax.experiments import CIFAR10Config, DVSGestureConfig, RandmanConfig, SHDConfig
 
-Sets = tuple[Any, Any, Any]
 VARIABLE = "SNNJAX_DATA"
 
 
@@ -68,7 +67,7 @@ def dvs_folder(data: Path | None) -> Path:
     return _find(data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is")
 
 
-def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Sets:
+def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Splits:
     """Return generated training, validation and test sets with the shape of the task's data.
 
     Each class has its own inputs with higher activity.
@@ -88,9 +87,10 @@ def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classe
     if isinstance(config, RandmanConfig):
         return config.datasets()
     if isinstance(config, CIFAR10Config):
-        return tuple(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes)  # type: ignore[return-value]
+        return Splits(*(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes))
     units, own, rate = (int(np.prod(config.sensor)), 11, 9.2) if isinstance(config, DVSGestureConfig) else (700, 20, 8.0)
-    return tuple(_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)  # type: ignore[return-value]
+    made = (_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)
+    return Splits(*made)
 
 
 def _events(rng: np.random.Generator, n: int, units: int, classes: int, duration: float, rate: float) -> EventDataset:
@@ -117,18 +117,18 @@ def _images(rng: np.random.Generator, n: int, side: int, classes: int) -> ImageD
 LAPTOP_SPEAKERS = (3, 5)
 
 
-def _own(config: Any) -> Sets:
+def _own(config: Any) -> Splits:
     return config.datasets()
 
 
-def _two_speakers(config: SHDConfig) -> Sets:
+def _two_speakers(config: SHDConfig) -> Splits:
     """Return the recordings of two speakers in each set, so that no test speaker is new."""
-    return tuple(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets())  # type: ignore[return-value]
+    return Splits(*(part.split_groups(LAPTOP_SPEAKERS)[1] for part in config.datasets()))
 
 
-def _smoke(config: Any) -> Sets:
+def _smoke(config: Any) -> Splits:
     return generated(config, classes=3)
 
 
-SOURCES: dict[str, Callable[[Any], Sets]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
+SOURCES: dict[str, Callable[[Any], Splits]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
 """Functions from a configuration to its three sets, by the name that a unit of work has for them."""

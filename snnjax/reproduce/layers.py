@@ -63,7 +63,7 @@ def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str
         A list over layers for each of `NUMBERS`.
     """
     prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
-    x, labels = prepared.train.batch(np.arange(len(prepared.train)))  # type: ignore[arg-type]
+    x, labels = prepared.splits.train.batch(np.arange(len(prepared.splits.train)))  # type: ignore[arg-type]
     layers = probe(prepared.network, x, labels).layers
     return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 

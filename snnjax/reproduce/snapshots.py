@@ -38,4 +38,4 @@ def snapshot(arm: Arm, member: Mapping[str, Any], root: Path, *, samples: int = 
     with np.load(member_file(arm.folder(root), member), allow_pickle=False) as archive:
         arrays = {name.removeprefix("final."): archive[name] for name in archive.files if name.startswith("final.")}
     nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), arrays))
-    return activity_figure(config, network, data.test, samples=samples)
+    return activity_figure(config, network, data.splits.test, samples=samples)

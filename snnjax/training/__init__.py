@@ -1,27 +1,41 @@
-"""Training: steps and epochs as pure functions, `fit`, and the run folder."""
+"""Training: an objective, a trainer of steps and epochs, `fit`, ensembles, and the run folder."""
 
-from snnjax.training.ensemble import EnsembleResult, Program, Snapshot, Sources, fit_ensemble
+from snnjax.training.callbacks import (
+    Callback,
+    EarlyStopping,
+    FitState,
+    Plan,
+    TensorBoard,
+    WeightsAndBiases,
+)
+from snnjax.training.checkpoint import Checkpoints
+from snnjax.training.ensemble import EnsembleResult, Program, Snapshot, fit_ensemble
 from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training.memory import StepMemory, step_memory
-from snnjax.training.step import Metrics, Objective, TrainState, evaluate, init_state, train_epoch, train_step
+from snnjax.training.objective import Metrics, Objective
+from snnjax.training.step import TrainState
+from snnjax.training.trainer import Trainer
 
 __all__ = [
+    "Callback",
+    "Checkpoints",
+    "EarlyStopping",
     "EnsembleResult",
     "FitResult",
+    "FitState",
     "Metrics",
     "Objective",
+    "Plan",
     "Program",
     "Snapshot",
-    "Sources",
     "StepMemory",
+    "TensorBoard",
     "TrainState",
+    "Trainer",
     "TrainingDivergedError",
     "TrainingInterrupted",
-    "evaluate",
+    "WeightsAndBiases",
     "fit",
     "fit_ensemble",
-    "init_state",
     "step_memory",
-    "train_epoch",
-    "train_step",
 ]

@@ -1,39 +1,86 @@
-"""Checkpoints of an ensemble in training, written by orbax."""
+"""Checkpoints of training, of one network or of an ensemble, written by orbax."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from snnjax import _check
+from snnjax.training.callbacks import Callback, FitState, Plan, Row
 from snnjax.training.ensemble import Snapshot
 
 
-class Checkpoints:
-    """The last two snapshots of an ensemble in `folder`. A half-written one, of a process that was killed, is never read, and one that is damaged, which a
-    digest of its numbers tells, is passed over for the one before: training from there ends at the same numbers.
+class Checkpoints(Callback):
+    """The last two checkpoints in a folder.
+
+    It is a callback of `fit` for one network, whose `resume` takes the same folder. For ensembles
+    `save` and `restore` go to `fit_ensemble`.
+
+    A checkpoint that was only partly written, because the process was killed, is never read. A
+    damaged one is detected by a digest of its numbers; then the one before is read. Training from
+    there ends at the same numbers.
+
+    Args:
+        folder: Where the checkpoints are. It is made if it does not exist.
+        every: Number of epochs between two checkpoints of `fit`. The last epoch always has one.
+
+    Raises:
+        ValueError: `every` is below 1.
 
     >>> import tempfile
-    >>> from snnjax.training.ensemble import MemberState
     >>> snapshot = Snapshot(3, {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))}, {"sigma_u_1": np.ones(2)})
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Checkpoints(Path(folder)).save(snapshot)
-    ...     back = Checkpoints(Path(folder)).restore(snapshot.state)
+    ...     Checkpoints(folder).save(snapshot)
+    ...     back = Checkpoints(folder).restore(snapshot.state)
     >>> back.epoch, back.state["w"].tolist()
     (3, [0.0, 1.0])
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, every: int = 1) -> None:
+        self.every, self._last = _check.integer("every", every, at_least=1), 0
         import orbax.checkpoint as ocp  # slow to import
 
         self._args = ocp.args
         # orbax wants an absolute path; saving waits until the snapshot is on disk, so that what comes after may rely on it
         last_two = ocp.checkpoint_managers.LatestN(2)
         options = ocp.CheckpointManagerOptions(preservation_policy=last_two, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def start(self, plan: Plan) -> None:
+        self._last = plan.last
+
+    def epoch_end(self, row: Row, state: FitState) -> None:
+        epoch = int(row["epoch"])
+        if epoch % self.every == 0 or epoch == self._last:
+            history = {name: np.array([r[name] for r in state.history]) for name in row}
+            self.save(Snapshot(epoch, _state_of(state), history, dict(state.seed)))
+
+    def restore_fit(self, like: FitState) -> FitState | None:
+        """The last checkpoint of `fit` that is whole; None where there is none.
+
+        Args:
+            like: The state of the same run before training.
+
+        Raises:
+            ValueError: It is of another run: parameters of other shapes, another key or batch size.
+        """
+        saved = self.restore(_state_of(like))
+        if saved is None:
+            return None
+        for name, value in like.seed.items():
+            if not np.array_equal(value, saved.initial[name]):
+                found = f"{saved.initial[name].tolist()}, got {value.tolist()}"
+                raise ValueError(f"{name} must be that of the checkpoint, {found}")
+        names, columns = list(saved.history), list(saved.history.values())
+        rows = [dict(zip(names, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
+        history = [row | {"epoch": int(row["epoch"])} for row in rows]
+        train, best, best_epoch, best_quality = saved.state
+        return FitState(train, best, int(best_epoch), float(best_quality), history, like.seed)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all but the last two."""
@@ -76,6 +123,12 @@ class Checkpoints:
             group, _, name = name.partition(".")
             groups[group][name] = np.asarray(value)
         return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
+
+
+def _state_of(state: FitState) -> tuple[Any, ...]:
+    """What of a state is saved as arrays."""
+    scalars = np.asarray(state.best_epoch), np.asarray(state.best_quality, np.float64)
+    return jax.device_get(state.train), state.best, *scalars
 
 
 def _digest(content: dict[str, dict[str, np.ndarray]]) -> np.ndarray:

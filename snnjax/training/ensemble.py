@@ -1,12 +1,15 @@
-r"""Train many networks at once: any product of seeds and hyper-parameters that leave the shapes alone, as a leading axis.
+r"""Train many networks at once: any product of seeds and hyper-parameters that keep the shapes.
 
-A member is a dict of scalars, its hyper-parameters; an ensemble is the same dict of arrays (members,). What they mean is the `Program`'s business:
-pure functions that draw a member's parameters and give its objective and its optimizer. Everything else is here, once for all programs: epochs,
-validation, the best parameters so far, priming, early stopping, and the freezing of members whose numbers are no longer finite, while the rest go on.
+A member is a dict of scalars, its hyper-parameters. An ensemble is the same dict of arrays
+(members,). A `Program` says what they mean: pure functions that build a member's network, objective
+and optimizer. The rest is here, for all programs: epochs, validation, the best parameters so far,
+priming, early stopping, and the freezing of members whose numbers are no longer finite, while the
+others continue.
 
-A member's run depends on nothing but its own hyper-parameters: the order of its samples comes from its `seed` and the epoch's number (from the
-epoch's number alone where members share an order), so the same member gives the same numbers, to rounding, alone, in any ensemble and on any devices;
-and a run continued from the state after epoch k is the run that never stopped.
+A member's run depends on its own hyper-parameters alone: the order of its samples comes from its
+`seed` and the epoch's number (from the epoch's number alone if members share an order). So the same
+member gives the same numbers, to rounding, alone, in any ensemble and on any devices. A run that is
+continued from the state after epoch k equals the run that never stopped.
 """
 
 from __future__ import annotations
@@ -19,40 +22,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from snnjax import _check
-from snnjax.datasets import BatchSource, Stream
+from snnjax.datasets import Splits
 from snnjax.training import placement as _placement
 from snnjax.training._programs import program as compiled
+from snnjax.training.objective import Metrics, Objective
 from snnjax.training.placement import Placement
-from snnjax.training.step import Metrics, Objective, TrainState, check_micro_batch, evaluate, init_state, micro_batch_size, train_epoch
+from snnjax.training.step import TrainState, check_micro_batch
+from snnjax.training.trainer import Trainer
 
 Hyper = Mapping[str, Any]
 Order = Literal["member", "shared"]
 
 
-class Sources(NamedTuple):
-    """Data on the device: what is trained on, validated on and tested on."""
-
-    train: BatchSource
-    valid: BatchSource
-    test: BatchSource
-
-
 class Program(NamedTuple):
-    """What one member does. All three are traced, so they may not look at the values of `hyper` (a dict of scalars with at least an integer `seed`).
+    """What one member does.
+
+    The functions are traced, so they may not look at the values of `hyper`, a dict of scalars with
+    at least an integer `seed`.
 
     Attributes:
-      init: `(hyper, sources) -> parameters`, any pytree; an initialization from data may look at `sources.train`.
-      objective: `(hyper, priming) -> Objective`. `priming` is a Python bool: whether this is the phase before supervised training.
-      optimizer: `hyper -> optax.GradientTransformation`.
-      look: `(hyper, parameters, sources) -> dict of scalars`, what else is to be known of a member before it is trained; None: nothing.
+        network: `hyper -> nnx.Module`.
+        objective: `hyper -> Objective`.
+        optimizer: `hyper -> optax.GradientTransformation`.
+        start: `(hyper, network, splits) -> network`, an initialization from data; None: the network
+            starts as it is built.
+        look: `(hyper, network, splits) -> dict of scalars`, what else is to be known of a member
+            before it is trained; None: nothing.
     """
 
-    init: Callable[[Hyper, Sources], Any]
-    objective: Callable[[Hyper, bool], Objective]
+    network: Callable[[Hyper], nnx.Module]
+    objective: Callable[[Hyper], Objective]
     optimizer: Callable[[Hyper], optax.GradientTransformation]
-    look: Callable[[Hyper, Any, Sources], dict[str, jax.Array]] | None = None
+    start: Callable[[Hyper, Any, Splits], Any] | None = None
+    look: Callable[[Hyper, Any, Splits], dict[str, jax.Array]] | None = None
 
 
 class MemberState(NamedTuple):
@@ -77,13 +82,19 @@ class MemberState(NamedTuple):
 
 
 class EnsembleResult(NamedTuple):
-    """What training leaves; numpy arrays, members first. Metrics are those of `fit`: accuracies where targets are classes.
+    """What training leaves; numpy arrays, members first. Metrics are those of `fit`.
 
-    `history` maps each metric to (members, epochs + 1), those of priming included: column 0 is the untrained network, NaN where a member had stopped; it
-    ends with the last epoch that any member trained. Names as in `fit`.
-    `final` and `best` are pytrees of parameters. `test` maps "final" and "best" to metrics (members,). `finite` is False for members whose loss or
-    gradient was no longer finite: their parameters are the last good ones. `epochs` is how many each trained. `initial`: what the program's `look` saw
-    before training, (members,) each.
+    Attributes:
+        history: Each metric by its name in `fit`, (members, epochs + 1), those of priming included.
+            Column 0 is the untrained network. NaN where a member had stopped. It ends with the last
+            epoch that any member trained.
+        final: Parameters after the last epoch, or the last good ones; a pytree.
+        best: Parameters after the best epoch, a pytree.
+        best_epoch: The best epoch of each member, (members,).
+        epochs: Epochs that each member trained, (members,).
+        finite: False for members whose loss or gradient was no longer finite, (members,).
+        test: Test metrics (members,) of "final" and of "best" parameters.
+        initial: What the program's `look` saw before training, (members,) each.
     """
 
     history: dict[str, np.ndarray]
@@ -97,10 +108,17 @@ class EnsembleResult(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Where an ensemble is between two epochs: epochs done, the state of all members, the history so far, and what was seen before. Numpy arrays."""
+    """Where an ensemble is between two epochs; numpy arrays.
+
+    Attributes:
+        epoch: Epochs done.
+        state: The state of all members.
+        history: The history so far.
+        initial: What the program's `look` saw before training.
+    """
 
     epoch: int
-    state: MemberState
+    state: Any
     history: dict[str, np.ndarray]
     initial: dict[str, np.ndarray]
 
@@ -108,7 +126,7 @@ class Snapshot(NamedTuple):
 def fit_ensemble(
     program: Program,
     members: Mapping[str, Any],
-    sources: Sources,
+    splits: Splits,
     *,
     epochs: int,
     batch_size: int,
@@ -124,36 +142,41 @@ def fit_ensemble(
     """Initialize, train and evaluate every member.
 
     Args:
-      program: see `Program`.   members: hyper-parameters, each an array (members,); `seed` is needed and an integer.
-      sources: data on the device.   epochs: of supervised training, after `priming_epochs`; both counted in `history`.
-      batch_size: at most the training set.   dt: time step, s, for rates in Hz.
-      patience: stop a member after so many supervised epochs without a better validation accuracy
-          (validation loss, where targets are no classes);
-        None: never.
-      order: of the training samples: each `"member"` its own, from its seed, or one `"shared"` by all, so that members see the same batches.
-      micro_batch: as in `train_epoch`.   placement: see `snnjax.training.placement`.
-      resume: given the state of an untrained ensemble (its structure, shapes and types), returns where to go on, or None.
-      on_epoch: called after each epoch, and before the first, with a `Snapshot`; for checkpoints and progress.
+        program: What a member does.
+        members: Hyper-parameters, each an array (members,). `seed` is needed and an integer.
+        splits: Training, validation and test data on the device.
+        epochs: Epochs of supervised training, after `priming_epochs`; both count in `history`.
+        batch_size: At most the training set.
+        dt: Time step, s, for rates in Hz.
+        priming_epochs: As in `fit`.
+        patience: Stop a member after so many supervised epochs without a better validation accuracy
+            (validation loss, where targets are no classes); None: never.
+        order: Order of the training samples: each `"member"` has its own, from its seed; or all
+            have one `"shared"` order, so that members see the same batches.
+        micro_batch: As in `fit`.
+        placement: See `snnjax.training.placement`.
+        resume: Gets the state of an untrained ensemble (its structure, shapes and types) and returns
+            where to continue, or None.
+        on_epoch: Called after each epoch, and before the first, with a `Snapshot`; for checkpoints
+            and progress.
 
     Returns:
-      `EnsembleResult`.
+        `EnsembleResult`.
 
     Raises:
-      ValueError, TypeError: an option or the shape of a hyper-parameter is wrong.
+        ValueError, TypeError: An option or the shape of a hyper-parameter is wrong.
 
-    >>> from flax import nnx
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-    >>> def build(hyper):
-    ...     rngs, init = nnx.Rngs(jax.random.key(hyper["seed"])), FluctuationDriven(nu=5.0, sigma_u=hyper["sigma_u"])
+    >>> def network(hyper):
+    ...     rngs = nnx.Rngs(jax.random.key(hyper["seed"]))
+    ...     init = FluctuationDriven(nu=5.0, sigma_u=hyper["sigma_u"])
     ...     return Sequential(SpikingDense(20, 16, init=init, rngs=rngs), Readout(16, 2, rngs=rngs))
-    >>> def objective(hyper, priming):
-    ...     graph, _, rest = nnx.split(build(hyper), nnx.Param, ...)
-    ...     return Objective(lambda params, x: nnx.merge(graph, params, rest)(x))
-    >>> program = Program(lambda hyper, sources: nnx.state(build(hyper), nnx.Param), objective, lambda hyper: optax.adam(1e-2))
+    >>> program = Program(network, lambda hyper: Objective(), lambda hyper: optax.adam(1e-2))
     >>> data = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
     >>> members = {"seed": np.array([0, 1, 0]), "sigma_u": np.array([0.5, 0.5, 1.0])}
-    >>> result = fit_ensemble(program, members, Sources(data, data, data), epochs=2, batch_size=20, dt=2e-3)
+    >>> options = dict(epochs=2, batch_size=20, dt=2e-3)
+    >>> result = fit_ensemble(program, members, Splits(data, data, data), **options)
     >>> result.history["valid_accuracy"].shape, result.test["final"]["accuracy"].shape
     ((3, 3), (3,))
     """
@@ -163,26 +186,29 @@ def fit_ensemble(
     if patience is not None:
         _check.integer("patience", patience, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
-    for name, source in sources._asdict().items():
-        _check.same_dt(name, source, dt)
     _check.one_of("order", order, get_args(Order))
-    if isinstance(sources.train, Stream):
-        raise TypeError("train must be on the device, for all members at once, got a Stream; hold the data there as DeviceEvents")
-    if batch_size > len(sources.train):
-        raise ValueError(f"batch_size must be at most the number of training samples {len(sources.train)}, got {batch_size}")
+    for name, source in splits._asdict().items():
+        if not callable(getattr(source, "batch", None)):
+            hint = "hold the data there as DeviceEvents or DeviceArrays"
+            kind = type(source).__name__
+            raise TypeError(f"{name} must be on the device, for all members, got {kind}; {hint}")
+        _check.same_dt(name, source, dt)
+    if batch_size > len(splits.train):
+        most = f"at most the number of training samples {len(splits.train)}"
+        raise ValueError(f"batch_size must be {most}, got {batch_size}")
     check_micro_batch(micro_batch, batch_size)
     padded, n = _placement.pad(check_members(members), placement=placement)
-    hypers, sources = _placement.put(padded, sources, placement=placement)
+    hypers, splits = _placement.put(padded, splits, placement=placement)
 
     how = _How(batch_size, micro_batch, order)
     options = {"program": program, "placement": _placement.resolve(placement)}
     snapshot = None
     if resume is not None:
-        like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, sources)[0][1]
+        like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, splits)[0][1]
         # a snapshot holds the members alone, without those that fill up the devices: it may go on on other ones
         snapshot = resume(jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like))
     if snapshot is None:
-        ensemble, metrics, seen = _start(hypers, sources, how=how, **options)
+        ensemble, metrics, seen = _start(hypers, splits, how=how, **options)
         done, history = 0, {name: value[:n, None] for name, value in _named(metrics, dt).items()}
         initial = {name: value[:n] for name, value in _placement.gather(seen).items()}
         _announce(on_epoch, 0, ensemble, history, initial)
@@ -194,10 +220,10 @@ def fit_ensemble(
             break
         priming = epoch <= priming_epochs
         phase = how._replace(priming=True) if priming else how._replace(primed=priming_epochs, patience=patience)
-        ensemble, metrics = _epoch(ensemble, sources, how=phase, **options)
+        ensemble, metrics = _epoch(ensemble, splits, how=phase, **options)
         history = {name: np.concatenate([history[name], value[:n, None]], axis=1) for name, value in _named(metrics, dt).items()}
         _announce(on_epoch, epoch, ensemble, history, initial)
-    tested = _placement.gather(_finish(ensemble, sources, how=how, **options))
+    tested = _placement.gather(_finish(ensemble, splits, how=how, **options))
     _, state = ensemble
     test = {
         which: {name.removeprefix("train_"): value[:n] for name, value in _named((m, None), dt).items() if name != "penalty"}
@@ -234,7 +260,7 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 class _How(NamedTuple):
-    """The options of an epoch that are part of its program. `primed`: epochs of priming that came before."""
+    """The options of an epoch that are part of its program. `primed`: epochs of priming before."""
 
     batch_size: int
     micro_batch: int | None
@@ -243,91 +269,106 @@ class _How(NamedTuple):
     primed: int = 0
     patience: int | None = None
 
+    def trainer(self, program: Program, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
+        """A member's trainer, on one device."""
+        network = program.network(hyper) if network is None else network
+        made = network, program.objective(hyper), program.optimizer(hyper)
+        sizes = {"batch_size": self.batch_size, "micro_batch": self.micro_batch, "devices": 1}
+        return Trainer(*made, **sizes)
+
 
 # Ensembles of one program and size share their compilations.
-def _start(hypers: Hyper, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
+def _start(hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How) -> Any:
     """The state before training, its metrics, and what the program's `look` sees."""
-    return compiled(_start_members, (program, placement, how), identity=True)(hypers, sources)
+    return compiled(_start_members, (program, placement, how), identity=True)(hypers, splits)
 
 
-def _start_members(given: Any, hypers: Hyper, sources: Sources) -> Any:
+def _start_members(given: Any, hypers: Hyper, splits: Splits) -> Any:
     program, placement, how = given
 
-    def start(hyper: Hyper, sources: Sources) -> Any:
-        params = program.init(hyper, sources)
-        objective = program.objective(hyper, False)
-        state = init_state(params, program.optimizer(hyper))
-        trained, held = (_evaluate(objective, params, source, sources.train, how) for source in (sources.train, sources.valid))
+    def start(hyper: Hyper, splits: Splits) -> Any:
+        network = program.network(hyper)
+        if program.start is not None:
+            network = program.start(hyper, network, splits)
+        trainer = how.trainer(program, hyper, network)
+        state = trainer.init()
+        trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
         zero = jnp.zeros((), jnp.int32)
-        seen = {} if program.look is None else program.look(hyper, params, sources)
-        member = MemberState(state, params, jnp.float32(-jnp.inf), zero, zero, jnp.asarray(True))
+        seen = {} if program.look is None else program.look(hyper, network, splits)
+        best = -jnp.float32(jnp.inf)
+        member = MemberState(state, state.params, best, zero, zero, jnp.asarray(True))
         return (hyper, member), (trained, held), seen
 
-    return _placement.over_members(start, placement=placement)(hypers, sources)
+    return _placement.over_members(start, placement=placement)(hypers, splits)
 
 
-def _epoch(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> Any:
-    """One epoch of every member and its validation; a member that is not active is left as it is, its metrics NaN."""
+def _epoch(ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How) -> Any:
+    """One epoch of every member and its validation.
+
+    A member that is not active is left as it is, its metrics NaN.
+    """
     # the state is donated: an ensemble is held once
     given = (program, placement, how)
-    return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, sources)
+    return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, splits)
 
 
-def _epoch_of_members(given: Any, ensemble: Any, sources: Sources) -> Any:
+def _epoch_of_members(given: Any, ensemble: Any, splits: Splits) -> Any:
     program, placement, how = given
 
-    def run(member: tuple[Hyper, MemberState], sources: Sources) -> Any:
+    def run(member: tuple[Hyper, MemberState], splits: Splits) -> Any:
         hyper, state = member
-        go = functools.partial(_train_and_validate, program, hyper, sources, how)
+        go = functools.partial(_train_and_validate, program, hyper, splits, how)
 
         def stay(state: MemberState) -> tuple[MemberState, Any]:
-            return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), jax.eval_shape(go, state)[1])
+            like = jax.eval_shape(go, state)[1]
+            return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), like)
 
         state, metrics = jax.lax.cond(state.active, go, stay, state)
         return (hyper, state), metrics
 
-    return _placement.over_members(run, placement=placement)(ensemble, sources)
+    return _placement.over_members(run, placement=placement)(ensemble, splits)
 
 
-def _finish(ensemble: Any, sources: Sources, *, program: Program, placement: Placement, how: _How) -> tuple[Metrics, Metrics]:
+def _finish(ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How) -> tuple[Metrics, Metrics]:
     """Test metrics of the final and of the best parameters."""
-    return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, sources)
+    return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, splits)
 
 
-def _finish_members(given: Any, ensemble: Any, sources: Sources) -> tuple[Metrics, Metrics]:
+def _finish_members(given: Any, ensemble: Any, splits: Splits) -> tuple[Metrics, Metrics]:
     program, placement, how = given
 
-    def finish(member: tuple[Hyper, MemberState], sources: Sources) -> tuple[Metrics, ...]:
+    def finish(member: tuple[Hyper, MemberState], splits: Splits) -> tuple[Metrics, ...]:
         hyper, state = member
-        objective = program.objective(hyper, False)
-        return tuple(_evaluate(objective, params, sources.test, sources.train, how) for params in (state.train.params, state.best))
+        trainer = how.trainer(program, hyper)
+        chosen = state.train.params, state.best
+        return tuple(trainer.evaluate(params, splits.test) for params in chosen)
 
-    return _placement.over_members(finish, placement=placement)(ensemble, sources)
-
-
-def _evaluate(objective: Objective, params: Any, source: BatchSource, train: BatchSource, how: _How) -> Metrics:
-    size = how.micro_batch or micro_batch_size(objective, params, train, how.batch_size)
-    return evaluate(objective, params, source, batch_size=size)
+    return _placement.over_members(finish, placement=placement)(ensemble, splits)
 
 
 def _train_and_validate(
-    program: Program, hyper: Hyper, sources: Sources, how: _How, state: MemberState
+    program: Program, hyper: Hyper, splits: Splits, how: _How, state: MemberState
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
-    key = jax.random.fold_in(jax.random.key(hyper["seed"] if how.order == "member" else 0), epoch)
-    objective, optimizer = program.objective(hyper, how.priming), program.optimizer(hyper)
-    sizes = {"batch_size": how.batch_size, "micro_batch": how.micro_batch}
-    train, trained = train_epoch(objective, optimizer, state.train, sources.train, key, **sizes)
-    held = _evaluate(program.objective(hyper, False), train.params, sources.valid, sources.train, how)
+    seed = hyper["seed"] if how.order == "member" else 0
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    trainer = how.trainer(program, hyper)
+    phase = trainer.priming() if how.priming else trainer
+    train, trained = phase.epoch(state.train, splits.train, key)
+    held = trainer.evaluate(train.params, splits.valid)
     quality = held.quality.astype(state.best_quality.dtype)
     better = train.healthy & (quality > state.best_quality) & (not how.priming)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
     best_epoch = jnp.where(better, epoch, state.best_epoch)
-    # a validation loss that is not finite is the data's fault or the membranes'; going on would not mend it
+    # the cause of a validation loss that is not finite lies in the data or the membranes; more
+    # training would not help
     healthy = train.healthy & jnp.isfinite(held.loss)
-    active = healthy if how.patience is None else healthy & (epoch - jnp.maximum(best_epoch, how.primed) < how.patience)
+    active = healthy
+    if how.patience is not None:
+        active &= epoch - jnp.maximum(best_epoch, how.primed) < how.patience
     best_quality = jnp.where(better, quality, state.best_quality)
-    return MemberState(train._replace(healthy=healthy), best, best_quality, best_epoch, epoch, active), (trained, held)
+    train = train._replace(healthy=healthy)
+    return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
 def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:

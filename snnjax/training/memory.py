@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from snnjax import _check, losses
+from snnjax import _check
 from snnjax.datasets import BatchSource
 from snnjax.training.inputs import choose_form
-from snnjax.training.step import Objective, batch_gradient, check_micro_batch, init_state, micro_batch_size, update
+from snnjax.training.objective import Objective
+from snnjax.training.step import train_step
+from snnjax.training.trainer import Trainer
 
 
 class StepMemory(NamedTuple):
-    """Bytes that a compiled step holds at once, by XLA's account: `arguments` (state and data), `outputs` (the new state) and `temporaries`."""
+    """Bytes that a compiled step holds at once, by XLA's account.
+
+    Attributes:
+        arguments: State and data.
+        outputs: The new state.
+        temporaries: Everything else.
+    """
 
     arguments: int
     outputs: int
@@ -36,46 +44,56 @@ class StepMemory(NamedTuple):
 def step_memory(
     network: Any,
     source: BatchSource,
-    *,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
+    *,
     batch_size: int,
     micro_batch: int | None = None,
     events: bool | None = None,
-    logits: losses.Logits = losses.max_over_time,
-    loss: Callable[[jax.Array, Any], jax.Array] | None = None,
-    regularizers: Sequence[Callable[[jax.Array], jax.Array]] = (),
 ) -> StepMemory:
-    """Compile one training step of `network` on batches of `source`, on one device, and say what memory it needs. Nothing is run.
+    """The memory of one training step on one device. The step is compiled, and nothing is run.
 
     Args:
-      network, source, optimizer, batch_size, events, logits, loss, regularizers: as in `fit`.
-      micro_batch: samples whose gradient is computed at a time, a divisor of `batch_size`; None: as training does it on this machine.
+        network: As in `fit`.
+        source: The training data.
+        objective: What is minimized.
+        optimizer: An optax transformation.
+        batch_size: Samples per batch, at most those of `source`.
+        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
+            as training does it on this machine.
+        events: As in `fit`.
+
+    Returns:
+        `StepMemory`.
 
     Raises:
-      ValueError, TypeError: a size that does not fit.   NotImplementedError: the backend does not tell.
+        ValueError, TypeError: A size that does not fit.
+        NotImplementedError: The backend does not report memory.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
     >>> data = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
     >>> rngs = nnx.Rngs(0)
-    >>> network = Sequential(SpikingDense(20, 64, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(64, 2, rngs=rngs))
-    >>> small, large = (step_memory(network, data, optimizer=optax.adam(1e-3), batch_size=n, micro_batch=n) for n in (8, 16))
+    >>> hidden = SpikingDense(20, 64, init=FluctuationDriven(nu=5.0), rngs=rngs)
+    >>> task = Sequential(hidden, Readout(64, 2, rngs=rngs)), data, Objective(), optax.adam(1e-3)
+    >>> small, large = (step_memory(*task, batch_size=n, micro_batch=n) for n in (8, 16))
     >>> 1.5 < large.temporaries / small.temporaries < 2.5
     True
     """
     _check.integer("batch_size", batch_size, at_least=1, at_most=len(source))
+    sizes = {"batch_size": batch_size, "micro_batch": micro_batch, "devices": 1}
+    trainer = Trainer(network, objective, optimizer, **sizes)
     source = choose_form(network, source, events=events)
-    objective, params = Objective.of(network, logits=logits, regularizers=regularizers, loss=loss)
-    check_micro_batch(micro_batch, batch_size)
-    size = micro_batch or micro_batch_size(objective, params, source, batch_size)
-
-    def step(state: Any, source: Any, indices: jax.Array, key: jax.Array) -> Any:
-        return update(optimizer, state, *batch_gradient(objective, state.params, source, indices, key, micro_batch=size))
-
-    state = jax.eval_shape(lambda p: init_state(p, optimizer), params)
-    indices, key = jax.ShapeDtypeStruct((batch_size,), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
-    stats: Any = jax.jit(step).lower(state, source, indices, key).compile().memory_analysis()
+    recipe = trainer.recipe(trainer.sizes(source))
+    state = jax.eval_shape(trainer.init)
+    indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = jax.jit(functools.partial(train_step, recipe))
+    lowered = step.lower(state, source, indices, key)
+    stats: Any = lowered.compile().memory_analysis()
     if stats is None:
-        raise NotImplementedError(f"the backend {jax.default_backend()} does not tell the memory of a compiled program")
-    return StepMemory(stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.temp_size_in_bytes)
+        backend = jax.default_backend()
+        raise NotImplementedError(f"the backend {backend} reports no memory of compiled programs")
+    sizes_of = stats.argument_size_in_bytes, stats.output_size_in_bytes, stats.temp_size_in_bytes
+    return StepMemory(*sizes_of)

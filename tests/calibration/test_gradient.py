@@ -25,7 +25,7 @@ from snnjax.nn import (
     SpikingDense,
     Steepness,
 )
-from snnjax.training import Objective, init_state, train_step
+from snnjax.training import Objective, Trainer
 
 DT = 4e-3
 INTEGRATOR = LeakyIntegrator(tau_mem=0.2, dt=DT)
@@ -59,7 +59,7 @@ def levels(network, x, y):
             if layer.spiking:
                 h = layer.emit(h) + taps[len(trains)]
                 trains.append(h)
-        return losses.cross_entropy(h, y).mean()
+        return losses.CrossEntropy()(h, y).mean()
 
     shapes, h, trains = [], x, []
     for k, layer in enumerate(network.layers):
@@ -210,9 +210,9 @@ def test_training_leaves_the_steepness_alone():
     """Also an optimizer that decays all weights."""
     x, y = inputs(), labels()
     calibrated, _ = calibrate_gradient(dense(2), x)
-    objective, params = Objective.of(calibrated)
-    optimizer = optax.adamw(1e-2, weight_decay=0.5)
-    state, _ = train_step(objective, optimizer, init_state(params, optimizer), x, y)
+    trainer = Trainer(calibrated, Objective(), optax.adamw(1e-2, weight_decay=0.5), batch_size=len(y))
+    params = trainer.params
+    state, _ = trainer.step(trainer.init(), (x, y))
     is_steepness = lambda leaf: isinstance(leaf, Steepness)  # noqa: E731
     pairs = zip(
         *(jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)) for tree in (params, state.params)), strict=True

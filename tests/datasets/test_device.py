@@ -8,13 +8,13 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.calibration.powers import source_powers
-from snnjax.datasets import Augmented, DeviceImages, ImageDataset, SparseEvents, poisson_raster
+from snnjax.datasets import Augmented, DeviceImages, ImageDataset, SparseEvents, Splits, poisson_raster
 from snnjax.datasets.device import DeviceArrays, DeviceEvents
 from snnjax.datasets.events import EventDataset
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.sparse import EventRaster, as_dense
-from snnjax.training import fit
+from snnjax.training import Objective, fit
 
 
 def ragged(seed=0, samples=9, units=6):
@@ -124,7 +124,7 @@ def test_data_of_another_time_step_are_not_trained_on():
     network = Sequential(SpikingDense(6, 5, init=FluctuationDriven(nu=50.0), rngs=rngs), Readout(5, 4, rngs=rngs))
     good, bad = DeviceEvents.put(ragged(), dt=2e-3), DeviceEvents.put(ragged(), dt=1e-3)
     arrays = DeviceArrays(x=jnp.zeros((9, 5, 6)), labels=jnp.zeros(9, int), dt=1e-3)
-    options = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 3, "key": jax.random.key(0), "dt": 2e-3}
+    options = {"epochs": 1, "batch_size": 3, "key": jax.random.key(0)}
     for name, sets in [
         ("train", {"train": bad}),
         ("train", {"train": Augmented(source=bad, drop=0.1)}),
@@ -134,7 +134,7 @@ def test_data_of_another_time_step_are_not_trained_on():
         ("test", {"train": good, "test": bad}),
     ]:
         with pytest.raises(ValueError, match=rf"dt must be the time step of {name}, 0\.001 s, got 0\.002 s"):
-            fit(network, sets.pop("train"), **sets, **options)
+            fit(network, Splits(**sets), Objective(), optax.sgd(0.1), **options)
     with pytest.raises(ValueError, match=r"dt must be the time step of source, 0\.001 s, got 0\.002 s"):
         source_powers(bad, LIF())
 

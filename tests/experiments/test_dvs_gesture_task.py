@@ -72,7 +72,7 @@ def test_training_learns_the_side(folder, tmp_path, stream):
     finished = run(config, folder=RunFolder(tmp_path / "run"))
     assert finished.summary["test_accuracy"] >= 5 / 6  # six gestures of people it has not seen; chance 1/11
     again = load_run(tmp_path / "run")
-    x, _ = again.test.batch(np.arange(4))
+    x, _ = again.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
 
 

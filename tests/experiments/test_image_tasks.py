@@ -22,7 +22,7 @@ def sets(rng):
 @pytest.mark.more
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
     prepared = prepare(DigitsConfig(duration=0.1), sets)
-    x, _ = prepared.train.batch(np.arange(36))
+    x, _ = prepared.splits.train.batch(np.arange(36))
     spikes = sensory_spikes(prepared.network, x)
     np.testing.assert_allclose(prepared.config.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
     assert 5 < prepared.config.nu < 60
@@ -40,7 +40,7 @@ def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path,
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
     monkeypatch.setattr(DigitsConfig, "datasets", lambda self: sets)
     again = load_run(folder.path)
-    x, _ = again.test.batch(np.arange(4))
+    x, _ = again.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
     assert json.loads((folder.path / "config.json").read_text())["config"] == "DigitsConfig"
     assert (folder.path / "activity.png").exists()

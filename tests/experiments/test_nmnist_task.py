@@ -51,7 +51,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
 
     prepared = prepare(config, (train, valid, test))
     np.testing.assert_allclose(prepared.config.nu, 200 / 0.1 / (9 * 9 * 2), rtol=1e-6)
-    x, labels = prepared.train.batch(np.arange(30))
+    x, labels = prepared.splits.train.batch(np.arange(30))
     assert x.shape == (20, 30, 162)
     # zeros are in rows 0 to 16, ones in 17 to 33
     rows = np.asarray(x).sum(axis=0).reshape(30, 9, 9, 2).sum(axis=(2, 3))

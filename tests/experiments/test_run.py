@@ -13,7 +13,7 @@ from flax import nnx
 from snnjax import surrogate
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
-from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_optimizer, build_regularizers, load_run, run
+from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_objective, build_optimizer, load_run, run
 from snnjax.experiments._run import spread
 from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
@@ -75,10 +75,10 @@ def test_lsuv_fires_at_its_rate_before_training():
 
 
 def test_regularizers_are_rates_times_duration():
-    upper, lower = build_regularizers(dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7)
+    upper, lower = build_objective(dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7).regularizers
     assert (upper.side, upper.threshold) == ("upper", 7.0)
     assert (lower.side, lower.threshold, lower.strength) == ("lower", 1e-3, 100.0)
-    assert build_regularizers(dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7) == []
+    assert build_objective(dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7).regularizers == ()
 
 
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd", "muon"])

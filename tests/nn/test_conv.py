@@ -182,7 +182,7 @@ def test_conv1d_equals_the_reference(dtype, rtol):
         @nnx.value_and_grad(has_aux=True)
         def run(network):
             readout, activity = network(x)
-            return losses.cross_entropy(readout, reference["conv1d/y"]).mean(), (readout, activity.spikes)
+            return losses.CrossEntropy()(readout, reference["conv1d/y"]).mean(), (readout, activity.spikes)
 
         (loss, (readout, spikes)), gradient = run(network)
     for k, z in enumerate(spikes):

@@ -11,7 +11,7 @@ from flax import nnx
 from snnjax.dale import exponential
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
-from snnjax.losses import cross_entropy
+from snnjax.losses import CrossEntropy
 from snnjax.nn import (
     DalianConv,
     DalianConv1d,
@@ -191,7 +191,7 @@ def test_gradients_are_finite_differences(name, rng, x64):
     def loss(*leaves):
         readout, activity = nnx.merge(graphdef, treedef.unflatten(leaves), rest)(x)
         # the inhibitory neurons count for themselves too, as for a regularizer
-        return cross_entropy(readout, jnp.array([0, 2])).mean() + sum(z.sum(axis=0).var() for z in activity.spikes)
+        return CrossEntropy()(readout, jnp.array([0, 2])).mean() + sum(z.sum(axis=0).var() for z in activity.spikes)
 
     assert_gradients_are_finite_differences(loss, leaves, rtol=1e-5)
 
@@ -302,7 +302,7 @@ def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
 
     def update(carry, _):
         params, state, low = carry
-        grads = jax.grad(lambda p: cross_entropy(nnx.merge(graphdef, p, rest)(x)[0], labels).mean())(params)
+        grads = jax.grad(lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], labels).mean())(params)
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state, jax.tree.map(lambda m, w: jnp.minimum(m, w.min()), low, params)), None

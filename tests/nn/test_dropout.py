@@ -6,10 +6,11 @@ import pytest
 from _support import assert_close
 from flax import nnx
 
-from snnjax.datasets import DeviceArrays
+from snnjax.datasets import DeviceArrays, Splits
 from snnjax.nn import Dropout, Flatten, FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.training import Objective, fit
-from snnjax.training.step import batch_gradient
+from snnjax.training.objective import Problem
+from snnjax.training.step import Recipe, Sizes, batch_gradient
 
 T, B, N = 20, 4, 30
 
@@ -66,9 +67,9 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
 def test_training_draws_and_evaluation_does_not(x, micro_batch):
-    objective, params = Objective.of(make())
+    objective, params = Problem.of(make(), Objective())
     source = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=jnp.arange(B) % 3)
-    value_of = lambda o, key: batch_gradient(o, params, source, jnp.arange(B), key, micro_batch=micro_batch)[0]  # noqa: E731
+    value_of = lambda o, key: batch_gradient(Recipe(o, None, Sizes(B, micro_batch)), params, source, jnp.arange(B), key)[0]  # noqa: E731
     at = jax.jit(lambda key: value_of(objective, key))
     first, again, other, none = at(jax.random.key(0)), at(jax.random.key(0)), at(jax.random.key(1)), at(None)
     assert first == again
@@ -82,7 +83,7 @@ def test_fit_learns_with_dropout_and_repeats(rng):
     x = rng.poisson(0.05, (60, T, N)) + (np.arange(N) % 3 == np.asarray(labels)[:, None, None]) * rng.poisson(0.5, (60, T, N))
     data = DeviceArrays(x=jnp.asarray(x, jnp.float32), labels=labels)
     runs = [
-        fit(make(), data, optimizer=optax.adam(1e-2), epochs=20, batch_size=20, key=jax.random.key(0), dt=2e-3).history for _ in range(2)
+        fit(make(), Splits(data), Objective(), optax.adam(1e-2), epochs=20, batch_size=20, key=jax.random.key(0)).history for _ in range(2)
     ]
     assert runs[0][-1]["train_loss"] == runs[1][-1]["train_loss"]
     assert runs[0][-1]["train_loss"] < 0.8 * runs[0][0]["train_loss"]

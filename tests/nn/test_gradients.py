@@ -8,7 +8,7 @@ from _support import assert_close, lif_backward, lif_loop
 from flax import nnx
 
 from snnjax.dynamics import LIF, LeakyIntegrator
-from snnjax.losses import cross_entropy
+from snnjax.losses import CrossEntropy
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 
 T, B, WIDTHS, CLASSES = 60, 3, (12, 10, 8), 4
@@ -27,7 +27,7 @@ def network(neuron=None):
 
 def loss_and_gradients(net, x):
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    f = lambda p: cross_entropy(nnx.merge(graphdef, p, rest)(x)[0], jnp.asarray(LABELS)).mean()  # noqa: E731
+    f = lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], jnp.asarray(LABELS)).mean()  # noqa: E731
     return f, params, jax.value_and_grad(f)(params)
 
 

@@ -14,8 +14,9 @@ from snnjax.datasets import DeviceArrays
 from snnjax.diagnostics import probe
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training import step_memory
-from snnjax.training.step import Objective, evaluate, micro_batch_size, objective_value
+from snnjax.training import Objective, step_memory
+from snnjax.training.objective import Problem
+from snnjax.training.step import Recipe, Sizes, evaluate, micro_batch_size
 
 T, B = 33, 3
 
@@ -104,7 +105,7 @@ def test_remat_saves_memory():
 
     def temporaries(steps):
         network = models.dense(30, 3, hidden=(64,) * 4, init=FluctuationDriven(nu=20.0), remat_steps=steps, rngs=nnx.Rngs(0))
-        return step_memory(network, data, optimizer=optax.sgd(0.1), batch_size=8, micro_batch=8).temporaries
+        return step_memory(network, data, Objective(), optax.sgd(0.1), batch_size=8, micro_batch=8).temporaries
 
     whole, parts = temporaries(None), temporaries(20)
     # at least the membranes and spikes of 400 steps of 4 layers; in parts the input, states, counts and traces of 20 steps
@@ -119,7 +120,7 @@ def test_memory_grows_with_the_square_root_of_time():
     def beside_the_input(steps, remat_steps):
         data = DeviceArrays(x=np.zeros((4, steps, 6), np.uint8), labels=np.zeros(4, np.int32))
         network = models.dense(6, 3, hidden=(64,) * 3, init=FluctuationDriven(nu=20.0), remat_steps=remat_steps, rngs=nnx.Rngs(0))
-        needed = step_memory(network, data, optimizer=optax.sgd(0.1), batch_size=4, micro_batch=4).temporaries
+        needed = step_memory(network, data, Objective(), optax.sgd(0.1), batch_size=4, micro_batch=4).temporaries
         return needed - 4 * steps * (6 + 3) * 4  # and the readout's trace
 
     assert beside_the_input(1600, 40) < 2.6 * beside_the_input(400, 20)
@@ -144,7 +145,7 @@ def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
 def test_penalties_of_other_kinds_get_spikes(x):
     network = make(remat_steps=8, dtype=jnp.float32)
     for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):
-        objective, params = Objective.of(network, regularizers=bounds)
+        objective, params = Problem.of(network, Objective(regularizers=bounds))
         assert len(objective.apply(params, x.astype(jnp.float32))[1].spikes[0]) == rows
 
 
@@ -153,11 +154,13 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
     bounds = (upper_bound(0.1, 1.0), lower_bound(1.0, 3.0))
     found = []
     for steps in (None, 8):
-        objective, params = Objective.of(make(remat_steps=steps), regularizers=bounds)
+        objective, params = Problem.of(make(remat_steps=steps), Objective(regularizers=bounds))
         labels = jnp.arange(B)
-        (_, metrics), grads = jax.value_and_grad(lambda p, o=objective, y=labels: objective_value(o, p, x, y), has_aux=True)(params)
+        (_, metrics), grads = jax.value_and_grad(lambda p, o=objective, y=labels: o.value(p, x, y), has_aux=True)(params)
         source = DeviceArrays(x=x.swapaxes(0, 1), labels=labels)
-        found.append((metrics, grads, evaluate(objective, params, source, batch_size=2), micro_batch_size(objective, params, source, B)))
+        found.append(
+            (metrics, grads, evaluate(Recipe(objective, None, Sizes(2, 2)), params, source), micro_batch_size(objective, params, source, B))
+        )
     assert found[0][0].penalty > 0
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         assert_close(b, a, 1e-10)

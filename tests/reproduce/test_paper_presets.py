@@ -14,8 +14,8 @@ from snnjax.experiments.sweep import program_of
 from snnjax.reproduce import TARGETS, Options
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.data import generated
-from snnjax.training import init_state, train_epoch
-from snnjax.training.ensemble import Sources
+from snnjax.training import Trainer
+from snnjax.training.step import train_epoch
 
 SAMPLES = 4
 
@@ -106,17 +106,18 @@ def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     config, data = load(config, sets)
     program = program_of(config, data)
     member = arm.members()[0] | {k: 1.0 for k in ("sigma_u", "sigma_w") if k in arm.varied}
-    params = program.init(member, Sources(data.train, data.valid, data.test))
-    objective, optimizer = program.objective(member, False), program.optimizer(member)
-    state = init_state(params, optimizer)
-    epoch = jax.jit(lambda s, d, k: train_epoch(objective, optimizer, s, d, k, batch_size=2, micro_batch=2)).trace(
-        state, data.train, jax.random.key(0)
-    )
+    network = program.network(member)
+    if program.start is not None:
+        network = program.start(member, network, data.splits)
+    trainer = Trainer(network, program.objective(member), program.optimizer(member), batch_size=2, micro_batch=2, devices=1)
+    params, state, train = trainer.params, trainer.init(), data.splits.train
+    recipe = trainer.recipe(trainer.sizes(train))
+    epoch = jax.jit(lambda s, d, k: train_epoch(recipe, s, d, k)).trace(state, train, jax.random.key(0))
     text = epoch.lower(lowering_platforms=("cuda", "tpu")).as_text()
     assert "stablehlo.while" in text  # the scan over time
     if name not in RUN:
         return
-    after, metrics = epoch.lower().compile({"xla_backend_optimization_level": 0})(state, data.train, jax.random.key(0))
+    after, metrics = epoch.lower().compile({"xla_backend_optimization_level": 0})(state, train, jax.random.key(0))
     assert bool(after.healthy)
     assert np.isfinite(float(metrics.loss))
     # two updates of the readout at least, whatever the hidden layers' gradients are

@@ -14,7 +14,7 @@ from snnjax.diagnostics import probe
 from snnjax.experiments import RandmanConfig, build_optimizer, prepare, run
 from snnjax.experiments._run import load, spread
 from snnjax.experiments.sweep import program_of
-from snnjax.training import Snapshot, Sources, fit_ensemble
+from snnjax.training import Snapshot, fit_ensemble
 from snnjax.training.ensemble import _epoch, _How, check_members
 
 CONFIG = RandmanConfig(
@@ -35,7 +35,7 @@ MEMBERS = {"seed": np.array([0, 1, 2, 0]), "sigma_u": np.array([1.0, 0.7, 0.5, 2
 @pytest.fixture(scope="module")
 def task():
     config, data = load(CONFIG)
-    return program_of(config, data), Sources(data.train, data.valid, data.test), config
+    return program_of(config, data), data.splits, config
 
 
 def train(task, members=None, *, placement="map", **options):
@@ -118,7 +118,7 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
     assert ((shared.history["train_loss"][:, 1] == trained.history["train_loss"][:, 1]) == (MEMBERS["seed"] == 0)).all()
     program, sources, config = task
     seen = []
-    objective = lambda hyper, priming: program.objective(hyper, priming)._replace(loss=note)  # noqa: E731
+    objective = lambda hyper: dataclasses.replace(program.objective(hyper), loss=note)  # noqa: E731
 
     def note(readout, labels):
         jax.debug.callback(lambda x: seen.append(tuple(x.tolist())), labels)
@@ -140,7 +140,7 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
     config, members = CONFIG, {name: values[[1, 3]] for name, values in MEMBERS.items()}
     for k, seed, sigma_u, rate in zip((1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True):
         alone = prepare(dataclasses.replace(config, seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate)))
-        x, labels = alone.train.batch(spread(alone.train, 64))
+        x, labels = alone.splits.train.batch(spread(alone.splits.train, 64))
         expected = probe(alone.network, x, labels, optimizer=build_optimizer(alone.config))
         for name in ("sigma_u", "grad_z", "grad_w", "update"):
             np.testing.assert_allclose(trained.initial[f"{name}_1"][k], getattr(expected.layers[0], name), rtol=2e-3, err_msg=name)
@@ -152,7 +152,7 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
 @pytest.mark.slow
 def test_the_best_epoch_is_never_one_of_priming(task):
     config, data = load(dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0))
-    sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])}
+    sources, members = data.splits, {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])}
     result = fit_ensemble(
         program_of(config, data), members, sources, epochs=4, priming_epochs=2, patience=2, batch_size=24, dt=config.dt, placement="map"
     )
@@ -179,7 +179,7 @@ def test_priming_wakes_a_silent_layer_and_learns_no_class():
         **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
     )
     config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
-    sources, members = Sources(data.train, data.valid, data.test), {"seed": np.array([0, 1])}
+    sources, members = data.splits, {"seed": np.array([0, 1])}
     options = {"batch_size": config.batch_size, "dt": config.dt, "placement": "map"}
     result = fit_ensemble(program_of(config, data), members, sources, epochs=1, priming_epochs=4, **options)
     assert (result.history["rate_1"][:, 0] < 0.1).all()
@@ -197,10 +197,10 @@ SHARDED = """
     import jax, numpy as np
     if len(sys.argv) > 2:
         jax.distributed.initialize(f"127.0.0.1:{{sys.argv[2]}}", 2, int(sys.argv[3]))
-    from training.test_ensemble import CONFIG, load, program_of, Sources, train
+    from training.test_ensemble import CONFIG, load, program_of, train
     assert jax.device_count() == {devices}
     config, data = load(CONFIG)
-    task = program_of(config, data), Sources(data.train, data.valid, data.test), config
+    task = program_of(config, data), data.splits, config
     members = {{"seed": np.arange(16) % 8, "sigma_u": np.repeat([0.7, 1.5], 8)}}
     result = train(task, members, placement=sys.argv[1], epochs=2)
     if jax.process_index() == 0:

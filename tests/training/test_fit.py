@@ -7,10 +7,11 @@ from _linear import Given, Linear, inputs, noisy_map
 from flax import nnx
 
 from snnjax import losses, optimizers
-from snnjax.datasets import DeviceArrays, DeviceEvents, randman
+from snnjax.datasets import DeviceArrays, DeviceEvents, Splits, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training import Objective, TrainingDivergedError, TrainingInterrupted, fit, init_state, train_step
+from snnjax.training import EarlyStopping, Objective, Trainer, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training.objective import Problem
 
 
 def network(seed=0, n_in=8):
@@ -24,15 +25,16 @@ def sources():
     return [DeviceEvents.put(part, dt=2e-3) for part in data.split((0.7, 0.15, 0.15), seed=0)]
 
 
-def run(sources, *, seed=0, epochs=25, **options):
+def run(sources, *, seed=0, epochs=25, optimizer=None, **options):
     net = network(seed)
-    options = {"optimizer": optimizers.smorms3(2e-2), "batch_size": 28, "key": jax.random.key(seed), "dt": 2e-3} | options
-    return net, fit(net, sources[0], valid=sources[1], test=sources[2], epochs=epochs, **options)
+    optimizer = optimizers.smorms3(2e-2) if optimizer is None else optimizer
+    options = {"batch_size": 28, "key": jax.random.key(seed), "dt": 2e-3} | options
+    return net, fit(net, Splits(*sources), Objective(), optimizer, epochs=epochs, **options)
 
 
 def test_learns_a_separable_task(sources):
     rows = []
-    net, result = run(sources, on_epoch=[rows.append])
+    net, result = run(sources, callbacks=[rows.append])
     assert result.history == rows
     assert [row["epoch"] for row in rows] == list(range(26))
     assert rows[-1]["train_accuracy"] > 0.7
@@ -62,7 +64,7 @@ def test_rates_are_in_hertz(sources):
 
 def test_without_validation_and_test(sources):
     net = network()
-    result = fit(net, sources[0], optimizer=optax.adam(1e-3), epochs=2, batch_size=64, key=jax.random.key(0), dt=2e-3)
+    result = fit(net, Splits(sources[0]), Objective(), optax.adam(1e-3), epochs=2, batch_size=64, key=jax.random.key(0))
     assert result.best_epoch == 2
     assert result.test == {}
     assert "valid_loss" not in result.history[0]
@@ -71,15 +73,12 @@ def test_without_validation_and_test(sources):
 def test_stops_on_nan_input_and_keeps_the_last_good_parameters():
     x = np.zeros((40, 20, 8), np.float32)
     x[17, 5, 2] = np.nan
-    net = network()
+    net, bad = network(), Splits(DeviceArrays(x=jnp.asarray(x), labels=jnp.zeros(40, jnp.int32)))
     before = jax.tree.map(np.asarray, nnx.state(net, nnx.Param))
     with pytest.raises(
         TrainingDivergedError, match=r"not finite at epoch 1, step \d of 4 \(the input batch itself is not finite"
     ) as caught:
-        fit(
-            net, DeviceArrays(x=jnp.asarray(x), labels=jnp.zeros(40, jnp.int32)), optimizer=optax.sgd(0.0), epochs=3, batch_size=10,
-            key=jax.random.key(0), dt=2e-3,
-        )  # fmt: skip
+        fit(net, bad, Objective(), optax.sgd(0.0), epochs=3, batch_size=10, key=jax.random.key(0))
     assert [row["epoch"] for row in caught.value.result.history] == [0]
     for kept in (nnx.state(net, nnx.Param), caught.value.result.final):
         for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(before), strict=True):
@@ -97,9 +96,11 @@ def test_an_interrupt_keeps_what_was_trained(sources):
             raise KeyboardInterrupt
 
     net = network()
-    options = {"optimizer": optimizers.smorms3(2e-2), "batch_size": 28, "key": jax.random.key(0), "dt": 2e-3}
     with pytest.raises(TrainingInterrupted, match="interrupted after 2 epochs") as caught:
-        fit(net, sources[0], valid=sources[1], epochs=9, on_epoch=[interrupt], **options)
+        fit(
+            net, Splits(*sources[:2]), Objective(), optimizers.smorms3(2e-2), epochs=9, callbacks=[interrupt], batch_size=28,
+            key=jax.random.key(0),
+        )  # fmt: skip
     _, reference = run(sources, epochs=2)
     for kept in (nnx.state(net, nnx.Param), caught.value.result.final):
         for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(reference.final), strict=True):
@@ -123,7 +124,7 @@ def test_errors(sources, options, error, match):
 def test_validation_data_that_are_not_finite_stop_training(sources):
     bad = DeviceArrays(x=jnp.full((10, 100, 8), jnp.nan), labels=jnp.zeros(10, jnp.int32))
     with pytest.raises(TrainingDivergedError, match="validation loss is nan at epoch 0"):
-        fit(network(), sources[0], valid=bad, optimizer=optax.sgd(0.1), epochs=1, batch_size=28, key=jax.random.key(0), dt=2e-3)
+        fit(network(), Splits(sources[0], bad), Objective(), optax.sgd(0.1), epochs=1, batch_size=28, key=jax.random.key(0))
 
 
 class NoPytree:
@@ -147,7 +148,7 @@ class NoPytree:
 )
 def test_unusable_sources(train, error, match):
     with pytest.raises(error, match=match):
-        fit(network(), train, optimizer=optax.sgd(0.1), epochs=1, batch_size=3, key=jax.random.key(0), dt=2e-3)
+        fit(network(), Splits(train), Objective(), optax.sgd(0.1), epochs=1, batch_size=3, key=jax.random.key(0))
 
 
 def test_another_time_step_than_the_network_s(sources):
@@ -155,7 +156,13 @@ def test_another_time_step_than_the_network_s(sources):
         run(sources, dt=1e-3)
 
 
-PLAIN = {"optimizer": optax.sgd(0.1), "epochs": 1, "batch_size": 4, "key": jax.random.key(0), "dt": 2e-3}
+PLAIN = {"epochs": 1, "batch_size": 4, "key": jax.random.key(0), "dt": 2e-3}
+
+
+def plain_fit(net, train, *, valid=None, test=None, objective=None, optimizer=None, **options):
+    optimizer = optax.sgd(0.1) if optimizer is None else optimizer
+    objective = Objective() if objective is None else objective
+    return fit(net, Splits(train, valid, test), objective, optimizer, **PLAIN | options)
 
 
 def classes(n=8):
@@ -170,13 +177,12 @@ def test_an_interrupt_within_an_epoch_says_what_the_parameters_hold(monkeypatch)
         if epoch == 2:
             raise KeyboardInterrupt
 
-    options = PLAIN | {"epochs": 2}
-    whole = fit(Linear(), classes(), **options)
+    whole = plain_fit(Linear(), classes(), epochs=2)
     monkeypatch.setitem(fit.__globals__, "_parts", cut_off)
     with pytest.raises(
         TrainingInterrupted, match="interrupted after 1 epochs and 2 steps of the next, which are in the parameters"
     ) as caught:
-        fit(Linear(), classes(), **options)
+        plain_fit(Linear(), classes(), epochs=2)
     assert caught.value.steps == 2
     assert len(caught.value.result.history) == 2
     for a, b in zip(jax.tree.leaves(caught.value.result.final), jax.tree.leaves(whole.final), strict=True):
@@ -188,9 +194,9 @@ def test_what_diverged_is_tested_as_it_ended():
     source, net = classes(), Linear()
     late = optax.sgd(lambda step: jnp.where(step < 2, 0.1, jnp.inf))
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 2, step 0 of 2") as caught:
-        fit(net, source, test=source, **PLAIN | {"optimizer": late, "epochs": 3})
+        plain_fit(net, source, test=source, optimizer=late, epochs=3)
     x, labels = source.batch(jnp.arange(8))
-    expected = losses.cross_entropy(net(x), labels).mean()
+    expected = losses.CrossEntropy()(net(x), labels).mean()
     np.testing.assert_allclose(caught.value.result.test["final"]["loss"], expected, rtol=1e-5)
 
 
@@ -209,7 +215,7 @@ def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
         optimizer, net = make(accumulation), Linear()
         w = np.asarray(net.map.kernel[...], np.float64)
         key = jax.random.PRNGKey(0) if old_key else jax.random.key(0)
-        fit(net, source, loss=losses.mean_square, **PLAIN | {"optimizer": optimizer, "epochs": steps, "batch_size": 8, "key": key})
+        plain_fit(net, source, objective=Objective(losses.MeanSquare()), optimizer=optimizer, epochs=steps, batch_size=8, key=key)
         x, y = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (source.x, source.y))
         state = optimizer.init(jnp.asarray(w, jnp.float32))
         for _ in range(steps):
@@ -238,13 +244,16 @@ class Ends(nnx.Module):
         (Linear(), {"optimizer": nnx.Optimizer(Linear(), optax.sgd(0.1), wrt=nnx.Param)}, TypeError, "got an nnx.Optimizer; give .* its `tx`"),
         (Linear(), {"optimizer": optax.lbfgs()}, TypeError, r"optimizer must not need value_fn.*\(optax\.lbfgs\)"),
         (Linear(), {"key": 0}, TypeError, r"key must be a random key such as jax\.random\.key\(0\), got int 0"),
-        (Linear(), {"loss": "mse"}, TypeError, "loss must be a function, got str 'mse'"),
-        (Linear(), {"loss": losses.SquaredError}, TypeError, r"loss must be a function, got the class SquaredError; make one, SquaredError\(\)"),
-        (Linear(), {"logits": "max"}, TypeError, "logits must be a function, got str 'max'"),
-        (Linear(), {"on_epoch": print}, TypeError, "on_epoch must be a sequence of functions, got <built-in function print>"),
-        (Linear(), {"regularizers": upper_bound(1.0, 1.0)}, TypeError, "regularizers must be a sequence of functions of spikes"),
-        (Linear(), {"regularizers": [upper_bound(1.0, 1.0)]}, ValueError, "regularizers need the spikes of every layer: network must return"),
-        (Linear(), {"regularizers": [lambda z: z.sum()], "priming_epochs": 1}, ValueError, "regularizers need the spikes"),
+        (Linear(), {"objective": ["mse"]}, TypeError, "loss must be a function, got str 'mse'"),
+        (Linear(), {"objective": [losses.SquaredError]}, TypeError, r"loss must be a function, got the class SquaredError; make one, SquaredError\(\)"),
+        (Linear(), {"objective": losses.SquaredError()}, TypeError, "objective must be a snnjax.training.Objective, .* got SquaredError"),
+        (Linear(), {"callbacks": print}, TypeError, "callbacks must be a sequence of callbacks and functions of a row, got <built-in function print>"),
+        (Linear(), {"callbacks": [EarlyStopping]}, TypeError, "callbacks must be a sequence .* got <class .*EarlyStopping'> among them"),
+        (Linear(), {"progress": 1}, TypeError, "progress must be True, False or None, got 1"),
+        (Linear(), {"batch_size": None}, ValueError, "batch_size must be given for data that do not come in batches"),
+        (Linear(), {"objective": [losses.CrossEntropy(), upper_bound(1.0, 1.0)]}, TypeError, "regularizers must be a sequence of functions of spikes"),
+        (Linear(), {"objective": [losses.CrossEntropy(), [upper_bound(1.0, 1.0)]]}, ValueError, "regularizers need the spikes of every layer: network"),
+        (Linear(), {"objective": [losses.CrossEntropy(), [lambda z: z.sum()]], "priming_epochs": 1}, ValueError, "regularizers need the spikes"),
         (Linear, {}, TypeError, "network must be a flax.nnx.Module such as nn.Sequential, got the class Linear"),
         (lambda x: x, {}, TypeError, "got a function"),
         (Ends(lambda x: (x, x)), {}, TypeError, r"network must return the readout \(time, batch, k\), or .*, got a tuple \['\w+', '\w+'\]"),
@@ -260,15 +269,16 @@ def test_what_is_not_what_it_should_be_is_named(network, options, error, match):
 
     jax.tree_util.register_dataclass(BatchMajor, ["x", "y"], [])
     source = classes()
-    options = PLAIN | options
+    options = dict(options)
     if options.pop("train", None):
         source = BatchMajor(source.x, source.y)
+    made = options.pop("objective", [])
     with pytest.raises(error, match=match):
-        fit(network, source, **options)
+        plain_fit(network, source, objective=Objective(*made) if isinstance(made, list) else made, **options)
 
 
 def test_a_network_that_shows_no_spikes_has_no_rates():
-    result = fit(Linear(), classes(), valid=classes(), **PLAIN)
+    result = plain_fit(Linear(), classes(), valid=classes())
     assert list(result.history[0]) == ["epoch", "train_loss", "train_accuracy", "penalty", "valid_loss", "valid_accuracy", "seconds"]
     x, labels = classes().batch(jnp.arange(8))
     np.testing.assert_allclose(result.history[0]["valid_accuracy"], losses.correct(Linear()(x), labels).mean())
@@ -280,15 +290,14 @@ def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
     rngs = nnx.Rngs(0)
     net = Sequential(SpikingDense(4, 3, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(3, 2, rngs=rngs))
     bounds = [lambda z: 7.0 * z.mean() + 1.0, lower_bound(1.0, 0.0)]
-    objective, params = Objective.of(net, regularizers=bounds)
-    x, labels = classes().batch(jnp.arange(8))
-    _, whole = train_step(objective, PLAIN["optimizer"], init_state(params, PLAIN["optimizer"]), x, labels)
+    trainer = Trainer(net, Objective(regularizers=bounds), optax.sgd(0.1), batch_size=8)
+    _, whole = trainer.step(trainer.init(), classes().batch(jnp.arange(8)))
     np.testing.assert_allclose(whole.penalty, 7 * whole.rates[0] + 1, rtol=1e-5)
-    assert objective.priming().regularizers == (bounds[1],)
+    assert trainer.priming().problem.regularizers == (bounds[1],)
     both = [upper_bound(1.0, 2.0), bounds[1]]
-    assert Objective.of(net, regularizers=[bounds[0], *both])[0].priming().regularizers == tuple(both)
+    assert Problem.of(net, Objective(regularizers=[bounds[0], *both]))[0].priming().regularizers == tuple(both)
     with pytest.raises(ValueError, match="regularizers must hold a lower bound for homeostatic priming"):
-        Objective.of(net, regularizers=bounds[:1])[0].priming()
+        Problem.of(net, Objective(regularizers=bounds[:1]))[0].priming()
 
 
 def test_rates_of_16_bit_spikes_are_of_float32():
@@ -297,7 +306,7 @@ def test_rates_of_16_bit_spikes_are_of_float32():
     class Activity(tuple):
         spikes = (jnp.asarray(np.arange(10_000).reshape(100, 2, 50) % 7 == 0, jnp.bfloat16),)
 
-    objective = Objective(lambda p, x: (x * p, Activity()), loss=losses.SquaredError())
+    problem = Problem(lambda p, x: (x * p, Activity()), losses.SquaredError())
     x, y = jnp.ones((100, 2, 3)), jnp.zeros((2, 3))
-    _, m = train_step(objective, PLAIN["optimizer"], init_state(jnp.ones(()), PLAIN["optimizer"]), x, y)
+    _, m = problem.value(jnp.ones(()), x, y)
     np.testing.assert_allclose(m.rates, [np.mean(np.arange(10_000) % 7 == 0)], rtol=1e-6)

@@ -11,15 +11,16 @@ from _support import require
 from flax import nnx
 
 from snnjax import optimizers
-from snnjax.datasets import DeviceEvents, Stream, randman
-from snnjax.losses import max_over_time
+from snnjax.datasets import DeviceEvents, Splits, Stream, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound
-from snnjax.training import TrainingDivergedError, TrainingInterrupted, fit
-from snnjax.training.step import Objective, evaluate, init_state, train_epoch
+from snnjax.training import Objective, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training.objective import Problem
+from snnjax.training.step import Recipe, Sizes, evaluate, init_state, train_epoch
 
 KEY = jax.random.key(5)
-OPTIONS = {"optimizer": optimizers.smorms3(2e-2), "epochs": 2, "batch_size": 7, "key": KEY, "dt": 2e-3}
+OPTIMIZER = optimizers.smorms3(2e-2)
+OPTIONS = {"epochs": 2, "batch_size": 7, "key": KEY, "dt": 2e-3}
 
 
 class Recordings:
@@ -66,14 +67,14 @@ def same(a, b):
 
 def objective_and_params(bounds=()):
     graphdef, params, rest = nnx.split(network(), nnx.Param, ...)
-    return Objective(lambda p, x: nnx.merge(graphdef, p, rest)(x), max_over_time, bounds), params
+    return Problem(lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=bounds), params
 
 
 def by_hand(data, params, phases):
     """The state after an epoch on each objective of `phases`, and the metrics of every shard."""
-    state, found = init_state(params, OPTIONS["optimizer"]), []
+    state, found = init_state(params, OPTIMIZER), []
     for epoch, objective in enumerate(phases, start=1):
-        run = jax.jit(functools.partial(train_epoch, objective, OPTIONS["optimizer"], batch_size=7))
+        run = jax.jit(functools.partial(train_epoch, Recipe(objective, OPTIMIZER, Sizes(7, 7))))
         found.append([])
         for k, shard in enumerate(data.shards(epoch)):
             state, metrics = run(state, shard, jax.random.fold_in(jax.random.fold_in(KEY, epoch), k))
@@ -86,9 +87,9 @@ def test_is_train_epoch_over_the_shards():
     """Parameters to the bit, metrics to rounding: means over the shards, the first row from the first shard of epoch 0."""
     require("grain")
     data, net, rows = stream(drop=0.1, events=True), network(), []  # what `fit` chooses for it
-    result = fit(net, data, on_epoch=[rows.append], **OPTIONS)
+    result = fit(net, Splits(data), Objective(), OPTIMIZER, callbacks=[rows.append], **OPTIONS)
     objective, params = objective_and_params()
-    untrained = jax.jit(functools.partial(evaluate, objective, batch_size=7))(params, next(data.shards(0)))
+    untrained = jax.jit(functools.partial(evaluate, Recipe(objective, OPTIMIZER, Sizes(7, 7))))(params, next(data.shards(0)))
     np.testing.assert_allclose(rows[0]["train_loss"], untrained.loss, rtol=1e-6)
     state, found = by_hand(data, params, [objective] * 2)
     for row, metrics in zip(rows[1:], found, strict=True):
@@ -105,7 +106,8 @@ def test_is_train_epoch_over_the_shards():
 def test_priming_comes_first():
     require("grain")
     bounds = (lower_bound(10.0, 2.0),)
-    result = fit(network(), stream(), priming_epochs=1, regularizers=bounds, events=False, **OPTIONS | {"epochs": 1})
+    goal = Objective(regularizers=bounds)
+    result = fit(network(), Splits(stream()), goal, OPTIMIZER, priming_epochs=1, events=False, **OPTIONS | {"epochs": 1})
     objective, params = objective_and_params(bounds)
     same(result.final, by_hand(stream(), params, [objective.priming(), objective])[0].params)
     assert ([row["epoch"] for row in result.history], result.best_epoch) == ([0, 1, 2], 2)
@@ -126,7 +128,7 @@ def test_a_shard_of_everything_is_the_data_set():
 def test_learns_and_validates():
     require("grain")
     held = DeviceEvents.put(Recordings().data, dt=2e-3, steps=75)
-    result = fit(network(), stream(crop="start"), valid=held, test=held, **OPTIONS | {"epochs": 40})
+    result = fit(network(), Splits(stream(crop="start"), held, held), Objective(), OPTIMIZER, **OPTIONS | {"epochs": 40})
     assert result.history[-1]["train_loss"] < 0.85 * result.history[0]["train_loss"]
     assert result.test["best"]["accuracy"] > 0.5  # chance is 0.25
     assert result.best_epoch == 1 + int(np.argmax([row["valid_accuracy"] for row in result.history[1:]]))
@@ -135,7 +137,7 @@ def test_learns_and_validates():
 def test_at_most_two_shards_are_on_the_device():
     require("grain")
     data = stream(kind=Counted, shard_size=10, events=True)
-    fit(network(), data, **OPTIONS)
+    fit(network(), Splits(data), Objective(), OPTIMIZER, **OPTIONS)
     assert len(data.alive) == 1 + 2 * 6
     assert data.most[0] <= 2
 
@@ -146,7 +148,7 @@ def test_says_in_which_shard_training_went_wrong():
     require("grain")
     late = optax.sgd(lambda step: jnp.where(step < 9, 0.0, jnp.inf))
     with pytest.raises(TrainingDivergedError, match=r"not finite at epoch 2, shard 1, step 1 of 2 \(") as caught:
-        fit(network(), stream(), **OPTIONS | {"optimizer": late})
+        fit(network(), Splits(stream()), Objective(), late, **OPTIONS)
     assert len(caught.value.result.history) == 2
     same(caught.value.result.final, nnx.state(network(), nnx.Param))
 
@@ -160,7 +162,7 @@ def test_an_interrupt_keeps_what_was_trained():
 
     net = network()
     with pytest.raises(TrainingInterrupted, match="interrupted after 1 epochs") as caught:
-        fit(net, stream(), on_epoch=[interrupt], **OPTIONS)
+        fit(net, Splits(stream()), Objective(), OPTIMIZER, callbacks=[interrupt], **OPTIONS)
     same(caught.value.result.final, nnx.state(net, nnx.Param))
     assert [row["epoch"] for row in caught.value.result.history] == [0, 1]
     before, after = (jax.tree.leaves(nnx.state(n, nnx.Param)) for n in (network(), net))
@@ -173,16 +175,15 @@ def test_an_interrupt_keeps_what_was_trained():
         ({"batch_size": 17}, ValueError, "batch_size must be at most the number of training samples 16, got 17"),
         ({"dt": 1e-3}, ValueError, "dt must be the time step of the stream, 0.002 s, got 0.001"),
         ({"valid": "stream"}, TypeError, r"valid must be a JAX pytree .* got Stream"),
-        ({"network": network(2)}, ValueError, r"labels of train must be in \[0, 2\), one a class of the readout, got 3"),
+        ({"network": network(2)}, ValueError, r"labels of train must be in \[0, 2\), one class per output of the readout, got 3"),
     ],
 )
 def test_errors(changes, error, match):
     require("grain")
     options = OPTIONS | changes
-    if "valid" in options:
-        options["valid"] = stream()
+    splits = Splits(stream(), stream() if options.pop("valid", None) else None)
     with pytest.raises(error, match=match):
-        fit(options.pop("network", network()), stream(), **options)
+        fit(options.pop("network", network()), splits, Objective(), OPTIMIZER, **options)
 
 
 def test_labels_of_every_shard_are_checked():
@@ -192,4 +193,4 @@ def test_labels_of_every_shard_are_checked():
     first = stream(recordings, shard_size=2).order(0)[0]
     recordings.labels = np.where(np.isin(np.arange(60), first), 0, 3)
     with pytest.raises(ValueError, match=r"labels of train must be in \[0, 2\)"):
-        fit(network(2), stream(recordings, shard_size=2), **OPTIONS | {"batch_size": 2})
+        fit(network(2), Splits(stream(recordings, shard_size=2)), Objective(), OPTIMIZER, **OPTIONS | {"batch_size": 2})

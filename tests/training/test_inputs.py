@@ -11,9 +11,9 @@ from _support import ON_CPU
 from flax import nnx
 
 from snnjax import models
-from snnjax.datasets import Augmented, DeviceArrays, DeviceEvents, SparseEvents, poisson, randman
+from snnjax.datasets import Augmented, DeviceArrays, DeviceEvents, SparseEvents, Splits, poisson, randman
 from snnjax.nn import FluctuationDriven
-from snnjax.training import fit
+from snnjax.training import Objective, fit
 from snnjax.training.inputs import MAX_DENSITY, choose_form
 
 DT = 2e-3
@@ -74,14 +74,12 @@ def test_training_on_events_is_training_on_arrays(data, recurrent):
         net = network(recurrent=recurrent)
         result = fit(
             net,
-            data,
-            valid=data,
-            test=data,
-            optimizer=optax.adam(1e-2),
+            Splits(data, data, data),
+            Objective(),
+            optax.adam(1e-2),
             epochs=3,
             batch_size=15,
             key=jax.random.key(0),
-            dt=DT,
             events=events,
         )
         return result, jax.tree.leaves(nnx.state(net, nnx.Param))
@@ -103,26 +101,25 @@ def test_devices_share_a_batch():
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx
 from snnjax import models
-from snnjax.datasets import Augmented, DeviceEvents, randman
+from snnjax.datasets import Augmented, DeviceEvents, Splits, randman
+from snnjax.losses import OwnLoss
 from snnjax.nn import FluctuationDriven
-import importlib
-from snnjax.training import fit
-module = importlib.import_module('snnjax.training.fit')
+from snnjax.training import Objective, fit, trainer as module
 assert jax.device_count() == 2
 source = DeviceEvents.put(randman(n_classes=3, n_samples=30), dt=2e-3)
 data = Augmented(source=source, unit_shift=2, time_stretch=0.1)
 def run(devices, **options):
     module.batch_devices = lambda *a: devices
     net = models.dense(20, 3, hidden=(16,), recurrent=True, dropout=0.2, init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
-    result = fit(net, data, valid=source, optimizer=optax.sgd(0.05), epochs=2, batch_size=20, key=jax.random.key(0), dt=2e-3, **options)
+    result = fit(net, Splits(data, source), Objective(), optax.sgd(0.05), epochs=2, batch_size=20, key=jax.random.key(0), **options)
     leaves = jax.tree.leaves(nnx.state(net, nnx.Param))
     assert all(len(a.devices()) == 1 for a in leaves)
     return result, leaves
 chosen = module.batch_devices
-from snnjax.training.step import Objective
-objective, _ = Objective.of(models.dense(20, 3, hidden=(4,), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)))
+from snnjax.training.objective import Problem
+objective, _ = Problem.of(models.dense(20, 3, hidden=(4,), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)), Objective())
 assert [chosen(objective, source, 20), chosen(objective, source, 21), chosen(objective, source, 20, 5), chosen(objective, source, 20, 4)] == [2, 1, 2, 1]
-assert chosen(objective._replace(loss=lambda r, y: r.sum((0, 2))), source, 20) == 1
+assert chosen(objective._replace(loss=OwnLoss(lambda r, y: r.sum((0, 2)))), source, 20) == 1
 (one, a), (two, b) = run(1, micro_batch=5), run(2, micro_batch=5)
 for x, y in zip(one.history, two.history, strict=True):
     np.testing.assert_allclose([x["train_loss"], x["valid_loss"]], [y["train_loss"], y["valid_loss"]], rtol=1e-4)

@@ -7,14 +7,14 @@ from flax import nnx
 from snnjax import models
 from snnjax.datasets import DeviceArrays, DeviceEvents, poisson
 from snnjax.nn import FluctuationDriven
-from snnjax.training import step_memory
+from snnjax.training import Objective, step_memory
 
 DATA = DeviceArrays(x=np.zeros((12, 100, 30), np.uint8), labels=np.zeros(12, np.int32))
 
 
 def of(**options):
     network = models.dense(30, 3, hidden=(64,), init=FluctuationDriven(nu=20.0), rngs=nnx.Rngs(0))
-    return step_memory(network, DATA, **{"optimizer": optax.adam(1e-3), "batch_size": 12, "micro_batch": 12} | options)
+    return step_memory(network, DATA, Objective(), optax.adam(1e-3), **{"batch_size": 12, "micro_batch": 12} | options)
 
 
 def test_account_holds_what_must_be_there():
@@ -39,7 +39,8 @@ def test_lists_of_events_need_no_raster():
     data = DeviceEvents.put(poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3)
     network = models.dense(700, 3, hidden=(16,), init=FluctuationDriven(nu=10.0), rngs=nnx.Rngs(0))
     lists, arrays = (
-        step_memory(network, data, optimizer=optax.adam(1e-3), batch_size=12, micro_batch=12, events=e).temporaries for e in (None, False)
+        step_memory(network, data, Objective(), optax.adam(1e-3), batch_size=12, micro_batch=12, events=e).temporaries
+        for e in (None, False)
     )
     assert arrays > 100 * 12 * 700 * 4 > 2 * lists
 

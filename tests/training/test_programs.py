@@ -14,10 +14,11 @@ from _linear import Given, Linear, inputs
 from flax import nnx
 
 from snnjax import losses, optimizers
+from snnjax.datasets import Splits
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training import Objective, Program, Sources, _programs, evaluate, fit, fit_ensemble
+from snnjax.training import Objective, Program, Trainer, _programs, fit, fit_ensemble
 from snnjax.training._programs import fingerprint, program
 
 COMPILED = [0]
@@ -51,20 +52,17 @@ def test_fit_evaluate_and_ensembles_compile_once():
 
     def train(seed):
         net, data = spiking(seed, tau_mem=jnp.full(5, 0.02 + 0.01 * seed)), source(seed=seed)
-        return fit(net, data, valid=data, test=data, optimizer=optimizers.smorms3(5e-3), regularizers=bounds, priming_epochs=1, **OPTIONS)
+        objective = Objective(regularizers=bounds)
+        return fit(net, Splits(data, data, data), objective, optimizers.smorms3(5e-3), priming_epochs=1, **OPTIONS)
 
     def score():
-        objective, params = Objective.of(Linear(), logits=losses.sum_over_time)
-        return evaluate(objective, params, source(), batch_size=3)
+        trainer = Trainer(Linear(), Objective(losses.CrossEntropy(losses.sum_over_time)), optax.sgd(0.1), batch_size=3)
+        return trainer.evaluate(trainer.params, source())
 
     def ensemble():
-        made = Program(
-            lambda hyper, sources: nnx.state(Linear(), nnx.Param),
-            lambda hyper, priming: Objective.of(Linear())[0],
-            lambda hyper: optax.sgd(0.1),
-        )
+        made = Program(lambda hyper: Linear(), lambda hyper: Objective(), lambda hyper: optax.sgd(0.1))
         data = source()
-        return fit_ensemble(made, {"seed": np.arange(2)}, Sources(data, data, data), epochs=1, batch_size=4, dt=2e-3)
+        return fit_ensemble(made, {"seed": np.arange(2)}, Splits(data, data, data), epochs=1, batch_size=4, dt=2e-3)
 
     for call in (lambda: train(1), score, ensemble):
         assert compilations(call) > 0
@@ -74,21 +72,21 @@ def test_fit_evaluate_and_ensembles_compile_once():
     # its arrays are arguments: another network gives its own numbers
     x, labels = source(seed=2).batch(jnp.arange(8))
     readout, _ = spiking(2, tau_mem=jnp.full(5, 0.04))(x)
-    np.testing.assert_allclose(again[0].history[0]["train_loss"], losses.cross_entropy(readout, labels).mean(), rtol=1e-5)
+    np.testing.assert_allclose(again[0].history[0]["train_loss"], losses.CrossEntropy()(readout, labels).mean(), rtol=1e-5)
 
 
 def scaled(factor):
-    return lambda readout, target: factor * losses.cross_entropy(readout, target)
+    return lambda readout, target: factor * losses.CrossEntropy()(readout, target)
 
 
 def of_a_global(readout, target):
-    return FACTOR * losses.cross_entropy(readout, target)
+    return FACTOR * losses.CrossEntropy()(readout, target)
 
 
 def test_a_change_is_seen(monkeypatch):
     def loss_of(loss):
-        objective, params = Objective.of(Linear(), loss=loss)
-        return float(evaluate(objective, params, source(), batch_size=8).loss)
+        trainer = Trainer(Linear(), Objective(loss), optax.sgd(0.1), batch_size=8)
+        return float(trainer.evaluate(trainer.params, source()).loss)
 
     one = loss_of(of_a_global)
     assert compilations(lambda: np.testing.assert_allclose(loss_of(scaled(2.0)), 2 * one, rtol=1e-6)) > 0
@@ -110,12 +108,12 @@ def test_what_may_change_in_place_is_never_kept():
             fingerprint(lambda o, y, c=captured: c)
 
     def loss(readout, target):
-        return box.value * losses.cross_entropy(readout, target)
+        return box.value * losses.CrossEntropy()(readout, target)
 
     results = []
     for value in (1.0, 2.0):
         box.value = value
-        results.append(fit(Linear(), source(), loss=loss, optimizer=optax.sgd(0.0), **OPTIONS).history[1]["train_loss"])
+        results.append(fit(Linear(), Splits(source()), Objective(loss), optax.sgd(0.0), **OPTIONS).history[1]["train_loss"])
     np.testing.assert_allclose(results[1], 2 * results[0], rtol=1e-6)
 
 
@@ -136,7 +134,7 @@ def repeats(n):
         lambda: optax.inject_hyperparams(optax.adam)(learning_rate=1e-3),
         lambda: optax.multi_transform({"a": optax.sgd(0.1), "b": optax.lion(1.0)}, {"x": "a"}),
         lambda: optax.chain(optimizers.smorms3(1e-3), optimizers.keep_nonnegative()),
-        lambda: functools.partial(losses.cross_entropy, logits=losses.last_step),
+        lambda: functools.partial(losses.correct, readout_fn=losses.last_step),
         lambda: losses.SigmoidCrossEntropy(losses.mean_over_time),
         lambda: (Frozen(2.0), np.arange(3), np.float32(1), None, "x", repeats),
     ],

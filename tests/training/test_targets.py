@@ -6,14 +6,15 @@ import numpy as np
 import optax
 import pytest
 from _linear import INPUTS, OUTPUTS, Given, Linear, inputs, least_squares, noisy_map
-from flax import nnx
 
 from snnjax import losses
+from snnjax.datasets import Splits
 from snnjax.plotting import learning_curves
 from snnjax.progress import describe
-from snnjax.training import Objective, Program, Sources, evaluate, fit, fit_ensemble, init_state, train_step
+from snnjax.training import Objective, Program, Trainer, fit, fit_ensemble
 
-OPTIONS = {"batch_size": 16, "key": jax.random.key(0), "dt": 2e-3, "optimizer": optax.adam(optax.cosine_decay_schedule(0.1, 240))}
+OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.1, 240))
+OPTIONS = {"batch_size": 16, "key": jax.random.key(0), "dt": 2e-3}
 COLUMNS = ["epoch", "train_loss", "penalty", "valid_loss", "seconds"]
 
 
@@ -22,7 +23,7 @@ def values_and_traces():
     mean = x.mean(axis=1)
     yield "values", losses.SquaredError(losses.mean_over_time), noisy_map(mean), least_squares(mean, noisy_map(mean))
     flat = x.reshape(-1, INPUTS)
-    yield "traces", losses.mean_square, noisy_map(x), least_squares(flat, noisy_map(x).reshape(-1, OUTPUTS))
+    yield "traces", losses.MeanSquare(), noisy_map(x), least_squares(flat, noisy_map(x).reshape(-1, OUTPUTS))
 
 
 @pytest.mark.parametrize(("loss", "y", "best"), [pytest.param(*rest, id=name) for name, *rest in values_and_traces()])
@@ -30,7 +31,7 @@ def test_regression_reaches_the_least_squares_error(loss, y, best):
     smallest, w = best
     net, source = Linear(), Given(jnp.asarray(inputs(64)), jnp.asarray(y))
     held = Given(source.x[:16], source.y[:16])
-    result = fit(net, source, valid=held, test=source, loss=loss, epochs=60, **OPTIONS)
+    result = fit(net, Splits(source, held, source), Objective(loss), OPTIMIZER, epochs=60, **OPTIONS)
     # the loss of an epoch is a mean over steps on the way; that of the test set is at the end
     np.testing.assert_allclose(result.test["final"]["loss"], smallest, rtol=2e-3)
     np.testing.assert_allclose(net.map.kernel[...], w, atol=0.02)
@@ -47,7 +48,7 @@ def test_several_labels_per_sample_against_optax():
     net, loss = Linear(), losses.SigmoidCrossEntropy(losses.mean_over_time)
     logits = x.mean(axis=1) @ np.asarray(net.map.kernel[...])
     source = Given(jnp.asarray(x), jnp.asarray(labels))
-    result = fit(net, source, valid=source, loss=loss, epochs=60, **OPTIONS)
+    result = fit(net, Splits(source, source), Objective(loss), OPTIMIZER, epochs=60, **OPTIONS)
     first, last = result.history[0], result.history[-1]
     np.testing.assert_allclose(first["train_loss"], optax.sigmoid_binary_cross_entropy(logits, labels).mean(), rtol=1e-5)
     np.testing.assert_allclose(first["valid_label_accuracy"], np.mean((logits > 0) == labels), rtol=1e-6)
@@ -68,15 +69,15 @@ def test_a_loss_of_ones_own_names_what_is_reported():
     source = Given(jnp.asarray(x), jnp.asarray(y))
     error = np.abs((x.mean(axis=1) @ np.asarray(Linear().map.kernel[...]))[:, 0] - y)
     absolute.metric = None
-    objective, params = Objective.of(Linear(), loss=absolute)
-    m = evaluate(objective, params, source, batch_size=8)
+    trainer = Trainer(Linear(), Objective(absolute), optax.sgd(0.1), batch_size=8)
+    m = trainer.evaluate(trainer.params, source)
     np.testing.assert_allclose(m.loss, error.mean(), rtol=1e-5)
     assert m.scores == {}
     with pytest.raises(AttributeError, match="there is no accuracy: targets are no classes"):
         _ = m.accuracy
     absolute.metric = losses.Metric("near", lambda readout, target: absolute(readout, target) < 3)
-    objective, _ = Objective.of(Linear(), loss=absolute)
-    _, m = train_step(objective, optax.sgd(0.1), init_state(params, optax.sgd(0.1)), *source.batch(jnp.arange(20)))
+    trainer = Trainer(Linear(), Objective(absolute), optax.sgd(0.1), batch_size=20)
+    _, m = trainer.step(trainer.init(), (source, jnp.arange(20)))
     np.testing.assert_allclose(m.scores["near"], np.mean(error < 3), rtol=1e-6)
     assert describe({"epoch": 1, "train_loss": 1.0, "train_near": 0.5}) == "loss 1.000  near  train 0.500"
 
@@ -84,8 +85,8 @@ def test_a_loss_of_ones_own_names_what_is_reported():
 def test_parts_of_a_batch_give_the_same():
     """A source of one's own gets whole batches, unless the size of a part is given."""
     source = Given(jnp.asarray(inputs(16)), jnp.asarray(noisy_map(inputs(16).mean(axis=1))))
-    options = OPTIONS | {"optimizer": optax.sgd(0.1), "loss": losses.SquaredError(losses.mean_over_time)}
-    whole, parts = (fit(Linear(), source, epochs=2, micro_batch=m, **options) for m in (None, 4))
+    objective = Objective(losses.SquaredError(losses.mean_over_time))
+    whole, parts = (fit(Linear(), Splits(source), objective, optax.sgd(0.1), epochs=2, micro_batch=m, **OPTIONS) for m in (None, 4))
     for a, b in zip(jax.tree.leaves(whole.final), jax.tree.leaves(parts.final), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
@@ -96,17 +97,14 @@ def test_an_ensemble_on_values_takes_the_smallest_validation_loss():
     smallest, _ = least_squares(x.mean(axis=1), y)
     source, held = Given(jnp.asarray(x), jnp.asarray(y)), Given(jnp.asarray(x[:16]), jnp.asarray(y[:16]))
 
-    def objective(hyper, priming):
-        return Objective.of(Linear(), loss=losses.SquaredError(losses.mean_over_time))[0]
-
     program = Program(
-        init=lambda hyper, sources: nnx.state(Linear(), nnx.Param),
-        objective=objective,
+        network=lambda hyper: Linear(),
+        objective=lambda hyper: Objective(losses.SquaredError(losses.mean_over_time)),
         # the step falls with the loss's plateaus, which the optimizer sees
         optimizer=lambda hyper: optax.chain(optax.adam(hyper["rate"]), optax.contrib.reduce_on_plateau(patience=8, accumulation_size=4)),
     )
     members = {"seed": np.array([0, 1]), "rate": np.array([0.1, 1e-4])}
-    result = fit_ensemble(program, members, Sources(source, held, source), epochs=60, batch_size=16, dt=2e-3, placement="map")
+    result = fit_ensemble(program, members, Splits(source, held, source), epochs=60, batch_size=16, dt=2e-3, placement="map")
     assert sorted(result.history) == ["penalty", "train_loss", "valid_loss"]
     np.testing.assert_allclose(result.test["final"]["loss"][0], smallest, rtol=0.01)
     assert result.test["final"]["loss"][1] > 2 * smallest
@@ -117,10 +115,10 @@ def test_an_ensemble_on_values_takes_the_smallest_validation_loss():
 @pytest.mark.parametrize(
     ("y", "options", "match"),
     [
-        (np.array([0, 2, 1]), {}, r"labels of train must be in \[0, 2\), one a class of the readout, got 2"),
+        (np.array([0, 2, 1]), {}, r"labels of train must be in \[0, 2\), one class per output of the readout, got 2"),
         (np.full((3, 2), 3), {"loss": losses.SigmoidCrossEntropy()}, "labels of train must be finite and >= 0 and <= 1, got 3"),
         (np.zeros((3, 3)), {"loss": losses.SquaredError()}, r"target must have shape \(batch, k\) = \(1, 2\)"),
-        (np.zeros((3, 4, 2)), {"loss": losses.mean_square}, r"target must have the readout's shape \(3, 1, 2\).*got \(4, 1, 2\)"),
+        (np.zeros((3, 4, 2)), {"loss": losses.MeanSquare()}, r"target must have the readout's shape \(3, 1, 2\).*got \(4, 1, 2\)"),
     ],
 )
 def test_targets_that_do_not_fit_are_found_before_training(y, options, match):
@@ -130,4 +128,4 @@ def test_targets_that_do_not_fit_are_found_before_training(y, options, match):
     jax.tree_util.register_dataclass(Labelled, ["x", "y"], [])
     source = Labelled(jnp.asarray(inputs(3)), jnp.asarray(y))
     with pytest.raises(ValueError, match=match):
-        fit(Linear(), source, epochs=1, **OPTIONS | {"batch_size": 3} | options)
+        fit(Linear(), Splits(source), Objective(**options), OPTIMIZER, epochs=1, **OPTIONS | {"batch_size": 3})
