@@ -108,8 +108,8 @@ def _run(
             own = recurrent(z.astype(u.dtype), weights)
             i_next = [i_k + r_k for i_k, r_k in zip(i_next, own, strict=True)]
         net = functools.reduce(jnp.add, map(_signed, program.signs, i))
-        v = (u - theta).astype(program.trace)
         u_next = jnp.where(z, 0, lm * u + gain * net)
+        v = (u - theta).astype(program.trace)
         return (u_next, *i_next), (v, u if program.membrane else None)
 
     alone = recurrent is None and all(d.shape[1:] == state[0].shape for d in drive)

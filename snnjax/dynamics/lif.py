@@ -129,15 +129,7 @@ class CurrentBased(IntegrateAndFire):
         weights: Any = None,
         membrane: bool = False,
     ) -> Simulation:
-        """Run the neurons over a sequence, with the backward pass of `_lif_vjp` where it applies.
-
-        Args:
-            drive: Drive of all steps, arrays (time, batch, ...features).
-            state: State before the first step.
-            recurrent: What the spikes of a step add to the drive of that step.
-            weights: Second argument of `recurrent`.
-            membrane: Whether to return the trace of the membrane, too.
-        """
+        """`Neuron.scan`, with the backward pass of `_lif_vjp` where it applies."""
         if not self.fused:
             options: Any = {"recurrent": recurrent, "weights": weights, "membrane": membrane}
             return super().scan(drive, state, **options)

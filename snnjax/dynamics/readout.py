@@ -108,16 +108,9 @@ class LeakyIntegrator(Neuron):
         weights: Any = None,
         membrane: bool = False,
     ) -> Simulation:
-        """Run the readout over a sequence, on a GPU by the kernel of `_over_time` where it applies.
+        """`Neuron.scan`, on a GPU by the kernel of `_over_time` where it applies.
 
         Elsewhere autodiff is as fast, and has derivatives of all kinds.
-
-        Args:
-            drive: Drive of all steps, (time, batch, ...features).
-            state: State before the first step.
-            recurrent: What the output of a step adds to the drive of that step.
-            weights: Second argument of `recurrent`.
-            membrane: Not available.
         """
         plain = (
             _over_time.on_gpu()
