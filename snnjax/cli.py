@@ -110,7 +110,7 @@ class Sweep:
         config = self.task
         if self.resume and config.out is None:
             raise ValueError(
-                "out must name the folder of the sweep to go on with, got none; --out FOLDER "
+                "out must name the folder of the sweep to continue, got none; use --out FOLDER "
                 "--resume"
             )
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})

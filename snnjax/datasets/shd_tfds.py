@@ -200,7 +200,7 @@ def shd_builder(
             first.groups is None
         ):
             raise ValueError(
-                "files must have the same names of classes, and speakers all or none; got "
+                "files must have the same class names, and all or none must have speakers; got "
                 f"{first.class_names} and {other.class_names}, "
                 f"speakers {[d.groups is not None for d in data.values()]} in "
                 f"{[str(p) for p in files.values()]}"
@@ -352,12 +352,12 @@ def _same(folder: Path, key: str, wanted: dict[str, str], n_units: int) -> None:
     advice = "name another data_dir or name, or remove the folder"
     if not wanted.items() <= found.items():
         raise ValueError(
-            f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); "
+            f"{folder}: contains a data set made of other files ({key} {found}, not {wanted}); "
             f"{advice}"
         )
     if metadata.get("n_units") != n_units:
         raise ValueError(
-            f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = "
+            f"{folder}: contains a data set of {metadata.get('n_units')} units, not n_units = "
             f"{n_units}; {advice}"
         )
 
