@@ -21,15 +21,18 @@ from __future__ import annotations
 import struct
 import zlib
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import h5py
 
 REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
 
 
-def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) -> Any:
+def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = False) -> Any:
     """Return the dataset `name` of an open file after a check of its metadata.
 
     Args:
@@ -37,6 +40,9 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
         name: Path of the dataset in the file.
         max_length: Largest number of rows, and of rows per chunk.
         optional: Return None if the file has no such dataset.
+
+    Returns:
+        The `h5py.Dataset`, or None.
 
     Raises:
         ValueError: The dataset is missing, a link, not one-dimensional, too long, or its data are
@@ -78,7 +84,7 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
     return node
 
 
-def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
+def read_integers(file: BinaryIO, name: str, dataset: h5py.Dataset) -> np.ndarray:
     """Return the rows of a dataset of integers, in its own dtype."""
     dtype = dataset.dtype
     if dtype.kind not in "iu" or not _is_plain(dataset.id.get_type(), dtype):
@@ -86,7 +92,9 @@ def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
     return _read_rows(file, name, dataset, dtype)
 
 
-def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> tuple[str, ...]:
+def read_strings(
+    file: BinaryIO, name: str, dataset: h5py.Dataset, *, max_bytes: int
+) -> tuple[str, ...]:
     """Return the rows of a dataset of UTF-8 strings.
 
     Args:
@@ -119,7 +127,7 @@ def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> 
 
 
 def read_references(
-    file: BinaryIO, name: str, dataset: Any, kinds: str
+    file: BinaryIO, name: str, dataset: h5py.Dataset, kinds: str
 ) -> tuple[np.ndarray, np.dtype]:
     """Return where the rows of a variable-length dataset are stored.
 
@@ -211,14 +219,14 @@ def _objects(heap: bytes) -> dict[int, tuple[int, int]]:
     return objects
 
 
-def _is_plain(type_id: Any, dtype: np.dtype) -> bool:
+def _is_plain(type_id: h5py.h5t.TypeID, dtype: np.dtype) -> bool:
     """Return whether the file stores the type exactly as numpy does, without padding bits."""
     import h5py
 
     return bool(h5py.h5t.py_create(dtype, logical=True).equal(type_id))
 
 
-def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.ndarray:
+def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
     """Return the rows of a dataset, which are stored in the layout `dtype`."""
     n, plist = dataset.shape[0], dataset.id.get_create_plist()
     if dataset.file.id.get_create_plist().get_sizes() != (8, 8) or dataset.file.userblock_size:
@@ -281,7 +289,7 @@ def unpack_chunk(
     return np.frombuffer(stored, dtype)
 
 
-def _check_fill(name: str, plist: Any) -> None:
+def _check_fill(name: str, plist: h5py.h5p.PropDCID) -> None:
     """Raise if unwritten rows have a fill value: here they are read as zeros, or empty."""
     if plist.fill_value_defined() == 2:
         raise ValueError(f"{name} must not have both unwritten rows and its own fill value")

@@ -33,7 +33,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -41,6 +41,9 @@ from snnjax import _check
 from snnjax.datasets import _fetch
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.shd import Split, read_shd
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 URL = "https://zenkelab.org/datasets/"
 MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
@@ -173,7 +176,7 @@ def shd_builder(
     name: str = NAME,
     n_units: int = 700,
     md5: Mapping[str, str] | None = None,
-) -> Any:
+) -> tfds.core.GeneratorBasedBuilder:
     """Return a `tfds.core.GeneratorBasedBuilder` for the .h5 files.
 
     `prepare_shd` calls this and `download_and_prepare`. The builder is made for its files, because
