@@ -34,6 +34,11 @@ Task = Union[  # type: ignore[valid-type]
 ]
 
 
+def _say(console: Console, text: str) -> None:
+    """Print a line without colours and without line breaks."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a spiking network and write a run folder with metrics, parameters and figures."""
@@ -56,18 +61,16 @@ class Train:
             try:
                 finished = run(config, datasets=datasets, folder=folder, on_epoch=[progress])
             except TrainingDivergedError as error:
-                console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
-                console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+                _say(console, f"snnjax: {error}")
+                _say(console, f"run folder: {folder.path}")
                 return 1
             except TrainingInterrupted as error:
-                console.print(
-                    f"snnjax: {error}; run folder: {folder.path}", highlight=False, soft_wrap=True
-                )
+                _say(console, f"snnjax: {error}; run folder: {folder.path}")
                 return 130
         console.print(summary_table(finished.summary))
-        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+        _say(console, f"run folder: {folder.path}")
         for figure in ("learning_curves.png", "activity.png"):
-            console.print(f"figure:     {folder.path / figure}", highlight=False, soft_wrap=True)
+            _say(console, f"figure:     {folder.path / figure}")
         return 0
 
 
@@ -119,9 +122,7 @@ class Sweep:
         )
         epochs = config.epochs + config.priming_epochs
         if self.resume and not (folder / "config.json").exists():
-            console.print(
-                f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True
-            )
+            _say(console, f"nothing to continue in {folder}: a new sweep")
         with SweepProgress(len(members), epochs) as progress:
             try:
                 finished = run_sweep(
@@ -137,23 +138,21 @@ class Sweep:
                     on_epoch=[progress],
                 )
             except KeyboardInterrupt:
-                console.print(
-                    f"snnjax: interrupted; go on with the same command, --out {folder} and "
+                _say(
+                    console,
+                    f"snnjax: interrupted; continue with the same command, --out {folder} and "
                     "--resume",
-                    highlight=False,
-                    soft_wrap=True,
                 )
                 return 130
         console.print(sweep_table(finished.rows))
-        console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
+        _say(console, f"results: {folder / 'results.csv'}")
         if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
-            console.print(
+            _say(
+                console,
                 f"figure:  none for more than two swept parameters, {', '.join(swept_names)}",
-                highlight=False,
-                soft_wrap=True,
             )
         elif swept_names:
-            console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
+            _say(console, f"figure:  {folder / FIGURE}")
         return 0
 
 
@@ -210,10 +209,10 @@ class Probe:
         console.print(table(report))
         console.print(gradient_table(report))
         for line in findings(report):
-            console.print(line, highlight=False, soft_wrap=True)
+            _say(console, line)
         if self.figure is not None:
             plotting.save(plotting.depth(report), self.figure)
-            console.print(f"figure: {self.figure}", highlight=False, soft_wrap=True)
+            _say(console, f"figure: {self.figure}")
         return 0
 
 
@@ -351,7 +350,7 @@ class Reproduce:
                 else:
                     show(self.name, reproduce(self.name, options, root, watch=progress.unit))
             except KeyboardInterrupt:
-                say(f"snnjax: interrupted; go on with the same command, --out {root}")
+                say(f"snnjax: interrupted; continue with the same command, --out {root}")
                 return 130
         return 0
 
