@@ -154,10 +154,10 @@ def at(place: str) -> Iterator[None]:
         place: Where the error occurred, for example "recording 3".
 
     >>> with at("recording 3"):
-    ...     raise TypeError("units must hold integers")
+    ...     raise TypeError("units must contain integers")
     Traceback (most recent call last):
     ...
-    TypeError: recording 3: units must hold integers
+    TypeError: recording 3: units must contain integers
     """
     try:
         yield

@@ -48,7 +48,7 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
             getattr(obj, name) for name in meta
         )
 
-    def flatten_with_keys(obj: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten_with_keys(obj: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(
             (key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)
         ), tuple(getattr(obj, name) for name in meta)

@@ -34,6 +34,11 @@ Task = Union[  # type: ignore[valid-type]
 ]
 
 
+def _say(console: Console, text: str) -> None:
+    """Print a line without colours and without line breaks."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a spiking network and write a run folder with metrics, parameters and figures."""
@@ -55,17 +60,16 @@ class Train:
         try:
             finished = run(config, datasets=datasets, folder=folder, callbacks=[TrainingProgress()])
         except TrainingDivergedError as error:
-            console.print(f"snnjax: {error}", highlight=False, soft_wrap=True)
-            console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+            _say(console, f"snnjax: {error}")
+            _say(console, f"run folder: {folder.path}")
             return 1
         except TrainingInterrupted as error:
-            line = f"snnjax: {error}; run folder: {folder.path}"
-            console.print(line, highlight=False, soft_wrap=True)
+            _say(console, f"snnjax: {error}; run folder: {folder.path}")
             return 130
         console.print(summary_table(finished.summary))
-        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+        _say(console, f"run folder: {folder.path}")
         for figure in ("learning_curves.png", "activity.png"):
-            console.print(f"figure:     {folder.path / figure}", highlight=False, soft_wrap=True)
+            _say(console, f"figure:     {folder.path / figure}")
         return 0
 
 
@@ -108,7 +112,7 @@ class Sweep:
         config = self.task
         if self.resume and config.out is None:
             raise ValueError(
-                "out must name the folder of the sweep to go on with, got none; --out FOLDER "
+                "out must name the folder of the sweep to continue, got none; use --out FOLDER "
                 "--resume"
             )
         members = grid(range(config.seed, config.seed + self.seeds), varied or {})
@@ -117,9 +121,7 @@ class Sweep:
         )
         epochs = config.epochs + config.priming_epochs
         if self.resume and not (folder / "config.json").exists():
-            console.print(
-                f"nothing to go on with in {folder}: a new sweep", highlight=False, soft_wrap=True
-            )
+            _say(console, f"nothing to continue in {folder}: a new sweep")
         with SweepProgress(len(members), epochs) as progress:
             try:
                 finished = run_sweep(
@@ -135,23 +137,21 @@ class Sweep:
                     on_epoch=[progress],
                 )
             except KeyboardInterrupt:
-                console.print(
-                    f"snnjax: interrupted; go on with the same command, --out {folder} and "
+                _say(
+                    console,
+                    f"snnjax: interrupted; continue with the same command, --out {folder} and "
                     "--resume",
-                    highlight=False,
-                    soft_wrap=True,
                 )
                 return 130
         console.print(sweep_table(finished.rows))
-        console.print(f"results: {folder / 'results.csv'}", highlight=False, soft_wrap=True)
+        _say(console, f"results: {folder / 'results.csv'}")
         if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
-            console.print(
+            _say(
+                console,
                 f"figure:  none for more than two swept parameters, {', '.join(swept_names)}",
-                highlight=False,
-                soft_wrap=True,
             )
         elif swept_names:
-            console.print(f"figure:  {folder / FIGURE}", highlight=False, soft_wrap=True)
+            _say(console, f"figure:  {folder / FIGURE}")
         return 0
 
 
@@ -195,10 +195,10 @@ class Probe:
         x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
         objective, optimizer = prepared.objective(), prepared.optimizer()
         report = probe(prepared.network, x, labels, objective, optimizer=optimizer)
-        console.print(str(report), highlight=False, soft_wrap=True)
+        _say(console, str(report))
         if self.figure is not None:
             plotting.save(plotting.depth(report), self.figure)
-            console.print(f"figure: {self.figure}", highlight=False, soft_wrap=True)
+            _say(console, f"figure: {self.figure}")
         return 0
 
 
@@ -334,7 +334,7 @@ class Reproduce:
                 else:
                     show(self.name, reproduce(self.name, options, root, watch=progress.unit))
             except KeyboardInterrupt:
-                say(f"snnjax: interrupted; go on with the same command, --out {root}")
+                say(f"snnjax: interrupted; continue with the same command, --out {root}")
                 return 130
         return 0
 

@@ -119,7 +119,7 @@ def activity_snapshot(
                 color="C3" if own else "0.7",
                 lw=1.5 if own else 0.8,
             )
-        rows[0, b].set_title(f"class {labels[b]}, says {predicted[b]}", fontsize=9)
+        rows[0, b].set_title(f"class {labels[b]}, predicted {predicted[b]}", fontsize=9)
         for axes, raster, n in zip(
             rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True
         ):

@@ -95,9 +95,9 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     config: Any = jax.config
     if not config.jax_enable_compilation_cache:
         return None
-    told = config.jax_compilation_cache_dir
-    if folder is None and told:
-        return Path(told)
+    configured = config.jax_compilation_cache_dir
+    if folder is None and configured:
+        return Path(configured)
     path = (
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled"
         if folder is None

@@ -38,7 +38,7 @@ def test_snapshot_marks_spikes_where_they_are():
     panels = np.array(figure.axes).reshape(3, 2)
     np.testing.assert_allclose(panels[2, 1].lines[0].get_xydata(), [[6.0, 4]])  # input, sample 1: 3 steps of 2 ms, unit 4
     np.testing.assert_allclose(panels[1, 0].lines[0].get_xydata(), [[14.0, 6]])  # feature (1, 2) of (2, 4) is unit 6
-    assert panels[0, 1].get_title() == "class 2, says 2"
+    assert panels[0, 1].get_title() == "class 2, predicted 2"
 
 
 def test_excitatory_and_inhibitory_neurons_have_their_colours():

@@ -147,7 +147,7 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
                 raise ValueError(
                     f"{path}: truncated, or a damaged packet at byte {at}: claims {number} events "
                     f"of {width} bytes, {end - stop} bytes "
-                    "more than the file holds"
+                    "more than the file contains"
                 )
             if kind == _POLARITY:
                 if (width, offset) != (8, 4) and number:
@@ -158,7 +158,7 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
                 events = np.frombuffer(file.read(number * 8), _EVENT)
                 if events.size and events["time"].min() < 0:
                     raise ValueError(
-                        f"{path}: damaged packet at byte {at}: holds the negative time "
+                        f"{path}: damaged packet at byte {at}: contains the negative time "
                         f"{events['time'].min()} us"
                     )
                 yield (at, end), overflow, events

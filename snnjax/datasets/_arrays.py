@@ -40,7 +40,7 @@ def vector(name: str, value: ArrayLike, kinds: str) -> np.ndarray:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if array.dtype.kind not in kinds and array.size:
         raise TypeError(
-            f"{name} must hold {'real numbers' if 'f' in kinds else 'integers'}, got dtype "
+            f"{name} must contain {'real numbers' if 'f' in kinds else 'integers'}, got dtype "
             f"{array.dtype}"
         )
     return array if array.size else np.zeros(0, np.float32 if "f" in kinds else np.int64)

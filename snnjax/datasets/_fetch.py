@@ -173,9 +173,9 @@ def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None
         # ZipFile has turned backslashes into slashes on Windows only
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or ":" in name:
-            raise ValueError(f"must hold no path outside the archive, got {name!r}")
+            raise ValueError(f"must contain no path outside the archive, got {name!r}")
     if names.count(member) != 1:
-        raise ValueError(f"must hold one file {member!r}, got {names[:20]}")
+        raise ValueError(f"must contain one file {member!r}, got {names[:20]}")
     info = z.getinfo(member)
     _check_member(info, max_bytes)
     if path.is_file() and path.stat().st_size == info.file_size and _crc32(path) == info.CRC:

@@ -21,15 +21,18 @@ from __future__ import annotations
 import struct
 import zlib
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import h5py
 
 REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
 
 
-def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) -> Any:
+def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = False) -> Any:
     """Return the dataset `name` of an open file after a check of its metadata.
 
     Args:
@@ -37,6 +40,9 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
         name: Path of the dataset in the file.
         max_length: Largest number of rows, and of rows per chunk.
         optional: Return None if the file has no such dataset.
+
+    Returns:
+        The `h5py.Dataset`, or None.
 
     Raises:
         ValueError: The dataset is missing, a link, not one-dimensional, too long, or its data are
@@ -55,7 +61,7 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
         if link is None:
             if optional:
                 return None
-            raise ValueError(f"has no {here}; {node.name} holds {list(islice(node, 20))}")
+            raise ValueError(f"has no {here}; {node.name} contains {list(islice(node, 20))}")
         if not isinstance(link, h5py.HardLink):
             raise ValueError(
                 f"{here} must not be a link, got {type(link).__name__} to "
@@ -78,15 +84,17 @@ def find_dataset(f: Any, name: str, *, max_length: int, optional: bool = False) 
     return node
 
 
-def read_integers(file: BinaryIO, name: str, dataset: Any) -> np.ndarray:
+def read_integers(file: BinaryIO, name: str, dataset: h5py.Dataset) -> np.ndarray:
     """Return the rows of a dataset of integers, in its own dtype."""
     dtype = dataset.dtype
     if dtype.kind not in "iu" or not _is_plain(dataset.id.get_type(), dtype):
-        raise ValueError(f"{name} must hold integers, got dtype {dtype}")
+        raise ValueError(f"{name} must contain integers, got dtype {dtype}")
     return _read_rows(file, name, dataset, dtype)
 
 
-def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> tuple[str, ...]:
+def read_strings(
+    file: BinaryIO, name: str, dataset: h5py.Dataset, *, max_bytes: int
+) -> tuple[str, ...]:
     """Return the rows of a dataset of UTF-8 strings.
 
     Args:
@@ -102,7 +110,7 @@ def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> 
 
     info = h5py.check_string_dtype(dataset.dtype)
     if info is None:
-        raise ValueError(f"{name} must hold strings, got dtype {dataset.dtype}")
+        raise ValueError(f"{name} must contain strings, got dtype {dataset.dtype}")
     if info.length is not None:
         _check_longest(name, info.length, max_bytes)
         rows = _read_rows(file, name, dataset, np.dtype(f"S{info.length}")).tolist()
@@ -115,11 +123,11 @@ def read_strings(file: BinaryIO, name: str, dataset: Any, *, max_bytes: int) -> 
     try:
         return tuple(row.rstrip(b"\0").decode("utf-8") for row in rows)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} must hold UTF-8 strings, got {error.object!r}") from None
+        raise ValueError(f"{name} must contain UTF-8 strings, got {error.object!r}") from None
 
 
 def read_references(
-    file: BinaryIO, name: str, dataset: Any, kinds: str
+    file: BinaryIO, name: str, dataset: h5py.Dataset, kinds: str
 ) -> tuple[np.ndarray, np.dtype]:
     """Return where the rows of a variable-length dataset are stored.
 
@@ -147,7 +155,7 @@ def read_references(
     ):
         what = "integers" if "i" in kinds else "float16, float32 or float64"
         got = f"dtype {dataset.dtype}" if base is None else f"variable-length arrays of {base}"
-        raise ValueError(f"{name} must hold variable-length arrays of {what}, got {got}")
+        raise ValueError(f"{name} must contain variable-length arrays of {what}, got {got}")
     return _read_rows(file, name, dataset, REFERENCE), base
 
 
@@ -169,7 +177,7 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
     if lengths.sum() * base.itemsize > size:
         raise ValueError(
             f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file "
-            f"holds ({size} bytes)"
+            f"contains ({size} bytes)"
         )
     out = np.empty(int(lengths.sum()), base)
     order = np.argsort(references["address"], kind="stable")
@@ -183,7 +191,7 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
         left -= heap_size
         if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
             raise ValueError(
-                f"{name} refers to a heap at byte {address}, where there is none or a damaged one"
+                f"{name} refers to a heap at byte {address}, which is missing or damaged"
             )
         heap = _read_at(file, name, address, heap_size)
         objects = _objects(heap)
@@ -193,7 +201,7 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
             if stored != n * base.itemsize:
                 raise ValueError(
                     f"{name} refers in sample {s} to an object that the heap at byte {address} "
-                    "does not hold"
+                    "does not contain"
                 )
             out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
     return out
@@ -211,14 +219,14 @@ def _objects(heap: bytes) -> dict[int, tuple[int, int]]:
     return objects
 
 
-def _is_plain(type_id: Any, dtype: np.dtype) -> bool:
+def _is_plain(type_id: h5py.h5t.TypeID, dtype: np.dtype) -> bool:
     """Return whether the file stores the type exactly as numpy does, without padding bits."""
     import h5py
 
     return bool(h5py.h5t.py_create(dtype, logical=True).equal(type_id))
 
 
-def _read_rows(file: BinaryIO, name: str, dataset: Any, dtype: np.dtype) -> np.ndarray:
+def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype) -> np.ndarray:
     """Return the rows of a dataset, which are stored in the layout `dtype`."""
     n, plist = dataset.shape[0], dataset.id.get_create_plist()
     if dataset.file.id.get_create_plist().get_sizes() != (8, 8) or dataset.file.userblock_size:
@@ -281,17 +289,15 @@ def unpack_chunk(
     return np.frombuffer(stored, dtype)
 
 
-def _check_fill(name: str, plist: Any) -> None:
+def _check_fill(name: str, plist: h5py.h5p.PropDCID) -> None:
     """Raise if unwritten rows have a fill value: here they are read as zeros, or empty."""
     if plist.fill_value_defined() == 2:
-        raise ValueError(
-            f"{name} must not have rows that were never written beside a fill value of its own"
-        )
+        raise ValueError(f"{name} must not have both unwritten rows and its own fill value")
 
 
 def _check_longest(name: str, longest: int, max_bytes: int) -> None:
     if longest > max_bytes:
-        raise ValueError(f"{name} must hold strings of at most {max_bytes} bytes, got {longest}")
+        raise ValueError(f"{name} must contain strings of at most {max_bytes} bytes, got {longest}")
 
 
 def _size(file: BinaryIO) -> int:

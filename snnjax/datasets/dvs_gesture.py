@@ -183,7 +183,7 @@ class DVSGesture:
                 if window is None
                 else f" from {window[0]} to {window[1]} us, where its labels have a gesture"
             )
-            raise ValueError(f"{path}: holds no event{where}")
+            raise ValueError(f"{path}: contains no event{where}")
         for name, values in (("x", x), ("y", y)):
             if values.max() >= _PIXELS:
                 raise ValueError(f"{path}: {name} must be in [0, {_PIXELS}), got {values.max()}")
@@ -238,7 +238,7 @@ def _find(folder: Path, split: Split) -> list[_Sample]:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: "
-            f"{'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}"
+            f"{'not a folder; give its parent folder' if folder.exists() else 'no such folder'}"
         )
     prepared, original = (
         folder / f"ibmGesture{split.capitalize()}",
@@ -249,7 +249,7 @@ def _find(folder: Path, split: Split) -> list[_Sample]:
     if original.is_file():
         return _find_recordings(original)
     raise FileNotFoundError(
-        f"{folder}: holds neither {prepared.name} nor {original.name}; it holds "
+        f"{folder}: contains neither {prepared.name} nor {original.name}; it contains "
         f"{sorted(p.name for p in folder.iterdir())[:20]}"
     )
 
@@ -265,7 +265,7 @@ def _find_arrays(folder: Path) -> list[_Sample]:
             raise ValueError(f"{path}: must be named by its class, 0 to {len(CLASS_NAMES) - 1}")
         samples.append(_Sample(path, user, lighting, int(path.stem)))
     if not samples:
-        raise ValueError(f"{folder}: must hold files such as user01_led/0.npy, got none")
+        raise ValueError(f"{folder}: must contain files such as user01_led/0.npy, got none")
     return sorted(samples, key=lambda sample: sample[1:4])
 
 
@@ -323,7 +323,7 @@ def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
         match = re.fullmatch(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*", row)
         if match is None:
             raise ValueError(
-                f"{path}: line {number} must hold three whole numbers >= 0, got {row[:100]!r}"
+                f"{path}: line {number} must contain three whole numbers >= 0, got {row[:100]!r}"
             )
         label, start, stop = map(int, match.groups())
         if not 1 <= label <= len(CLASS_NAMES):
@@ -375,14 +375,14 @@ def _read_rows(path: Path) -> np.ndarray:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if dtype.kind not in "iuf" or dtype.shape:
-            raise ValueError(f"{path}: must hold integers or floats, got dtype {dtype}")
+            raise ValueError(f"{path}: must contain integers or floats, got dtype {dtype}")
         if len(shape) != 2 or shape[1] != 4 or shape[0] < 0:
-            raise ValueError(f"{path}: must hold an array (events, 4), got shape {shape}")
+            raise ValueError(f"{path}: must contain an array (events, 4), got shape {shape}")
         n_bytes = shape[0] * 4 * dtype.itemsize
         if file.tell() + n_bytes > size:
             raise ValueError(
                 f"{path}: truncated or damaged: claims {shape[0]} events, more than its {size} "
-                "bytes hold"
+                "bytes allow"
             )
         return np.frombuffer(file.read(n_bytes), dtype).reshape(
             shape, order="F" if fortran else "C"

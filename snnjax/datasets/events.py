@@ -111,7 +111,7 @@ class EventDataset:
             names = tuple(str(name) for name in names)
             if len(names) != n_classes:
                 raise ValueError(
-                    f"class_names must hold n_classes = {n_classes} names, got {len(names)}: "
+                    f"class_names must contain n_classes = {n_classes} names, got {len(names)}: "
                     f"{names[:20]}"
                 )
         self._set(times=times, units=units, offsets=offsets, labels=labels, groups=groups)
@@ -233,7 +233,7 @@ class EventDataset:
         labels = _arrays.vector("labels", labels, "iu")
         x = np.asarray(x)
         if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
+            raise TypeError(f"x must contain real numbers, got dtype {x.dtype}")
         if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] == 0:
             raise ValueError(
                 "x must have shape (time, samples, units) with at least one step and one unit, "
@@ -251,7 +251,7 @@ class EventDataset:
         if bad.any():
             e = int(bad.argmax())
             raise ValueError(
-                f"x must hold whole numbers >= 0, got {found[e]} at (time, sample, unit) = "
+                f"x must contain whole numbers >= 0, got {found[e]} at (time, sample, unit) = "
                 f"({step[e]}, {sample[e]}, {unit[e]})"
             )
         repeats = found.astype(np.int64)
@@ -497,7 +497,8 @@ class EventDataset:
                 int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.n_units))
             )
             raise ValueError(
-                f"dtype must hold every count exactly, got {np.dtype(dtype)} (up to {limit}) for "
+                f"dtype must represent every count exactly, got {np.dtype(dtype)} (up to {limit}) "
+                "for "
                 f"{count[worst]} events "
                 f"at (time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
             )

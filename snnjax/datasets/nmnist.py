@@ -143,7 +143,7 @@ def load_nmnist(
         recordings = _find(files, split.capitalize())
         total = sum(recording.file.size for recording in recordings) // _EVENT
         if total > max_events:
-            raise ValueError(f"must hold at most max_events = {max_events} events, got {total}")
+            raise ValueError(f"must contain at most max_events = {max_events} events, got {total}")
         for start in range(0, len(recordings), _BLOCK):
             parts.append(_read(recordings[start : start + _BLOCK], downsample, shape[1]))
     return EventDataset(
@@ -163,7 +163,7 @@ def load_nmnist(
 def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
     """Yield the files of the archive, or of the folder `name`. Errors name their place."""
     if not folder.is_dir():
-        wrong = "not a folder; name the one that holds it" if folder.exists() else "no such folder"
+        wrong = "not a folder; give its parent folder" if folder.exists() else "no such folder"
         raise FileNotFoundError(f"{folder}: {wrong}")
     archive, unpacked = folder / f"{name}.zip", folder / name
     if archive.is_file():
@@ -182,7 +182,7 @@ def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
             yield [_File(key, path.stat().st_size, path.read_bytes) for key, path in paths.items()]
     else:
         got = sorted(path.name for path in folder.iterdir())[:20]
-        wanted = f"must hold {archive.name} or the folder {name} of N-MNIST"
+        wanted = f"must contain {archive.name} or the folder {name} of N-MNIST"
         raise FileNotFoundError(f"{folder}: {wanted}, got {got}; get the archives from {SOURCE}")
 
 
@@ -203,16 +203,16 @@ def _find(files: Iterable[_File], name: str) -> list[_Recording]:
         if file.size > _MOST_BYTES:
             raise ValueError(f"{file.name!r} must be at most {_MOST_BYTES} bytes, got {file.size}")
         if file.size % _EVENT or file.size == 0:
-            wanted = f"must hold whole events of {_EVENT} bytes, at least one"
-            raise ValueError(f"{file.name!r} {wanted}, got {file.size} bytes; it is cut off")
+            wanted = f"must contain whole events of {_EVENT} bytes, at least one"
+            raise ValueError(f"{file.name!r} {wanted}, got {file.size} bytes; it is truncated")
         found.append(_Recording(int(match[1]), int(match[2]), file))
     if not found:
-        raise ValueError(f"must hold recordings such as {name}/0/00002.bin, got {others[:20]}")
+        raise ValueError(f"must contain recordings such as {name}/0/00002.bin, got {others[:20]}")
     found.sort(key=lambda recording: recording[:2])
     for one, other in itertools.pairwise(found):
         if one[:2] == other[:2]:
             names = f"{one.file.name!r} and {other.file.name!r}"
-            raise ValueError(f"must hold each recording once, got {names}")
+            raise ValueError(f"must contain each recording once, got {names}")
     return found
 
 

@@ -125,17 +125,18 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: "
-            f"{'not a folder; name the one that holds it' if folder.exists() else 'no such folder'}"
+            f"{'not a folder; give its parent folder' if folder.exists() else 'no such folder'}"
         )
     found = sorted(folder.glob(f"*_{split}.h5"))
     if not found:
         raise FileNotFoundError(
-            f"{folder}: holds no file *_{split}.h5; its .h5 files: "
+            f"{folder}: contains no file *_{split}.h5; its .h5 files: "
             f"{sorted(p.name for p in folder.glob('*.h5'))[:20]}"
         )
     if len(found) > 1:
         raise ValueError(
-            f"{folder}: must hold one file *_{split}.h5, got {[p.name for p in found][:20]}; use "
+            f"{folder}: must contain one file *_{split}.h5, got {[p.name for p in found][:20]}; "
+            "use "
             "read_shd"
         )
     return read_shd(found[0], **options)
@@ -179,9 +180,9 @@ def _read(
                     f"{name} must have one entry per sample, got {dataset.shape[0]} for {n} labels"
                 )
         if n == 0:
-            raise ValueError("labels must hold at least one sample, got none")
+            raise ValueError("labels must contain at least one sample, got none")
         if keys is not None and keys.shape[0] == 0:
-            raise ValueError("extra/keys must hold at least one name, got none")
+            raise ValueError("extra/keys must contain at least one name, got none")
         label_array = _hdf5.read_integers(file, "labels", labels)
         groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
         class_names = (
@@ -197,11 +198,11 @@ def _read(
             s = int(differ.argmax())
             got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
             raise ValueError(
-                f"spikes/times and spikes/units must have one length in each sample, got {got}"
+                f"spikes/times and spikes/units must have the same length in each sample, got {got}"
             )
         if lengths.sum() > max_events:
             raise ValueError(
-                f"spikes/times must hold at most max_events = {max_events} events, got "
+                f"spikes/times must contain at most max_events = {max_events} events, got "
                 f"{lengths.sum()}"
             )
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)

@@ -33,7 +33,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -41,6 +41,9 @@ from snnjax import _check
 from snnjax.datasets import _fetch
 from snnjax.datasets.events import EventDataset
 from snnjax.datasets.shd import Split, read_shd
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 URL = "https://zenkelab.org/datasets/"
 MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
@@ -173,7 +176,7 @@ def shd_builder(
     name: str = NAME,
     n_units: int = 700,
     md5: Mapping[str, str] | None = None,
-) -> Any:
+) -> tfds.core.GeneratorBasedBuilder:
     """Return a `tfds.core.GeneratorBasedBuilder` for the .h5 files.
 
     `prepare_shd` calls this and `download_and_prepare`. The builder is made for its files, because
@@ -200,7 +203,7 @@ def shd_builder(
             first.groups is None
         ):
             raise ValueError(
-                "files must have the same names of classes, and speakers all or none; got "
+                "files must have the same class names, and all or none must have speakers; got "
                 f"{first.class_names} and {other.class_names}, "
                 f"speakers {[d.groups is not None for d in data.values()]} in "
                 f"{[str(p) for p in files.values()]}"
@@ -352,12 +355,12 @@ def _same(folder: Path, key: str, wanted: dict[str, str], n_units: int) -> None:
     advice = "name another data_dir or name, or remove the folder"
     if not wanted.items() <= found.items():
         raise ValueError(
-            f"{folder}: holds a data set made of other files ({key} {found}, not {wanted}); "
+            f"{folder}: contains a data set made of other files ({key} {found}, not {wanted}); "
             f"{advice}"
         )
     if metadata.get("n_units") != n_units:
         raise ValueError(
-            f"{folder}: holds a data set of {metadata.get('n_units')} units, not n_units = "
+            f"{folder}: contains a data set of {metadata.get('n_units')} units, not n_units = "
             f"{n_units}; {advice}"
         )
 

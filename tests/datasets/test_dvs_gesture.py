@@ -189,11 +189,11 @@ def changed(row, column, value, dtype=float):
         (changed(9, 3, -1), r"times must be finite and >= 0 ms, got -1.0 in event 9"),
         (changed(9, 3, np.nan), r"times must be finite and >= 0 ms, got nan"),
         (changed(9, 3, np.inf), r"times must be finite and >= 0 ms, got inf"),
-        (EVENTS[:, :3], r"must hold an array \(events, 4\), got shape \(60, 3\)"),
-        (EVENTS[0], r"must hold an array \(events, 4\), got shape \(4,\)"),
-        (EVENTS[:0], r"holds no event"),
-        (EVENTS.astype(complex), r"must hold integers or floats, got dtype complex128"),
-        (EVENTS.astype(str), r"must hold integers or floats, got dtype <U"),
+        (EVENTS[:, :3], r"must contain an array \(events, 4\), got shape \(60, 3\)"),
+        (EVENTS[0], r"must contain an array \(events, 4\), got shape \(4,\)"),
+        (EVENTS[:0], r"contains no event"),
+        (EVENTS.astype(complex), r"must contain integers or floats, got dtype complex128"),
+        (EVENTS.astype(str), r"must contain integers or floats, got dtype <U"),
     ],
 )
 def test_prepared_arrays_that_are_wrong(tmp_path, events, match):
@@ -204,7 +204,7 @@ def test_prepared_arrays_that_are_wrong(tmp_path, events, match):
 
 def test_nothing_is_unpickled(tmp_path):
     prepared(tmp_path, {"user01_led/5.npy": np.array([[object] * 4])}, save=lambda p, e: np.save(p, e, allow_pickle=True))
-    with pytest.raises(ValueError, match=r"5\.npy: must hold integers or floats, got dtype object"):
+    with pytest.raises(ValueError, match=r"5\.npy: must contain integers or floats, got dtype object"):
         DVSGesture(tmp_path, "train")[0]
 
 
@@ -214,7 +214,7 @@ def test_an_array_that_claims_more_than_the_file_holds(tmp_path, shape):
     path.parent.mkdir(parents=True)
     head = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(60 * 32 - 1))
-    with pytest.raises(ValueError, match=r"5\.npy: (truncated or|must hold an array)"):
+    with pytest.raises(ValueError, match=r"5\.npy: (truncated or|must contain an array)"):
         DVSGesture(tmp_path, "train")[0]
 
 
@@ -231,7 +231,7 @@ LATER = np.array([0, 0, 0, 1])
         (HEADER[:60], r"damaged or truncated header"),
         (HEADER.replace(b"#!END-HEADER\r\n", b"") + POLARITY, r"damaged or truncated header: no line .*END-HEADER"),
         (HEADER + POLARITY[:20], r"truncated in the head of the packet at byte 105"),
-        (HEADER + POLARITY[:-1], r"claims 60 events of 8 bytes, 1 bytes more than the file holds"),
+        (HEADER + POLARITY[:-1], r"claims 60 events of 8 bytes, 1 bytes more than the file contains"),
         (HEADER + packet(EVENTS, number=2**31 - 1), r"claims 2147483647 events"),
         (HEADER + packet(EVENTS, kind=7, number=2**31 - 1, width=2**31 - 1), r"claims 2147483647 events of 2147483647 bytes"),
         (HEADER + packet(EVENTS, number=-1), r"damaged packet at byte 105: events of 8 bytes, -1 of them"),
@@ -241,11 +241,11 @@ LATER = np.array([0, 0, 0, 1])
         (HEADER + packet(EVENTS, claimed_valid=61), r"61 valid"),
         (HEADER + packet(EVENTS, width=4), r"polarity events have 8 bytes and their time at byte 4, got 4 and 4"),
         (HEADER + packet(EVENTS, offset=0), r"polarity events have 8 bytes and their time at byte 4, got 8 and 0"),
-        (HEADER + packet(EVENTS + (LATER << 31)), r"holds the negative time -21474"),
+        (HEADER + packet(EVENTS + (LATER << 31)), r"contains the negative time -21474"),
         (HEADER + packet(np.array([[128, 0, 0, 5]])), r"x must be in \[0, 128\), got 128"),
         (HEADER + packet(np.array([[0, 128, 0, 5]])), r"y must be in \[0, 128\), got 128"),
-        (HEADER, r"holds no event from 0 to 1000000 us"),
-        (HEADER + packet(EVENTS + (LATER << 30)), r"holds no event from 0 to 1000000 us"),
+        (HEADER, r"contains no event from 0 to 1000000 us"),
+        (HEADER + packet(EVENTS + (LATER << 30)), r"contains no event from 0 to 1000000 us"),
     ],
 )
 def test_recordings_that_are_wrong(tmp_path, content, match):
@@ -260,10 +260,10 @@ def test_recordings_that_are_wrong(tmp_path, content, match):
     [
         ("", r"must begin with the line 'class,startTime_usec,endTime_usec', got ''"),
         ("class,start,end\n1,0,5\n", r"must begin with the line"),
-        (LABELS + "1,0,5\nclap,5,10\n", r"line 3 must hold three whole numbers >= 0, got 'clap,5,10'"),
-        (LABELS + "1,0\n", r"line 2 must hold three whole numbers"),
-        (LABELS + "1,-5,3\n", r"line 2 must hold three whole numbers"),
-        (LABELS + "1,0," + "9" * 400 + "\n", r"line 2 must hold three whole numbers"),
+        (LABELS + "1,0,5\nclap,5,10\n", r"line 3 must contain three whole numbers >= 0, got 'clap,5,10'"),
+        (LABELS + "1,0\n", r"line 2 must contain three whole numbers"),
+        (LABELS + "1,-5,3\n", r"line 2 must contain three whole numbers"),
+        (LABELS + "1,0," + "9" * 400 + "\n", r"line 2 must contain three whole numbers"),
         (LABELS + "0,0,5\n", r"line 2 must have a class from 1 to 11, got 0"),
         (LABELS + "12,0,5\n", r"line 2 must have a class from 1 to 11, got 12"),
         (
@@ -307,7 +307,7 @@ def test_lists_that_are_wrong(tmp_path, names, match):
         ("user01_led/11.npy", r"11\.npy: must be named by its class, 0 to 10"),
         ("user01_led/clap.npy", r"clap\.npy: must be named by its class"),
         ("led/1.npy", r"1\.npy: a recording must be named userNN_LIGHTING, got 'led'"),
-        ("user01_led/1.txt", r"ibmGestureTrain: must hold files such as user01_led/0\.npy, got none"),
+        ("user01_led/1.txt", r"ibmGestureTrain: must contain files such as user01_led/0\.npy, got none"),
     ],
 )
 def test_names_that_are_wrong(tmp_path, name, match):
@@ -320,7 +320,7 @@ def test_folders_and_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         DVSGesture(tmp_path / "nowhere", "train")
     (tmp_path / "something").touch()
-    with pytest.raises(FileNotFoundError, match=r"holds neither ibmGestureTest nor trials_to_test\.txt; it holds \['something'\]"):
+    with pytest.raises(FileNotFoundError, match=r"contains neither ibmGestureTest nor trials_to_test\.txt; it contains \['something'\]"):
         DVSGesture(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match="something: not a folder"):
         DVSGesture(tmp_path / "something", "test")

@@ -260,7 +260,7 @@ def test_counts_never_wrap_around(dtype, limit):
     fits = crowd(limit).to_dense(1e-3, dtype=dtype)
     assert fits.dtype == dtype
     assert int(fits[1, 1, 1]) == limit
-    with pytest.raises(ValueError, match=rf"dtype must hold .* for {limit + 1} events at \(time, sample, unit\) = \(1, 1, 1\)"):
+    with pytest.raises(ValueError, match=rf"dtype must represent .* for {limit + 1} events at \(time, sample, unit\) = \(1, 1, 1\)"):
         crowd(limit + 1).to_dense(1e-3, dtype=dtype)
     assert crowd(limit + 1).to_dense(1e-3, dtype=dtype, binary=True).sum() == 1
 
@@ -447,14 +447,14 @@ GOOD = {
         ("times", [0.1, 0.2, 0.3, -1e-60], ValueError, r"times .* got -1e-60 at position 3 \(sample 2\)"),
         ("times", np.array([1e300, 0, 0, 0]), ValueError, r"times must be below 4294967296 s, .* got 1e\+300 at position 0 \(sample 0\)"),
         ("times", [[0.1, 0.2, 0.3, 0.4]], ValueError, r"times must be one-dimensional, got shape \(1, 4\)"),
-        ("times", np.array([1j, 0, 0, 0]), TypeError, "times must hold real numbers, got dtype complex128"),
-        ("times", ["a", "b", "c", "d"], TypeError, "times must hold real numbers"),
+        ("times", np.array([1j, 0, 0, 0]), TypeError, "times must contain real numbers, got dtype complex128"),
+        ("times", ["a", "b", "c", "d"], TypeError, "times must contain real numbers"),
         ("times", [0.1, 0.2, 0.3], ValueError, "offsets must run from 0 to the 3 events, got 0 to 4"),
         ("units", [0, 1, 3, -1], ValueError, r"units must be in \[0, 2\], got 3 at position 2 \(sample 2\)"),
         ("units", np.array([0, 2**40, 0, 0]), ValueError, "units .* got 1099511627776 at position 1"),
         ("units", np.array([0, 2**64 - 1, 0, 0], np.uint64), ValueError, "units .* got 18446744073709551615 at position 1"),
-        ("units", [0.0, 1.0, 2.0, 0.0], TypeError, "units must hold integers, got dtype float64"),
-        ("units", [True, False, True, True], TypeError, "units must hold integers, got dtype bool"),
+        ("units", [0.0, 1.0, 2.0, 0.0], TypeError, "units must contain integers, got dtype float64"),
+        ("units", [True, False, True, True], TypeError, "units must contain integers, got dtype bool"),
         ("units", [0, 1, 2], ValueError, "units must have one entry per event, got 3 units for 4 times"),
         ("offsets", [0, 3, 2, 4], ValueError, "offsets must not decrease, got 3 then 2 at position 1"),
         ("offsets", np.array([0, 3, 2, 4], np.uint32), ValueError, "offsets must not decrease"),
@@ -464,8 +464,8 @@ GOOD = {
         ("labels", [0, 1, 2], ValueError, r"labels must be in \[0, 1\], got 2 at position 2"),
         ("labels", [0, -1, 2], ValueError, "labels .* got -1 at position 1"),
         ("groups", [1, 2], ValueError, "groups must have one entry per sample, got 2 for 3 labels"),
-        ("groups", [1.0, 2.0, 3.0], TypeError, "groups must hold integers"),
-        ("class_names", ("a",), ValueError, "class_names must hold n_classes = 2 names, got 1"),
+        ("groups", [1.0, 2.0, 3.0], TypeError, "groups must contain integers"),
+        ("class_names", ("a",), ValueError, "class_names must contain n_classes = 2 names, got 1"),
         ("n_units", 0, ValueError, "n_units must be >= 1"),
         ("n_units", 2.0, TypeError, "n_units must be an integer"),
         ("n_classes", 0, ValueError, "n_classes must be >= 1"),
@@ -505,16 +505,16 @@ def test_from_lists_refuses():
         EventDataset.from_lists([[0.1], [0.2]], [[0], [4]], [0, 0], **options)
     with pytest.raises(ValueError, match=r"sample 1: times must be one-dimensional, got shape \(1, 1\)"):
         EventDataset.from_lists([[0.1], [[0.2]]], [[0], [0]], [0, 0], **options)
-    with pytest.raises(TypeError, match="sample 1: units must hold integers, got dtype float64"):
+    with pytest.raises(TypeError, match="sample 1: units must contain integers, got dtype float64"):
         EventDataset.from_lists([[0.1], [0.2]], [[0], [1.0]], [0, 0], **options)
     with pytest.raises(ValueError, match=r"sample 0: .*inhomogeneous"):
         EventDataset.from_lists([[0.1, [0.2]]], [[0, 1]], [0], **options)
     with pytest.raises(ValueError, match="n_classes must be given"):
         EventDataset.from_lists([], [], [], **options)
     for labels, error, message in [
-        ([0.0], TypeError, "labels must hold integers, got dtype float64"),
-        (["cat"], TypeError, "labels must hold integers, got dtype <U3"),
-        ([True], TypeError, "labels must hold integers, got dtype bool"),
+        ([0.0], TypeError, "labels must contain integers, got dtype float64"),
+        (["cat"], TypeError, "labels must contain integers, got dtype <U3"),
+        ([True], TypeError, "labels must contain integers, got dtype bool"),
         ([[0, 1]], ValueError, r"labels must be one-dimensional, got shape \(1, 2\)"),
         (0, ValueError, r"labels must be one-dimensional, got shape \(\)"),
         ([-1], ValueError, r"labels must be in \[0, .*got -1 at position 0"),
@@ -534,12 +534,12 @@ def test_from_lists_refuses():
     [
         (np.array([[[0.0, 0.5]]]), ValueError, r"got 0.5 at \(time, sample, unit\) = \(0, 0, 1\)"),
         (np.array([[[0]], [[-1]]]), ValueError, r"got -1.0 at \(time, sample, unit\) = \(1, 0, 0\)"),
-        (np.array([[[np.nan]]]), ValueError, "x must hold whole numbers >= 0, got nan"),
+        (np.array([[[np.nan]]]), ValueError, "x must contain whole numbers >= 0, got nan"),
         (np.array([[[np.inf]]]), ValueError, "got inf"),
         (np.zeros((2, 1)), ValueError, r"x must have shape \(time, samples, units\).* got \(2, 1\)"),
         (np.zeros((0, 1, 1)), ValueError, "at least one step"),
         (np.zeros((2, 3, 1)), ValueError, "labels must have one entry per sample, got 1"),
-        (np.zeros((2, 1, 1), complex), TypeError, "x must hold real numbers"),
+        (np.zeros((2, 1, 1), complex), TypeError, "x must contain real numbers"),
     ],
 )
 def test_from_dense_refuses(x, error, message):

@@ -163,10 +163,10 @@ def test_recordings_of_several_blocks_are_in_order(tmp_path):
 
 FINE = [0] * 4
 NAMED = r"must be named Train/DIGIT/NUMBER\.bin, with a digit from 0 to 9, got "
-WHOLE = r"'Train/5/1\.bin' must hold whole events of 5 bytes, at least one, got "
+WHOLE = r"'Train/5/1\.bin' must contain whole events of 5 bytes, at least one, got "
 OUTSIDE = r"'Train/5/1\.bin': x and y must be in \[0, 34\), got "
 WRONG = [
-    ({"Train/5/1.bin": bytes(7)}, WHOLE + "7 bytes; it is cut off"),
+    ({"Train/5/1.bin": bytes(7)}, WHOLE + "7 bytes; it is truncated"),
     ({"Train/5/1.bin": b""}, WHOLE + "0 bytes"),
     ({"Train/5/1.bin": bytes(2**18 + 5)}, r"1\.bin' must be at most 262144 bytes, got 262149"),
     (
@@ -182,9 +182,9 @@ WRONG = [
     ({"Train/1.bin": [FINE]}, NAMED),
     (
         {"Train/7/1.bin": [FINE], "Train/7/00001.bin": [FINE]},
-        r"must hold each recording once, got 'Train/7/0*1\.bin' and 'Train/7/0*1\.bin'",
+        r"must contain each recording once, got 'Train/7/0*1\.bin' and 'Train/7/0*1\.bin'",
     ),
-    ({"Train/7/1.txt": [FINE]}, r"must hold recordings such as Train/0/00002\.bin, got \["),
+    ({"Train/7/1.txt": [FINE]}, r"must contain recordings such as Train/0/00002\.bin, got \["),
 ]
 
 
@@ -207,7 +207,7 @@ def test_recordings_that_are_wrong(tmp_path, write, files, match):
     ],
 )
 def test_archives_without_the_folder(tmp_path, name):
-    match = r"Train\.zip: must hold recordings such as Train/0/00002\.bin, got \["
+    match = r"Train\.zip: must contain recordings such as Train/0/00002\.bin, got \["
     with pytest.raises(ValueError, match=match):
         load_nmnist(zipped(tmp_path, {name: [FINE]}), "train")
 
@@ -285,7 +285,7 @@ def test_a_file_that_expands_beyond_its_size_takes_no_memory(tmp_path):
 
 def test_limit_on_events(tmp_path):
     zipped(tmp_path, EVENTS)
-    match = r"Train\.zip: must hold at most max_events = 120 events, got 121"
+    match = r"Train\.zip: must contain at most max_events = 120 events, got 121"
     with pytest.raises(ValueError, match=match):
         load_nmnist(tmp_path, "train", max_events=120)
     assert load_nmnist(tmp_path, "train", max_events=121).times.size == 121
@@ -298,7 +298,7 @@ def test_folders_and_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="something: not a folder"):
         load_nmnist(tmp_path / "something", "test")
     missing = (
-        r"must hold Test\.zip or the folder Test of N-MNIST, got \['something'\]; "
+        r"must contain Test\.zip or the folder Test of N-MNIST, got \['something'\]; "
         r"get the archives from https://www\.garrickorchard\.com"
     )
     with pytest.raises(FileNotFoundError, match=missing):

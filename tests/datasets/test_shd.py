@@ -197,10 +197,10 @@ def test_load_finds_the_file(tmp_path):
     write(tmp_path / "fsdd_valid.h5", labels=LABELS[::-1])
     assert_holds(load_shd(tmp_path, "train"))
     assert_holds(load_shd(str(tmp_path), "valid", duration=0.5), labels=LABELS[::-1])
-    with pytest.raises(FileNotFoundError, match=r"holds no file \*_test.h5; its .h5 files: \['fsdd_train.h5', 'fsdd_valid.h5'\]"):
+    with pytest.raises(FileNotFoundError, match=r"contains no file \*_test.h5; its .h5 files: \['fsdd_train.h5', 'fsdd_valid.h5'\]"):
         load_shd(tmp_path, "test")
     write(tmp_path / "shd_train.h5")
-    with pytest.raises(ValueError, match=r"must hold one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use read_shd"):
+    with pytest.raises(ValueError, match=r"must contain one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use read_shd"):
         load_shd(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         load_shd(tmp_path / "nowhere", "train")
@@ -258,7 +258,7 @@ def test_tail_lost_but_length_kept(path):
     first, last = whole.index(b"GCOL"), whole.rindex(UNITS[-1].tobytes()) - 16  # the last object's header
     for keep in np.linspace(first, last, 20).astype(int):
         path.write_bytes(whole[:keep] + bytes(len(whole) - keep))
-        refuses(path, "damaged|does not hold")
+        refuses(path, "damaged|does not contain")
 
 
 # --- HDF5 of another layout
@@ -266,10 +266,10 @@ def test_tail_lost_but_length_kept(path):
 
 def test_missing_parts(path):
     for part in ("times", "units", "labels"):
-        refuses(write(path, **{part: None}), f"has no {'labels' if part == 'labels' else 'spikes/' + part}; / ?.*holds")
+        refuses(write(path, **{part: None}), f"has no {'labels' if part == 'labels' else 'spikes/' + part}; / ?.*contains")
     with h5py.File(path, "w") as f:
         f["data"] = np.zeros(3)
-    refuses(path, r"has no spikes; / holds \['data'\]")
+    refuses(path, r"has no spikes; / contains \['data'\]")
 
 
 def replace(path, name, make):
@@ -299,7 +299,7 @@ def replace(path, name, make):
         (
             "spikes/times",
             lambda f: f.create_dataset("spikes/times", data=["a"] * 12, dtype=h5py.string_dtype()),
-            "spikes/times must hold variable",
+            "spikes/times must contain variable",
         ),
         (
             "spikes/times",
@@ -310,28 +310,28 @@ def replace(path, name, make):
         ("spikes/times", lambda f: ragged(f, "spikes/times", TIMES, "g"), "got variable-length arrays of float128"),
         ("spikes/units", lambda f: ragged(f, "spikes/units", TIMES, "f2"), "arrays of integers, got variable-length arrays of float16"),
         ("spikes/units", lambda f: ragged(f, "spikes/units", [x > 9 for x in UNITS], "?"), "integers, got variable-length arrays of bool"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS.astype("f4")), "labels must hold integers, got dtype float32"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS > 1), "labels must hold integers, got dtype bool"),
-        ("labels", lambda f: f.create_dataset("labels", data=[b"one"] * 12), "labels must hold integers, got dtype"),
+        ("labels", lambda f: f.create_dataset("labels", data=LABELS.astype("f4")), "labels must contain integers, got dtype float32"),
+        ("labels", lambda f: f.create_dataset("labels", data=LABELS > 1), "labels must contain integers, got dtype bool"),
+        ("labels", lambda f: f.create_dataset("labels", data=[b"one"] * 12), "labels must contain integers, got dtype"),
         ("labels", lambda f: f.create_dataset("labels", data=LABELS[:, None]), r"labels must be one-dimensional, got shape \(12, 1\)"),
         ("labels", lambda f: f.create_dataset("labels", data=LABELS[:11]), "must have one entry per sample, got 12 for 11 labels"),
-        ("labels", lambda f: f.create_dataset("labels", (12,), "u2", fillvalue=1), "labels must not have rows that were never written"),
+        ("labels", lambda f: f.create_dataset("labels", (12,), "u2", fillvalue=1), "labels must not have both unwritten rows"),
         ("labels", lambda f: f.create_dataset("labels", data=LABELS, chunks=(4,), compression="lzf"), "compressed with gzip .*filters"),
         (
             "extra/speaker",
             lambda f: f.create_dataset("extra/speaker", data=SPEAKER[:3]),
             "extra/speaker must have one entry per sample, got 3",
         ),
-        ("extra/speaker", lambda f: f.create_dataset("extra/speaker", data=[b"x"] * 12), "extra/speaker must hold integers"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=np.arange(3)), "extra/keys must hold strings, got dtype int64"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=[b"\xff", b"\xfe"]), "extra/keys must hold UTF-8 strings"),
+        ("extra/speaker", lambda f: f.create_dataset("extra/speaker", data=[b"x"] * 12), "extra/speaker must contain integers"),
+        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=np.arange(3)), "extra/keys must contain strings, got dtype int64"),
+        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=[b"\xff", b"\xfe"]), "extra/keys must contain UTF-8 strings"),
         ("extra/keys", lambda f: f.create_dataset("extra/keys", data=[b"a" * 2000]), "strings of at most 1000 bytes, got 2000"),
         (
             "extra/keys",
             lambda f: f.create_dataset("extra/keys", data=["a" * 2000], dtype=h5py.string_dtype()),
             "at most 1000 bytes, got 2000",
         ),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", (0,), "S3"), "extra/keys must hold at least one name, got none"),
+        ("extra/keys", lambda f: f.create_dataset("extra/keys", (0,), "S3"), "extra/keys must contain at least one name, got none"),
         ("extra/keys", lambda f: f.create_dataset("extra/keys", (20_000,), "S3"), "extra/keys must have at most 10000 entries, got 20000"),
     ],
 )
@@ -340,7 +340,7 @@ def test_wrong_layout(path, name, make, message):
 
 
 def test_no_samples(path):
-    refuses(write(path, times=[], units=[], labels=LABELS[:0], speaker=None), "labels must hold at least one sample, got none")
+    refuses(write(path, times=[], units=[], labels=LABELS[:0], speaker=None), "labels must contain at least one sample, got none")
 
 
 def test_user_block(path):
@@ -397,7 +397,7 @@ def test_rows_of_different_length(path):
     units = list(UNITS)
     units[7] = units[7][:-1]
     k = len(TIMES[7])
-    refuses(write(path, units=units), f"must have one length in each sample, got {k} and {k - 1} in sample 7")
+    refuses(write(path, units=units), f"must have the same length in each sample, got {k} and {k - 1} in sample 7")
 
 
 # --- links and data elsewhere
@@ -486,8 +486,8 @@ def test_samples_that_share_their_spikes(path):
     for at in places:
         content[at : at + 16 * n] = content[at : at + 16] * n  # every sample refers to the spikes of the first
     path.write_bytes(content)
-    traced(path, "spikes/times claims 50000000 elements of 2 bytes, more than the file holds", 2**20)
-    refuses(path, "spikes/times must hold at most max_events = 1000 events, got 50000000", max_events=1000)
+    traced(path, "spikes/times claims 50000000 elements of 2 bytes, more than the file contains", 2**20)
+    refuses(path, "spikes/times must contain at most max_events = 1000 events, got 50000000", max_events=1000)
 
 
 # --- damaged heaps of rows: HDF5's own reader loops for ever on some of these
@@ -499,7 +499,7 @@ def test_damaged_object_size(path, size):
     at = content.index(b"GCOL") + 16
     content[at + 8 : at + 16] = struct.pack("<Q", size)
     path.write_bytes(content)
-    refuses(path, r"spikes/times refers in sample 0 to an object that the heap at byte \d+ does not hold")
+    refuses(path, r"spikes/times refers in sample 0 to an object that the heap at byte \d+ does not contain")
 
 
 @pytest.mark.parametrize("size", [0, 15, 2**40, 2**64 - 1])
@@ -508,7 +508,7 @@ def test_damaged_heap_size(path, size):
     at = content.index(b"GCOL")
     content[at + 8 : at + 16] = struct.pack("<Q", size)
     path.write_bytes(content)
-    refuses(path, f"spikes/times refers to a heap at byte {at}, where there is none or a damaged one")
+    refuses(path, f"spikes/times refers to a heap at byte {at}, which is missing or damaged")
 
 
 def test_heaps_that_overlap(path):
@@ -522,7 +522,7 @@ def test_heaps_that_overlap(path):
         content += struct.pack("<4sB3xQHH4xQ8x", b"GCOL", 1, 4096, 1, 1, 2)
         content[refs + 16 * s : refs + 16 * s + 16] = struct.pack("<IQI", 1, base + 40 * s, 1)
     path.write_bytes(bytes(content) + bytes(4096))
-    refuses(path, "where there is none or a damaged one")
+    refuses(path, "which is missing or damaged")
 
 
 @pytest.mark.parametrize("chunks", [None, (4,)])

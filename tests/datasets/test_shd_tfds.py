@@ -157,11 +157,11 @@ def test_prepared_once_and_never_taken_for_other_files(files, cache, monkeypatch
     assert prepare_shd(cache, files={"test": files["test"]}) == folder
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     for other in ({"train": files["test"]}, {**files, "valid": files["test"]}):
-        with pytest.raises(ValueError, match=r"1\.0\.0: holds a data set made of other files \(sha256 .*; name another data_dir or name"):
+        with pytest.raises(ValueError, match=r"1\.0\.0: contains a data set made of other files \(sha256 .*; name another data_dir or name"):
             prepare_shd(cache, files=other)
     with pytest.raises(ValueError, match=r"made of other files \(md5 \{\}, not"):
         prepare_shd(cache)
-    with pytest.raises(ValueError, match="holds a data set of 700 units, not n_units = 800"):
+    with pytest.raises(ValueError, match="contains a data set of 700 units, not n_units = 800"):
         prepare_shd(cache, files=files, n_units=800)
     (folder / "metadata.json").write_text("[1]")
     with pytest.raises(ValueError, match=f"^{folder}: metadata.json is damaged"):
@@ -217,7 +217,7 @@ def test_errors(tmp_path, files, cache):
         with pytest.raises(ValueError, match="name must be lower-case letters, digits and _"):
             prepare_shd(cache, files=files, name=name)
     other = write(tmp_path / "other.h5", keys=("a", "b", "c"))
-    with pytest.raises(ValueError, match=r"files must have the same names of classes.*other\.h5"):
+    with pytest.raises(ValueError, match=r"files must have the same class names.*other\.h5"):
         prepare_shd(cache, files={**files, "test": other})
     with pytest.raises(ValueError, match=r"speakers \[True, False\]"):
         prepare_shd(cache, files={**files, "test": write(tmp_path / "mute.h5", speaker=False)})
@@ -409,13 +409,13 @@ def twice(path):
     [
         (bomb, "'shd_train.h5' must be at most 1000000 bytes, got 10000000"),
         (liar, "truncated or damaged zip archive .*CRC|must have 1000 bytes"),
-        (outside("../evil.h5"), r"must hold no path outside the archive, got '\.\./evil\.h5'"),
-        (outside("/tmp/evil.h5"), "must hold no path outside"),
-        (outside("a\\..\\..\\evil.h5"), "must hold no path outside"),
-        (outside("C:evil.h5"), "must hold no path outside"),
-        (lambda path: zipped(path, b"good", "shd_test.h5"), r"must hold one file 'shd_train\.h5', got \['shd_test\.h5'\]"),
-        (lambda path: zipped(path, b"good", "folder/shd_train.h5"), "must hold one file"),
-        (twice, "must hold one file"),
+        (outside("../evil.h5"), r"must contain no path outside the archive, got '\.\./evil\.h5'"),
+        (outside("/tmp/evil.h5"), "must contain no path outside"),
+        (outside("a\\..\\..\\evil.h5"), "must contain no path outside"),
+        (outside("C:evil.h5"), "must contain no path outside"),
+        (lambda path: zipped(path, b"good", "shd_test.h5"), r"must contain one file 'shd_train\.h5', got \['shd_test\.h5'\]"),
+        (lambda path: zipped(path, b"good", "folder/shd_train.h5"), "must contain one file"),
+        (twice, "must contain one file"),
         (encrypted, "must be stored or deflated and not encrypted"),
         (lambda path: zipped(path, b"good", method=zipfile.ZIP_LZMA), "must be stored or deflated"),
         (lambda path: path.write_bytes(b"<html>moved</html>"), "truncated or damaged zip archive"),

@@ -252,7 +252,7 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
         ({"workers": 0}, ValueError, "workers must be >= 1"),
         ({"workers": 1.5}, TypeError, "workers must be an integer"),
         ({"recordings": Bad([], [], n_classes=2)}, ValueError, r"labels of recordings must be in \[0, 1\], got 2"),
-        ({"recordings": Bad([], [], labels=[0.5] * 29)}, (ValueError, TypeError), r"labels of recordings must hold integers|shard_size"),
+        ({"recordings": Bad([], [], labels=[0.5] * 29)}, (ValueError, TypeError), r"labels of recordings must contain integers|shard_size"),
         ({"recordings": Bad([], [], n_units=2**27)}, ValueError, r"n_steps \* n_units must be < 2\*\*31"),
     ],
 )

@@ -135,5 +135,5 @@ def test_archives_that_are_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "nmnist", "--data", str(tmp_path), "--out", str(tmp_path / "run")])
     assert stopped.value.code == 2
-    assert "must hold Train.zip or the folder Train of N-MNIST" in capsys.readouterr().err
+    assert "must contain Train.zip or the folder Train of N-MNIST" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -50,7 +50,7 @@ def test_without_data_and_interrupted(tmp_path, capsys, monkeypatch):
     for name in ("s4", "all"):
         status, text = command(capsys, monkeypatch, name, "--out", str(tmp_path))
         assert status == 130
-        assert f"go on with the same command, --out {tmp_path}" in text
+        assert f"continue with the same command, --out {tmp_path}" in text
 
 
 def files(root):
