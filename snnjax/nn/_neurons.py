@@ -29,8 +29,8 @@ class Steepness(nnx.Param):
     """The surrogate's parameters of one layer, as calibration found them.
 
     Training leaves them alone. They are a kind of `nnx.Param`, so that what saves, restores, sweeps
-    or averages a network's parameters keeps them. Their gradient is zero, and `snnjax.training` discards what an optimizer makes of
-    it, such as weight decay.
+    or averages a network's parameters keeps them. Their gradient is zero, and `snnjax.training`
+    discards what an optimizer makes of it, such as weight decay.
     """
 
 

@@ -71,7 +71,7 @@ LABELS = jnp.arange(B) % 3
 def test_is_calibrated_in_both_directions_probed_and_trained(x):
     given = network()
     calibrated, reports = calibrate(given, x, key=jax.random.key(0), labels=LABELS)
-    layer, second, readout = calibrated.layers
+    layer, second, _ = calibrated.layers
     z = layer(x).output
     # by hand: masked products, and what every second neuron sends on, twice as large
     near, own = layer.map.near(), layer.recurrent_map.near()
@@ -158,7 +158,7 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
         passed.append(r * x_t)
         r = 1 + np.exp(-DT / 0.1) * (r * (1 - 0.3 * x_t) - 1)
     assert_close(net.layers[0](x).output, np.stack(passed), 1e-5)
-    readout, activity, final = net.run(x)
+    readout, _, final = net.run(x)
     assert_close(final[0], r, 1e-5)
     state, step = net.initial_state(B, features=(N,)), jax.jit(net.step)
     for x_t in x:
@@ -191,9 +191,9 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
     needs = "derive it from snnjax.nn.Spiking, or register a function for it with snnjax.calibration.calibrate_layer.register"
     with pytest.raises(TypeError, match=rf"got a Thresholds; {needs}\(Thresholds\)"):
         calibrate(net, x)
-    with pytest.raises(TypeError, match="spiking layers must be derived from snnjax.nn.Synaptic, .* got a Thresholds"):
+    with pytest.raises(TypeError, match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got a Thresholds"):
         probe(net, x, LABELS)
-    with pytest.raises(TypeError, match="layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"):
+    with pytest.raises(TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"):
         scale_to_rate(net, x, rate=10.0)
 
     @calibrate_layer.register

@@ -32,7 +32,7 @@ def make():
 
 def test_a_linear_layer_and_a_norm_are_applied_at_each_step(x):
     net = make()
-    first, linear, norm, second, readout = net.layers
+    first, linear, norm, second, _ = net.layers
     z = np.asarray(first(x).output)
     w, b = (np.asarray(p[...]) for p in (linear.module.kernel, linear.module.bias))
     y = z @ w + b
