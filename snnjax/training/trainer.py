@@ -46,7 +46,8 @@ class Trainer:
     """Trains the parameters of a network on an objective with an optimizer.
 
     Programs are compiled at the first call and kept: a second trainer that is made of equal things
-    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers stay >= 0.
+    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers
+    in an `nnx.Module` stay >= 0.
 
     Args:
         network: An `nnx.Module`, as `snnjax.training.fit` takes it. It is not changed. Or
@@ -105,8 +106,10 @@ class Trainer:
                 check_micro_batch(micro_batch, batch_size // devices)
         check_optimizer(optimizer)
         self.problem, self.params = Problem.of(network, objective)
-        # does nothing to weights without the mark, or if the optimizer does it already
-        self.optimizer = optax.chain(optimizer, keep_nonnegative())
+        if not isinstance(network, tuple):
+            # does nothing to weights without the mark, or if the optimizer does it already
+            optimizer = optax.chain(optimizer, keep_nonnegative())
+        self.optimizer = optimizer
         self.batch_size, self.micro_batch, self.devices = batch_size, micro_batch, devices
         self._sizes: dict[Any, Sizes] = {}
         self._programs: dict[Any, Callable[..., Any]] = {}
