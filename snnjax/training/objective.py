@@ -120,14 +120,6 @@ class NetworkFn:
     counts: bool = static()
     taps: bool = static()
 
-    def __call__(self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None) -> Any:
-        options: dict[str, Any] = {"counts": True} if self.counts else {}
-        if tap is not None:
-            options["tap"] = tap
-        if key is not None:
-            options["key"] = key
-        return self.network(params)(x, **options)
-
     def network(self, params: Any) -> Any:
         """The network with these parameters."""
         return nnx.merge(self.graphdef, params, self.rest)
@@ -137,20 +129,20 @@ class Problem(NamedTuple):
     """The objective of one network as a function of its parameters. Made by `Problem.of`.
 
     Attributes:
-        apply: `(params, x) -> (readout, activity)`, with activity.spikes a tuple of trains, or
-            counts (`snnjax.nn.Activity`). Or the readout (time, batch, k) alone, where the activity
-            is not known.
+        apply: A network, or a function `(params, x) -> (readout, activity)`, with activity.spikes a
+            tuple of trains, or counts (`snnjax.nn.Activity`). Or the readout (time, batch, k) alone,
+            where the activity is not known.
         loss: That of the objective.
         regularizers: Those of the objective.
         supervised: False leaves the loss out of what is minimized; it is still reported.
-        noisy: `(params, x, key)`, takes the place of `apply` in training, for dropout; or None.
+        noisy: Whether the network takes a key in training, for dropout.
     """
 
-    apply: Callable[..., Any]
+    apply: NetworkFn | Callable[[Any, Any], Any]
     loss: Loss = CrossEntropy()
     regularizers: tuple[Penalty, ...] = ()
     supervised: bool = True
-    noisy: Callable[..., Any] | None = None
+    noisy: bool = False
 
     @classmethod
     def of(cls, network: Any, objective: Objective) -> tuple[Problem, Any]:
@@ -191,7 +183,7 @@ class Problem(NamedTuple):
         counts = counted and type(network) is Sequential and network.remat_steps is not None
         taps = isinstance(network, Sequential) and network.remat_steps is None
         call = NetworkFn(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
-        noisy = call if getattr(network, "stochastic", False) else None
+        noisy = getattr(network, "stochastic", False)
         return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
 
     def priming(self) -> Problem:
@@ -243,10 +235,13 @@ class Problem(NamedTuple):
             ValueError: The readout has other axes; or there are regularizers and the network
                 returns no spikes.
         """
-        noisy = None if key is None else self.noisy
-        arguments: Any = (params, x) if noisy is None else (params, x, key)
-        options: Any = {} if tap is None else {"tap": tap}
-        out: Any = (self.apply if noisy is None else noisy)(*arguments, **options)
+        if isinstance(self.apply, NetworkFn):
+            options: dict[str, Any] = {"counts": True} if self.apply.counts else {}
+            options |= {} if tap is None else {"tap": tap}
+            options |= {"key": key} if self.noisy and key is not None else {}
+            out: Any = self.apply.network(params)(x, **options)
+        else:
+            out = self.apply(params, x)
         alone = hasattr(out, "ndim")
         pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
         if not alone and not pair:

@@ -15,6 +15,8 @@ the last good one.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,72 +105,72 @@ class Recipe(NamedTuple):
     sizes: Sizes
 
 
+def gradient_of(recipe: Recipe) -> Callable[..., tuple[jax.Array, Metrics, Any]]:
+    """`batch_gradient` of a recipe, on all devices that share a batch.
+
+    Args:
+        recipe: What is minimized, and the sizes. The optimizer is not used.
+
+    Returns:
+        A function of parameters, source, indices and key, as `batch_gradient` takes them.
+    """
+    gradient = functools.partial(batch_gradient, recipe)
+    if recipe.sizes.devices == 1:
+        return gradient
+    everywhere, split = PartitionSpec(), PartitionSpec(_AXIS)
+    specs = (everywhere, everywhere, split, everywhere)
+    mesh = batch_mesh(recipe.sizes.devices)
+    # the loops carry sums that differ between devices until the mean is taken, which the check of
+    # replication could not follow
+    return jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+
+
 def batch_gradient(
     recipe: Recipe,
     params: Any,
     source: BatchSource,
     indices: jax.Array,
     key: jax.Array | None,
-    first: Any = None,
 ) -> tuple[jax.Array, Metrics, Any]:
-    """Objective, metrics and gradient on the samples `indices` (batch,) of `source`.
+    """Objective, metrics and gradient on the samples `indices` of `source`.
+
+    Where several devices share a batch, this runs on each of them (`gradient_of`).
 
     Args:
         recipe: What is minimized, and the sizes. The optimizer is not used.
         params: Parameters of the network.
         source: The samples.
-        indices: Samples of the batch, integers (batch,).
+        indices: Samples of the batch, or the share of this device, integers (n,).
         key: For what the source and the network draw; None: they draw nothing.
-        first: Number of the first part, where `indices` are the share of one device; None: they are
-            the whole batch.
 
     Returns:
-        The objective, a scalar; its metrics; and the gradient, a pytree like `params`.
+        The objective, a scalar; its metrics; and the gradient, a pytree like `params`. They are
+        means over the whole batch.
     """
     problem, _, sizes = recipe
-    parts = len(indices) // sizes.micro_batch
-    if sizes.devices > 1:
-        return _shared(recipe, params, source, indices, key)
+    parts, shared = len(indices) // sizes.micro_batch, sizes.devices > 1
+    first = jax.lax.axis_index(_AXIS) * parts if shared else 0
+    mean = functools.partial(jax.lax.pmean, axis_name=_AXIS) if shared else lambda tree: tree
 
     def part(k: Any, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
         own = key
-        if key is not None and not (first is None and parts == 1):
+        if key is not None and (shared or parts > 1):
             # each part has its own key: with one key all would draw the same augmentation
-            own = jax.random.fold_in(key, k if first is None else first + k)
-        noise = None
-        if own is not None and problem.noisy is not None:
-            noise = jax.random.fold_in(own, _NOISE)
+            own = jax.random.fold_in(key, first + k)
+        noise = jax.random.fold_in(own, _NOISE) if problem.noisy and own is not None else None
         gradient = jax.value_and_grad(problem.value, has_aux=True)
         (value, metrics), grads = gradient(params, *source.batch(some, own), noise)
         return value, metrics, grads
 
     if parts == 1:
-        return part(0, indices)
+        return mean(part(0, indices))
     at = jnp.arange(parts), indices.reshape(parts, sizes.micro_batch)
     like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
     # sums in at least 32 bits
     wide = lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32))  # noqa: E731
     add = lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None)  # noqa: E731
     sums, _ = jax.lax.scan(add, jax.tree.map(wide, like), at)
-    return jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), sums, like)
-
-
-def _shared(recipe: Recipe, params: Any, source: BatchSource, indices: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Metrics, Any]:
-    """`batch_gradient` with an equal share of the batch on each device."""
-    devices = recipe.sizes.devices
-    each = len(indices) // devices // recipe.sizes.micro_batch
-    alone = recipe._replace(sizes=recipe.sizes._replace(devices=1))
-
-    def share(*arguments: Any) -> tuple[jax.Array, Metrics, Any]:
-        first = jax.lax.axis_index(_AXIS) * each
-        return jax.lax.pmean(batch_gradient(alone, *arguments, first=first), _AXIS)
-
-    everywhere, split = PartitionSpec(), PartitionSpec(_AXIS)
-    specs = (everywhere, everywhere, split, everywhere)
-    # the loops carry sums that differ between devices until the mean is taken, which the check of
-    # replication could not follow
-    over = jax.shard_map(share, mesh=batch_mesh(devices), in_specs=specs, out_specs=everywhere, check_vma=False)
-    return over(params, source, indices, key)
+    return mean(jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), sums, like))
 
 
 _AXIS = "sample"
@@ -341,7 +343,7 @@ def train_step(
     Returns:
         The state after the step, and the metrics of the batch before it.
     """
-    found = batch_gradient(recipe, state.params, source, indices, key)
+    found = gradient_of(recipe)(state.params, source, indices, key)
     return update(recipe.optimizer, state, *found)
 
 
@@ -359,11 +361,12 @@ def train_epoch(recipe: Recipe, state: TrainState, source: BatchSource, key: jax
     Returns:
         The state after the epoch, and the means of the metrics over its steps.
     """
-    order = epoch_order(key, len(source), recipe.sizes.batch_size)
+    order, gradient = epoch_order(key, len(source), recipe.sizes.batch_size), gradient_of(recipe)
 
     def body(state: TrainState, at: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
         indices, step = at
-        return train_step(recipe, state, source, indices, batch_key(key, step))
+        found = gradient(state.params, source, indices, batch_key(key, step))
+        return update(recipe.optimizer, state, *found)
 
     state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))
     return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)

@@ -7,6 +7,7 @@ explain themselves. Write a loop of your own with a `Trainer` where `fit` does n
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,8 @@ class Trainer:
     """Trains the parameters of a network on an objective with an optimizer.
 
     Programs are compiled at the first call and kept: a second trainer that is made of equal things
-    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers stay >= 0.
+    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers
+    in an `nnx.Module` stay >= 0.
 
     Args:
         network: An `nnx.Module`, as `snnjax.training.fit` takes it. It is not changed. Or
@@ -104,8 +106,10 @@ class Trainer:
                 check_micro_batch(micro_batch, batch_size // devices)
         check_optimizer(optimizer)
         self.problem, self.params = Problem.of(network, objective)
-        # does nothing to weights without the mark, or if the optimizer does it already
-        self.optimizer = optax.chain(optimizer, keep_nonnegative())
+        if not isinstance(network, tuple):
+            # does nothing to weights without the mark, or if the optimizer does it already
+            optimizer = optax.chain(optimizer, keep_nonnegative())
+        self.optimizer = optimizer
         self.batch_size, self.micro_batch, self.devices = batch_size, micro_batch, devices
         self._sizes: dict[Any, Sizes] = {}
         self._programs: dict[Any, Callable[..., Any]] = {}
@@ -143,7 +147,9 @@ class Trainer:
             _check.key("key", key)
         source, indices = _as_source(batch)
         sizes = self.sizes(source, len(indices))
-        return self._run(train_step, self.recipe(sizes), 0, state, *self.place((source, indices)), key)
+        source, indices = self.place((source, indices))
+        run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
+        return run(state, source, indices, key)
 
     def epoch(self, state: TrainState, source: BatchSource, key: jax.Array) -> tuple[TrainState, Metrics]:
         """One pass over `source` in random order, one compiled loop over batches.
@@ -168,7 +174,9 @@ class Trainer:
         if sizes.batch_size > len(source):
             most = f"at most the number of training samples {len(source)}"
             raise ValueError(f"batch_size must be {most}, got {sizes.batch_size}")
-        return self._run(train_epoch, self.recipe(sizes), 0, state, self.place(source), key)
+        source = self.place(source)
+        run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
+        return run(state, source, key)
 
     def evaluate(self, params: Any, source: BatchSource | Batches) -> Metrics:
         """Metrics over all samples of `source`. Every sample counts once.
@@ -187,7 +195,8 @@ class Trainer:
         n = self.sizes(source, len(source) if isinstance(source, Batch) else None).micro_batch
         # the same program whatever the optimizer
         recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
-        return self._run(evaluate, recipe, None, params, self.place(source))
+        source = self.place(source)
+        return self._compiled(evaluate, recipe, (params, source))(params, source)
 
     def sizes(self, source: BatchSource, n: int | None = None) -> Sizes:
         """How a batch of `source` is computed. The number of devices is chosen by the first source.
@@ -224,14 +233,14 @@ class Trainer:
         """What a compiled step of these sizes is made of."""
         return Recipe(self.problem, self.optimizer, sizes)
 
-    def _run(self, body: Callable[..., Any], recipe: Recipe, donate: int | None, *arguments: Any) -> Any:
-        """Call `body` with a recipe and arguments, compiled."""
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, arguments))):
-            return body(recipe, *arguments)  # part of a larger program: an ensemble
+    def _compiled(self, body: Callable[..., Any], recipe: Recipe, given: Any, donate: int | None = None) -> Callable[..., Any]:
+        """`body` with a recipe, compiled; as it is where `given` is part of a larger program."""
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, given))):
+            return functools.partial(body, recipe)  # as in an ensemble
         known = body, recipe.sizes
         if known not in self._programs:
             self._programs[known] = program(body, recipe, donate=donate)
-        return self._programs[known](*arguments)
+        return self._programs[known]
 
 
 def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:

@@ -55,8 +55,8 @@ def test_other_initializations(init, expected):
 def test_data_driven_initialization_is_on_target_before_training(init, monkeypatch):
     seen = {}
 
-    def stop(network, source, **_):
-        x, _ = source.batch(jax.numpy.arange(len(source)))
+    def stop(network, splits, *_, **__):
+        x, _ = splits.train.batch(jax.numpy.arange(len(splits.train)))
         seen["u"] = simulate(LIF(theta=1e30), x @ network.layers[0].kernel[...], membrane=True).membrane
         seen["w"] = np.asarray(network.layers[0].kernel[...])
         raise KeyboardInterrupt

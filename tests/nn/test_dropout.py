@@ -74,7 +74,7 @@ def test_training_draws_and_evaluation_does_not(x, micro_batch):
     first, again, other, none = at(jax.random.key(0)), at(jax.random.key(0)), at(jax.random.key(1)), at(None)
     assert first == again
     assert len({float(first), float(other), float(none)}) == 3
-    value = jax.jit(lambda key: value_of(objective._replace(noisy=None), key))(jax.random.key(0))
+    value = jax.jit(lambda key: value_of(objective._replace(noisy=False), key))(jax.random.key(0))
     assert_close(value, none, 1e-6)
 
 

@@ -146,7 +146,7 @@ def test_penalties_of_other_kinds_get_spikes(x):
     network = make(remat_steps=8, dtype=jnp.float32)
     for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):
         objective, params = Problem.of(network, Objective(regularizers=bounds))
-        assert len(objective.apply(params, x.astype(jnp.float32))[1].spikes[0]) == rows
+        assert len(objective.outputs(params, x.astype(jnp.float32))[1].spikes[0]) == rows
 
 
 @pytest.mark.slow
