@@ -249,7 +249,7 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
 def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_numbers(x):
     from html.parser import HTMLParser
 
-    report = probe(network(SameForAll(kaiming_normal()), depth=12), x, LABELS, regularizers=[upper_bound(1e3, 0.1), lower_bound(1e-6, 1.0)])
+    report = probe(network(SameForAll(kaiming_normal()), depth=12), x, LABELS, Objective(regularizers=[upper_bound(1e3, 0.1), lower_bound(1e-6, 1.0)]))
     lines = str(report).splitlines()
     assert max(map(len, lines)) <= 79
     assert " ".join(line.strip() for line in lines).startswith(" ".join(findings(report)))

@@ -11,11 +11,11 @@ from _support import assert_close, require, spikes
 from flax import nnx
 
 from snnjax.calibration import GradientTarget, calibrate, calibrate_layer, free_membrane, scale_to_rate
-from snnjax.datasets import DeviceArrays
+from snnjax.datasets import DeviceArrays, Splits
 from snnjax.diagnostics import findings, probe
 from snnjax.dynamics import LIF
 from snnjax.nn import DenseMap, FluctuationDriven, Layer, LinearMap, Readout, Sequential, Spiking
-from snnjax.training import fit
+from snnjax.training import Objective, fit
 
 N, T, B, DT = 60, 200, 12, 2e-3
 
@@ -94,7 +94,7 @@ def test_is_calibrated_in_both_directions_probed_and_trained(x):
     assert findings(report)
 
     data = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=LABELS)
-    history = fit(calibrated, data, optimizer=optax.adam(1e-2), epochs=15, batch_size=B, key=jax.random.key(0), dt=DT).history
+    history = fit(calibrated, Splits(data), Objective(), optax.adam(1e-2), epochs=15, batch_size=B, key=jax.random.key(0), dt=DT).history
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
 
 

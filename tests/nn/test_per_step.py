@@ -7,11 +7,11 @@ from _support import assert_close, spikes
 from flax import nnx
 
 from snnjax.calibration import calibrate, free_membrane
-from snnjax.datasets import DeviceArrays
+from snnjax.datasets import DeviceArrays, Splits
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF
 from snnjax.nn import Flatten, FluctuationDriven, PerStep, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
-from snnjax.training import fit
+from snnjax.training import Objective, fit
 
 T, B, N = 60, 6, 12
 INIT = FluctuationDriven(nu=20.0)
@@ -59,7 +59,7 @@ def test_the_layer_above_is_calibrated_on_what_it_gets_and_all_of_it_is_trained(
     assert len(probe(calibrated, x, labels).layers) == 2
     before = np.asarray(linear.module.kernel[...])
     data = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=labels)
-    fit(calibrated, data, optimizer=optax.sgd(0.1), epochs=1, batch_size=B, key=jax.random.key(0), dt=2e-3)
+    fit(calibrated, Splits(data), Objective(), optax.sgd(0.1), epochs=1, batch_size=B, key=jax.random.key(0), dt=2e-3)
     assert np.abs(np.asarray(linear.module.kernel[...]) - before).max() > 0
 
 
