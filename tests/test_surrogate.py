@@ -143,6 +143,13 @@ def test_equal_spike_functions_share_one_trace(name):
     assert sorted(traced) == ["static", "tree"]
 
 
+def test_only_what_is_known_to_be_elementwise_is_said_to_be():
+    own = SpikeFunction(steepness=(2.0,), function=lambda v, s: s * jnp.cumsum(v))
+    assert not own.elementwise
+    assert not own.scaled(3.0).elementwise
+    assert all(make(name).elementwise and make(name).scaled(3.0).elementwise for name in CASES)
+
+
 def test_custom_function(x64):
     spike = SpikeFunction(steepness=(2.0,), function=lambda v, s: s * jnp.exp(-s * jnp.abs(v)))
     np.testing.assert_allclose(jax.grad(spike)(-0.5), 2 * math.exp(-1), rtol=1e-14)

@@ -288,6 +288,25 @@ def test_errors(drive, error, message):
         simulate(LIF(), drive)
 
 
+@pytest.mark.parametrize(("neuron", "got"), [(LIF, "the class LIF itself"), (0.02, "0.02"), (LIF().step, "<bound method")])
+def test_what_is_no_neuron_is_named(neuron, got):
+    with pytest.raises(TypeError, match=rf"neuron must be a snnjax\.dynamics\.Neuron .* got {got}.*; for a model of your own derive"):
+        simulate(neuron, jnp.ones((5, 1, 3)))
+
+
+def test_a_neuron_owns_its_scan():
+    @pytree_dataclass
+    class Doubled(LIF):
+        def scan(self, drive, state, **options):
+            return super().scan(jax.tree.map(lambda d: 2 * d, drive), state, **options)
+
+    drive = jnp.full((40, 1, 2), 0.4)
+    once, twice = (simulate(LIF(), k * drive).output for k in (1, 2))
+    assert float(twice.sum()) > float(once.sum()) > 0
+    np.testing.assert_array_equal(simulate(Doubled(), drive).output, twice)
+    np.testing.assert_array_equal(simulate(Doubled(), drive, fused=False).output, once)  # autodiff of `step`
+
+
 def test_integer_drive_is_an_error():
     with pytest.raises(TypeError, match="float"):
         simulate(LIF(), jnp.ones((5, 1, 3), jnp.int32))
