@@ -148,6 +148,10 @@ class Augmented:
         """Return lists with the shift and stretch that `change` draws with the same key.
 
         The events keep their positions in the lists; only the positions where lists begin change.
+
+        Args:
+            x: The lists of a batch.
+            key: Random key.
         """
         steps, n, n_units = x.shape
         shift, stretch, _ = self._draw(key, n)
@@ -162,7 +166,12 @@ class Augmented:
         )  # fmt: skip
 
     def change(self, events: Events, key: jax.Array) -> Events:
-        """Return the changed events, arrays (batch, longest + slots)."""
+        """Return the changed events, arrays (batch, longest + slots).
+
+        Args:
+            events: Events of a batch, arrays (batch, longest).
+            key: Random key.
+        """
         shift, stretch, drop_key = self._draw(key, events.step.shape[0])
         # separate keys, so that the draws of `_draw` stay the same when changes are added here
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
