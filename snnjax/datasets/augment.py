@@ -85,7 +85,8 @@ class Augmented:
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
             raise TypeError(f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}")
-        object.__setattr__(self, "insert", float(self.insert))  # a part of the tree's structure must be hashable
+        # parts of the tree's structure must be hashable
+        object.__setattr__(self, "insert", float(self.insert))
         if isinstance(self.source, SparseEvents) and any(value is not None and value.any() for value in self._of_events):
             raise ValueError(
                 "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which change single events, got SparseEvents"

@@ -131,4 +131,4 @@ def _smoke(config: Any) -> Sets:
 
 
 SOURCES: dict[str, Callable[[Any], Sets]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
-"""Functions from a configuration to its three sets, by the name that a unit of work has for them."""
+"""Functions from a configuration to its three sets, by the `source` of a task."""
