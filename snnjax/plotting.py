@@ -346,5 +346,10 @@ def _over_seeds(statistic: Callable[[np.ndarray], Any], table: Sequence[np.ndarr
 
 
 def save(figure: Figure, path: Path | BinaryIO) -> None:
-    """Write `figure` as a PNG with 120 dpi."""
+    """Write a figure as a PNG with 120 dpi.
+
+    Args:
+        figure: The figure.
+        path: The file.
+    """
     figure.savefig(path, dpi=120, format="png")

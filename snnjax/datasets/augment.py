@@ -87,7 +87,8 @@ class Augmented:
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
             raise TypeError(f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}")
-        object.__setattr__(self, "insert", float(self.insert))  # a part of the tree's structure must be hashable
+        # parts of the tree's structure must be hashable
+        object.__setattr__(self, "insert", float(self.insert))
         if isinstance(self.source, SparseEvents) and any(value is not None and value.any() for value in self._of_events):
             raise ValueError(
                 "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which change single events, got SparseEvents"
@@ -150,6 +151,10 @@ class Augmented:
         """Return lists with the shift and stretch that `change` draws with the same key.
 
         The events keep their positions in the lists; only the positions where lists begin change.
+
+        Args:
+            x: The lists of a batch.
+            key: Random key.
         """
         steps, n, n_units = x.shape
         shift, stretch, _ = self._draw(key, n)
@@ -164,7 +169,12 @@ class Augmented:
         )  # fmt: skip
 
     def change(self, events: Events, key: jax.Array) -> Events:
-        """Return the changed events, arrays (batch, longest + slots)."""
+        """Return the changed events, arrays (batch, longest + slots).
+
+        Args:
+            events: Events of a batch, arrays (batch, longest).
+            key: Random key.
+        """
         shift, stretch, drop_key = self._draw(key, events.step.shape[0])
         # separate keys, so that the draws of `_draw` stay the same when changes are added here
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)

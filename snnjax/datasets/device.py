@@ -154,16 +154,29 @@ class DeviceEvents:
         return int(self.offsets[-1]) / (len(self) * self.steps * self.n_units)
 
     def events(self, indices: jax.Array) -> Events:
-        """Return the events of the samples `indices` (batch,), arrays (batch, longest)."""
+        """Return the events of some samples.
+
+        Args:
+            indices: Samples, integers (batch,).
+
+        Returns:
+            Arrays (batch, longest).
+        """
         start, stop = self.offsets[indices], self.offsets[indices + 1]
         position = start[:, None] + jnp.arange(self.longest, dtype=jnp.int32)
         address = self.addresses[position]
         return Events(address // self.n_units, address % self.n_units, position < stop[:, None])
 
     def raster(self, events: Events) -> jax.Array:
-        """Return spike counts (steps, batch, n_units), float32.
+        """Count the events of each step and unit.
 
         Events that are not `present`, or outside the raster, are dropped.
+
+        Args:
+            events: Events of a batch, arrays (batch, longest).
+
+        Returns:
+            Spike counts (steps, batch, n_units), float32.
         """
         return scatter_counts(*events, steps=self.steps, n_units=self.n_units)
 

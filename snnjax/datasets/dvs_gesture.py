@@ -141,7 +141,12 @@ class DVSGesture:
         return part
 
     def load(self, *, duration: float = 1.0, start: float = 0.0) -> EventDataset:
-        """Load the same window of every gesture; see `load_dvs_gesture`."""
+        """Load the same window of every gesture; see `load_dvs_gesture`.
+
+        Args:
+            duration: Length of the window, s.
+            start: Start of the window, s from the start of the gesture.
+        """
         times, units = [], []
         for i in range(len(self)):
             t, u = crop(*self[i], duration=duration, start=start)

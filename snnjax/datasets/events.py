@@ -370,7 +370,11 @@ class EventDataset:
         return self.subset(~mask), self.subset(mask)
 
     def shuffle(self, seed: int | Sequence[int]) -> EventDataset:
-        """Return the samples in a random order."""
+        """Return the samples in a random order.
+
+        Args:
+            seed: Whole number >= 0, or several.
+        """
         return self.subset(_arrays.rng_of(seed).permutation(len(self)))
 
     def batches(

@@ -92,7 +92,13 @@ class ImageDataset:
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[ImageDataset, ...]:
-        """Return disjoint random parts, as `EventDataset.split`."""
+        """Return disjoint random parts, as `EventDataset.split`.
+
+        Args:
+            fractions: Each in (0, 1]. They add up to at most 1; the remainder is left out.
+            seed: Whole number >= 0, or several.
+            stratify: Keep the proportions of the labels in every part.
+        """
         parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
         return tuple(self.subset(part) for part in parts)
 

@@ -26,7 +26,11 @@ from snnjax.datasets.events import EventDataset
 
 
 def n_modes(alpha: float, prec: float = 1e-3) -> int:
-    """Return the number of sine modes for precision `prec` at smoothness `alpha`.
+    """Return the number of sine modes of a function.
+
+    Args:
+        alpha: Smoothness, > 0.
+        prec: Precision: modes with smaller amplitudes are left out.
 
     >>> n_modes(1.0), n_modes(1.5)
     (1000, 100)

@@ -98,9 +98,14 @@ class SparseEvents:
         return self.binned.dt
 
     def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[EventRaster, jax.Array]:
-        """Return the events and the labels (batch,) of the samples `indices` (batch,).
+        """Return a batch.
 
-        `key` is not used.
+        Args:
+            indices: Samples, integers (batch,).
+            key: Not used.
+
+        Returns:
+            The events (steps, batch, n_units) as lists, and labels (batch,).
         """
         x = EventRaster(
             addresses=self.binned.addresses, steps_by_unit=self.steps_by_unit, first_of_step=self.first_of_step[indices].T,

@@ -138,7 +138,14 @@ class Stream:
         return self.n_shards * self.shard_size
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the recordings of each shard of an epoch, (n_shards, shard_size)."""
+        """Return the recordings of each shard of an epoch.
+
+        Args:
+            epoch: Number of the epoch, >= 0.
+
+        Returns:
+            Indices of recordings, (n_shards, shard_size).
+        """
         epoch = _check.integer("epoch", epoch, at_least=0)
         order = np.random.default_rng([0, self.seed, epoch]).permutation(len(self.recordings))
         return order[: self.n_shards * self.shard_size].reshape(self.n_shards, self.shard_size)

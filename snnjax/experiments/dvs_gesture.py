@@ -106,7 +106,7 @@ class DVSGestureConfig(TrainConfig):
             import grain  # noqa: F401  # before a run folder is made
         except ImportError:
             raise ImportError("a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)") from None
-        # all shards have one size, a multiple of the batch size, so that few recordings are left over
+        # all shards have one size, a multiple of the batch size, to leave out few recordings
         size = len(train) // math.ceil(len(train) / self.shard_size)
         size -= size % min(self.batch_size, size)
         return Stream(train, duration=self.duration, dt=self.dt, shard_size=size, seed=self.seed, crop=self.crop, drop=self.augment_drop)

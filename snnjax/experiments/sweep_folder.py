@@ -85,7 +85,8 @@ def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) 
 
 
 _OWN = (".lock", ".config.json.tmp")
-"""Files left by a sweep that was killed before it had written anything; the folder may be reused."""
+"""Files left by a sweep that was killed before it had written anything. The folder can be
+reused."""
 
 
 def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool) -> None:

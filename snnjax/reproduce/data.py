@@ -130,5 +130,9 @@ def _smoke(config: Any) -> Splits:
     return generated(config, classes=3)
 
 
-SOURCES: dict[str, Callable[[Any], Splits]] = {"own": _own, "two speakers": _two_speakers, "generated": _smoke}
-"""Functions from a configuration to its three sets, by the name that a unit of work has for them."""
+SOURCES: dict[str, Callable[[Any], Splits]] = {
+    "own": _own,
+    "two speakers": _two_speakers,
+    "generated": _smoke,
+}
+"""Functions from a configuration to its three sets, by the `source` of a task."""

@@ -54,7 +54,8 @@ def study(options: Options) -> Study:
     """Return the study. Laptop, both cores: 3 layers, 8 min (those of figure 4) + 5 + 6 min."""
     few = (0.01, 0.05, 0.2, 1.0)
     primed, depth = options.choose(smoke=1, laptop=2, paper=10), options.choose(smoke=7, laptop=3, paper=7)
-    # the paper's for these networks; at 0.1, as of the other curves on a laptop, it silences what priming has woken
+    # The strength of the paper for these networks. At 0.1, as for other curves on a laptop, the
+    # upper bound silences the layers that priming has activated.
     bound: dict[str, Any] = {"upper_strength": 0.01} if options.preset == "laptop" else {}
     units = [
         conv_curve(options, depth, PLAIN),

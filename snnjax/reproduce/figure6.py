@@ -40,7 +40,8 @@ def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds
     for start in STARTS:
         if (published, depth, start) in TABLE_1:
             facts = {"network": f"{published} {depth}", "start": start}
-            if options.smoke and published == "SHD" and start == "fluctuation-driven":  # figure 4 has trained it
+            # figure 4 has trained it
+            if options.smoke and published == "SHD" and start == "fluctuation-driven":
                 curve = conv_curve(options, depth, "")
                 out.append(Arm(_name(published, depth, start), curve.task, curve.varied, curve.seeds, facts))
                 continue

@@ -104,7 +104,8 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
         columns: For each heading, the column and its unit. Columns that occur in no row are left
             out.
 
-    >>> print(number_table([{"arm": "a", "sigma_u": 1.0, "seed": k, "r": r} for k, r in enumerate((2.0, 4.0))], {"rate": ("r", "Hz")}))
+    >>> rows = [{"arm": "a", "sigma_u": 1.0, "seed": k, "r": r} for k, r in enumerate((2.0, 4.0))]
+    >>> print(number_table(rows, {"rate": ("r", "Hz")}))
     | arm | sigma_u | runs | rate |
     |---|---|---|---|
     | a | 1 | 2 | 3.00 +- 1.41 Hz |

@@ -152,7 +152,8 @@ def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[
 def curve(rows: Rows, by: str = "sigma_u") -> str:
     """Return accuracies as text.
 
-    >>> curve([{"sigma_u": 1.0, "test_accuracy_final": 0.5}, {"sigma_u": 0.1, "test_accuracy_final": 0.25}])
+    >>> rows = [{"sigma_u": s, "test_accuracy_final": a} for s, a in ((1.0, 0.5), (0.1, 0.25))]
+    >>> curve(rows)
     '0.1: 25 %, 1: 50 %'
     """
     return ", ".join(f"{v:g}: {100 * a:.0f} %" for v, a in accuracies(rows, by).items())

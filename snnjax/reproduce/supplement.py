@@ -102,7 +102,8 @@ def _explodes(rows: Rows) -> Verdict:
     for v in accuracies(pick(rows, arm="rescaled")):
         a, b = (values(pick(rows, arm=name, sigma_u=v), "initial_grad_z_1") for name in (BASE, "rescaled"))
         if v >= 1 and a.size and a.mean() > 0:
-            ratios[v] = float(b.mean() / a.mean()) if b.size else math.inf  # in float32 some are beyond what it holds
+            # some are too large for float32
+            ratios[v] = float(b.mean() / a.mean()) if b.size else math.inf
     if not ratios:
         return untested("no gradient at sigma_u >= 1")
     found = ", ".join(f"sigma_u {v:g}: {f'{r:.2g} times' if math.isfinite(r) else 'not finite'}" for v, r in ratios.items())

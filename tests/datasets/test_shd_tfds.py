@@ -157,7 +157,9 @@ def test_prepared_once_and_never_taken_for_other_files(files, cache, monkeypatch
     assert prepare_shd(cache, files={"test": files["test"]}) == folder
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     for other in ({"train": files["test"]}, {**files, "valid": files["test"]}):
-        with pytest.raises(ValueError, match=r"1\.0\.0: contains a data set made of other files \(sha256 .*; name another data_dir or name"):
+        with pytest.raises(
+            ValueError, match=r"1\.0\.0: contains a data set made of other files \(sha256 .*; name another data_dir or name"
+        ):
             prepare_shd(cache, files=other)
     with pytest.raises(ValueError, match=r"made of other files \(md5 \{\}, not"):
         prepare_shd(cache)
