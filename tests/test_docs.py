@@ -45,7 +45,7 @@ def commands(path):
 MORE = (
     {"coming-from", "index"}
     | {f"explanation/{name}" for name in ("dale", "data-driven", "gradient", "theory")}
-    | {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "own-neuron", "resume", "speed", "sweeps")}
+    | {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "own-layer", "own-neuron", "resume", "speed", "sweeps")}
     | {"how-to/train-on-traces-and-values"}
 )
 EXAMPLES = [pytest.param(p, marks=pytest.mark.more if name_of(p) in MORE else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]

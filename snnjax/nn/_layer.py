@@ -54,6 +54,7 @@ class Layer(nnx.Module):
             carry what is left, if the layer stands right after a spiking layer.
         takes_events: Whether the layer takes a `snnjax.sparse.EventRaster` as its input.
 
+    >>> import jax.numpy as jnp
     >>> class LowPass(Layer):
     ...     '''Exponential averages of the input: o[t] = a o[t-1] + (1 - a) x[t].'''
     ...

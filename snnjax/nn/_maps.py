@@ -48,7 +48,7 @@ class LinearMap(abc.ABC):
     ...     def project(self, x, kernel):
     ...         n = self.in_features
     ...         apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
-    ...         return x @ jnp.where((np.minimum(apart, n - apart) <= self.reach), kernel, 0)
+    ...         return x @ jnp.where(np.minimum(apart, n - apart) <= self.reach, kernel, 0)
     >>> init = FluctuationDriven(nu=50.0)
     >>> layer = Spiking(Ring(40, 40), recurrent=Ring(40, 40, reach=1), init=init, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((100, 4, 40))).output.shape, layer.recurrent_kernel.shape

@@ -31,8 +31,7 @@ class Ring(LinearMap):
         return np.minimum(apart, self.in_features - apart) <= self.reach
 
     def project(self, x, kernel):
-        mask = self.near() if kernel.shape[-1] == self.in_features else self.near()[:, :1]
-        return x @ jnp.where(mask, kernel, 0)
+        return x @ jnp.where(self.near(), kernel, 0)
 
 
 class RingLayer(Spiking):
