@@ -16,7 +16,7 @@ from jax.core import Tracer
 from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.dynamics import _over_time
-from snnjax.dynamics._response import Response, integrals_of, response
+from snnjax.dynamics._response import Response, arrays_of, integrals_of, response
 from snnjax.psp import PSP, ExcInhKernels, Integrals
 
 Reset = Literal["multiplicative", "to_value", "subtractive"]
@@ -207,12 +207,11 @@ def measured(
             so that its program is compiled once.
     """
     known = split(neuron)
-    if known is None:
-        return integrals_of(response(neuron, drive_of), neuron)
-    traced = any(isinstance(array, Tracer) for array in known[1])
+    traced = any(isinstance(array, Tracer) for array in arrays_of(neuron))
     # Under jit a neuron of plain numbers is still measured at once, so that errors are raised.
     with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
-        return integrals_of(_jitted_response(*known, drive_of), neuron)
+        found = response(neuron, drive_of) if known is None else _jitted_response(*known, drive_of)
+        return integrals_of(found, neuron)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -7,8 +7,9 @@ u_a[k] the membrane after that, and u_0[k] that of a neuron without an impulse,
 
 if the neuron is linear below its threshold. The size must be small enough that it does not spike,
 and otherwise as large as possible, so that non-linear dynamics show. Such sizes depend on the units
-of the model, so 32 copies run at once, with a = 2^10, 2^9, ... 2^-20 and 0. The largest a is chosen
-for which the copies with a and 2 a do not spike; the two must have the same eps (superposition).
+of the model, so 32 copies run at once, with a = 2^10, -2^9, 2^8, ... 2^-20 and 0. The largest a is
+chosen for which the copies with a and -2 a do not spike; the two must have the same eps
+(superposition).
 
 The copies run until the eps of all that did not spike has decayed. That is checked after 256 steps
 and after each doubling: the largest |eps| since the last check must be below 1e-6 of the peak, or
@@ -29,13 +30,13 @@ import numpy as np
 from snnjax import _check
 from snnjax.psp import Integrals
 
-SIZES = (*(2.0**k for k in range(10, -21, -1)), 0.0)
+SIZES = (*((-2.0) ** k for k in range(10, -21, -1)), 0.0)
 FIRST, LAST = 2**8, 2**17
 """Steps after which the decay is checked for the first time, and after which the loop gives up."""
 DECAYED = 1e-6
 """Largest |eps| that counts as decayed, relative to its peak."""
 LINEAR = 1e-2
-"""Largest difference of the responses to a and 2 a that counts as linear, relative to the peak."""
+"""Largest difference of the responses to a and -2 a that counts as linear, relative to the peak."""
 
 
 class Response(NamedTuple):
@@ -47,7 +48,7 @@ class Response(NamedTuple):
         quiet: Whether there is a size for which the neuron does not spike.
         peak: Largest |eps|.
         decayed: Whether eps decayed within `LAST` steps.
-        deviation: Largest difference between the responses to a and 2 a, relative to the peak.
+        deviation: Largest difference between the responses to a and -2 a, relative to the peak.
     """
 
     ebar: jax.Array
@@ -70,6 +71,12 @@ class _Sums(NamedTuple):
     spiked: jax.Array
 
 
+def arrays_of(neuron: Any) -> list[Any]:
+    """Return the arrays among the parameters of a neuron, which need not be a registered pytree."""
+    fields = [getattr(neuron, f.name) for f in dataclasses.fields(neuron)]
+    return [x for x in jax.tree.leaves(fields) if isinstance(x, jax.Array | np.ndarray)]
+
+
 def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
     """Measure the response to an impulse.
 
@@ -78,16 +85,13 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
         drive_of: From an input (sizes, ...features) to the drive of a step.
     """
     dtype = jnp.result_type(float)
-    # the fields, not the leaves: the neuron need not be a registered pytree
-    fields = [getattr(neuron, f.name) for f in dataclasses.fields(neuron)]
-    arrays = [x for x in jax.tree.leaves(fields) if isinstance(x, jax.Array | np.ndarray)]
-    features = np.broadcast_shapes(*(x.shape for x in arrays))
+    features = np.broadcast_shapes(*(x.shape for x in arrays_of(neuron)))
     sizes = jnp.asarray(SIZES, dtype).reshape(-1, *(1,) * len(features))
     zeros = jnp.zeros((len(SIZES), *features), dtype)
 
     def record(sums: _Sums, state: Any, z: jax.Array) -> _Sums:
         u = state.u.astype(dtype)
-        eps = (u - u[-1:]) / jnp.where(sizes > 0, sizes, 1)
+        eps = (u - u[-1:]) / jnp.where(sizes == 0, 1, sizes)
         size = jnp.abs(eps)
         return _Sums(
             sums.eps + eps,
@@ -100,7 +104,7 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
         )
 
     def decayed(sums: _Sums) -> jax.Array:
-        rounding = 8 * jnp.finfo(dtype).eps * sums.scale / jnp.where(sizes > 0, sizes, 1)
+        rounding = 8 * jnp.finfo(dtype).eps * sums.scale / jnp.where(sizes == 0, 1, abs(sizes))
         return sums.recent <= DECAYED * sums.peak + rounding
 
     def unfinished(carry: tuple[jax.Array, Any, _Sums]) -> jax.Array:
@@ -124,7 +128,7 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
     nothing = _Sums(zeros, zeros, zeros, zeros, zeros, zeros[:-1], zeros > 0)
     first = (jnp.asarray(1), state, record(nothing, state, z))
     _, _, sums = jax.lax.while_loop(unfinished, advance, first)
-    # pair j: the copies j, with 2 a, and j + 1, with a
+    # Pair j: the copies j, with -2 a, and j + 1, with a.
     quiet = ~sums.spiked[:-2] & ~sums.spiked[1:-1] & ~sums.spiked[-1:]
     chosen = jnp.argmax(quiet, axis=0)[None]
 
@@ -161,7 +165,7 @@ def integrals_of(r: Response, neuron: Any) -> Integrals:
         (r.decayed, f"must forget an input within {LAST} steps, and does not"),
         (
             r.deviation <= LINEAR,
-            "must be linear below its threshold: twice the input must move it twice as far",
+            "must be linear below its threshold: -2 times an input must move it -2 times as far",
         ),
     )
     good = jnp.asarray(True)

@@ -123,9 +123,18 @@ def test_fluctuation_driven_puts_an_oscillator_on_target(mu_u, sigma_u):
     assert abs(float(u.mean()) - mu_u) < 0.05 * sigma_u
 
 
+class Rectified(LIF):
+    """Linear for positive inputs alone."""
+
+    def step(self, state, drive):
+        after, z = super().step(state, drive)
+        return after._replace(u=jnp.maximum(after.u, 0)), z
+
+
 @pytest.mark.parametrize(
     ("neuron", "message"),
     [
+        (Rectified(), "neuron Rectified must be linear below its threshold"),
         (Oscillator(bend=0.1), "neuron Oscillator must be linear below its threshold"),
         (Oscillator(angle=0.0), r"does not move its membrane state\.u"),
         (Oscillator(radius=1.0), "must forget an input within 131072 steps"),
