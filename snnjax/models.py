@@ -142,7 +142,8 @@ def build(
     """
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
-    shape = given = tuple(features)
+    given: tuple[int, ...] = tuple(features)
+    shape: tuple[int, ...] = given
     common = {"init": init, "neuron": neuron, "trainable": trainable, "rngs": rngs}
     dale = {} if ei_ratio is None else {"ei_ratio": ei_ratio, "recurrent": recurrent}
 
