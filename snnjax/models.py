@@ -163,12 +163,12 @@ def build(
         convolution = (SpikingConv1d, SpikingConv2d)[len(shape) - 2]
         return convolution(n_in, of.maps, recurrent_kernel_size=own, **sizes, **common)
 
-    stack: list[Layer] = [Reshape(*shape)] if len(shape) > 1 else [Flatten()] if sensory else []
+    stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
     if sensory:
         stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # refuses others
     sizes = []
     for k, of in enumerate(layers):
-        if not isinstance(of, Conv | Pool) and len(shape) > 1:
+        if not isinstance(of, Conv | Pool) and shape[1:]:
             stack.append(Flatten())
             shape = (math.prod(shape),)
         layer = of if isinstance(of, Pool) else hidden(of, shape[-1])
