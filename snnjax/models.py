@@ -142,7 +142,8 @@ def build(
     """
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
-    shape = given = tuple(features)
+    given: tuple[int, ...] = tuple(features)
+    shape: tuple[int, ...] = given
     common = {"init": init, "neuron": neuron, "trainable": trainable, "rngs": rngs}
     dale = {} if ei_ratio is None else {"ei_ratio": ei_ratio, "recurrent": recurrent}
 
@@ -162,12 +163,12 @@ def build(
         convolution = (SpikingConv1d, SpikingConv2d)[len(shape) - 2]
         return convolution(n_in, of.maps, recurrent_kernel_size=own, **sizes, **common)
 
-    stack: list[Layer] = [Reshape(*shape)] if len(shape) > 1 else [Flatten()] if sensory else []
+    stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
     if sensory:
         stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # refuses others
     sizes = []
     for k, of in enumerate(layers):
-        if not isinstance(of, Conv | Pool) and len(shape) > 1:
+        if not isinstance(of, Conv | Pool) and shape[1:]:
             stack.append(Flatten())
             shape = (math.prod(shape),)
         layer = of if isinstance(of, Pool) else hidden(of, shape[-1])
