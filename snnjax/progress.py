@@ -70,18 +70,19 @@ class TrainingProgress(Callback):
 
     def start(self, plan: Plan) -> None:
         self._last, self._line = plan.last, None
+        # a notebook's standard error may look like a terminal
+        if self._console is None and in_notebook():
+            return
         self._live = _Live("epoch", plan.last, self._console)
         self._live.__enter__()
 
     def epoch_end(self, row: Row, state: FitState) -> None:
-        epoch, text, live = int(row["epoch"]), describe(row), self._live
-        if live is None:
-            raise RuntimeError("start must be called before epoch_end")
+        epoch, text = int(row["epoch"]), describe(row)
         line = f"epoch {epoch}/{self._last}  {text}  {row['seconds']:.1f} s"
-        if self._console is None and in_notebook():
+        if self._live is None:
             self._line = _show_line(line, self._line)
-        elif not live.update(epoch, text) and self._plain(epoch):
-            live.console.print(line, highlight=False, soft_wrap=True)
+        elif not self._live.update(epoch, text) and self._plain(epoch):
+            self._live.console.print(line, highlight=False, soft_wrap=True)
 
     def _plain(self, epoch: int) -> bool:
         """Whether an epoch gets a plain line."""

@@ -1,5 +1,7 @@
 import io
 import re
+import sys
+import types
 
 import numpy as np
 from rich.console import Console
@@ -81,3 +83,24 @@ def test_units_are_named_and_those_that_train_have_a_bar_of_their_own():
         second = progress.unit("seven layers", 2, 5)
     assert text.getvalue().split("\n") == ["membranes [1]", "three layers", "seven layers", ""]
     assert (first.total, second.total) == (40, 10)
+
+
+def test_a_notebook_gets_one_line_that_is_replaced(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        shown.append(data["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr("snnjax.progress.in_notebook", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+    progress = TrainingProgress()
+    progress.start(Plan(1, 0, 2, []))
+    for k in range(3):
+        progress.epoch_end(row(k), None)
+    progress.finish()
+    assert shown == [f"epoch {k}/2  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s" for k in range(3)]
