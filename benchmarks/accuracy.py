@@ -9,17 +9,17 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
+import numpy as np
+import tyro
 
-from snnjax._files import as_dict  # noqa: E402
-from snnjax.cli import Task  # noqa: E402
-from snnjax.experiments import run  # noqa: E402
+from snnjax._files import as_dict
+from snnjax.cli import Task
+from snnjax.experiments import run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,14 @@ class Accuracy:
 
 def key_of(config: dict[str, Any]) -> str:
     """A run's identity: its settings without where it is written."""
-    return json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in config.items() if k not in ("out", "data")}, sort_keys=True)
+    return json.dumps(
+        {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in config.items()
+            if k not in ("out", "data")
+        },
+        sort_keys=True,
+    )
 
 
 def main(options: Accuracy) -> None:
@@ -69,7 +76,10 @@ def main(options: Accuracy) -> None:
             )
     for name in ("test_accuracy", "test_accuracy_best", "valid_accuracy", "train_accuracy"):
         values = 100 * np.array([s[name] for _, _, s in rows])
-        by_draw = ", ".join(f"{100 * np.mean([s[name] for d, _, s in rows if d == draw]):.2f}" for draw in options.data_seeds)
+        by_draw = ", ".join(
+            f"{100 * np.mean([s[name] for d, _, s in rows if d == draw]):.2f}"
+            for draw in options.data_seeds
+        )
         print(
             f"{name}: {values.mean():.2f} +- {values.std(ddof=1) if len(values) > 1 else 0:.2f} (n = {len(values)}; by data seed {by_draw})"
         )

@@ -45,7 +45,11 @@ class Unsupported(Exception):
     """The contestant cannot do the work; the message says why."""
 
 
-def run(build: Callable[[Work, argparse.Namespace], Contest], packages: Sequence[str], *flags: tuple[str, dict[str, Any]]) -> None:
+def run(
+    build: Callable[[Work, argparse.Namespace], Contest],
+    packages: Sequence[str],
+    *flags: tuple[str, dict[str, Any]],
+) -> None:
     """Do what the command line says with what `build(work, options)` gives. `packages`: whose versions count. `flags`: further options."""
     imported = time.monotonic()
     parser = argparse.ArgumentParser()
@@ -61,9 +65,18 @@ def run(build: Callable[[Work, argparse.Namespace], Contest], packages: Sequence
     line: dict[str, Any] = {"versions": versions(packages)}
     try:
         contest = build(parse(options.work, options.set), options)
-        line |= measure(contest.step, steps=options.steps, warmup=options.warmup, seconds=options.seconds, begin=begin)
+        line |= measure(
+            contest.step,
+            steps=options.steps,
+            warmup=options.warmup,
+            seconds=options.seconds,
+            begin=begin,
+        )
         line |= {name: getattr(contest, name) for name in ("neuron", "form", "input", "note")}
-        line |= {"import_s": imported - begin, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+        line |= {
+            "import_s": imported - begin,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        }
     except Unsupported as reason:
         line["unsupported"] = str(reason)
     print(json.dumps(line))
@@ -71,7 +84,13 @@ def run(build: Callable[[Work, argparse.Namespace], Contest], packages: Sequence
 
 
 def measure(
-    step: Callable[[], float], *, steps: int, warmup: int, seconds: float, begin: float, clock: Callable[[], float] = time.monotonic
+    step: Callable[[], float],
+    *,
+    steps: int,
+    warmup: int,
+    seconds: float,
+    begin: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Time `step`: the first one, `warmup` more, then `steps`; of both as many as begin within `seconds`, but at least `FEWEST` that are timed.
 

@@ -10,18 +10,18 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
+import numpy as np
+import tyro
 
-from snnjax import plotting  # noqa: E402
-from snnjax.experiments import SHDConfig  # noqa: E402
-from snnjax.reproduce.layers import NUMBERS, SETTINGS, STATEMENTS, few, figure, look, setting  # noqa: E402
+from snnjax import plotting
+from snnjax.experiments import SHDConfig
+from snnjax.reproduce.layers import NUMBERS, SETTINGS, STATEMENTS, few, figure, look, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,24 @@ class Options:
 
 def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One dict a depth, setting and seed: numbers by layer. What is not `done` is measured and appended to the results, a line each."""
-    base = SHDConfig(start="paper", data=options.data, recurrent=True, dt=options.dt, calibration_samples=options.samples)
+    base = SHDConfig(
+        start="paper",
+        data=options.data,
+        recurrent=True,
+        dt=options.dt,
+        calibration_samples=options.samples,
+    )
     rows, sets = [], None
-    for depth, (init, sigma_u), seed in itertools.product(options.depths, SETTINGS, range(options.seeds)):
-        which = {"depth": depth, "setting": setting(init, sigma_u), "seed": seed, "samples": options.samples, "dt": options.dt}
+    for depth, (init, sigma_u), seed in itertools.product(
+        options.depths, SETTINGS, range(options.seeds)
+    ):
+        which = {
+            "depth": depth,
+            "setting": setting(init, sigma_u),
+            "seed": seed,
+            "samples": options.samples,
+            "dt": options.dt,
+        }
         row = next((row for row in done if which.items() <= row.items()), None)
         if row is None:
             sets = few(base.datasets(), options.samples) if sets is None else sets
@@ -66,7 +80,11 @@ def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def main(options: Options) -> None:
     """Measure, write, draw, judge."""
-    done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    done = (
+        [json.loads(line) for line in options.results.read_text().splitlines()]
+        if options.results.exists()
+        else []
+    )
     rows = measure(options, done)
     plotting.save(figure(rows), options.figure)
     print("| statement | holds here | measured |\n|---|---|---|")
@@ -75,7 +93,9 @@ def main(options: Options) -> None:
         print(f"| {statement.text} | {status} | {found} |")
     for depth, name in dict.fromkeys((row["depth"], row["setting"]) for row in rows):
         own = [row for row in rows if (row["depth"], row["setting"]) == (depth, name)]
-        rate, sigma_u = (np.round(np.mean([row[key] for row in own], axis=0), 2) for key in ("rate", "sigma_u"))
+        rate, sigma_u = (
+            np.round(np.mean([row[key] for row in own], axis=0), 2) for key in ("rate", "sigma_u")
+        )
         print(depth, name, "rates", rate, "sigma_u", sigma_u)
 
 

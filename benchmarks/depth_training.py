@@ -14,31 +14,31 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-import math  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
+import dataclasses
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
-from matplotlib import colormaps  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import jax
+import numpy as np
+import tyro
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
-from snnjax import plotting  # noqa: E402
-from snnjax.datasets import EventDataset, Splits  # noqa: E402
-from snnjax.diagnostics import probe  # noqa: E402
-from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer  # noqa: E402
-from snnjax.experiments._run import prepare, spread, train_source  # noqa: E402
-from snnjax.experiments.nmnist import NMNISTConfig  # noqa: E402
-from snnjax.gradient_theory import steepness_for_gain  # noqa: E402
-from snnjax.reproduce.data import SOURCES  # noqa: E402
-from snnjax.surrogate import superspike  # noqa: E402
-from snnjax.training import fit  # noqa: E402
+from snnjax import plotting
+from snnjax.datasets import EventDataset, Splits
+from snnjax.diagnostics import probe
+from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer
+from snnjax.experiments._run import prepare, spread, train_source
+from snnjax.experiments.nmnist import NMNISTConfig
+from snnjax.gradient_theory import steepness_for_gain
+from snnjax.reproduce.data import SOURCES
+from snnjax.surrogate import superspike
+from snnjax.training import fit
 
 PROBED = 200
 
@@ -72,7 +72,9 @@ ARMS: dict[str, Arm] = {
     "calibrated": Arm({}, (0.015,)),
     "calibrated, bounds not limited": Arm({"bound_share": 0.0}, (0.015,)),
     "calibrated, both bounds": Arm({"lower_strength": 100.0}, (0.015,)),
-    "calibrated, both bounds, not limited": Arm({"lower_strength": 100.0, "bound_share": 0.0}, (0.015,)),
+    "calibrated, both bounds, not limited": Arm(
+        {"lower_strength": 100.0, "bound_share": 0.0}, (0.015,)
+    ),
     "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
@@ -120,13 +122,30 @@ def tasks(data: Path) -> dict[str, Task]:
     return {
         "dense": Task(digits, (1000, 600), (1, 3, 7, 10, 15)),
         "recurrent": Task(replace(digits, recurrent=True), (1000, 600), (1, 3, 7)),
-        "convolutional": Task(replace(digits, recurrent=True, model="csnn3"), (500, 300), (1, 3, 7)),
+        "convolutional": Task(
+            replace(digits, recurrent=True, model="csnn3"), (500, 300), (1, 3, 7)
+        ),
         "figure 4": Task(
-            replace(digits, recurrent=True, model="csnn3", duration=0.4, dt=5e-3, valid_fraction=0.25, batch_size=10, epochs=18),
+            replace(
+                digits,
+                recurrent=True,
+                model="csnn3",
+                duration=0.4,
+                dt=5e-3,
+                valid_fraction=0.25,
+                batch_size=10,
+                epochs=18,
+            ),
             None,
             (1, 3, 7),
         ),
-        "nmnist": Task(NMNISTConfig(data=data / "nmnist", downsample=2, batch_size=10, epochs=6, model="csnn2"), (500, 450), (2, 6)),
+        "nmnist": Task(
+            NMNISTConfig(
+                data=data / "nmnist", downsample=2, batch_size=10, epochs=6, model="csnn2"
+            ),
+            (500, 450),
+            (2, 6),
+        ),
         "randman": Task(RandmanConfig(dim=2, batch_size=50, epochs=12), (2000, 1000), (1, 3, 7)),
     }
 
@@ -141,7 +160,17 @@ def of_depth(config: Any, depth: int) -> Any:
 def changed(config: Any, changes: dict[str, Any]) -> Any:
     """The configuration with the changes of an arm, all that they leave open as their start has it."""
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
-    opened = dict.fromkeys(("gradient", "init", "optimizer", "learning_rate", "schedule", "lower_strength", "bound_share"))
+    opened = dict.fromkeys(
+        (
+            "gradient",
+            "init",
+            "optimizer",
+            "learning_rate",
+            "schedule",
+            "lower_strength",
+            "bound_share",
+        )
+    )
     return type(config)(**(own | opened | changes))
 
 
@@ -161,7 +190,9 @@ def few(config: Any, sizes: tuple[int, int] | None) -> Splits:
 def seen(prepared: Any) -> dict[str, list[float]]:
     """What the probe sees before training, by layer."""
     config = prepared.config
-    x, labels = prepared.sample.batch(spread(prepared.sample, min(PROBED, config.calibration_samples)))
+    x, labels = prepared.sample.batch(
+        spread(prepared.sample, min(PROBED, config.calibration_samples))
+    )
     optimizer = build_optimizer(config)
     report = probe(prepared.network, x, labels, prepared.objective(), optimizer=optimizer)
     names = ("rate", "sigma_u", "gain", "agreement", "step", "memory", "grad_z")
@@ -175,7 +206,11 @@ def one(config: Any, sets: Any) -> dict[str, Any]:
     prepared = prepare(config, sets)
     config, network, splits, _ = prepared
     before = seen(prepared)
-    steepness = [float(layer.steepness[...][0]) if layer.steepness is not None else None for layer in network.layers if layer.spiking]
+    steepness = [
+        float(layer.steepness[...][0]) if layer.steepness is not None else None
+        for layer in network.layers
+        if layer.spiking
+    ]
     splits = Splits(train_source(config, splits.train), splits.valid)
     history = fit(
         network, splits, prepared.objective(), prepared.optimizer(), epochs=config.epochs, batch_size=config.batch_size,
@@ -203,7 +238,12 @@ def runs(options: Options, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
     for name in options.tasks:
         task = known[name]
         for depth, arm in itertools.product(options.depths or task.depths, options.arms):
-            which = {"task": name, "depth": depth, "arm": arm, "epochs": options.epochs or task.config.epochs}
+            which = {
+                "task": name,
+                "depth": depth,
+                "arm": arm,
+                "epochs": options.epochs or task.config.epochs,
+            }
             rates = ARMS[arm].rates
             for rate in rates:
                 yield which | {"rate": rate, "seed": 0}
@@ -215,7 +255,11 @@ def runs(options: Options, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
 
 def main(options: Options) -> None:
     """Run what is missing."""
-    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    rows = (
+        [json.loads(line) for line in options.results.read_text().splitlines()]
+        if options.results.exists()
+        else []
+    )
     known = tasks(options.data)
     sets: dict[str, Any] = {}
     for which in runs(options, rows):
@@ -227,17 +271,27 @@ def main(options: Options) -> None:
         config = changed(of_depth(task.config, which["depth"]), ARMS[which["arm"]].changes)
         if ARMS[which["arm"]].theory:
             config = dataclasses.replace(config, beta=_from_theory(config, sets[which["task"]][0]))
-        config = dataclasses.replace(config, learning_rate=which["rate"], seed=which["seed"], epochs=which["epochs"])
+        config = dataclasses.replace(
+            config, learning_rate=which["rate"], seed=which["seed"], epochs=which["epochs"]
+        )
         row = which | one(config, sets[which["task"]])
         rows.append(row)
         with options.results.open("a") as f:
             f.write(json.dumps(row) + "\n")
-        print(which, f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s", flush=True)
+        print(
+            which,
+            f"{100 * final(row):.1f} % (training {100 * row['train']:.1f}), {row['seconds']:.0f} s",
+            flush=True,
+        )
     print(table(rows))
     print(levels(rows))
     if options.figure is not None:
         plotting.save(
-            picture(rows, f"{options.tasks[0]}, {options.epochs or known[options.tasks[0]].config.epochs} epochs"), options.figure
+            picture(
+                rows,
+                f"{options.tasks[0]}, {options.epochs or known[options.tasks[0]].config.epochs} epochs",
+            ),
+            options.figure,
         )
     for name, correlation in predictors(rows).items():
         print(f"{correlation:+.2f} {name}")
@@ -247,13 +301,17 @@ PREDICTORS: dict[str, Any] = {
     "smallest gain, on a logarithm, from 1": lambda b: (
         -max((abs(math.log(max(g, 1e-30))) for g in b["gain"] if math.isfinite(g)), default=0.0)
     ),
-    "agreement, mean over layers": lambda b: sum(map(_or_nothing, b["agreement"])) / len(b["agreement"]),
+    "agreement, mean over layers": lambda b: (
+        sum(map(_or_nothing, b["agreement"])) / len(b["agreement"])
+    ),
     "agreement of the first layer": lambda b: _or_nothing(b["agreement"][0]),
     "agreement of the last layer": lambda b: _or_nothing(b["agreement"][-1]),
     "smallest agreement": lambda b: min(map(_or_nothing, b["agreement"])),
     "memory of the last layer": lambda b: _or_nothing(b["memory"][-1]),
     "largest share of a bound": lambda b: -max(b["bounds"]),
-    "gradient of the first layer over the last": lambda b: -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30))),
+    "gradient of the first layer over the last": lambda b: (
+        -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30)))
+    ),
     "smallest rate": lambda b: min(b["rate"]),
 }
 """Numbers from before training that may tell the accuracy after it: more is better."""
@@ -276,7 +334,10 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0])
     0.8
     """
-    ranks = [(np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2 for v in map(np.asarray, (a, b))]
+    ranks = [
+        (np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2
+        for v in map(np.asarray, (a, b))
+    ]
     if min(np.ptp(r) for r in ranks) == 0:  # a constant tells nothing
         return 0.0
     matrix: Any = np.corrcoef(ranks)
@@ -305,7 +366,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         depths = sorted({row["depth"] for row in own})
         lines += [
             "",
-            f"| {name} | " + " | ".join(f"{d} layers" if d > 1 else "1 layer" for d in depths) + " |",
+            f"| {name} | "
+            + " | ".join(f"{d} layers" if d > 1 else "1 layer" for d in depths)
+            + " |",
             "|---" * (1 + len(depths)) + "|",
         ]
         for arm in (name for name in ARMS if any(row["arm"] == name for row in own)):
@@ -336,7 +399,10 @@ def levels(rows: list[dict[str, Any]]) -> str:
             where = row["task"], row["depth"]
             worst[where] = max(worst.get(where, 1.0), level(row))
     lines = ["largest over smallest gradient of the layers, calibrated, worst network:"]
-    return "\n".join(lines + [f"{task}, {depth} layers: {ratio:.2f}" for (task, depth), ratio in sorted(worst.items())])
+    return "\n".join(
+        lines
+        + [f"{task}, {depth} layers: {ratio:.2f}" for (task, depth), ratio in sorted(worst.items())]
+    )
 
 
 def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -346,7 +412,9 @@ def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
         if len(own) < 10:
             continue
         for name, of in PREDICTORS.items():
-            found[name].append(rank_correlation([of(row["before"]) for row in own], [final(row) for row in own]))
+            found[name].append(
+                rank_correlation([of(row["before"]) for row in own], [final(row) for row in own])
+            )
     return {name: round(_mean(values), 2) for name, values in found.items() if values}
 
 
@@ -356,19 +424,31 @@ def picture(rows: list[dict[str, Any]], study: str) -> Figure:
     depths = sorted({row["depth"] for row in own})
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_depth, by_epoch = figure.subplots(1, 2, sharey=True)
-    for arm in (name for name in ARMS if len({row["depth"] for row in own if row["arm"] == name}) > 1):
+    for arm in (
+        name for name in ARMS if len({row["depth"] for row in own if row["arm"] == name}) > 1
+    ):
         runs = {depth: [100 * final(row) for row in chosen(own, depth, arm)] for depth in depths}
         runs = {depth: values for depth, values in runs.items() if values}
-        (line,) = by_depth.plot(list(runs), [np.mean(values) for values in runs.values()], label=arm)
+        (line,) = by_depth.plot(
+            list(runs), [np.mean(values) for values in runs.values()], label=arm
+        )
         for depth, values in runs.items():
             by_depth.plot([depth] * len(values), values, "o", color=line.get_color(), markersize=4)
-    learned = {depth: [row["valid"] for row in chosen(own, depth, "calibrated")] for depth in depths}
+    learned = {
+        depth: [row["valid"] for row in chosen(own, depth, "calibrated")] for depth in depths
+    }
     for k, (depth, rows_of) in enumerate(learned.items()):
         if not rows_of:
             continue
         curves = 100 * np.array(rows_of)
-        by_epoch.plot(curves.mean(axis=0), color=colormaps["viridis"](k / len(depths)), label=f"{depth} layer{'s' * (depth > 1)}")
-    by_depth.set(xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None))
+        by_epoch.plot(
+            curves.mean(axis=0),
+            color=colormaps["viridis"](k / len(depths)),
+            label=f"{depth} layer{'s' * (depth > 1)}",
+        )
+    by_depth.set(
+        xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None)
+    )
     by_epoch.set(xlabel="epoch", title="calibrated")
     for ax in (by_depth, by_epoch):
         ax.legend(frameon=False)

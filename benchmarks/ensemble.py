@@ -42,11 +42,17 @@ class Options:
 def timed(*arguments: str) -> tuple[float, float]:
     """Seconds from start to exit of `snnjax ARGUMENTS`, and its peak memory in MiB."""
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "snnjax", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snnjax", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     errors = process.stderr.read() if process.stderr else b""
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"snnjax {' '.join(arguments)} ended with status {status}:\n{errors.decode()[-2000:]}")
+        raise RuntimeError(
+            f"snnjax {' '.join(arguments)} ended with status {status}:\n{errors.decode()[-2000:]}"
+        )
     return time.perf_counter() - begin, usage.ru_maxrss / 1024  # KiB on Linux
 
 
@@ -56,16 +62,37 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for seed in range(options.seeds if options.alone is None else options.alone):
-            runs.append(timed("train", *job, "--seed", str(seed), "--out", str(Path(folder, f"alone{seed}"))))
+            runs.append(
+                timed(
+                    "train", *job, "--seed", str(seed), "--out", str(Path(folder, f"alone{seed}"))
+                )
+            )
             print(f"seed {seed} alone: {runs[-1][0]:.1f} s, {runs[-1][1]:.0f} MiB", flush=True)
         one = sum(seconds for seconds, _ in runs) / len(runs)
-        print(f"one seed alone, mean: {one:.1f} s; {options.seeds} one after another: {options.seeds * one:.1f} s", flush=True)
+        print(
+            f"one seed alone, mean: {one:.1f} s; {options.seeds} one after another: {options.seeds * one:.1f} s",
+            flush=True,
+        )
         for placement in options.placements:
             out = str(Path(folder, placement))
-            sweep = ("sweep", "--seeds", str(options.seeds), "--placement", placement, "--checkpoint-every", "10", *job, "--out", out)
+            sweep = (
+                "sweep",
+                "--seeds",
+                str(options.seeds),
+                "--placement",
+                placement,
+                "--checkpoint-every",
+                "10",
+                *job,
+                "--out",
+                out,
+            )
             seconds, peak = timed(*sweep)
             ratios = f"{seconds / one:.2f} times one seed, {seconds / one / options.seeds:.2f} of all one after another"
-            print(f"{options.seeds} seeds, {placement}: {seconds:.1f} s, {ratios}, {peak:.0f} MiB", flush=True)
+            print(
+                f"{options.seeds} seeds, {placement}: {seconds:.1f} s, {ratios}, {peak:.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ def child(folder: str) -> dict[str, float]:
     trainer = Trainer(ready.network, Objective(), optimizer, batch_size=size)
     jax.block_until_ready(trainer.step(trainer.init(), (source, jax.numpy.arange(size))))
     end = time.monotonic()
-    return {"imports": imported - begin, "data and network": made - imported, "step": end - made, "all": end - begin}
+    return {
+        "imports": imported - begin,
+        "data and network": made - imported,
+        "step": end - made,
+        "all": end - begin,
+    }
 
 
 def main(options: Options) -> int:
@@ -55,7 +60,10 @@ def main(options: Options) -> int:
         with tempfile.TemporaryDirectory() as folder:
             for name in ("cold", "kept"):
                 run = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.first_step", "child", folder], capture_output=True, text=True, check=True
+                    [sys.executable, "-m", "benchmarks.first_step", "child", folder],
+                    capture_output=True,
+                    text=True,
+                    check=True,
                 )
                 print(name, run.stdout.strip().splitlines()[-1], flush=True)
     return 0

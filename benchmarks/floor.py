@@ -50,7 +50,10 @@ def flops(work: Work) -> float:
 
 def traffic(work: Work) -> float:
     """Bytes that a step of all seeds reads and writes."""
-    rows, units = work.steps * work.batch, sum(layer.size for layer in layers_of(work)) + (work.classes or 0)
+    rows, units = (
+        work.steps * work.batch,
+        sum(layer.size for layer in layers_of(work)) + (work.classes or 0),
+    )
     return float(4 * rows * (2 * work.units + 6 * units) * work.seeds)
 
 
@@ -97,12 +100,20 @@ def _jax_flops() -> float:
 
 
 def _copy_bytes() -> float:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     n = COPY_MIB * 2**20 // 4
     source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
     parts = list(zip(np.array_split(source, cores), np.array_split(target, cores), strict=True))
-    with ThreadPoolExecutor(cores) as pool:  # numpy lets go of the interpreter's lock while it copies
-        return 2 * source.nbytes / _fastest(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
+    with ThreadPoolExecutor(
+        cores
+    ) as pool:  # numpy lets go of the interpreter's lock while it copies
+        return (
+            2
+            * source.nbytes
+            / _fastest(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
+        )
 
 
 if __name__ == "__main__":

@@ -10,24 +10,24 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import functools  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import functools
+import sys
+from pathlib import Path
+from typing import Any
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from snnjax import calibration, losses, plotting  # noqa: E402
-from snnjax.datasets import poisson_raster  # noqa: E402
-from snnjax.dynamics import LIF, LeakyIntegrator, simulate  # noqa: E402
-from snnjax.gradient_theory import backward_gain, steepness_for_gain  # noqa: E402
-from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense  # noqa: E402
-from snnjax.surrogate import superspike  # noqa: E402
+from snnjax import calibration, losses, plotting
+from snnjax.datasets import poisson_raster
+from snnjax.dynamics import LIF, LeakyIntegrator, simulate
+from snnjax.gradient_theory import backward_gain, steepness_for_gain
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.surrogate import superspike
 
 TIMES: dict[str, Any] = {"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3}
 N, NU, STEPS, BATCH, CUT = 128, 10.0, 350, 16, 75
@@ -44,7 +44,7 @@ def inputs(key: int) -> jax.Array:
 def layer_gains(x: jax.Array, kernel: jax.Array, beta: Any) -> jax.Array:
     """Gain of one layer without and with reset (2,), for errors white and constant in time (2,)."""
     neuron = LIF(**TIMES, spike=superspike(beta))
-    rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())  # noqa: E731
+    rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())
     white = jax.random.rademacher(jax.random.key(9), x.shape, x.dtype)
     u, without = jax.vjp(lambda x: calibration.free_membrane(neuron, x @ kernel), x)
     h = neuron.spike.derivative(u - neuron.theta)

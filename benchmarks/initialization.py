@@ -15,20 +15,20 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
+import jax
+import numpy as np
+import tyro
 
-from snnjax.datasets import Splits  # noqa: E402
-from snnjax.experiments import SHDConfig, build_optimizer, prepare  # noqa: E402
-from snnjax.experiments.config import OptimizerName  # noqa: E402
-from snnjax.training import Trainer  # noqa: E402
+from snnjax.datasets import Splits
+from snnjax.experiments import SHDConfig, build_optimizer, prepare
+from snnjax.experiments.config import OptimizerName
+from snnjax.training import Trainer
 
 TARGETED = ("fluctuation_driven", "data_driven", "data_driven_balanced")
 PLAIN = ("lsuv", "kaiming", "lecun", "micheli", "ikun")
@@ -39,7 +39,17 @@ NAMES = {
 }  # fmt: skip
 
 
-SETTINGS = ("lower_strength", "samples", "speakers", "epochs", "batch_size", "learning_rate", "optimizer", "dt", "duration")
+SETTINGS = (
+    "lower_strength",
+    "samples",
+    "speakers",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "optimizer",
+    "dt",
+    "duration",
+)
 """What all runs in a file have in common."""
 
 
@@ -85,8 +95,12 @@ class Options:
 
 def members(options: Options) -> list[tuple[str, int, str, float]]:
     """Every run of the study: architecture, seed, initialization, sigma_u (1 where it has none)."""
-    inits = [(i, s) for i in options.inits for s in (options.sigma_u if plain(i) in TARGETED else (1.0,))]
-    return [(a, seed, i, s) for seed in options.seeds for a in options.architectures for i, s in inits]
+    inits = [
+        (i, s) for i in options.inits for s in (options.sigma_u if plain(i) in TARGETED else (1.0,))
+    ]
+    return [
+        (a, seed, i, s) for seed in options.seeds for a in options.architectures for i, s in inits
+    ]
 
 
 def plain(init: str) -> str:
@@ -98,7 +112,9 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
     """The run's configuration. The readout, the regularizers and the optimizer are the same for all."""
     architecture, seed, init, sigma_u = member
     kind, depth = architecture[0], int(architecture[1:])
-    network: dict[str, Any] = {"model": f"csnn{depth}"} if kind == "c" else {"hidden": (128,) * depth}
+    network: dict[str, Any] = (
+        {"model": f"csnn{depth}"} if kind == "c" else {"hidden": (128,) * depth}
+    )
     return SHDConfig(start="paper",
         data=options.data or Path(), **network, recurrent=kind != "d", init=plain(init), sigma_u=sigma_u,  # type: ignore[arg-type]
         lower_strength=100.0 if plain(init) != init else options.lower_strength, dt=options.dt, batch_size=options.batch_size,
@@ -111,12 +127,19 @@ def train(options: Options, config: SHDConfig, datasets: Splits) -> dict[str, An
     """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
     prepared = prepare(config, datasets)
     splits = prepared.splits
-    trainer = Trainer(prepared.network, prepared.objective(), build_optimizer(config), batch_size=config.batch_size)
+    trainer = Trainer(
+        prepared.network,
+        prepared.objective(),
+        build_optimizer(config),
+        batch_size=config.batch_size,
+    )
     state = trainer.init()
     first = trainer.evaluate(state.params, splits.valid)
     valid, trained, losses = {0: float(first.accuracy)}, [], []
     for epoch in range(1, config.epochs + 1):
-        state, metrics = trainer.epoch(state, splits.train, jax.random.fold_in(jax.random.key(config.seed), epoch))
+        state, metrics = trainer.epoch(
+            state, splits.train, jax.random.fold_in(jax.random.key(config.seed), epoch)
+        )
         if not bool(state.healthy):
             break
         if epoch % options.few == 0 or epoch == config.epochs:
@@ -124,8 +147,14 @@ def train(options: Options, config: SHDConfig, datasets: Splits) -> dict[str, An
         trained.append(float(metrics.accuracy))
         losses.append(float(metrics.loss))
     last = trainer.evaluate(state.params, splits.valid)
-    hertz = lambda m: [round(float(r) / config.dt, 3) for r in m.rates]  # noqa: E731
-    return {"valid": valid, "train": trained, "loss": losses, "initial_rates_hz": hertz(first), "final_rates_hz": hertz(last)}
+    hertz = lambda m: [round(float(r) / config.dt, 3) for r in m.rates]
+    return {
+        "valid": valid,
+        "train": trained,
+        "loss": losses,
+        "initial_rates_hz": hertz(first),
+        "final_rates_hz": hertz(last),
+    }
 
 
 def main(options: Options) -> None:
@@ -149,36 +178,67 @@ def main(options: Options) -> None:
             _, train_set = train_set.split_groups(options.speakers)
             _, valid_set = valid_set.split_groups(options.speakers)
         if options.samples < len(train_set):
-            train_set, _ = train_set.split((options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0)
+            train_set, _ = train_set.split(
+                (options.samples / len(train_set), 1 - options.samples / len(train_set)), seed=0
+            )
         for member in members(options):
             if member in done:
                 continue
             begin = time.perf_counter()
             # nothing is tuned or chosen here, and the test file is never evaluated
-            curves = train(options, config_of(options, member), Splits(train_set, valid_set, test_set))
-            entry = {"member": member, "settings": settings, "seconds": round(time.perf_counter() - begin, 1), **curves}
+            curves = train(
+                options, config_of(options, member), Splits(train_set, valid_set, test_set)
+            )
+            entry = {
+                "member": member,
+                "settings": settings,
+                "seconds": round(time.perf_counter() - begin, 1),
+                **curves,
+            }
             line = json.dumps(entry)
             done[member] = json.loads(line)
             with options.results.open("a") as f:
                 f.write(line + "\n")
-            print(member, f"valid {100 * curves['valid'][max(curves['valid'])]:.1f} %, {done[member]['seconds']} s", flush=True)
+            print(
+                member,
+                f"valid {100 * curves['valid'][max(curves['valid'])]:.1f} %, {done[member]['seconds']} s",
+                flush=True,
+            )
     print_table(done, options)
 
 
 def print_table(done: dict[Any, Any], options: Options) -> None:
     """A Markdown row an initialization and sigma_u; for each architecture accuracy after few and after all epochs, mean and spread over seeds."""
-    print(f"| initialization | sigma_u | {' | '.join(options.architectures)} |\n|---|---|{'---|' * len(options.architectures)}")
+    print(
+        f"| initialization | sigma_u | {' | '.join(options.architectures)} |\n|---|---|{'---|' * len(options.architectures)}"
+    )
     for init in options.inits:
         for sigma_u in options.sigma_u if plain(init) in TARGETED else (1.0,):
             cells = []
             for architecture in options.architectures:
-                curves = [done[m]["valid"] for s in options.seeds if (m := (architecture, s, init, sigma_u)) in done]
+                curves = [
+                    done[m]["valid"]
+                    for s in options.seeds
+                    if (m := (architecture, s, init, sigma_u)) in done
+                ]
                 # a run that ended early keeps its last accuracy
-                at = lambda epoch: np.array([100 * c[str(max(int(e) for e in c if int(e) <= epoch))] for c in curves])  # noqa: B023, E731
-                spread = lambda v: f"{v.mean():.0f} +- {v.std(ddof=1):.0f}" if len(v) > 1 else "".join(f"{x:.0f}" for x in v)  # noqa: E731
-                cells.append(f"{spread(at(options.few))}, {spread(at(options.epochs))}" if curves else "")
+                at = lambda epoch, curves=curves: np.array(
+                    [100 * c[str(max(int(e) for e in c if int(e) <= epoch))] for c in curves]
+                )
+                spread = lambda v: (
+                    f"{v.mean():.0f} +- {v.std(ddof=1):.0f}"
+                    if len(v) > 1
+                    else "".join(f"{x:.0f}" for x in v)
+                )
+                cells.append(
+                    f"{spread(at(options.few))}, {spread(at(options.epochs))}" if curves else ""
+                )
             name = NAMES[plain(init)] + (" + homeostasis" if plain(init) != init else "")
-            print(f"| {name} | {f'{sigma_u:g} ' if plain(init) in TARGETED else ''}| " + " | ".join(cells) + " |")
+            print(
+                f"| {name} | {f'{sigma_u:g} ' if plain(init) in TARGETED else ''}| "
+                + " | ".join(cells)
+                + " |"
+            )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ def differences(a: Path, b: Path) -> list[str]:
     for name in sorted(one.keys() & two.keys()):
         x, y = one[name], two[name]
         if isinstance(x, dict) and isinstance(y, dict):
-            same = x.keys() == y.keys() and all(np.array_equal(x[k], y[k], equal_nan=x[k].dtype.kind == "f") for k in x)
+            same = x.keys() == y.keys() and all(
+                np.array_equal(x[k], y[k], equal_nan=x[k].dtype.kind == "f") for k in x
+            )
         else:
             same = x == y
         if not same:
@@ -89,7 +91,9 @@ def main(options: Options) -> int:
         kills, ended = 0, 0
         while kills < options.kills or killed.exists():
             process = start(killed, log=log)
-            moment = rng.uniform(0.0, seconds) if kills < options.kills else None  # the last start is left alone
+            moment = (
+                rng.uniform(0.0, seconds) if kills < options.kills else None
+            )  # the last start is left alone
             try:
                 code = process.wait(timeout=moment)
             except subprocess.TimeoutExpired:
@@ -106,7 +110,10 @@ def main(options: Options) -> int:
             found += [f"sweep {ended}: {line}" for line in differences(whole, killed)]
             print(f"sweep {ended} came to its end", flush=True)
             shutil.rmtree(killed)
-    print("\n".join(found) or f"{kills} kills, {ended} sweeps came to their end, and every file is the same")
+    print(
+        "\n".join(found)
+        or f"{kills} kills, {ended} sweeps came to their end, and every file is the same"
+    )
     return bool(found)
 
 
@@ -117,7 +124,9 @@ def where(folder: Path) -> str:
     members = len(list((folder / "members").glob("*.npz")))
     checkpoints = sorted(p.name for p in (folder / "wave" / "checkpoints").glob("*"))
     writing = sorted(str(p.relative_to(folder)) for p in folder.rglob(".*.tmp"))
-    return f"members finished {members}, checkpoints {checkpoints}" + (f", writing {writing}" if writing else "")
+    return f"members finished {members}, checkpoints {checkpoints}" + (
+        f", writing {writing}" if writing else ""
+    )
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import importlib.util  # noqa: E402
-import json  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from typing import Any  # noqa: E402
+import importlib.util
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from benchmarks.contest import versions  # noqa: E402
-from benchmarks.works import DT  # noqa: E402
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset, Stream, poisson  # noqa: E402
+from benchmarks.contest import versions
+from benchmarks.works import DT
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset, Stream, poisson
 
 SAMPLES, BATCH, UNITS, DURATION, RATE, REPEATS = 512, 64, 700, 0.7, 15.0, 5
 
@@ -35,7 +35,12 @@ class Recordings:
     """A data set as what a `Stream` reads."""
 
     def __init__(self, data: EventDataset) -> None:
-        self._data, self.labels, self.n_units, self.n_classes = data, data.labels, data.n_units, data.n_classes
+        self._data, self.labels, self.n_units, self.n_classes = (
+            data,
+            data.labels,
+            data.n_units,
+            data.n_classes,
+        )
 
     def __len__(self) -> int:
         return len(self._data)
@@ -78,7 +83,15 @@ def measure() -> dict[str, float]:
         jax.block_until_ready(DeviceEvents.put(data, dt=DT).addresses)
         return len(data)
 
-    changed = Augmented(source=held, unit_shift=20, time_stretch=0.1, drop=0.1, time_jitter=1.0, unit_jitter=1.0, insert=0.1)
+    changed = Augmented(
+        source=held,
+        unit_shift=20,
+        time_stretch=0.1,
+        drop=0.1,
+        time_jitter=1.0,
+        unit_jitter=1.0,
+        insert=0.1,
+    )
     found = {"host": rate(host), "device": rate(batches(held)), "augmented": rate(batches(changed))}
     if importlib.util.find_spec("grain") is not None:
         stream = Stream(Recordings(data), duration=DURATION, dt=DT, shard_size=BATCH, seed=0)
@@ -94,4 +107,8 @@ def measure() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"samples_per_s": measure(), "versions": versions(("snnjax", "jax", "jaxlib", "grain"))}))
+    print(
+        json.dumps(
+            {"samples_per_s": measure(), "versions": versions(("snnjax", "jax", "jaxlib", "grain"))}
+        )
+    )

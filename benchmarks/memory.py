@@ -10,23 +10,23 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import json  # noqa: E402
-import resource  # noqa: E402
-import statistics  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import tyro  # noqa: E402
+import jax
+import jax.numpy as jnp
+import tyro
 
-from snnjax.datasets import DeviceEvents, poisson  # noqa: E402
-from snnjax.experiments import SHDConfig, build_network, build_optimizer  # noqa: E402
-from snnjax.training import Objective, Trainer, step_memory  # noqa: E402
+from snnjax.datasets import DeviceEvents, poisson
+from snnjax.experiments import SHDConfig, build_network, build_optimizer
+from snnjax.training import Objective, Trainer, step_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +52,38 @@ class Options:
 def measure(options: Options) -> dict[str, float]:
     """MiB by XLA, MiB resident, and the median seconds of a step."""
     remat, micro = options.remat_steps[0], options.micro_batch[0]
-    config = SHDConfig(start="paper", data=Path(), model=f"csnn{options.depth}", recurrent=True, remat_steps=remat or None)  # type: ignore[arg-type]
+    config = SHDConfig(
+        start="paper",
+        data=Path(),
+        model=f"csnn{options.depth}",
+        recurrent=True,
+        remat_steps=remat or None,
+    )  # type: ignore[arg-type]
     network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
-    source = DeviceEvents.put(poisson(n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0), dt=2e-3)
+    source = DeviceEvents.put(
+        poisson(
+            n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0
+        ),
+        dt=2e-3,
+    )
     optimizer = build_optimizer(config)
     sizes: dict[str, Any] = {"batch_size": options.batch_size, "micro_batch": micro}
     said = step_memory(network, source, Objective(), optimizer, **sizes)
-    trainer, indices = Trainer(network, Objective(), optimizer, devices=1, **sizes), jnp.arange(options.batch_size)
+    trainer, indices = (
+        Trainer(network, Objective(), optimizer, devices=1, **sizes),
+        jnp.arange(options.batch_size),
+    )
     state, times = trainer.init(), []
     for _ in range(options.repeats + 1):
         begin = time.perf_counter()
         state, _ = jax.block_until_ready(trainer.step(state, (source, indices)))
         times.append(time.perf_counter() - begin)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"xla_mib": said.total / 2**20, "resident_mib": resident, "seconds": statistics.median(times[1:])}
+    return {
+        "xla_mib": said.total / 2**20,
+        "resident_mib": resident,
+        "seconds": statistics.median(times[1:]),
+    }
 
 
 def main(options: Options) -> None:
@@ -73,16 +91,40 @@ def main(options: Options) -> None:
     if options.alone:
         print(json.dumps(measure(options)))
         return
-    print("| traces kept | samples at a time | step, MiB (XLA) | process, MiB | step, s |\n|---|---|---|---|---|")
+    print(
+        "| traces kept | samples at a time | step, MiB (XLA) | process, MiB | step, s |\n|---|---|---|---|---|"
+    )
     for micro in options.micro_batch:
         for remat in options.remat_steps:
-            flags = ["--depth", options.depth, "--batch-size", options.batch_size, "--remat-steps", remat, "--micro-batch", micro]
+            flags = [
+                "--depth",
+                options.depth,
+                "--batch-size",
+                options.batch_size,
+                "--remat-steps",
+                remat,
+                "--micro-batch",
+                micro,
+            ]
             flags += ["--duration", options.duration]
-            command = [sys.executable, "-m", "benchmarks.memory", "--alone", "--repeats", options.repeats, *flags]
-            done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.memory",
+                "--alone",
+                "--repeats",
+                options.repeats,
+                *flags,
+            ]
+            done = subprocess.run(
+                [str(part) for part in command], check=True, capture_output=True, text=True
+            )
             found = json.loads(done.stdout.splitlines()[-1])
             kept = f"of {remat} steps" if remat else "of all steps"
-            print(f"| {kept} | {micro} | {found['xla_mib']:.0f} | {found['resident_mib']:.0f} | {found['seconds']:.2f} |", flush=True)
+            print(
+                f"| {kept} | {micro} | {found['xla_mib']:.0f} | {found['resident_mib']:.0f} | {found['seconds']:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

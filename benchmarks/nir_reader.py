@@ -52,19 +52,34 @@ def write(folder: Path) -> None:
     nir: Any = importlib.import_module("nir")
     jax.config.update("jax_enable_x64", True)
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=20.0, sigma_u=1.5)
-    dense = lambda n_in, n_out, **options: SpikingDense(n_in, n_out, init=init, rngs=rngs, **options)  # noqa: E731
-    conv = lambda n_in, n_out: SpikingConv2d(n_in, n_out, kernel_size=3, padding=1, init=init, rngs=rngs)  # noqa: E731
+    dense = lambda n_in, n_out, **options: SpikingDense(
+        n_in, n_out, init=init, rngs=rngs, **options
+    )
+    conv = lambda n_in, n_out: SpikingConv2d(
+        n_in, n_out, kernel_size=3, padding=1, init=init, rngs=rngs
+    )
     networks = {
         "one_layer": (Sequential(dense(100, 64)), (100,)),
         "three_layers": (Sequential(dense(100, 64), dense(64, 64), dense(64, 64)), (100,)),
-        "average_pooling": (Sequential(conv(2, 8), Pool(2, kind="average"), conv(8, 8), Flatten(), dense(8 * 6 * 5, 32)), (12, 10, 2)),
-        "max_pooling": (Sequential(conv(2, 8), Pool(2), conv(8, 8), Flatten(), dense(8 * 6 * 5, 32)), (12, 10, 2)),
+        "average_pooling": (
+            Sequential(
+                conv(2, 8), Pool(2, kind="average"), conv(8, 8), Flatten(), dense(8 * 6 * 5, 32)
+            ),
+            (12, 10, 2),
+        ),
+        "max_pooling": (
+            Sequential(conv(2, 8), Pool(2), conv(8, 8), Flatten(), dense(8 * 6 * 5, 32)),
+            (12, 10, 2),
+        ),
         "recurrent": (Sequential(dense(100, 64, recurrent=True)), (100,)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, (network, features) in networks.items():
         x = np.random.default_rng(0).random((250, 8, *features)) < 20.0 * DT
-        graphs = {scheme: to_nir(network, features=features, scheme=scheme) for scheme in ("exponential", "euler")}
+        graphs = {
+            scheme: to_nir(network, features=features, scheme=scheme)
+            for scheme in ("exponential", "euler")
+        }
         for scheme, graph in graphs.items():
             nir.write(folder / f"{name}-{scheme}.nir", graph)
         wide = nir.read(folder / f"{name}-exponential.nir")
@@ -82,7 +97,10 @@ def write(folder: Path) -> None:
 def read(folder: Path) -> None:
     nir: Any = importlib.import_module("nir")
     packages = ("torch", "nir", "nirtorch", "snntorch", "norse")
-    print(json.dumps({"versions": {name: importlib.metadata.version(name) for name in packages}}), flush=True)
+    print(
+        json.dumps({"versions": {name: importlib.metadata.version(name) for name in packages}}),
+        flush=True,
+    )
     for data in sorted(folder.glob("*.npz")):
         arrays = np.load(data)
         for scheme in ("exponential", "euler"):
@@ -95,7 +113,12 @@ def read(folder: Path) -> None:
                     result = compare(arrays["z"], y, 2 * layers)
                 except Exception as error:  # other people's code: what it says is the result
                     result = {"error": f"{type(error).__name__}: {error}"[:160]}
-                print(json.dumps({"network": data.stem, "scheme": scheme, "reader": reader, **result}), flush=True)
+                print(
+                    json.dumps(
+                        {"network": data.stem, "scheme": scheme, "reader": reader, **result}
+                    ),
+                    flush=True,
+                )
 
     _write_back(folder / "back")
 
@@ -110,7 +133,14 @@ def back(folder: Path) -> None:
     network = load_nir(folder / "back" / "snntorch.nir", dt=SNNTORCH_DT, scheme="euler")
     y = np.asarray(network(jnp.asarray(arrays["x"], jnp.float32))[0])
     print(
-        json.dumps({"network": "snntorch's own", "scheme": "euler", "reader": "snnjax", **compare(y, arrays["z"], 2 * len(network.layers))})
+        json.dumps(
+            {
+                "network": "snntorch's own",
+                "scheme": "euler",
+                "reader": "snnjax",
+                **compare(y, arrays["z"], 2 * len(network.layers)),
+            }
+        )
     )
 
 
@@ -124,7 +154,15 @@ def _write_back(folder: Path) -> None:
         layers.append(torch.nn.Linear(n_in, n_out, bias=False))
         # arrays, one value a neuron: from plain numbers it makes nodes that nir refuses
         one = torch.ones(n_out)
-        layers.append(snn.Synaptic(alpha=alpha * one, beta=beta * one, threshold=one, reset_mechanism="zero", init_hidden=True))
+        layers.append(
+            snn.Synaptic(
+                alpha=alpha * one,
+                beta=beta * one,
+                threshold=one,
+                reset_mechanism="zero",
+                init_hidden=True,
+            )
+        )
     network = torch.nn.Sequential(*layers)
     folder.mkdir(exist_ok=True)
     nir.write(folder / "snntorch.nir", export(network, torch.zeros(100)))
@@ -142,9 +180,21 @@ def compare(z: np.ndarray, y: np.ndarray, most: int) -> dict[str, Any]:
         same = (a == b).all(axis=0)
         until = np.argmax(a | b, axis=0)[None]  # the first spike of either
         first = np.take_along_axis(a, until, 0)[0] == np.take_along_axis(b, until, 0)[0]
-        results.append((float((a & b).sum() / a.sum()), shift, float(same.mean()), float(first.mean()), float(b.sum() / a.sum())))
+        results.append(
+            (
+                float((a & b).sum() / a.sum()),
+                shift,
+                float(same.mean()),
+                float(first.mean()),
+                float(b.sum() / a.sum()),
+            )
+        )
     matched, shift, identical, first, ratio = max(results, key=lambda r: (r[0], r[2]))
-    rounded = {"matched": round(matched, 4), "spikes": round(ratio, 4), "silent": round(float(1 - (z > 0).any(axis=0).mean()), 4)}
+    rounded = {
+        "matched": round(matched, 4),
+        "spikes": round(ratio, 4),
+        "silent": round(float(1 - (z > 0).any(axis=0).mean()), 4),
+    }
     return {"shift": shift, "identical": identical, "until_first": first, **rounded}
 
 
@@ -167,7 +217,12 @@ def _nirtorch(cell: str) -> Callable[[Any, np.ndarray], np.ndarray]:
         nir, nirtorch = importlib.import_module("nir"), importlib.import_module("nirtorch")
         dt, scheme = float(graph.metadata["dt"]), graph.metadata["scheme"]
         cells = {nir.CubaLIF: lambda node: _cell(node, dt, scheme, cell), nir.Threshold: _threshold}
-        return _run(lambda: nirtorch.nir_to_torch(graph, cells, dtype=importlib.import_module("torch").float64), x)
+        return _run(
+            lambda: nirtorch.nir_to_torch(
+                graph, cells, dtype=importlib.import_module("torch").float64
+            ),
+            x,
+        )
 
     return run
 
@@ -188,7 +243,11 @@ def _cell(node: Any, dt: float, scheme: str, convention: str) -> Any:
         name: torch.as_tensor(np.asarray(getattr(node, name), np.float64))
         for name in ("tau_mem", "tau_syn", "r", "w_in", "v_threshold", "v_reset")
     }
-    decay = (lambda tau: torch.exp(-dt / tau)) if scheme == "exponential" else (lambda tau: 1 - dt / tau)
+    decay = (
+        (lambda tau: torch.exp(-dt / tau))
+        if scheme == "exponential"
+        else (lambda tau: 1 - dt / tau)
+    )
     lm, ls = decay(values["tau_mem"]), decay(values["tau_syn"])
 
     class Cell(torch.nn.Module):
@@ -197,7 +256,10 @@ def _cell(node: Any, dt: float, scheme: str, convention: str) -> Any:
             if convention == "ours":
                 z = (v > values["v_threshold"]).to(x.dtype)
                 v = (lm * v + (1 - lm) * values["r"] * i) * (1 - z) + values["v_reset"] * z
-                return (v > values["v_threshold"]).to(x.dtype), (v, ls * i + (1 - ls) * values["w_in"] * x)
+                return (v > values["v_threshold"]).to(x.dtype), (
+                    v,
+                    ls * i + (1 - ls) * values["w_in"] * x,
+                )
             i = ls * i + (1 - ls) * values["w_in"] * x
             v = lm * v + (1 - lm) * values["r"] * i
             z = (v > values["v_threshold"]).to(x.dtype)
@@ -208,19 +270,31 @@ def _cell(node: Any, dt: float, scheme: str, convention: str) -> Any:
 
 def _snntorch(*, reset_delay: bool) -> Callable[[Any, np.ndarray], np.ndarray]:
     def run(graph: Any, x: np.ndarray) -> np.ndarray:
-        copy, snntorch = importlib.import_module("copy"), importlib.import_module("snntorch.import_nir")
+        copy, snntorch = (
+            importlib.import_module("copy"),
+            importlib.import_module("snntorch.import_nir"),
+        )
         for node in graph.nodes.values():
             if type(node).__name__ == "CubaLIF":
-                node.tau_mem, node.tau_syn = (tau * (SNNTORCH_DT / graph.metadata["dt"]) for tau in (node.tau_mem, node.tau_syn))
+                node.tau_mem, node.tau_syn = (
+                    tau * (SNNTORCH_DT / graph.metadata["dt"])
+                    for tau in (node.tau_mem, node.tau_syn)
+                )
                 unit = node.tau_mem / SNNTORCH_DT / node.r
-                node.r, node.v_threshold, node.v_reset = node.r * unit, node.v_threshold * unit, node.v_reset * unit
+                node.r, node.v_threshold, node.v_reset = (
+                    node.r * unit,
+                    node.v_threshold * unit,
+                    node.v_reset * unit,
+                )
 
         def make() -> Any:
             module = snntorch.import_from_nir(copy.deepcopy(graph))
             for part in module.modules():
                 if hasattr(part, "reset_delay"):
                     part.reset_delay = reset_delay
-                    part.register_forward_hook(lambda _, given, spikes: spikes.to(given[0].dtype))  # it spikes in float32
+                    part.register_forward_hook(
+                        lambda _, given, spikes: spikes.to(given[0].dtype)
+                    )  # it spikes in float32
             return module
 
         return _run(make, x)
@@ -229,7 +303,12 @@ def _snntorch(*, reset_delay: bool) -> Callable[[Any, np.ndarray], np.ndarray]:
 
 
 def _norse(graph: Any, x: np.ndarray) -> np.ndarray:
-    return _run(lambda: importlib.import_module("norse.torch").from_nir(graph, dt=float(graph.metadata["dt"])), x)
+    return _run(
+        lambda: importlib.import_module("norse.torch").from_nir(
+            graph, dt=float(graph.metadata["dt"])
+        ),
+        x,
+    )
 
 
 READERS: dict[str, Callable[[Any, np.ndarray], np.ndarray]] = {

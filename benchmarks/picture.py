@@ -6,23 +6,23 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import itertools  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import jax
+import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
 
-from snnjax import plotting  # noqa: E402
-from snnjax.calibration import calibrate  # noqa: E402
-from snnjax.datasets import poisson_raster  # noqa: E402
-from snnjax.dynamics import LIF  # noqa: E402
-from snnjax.experiments import RandmanConfig, run  # noqa: E402
-from snnjax.initializers import kaiming_normal  # noqa: E402
-from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense  # noqa: E402
+from snnjax import plotting
+from snnjax.calibration import calibrate
+from snnjax.datasets import poisson_raster
+from snnjax.dynamics import LIF
+from snnjax.experiments import RandmanConfig, run
+from snnjax.initializers import kaiming_normal
+from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
 
 DT, NU, EPOCHS = 2e-3, 10.0, 40
 
@@ -48,7 +48,9 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
         layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)]  # type: ignore[arg-type]
         network = Sequential(*layers, Readout(128, 10, rngs=rngs))
         if calibrated:
-            network, _ = nnx.jit(lambda n, x, key: calibrate(n, x, key=key, balance=True))(network, x, jax.random.key(seed))
+            network, _ = nnx.jit(lambda n, x, key: calibrate(n, x, key=key, balance=True))(
+                network, x, jax.random.key(seed)
+            )
         _, activity = nnx.jit(lambda n, x: n(x))(network, x)
         rows.append([float(s.mean()) / DT for s in activity.spikes])
     return np.array(rows)
@@ -63,22 +65,56 @@ def main(path: Path) -> None:
     for k in range(3):
         trace_axes.plot(t, spiking[:250, k], lw=1)
     trace_axes.axhline(1.0, color="black", ls=":", lw=1)
-    trace_axes.set(xlabel="time (ms)", ylabel="membrane U", title=f"target std 1, measured {free[50:].std(axis=0).mean():.2f}")
+    trace_axes.set(
+        xlabel="time (ms)",
+        ylabel="membrane U",
+        title=f"target std 1, measured {free[50:].std(axis=0).mean():.2f}",
+    )
     colors = {"fluctuation-driven": "C0", "Kaiming": "0.5", "data-driven, balanced": "C2"}
     ours = FluctuationDriven(nu=NU)
     for name, init, calibrated in (
         ("fluctuation-driven", ours, False), ("data-driven, balanced", ours, True), ("Kaiming", SameForAll(kaiming_normal()), False),
     ):  # fmt: skip
         rates = rates_by_depth(init, calibrated=calibrated)
-        depth_axes.errorbar(np.arange(1, 8), rates.mean(0), np.ptp(rates, axis=0) / 2, label=name, color=colors[name], marker="o", ms=4)
-    depth_axes.set(xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds")
+        depth_axes.errorbar(
+            np.arange(1, 8),
+            rates.mean(0),
+            np.ptp(rates, axis=0) / 2,
+            label=name,
+            color=colors[name],
+            marker="o",
+            ms=4,
+        )
+    depth_axes.set(
+        xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds"
+    )
     depth_axes.legend(frameon=False)
-    choices = (("fluctuation-driven", "fluctuation_driven"), ("data-driven, balanced", "data_driven_balanced"), ("Kaiming", "kaiming"))
+    choices = (
+        ("fluctuation-driven", "fluctuation_driven"),
+        ("data-driven, balanced", "data_driven_balanced"),
+        ("Kaiming", "kaiming"),
+    )
     for name, init in choices:
-        options: dict[str, Any] = {"init": init, "hidden": (128, 128, 128), "samples": 400, "batch_size": 100, "epochs": EPOCHS}
+        options: dict[str, Any] = {
+            "init": init,
+            "hidden": (128, 128, 128),
+            "samples": 400,
+            "batch_size": 100,
+            "epochs": EPOCHS,
+        }
         history = run(RandmanConfig(start="paper", **options)).fit.history
-        accuracy_axes.plot([r["epoch"] for r in history], [100 * r["valid_accuracy"] for r in history], label=name, color=colors[name])
-    accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Randman, three hidden layers", ylim=(0, 102))
+        accuracy_axes.plot(
+            [r["epoch"] for r in history],
+            [100 * r["valid_accuracy"] for r in history],
+            label=name,
+            color=colors[name],
+        )
+    accuracy_axes.set(
+        xlabel="epoch",
+        ylabel="validation accuracy (%)",
+        title="Randman, three hidden layers",
+        ylim=(0, 102),
+    )
     accuracy_axes.legend(frameon=False)
     for axes in (trace_axes, depth_axes, accuracy_axes):
         axes.spines[["top", "right"]].set_visible(False)

@@ -59,8 +59,12 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = 
             raise ValueError(f"{source / 'report.md'} names a path of this machine, {path[0]}")
         facts[name] = _facts(source, report) | {"machine": machine, "commit": commit}
         first, rest = report.split("of computing.", 1)
-        report = f"{first}of computing, on {facts[name]['day']}, at commit {commit}, on {machine}.{rest}"
-        shutil.rmtree(target, ignore_errors=True)  # not before the report has been read and found good
+        report = (
+            f"{first}of computing, on {facts[name]['day']}, at commit {commit}, on {machine}.{rest}"
+        )
+        shutil.rmtree(
+            target, ignore_errors=True
+        )  # not before the report has been read and found good
         target.mkdir(parents=True)
         (target / "report.md").write_text(report)
         for file in (*sorted(source.glob("*.png")), source / "results.csv"):
@@ -69,15 +73,24 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = 
     known.write_text(json.dumps(facts, indent=1) + "\n")
     index = pages / "report.md"
     text = _index(facts, [name for name in names if name not in facts])
-    index.write_text(text + (f"\n## Where a statement does not hold\n\n{notes.strip()}\n" if notes else ""))
+    index.write_text(
+        text + (f"\n## Where a statement does not hold\n\n{notes.strip()}\n" if notes else "")
+    )
     return index
 
 
 def _facts(folder: Path, report: str) -> dict[str, Any]:
     rows = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
-    counts = {verdict: sum(verdict in (cell.strip() for cell in row) for row in rows) for verdict in VERDICTS}
-    seconds = sum(json.loads(line)["seconds"] for line in (folder / "results.jsonl").read_text().splitlines())
-    day = datetime.datetime.fromtimestamp((folder / "results.jsonl").stat().st_mtime, datetime.UTC).date()
+    counts = {
+        verdict: sum(verdict in (cell.strip() for cell in row) for row in rows)
+        for verdict in VERDICTS
+    }
+    seconds = sum(
+        json.loads(line)["seconds"] for line in (folder / "results.jsonl").read_text().splitlines()
+    )
+    day = datetime.datetime.fromtimestamp(
+        (folder / "results.jsonl").stat().st_mtime, datetime.UTC
+    ).date()
     settings = json.loads((folder / "study.json").read_text())
     return {
         "title": report.splitlines()[0].removeprefix("# "),
@@ -103,7 +116,9 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     machines: dict[str, list[str]] = {}
     for name, f in facts.items():
         machines.setdefault(f["machine"], []).append(name)
-    lines.append(" ".join(f"Run on {machine}: {', '.join(own)}." for machine, own in machines.items()))
+    lines.append(
+        " ".join(f"Run on {machine}: {', '.join(own)}." for machine, own in machines.items())
+    )
     if missing:
         lines.append(f"Not run here: {', '.join(missing)}.")
     return "\n\n".join(lines) + "\n"
@@ -112,7 +127,11 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
 def main(options: Options) -> int:
     """Publish, and say where."""
     notes = "" if options.notes is None else options.notes.read_text()
-    print(publish(options.runs, options.pages, machine=options.machine, commit=options.commit, notes=notes))
+    print(
+        publish(
+            options.runs, options.pages, machine=options.machine, commit=options.commit, notes=notes
+        )
+    )
     return 0
 
 

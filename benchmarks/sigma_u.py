@@ -10,14 +10,21 @@ from snnjax.runtime import tune_allocator
 
 tune_allocator()
 
-import dataclasses  # noqa: E402
-import itertools  # noqa: E402
-from pathlib import Path  # noqa: E402
+import dataclasses
+import itertools
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import tyro  # noqa: E402
+import numpy as np
+import tyro
 
-from snnjax.reproduce.membranes import DT, METHODS, measure, poisson_input, randman_input, spoken_input  # noqa: E402
+from snnjax.reproduce.membranes import (
+    DT,
+    METHODS,
+    measure,
+    poisson_input,
+    randman_input,
+    spoken_input,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +50,24 @@ class Options:
 def main(options: Options) -> None:
     """Print a row an input, target and method."""
     kind = "recurrent layers" if options.recurrent else "layers"
-    print(f"{options.seeds} seeds, {options.depth} {kind} of {options.width}, {options.samples} trials, dt {1e3 * DT:g} ms")
+    print(
+        f"{options.seeds} seeds, {options.depth} {kind} of {options.width}, {options.samples} trials, dt {1e3 * DT:g} ms"
+    )
     inputs = {"Poisson": poisson_input(options.samples), "Randman": randman_input(options.samples)}
     if options.data is not None:
         inputs["spoken digits"] = spoken_input(options.data, options.samples)
     network = {"depth": options.depth, "width": options.width, "recurrent": options.recurrent}
     for name, (x, nu) in inputs.items():
         for sigma_u, method in itertools.product(options.sigma_u, METHODS):
-            m = np.stack([measure(x, nu, sigma_u, method, seed, **network) for seed in range(options.seeds)]).mean(axis=0)
+            m = np.stack(
+                [measure(x, nu, sigma_u, method, seed, **network) for seed in range(options.seeds)]
+            ).mean(axis=0)
             ratio = " ".join(f"{v:.2f}" for v in np.sqrt(m[0]) / sigma_u)
             spread = " ".join(f"{v:.2f}" for v in np.sqrt(m[1] / m[2]))
-            rate, silent = " ".join(f"{v:.1f}" for v in m[3]), " ".join(f"{100 * v:.0f}" for v in m[4])
+            rate, silent = (
+                " ".join(f"{v:.1f}" for v in m[3]),
+                " ".join(f"{100 * v:.0f}" for v in m[4]),
+            )
             print(
                 f"{name:14s} sigma_u {sigma_u:g} {method:22s} measured/target {ratio} | rate Hz {rate} | silent % {silent} | spread/predicted {spread}",
                 flush=True,

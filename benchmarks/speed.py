@@ -68,8 +68,12 @@ CONTESTANTS = {
     "snntorch": Contestant("run_snntorch", (), "snntorch", ("snntorch",)),
     "norse": Contestant("run_norse", ("--mode", "sequence"), "norse", ("norse",)),
     "norse-loop": Contestant("run_norse", ("--mode", "loop"), "norse", ("norse",)),
-    "spikingjelly": Contestant("run_spikingjelly", ("--mode", "sequence"), "spikingjelly", ("spikingjelly",)),
-    "spikingjelly-loop": Contestant("run_spikingjelly", ("--mode", "loop"), "spikingjelly", ("spikingjelly",)),
+    "spikingjelly": Contestant(
+        "run_spikingjelly", ("--mode", "sequence"), "spikingjelly", ("spikingjelly",)
+    ),
+    "spikingjelly-loop": Contestant(
+        "run_spikingjelly", ("--mode", "loop"), "spikingjelly", ("spikingjelly",)
+    ),
 }
 """`spyx`, `norse` and `spikingjelly` are as their documentation has them; `-hoisted` and `-loop` are other ways, faster on a CPU at some works or all."""
 ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted")
@@ -125,7 +129,9 @@ class Job(NamedTuple):
         return self._asdict()
 
 
-def jobs_of(what: str, works: Sequence[str], contestants: Sequence[str], rounds: int) -> Iterator[Job]:
+def jobs_of(
+    what: str, works: Sequence[str], contestants: Sequence[str], rounds: int
+) -> Iterator[Job]:
     """The processes of a measurement in their order: rounds, within them works, within them contestants, each round beginning with another.
 
     >>> [job.contestant for job in jobs_of("steps", ["W1"], ["a", "b"], 2)]
@@ -138,9 +144,16 @@ def jobs_of(what: str, works: Sequence[str], contestants: Sequence[str], rounds:
             yield Job("floor", "", "floor", k)
             yield from (Job("step", work, name, k) for work in works for name in order)
         elif what == "start":
-            yield from (Job("start", work, name, k) for work in works for name in order if name in ON_JAX)
+            yield from (
+                Job("start", work, name, k) for work in works for name in order if name in ON_JAX
+            )
         elif what == "growth":
-            yield from (Job("growth", work, name, k, change) for work, change in points() for name in contestants if name == "snnjax")
+            yield from (
+                Job("growth", work, name, k, change)
+                for work, change in points()
+                for name in contestants
+                if name == "snnjax"
+            )
         elif what == "loader" and "snnjax" in contestants:
             yield Job("loader", "", "snnjax", k)
 
@@ -149,7 +162,13 @@ def points() -> Iterator[tuple[str, str]]:
     """Work and change of everything that growth is measured at."""
     for axis, (work, values) in AXES.items():
         for value in values:
-            yield work, {"width": f"hidden={value}", "depth": "hidden=" + ",".join(["128"] * int(value))}.get(axis, f"{axis}={value}")
+            yield (
+                work,
+                {
+                    "width": f"hidden={value}",
+                    "depth": "hidden=" + ",".join(["128"] * int(value)),
+                }.get(axis, f"{axis}={value}"),
+            )
 
 
 def command_of(job: Job, python: str, options: Options) -> list[str]:
@@ -161,7 +180,18 @@ def command_of(job: Job, python: str, options: Options) -> list[str]:
     if job.kind == "start":
         timing = ["--steps", 1, "--warmup", 0]
     change = ["--set", job.change] if job.change else []
-    return [str(part) for part in (python, "-m", f"benchmarks.peers.{contestant.module}", job.work, *change, *timing, *contestant.flags)]
+    return [
+        str(part)
+        for part in (
+            python,
+            "-m",
+            f"benchmarks.peers.{contestant.module}",
+            job.work,
+            *change,
+            *timing,
+            *contestant.flags,
+        )
+    ]
 
 
 def python_of(contestant: Contestant, venvs: Path | None) -> str | None:
@@ -169,19 +199,34 @@ def python_of(contestant: Contestant, venvs: Path | None) -> str | None:
     if not contestant.venvs:
         return sys.executable
     folders = [venvs / name for name in contestant.venvs] if venvs is not None else []
-    for python in (str(folder / "bin" / "python") for folder in folders if (folder / "bin" / "python").exists()):
+    for python in (
+        str(folder / "bin" / "python") for folder in folders if (folder / "bin" / "python").exists()
+    ):
         check = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({contestant.package!r}) is None)"
-        if subprocess.run([python, "-c", check], cwd=Path(python).parent, capture_output=True).returncode == 0:
+        if (
+            subprocess.run(
+                [python, "-c", check], cwd=Path(python).parent, capture_output=True
+            ).returncode
+            == 0
+        ):
             return python
     return None
 
 
-def outcome(command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def outcome(
+    command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The JSON of the last line that a process prints, or what went wrong, as `error`; never raises."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
+    }
     env |= dict(environment or {}) | {BEGIN: repr(time.monotonic())}
     try:
-        done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"took more than {timeout:g} s"}
     except OSError as error:
@@ -195,15 +240,23 @@ def read_outcome(status: int, out: str, err: str) -> dict[str, Any]:
     >>> read_outcome(1, "", "Traceback ...\\nValueError: no such thing\\n")
     {'error': 'status 1: ValueError: no such thing'}
     """
-    last = lambda text: (text.strip().splitlines() or [""])[-1].strip()  # noqa: E731
+    last = lambda text: (text.strip().splitlines() or [""])[-1].strip()
     if status:  # a message may have several lines, of which the first names the error
-        named = [line.strip() for line in err.splitlines() if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+        named = [
+            line.strip()
+            for line in err.splitlines()
+            if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)
+        ]
         return {"error": f"status {status}: {named[-1] if named else last(err) or last(out)}"[:300]}
     try:
         found = json.loads(last(out))
     except json.JSONDecodeError:
         return {"error": f"printed no JSON but {last(out)!r}"[:300]}
-    return found if isinstance(found, dict) else {"error": f"printed no JSON object but {found!r}"[:300]}
+    return (
+        found
+        if isinstance(found, dict)
+        else {"error": f"printed no JSON object but {found!r}"[:300]}
+    )
 
 
 def settings_of(options: Options) -> dict[str, Any]:
@@ -215,9 +268,16 @@ def settings_of(options: Options) -> dict[str, Any]:
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    machine = {"cpu": _cpu(), "cores": cores, "memory_gib": round(memory), "system": f"{platform.system()} {platform.machine()}"}
+    machine = {
+        "cpu": _cpu(),
+        "cores": cores,
+        "memory_gib": round(memory),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
     timing = {"steps": options.steps, "warmup": options.warmup, "seconds": options.seconds}
-    return machine | timing | {"commit": f"{commit or 'unknown'}{' with changes' if changed else ''}"}
+    return (
+        machine | timing | {"commit": f"{commit or 'unknown'}{' with changes' if changed else ''}"}
+    )
 
 
 def _cpu() -> str:
@@ -227,14 +287,20 @@ def _cpu() -> str:
     return names[0] if names else platform.processor()
 
 
-def check_settings(lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], file: Path) -> None:
+def check_settings(
+    lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], file: Path
+) -> None:
     """Results of two settings in one table would be compared.
 
     Raises:
       ValueError: names what differs.
     """
     for line in lines:
-        different = {k: (line["settings"].get(k), v) for k, v in settings.items() if line["settings"].get(k) != v}
+        different = {
+            k: (line["settings"].get(k), v)
+            for k, v in settings.items()
+            if line["settings"].get(k) != v
+        }
         if different:
             said = ", ".join(f"{k} {old!r}, now {new!r}" for k, (old, new) in different.items())
             raise ValueError(f"{file} holds results of other settings: {said}; name another file")
@@ -253,13 +319,25 @@ def measure(options: Options, what: str, pythons: Mapping[str, str]) -> None:
     waiting = missing(jobs_of(what, options.works, list(pythons), options.rounds), lines)
     with tempfile.TemporaryDirectory() as folder:
         for k, job in enumerate(waiting, start=1):
-            command, environment = command_of(job, pythons.get(job.contestant, sys.executable), options), {}
+            command, environment = (
+                command_of(job, pythons.get(job.contestant, sys.executable), options),
+                {},
+            )
             if job.kind == "start":
-                environment = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, job.contestant, job.work))}
-                environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+                environment = {
+                    "JAX_COMPILATION_CACHE_DIR": str(Path(folder, job.contestant, job.work))
+                }
+                environment |= {
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+                }
                 if not Path(environment["JAX_COMPILATION_CACHE_DIR"]).exists():
                     outcome(command, timeout=options.timeout, environment=environment)  # fills it
-            found = job.key | outcome(command, timeout=options.timeout, environment=environment) | {"settings": settings}
+            found = (
+                job.key
+                | outcome(command, timeout=options.timeout, environment=environment)
+                | {"settings": settings}
+            )
             options.results.parent.mkdir(parents=True, exist_ok=True)
             with options.results.open("a") as f:
                 f.write(json.dumps(found) + "\n")
@@ -279,22 +357,32 @@ def read(file: Path) -> list[dict[str, Any]]:
             if not isinstance(line["settings"], dict):
                 raise TypeError
         except (json.JSONDecodeError, TypeError, KeyError):
-            raise ValueError(f"line {number} of {file} must be a result of benchmarks.speed, got {text[:80]!r}") from None
+            raise ValueError(
+                f"line {number} of {file} must be a result of benchmarks.speed, got {text[:80]!r}"
+            ) from None
         lines.append(line)
     return lines
 
 
 def main(options: Options) -> None:
     """Measure and print."""
-    for name, values, known in (("works", options.works, WORKS), ("contestants", options.contestants, CONTESTANTS)):
+    for name, values, known in (
+        ("works", options.works, WORKS),
+        ("contestants", options.contestants, CONTESTANTS),
+    ):
         if wrong := [value for value in values if value not in known]:
             raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(wrong)}")
     if options.what != "table":
         found = {name: python_of(CONTESTANTS[name], options.venvs) for name in options.contestants}
         for name in (name for name, python in found.items() if python is None):
-            print(f"{name} is left out: no environment {' or '.join(CONTESTANTS[name].venvs)} that has it in --venvs", flush=True)
+            print(
+                f"{name} is left out: no environment {' or '.join(CONTESTANTS[name].venvs)} that has it in --venvs",
+                flush=True,
+            )
         pythons = {name: python for name, python in found.items() if python is not None}
-        for what in ("steps", "start", "growth", "loader") if options.what == "all" else (options.what,):
+        for what in (
+            ("steps", "start", "growth", "loader") if options.what == "all" else (options.what,)
+        ):
             measure(options, what, pythons)
     print(speed_tables.tables(read(options.results)))
 

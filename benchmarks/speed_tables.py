@@ -32,13 +32,19 @@ def said(line: Line) -> str:
     if "ms" in line:
         return f"{what}: {statistics.median(line['ms']):.1f} ms, first step after {line['ready_s']:.1f} s, {line['peak_mib']:.0f} MiB"
     if "samples_per_s" in line:
-        return f"{what}: " + ", ".join(f"{name} {value:.0f} samples/s" for name, value in line["samples_per_s"].items())
+        return f"{what}: " + ", ".join(
+            f"{name} {value:.0f} samples/s" for name, value in line["samples_per_s"].items()
+        )
     return f"{what}: {line['flops'] / 1e9:.1f} Gflop/s, {line['bytes'] / 1e9:.1f} GB/s"
 
 
 def select(lines: Iterable[Line], kind: str, **fields: Any) -> list[Line]:
     """Lines of a kind with these fields."""
-    return [line for line in lines if line["kind"] == kind and all(line.get(k) == v for k, v in fields.items())]
+    return [
+        line
+        for line in lines
+        if line["kind"] == kind and all(line.get(k) == v for k, v in fields.items())
+    ]
 
 
 def times_of(lines: Sequence[Line]) -> Times | None:
@@ -56,7 +62,11 @@ def times_of(lines: Sequence[Line]) -> Times | None:
 
 def floor_times(lines: Sequence[Line], work: str) -> Times | None:
     """The floor of a work by the rates of each round."""
-    rates = {line["round"]: floor.Rates(line["flops"], line["bytes"]) for line in select(lines, FLOOR) if "flops" in line}
+    rates = {
+        line["round"]: floor.Rates(line["flops"], line["bytes"])
+        for line in select(lines, FLOOR)
+        if "flops" in line
+    }
     rounds = {k: 1e3 * floor.seconds(WORKS[work], each) for k, each in rates.items()}
     return Times(statistics.median(rounds.values()), rounds) if rounds else None
 
@@ -91,14 +101,23 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     |---|---|
     | 1 | 2 |
     """
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(
+        [
+            "| " + " | ".join(head) + " |",
+            "|" + "---|" * len(head),
+            *("| " + " | ".join(row) + " |" for row in rows),
+        ]
+    )
 
 
 def tables(lines: Sequence[Line]) -> str:
     """All that there are results for."""
     if not lines:
         return "no results"
-    parts = [f"Settings: {', '.join(f'{k} {v}' for k, v in lines[-1]['settings'].items())}.", versions(lines)]
+    parts = [
+        f"Settings: {', '.join(f'{k} {v}' for k, v in lines[-1]['settings'].items())}.",
+        versions(lines),
+    ]
     parts += [speed(lines), memory(lines), first_step(lines), growth(lines), loader(lines)]
     return "\n\n".join(part for part in parts if part)
 
@@ -116,8 +135,12 @@ def versions(lines: Sequence[Line]) -> str:
 def names(lines: Sequence[Line]) -> tuple[list[str], list[str]]:
     """Works and contestants in the order of the first round, snnjax first."""
     rows = select(lines, "step")
-    first = [line["contestant"] for line in rows if line["round"] == min(line["round"] for line in rows)]
-    return list(dict.fromkeys(line["work"] for line in rows)), sorted(dict.fromkeys(first), key=lambda name: name != OURS)
+    first = [
+        line["contestant"] for line in rows if line["round"] == min(line["round"] for line in rows)
+    ]
+    return list(dict.fromkeys(line["work"] for line in rows)), sorted(
+        dict.fromkeys(first), key=lambda name: name != OURS
+    )
 
 
 def speed(lines: Sequence[Line]) -> str:
@@ -130,22 +153,57 @@ def speed(lines: Sequence[Line]) -> str:
         entries = {name: select(lines, "step", work=work, contestant=name) for name in contestants}
         found = {name: times_of(entry) for name, entry in entries.items()}
         marks = {name: mark(work, entry) for name, entry in entries.items()}
-        notes += [f"{work}, {name}: {problem(entry)}" for name, entry in entries.items() if problem(entry)]
+        notes += [
+            f"{work}, {name}: {problem(entry)}" for name, entry in entries.items() if problem(entry)
+        ]
         ours = found.get(OURS)
-        rows.append([work, *([""] * 3 if ours is None else against(ours, found, marks, floor_times(lines, work)))])
-        rows[-1] += [cell(found[name], ours, marks[name], entries[name]) for name in contestants if name != OURS]
+        rows.append(
+            [
+                work,
+                *(
+                    [""] * 3
+                    if ours is None
+                    else against(ours, found, marks, floor_times(lines, work))
+                ),
+            ]
+        )
+        rows[-1] += [
+            cell(found[name], ours, marks[name], entries[name])
+            for name in contestants
+            if name != OURS
+        ]
     others = [f"{name} / snnjax" for name in contestants if name != OURS]
     head = ["work", "snnjax / floor", "fastest other", "snnjax / fastest other", *others]
     text = "Time of a training step, ratio of medians and its range over rounds; * feed-forward where the work is recurrent."
-    return "\n\n".join([text, markdown(head, rows), kinds(lines), *(["Not measured: " + "; ".join(notes) + "."] if notes else [])])
+    return "\n\n".join(
+        [
+            text,
+            markdown(head, rows),
+            kinds(lines),
+            *(["Not measured: " + "; ".join(notes) + "."] if notes else []),
+        ]
+    )
 
 
-def against(ours: Times, found: Mapping[str, Times | None], marks: Mapping[str, str], least: Times | None) -> list[str]:
+def against(
+    ours: Times, found: Mapping[str, Times | None], marks: Mapping[str, str], least: Times | None
+) -> list[str]:
     """snnjax to the floor, the fastest of the others that are not snnjax, and snnjax to it."""
-    others = {name: times for name, times in found.items() if times is not None and not name.startswith(OURS)}
+    others = {
+        name: times
+        for name, times in found.items()
+        if times is not None and not name.startswith(OURS)
+    }
     fastest = min(others, key=lambda name: others[name].median, default=None)
     to_floor = "" if least is None else ratio(ours, least)
-    return [to_floor, *(["", ""] if fastest is None else [fastest + marks[fastest], ratio(ours, others[fastest])])]
+    return [
+        to_floor,
+        *(
+            ["", ""]
+            if fastest is None
+            else [fastest + marks[fastest], ratio(ours, others[fastest])]
+        ),
+    ]
 
 
 def cell(times: Times | None, ours: Times | None, mark: str, entry: Sequence[Line]) -> str:
@@ -157,7 +215,9 @@ def cell(times: Times | None, ours: Times | None, mark: str, entry: Sequence[Lin
 
 def mark(work: str, entry: Sequence[Line]) -> str:
     """A star where the contestant did another thing than the work says."""
-    return "*" if any(line.get("form", WORKS[work].form) != WORKS[work].form for line in entry) else ""
+    return (
+        "*" if any(line.get("form", WORKS[work].form) != WORKS[work].form for line in entry) else ""
+    )
 
 
 def problem(entry: Sequence[Line]) -> str:
@@ -174,7 +234,11 @@ def kinds(lines: Sequence[Line]) -> str:
         if "neuron" in line:
             own = "" if line["input"].startswith("dense") else f", {line['input']}"
             found.setdefault(line["contestant"], {})[line["neuron"] + own] = None
-    return "Neurons: " + "; ".join(f"{name}: {' and '.join(each)}" for name, each in found.items()) + "."
+    return (
+        "Neurons: "
+        + "; ".join(f"{name}: {' and '.join(each)}" for name, each in found.items())
+        + "."
+    )
 
 
 def memory(lines: Sequence[Line]) -> str:
@@ -184,7 +248,11 @@ def memory(lines: Sequence[Line]) -> str:
     works, contestants = names(lines)
 
     def peak(work: str, name: str) -> str:
-        peaks = [line["peak_mib"] for line in select(lines, "step", work=work, contestant=name) if "peak_mib" in line]
+        peaks = [
+            line["peak_mib"]
+            for line in select(lines, "step", work=work, contestant=name)
+            if "peak_mib" in line
+        ]
         return f"{max(peaks):.0f}" if peaks else ""
 
     rows = [[work, *(peak(work, name) for name in contestants)] for work in works]
@@ -198,17 +266,32 @@ def first_step(lines: Sequence[Line]) -> str:
     works, contestants = names(lines)
 
     def median(kind: str, work: str, name: str, field: str = "ready_s") -> float | None:
-        values = [line[field] for line in select(lines, kind, work=work, contestant=name) if field in line]
+        values = [
+            line[field] for line in select(lines, kind, work=work, contestant=name) if field in line
+        ]
         return statistics.median(values) if values else None
 
     kept = list(dict.fromkeys(line["contestant"] for line in select(lines, "start")))
     rows = []
     for work in works:
         ours, imported = median("step", work, OURS), median("step", work, OURS, "import_s")
-        values = [median("step", work, name) for name in contestants if name != OURS] + [median("start", work, name) for name in kept]
+        values = [median("step", work, name) for name in contestants if name != OURS] + [
+            median("start", work, name) for name in kept
+        ]
         shares = ["" if ours is None or value is None else digits(value / ours) for value in values]
-        rows.append([work, "" if ours is None or imported is None else f"{100 * imported / ours:.0f} %", *shares])
-    head = ["work", "of it imports", *(name for name in contestants if name != OURS), *(f"{name}, kept" for name in kept)]
+        rows.append(
+            [
+                work,
+                "" if ours is None or imported is None else f"{100 * imported / ours:.0f} %",
+                *shares,
+            ]
+        )
+    head = [
+        "work",
+        "of it imports",
+        *(name for name in contestants if name != OURS),
+        *(f"{name}, kept" for name in kept),
+    ]
     text = "From the start of the process to the end of the first step, as multiples of snnjax's; kept: JAX's compilations are on the disk."
     return text + "\n\n" + markdown(head, rows)
 
@@ -226,7 +309,10 @@ def growth(lines: Sequence[Line]) -> str:
     for (work, axis), values in found.items():
         base = min(values)
         multiples = {v: times.median / values[base].median for v, times in sorted(values.items())}
-        cells = [f"{v}: {digits(multiple)} ({digits(multiple * base / v)})" for v, multiple in multiples.items()]
+        cells = [
+            f"{v}: {digits(multiple)} ({digits(multiple * base / v)})"
+            for v, multiple in multiples.items()
+        ]
         if len(cells) > 1:
             rows.append([f"{axis} ({work})", ", ".join(cells)])
     if not rows:
@@ -246,7 +332,13 @@ def axis_of(work: str, change: str) -> tuple[list[str], dict[str, int]]:
     if field != "hidden":
         return [field], {field: getattr(changed, field)}
     values = {"width": changed.hidden[0], "depth": len(changed.hidden)}
-    axes = ["depth"] if values["depth"] > 1 else ["width", "depth"] if changed.hidden == WORKS[work].hidden else ["width"]
+    axes = (
+        ["depth"]
+        if values["depth"] > 1
+        else ["width", "depth"]
+        if changed.hidden == WORKS[work].hidden
+        else ["width"]
+    )
     return axes, {axis: values[axis] for axis in axes}
 
 

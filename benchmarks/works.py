@@ -127,14 +127,24 @@ def weights_of(work: Work, seed: int) -> tuple[list[Weights], np.ndarray | None]
         return rng.normal(0.0, sigma, shape).astype(np.float32)
 
     for layer in layers:
-        kernel = draw((layer.kernel, layer.maps_in, layer.maps), density, INPUT_SHARE if work.recurrent else 1.0)
+        kernel = draw(
+            (layer.kernel, layer.maps_in, layer.maps),
+            density,
+            INPUT_SHARE if work.recurrent else 1.0,
+        )
         window = RECURRENT_KERNEL if work.conv else 1
-        recurrent = draw((window, layer.maps, layer.maps), HIDDEN_DENSITY, 1 - INPUT_SHARE) if work.recurrent else None
+        recurrent = (
+            draw((window, layer.maps, layer.maps), HIDDEN_DENSITY, 1 - INPUT_SHARE)
+            if work.recurrent
+            else None
+        )
         out.append(Weights(kernel, recurrent))
         density = HIDDEN_DENSITY
     if work.classes is None:
         return out, None
-    return out, rng.normal(0.0, layers[-1].size ** -0.5, (layers[-1].size, work.classes)).astype(np.float32)
+    return out, rng.normal(0.0, layers[-1].size ** -0.5, (layers[-1].size, work.classes)).astype(
+        np.float32
+    )
 
 
 def _power() -> float:
@@ -173,7 +183,9 @@ def parse(name: str, changes: Sequence[str] = ()) -> Work:
     for change in changes:
         field, _, text = change.partition("=")
         if field not in fields:
-            raise ValueError(f"change must be FIELD=VALUE with FIELD one of {', '.join(fields)}, got {change!r}")
+            raise ValueError(
+                f"change must be FIELD=VALUE with FIELD one of {', '.join(fields)}, got {change!r}"
+            )
         try:
             values[field] = fields[field](text)
         except ValueError:

@@ -23,7 +23,9 @@ METADATA = {
 }
 
 
-def execute(notebook: nbformat.NotebookNode, *, small: bool = False, timeout: int = 600) -> nbformat.NotebookNode:
+def execute(
+    notebook: nbformat.NotebookNode, *, small: bool = False, timeout: int = 600
+) -> nbformat.NotebookNode:
     """A copy of `notebook` with the outputs of a fresh kernel, which runs in an empty folder; nothing else of the copy differs.
 
     Args:
@@ -34,12 +36,21 @@ def execute(notebook: nbformat.NotebookNode, *, small: bool = False, timeout: in
     """
     fresh = copy.deepcopy(notebook)
     environment = os.environ | {"SNNJAX_SMALL": "1" if small else ""}
-    for name in ("SNNJAX_DATA", "PYTHONPATH"):  # relative to where we are, not to the kernel's folder
+    for name in (
+        "SNNJAX_DATA",
+        "PYTHONPATH",
+    ):  # relative to where we are, not to the kernel's folder
         if environment.get(name):
-            environment[name] = os.pathsep.join(str(Path(part).resolve()) for part in environment[name].split(os.pathsep))
+            environment[name] = os.pathsep.join(
+                str(Path(part).resolve()) for part in environment[name].split(os.pathsep)
+            )
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
-            fresh, timeout=timeout, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}
+            fresh,
+            timeout=timeout,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": folder}},
         )
         client.execute(env=environment)
     return clean(fresh)
@@ -56,7 +67,11 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if "metadata" in output:
                 output.metadata = nbformat.from_dict({})
             last = joined[-1] if joined else None
-            if last is not None and output.output_type == "stream" and (last.output_type, last.get("name")) == ("stream", output.name):
+            if (
+                last is not None
+                and output.output_type == "stream"
+                and (last.output_type, last.get("name")) == ("stream", output.name)
+            ):
                 last.text += output.text
             else:
                 joined.append(output)
@@ -70,7 +85,10 @@ def main(names: list[str]) -> None:
     for path in [FOLDER / Path(name).name for name in names] or sorted(FOLDER.glob("*.ipynb")):
         begin = time.perf_counter()
         nbformat.write(execute(nbformat.read(path, as_version=4)), path)
-        print(f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
+        print(
+            f"{path.name}: {time.perf_counter() - begin:.0f} s, {path.stat().st_size / 1e3:.0f} kB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

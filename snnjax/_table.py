@@ -42,12 +42,12 @@ class Table(NamedTuple):
             if not blocks or sum(widths[c] + 2 for c in (*blocks[-1], k)) - 2 > WIDTH:
                 blocks.append([0])
             blocks[-1].append(k)
-        cells = lambda line, block: "  ".join(line[c].rjust(widths[c]) for c in block)  # noqa: E731
+        cells = lambda line, block: "  ".join(line[c].rjust(widths[c]) for c in block)
         tables = ["\n".join(cells(line, block) for line in lines) for block in blocks]
         return f"{self.title}\n" + "\n\n".join(tables)
 
     def _repr_html_(self) -> str:
-        cells = lambda tag, line: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in line)  # noqa: E731
+        cells = lambda tag, line: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in line)
         rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in self.rows)
         head = f"<thead><tr>{cells('th', self.columns)}</tr></thead>"
         caption = f"<caption>{html.escape(self.title)}</caption>"

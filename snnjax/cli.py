@@ -244,7 +244,9 @@ class Theory:
         if self.n_recurrent:
             nu = self.nu if self.nu_recurrent is None else self.nu_recurrent
             afferents.append(theory.Afferent(self.n_recurrent, nu, 1 - self.alpha))
-        weights = theory.afferent_weights(self.mu_u, self.sigma_u, afferents, kernel, theta=self.theta)
+        weights = theory.afferent_weights(
+            self.mu_u, self.sigma_u, afferents, kernel, theta=self.theta
+        )
         limit = theory.mu_u_limit(self.sigma_u, afferents, kernel)
         xi = float(theory.xi_of(self.mu_u, self.sigma_u, self.theta))
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

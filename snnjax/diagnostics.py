@@ -137,10 +137,14 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     problem, optimizer = given
     network_of = problem.apply.network
 
-    def run(params: Any, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+    def run(
+        params: Any, taps: list[jax.Array] | None
+    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
         return _run(network_of(params), x, taps)
 
-    def outputs(params: Any, taps: list[jax.Array]) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
+    def outputs(
+        params: Any, taps: list[jax.Array]
+    ) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
         inputs, spikes, readout = run(params, taps)
         penalties = [total_penalty([r], spikes) for r in problem.regularizers]
         return (readout, penalties), (inputs, spikes)
@@ -153,8 +157,10 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     halves = _halves(problem, readout, labels, error)
     seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
     ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
-    each, each_z = jax.lax.map(lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones))
-    part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)  # noqa: E731
+    each, each_z = jax.lax.map(
+        lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones)
+    )
+    part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)
     layers = network_of(params).layers
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     level = [_rms(g) for g in part(each_z, 0)]
@@ -166,7 +172,7 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
 
     def total_of(tree: Any, left: jax.Array) -> Any:
         """The gradient of the loss plus what is left of each bound's."""
-        of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)  # noqa: E731
+        of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)
         return jax.tree.map(of, tree)
 
     grads = part(each, 0)  # the readout's: no bound reaches it
@@ -177,17 +183,29 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     total = value + sum(penalties, start=jnp.zeros(()))
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
     weighted = [*hidden, len(layers) - 1]
-    grad_w, update = ({k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates))
+    grad_w, update = (
+        {k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates)
+    )
     memory = _memory(network_of(params), x, spikes)
     probes = []
     for i, k in enumerate(hidden):
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
-        seen = _look_at(layers[k], inputs[i], spikes[i], _mean_abs(total_of(each_z[i], left[i])), grad_w[k], update[k])
+        seen = _look_at(
+            layers[k],
+            inputs[i],
+            spikes[i],
+            _mean_abs(total_of(each_z[i], left[i])),
+            grad_w[k],
+            update[k],
+        )
         probes.append(
             seen._replace(
                 gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
                 agreement=_cosine(part(each, -2)["layers"][k], part(each, -1)["layers"][k]),
-                bounds=tuple(bound * share / of_loss for bound, share in zip(of_bounds, left[i][1:], strict=True)),
+                bounds=tuple(
+                    bound * share / of_loss
+                    for bound, share in zip(of_bounds, left[i][1:], strict=True)
+                ),
                 step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
                 memory=memory[i],
             )
@@ -195,7 +213,9 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
-def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array) -> jax.Array | float:
+def _left(
+    bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array
+) -> jax.Array | float:
     """Share of a bound's gradient that its limit leaves in a layer, where the loss's has the root mean square `said`."""
     if not isinstance(bound, ActivityBound) or bound.share is None:
         return 1.0
@@ -203,7 +223,9 @@ def _left(bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.
     return jnp.where((said > 0) & (own > most), most / own, 1.0)
 
 
-def _halves(problem: Problem, readout: jax.Array, labels: jax.Array, error: jax.Array) -> list[jax.Array]:
+def _halves(
+    problem: Problem, readout: jax.Array, labels: jax.Array, error: jax.Array
+) -> list[jax.Array]:
     """The loss's gradient with respect to the readout, of each half of the batch, without what all its samples share.
 
     Of a cross-entropy, whose gradient with respect to a sample's logits is p - y, that is mean(y) - y: what the untrained
@@ -239,7 +261,10 @@ def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[
 def _rms(tree: Any) -> jax.Array:
     """Root mean square over all numbers that are trained."""
     leaves = _trained(tree)
-    return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves))
+    return jnp.sqrt(
+        sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(()))
+        / sum(leaf.size for leaf in leaves)
+    )
 
 
 def _cosine(a: Any, b: Any) -> jax.Array:
@@ -256,7 +281,9 @@ def _trained(tree: Any) -> list[jax.Array]:
     return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Steepness)]
 
 
-def _run(network: Sequential, x: jax.Array, taps: list[jax.Array] | None) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
+def _run(
+    network: Sequential, x: jax.Array, taps: list[jax.Array] | None
+) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
     """Input and spikes of every spiking layer, its spikes plus its tap, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
@@ -275,7 +302,9 @@ def _run(network: Sequential, x: jax.Array, taps: list[jax.Array] | None) -> tup
 def _mean_abs(tree: Any) -> jax.Array:
     """Mean over all numbers of a pytree of their magnitude."""
     leaves = _trained(tree)
-    return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(leaf.size for leaf in leaves)
+    return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(
+        leaf.size for leaf in leaves
+    )
 
 
 def _look_at(

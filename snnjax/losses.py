@@ -309,7 +309,9 @@ class SigmoidCrossEntropy(Loss):
         return right.mean(axis=-1, dtype=logits.dtype)
 
 
-def correct(readout: jax.Array, labels: jax.Array, *, readout_fn: ReadoutFn = max_over_time) -> jax.Array:
+def correct(
+    readout: jax.Array, labels: jax.Array, *, readout_fn: ReadoutFn = max_over_time
+) -> jax.Array:
     """Whether the largest score is that of the label, booleans (batch,). False where one is NaN.
 
     >>> correct(jnp.array([[[0.0, 1.0], [1.0, 0.0]]]), jnp.array([1, 1])).tolist()
@@ -367,7 +369,9 @@ def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
         hint = "; SigmoidCrossEntropy takes several labels per sample" if several else ""
         raise TypeError(f"labels must be integers, got {jnp.result_type(labels)}{hint}")
     if jnp.shape(labels) != (batch,):
-        expected = f"labels must have shape ({batch},), one per sample of the readout {readout.shape}"
+        expected = (
+            f"labels must have shape ({batch},), one per sample of the readout {readout.shape}"
+        )
         raise ValueError(f"{expected}, got {jnp.shape(labels)}{_hint(readout, labels)}")
     check_classes("labels", labels, classes)
 

@@ -198,7 +198,7 @@ def muon(learning_rate: LearningRate = 0.015, *, beta: float = 0.9) -> optax.Gra
         del params
         lr: Any = learning_rate(state.steps) if callable(learning_rate) else learning_rate
         matrices, others = split(updates)
-        mix = lambda m, g: beta * m + (1 - beta) * g  # noqa: E731
+        mix = lambda m, g: beta * m + (1 - beta) * g
         momentum = jax.tree.map(mix, state.momentum, matrices)
         ahead = jax.tree.map(mix, momentum, matrices)  # Nesterov
         steps, of_others = adam.update(others, state.others)

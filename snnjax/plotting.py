@@ -311,7 +311,7 @@ def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]
     """Return the lines of each panel with their columns of results.csv, if these exist."""
     columns = list(rows[0])
     layers = _layers(rows)
-    many = lambda k, text: f"layer {k}, {text}" if len(layers) > 1 else text  # noqa: E731
+    many = lambda k, text: f"layer {k}, {text}" if len(layers) > 1 else text
 
     def before(name: str) -> dict[str, str]:
         return {many(k, "before training"): f"initial_{name}_{k}" for k in layers}

@@ -11,7 +11,15 @@ from typing import Any, Self
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from snnjax.training.callbacks import Callback, FitState, Plan, Row
@@ -33,7 +41,11 @@ class _Live:
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr, force_jupyter=False)
-        self._bar = Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD) if self.console.is_terminal else None
+        self._bar = (
+            Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD)
+            if self.console.is_terminal
+            else None
+        )
         self._task = self._bar.add_task("compiling", total=total) if self._bar else None
 
     def update(self, completed: int, text: str) -> bool:
@@ -48,7 +60,12 @@ class _Live:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -135,7 +152,9 @@ class SweepProgress(_Live):
         if not self.update(done, text) and done * 20 // self.total > self._shown:
             self._shown = done * 20 // self.total
             left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
-            self.console.print(f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True
+            )
 
 
 class UnitProgress:
@@ -151,7 +170,12 @@ class UnitProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.__exit__(kind, error, trace)
             self._bar = None
@@ -181,13 +205,21 @@ def sweep_table(rows: list[dict[str, Any]]) -> Table:
     swept = list(rows[0])[: list(rows[0]).index("finite")]
     names = [name for name in swept if name != "seed"]
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (*names, "n", "not finite", "valid %", "test %, final", "test %, best", "layer 1, Hz"):
+    for name in (
+        *names,
+        "n",
+        "not finite",
+        "valid %",
+        "test %, final",
+        "test %, best",
+        "layer 1, Hz",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
     for values, group in groups.items():
-        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023, E731
+        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023
         table.add_row(
             *(f"{v:g}" for v in values), str(len(group)), str(sum(not row["finite"] for row in group)), percent("valid_accuracy"),
             percent("test_accuracy_final"), percent("test_accuracy_best"), _spread([row["final_rate_1"] for row in group]),
@@ -196,7 +228,9 @@ def sweep_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" + (f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.1f}" + (
+        f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    )
 
 
 def describe(row: Row) -> str:
@@ -234,13 +268,15 @@ def score_of(row: Row) -> str:
 def summary_table(summary: dict[str, Any]) -> Table:
     """The numbers of `snnjax.experiments._run` as a rich table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"  # noqa: E731
+    hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"
     table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy']:.2f} %")
     table.add_row(
-        f"test accuracy, network of epoch {summary['best_epoch']} (best on validation)", f"{100 * summary['test_accuracy_best']:.2f} %"
+        f"test accuracy, network of epoch {summary['best_epoch']} (best on validation)",
+        f"{100 * summary['test_accuracy_best']:.2f} %",
     )
     table.add_row(
-        "validation / training accuracy, final", f"{100 * summary['valid_accuracy']:.2f} / {100 * summary['train_accuracy']:.2f} %"
+        "validation / training accuracy, final",
+        f"{100 * summary['valid_accuracy']:.2f} / {100 * summary['train_accuracy']:.2f} %",
     )
     table.add_row("rates of the hidden layers before training", hertz(summary["initial_rates_hz"]))
     table.add_row("rates after training, test set", hertz(summary["final_rates_hz"]))

@@ -135,7 +135,7 @@ class Kernel:
     def _steps(self) -> tuple[Scalar, Scalar, Any]:
         """Return dt/tau_mem, dt/tau_syn and the library for them."""
         # 16 bits keep too few digits of 1 - exp(-dt/tau).
-        wide = lambda t: _check.as_wide(t) if isinstance(t, jax.Array) else t  # noqa: E731
+        wide = lambda t: _check.as_wide(t) if isinstance(t, jax.Array) else t
         tau_mem, tau_syn = wide(self.tau_mem), wide(self.tau_syn)
         return self.dt / tau_mem, self.dt / tau_syn, namespace(tau_mem, tau_syn, self.dt)
 

@@ -67,28 +67,43 @@ class ActivityBound:
             count = count.reshape(count.shape[0], -1).mean(axis=1)
         elif self.pool == "feature_map" and count.ndim > 2:
             count = count.mean(axis=tuple(range(1, count.ndim - 1)))
-        excess = jax.nn.relu(count - self.threshold if self.side == "upper" else self.threshold - count)
+        excess = jax.nn.relu(
+            count - self.threshold if self.side == "upper" else self.threshold - count
+        )
         return self.strength * jnp.mean(excess**self.p)
 
 
-def upper_bound(strength: Any, threshold: Any, *, pool: Pool = "population", p: int = 2, share: float | None = None) -> ActivityBound:
+def upper_bound(
+    strength: Any,
+    threshold: Any,
+    *,
+    pool: Pool = "population",
+    p: int = 2,
+    share: float | None = None,
+) -> ActivityBound:
     """Penalty on more than `threshold` spikes a trial.
 
     >>> bound = upper_bound(0.1, 4.0)
     >>> round(float(bound(jnp.ones((10, 2, 3)))), 3)
     3.6
     """
-    return ActivityBound(strength=strength, threshold=threshold, side="upper", pool=pool, p=p, share=share)
+    return ActivityBound(
+        strength=strength, threshold=threshold, side="upper", pool=pool, p=p, share=share
+    )
 
 
-def lower_bound(strength: Any, threshold: Any, *, pool: Pool = "neuron", p: int = 2, share: float | None = None) -> ActivityBound:
+def lower_bound(
+    strength: Any, threshold: Any, *, pool: Pool = "neuron", p: int = 2, share: float | None = None
+) -> ActivityBound:
     """Penalty on fewer than `threshold` spikes a trial.
 
     >>> bound = lower_bound(100.0, 1e-3)
     >>> round(float(bound(jnp.zeros((10, 2, 3)))), 6)
     0.0001
     """
-    return ActivityBound(strength=strength, threshold=threshold, side="lower", pool=pool, p=p, share=share)
+    return ActivityBound(
+        strength=strength, threshold=threshold, side="lower", pool=pool, p=p, share=share
+    )
 
 
 Penalty = Callable[[jax.Array], jax.Array]
@@ -126,7 +141,7 @@ def _limited_forward(spikes: jax.Array, bounds: Sequence[ActivityBound]) -> tupl
 def _limited_backward(kept: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
     spikes, bounds = kept
     from_above, of_penalty = cotangents
-    rms = lambda a: jnp.sqrt(jnp.square(_check.as_wide(a)).mean())  # noqa: E731
+    rms = lambda a: jnp.sqrt(jnp.square(_check.as_wide(a)).mean())
     said, total = rms(from_above), from_above
     for bound in bounds:
         own = of_penalty * jax.grad(bound)(spikes)

@@ -21,7 +21,9 @@ def data_path(relative: str) -> Path:
     root = os.environ.get("SNNJAX_DATA")
     path = (Path(root) if root else REPOSITORY.parent / "shared" / "data") / relative
     if not path.exists():
-        message = f"shared data not found: {path}; set SNNJAX_DATA to the folder that holds {relative}"
+        message = (
+            f"shared data not found: {path}; set SNNJAX_DATA to the folder that holds {relative}"
+        )
         if os.environ.get("CI") == "true":
             pytest.fail(message, pytrace=False)
         pytest.skip(message)
@@ -48,7 +50,9 @@ def enable_x64() -> AbstractContextManager:
 
 def spikes(seed: int, shape: tuple[int, ...], *, rate, dt: float = 2e-3) -> jax.Array:
     """Poisson spike counts (time, batch, ...units), float32, `rate` in Hz: drawn by NumPy, as XLA compiles slowly and runs slowly in tests."""
-    return jnp.asarray(np.random.default_rng(seed).poisson(np.asarray(rate) * dt, shape), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(seed).poisson(np.asarray(rate) * dt, shape), jnp.float32
+    )
 
 
 def assert_close(actual, desired, rtol: float) -> None:
@@ -56,12 +60,16 @@ def assert_close(actual, desired, rtol: float) -> None:
     desired = np.asarray(desired, dtype=np.float64)
     actual = np.asarray(actual, dtype=np.float64)
     assert actual.shape == desired.shape
-    np.testing.assert_allclose(actual, desired, rtol=0, atol=rtol * max(np.abs(desired).max(), np.finfo(np.float64).tiny))
+    np.testing.assert_allclose(
+        actual, desired, rtol=0, atol=rtol * max(np.abs(desired).max(), np.finfo(np.float64).tiny)
+    )
 
 
 CONVOLVED = 1e-12 if jax.default_backend() == "cpu" else 1e-5
 """How close float64 convolutions of one and of many samples come: those of GPUs are of single precision."""
-ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="about CPUs; this process computes on an accelerator")
+ON_CPU = pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="about CPUs; this process computes on an accelerator"
+)
 
 
 def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unused=()) -> None:
@@ -69,13 +77,22 @@ def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unuse
     value, rng = jax.jit(loss), np.random.default_rng(99)
     gradients = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments)))))(*arguments)
     for k, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
-        step = 1e-5 * np.sqrt(np.mean(np.square(argument))) * rng.standard_normal(np.shape(argument))
-        up, down = (value(*(a + sign * step if j == k else a for j, a in enumerate(arguments))) for sign in (1, -1))
+        step = (
+            1e-5 * np.sqrt(np.mean(np.square(argument))) * rng.standard_normal(np.shape(argument))
+        )
+        up, down = (
+            value(*(a + sign * step if j == k else a for j, a in enumerate(arguments)))
+            for sign in (1, -1)
+        )
         difference = float(up - down) / 2
         along = float(np.sum(gradient * step))
         assert (along == 0) == (k in unused)
         # the difference has the rounding of the two values it is made of
-        assert abs(along - difference) <= rtol * abs(difference) + 1e-14 * abs(float(up)), (k, along, difference)
+        assert abs(along - difference) <= rtol * abs(difference) + 1e-14 * abs(float(up)), (
+            k,
+            along,
+            difference,
+        )
 
 
 def superspike_derivative(v, beta=20.0):
@@ -97,7 +114,17 @@ class LIFGradients(NamedTuple):
 
 
 def lif_loop(
-    drive, *, v=None, u0=0.0, i0=0.0, tau_mem=20e-3, tau_syn=10e-3, theta=1.0, u_reset=0.0, reset="multiplicative", dt=2e-3
+    drive,
+    *,
+    v=None,
+    u0=0.0,
+    i0=0.0,
+    tau_mem=20e-3,
+    tau_syn=10e-3,
+    theta=1.0,
+    u_reset=0.0,
+    reset="multiplicative",
+    dt=2e-3,
 ) -> LIFRun:
     """theory.md's LIF step by step in float64: drive (T, B, n), recurrent weights v (n, n), sender by receiver."""
     lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
@@ -108,7 +135,11 @@ def lif_loop(
         zs.append(z)
         us.append(u)
         free = lm * u + (1 - lm) * i
-        u = {"multiplicative": free * (1 - z), "to_value": np.where(z == 1, u_reset, free), "subtractive": free - theta * z}[reset]
+        u = {
+            "multiplicative": free * (1 - z),
+            "to_value": np.where(z == 1, u_reset, free),
+            "subtractive": free - theta * z,
+        }[reset]
         i = ls * i + x + (0 if v is None else z @ v)
     return LIFRun(np.array(zs), np.array(us), u, i)
 
@@ -119,7 +150,18 @@ def lif_backward(
 ) -> LIFGradients:  # fmt: skip
     """Gradients of sum(g_z z) + sum(g_u u) + sum(g_u_final u[T]) + sum(g_i_final i[T]): backpropagation through time by hand."""
     lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
-    run = lif_loop(drive, v=v, u0=u0, i0=i0, tau_mem=tau_mem, tau_syn=tau_syn, theta=theta, u_reset=u_reset, reset=reset, dt=dt)
+    run = lif_loop(
+        drive,
+        v=v,
+        u0=u0,
+        i0=i0,
+        tau_mem=tau_mem,
+        tau_syn=tau_syn,
+        theta=theta,
+        u_reset=u_reset,
+        reset=reset,
+        dt=dt,
+    )
     currents = [np.zeros(drive.shape[1:]) + i0]
     for x, z in zip(drive[:-1], run.z[:-1], strict=True):
         currents.append(ls * currents[-1] + x + z @ v)
@@ -132,7 +174,11 @@ def lif_backward(
         g_v += z.T @ gi
         # u[t+1] = R(free, z): its derivative with respect to free, and with respect to z where the reset is differentiated
         d_free = 1.0 if reset == "subtractive" else 1 - z
-        d_z = {"multiplicative": -free, "to_value": u_reset - free, "subtractive": -theta}[reset] if reset_grad else 0.0
+        d_z = (
+            {"multiplicative": -free, "to_value": u_reset - free, "subtractive": -theta}[reset]
+            if reset_grad
+            else 0.0
+        )
         gz = g_z[t] + gi @ v.T + gu * d_z
         gu, gi = g_u[t] + lm * d_free * gu + gz * h(u - theta), ls * gi + (1 - lm) * d_free * gu
     return LIFGradients(g_drive, g_v, gu, gi)

@@ -6,7 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 # Most of the suite's time is compilation: the workers share what they compile, and a second run takes a fifth of the time. JAX reads this when it is imported.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"),
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # GPUs multiply float32 matrices in TF32, with 10 bits, unless they are told otherwise
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
@@ -28,7 +31,10 @@ def pytest_configure() -> None:
     """
     flags = ["--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_multi_thread_eigen=false"]
     flags += ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag ends the process
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (
+        0,
+        11,
+    ):  # an unknown flag ends the process
         flags += ["--xla_cpu_use_fusion_emitters=false"]
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 

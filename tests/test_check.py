@@ -8,7 +8,9 @@ import pytest
 from snnjax import _check
 
 
-@pytest.mark.parametrize("value", [0.02, 1, np.float32(0.5), np.array([0.1, 0.2]), jnp.array([0.1, 0.2])])
+@pytest.mark.parametrize(
+    "value", [0.02, 1, np.float32(0.5), np.array([0.1, 0.2]), jnp.array([0.1, 0.2])]
+)
 def test_number_returns_what_it_got(value):
     assert _check.number("tau", value, above=0) is value
 
@@ -36,7 +38,10 @@ def test_number_lets_tracers_pass():
     assert jax.jit(lambda tau: _check.number("tau", tau, above=0))(-1.0) == -1.0
 
 
-@pytest.mark.parametrize(("value", "error"), [(1.5, TypeError), (True, TypeError), ("3", TypeError), (0, ValueError), (11, ValueError)])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(1.5, TypeError), (True, TypeError), ("3", TypeError), (0, ValueError), (11, ValueError)],
+)
 def test_integer_refuses(value, error):
     with pytest.raises(error, match="n must be"):
         _check.integer("n", value, at_least=1, at_most=10)
@@ -56,7 +61,10 @@ def test_integer_takes_numpy_integers():
         (float("nan"), None),
         (2, "dt = 2 s is longer than 1 s; times are in seconds: did you mean 0.002?"),
         (5000, "dt = 5000 s is longer than 1 s; times are in seconds: did you mean 0.005?"),
-        (jnp.array([0.02, 20.0]), "dt = 20 s is longer than 1 s; times are in seconds: did you mean 0.02?"),
+        (
+            jnp.array([0.02, 20.0]),
+            "dt = 20 s is longer than 1 s; times are in seconds: did you mean 0.02?",
+        ),
     ],
 )
 def test_times_above_a_second_may_have_another_unit(value, said):
@@ -74,11 +82,18 @@ def test_a_traced_time_gives_no_hint():
 
 
 def test_random_keys_of_both_kinds_pass_traced_or_not():
-    for key in (jax.random.key(0), jax.random.PRNGKey(0), jax.random.key(0, impl="rbg"), jax.random.PRNGKey(0, impl="rbg")):
+    for key in (
+        jax.random.key(0),
+        jax.random.PRNGKey(0),
+        jax.random.key(0, impl="rbg"),
+        jax.random.PRNGKey(0, impl="rbg"),
+    ):
         assert _check.key("key", key) is key
         assert jax.jit(lambda k: _check.key("key", k))(key).shape == key.shape
     # a batch of keys is one key inside vmap
-    assert jax.vmap(lambda k: _check.key("key", k))(jax.random.split(jax.random.key(0), 3)).shape == (3,)
+    assert jax.vmap(lambda k: _check.key("key", k))(
+        jax.random.split(jax.random.key(0), 3)
+    ).shape == (3,)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +104,11 @@ def test_random_keys_of_both_kinds_pass_traced_or_not():
         (np.random.default_rng(0), TypeError, "got Generator"),
         (jnp.zeros(2), TypeError, r"got \w+ float32 \(2,\)"),
         (jnp.zeros(3, jnp.uint32), TypeError, r"uint32 \(3,\)"),
-        (jax.random.split(jax.random.key(0), 3), ValueError, r"noise must be one random key, got keys of shape \(3,\)"),
+        (
+            jax.random.split(jax.random.key(0), 3),
+            ValueError,
+            r"noise must be one random key, got keys of shape \(3,\)",
+        ),
         (jax.random.split(jax.random.PRNGKey(0), 3), ValueError, r"got keys of shape \(3,\)"),
     ],
 )

@@ -9,7 +9,22 @@ from snnjax import theory
 from snnjax.cli import main
 from snnjax.psp import Kernel
 
-SMALL = ["--start", "paper", "--classes", "3", "--inputs", "6", "--samples", "40", "--hidden", "24", "--epochs", "2", "--batch-size", "16"]
+SMALL = [
+    "--start",
+    "paper",
+    "--classes",
+    "3",
+    "--inputs",
+    "6",
+    "--samples",
+    "40",
+    "--hidden",
+    "24",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+]
 
 
 def call(argv):
@@ -19,7 +34,9 @@ def call(argv):
 
 
 def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
-    assert call(["train", "randman", *SMALL, "--out", str(tmp_path / "run"), "--sigma-u", "0.7"]) == 0
+    assert (
+        call(["train", "randman", *SMALL, "--out", str(tmp_path / "run"), "--sigma-u", "0.7"]) == 0
+    )
     out = capsys.readouterr().out
     assert "test accuracy, final network" in out
     assert str(tmp_path / "run" / "learning_curves.png") in out
@@ -53,7 +70,10 @@ def test_theory_prints_the_library_s_numbers(capsys):
         (["theory", "--sigma-u", "0"], "sigma_u must be finite and > 0, got 0.0"),
         (["theory", "--mu-u", "1.5"], "mu_u must be finite and < 1, got 1.5"),
         (["theory", "--nu", "0"], "nu must be finite and > 0 Hz"),
-        (["theory", "--n", "18", "--nu", "1", "--mu-u", "0.5", "--sigma-u", "0.25"], "-0.2594 <= mu_u <= 0.2594"),
+        (
+            ["theory", "--n", "18", "--nu", "1", "--mu-u", "0.5", "--sigma-u", "0.25"],
+            "-0.2594 <= mu_u <= 0.2594",
+        ),
     ],
 )
 def test_wrong_settings_end_with_one_line_and_status_2(argv, message, capsys):
@@ -71,13 +91,25 @@ def test_an_occupied_run_folder_is_left_alone(tmp_path, capsys):
 
 
 def test_divergence_is_status_1_and_keeps_the_folder(tmp_path, capsys):
-    argv = ["train", "randman", *SMALL, "--out", str(tmp_path / "run"), "--upper-strength", "3e38", "--upper-rate", "0"]
+    argv = [
+        "train",
+        "randman",
+        *SMALL,
+        "--out",
+        str(tmp_path / "run"),
+        "--upper-strength",
+        "3e38",
+        "--upper-rate",
+        "0",
+    ]
     assert call(argv) == 1
     assert "not finite at epoch 1" in capsys.readouterr().out
     assert (tmp_path / "run" / "final.npz").exists()
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["train", "randman", "--help"], ["theory", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["train", "randman", "--help"], ["theory", "--help"]]
+)
 def test_help_names_what_follows(argv, capsys):
     assert call(argv) == 0
     out = capsys.readouterr().out
@@ -93,7 +125,20 @@ def test_probe_of_a_saved_run_and_of_an_untrained_network(tmp_path, capsys):
     run = tmp_path / "run"
     assert call(["train", "randman", *SMALL, "--init", "kaiming", "--out", str(run)]) == 0
     capsys.readouterr()
-    assert call(["probe", "--figure", str(tmp_path / "probe.png"), "run", str(run), "--parameters", "initial"]) == 0
+    assert (
+        call(
+            [
+                "probe",
+                "--figure",
+                str(tmp_path / "probe.png"),
+                "run",
+                str(run),
+                "--parameters",
+                "initial",
+            ]
+        )
+        == 0
+    )
     saved = capsys.readouterr().out
     assert "of the neurons never spike" in saved
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
@@ -125,13 +170,37 @@ def test_probe_of_a_damaged_run(tmp_path, content, message, capsys):
 def test_importing_the_package_is_lazy():
     """`import snnjax` loads neither flax nor what only the command line, files and figures need; `snnjax.nn` needs flax."""
     code = "import sys, snnjax, snnjax.theory, snnjax.dynamics, snnjax.initializers; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert "snnjax.theory" in loaded
-    assert not loaded & {"flax", "h5py", "matplotlib", "rich", "tyro", "tensorflow_datasets", "tensorflow", "snnjax.runtime"}
+    assert not loaded & {
+        "flax",
+        "h5py",
+        "matplotlib",
+        "rich",
+        "tyro",
+        "tensorflow_datasets",
+        "tensorflow",
+        "snnjax.runtime",
+    }
     code = "import sys, snnjax, snnjax.nn, snnjax.training, snnjax.datasets; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     assert "flax.nnx" in loaded
-    assert not loaded & {"h5py", "matplotlib", "tyro", "tensorflow_datasets", "tensorflow", "snnjax.runtime"}
+    assert not loaded & {
+        "h5py",
+        "matplotlib",
+        "tyro",
+        "tensorflow_datasets",
+        "tensorflow",
+        "snnjax.runtime",
+    }
 
 
 def test_top_level_names():
@@ -149,15 +218,48 @@ def test_options_of_a_sweep_may_stand_anywhere():
     rest, _ = swept(["sweep", "--seeds", "2", "randman", "--out", "here", "--resume"])
     assert rest == ["sweep", "--seeds", "2", "--resume", "randman", "--out", "here"]
     rest, varied = swept(
-        ["sweep", "shd", "--data", "here", "--seeds", "3", "--sigma-u", "0.5,1", "--wave=4", "--epochs", "2", "--placement", "map"]
+        [
+            "sweep",
+            "shd",
+            "--data",
+            "here",
+            "--seeds",
+            "3",
+            "--sigma-u",
+            "0.5,1",
+            "--wave=4",
+            "--epochs",
+            "2",
+            "--placement",
+            "map",
+        ]
     )
-    assert rest == ["sweep", "--seeds", "3", "--wave=4", "--placement", "map", "shd", "--data", "here", "--epochs", "2"]
+    assert rest == [
+        "sweep",
+        "--seeds",
+        "3",
+        "--wave=4",
+        "--placement",
+        "map",
+        "shd",
+        "--data",
+        "here",
+        "--epochs",
+        "2",
+    ]
     assert varied == {"sigma_u": [0.5, 1.0]}
-    assert swept(["sweep", "randman", "--seeds"])[0] == ["sweep", "--seeds", "randman"]  # its value is missing: for the parser to say
+    assert swept(["sweep", "randman", "--seeds"])[0] == [
+        "sweep",
+        "--seeds",
+        "randman",
+    ]  # its value is missing: for the parser to say
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # importing it fails
     assert call(["train", "digits", "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == "snnjax: error: digits needs scikit-learn: pip install 'snnjax[digits]'\n"
+    assert (
+        capsys.readouterr().err
+        == "snnjax: error: digits needs scikit-learn: pip install 'snnjax[digits]'\n"
+    )
     assert not (tmp_path / "run").exists()

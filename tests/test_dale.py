@@ -5,7 +5,12 @@ import pytest
 import scipy.sparse
 from _support import data_path
 
-from snnjax.dale import exponential, fluctuation_driven_exponential, fluctuation_driven_lognormal, lognormal
+from snnjax.dale import (
+    exponential,
+    fluctuation_driven_exponential,
+    fluctuation_driven_lognormal,
+    lognormal,
+)
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF, simulate
 from snnjax.theory import dalian_rates
 
@@ -14,9 +19,15 @@ SIZES = {"n_exc": 60, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0}
 
 
 def mean_weights(n_rec: int, n: int = 400_000) -> dict[str, float]:
-    init = fluctuation_driven_exponential(1.0, n_exc=700, n_inh=32, n_rec=n_rec, nu_exc=15.8, alpha=0.9)
+    init = fluctuation_driven_exponential(
+        1.0, n_exc=700, n_inh=32, n_rec=n_rec, nu_exc=15.8, alpha=0.9
+    )
     fan_ins = {"X": (init.exc, 700), "I": (init.inh, 32), "E": (init.rec, n_rec)}
-    return {k: float(f(jax.random.key(1), (size, n // size)).mean()) for k, (f, size) in fan_ins.items() if f is not None}
+    return {
+        k: float(f(jax.random.key(1), (size, n // size)).mean())
+        for k, (f, size) in fan_ins.items()
+        if f is not None
+    }
 
 
 @pytest.mark.parametrize(("kind", "n_rec"), [("recurrent", 128), ("feedforward", 0)])
@@ -27,7 +38,9 @@ def test_weights_have_the_rates_of_the_reference(kind, n_rec):
     for population in ("exc", "inh"):
         connections = reference[f"init/dalian_{kind}_{population}_connections"]
         got = [1 / means[c[0]] for c in connections]
-        np.testing.assert_allclose(got, reference[f"init/dalian_{kind}_{population}_rate"], rtol=5e-3)
+        np.testing.assert_allclose(
+            got, reference[f"init/dalian_{kind}_{population}_rate"], rtol=5e-3
+        )
 
 
 @pytest.mark.parametrize("cv", [0.0, 0.3, 1.0, 1.5])
@@ -44,7 +57,9 @@ def test_exponential_weights_are_exponential(x64):
     w = np.sort(np.asarray(exponential(5.0)(jax.random.key(0), (1000, 100), jnp.float64)).ravel())
     assert w[0] >= 0
     # Kolmogorov-Smirnov: the largest distance of 100,000 samples is above 1.95 / sqrt(n) once in a thousand times
-    assert np.abs((np.arange(w.size) + 0.5) / w.size + np.expm1(-5 * w)).max() < 1.95 / np.sqrt(w.size)
+    assert np.abs((np.arange(w.size) + 0.5) / w.size + np.expm1(-5 * w)).max() < 1.95 / np.sqrt(
+        w.size
+    )
 
 
 # --- the membrane under Poisson input
@@ -72,12 +87,19 @@ def membrane(trains, init, tau_inh):
     def drive(k, name):
         w = np.asarray(getattr(init, name)(jax.random.key(k), (FAN_INS[name], NEURONS)))
         # exactly the mean asked for: each of the two cancelling means is some 10 sigma_u, and so its sampling error would be what is seen
-        mean = np.mean([getattr(init, name)(jax.random.key(100 + j), (FAN_INS[name], 4000)).mean() for j in range(2)])
+        mean = np.mean(
+            [
+                getattr(init, name)(jax.random.key(100 + j), (FAN_INS[name], 4000)).mean()
+                for j in range(2)
+            ]
+        )
         return (trains[name] @ (w * mean / w.mean())).reshape(STEPS, TRIALS, NEURONS)
 
     exc = drive(0, "exc") + (drive(1, "rec") if init.rec is not None else 0)
     neuron = ExcInhLIF(tau_inh=tau_inh, theta=1e9)
-    trace = simulate(neuron, ExcInhDrive(jnp.asarray(exc), jnp.asarray(drive(2, "inh"))), membrane=True).membrane
+    trace = simulate(
+        neuron, ExcInhDrive(jnp.asarray(exc), jnp.asarray(drive(2, "inh"))), membrane=True
+    ).membrane
     return np.asarray(trace)[SKIP:]
 
 
@@ -95,7 +117,9 @@ CASES = [(0, 0.9), (300, 0.5), (300, 0.9)]
 @pytest.mark.parametrize(("n_rec", "alpha"), CASES)
 def test_poisson_input_puts_the_membrane_on_target(trains, n_rec, alpha, tau_inh):
     kernels = ExcInhLIF(tau_inh=tau_inh).kernels
-    init = fluctuation_driven_exponential(1.0, n_exc=600, n_inh=200, n_rec=n_rec, nu_exc=NU, alpha=alpha, kernels=kernels)
+    init = fluctuation_driven_exponential(
+        1.0, n_exc=600, n_inh=200, n_rec=n_rec, nu_exc=NU, alpha=alpha, kernels=kernels
+    )
     assert_on_target(membrane(trains, init, tau_inh), 0.0, 1.0)
 
 
@@ -113,9 +137,18 @@ def test_a_mean_is_reached(trains):
 
 def test_separate_rates_move_the_weights_of_each_connection(trains):
     # twice as many inputs at half the rate are the same drive, and the same weights
-    base = dalian_rates(1.0, n_exc=100, n_inh=50, n_rec=60, nu_exc=8.0, nu_inh=20.0, nu_rec=12.0, kernels=KERNELS)
+    base = dalian_rates(
+        1.0, n_exc=100, n_inh=50, n_rec=60, nu_exc=8.0, nu_inh=20.0, nu_rec=12.0, kernels=KERNELS
+    )
     for name in ("exc", "inh", "rec"):
-        sizes = {"n_exc": 100, "n_inh": 50, "n_rec": 60, "nu_exc": 8.0, "nu_inh": 20.0, "nu_rec": 12.0}
+        sizes = {
+            "n_exc": 100,
+            "n_inh": 50,
+            "n_rec": 60,
+            "nu_exc": 8.0,
+            "nu_inh": 20.0,
+            "nu_rec": 12.0,
+        }
         sizes |= {f"n_{name}": 2 * sizes[f"n_{name}"], f"nu_{name}": sizes[f"nu_{name}"] / 2}
         np.testing.assert_allclose(dalian_rates(1.0, **sizes, kernels=KERNELS), base, rtol=1e-12)
 
@@ -127,7 +160,10 @@ def test_a_shape_of_another_fan_in_is_refused():
     init = fluctuation_driven_exponential(1.0, **SIZES)
     assert init.exc(jax.random.key(0), (3, 20, 7)).shape == (3, 20, 7)  # 60 inputs of a convolution
     for name, n in (("exc", 60), ("rec", 30), ("inh", 20)):
-        with pytest.raises(ValueError, match=rf"shape must have {n} inputs, as many as the weights were computed for, got \(61, 7\)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"shape must have {n} inputs, as many as the weights were computed for, got \(61, 7\)",
+        ):
             getattr(init, name)(jax.random.key(0), (61, 7))
 
 
@@ -136,12 +172,17 @@ def test_traced_targets_equal_concrete_ones():
         return fluctuation_driven_exponential(sigma_u, **SIZES).exc(jax.random.key(0), (60, 5))
 
     sigmas = jnp.array([0.5, 1.0, 2.0])
-    np.testing.assert_allclose(jax.jit(jax.vmap(draw))(sigmas), [draw(float(s)) for s in sigmas], rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(draw))(sigmas), [draw(float(s)) for s in sigmas], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_weights_have_the_dtype_and_are_never_negative(dtype):
-    for init in (fluctuation_driven_exponential(1.0, **SIZES), fluctuation_driven_lognormal(1.0, **SIZES)):
+    for init in (
+        fluctuation_driven_exponential(1.0, **SIZES),
+        fluctuation_driven_lognormal(1.0, **SIZES),
+    ):
         w = init.inh(jax.random.key(0), (20, 5000), dtype)
         assert w.dtype == dtype
         assert bool(((w >= 0) & jnp.isfinite(w)).all())
@@ -154,7 +195,10 @@ def test_weights_have_the_dtype_and_are_never_negative(dtype):
         ({"cv": -0.1}, "cv must be finite and >= 0"),
         ({"n_inh": 0}, "n_inh must be"),
         ({"nu_rec": 0.0}, "nu_rec must be"),
-        ({"mu_u": 50.0}, r"mu_u = 50 has no weights >= 0 at sigma_u = 1: .* Allowed: -[0-9.]+ < mu_u < [0-9.]+"),
+        (
+            {"mu_u": 50.0},
+            r"mu_u = 50 has no weights >= 0 at sigma_u = 1: .* Allowed: -[0-9.]+ < mu_u < [0-9.]+",
+        ),
         ({"mu_u": -50.0}, "mu_u = -50 has no weights >= 0"),
     ],
 )

@@ -13,7 +13,17 @@ from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
 from snnjax.diagnostics import findings, gradient_table, probe, table
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
-from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, SameForAll, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import (
+    Flatten,
+    FluctuationDriven,
+    Pool,
+    Readout,
+    Reshape,
+    SameForAll,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training.objective import Objective, Problem
 
@@ -46,7 +56,9 @@ def test_numbers_equal_a_second_computation(x, recurrent):
         assert p.saturated == pytest.approx((rate > 100).mean())
         drive = below @ layer.kernel[...] + (z @ layer.recurrent_kernel[...] if recurrent else 0)
         u = np.asarray(simulate(LIF(theta=1e30), drive, membrane=True).membrane)
-        np.testing.assert_allclose([p.mu_u, p.sigma_u], [u.mean(), np.sqrt(u.var(axis=0).mean())], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            [p.mu_u, p.sigma_u], [u.mean(), np.sqrt(u.var(axis=0).mean())], rtol=1e-3, atol=1e-4
+        )
         np.testing.assert_allclose(p.xi, (1 - p.mu_u) / p.sigma_u, rtol=1e-5)
         np.testing.assert_allclose(p.spread, u.mean(axis=(0, 1)).std(), rtol=1e-3)
         below = z
@@ -68,21 +80,27 @@ def test_gradients_and_updates(x):
 
     def objective(p):
         readout, activity = nnx.merge(graphdef, p, rest)(x)
-        return losses.CrossEntropy()(readout, LABELS).mean() + sum(bound(z) for z in activity.spikes)
+        return losses.CrossEntropy()(readout, LABELS).mean() + sum(
+            bound(z) for z in activity.spikes
+        )
 
     grads = jax.grad(objective)(params)
     for k, p in enumerate(report.layers):
         expected = np.abs(np.asarray(grads["layers"][k]["kernel"][...])).mean()
         np.testing.assert_allclose([p.grad_w, p.update], [expected, 0.1 * expected], rtol=1e-4)
     readout = np.abs(np.asarray(grads["layers"][2]["kernel"][...])).mean()
-    np.testing.assert_allclose([report.readout_grad_w, report.readout_update], [readout, 0.1 * readout], rtol=1e-4)
+    np.testing.assert_allclose(
+        [report.readout_grad_w, report.readout_update], [readout, 0.1 * readout], rtol=1e-4
+    )
 
     # dL/dz of the last layer: what a small change of its spikes does to the loss, through the readout and the bound
     def of_spikes(z):
         return losses.CrossEntropy()(net.layers[-1](z).output, LABELS).mean() + bound(z)
 
     z = net(x)[1].spikes[-1]
-    np.testing.assert_allclose(report.layers[-1].grad_z, np.abs(np.asarray(jax.grad(of_spikes)(z))).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        report.layers[-1].grad_z, np.abs(np.asarray(jax.grad(of_spikes)(z))).mean(), rtol=1e-4
+    )
 
 
 def test_gradient_columns_equal_a_second_computation(x):
@@ -99,17 +117,28 @@ def test_gradient_columns_equal_a_second_computation(x):
         return (losses.max_over_time(outputs(p)[0])[which] * (wanted.mean(axis=0) - wanted)).sum()
 
     def kernels(f):
-        return [np.asarray(jax.grad(f)(params)["layers"][k]["kernel"][...], np.float64) for k in range(2)]
+        return [
+            np.asarray(jax.grad(f)(params)["layers"][k]["kernel"][...], np.float64)
+            for k in range(2)
+        ]
 
-    rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
+    rms = lambda a: np.sqrt(np.square(a).mean())
     loss = kernels(lambda p: losses.CrossEntropy()(outputs(p)[0], LABELS).mean())
     penalties = [kernels(lambda p, b=b: sum(b(z) for z in outputs(p)[1].spikes)) for b in bounds]
     a, b = (kernels(lambda p, h=h: centred(p, h)) for h in (slice(0, 4), slice(4, 8)))
     for k, p in enumerate(report.layers):
-        np.testing.assert_allclose(p.bounds, [rms(penalty[k]) / rms(loss[k]) for penalty in penalties], rtol=1e-3)
-        np.testing.assert_allclose(p.agreement, (a[k] * b[k]).sum() / np.sqrt((a[k] ** 2).sum() * (b[k] ** 2).sum()), atol=1e-3)
+        np.testing.assert_allclose(
+            p.bounds, [rms(penalty[k]) / rms(loss[k]) for penalty in penalties], rtol=1e-3
+        )
+        np.testing.assert_allclose(
+            p.agreement,
+            (a[k] * b[k]).sum() / np.sqrt((a[k] ** 2).sum() * (b[k] ** 2).sum()),
+            atol=1e-3,
+        )
         total = loss[k] + sum(penalty[k] for penalty in penalties)
-        np.testing.assert_allclose(p.step, 0.1 * rms(total) / rms(np.asarray(net.layers[k].kernel[...])), rtol=1e-3)
+        np.testing.assert_allclose(
+            p.step, 0.1 * rms(total) / rms(np.asarray(net.layers[k].kernel[...])), rtol=1e-3
+        )
     _, found = calibrate_gradient(net, x, LABELS, target=GradientTarget(logit_spread=None))
     np.testing.assert_allclose(report.layers[1].gain, found[1].before, rtol=0.02)
     assert np.isnan(report.layers[0].gain)
@@ -124,10 +153,12 @@ def test_limited_bounds_count_as_training_limits_them(x):
         both = [Problem.of(net, Objective(regularizers=bounds)) for bounds in ([bound], [])]
         grads = [jax.grad(lambda p, o=o: o.value(p, x, LABELS)[0])(params) for o, params in both]
         total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
-        rms = lambda a: np.sqrt(np.square(a).mean())  # noqa: E731
+        rms = lambda a: np.sqrt(np.square(a).mean())
         last = report.layers[1]
         np.testing.assert_allclose(last.bounds, [rms(total - loss) / rms(loss)], rtol=1e-3)
-        np.testing.assert_allclose(last.step, 0.1 * rms(total) / rms(np.asarray(net.layers[1].kernel[...])), rtol=1e-3)
+        np.testing.assert_allclose(
+            last.step, 0.1 * rms(total) / rms(np.asarray(net.layers[1].kernel[...])), rtol=1e-3
+        )
         found[share] = last.bounds[0]
     assert found[None] > 100 * found[0.5]
 
@@ -137,7 +168,9 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
     memory = [p.memory for p in report.layers]
     assert 0.8 < memory[0] < 1
     assert memory[0] > memory[1] > memory[2] > 0
-    once = jnp.zeros_like(x).at[0, :, 0].set(1.0)  # no spike of this input is dropped, with the key that the probe has
+    once = (
+        jnp.zeros_like(x).at[0, :, 0].set(1.0)
+    )  # no spike of this input is dropped, with the key that the probe has
     strong = network(FluctuationDriven(nu=NU), depth=1)
     strong.layers[0].kernel[...] = 40 * jnp.abs(strong.layers[0].kernel[...])
     alone = probe(strong, once * (1 + jnp.arange(8.0)[:, None]), LABELS).layers[0]
@@ -147,11 +180,23 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gain": 0.3}, "it multiplies the gradient by 0.3 on the way down; calibrate the gradient, or take a wider surrogate"),
+        (
+            {"gain": 0.3},
+            "it multiplies the gradient by 0.3 on the way down; calibrate the gradient, or take a wider surrogate",
+        ),
         ({"gain": 4.0}, "or take a steeper surrogate"),
-        ({"agreement": 0.01}, "its gradient is noise (agreement 0.01 between the halves of the batch, 0.50 elsewhere)"),
-        ({"bounds": (0.1, 30.0)}, "a bound's gradient is 30 times the loss's; limit it by a share of 1, or lower its strength"),
-        ({"step": 0.04}, "the first update moves its weights by 4 %; a learning rate 0.2 times as large would move them by 1 %"),
+        (
+            {"agreement": 0.01},
+            "its gradient is noise (agreement 0.01 between the halves of the batch, 0.50 elsewhere)",
+        ),
+        (
+            {"bounds": (0.1, 30.0)},
+            "a bound's gradient is 30 times the loss's; limit it by a share of 1, or lower its strength",
+        ),
+        (
+            {"step": 0.04},
+            "the first update moves its weights by 4 %; a learning rate 0.2 times as large would move them by 1 %",
+        ),
     ],
 )
 def test_findings_on_the_gradient(x, changes, words):
@@ -166,7 +211,10 @@ def test_findings_on_the_gradient(x, changes, words):
 def test_a_silent_layer_divides_the_gradient_by_about_a_hundred_and_gives_no_weight_update_above(x):
     report = probe(network(SameForAll(kaiming_normal()), depth=4), x, LABELS)
     assert [p.silent for p in report.layers] == [1.0] * 4
-    shrink = [above.grad_z / below.grad_z for below, above in zip(report.layers[:-1], report.layers[1:], strict=True)]
+    shrink = [
+        above.grad_z / below.grad_z
+        for below, above in zip(report.layers[:-1], report.layers[1:], strict=True)
+    ]
     assert all(30 < s < 300 for s in shrink)
     assert all(p.grad_w == 0 for p in report.layers[1:])
     lines = findings(report)
@@ -187,21 +235,30 @@ def test_findings_say_what_is_wrong(x, init, words):
 
 
 def test_input_that_is_not_poisson_is_named():
-    burst = spikes(0, (350, 8, N), rate=15 * NU).at[24:].set(0.0)  # all spikes in the first fifteenth
+    burst = (
+        spikes(0, (350, 8, N), rate=15 * NU).at[24:].set(0.0)
+    )  # all spikes in the first fifteenth
     net = network(FluctuationDriven(nu=NU), depth=1)
-    assert "times what the formula predicts for Poisson input; calibrate on data" in findings(probe(net, burst, LABELS))[0]
+    assert (
+        "times what the formula predicts for Poisson input; calibrate on data"
+        in findings(probe(net, burst, LABELS))[0]
+    )
 
 
 @pytest.mark.more
 def test_what_was_calibrated_is_healthy_whatever_its_input():
     burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
-    net, _ = calibrate(network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True)
+    net, _ = calibrate(
+        network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True
+    )
     assert findings(probe(net, burst, LABELS)) == ["every layer is healthy"]
 
 
 def test_findings_name_the_cause(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
-    assert findings(probe(net, jnp.zeros_like(x), LABELS)) == ["layer 1: the network's input is silent; look at the data"]
+    assert findings(probe(net, jnp.zeros_like(x), LABELS)) == [
+        "layer 1: the network's input is silent; look at the data"
+    ]
     below = nnx.clone(net)
     below.layers[0].kernel[...] -= 0.5
     assert "bring the weights' mean to 0" in findings(probe(below, x, LABELS))[0]
@@ -213,7 +270,9 @@ def test_findings_name_the_cause(x):
 def test_loss_is_the_one_that_is_trained_on(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
     report = probe(net, x, LABELS, Objective(losses.MeanSquare(losses.sum_over_time)))
-    np.testing.assert_allclose(report.loss, losses.MeanSquare()(net(x)[0], LABELS).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        report.loss, losses.MeanSquare()(net(x)[0], LABELS).mean(), rtol=1e-5
+    )
 
 
 def test_errors(x):
@@ -226,12 +285,16 @@ def test_errors(x):
     ):
         with pytest.raises(ValueError, match=match):
             probe(Sequential(*layers), x, LABELS)
-    with pytest.raises(ValueError, match=r"labels must be in \[0, 4\), one class per output of the readout, got 7"):
+    with pytest.raises(
+        ValueError, match=r"labels must be in \[0, 4\), one class per output of the readout, got 7"
+    ):
         probe(network(init, depth=1), x, list(range(8)))
 
 
 def test_calibrated_with_balance_is_healthy(x):
-    net, _ = calibrate(network(SameForAll(kaiming_normal()), depth=4), x, key=jax.random.key(0), balance=True)
+    net, _ = calibrate(
+        network(SameForAll(kaiming_normal()), depth=4), x, key=jax.random.key(0), balance=True
+    )
     assert findings(probe(net, x, LABELS)) == ["every layer is healthy"]
 
 
@@ -249,7 +312,12 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
 def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_numbers(x):
     from html.parser import HTMLParser
 
-    report = probe(network(SameForAll(kaiming_normal()), depth=12), x, LABELS, Objective(regularizers=[upper_bound(1e3, 0.1), lower_bound(1e-6, 1.0)]))
+    report = probe(
+        network(SameForAll(kaiming_normal()), depth=12),
+        x,
+        LABELS,
+        Objective(regularizers=[upper_bound(1e3, 0.1), lower_bound(1e-6, 1.0)]),
+    )
     lines = str(report).splitlines()
     assert max(map(len, lines)) <= 79
     assert " ".join(line.strip() for line in lines).startswith(" ".join(findings(report)))
@@ -257,7 +325,16 @@ def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_number
     parser = HTMLParser()
     parser.handle_data = cells.append  # ty: ignore
     parser.feed(report._repr_html_())
-    shown = {*findings(report), *(c for t in (table(report), gradient_table(report)) for row in (t.columns, *t.rows) for c in row if c)}
+    shown = {
+        *findings(report),
+        *(
+            c
+            for t in (table(report), gradient_table(report))
+            for row in (t.columns, *t.rows)
+            for c in row
+            if c
+        ),
+    }
     assert shown <= set(cells)
 
 
@@ -285,7 +362,8 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     z = conv(image).output
     u = simulate(
         LIF(theta=1e30),
-        conv.map.project(image, conv.kernel[...]) + conv.recurrent_map.recurrence(z, conv.recurrent_kernel[...]),
+        conv.map.project(image, conv.kernel[...])
+        + conv.recurrent_map.recurrence(z, conv.recurrent_kernel[...]),
         membrane=True,
     ).membrane
     pooled = np.asarray(z)[:, :, :46].reshape(350, 8, 23, 2, 8).max(axis=3).reshape(350, 8, 184)
@@ -294,10 +372,14 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     np.testing.assert_allclose(first.rate, z.mean() / DT, rtol=1e-4)
     ehat = LIF(dt=DT).kernel.power()
     powers = [(7, conv.kernel[...], image), (24, conv.recurrent_kernel[...], z)]
-    predicted = sum(n * float(jnp.square(w).mean()) * float(s.mean()) / DT * ehat for n, w, s in powers)
+    predicted = sum(
+        n * float(jnp.square(w).mean()) * float(s.mean()) / DT * ehat for n, w, s in powers
+    )
     np.testing.assert_allclose(first.predicted_sigma_u, np.sqrt(predicted), rtol=1e-3)
     np.testing.assert_allclose(second.input_rate, pooled.mean() / DT, rtol=1e-4)
-    np.testing.assert_allclose(second.rate, dense(jnp.asarray(pooled)).output.mean() / DT, rtol=1e-4)
+    np.testing.assert_allclose(
+        second.rate, dense(jnp.asarray(pooled)).output.mean() / DT, rtol=1e-4
+    )
 
     @nnx.jit
     @nnx.grad
@@ -305,17 +387,23 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
         return losses.CrossEntropy()(net(x)[0], LABELS).mean()
 
     grads = gradient(net)
-    both = jnp.concatenate([grads.layers[1][name][...].ravel() for name in ("kernel", "recurrent_kernel")])
+    both = jnp.concatenate(
+        [grads.layers[1][name][...].ravel() for name in ("kernel", "recurrent_kernel")]
+    )
     np.testing.assert_allclose(first.grad_w, jnp.abs(both).mean(), rtol=1e-3)
     np.testing.assert_allclose(first.update, 0.1 * first.grad_w, rtol=1e-3)
-    np.testing.assert_allclose(report.readout_grad_w, jnp.abs(grads.layers[5].kernel[...]).mean(), rtol=1e-3)
+    np.testing.assert_allclose(
+        report.readout_grad_w, jnp.abs(grads.layers[5].kernel[...]).mean(), rtol=1e-3
+    )
 
 
 def test_both_populations_of_a_dalian_layer(x):
     from snnjax.models import dalian
     from snnjax.nn import DalianFluctuationDriven
 
-    net = dalian(N, 4, hidden=(40,), recurrent=True, init=DalianFluctuationDriven(nu=NU), rngs=nnx.Rngs(0))
+    net = dalian(
+        N, 4, hidden=(40,), recurrent=True, init=DalianFluctuationDriven(nu=NU), rngs=nnx.Rngs(0)
+    )
     report = probe(net, x, LABELS)
     (z,) = net(x)[1].spikes
     rates = np.asarray(z.mean(axis=(0, 1))) / DT
@@ -345,7 +433,9 @@ def test_penalties_and_losses_of_ones_own(x):
         return loss(readout, labels).mean() + 3.0 * jnp.square(activity.spikes[0]).mean()
 
     expected = np.abs(np.asarray(nnx.grad(objective)(net).layers[0].kernel[...])).mean()
-    np.testing.assert_allclose([report.layers[0].grad_w, report.layers[0].update], [expected, 0.1 * expected], rtol=1e-4)
+    np.testing.assert_allclose(
+        [report.layers[0].grad_w, report.layers[0].update], [expected, 0.1 * expected], rtol=1e-4
+    )
 
 
 class Own(nnx.Module):
@@ -355,9 +445,13 @@ class Own(nnx.Module):
 
 def test_what_cannot_be_looked_at_is_named(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
-    with pytest.raises(TypeError, match=r"network must be a snnjax\.nn\.Sequential, .*, got a Own; put the layers"):
+    with pytest.raises(
+        TypeError, match=r"network must be a snnjax\.nn\.Sequential, .*, got a Own; put the layers"
+    ):
         probe(Own(), x, LABELS)
-    with pytest.raises(TypeError, match=r"optimizer must be an optax transformation .*, got str 'adam'"):
+    with pytest.raises(
+        TypeError, match=r"optimizer must be an optax transformation .*, got str 'adam'"
+    ):
         probe(net, x, LABELS, optimizer="adam")
     with pytest.raises(ValueError, match=r"labels must have shape \(350,\).*arrays are time-major"):
         probe(net, jnp.moveaxis(x, 0, 1), LABELS)

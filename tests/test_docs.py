@@ -16,7 +16,9 @@ from _support import REPOSITORY, require
 from snnjax import cli
 
 DOCS = REPOSITORY / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "results" not in path.relative_to(DOCS).parts[:-1])
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if "results" not in path.relative_to(DOCS).parts[:-1]
+)
 FENCE = re.compile(r"^```(\w*)(?: title=\"(.+)\")?$")
 
 
@@ -39,16 +41,37 @@ def blocks(path):
 
 
 def commands(path):
-    return [line for language, _, _, text in blocks(path) if language == "console" for line in text.splitlines()]
+    return [
+        line
+        for language, _, _, text in blocks(path)
+        if language == "console"
+        for line in text.splitlines()
+    ]
 
 
 MORE = (
     {"coming-from", "index"}
     | {f"explanation/{name}" for name in ("dale", "data-driven", "gradient", "theory")}
-    | {f"how-to/{name}" for name in ("deep-networks", "diagnose", "own-data", "own-layer", "own-neuron", "resume", "speed", "sweeps")}
+    | {
+        f"how-to/{name}"
+        for name in (
+            "deep-networks",
+            "diagnose",
+            "own-data",
+            "own-layer",
+            "own-neuron",
+            "resume",
+            "speed",
+            "sweeps",
+        )
+    }
     | {"how-to/train-on-traces-and-values"}
 )
-EXAMPLES = [pytest.param(p, marks=pytest.mark.more if name_of(p) in MORE else [], id=name_of(p)) for p in PAGES if ">>> " in p.read_text()]
+EXAMPLES = [
+    pytest.param(p, marks=pytest.mark.more if name_of(p) in MORE else [], id=name_of(p))
+    for p in PAGES
+    if ">>> " in p.read_text()
+]
 
 
 @pytest.mark.parametrize("path", EXAMPLES)
@@ -60,7 +83,9 @@ def test_examples_run(path, tmp_path, monkeypatch):
     for language, _, begin, text in blocks(path):
         if language == "pycon":
             lines[begin : begin + text.count("\n")] = text.splitlines()
-    example = doctest.DocTestParser().get_doctest("\n".join(lines) + "\n", {"__name__": "__main__"}, name_of(path), str(path), 0)
+    example = doctest.DocTestParser().get_doctest(
+        "\n".join(lines) + "\n", {"__name__": "__main__"}, name_of(path), str(path), 0
+    )
     assert example.examples
     report: list[str] = []
     doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example, out=report.append)
@@ -103,7 +128,9 @@ def test_script_for_several_hosts(tmp_path):
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
         command = [sys.executable, str(tmp_path / "hosts.py"), address, str(hosts), str(index)]
-        return subprocess.Popen(command, cwd=tmp_path / name, env=env, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=tmp_path / name, env=env, stderr=subprocess.PIPE, text=True
+        )
 
     def finish(*processes):
         for process in processes:
@@ -119,7 +146,11 @@ def test_script_for_several_hosts(tmp_path):
     np.testing.assert_allclose(two["accuracy"], one["accuracy"], atol=1.5 / 30)
 
 
-@pytest.mark.parametrize("path", [p for p in [*PAGES, REPOSITORY / "README.md"] if "\nsnnjax " in p.read_text()], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in [*PAGES, REPOSITORY / "README.md"] if "\nsnnjax " in p.read_text()],
+    ids=lambda p: p.stem,
+)
 def test_commands_are_understood(path, monkeypatch):
     """Every `snnjax` line, placeholders and all, becomes a configuration; nothing is run."""
     understood = []
@@ -131,7 +162,9 @@ def test_commands_are_understood(path, monkeypatch):
         with pytest.raises(SystemExit) as stopped:
             cli.main(shlex.split(line, comments=True)[1:])
         assert stopped.value.code == 0, line
-    assert len(understood) == sum("--help" not in shlex.split(line, comments=True) for line in lines)
+    assert len(understood) == sum(
+        "--help" not in shlex.split(line, comments=True) for line in lines
+    )
 
 
 def commands_joined(path):
@@ -161,7 +194,9 @@ def test_links_between_pages_lead_somewhere(path):
 
 
 def hook(name):
-    spec = importlib.util.spec_from_file_location(f"docs_hook_{name}", DOCS / "_hooks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"docs_hook_{name}", DOCS / "_hooks" / f"{name}.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -172,16 +207,26 @@ def hook(name):
 def test_notebooks_become_pages():
     site = hook("pages")
     cells = [
-        {"cell_type": "markdown", "source": ["# A title\n", "\n", "[next](2_more.ipynb), ![p](../docs/overview.png)"]},
+        {
+            "cell_type": "markdown",
+            "source": ["# A title\n", "\n", "[next](2_more.ipynb), ![p](../docs/overview.png)"],
+        },
         {
             "cell_type": "code",
             "source": "print(1)",
-            "outputs": [{"output_type": "stream", "text": ["0 %\r100 %\n", "\x1b[1mbold\x1b[0m\n"]}],
+            "outputs": [
+                {"output_type": "stream", "text": ["0 %\r100 %\n", "\x1b[1mbold\x1b[0m\n"]}
+            ],
         },
         {
             "cell_type": "code",
             "source": "figure",
-            "outputs": [{"output_type": "display_data", "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]}}],
+            "outputs": [
+                {
+                    "output_type": "display_data",
+                    "data": {"image/png": "iVBORw==", "text/plain": ["<Figure>"]},
+                }
+            ],
         },
         {"cell_type": "code", "source": "", "outputs": []},
     ]
@@ -193,7 +238,9 @@ def test_notebooks_become_pages():
     badge = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/x.ipynb)"
     assert site.relinked(badge) == "[Open in Colab](https://colab.research.google.com/x.ipynb)"
     assert "![output](1_first_0.png)\n\n[This page as a notebook](1_first.ipynb)\n" in text
-    assert [page for _, page in site.tutorials()] == [f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))]
+    assert [page for _, page in site.tutorials()] == [
+        f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+    ]
 
 
 def test_reports_are_listed_where_there_are_any(tmp_path, monkeypatch):
@@ -205,7 +252,10 @@ def test_reports_are_listed_where_there_are_any(tmp_path, monkeypatch):
     for folder, title in (("figure3", "Shallow"), (".", "All")):
         (site.RESULTS / folder).mkdir(parents=True, exist_ok=True)
         (site.RESULTS / folder / "report.md").write_text(f"# {title}\n")
-    assert site.listing("results.md", site.reports()) == "- [All](results/report.md)\n- [Shallow](results/figure3/report.md)"
+    assert (
+        site.listing("results.md", site.reports())
+        == "- [All](results/report.md)\n- [Shallow](results/figure3/report.md)"
+    )
 
 
 def test_every_public_module_has_a_page():
@@ -218,7 +268,8 @@ def test_every_public_module_has_a_page():
     assert "::: snnjax.dynamics.lif\n" in text
     assert "::: snnjax.dynamics._simulate.simulate\n" in text
     assert (
-        site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n") == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
+        site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n")
+        == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
     )
 
 
@@ -242,5 +293,7 @@ def test_docstrings_are_split_into_arguments():
         "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```"
     )
     # the form with one argument per line and four spaces stays as it is
-    google = "Add.\n\nArgs:\n    a: one, s.\n        More.\n    b: two.\n\nRaises:\n    ValueError: bad."
+    google = (
+        "Add.\n\nArgs:\n    a: one, s.\n        More.\n    b: two.\n\nRaises:\n    ValueError: bad."
+    )
     assert normalized(google, ["a", "b"]) == google

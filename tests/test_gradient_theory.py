@@ -100,7 +100,7 @@ def reference(h, mu, sigma):
 def all_moments(name):
     """E[h] and E[h^2], (2, steepness, membranes)."""
     mu, sigma = jnp.asarray(MEMBRANES.T)
-    f = lambda b: surrogate_moments(CASES[name][0](b), mu_u=mu, sigma_u=sigma)  # noqa: E731
+    f = lambda b: surrogate_moments(CASES[name][0](b), mu_u=mu, sigma_u=sigma)
     return np.stack(jax.jit(jax.vmap(f))(jnp.asarray(STEEPNESS)))
 
 
@@ -207,7 +207,7 @@ def test_a_gain_that_no_steepness_has():
     message = "gain must be one that superspike has at .* got 3.0 with nu = 100"
     with pytest.raises(ValueError, match=message):
         steepness_for_gain(surrogate.superspike(), gain=3.0, **options)
-    f = lambda gain: steepness_for_gain(surrogate.superspike(), gain=gain, **options)  # noqa: E731
+    f = lambda gain: steepness_for_gain(surrogate.superspike(), gain=gain, **options)
     assert np.isnan(jax.vmap(f)(jnp.array([1.0, 3.0]))).tolist() == [False, True]
 
 
@@ -257,10 +257,10 @@ def balanced_weights(seed, sigma_u):
 def _gains(x, signs, kernel, beta):
     """Gain (with reset, without) x (white, constant) for errors of +-1, trials' ends cut."""
     neuron = LIF(spike=surrogate.superspike(beta))
-    init = lambda key, shape, dtype: jnp.zeros(shape, dtype)  # noqa: E731
+    init = lambda key, shape, dtype: jnp.zeros(shape, dtype)
     layer = SpikingDense(N, N, init=init, neuron=neuron, rngs=nnx.Rngs(0))
     layer.kernel[...] = kernel
-    rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())  # noqa: E731
+    rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())
     _, through_layer = jax.vjp(lambda x: layer(x).output, x)
     u, through_membrane = jax.vjp(lambda x: free_membrane(neuron, x @ kernel), x)
     h = neuron.spike.derivative(u - neuron.theta)
@@ -325,7 +325,7 @@ def test_correlation_slope_values():
     k = np.linspace(-4, 4, 81)
     p = stats.norm.sf(k)
     expected = stats.norm.pdf(k) ** 2 / (p * (1 - p))
-    slope = lambda k: correlation_slope(mu_u=2 - 0.5 * k, sigma_u=0.5, theta=2.0)  # noqa: E731
+    slope = lambda k: correlation_slope(mu_u=2 - 0.5 * k, sigma_u=0.5, theta=2.0)
     found = jax.jit(jax.vmap(slope))(jnp.asarray(k))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(found.max(), 2 / np.pi, rtol=1e-6)
@@ -340,7 +340,7 @@ def test_correlation_slope_values():
 def event_correlation(k, c):
     """Of u > theta, for normal membranes that correlate by c: an integral of their density."""
     p = stats.norm.sf(k)
-    density = lambda r: np.exp(-k * k / (1 + r)) / (2 * np.pi * np.sqrt(1 - r * r))  # noqa: E731
+    density = lambda r: np.exp(-k * k / (1 + r)) / (2 * np.pi * np.sqrt(1 - r * r))
     return integrate.quad(density, 0, c)[0] / (p * (1 - p))
 
 

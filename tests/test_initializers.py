@@ -34,11 +34,18 @@ def assert_statistics(w, mu, sigma):
     assert abs(w.std() - sigma) < 4.5 * sigma / np.sqrt(2 * w.size)
 
 
-SHAPES = {"dense": ((200, 300), 200), "conv1d": ((7, 20, 500), 140), "conv2d": ((3, 3, 16, 500), 144)}
+SHAPES = {
+    "dense": ((200, 300), 200),
+    "conv1d": ((7, 20, 500), 140),
+    "conv2d": ((3, 3, 16, 500), 144),
+}
 
 
 @pytest.mark.parametrize(("shape", "n"), SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize(("kernel", "theta"), [(KERNEL, 1.0), (Kernel(tau_mem=10e-3, tau_syn=10e-3, dt=1e-3, mode="continuous"), 0.5)])
+@pytest.mark.parametrize(
+    ("kernel", "theta"),
+    [(KERNEL, 1.0), (Kernel(tau_mem=10e-3, tau_syn=10e-3, dt=1e-3, mode="continuous"), 0.5)],
+)
 @pytest.mark.parametrize(("mu_u", "xi"), [(0.0, 1.0), (-0.4, 2.0), (0.2, 1.5)])
 def test_weights_have_the_statistics_of_the_theory(shape, n, kernel, theta, mu_u, xi):
     assert fan_in(shape) == n
@@ -51,13 +58,19 @@ def test_weights_have_the_statistics_of_the_theory(shape, n, kernel, theta, mu_u
 
 def test_share_and_total_drive():
     w = fluctuation_driven_normal(0.1, 0.45, nu=5.0, share=0.1, total_drive=9000.0)(KEY, (200, 300))
-    assert_statistics(w, *connection_weights(0.1, 0.45, Afferent(200, 5.0, 0.1), KERNEL, total_drive=9000.0))
+    assert_statistics(
+        w, *connection_weights(0.1, 0.45, Afferent(200, 5.0, 0.1), KERNEL, total_drive=9000.0)
+    )
 
 
 def test_centered_is_normal_at_mean_zero():
     times = {"tau_mem": 15e-3, "tau_syn": 5e-3, "dt": 1e-3}
-    expected = fluctuation_driven_normal(0.0, 0.5, nu=5.0, theta=0.8, kernel=Kernel(**times))(KEY, (200, 300))
-    np.testing.assert_array_equal(fluctuation_driven_centered(0.5, nu=5.0, theta=0.8, **times)(KEY, (200, 300)), expected)
+    expected = fluctuation_driven_normal(0.0, 0.5, nu=5.0, theta=0.8, kernel=Kernel(**times))(
+        KEY, (200, 300)
+    )
+    np.testing.assert_array_equal(
+        fluctuation_driven_centered(0.5, nu=5.0, theta=0.8, **times)(KEY, (200, 300)), expected
+    )
 
 
 def test_scaled_kaiming_and_lecun_normal():
@@ -89,9 +102,15 @@ def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
     assert fan_in(shape, **axes) == expected
     # the same random numbers whatever the axes: only their scale depends on the fan-in
     normal = scaled_normal(power=0, **axes)(KEY, shape)
-    np.testing.assert_allclose(scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6
+    )
     sigma_w = connection_weights(0.0, 1.0, Afferent(expected, 5.0), KERNEL).sigma_w
-    np.testing.assert_allclose(fluctuation_driven_centered(nu=5.0, **axes)(KEY, shape), normal * np.float32(sigma_w), rtol=1e-6)
+    np.testing.assert_allclose(
+        fluctuation_driven_centered(nu=5.0, **axes)(KEY, shape),
+        normal * np.float32(sigma_w),
+        rtol=1e-6,
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,12 +134,22 @@ def test_shape_errors(shape, axes, message):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
-    "init", [fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5), scaled_normal(), kaiming_normal(), lecun_normal()]
+    "init",
+    [
+        fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5),
+        scaled_normal(),
+        kaiming_normal(),
+        lecun_normal(),
+    ],
 )
 def test_dtype(init, dtype):
     w = init(KEY, (200, 300), dtype)
     assert w.dtype == dtype
-    np.testing.assert_allclose(float(w.astype(jnp.float32).std()), float(init(jax.random.key(1), (200, 300)).std()), rtol=0.02)
+    np.testing.assert_allclose(
+        float(w.astype(jnp.float32).std()),
+        float(init(jax.random.key(1), (200, 300)).std()),
+        rtol=0.02,
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -145,15 +174,23 @@ def test_16_bit_weights_are_float32_weights_rounded(init, dtype):
 
 @pytest.mark.parametrize(
     ("shape", "axes"),
-    [((20, 300), {}), ((5, 20, 300), {}), ((300, 20), {"in_axis": -1, "out_axis": -2}), ((300, 20, 5), {"in_axis": 1, "out_axis": 0})],
+    [
+        ((20, 300), {}),
+        ((5, 20, 300), {}),
+        ((300, 20), {"in_axis": -1, "out_axis": -2}),
+        ((300, 20, 5), {"in_axis": 1, "out_axis": 0}),
+    ],
 )
 def test_one_rate_per_input_acts_through_the_sum_over_inputs(shape, axes):
     """sum_j nu_j takes the place of n nu, whatever the layout, and mu_w and sigma_w are the same for all weights."""
     nu = np.linspace(1.0, 50.0, 20)
     w = fluctuation_driven_normal(0.2, 0.5, nu=nu, **axes)(KEY, shape)
-    np.testing.assert_array_equal(w, fluctuation_driven_normal(0.2, 0.5, nu=nu.mean(), **axes)(KEY, shape))
     np.testing.assert_array_equal(
-        micheli_normal(nu=nu, dt=2e-3, **axes)(KEY, shape), micheli_normal(nu=nu.mean(), dt=2e-3, **axes)(KEY, shape)
+        w, fluctuation_driven_normal(0.2, 0.5, nu=nu.mean(), **axes)(KEY, shape)
+    )
+    np.testing.assert_array_equal(
+        micheli_normal(nu=nu, dt=2e-3, **axes)(KEY, shape),
+        micheli_normal(nu=nu.mean(), dt=2e-3, **axes)(KEY, shape),
     )
 
 
@@ -167,7 +204,10 @@ def test_one_rate_per_input_gives_the_membrane_its_sigma_u():
 
 
 @pytest.mark.parametrize("nu", [np.ones(300), np.ones(19), np.ones((20, 1)), np.ones((1, 300))])
-@pytest.mark.parametrize("make", [lambda nu: fluctuation_driven_centered(nu=nu), lambda nu: micheli_normal(nu=nu, dt=2e-3)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda nu: fluctuation_driven_centered(nu=nu), lambda nu: micheli_normal(nu=nu, dt=2e-3)],
+)
 def test_another_number_of_rates_is_an_error(make, nu):
     with pytest.raises(ValueError, match="nu must be one rate, or one for each"):
         make(nu)(KEY, (20, 300))
@@ -176,17 +216,23 @@ def test_another_number_of_rates_is_an_error(make, nu):
 def test_values_per_neuron_follow_the_output_axis():
     tau_mem = np.repeat([5e-3, 40e-3], 150)
     dense = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem)(KEY, (200, 300))
-    turned = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem, in_axis=-1, out_axis=-2)(KEY, (300, 200))
+    turned = fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem, in_axis=-1, out_axis=-2)(
+        KEY, (300, 200)
+    )
     for half, tau in ((slice(150), 5e-3), (slice(150, None), 40e-3)):
         expected = connection_weights(0.0, 1.0, Afferent(200, 15.8), Kernel(tau_mem=tau))
         assert_statistics(dense[:, half], *expected)
         assert_statistics(turned[half], *expected)
-    with pytest.raises(ValueError, match="must be one number, or one for each of 299 neurons, got shape"):
+    with pytest.raises(
+        ValueError, match="must be one number, or one for each of 299 neurons, got shape"
+    ):
         fluctuation_driven_centered(nu=15.8, tau_mem=tau_mem)(KEY, (200, 299))
 
 
 def test_the_call_of_haiku_is_an_error_that_says_what_to_do():
-    with pytest.raises(TypeError, match=r"key must be a JAX random key, got \(700, 128\).*hk\.next_rng_key"):
+    with pytest.raises(
+        TypeError, match=r"key must be a JAX random key, got \(700, 128\).*hk\.next_rng_key"
+    ):
         fluctuation_driven_centered(nu=15.8)((700, 128), jnp.float32)
 
 
@@ -214,12 +260,19 @@ def test_density(density):
 
 
 @pytest.mark.parametrize(
-    "init", [fluctuation_driven_centered(nu=5.0), fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5), kaiming_normal()]
+    "init",
+    [
+        fluctuation_driven_centered(nu=5.0),
+        fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5),
+        kaiming_normal(),
+    ],
 )
 def test_same_initializer_in_nnx_linen_and_plain_jax(init):
     expected_std = float(init(KEY, (200, 300)).std())
     in_nnx = nnx.Linear(200, 300, kernel_init=init, rngs=nnx.Rngs(0)).kernel[...]
-    in_linen = meta.unbox(linen.Dense(300, kernel_init=init).init(KEY, jnp.ones((1, 200))))["params"]["kernel"]
+    in_linen = meta.unbox(linen.Dense(300, kernel_init=init).init(KEY, jnp.ones((1, 200))))[
+        "params"
+    ]["kernel"]
     in_jit = jax.jit(lambda key: init(key, (200, 300)))(KEY)
     for w in (in_nnx, in_linen, in_jit):
         assert w.shape == (200, 300)
@@ -231,7 +284,7 @@ def test_same_initializer_in_nnx_linen_and_plain_jax(init):
 
 def test_vmap_over_keys_and_targets():
     keys, sigmas = jax.random.split(KEY, 3), jnp.array([1.1, 0.55, 0.37])
-    make = lambda key, sigma_u: fluctuation_driven_normal(-0.1, sigma_u, nu=15.8)(key, (200, 300))  # noqa: E731
+    make = lambda key, sigma_u: fluctuation_driven_normal(-0.1, sigma_u, nu=15.8)(key, (200, 300))
     loop = jnp.stack([make(key, float(sigma_u)) for key, sigma_u in zip(keys, sigmas, strict=True)])
     np.testing.assert_allclose(jax.vmap(make)(keys, sigmas), loop, rtol=1e-4, atol=1e-5)
 
@@ -244,9 +297,13 @@ def _measured_sigma_u(x, w):
 
 @pytest.mark.parametrize(("sigma_u", "density"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, 0.3)])
 def test_simulated_membrane_hits_sigma_u(sigma_u, density):
-    w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density)(jax.random.key(1), (200, 300))
+    w = fluctuation_driven_centered(sigma_u, nu=15.8, density=density)(
+        jax.random.key(1), (200, 300)
+    )
     # 20 s of 200 inputs: 0.8 %; 60,000 weights: 0.3 % (0.6 % at density 0.3)
-    np.testing.assert_allclose(_measured_sigma_u(spikes(0, (1100, 10, 200), rate=15.8), w), sigma_u, rtol=0.03)
+    np.testing.assert_allclose(
+        _measured_sigma_u(spikes(0, (1100, 10, 200), rate=15.8), w), sigma_u, rtol=0.03
+    )
 
 
 # --- errors
@@ -314,7 +371,11 @@ def test_micheli_errors():
 )
 def test_ikun_makes_up_for_the_mean_surrogate_derivative(spike, mean):
     assert_statistics(ikun_normal(spike=spike)(KEY, (200, 300)), 0, np.sqrt(1 / mean / 200))
-    assert_statistics(ikun_normal(spike=spike, variant="v2")(KEY, (3, 3, 16, 500)), 0, np.sqrt(1 / mean / (144 + 9 * 500)))
+    assert_statistics(
+        ikun_normal(spike=spike, variant="v2")(KEY, (3, 3, 16, 500)),
+        0,
+        np.sqrt(1 / mean / (144 + 9 * 500)),
+    )
 
 
 def test_ikun_errors():
@@ -327,7 +388,9 @@ def test_ikun_errors():
 def test_normal_has_the_mean_and_deviation_it_is_given():
     assert_statistics(normal(-0.3, 2.0)(KEY, (200, 300)), -0.3, 2.0)
     np.testing.assert_array_equal(normal(0.7, 0.0)(KEY, (3, 4)), np.full((3, 4), 0.7, np.float32))
-    swept = jax.vmap(lambda m, s: normal(m, s)(KEY, (5, 6)))(jnp.array([0.0, 1.0]), jnp.array([1.0, 3.0]))
+    swept = jax.vmap(lambda m, s: normal(m, s)(KEY, (5, 6)))(
+        jnp.array([0.0, 1.0]), jnp.array([1.0, 3.0])
+    )
     np.testing.assert_allclose(swept[1], 1 + 3 * swept[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="sigma_w must be finite and >= 0, got -1"):
         normal(0.0, -1.0)

@@ -27,9 +27,11 @@ def numpy_cross_entropy(logits, labels):
 @pytest.mark.parametrize("jit", [False, True])
 def test_cross_entropy_equals_numpy(logits, reference, jit):
     o, labels = trace(), np.array([0, 4, 2, 2])
-    f = lambda o: losses.CrossEntropy(logits)(o, jnp.asarray(labels))  # noqa: E731
+    f = lambda o: losses.CrossEntropy(logits)(o, jnp.asarray(labels))
     got = (jax.jit(f) if jit else f)(o)
-    np.testing.assert_allclose(got, numpy_cross_entropy(reference(np.asarray(o)), labels), rtol=1e-5)
+    np.testing.assert_allclose(
+        got, numpy_cross_entropy(reference(np.asarray(o)), labels), rtol=1e-5
+    )
 
 
 def test_gradient_of_max_goes_to_the_first_of_equal_maxima():
@@ -46,16 +48,27 @@ def test_cross_entropy_is_finite_for_large_logits():
 
 def test_mean_square_of_trace_and_of_labels():
     o, target = trace(0), trace(1)
-    np.testing.assert_allclose(losses.MeanSquare()(o, target), np.mean((np.asarray(o) - np.asarray(target)) ** 2, axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.MeanSquare()(o, target),
+        np.mean((np.asarray(o) - np.asarray(target)) ** 2, axis=(0, 2)),
+        rtol=1e-5,
+    )
     labels = jnp.array([1, 0, 3, 4])
     one_hot = np.eye(5)[np.asarray(labels)][None]
-    np.testing.assert_allclose(losses.MeanSquare()(o, labels), np.mean((np.asarray(o) - one_hot) ** 2, axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.MeanSquare()(o, labels),
+        np.mean((np.asarray(o) - one_hot) ** 2, axis=(0, 2)),
+        rtol=1e-5,
+    )
 
 
 def test_correct():
     o = jnp.array([[[0.0, 1.0], [5.0, 0.0]], [[0.5, 0.2], [0.0, 4.0]]])
     assert losses.correct(o, jnp.array([1, 0])).tolist() == [True, True]
-    assert losses.correct(o, jnp.array([1, 0]), readout_fn=losses.last_step).tolist() == [False, False]
+    assert losses.correct(o, jnp.array([1, 0]), readout_fn=losses.last_step).tolist() == [
+        False,
+        False,
+    ]
 
 
 def test_vmap_over_an_ensemble_equals_a_loop():
@@ -72,9 +85,21 @@ def test_vmap_over_an_ensemble_equals_a_loop():
             ValueError,
             r"readout must have shape \(time, batch, features\)",
         ),
-        (lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(3, int)), ValueError, r"labels must have shape \(2,\)"),
-        (lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(2)), TypeError, "labels must be integers, got float"),
-        (lambda: losses.MeanSquare()(jnp.zeros((5, 2, 3)), jnp.zeros((5, 2, 4))), ValueError, "target must have the readout's shape"),
+        (
+            lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(3, int)),
+            ValueError,
+            r"labels must have shape \(2,\)",
+        ),
+        (
+            lambda: losses.CrossEntropy()(jnp.zeros((5, 2, 3)), jnp.zeros(2)),
+            TypeError,
+            "labels must be integers, got float",
+        ),
+        (
+            lambda: losses.MeanSquare()(jnp.zeros((5, 2, 3)), jnp.zeros((5, 2, 4))),
+            ValueError,
+            "target must have the readout's shape",
+        ),
     ],
 )
 def test_errors(call, error, match):
@@ -83,35 +108,49 @@ def test_errors(call, error, match):
 
 
 def test_nan_is_never_correct():
-    assert losses.correct(jnp.full((3, 2, 4), jnp.nan), jnp.array([0, 1])).tolist() == [False, False]
+    assert losses.correct(jnp.full((3, 2, 4), jnp.nan), jnp.array([0, 1])).tolist() == [
+        False,
+        False,
+    ]
 
 
 LABELS = np.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]])
 
 
 def test_mean_over_time():
-    np.testing.assert_allclose(losses.mean_over_time(trace()), np.asarray(trace()).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.mean_over_time(trace()), np.asarray(trace()).mean(axis=0), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("read", [losses.last_step, losses.mean_over_time, losses.max_over_time])
 def test_squared_error_of_values_that_are_read_from_the_trace(read):
     o, target = trace(), np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     expected = np.mean((np.asarray(read(o), np.float64) - target) ** 2, axis=1)
-    np.testing.assert_allclose(losses.SquaredError(read)(o, jnp.asarray(target)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.SquaredError(read)(o, jnp.asarray(target)), expected, rtol=1e-5
+    )
 
 
 def test_several_labels_are_as_in_optax():
     o, loss = trace(), losses.SigmoidCrossEntropy(losses.mean_over_time)
     logits = np.asarray(o, np.float64).mean(axis=0)
-    expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits, jnp.float32), LABELS).mean(axis=1)
+    expected = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits, jnp.float32), LABELS).mean(
+        axis=1
+    )
     assert loss.metric(None).name == "label_accuracy"
     for labels in (LABELS, LABELS.astype(bool), LABELS.astype(np.float32)):
         np.testing.assert_allclose(loss(o, jnp.asarray(labels)), expected, rtol=1e-5)
         right = np.mean((logits > 0) == LABELS.astype(bool), axis=1)
         np.testing.assert_allclose(loss.metric(None).of(o, jnp.asarray(labels)), right, rtol=1e-6)
-    soft = losses.SigmoidCrossEntropy(losses.last_step)(jnp.zeros((3, 1, 2)), jnp.array([[0.3, 0.7]]))
+    soft = losses.SigmoidCrossEntropy(losses.last_step)(
+        jnp.zeros((3, 1, 2)), jnp.array([[0.3, 0.7]])
+    )
     np.testing.assert_allclose(soft, np.log(2), rtol=1e-6)
-    assert loss.metric(None).of(jnp.full((3, 4, 5), jnp.nan), jnp.asarray(LABELS)).tolist() == [0.0] * 4
+    assert (
+        loss.metric(None).of(jnp.full((3, 4, 5), jnp.nan), jnp.asarray(LABELS)).tolist()
+        == [0.0] * 4
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
@@ -136,7 +175,10 @@ def test_16_bits_are_computed_in_32(dtype):
 @pytest.mark.parametrize("f", [losses.CrossEntropy(), losses.MeanSquare(), losses.correct])
 def test_labels_out_of_range_are_named_where_they_are_known(f, label):
     labels = jnp.array([label, 0, 1, 4])
-    with pytest.raises(ValueError, match=rf"labels must be in \[0, 5\), one class per output of the readout, got {label}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"labels must be in \[0, 5\), one class per output of the readout, got {label}",
+    ):
         f(trace(), labels)
     assert jax.jit(f)(trace(), labels).shape == (4,)
 

@@ -27,14 +27,23 @@ OPTIMIZERS = {
 
 def parameters(dtype=jnp.float32):
     w = jax.random.exponential(jax.random.key(0), (6, 5), dtype)
-    module = nnx.Dict(dalian=NonNegative(w), bias=nnx.Param(w[0]), inner=nnx.Dict(free=nnx.Param(w), also=NonNegative(w / 100)))
+    module = nnx.Dict(
+        dalian=NonNegative(w),
+        bias=nnx.Param(w[0]),
+        inner=nnx.Dict(free=nnx.Param(w), also=NonNegative(w / 100)),
+    )
     return nnx.state(module, nnx.Param)
 
 
 def gradients(params, key):
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten([jax.random.normal(k, leaf.shape, leaf.dtype) + 0.1 for k, leaf in zip(keys, leaves, strict=True)])
+    return treedef.unflatten(
+        [
+            jax.random.normal(k, leaf.shape, leaf.dtype) + 0.1
+            for k, leaf in zip(keys, leaves, strict=True)
+        ]
+    )
 
 
 def train(optimizer, params):
@@ -44,10 +53,16 @@ def train(optimizer, params):
         params, state, low = carry
         updates, state = optimizer.update(gradients(params, key), state, params)
         params = optax.apply_updates(params, updates)
-        return (params, state, jax.tree.map(lambda m, w: jnp.minimum(m, w.min()), low, params)), None
+        return (
+            params,
+            state,
+            jax.tree.map(lambda m, w: jnp.minimum(m, w.min()), low, params),
+        ), None
 
     low = jax.tree.map(lambda w: w.min(), params)
-    (params, _, low), _ = jax.lax.scan(step, (params, optimizer.init(params), low), jax.random.split(jax.random.key(1), UPDATES))
+    (params, _, low), _ = jax.lax.scan(
+        step, (params, optimizer.init(params), low), jax.random.split(jax.random.key(1), UPDATES)
+    )
     return params, low
 
 
@@ -55,7 +70,9 @@ def train(optimizer, params):
 def test_no_marked_weight_is_ever_negative_and_no_other_differs(name):
     def run(lr, chain):
         optimizer = OPTIMIZERS[name](lr)
-        return train(optax.chain(optimizer, keep_nonnegative()) if chain else optimizer, parameters())
+        return train(
+            optax.chain(optimizer, keep_nonnegative()) if chain else optimizer, parameters()
+        )
 
     # an ensemble over learning rates that are traced
     rates = jnp.array([1e-3, 1e-2])
@@ -75,18 +92,34 @@ def test_no_marked_weight_is_ever_negative_and_no_other_differs(name):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_projection_is_exact(dtype, rng):
     w = jnp.asarray(rng.exponential(size=2000), dtype)
-    u = jnp.asarray(rng.normal(size=2000), dtype).at[:500].set(-w[:500]).at[500:510].set(jnp.inf).at[510:520].set(-jnp.inf)
+    u = (
+        jnp.asarray(rng.normal(size=2000), dtype)
+        .at[:500]
+        .set(-w[:500])
+        .at[500:510]
+        .set(jnp.inf)
+        .at[510:520]
+        .set(-jnp.inf)
+    )
     params, updates = {"w": w, "v": w}, {"w": u, "v": u}
-    projected, _ = keep_nonnegative({"w": True, "v": False}).update(updates, optax.EmptyState(), params)
+    projected, _ = keep_nonnegative({"w": True, "v": False}).update(
+        updates, optax.EmptyState(), params
+    )
     after, free = optax.apply_updates(params, projected), optax.apply_updates(params, updates)
-    np.testing.assert_array_equal(np.asarray(after["w"], np.float32), np.maximum(np.asarray(free["w"], np.float32), 0))
-    np.testing.assert_array_equal(np.asarray(after["v"], np.float32), np.asarray(free["v"], np.float32))
+    np.testing.assert_array_equal(
+        np.asarray(after["w"], np.float32), np.maximum(np.asarray(free["w"], np.float32), 0)
+    )
+    np.testing.assert_array_equal(
+        np.asarray(after["v"], np.float32), np.asarray(free["v"], np.float32)
+    )
     assert not np.signbit(np.asarray(after["w"], np.float32)).any()
 
 
 def test_nan_is_not_hidden():
     params = {"w": jnp.ones(2)}
-    updates, _ = keep_nonnegative({"w": True}).update({"w": jnp.array([jnp.nan, -3.0])}, optax.EmptyState(), params)
+    updates, _ = keep_nonnegative({"w": True}).update(
+        {"w": jnp.array([jnp.nan, -3.0])}, optax.EmptyState(), params
+    )
     np.testing.assert_array_equal(updates["w"], [np.nan, -1.0])
 
 
@@ -103,7 +136,9 @@ def test_the_mark_survives_transformations_and_checkpoints():
         restored = Checkpoints(Path(folder)).restore(shapes).state
     for tree in (stacked, gradient, shapes, host, restored):
         assert jax.tree.leaves(nonnegative(tree)) == marks
-    graphdef, split, _ = nnx.split(nnx.Dict(w=NonNegative(jnp.ones(2)), v=nnx.Param(jnp.ones(2))), nnx.Param, ...)
+    graphdef, split, _ = nnx.split(
+        nnx.Dict(w=NonNegative(jnp.ones(2)), v=nnx.Param(jnp.ones(2))), nnx.Param, ...
+    )
     assert jax.tree.leaves(nonnegative(split)) == [False, True]
     assert type(nnx.merge(graphdef, split)["w"]) is NonNegative
 
@@ -117,13 +152,20 @@ def test_nnx_optimizer_needs_the_mask_and_keeps_to_it():
     """It hands on plain arrays: without a mask nothing would be kept, in silence."""
     from snnjax.nn import DalianDense, DalianFluctuationDriven
 
-    layer = DalianDense(10, 8, recurrent=True, init=DalianFluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
+    layer = DalianDense(
+        10, 8, recurrent=True, init=DalianFluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)
+    )
     ones = jax.tree.map(jnp.ones_like, nnx.state(layer, nnx.Param))
     plain = nnx.Optimizer(layer, optax.chain(optax.sgd(1.0), keep_nonnegative()), wrt=nnx.Param)
-    with pytest.raises(TypeError, match="mask must be given to keep_nonnegative for parameters that are plain arrays, as nnx"):
+    with pytest.raises(
+        TypeError,
+        match="mask must be given to keep_nonnegative for parameters that are plain arrays, as nnx",
+    ):
         plain.update(layer, ones)
     mask = nonnegative(nnx.state(layer, nnx.Param))
-    optimizer = nnx.Optimizer(layer, optax.chain(optax.sgd(1.0), keep_nonnegative(mask)), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(
+        layer, optax.chain(optax.sgd(1.0), keep_nonnegative(mask)), wrt=nnx.Param
+    )
     for _ in range(2):
         optimizer.update(layer, ones)
     for kernel in (layer.kernel, layer.inhibitory_kernel, layer.recurrent_kernel):

@@ -13,15 +13,29 @@ COLAB = "https://colab.research.google.com/github/snnjax/snnjax/blob/main/notebo
 # Of each notebook the sentence of its last code cell, which also asserts it, and what must hold of the numbers in it, with small settings too.
 CLAIMS = {
     "1_fluctuation_driven": (r"within ([\d.]+) % of its target", lambda error: error < 5),
-    "2_first_network": (r"([\d.]+) % started at sigma_u = 1, ([\d.]+) % started at", lambda right, wrong: right > max(wrong, 30)),
-    "3_spoken_digits": (r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward", lambda rec, ff: min(rec, ff) > 20),
+    "2_first_network": (
+        r"([\d.]+) % started at sigma_u = 1, ([\d.]+) % started at",
+        lambda right, wrong: right > max(wrong, 30),
+    ),
+    "3_spoken_digits": (
+        r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward",
+        lambda rec, ff: min(rec, ff) > 20,
+    ),
     "4_deep_networks": (r"sigma_u within ([\d.]+) % of 1 in every layer", lambda error: error < 10),
-    "5_sweeps": (r"([\d.]+) \+- [\d.]+ % at sigma_u = 1, ([\d.]+) \+- ", lambda good, bad: good > max(bad, 20)),
+    "5_sweeps": (
+        r"([\d.]+) \+- [\d.]+ % at sigma_u = 1, ([\d.]+) \+- ",
+        lambda good, bad: good > max(bad, 20),
+    ),
     "6_dales_law": (
         r"([\d.]+) measured on data(?s:.*)accuracy ([\d.]+) % .* \(smallest: (-?[\d.e-]+)\)",
-        lambda sigma_u, accuracy, smallest: abs(sigma_u - 1) < 0.1 and accuracy > 20 and smallest >= 0,
+        lambda sigma_u, accuracy, smallest: (
+            abs(sigma_u - 1) < 0.1 and accuracy > 20 and smallest >= 0
+        ),
     ),
-    "7_your_own_flax_model": (r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen", lambda a, b: min(a, b) > 60),
+    "7_your_own_flax_model": (
+        r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen",
+        lambda a, b: min(a, b) > 60,
+    ),
 }
 
 
@@ -66,7 +80,9 @@ def test_all_notebooks_are_here():
 def test_opens_in_colab(name):
     notebook = read(name)
     assert notebook.cells[0].cell_type == "markdown"
-    assert re.findall(re.escape(COLAB) + r"([^)]*)\)", notebook.cells[0].source) == [f"{name}.ipynb"]
+    assert re.findall(re.escape(COLAB) + r"([^)]*)\)", notebook.cells[0].source) == [
+        f"{name}.ipynb"
+    ]
     assert "%pip install -q git+https://github.com/snnjax/snnjax" in code_cells(notebook)[0].source
     assert 'find_spec("snnjax") is None' in code_cells(notebook)[0].source
 
@@ -79,7 +95,9 @@ def test_committed_outputs_are_of_one_run(name):
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
-    assert not any("widget" in kind for o in outputs for kind in o.get("data", {}))  # sliders need a kernel to show anything
+    assert not any(
+        "widget" in kind for o in outputs for kind in o.get("data", {})
+    )  # sliders need a kernel to show anything
     assert_claim(name, notebook)
 
 
@@ -125,9 +143,15 @@ def test_failing_cell_fails():
 
 
 def test_clean_joins_streams_and_drops_what_is_volatile():
-    pieces = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one ", "two")]
-    cell = nbformat.v4.new_code_cell("print()", outputs=pieces, metadata={"execution": {"iopub.execute_input": "2026"}})
-    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python", "version": "3.11.7"}})
+    pieces = [
+        nbformat.v4.new_output("stream", name="stdout", text=text) for text in ("one ", "two")
+    ]
+    cell = nbformat.v4.new_code_cell(
+        "print()", outputs=pieces, metadata={"execution": {"iopub.execute_input": "2026"}}
+    )
+    notebook = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"language_info": {"name": "python", "version": "3.11.7"}}
+    )
     (cleaned,) = execute.clean(notebook).cells
     assert [o.text for o in cleaned.outputs] == ["one two"]
     assert cleaned.metadata == {}

@@ -41,7 +41,9 @@ def test_minimizes_a_quadratic_with_noisy_gradients():
         return (optax.apply_updates(w, updates), state), None
 
     w = jnp.zeros(2)
-    (w, _), _ = jax.lax.scan(step, (w, optimizer.init(w)), jax.random.split(jax.random.key(0), 2000))
+    (w, _), _ = jax.lax.scan(
+        step, (w, optimizer.init(w)), jax.random.split(jax.random.key(0), 2000)
+    )
     np.testing.assert_allclose(w, target, atol=0.02)
 
 
@@ -57,8 +59,12 @@ def test_schedule_and_vmapped_learning_rate_equal_constants():
         return p
 
     np.testing.assert_array_equal(after(lambda step: jnp.where(step < 100, 3e-3, 0.0)), after(3e-3))
-    np.testing.assert_array_equal(after(lambda step: jnp.where(step < 2, 3e-3, 0.0)), after(3e-3, n=2))
-    np.testing.assert_allclose(jax.vmap(after)(jnp.array([1e-3, 5e-3])), [after(1e-3), after(5e-3)], rtol=1e-6)
+    np.testing.assert_array_equal(
+        after(lambda step: jnp.where(step < 2, 3e-3, 0.0)), after(3e-3, n=2)
+    )
+    np.testing.assert_allclose(
+        jax.vmap(after)(jnp.array([1e-3, 5e-3])), [after(1e-3), after(5e-3)], rtol=1e-6
+    )
 
 
 def test_errors():
@@ -73,7 +79,10 @@ def test_parameters_of_16_bits_step_as_those_of_32(dtype):
     """At the first step r = 1/2: g2 = g^2 / 2 and x = 1/2, so a step is lr sqrt(2) whatever the gradient; eps and squares are 0 in float16."""
     optimizer, grads = smorms3(5e-3), jnp.array([0.0, 1e-5, 1e-4, 1e-2, 1.0])
     narrow, wide = optimizer.init(jnp.ones(5, dtype)), optimizer.init(jnp.ones(5))
-    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {jnp.dtype("int32"), jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {
+        jnp.dtype("int32"),
+        jnp.dtype("float32"),
+    }
     exact = grads.astype(dtype).astype(jnp.float32)
     for k in range(4):
         step, narrow = optimizer.update(grads.astype(dtype), narrow)
@@ -87,18 +96,27 @@ def test_parameters_of_16_bits_step_as_those_of_32(dtype):
 def test_muon_turns_every_direction_by_the_same_share_of_the_weights():
     """Singular values of the step are those of 0.7 to 1.2 times lr sqrt(inputs) rms(W), whatever the gradient's are."""
     rng = np.random.default_rng(0)
-    params = {"wide": jnp.asarray(rng.normal(size=(12, 30)), jnp.float32), "conv": jnp.asarray(3 * rng.normal(size=(5, 4, 8)), jnp.float32)}
+    params = {
+        "wide": jnp.asarray(rng.normal(size=(12, 30)), jnp.float32),
+        "conv": jnp.asarray(3 * rng.normal(size=(5, 4, 8)), jnp.float32),
+    }
     optimizer = muon(0.01)
     state = optimizer.init(params)
     scales = jnp.asarray(np.geomspace(0.1, 1, 12))[:, None]
     grads = {"wide": 1e-9 * scales * params["wide"], "conv": 1e3 * params["conv"]}
     updates, _ = optimizer.update(grads, state)
     for name, w in params.items():
-        matrix, step = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (w, updates[name]))
-        values = np.linalg.svd(step, compute_uv=False) / (0.01 * np.sqrt(len(matrix)) * np.sqrt(np.square(matrix).mean()))
+        matrix, step = (
+            np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (w, updates[name])
+        )
+        values = np.linalg.svd(step, compute_uv=False) / (
+            0.01 * np.sqrt(len(matrix)) * np.sqrt(np.square(matrix).mean())
+        )
         assert 0.6 < values.min() < values.max() < 1.3
         # along the gradient's own singular vectors
-        u, _, v = np.linalg.svd(np.asarray(grads[name], np.float64).reshape(matrix.shape), full_matrices=False)
+        u, _, v = np.linalg.svd(
+            np.asarray(grads[name], np.float64).reshape(matrix.shape), full_matrices=False
+        )
         inner = -u.T @ step @ v.T
         np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=0.02 * np.abs(inner).max())
 
@@ -114,7 +132,9 @@ def test_muon_trains_vectors_by_adam_and_follows_schedules():
         expected, of_adam = adam.update(grads, of_adam)
         for name in ("b", "n"):
             np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5)
-        np.testing.assert_allclose(jnp.diag(updates["w"]), -0.1 * (1 - k / 2) * np.sqrt(3) * 0.7, rtol=0.05, atol=1e-7)
+        np.testing.assert_allclose(
+            jnp.diag(updates["w"]), -0.1 * (1 - k / 2) * np.sqrt(3) * 0.7, rtol=0.05, atol=1e-7
+        )
 
 
 def test_muon_has_a_momentum_and_computes_in_32_bits():

@@ -36,8 +36,12 @@ def test_snapshot_marks_spikes_where_they_are():
     readout[5, 1, 2] = 1.0
     figure = plotting.activity_snapshot(x, [spikes], readout, [0, 2], dt=2e-3)
     panels = np.array(figure.axes).reshape(3, 2)
-    np.testing.assert_allclose(panels[2, 1].lines[0].get_xydata(), [[6.0, 4]])  # input, sample 1: 3 steps of 2 ms, unit 4
-    np.testing.assert_allclose(panels[1, 0].lines[0].get_xydata(), [[14.0, 6]])  # feature (1, 2) of (2, 4) is unit 6
+    np.testing.assert_allclose(
+        panels[2, 1].lines[0].get_xydata(), [[6.0, 4]]
+    )  # input, sample 1: 3 steps of 2 ms, unit 4
+    np.testing.assert_allclose(
+        panels[1, 0].lines[0].get_xydata(), [[14.0, 6]]
+    )  # feature (1, 2) of (2, 4) is unit 6
     assert panels[0, 1].get_title() == "class 2, predicted 2"
 
 
@@ -47,7 +51,10 @@ def test_excitatory_and_inhibitory_neurons_have_their_colours():
     figure = plotting.activity_snapshot(x, [spikes, spikes], readout, [0], dt=2e-3, n_exc=[3, None])
     above, layer = figure.axes[1], figure.axes[2]
     found = {line.get_color(): sorted(line.get_ydata()) for line in layer.lines}
-    assert found == {plotting.EXCITATORY: [0, 6], plotting.INHIBITORY: [7]}  # maps 0 to 2 of each position, and map 3
+    assert found == {
+        plotting.EXCITATORY: [0, 6],
+        plotting.INHIBITORY: [7],
+    }  # maps 0 to 2 of each position, and map 3
     assert [line.get_color() for line in above.lines] == ["black"]
     with pytest.raises(ValueError, match="n_exc must have one entry for each of 1 layers, got 2"):
         plotting.activity_snapshot(x, [spikes], readout, [0], dt=2e-3, n_exc=[3, 3])
@@ -57,8 +64,22 @@ def swept(**columns):
     """Rows of a sweep: two values of sigma_u, two of mu_w, three seeds."""
     rows = []
     for s, m, seed in itertools.product((0.1, 10.0), (-1.0, 1.0), range(3)):
-        row = {"sigma_u": s, "mu_w": m, "seed": seed, "test_accuracy_final": s / 20 + seed / 10, "train_accuracy": 1.0}
-        rows.append(row | {"initial_rate_1": 5.0, "final_rate_1": 2.0 + seed + m, "initial_grad_w_1": 0.0 if s < 1 else 1e-3} | columns)
+        row = {
+            "sigma_u": s,
+            "mu_w": m,
+            "seed": seed,
+            "test_accuracy_final": s / 20 + seed / 10,
+            "train_accuracy": 1.0,
+        }
+        rows.append(
+            row
+            | {
+                "initial_rate_1": 5.0,
+                "final_rate_1": 2.0 + seed + m,
+                "initial_grad_w_1": 0.0 if s < 1 else 1e-3,
+            }
+            | columns
+        )
     return rows
 
 
@@ -68,18 +89,29 @@ def test_sweep_curves_show_mean_and_range_over_seeds():
     accuracy, rate, gradient = plotting.sweep_curves(rows, "sigma_u").axes
     np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[0.1, 0.155], [10.0, 0.6]])
     band = accuracy.collections[0].get_paths()[0].vertices
-    assert {tuple(np.round(v, 6)) for v in band} == {(0.1, 0.105), (0.1, 0.205), (10.0, 0.5), (10.0, 0.7)}
+    assert {tuple(np.round(v, 6)) for v in band} == {
+        (0.1, 0.105),
+        (0.1, 0.205),
+        (10.0, 0.5),
+        (10.0, 0.7),
+    }
     assert [line.get_label() for line in rate.lines] == ["before training", "after training"]
     np.testing.assert_allclose(rate.lines[1].get_ydata(), [4.0, 4.0])
     assert (accuracy.get_xscale(), gradient.get_yscale()) == ("log", "log")
-    linear = plotting.sweep_curves([row for row in swept() if row["sigma_u"] == 0.1], "mu_w").axes[0]
+    linear = plotting.sweep_curves([row for row in swept() if row["sigma_u"] == 0.1], "mu_w").axes[
+        0
+    ]
     assert linear.get_xscale() == "linear"
 
 
 def test_sweep_maps_have_a_cell_for_each_pair():
-    accuracy, rate, after, gradient = [axes for axes in plotting.sweep_maps(swept(), "sigma_u", "mu_w").axes if axes.get_title()]
+    accuracy, rate, after, gradient = [
+        axes for axes in plotting.sweep_maps(swept(), "sigma_u", "mu_w").axes if axes.get_title()
+    ]
     np.testing.assert_allclose(accuracy.collections[0].get_array(), [[0.105, 0.6], [0.105, 0.6]])
-    np.testing.assert_allclose(after.collections[0].get_array(), [[2.0, 2.0], [4.0, 4.0]])  # sigma_u across, mu_w up
+    np.testing.assert_allclose(
+        after.collections[0].get_array(), [[2.0, 2.0], [4.0, 4.0]]
+    )  # sigma_u across, mu_w up
     shown = gradient.collections[0].get_array()
     assert np.isnan(np.ma.filled(shown, np.nan)[:, 0]).all()  # exactly 0 has no logarithm
     np.testing.assert_allclose(shown[:, 1], 1e-3)
@@ -97,17 +129,34 @@ def test_figures_leave_pyplot_alone_and_save(tmp_path):
 
 def test_depth_shows_every_layer_and_leaves_out_zeros():
     layer = LayerProbe(*[1.0] * 14)
-    layers = tuple(layer._replace(rates=np.array([1.0, 2.0, 3.0]) * k, grad_w=0.0 if k == 2 else 0.1 * k) for k in (1, 2, 3))
+    layers = tuple(
+        layer._replace(rates=np.array([1.0, 2.0, 3.0]) * k, grad_w=0.0 if k == 2 else 0.1 * k)
+        for k in (1, 2, 3)
+    )
     rate, _, weights, _ = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2.0, 4.0, 6.0])
     np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [3, 0.3]])
-    dalian = tuple(p._replace(populations={"exc": 4.0 * k, "inh": k}) for k, p in enumerate(layers, start=1))
-    lines = {line.get_color(): line.get_ydata().tolist() for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines}
-    assert lines == {"black": [2.0, 4.0, 6.0], plotting.EXCITATORY: [4.0, 8.0, 12.0], plotting.INHIBITORY: [1.0, 2.0, 3.0]}
+    dalian = tuple(
+        p._replace(populations={"exc": 4.0 * k, "inh": k}) for k, p in enumerate(layers, start=1)
+    )
+    lines = {
+        line.get_color(): line.get_ydata().tolist()
+        for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines
+    }
+    assert lines == {
+        "black": [2.0, 4.0, 6.0],
+        plotting.EXCITATORY: [4.0, 8.0, 12.0],
+        plotting.INHIBITORY: [1.0, 2.0, 3.0],
+    }
 
 
 def test_depth_shows_at_least_a_decade():
-    layers = tuple(LayerProbe(*[1.0] * 14)._replace(rates=np.ones(3), update=7e-3 * (1 + 1e-3 * k), grad_z=10.0**k) for k in range(3))
+    layers = tuple(
+        LayerProbe(*[1.0] * 14)._replace(
+            rates=np.ones(3), update=7e-3 * (1 + 1e-3 * k), grad_z=10.0**k
+        )
+        for k in range(3)
+    )
     _, spikes, _, update = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     low, high = update.get_ylim()
     assert low < 7e-3 < high

@@ -6,12 +6,26 @@ import types
 import numpy as np
 from rich.console import Console
 
-from snnjax.progress import SweepProgress, TrainingProgress, UnitProgress, summary_table, sweep_table
+from snnjax.progress import (
+    SweepProgress,
+    TrainingProgress,
+    UnitProgress,
+    summary_table,
+    sweep_table,
+)
 from snnjax.training import Plan, Snapshot
 
 
 def row(epoch):
-    return {"epoch": epoch, "train_loss": 1.25, "train_accuracy": 0.5, "valid_accuracy": 0.25, "rate_1": 7.0, "rate_2": 3.5, "seconds": 2.0}
+    return {
+        "epoch": epoch,
+        "train_loss": 1.25,
+        "train_accuracy": 0.5,
+        "valid_accuracy": 0.25,
+        "rate_1": 7.0,
+        "rate_2": 3.5,
+        "seconds": 2.0,
+    }
 
 
 def text_of(epochs, *, terminal):
@@ -27,7 +41,9 @@ def text_of(epochs, *, terminal):
 def test_a_file_gets_about_twenty_plain_lines():
     lines = text_of(200, terminal=False).splitlines()
     assert 20 <= len(lines) <= 23
-    assert lines[0] == "epoch 0/200  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s"
+    assert (
+        lines[0] == "epoch 0/200  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s"
+    )
     assert lines[-1].startswith("epoch 200/200")
     assert "\x1b" not in "".join(lines)
 
@@ -46,7 +62,14 @@ def test_summary_table():
     console = Console(file=io.StringIO(), width=160)
     console.print(summary_table(summary))
     text = console.file.getvalue()
-    for part in ("97.65 %", "network of epoch 12", "97.50 %", "6.5 Hz", "10.2 Hz", "61 s for 200 epochs"):
+    for part in (
+        "97.65 %",
+        "network of epoch 12",
+        "97.50 %",
+        "6.5 Hz",
+        "10.2 Hz",
+        "61 s for 200 epochs",
+    ):
         assert part in text
 
 
@@ -59,19 +82,51 @@ def test_a_sweep_prints_how_far_it_is_and_how_long_it_takes():
             accuracy[1, -1] = np.nan if epoch == 5 else 0.75  # it has stopped
             progress(Snapshot(epoch, None, {"valid_accuracy": accuracy}, {}), 2, 2)
     lines = console.file.getvalue().splitlines()
-    assert lines[0].rstrip() == "member-epoch 10/20  valid 25.0 to 75.0 %"  # nothing is known of the speed yet
-    assert re.fullmatch(r"member-epoch 20/20  valid 25.0 to 25.0 %  [\d.]+ member-epochs/s  0 s left", lines[-1])
+    assert (
+        lines[0].rstrip() == "member-epoch 10/20  valid 25.0 to 75.0 %"
+    )  # nothing is known of the speed yet
+    assert re.fullmatch(
+        r"member-epoch 20/20  valid 25.0 to 25.0 %  [\d.]+ member-epochs/s  0 s left", lines[-1]
+    )
 
 
 def test_sweep_table_has_mean_and_spread_over_seeds():
-    row = {"seed": 0, "finite": True, "valid_accuracy": 0.5, "test_accuracy_final": 0.4, "test_accuracy_best": 0.6, "final_rate_1": 8.0}
-    rows = [{"sigma_u": s, **row, "seed": k, "valid_accuracy": 0.5 + 0.1 * k, "finite": k < 2} for s in (0.5, 1.0) for k in range(3)]
+    row = {
+        "seed": 0,
+        "finite": True,
+        "valid_accuracy": 0.5,
+        "test_accuracy_final": 0.4,
+        "test_accuracy_best": 0.6,
+        "final_rate_1": 8.0,
+    }
+    rows = [
+        {"sigma_u": s, **row, "seed": k, "valid_accuracy": 0.5 + 0.1 * k, "finite": k < 2}
+        for s in (0.5, 1.0)
+        for k in range(3)
+    ]
     console = Console(file=io.StringIO(), width=200)
     console.print(sweep_table(rows))
     header, *lines = console.file.getvalue().splitlines()
     assert header.split()[:2] == ["sigma_u", "n"]
     assert [line.split() for line in lines] == [
-        [s, "3", "1", "60.0", "+-", "10.0", "40.0", "+-", "0.0", "60.0", "+-", "0.0", "8.0", "+-", "0.0"] for s in ("0.5", "1")
+        [
+            s,
+            "3",
+            "1",
+            "60.0",
+            "+-",
+            "10.0",
+            "40.0",
+            "+-",
+            "0.0",
+            "60.0",
+            "+-",
+            "0.0",
+            "8.0",
+            "+-",
+            "0.0",
+        ]
+        for s in ("0.5", "1")
     ]
 
 
@@ -103,4 +158,7 @@ def test_a_notebook_gets_one_line_that_is_replaced(monkeypatch):
     for k in range(3):
         progress.epoch_end(row(k), None)
     progress.finish()
-    assert shown == [f"epoch {k}/2  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s" for k in range(3)]
+    assert shown == [
+        f"epoch {k}/2  loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz  2.0 s"
+        for k in range(3)
+    ]

@@ -52,16 +52,29 @@ def test_discrete_kernel_and_integrals_equal_the_impulse_response(tau_mem, tau_s
 @pytest.mark.parametrize(("tau_mem", "tau_syn", "dt"), CASES[:3])
 def test_impulse_response_of_simulate_is_the_kernel(tau_mem, tau_syn, dt, x64):
     drive = jnp.zeros((300, 1, 1)).at[0].set(1.0)
-    u = simulate(LIF(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, theta=1e9), drive, membrane=True).membrane[:, 0, 0]
+    u = simulate(
+        LIF(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, theta=1e9), drive, membrane=True
+    ).membrane[:, 0, 0]
     assert u.dtype == jnp.float64
-    np.testing.assert_allclose(u, Kernel(dt=dt, tau_mem=tau_mem, tau_syn=tau_syn).response(300 * dt), rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(
+        u,
+        Kernel(dt=dt, tau_mem=tau_mem, tau_syn=tau_syn).response(300 * dt),
+        rtol=1e-10,
+        atol=1e-15,
+    )
 
 
-@given(tau_mem=st.floats(2e-3, 0.05), tau_syn=st.floats(2e-3, 0.05), relative_dt=st.floats(0.1, 2.0))
+@given(
+    tau_mem=st.floats(2e-3, 0.05), tau_syn=st.floats(2e-3, 0.05), relative_dt=st.floats(0.1, 2.0)
+)
 def test_discrete_integrals_for_any_time_constants(tau_mem, tau_syn, relative_dt):
     dt = relative_dt * min(tau_mem, tau_syn)
     u = impulse_response(tau_mem, tau_syn, dt)
-    np.testing.assert_allclose(integrals(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt), [dt * u.sum(), dt * (u**2).sum()], rtol=1e-10)
+    np.testing.assert_allclose(
+        integrals(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt),
+        [dt * u.sum(), dt * (u**2).sum()],
+        rtol=1e-10,
+    )
 
 
 NEARLY_EQUAL = [0.0, 1e-12, 1e-9, 1e-6, 1e-4]
@@ -77,7 +90,9 @@ def test_integrals_are_regular_where_the_time_constants_meet(excess):
 @pytest.mark.parametrize(("tau", "excess"), [(10e-3, 1e-6), (10e-3, 1e-9), (1e-8, 0.1)])
 def test_kernel_is_regular_where_the_time_constants_meet(tau, excess):
     u = impulse_response(tau, tau * (1 + excess), tau / 10)
-    kernel = Kernel(dt=tau / 10, tau_mem=tau, tau_syn=tau * (1 + excess)).response(len(u) * tau / 10)
+    kernel = Kernel(dt=tau / 10, tau_mem=tau, tau_syn=tau * (1 + excess)).response(
+        len(u) * tau / 10
+    )
     np.testing.assert_allclose(kernel, u, rtol=1e-10, atol=1e-15)
 
 
@@ -89,10 +104,17 @@ def test_continuous_integrals_equal_quadrature(tau_mem, tau_syn):
         return tau_syn / (tau_mem - tau_syn) * (np.exp(-t / tau_mem) - np.exp(-t / tau_syn))
 
     end = 60 * max(tau_mem, tau_syn)
-    expected = [quad(f, 0, end, epsabs=1e-16, epsrel=1e-12, limit=500)[0] for f in (eps, lambda t: eps(t) ** 2)]
-    np.testing.assert_allclose(integrals(tau_mem=tau_mem, tau_syn=tau_syn, mode="continuous"), expected, rtol=1e-10)
+    expected = [
+        quad(f, 0, end, epsabs=1e-16, epsrel=1e-12, limit=500)[0]
+        for f in (eps, lambda t: eps(t) ** 2)
+    ]
+    np.testing.assert_allclose(
+        integrals(tau_mem=tau_mem, tau_syn=tau_syn, mode="continuous"), expected, rtol=1e-10
+    )
     kernel = Kernel(dt=1e-3, tau_mem=tau_mem, tau_syn=tau_syn, mode="continuous").response(0.1)
-    np.testing.assert_allclose(kernel, [eps(t) for t in 1e-3 * np.arange(100)], rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(
+        kernel, [eps(t) for t in 1e-3 * np.arange(100)], rtol=1e-10, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize(("tau_mem", "tau_syn"), [(20e-3, 10e-3), (10e-3, 10e-3), (5e-3, 30e-3)])
@@ -122,13 +144,17 @@ def test_numpy_and_jax_agree(mode, tau_syn):
     with enable_x64():
         double = jax.vmap(as_jax)(jnp.full(3, 20e-3), jnp.full(3, tau_syn))
         assert double[1].dtype == jnp.float64
-        np.testing.assert_allclose(double, np.repeat(np.array(reference)[:, None], 3, axis=1), rtol=1e-14)
+        np.testing.assert_allclose(
+            double, np.repeat(np.array(reference)[:, None], 3, axis=1), rtol=1e-14
+        )
 
 
 def test_one_value_per_neuron():
     taus = np.array([5e-3, 10e-3, 20e-3])
     expected = [Kernel(tau_mem=tau, tau_syn=10e-3, dt=1e-3).power() for tau in taus]
-    np.testing.assert_allclose(Kernel(tau_mem=taus, tau_syn=10e-3, dt=1e-3).power(), expected, rtol=1e-14)
+    np.testing.assert_allclose(
+        Kernel(tau_mem=taus, tau_syn=10e-3, dt=1e-3).power(), expected, rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize("duration", [0.2, 0.7, 0.0999])
@@ -154,7 +180,9 @@ def test_value_errors(arguments, message):
         Kernel(**{"tau_mem": 20e-3, "tau_syn": 10e-3, "dt": 2e-3, **arguments})
 
 
-@pytest.mark.parametrize(("name", "value"), [("tau_mem", "20ms"), ("tau_mem", None), ("tau_mem", True), ("dt", None)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("tau_mem", "20ms"), ("tau_mem", None), ("tau_mem", True), ("dt", None)]
+)
 def test_type_errors(name, value):
     with pytest.raises(TypeError, match=f"{name} must be a real number"):
         Kernel(**{name: value})

@@ -36,9 +36,14 @@ def brute_force(s, *, strength, threshold, side, pool, p):
 @pytest.mark.parametrize("side", ["upper", "lower"])
 @pytest.mark.parametrize("jit", [False, True])
 def test_bound_equals_loops(pool, p, side, jit):
-    s, bound = spikes(), {"upper": upper_bound, "lower": lower_bound}[side](0.7, 6.1, pool=pool, p=p)
+    s, bound = (
+        spikes(),
+        {"upper": upper_bound, "lower": lower_bound}[side](0.7, 6.1, pool=pool, p=p),
+    )
     got = (jax.jit(bound) if jit else bound)(s)
-    np.testing.assert_allclose(got, brute_force(s, strength=0.7, threshold=6.1, side=side, pool=pool, p=p), rtol=1e-5)
+    np.testing.assert_allclose(
+        got, brute_force(s, strength=0.7, threshold=6.1, side=side, pool=pool, p=p), rtol=1e-5
+    )
 
 
 def test_feature_map_of_a_dense_layer_is_per_neuron():
@@ -60,8 +65,13 @@ def test_strength_is_a_leaf_that_vmap_can_vary():
 
 
 def test_total_penalty_adds_layers_and_bounds():
-    layers, bounds = [spikes((20, 3, 8)), spikes((20, 3, 2), 0.9)], [upper_bound(0.3, 4.0), lower_bound(2.0, 7.0)]
-    np.testing.assert_allclose(total_penalty(bounds, layers), sum(float(b(s)) for b in bounds for s in layers), rtol=1e-6)
+    layers, bounds = (
+        [spikes((20, 3, 8)), spikes((20, 3, 2), 0.9)],
+        [upper_bound(0.3, 4.0), lower_bound(2.0, 7.0)],
+    )
+    np.testing.assert_allclose(
+        total_penalty(bounds, layers), sum(float(b(s)) for b in bounds for s in layers), rtol=1e-6
+    )
     assert total_penalty([], layers) == 0
 
 
@@ -72,7 +82,10 @@ def test_total_penalty_adds_layers_and_bounds():
         (lambda: lower_bound(1.0, float("nan")), "threshold must be"),
         (lambda: upper_bound(1.0, 1.0, pool="layer"), "pool must be one of 'population'"),
         (lambda: upper_bound(1.0, 1.0, p=3), "p must be one of 1, 2"),
-        (lambda: upper_bound(1.0, 1.0)(jnp.zeros((3, 4))), r"spikes must have shape \(time, batch, features\)"),
+        (
+            lambda: upper_bound(1.0, 1.0)(jnp.zeros((3, 4))),
+            r"spikes must have shape \(time, batch, features\)",
+        ),
     ],
 )
 def test_errors(call, match):
@@ -93,7 +106,7 @@ def test_a_limited_bound_takes_over_no_layer():
     rng = np.random.default_rng(0)
     z, above = (jnp.asarray(rng.normal(size=(6, 3, 5)) ** 2, jnp.float32) for _ in range(2))
     strong, weak = upper_bound(1e4, 0.5, share=0.3), lower_bound(1e-6, 100.0, share=0.3)
-    rms = lambda a: float(np.sqrt(np.square(a).mean()))  # noqa: E731
+    rms = lambda a: float(np.sqrt(np.square(a).mean()))
 
     def objective(z, scale, bounds):
         out, penalty = limited(z, bounds)
@@ -104,10 +117,14 @@ def test_a_limited_bound_takes_over_no_layer():
     grad = jax.grad(objective)
     of_strong, of_weak = (np.asarray(jax.grad(b)(z)) for b in (strong, weak))
     found = np.asarray(grad(z, 1.0, [strong, weak]))
-    np.testing.assert_allclose(found, above + 0.3 * rms(above) / rms(of_strong) * of_strong + of_weak, rtol=1e-4)
+    np.testing.assert_allclose(
+        found, above + 0.3 * rms(above) / rms(of_strong) * of_strong + of_weak, rtol=1e-4
+    )
     # nothing comes from above: a bound may wake what is silent
     np.testing.assert_allclose(grad(z, 0.0, [strong]), of_strong, rtol=1e-6)
-    assert float(jax.grad(lambda s: objective(z, 1.0, [upper_bound(s, 0.5, share=0.3)]))(1e4)) == 0.0
+    assert (
+        float(jax.grad(lambda s: objective(z, 1.0, [upper_bound(s, 0.5, share=0.3)]))(1e4)) == 0.0
+    )
 
 
 def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
@@ -120,7 +137,9 @@ def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
         objective, params = Problem.of(network, Objective(regularizers=[bound]))
         objective = objective.priming() if priming else objective
         grads, metrics = jax.jit(jax.grad(lambda p: objective.value(p, x, y), has_aux=True))(params)
-        return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(metrics.penalty)
+        return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(
+            metrics.penalty
+        )
 
     free, limit = (lower_bound(1e3, 5.0, share=s) for s in (None, 0.1))
     loss, _ = gradient(lower_bound(0.0, 1.0))

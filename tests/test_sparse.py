@@ -38,7 +38,9 @@ def both(counts, kernel, g):
 def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, seed):
     rng = np.random.default_rng(seed)
     counts = rng.poisson(rate, shape).astype(np.uint8)
-    kernel = jnp.asarray(rng.integers(-8, 9, (shape[2], n)), jnp.float32)  # whole numbers: every order of the sums gives the same
+    kernel = jnp.asarray(
+        rng.integers(-8, 9, (shape[2], n)), jnp.float32
+    )  # whole numbers: every order of the sums gives the same
     g = jnp.asarray(rng.integers(-8, 9, (*shape[:2], n)), jnp.float32)
     events, dense = both(counts, kernel, g)
     for a, b in zip(events, dense, strict=True):
@@ -47,7 +49,9 @@ def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, see
 
 def test_equal_to_a_loop_in_float64(rng, x64):
     counts = rng.poisson(0.2, (300, 7, 41)).astype(np.uint8)
-    counts[:, 2] = 0  # a sample without a spike, a unit without one, a crowded step, and one unit that is busier than all others
+    counts[:, 2] = (
+        0  # a sample without a spike, a unit without one, a crowded step, and one unit that is busier than all others
+    )
     counts[:, :, 5] = 0
     counts[17] += 3
     counts[:, :, 40] += 2
@@ -86,7 +90,10 @@ class Variants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_with_and_without_jit(self):
         rng = np.random.default_rng(0)
-        counts, kernel = rng.poisson(0.3, (30, 4, 9)).astype(np.uint8), jnp.asarray(rng.normal(size=(9, 5)), jnp.float32)
+        counts, kernel = (
+            rng.poisson(0.3, (30, 4, 9)).astype(np.uint8),
+            jnp.asarray(rng.normal(size=(9, 5)), jnp.float32),
+        )
         out = self.variant(events_dot)(events_of(counts), kernel)
         assert_close(out, jnp.asarray(counts, jnp.float32) @ kernel, 1e-5)
 
@@ -95,11 +102,16 @@ def test_vmap_over_weights_and_over_batches(rng):
     counts = rng.poisson(0.3, (2, 30, 4, 9)).astype(np.uint8)
     kernels = jnp.asarray(rng.normal(size=(3, 9, 5)), jnp.float32)
     x = events_of(counts[0])
-    grad = lambda w: jax.grad(lambda w: jnp.sum(events_dot(x, w) ** 2))(w)  # noqa: E731
-    dense = lambda w: jax.grad(lambda w: jnp.sum((jnp.asarray(counts[0], jnp.float32) @ w) ** 2))(w)  # noqa: E731
+    grad = lambda w: jax.grad(lambda w: jnp.sum(events_dot(x, w) ** 2))(w)
+    dense = lambda w: jax.grad(lambda w: jnp.sum((jnp.asarray(counts[0], jnp.float32) @ w) ** 2))(w)
     assert_close(jax.vmap(grad)(kernels), jax.vmap(dense)(kernels), 1e-4)
     data = SparseEvents.of(
-        DeviceEvents.put(EventDataset.from_dense(counts.swapaxes(0, 1).reshape(30, 8, 9), np.zeros(8, int), 1e-3), dt=1e-3)
+        DeviceEvents.put(
+            EventDataset.from_dense(
+                counts.swapaxes(0, 1).reshape(30, 8, 9), np.zeros(8, int), 1e-3
+            ),
+            dt=1e-3,
+        )
     )
     two = jax.vmap(lambda i: events_dot(data.batch(i)[0], kernels[0]))(jnp.arange(8).reshape(2, 4))
     assert_close(two, jnp.asarray(counts, jnp.float32) @ kernels[0], 1e-5)
@@ -108,12 +120,14 @@ def test_vmap_over_weights_and_over_batches(rng):
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_accelerators_get_the_dense_product(platform, rng):
     x, kernel = events_of((rng.random((20, 2, 9)) < 0.2).astype(np.uint8)), jnp.ones((9, 5))
-    program = jax.export.export(jax.jit(jax.value_and_grad(lambda w, x: events_dot(x, w).sum())), platforms=[platform])(
-        kernel, x
-    ).mlir_module()
+    program = jax.export.export(
+        jax.jit(jax.value_and_grad(lambda w, x: events_dot(x, w).sum())), platforms=[platform]
+    )(kernel, x).mlir_module()
     assert "dot_general" in program
     assert "stablehlo.while" not in program
-    here = jax.export.export(jax.jit(jax.value_and_grad(lambda w, x: events_dot(x, w).sum())), platforms=["cpu"])(kernel, x).mlir_module()
+    here = jax.export.export(
+        jax.jit(jax.value_and_grad(lambda w, x: events_dot(x, w).sum())), platforms=["cpu"]
+    )(kernel, x).mlir_module()
     assert "stablehlo.while" in here
     assert "dot_general" not in here
 
@@ -139,7 +153,10 @@ def test_the_longest_lists_do_not_reach_into_other_samples(rng):
     # each list is read UNROLL entries at a time, beyond its end: what is there must not count
     counts = np.zeros((2, 3, 2), np.uint8)
     counts[-1, :, -1] = 2 * sparse.UNROLL + 1
-    kernel, g = jnp.asarray(rng.normal(size=(2, 3)), jnp.float32), jnp.asarray(rng.normal(size=(2, 3, 3)), jnp.float32)
+    kernel, g = (
+        jnp.asarray(rng.normal(size=(2, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=(2, 3, 3)), jnp.float32),
+    )
     for a, b in zip(*both(counts, kernel, g), strict=True):
         assert_close(a, b, 1e-5)
 
@@ -148,7 +165,14 @@ def test_a_layer_takes_events(rng):
     from flax import nnx
 
     counts = (rng.random((60, 3, 20)) < 0.1).astype(np.uint8)
-    layer = SpikingDense(20, 8, init=FluctuationDriven(nu=50.0), neuron=LIF(dt=2e-3), recurrent=True, rngs=nnx.Rngs(0))
+    layer = SpikingDense(
+        20,
+        8,
+        init=FluctuationDriven(nu=50.0),
+        neuron=LIF(dt=2e-3),
+        recurrent=True,
+        rngs=nnx.Rngs(0),
+    )
     x = events_of(counts)
     assert isinstance(x, EventRaster)
     events, dense = layer(x, membrane=True), layer(jnp.asarray(counts, jnp.float32), membrane=True)

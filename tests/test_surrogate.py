@@ -16,11 +16,23 @@ CASES = {
         (20.0, 0.8),
         lambda v, b, t: ((b * t + 1) / (b * abs(v) + 1)) ** 2,
     ),
-    "asymptotic": (surrogate.superspike_asymptotic, (20.0,), lambda v, b: b / (b * abs(v) + 1) ** 2),
+    "asymptotic": (
+        surrogate.superspike_asymptotic,
+        (20.0,),
+        lambda v, b: b / (b * abs(v) + 1) ** 2,
+    ),
     "fast_sigmoid": (surrogate.fast_sigmoid, (25.0,), lambda v, s: 1 / (s * abs(v) + 1) ** 2),
     "atan": (surrogate.atan, (2.0,), lambda v, a: a / 2 / (1 + (math.pi * a * v / 2) ** 2)),
-    "triangular": (lambda w, h: surrogate.triangular(w, height=h), (0.5, 0.3), lambda v, w, h: h * max(0, 1 - abs(v) / w)),
-    "sigmoid": (surrogate.sigmoid, (4.0,), lambda v, b: b * math.exp(-b * abs(v)) / (1 + math.exp(-b * abs(v))) ** 2),
+    "triangular": (
+        lambda w, h: surrogate.triangular(w, height=h),
+        (0.5, 0.3),
+        lambda v, w, h: h * max(0, 1 - abs(v) / w),
+    ),
+    "sigmoid": (
+        surrogate.sigmoid,
+        (4.0,),
+        lambda v, b: b * math.exp(-b * abs(v)) / (1 + math.exp(-b * abs(v))) ** 2,
+    ),
 }
 V = np.concatenate([np.linspace(-3, 3, 41), [1e-9, -1e-9, 0.5, -0.5, 30.0, -30.0]])
 cases = pytest.mark.parametrize("name", CASES)
@@ -35,7 +47,12 @@ def make(name) -> SpikeFunction:
 def test_derivative_is_the_docstrings_formula(name, x64):
     _, parameters, formula = CASES[name]
     # atol: far from threshold the sigmoid's 1 - s cannot be smaller than rounding
-    np.testing.assert_allclose(make(name).derivative(jnp.asarray(V)), [formula(v, *parameters) for v in V], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        make(name).derivative(jnp.asarray(V)),
+        [formula(v, *parameters) for v in V],
+        rtol=1e-12,
+        atol=1e-15,
+    )
 
 
 @cases
@@ -71,7 +88,10 @@ TRANSFORMS = {
 
 
 @cases
-@pytest.mark.parametrize(("transform", "dtype"), [*((t, jnp.float32) for t in TRANSFORMS), ("plain", jnp.bfloat16), ("plain", jnp.float16)])
+@pytest.mark.parametrize(
+    ("transform", "dtype"),
+    [*((t, jnp.float32) for t in TRANSFORMS), ("plain", jnp.bfloat16), ("plain", jnp.float16)],
+)
 def test_forward_is_the_step_under_every_transformation(name, transform, dtype):
     v = jnp.asarray([-1e4, -1.0, -1e-4, -0.0, 0.0, 1e-4, 1.0, 1e4], dtype)
     run = TRANSFORMS[transform](make(name))
@@ -79,13 +99,21 @@ def test_forward_is_the_step_under_every_transformation(name, transform, dtype):
     np.testing.assert_array_equal(run(v).astype(np.float32), [0, 0, 0, 0, 0, 1, 1, 1])
     gradient = jax.grad(lambda v: run(v).sum())(v)
     assert gradient.dtype == dtype
-    np.testing.assert_allclose(gradient.astype(np.float32), make(name).derivative(v).astype(np.float32), rtol=2 * jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        gradient.astype(np.float32),
+        make(name).derivative(v).astype(np.float32),
+        rtol=2 * jnp.finfo(dtype).eps,
+    )
 
 
 @cases
 @pytest.mark.parametrize(
     ("dtype", "extremes"),
-    [(jnp.float32, (1e6, 1e30, 3e38, 1e-38, 1e-45)), (jnp.bfloat16, (1e6, 1e30, 3e38, 1e-38)), (jnp.float16, (6e4, 1e3, 6e-8))],
+    [
+        (jnp.float32, (1e6, 1e30, 3e38, 1e-38, 1e-45)),
+        (jnp.bfloat16, (1e6, 1e30, 3e38, 1e-38)),
+        (jnp.float16, (6e4, 1e3, 6e-8)),
+    ],
 )
 def test_derivative_is_finite_everywhere(name, dtype, extremes):
     v = jnp.asarray([sign * e for e in extremes for sign in (1, -1)] + [0.0], dtype)
@@ -100,7 +128,9 @@ def test_derivative_is_finite_everywhere(name, dtype, extremes):
 
 @cases
 def test_steepness_gets_no_gradient(name):
-    gradient = jax.grad(lambda spike: spike(jnp.linspace(-1, 1, 7)).sum())(jax.tree.map(jnp.float32, make(name)))
+    gradient = jax.grad(lambda spike: spike(jnp.linspace(-1, 1, 7)).sum())(
+        jax.tree.map(jnp.float32, make(name))
+    )
     assert jax.tree.leaves(gradient) == [0.0] * len(CASES[name][1])
 
 
@@ -113,7 +143,9 @@ def test_vmap_over_steepness_equals_a_loop(name):
         return jax.grad(lambda v: factory(*(scale * p for p in parameters))(v).sum())(v)
 
     # an ensemble may also hold one spike function whose leaf has a leading axis
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[factory(*(s * p for p in parameters)) for s in scales])
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *[factory(*(s * p for p in parameters)) for s in scales]
+    )
     as_tree = jax.vmap(lambda spike: jax.grad(lambda v: spike(v).sum())(v))(stacked)
     loop = jnp.stack([gradient(s) for s in scales])
     np.testing.assert_allclose(jax.vmap(gradient)(scales), loop, rtol=1e-6, atol=1e-12)
@@ -139,7 +171,9 @@ def test_equal_spike_functions_share_one_trace(name):
     for _ in range(3):
         static(make(name), v)
         tree(make(name), v)
-        tree(factory(*(2 * p for p in parameters)), v)  # another steepness is another leaf, not another program
+        tree(
+            factory(*(2 * p for p in parameters)), v
+        )  # another steepness is another leaf, not another program
     assert sorted(traced) == ["static", "tree"]
 
 

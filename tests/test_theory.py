@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from snnjax.dynamics import LIF, simulate
 from snnjax.psp import ExcInhKernels, Kernel
-from snnjax.theory import Afferent, afferent_weights, connection_weights, dalian_rates, membrane_statistics, mu_u_limit, xi_of
+from snnjax.theory import (
+    Afferent,
+    afferent_weights,
+    connection_weights,
+    dalian_rates,
+    membrane_statistics,
+    mu_u_limit,
+    xi_of,
+)
 
 KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
 KERNELS = [
@@ -25,12 +33,20 @@ KERNELS = [
 
 
 @pytest.mark.parametrize(("kernel", "theta"), KERNELS)
-@pytest.mark.parametrize(("mu_u", "xi", "n", "nu"), [(0.0, 1.0, 700, 15.8), (-0.4, 2.0, 200, 5.0), (0.25, 3.0, 400, 30.0)])
+@pytest.mark.parametrize(
+    ("mu_u", "xi", "n", "nu"),
+    [(0.0, 1.0, 700, 15.8), (-0.4, 2.0, 200, 5.0), (0.25, 3.0, 400, 30.0)],
+)
 def test_round_trip(kernel, theta, mu_u, xi, n, nu):
     sigma_u = (theta - mu_u) / xi
     weights = connection_weights(mu_u, sigma_u, Afferent(n, nu), kernel, theta=theta)
     membrane = membrane_statistics(*weights, n=n, nu=nu, kernel=kernel)
-    np.testing.assert_allclose([membrane.mu_u, xi_of(membrane.mu_u, membrane.sigma_u, theta)], [mu_u, xi], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        [membrane.mu_u, xi_of(membrane.mu_u, membrane.sigma_u, theta)],
+        [mu_u, xi],
+        rtol=1e-12,
+        atol=1e-15,
+    )
     np.testing.assert_allclose(membrane.sigma_u, sigma_u, rtol=1e-12)
 
 
@@ -43,7 +59,9 @@ def test_formulas_of_the_paper(kernel, theta):
     mu_u, sigma_u = n * mu_w * nu * ebar, math.sqrt(n * (mu_w**2 + sigma_w**2) * nu * ehat)
     expected = [mu_u, sigma_u, nu * ebar * sigma_w * math.sqrt(n)]
     np.testing.assert_allclose(s, expected, rtol=1e-13)
-    np.testing.assert_allclose(xi_of(s.mu_u, s.sigma_u, theta), (theta - mu_u) / sigma_u, rtol=1e-13)
+    np.testing.assert_allclose(
+        xi_of(s.mu_u, s.sigma_u, theta), (theta - mu_u) / sigma_u, rtol=1e-13
+    )
 
 
 def test_weights_of_zero_are_infinitely_far_from_threshold():
@@ -58,10 +76,17 @@ def test_weights_of_zero_are_infinitely_far_from_threshold():
 @pytest.mark.parametrize("rates", [(8.0, 8.0, 8.0), (8.0, 30.0, 3.0)])
 def test_afferents_add_up_to_the_target(mu_u, rates):
     shares, sizes, sigma_u = (0.45, 0.45, 0.1), (700, 300, 400), (1 - mu_u) / 1.5
-    weights = afferent_weights(mu_u, sigma_u, [Afferent(*a) for a in zip(sizes, rates, shares, strict=True)], KERNEL)
-    parts = [membrane_statistics(*w, n=n, nu=nu, kernel=KERNEL) for w, n, nu in zip(weights, sizes, rates, strict=True)]
+    weights = afferent_weights(
+        mu_u, sigma_u, [Afferent(*a) for a in zip(sizes, rates, shares, strict=True)], KERNEL
+    )
+    parts = [
+        membrane_statistics(*w, n=n, nu=nu, kernel=KERNEL)
+        for w, n, nu in zip(weights, sizes, rates, strict=True)
+    ]
     np.testing.assert_allclose(sum(p.mu_u for p in parts), mu_u, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose([p.sigma_u**2 for p in parts], np.multiply(shares, sigma_u**2), rtol=1e-12)
+    np.testing.assert_allclose(
+        [p.sigma_u**2 for p in parts], np.multiply(shares, sigma_u**2), rtol=1e-12
+    )
     assert len({w.mu_w for w in weights}) == 1
 
 
@@ -76,11 +101,16 @@ def test_shares_must_add_up_to_one():
 
 
 def test_infeasible_example_names_the_limits():
-    with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at sigma_u = 0.25: .*-0.2594 <= mu_u <= 0.2594"):
+    with pytest.raises(
+        ValueError,
+        match=r"mu_u = 0.5 has no weights at sigma_u = 0.25: .*-0.2594 <= mu_u <= 0.2594",
+    ):
         connection_weights(0.5, 0.25, Afferent(18, 1.0), KERNEL)
     # the continuous kernel is infeasible there, too
     with pytest.raises(ValueError, match="sigma_w\\^2 would be negative"):
-        connection_weights(0.5, 0.25, Afferent(18, 1.0), Kernel(tau_mem=20e-3, tau_syn=10e-3, mode="continuous"))
+        connection_weights(
+            0.5, 0.25, Afferent(18, 1.0), Kernel(tau_mem=20e-3, tau_syn=10e-3, mode="continuous")
+        )
 
 
 def test_limits_at_a_fixed_xi_are_the_papers():
@@ -89,7 +119,9 @@ def test_limits_at_a_fixed_xi_are_the_papers():
     lower, upper = -1 / (k - 1), 1 / (1 + k)
     np.testing.assert_allclose([lower, upper], [-1.078, 0.3416], rtol=5e-4)
     for mu_u in (lower, upper):
-        np.testing.assert_allclose(mu_u_limit((1 - mu_u) / 2, [Afferent(18, 1.0)], KERNEL), abs(mu_u), rtol=1e-12)
+        np.testing.assert_allclose(
+            mu_u_limit((1 - mu_u) / 2, [Afferent(18, 1.0)], KERNEL), abs(mu_u), rtol=1e-12
+        )
 
 
 @given(
@@ -101,12 +133,18 @@ def test_limits_at_a_fixed_xi_are_the_papers():
     share=st.sampled_from([1.0, 0.9, 0.1]),
 )
 def test_limits_are_where_weights_cease_to_exist(n, nu, sigma_u, tau_mem, tau_syn, share):
-    afferents = [Afferent(n, nu, share)] if share == 1 else [Afferent(n, nu, share), Afferent(2 * n, nu / 3, 1 - share)]
+    afferents = (
+        [Afferent(n, nu, share)]
+        if share == 1
+        else [Afferent(n, nu, share), Afferent(2 * n, nu / 3, 1 - share)]
+    )
     kernel = Kernel(tau_mem=tau_mem, tau_syn=tau_syn, dt=1e-3)
     limit = float(mu_u_limit(sigma_u, afferents, kernel))
-    weights = lambda mu_u: afferent_weights(mu_u, sigma_u, afferents, kernel, theta=2 * limit)  # noqa: E731
+    weights = lambda mu_u: afferent_weights(mu_u, sigma_u, afferents, kernel, theta=2 * limit)
     for sign in (1, -1):
-        assert all(np.isfinite(w.sigma_w) and w.sigma_w >= 0 for w in weights(sign * limit * (1 - 1e-5)))
+        assert all(
+            np.isfinite(w.sigma_w) and w.sigma_w >= 0 for w in weights(sign * limit * (1 - 1e-5))
+        )
         # on the limit one of the variances is gone
         mu_w, _ = weights(sign * limit)[0]
         assert min(w.sigma_w for w in weights(sign * limit)) <= 1e-6 * abs(mu_w)
@@ -129,7 +167,16 @@ def test_limits_are_where_weights_cease_to_exist(n, nu, sigma_u, tau_mem, tau_sy
     ],
 )
 def test_connection_weights_errors(change, message):
-    a = {"mu_u": 0.0, "sigma_u": 1.0, "n": 100, "nu": 5.0, "share": 1.0, "theta": 1.0, "total_drive": None, **change}
+    a = {
+        "mu_u": 0.0,
+        "sigma_u": 1.0,
+        "n": 100,
+        "nu": 5.0,
+        "share": 1.0,
+        "theta": 1.0,
+        "total_drive": None,
+        **change,
+    }
     afferent = Afferent(a.pop("n"), a.pop("nu"), a.pop("share"))
     with pytest.raises(ValueError, match=message):
         connection_weights(afferent=afferent, kernel=KERNEL, **a)
@@ -141,7 +188,9 @@ def test_connection_weights_errors(change, message):
 )
 def test_membrane_statistics_errors(change, message):
     with pytest.raises(ValueError, match=message):
-        membrane_statistics(**{"mu_w": 0.0, "sigma_w": 0.1, "n": 10, "nu": 5.0, "kernel": KERNEL, **change})
+        membrane_statistics(
+            **{"mu_w": 0.0, "sigma_w": 0.1, "n": 10, "nu": 5.0, "kernel": KERNEL, **change}
+        )
 
 
 # --- the reference implementation
@@ -153,18 +202,28 @@ def reference():
 
 
 # the reference sums the discrete kernel over 10 tau only, which is worth about 1e-4
-@pytest.mark.parametrize(("kind", "mode", "rtol"), [("analytical", "continuous", 1e-9), ("numerical", "discrete", 1e-3)])
+@pytest.mark.parametrize(
+    ("kind", "mode", "rtol"), [("analytical", "continuous", 1e-9), ("numerical", "discrete", 1e-3)]
+)
 @pytest.mark.parametrize("case", "abc")
 def test_recurrent_weights_of_the_reference(reference, case, kind, mode, rtol):
-    mu_u, xi, nu, alpha, dt, tau_mem, tau_syn, n_ff, n_rec = reference[f"init/recurrent_{case}_args"]
+    mu_u, xi, nu, alpha, dt, tau_mem, tau_syn, n_ff, n_rec = reference[
+        f"init/recurrent_{case}_args"
+    ]
     afferents = [Afferent(n_ff, nu, alpha), Afferent(n_rec, nu, 1 - alpha)]
-    weights = afferent_weights(mu_u, (1 - mu_u) / xi, afferents, Kernel(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode))
+    weights = afferent_weights(
+        mu_u, (1 - mu_u) / xi, afferents, Kernel(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt, mode=mode)
+    )
     # atol is for the mu_w of case a, which is 0
-    np.testing.assert_allclose(weights, reference[f"init/recurrent_{case}_{kind}"], rtol=rtol, atol=1e-15)
+    np.testing.assert_allclose(
+        weights, reference[f"init/recurrent_{case}_{kind}"], rtol=rtol, atol=1e-15
+    )
 
 
 def kernels(tau_mem=20e-3, mode="discrete"):
-    return ExcInhKernels(*(Kernel(tau_mem=tau_mem, tau_syn=tau, dt=2e-3, mode=mode) for tau in (10e-3, 20e-3)))
+    return ExcInhKernels(
+        *(Kernel(tau_mem=tau_mem, tau_syn=tau, dt=2e-3, mode=mode) for tau in (10e-3, 20e-3))
+    )
 
 
 DALIAN = {"nu_exc": 15.8, "kernels": kernels()}
@@ -177,7 +236,11 @@ def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
     ours = {"X": rates.exc, "I": rates.inh, "E": rates.rec}
     # the reference names a connection by its two ends, for example XE: input to excitatory
     connections = reference[f"init/dalian_{kind}_{population}_connections"]
-    np.testing.assert_allclose([ours[c[0]] for c in connections], reference[f"init/dalian_{kind}_{population}_rate"], rtol=1e-3)
+    np.testing.assert_allclose(
+        [ours[c[0]] for c in connections],
+        reference[f"init/dalian_{kind}_{population}_rate"],
+        rtol=1e-3,
+    )
 
 
 # --- Dale's law
@@ -189,12 +252,17 @@ def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
 def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
     n, nu, sigma_u, alpha = (400, n_rec, 60), (9.0, 14.0, 25.0), 0.8, 0.7
     options = DALIAN | {"nu_exc": nu[0], "nu_rec": nu[1], "nu_inh": nu[2]}
-    rates = dalian_rates(sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options)
+    rates = dalian_rates(
+        sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options
+    )
     (ebar_e, ehat_e), (ebar_i, ehat_i) = ((k.mean(), k.power()) for k in kernels())
     drive = np.multiply(n, nu)
     rate = np.array([rates.exc, np.inf if rates.rec is None else rates.rec, rates.inh])
     # E[W^2] = (1 + cv^2) / lambda^2
-    mean, variance = drive * [ebar_e, ebar_e, -ebar_i] / rate, drive * [ehat_e, ehat_e, ehat_i] * (1 + cv**2) / rate**2
+    mean, variance = (
+        drive * [ebar_e, ebar_e, -ebar_i] / rate,
+        drive * [ehat_e, ehat_e, ehat_i] * (1 + cv**2) / rate**2,
+    )
     assert (rate > 0).all()
     assert abs(mean.sum() - mu_u) < 1e-12 * mean[0]
     np.testing.assert_allclose(variance.sum(), sigma_u**2, rtol=1e-12)
@@ -206,7 +274,9 @@ def test_dalian_limits_of_the_mean_are_sharp(n_rec):
     options = {"sigma_u": 0.7, "n_exc": 50, "n_rec": n_rec, "n_inh": 20, **DALIAN}
     with pytest.raises(ValueError, match="Allowed") as error:
         dalian_rates(**options, mu_u=1e3)
-    low, high = (float(v) for v in re.search(r"Allowed: (\S+) < mu_u < (\S+)\.", str(error.value)).groups())
+    low, high = (
+        float(v) for v in re.search(r"Allowed: (\S+) < mu_u < (\S+)\.", str(error.value)).groups()
+    )
     for limit in (low, high):
         inside, outside = limit * 0.999, limit * 1.001
         assert all(r is None or r > 0 for r in dalian_rates(**options, mu_u=inside))
@@ -239,16 +309,28 @@ SIGMAS = np.array([0.5, 1.0, 2.0])
     "f",
     [
         lambda sigma: connection_weights(-0.1, sigma, Afferent(300, 9.0), KERNEL).sigma_w,
-        lambda sigma: afferent_weights(0.0, sigma, [Afferent(300, 9.0, 0.9), Afferent(50, 4.0, 0.1)], KERNEL)[1].sigma_w,
+        lambda sigma: (
+            afferent_weights(0.0, sigma, [Afferent(300, 9.0, 0.9), Afferent(50, 4.0, 0.1)], KERNEL)[
+                1
+            ].sigma_w
+        ),
         lambda sigma: xi_of(*membrane_statistics(0.01, sigma, n=50, nu=5.0, kernel=KERNEL)[:2]),
         lambda sigma: dalian_rates(sigma, n_exc=700, n_inh=32, n_rec=128, **DALIAN).rec,
-        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma)).exc,
-        lambda sigma: dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma, "continuous")).exc,
+        lambda sigma: (
+            dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma)).exc
+        ),
+        lambda sigma: (
+            dalian_rates(
+                1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma, "continuous")
+            ).exc
+        ),
     ],
     ids=["connection", "afferents", "membrane", "dalian", "dalian-tau", "dalian-tau-continuous"],
 )
 @pytest.mark.parametrize(
-    "transform", [lambda f: jax.vmap(f), lambda f: jax.jit(f), lambda f: jax.jit(jax.vmap(f))], ids=["vmap", "jit", "both"]
+    "transform",
+    [lambda f: jax.vmap(f), lambda f: jax.jit(f), lambda f: jax.jit(jax.vmap(f))],
+    ids=["vmap", "jit", "both"],
 )
 def test_traced_equals_concrete(f, transform, x64):
     concrete = [f(float(s)) for s in SIGMAS]
@@ -256,7 +338,9 @@ def test_traced_equals_concrete(f, transform, x64):
 
 
 def test_infeasible_is_nan_where_traced():
-    sigma_w = jax.vmap(lambda mu: connection_weights(mu, 0.3, Afferent(18, 1.0), KERNEL).sigma_w)(jnp.array([0.3, 0.5]))
+    sigma_w = jax.vmap(lambda mu: connection_weights(mu, 0.3, Afferent(18, 1.0), KERNEL).sigma_w)(
+        jnp.array([0.3, 0.5])
+    )
     assert np.isnan(sigma_w).tolist() == [False, True]
 
 
@@ -280,7 +364,10 @@ def test_quenched_spread():
 def poisson_input():
     """Poisson counts (not at most one spike a bin: that has variance p(1-p), not p) of 200 inputs at 20 Hz, 24 trials of 1 s and a burn-in."""
     rng = np.random.default_rng(2)
-    return {dt: rng.poisson(20.0 * dt, (round(1.2 / dt), 24, 200)).astype(np.float32) for dt in (0.5e-3, 1e-3, 2e-3)}
+    return {
+        dt: rng.poisson(20.0 * dt, (round(1.2 / dt), 24, 200)).astype(np.float32)
+        for dt in (0.5e-3, 1e-3, 2e-3)
+    }
 
 
 @jax.jit
@@ -319,7 +406,9 @@ def test_simulated_dalian_membrane_is_balanced(n_rec):
 
     def drive(count, rate):
         weights = rng.exponential(1, (count, neurons))
-        weights *= 1 / rate / weights.mean()  # as above: exactly the mean asked for, or the balance would only be approximate
+        weights *= (
+            1 / rate / weights.mean()
+        )  # as above: exactly the mean asked for, or the balance would only be approximate
         return rng.poisson(nu * dt, (1100, 8, count)) @ weights
 
     exc = drive(n[0], rates.exc) + (drive(n[1], rates.rec) if n_rec else 0)

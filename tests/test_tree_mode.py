@@ -34,14 +34,20 @@ LABELS = jnp.array([0, 1, 0, 1, 0, 1])
 def build():
     """A convolution and a dense layer, both recurrent, and inputs (time, batch, length, channels) for them."""
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=40.0)
-    neuron = LIF(tau_syn=np.linspace(5e-3, 15e-3, 8))  # one value per neuron: an array beside the parameters
+    neuron = LIF(
+        tau_syn=np.linspace(5e-3, 15e-3, 8)
+    )  # one value per neuron: an array beside the parameters
     layers = (
         SpikingConv1d(1, 4, kernel_size=5, stride=2, recurrent_kernel_size=3, init=init, rngs=rngs),
         Flatten(),
-        SpikingDense(16, 8, neuron=neuron, trainable=("tau_mem",), init=init, recurrent=True, rngs=rngs),
+        SpikingDense(
+            16, 8, neuron=neuron, trainable=("tau_mem",), init=init, recurrent=True, rngs=rngs
+        ),
         Readout(8, 2, rngs=rngs),
     )
-    return Sequential(*layers), poisson_raster(jax.random.key(0), (20, len(LABELS), 12, 1), rate=40.0, dt=2e-3)
+    return Sequential(*layers), poisson_raster(
+        jax.random.key(0), (20, len(LABELS), 12, 1), rate=40.0, dt=2e-3
+    )
 
 
 def losses_of_an_own_loop(network, x):
@@ -50,7 +56,9 @@ def losses_of_an_own_loop(network, x):
 
     @nnx.jit
     def train_step(network, optimizer, x, labels):
-        loss, gradient = nnx.value_and_grad(lambda n: CrossEntropy()(n(x)[0], labels).mean())(network)
+        loss, gradient = nnx.value_and_grad(lambda n: CrossEntropy()(n(x)[0], labels).mean())(
+            network
+        )
         optimizer.update(network, gradient)
         return loss
 
@@ -67,13 +75,22 @@ def numbers():
         "calibrate": nnx.jit(lambda network, x: calibrate(network, x)[0])(network, x),
         "rate": nnx.jit(lambda network, x: scale_to_rate(network, x, rate=50.0)[0])(network, x),
     }
-    found["probe"] = jnp.concatenate([jnp.ravel(a) for a in jax.tree.leaves(probe(network, x, LABELS))])
+    found["probe"] = jnp.concatenate(
+        [jnp.ravel(a) for a in jax.tree.leaves(probe(network, x, LABELS))]
+    )
     data = DeviceArrays(x=jnp.moveaxis(x, 0, 1), labels=LABELS)
     options = {"epochs": 2, "batch_size": 3, "key": jax.random.key(1)}
-    found["fit"] = jnp.array([row["train_loss"] for row in fit(network, Splits(data), Objective(), smorms3(5e-3), **options).history])
+    found["fit"] = jnp.array(
+        [
+            row["train_loss"]
+            for row in fit(network, Splits(data), Objective(), smorms3(5e-3), **options).history
+        ]
+    )
     others["fit"] = network
     for name, other in others.items():
-        found |= {f"{name} {key}": a for key, a in flatten_params(nnx.state(other, nnx.Param)).items()}
+        found |= {
+            f"{name} {key}": a for key, a in flatten_params(nnx.state(other, nnx.Param)).items()
+        }
     found["own loop"] = jnp.array(losses_of_an_own_loop(network, x))
     return {key: np.ravel(a).astype(float).tolist() for key, a in found.items()}
 
@@ -82,7 +99,13 @@ def numbers():
 @pytest.mark.newest
 def test_numbers_are_those_of_graph_mode():
     env = os.environ | {"NNX_GRAPH_MODE": "false", "NNX_GRAPH_UPDATES": "false"}
-    run = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, __file__],
+        env=env,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     graph_mode, found = json.loads(run.stdout)
     assert not graph_mode

@@ -16,7 +16,17 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.contest import Contest
-from benchmarks.works import DT, LEARNING_RATE, RECURRENT_KERNEL, Layer, Weights, Work, inputs_of, layers_of, weights_of
+from benchmarks.works import (
+    DT,
+    LEARNING_RATE,
+    RECURRENT_KERNEL,
+    Layer,
+    Weights,
+    Work,
+    inputs_of,
+    layers_of,
+    weights_of,
+)
 
 
 class OverTime(nn.Module):
@@ -52,15 +62,26 @@ class Unbound(nn.Module):
         return torch.stack(out)
 
 
-MODE: tuple[str, dict[str, Any]] = ("--mode", {"choices": ("sequence", "loop"), "default": "sequence"})
+MODE: tuple[str, dict[str, Any]] = (
+    "--mode",
+    {"choices": ("sequence", "loop"), "default": "sequence"},
+)
 """For libraries that have both: modules over whole sequences, or cells in a loop over unbound steps."""
 
 
 def projection(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) -> nn.Module:
     """`gain` times the weights between the layer below and this one, for x (time, batch, ...)."""
     if not work.conv:
-        return filled(nn.Linear(layer.maps_in, layer.maps, bias=False), weights.kernel, gain)  # of any leading axes
-    return OverTime(filled(nn.Conv1d(layer.maps_in, layer.maps, layer.kernel, stride=layer.stride, bias=False), weights.kernel, gain))
+        return filled(
+            nn.Linear(layer.maps_in, layer.maps, bias=False), weights.kernel, gain
+        )  # of any leading axes
+    return OverTime(
+        filled(
+            nn.Conv1d(layer.maps_in, layer.maps, layer.kernel, stride=layer.stride, bias=False),
+            weights.kernel,
+            gain,
+        )
+    )
 
 
 def recurrence(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) -> nn.Module | None:
@@ -69,7 +90,9 @@ def recurrence(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) ->
         return None
     if not work.conv:
         return filled(nn.Linear(layer.maps, layer.maps, bias=False), weights.recurrent, gain)
-    conv = nn.Conv1d(layer.maps, layer.maps, RECURRENT_KERNEL, padding=RECURRENT_KERNEL // 2, bias=False)
+    conv = nn.Conv1d(
+        layer.maps, layer.maps, RECURRENT_KERNEL, padding=RECURRENT_KERNEL // 2, bias=False
+    )
     return filled(conv, weights.recurrent, gain)
 
 
@@ -82,7 +105,9 @@ def filled(module: Any, kernel: Any, gain: float = 1.0) -> Any:
     return module
 
 
-def stacked(work: Work, spiking: Callable[..., nn.Module], readout: Callable[..., nn.Module]) -> Callable[[list[Weights], Any], nn.Module]:
+def stacked(
+    work: Work, spiking: Callable[..., nn.Module], readout: Callable[..., nn.Module]
+) -> Callable[[list[Weights], Any], nn.Module]:
     """`make` of `contest`: modules `spiking(work, layer, weights)`, one a hidden layer, and `readout(weights, tau)` where the work has one."""
     layers = layers_of(work)
 
@@ -100,7 +125,9 @@ def loss_of(work: Work, out: Any, labels: Any) -> Any:
     return out.sum() if work.classes is None else cross_entropy(out.max(dim=0).values, labels)
 
 
-def contest(work: Work, make: Callable[[list[Weights], Any], Callable[[Any], Any]], **facts: Any) -> Contest:
+def contest(
+    work: Work, make: Callable[[list[Weights], Any], Callable[[Any], Any]], **facts: Any
+) -> Contest:
     """A step of each of `work.seeds` networks that `make(*weights_of(...))` gives, one after another. `facts`: fields of the `Contest`."""
     x, labels = inputs_of(work)
     raster, targets = torch.from_numpy(x).float(), torch.from_numpy(labels).long()
@@ -121,4 +148,6 @@ def contest(work: Work, make: Callable[[list[Weights], Any], Callable[[Any], Any
         return loss.item()
 
     how = f"{work.seeds} one after another" if work.seeds > 1 else ""
-    return Contest(step, note=f"{torch.get_num_threads()} threads{', ' if how else ''}{how}", **facts)
+    return Contest(
+        step, note=f"{torch.get_num_threads()} threads{', ' if how else ''}{how}", **facts
+    )

@@ -9,27 +9,37 @@ from snnjax.runtime import tune_allocator, use_cpu_devices
 
 tune_allocator()
 
-import argparse  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Any, ClassVar  # noqa: E402
+import argparse
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
 
-from benchmarks import contest  # noqa: E402
-from benchmarks.works import BETA, CONVS, DT, LEARNING_RATE, TAU_MEM, TAU_SYN, Work, inputs_of, weights_of  # noqa: E402
-from snnjax import models  # noqa: E402
-from snnjax._pytree import pytree_dataclass  # noqa: E402
-from snnjax.datasets import BatchSource, DeviceEvents, SparseEvents  # noqa: E402
-from snnjax.dynamics import LIF, LeakyIntegrator  # noqa: E402
-from snnjax.initializers import kaiming_normal  # noqa: E402
-from snnjax.nn import Activity, SameForAll, SpikingDense  # noqa: E402
-from snnjax.surrogate import superspike  # noqa: E402
-from snnjax.training import Objective, Trainer, placement  # noqa: E402
-from snnjax.training.step import train_step  # noqa: E402
+from benchmarks import contest
+from benchmarks.works import (
+    BETA,
+    CONVS,
+    DT,
+    LEARNING_RATE,
+    TAU_MEM,
+    TAU_SYN,
+    Work,
+    inputs_of,
+    weights_of,
+)
+from snnjax import models
+from snnjax._pytree import pytree_dataclass
+from snnjax.datasets import BatchSource, DeviceEvents, SparseEvents
+from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.initializers import kaiming_normal
+from snnjax.nn import Activity, SameForAll, SpikingDense
+from snnjax.surrogate import superspike
+from snnjax.training import Objective, Trainer, placement
+from snnjax.training.step import train_step
 
 
 @pytree_dataclass
@@ -44,7 +54,9 @@ class Raster:
     def __len__(self) -> int:
         return self.x.shape[1]
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def batch(
+        self, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         return self.x[:, indices], self.labels[indices]
 
 
@@ -73,8 +85,17 @@ FORMS: dict[str, tuple[str, Callable[[Work], BatchSource]]] = {
 def network_of(work: Work, seed: int) -> Any:
     """The network with the weights of all contestants, or the spiking layer alone for a work without classes."""
     hidden, readout = weights_of(work, seed)
-    neuron, init, rngs = LIF(tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=DT, spike=superspike(BETA)), SameForAll(kaiming_normal()), nnx.Rngs(0)
-    shared: dict[str, Any] = {"init": init, "neuron": neuron, "recurrent": work.recurrent, "rngs": rngs}
+    neuron, init, rngs = (
+        LIF(tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=DT, spike=superspike(BETA)),
+        SameForAll(kaiming_normal()),
+        nnx.Rngs(0),
+    )
+    shared: dict[str, Any] = {
+        "init": init,
+        "neuron": neuron,
+        "recurrent": work.recurrent,
+        "rngs": rngs,
+    }
     if work.classes is None:
         network: Any = SpikingDense(work.units, *work.hidden, **shared)
     else:
@@ -84,11 +105,15 @@ def network_of(work: Work, seed: int) -> Any:
         else:
             network = models.dense(work.units, work.classes, hidden=work.hidden, **shared)
         network.layers[-1].kernel[...] = jnp.asarray(readout)
-    layers = [network] if work.classes is None else [layer for layer in network.layers if layer.spiking]
+    layers = (
+        [network] if work.classes is None else [layer for layer in network.layers if layer.spiking]
+    )
     for layer, weights in zip(layers, hidden, strict=True):
         layer.kernel[...] = jnp.asarray(weights.kernel.reshape(layer.kernel.shape))
         if weights.recurrent is not None:
-            layer.recurrent_kernel[...] = jnp.asarray(weights.recurrent.reshape(layer.recurrent_kernel.shape))
+            layer.recurrent_kernel[...] = jnp.asarray(
+                weights.recurrent.reshape(layer.recurrent_kernel.shape)
+            )
     return network
 
 
@@ -105,7 +130,9 @@ def trainer_of(work: Work, seed: int, sizes: dict[str, Any] | None = None) -> Tr
         return spikes, Activity((spikes,), ())
 
     def total(spikes: jax.Array, labels: jax.Array) -> jax.Array:
-        return spikes.sum(axis=(0, 2)) * work.batch  # its mean over the batch is the sum of all spikes
+        return (
+            spikes.sum(axis=(0, 2)) * work.batch
+        )  # its mean over the batch is the sum of all spikes
 
     total.separable, total.metric = True, None  # type: ignore[attr-defined]
     return Trainer((apply, params), Objective(total), optimizer, **sizes)
@@ -137,8 +164,11 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
         states: Any = [trainer.init() for trainer in trainers]
         members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
         state, shared = placement.put(members, (source, indices))
-        over, how = jax.jit(placement.over_members(one), donate_argnums=0), f", placement {placement.resolve('auto')}"
-        step = lambda state: over(state, shared)  # noqa: E731
+        over, how = (
+            jax.jit(placement.over_members(one), donate_argnums=0),
+            f", placement {placement.resolve('auto')}",
+        )
+        step = lambda state: over(state, shared)
     held = [state]
 
     def advance() -> float:

@@ -15,7 +15,17 @@ from torch import nn
 from benchmarks import contest
 from benchmarks.peers._torch import contest as on_torch
 from benchmarks.peers._torch import filled, projection, stacked
-from benchmarks.works import BETA, RECURRENT_KERNEL, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay, gain
+from benchmarks.works import (
+    BETA,
+    RECURRENT_KERNEL,
+    TAU_MEM,
+    TAU_SYN,
+    Layer,
+    Weights,
+    Work,
+    decay,
+    gain,
+)
 
 
 class Spiking(nn.Module):
@@ -23,17 +33,29 @@ class Spiking(nn.Module):
 
     def __init__(self, work: Work, layer: Layer, weights: Weights) -> None:
         super().__init__()
-        self.project, self.recurrent, self.conv = projection(work, layer, weights, gain(TAU_MEM)), work.recurrent, work.conv
+        self.project, self.recurrent, self.conv = (
+            projection(work, layer, weights, gain(TAU_MEM)),
+            work.recurrent,
+            work.conv,
+        )
         # reset by subtraction, its default: to reset to zero it makes each step twice
-        options: dict[str, Any] = {"alpha": decay(TAU_SYN), "beta": decay(TAU_MEM), "spike_grad": surrogate.fast_sigmoid(slope=BETA)}
+        options: dict[str, Any] = {
+            "alpha": decay(TAU_SYN),
+            "beta": decay(TAU_MEM),
+            "spike_grad": surrogate.fast_sigmoid(slope=BETA),
+        }
         if not work.recurrent:
             self.neuron = snn.Synaptic(**options)
         elif work.conv:  # its recurrent convolutions are over planes: a line is a plane of height 1
-            self.neuron = snn.RSynaptic(conv2d_channels=layer.maps, kernel_size=(1, RECURRENT_KERNEL), **options)
+            self.neuron = snn.RSynaptic(
+                conv2d_channels=layer.maps, kernel_size=(1, RECURRENT_KERNEL), **options
+            )
         else:
             self.neuron = snn.RSynaptic(linear_features=layer.maps, **options)
         if work.recurrent:
-            filled(self.neuron.recurrent, weights.recurrent, gain(TAU_MEM)).bias.requires_grad = False
+            filled(
+                self.neuron.recurrent, weights.recurrent, gain(TAU_MEM)
+            ).bias.requires_grad = False
 
     def forward(self, x: Any) -> Any:
         drives = self.project(x)
@@ -70,7 +92,9 @@ class Readout(nn.Module):
 def build(work: Work, _: argparse.Namespace) -> contest.Contest:
     """The network of all works."""
     neuron = "RSynaptic" if work.recurrent else "Synaptic"
-    return on_torch(work, stacked(work, Spiking, Readout), neuron=f"{neuron}, two states", form=work.form)
+    return on_torch(
+        work, stacked(work, Spiking, Readout), neuron=f"{neuron}, two states", form=work.form
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ class Reset(nn.Module):
 def project(work: Work, size: Layer, weights: Weights, strength: float) -> nn.Module:
     """Its own linear maps over all steps at once."""
     if work.conv:
-        own = layer.Conv1d(size.maps_in, size.maps, size.kernel, stride=size.stride, bias=False, step_mode="m")
+        own = layer.Conv1d(
+            size.maps_in, size.maps, size.kernel, stride=size.stride, bias=False, step_mode="m"
+        )
     else:
         own = layer.Linear(size.maps_in, size.maps, bias=False, step_mode="m")
     return filled(own, weights.kernel, strength)
@@ -79,14 +81,30 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     def make(hidden: list[Weights], readout: Any) -> nn.Module:
         stack: list[nn.Module] = []
         for size, weights in zip(sizes, hidden, strict=True):
-            stack += [project(work, size, weights, strength(loop)), spiking(work, size, weights, loop=loop)]
+            stack += [
+                project(work, size, weights, strength(loop)),
+                spiking(work, size, weights, loop=loop),
+            ]
         if readout is not None:
-            last = filled(layer.Linear(*readout.shape, bias=False, step_mode="m"), readout, gain(tau) / gain(TAU_SYN))
+            last = filled(
+                layer.Linear(*readout.shape, bias=False, step_mode="m"),
+                readout,
+                gain(tau) / gain(TAU_SYN),
+            )
             integrator = layer.SynapseFilter(tau=1 / gain(tau), step_mode="s" if loop else "m")
-            stack += [layer.Flatten(step_mode="m"), last, Unbound(integrator, stateful=True) if loop else integrator]
+            stack += [
+                layer.Flatten(step_mode="m"),
+                last,
+                Unbound(integrator, stateful=True) if loop else integrator,
+            ]
         return Reset(nn.Sequential(*stack))
 
-    return on_torch(work, make, neuron="CUBALIFNode, two states" if loop else "LIFNode, one state", form=work.form)
+    return on_torch(
+        work,
+        make,
+        neuron="CUBALIFNode, two states" if loop else "LIFNode, one state",
+        form=work.form,
+    )
 
 
 if __name__ == "__main__":

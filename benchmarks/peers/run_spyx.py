@@ -21,7 +21,17 @@ import spyx.nn as snn
 from flax import nnx
 
 from benchmarks import contest, works
-from benchmarks.works import DT, FEED_FORWARD, RECURRENT, TAU_MEM, TAU_SYN, Work, decay, gain, layers_of
+from benchmarks.works import (
+    DT,
+    FEED_FORWARD,
+    RECURRENT,
+    TAU_MEM,
+    TAU_SYN,
+    Work,
+    decay,
+    gain,
+    layers_of,
+)
 
 
 class Reshape(nnx.Module):
@@ -38,19 +48,34 @@ def network_of(work: Work, seed: int) -> snn.Sequential:
     """The network with the weights of all contestants. Spyx' two-part states lie on the last of two axes, so convolutions are flattened around neurons."""
     (hidden, readout), rngs = works.weights_of(work, seed), nnx.Rngs(0)
     make = snn.RCuBaLIF if recurrent(work) else snn.CuBaLIF
-    options: dict[str, Any] = {"alpha": decay(TAU_SYN), "beta": decay(TAU_MEM), "activation": spyx.axn.superspike(works.BETA), "rngs": rngs}
+    options: dict[str, Any] = {
+        "alpha": decay(TAU_SYN),
+        "beta": decay(TAU_MEM),
+        "activation": spyx.axn.superspike(works.BETA),
+        "rngs": rngs,
+    }
     stack: list[Any] = []
     for layer, weights in zip(layers_of(work), hidden, strict=True):
         if work.conv:
             below = work.units if not stack else layers_of(work)[len(stack) // 4 - 1].positions
-            linear: Any = nnx.Conv(layer.maps_in, layer.maps, (layer.kernel,), layer.stride, padding="VALID", use_bias=False, rngs=rngs)
+            linear: Any = nnx.Conv(
+                layer.maps_in,
+                layer.maps,
+                (layer.kernel,),
+                layer.stride,
+                padding="VALID",
+                use_bias=False,
+                rngs=rngs,
+            )
             stack += [Reshape(below, layer.maps_in), linear, Reshape(layer.size)]
         else:
             linear = nnx.Linear(layer.maps_in, layer.maps, use_bias=False, rngs=rngs)
             stack.append(linear)
         neurons: Any = make((layer.size,), **options)
         stack.append(neurons)
-        linear.kernel[...] = jnp.asarray(gain(TAU_MEM) * weights.kernel.reshape(linear.kernel.shape))
+        linear.kernel[...] = jnp.asarray(
+            gain(TAU_MEM) * weights.kernel.reshape(linear.kernel.shape)
+        )
         if recurrent(work) and weights.recurrent is not None:
             neurons.recurrent_w[...] = jnp.asarray(gain(TAU_MEM) * weights.recurrent[0])
     if readout is not None:
@@ -87,7 +112,11 @@ def trained(path: Any, value: Any) -> bool:
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     """One jitted step of the network of all works."""
     raster, labels = works.inputs_of(work)
-    x, targets, optimizer = jnp.asarray(raster, jnp.float32), jnp.asarray(labels), optax.adam(works.LEARNING_RATE)
+    x, targets, optimizer = (
+        jnp.asarray(raster, jnp.float32),
+        jnp.asarray(labels),
+        optax.adam(works.LEARNING_RATE),
+    )
     graph, _, rest = nnx.split(network_of(work, 0), trained, ...)
 
     def loss_of(params: Any, x: jax.Array, targets: jax.Array) -> jax.Array:
@@ -109,7 +138,9 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
     if work.seeds == 1:
         state, step = start(0), jax.jit(one, donate_argnums=0)
     else:
-        state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start(seed) for seed in range(work.seeds)))
+        state = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(start(seed) for seed in range(work.seeds))
+        )
         step = jax.jit(jax.vmap(one, in_axes=(0, None, None)), donate_argnums=0)
     held = [state]
 
@@ -124,4 +155,8 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
 
 
 if __name__ == "__main__":
-    contest.run(build, ("spyx", "jax", "jaxlib", "flax", "optax"), ("--mode", {"choices": ("loop", "hoisted"), "default": "loop"}))
+    contest.run(
+        build,
+        ("spyx", "jax", "jaxlib", "flax", "optax"),
+        ("--mode", {"choices": ("loop", "hoisted"), "default": "loop"}),
+    )

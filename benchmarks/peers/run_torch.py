@@ -35,7 +35,10 @@ class Spiking(nn.Module):
 
     def __init__(self, work: Work, layer: Layer, weights: Weights) -> None:
         super().__init__()
-        self.project, self.recur = projection(work, layer, weights), recurrence(work, layer, weights)
+        self.project, self.recur = (
+            projection(work, layer, weights),
+            recurrence(work, layer, weights),
+        )
         self.lm, self.ls = decay(TAU_MEM), decay(TAU_SYN)
 
     def forward(self, x: Any) -> Any:

@@ -48,10 +48,20 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
             out += ["", *_section(header[1], block, parameters, returns), ""]
         elif line.startswith(">>> "):
             end = next((j for j in range(k, len(lines)) if not lines[j].strip()), len(lines))
-            out += ["", "```pycon", *(re.sub(r"\s*# doctest:.*$", "", example) for example in lines[k:end]), "```", ""]
+            out += [
+                "",
+                "```pycon",
+                *(re.sub(r"\s*# doctest:.*$", "", example) for example in lines[k:end]),
+                "```",
+                "",
+            ]
             k = end
         else:
-            out.append(line if line.startswith("    ") else _NAME.sub(r"[`\1`][\1]", re.sub(r"^Parameters: ", "**Trained:** ", line)))
+            out.append(
+                line
+                if line.startswith("    ")
+                else _NAME.sub(r"[`\1`][\1]", re.sub(r"^Parameters: ", "**Trained:** ", line))
+            )
             k += 1
     return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip("\n")
 
@@ -59,7 +69,10 @@ def normalized(text: str, parameters: Collection[str] = (), returns: str = "") -
 def _block(lines: list[str], k: int) -> tuple[list[str], int]:
     """The indented lines from k on, and where they end."""
     block = []
-    while k < len(lines) and (lines[k].startswith(" ") or (not lines[k].strip() and k + 1 < len(lines) and lines[k + 1].startswith(" "))):
+    while k < len(lines) and (
+        lines[k].startswith(" ")
+        or (not lines[k].strip() and k + 1 < len(lines) and lines[k + 1].startswith(" "))
+    ):
         block.append(lines[k])
         k += 1
     return block, k
@@ -71,7 +84,11 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
         text = [line.strip() for line in linked]
         # with the annotation in front no colon of the text is taken for its end
         return (
-            ["Returns:", f"    {returns}: {text[0]}", *(f"        {line}" if line else "" for line in text[1:])]
+            [
+                "Returns:",
+                f"    {returns}: {text[0]}",
+                *(f"        {line}" if line else "" for line in text[1:]),
+            ]
             if returns
             else ["Returns:", "", *text]
         )
@@ -86,11 +103,15 @@ def _section(kind: str, block: list[str], parameters: Collection[str], returns: 
     for item in itertools.chain.from_iterable(map(_SPLIT.split, items)):
         found = _ITEM.match(item)
         names = [] if found is None else found[1].rstrip(":").split(", ")
-        if found is None or (kind == "Args" and any(name.lstrip("*") not in parameters for name in names)):
+        if found is None or (
+            kind == "Args" and any(name.lstrip("*") not in parameters for name in names)
+        ):
             prose.append(item)
             continue
         body = re.sub(r"^>", r"\\>", found[2]).split("\n")  # else a quotation
-        if kind != "Raises" and len(names) > 1:  # what is said of all of them may be said of each in turn
+        if (
+            kind != "Raises" and len(names) > 1
+        ):  # what is said of all of them may be said of each in turn
             body[0] = f"({', '.join(f'`{name}`' for name in names)}) {body[0]}"
         for name in [", ".join(names)] if kind == "Raises" else names:
             entries += [f"    {name}: {body[0]}", *(f"        {line}" for line in body[1:])]
@@ -110,16 +131,25 @@ def _add_constructor(cls: griffe.Class) -> None:
     frozen = any(str(decorator.value).endswith("pytree_dataclass") for decorator in cls.decorators)
     if "__init__" in cls.members or not (frozen or "NamedTuple" in map(str, cls.bases)):
         return
-    kind = griffe.ParameterKind.keyword_only if frozen else griffe.ParameterKind.positional_or_keyword
+    kind = (
+        griffe.ParameterKind.keyword_only if frozen else griffe.ParameterKind.positional_or_keyword
+    )
     parameters = [griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)]
     for name, field in cls.members.items():
         if not field.is_attribute or field.annotation is None:
             continue
         default = field.value
         if isinstance(default, griffe.ExprCall) and str(default.function) == "static":
-            default = next((a.value for a in default.arguments if getattr(a, "name", "") == "default"), None)
-        parameters.append(griffe.Parameter(name, annotation=field.annotation, kind=kind, default=default))
-    cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*parameters), returns="None"))
+            default = next(
+                (a.value for a in default.arguments if getattr(a, "name", "") == "default"), None
+            )
+        parameters.append(
+            griffe.Parameter(name, annotation=field.annotation, kind=kind, default=default)
+        )
+    cls.set_member(
+        "__init__",
+        griffe.Function("__init__", parameters=griffe.Parameters(*parameters), returns="None"),
+    )
 
 
 def _visit(obj: Any) -> None:
@@ -130,6 +160,12 @@ def _visit(obj: Any) -> None:
             _visit(member)
     if obj.docstring is None:
         return
-    parameters = {p.name.lstrip("*") for p in obj.parameters} if obj.is_function or obj.is_class else set()
-    returns = str(obj.returns) if obj.is_function and obj.returns is not None and str(obj.returns) != "None" else ""
+    parameters = (
+        {p.name.lstrip("*") for p in obj.parameters} if obj.is_function or obj.is_class else set()
+    )
+    returns = (
+        str(obj.returns)
+        if obj.is_function and obj.returns is not None and str(obj.returns) != "None"
+        else ""
+    )
     obj.docstring.value = normalized(obj.docstring.value, parameters, returns)

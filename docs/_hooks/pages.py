@@ -27,7 +27,11 @@ _NAME = re.compile(r"(?<![\[`])`(snnjax(?:\.[A-Za-z]\w*)+)`(?!`)")
 
 def on_config(config: Any) -> Any:
     """Fill the sections whose pages are made or found."""
-    more = {"tutorials/index.md": tutorials(), "reference/index.md": modules(), "results.md": reports()}
+    more = {
+        "tutorials/index.md": tutorials(),
+        "reference/index.md": modules(),
+        "results.md": reports(),
+    }
     for entry in config.nav:
         for section, page in entry.items():
             if isinstance(page, str) and more.get(page):
@@ -56,7 +60,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     lists = {"tutorials/index.md": tutorials, "reference/index.md": modules, "results.md": reports}
     if source in lists:
         markdown = markdown.replace("<!-- pages -->", listing(source, lists[source]()))
-    return markdown if source.startswith("tutorials/") and source != "tutorials/index.md" else with_links(markdown)
+    return (
+        markdown
+        if source.startswith("tutorials/") and source != "tutorials/index.md"
+        else with_links(markdown)
+    )
 
 
 def listing(source: str, pages: list[tuple[str, str]]) -> str:
@@ -90,8 +98,13 @@ def heading(markdown: str, otherwise: str) -> str:
 
 def reports() -> list[tuple[str, str]]:
     """Title and page of every report, that over all first."""
-    pages = sorted(RESULTS.glob("**/report.md"), key=lambda path: (len(path.relative_to(RESULTS).parts), path))
-    return [(heading(path.read_text(), path.parent.name), path.relative_to(ROOT / "docs").as_posix()) for path in pages]
+    pages = sorted(
+        RESULTS.glob("**/report.md"), key=lambda path: (len(path.relative_to(RESULTS).parts), path)
+    )
+    return [
+        (heading(path.read_text(), path.parent.name), path.relative_to(ROOT / "docs").as_posix())
+        for path in pages
+    ]
 
 
 # notebooks
@@ -107,7 +120,9 @@ def tutorials() -> list[tuple[str, str]]:
     pages = []
     for path in notebooks():
         cells = json.loads(path.read_text())["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        text = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
         pages.append((heading(text, path.stem), f"tutorials/{path.stem}.md"))
     return pages
 
@@ -140,7 +155,10 @@ def shown(output: dict[str, Any], stem: str, images: dict[str, bytes]) -> Iterat
     if output["output_type"] == "stream":
         text = "".join(output["text"])
         # of a line that was written over, what stood there last
-        yield fenced("text", "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.rstrip().split("\n")))
+        yield fenced(
+            "text",
+            "\n".join(line.rstrip("\r").split("\r")[-1] for line in text.rstrip().split("\n")),
+        )
     elif output["output_type"] == "error":
         yield fenced("text", "\n".join(output["traceback"]))
     elif "image/png" in data:
@@ -165,7 +183,10 @@ def fenced(language: str, text: str) -> str:
 def modules() -> list[tuple[str, str]]:
     """Every public module of the package and its page, in order of their names."""
     found = [
-        path for path in PACKAGE.iterdir() if not path.name.startswith("_") and (path.suffix == ".py" or (path / "__init__.py").exists())
+        path
+        for path in PACKAGE.iterdir()
+        if not path.name.startswith("_")
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
     ]
     return [(f"snnjax.{path.stem}", f"reference/snnjax.{path.stem}.md") for path in sorted(found)]
 
@@ -177,10 +198,18 @@ def module_page(module: str) -> str:
         return f"::: {module}\n    options: {{heading_level: 1}}\n"
     exported = exports((folder / "__init__.py").read_text())
     parts = [f"::: {module}\n    options: {{heading_level: 1, members: false}}"]
-    parts.append("Names of the package: " + ", ".join(f"[`{name}`][{module}.{name}]" for name in exported) + ".")
+    parts.append(
+        "Names of the package: "
+        + ", ".join(f"[`{name}`][{module}.{name}]" for name in exported)
+        + "."
+    )
     parts += [f"::: {module}.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))]
     # what is defined in a private module has no place there
-    parts += [f"::: {source}.{name}" for name, source in exported.items() if source.rpartition(".")[2].startswith("_")]
+    parts += [
+        f"::: {source}.{name}"
+        for name, source in exported.items()
+        if source.rpartition(".")[2].startswith("_")
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -192,9 +221,14 @@ def exports(source: str) -> dict[str, str]:
     """
     tree = ast.parse(source)
     origin = {
-        alias.asname or alias.name: str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+        alias.asname or alias.name: str(node.module)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
     public = next(
-        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
     )
     return {name: origin[name] for name in public}

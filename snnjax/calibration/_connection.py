@@ -24,7 +24,7 @@ layer firing by itself once anything starts it.
 def powers_of(c: Incoming, spikes: jax.Array, neuron: Any, balance: bool) -> InputPowers:
     """Powers of what a neuron of the layer gets of `spikes` through the connection `c`."""
     ones = jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
-    gather = lambda h: c.project(h, ones)  # noqa: E731
+    gather = lambda h: c.project(h, ones)
     return input_powers(spikes, neuron, balance=balance, gather=gather, n=c.n)
 
 

@@ -272,7 +272,7 @@ def _at_least(lowest: Moments, p: Moments) -> Moments:
 
     Those are uncorrelated with the others.
     """
-    pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)  # noqa: E731
+    pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)
     few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
     p = p._replace(
         m_i=pick(few_i, p.m_i, lowest.m_i),

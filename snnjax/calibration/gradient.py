@@ -146,7 +146,11 @@ def calibrate_gradient(
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = last.connections()[0].param
         # a last layer that hardly spikes says nothing about the scale
-        scale = jnp.clip(target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny), 1 / _MOST, _MOST)
+        scale = jnp.clip(
+            target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny),
+            1 / _MOST,
+            _MOST,
+        )
         kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
     key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
@@ -159,7 +163,9 @@ def calibrate_gradient(
         start, below = (spiking[n - 1] + 1, trains[n - 1]) if n else (k, inputs[k])
         known = layers[k].hold_steepness(scale=target.adjust == "scale")
         parts = [nnx.split(layer) for layer in layers[start : k + 1]]
-        how = _Segment(tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1)
+        how = _Segment(
+            tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1
+        )
         states = [state for _, state in parts]
         solve = _solve if n and known else _take
         report, steepness, change, g = solve(how, states, below, g, target.gain, change)
@@ -186,7 +192,9 @@ def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[j
     return inputs, trains
 
 
-def _cotangent(readout: jax.Array, logits: losses.ReadoutFn, labels: Any, key: jax.Array) -> jax.Array:
+def _cotangent(
+    readout: jax.Array, logits: losses.ReadoutFn, labels: Any, key: jax.Array
+) -> jax.Array:
     """The gradient of the mean cross-entropy with respect to the readout, or a random one."""
     scores, pull = jax.vjp(logits, readout)
     if labels is None:
@@ -215,11 +223,15 @@ class _Segment(NamedTuple):
         given = nnx.merge(self.graphs[-1], states[-1], copy=True).steepness[...]
         return given.at[self.which].multiply(jnp.exp(change))
 
-    def passed(self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any) -> tuple[jax.Array, jax.Array]:
+    def passed(
+        self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """The gain with that steepness, and the gradient that is passed on to `below`."""
 
         def emitted(x: jax.Array) -> jax.Array:
-            layers = [nnx.merge(graph, s, copy=True) for graph, s in zip(self.graphs, states, strict=True)]
+            layers = [
+                nnx.merge(graph, s, copy=True) for graph, s in zip(self.graphs, states, strict=True)
+            ]
             if self.known:
                 layers[-1].steepness[...] = self.steepness(states, change)
             for layer in layers:
@@ -228,10 +240,12 @@ class _Segment(NamedTuple):
 
         _, pull = jax.vjp(emitted, below)
         (lower,) = pull(g)
-        rms = lambda a: jnp.sqrt(jnp.square(a).mean())  # noqa: E731
+        rms = lambda a: jnp.sqrt(jnp.square(a).mean())
         return rms(lower) / jnp.maximum(rms(g), jnp.finfo(g.dtype).tiny), lower
 
-    def report(self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any, target: Any) -> GradientReport:
+    def report(
+        self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any, target: Any
+    ) -> GradientReport:
         """The report of the layer."""
         number = jnp.full((), jnp.nan) if steepness is None else steepness[self.which]
         return GradientReport(before, gain, number, jnp.asarray(reached), jnp.asarray(target))
@@ -242,7 +256,9 @@ _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 
 # compiled once for all layers of one kind and size, whatever their numbers
 @functools.partial(jax.jit, static_argnums=0)
-def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array) -> _Solved:
+def _solve(
+    how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array
+) -> _Solved:
     """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
 
     def gain(change: jax.Array) -> jax.Array:
@@ -251,7 +267,9 @@ def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array,
 
     def off(gain: jax.Array) -> jax.Array:
         """Logarithm of gain over target, not larger than `_FAR`."""
-        return jnp.clip(jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR)
+        return jnp.clip(
+            jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR
+        )
 
     before, change = _search(gain, off)
     reached, lower = how.passed(states, below, g, change)
@@ -261,7 +279,14 @@ def _solve(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array,
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, change: jax.Array) -> _Solved:
+def _take(
+    how: _Segment,
+    states: Sequence[Any],
+    below: jax.Array,
+    g: jax.Array,
+    target: Any,
+    change: jax.Array,
+) -> _Solved:
     """As `_solve`, with a given change: for the first layer, and for surrogates that are not known."""
     before, _ = how.passed(states, below, g, 0.0)
     gain, lower = how.passed(states, below, g, change)
@@ -269,7 +294,9 @@ def _take(how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, 
     return how.report(before, gain, steepness, True, target), steepness, change, lower
 
 
-def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _search(
+    gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     """The gain at change 0, and the change at which `off` of the gain, a monotone function, is zero.
 
     False position (Illinois). Where `off` has one sign on the whole range, the end at which it is
@@ -277,7 +304,9 @@ def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], j
     """
     first = jnp.array([0.0, -_RANGE, _RANGE])
 
-    def narrow(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def narrow(
+        carry: tuple[jax.Array, ...], k: jax.Array
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         a, fa, b, fb, best, f_best = carry
         x = jnp.where(fa * fb < 0, (a * fb - b * fa) / (fb - fa), best)
         x = jnp.where(k < 3, first[jnp.minimum(k, 2)], x)
@@ -288,7 +317,9 @@ def _search(gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], j
         # first the gain as it is, then the two ends, then points between them
         kept, low, high = (a, fa, b, fb), (x, fx, b, fb), (a, fa, x, fx)
         narrowed = jnp.where(left, jnp.stack([x, fx, b, fb / 2]), jnp.stack([a, fa / 2, x, fx]))
-        ends = jnp.where(k < 3, jnp.stack([jnp.stack(e) for e in (kept, low, high)])[jnp.minimum(k, 2)], narrowed)
+        ends = jnp.where(
+            k < 3, jnp.stack([jnp.stack(e) for e in (kept, low, high)])[jnp.minimum(k, 2)], narrowed
+        )
         return (*ends, best, f_best), found
 
     start = (*jnp.zeros(5), jnp.asarray(jnp.inf))

@@ -63,7 +63,9 @@ def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
     >>> bool(free_membrane(LIF(), jnp.full((200, 1, 1), 1.0)).max() > 5)
     True
     """
-    trace = simulate(dataclasses.replace(neuron, theta=_NO_THRESHOLD), drive, membrane=True).membrane
+    trace = simulate(
+        dataclasses.replace(neuron, theta=_NO_THRESHOLD), drive, membrane=True
+    ).membrane
     assert trace is not None
     return trace
 
@@ -82,7 +84,12 @@ def filtered(x: jax.Array, neuron: Any) -> jax.Array:
 
 
 def input_powers(
-    x: jax.Array, neuron: Any, *, balance: bool = False, gather: Callable[[jax.Array], jax.Array] | None = None, n: int | None = None
+    x: jax.Array,
+    neuron: Any,
+    *,
+    balance: bool = False,
+    gather: Callable[[jax.Array], jax.Array] | None = None,
+    n: int | None = None,
 ) -> InputPowers:
     """Powers of the input x (time, batch, ...features) as seen by `neuron`.
 
@@ -104,7 +111,9 @@ def input_powers(
         gather, n = functools.partial(jnp.sum, axis=-1, keepdims=True), x.shape[-1]
     n = _check.integer("n", n, at_least=1)
     if balance and n < 2:
-        raise ValueError(f"balance needs at least 2 inputs a neuron, got {n} for x of shape {x.shape}")
+        raise ValueError(
+            f"balance needs at least 2 inputs a neuron, got {n} for x of shape {x.shape}"
+        )
     h = filtered(as_floats(x), neuron)
     total = gather(h)
     temporal, quenched = gather(h.var(axis=0)), gather(jnp.square(h.mean(axis=0)))
@@ -127,7 +136,9 @@ def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(a - b > 100 * jnp.finfo(a.dtype).eps * a, a - b, 0)
 
 
-def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, balance: bool = False) -> InputPowers:
+def source_powers(
+    source: BatchSource, neuron: Any, *, batch_size: int = 100, balance: bool = False
+) -> InputPowers:
     """Powers of a whole data set as the input of a dense layer, batch by batch on the device: no raster larger than one batch is made.
 
     Args:
@@ -146,7 +157,9 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
     (True, 20)
     """
     if isinstance(source, EventDataset):
-        raise TypeError("source must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)")
+        raise TypeError(
+            "source must be on the device, got an EventDataset; use DeviceEvents.put(data, dt=...)"
+        )
     if (dt := getattr(neuron, "dt", None)) is not None:
         _check.same_dt("source", source, dt)
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
@@ -158,7 +171,9 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
 
     @jax.jit
     def over_batches(source: Any) -> jax.Array:
-        means = jax.lax.map(lambda i: measure(source, i), jnp.arange(whole * size).reshape(whole, size))
+        means = jax.lax.map(
+            lambda i: measure(source, i), jnp.arange(whole * size).reshape(whole, size)
+        )
         total = size * means.sum(axis=0)
         if rest := len(source) - whole * size:
             total += rest * measure(source, jnp.arange(whole * size, len(source)))
@@ -168,7 +183,9 @@ def source_powers(source: BatchSource, neuron: Any, *, batch_size: int = 100, ba
     return InputPowers(temporal, quenched, mean, summed, n, balance)
 
 
-def weights_from_powers(powers: Sequence[InputPowers], shares: Sequence[Any], *, sigma_u: Any, mu_u: Any = 0.0) -> list[WeightStatistics]:
+def weights_from_powers(
+    powers: Sequence[InputPowers], shares: Sequence[Any], *, sigma_u: Any, mu_u: Any = 0.0
+) -> list[WeightStatistics]:
     """Mean and standard deviation of the weights of all the connections of a layer.
 
     Args:
@@ -186,12 +203,16 @@ def weights_from_powers(powers: Sequence[InputPowers], shares: Sequence[Any], *,
     _check.number("sigma_u", sigma_u, above=0)
     _check.number("mu_u", mu_u)
     if len(powers) != len(shares):
-        raise ValueError(f"shares must be one a connection, got {len(shares)} for {len(powers)} connections")
+        raise ValueError(
+            f"shares must be one a connection, got {len(shares)} for {len(powers)} connections"
+        )
     mu_w = mu_u / sum(p.mean for p in powers) if _nonzero(mu_u) else 0.0 * powers[0].mean
     # the summed inputs of two connections are taken as uncorrelated; exact for one connection, and for mu_u = 0
     left = sigma_u**2 - mu_w**2 * sum(p.summed for p in powers)
     return [
-        WeightStatistics(mu_w, jnp.sqrt(share * left / jnp.where(p.temporal > 0, p.temporal, jnp.nan)))
+        WeightStatistics(
+            mu_w, jnp.sqrt(share * left / jnp.where(p.temporal > 0, p.temporal, jnp.nan))
+        )
         for p, share in zip(powers, shares, strict=True)
     ]
 
@@ -201,7 +222,9 @@ def _nonzero(value: Any) -> bool:
     return known is None or bool((known != 0).any())
 
 
-def data_driven(powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, share: Any = 1.0) -> Initializer:
+def data_driven(
+    powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, share: Any = 1.0
+) -> Initializer:
     """Initializer `(key, shape, dtype)` of one connection whose input has the given powers: for Linen or plain JAX code.
 
     Args:
@@ -225,20 +248,28 @@ def data_driven(powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, sha
     known = _check.concrete(weights.sigma_w)
     if known is not None and not jnp.isfinite(known).all():
         if _check.concrete(powers.temporal) == 0:
-            raise ValueError("powers must be those of an input that spikes, got a temporal power of 0")
+            raise ValueError(
+                "powers must be those of an input that spikes, got a temporal power of 0"
+            )
         raise ValueError(
             f"sigma_u = {sigma_u} has no weights at mu_u = {mu_u}: the mean alone moves the membrane by more. Raise sigma_u or lower |mu_u|"
         )
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         if fan_in(shape) != powers.n:
-            raise ValueError(f"shape must have {powers.n} inputs, as many as the powers were measured for, got {tuple(shape)}")
-        return (weights.mu_w + weights.sigma_w * standard_weights(key, shape, balance=powers.balanced)).astype(dtype)
+            raise ValueError(
+                f"shape must have {powers.n} inputs, as many as the powers were measured for, got {tuple(shape)}"
+            )
+        return (
+            weights.mu_w + weights.sigma_w * standard_weights(key, shape, balance=powers.balanced)
+        ).astype(dtype)
 
     return init
 
 
-def standard_weights(key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: Any = jnp.float32) -> jax.Array:
+def standard_weights(
+    key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: Any = jnp.float32
+) -> jax.Array:
     """Normal weights of mean 0 and variance 1, drawn in at least float32.
 
     Args:

@@ -86,10 +86,14 @@ class Augmented:
         _check.number("unit_jitter", self.unit_jitter, at_least=0, unit="units")
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
-            raise TypeError(f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}")
+            raise TypeError(
+                f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}"
+            )
         # parts of the tree's structure must be hashable
         object.__setattr__(self, "insert", float(self.insert))
-        if isinstance(self.source, SparseEvents) and any(value is not None and value.any() for value in self._of_events):
+        if isinstance(self.source, SparseEvents) and any(
+            value is not None and value.any() for value in self._of_events
+        ):
             raise ValueError(
                 "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which change single events, got SparseEvents"
             )
@@ -102,7 +106,10 @@ class Augmented:
     @property
     def _of_events(self) -> list[Any]:
         """Strengths of the changes to single events; None if traced."""
-        return [_check.concrete(value) for value in (self.drop, self.time_jitter, self.unit_jitter, self.insert)]
+        return [
+            _check.concrete(value)
+            for value in (self.drop, self.time_jitter, self.unit_jitter, self.insert)
+        ]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -143,7 +150,9 @@ class Augmented:
     def _draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Draw shift and stretch of n samples, (n, 1) each, and a key for dropped events."""
         shift_key, stretch_key, drop_key = jax.random.split(key, 3)
-        shift = jax.random.randint(shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1, dtype=jnp.int32)
+        shift = jax.random.randint(
+            shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1, dtype=jnp.int32
+        )
         pace = jax.random.uniform(stretch_key, (n, 1), dtype=jnp.float32, minval=-1.0, maxval=1.0)
         return shift, 1 + pace * self.time_stretch, drop_key
 
@@ -161,7 +170,9 @@ class Augmented:
         new_step = _stretched(jnp.arange(steps, dtype=jnp.int32)[:, None], stretch.T)
         # for each new step, the number of old steps that become an earlier one
         edges = jnp.arange(steps + 1, dtype=jnp.int32)
-        earlier = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)(new_step)
+        earlier = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)(
+            new_step
+        )
         unit = jnp.clip(jnp.arange(n_units + 1, dtype=jnp.int32)[:, None] - shift.T, 0, n_units)
         return dataclasses.replace(
             x, first_of_step=jnp.take_along_axis(x.first_of_step, earlier, axis=0), first_of_unit=jnp.take_along_axis(x.first_of_unit, unit, axis=0),
@@ -192,8 +203,12 @@ class Augmented:
         """Draw events (batch, slots) to insert into samples of `count` (batch, 1) events."""
         address_key, present_key = jax.random.split(key)
         shape, n_units = (count.shape[0], self.slots), self._events.n_units
-        address = jax.random.randint(address_key, shape, 0, self._events.steps * n_units, dtype=jnp.int32)
-        present = jax.random.uniform(present_key, shape, dtype=jnp.float32) < count * (self.insert / self.slots)
+        address = jax.random.randint(
+            address_key, shape, 0, self._events.steps * n_units, dtype=jnp.int32
+        )
+        present = jax.random.uniform(present_key, shape, dtype=jnp.float32) < count * (
+            self.insert / self.slots
+        )
         return Events(address // n_units, address % n_units, present)
 
 
@@ -209,7 +224,9 @@ def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:
     """
 
     def draw() -> jax.Array:
-        return jnp.round(deviation * jax.random.normal(key, like.shape, dtype=jnp.float32)).astype(like.dtype)
+        return jnp.round(deviation * jax.random.normal(key, like.shape, dtype=jnp.float32)).astype(
+            like.dtype
+        )
 
     known = _check.concrete(deviation)
     if known is None:

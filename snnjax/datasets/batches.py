@@ -48,7 +48,7 @@ class Batch:
         """
         x, y = self.x, self.y
         if len(indices) < len(self):
-            some = lambda a: a[:, indices] if a.ndim == 3 else a[indices]  # noqa: E731
+            some = lambda a: a[:, indices] if a.ndim == 3 else a[indices]
             x, y = x[:, indices], jax.tree.map(some, y)
         return x.astype(jnp.float32), y
 
@@ -143,6 +143,8 @@ class Batches:
             if target.ndim < 3 and target.shape[:1] != (n,):
                 expected = f"x must be time-major, with as many samples as y {target.shape}"
                 swapped = target.shape[:1] == x.shape[:1] and not self.batch_first
-                hint = "; Batches(..., batch_first=True) takes (batch, time, ...)" if swapped else ""
+                hint = (
+                    "; Batches(..., batch_first=True) takes (batch, time, ...)" if swapped else ""
+                )
                 raise ValueError(f"{expected}, got (time, batch, ...) = {x.shape}{hint}")
         return Batch(x=jnp.asarray(x), y=jax.tree.map(jnp.asarray, y))

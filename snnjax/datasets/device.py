@@ -102,9 +102,15 @@ class DeviceEvents:
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one sample, got an empty data set")
-        steps = _time.n_steps(data.duration, dt) if steps is None else _check.integer("steps", steps, at_least=1)
+        steps = (
+            _time.n_steps(data.duration, dt)
+            if steps is None
+            else _check.integer("steps", steps, at_least=1)
+        )
         addresses, offsets = data.bins(dt, steps)
-        return cls.put_bins(addresses, offsets, data.labels, steps=steps, n_units=data.n_units, dt=float(dt))
+        return cls.put_bins(
+            addresses, offsets, data.labels, steps=steps, n_units=data.n_units, dt=float(dt)
+        )
 
     @classmethod
     def put_bins(
@@ -134,7 +140,9 @@ class DeviceEvents:
             ValueError: There are 2^31 events or more.
         """
         if len(addresses) >= 2**31:
-            raise ValueError(f"data must hold fewer than 2^31 events, got {len(addresses)}; split it")
+            raise ValueError(
+                f"data must hold fewer than 2^31 events, got {len(addresses)}; split it"
+            )
         up = _power_of_two if pad else int
         longest = up(np.diff(offsets).max())
         # at least one element, because a position is read even if there are no events
@@ -180,7 +188,9 @@ class DeviceEvents:
         """
         return scatter_counts(*events, steps=self.steps, n_units=self.n_units)
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def batch(
+        self, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return a batch.
 
         Args:
@@ -228,7 +238,9 @@ class DeviceArrays:
             _check.number("dt", self.dt, above=0, unit="s")
             _check.hint_seconds("dt", self.dt)
         if jnp.ndim(self.x) < 3:
-            raise ValueError(f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}")
+            raise ValueError(
+                f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}"
+            )
         n, steps = self.x.shape[:2]
         shape, dtype = jnp.shape(self.labels), jnp.result_type(self.labels)
         classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)
@@ -241,7 +253,9 @@ class DeviceArrays:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def batch(
+        self, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return a batch.
 
         Args:

@@ -60,16 +60,22 @@ class ImageDataset:
         if images.dtype.kind not in "fiu":
             raise TypeError(f"images must hold real numbers, got dtype {images.dtype}")
         if images.ndim != 4 or 0 in images.shape[1:]:
-            raise ValueError(f"images must have shape (samples, height, width, channels), got {images.shape}")
+            raise ValueError(
+                f"images must have shape (samples, height, width, channels), got {images.shape}"
+            )
         if images.dtype.kind == "f" and not np.isfinite(images).all():
             raise ValueError(f"images must be finite, got {images[~np.isfinite(images)][0]}")
         n_classes = _check.integer("n_classes", self.n_classes, at_least=1, at_most=2**31 - 1)
         labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
         if labels.size != len(images):
-            raise ValueError(f"labels must have one entry an image, got {labels.size} for {len(images)} images")
+            raise ValueError(
+                f"labels must have one entry an image, got {labels.size} for {len(images)} images"
+            )
         names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
         if names is not None and len(names) != n_classes:
-            raise ValueError(f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}")
+            raise ValueError(
+                f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}"
+            )
         for name, value in (("images", images.view()), ("labels", labels.view())):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
@@ -91,7 +97,9 @@ class ImageDataset:
         index = _arrays.as_indices(indices, len(self))
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
-    def split(self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True) -> tuple[ImageDataset, ...]:
+    def split(
+        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
+    ) -> tuple[ImageDataset, ...]:
         """Return disjoint random parts, as `EventDataset.split`.
 
         Args:
@@ -99,7 +107,9 @@ class ImageDataset:
             seed: Whole number >= 0, or several.
             stratify: Keep the proportions of the labels in every part.
         """
-        parts = _arrays.split_indices(self.labels, self.n_classes, fractions, seed=seed, stratify=stratify)
+        parts = _arrays.split_indices(
+            self.labels, self.n_classes, fractions, seed=seed, stratify=stratify
+        )
         return tuple(self.subset(part) for part in parts)
 
     def downsample(self, factor: int) -> ImageDataset:
@@ -118,7 +128,9 @@ class ImageDataset:
         if n == 1:
             return self
         s, height, width, channels = self.images.shape
-        cut = self.images[:, : height // n * n, : width // n * n].reshape(s, height // n, n, width // n, n, channels)
+        cut = self.images[:, : height // n * n, : width // n * n].reshape(
+            s, height // n, n, width // n, n, channels
+        )
         return dataclasses.replace(self, images=cut.mean(axis=(2, 4), dtype=np.float32))
 
 
@@ -156,7 +168,15 @@ class DeviceImages:
     separable: ClassVar[bool] = True
 
     @classmethod
-    def put(cls, data: ImageDataset, *, steps: int, like: DeviceImages | None = None, flip: bool = False, shift: int = 0) -> DeviceImages:
+    def put(
+        cls,
+        data: ImageDataset,
+        *,
+        steps: int,
+        like: DeviceImages | None = None,
+        flip: bool = False,
+        shift: int = 0,
+    ) -> DeviceImages:
         """Copy a data set to the default device.
 
         Args:
@@ -181,11 +201,15 @@ class DeviceImages:
         if like is None:
             mean, std = _moments(data.images)
             if not (std > 0).all():
-                raise ValueError(f"images must not all be the same in a channel, got standard deviations {std.tolist()}")
+                raise ValueError(
+                    f"images must not all be the same in a channel, got standard deviations {std.tolist()}"
+                )
             scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
         else:
             if like.images.shape[1:] != data.images.shape[1:]:
-                raise ValueError(f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}")
+                raise ValueError(
+                    f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}"
+                )
             scale = like.mean, like.std
         # larger types become float32, because values beyond 32-bit integers would wrap around
         images = data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
@@ -202,7 +226,9 @@ class DeviceImages:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def batch(
+        self, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return a batch.
 
         Args:
@@ -220,12 +246,16 @@ class DeviceImages:
     def _change(self, x: jax.Array, key: jax.Array) -> jax.Array:
         flip_key, shift_key = jax.random.split(key)
         if self.flip:
-            x = jnp.where(jax.random.bernoulli(flip_key, jnp.float32(0.5), (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+            x = jnp.where(
+                jax.random.bernoulli(flip_key, jnp.float32(0.5), (len(x), 1, 1, 1)),
+                x[:, :, ::-1],
+                x,
+            )
         if self.shift:
             n = self.shift
             start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1, dtype=jnp.int32)
             padded = jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), mode="edge")
-            cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, jnp.int32(0)), x.shape[1:])  # noqa: E731
+            cut = lambda image, at: jax.lax.dynamic_slice(image, (*at, jnp.int32(0)), x.shape[1:])
             x = jax.vmap(cut)(padded, start)
         return x
 
@@ -253,10 +283,14 @@ def digits() -> ImageDataset:
     except ImportError:
         raise ImportError("digits needs scikit-learn: pip install 'snnjax[digits]'") from None
     images, labels = load_digits(return_X_y=True)
-    return ImageDataset(images=images.reshape(-1, 8, 8, 1).astype(np.uint8), labels=labels, n_classes=10)
+    return ImageDataset(
+        images=images.reshape(-1, 8, 8, 1).astype(np.uint8), labels=labels, n_classes=10
+    )
 
 
-def load_cifar10(split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False) -> ImageDataset:
+def load_cifar10(
+    split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+) -> ImageDataset:
     """Load CIFAR-10, prepared by tensorflow-datasets: 32 x 32 x 3 bytes per image.
 
     Args:
@@ -292,7 +326,10 @@ def load_cifar10(split: Split, *, data_dir: str | os.PathLike[str] | None = None
             f"{where or 'the default folder'}: damaged CIFAR-10 data ({type(error).__name__}: {_first_line(error)})"
         ) from error
     return ImageDataset(
-        images=np.stack([row["image"] for row in rows]), labels=np.array([row["label"] for row in rows]), n_classes=10, class_names=names
+        images=np.stack([row["image"] for row in rows]),
+        labels=np.array([row["label"] for row in rows]),
+        n_classes=10,
+        class_names=names,
     )
 
 

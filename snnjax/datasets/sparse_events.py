@@ -62,7 +62,9 @@ class SparseEvents:
             TypeError: `source` is not `DeviceEvents`.
         """
         if not isinstance(source, DeviceEvents):
-            raise TypeError(f"source must be DeviceEvents, whose events are known one by one, got {type(source).__name__}")
+            raise TypeError(
+                f"source must be DeviceEvents, whose events are known one by one, got {type(source).__name__}"
+            )
         offsets = np.asarray(source.offsets)
         addresses = np.asarray(source.addresses)[: offsets[-1]]
         steps, n_units = source.steps, source.n_units
@@ -97,7 +99,9 @@ class SparseEvents:
         """Time step of the bins, s, or None."""
         return self.binned.dt
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[EventRaster, jax.Array]:
+    def batch(
+        self, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[EventRaster, jax.Array]:
         """Return a batch.
 
         Args:
@@ -114,7 +118,9 @@ class SparseEvents:
         return x, self.binned.labels[indices]
 
 
-def order_by_unit(sample: np.ndarray, step: np.ndarray, unit: np.ndarray, *, steps: int, n_units: int) -> np.ndarray:
+def order_by_unit(
+    sample: np.ndarray, step: np.ndarray, unit: np.ndarray, *, steps: int, n_units: int
+) -> np.ndarray:
     """Return the steps of events in order of samples, units, steps.
 
     Args:
@@ -143,5 +149,7 @@ def _first(places: np.ndarray, samples: int, n: int) -> np.ndarray:
     Returns:
         int32 (samples, n + 1).
     """
-    edges = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=samples * n))]).astype(np.int32)
+    edges = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=samples * n))]).astype(
+        np.int32
+    )
     return edges[np.arange(samples)[:, None] * n + np.arange(n + 1)]

@@ -111,10 +111,16 @@ class Stream:
         _check.integer("workers", self.workers, at_least=1)
         n = len(self.recordings)
         if self.shard_size > n:
-            raise ValueError(f"shard_size must be at most the number of recordings {n}, got {self.shard_size}")
-        labels = _arrays.integers("labels of recordings", self.recordings.labels, 0, self.recordings.n_classes - 1)
+            raise ValueError(
+                f"shard_size must be at most the number of recordings {n}, got {self.shard_size}"
+            )
+        labels = _arrays.integers(
+            "labels of recordings", self.recordings.labels, 0, self.recordings.n_classes - 1
+        )
         if labels.size != n:
-            raise ValueError(f"labels of recordings must be one a recording, got {labels.size} for {n}")
+            raise ValueError(
+                f"labels of recordings must be one a recording, got {labels.size} for {n}"
+            )
         # raises if int32 addresses cannot represent the units and steps
         self._bin(np.zeros(0), np.zeros(0, np.int32))
 
@@ -167,19 +173,31 @@ class Stream:
         try:
             import grain  # here, so that snnjax.datasets comes without it
         except ImportError as error:
-            raise ImportError("Stream needs grain, which is not installed; pip install 'snnjax[stream]'") from error
-        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers))
-        elements = grain.MapDataset.source(order.ravel().tolist()).map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
+            raise ImportError(
+                "Stream needs grain, which is not installed; pip install 'snnjax[stream]'"
+            ) from error
+        options = grain.ReadOptions(
+            num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers)
+        )
+        elements = (
+            grain.MapDataset.source(order.ravel().tolist())
+            .map(lambda i: self._read(epoch, i))
+            .to_iter_dataset(options)
+        )
         return self._collect(iter(elements), order)
 
-    def _collect(self, elements: Any, order: np.ndarray) -> Generator[DeviceEvents | SparseEvents, None, None]:
+    def _collect(
+        self, elements: Any, order: np.ndarray
+    ) -> Generator[DeviceEvents | SparseEvents, None, None]:
         try:
             for indices in order:
                 yield self._put([next(elements) for _ in indices], indices)
         finally:
             elements.close()
 
-    def _put(self, parts: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray) -> DeviceEvents | SparseEvents:
+    def _put(
+        self, parts: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray
+    ) -> DeviceEvents | SparseEvents:
         """Copy a shard to the device.
 
         This is a separate function, so that no host copy of a shard survives while the shard is in
@@ -188,8 +206,18 @@ class Stream:
         addresses, by_unit = zip(*parts, strict=True)
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         labels, n_units = self.labels[indices], self.recordings.n_units
-        shard = DeviceEvents.put_bins(np.concatenate(addresses), offsets, labels, steps=self.steps, n_units=n_units, dt=self.dt, pad=True)
-        return SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
+        shard = DeviceEvents.put_bins(
+            np.concatenate(addresses),
+            offsets,
+            labels,
+            steps=self.steps,
+            n_units=n_units,
+            dt=self.dt,
+            pad=True,
+        )
+        return (
+            SparseEvents.of(shard, steps_by_unit=np.concatenate(by_unit)) if self.events else shard
+        )
 
     def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the addresses of recording i, and its steps in order of units if `events`."""
@@ -199,14 +227,21 @@ class Stream:
             if self.crop == "random":
                 times, units = random_crop(rng, times, units, duration=self.duration)
             else:
-                times, units = crop(times, units, duration=self.duration, start=start_of(times, duration=self.duration))
+                times, units = crop(
+                    times,
+                    units,
+                    duration=self.duration,
+                    start=start_of(times, duration=self.duration),
+                )
             if self.drop:
                 times, units = drop_events(rng, times, units, self.drop)
             addresses = self._bin(times, units)
         if not self.events:
             return addresses, None
         step, unit = np.divmod(addresses.astype(np.int64), self.recordings.n_units)
-        return addresses, order_by_unit(np.zeros(1, np.int64), step, unit, steps=self.steps, n_units=self.recordings.n_units)
+        return addresses, order_by_unit(
+            np.zeros(1, np.int64), step, unit, steps=self.steps, n_units=self.recordings.n_units
+        )
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
         one = EventDataset(

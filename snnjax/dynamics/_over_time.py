@@ -110,7 +110,7 @@ def loop(
     reverse: bool = False,
 ) -> tuple[Any, Any]:
     """`elementwise` by `jax.lax.scan`, for any body; differentiable."""
-    step = lambda s, x: body(constants, s, x)  # noqa: E731
+    step = lambda s, x: body(constants, s, x)
     return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
 
 
@@ -169,7 +169,7 @@ def kernel(
             return s
 
         parts, rest = divmod(steps, AHEAD)
-        ahead_of = lambda k, s: some(k * AHEAD, s, AHEAD)  # noqa: E731
+        ahead_of = lambda k, s: some(k * AHEAD, s, AHEAD)
         s = jax.lax.fori_loop(0, parts, ahead_of, read(carry_refs))
         s = some(parts * AHEAD, s, rest)
         for ref, value in zip(final_refs, jax.tree.leaves(s), strict=True):

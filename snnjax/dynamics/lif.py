@@ -138,12 +138,12 @@ class CurrentBased(IntegrateAndFire):
             # They become arguments.
             silent = jnp.zeros(jnp.shape(state[0]), state[0].dtype)
             closed, weights = jax.closure_convert(recurrent, silent, None)
-            recurrent = lambda z, w: closed(z, None, *w)  # noqa: E731
+            recurrent = lambda z, w: closed(z, None, *w)
         drive = tuple(jax.tree.leaves(drive))
         dtype = drive[0].dtype
 
         def in_dtype(tree: Any) -> Any:
-            library = lambda v: np if isinstance(v, CONSTANT) else jnp  # noqa: E731
+            library = lambda v: np if isinstance(v, CONSTANT) else jnp
             return jax.tree.map(lambda v: library(v).asarray(v, dtype), tree)
 
         taus = (self.tau_mem, *(getattr(self, name) for name in self.currents))

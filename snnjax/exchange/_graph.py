@@ -72,7 +72,9 @@ class Graph:
         """The one node of the given kind."""
         found = [name for name in self.nodes if self.kind(name) == kind]
         if len(found) != 1:
-            raise ValueError(f"the graph must have one {kind}, got {len(found)}: {found[:10]}. {IMPORTED}")
+            raise ValueError(
+                f"the graph must have one {kind}, got {len(found)}: {found[:10]}. {IMPORTED}"
+            )
         return found[0]
 
     def kind(self, name: str) -> str:
@@ -98,8 +100,15 @@ class Graph:
     def sizes(self, name: str, field: str, axes: int, *, at_least: int) -> tuple[int, ...]:
         """A field with one whole number for all spatial axes or one an axis."""
         value = self.array(name, field)
-        if value.dtype.kind not in "iu" or value.shape not in ((), (1,), (axes,)) or (value < at_least).any():
-            self.fail(name, f"must have {field} of one whole number >= {at_least}, or {axes}, got {str(value)[:100]}")
+        if (
+            value.dtype.kind not in "iu"
+            or value.shape not in ((), (1,), (axes,))
+            or (value < at_least).any()
+        ):
+            self.fail(
+                name,
+                f"must have {field} of one whole number >= {at_least}, or {axes}, got {str(value)[:100]}",
+            )
         return tuple(int(v) for v in np.broadcast_to(value, (axes,)))
 
     def only(self, name: str, others: list[str], verb: str) -> str:
@@ -133,18 +142,30 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
         loops, forward = _incoming(graph, name)
         for node in itertools.chain(*loops):
             if graph.kind(node) not in _WEIGHTS:
-                graph.fail(node, f"cannot stand in the loop of the neurons {name!r}, where there must be weights alone")
+                graph.fail(
+                    node,
+                    f"cannot stand in the loop of the neurons {name!r}, where there must be weights alone",
+                )
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
-            graph.fail(name, "must have one set of weights to itself, with nothing else in the loop")
+            graph.fail(
+                name, "must have one set of weights to itself, with nothing else in the loop"
+            )
         if not forward:
             graph.fail(name, "must get its input through weights")
         parts = [(*_split_scales(graph, name, chain), source) for chain, source in forward]
         if len(parts) > 1:
             if stages:
                 sources = [source for *_, source in parts]
-                graph.fail(name, f"gets input from {sources[:10]}; only the last neurons may have several sources")
+                graph.fail(
+                    name,
+                    f"gets input from {sources[:10]}; only the last neurons may have several sources",
+                )
             skips = [Skip(source, chain[-1], scales) for chain, scales, source in parts]
-        chain, scales, source = max(parts, key=lambda part: _depth(graph, part[2], start)) if len(parts) > 1 else parts[0]
+        chain, scales, source = (
+            max(parts, key=lambda part: _depth(graph, part[2], start))
+            if len(parts) > 1
+            else parts[0]
+        )
         stages.insert(0, Stage(name, chain, scales, loops[0][0] if loops else None))
         used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
         name = source
@@ -156,7 +177,9 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
 def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list[str], str]]]:
     """What leads to a population: chains from itself, and chains from others with their sources."""
     chains = [_chain(graph, source) for source in graph.sources[name]]
-    return [chain for chain, source in chains if source == name], [(chain, source) for chain, source in chains if source != name]
+    return [chain for chain, source in chains if source == name], [
+        (chain, source) for chain, source in chains if source != name
+    ]
 
 
 def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
@@ -167,7 +190,10 @@ def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str],
     if n == 0:
         graph.fail(name, "must get its input through weights")
     if graph.kind(chain[n - 1]) not in _WEIGHTS:
-        graph.fail(chain[n - 1], f"cannot stand right before the neurons {name!r}, which must get their input through weights")
+        graph.fail(
+            chain[n - 1],
+            f"cannot stand right before the neurons {name!r}, which must get their input through weights",
+        )
     return chain[:n], chain[n:]
 
 
@@ -200,9 +226,17 @@ def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip
     spiking = [stage.name for stage in stages[:-1] if graph.kind(stage.name) in SPIKING]
     if len(by_source) != len(skips) or set(by_source) != set(spiking):
         sources = [skip.source for skip in skips]
-        graph.fail(last, f"must get input from one population, or once from each that spikes, {spiking}; got {sources}")
+        graph.fail(
+            last,
+            f"must get input from one population, or once from each that spikes, {spiking}; got {sources}",
+        )
     for _, name, _ in skips:
         chain, _ = _chain(graph, name)
-        if [graph.kind(n) for n in chain[:-1]] not in ([], ["Flatten"]) or graph.kind(name) not in _LINEAR:
-            graph.fail(name, f"must be Linear, with a Flatten before it at most, in a connection past other neurons, got {chain}")
+        if [graph.kind(n) for n in chain[:-1]] not in ([], ["Flatten"]) or graph.kind(
+            name
+        ) not in _LINEAR:
+            graph.fail(
+                name,
+                f"must be Linear, with a Flatten before it at most, in a connection past other neurons, got {chain}",
+            )
     return [by_source[source] for source in spiking]

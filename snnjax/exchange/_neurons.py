@@ -34,10 +34,14 @@ class Read(NamedTuple):
 def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) -> Read:
     """The neurons of a node, for an output (*spatial, units) of the given shape."""
     kind, metadata = graph.kind(name), _Held(graph.metadata(name), shape)
-    field = lambda f: _per_unit(graph, name, f, shape)  # noqa: E731
+    field = lambda f: _per_unit(graph, name, f, shape)
     if field("v_leak").any():
         graph.fail(name, "must have v_leak = 0")
-    times = {"tau_mem": "tau_mem", "tau_syn": "tau_syn"} if kind.startswith("Cuba") else {"tau_mem": "tau"}
+    times = (
+        {"tau_mem": "tau_mem", "tau_syn": "tau_syn"}
+        if kind.startswith("Cuba")
+        else {"tau_mem": "tau"}
+    )
     tau, written = {}, {}
     for ours, theirs in times.items():
         written[ours] = field(theirs)
@@ -50,9 +54,16 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
         with np.errstate(over="ignore"):  # weights that are not finite are refused
-            gain = gain * field("w_in") * convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
+            gain = (
+                gain
+                * field("w_in")
+                * convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
+            )
     logs = {which: log for which in tau if (log := metadata.log(which, tau[which])) is not None}
-    values = {which: metadata.original(which) if which in logs else metadata.agreed(which, value) for which, value in tau.items()}
+    values = {
+        which: metadata.original(which) if which in logs else metadata.agreed(which, value)
+        for which, value in tau.items()
+    }
     values.setdefault("tau_syn", convention.NO_SYNAPSE * clock.dt)
     spiking = _spiking(field, metadata) if kind in SPIKING else {}
     try:
@@ -60,7 +71,9 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
             neuron: Any = LIF(**values, **spiking, dt=clock.dt)
         else:
             initial = metadata.original("initial")
-            neuron = LeakyIntegrator(**values, initial=0.0 if initial is None else initial, dt=clock.dt)
+            neuron = LeakyIntegrator(
+                **values, initial=0.0 if initial is None else initial, dt=clock.dt
+            )
     except (ValueError, TypeError) as error:
         graph.fail(name, f"has a parameter out of range: {error}")
     return Read(neuron, logs, _one_a_unit(graph, name, "w_in, r and tau_syn", gain))
@@ -68,18 +81,26 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
 
 def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The factors of a Scale on an output (*spatial, units) of the given shape: (units,), float64."""
-    return _one_a_unit(graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64))
+    return _one_a_unit(
+        graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64)
+    )
 
 
 def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
     """Threshold, reset and surrogate derivative."""
     v_reset, said = field("v_reset"), metadata.word("reset")
-    options = {"theta": metadata.agreed("theta", field("v_threshold")), "reset_grad": metadata.word("reset_grad") == "True"}
+    options = {
+        "theta": metadata.agreed("theta", field("v_threshold")),
+        "reset_grad": metadata.word("reset_grad") == "True",
+    }
     if v_reset.any():
         options |= {"reset": "to_value", "u_reset": metadata.agreed("u_reset", v_reset)}
     elif said in get_args(Reset):
         options["reset"] = said
-    make, steepness = convention.SURROGATES.get(metadata.word("surrogate")), metadata.array("steepness")
+    make, steepness = (
+        convention.SURROGATES.get(metadata.word("surrogate")),
+        metadata.array("steepness"),
+    )
     if make is not None and steepness is not None and steepness.ndim == 1 and (steepness > 0).all():
         # calibration may have added a scale of the derivative as one more number
         for spike in (make(), make().scaled()):
@@ -128,8 +149,16 @@ class _Held:
     def log(self, which: str, tau: np.ndarray) -> np.ndarray | None:
         """The logarithm of a time constant that is trained, one a unit, where it agrees with the node's own."""
         log = self.array(f"log_{which}")
-        trained = which in self.word("trainable").split() and log is not None and log.shape == self._shape[-1:]
-        return log if trained and self.original(which) is not None and _agree(np.exp(np.asarray(log)), tau) else None
+        trained = (
+            which in self.word("trainable").split()
+            and log is not None
+            and log.shape == self._shape[-1:]
+        )
+        return (
+            log
+            if trained and self.original(which) is not None and _agree(np.exp(np.asarray(log)), tau)
+            else None
+        )
 
 
 def _agree(a: Any, b: np.ndarray) -> bool:
@@ -143,7 +172,10 @@ def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np
     try:
         whole = convention.channels_last(np.broadcast_to(value, first))
     except ValueError:
-        graph.fail(name, f"must have {field} of the shape (channels, *spatial) = {first}, got {value.shape}")
+        graph.fail(
+            name,
+            f"must have {field} of the shape (channels, *spatial) = {first}, got {value.shape}",
+        )
     flat = whole.reshape(-1, shape[-1])
     return flat[0] if (flat == flat[0]).all() else whole
 

@@ -64,7 +64,9 @@ def import_nir() -> Any:
     try:
         return importlib.import_module("nir")
     except ImportError:
-        raise ImportError("exchange through NIR needs the package nir: pip install 'snnjax[nir]'") from None
+        raise ImportError(
+            "exchange through NIR needs the package nir: pip install 'snnjax[nir]'"
+        ) from None
 
 
 def check_scheme(scheme: Any) -> Scheme:
@@ -91,7 +93,9 @@ def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
         return tau
     ratio = dt / np.asarray(tau, np.float64)
     if (ratio > 1).any():
-        raise ValueError(f"must be at least dt = {dt:g} s under Euler's scheme, got {np.min(tau):g} s")
+        raise ValueError(
+            f"must be at least dt = {dt:g} s under Euler's scheme, got {np.min(tau):g} s"
+        )
     lasts = ratio < 1
     return np.where(lasts, -dt / np.log1p(-np.where(lasts, ratio, 0.5)), NO_SYNAPSE * dt)
 

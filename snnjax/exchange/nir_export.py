@@ -310,7 +310,7 @@ class NirWriter:
     def conv_node(self, kernel: np.ndarray, spatial: Any, stride: Any, padding: Any) -> Any:
         axes = kernel.ndim - 2
         weight = np.ascontiguousarray(np.moveaxis(_storable(kernel), (-1, -2), (0, 1)))
-        one = lambda v: v[0] if axes == 1 and not isinstance(v, str | int) else v  # noqa: E731
+        one = lambda v: v[0] if axes == 1 and not isinstance(v, str | int) else v
         make = self.nir.Conv1d if axes == 1 else self.nir.Conv2d
         bias = np.zeros(len(weight), weight.dtype)
         sizes = one(spatial), weight, one(stride), one(padding)

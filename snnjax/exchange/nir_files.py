@@ -54,7 +54,9 @@ def save_nir(
     write_whole(path, buffer.getvalue(), overwrite=overwrite)
 
 
-def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
+def load_nir(
+    path: str | os.PathLike[str], *, dt: float | None = None, scheme: Scheme | None = None
+) -> Sequential:
     """Read a network from a NIR file.
 
     Args:
@@ -76,7 +78,9 @@ def load_nir(path: str | os.PathLike[str], *, dt: float | None = None, scheme: S
         _check_file(path)
         graph = nir.read(path, type_check=False)  # from_nir checks more
     except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
-        raise ValueError(f"{path}: not a readable NIR file: {_node_of(path) or str(error) or type(error).__name__}") from None
+        raise ValueError(
+            f"{path}: not a readable NIR file: {_node_of(path) or str(error) or type(error).__name__}"
+        ) from None
     try:
         return from_nir(graph, dt=dt, scheme=scheme)
     except (ValueError, TypeError) as error:
@@ -122,5 +126,7 @@ def _check_file(path: Path) -> None:
                     if item.is_virtual or item.external:
                         raise ValueError(f"{item.name} has its data in another file")
                     total += item.nbytes if item.shape is not None else 0
-                    if total > _MOST_BYTES or any(c * item.dtype.itemsize > _MOST_BYTES for c in (item.chunks or ())):
+                    if total > _MOST_BYTES or any(
+                        c * item.dtype.itemsize > _MOST_BYTES for c in (item.chunks or ())
+                    ):
                         raise ValueError(f"its arrays have more than {_MOST_BYTES:,} bytes")

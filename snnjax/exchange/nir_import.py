@@ -16,7 +16,16 @@ from snnjax.exchange import nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
 from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange.nir_convention import Scheme
-from snnjax.nn import Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.nn import (
+    Flatten,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+)
 
 Shape = tuple[int, ...]  # here always (*spatial, channels)
 
@@ -52,17 +61,23 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
     written = metadata.get("dt")
     if written is not None:
         if np.ndim(written):
-            raise ValueError(f"dt in the graph's metadata must be one number, got shape {np.shape(written)}")
+            raise ValueError(
+                f"dt in the graph's metadata must be one number, got shape {np.shape(written)}"
+            )
         written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
     if dt is None and written is None:
-        raise ValueError("dt must be given, s: the graph's metadata have none, and NIR is continuous in time")
+        raise ValueError(
+            "dt must be given, s: the graph's metadata have none, and NIR is continuous in time"
+        )
     if dt is not None and np.ndim(dt):
         raise ValueError(f"dt must be one number, got shape {np.shape(dt)}")
     step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
     clock = Clock(
         step,
         step if written is None else written,
-        convention.check_scheme(metadata.get("scheme", "exponential") if scheme is None else scheme),
+        convention.check_scheme(
+            metadata.get("scheme", "exponential") if scheme is None else scheme
+        ),
     )
     nodes = Graph(graph)
     stages, skips = stages_of(nodes)
@@ -72,8 +87,12 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
         before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
         kernel = _kernel(nodes, stage.before[-1], flat)
         if skips and stage is stages[-1]:
-            kernels = [(_kernel(nodes, skip.weights, outputs[skip.source]), skip.scales) for skip in skips]
-            kernel = np.concatenate([_rescaled(nodes, scales, part, part.shape[-1:]) for part, scales in kernels])
+            kernels = [
+                (_kernel(nodes, skip.weights, outputs[skip.source]), skip.scales) for skip in skips
+            ]
+            kernel = np.concatenate(
+                [_rescaled(nodes, scales, part, part.shape[-1:]) for part, scales in kernels]
+            )
             stage, shape = stage._replace(scales=[]), (len(kernel),)
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
@@ -93,7 +112,9 @@ def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
     return [Reshape(*shape)] if other else [], shape, False
 
 
-def _before(graph: Graph, stage: Stage, shape: Shape, spikes: bool) -> tuple[list[Any], Shape, Shape | None, bool]:
+def _before(
+    graph: Graph, stage: Stage, shape: Shape, spikes: bool
+) -> tuple[list[Any], Shape, Shape | None, bool]:
     """Pooling and flattening before a stage's weights; the shape after them, the one that was flattened or None, and whether spikes still come."""
     layers: list[Any] = []
     flat: Shape | None = None
@@ -103,16 +124,22 @@ def _before(graph: Graph, stage: Stage, shape: Shape, spikes: bool) -> tuple[lis
         if name == stage.before[-1]:
             break
         if kind == "Flatten":
-            start, end = (graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim"))
+            start, end = (
+                graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
+            )
             if start != 0 or end not in (-1, len(shape) - 1):
-                graph.fail(name, f"must flatten all axes but time and batch, start_dim 0 and end_dim -1, got {start} and {end}")
+                graph.fail(
+                    name,
+                    f"must flatten all axes but time and batch, start_dim 0 and end_dim -1, got {start} and {end}",
+                )
             if len(shape) > 1:
                 layers.append(Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
             if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(names))):
                 graph.fail(
-                    name, "must count spikes, with a Threshold in [0, 1) after it: together they are the largest value of the window"
+                    name,
+                    "must count spikes, with a Threshold in [0, 1) after it: together they are the largest value of the window",
                 )
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
@@ -131,11 +158,15 @@ def _is_maximum(graph: Graph, name: str) -> bool:
 
 
 def _pool(graph: Graph, name: str, shape: Shape, kind: Any) -> Pool:
-    window, stride = (graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride"))
+    window, stride = (
+        graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
+    )
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
-        graph.fail(name, f"must get (height, width, channels) of at least its window {window}, got {shape}")
+        graph.fail(
+            name, f"must get (height, width, channels) of at least its window {window}, got {shape}"
+        )
     return Pool(window, kind=kind, stride=stride)
 
 
@@ -144,8 +175,15 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     kind, weight = graph.kind(name), graph.array(name, "weight")
     axes = {"Conv1d": 1, "Conv2d": 2}.get(kind, 0)
     if weight.ndim != 2 + axes or 0 in weight.shape:
-        graph.fail(name, f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}")
-    if kind != "Linear" and getattr(graph.nodes[name], "bias", None) is not None and graph.array(name, "bias").any():
+        graph.fail(
+            name,
+            f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}",
+        )
+    if (
+        kind != "Linear"
+        and getattr(graph.nodes[name], "bias", None) is not None
+        and graph.array(name, "bias").any()
+    ):
         graph.fail(name, "must have a bias of 0: layers of snnjax have none")
     if str(graph.metadata(name).get("dtype")) == "bfloat16":
         weight = weight.astype(jnp.bfloat16)
@@ -159,29 +197,54 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
 
 
-def _layer(graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock) -> tuple[Any, Shape]:
+def _layer(
+    graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
+) -> tuple[Any, Shape]:
     """The layer of a stage whose weights get the given shape, and the shape of its output."""
     name, weights = stage.name, stage.before[-1]
     axes, (n_in, n_out) = kernel.ndim - 2, kernel.shape[-2:]
     if len(shape) != 1 + axes or shape[-1] != n_in:
-        graph.fail(weights, f"has {n_in} inputs and {axes} spatial axes, and (*spatial, channels) = {shape} comes")
+        graph.fail(
+            weights,
+            f"has {n_in} inputs and {axes} spatial axes, and (*spatial, channels) = {shape} comes",
+        )
     spiking = graph.kind(name) in SPIKING
     if not spiking and (axes or stage.loop):
-        graph.fail(name, "does not spike, and snnjax has such neurons on Linear weights and without recurrence only")
+        graph.fail(
+            name,
+            "does not spike, and snnjax has such neurons on Linear weights and without recurrence only",
+        )
     geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
     recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, n_out)
-    out = (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), n_out) if axes else (n_out,)
+    out = (
+        (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), n_out)
+        if axes
+        else (n_out,)
+    )
     kernel = _rescaled(graph, stage.scales, kernel, out)
     read = read_neurons(graph, name, out, clock)
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
         graph.fail(name, "must have w_in and r that leave the weights finite")
     init = _Given(drawn)
-    options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs), "dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
+    options: dict[str, Any] = {
+        "neuron": read.neuron,
+        "trainable": tuple(read.logs),
+        "dtype": kernel.dtype,
+        "rngs": nnx.Rngs(0),
+    }
     if axes:
         size = None if recurrent is None else recurrent.shape[:-2]
         make = (SpikingConv1d, SpikingConv2d)[axes - 1]
-        layer: Any = make(n_in, n_out, kernel_size=kernel.shape[:-2], init=init, recurrent_kernel_size=size, **geometry, **options)
+        layer: Any = make(
+            n_in,
+            n_out,
+            kernel_size=kernel.shape[:-2],
+            init=init,
+            recurrent_kernel_size=size,
+            **geometry,
+            **options,
+        )
     elif spiking:
         layer = SpikingDense(n_in, n_out, init=init, recurrent=recurrent is not None, **options)
     else:
@@ -206,23 +269,36 @@ def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str
     axes, given = len(sizes), getattr(graph.nodes[name], "padding", None)
     stride = graph.sizes(name, "stride", axes, at_least=1)
     for field in ("dilation", "groups"):
-        if any(n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)):
+        if any(
+            n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)
+        ):
             graph.fail(name, f"must have {field} of 1, got {graph.array(name, field)}")
     if isinstance(given, str):
         if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
-            graph.fail(name, f"must have padding of numbers, 'valid', or 'same' with stride 1, got {given!r} and {stride}")
+            graph.fail(
+                name,
+                f"must have padding of numbers, 'valid', or 'same' with stride 1, got {given!r} and {stride}",
+            )
         return {"stride": stride, "padding": given}
     return {"stride": stride, "padding": graph.sizes(name, "padding", axes, at_least=0)}
 
 
-def _positions(graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]) -> Shape:
+def _positions(
+    graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]
+) -> Shape:
     """Spatial shape of a convolution's output."""
     if geometry["padding"] == "same":
         return spatial
     padding = (0,) * len(spatial) if geometry["padding"] == "valid" else geometry["padding"]
-    out = tuple((n + 2 * p - k) // s + 1 for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True))
+    out = tuple(
+        (n + 2 * p - k) // s + 1
+        for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True)
+    )
     if min(out) < 1:
-        graph.fail(name, f"must not be larger than its input, sizes {sizes} with padding {padding}, got {spatial}")
+        graph.fail(
+            name,
+            f"must not be larger than its input, sizes {sizes} with padding {padding}, got {spatial}",
+        )
     return out
 
 
@@ -230,13 +306,23 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     """The weights in a population's loop."""
     kernel = _kernel(graph, name, None)
     if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
-        graph.fail(name, f"must have weights from {n} to {n} on {axes} spatial axes, got the shape {graph.nodes[name].weight.shape}")
+        graph.fail(
+            name,
+            f"must have weights from {n} to {n} on {axes} spatial axes, got the shape {graph.nodes[name].weight.shape}",
+        )
     if axes:
         sizes = kernel.shape[:-2]
         geometry = _geometry(graph, name, sizes, ())
         same = geometry["padding"] in ("same", tuple(size // 2 for size in sizes))
-        if any(size % 2 == 0 for size in sizes) or not same or any(s != 1 for s in geometry["stride"]):
-            graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got sizes {sizes} and {geometry}")
+        if (
+            any(size % 2 == 0 for size in sizes)
+            or not same
+            or any(s != 1 for s in geometry["stride"])
+        ):
+            graph.fail(
+                name,
+                f"must keep the positions, with odd sizes and stride 1, got sizes {sizes} and {geometry}",
+            )
     return kernel
 
 

@@ -16,7 +16,9 @@ from snnjax._files import write_whole
 from snnjax.training.params import SUFFIXES, encode_params, flatten_params, load_params
 
 
-def save_parameters(path: str | os.PathLike[str], network: nnx.Module, *, overwrite: bool = False) -> None:
+def save_parameters(
+    path: str | os.PathLike[str], network: nnx.Module, *, overwrite: bool = False
+) -> None:
     """Write all parameters (`nnx.Param`) of a network, or any Flax module, to a file, whole or not at all.
 
     Args:
@@ -37,7 +39,9 @@ def save_parameters(path: str | os.PathLike[str], network: nnx.Module, *, overwr
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"path must end in {' or '.join(SUFFIXES)}, got {path}")
-    write_whole(path, encode_params(nnx.state(network, nnx.Param), path.suffix), overwrite=overwrite)
+    write_whole(
+        path, encode_params(nnx.state(network, nnx.Param), path.suffix), overwrite=overwrite
+    )
 
 
 def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
@@ -55,6 +59,8 @@ def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
         and the parameters.
     """
     params = load_params(nnx.state(network, nnx.Param), Path(path))
-    if bad := [name for name, values in flatten_params(params).items() if not np.isfinite(values).all()]:
+    if bad := [
+        name for name, values in flatten_params(params).items() if not np.isfinite(values).all()
+    ]:
         _check.warn(f"{path}: parameters are loaded that are not finite: {', '.join(bad)}")
     nnx.update(network, params)

@@ -75,11 +75,17 @@ def from_tonic(
     times, units, labels = [], [], []
     for s, sample in _numbered(samples):
         if not isinstance(sample, tuple | list) or len(sample) != 2:
-            raise TypeError(f"samples must be (events, label) pairs, got {type(sample).__name__} as sample {s}")
+            raise TypeError(
+                f"samples must be (events, label) pairs, got {type(sample).__name__} as sample {s}"
+            )
         t, u = _read(s, sample[0], sensor)
         times.append(t)
         units.append(u)
-        label = sample[1].item() if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0 else sample[1]
+        label = (
+            sample[1].item()
+            if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0
+            else sample[1]
+        )
         labels.append(_check.integer(f"label of sample {s}", label, at_least=0, at_most=_LARGEST))
     if origin == "first" or (origin is None and _runs_before(times, duration)):
         times = [t - t.min(initial=_LATEST) for t in times]
@@ -113,7 +119,11 @@ def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
     late = [s for s, begin in begins.items() if begin >= duration * 1e6]
     most = 2 * len(late) > len(begins)
     if late:
-        what = "all times are counted from the first event of their recording" if most else "these samples have no event"
+        what = (
+            "all times are counted from the first event of their recording"
+            if most
+            else "these samples have no event"
+        )
         _check.warn(
             f"{len(late)} of {len(begins)} recordings have no event before duration = {duration:g} s (sample {late[0]} begins at "
             f"{begins[late[0]] * 1e-6:g} s): {what}; origin='first' or origin='zero' says which is meant"
@@ -121,7 +131,9 @@ def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
     return most
 
 
-def to_tonic(data: EventDataset, *, sensor_size: Sequence[int] | None = None) -> list[tuple[np.ndarray, int]]:
+def to_tonic(
+    data: EventDataset, *, sensor_size: Sequence[int] | None = None
+) -> list[tuple[np.ndarray, int]]:
     """The samples of a data set as (events, label) pairs, which tonic's transforms and loaders take.
 
     Args:
@@ -140,22 +152,34 @@ def to_tonic(data: EventDataset, *, sensor_size: Sequence[int] | None = None) ->
     sensor = _sensor((data.n_units, 1, 1) if sensor_size is None else sensor_size)
     width, height, polarities = sensor
     if width * height * polarities != data.n_units:
-        raise ValueError(f"sensor_size must have as many units as the data, {data.n_units}, got {sensor}")
+        raise ValueError(
+            f"sensor_size must have as many units as the data, {data.n_units}, got {sensor}"
+        )
     position = np.int16 if max(width, height) <= 2**15 else np.int32
     dtype = np.dtype([("t", np.int64), ("x", position), ("y", position), ("p", bool)])
     pairs = []
     for s, label in enumerate(data.labels):
         part = slice(data.offsets[s], data.offsets[s + 1])
-        t, pixel = np.rint(data.times[part].astype(np.float64) * 1e6), data.units[part] // polarities
+        t, pixel = (
+            np.rint(data.times[part].astype(np.float64) * 1e6),
+            data.units[part] // polarities,
+        )
         events = np.empty(t.size, dtype)
-        events["t"], events["x"], events["y"], events["p"] = t, pixel % width, pixel // width, data.units[part] % polarities
+        events["t"], events["x"], events["y"], events["p"] = (
+            t,
+            pixel % width,
+            pixel // width,
+            data.units[part] % polarities,
+        )
         pairs.append((events[np.argsort(events["t"], kind="stable")], int(label)))
     return pairs
 
 
 def _sensor(size: Any) -> tuple[int, int, int]:
     if size is None:
-        raise ValueError("sensor_size must be given, (width, height, polarities): the samples have none")
+        raise ValueError(
+            "sensor_size must be given, (width, height, polarities): the samples have none"
+        )
     size = size.tolist() if isinstance(size, np.ndarray) else size
     if not isinstance(size, Sequence) or len(size) != 3:
         raise ValueError(f"sensor_size must be (width, height, polarities), got {size!r}")
@@ -163,7 +187,9 @@ def _sensor(size: Any) -> tuple[int, int, int]:
     if polarities > 2:
         raise ValueError(f"sensor_size must have 1 or 2 polarities, got {polarities}")
     if width * height * polarities > _LARGEST:
-        raise ValueError(f"sensor_size must have fewer than 2**31 units, got {width} x {height} x {polarities}")
+        raise ValueError(
+            f"sensor_size must have fewer than 2**31 units, got {width} x {height} x {polarities}"
+        )
     return width, height, polarities
 
 
@@ -171,8 +197,15 @@ def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray
     """Times (us) and units of a recording."""
     names = getattr(getattr(events, "dtype", None), "names", None)
     if not isinstance(events, np.ndarray) or names is None or events.ndim != 1:
-        raise TypeError(f"events of sample {s} must be a one-dimensional structured array with the fields t, x and p, got {_what(events)}")
-    needed = ["t", "x", *(["y"] if sensor[1] > 1 or "y" in names else []), *(["p"] if sensor[2] > 1 else [])]
+        raise TypeError(
+            f"events of sample {s} must be a one-dimensional structured array with the fields t, x and p, got {_what(events)}"
+        )
+    needed = [
+        "t",
+        "x",
+        *(["y"] if sensor[1] > 1 or "y" in names else []),
+        *(["p"] if sensor[2] > 1 else []),
+    ]
     if missing := [name for name in needed if name not in names]:
         raise ValueError(
             f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, {missing[0]} is not among {names}"
@@ -180,7 +213,9 @@ def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray
     limits = {"t": _LATEST, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
     fields = {name: _field(s, name, events[name], limits[name]) for name in needed}
     if sensor[2] == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
-        raise ValueError(f"events of sample {s} must have one polarity, as the sensor {sensor} does, got several")
+        raise ValueError(
+            f"events of sample {s} must have one polarity, as the sensor {sensor} does, got several"
+        )
     pixel = fields.get("y", 0) * sensor[0] + fields["x"]
     return fields["t"], pixel * sensor[2] + fields.get("p", 0)
 
@@ -194,9 +229,15 @@ def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
         bad |= values != np.floor(values)
     if bad.any():
         e = int(bad.argmax())
-        raise ValueError(f"{name} of sample {s} must be a whole number from 0 to {limit}, got {values[e]} in event {e}")
+        raise ValueError(
+            f"{name} of sample {s} must be a whole number from 0 to {limit}, got {values[e]} in event {e}"
+        )
     return values.astype(np.int64)
 
 
 def _what(value: Any) -> str:
-    return f"an array of dtype {value.dtype}, shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    return (
+        f"an array of dtype {value.dtype}, shape {value.shape}"
+        if isinstance(value, np.ndarray)
+        else f"a {type(value).__name__}"
+    )

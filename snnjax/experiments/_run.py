@@ -88,7 +88,9 @@ def run(
     prepared = prepare(config, datasets)
     config, network, splits, _ = prepared
     if folder is not None:
-        folder.write_json("config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__})
+        folder.write_json(
+            "config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__}
+        )
     begin = time.perf_counter()
     try:
         result = fit(
@@ -109,7 +111,9 @@ def run(
         if folder is not None:
             folder.write_params("final", error.result.final)
             folder.write_params("best", error.result.best)
-            folder.write_json("results", {"stopped": str(error), "epochs": len(error.result.history) - 1})
+            folder.write_json(
+                "results", {"stopped": str(error), "epochs": len(error.result.history) - 1}
+            )
         raise
     summary = summarize(result, seconds=time.perf_counter() - begin)
     if folder is not None:
@@ -173,42 +177,76 @@ def load(config: Any, datasets: Splits | None = None) -> tuple[Any, Data]:
     train, valid, test = config.datasets() if datasets is None else datasets
     for name, data in (("training", train), ("validation", valid), ("test", test)):
         if len(data) == 0:
-            raise ValueError(f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples")
-    put: Any = _put_images if isinstance(train, ImageDataset) else _put_stream if isinstance(train, Stream) else _put_events
+            raise ValueError(
+                f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples"
+            )
+    put: Any = (
+        _put_images
+        if isinstance(train, ImageDataset)
+        else _put_stream
+        if isinstance(train, Stream)
+        else _put_events
+    )
     nu, data = put(config, train, valid, test)
     if nu == 0:
         raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
     return dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train))), data
 
 
-def _put_events(config: Any, train: EventDataset, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
+def _put_events(
+    config: Any, train: EventDataset, valid: EventDataset, test: EventDataset
+) -> tuple[float, Data]:
     """Return the mean input rate, Hz, or the configured rate, and the data."""
     nu = float(train.rate().mean()) if config.nu is None else config.nu
     shown = DeviceEvents.put(train, dt=config.dt)
     return nu, _events_data(config, shown, shown, train, valid, test)
 
 
-def _put_stream(config: Any, train: Stream, valid: EventDataset, test: EventDataset) -> tuple[float, Data]:
+def _put_stream(
+    config: Any, train: Stream, valid: EventDataset, test: EventDataset
+) -> tuple[float, Data]:
     """As `_put_events`. The rate is that of the first shard, before augmentation."""
     with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
         first: Any = next(shards)  # `DeviceEvents`, because `events` is False
-    nu = int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units) if config.nu is None else config.nu
+    nu = (
+        int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units)
+        if config.nu is None
+        else config.nu
+    )
     return nu, _events_data(config, train, first, train.recordings, valid, test)
 
 
-def _events_data(config: Any, train: Any, sample: DeviceEvents, sizes: Any, valid: EventDataset, test: EventDataset) -> Data:
+def _events_data(
+    config: Any,
+    train: Any,
+    sample: DeviceEvents,
+    sizes: Any,
+    valid: EventDataset,
+    test: EventDataset,
+) -> Data:
     held = [DeviceEvents.put(data, dt=config.dt) for data in (valid, test)]
-    needs = {"n_inputs": sizes.n_units, "n_classes": sizes.n_classes, "duration": valid.duration, "image": getattr(config, "sensor", None)}
+    needs = {
+        "n_inputs": sizes.n_units,
+        "n_classes": sizes.n_classes,
+        "duration": valid.duration,
+        "image": getattr(config, "sensor", None),
+    }
     return Data(Splits(train, *held), sample, needs)
 
 
-def _put_images(config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset) -> tuple[float, Data]:
+def _put_images(
+    config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset
+) -> tuple[float, Data]:
     """Return the mean rate of the sensory neurons, Hz, or the configured rate, and the data."""
     steps = _time.n_steps(config.duration, config.dt)
     shown = DeviceImages.put(train, steps=steps, flip=config.flip, shift=config.shift)
     held = [DeviceImages.put(data, steps=steps, like=shown) for data in (valid, test)]
     height, width, channels = train.images.shape[1:]
-    needs = {"n_inputs": height * width * channels, "n_classes": train.n_classes, "duration": config.duration}
+    needs = {
+        "n_inputs": height * width * channels,
+        "n_classes": train.n_classes,
+        "duration": config.duration,
+    }
     needs |= {"image": (height, width, channels), "sensory": True}
     nu = config.nu
     if nu is None:
@@ -244,8 +282,14 @@ def prepare(config: Any, datasets: Splits | None = None) -> Prepared:
         base = dataclasses.replace(config, seed=0, sigma_u=1.0)
         network, failed = _calibrated(network, data.sample, config.seed, config.sigma_u, base)
         if bool(failed.any()):
-            target = f"lsuv_rate = {config.lsuv_rate}" if config.init == "lsuv" else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
-            raise ValueError(f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target")
+            target = (
+                f"lsuv_rate = {config.lsuv_rate}"
+                if config.init == "lsuv"
+                else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
+            )
+            raise ValueError(
+                f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target"
+            )
     return Prepared(config, network, data.splits, data.sample)
 
 
@@ -279,7 +323,9 @@ def spread(source: Any, n: int) -> jax.Array:
     return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
 
 
-def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = None) -> tuple[Sequential, jax.Array]:
+def calibrate_on(
+    network: Sequential, source: Any, config: Any, *, seed: Any = None
+) -> tuple[Sequential, jax.Array]:
     """Calibrate a network on samples that are evenly spread over `source`.
 
     Args:
@@ -303,12 +349,21 @@ def calibrate_on(network: Sequential, source: Any, config: Any, *, seed: Any = N
     elif config.init in FROM_DATA:
         balance = config.init.endswith("balanced")
         network, reports = calibrate(
-            network, x, key=key, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, balance=balance, gradient=None
+            network,
+            x,
+            key=key,
+            sigma_u=config.sigma_u,
+            mu_u=config.mu_u,
+            alpha=config.alpha,
+            balance=balance,
+            gradient=None,
         )
         failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
     if config.gradient != "none":
         readout_fn = LOSSES[config.loss].readout_fn
-        target = GradientTarget(adjust=config.gradient, logit_spread=config.logit_spread, logits=readout_fn)
+        target = GradientTarget(
+            adjust=config.gradient, logit_spread=config.logit_spread, logits=readout_fn
+        )
         network, _ = calibrate_gradient(network, x, labels, target=target, key=key)
     return network, failed
 
@@ -319,7 +374,9 @@ def needs_data(config: Any) -> bool:
 
 
 @nnx.jit(static_argnames="base")
-def _calibrated(network: Sequential, source: Any, seed: Any, sigma_u: Any, base: Any) -> tuple[Sequential, jax.Array]:
+def _calibrated(
+    network: Sequential, source: Any, seed: Any, sigma_u: Any, base: Any
+) -> tuple[Sequential, jax.Array]:
     """Calibrate a network. This compiles once for all seeds and targets."""
     return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
 
@@ -335,7 +392,7 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
         seconds: Duration of the run, s.
     """
     first, last = result.history[0], result.history[-1]
-    rates = lambda row: [row[k] for k in row if k.startswith("rate_")]  # noqa: E731
+    rates = lambda row: [row[k] for k in row if k.startswith("rate_")]
     return {
         "initial_rates_hz": rates(first),
         "final_rates_hz": rates(result.test["final"]) if result.test else rates(last),
@@ -350,7 +407,14 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def write_outputs(folder: RunFolder, config: Any, network: Sequential, result: FitResult, summary: dict[str, Any], sample: Any) -> None:
+def write_outputs(
+    folder: RunFolder,
+    config: Any,
+    network: Sequential,
+    result: FitResult,
+    summary: dict[str, Any],
+    sample: Any,
+) -> None:
     """Write the parameters, results.json and the two figures."""
     from snnjax import plotting
 

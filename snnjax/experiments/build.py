@@ -62,7 +62,12 @@ def build_network(
     [64, 32, 10]
     """
     rngs = nnx.Rngs(jax.random.key(config.seed if seed is None else seed))
-    common: dict[str, Any] = {"tau_mem": config.tau_mem, "dt": config.dt, "spike": build_spike(config), "trace_dtype": config.trace_dtype}
+    common: dict[str, Any] = {
+        "tau_mem": config.tau_mem,
+        "dt": config.dt,
+        "spike": build_spike(config),
+        "trace_dtype": config.trace_dtype,
+    }
     neuron: Any = LIF(tau_syn=config.tau_syn, **common)
     if config.dalian:
         neuron = ExcInhLIF(tau_exc=config.tau_syn, tau_inh=config.tau_inh, **common)
@@ -75,7 +80,9 @@ def build_network(
         "skip": config.skip,
         "remat_steps": config.remat_steps,
         "dropout": config.dropout,
-        "trainable": tuple(name for name in vars(neuron) if name.startswith("tau_")) if config.learn_tau else (),
+        "trainable": tuple(name for name in vars(neuron) if name.startswith("tau_"))
+        if config.learn_tau
+        else (),
         "rngs": rngs,
     }
     network = _network(config, shared, n_inputs, n_classes, image, sensory)
@@ -87,20 +94,37 @@ def build_network(
 
 
 def _network(
-    config: TrainConfig, shared: dict[str, Any], n_inputs: int, n_classes: int, image: tuple[int, int, int] | None, sensory: bool
+    config: TrainConfig,
+    shared: dict[str, Any],
+    n_inputs: int,
+    n_classes: int,
+    image: tuple[int, int, int] | None,
+    sensory: bool,
 ) -> Sequential:
     """Build the network of the model that `config` names."""
     if config.model == "dalian":
-        return models.dalian(n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared)
+        return models.dalian(
+            n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared
+        )
     if config.dalian:
         return models.dalian_csnn(
-            n_inputs, n_classes, depth=int(config.model.removeprefix("dalian_csnn")), ei_ratio=config.ei_ratio, **shared
+            n_inputs,
+            n_classes,
+            depth=int(config.model.removeprefix("dalian_csnn")),
+            ei_ratio=config.ei_ratio,
+            **shared,
         )
     if config.model == "dense":
         return models.dense(n_inputs, n_classes, hidden=config.hidden, sensory=sensory, **shared)
     if image is not None:
         shared["padding"] = getattr(config, "padding", "same")
-        return models.csnn2d(image, n_classes, depth=int(config.model.removeprefix("csnn")), sensory=sensory, **shared)
+        return models.csnn2d(
+            image,
+            n_classes,
+            depth=int(config.model.removeprefix("csnn")),
+            sensory=sensory,
+            **shared,
+        )
     return models.csnn(n_inputs, n_classes, depth=int(config.model.removeprefix("csnn")), **shared)
 
 
@@ -130,7 +154,13 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
         if config.init in FROM_DATA:  # rescaled later, so no formula may refuse the target here
             return DalianFluctuationDriven(nu=nu, alpha=config.alpha)
         distribution = "lognormal" if config.init == "lognormal" else "exponential"
-        return DalianFluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha, distribution=distribution)
+        return DalianFluctuationDriven(
+            nu=nu,
+            sigma_u=config.sigma_u,
+            mu_u=config.mu_u,
+            alpha=config.alpha,
+            distribution=distribution,
+        )
     plain = {
         "kaiming": kaiming_normal,
         "lecun": lecun_normal,
@@ -145,7 +175,9 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     return FluctuationDriven(nu=nu, sigma_u=config.sigma_u, mu_u=config.mu_u, alpha=config.alpha)
 
 
-def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.GradientTransformation:
+def build_optimizer(
+    config: TrainConfig, *, steps: int | None = None
+) -> optax.GradientTransformation:
     """Return the optimizer that `config` names. It keeps Dalian weights >= 0.
 
     Args:
@@ -153,7 +185,9 @@ def build_optimizer(config: TrainConfig, *, steps: int | None = None) -> optax.G
         steps: Number of updates of the learning-rate schedule. None: the peak learning rate
             throughout.
     """
-    optimizer = OPTIMIZERS[str(config.optimizer)](config.learning_rate if steps is None else learning_rate(config, steps))
+    optimizer = OPTIMIZERS[str(config.optimizer)](
+        config.learning_rate if steps is None else learning_rate(config, steps)
+    )
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
@@ -182,11 +216,18 @@ def build_objective(config: TrainConfig, *, duration: float) -> Objective:
         duration: Length of a trial, s.
     """
     # a traced strength is unknown
-    used = lambda strength: (known := _check.concrete(strength)) is None or known > 0  # noqa: E731
+    used = lambda strength: (known := _check.concrete(strength)) is None or known > 0
     share = config.bound_share or None
     bounds: list[ActivityBound] = []
     if used(config.upper_strength):
-        bounds.append(upper_bound(config.upper_strength, config.upper_rate * duration, pool=config.upper_pool, share=share))
+        bounds.append(
+            upper_bound(
+                config.upper_strength,
+                config.upper_rate * duration,
+                pool=config.upper_pool,
+                share=share,
+            )
+        )
     if used(config.lower_strength):
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold, share=share))
     return Objective(LOSSES[config.loss], bounds)

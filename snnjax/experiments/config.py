@@ -9,8 +9,28 @@ from typing import Any, ClassVar, Literal, get_args
 from snnjax import _check
 from snnjax.regularizers import Pool
 
-Surrogate = Literal["superspike", "superspike_rescaled", "superspike_asymptotic", "fast_sigmoid", "atan", "triangular", "sigmoid"]
-Model = Literal["dense", "csnn1", "csnn3", "csnn7", "csnn10", "csnn2", "csnn4", "csnn6", "csnn8", "dalian", "dalian_csnn3"]
+Surrogate = Literal[
+    "superspike",
+    "superspike_rescaled",
+    "superspike_asymptotic",
+    "fast_sigmoid",
+    "atan",
+    "triangular",
+    "sigmoid",
+]
+Model = Literal[
+    "dense",
+    "csnn1",
+    "csnn3",
+    "csnn7",
+    "csnn10",
+    "csnn2",
+    "csnn4",
+    "csnn6",
+    "csnn8",
+    "dalian",
+    "dalian_csnn3",
+]
 WeightInit = Literal[
     "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
 ]  # fmt: skip
@@ -224,14 +244,22 @@ class TrainConfig:
             _check.one_of(name, getattr(self, name), get_args(options))
         models = (
             "dense",
-            *(("csnn2", "csnn4", "csnn6", "csnn8") if self.plane else ("csnn1", "csnn3", "csnn7", "csnn10", "dalian", "dalian_csnn3")),
+            *(
+                ("csnn2", "csnn4", "csnn6", "csnn8")
+                if self.plane
+                else ("csnn1", "csnn3", "csnn7", "csnn10", "dalian", "dalian_csnn3")
+            ),
         )
         _check.one_of("model", self.model, models)  # of a line or a plane, as the task's inputs are
         _check.number("ei_ratio", self.ei_ratio, above=0)
         if self.dalian and self.init not in DALIAN_INITS:
-            raise ValueError(f"init must be one of {', '.join(map(repr, DALIAN_INITS))} with Dale's law, got {self.init!r}")
+            raise ValueError(
+                f"init must be one of {', '.join(map(repr, DALIAN_INITS))} with Dale's law, got {self.init!r}"
+            )
         if self.init == "lognormal" and not self.dalian:
-            raise ValueError(f"init 'lognormal' needs a model with Dale's law, 'dalian' or 'dalian_csnn3', got {self.model!r}")
+            raise ValueError(
+                f"init 'lognormal' needs a model with Dale's law, 'dalian' or 'dalian_csnn3', got {self.model!r}"
+            )
         _check.number("dropout", self.dropout, at_least=0, below=1)
         for name in ("recurrent", "skip", "learn_tau"):
             if not isinstance(getattr(self, name), bool):
@@ -259,7 +287,9 @@ class TrainConfig:
         _check.integer("priming_epochs", self.priming_epochs, at_least=0)
         known = _check.concrete(self.lower_strength)
         if self.priming_epochs and known is not None and known == 0:
-            raise ValueError("lower_strength must be > 0 for priming_epochs, which train on the lower bound alone, got 0")
+            raise ValueError(
+                "lower_strength must be > 0 for priming_epochs, which train on the lower bound alone, got 0"
+            )
         _check.integer("augment_shift", self.augment_shift, at_least=0)
         for name in ("augment_stretch", "augment_drop"):
             _check.number(name, getattr(self, name), at_least=0, below=1)

@@ -77,7 +77,9 @@ class DVSGestureConfig(TrainConfig):
             raise ValueError("valid_users must name at least one user, got none")
         if self.stream:
             if self.shard_size % self.batch_size:
-                raise ValueError(f"shard_size must be a multiple of batch_size {self.batch_size}, got {self.shard_size}")
+                raise ValueError(
+                    f"shard_size must be a multiple of batch_size {self.batch_size}, got {self.shard_size}"
+                )
             for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
                 if name != "augment_drop" and getattr(self, name):
                     raise ValueError(
@@ -92,10 +94,14 @@ class DVSGestureConfig(TrainConfig):
 
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
-        whole, test = (DVSGesture(self.data, split, downsample=self.downsample) for split in ("train", "test"))
+        whole, test = (
+            DVSGesture(self.data, split, downsample=self.downsample) for split in ("train", "test")
+        )
         held = np.isin(whole.users, self.valid_users)
         if not held.any() or held.all():
-            raise ValueError(f"valid_users must leave some and hold out some of the users {np.unique(whole.users)}, got {self.valid_users}")
+            raise ValueError(
+                f"valid_users must leave some and hold out some of the users {np.unique(whole.users)}, got {self.valid_users}"
+            )
         train, valid = whole.subset(~held), whole.subset(held)
         fixed: dict[str, Any] = {"duration": self.duration}
         shown = self._stream(train) if self.stream else train.load(**fixed)
@@ -105,8 +111,18 @@ class DVSGestureConfig(TrainConfig):
         try:
             import grain  # noqa: F401  # before a run folder is made
         except ImportError:
-            raise ImportError("a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)") from None
+            raise ImportError(
+                "a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)"
+            ) from None
         # all shards have one size, a multiple of the batch size, to leave out few recordings
         size = len(train) // math.ceil(len(train) / self.shard_size)
         size -= size % min(self.batch_size, size)
-        return Stream(train, duration=self.duration, dt=self.dt, shard_size=size, seed=self.seed, crop=self.crop, drop=self.augment_drop)
+        return Stream(
+            train,
+            duration=self.duration,
+            dt=self.dt,
+            shard_size=size,
+            seed=self.seed,
+            crop=self.crop,
+            drop=self.augment_drop,
+        )

@@ -50,7 +50,9 @@ class ImageConfig(TrainConfig):
             raise TypeError(f"flip must be True or False, got {self.flip!r}")
         for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
             if getattr(self, name):
-                raise ValueError(f"{name} must be 0 for images, whose augmentations are flip and shift, got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be 0 for images, whose augmentations are flip and shift, got {getattr(self, name)}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,14 @@ class DigitsConfig(ImageConfig):
 
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
-        data, test = digits().downsample(self.downsample).split((1 - self.test_fraction, self.test_fraction), seed=self.data_seed)
-        train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+        data, test = (
+            digits()
+            .downsample(self.downsample)
+            .split((1 - self.test_fraction, self.test_fraction), seed=self.data_seed)
+        )
+        train, valid = data.split(
+            (1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed
+        )
         return Splits(train, valid, test)
 
 
@@ -93,9 +101,13 @@ class CIFAR10Config(ImageConfig):
 
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
-        data = load_cifar10("train", data_dir=self.data, download=self.download).downsample(self.downsample)
+        data = load_cifar10("train", data_dir=self.data, download=self.download).downsample(
+            self.downsample
+        )
         if self.fraction < 1:
             (data,) = data.split((self.fraction,), seed=self.data_seed)
-        train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+        train, valid = data.split(
+            (1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed
+        )
         test = load_cifar10("test", data_dir=self.data).downsample(self.downsample)
         return Splits(train, valid, test)

@@ -47,7 +47,11 @@ def load_config(folder: Path) -> Any:
     for name, value in content.items():
         if name in known:
             value = tuple(value) if isinstance(value, list) else value
-            values[name] = Path(value) if isinstance(value, str) and Path in (hints[name], *typing.get_args(hints[name])) else value
+            values[name] = (
+                Path(value)
+                if isinstance(value, str) and Path in (hints[name], *typing.get_args(hints[name]))
+                else value
+            )
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

@@ -34,7 +34,13 @@ class RandmanConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in (("classes", 2), ("inputs", 1), ("samples", 10), ("dim", 1), ("data_seed", 0)):
+        for name, low in (
+            ("classes", 2),
+            ("inputs", 1),
+            ("samples", 10),
+            ("dim", 1),
+            ("data_seed", 0),
+        ):
             _check.integer(name, getattr(self, name), at_least=low)
         _check.number("smoothness", self.smoothness, above=0)
         _check.number("duration", self.duration, at_least=2 * self.dt, unit="s")

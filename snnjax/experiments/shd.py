@@ -41,11 +41,17 @@ class SHDConfig(TrainConfig):
 
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
-        if self.download and not all((self.data / f"shd_{split}.h5").exists() for split in ("train", "test")):
+        if self.download and not all(
+            (self.data / f"shd_{split}.h5").exists() for split in ("train", "test")
+        ):
             download_shd(self.data)
-        data, test = (load_shd(self.data, split, duration=self.duration) for split in ("train", "test"))
+        data, test = (
+            load_shd(self.data, split, duration=self.duration) for split in ("train", "test")
+        )
         if self.valid_speakers:
             train, valid = data.split_groups(self.valid_speakers)
         else:
-            train, valid = data.split((1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed)
+            train, valid = data.split(
+                (1 - self.valid_fraction, self.valid_fraction), seed=self.data_seed
+            )
         return Splits(train, valid, test)

@@ -21,7 +21,15 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.datasets import Splits
-from snnjax.experiments._run import Data, calibrate_on, load, needs_data, plain, spread, train_source
+from snnjax.experiments._run import (
+    Data,
+    calibrate_on,
+    load,
+    needs_data,
+    plain,
+    spread,
+    train_source,
+)
 from snnjax.experiments.build import build_network, build_objective, build_optimizer, updates_of
 from snnjax.experiments.sweep_folder import (
     SWEEPABLE,
@@ -76,12 +84,16 @@ def grid(seeds: Sequence[int], varied: Mapping[str, Sequence[float]]) -> list[Me
     for name, values in varied.items():
         _check.one_of("swept parameter", name, SWEEPABLE)
         if not values or len(set(values)) < len(values):
-            raise ValueError(f"{name} must have at least one value and none twice, got {list(values)}")
+            raise ValueError(
+                f"{name} must have at least one value and none twice, got {list(values)}"
+            )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be at least one and none twice, got {list(seeds)}")
     for seed in seeds:
         _check.integer("seed", seed, at_least=0, at_most=2**31 - 1)
-    axes = [[(name, float(v)) for v in values] for name, values in varied.items()] + [[("seed", int(s)) for s in seeds]]
+    axes = [[(name, float(v)) for v in values] for name, values in varied.items()] + [
+        [("seed", int(s)) for s in seeds]
+    ]
     return [dict(choice) for choice in itertools.product(*axes)]
 
 
@@ -104,7 +116,11 @@ def parse_values(text: str) -> list[float]:
             return [float(v) for v in text.split(",")]
         low, high, *scale, number = text.split(":")
         ends, count = (float(low), float(high)), int(number)
-        if count < 1 or scale not in ([], ["log"], ["lin"]) or (scale == ["log"] and min(ends) <= 0):
+        if (
+            count < 1
+            or scale not in ([], ["log"], ["lin"])
+            or (scale == ["log"] and min(ends) <= 0)
+        ):
             raise ValueError
     except ValueError:
         raise ValueError(
@@ -200,7 +216,11 @@ def run_sweep(
         ValueError: The folder has another configuration or other swept parameters, a file is
             damaged, an option is out of range, or a swept parameter has no effect.
     """
-    for name, value in (("wave", wave), ("checkpoint_every", checkpoint_every), *([] if patience is None else [("patience", patience)])):
+    for name, value in (
+        ("wave", wave),
+        ("checkpoint_every", checkpoint_every),
+        *([] if patience is None else [("patience", patience)]),
+    ):
         _check.integer(name, value, at_least=1)
     _check.one_of("order", order, get_args(Order))
     resolve(placement)
@@ -213,14 +233,28 @@ def run_sweep(
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     check_folder(folder, content, defaults, resume=resume)
     if getattr(config, "stream", False):
-        raise ValueError("stream must be False (--no-stream) in a sweep, whose members share the training data on the device")
+        raise ValueError(
+            "stream must be False (--no-stream) in a sweep, whose members share the training data on the device"
+        )
     # load first, so that a task that cannot be loaded leaves no folder
     config, data = load(config, datasets)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
         check_folder(folder, content, defaults, resume=resume)
         members = open_folder(folder, content, members)
-        return _train(config, data, members, folder, wave, placement, patience, order, checkpoint_every, figure, on_epoch)
+        return _train(
+            config,
+            data,
+            members,
+            folder,
+            wave,
+            placement,
+            patience,
+            order,
+            checkpoint_every,
+            figure,
+            on_epoch,
+        )
 
 
 def _train(
@@ -253,10 +287,16 @@ def _train(
 
         def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
             # always save the last epoch, because the files of the members are not written yet
-            if snapshot.epoch % checkpoint_every == 0 or snapshot.epoch == epochs or not snapshot.state.active.any():
+            if (
+                snapshot.epoch % checkpoint_every == 0
+                or snapshot.epoch == epochs
+                or not snapshot.state.active.any()
+            ):
                 checkpoints.save(snapshot)
 
-        def announce(snapshot: Snapshot, finished: int = finished, size: int = len(waiting)) -> None:
+        def announce(
+            snapshot: Snapshot, finished: int = finished, size: int = len(waiting)
+        ) -> None:
             for callback in on_epoch:
                 callback(snapshot, finished, size)
 

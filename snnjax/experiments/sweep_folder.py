@@ -80,7 +80,9 @@ def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) 
             member replaces them.
     """
     left_out = {"out", "seed", *swept}
-    content = {name: value for name, value in as_dict(config).items() if name not in left_out} | options
+    content = {
+        name: value for name, value in as_dict(config).items() if name not in left_out
+    } | options
     return json.loads(json.dumps(content, default=str))
 
 
@@ -89,7 +91,9 @@ _OWN = (".lock", ".config.json.tmp")
 reused."""
 
 
-def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool) -> None:
+def check_folder(
+    folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool
+) -> None:
     """Check that a folder is new or belongs to the same sweep. Nothing is written.
 
     Args:
@@ -105,20 +109,32 @@ def check_folder(folder: Path, content: dict[str, Any], defaults: dict[str, Any]
     """
     file = folder / "config.json"
     if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())):
-            raise FileExistsError(f"sweep folder {folder} is not an empty folder and holds no sweep; name another one")
+        if folder.exists() and (
+            not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())
+        ):
+            raise FileExistsError(
+                f"sweep folder {folder} is not an empty folder and holds no sweep; name another one"
+            )
         return
     if not resume:
-        raise FileExistsError(f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder")
+        raise FileExistsError(
+            f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder"
+        )
     saved = _read_json(file)
     # the folder of the data may change
     different = (
-        [k for k in content if k != "data" and _known_as(k, saved.get(k, defaults.get(k))) != content[k]]
+        [
+            k
+            for k in content
+            if k != "data" and _known_as(k, saved.get(k, defaults.get(k))) != content[k]
+        ]
         if isinstance(saved, dict)
         else ["all of it"]
     )
     if different:
-        raise ValueError(f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder")
+        raise ValueError(
+            f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder"
+        )
 
 
 def _known_as(name: str, saved: Any) -> Any:
@@ -130,7 +146,9 @@ def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]
     """Write new parts of the configuration and of the plan. Return all members of the plan."""
     if not (folder / "config.json").exists():
         versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
-        write_whole(folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode())
+        write_whole(
+            folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode()
+        )
     file = folder / "plan.json"
     plan: list[Member] = _read_json(file) if file.exists() else []
     if plan and plan[0].keys() != members[0].keys():
@@ -155,7 +173,9 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BlockingIOError(f"another process trains in the sweep folder {folder}; wait for it, or name another folder") from None
+            raise BlockingIOError(
+                f"another process trains in the sweep folder {folder}; wait for it, or name another folder"
+            ) from None
         yield
 
 
@@ -193,9 +213,19 @@ def close_wave(folder: Path) -> None:
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
     """Write hyper-parameters, history, results and parameters of one member to one file."""
-    test = {f"test_{name}_{which}": values[k] for which, metrics in result.test.items() for name, values in metrics.items()}
-    facts = {"best_epoch": result.best_epoch[k], "epochs": result.epochs[k], "finite": result.finite[k]}
-    arrays = {f"hyper.{name}": value for name, value in member.items()} | {f"result.{name}": v for name, v in (facts | test).items()}
+    test = {
+        f"test_{name}_{which}": values[k]
+        for which, metrics in result.test.items()
+        for name, values in metrics.items()
+    }
+    facts = {
+        "best_epoch": result.best_epoch[k],
+        "epochs": result.epochs[k],
+        "finite": result.finite[k],
+    }
+    arrays = {f"hyper.{name}": value for name, value in member.items()} | {
+        f"result.{name}": v for name, v in (facts | test).items()
+    }
     arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
     arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
     for which, params in (("final", result.final), ("best", result.best)):
@@ -221,20 +251,40 @@ def row_of(file: Path) -> dict[str, Any]:
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
-            part = lambda prefix: {n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)}  # noqa: E731
-            hyper, result, history, initial = part("hyper."), part("result."), part("history."), part("initial.")
+            part = lambda prefix: {
+                n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)
+            }
+            hyper, result, history, initial = (
+                part("hyper."),
+                part("result."),
+                part("history."),
+                part("initial."),
+            )
             done, best = int(result["epochs"]), int(result["best_epoch"])
             row = {name: value.item() for name, value in hyper.items()}
             row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
-            row |= {"train_accuracy": history["train_accuracy"][done].item(), "valid_accuracy": history["valid_accuracy"][done].item()}
+            row |= {
+                "train_accuracy": history["train_accuracy"][done].item(),
+                "valid_accuracy": history["valid_accuracy"][done].item(),
+            }
             row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
-            row |= {f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item() for which in ("final", "best")}
+            row |= {
+                f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item()
+                for which in ("final", "best")
+            }
             row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
-            layers = sorted((n for n in history if n.startswith("rate_")), key=lambda n: int(n.removeprefix("rate_")))
-            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {f"final_{n}": result[f"test_{n}_final"].item() for n in layers}
+            layers = sorted(
+                (n for n in history if n.startswith("rate_")),
+                key=lambda n: int(n.removeprefix("rate_")),
+            )
+            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {
+                f"final_{n}": result[f"test_{n}_final"].item() for n in layers
+            }
             return row | {f"initial_{name}": value.item() for name, value in initial.items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{file} is not a readable member of a sweep: {error}; remove it to train that member again") from None
+        raise ValueError(
+            f"{file} is not a readable member of a sweep: {error}; remove it to train that member again"
+        ) from None
 
 
 def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
@@ -251,7 +301,9 @@ def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
     return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
 
 
-def write_results(folder: Path, members: Sequence[Member], *, figure: bool = True) -> list[dict[str, Any]]:
+def write_results(
+    folder: Path, members: Sequence[Member], *, figure: bool = True
+) -> list[dict[str, Any]]:
     """Write results.csv and the figure for the finished members, and return the rows.
 
     Args:
@@ -287,7 +339,11 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
     varied = varied_in(rows)
     if len(varied) not in (1, 2):
         return False
-    figure = plotting.sweep_curves(rows, *varied) if len(varied) == 1 else plotting.sweep_maps(rows, *varied)
+    figure = (
+        plotting.sweep_curves(rows, *varied)
+        if len(varied) == 1
+        else plotting.sweep_maps(rows, *varied)
+    )
     buffer = io.BytesIO()
     plotting.save(figure, buffer)
     write_whole(file, buffer.getvalue())

@@ -42,10 +42,10 @@ def _hold(neuron: Neuron) -> Any:
 
 def _with_arrays(neuron: Any) -> Any:
     """The neuron with plain arrays in place of variables: a threshold may be an `nnx.Param`."""
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
         return neuron
-    array = lambda leaf: leaf[...] if is_variable(leaf) else leaf  # noqa: E731
+    array = lambda leaf: leaf[...] if is_variable(leaf) else leaf
     return jax.tree.map(array, neuron, is_leaf=is_variable)
 
 

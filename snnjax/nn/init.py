@@ -201,7 +201,7 @@ class DalianFluctuationDriven(LayerInit):
         _check.number("cv", self.cv, at_least=0)
 
     def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
-        role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"  # noqa: E731
+        role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
         by_role = {role(c): c for c in connections}
         if len(by_role) != len(connections) or not {"exc", "inh"} <= by_role.keys():
             needed = "one feed-forward, one inhibitory and at most one recurrent"

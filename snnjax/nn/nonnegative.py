@@ -20,4 +20,8 @@ def nonnegative(params: Any) -> Any:
     >>> jax.tree.leaves(nonnegative(nnx.state(module, nnx.Param)))
     [True, False]
     """
-    return jax.tree.map(lambda leaf: isinstance(leaf, NonNegative), params, is_leaf=lambda leaf: isinstance(leaf, NonNegative))
+    return jax.tree.map(
+        lambda leaf: isinstance(leaf, NonNegative),
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, NonNegative),
+    )

@@ -94,5 +94,5 @@ class PerStep(Stateless):
 
 
 def _variables(module: nnx.Module) -> list[Any]:
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     return [v for v in jax.tree.leaves(nnx.state(module), is_leaf=is_variable) if is_variable(v)]

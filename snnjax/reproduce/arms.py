@@ -66,19 +66,29 @@ class Arm:
     def size(self) -> tuple[int, int]:
         """Return the number of networks and of epochs; (0, 0) for streamed data."""
         config = self.task.config
-        return (0, 0) if getattr(config, "stream", False) else (len(self.members()), config.epochs + config.priming_epochs)
+        return (
+            (0, 0)
+            if getattr(config, "stream", False)
+            else (len(self.members()), config.epochs + config.priming_epochs)
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return everything that determines the numbers, as JSON reads it back.
 
         Folders of data are left out.
         """
-        config = {name: value for name, value in as_dict(self.task.config).items() if name not in ("data", "out", "seed")}
+        config = {
+            name: value
+            for name, value in as_dict(self.task.config).items()
+            if name not in ("data", "out", "seed")
+        }
         return plain({"config": config, "members": self.members(), "source": self.task.source})
 
     def folder(self, root: Path) -> Path:
         """Return the folder of its sweep."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[
+            :10
+        ]
         return root / "sweeps" / f"{task_name(self.task.config)}-{self.task.config.model}-{digest}"
 
     def trained(self, root: Path) -> bool:
@@ -94,7 +104,14 @@ class Arm:
             return [facts | self._one(folder, member) for member in self.members()]
         sets = SOURCES[self.task.source](config)
         finished = run_sweep(
-            config, self.members(), folder, resume=True, datasets=sets, wave=self.task.wave, figure=False, on_epoch=list(on_epoch)
+            config,
+            self.members(),
+            folder,
+            resume=True,
+            datasets=sets,
+            wave=self.task.wave,
+            figure=False,
+            on_epoch=list(on_epoch),
         )
         return [facts | row for row in finished.rows]
 

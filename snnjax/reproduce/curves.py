@@ -21,7 +21,9 @@ CONV_SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 they train at 0.05."""
 
 
-def shallow_curve(options: Options, name: str, *, recurrent: bool = False, **changes: object) -> Arm:
+def shallow_curve(
+    options: Options, name: str, *, recurrent: bool = False, **changes: object
+) -> Arm:
     """One hidden layer on spoken words over sigma_u.
 
     Laptop, both cores: 3 to 4 min, or 6 min with recurrence (measured while other programs ran).
@@ -29,10 +31,23 @@ def shallow_curve(options: Options, name: str, *, recurrent: bool = False, **cha
     task = shallow(options, recurrent=recurrent)
     if options.preset == "laptop":
         task = task.change(epochs=10)
-    return Arm(name, task.change(**changes), {"sigma_u": sigmas(options, SHALLOW_SIGMAS)}, options.seeds_of(3))
+    return Arm(
+        name,
+        task.change(**changes),
+        {"sigma_u": sigmas(options, SHALLOW_SIGMAS)},
+        options.seeds_of(3),
+    )
 
 
-def conv_curve(options: Options, depth: int, name: str, laptop: Sequence[float] | None = None, *, seeds: int = 2, **changes: object) -> Arm:
+def conv_curve(
+    options: Options,
+    depth: int,
+    name: str,
+    laptop: Sequence[float] | None = None,
+    *,
+    seeds: int = 2,
+    **changes: object,
+) -> Arm:
     """A convolutional network over sigma_u.
 
     Laptop, both cores: 1 layer 3 min, 3 layers 8 min, 7 layers 21 min.

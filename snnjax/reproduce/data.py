@@ -29,13 +29,23 @@ class MissingDataError(FileNotFoundError):
 
 
 def _find(data: Path | None, folders: tuple[str, ...], holds: tuple[str, ...], what: str) -> Path:
-    root = data if data is not None else Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+    root = (
+        data
+        if data is not None
+        else Path(os.environ[VARIABLE])
+        if os.environ.get(VARIABLE)
+        else None
+    )
     if root is None:
-        raise MissingDataError(f"{what} needed: name the folder that holds it by --data FOLDER or the environment variable {VARIABLE}")
+        raise MissingDataError(
+            f"{what} needed: name the folder that holds it by --data FOLDER or the environment variable {VARIABLE}"
+        )
     for folder in (root, *(root / name for name in folders)):
         if any(next(folder.glob(pattern), None) for pattern in holds):
             return folder
-    raise MissingDataError(f"{what} needed: neither {root} nor its folders {', '.join(folders)} hold {' or '.join(holds)}")
+    raise MissingDataError(
+        f"{what} needed: neither {root} nor its folders {', '.join(folders)} hold {' or '.join(holds)}"
+    )
 
 
 def shd_folder(data: Path | None, *, real: bool = False) -> Path:
@@ -48,7 +58,11 @@ def shd_folder(data: Path | None, *, real: bool = False) -> Path:
     Raises:
         MissingDataError: There is no such folder. The message says where it was expected.
     """
-    what = "the Spiking Heidelberg Digits are" if real else "spoken words in the layout of the Spiking Heidelberg Digits are"
+    what = (
+        "the Spiking Heidelberg Digits are"
+        if real
+        else "spoken words in the layout of the Spiking Heidelberg Digits are"
+    )
     return _find(data, ("shd", "shd_format"), ("shd_train.h5" if real else "*_train.h5",), what)
 
 
@@ -64,10 +78,18 @@ def cifar10_folder(data: Path | None) -> Path:
 
 def dvs_folder(data: Path | None) -> Path:
     """Return the folder of DVS-Gesture. Errors are those of `shd_folder`."""
-    return _find(data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is")
+    return _find(
+        data, ("dvs_gesture",), ("ibmGestureTrain", "trials_to_train.txt"), "DVS-Gesture is"
+    )
 
 
-def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classes: int | None = None, seed: int = 0) -> Splits:
+def generated(
+    config: Any,
+    *,
+    sizes: tuple[int, int, int] = (24, 12, 12),
+    classes: int | None = None,
+    seed: int = 0,
+) -> Splits:
     """Return generated training, validation and test sets with the shape of the task's data.
 
     Each class has its own inputs with higher activity.
@@ -88,12 +110,18 @@ def generated(config: Any, *, sizes: tuple[int, int, int] = (24, 12, 12), classe
         return config.datasets()
     if isinstance(config, CIFAR10Config):
         return Splits(*(_images(rng, n, 32 // config.downsample, classes or 10) for n in sizes))
-    units, own, rate = (int(np.prod(config.sensor)), 11, 9.2) if isinstance(config, DVSGestureConfig) else (700, 20, 8.0)
+    units, own, rate = (
+        (int(np.prod(config.sensor)), 11, 9.2)
+        if isinstance(config, DVSGestureConfig)
+        else (700, 20, 8.0)
+    )
     made = (_events(rng, n, units, classes or own, config.duration, rate) for n in sizes)
     return Splits(*made)
 
 
-def _events(rng: np.random.Generator, n: int, units: int, classes: int, duration: float, rate: float) -> EventDataset:
+def _events(
+    rng: np.random.Generator, n: int, units: int, classes: int, duration: float, rate: float
+) -> EventDataset:
     labels = np.arange(n) % classes
     # a class's own share of the units fires ten times as often as the rest
     rates = np.where(np.arange(units) * classes // units == labels[:, None], 10 * rate, rate)

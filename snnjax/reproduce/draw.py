@@ -42,7 +42,14 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
         return
     at = [v for v, _ in kept]
     (drawn,) = axes.plot(at, [f.mean() for _, f in kept], marker="o", ms=3, **style)
-    axes.fill_between(at, [f.min() for _, f in kept], [f.max() for _, f in kept], color=drawn.get_color(), alpha=0.2, lw=0)
+    axes.fill_between(
+        at,
+        [f.min() for _, f in kept],
+        [f.max() for _, f in kept],
+        color=drawn.get_color(),
+        alpha=0.2,
+        lw=0,
+    )
 
 
 def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
@@ -52,7 +59,11 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
     so.
     """
     axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
-    at = np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines]) if axes.lines else np.zeros(0)
+    at = (
+        np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines])
+        if axes.lines
+        else np.zeros(0)
+    )
     if at.size and at.min() > 0 and at.max() > 10 * at.min():
         axes.set_xscale("log")
     if log_y and any((np.asarray(found.get_ydata(), float) > 0).any() for found in axes.lines):
@@ -63,11 +74,18 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
     if not axes.lines:
         axes.set(yticks=[])
         axes.text(
-            0.5, 0.5, "not reached" if y.startswith("epochs to") else "no finite number", transform=axes.transAxes, ha="center", color="0.5"
+            0.5,
+            0.5,
+            "not reached" if y.startswith("epochs to") else "no finite number",
+            transform=axes.transAxes,
+            ha="center",
+            color="0.5",
         )
 
 
-def curves(rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u") -> Figure:
+def curves(
+    rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u"
+) -> Figure:
     """Plot one panel per column and one line per arm.
 
     >>> rows = [{"arm": a, "sigma_u": s, "test_accuracy_final": 0.5}

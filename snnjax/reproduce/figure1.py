@@ -33,20 +33,33 @@ _BEGIN = 0.1
 """Time left out at the start of every trial, s, because the membrane starts at 0."""
 
 
-def measure(*, xis: Sequence[float], inputs: int, neurons: int, rate: float, seconds: float, trials: int, dt: float = 2e-3) -> list[Row]:
+def measure(
+    *,
+    xis: Sequence[float],
+    inputs: int,
+    neurons: int,
+    rate: float,
+    seconds: float,
+    trials: int,
+    dt: float = 2e-3,
+) -> list[Row]:
     """Return the rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
     x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
     w = jax.random.normal(jax.random.key(1), (inputs, neurons))
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
     rows = []
     for xi in xis:
-        weights = theory.connection_weights(0.0, 1 / xi, theory.Afferent(inputs, rate), LIF(dt=dt).kernel)
+        weights = theory.connection_weights(
+            0.0, 1 / xi, theory.Afferent(inputs, rate), LIF(dt=dt).kernel
+        )
         drive = x @ (w * weights.sigma_w)
         neuron = LIF(dt=dt)
         run = simulate(neuron, drive, membrane=True)
         begin = round(_BEGIN / dt)
         for reset, u in ((False, free_membrane(neuron, drive)), (True, run.membrane)):
-            rows.append(_row(np.asarray(u, np.float64)[begin:], xi, reset, float(run.output.mean() / dt)))
+            rows.append(
+                _row(np.asarray(u, np.float64)[begin:], xi, reset, float(run.output.mean() / dt))
+            )
     return rows
 
 
@@ -69,15 +82,26 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
     xis = sorted({row["xi"] for row in rows})
     figure = Figure(figsize=(3.2 * len(xis), 5.4), layout="constrained")
     axes = figure.subplots(2, len(xis), squeeze=False)
-    for (k, xi), (line, reset) in ((a, b) for a in enumerate(xis) for b in enumerate((False, True))):
+    for (k, xi), (line, reset) in (
+        (a, b) for a in enumerate(xis) for b in enumerate((False, True))
+    ):
         (row,) = pick(rows, xi=xi, reset=reset)
         edges, sigma = np.array(row["edges"]), row["target"]
         u = np.linspace(edges[0], edges[-1], 200)
         ax = axes[line, k]
         ax.stairs(row["density"], edges, fill=True, color="0.75", label="simulated")
-        ax.plot(u, np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi)), color="C0", label="theory")
+        ax.plot(
+            u,
+            np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi)),
+            color="C0",
+            label="theory",
+        )
         ax.axvline(1.0, color="C3", ls=":", lw=1, label="threshold")
-        ax.set(xlabel="U", title=rf"$\xi$ = {xi:g}, {'reset' if reset else 'no reset'}", ylabel="density" if k == 0 else "")
+        ax.set(
+            xlabel="U",
+            title=rf"$\xi$ = {xi:g}, {'reset' if reset else 'no reset'}",
+            ylabel="density" if k == 0 else "",
+        )
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False, fontsize=7)
     return {"figure1": figure}
@@ -87,15 +111,23 @@ def _as_theory(rows: Rows) -> Verdict:
     found = pick(rows, reset=False)
     if not found:
         return untested("not measured")
-    text = ", ".join(f"xi {r['xi']:g}: std {r['std']:.3f} for {r['target']:.3f}, distance {r['distance']:.3f}" for r in found)
-    return verdict(all(abs(r["std"] / r["target"] - 1) < 0.05 and r["distance"] < 0.05 for r in found), text)
+    text = ", ".join(
+        f"xi {r['xi']:g}: std {r['std']:.3f} for {r['target']:.3f}, distance {r['distance']:.3f}"
+        for r in found
+    )
+    return verdict(
+        all(abs(r["std"] / r["target"] - 1) < 0.05 and r["distance"] < 0.05 for r in found), text
+    )
 
 
 def _with_reset(rows: Rows) -> Verdict:
     found = {r["xi"]: r for r in pick(rows, reset=True)}
     if len(found) < 2:
         return untested("fewer than two xi")
-    text = ", ".join(f"xi {xi:g}: distance {r['distance']:.3f}, {r['rate']:.1f} Hz" for xi, r in sorted(found.items()))
+    text = ", ".join(
+        f"xi {xi:g}: distance {r['distance']:.3f}, {r['rate']:.1f} Hz"
+        for xi, r in sorted(found.items())
+    )
     by_xi = [found[xi]["distance"] for xi in sorted(found)]
     return verdict(by_xi[-1] < 0.05 and by_xi == sorted(by_xi, reverse=True), text)
 
@@ -104,7 +136,9 @@ def study(options: Options) -> Study:
     """Return the study. It takes seconds in every preset, because nothing is trained."""
     given: dict[str, Any] = {"xis": [1.0, 2.0, 3.0], "inputs": 200, "neurons": 100, "rate": 10.0}
     given |= options.choose(
-        smoke={"seconds": 0.5, "trials": 4}, laptop={"seconds": 2.0, "trials": 20}, paper={"seconds": 2.0, "trials": 100}
+        smoke={"seconds": 0.5, "trials": 4},
+        laptop={"seconds": 2.0, "trials": 20},
+        paper={"seconds": 2.0, "trials": 100},
     )
     return Study(
         name="figure1", title="Figure 1: the membrane's distribution", preset=options.preset,

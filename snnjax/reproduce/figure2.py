@@ -30,12 +30,35 @@ def _rows(show: Callable[[], Any], method: str, given: Mapping[str, Any]) -> lis
     for sigma_u in given["sigma_u"]:
         for seed in range(given["seeds"]):
             variance, spread, predicted, rate, silent = membranes.measure(
-                x, nu, sigma_u, method, seed, depth=given["depth"], width=given["width"], dt=given["dt"]
+                x,
+                nu,
+                sigma_u,
+                method,
+                seed,
+                depth=given["depth"],
+                width=given["width"],
+                dt=given["dt"],
             )
             for k in range(given["depth"]):
-                row = {"sigma_u": sigma_u, "seed": seed, "layer": k + 1, "method": method, "measured": float(np.sqrt(variance[k]))}
-                row |= {"ratio": row["measured"] / sigma_u, "rate": float(rate[k]), "silent": float(silent[k])}
-                rows.append(row | {"quenched": float(np.sqrt(spread[k])), "quenched_predicted": float(np.sqrt(predicted[k]))})
+                row = {
+                    "sigma_u": sigma_u,
+                    "seed": seed,
+                    "layer": k + 1,
+                    "method": method,
+                    "measured": float(np.sqrt(variance[k])),
+                }
+                row |= {
+                    "ratio": row["measured"] / sigma_u,
+                    "rate": float(rate[k]),
+                    "silent": float(silent[k]),
+                }
+                rows.append(
+                    row
+                    | {
+                        "quenched": float(np.sqrt(spread[k])),
+                        "quenched_predicted": float(np.sqrt(predicted[k])),
+                    }
+                )
     return rows
 
 
@@ -50,7 +73,14 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
         for j, layer in enumerate((1, last)):
             ax = axes[j, k]
             for c, method in enumerate(membranes.METHODS):
-                draw.line(ax, pick(rows, task=task, method=method, layer=layer), "sigma_u", "measured", color=f"C{c}", label=method)
+                draw.line(
+                    ax,
+                    pick(rows, task=task, method=method, layer=layer),
+                    "sigma_u",
+                    "measured",
+                    color=f"C{c}",
+                    label=method,
+                )
             targets = sorted({row["sigma_u"] for row in rows})
             ax.plot(targets, targets, color="k", ls=":", lw=1.5, zorder=3, label="target")
             draw.finish(ax, x="sigma_u", y=r"measured $\sigma_U$" if k == 0 else "", log_y=False)
@@ -59,14 +89,23 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
     return {"figure2": figure}
 
 
-def _ratio(task: str, method: str, low: float, high: float, *, layer: int | None = 1) -> Callable[[Rows], Verdict]:
+def _ratio(
+    task: str, method: str, low: float, high: float, *, layer: int | None = 1
+) -> Callable[[Rows], Verdict]:
     def judge(rows: Rows) -> Verdict:
-        chosen = pick(rows, task=task, method=method) if layer is None else pick(rows, task=task, method=method, layer=layer)
+        chosen = (
+            pick(rows, task=task, method=method)
+            if layer is None
+            else pick(rows, task=task, method=method, layer=layer)
+        )
         if not chosen:
             return untested(f"{task} not measured here")
         by = {(row["layer"], row["sigma_u"]): 0 for row in chosen}
         ratios = [float(values(pick(chosen, layer=k, sigma_u=s), "ratio").mean()) for k, s in by]
-        return verdict(all(low <= r <= high for r in ratios), f"measured / target {min(ratios):.2f} to {max(ratios):.2f}")
+        return verdict(
+            all(low <= r <= high for r in ratios),
+            f"measured / target {min(ratios):.2f} to {max(ratios):.2f}",
+        )
 
     return judge
 
@@ -87,10 +126,17 @@ def study(options: Options) -> Study:
     if options.smoke:
         given |= {"depth": 1, "width": 16, "samples": 6, "sigma_u": [1.0]}
     n = given["samples"]
-    inputs: dict[str, Callable[[], Any]] = {"Poisson": lambda: membranes.poisson_input(n), "Randman": lambda: membranes.randman_input(n)}
+    inputs: dict[str, Callable[[], Any]] = {
+        "Poisson": lambda: membranes.poisson_input(n),
+        "Randman": lambda: membranes.randman_input(n),
+    }
     spoken = shallow(options)
     if options.smoke:
-        inputs = {spoken.facts["task"]: lambda: membranes.events_input(_data.SOURCES[spoken.source](spoken.config)[0], n)}
+        inputs = {
+            spoken.facts["task"]: lambda: membranes.events_input(
+                _data.SOURCES[spoken.source](spoken.config)[0], n
+            )
+        }
     else:
         inputs[spoken.facts["task"]] = lambda: membranes.spoken_input(spoken.config.data, n)
     units = []
@@ -98,7 +144,11 @@ def study(options: Options) -> Study:
         facts = {**spoken.facts, "task": task}
         for method in membranes.METHODS:
             measured = functools.partial(_rows, show, method, given)
-            units.append(Measurement(f"{task}, {method}", {"input": task, "method": method, **given}, measured, facts))
+            units.append(
+                Measurement(
+                    f"{task}, {method}", {"input": task, "method": method, **given}, measured, facts
+                )
+            )
     words = spoken.facts["task"]
     return Study(
         name="figure2", title="Figure 2: target and measured sigma_U", preset=options.preset, units=units, draw=_draw,

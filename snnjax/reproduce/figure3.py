@@ -15,13 +15,28 @@ from snnjax.reproduce.draw import arms
 from snnjax.reproduce.published import NUMBERS
 from snnjax.reproduce.report import ACCURACY
 from snnjax.reproduce.settings import Options, randman
-from snnjax.reproduce.statements import TEST, Rows, Statement, Verdict, number, pick, untested, values, verdict
+from snnjax.reproduce.statements import (
+    TEST,
+    Rows,
+    Statement,
+    Verdict,
+    number,
+    pick,
+    untested,
+    values,
+    verdict,
+)
 from snnjax.reproduce.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER, CURVE, MAP, SPOKEN = "Randman, the paper's settings", "Randman", "Randman, weights", "spoken words"
+PAPER, CURVE, MAP, SPOKEN = (
+    "Randman, the paper's settings",
+    "Randman",
+    "Randman, weights",
+    "spoken words",
+)
 
 
 def _draw(rows: Rows) -> Mapping[str, Figure]:
@@ -37,7 +52,10 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
 
 def _full(rows: Rows) -> list[dict]:
     """Replace None, which stands for NaN in JSON, by NaN."""
-    return [{name: float("nan") if value is None else value for name, value in row.items()} for row in rows]
+    return [
+        {name: float("nan") if value is None else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
 def _cells(rows: Rows) -> dict[tuple[float, float], float]:
@@ -51,7 +69,9 @@ def _best(rows: Rows) -> Verdict:
     if len(cells) < 9:
         return untested("fewer than nine combinations of mu_W and sigma_W")
     (mu, sigma), top = max(cells.items(), key=lambda item: item[1])
-    return verdict(mu <= 0 and 0.3 <= sigma <= 3, f"best at mu_W {mu:g}, sigma_W {sigma:g}: {100 * top:.0f} %")
+    return verdict(
+        mu <= 0 and 0.3 <= sigma <= 3, f"best at mu_W {mu:g}, sigma_W {sigma:g}: {100 * top:.0f} %"
+    )
 
 
 def _wide(rows: Rows) -> Verdict:
@@ -65,7 +85,15 @@ def _wide(rows: Rows) -> Verdict:
     failed = [cell for cell in inside if not trains[cell]]
     outside = [ok for cell, ok in trains.items() if cell not in inside]
     text = f"{len(inside) - len(failed)} of {len(inside)} combinations there train, and {sum(outside)} of {len(outside)} elsewhere"
-    return verdict(not failed, text + (f"; not {', '.join(f'mu_W {m:g}, sigma_W {s:g}' for m, s in failed[:4])}" if failed else ""))
+    return verdict(
+        not failed,
+        text
+        + (
+            f"; not {', '.join(f'mu_W {m:g}, sigma_W {s:g}' for m, s in failed[:4])}"
+            if failed
+            else ""
+        ),
+    )
 
 
 def study(options: Options) -> Study:
@@ -75,7 +103,10 @@ def study(options: Options) -> Study:
     minutes.
     """
     curve = Arm(
-        CURVE, randman(options), {"sigma_u": sigmas(options, (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0))}, options.seeds_of(3)
+        CURVE,
+        randman(options),
+        {"sigma_u": sigmas(options, (0.01, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 20.0, 100.0))},
+        options.seeds_of(3),
     )
     paper = Arm(PAPER, randman(Options("paper")), {"sigma_u": (1.0,)}, options.seeds_of(3))
     weights = randman(options).change(init="normal")

@@ -40,7 +40,9 @@ def _probe(options: Options, depth: int) -> Measurement:
         task = Task(task.change(duration=0.7, dt=2e-3).config, "own", task.facts)
     samples = 32 if not options.smoke else 12
     task = task.change(calibration_samples=samples, remat_steps=None)
-    settings = layers.SETTINGS if not options.smoke else (("fluctuation_driven", 1.0), ("kaiming", 1.0))
+    settings = (
+        layers.SETTINGS if not options.smoke else (("fluctuation_driven", 1.0), ("kaiming", 1.0))
+    )
     seeds = options.seeds_of(2)
     given = {
         "depth": depth,
@@ -51,13 +53,19 @@ def _probe(options: Options, depth: int) -> Measurement:
         "duration": task.config.duration,
     }
     measured = functools.partial(_look, task, settings, seeds, samples)
-    return Measurement(f"before training, {_name(depth)}", given, measured, {**task.facts, "depth": depth})
+    return Measurement(
+        f"before training, {_name(depth)}", given, measured, {**task.facts, "depth": depth}
+    )
 
 
 def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), samples)
     return [
-        {"setting": layers.setting(init, s), "seed": seed, **layers.look(task.config, sets, init, s, seed)}
+        {
+            "setting": layers.setting(init, s),
+            "seed": seed,
+            **layers.look(task.config, sets, init, s, seed),
+        }
         for init, s in settings
         for seed in seeds
     ]
@@ -65,15 +73,26 @@ def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
 
 def _deep_rates(task: Task, seeds: Any) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), 64)
-    found = [layers.look(task.config, sets, "fluctuation_driven", 1.0, seed)["rate"] for seed in seeds]
+    found = [
+        layers.look(task.config, sets, "fluctuation_driven", 1.0, seed)["rate"] for seed in seeds
+    ]
     return [
-        {"seed": seed, **{f"initial_rate_{k}": r for k, r in enumerate(rates, start=1)}} for seed, rates in zip(seeds, found, strict=True)
+        {"seed": seed, **{f"initial_rate_{k}": r for k, r in enumerate(rates, start=1)}}
+        for seed, rates in zip(seeds, found, strict=True)
     ]
 
 
 def _draw(rows: Rows) -> Mapping[str, Figure]:
-    trained = [row for row in rows if TEST in row and len({r["sigma_u"] for r in rows if r["arm"] == row["arm"] and "sigma_u" in r}) > 1]
-    return {"figure4-training": draw.curves(trained), "figure4-layers": layers.figure([row for row in rows if "setting" in row])}
+    trained = [
+        row
+        for row in rows
+        if TEST in row
+        and len({r["sigma_u"] for r in rows if r["arm"] == row["arm"] and "sigma_u" in r}) > 1
+    ]
+    return {
+        "figure4-training": draw.curves(trained),
+        "figure4-layers": layers.figure([row for row in rows if "setting" in row]),
+    }
 
 
 def study(options: Options) -> Study:

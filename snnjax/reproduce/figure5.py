@@ -12,7 +12,19 @@ from snnjax.reproduce import draw
 from snnjax.reproduce.curves import conv_curve
 from snnjax.reproduce.report import ACCURACY
 from snnjax.reproduce.settings import Options
-from snnjax.reproduce.statements import DIFFERS, TEST, Rows, Statement, Verdict, accuracies, curve, pick, trained, untested, verdict
+from snnjax.reproduce.statements import (
+    DIFFERS,
+    TEST,
+    Rows,
+    Statement,
+    Verdict,
+    accuracies,
+    curve,
+    pick,
+    trained,
+    untested,
+    verdict,
+)
 from snnjax.reproduce.study import Study
 
 PLAIN, HOMEOSTASIS, PRIMING = "no homeostasis", "homeostasis", "priming"
@@ -36,7 +48,11 @@ def rescues(arm: str, text: str) -> Statement:
         v = both[0]
         a, b = accuracies(plain)[v], accuracies(other)[v]
         text = f"sigma_u {v:g}: {100 * a:.0f} % without, {100 * b:.0f} % with"
-        return untested(f"there was nothing to rescue, {text}") if without[v] else verdict(found[v] and b > a + DIFFERS, text)
+        return (
+            untested(f"there was nothing to rescue, {text}")
+            if without[v]
+            else verdict(found[v] and b > a + DIFFERS, text)
+        )
 
     return Statement(text, "P", judge)
 
@@ -46,21 +62,31 @@ def _rarely_fails(rows: Rows) -> Verdict:
     best = max(accuracies(rows).values(), default=0.0)
     if not chosen or best < chosen[0]["chance"] + 0.2:
         return untested("nothing trained")
-    good = [row[TEST] is not None and row[TEST] >= row["chance"] + 0.5 * (best - row["chance"]) for row in chosen]
-    return verdict(sum(good) >= 0.9 * len(good), f"{sum(good)} of {len(good)} primed networks trained")
+    good = [
+        row[TEST] is not None and row[TEST] >= row["chance"] + 0.5 * (best - row["chance"])
+        for row in chosen
+    ]
+    return verdict(
+        sum(good) >= 0.9 * len(good), f"{sum(good)} of {len(good)} primed networks trained"
+    )
 
 
 def study(options: Options) -> Study:
     """Return the study. Laptop, both cores: 3 layers, 8 min (those of figure 4) + 5 + 6 min."""
     few = (0.01, 0.05, 0.2, 1.0)
-    primed, depth = options.choose(smoke=1, laptop=2, paper=10), options.choose(smoke=7, laptop=3, paper=7)
+    primed, depth = (
+        options.choose(smoke=1, laptop=2, paper=10),
+        options.choose(smoke=7, laptop=3, paper=7),
+    )
     # The strength of the paper for these networks. At 0.1, as for other curves on a laptop, the
     # upper bound silences the layers that priming has activated.
     bound: dict[str, Any] = {"upper_strength": 0.01} if options.preset == "laptop" else {}
     units = [
         conv_curve(options, depth, PLAIN),
         conv_curve(options, depth, HOMEOSTASIS, few, lower_strength=100.0),
-        conv_curve(options, depth, PRIMING, few, lower_strength=100.0, priming_epochs=primed, **bound),
+        conv_curve(
+            options, depth, PRIMING, few, lower_strength=100.0, priming_epochs=primed, **bound
+        ),
     ]
     return Study(
         name="figure5", title="Figure 5: homeostatic plasticity and priming", preset=options.preset, units=units,

@@ -16,7 +16,19 @@ from snnjax.reproduce.curves import conv_curve
 from snnjax.reproduce.published import TABLE_1
 from snnjax.reproduce.report import ACCURACY
 from snnjax.reproduce.settings import Options, Task, cifar10, conv, dvs_gesture
-from snnjax.reproduce.statements import DIFFERS, TEST, Rows, Statement, Verdict, number, pick, spread, untested, values, verdict
+from snnjax.reproduce.statements import (
+    DIFFERS,
+    TEST,
+    Rows,
+    Statement,
+    Verdict,
+    number,
+    pick,
+    spread,
+    untested,
+    values,
+    verdict,
+)
 from snnjax.reproduce.study import Study
 
 if TYPE_CHECKING:
@@ -43,9 +55,15 @@ def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds
             # figure 4 has trained it
             if options.smoke and published == "SHD" and start == "fluctuation-driven":
                 curve = conv_curve(options, depth, "")
-                out.append(Arm(_name(published, depth, start), curve.task, curve.varied, curve.seeds, facts))
+                out.append(
+                    Arm(
+                        _name(published, depth, start), curve.task, curve.varied, curve.seeds, facts
+                    )
+                )
                 continue
-            out.append(Arm(_name(published, depth, start), task.change(**changes[start]), {}, seeds, facts))
+            out.append(
+                Arm(_name(published, depth, start), task.change(**changes[start]), {}, seeds, facts)
+            )
     return out
 
 
@@ -71,10 +89,24 @@ def _draw(rows: Rows) -> Mapping[str, Figure]:
             color=f"C{k}",
             label=f"{start}, here",
         )
-        theirs = [(x, TABLE_1[key].value) for x, n in zip(at, networks, strict=True) if (key := (*_split(n), start)) in TABLE_1]
-        axes.plot([x for x, _ in theirs], [v for _, v in theirs], "k_", ms=12, label="published, the paper's data" if k == 0 else None)
+        theirs = [
+            (x, TABLE_1[key].value)
+            for x, n in zip(at, networks, strict=True)
+            if (key := (*_split(n), start)) in TABLE_1
+        ]
+        axes.plot(
+            [x for x, _ in theirs],
+            [v for _, v in theirs],
+            "k_",
+            ms=12,
+            label="published, the paper's data" if k == 0 else None,
+        )
     axes.set(ylabel="test accuracy (%)", ylim=(0, 102))
-    axes.set_xticks(np.arange(len(networks)), [f"{pick(rows, network=n)[0]['task']}\n{_split(n)[1]} layers" for n in networks], fontsize=8)
+    axes.set_xticks(
+        np.arange(len(networks)),
+        [f"{pick(rows, network=n)[0]['task']}\n{_split(n)[1]} layers" for n in networks],
+        fontsize=8,
+    )
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return {"figure6": figure}
@@ -88,8 +120,12 @@ def _table(rows: Rows) -> str:
         (task, depth), own = _split(network), pick(rows, network=network)
         ours = [values(pick(own, start=start), TEST) for start in STARTS]
         theirs = [TABLE_1.get((task, depth, start)) for start in STARTS]
-        lines.append(f"| {own[0]['task']}, here | {depth} | {' | '.join(spread(f, '%') if f.size else '' for f in ours)} |")
-        lines.append(f"| {task}, published | {depth} | {' | '.join('' if p is None else str(p) for p in theirs)} |")
+        lines.append(
+            f"| {own[0]['task']}, here | {depth} | {' | '.join(spread(f, '%') if f.size else '' for f in ours)} |"
+        )
+        lines.append(
+            f"| {task}, published | {depth} | {' | '.join('' if p is None else str(p) for p in theirs)} |"
+        )
     return "\n".join(lines)
 
 
@@ -120,7 +156,10 @@ def _better(task: str, depth: int, one: str, other: str, text: str) -> Statement
         if not a.size or not b.size:
             return untested("not trained here")
         joint = math.hypot(*(float(f.std(ddof=1)) if f.size > 1 else 0.0 for f in (a, b)))
-        return verdict(bool(a.mean() - b.mean() > max(DIFFERS, joint)), f"{one} {spread(a, '%')}, {other} {spread(b, '%')}")
+        return verdict(
+            bool(a.mean() - b.mean() > max(DIFFERS, joint)),
+            f"{one} {spread(a, '%')}, {other} {spread(b, '%')}",
+        )
 
     return Statement(text, "P", judge)
 

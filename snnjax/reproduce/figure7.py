@@ -12,7 +12,19 @@ from snnjax.reproduce.curves import sigmas
 from snnjax.reproduce.published import NUMBERS
 from snnjax.reproduce.report import ACCURACY
 from snnjax.reproduce.settings import Options, Task, shallow
-from snnjax.reproduce.statements import TEST, Rows, Statement, Verdict, curve, number, pick, spread, untested, values, verdict
+from snnjax.reproduce.statements import (
+    TEST,
+    Rows,
+    Statement,
+    Verdict,
+    curve,
+    number,
+    pick,
+    spread,
+    untested,
+    values,
+    verdict,
+)
 from snnjax.reproduce.study import Study
 
 PLAIN, DALIAN = "without Dale's law", "Dalian"
@@ -38,9 +50,22 @@ def study(options: Options) -> Study:
         if not options.smoke:
             task = task.change(hidden=(160,) if name == PLAIN else (128,))
         if options.preset == "laptop":
-            changes = {"duration": 0.4, "dt": 5e-3, "valid_fraction": 0.25, "batch_size": 25, "epochs": 30}
+            changes = {
+                "duration": 0.4,
+                "dt": 5e-3,
+                "valid_fraction": 0.25,
+                "batch_size": 25,
+                "epochs": 30,
+            }
             task = Task(task.change(**changes).config, "two speakers", task.facts)
-        arms.append(Arm(name, task, {"sigma_u": sigmas(options, (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))}, options.seeds_of(5)))
+        arms.append(
+            Arm(
+                name,
+                task,
+                {"sigma_u": sigmas(options, (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))},
+                options.seeds_of(5),
+            )
+        )
     return Study(
         name="figure7", title="Figure 7: Dale's law", preset=options.preset, units=arms, draw=lambda rows: {"figure7": draw.curves(rows)},
         statements=[

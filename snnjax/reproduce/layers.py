@@ -41,7 +41,9 @@ def setting(init: str, sigma_u: float) -> str:
     >>> setting("kaiming", 1.0), setting("fluctuation_driven", 0.2)
     ('Kaiming', 'sigma_u 0.2')
     """
-    return {"kaiming": "Kaiming", "data_driven_balanced": "data-driven, 1"}.get(init, f"sigma_u {sigma_u:g}")
+    return {"kaiming": "Kaiming", "data_driven_balanced": "data-driven, 1"}.get(
+        init, f"sigma_u {sigma_u:g}"
+    )
 
 
 def few(sets: Any, samples: int) -> Any:
@@ -80,13 +82,27 @@ def figure(rows: Rows) -> Figure:
     figure = Figure(figsize=(3.2 * len(depths), 7.5), layout="constrained")
     axes = figure.subplots(3, len(depths), sharey="row", squeeze=False)
     names = list(dict.fromkeys(row["setting"] for row in rows))
-    for (column, depth), (row, (key, label)) in itertools.product(enumerate(depths), enumerate(panels)):
+    for (column, depth), (row, (key, label)) in itertools.product(
+        enumerate(depths), enumerate(panels)
+    ):
         ax = axes[row, column]
         for k, name in enumerate(names):
             mean = _mean(pick(rows, depth=depth, setting=name), key)
-            style: dict[str, Any] = {"color": f"C{k}", "marker": "o", "ms": 4, "ls": "-" if name.startswith("sigma") else "--"}
-            ax.plot(np.arange(1, mean.size + 1), np.where(mean > 0, mean, np.nan), label=name, **style)
-        ax.set(yscale="log", xlabel="layer" if row == 2 else "", ylabel=label if column == 0 else "", xlim=(0.5, max(depths) + 0.5))
+            style: dict[str, Any] = {
+                "color": f"C{k}",
+                "marker": "o",
+                "ms": 4,
+                "ls": "-" if name.startswith("sigma") else "--",
+            }
+            ax.plot(
+                np.arange(1, mean.size + 1), np.where(mean > 0, mean, np.nan), label=name, **style
+            )
+        ax.set(
+            yscale="log",
+            xlabel="layer" if row == 2 else "",
+            ylabel=label if column == 0 else "",
+            xlim=(0.5, max(depths) + 0.5),
+        )
         ax.spines[["top", "right"]].set_visible(False)
     for column, depth in enumerate(depths):
         axes[0, column].set_title(f"{depth} layer{'s' * (depth > 1)}")
@@ -102,7 +118,9 @@ def _text(numbers: np.ndarray) -> str:
     return " ".join(f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in numbers)
 
 
-def _rates(text: str, name: str, holds: Callable[[np.ndarray], Any], source: Any = "P") -> Statement:
+def _rates(
+    text: str, name: str, holds: Callable[[np.ndarray], Any], source: Any = "P"
+) -> Statement:
     def judge(rows: Rows) -> Verdict:
         rates = _mean(pick(rows, depth=7, setting=name), "rate")
         if not rates.size:
@@ -123,9 +141,13 @@ def _level(rates: np.ndarray) -> bool:
 def _divides(rows: Rows) -> Verdict:
     """Judge the ratio of gradients of a silent layer and of the layer below it."""
     ratios = []
-    for row in (r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)):
+    for row in (
+        r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)
+    ):
         rate, grad = row["rate"], row["grad_z"]
-        ratios += [grad[k] / grad[k - 1] for k in range(1, len(rate)) if rate[k] == 0 and grad[k - 1] > 0]
+        ratios += [
+            grad[k] / grad[k - 1] for k in range(1, len(rate)) if rate[k] == 0 and grad[k - 1] > 0
+        ]
     if not ratios:
         return untested("no silent layer below another in seven layers")
     middle = float(np.median(ratios))
@@ -143,17 +165,43 @@ def _no_update(rows: Rows) -> Verdict:
 
 
 STATEMENTS = (
-    _rates(f"Seven layers, sigma_u 0.2: only the first layer spikes (above {SILENT_HZ:g} Hz)", "sigma_u 0.2", lambda r: _active(r) == 1),
-    _rates("Seven layers, sigma_u 0.5: the first four layers spike", "sigma_u 0.5", lambda r: _active(r) == 4),
+    _rates(
+        f"Seven layers, sigma_u 0.2: only the first layer spikes (above {SILENT_HZ:g} Hz)",
+        "sigma_u 0.2",
+        lambda r: _active(r) == 1,
+    ),
+    _rates(
+        "Seven layers, sigma_u 0.5: the first four layers spike",
+        "sigma_u 0.5",
+        lambda r: _active(r) == 4,
+    ),
     _rates(
         "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 Hz)",
         "sigma_u 1",
         lambda r: _level(r) and r.max() < 30,
     ),
-    _rates("Seven layers, sigma_u 2: rates grow with depth (to more than twice the first)", "sigma_u 2", lambda r: r[-1] > 2 * r[0]),
-    _rates(f"Seven layers, sigma_u 20: saturated (all above {SATURATED_HZ:g} Hz)", "sigma_u 20", lambda r: (r > SATURATED_HZ).all()),
-    _rates("Seven layers, Kaiming: as silent as sigma_u 0.2", "Kaiming", lambda r: _active(r) == 1, "ours"),
-    _rates("Seven layers, weights from data, sigma_u 1: level rates (within a factor of 2)", "data-driven, 1", _level, "ours"),
+    _rates(
+        "Seven layers, sigma_u 2: rates grow with depth (to more than twice the first)",
+        "sigma_u 2",
+        lambda r: r[-1] > 2 * r[0],
+    ),
+    _rates(
+        f"Seven layers, sigma_u 20: saturated (all above {SATURATED_HZ:g} Hz)",
+        "sigma_u 20",
+        lambda r: (r > SATURATED_HZ).all(),
+    ),
+    _rates(
+        "Seven layers, Kaiming: as silent as sigma_u 0.2",
+        "Kaiming",
+        lambda r: _active(r) == 1,
+        "ours",
+    ),
+    _rates(
+        "Seven layers, weights from data, sigma_u 1: level rates (within a factor of 2)",
+        "data-driven, 1",
+        _level,
+        "ours",
+    ),
     Statement("Each silent layer divides the surrogate gradient by about 100", "P", _divides),
     Statement("Silent layers below give exactly zero weight updates above them", "P", _no_update),
 )

@@ -72,17 +72,24 @@ def measure(
     widths = [x.shape[-1]] + [width] * depth
     rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=nu, sigma_u=sigma_u)
     network = Sequential(
-        *[SpikingDense(a, b, init=init, neuron=LIF(dt=dt), recurrent=recurrent, rngs=rngs) for a, b in itertools.pairwise(widths)],
+        *[
+            SpikingDense(a, b, init=init, neuron=LIF(dt=dt), recurrent=recurrent, rngs=rngs)
+            for a, b in itertools.pairwise(widths)
+        ],
         Readout(width, 2, rngs=rngs),
     )
     return np.asarray(_measure(network, x, jax.random.key(seed), sigma_u, method))
 
 
 @nnx.jit(static_argnames=("method",))
-def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, method: str) -> jax.Array:
+def _measure(
+    network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, method: str
+) -> jax.Array:
     predicted = [jnp.nan] * (len(network.layers) - 1)
     if method != "paper":
-        network, reports = calibrate(network, x, key=key, sigma_u=sigma_u, balance=method.endswith("balanced"))
+        network, reports = calibrate(
+            network, x, key=key, sigma_u=sigma_u, balance=method.endswith("balanced")
+        )
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
@@ -91,6 +98,14 @@ def _measure(network: Sequential, x: jax.Array, key: jax.Array, sigma_u: float, 
         u = free_membrane(layer.neuron, layer.whole_drive(below, x))
         silent = (x.sum(axis=(0, 1)) == 0).mean()
         rows.append(
-            jnp.stack([u.var(axis=0).mean(), u.mean(axis=0).var(axis=-1).mean(), jnp.asarray(p), x.mean() / layer.neuron.dt, silent])
+            jnp.stack(
+                [
+                    u.var(axis=0).mean(),
+                    u.mean(axis=0).var(axis=-1).mean(),
+                    jnp.asarray(p),
+                    x.mean() / layer.neuron.dt,
+                    silent,
+                ]
+            )
         )
     return jnp.stack(rows, axis=1)

@@ -23,7 +23,11 @@ class Published(NamedTuple):
     source: Literal["P", "R"] = "P"
 
     def __str__(self) -> str:
-        return f"{self.value:g}" + ("" if self.spread is None else f" +- {self.spread:g}") + f" {self.unit}"
+        return (
+            f"{self.value:g}"
+            + ("" if self.spread is None else f" +- {self.spread:g}")
+            + f" {self.unit}"
+        )
 
 
 NUMBERS: dict[str, Published] = {

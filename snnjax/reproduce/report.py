@@ -23,7 +23,9 @@ WARNING = (
     "**Smoke test on generated data and tiny networks (one convolutional layer stands for three and seven): it shows that the program runs, and says "
     "nothing about the paper. No statement is tested.**"
 )
-STOPPED = " A network whose numbers are no longer finite stops, and counts with what it had reached."
+STOPPED = (
+    " A network whose numbers are no longer finite stops, and counts with what it had reached."
+)
 ACCURACY: dict[str, tuple[str, str]] = {
     "test %, final": ("test_accuracy_final", "%"),
     "test %, selected": ("test_accuracy_best", "%"),
@@ -49,8 +51,12 @@ def write(finished: Finished, root: Path) -> None:
         write_whole(folder / f"{name}.png", buffer.getvalue())
         pictures.append((name, name))
     for arm, member in study.snapshots:
-        title = ", ".join((arm.name, *(f"{name} {value:g}" for name, value in member.items() if name != "seed")))
-        name = "snapshot-" + "-".join(f"{value:g}" for key, value in sorted(member.items()) if key != "seed")
+        title = ", ".join(
+            (arm.name, *(f"{name} {value:g}" for name, value in member.items() if name != "seed"))
+        )
+        name = "snapshot-" + "-".join(
+            f"{value:g}" for key, value in sorted(member.items()) if key != "seed"
+        )
         if not (folder / f"{name}.png").exists():
             buffer = io.BytesIO()
             plotting.save(snapshot(arm, member, root), buffer)
@@ -67,32 +73,51 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
         pictures: Names of figures without .png, and captions.
     """
     study = finished.study
-    parts = [f"# {study.title}", f"After {PAPER}. Preset `{study.preset}`; {_time(finished.seconds)} of computing."]
+    parts = [
+        f"# {study.title}",
+        f"After {PAPER}. Preset `{study.preset}`; {_time(finished.seconds)} of computing.",
+    ]
     if finished.shared:
-        parts.append(f"Trained for another figure before, and not in that time: {', '.join(finished.shared)}.")
+        parts.append(
+            f"Trained for another figure before, and not in that time: {', '.join(finished.shared)}."
+        )
     if study.preset == "smoke":
         parts.append(WARNING)
     parts += ["## Statements", verdict_table(finished.verdicts), f"({SOURCES}.)", RULES]
     if study.table is not None:
         parts += ["## Table", study.table(finished.rows)]
-    parts += ["## Figures", *(f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "") for name, caption in pictures)]
+    parts += [
+        "## Figures",
+        *(
+            f"![{caption}]({name}.png)" + (f"\n\n*{caption}*" if caption != name else "")
+            for name, caption in pictures
+        ),
+    ]
     parts += [
         "## Numbers",
-        "Mean and standard deviation over runs." + STOPPED * any(row.get("finite") is False for row in finished.rows),
+        "Mean and standard deviation over runs."
+        + STOPPED * any(row.get("finite") is False for row in finished.rows),
         number_table(finished.rows, study.columns),
         "All rows: `results.csv`.",
     ]
     if study.notes:
-        parts += ["## Choices, and what differs from the paper", "\n".join(f"- {note}" for note in study.notes)]
+        parts += [
+            "## Choices, and what differs from the paper",
+            "\n".join(f"- {note}" for note in study.notes),
+        ]
     parts += ["## Settings", "\n".join(_settings(unit) for unit in study.units)]
-    parts += [f"Again, or on where it was cut off: `snnjax reproduce {study.name} --preset {study.preset} --out {finished.folder.parent}`"]
+    parts += [
+        f"Again, or on where it was cut off: `snnjax reproduce {study.name} --preset {study.preset} --out {finished.folder.parent}`"
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def verdict_table(verdicts: Sequence[tuple[Statement, Verdict]]) -> str:
     """Return a Markdown table with one row per statement."""
     lines = ["| statement | source | verdict | here |", "|---|---|---|---|"]
-    lines += [f"| {_cell(s.text)} | {s.source} | {v.status} | {_cell(v.found)} |" for s, v in verdicts]
+    lines += [
+        f"| {_cell(s.text)} | {s.source} | {v.status} | {_cell(v.found)} |" for s, v in verdicts
+    ]
     return "\n".join(lines)
 
 
@@ -111,7 +136,11 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
     | a | 1 | 2 | 3.00 +- 1.41 Hz |
     """
     keys = [name for name in (*SWEEPABLE, *GROUPED) if any(name in row for row in rows)]
-    columns = {heading: what for heading, what in columns.items() if any(row.get(what[0]) is not None for row in rows)}
+    columns = {
+        heading: what
+        for heading, what in columns.items()
+        if any(row.get(what[0]) is not None for row in rows)
+    }
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["arm"], *(row.get(name) for name in keys)), []).append(row)
@@ -124,7 +153,9 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
         numbers = [_number(own, column, unit) for column, unit in columns.values()]
         if stopped:
             failed = [row for row in own if row.get("finite") is False]
-            numbers.append(f"{len(failed)}, by epoch {max(row['epochs'] for row in failed)}" if failed else "")
+            numbers.append(
+                f"{len(failed)}, by epoch {max(row['epochs'] for row in failed)}" if failed else ""
+            )
         lines.append("| " + " | ".join([_cell(str(arm)), *cells, str(len(own)), *numbers]) + " |")
     return "\n".join(lines)
 
@@ -133,7 +164,10 @@ def _number(rows: Sequence[Row], column: str, unit: str) -> str:
     """Return mean and standard deviation as text; for lists over layers, the means."""
     lists = [row[column] for row in rows if isinstance(row.get(column), list)]
     if lists:
-        return " ".join(f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0)) + f" {unit}".rstrip()
+        return (
+            " ".join(f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0))
+            + f" {unit}".rstrip()
+        )
     return spread(found, unit) if (found := values(rows, column)).size else ""
 
 
@@ -153,13 +187,17 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
     if preset == "smoke":
         parts.append(WARNING)
     counts = {
-        s: sum(v.status == s for f in finished for _, v in f.verdicts) for s in ("holds", "does not hold", "not tested at this scale")
+        s: sum(v.status == s for f in finished for _, v in f.verdicts)
+        for s in ("holds", "does not hold", "not tested at this scale")
     }
     parts.append(", ".join(f"{status}: {n}" for status, n in counts.items()) + f". ({SOURCES}.)")
     for f in finished:
         parts += [f"## [{f.study.title}]({f.study.name}/report.md)", verdict_table(f.verdicts)]
     if skipped:
-        parts += ["## Not run", "\n".join(f"- {name}: not run: {reason}" for name, reason in skipped.items())]
+        parts += [
+            "## Not run",
+            "\n".join(f"- {name}: not run: {reason}" for name, reason in skipped.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -176,7 +214,17 @@ def _settings(unit: Any) -> str:
     return f"- {unit.name}: {unit.task.facts['task']}, {given}; {swept}{len(unit.seeds)} seed{'s' * (len(unit.seeds) > 1)}; data: {unit.task.source}"
 
 
-ALWAYS = ("model", "hidden", "dt", "duration", "batch_size", "optimizer", "learning_rate", "epochs", "init")
+ALWAYS = (
+    "model",
+    "hidden",
+    "dt",
+    "duration",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "epochs",
+    "init",
+)
 """Settings that a report lists even if they have their default values."""
 
 
@@ -188,7 +236,9 @@ def _words(value: Any) -> str:
     """
     if not isinstance(value, list | tuple):
         return str(value)
-    return ", ".join(" ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in value)
+    return ", ".join(
+        " ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in value
+    )
 
 
 def _time(seconds: float) -> str:

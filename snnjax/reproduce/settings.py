@@ -71,7 +71,11 @@ class Options:
         Args:
             laptop: Number of seeds in the laptop preset.
         """
-        return tuple(range(self.choose(smoke=1, laptop=laptop, paper=5) if self.seeds is None else self.seeds))
+        return tuple(
+            range(
+                self.choose(smoke=1, laptop=laptop, paper=5) if self.seeds is None else self.seeds
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,9 @@ def _facts(task: str, chance: float, options: Options) -> dict[str, Any]:
 def randman(options: Options) -> Task:
     """Randman, 20-128-10."""
     config = options.choose(
-        smoke=RandmanConfig(start="paper", classes=3, samples=40, batch_size=24, hidden=(16,), epochs=1, dt=5e-3),
+        smoke=RandmanConfig(
+            start="paper", classes=3, samples=40, batch_size=24, hidden=(16,), epochs=1, dt=5e-3
+        ),
         # updates per epoch as in five epochs of the paper; 0.5 s per member and epoch on one core
         laptop=RandmanConfig(start="paper", batch_size=50, epochs=20),
         paper=RandmanConfig(start="paper"),
@@ -120,18 +126,37 @@ def _spoken(options: Options) -> tuple[Path, dict[str, Any]]:
 
 def _tiny(folder: Path, **changes: Any) -> SHDConfig:
     return SHDConfig(
-        start="paper", data=folder, duration=0.06, dt=5e-3, batch_size=12, hidden=(16,), epochs=1, lower_strength=0.0, **changes
+        start="paper",
+        data=folder,
+        duration=0.06,
+        dt=5e-3,
+        batch_size=12,
+        hidden=(16,),
+        epochs=1,
+        lower_strength=0.0,
+        **changes,
     )
 
 
-def shallow(options: Options, *, recurrent: bool = False, model: Literal["dense", "dalian"] = "dense") -> Task:
+def shallow(
+    options: Options, *, recurrent: bool = False, model: Literal["dense", "dalian"] = "dense"
+) -> Task:
     """SHD, 700-128-20. Only Randman has the lower bound (our interpretation)."""
     folder, facts = _spoken(options)
     network: dict[str, Any] = {"recurrent": recurrent, "model": model}
     config = options.choose(
         smoke=_tiny(folder, **network),
         # all speakers; about 2 s per member and epoch on one core
-        laptop=SHDConfig(start="paper", data=folder, dt=4e-3, batch_size=50, learning_rate=0.01, epochs=15, lower_strength=0.0, **network),
+        laptop=SHDConfig(
+            start="paper",
+            data=folder,
+            dt=4e-3,
+            batch_size=50,
+            learning_rate=0.01,
+            epochs=15,
+            lower_strength=0.0,
+            **network,
+        ),
         paper=SHDConfig(start="paper", data=folder, batch_size=400, lower_strength=0.0, **network),
     )
     return Task(config, options.choose(smoke="generated", laptop="own", paper="own"), facts)
@@ -156,7 +181,9 @@ def conv(options: Options, depth: int) -> Task:
         ),
     )  # fmt: skip
     source = options.choose(smoke="generated", laptop="two speakers", paper="own")
-    return Task(config, source, {**facts, "depth": depth}, wave=options.choose(smoke=16, laptop=16, paper=5))
+    return Task(
+        config, source, {**facts, "depth": depth}, wave=options.choose(smoke=16, laptop=16, paper=5)
+    )
 
 
 def cifar10(options: Options, depth: int) -> Task:
@@ -167,9 +194,18 @@ def cifar10(options: Options, depth: int) -> Task:
     model: Any = f"csnn{depth}"
     if options.smoke:
         config = CIFAR10Config(
-            start="paper", downsample=4, duration=0.06, dt=5e-3, batch_size=12, model="csnn2", epochs=1, lower_strength=0.0
+            start="paper",
+            downsample=4,
+            duration=0.06,
+            dt=5e-3,
+            batch_size=12,
+            model="csnn2",
+            epochs=1,
+            lower_strength=0.0,
         )
-        return Task(config, "generated", {**_facts("generated images", 1 / 3, options), "depth": depth})
+        return Task(
+            config, "generated", {**_facts("generated images", 1 / 3, options), "depth": depth}
+        )
     folder = _data.cifar10_folder(options.data)
     config = options.choose(
         smoke=None,

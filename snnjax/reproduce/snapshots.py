@@ -36,6 +36,10 @@ def snapshot(arm: Arm, member: Mapping[str, Any], root: Path, *, samples: int = 
     config, data = load(arm.task.config, SOURCES[arm.task.source](arm.task.config))
     network = build_network(dataclasses.replace(config, **member), nu=config.nu, **data.needs)
     with np.load(member_file(arm.folder(root), member), allow_pickle=False) as archive:
-        arrays = {name.removeprefix("final."): archive[name] for name in archive.files if name.startswith("final.")}
+        arrays = {
+            name.removeprefix("final."): archive[name]
+            for name in archive.files
+            if name.startswith("final.")
+        }
     nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), arrays))
     return activity_figure(config, network, data.splits.test, samples=samples)

@@ -77,7 +77,9 @@ def pick(rows: Rows, **where: Any) -> list[Row]:
 
 def values(rows: Rows, column: str) -> np.ndarray:
     """Return the finite numbers of a column."""
-    found = np.array([row[column] for row in rows if isinstance(row.get(column), int | float)], float)
+    found = np.array(
+        [row[column] for row in rows if isinstance(row.get(column), int | float)], float
+    )
     return found[np.isfinite(found)]
 
 
@@ -91,13 +93,20 @@ def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:
     if not numbers.size:
         return "none"
     digits = (lambda v: f"{v:.1f}") if unit == "%" else (lambda v: f"{v:#.3g}".rstrip("."))
-    return digits(numbers.mean()) + (f" +- {digits(numbers.std(ddof=1))}" if numbers.size > 1 else "") + f" {unit}".rstrip()
+    return (
+        digits(numbers.mean())
+        + (f" +- {digits(numbers.std(ddof=1))}" if numbers.size > 1 else "")
+        + f" {unit}".rstrip()
+    )
 
 
 def agrees(ours: np.ndarray, published: Published) -> bool:
     """The rule of the module; `ours` in the unit of `published`, not empty."""
     own = ours.std(ddof=1) if ours.size > 1 else 0.0
-    tolerance = max(2 * math.hypot(own, published.spread or 0.0), 2.0 if published.unit == "%" else 0.1 * published.value)
+    tolerance = max(
+        2 * math.hypot(own, published.spread or 0.0),
+        2.0 if published.unit == "%" else 0.1 * published.value,
+    )
     return bool(abs(ours.mean() - published.value) <= tolerance)
 
 
@@ -115,7 +124,9 @@ def number(text: str, published: Published, column: str, **where: Any) -> Statem
         chosen = pick(rows, **where)
         ours = values(chosen, column)
         if not ours.size:
-            return untested("not reached" if chosen and column == "epochs_to_90" else "not measured here")
+            return untested(
+                "not reached" if chosen and column == "epochs_to_90" else "not measured here"
+            )
         found = f"{spread(ours, published.unit)} ({len(chosen)} run{'s' * (len(chosen) > 1)})"
         if not all(row["as_published"] for row in chosen):
             return untested(f"other data or less training than the paper's: {found}")
@@ -131,7 +142,10 @@ def accuracies(rows: Rows, by: str = "sigma_u") -> dict[float, float]:
 
     Networks that became not finite count with their last results.
     """
-    return {v: float(values(pick(rows, **{by: v}), TEST).mean()) for v in sorted({row[by] for row in rows if by in row})}
+    return {
+        v: float(values(pick(rows, **{by: v}), TEST).mean())
+        for v in sorted({row[by] for row in rows if by in row})
+    }
 
 
 def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[float, bool] | None:
@@ -146,7 +160,11 @@ def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[
         return None
     found, chance = accuracies(rows, by), rows[0]["chance"]
     top = max(found.values()) if best is None else best
-    return None if top < chance + 0.2 else {v: a >= chance + 0.5 * (top - chance) for v, a in found.items()}
+    return (
+        None
+        if top < chance + 0.2
+        else {v: a >= chance + 0.5 * (top - chance) for v, a in found.items()}
+    )
 
 
 def curve(rows: Rows, by: str = "sigma_u") -> str:
@@ -159,7 +177,9 @@ def curve(rows: Rows, by: str = "sigma_u") -> str:
     return ", ".join(f"{v:g}: {100 * a:.0f} %" for v, a in accuracies(rows, by).items())
 
 
-def trains_within(text: str, low: float | None, high: float, source: Literal["P", "ours"] = "P", **where: Any) -> Statement:
+def trains_within(
+    text: str, low: float | None, high: float, source: Literal["P", "ours"] = "P", **where: Any
+) -> Statement:
     """Return the statement that training succeeds for sigma_u in [low, high] and nowhere else.
 
     Args:
@@ -178,13 +198,17 @@ def trains_within(text: str, low: float | None, high: float, source: Literal["P"
         inside = {v: t for v, t in found.items() if (low is None or v >= low) and v <= high}
         outside = {v: t for v, t in found.items() if v not in inside}
         if not inside or not outside:
-            return untested(f"no sigma_u {'outside' if inside else 'inside'} the range was trained: {curve(chosen)}")
+            return untested(
+                f"no sigma_u {'outside' if inside else 'inside'} the range was trained: {curve(chosen)}"
+            )
         return verdict(all(inside.values()) and not any(outside.values()), curve(chosen))
 
     return Statement(text, source, judge)
 
 
-def judged(statements: Sequence[Statement], rows: Rows, *, generated: bool) -> list[tuple[Statement, Verdict]]:
+def judged(
+    statements: Sequence[Statement], rows: Rows, *, generated: bool
+) -> list[tuple[Statement, Verdict]]:
     """Return every statement with its verdict.
 
     Args:

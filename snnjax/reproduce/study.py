@@ -66,7 +66,11 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """Return what identifies a study."""
-        return {"name": self.name, "preset": self.preset, "units": {unit.name: unit.settings() for unit in self.units}}
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "units": {unit.name: unit.settings() for unit in self.units},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +115,18 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
         rows = _finite(unit.work(root, [callback] if callback else []))
         if not done:  # only now, so that a study whose data cannot be loaded leaves no folder
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "study.json", _json(study.settings() | {"snnjax": snnjax.__version__}, indent=1))
+            write_whole(
+                folder / "study.json",
+                _json(study.settings() | {"snnjax": snnjax.__version__}, indent=1),
+            )
         seconds = round(time.perf_counter() - begin, 1)
-        done[unit.name] = {"unit": unit.name, "settings": unit.settings(), "seconds": seconds, "shared": shared, "rows": rows}
+        done[unit.name] = {
+            "unit": unit.name,
+            "settings": unit.settings(),
+            "seconds": seconds,
+            "shared": shared,
+            "rows": rows,
+        }
         write_whole(folder / "results.jsonl", b"".join(_json(entry) for entry in done.values()))
     rows = [row for unit in study.units for row in done[unit.name]["rows"]]
     write_whole(folder / "results.csv", _table(rows))
@@ -149,15 +162,23 @@ def _check_folder(folder: Path, study: Study) -> None:
     file = folder / "study.json"
     if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{folder} is not an empty folder and holds no study; name another folder by --out")
+            raise FileExistsError(
+                f"{folder} is not an empty folder and holds no study; name another folder by --out"
+            )
         return
     try:
         saved = json.loads(file.read_text())
         units, own = saved["units"], study.settings()
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}; remove {folder}, or name another folder by --out") from None
+        raise ValueError(
+            f"{file} is damaged: {error}; remove {folder}, or name another folder by --out"
+        ) from None
     different = [name for name in ("name", "preset") if saved.get(name) != own[name]]
-    different += sorted(name for name in units.keys() | own["units"].keys() if units.get(name) != own["units"].get(name))
+    different += sorted(
+        name
+        for name in units.keys() | own["units"].keys()
+        if units.get(name) != own["units"].get(name)
+    )
     if different:
         raise ValueError(
             f"{folder} holds this study with other settings; what differs: {', '.join(map(repr, different))}. Name another folder by --out"
@@ -170,12 +191,20 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         return {entry["unit"]: entry for entry in map(json.loads, file.read_text().splitlines())}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged: {error}; remove it to compute the study again from its sweeps") from None
+        raise ValueError(
+            f"{file} is damaged: {error}; remove it to compute the study again from its sweeps"
+        ) from None
 
 
 def _finite(rows: Sequence[Row]) -> list[Row]:
     """Replace numbers that are not finite by None, because JSON has no NaN."""
-    return [{name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()} for row in rows]
+    return [
+        {
+            name: None if isinstance(v, float) and not math.isfinite(v) else v
+            for name, v in row.items()
+        }
+        for row in rows
+    ]
 
 
 def _json(content: Any, *, indent: int | None = None) -> bytes:

@@ -32,28 +32,44 @@ from snnjax.reproduce.study import Study
 BASE = "as the paper's other figures"
 RATES = {"test accuracy": TEST, "training accuracy": "train_accuracy", "rate of layer 1 before (Hz)": "initial_rate_1",
          "rate of layer 1 after (Hz)": "final_rate_1"}  # fmt: skip
-GRADIENTS = {"test accuracy": TEST, "training accuracy": "train_accuracy", "|dL/dz|, layer 1, before": "initial_grad_z_1"}
+GRADIENTS = {
+    "test accuracy": TEST,
+    "training accuracy": "train_accuracy",
+    "|dL/dz|, layer 1, before": "initial_grad_z_1",
+}
 
 
 def _rate_after(arm: str, holds: Callable[[np.ndarray], bool]) -> Callable[[Rows], Verdict]:
     def judge(rows: Rows) -> Verdict:
         rates = values(pick(rows, arm=arm, sigma_u=1.0), "final_rate_1")
-        return verdict(bool(holds(rates)), f"{spread(rates, 'Hz')} at sigma_u 1") if rates.size else untested("not trained at sigma_u 1")
+        return (
+            verdict(bool(holds(rates)), f"{spread(rates, 'Hz')} at sigma_u 1")
+            if rates.size
+            else untested("not trained at sigma_u 1")
+        )
 
     return judge
 
 
 def _little_cost(rows: Rows) -> Verdict:
-    with_bound, without = (values(pick(rows, arm=name, sigma_u=1.0), TEST) for name in ("upper bound", "no upper bound"))
+    with_bound, without = (
+        values(pick(rows, arm=name, sigma_u=1.0), TEST)
+        for name in ("upper bound", "no upper bound")
+    )
     if not with_bound.size or not without.size:
         return untested("not trained at sigma_u 1")
-    found = f"{spread(with_bound, '%')} with the bound, {spread(without, '%')} without, at sigma_u 1"
+    found = (
+        f"{spread(with_bound, '%')} with the bound, {spread(without, '%')} without, at sigma_u 1"
+    )
     return verdict(bool(with_bound.mean() > without.mean() - DIFFERS), found)
 
 
 def s4(options: Options) -> Study:
     """Regularization. Laptop: 3 + 4 min."""
-    units = [shallow_curve(options, "upper bound"), shallow_curve(options, "no upper bound", upper_strength=0.0)]
+    units = [
+        shallow_curve(options, "upper bound"),
+        shallow_curve(options, "no upper bound", upper_strength=0.0),
+    ]
     return Study(
         name="s4", title="Figure S4: activity regularization", preset=options.preset, units=units, draw=lambda rows: {"s4": draw.curves(rows, RATES)},
         statements=[
@@ -67,13 +83,21 @@ def s4(options: Options) -> Study:
 
 def s5(options: Options) -> Study:
     """Recurrent shallow networks. Laptop: 3 min (those of figure 3) + 6 min."""
-    units = [shallow_curve(options, "feed-forward"), shallow_curve(options, "recurrent", recurrent=True)]
+    units = [
+        shallow_curve(options, "feed-forward"),
+        shallow_curve(options, "recurrent", recurrent=True),
+    ]
 
     def better(rows: Rows) -> Verdict:
-        a, b = (values(pick(rows, arm=name, sigma_u=1.0), TEST) for name in ("recurrent", "feed-forward"))
+        a, b = (
+            values(pick(rows, arm=name, sigma_u=1.0), TEST)
+            for name in ("recurrent", "feed-forward")
+        )
         if not a.size or not b.size:
             return untested("not trained at sigma_u 1")
-        return verdict(bool(a.mean() > b.mean()), f"{spread(a, '%')} recurrent, {spread(b, '%')} feed-forward")
+        return verdict(
+            bool(a.mean() > b.mean()), f"{spread(a, '%')} recurrent, {spread(b, '%')} feed-forward"
+        )
 
     return Study(
         name="s5", title="Figure S5: a recurrent hidden layer", preset=options.preset, units=units, draw=lambda rows: {"s5": draw.curves(rows, RATES)},
@@ -94,20 +118,33 @@ def _saves(rows: Rows) -> Verdict:
     a, b = accuracies(plain)[v], accuracies(other)[v]
     found = f"sigma_u {v:g}: {100 * a:.0f} % plain, {100 * b:.0f} % rescaled"
     ok = trained(plain)
-    return untested(f"there was nothing to save, {found}") if ok is None or ok[v] else verdict(b > a + DIFFERS, found)
+    return (
+        untested(f"there was nothing to save, {found}")
+        if ok is None or ok[v]
+        else verdict(b > a + DIFFERS, found)
+    )
 
 
 def _explodes(rows: Rows) -> Verdict:
     ratios = {}
     for v in accuracies(pick(rows, arm="rescaled")):
-        a, b = (values(pick(rows, arm=name, sigma_u=v), "initial_grad_z_1") for name in (BASE, "rescaled"))
+        a, b = (
+            values(pick(rows, arm=name, sigma_u=v), "initial_grad_z_1")
+            for name in (BASE, "rescaled")
+        )
         if v >= 1 and a.size and a.mean() > 0:
             # some are too large for float32
             ratios[v] = float(b.mean() / a.mean()) if b.size else math.inf
     if not ratios:
         return untested("no gradient at sigma_u >= 1")
-    found = ", ".join(f"sigma_u {v:g}: {f'{r:.2g} times' if math.isfinite(r) else 'not finite'}" for v, r in ratios.items())
-    return verdict(min(ratios.values()) > 100, f"|dL/dz| of layer 1 before training, rescaled over plain: {found}")
+    found = ", ".join(
+        f"sigma_u {v:g}: {f'{r:.2g} times' if math.isfinite(r) else 'not finite'}"
+        for v, r in ratios.items()
+    )
+    return verdict(
+        min(ratios.values()) > 100,
+        f"|dL/dz| of layer 1 before training, rescaled over plain: {found}",
+    )
 
 
 def s8(options: Options) -> Study:
@@ -115,7 +152,10 @@ def s8(options: Options) -> Study:
 
     Laptop, three layers: 8 min (those of figure 4) + 3 min, because its networks stop early.
     """
-    units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled")]
+    units = [
+        conv_curve(options, 3, BASE),
+        conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled"),
+    ]
     return Study(
         name="s8", title="Figure S8: a surrogate of slope 1 at rest", preset=options.preset, units=units,
         draw=lambda rows: {"s8": draw.curves(rows, GRADIENTS)},
@@ -127,7 +167,9 @@ def s8(options: Options) -> Study:
     )  # fmt: skip
 
 
-def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]], bool]) -> Statement:
+def compare_ranges(
+    arm: str, text: str, holds: Callable[[set[float], set[float]], bool]
+) -> Statement:
     """Return the statement that `holds(values trained by BASE, values trained by arm)` is true.
 
     Each arm is judged relative to its own best accuracy.
@@ -148,7 +190,10 @@ def compare_ranges(arm: str, text: str, holds: Callable[[set[float], set[float]]
 
 def s9(options: Options) -> Study:
     """SGD. Laptop, three layers: 8 min (those of figure 4) + 7 min, with Adam for SMORMS3."""
-    units = [conv_curve(options, 3, BASE), conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=1.0)]
+    units = [
+        conv_curve(options, 3, BASE),
+        conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=1.0),
+    ]
     return Study(
         name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
         statements=[compare_ranges("SGD", "SGD needs a tighter sigma_U than an adaptive optimizer (SMORMS3)", lambda base, sgd: sgd < base)],

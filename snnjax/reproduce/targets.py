@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snnjax._files import write_whole
-from snnjax.reproduce import figure1, figure2, figure3, figure4, figure5, figure6, figure7, report, supplement
+from snnjax.reproduce import (
+    figure1,
+    figure2,
+    figure3,
+    figure4,
+    figure5,
+    figure6,
+    figure7,
+    report,
+    supplement,
+)
 from snnjax.reproduce.arms import Watch
 from snnjax.reproduce.data import MissingDataError
 from snnjax.reproduce.settings import Options
@@ -63,7 +73,11 @@ def reproduce(name: str, options: Options, root: Path, *, watch: Watch | None = 
 
 
 def reproduce_all(
-    options: Options, root: Path, *, watch: Watch | None = None, on_study: Callable[[str, Finished | str], None] | None = None
+    options: Options,
+    root: Path,
+    *,
+    watch: Watch | None = None,
+    on_study: Callable[[str, Finished | str], None] | None = None,
 ) -> All:
     """Run or continue all figures and tables whose data are available.
 

@@ -172,7 +172,9 @@ class WeightsAndBiases(Callback):
         ImportError: wandb is not installed.
     """
 
-    def __init__(self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         wandb = _extra("wandb", "wandb")
         self._run = wandb.init(project=project, config=dict(config or {}), **options)
 

@@ -48,7 +48,9 @@ class Checkpoints(Callback):
         self._args = ocp.args
         # orbax wants an absolute path; saving waits until the snapshot is on disk, so that what comes after may rely on it
         last_two = ocp.checkpoint_managers.LatestN(2)
-        options = ocp.CheckpointManagerOptions(preservation_policy=last_two, create=True, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=last_two, create=True, enable_async_checkpointing=False
+        )
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
     def start(self, plan: Plan) -> None:
@@ -77,18 +79,29 @@ class Checkpoints(Callback):
                 found = f"{saved.initial[name].tolist()}, got {value.tolist()}"
                 raise ValueError(f"{name} must be that of the checkpoint, {found}")
         names, columns = list(saved.history), list(saved.history.values())
-        rows = [dict(zip(names, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
+        rows = [
+            dict(zip(names, map(float, values), strict=True))
+            for values in zip(*columns, strict=True)
+        ]
         history = [row | {"epoch": int(row["epoch"])} for row in rows]
         train, best, best_epoch, best_quality = saved.state
         return FitState(train, best, int(best_epoch), float(best_quality), history, like.seed)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all but the last two."""
-        leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
+        leaves = {
+            f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))
+        }
         # names and values of one dict: orbax writes no empty ones
-        seen = {f"{group}.{name}": value for group in ("history", "initial") for name, value in getattr(snapshot, group).items()}
+        seen = {
+            f"{group}.{name}": value
+            for group in ("history", "initial")
+            for name, value in getattr(snapshot, group).items()
+        }
         content = {"state": leaves, "seen": seen}
-        self._manager.save(snapshot.epoch, args=self._args.StandardSave(content | {"digest": _digest(content)}))
+        self._manager.save(
+            snapshot.epoch, args=self._args.StandardSave(content | {"digest": _digest(content)})
+        )
 
     def restore(self, like: Any) -> Snapshot | None:
         """The last snapshot that is whole, its state in the structure of `like`; None where there is none. Damaged ones are removed.
@@ -106,7 +119,10 @@ class Checkpoints(Callback):
         """What was saved, or None where it is damaged."""
         try:
             saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
-            content = {group: {name: np.asarray(a) for name, a in saved[group].items()} for group in ("state", "seen")}
+            content = {
+                group: {name: np.asarray(a) for name, a in saved[group].items()}
+                for group in ("state", "seen")
+            }
             return content if np.array_equal(_digest(content), saved["digest"]) else None
         except Exception:  # whatever a damaged file provokes in orbax, tensorstore and protobuf
             return None

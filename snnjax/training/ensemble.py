@@ -206,7 +206,9 @@ def fit_ensemble(
     if resume is not None:
         like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, splits)[0][1]
         # a snapshot holds the members alone, without those that fill up the devices: it may go on on other ones
-        snapshot = resume(jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like))
+        snapshot = resume(
+            jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like)
+        )
     if snapshot is None:
         ensemble, metrics, seen = _start(hypers, splits, how=how, **options)
         done, history = 0, {name: value[:n, None] for name, value in _named(metrics, dt).items()}
@@ -214,22 +216,38 @@ def fit_ensemble(
         _announce(on_epoch, 0, ensemble, history, initial)
     else:
         done, history, initial = snapshot.epoch, dict(snapshot.history), dict(snapshot.initial)
-        ensemble = (hypers, _placement.put(_placement.pad(snapshot.state, placement=placement)[0], None, placement=placement)[0])
+        ensemble = (
+            hypers,
+            _placement.put(
+                _placement.pad(snapshot.state, placement=placement)[0], None, placement=placement
+            )[0],
+        )
     for epoch in range(done + 1, priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
         priming = epoch <= priming_epochs
-        phase = how._replace(priming=True) if priming else how._replace(primed=priming_epochs, patience=patience)
+        phase = (
+            how._replace(priming=True)
+            if priming
+            else how._replace(primed=priming_epochs, patience=patience)
+        )
         ensemble, metrics = _epoch(ensemble, splits, how=phase, **options)
-        history = {name: np.concatenate([history[name], value[:n, None]], axis=1) for name, value in _named(metrics, dt).items()}
+        history = {
+            name: np.concatenate([history[name], value[:n, None]], axis=1)
+            for name, value in _named(metrics, dt).items()
+        }
         _announce(on_epoch, epoch, ensemble, history, initial)
     tested = _placement.gather(_finish(ensemble, splits, how=how, **options))
     _, state = ensemble
     test = {
-        which: {name.removeprefix("train_"): value[:n] for name, value in _named((m, None), dt).items() if name != "penalty"}
+        which: {
+            name.removeprefix("train_"): value[:n]
+            for name, value in _named((m, None), dt).items()
+            if name != "penalty"
+        }
         for which, m in zip(("final", "best"), tested, strict=True)
     }
-    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))  # noqa: E731
+    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
     return EnsembleResult(
         history=history,
         final=cut(state.train.params), best=cut(state.best), best_epoch=cut(state.best_epoch), epochs=cut(state.epoch),
@@ -252,11 +270,18 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if arrays["seed"].size and arrays["seed"].dtype.kind not in "iu":
         raise TypeError(f"seed must be integers, got {arrays['seed'].dtype}")
     if arrays["seed"].size and (arrays["seed"].min() < 0 or arrays["seed"].max() >= 2**31):
-        raise ValueError(f"seed must be >= 0 and < 2^31, got {arrays['seed'].min()} to {arrays['seed'].max()}")
+        raise ValueError(
+            f"seed must be >= 0 and < 2^31, got {arrays['seed'].min()} to {arrays['seed'].max()}"
+        )
     shapes = {name: a.shape for name, a in arrays.items()}
     if arrays["seed"].ndim != 1 or arrays["seed"].size == 0 or len(set(shapes.values())) > 1:
-        raise ValueError(f"members must hold arrays (members,) of one length, at least 1, got {shapes}")
-    return {name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32) for name, a in sorted(arrays.items())}
+        raise ValueError(
+            f"members must hold arrays (members,) of one length, at least 1, got {shapes}"
+        )
+    return {
+        name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32)
+        for name, a in sorted(arrays.items())
+    }
 
 
 class _How(NamedTuple):
@@ -278,7 +303,9 @@ class _How(NamedTuple):
 
 
 # Ensembles of one program and size share their compilations.
-def _start(hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How) -> Any:
+def _start(
+    hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How
+) -> Any:
     """The state before training, its metrics, and what the program's `look` sees."""
     return compiled(_start_members, (program, placement, how), identity=True)(hypers, splits)
 
@@ -302,7 +329,9 @@ def _start_members(given: Any, hypers: Hyper, splits: Splits) -> Any:
     return _placement.over_members(start, placement=placement)(hypers, splits)
 
 
-def _epoch(ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How) -> Any:
+def _epoch(
+    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
+) -> Any:
     """One epoch of every member and its validation.
 
     A member that is not active is left as it is, its metrics NaN.
@@ -329,7 +358,9 @@ def _epoch_of_members(given: Any, ensemble: Any, splits: Splits) -> Any:
     return _placement.over_members(run, placement=placement)(ensemble, splits)
 
 
-def _finish(ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How) -> tuple[Metrics, Metrics]:
+def _finish(
+    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
+) -> tuple[Metrics, Metrics]:
     """Test metrics of the final and of the best parameters."""
     return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, splits)
 
@@ -388,6 +419,8 @@ def _announce(
 ) -> None:
     if on_epoch:
         n = len(next(iter(history.values())))
-        snapshot = Snapshot(epoch, jax.tree.map(lambda a: a[:n], _placement.gather(ensemble[1])), history, initial)
+        snapshot = Snapshot(
+            epoch, jax.tree.map(lambda a: a[:n], _placement.gather(ensemble[1])), history, initial
+        )
         for callback in on_epoch:
             callback(snapshot)

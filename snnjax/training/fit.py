@@ -207,7 +207,9 @@ class _Data(NamedTuple):
 class _Run:
     """Training under way: everything that changes from epoch to epoch."""
 
-    def __init__(self, network: nnx.Module, trainer: Trainer, data: _Data, priming: int, key: jax.Array) -> None:
+    def __init__(
+        self, network: nnx.Module, trainer: Trainer, data: _Data, priming: int, key: jax.Array
+    ) -> None:
         self.network, self.trainer, self.data, self.key = network, trainer, data, key
         self.priming = priming
         self.phases = [trainer.priming() if priming else trainer, trainer]
@@ -246,9 +248,13 @@ class _Run:
     def _where(self, epoch: int, k: int, part: BatchSource) -> str:
         if isinstance(part, Batch):
             return f"epoch {epoch}, batch {k}"
-        return f"epoch {epoch}" + (f", shard {k}" if isinstance(self.data.splits.train, Stream) else "")
+        return f"epoch {epoch}" + (
+            f", shard {k}" if isinstance(self.data.splits.train, Stream) else ""
+        )
 
-    def report(self, epoch: int, metrics: Metrics, seconds: float, callbacks: Sequence[Callback]) -> bool:
+    def report(
+        self, epoch: int, metrics: Metrics, seconds: float, callbacks: Sequence[Callback]
+    ) -> bool:
         """Validate, append the epoch's row, and call the callbacks. Whether one asks to stop."""
         row: Row = {"epoch": epoch, **_columns("train_", metrics)}
         row |= {"penalty": float(metrics.penalty), **_rates(metrics, self.data.dt)}
@@ -307,7 +313,9 @@ class _Run:
         return result
 
 
-def _as_callbacks(callbacks: Sequence[Callback | Callable[[Row], Any]], progress: bool | None) -> list[Callback]:
+def _as_callbacks(
+    callbacks: Sequence[Callback | Callable[[Row], Any]], progress: bool | None
+) -> list[Callback]:
     """All callbacks, and the progress bar if it is to be shown."""
     expected = "callbacks must be a sequence of callbacks and functions of a row"
     if callable(callbacks) or isinstance(callbacks, Callback):
@@ -340,7 +348,9 @@ def _rates(metrics: Metrics, dt: float | None) -> Row:
     return {f"rate_{k}": float(r) / (dt or 1.0) for k, r in enumerate(metrics.rates, start=1)}
 
 
-def _prepare(network: Any, trainer: Trainer, splits: Splits, dt: float | None, events: bool | None) -> _Data:
+def _prepare(
+    network: Any, trainer: Trainer, splits: Splits, dt: float | None, events: bool | None
+) -> _Data:
     """Check the data, choose their form and place them."""
     if not isinstance(splits, Splits):
         expected = "splits must be a snnjax.datasets.Splits, Splits(train, valid, test)"
@@ -355,8 +365,8 @@ def _prepare(network: Any, trainer: Trainer, splits: Splits, dt: float | None, e
             outputs = _check_source(name, source, trainer, of_all)
             _check.same_dt(name, source, dt)
     _check_batch_size(trainer, train, first)
-    form = lambda source: None if source is None else choose_form(network, source, events=events)  # noqa: E731
-    place = lambda source: source if isinstance(source, Batches) else trainer.place(source)  # noqa: E731
+    form = lambda source: None if source is None else choose_form(network, source, events=events)
+    place = lambda source: source if isinstance(source, Batches) else trainer.place(source)
     first = form(first)
     trainer.sizes(first)  # chooses the devices
     first, valid, test = place(first), place(form(valid)), place(form(test))
@@ -409,7 +419,9 @@ def _first(train: BatchSource | Stream | Batches) -> BatchSource:
     return train
 
 
-def _parts(train: BatchSource | Stream | Batches, epoch: int, key: jax.Array) -> Generator[tuple[BatchSource, jax.Array], None, None]:
+def _parts(
+    train: BatchSource | Stream | Batches, epoch: int, key: jax.Array
+) -> Generator[tuple[BatchSource, jax.Array], None, None]:
     """What an epoch runs over, with a key each: the source itself, shards, or batches."""
     if not isinstance(train, Stream | Batches):
         yield train, key

@@ -38,7 +38,9 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
     if events is False or isinstance(source, SparseEvents):
         return source
     if isinstance(source, Augmented) and source.keeps_lists:
-        return dataclasses.replace(source, source=choose_form(network, source.source, events=events))
+        return dataclasses.replace(
+            source, source=choose_form(network, source.source, events=events)
+        )
     able = getattr(network, "takes_events", False)
     if events and not able:
         raise TypeError(
@@ -46,7 +48,9 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
         )
     if not isinstance(source, DeviceEvents):
         if events:
-            raise TypeError(f"events must not be True for a source whose lists change or are not known, got {type(source).__name__}")
+            raise TypeError(
+                f"events must not be True for a source whose lists change or are not known, got {type(source).__name__}"
+            )
         return source
     fast = able and jax.default_backend() == "cpu" and source.density <= MAX_DENSITY
     return SparseEvents.of(source) if events or fast else source

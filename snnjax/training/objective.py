@@ -167,7 +167,9 @@ class Problem(NamedTuple):
         [(5, 2)]
         """
         if not isinstance(objective, Objective):
-            made = "objective must be a snnjax.training.Objective, such as Objective(CrossEntropy())"
+            made = (
+                "objective must be a snnjax.training.Objective, such as Objective(CrossEntropy())"
+            )
             raise TypeError(f"{made}, got {type(objective).__name__} {objective!r}")
         loss: Any = objective.loss
         if isinstance(network, tuple):
@@ -218,7 +220,9 @@ class Problem(NamedTuple):
         bounds = [r for r in self.regularizers if isinstance(r, ActivityBound)]
         return [bound for bound in bounds if bound.share is not None]
 
-    def outputs(self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None) -> tuple[jax.Array, Any]:
+    def outputs(
+        self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None
+    ) -> tuple[jax.Array, Any]:
         """Readout (time, batch, k) and activity for inputs x (time, batch, ...features).
 
         Args:
@@ -261,7 +265,9 @@ class Problem(NamedTuple):
         metric = self.loss.metric(target)
         return {} if metric is None else {metric.name: metric.of(readout, target)}
 
-    def value(self, params: Any, x: jax.Array, target: Any, key: jax.Array | None = None) -> tuple[jax.Array, Metrics]:
+    def value(
+        self, params: Any, x: jax.Array, target: Any, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
         """The scalar that is minimized, and the metrics of a batch.
 
         Args:
@@ -287,7 +293,7 @@ class Problem(NamedTuple):
         penalty = sum(penalties, start=regularizers.total_penalty(others, activity.spikes))
         each = self.sample_scores(readout, target)
         scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
-        mean = lambda s: s.mean(dtype=_check.wide(s.dtype))  # noqa: E731
+        mean = lambda s: s.mean(dtype=_check.wide(s.dtype))
         rates = [mean(s) / steps_of_a_row(activity, s) for s in activity.spikes]
         value = loss + penalty if self.supervised else penalty
         return value, Metrics(loss, scores, penalty, jnp.asarray(rates))

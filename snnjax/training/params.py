@@ -23,7 +23,12 @@ from snnjax import _check
 from snnjax._npy import read_head
 
 SUFFIXES = (".npz", ".safetensors")
-_TENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # safetensors' names of types
+_TENSORS = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+}  # safetensors' names of types
 Described = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
@@ -34,7 +39,12 @@ def flatten_params(params: Any) -> dict[str, np.ndarray]:
     ['layers.0.kernel']
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(
+            leaf
+        )
+        for path, leaf in leaves
+    }
 
 
 def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
@@ -45,7 +55,9 @@ def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """
     expected = flatten_params(like)
     _compare(expected, {name: (a.shape, a.dtype) for name, a in arrays.items()})
-    return jax.tree.unflatten(jax.tree.structure(like), [_as(arrays[name], leaf.dtype) for name, leaf in expected.items()])
+    return jax.tree.unflatten(
+        jax.tree.structure(like), [_as(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    )
 
 
 def encode_params(params: Any, suffix: str) -> bytes:
@@ -56,7 +68,9 @@ def encode_params(params: Any, suffix: str) -> bytes:
     """
     arrays = flatten_params(params)
     if _check.one_of("suffix", suffix, SUFFIXES) == ".safetensors":
-        return _safetensors("safetensors.numpy").save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+        return _safetensors("safetensors.numpy").save(
+            {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+        )
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
@@ -73,7 +87,11 @@ def load_params(like: Any, file: Path) -> Any:
     suffix = _check.one_of("suffix of the file", file.suffix, SUFFIXES)
     expected = flatten_params(like)
     try:
-        arrays = _read_safetensors(file, expected) if suffix == ".safetensors" else _read_npz(file, expected)
+        arrays = (
+            _read_safetensors(file, expected)
+            if suffix == ".safetensors"
+            else _read_npz(file, expected)
+        )
     except (FileNotFoundError, ImportError):
         raise
     except _MismatchError as error:
@@ -91,13 +109,19 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
     """Raise unless names, shapes and types are the same."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
-        raise _MismatchError(f"parameters do not fit the network: {missing} are missing, and it has no {extra}")
+        raise _MismatchError(
+            f"parameters do not fit the network: {missing} are missing, and it has no {extra}"
+        )
     for name, leaf in expected.items():
         shape, dtype = found[name]
         if leaf.shape != shape:
             raise _MismatchError(f"parameter {name} must have shape {leaf.shape}, got {shape}")
         # numpy writes the types that it has not, such as bfloat16, as raw bytes
-        raw = dtype.kind == leaf.dtype.kind == "V" and dtype.names is None and dtype.itemsize == leaf.dtype.itemsize
+        raw = (
+            dtype.kind == leaf.dtype.kind == "V"
+            and dtype.names is None
+            and dtype.itemsize == leaf.dtype.itemsize
+        )
         if leaf.dtype != dtype.newbyteorder("=") and not raw:
             raise _MismatchError(f"parameter {name} must have dtype {leaf.dtype}, got {dtype}")
 
@@ -129,16 +153,27 @@ def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    tensors = dict(_safetensors("safetensors").deserialize(file.read_bytes()))  # nothing in it is compressed
+    tensors = dict(
+        _safetensors("safetensors").deserialize(file.read_bytes())
+    )  # nothing in it is compressed
     if unknown := sorted({t["dtype"] for t in tensors.values()} - _TENSORS.keys()):
-        raise ValueError(f"it holds numbers of the types {unknown}; parameters are {sorted(_TENSORS)}")
-    found = {name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()}
+        raise ValueError(
+            f"it holds numbers of the types {unknown}; parameters are {sorted(_TENSORS)}"
+        )
+    found = {
+        name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()
+    }
     _compare(expected, found)
-    return {name: np.frombuffer(t["data"], found[name][1]).reshape(t["shape"]) for name, t in tensors.items()}
+    return {
+        name: np.frombuffer(t["data"], found[name][1]).reshape(t["shape"])
+        for name, t in tensors.items()
+    }
 
 
 def _safetensors(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ImportError("a .safetensors file needs the package safetensors: pip install 'snnjax[safetensors]'") from None
+        raise ImportError(
+            "a .safetensors file needs the package safetensors: pip install 'snnjax[safetensors]'"
+        ) from None

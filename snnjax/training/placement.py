@@ -40,7 +40,9 @@ def _on_one_device() -> Literal["vmap", "map"]:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def over_members(fn: Callable[[Any, Any], Any], *, placement: Placement = "auto") -> Callable[[Any, Any], Any]:
+def over_members(
+    fn: Callable[[Any, Any], Any], *, placement: Placement = "auto"
+) -> Callable[[Any, Any], Any]:
     """`fn(member, shared)` for all members at once.
 
     Args:
@@ -58,7 +60,11 @@ def over_members(fn: Callable[[Any, Any], Any], *, placement: Placement = "auto"
     if kind == "shard":
         inner = over_members(fn, placement=_on_one_device())
         return jax.shard_map(
-            inner, mesh=_mesh(), in_specs=(PartitionSpec(_AXIS), PartitionSpec()), out_specs=PartitionSpec(_AXIS), check_vma=False
+            inner,
+            mesh=_mesh(),
+            in_specs=(PartitionSpec(_AXIS), PartitionSpec()),
+            out_specs=PartitionSpec(_AXIS),
+            check_vma=False,
         )
     if kind == "vmap":
         return jax.vmap(fn, in_axes=(0, None))
@@ -74,7 +80,9 @@ def pad(members: Any, *, placement: Placement = "auto") -> tuple[Any, int]:
     n = len(jax.tree.leaves(members)[0])
     multiple = jax.device_count() if resolve(placement) == "shard" else 1
     extra = -n % multiple
-    return jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], extra, axis=0)]) if extra else a, members), n
+    return jax.tree.map(
+        lambda a: np.concatenate([a, np.repeat(a[-1:], extra, axis=0)]) if extra else a, members
+    ), n
 
 
 def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[Any, Any]:
@@ -85,9 +93,13 @@ def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[An
 
     def place(spec: PartitionSpec) -> Callable[[Any], jax.Array]:
         # every process holds the whole value and gives the part of its own devices
-        return lambda a: jax.make_array_from_callback(np.shape(a), NamedSharding(mesh, spec), lambda index: np.asarray(a)[index])
+        return lambda a: jax.make_array_from_callback(
+            np.shape(a), NamedSharding(mesh, spec), lambda index: np.asarray(a)[index]
+        )
 
-    return jax.tree.map(place(PartitionSpec(_AXIS)), members), jax.tree.map(place(PartitionSpec()), shared)
+    return jax.tree.map(place(PartitionSpec(_AXIS)), members), jax.tree.map(
+        place(PartitionSpec()), shared
+    )
 
 
 def gather(tree: Any) -> Any:
@@ -95,7 +107,9 @@ def gather(tree: Any) -> Any:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        return jax.tree.map(lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True)), tree)
+        return jax.tree.map(
+            lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True)), tree
+        )
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 

@@ -67,7 +67,10 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` to NAME.json, whole or not at all."""
-        write_whole(self.path / f"{name}.json", (json.dumps(content, indent=2, default=_plain) + "\n").encode())
+        write_whole(
+            self.path / f"{name}.json",
+            (json.dumps(content, indent=2, default=_plain) + "\n").encode(),
+        )
 
     def write_params(self, name: str, params: Any) -> None:
         """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""

@@ -167,8 +167,8 @@ def batch_gradient(
     at = jnp.arange(parts), indices.reshape(parts, sizes.micro_batch)
     like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
     # sums in at least 32 bits
-    wide = lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32))  # noqa: E731
-    add = lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None)  # noqa: E731
+    wide = lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32))
+    add = lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None)
     sums, _ = jax.lax.scan(add, jax.tree.map(wide, like), at)
     return mean(jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), sums, like))
 
@@ -182,7 +182,9 @@ def batch_mesh(devices: int) -> Mesh:
     return Mesh(np.array(jax.local_devices()[:devices]), (_AXIS,))
 
 
-def batch_devices(problem: Problem, source: BatchSource, batch_size: int, micro_batch: int | None = None) -> int:
+def batch_devices(
+    problem: Problem, source: BatchSource, batch_size: int, micro_batch: int | None = None
+) -> int:
     """How many devices share a batch.
 
     This is the largest number of CPU devices (`snnjax.runtime.use_cpu_devices`) that divides the
@@ -199,7 +201,7 @@ def batch_devices(problem: Problem, source: BatchSource, batch_size: int, micro_
     """
     alone = jax.process_count() > 1 or not _in_parts(problem, source)
     most = 1 if alone else jax.local_device_count()
-    fits = lambda d: d == 1 or batch_size % (d * (micro_batch or 1)) == 0  # noqa: E731
+    fits = lambda d: d == 1 or batch_size % (d * (micro_batch or 1)) == 0
     return max(d for d in range(1, most + 1) if fits(d))
 
 
@@ -245,7 +247,10 @@ def micro_batch_size(problem: Problem, params: Any, source: BatchSource, batch_s
     if not sizes:  # a network that returns no spikes: its size is not known
         return batch_size
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    recurrent = any("recurrent_kernel" in jax.tree_util.keystr(path) and jnp.ndim(leaf) == 2 for path, leaf in leaves)
+    recurrent = any(
+        "recurrent_kernel" in jax.tree_util.keystr(path) and jnp.ndim(leaf) == 2
+        for path, leaf in leaves
+    )
     fewest = FEWEST_RECURRENT if recurrent else FEWEST
     fitting = max(int(CACHE_BYTES // max(sizes)), fewest)
     divisors = (d for d in range(1, batch_size + 1) if batch_size % d == 0)
@@ -307,8 +312,8 @@ def optimizer_update(
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
     # calibration sets the steepness, training leaves it alone: no weight decay, no noise
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u  # noqa: E731
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u
     return jax.tree.map(keep, updates, is_leaf=is_variable), state
 
 
@@ -347,7 +352,9 @@ def train_step(
     return update(recipe.optimizer, state, *found)
 
 
-def train_epoch(recipe: Recipe, state: TrainState, source: BatchSource, key: jax.Array) -> tuple[TrainState, Metrics]:
+def train_epoch(
+    recipe: Recipe, state: TrainState, source: BatchSource, key: jax.Array
+) -> tuple[TrainState, Metrics]:
     """One pass over `source` in random order, a scan over batches.
 
     A last, incomplete batch is left out.
@@ -407,7 +414,7 @@ def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
         loss = problem.loss(readout, target)
         each = problem.sample_scores(readout, target)
         scores = {name: (s * weight).sum() for name, s in each.items()}
-        total = lambda s: (_rate_of_samples(s) * weight).sum()  # noqa: E731
+        total = lambda s: (_rate_of_samples(s) * weight).sum()
         rates = [total(s) / steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes, so bad input would go unnoticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)

@@ -129,7 +129,9 @@ class Trainer:
         params = self.place(jax.tree.map(jnp.copy, self.params))
         return init_state(params, self.optimizer)
 
-    def step(self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None) -> tuple[TrainState, Metrics]:
+    def step(
+        self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         """One update. The arrays of `state` are donated: use the state that comes back.
 
         Args:
@@ -151,7 +153,9 @@ class Trainer:
         run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, indices, key)
 
-    def epoch(self, state: TrainState, source: BatchSource, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def epoch(
+        self, state: TrainState, source: BatchSource, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         """One pass over `source` in random order, one compiled loop over batches.
 
         A last, incomplete batch is left out. The arrays of `state` are donated: use the state that
@@ -233,7 +237,9 @@ class Trainer:
         """What a compiled step of these sizes is made of."""
         return Recipe(self.problem, self.optimizer, sizes)
 
-    def _compiled(self, body: Callable[..., Any], recipe: Recipe, given: Any, donate: int | None = None) -> Callable[..., Any]:
+    def _compiled(
+        self, body: Callable[..., Any], recipe: Recipe, given: Any, donate: int | None = None
+    ) -> Callable[..., Any]:
         """`body` with a recipe, compiled; as it is where `given` is part of a larger program."""
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, given))):
             return functools.partial(body, recipe)  # as in an ensemble

@@ -36,8 +36,18 @@ def row(which, accuracy, before=BEFORE):
 def test_every_arm_says_all_that_its_start_leaves_open():
     base = tasks(Path())["dense"].config
     ours, papers = (changed(base, ARMS[arm].changes) for arm in ("calibrated", "paper"))
-    assert (ours.optimizer, ours.gradient, ours.lower_strength, ours.bound_share) == ("muon", "steepness", 0.0, 1.0)
-    assert (papers.optimizer, papers.gradient, papers.lower_strength, papers.bound_share) == ("smorms3", "none", 100.0, 0.0)
+    assert (ours.optimizer, ours.gradient, ours.lower_strength, ours.bound_share) == (
+        "muon",
+        "steepness",
+        0.0,
+        1.0,
+    )
+    assert (papers.optimizer, papers.gradient, papers.lower_strength, papers.bound_share) == (
+        "smorms3",
+        "none",
+        100.0,
+        0.0,
+    )
     for arm in ARMS.values():
         changed(base, arm.changes)
     assert of_depth(ours, 3).hidden == (128, 128, 128)
@@ -50,7 +60,14 @@ def test_rates_are_chosen_on_seed_0_and_what_is_done_is_known_again():
     done = []
     for which in runs(options, done):
         done.append(row(which, 0.5 if which["rate"] == 0.001 else 0.3))
-    assert [(r["rate"], r["seed"]) for r in done] == [(0.0003, 0), (0.001, 0), (0.003, 0), (0.01, 0), (0.001, 1), (0.001, 2)]
+    assert [(r["rate"], r["seed"]) for r in done] == [
+        (0.0003, 0),
+        (0.001, 0),
+        (0.003, 0),
+        (0.01, 0),
+        (0.001, 1),
+        (0.001, 2),
+    ]
     assert "| paper | 50.0 +- 0.0 (0.001, 3) |" in table(done)
 
 
@@ -66,7 +83,11 @@ def test_predictors_are_ranked_within_each_task():
     for k, task in itertools.product(range(12), ("a", "b")):
         before = {name: [v * (1 + k) for v in values] for name, values in BEFORE.items()}
         rows.append(
-            row({"task": task, "depth": 2, "arm": "paper", "epochs": 12, "rate": 0.1, "seed": k}, 0.1 + 0.01 * k + (task == "b"), before)
+            row(
+                {"task": task, "depth": 2, "arm": "paper", "epochs": 12, "rate": 0.1, "seed": k},
+                0.1 + 0.01 * k + (task == "b"),
+                before,
+            )
         )
     found = predictors(rows)
     assert found.keys() == PREDICTORS.keys()
@@ -75,7 +96,12 @@ def test_predictors_are_ranked_within_each_task():
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "expected"), [([1, 2, 2, 3], [1, 2, 2, 3], 1.0), ([1, 2, 3], [3, 2, 1], -1.0), ([1, 2, 2], [0, 1, 5], 0.8660254038)]
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 2, 3], [1, 2, 2, 3], 1.0),
+        ([1, 2, 3], [3, 2, 1], -1.0),
+        ([1, 2, 2], [0, 1, 5], 0.8660254038),
+    ],
 )
 def test_rank_correlation(a, b, expected):
     assert rank_correlation(a, b) == pytest.approx(expected)

@@ -18,10 +18,18 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     (pages / "figure1").mkdir(parents=True)
     (pages / "figure1" / "old.png").touch()
     index = publish(runs, pages, machine="a machine", commit="abc1234").read_text()
-    monkeypatch.chdir(runs.parent)  # a report names the folder that it was made in, however it is called now
+    monkeypatch.chdir(
+        runs.parent
+    )  # a report names the folder that it was made in, however it is called now
     assert publish(Path("out"), pages, machine="a machine", commit="abc1234").read_text() == index
-    assert {p.name for p in (pages / "figure1").iterdir()} == {"figure1.png", "report.md", "results.csv"}
-    assert (pages / "figure1" / "results.csv").read_bytes() == (runs / "figure1" / "results.csv").read_bytes()
+    assert {p.name for p in (pages / "figure1").iterdir()} == {
+        "figure1.png",
+        "report.md",
+        "results.csv",
+    }
+    assert (pages / "figure1" / "results.csv").read_bytes() == (
+        runs / "figure1" / "results.csv"
+    ).read_bytes()
     report = (pages / "figure1" / "report.md").read_text()
     assert str(tmp_path) not in index + report
     assert "--out OUT`" in report
@@ -32,9 +40,13 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     assert "of computing, on 20" in report
     assert ", at commit abc1234, on a machine.\n" in report
     assert "Not run here: figure2, figure3" in index
-    noted = publish(runs, pages, machine="a machine", commit="abc1234", notes="**Figure 1.** Because.").read_text()
+    noted = publish(
+        runs, pages, machine="a machine", commit="abc1234", notes="**Figure 1.** Because."
+    ).read_text()
     assert noted == f"{index}\n## Where a statement does not hold\n\n**Figure 1.** Because.\n"
-    reproduce("figure2", Options("smoke"), tmp_path / "later")  # elsewhere and later: what was published before stays listed
+    reproduce(
+        "figure2", Options("smoke"), tmp_path / "later"
+    )  # elsewhere and later: what was published before stays listed
     later = publish(tmp_path / "later", pages, machine="another", commit="def5678").read_text()
     assert "(figure1/report.md)" in later
     assert "(figure2/report.md)" in later

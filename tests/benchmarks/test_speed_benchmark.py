@@ -26,7 +26,11 @@ def test_examples_in_the_docstrings_hold(module):
 def test_layers_are_those_of_the_papers_network():
     assert tuple((c.maps, c.kernel, c.stride) for c in models.CSNN[3]) == CONVS
     assert works.RECURRENT_KERNEL == models.RECURRENT_KERNEL
-    assert [(layer.maps_in, layer.positions) for layer in layers_of(WORKS["W4"])] == [(1, 68), (16, 21), (32, 5)]
+    assert [(layer.maps_in, layer.positions) for layer in layers_of(WORKS["W4"])] == [
+        (1, 68),
+        (16, 21),
+        (32, 5),
+    ]
 
 
 @pytest.mark.parametrize("name", WORKS)
@@ -40,7 +44,9 @@ def test_flops_and_bytes_are_a_count_over_layers(name):
         neurons = layer.maps * (sizes[k + 1] if work.conv else 1)
         multiplications += neurons * into_one  # x @ W
         multiplications += neurons * into_one  # gradient of W
-        multiplications += neurons * into_one if k > 0 else 0  # gradient of x, which for the first layer is the data's
+        multiplications += (
+            neurons * into_one if k > 0 else 0
+        )  # gradient of x, which for the first layer is the data's
         if work.recurrent:
             multiplications += 3 * neurons * layer.maps * (5 if work.conv else 1)
         arrays += 6 * neurons
@@ -102,12 +108,16 @@ def test_recurrent_weights_share_the_variance():
         assert plain[0].recurrent is None
         assert shared[0].recurrent is not None
         assert shared[0].recurrent.shape == ((5, 16, 16) if name == "W4" else (1, 128, 128))
-        assert shared[0].kernel.std() / plain[0].kernel.std() == pytest.approx(math.sqrt(0.9), rel=1e-5)
+        assert shared[0].kernel.std() / plain[0].kernel.std() == pytest.approx(
+            math.sqrt(0.9), rel=1e-5
+        )
 
 
 def test_changes_are_read():
     assert parse("W1") is not None
-    assert parse("W1", ["steps=100", "batch=2", "density=0.5"]) == Work("W1", steps=100, batch=2, density=0.5)
+    assert parse("W1", ["steps=100", "batch=2", "density=0.5"]) == Work(
+        "W1", steps=100, batch=2, density=0.5
+    )
     assert parse("S1", ["seeds=3"]).seeds == 3
 
 
@@ -158,7 +168,9 @@ def test_other_measurements_have_their_contestants():
 
 def test_a_measurement_goes_on_where_it_was():
     jobs = list(speed.jobs_of("steps", ["W1"], ["snnjax", "torch"], 2))
-    lines = [job.key | {"ms": [1.0]} for job in jobs[:2]] + [jobs[2].key | {"error": "out of memory"}]
+    lines = [job.key | {"ms": [1.0]} for job in jobs[:2]] + [
+        jobs[2].key | {"error": "out of memory"}
+    ]
     assert speed.missing(iter(jobs), lines) == jobs[2:]
     assert speed.missing(iter(jobs), [json.loads(json.dumps(job.key)) for job in jobs]) == []
 
@@ -184,7 +196,9 @@ def test_what_a_process_says_is_read():
     assert speed.read_outcome(0, "", "") == {"error": "printed no JSON but ''"}
     assert speed.read_outcome(0, "[1]", "") == {"error": "printed no JSON object but [1]"}
     # the first line of a message of several names the error
-    assert speed.read_outcome(1, "", "Traceback\n  x\nlib.SomeError: bad\n\n  hint\n") == {"error": "status 1: lib.SomeError: bad"}
+    assert speed.read_outcome(1, "", "Traceback\n  x\nlib.SomeError: bad\n\n  hint\n") == {
+        "error": "status 1: lib.SomeError: bad"
+    }
     assert speed.read_outcome(-9, "", "") == {"error": "status -9: "}
 
 
@@ -194,7 +208,11 @@ def test_a_process_that_fails_is_a_result():
     slow = speed.outcome([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.2)
     assert slow == {"error": "took more than 0.2 s"}
     assert "error" in speed.outcome(["/nowhere/python"], timeout=1)
-    told = speed.outcome([sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"], timeout=60, environment={"A": "b"})
+    told = speed.outcome(
+        [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"],
+        timeout=60,
+        environment={"A": "b"},
+    )
     assert told["A"] == "b"
     assert float(told[contest.BEGIN]) > 0
 
@@ -207,8 +225,13 @@ def test_peers_without_environment_are_none(tmp_path):
     link.parent.mkdir(parents=True)
     link.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     link.chmod(0o755)
-    assert speed.python_of(speed.Contestant("run_x", (), "json", ("gone", "here")), tmp_path) == str(link)
-    assert speed.python_of(speed.Contestant("run_x", (), "no_such_package", ("here",)), tmp_path) is None
+    assert speed.python_of(
+        speed.Contestant("run_x", (), "json", ("gone", "here")), tmp_path
+    ) == str(link)
+    assert (
+        speed.python_of(speed.Contestant("run_x", (), "no_such_package", ("here",)), tmp_path)
+        is None
+    )
 
 
 def test_commands():
@@ -217,7 +240,11 @@ def test_commands():
     assert command == [
         "PY", "-m", "benchmarks.peers.run_snnjax", "W1", "--set", "steps=100", "--steps", "7", "--warmup", "1", "--seconds", "3.0", "--input", "events",
     ]  # fmt: skip
-    assert speed.command_of(speed.Job("floor", "", "floor", 0), "PY", options) == ["PY", "-m", "benchmarks.floor"]
+    assert speed.command_of(speed.Job("floor", "", "floor", 0), "PY", options) == [
+        "PY",
+        "-m",
+        "benchmarks.floor",
+    ]
 
 
 class Clock:
@@ -255,12 +282,40 @@ def test_a_loss_that_is_not_finite_is_an_error():
 
 
 def line(kind, work, contestant, k, **rest):
-    return {"kind": kind, "work": work, "contestant": contestant, "round": k, "change": "", "settings": SETTINGS} | rest
+    return {
+        "kind": kind,
+        "work": work,
+        "contestant": contestant,
+        "round": k,
+        "change": "",
+        "settings": SETTINGS,
+    } | rest
 
 
 def step(work, contestant, k, ms, form="feed-forward", **rest):
-    facts = {"neuron": "LIF", "form": form, "input": "dense", "note": "", "versions": {"jax": "1"}, "loss": [1, 1], "first_ms": 9.0}
-    return line("step", work, contestant, k, ms=ms, ready_s=2.0, import_s=0.5, peak_mib=100.0 + k, **facts) | rest
+    facts = {
+        "neuron": "LIF",
+        "form": form,
+        "input": "dense",
+        "note": "",
+        "versions": {"jax": "1"},
+        "loss": [1, 1],
+        "first_ms": 9.0,
+    }
+    return (
+        line(
+            "step",
+            work,
+            contestant,
+            k,
+            ms=ms,
+            ready_s=2.0,
+            import_s=0.5,
+            peak_mib=100.0 + k,
+            **facts,
+        )
+        | rest
+    )
 
 
 def rows_of(text, head):
@@ -272,17 +327,32 @@ def rows_of(text, head):
 
 
 def test_table_of_ratios():
-    rates = {"flops": floor.flops(WORKS["W1"]) / 1e-3, "bytes": floor.traffic(WORKS["W1"]) / 1e-3}  # a floor of 2 ms
+    rates = {
+        "flops": floor.flops(WORKS["W1"]) / 1e-3,
+        "bytes": floor.traffic(WORKS["W1"]) / 1e-3,
+    }  # a floor of 2 ms
     lines = [line("floor", "", "floor", k, **rates) for k in (0, 1)]
     for k, scale in ((0, 1.0), (1, 2.0)):
-        lines += [step("W1", "snnjax", k, [10.0 * scale]), step("W1", "snnjax-arrays", k, [5.0]), step("W1", "torch", k, [40.0, 40.0])]
-        lines += [step("W1", "spyx", k, [30.0 * scale]), line("step", "W1", "norse", k, error="status 1: it | broke")]
+        lines += [
+            step("W1", "snnjax", k, [10.0 * scale]),
+            step("W1", "snnjax-arrays", k, [5.0]),
+            step("W1", "torch", k, [40.0, 40.0]),
+        ]
+        lines += [
+            step("W1", "spyx", k, [30.0 * scale]),
+            line("step", "W1", "norse", k, error="status 1: it | broke"),
+        ]
         lines += [step("W2", "snnjax", k, [10.0], "recurrent"), step("W2", "spyx", k, [5.0])]
         lines += [line("step", "W2", "torch", k, unsupported="cannot")]
     text = speed_tables.tables(lines)
     head, separator, first, second = rows_of(text, "work")
     assert head[:4] == ["work", "snnjax / floor", "fastest other", "snnjax / fastest other"]
-    assert head[4:] == ["snnjax-arrays / snnjax", "torch / snnjax", "spyx / snnjax", "norse / snnjax"]
+    assert head[4:] == [
+        "snnjax-arrays / snnjax",
+        "torch / snnjax",
+        "spyx / snnjax",
+        "norse / snnjax",
+    ]
     assert set("".join(separator)) == {"-"}
     # medians 15, 5, 40 and 45; another form of snnjax is no other
     assert first == [
@@ -295,7 +365,12 @@ def test_table_of_ratios():
         "3.00 (3.00-3.00)",
         "failed",
     ]
-    assert second[:4] == ["W2", ratio_text(10.0, floor.seconds(WORKS["W2"], floor.Rates(**rates)) * 1e3), "spyx*", "2.00 (2.00-2.00)"]
+    assert second[:4] == [
+        "W2",
+        ratio_text(10.0, floor.seconds(WORKS["W2"], floor.Rates(**rates)) * 1e3),
+        "spyx*",
+        "2.00 (2.00-2.00)",
+    ]
     assert second[4:] == ["", "-", "0.50 (0.50-0.50)*", ""]
     assert "Not measured: W1, norse: status 1: it | broke; W2, torch: cannot." in text
     assert "10.0 ms" not in text  # ratios alone
@@ -307,7 +382,11 @@ def ratio_text(a, b):
 
 
 def test_tables_of_memory_and_first_step():
-    lines = [step("W1", name, k, [1.0], ready_s=4.0 if name == "snnjax" else 6.0) for k in (0, 1) for name in ("spyx", "snnjax")]
+    lines = [
+        step("W1", name, k, [1.0], ready_s=4.0 if name == "snnjax" else 6.0)
+        for k in (0, 1)
+        for name in ("spyx", "snnjax")
+    ]
     lines += [line("start", "W1", "snnjax", 0, ready_s=2.0, ms=[1.0])]
     text = speed_tables.tables(lines)
     assert rows_of(speed_tables.memory(lines), "work")[2] == ["W1", "101", "101"]
@@ -337,8 +416,14 @@ def test_table_of_growth():
 
 
 def test_table_of_the_loader():
-    lines = [step("W1", "snnjax", 0, [640.0]), line("loader", "", "snnjax", 0, samples_per_s={"host": 1000.0, "device": 50.0})]
-    assert rows_of(speed_tables.loader(lines), "source")[2:] == [["host", "1000", "10.0"], ["device", "50", "0.50"]]
+    lines = [
+        step("W1", "snnjax", 0, [640.0]),
+        line("loader", "", "snnjax", 0, samples_per_s={"host": 1000.0, "device": 50.0}),
+    ]
+    assert rows_of(speed_tables.loader(lines), "source")[2:] == [
+        ["host", "1000", "10.0"],
+        ["device", "50", "0.50"],
+    ]
     assert speed_tables.loader([]) == ""
 
 
@@ -352,7 +437,10 @@ def test_nothing_measured():
         (step("W1", "snnjax", 0, [1.0, 3.0]), "W1 snnjax: 2.0 ms, first step after 2.0 s, 100 MiB"),
         (line("step", "W1", "norse", 0, error="status 1"), "W1 norse: status 1"),
         (line("floor", "", "floor", 0, flops=1e11, bytes=2e10), "floor: 100.0 Gflop/s, 20.0 GB/s"),
-        (line("loader", "", "snnjax", 0, samples_per_s={"host": 10.0}), "snnjax: host 10 samples/s"),
+        (
+            line("loader", "", "snnjax", 0, samples_per_s={"host": 10.0}),
+            "snnjax: host 10 samples/s",
+        ),
     ],
 )
 def test_progress(found, match):

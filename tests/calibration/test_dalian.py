@@ -13,7 +13,15 @@ from snnjax.calibration import calibrate as calibrate_both
 from snnjax.calibration import free_membrane, scale_to_rate
 from snnjax.calibration.dalian import Moments, current_membrane, moments, scales_from_moments
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF
-from snnjax.nn import DalianConv1d, DalianDense, DalianFluctuationDriven, Flatten, Readout, Reshape, Sequential
+from snnjax.nn import (
+    DalianConv1d,
+    DalianDense,
+    DalianFluctuationDriven,
+    Flatten,
+    Readout,
+    Reshape,
+    Sequential,
+)
 from snnjax.theory import dalian_rates
 
 calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
@@ -39,28 +47,50 @@ def test_scales_of_poisson_moments_are_the_theory(mu_u, x64):
 def test_scales_put_correlated_input_on_target_exactly(recurrent, mu_u, rng, x64):
     # three populations with a common, slowly changing rate
     rate = 0.02 * (1 + np.sin(np.arange(300) / 20))[:, None, None] * rng.exponential(size=(1, 5, 1))
-    exc, rec, inh = (rng.poisson(np.broadcast_to(rate, (300, 5, n))) @ rng.exponential(size=(n, 40)) for n in (60, 30, 20))
+    exc, rec, inh = (
+        rng.poisson(np.broadcast_to(rate, (300, 5, n))) @ rng.exponential(size=(n, 40))
+        for n in (60, 30, 20)
+    )
     neuron, taus = NEURON, (10e-3, 10e-3, 20e-3)
-    u_e, u_r, u_i = (current_membrane(neuron, jnp.asarray(d), tau) for d, tau in zip((exc, rec, inh), taus, strict=True))
+    u_e, u_r, u_i = (
+        current_membrane(neuron, jnp.asarray(d), tau)
+        for d, tau in zip((exc, rec, inh), taus, strict=True)
+    )
     p = moments(u_e, u_r if recurrent else None, u_i)
     s = scales_from_moments(p, sigma_u=0.9, mu_u=mu_u, alpha=0.8)
     assert (float(s.rec) > 0) is recurrent
-    u = free_membrane(neuron, ExcInhDrive(jnp.asarray(s.exc * exc + s.rec * rec), jnp.asarray(s.inh * inh)))
+    u = free_membrane(
+        neuron, ExcInhDrive(jnp.asarray(s.exc * exc + s.rec * rec), jnp.asarray(s.inh * inh))
+    )
     np.testing.assert_allclose(u.mean(), mu_u, atol=1e-9)
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 0.9, rtol=1e-9)
     if recurrent:
-        np.testing.assert_allclose(s.exc**2 * p.ee / (s.exc**2 * p.ee + s.rec**2 * p.rr), 0.8, rtol=1e-9)
+        np.testing.assert_allclose(
+            s.exc**2 * p.ee / (s.exc**2 * p.ee + s.rec**2 * p.rr), 0.8, rtol=1e-9
+        )
 
 
 def dense(recurrent):
     rngs, init = nnx.Rngs(0), DalianFluctuationDriven(nu=5.0)
-    hidden = [DalianDense(a, b, recurrent=recurrent, init=init, rngs=rngs) for a, b in ((200, 96), (96, 64))]
+    hidden = [
+        DalianDense(a, b, recurrent=recurrent, init=init, rngs=rngs)
+        for a, b in ((200, 96), (96, 64))
+    ]
     return Sequential(*hidden, Readout(64, 3, rngs=rngs))
 
 
 def conv():
     rngs, init = nnx.Rngs(0), DalianFluctuationDriven(nu=5.0)
-    layer = DalianConv1d(1, 12, kernel_size=20, stride=10, lateral_kernel_size=5, recurrent=True, init=init, rngs=rngs)
+    layer = DalianConv1d(
+        1,
+        12,
+        kernel_size=20,
+        stride=10,
+        lateral_kernel_size=5,
+        recurrent=True,
+        init=init,
+        rngs=rngs,
+    )
     return Sequential(Reshape(200, 1), layer, Flatten(), Readout(19 * 12, 3, rngs=rngs))
 
 
@@ -73,14 +103,21 @@ def x():
 
 @pytest.mark.parametrize(
     ("name", "sigma_u", "new_weights"),
-    [("feed-forward", 1.0, True), ("recurrent", 1.0, False), ("recurrent", 1.5, True), ("conv", 1.0, True)],
+    [
+        ("feed-forward", 1.0, True),
+        ("recurrent", 1.0, False),
+        ("recurrent", 1.5, True),
+        ("conv", 1.0, True),
+    ],
 )
 @pytest.mark.slow
 def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
     network = conv() if name == "conv" else dense(name == "recurrent")
     before = [jnp.copy(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
     key = jax.random.key(1) if new_weights else None
-    calibrated, reports = nnx.jit(lambda n, x: calibrate(n, x, key=key, sigma_u=sigma_u))(network, x)
+    calibrated, reports = nnx.jit(lambda n, x: calibrate(n, x, key=key, sigma_u=sigma_u))(
+        network, x
+    )
     for a, b in zip(before, jax.tree.leaves(nnx.state(network, nnx.Param)), strict=True):
         np.testing.assert_array_equal(a, b)
     y = x
@@ -106,7 +143,8 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
 def test_a_layer_too_quiet_to_balance_is_reported(x):
     """At a sigma_u of 0.4 the inhibitory neurons hardly spike."""
     with pytest.warns(
-        UserWarning, match=r"layer 0 has sigma_u = .* the targets are sigma_u = 0\.4, mu_u = 0\.0: its inhibitory spikes are too few"
+        UserWarning,
+        match=r"layer 0 has sigma_u = .* the targets are sigma_u = 0\.4, mu_u = 0\.0: its inhibitory spikes are too few",
     ):
         _, reports = calibrate(dense(False), x, key=jax.random.key(1), sigma_u=[0.4, 1.0])
     assert bool(reports[0].calibrated)

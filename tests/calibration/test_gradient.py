@@ -73,7 +73,14 @@ def levels(network, x, y):
 
 
 def convolutions(maps=1):
-    options = {"kernel_size": 5, "padding": "valid", "init": INIT, "neuron": LIF(dt=DT), "recurrent_kernel_size": 3, "rngs": nnx.Rngs(maps)}
+    options = {
+        "kernel_size": 5,
+        "padding": "valid",
+        "init": INIT,
+        "neuron": LIF(dt=DT),
+        "recurrent_kernel_size": 3,
+        "rngs": nnx.Rngs(maps),
+    }
     return [SpikingConv1d(maps, 8, **options), SpikingConv1d(8, 8, **options)]
 
 
@@ -102,7 +109,9 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     assert steps.max() < 0.15, level
     assert level.max() / level.min() < 2
     # what was reported is what an independent gradient finds
-    np.testing.assert_allclose(level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02)
+    np.testing.assert_allclose(
+        level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02
+    )
 
 
 @pytest.mark.more
@@ -119,7 +128,9 @@ def test_a_recurrent_layer_whose_gradient_overflows_at_wide_surrogates():
 
 def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
     network, x = dense(3), inputs()
-    calibrated, _ = calibrate_gradient(network, x, labels(), target=GradientTarget(logit_spread=0.5))
+    calibrated, _ = calibrate_gradient(
+        network, x, labels(), target=GradientTarget(logit_spread=0.5)
+    )
     (_, activity), (after, now) = network(x), calibrated(x)
     for a, b in zip(activity.spikes, now.spikes, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -135,7 +146,9 @@ def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
 def test_a_scale_of_the_readouts_traces_is_kept():
     network, x = dense(2), inputs()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small layers are not within 5 % of their membranes' target
+        warnings.simplefilter(
+            "ignore"
+        )  # small layers are not within 5 % of their membranes' target
         both, _ = calibrate(network, x, readout_sigma=0.5)
         alone, _ = calibrate(network, x, readout_sigma=0.5, gradient=None)
     np.testing.assert_array_equal(both.layers[-1].kernel[...], alone.layers[-1].kernel[...])
@@ -151,11 +164,19 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
         beta, scale = layer.steepness[...]
         assert float(beta) == 20.0
         v = jnp.asarray(-0.3)
-        np.testing.assert_allclose(layer.neuron.spike.derivative(v), scale * surrogate.superspike(20.0).derivative(v), rtol=1e-6)
+        np.testing.assert_allclose(
+            layer.neuron.spike.derivative(v),
+            scale * surrogate.superspike(20.0).derivative(v),
+            rtol=1e-6,
+        )
     # again, from where it is: the scale is not nested
-    again, _ = calibrate_gradient(calibrated, x, target=GradientTarget(adjust="scale", logit_spread=None))
+    again, _ = calibrate_gradient(
+        calibrated, x, target=GradientTarget(adjust="scale", logit_spread=None)
+    )
     assert again.layers[1].steepness.shape == (2,)
-    np.testing.assert_allclose(again.layers[1].steepness[...], calibrated.layers[1].steepness[...], rtol=0.05)
+    np.testing.assert_allclose(
+        again.layers[1].steepness[...], calibrated.layers[1].steepness[...], rtol=0.05
+    )
 
 
 def test_skip_connections_leave_every_layer_a_gain_of_its_own():
@@ -175,21 +196,29 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
     def betas(seed):
         rngs = nnx.Rngs(jax.random.key(seed))
         network = Sequential(
-            *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)], Readout(60, 4, neuron=INTEGRATOR, rngs=rngs)
+            *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)],
+            Readout(60, 4, neuron=INTEGRATOR, rngs=rngs),
         )
         _, reports = calibrate(network, x, labels=y)
-        return jnp.stack([r.gradient.steepness for r in reports]), jnp.stack([r.gradient.gain for r in reports])
+        return jnp.stack([r.gradient.steepness for r in reports]), jnp.stack(
+            [r.gradient.gain for r in reports]
+        )
 
     steepness, gain = betas(jnp.arange(2))
     for seed in range(2):
         rngs = nnx.Rngs(jax.random.key(seed))
         network = Sequential(
-            *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)], Readout(60, 4, neuron=INTEGRATOR, rngs=rngs)
+            *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)],
+            Readout(60, 4, neuron=INTEGRATOR, rngs=rngs),
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # small layers are not within 5 % of their membranes' target
+            warnings.simplefilter(
+                "ignore"
+            )  # small layers are not within 5 % of their membranes' target
             _, reports = calibrate(network, x, labels=y)
-        np.testing.assert_allclose(steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02)
+        np.testing.assert_allclose(
+            steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02
+        )
         np.testing.assert_allclose(gain[seed], [float(r.gradient.gain) for r in reports], rtol=0.02)
     assert not np.allclose(steepness[0], steepness[1], rtol=1e-3)
 
@@ -201,21 +230,31 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
     load_parameters(tmp_path / "network.npz", other)
     save_nir(tmp_path / "network.nir", calibrated)
     back = load_nir(tmp_path / "network.nir", dt=DT)
-    for layer, loaded, read in zip(calibrated.layers[:-1], other.layers[:-1], back.layers[:-1], strict=True):
+    for layer, loaded, read in zip(
+        calibrated.layers[:-1], other.layers[:-1], back.layers[:-1], strict=True
+    ):
         np.testing.assert_array_equal(layer.steepness[...], loaded.steepness[...])
-        np.testing.assert_allclose(layer.neuron.spike.steepness[0], read.neuron.spike.steepness[0], rtol=1e-6)
+        np.testing.assert_allclose(
+            layer.neuron.spike.steepness[0], read.neuron.spike.steepness[0], rtol=1e-6
+        )
 
 
 def test_training_leaves_the_steepness_alone():
     """Also an optimizer that decays all weights."""
     x, y = inputs(), labels()
     calibrated, _ = calibrate_gradient(dense(2), x)
-    trainer = Trainer(calibrated, Objective(), optax.adamw(1e-2, weight_decay=0.5), batch_size=len(y))
+    trainer = Trainer(
+        calibrated, Objective(), optax.adamw(1e-2, weight_decay=0.5), batch_size=len(y)
+    )
     params = trainer.params
     state, _ = trainer.step(trainer.init(), (x, y))
-    is_steepness = lambda leaf: isinstance(leaf, Steepness)  # noqa: E731
+    is_steepness = lambda leaf: isinstance(leaf, Steepness)
     pairs = zip(
-        *(jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)) for tree in (params, state.params)), strict=True
+        *(
+            jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+            for tree in (params, state.params)
+        ),
+        strict=True,
     )
     kept = [(a[...], b[...]) for a, b in pairs if is_steepness(a)]
     assert len(kept) == 2
@@ -237,7 +276,12 @@ def test_a_surrogate_that_is_not_known_is_measured_and_left():
     def step(v):
         return (v > 0).astype(v.dtype)
 
-    step.defjvp(lambda primals, tangents: (step(*primals), tangents[0] * jnp.exp(-jnp.square(5 * primals[0]))))
+    step.defjvp(
+        lambda primals, tangents: (
+            step(*primals),
+            tangents[0] * jnp.exp(-jnp.square(5 * primals[0])),
+        )
+    )
     network, x = dense(2, spike=step), inputs()
     calibrated, reports = calibrate_gradient(network, x)
     assert calibrated.layers[0].steepness is None
@@ -250,7 +294,10 @@ def test_silent_networks_stay_finite():
     for layer in network.layers[:-1]:
         layer.kernel[...] = 0 * layer.kernel[...]
     calibrated, reports = calibrate_gradient(network, inputs())
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(nnx.state(calibrated, nnx.Param)))
+    assert all(
+        np.isfinite(np.asarray(leaf)).all()
+        for leaf in jax.tree.leaves(nnx.state(calibrated, nnx.Param))
+    )
     assert not bool(reports[1].reached)
 
 

@@ -17,7 +17,10 @@ KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
 def test_filtered_is_convolution_with_the_kernel(rng, x64):
     x = rng.poisson(0.05, (80, 2, 3)).astype(np.float64)
     kernel = KERNEL.response(0.16)
-    expected = np.stack([np.stack([np.convolve(x[:, b, j], kernel)[:80] for j in range(3)], -1) for b in range(2)], 1)
+    expected = np.stack(
+        [np.stack([np.convolve(x[:, b, j], kernel)[:80] for j in range(3)], -1) for b in range(2)],
+        1,
+    )
     assert_close(filtered(x, LIF()), expected, 1e-12)
 
 
@@ -40,7 +43,16 @@ def test_powers_equal_loops(balance, rng, x64):
     quenched = np.mean([sum(np.mean(h[:, b, j]) ** 2 for j in range(5)) for b in range(3)])
     powers = input_powers(x, LIF(), balance=balance)
     for got, expected in zip(
-        powers, (scale * temporal, scale * quenched, total.mean(), np.mean([total[:, b].var() for b in range(3)]), 5, balance), strict=True
+        powers,
+        (
+            scale * temporal,
+            scale * quenched,
+            total.mean(),
+            np.mean([total[:, b].var() for b in range(3)]),
+            5,
+            balance,
+        ),
+        strict=True,
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
 
@@ -59,14 +71,23 @@ def test_powers_of_a_convolution_equal_loops_over_positions(balance, rng, x64):
     """Kernel 3, stride 2, padding 1 over 7 positions of 2 channels: 4 output positions of 6 inputs, those in the padding silent."""
     x = rng.poisson(0.2, (40, 3, 7, 2)).astype(np.float64)
     h = np.pad(np.asarray(filtered(x, LIF())), ((0, 0), (0, 0), (1, 1), (0, 0)))
-    windows = np.stack([h[:, :, 2 * k : 2 * k + 3].reshape(40, 3, 6) for k in range(4)])  # (position, time, batch, input)
+    windows = np.stack(
+        [h[:, :, 2 * k : 2 * k + 3].reshape(40, 3, 6) for k in range(4)]
+    )  # (position, time, batch, input)
     total = windows.sum(-1)
     seen, scale = (windows - windows.mean(-1, keepdims=True), 6 / 5) if balance else (windows, 1.0)
-    expected = (scale * seen.var(1).sum(-1).mean(), scale * (seen.mean(1) ** 2).sum(-1).mean(), total.mean(), total.var(1).mean())
+    expected = (
+        scale * seen.var(1).sum(-1).mean(),
+        scale * (seen.mean(1) ** 2).sum(-1).mean(),
+        total.mean(),
+        total.var(1).mean(),
+    )
 
     def gather(a):
         flat = a.reshape(-1, *a.shape[-2:])
-        summed = jax.lax.conv_general_dilated(flat, jnp.ones((3, 2, 1)), (2,), [(1, 1)], dimension_numbers=("NHC", "HIO", "NHC"))
+        summed = jax.lax.conv_general_dilated(
+            flat, jnp.ones((3, 2, 1)), (2,), [(1, 1)], dimension_numbers=("NHC", "HIO", "NHC")
+        )
         return summed.reshape(*a.shape[:-2], *summed.shape[1:])
 
     powers = input_powers(x, LIF(), balance=balance, gather=gather, n=6)
@@ -99,16 +120,26 @@ def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
 def test_initializer_puts_the_membrane_on_target(balance, sigma_u):
     """5 % over 1000 neurons, on Randman, where the formula of the paper is off by 16 %."""
     x = DeviceEvents.put(randman(n_samples=10, seed=0), dt=2e-3).batch(jnp.arange(100))[0]
-    w = data_driven(input_powers(x, LIF(), balance=balance), sigma_u=sigma_u)(jax.random.key(0), (20, 1000))
+    w = data_driven(input_powers(x, LIF(), balance=balance), sigma_u=sigma_u)(
+        jax.random.key(0), (20, 1000)
+    )
     u = free_membrane(LIF(), x @ w)
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), sigma_u, rtol=0.05)
     if balance:
-        np.testing.assert_allclose(w.sum(axis=0), 0, atol=1e-4 * float(jnp.abs(w).sum(axis=0).max()))
+        np.testing.assert_allclose(
+            w.sum(axis=0), 0, atol=1e-4 * float(jnp.abs(w).sum(axis=0).max())
+        )
 
 
 def test_initializer_with_a_mean():
     x = spikes(0, (1000, 4, 200), rate=10.0)
-    u = free_membrane(LIF(), x @ data_driven(input_powers(x, LIF()), mu_u=-0.5, sigma_u=0.8)(jax.random.key(0), (200, 1000)))
+    u = free_membrane(
+        LIF(),
+        x
+        @ data_driven(input_powers(x, LIF()), mu_u=-0.5, sigma_u=0.8)(
+            jax.random.key(0), (200, 1000)
+        ),
+    )
     np.testing.assert_allclose(u.mean(), -0.5, atol=0.05)
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 0.8, rtol=0.05)
 
@@ -117,7 +148,9 @@ def test_the_same_weights_in_nnx_linen_and_plain_jax():
     x = spikes(0, (200, 2, 30), rate=10.0)
     init = data_driven(input_powers(x, LIF(), balance=True), sigma_u=1.5)
     sigma = init(jax.random.key(3), (30, 2000)).std()
-    dense = linen.Dense(2000, use_bias=False, kernel_init=init).init(jax.random.key(1), jnp.zeros((1, 30)))["params"]["kernel"]
+    dense = linen.Dense(2000, use_bias=False, kernel_init=init).init(
+        jax.random.key(1), jnp.zeros((1, 30))
+    )["params"]["kernel"]
     linear = nnx.Linear(30, 2000, use_bias=False, kernel_init=init, rngs=nnx.Rngs(2)).kernel[...]
     for w in (dense, linear):
         np.testing.assert_allclose(w.std(), sigma, rtol=0.02)
@@ -134,7 +167,10 @@ def test_balanced_weights_have_zero_sum_a_neuron_and_variance_one(shape):
 def test_errors():
     x = spikes(0, (100, 2, 30), rate=10.0)
     powers = input_powers(x, LIF())
-    with pytest.raises(ValueError, match="shape must have 30 inputs, as many as the powers were measured for, got \\(20, 5\\)"):
+    with pytest.raises(
+        ValueError,
+        match="shape must have 30 inputs, as many as the powers were measured for, got \\(20, 5\\)",
+    ):
         data_driven(powers)(jax.random.key(0), (20, 5))
     with pytest.raises(ValueError, match="powers must be those of an input that spikes"):
         data_driven(input_powers(jnp.zeros((100, 2, 30)), LIF()))

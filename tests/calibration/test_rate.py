@@ -6,12 +6,23 @@ from _support import spikes
 from flax import nnx
 
 from snnjax.calibration import scale_to_rate
-from snnjax.nn import Flatten, FluctuationDriven, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import (
+    Flatten,
+    FluctuationDriven,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 
 
 def network(*, recurrent=False, sigma_u=1.0, seed=0):
     rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=15.0, sigma_u=sigma_u)
-    return Sequential(*[SpikingDense(n, 80, init=init, recurrent=recurrent, rngs=rngs) for n in (60, 80, 80)], Readout(80, 4, rngs=rngs))
+    return Sequential(
+        *[SpikingDense(n, 80, init=init, recurrent=recurrent, rngs=rngs) for n in (60, 80, 80)],
+        Readout(80, 4, rngs=rngs),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +49,9 @@ def test_gain_is_what_the_weights_were_multiplied_by_and_the_network_given_is_un
     scaled, reports = scale_to_rate(given, x, rate=10.0)
     for layer, old, report in zip(scaled.layers, given.layers, reports, strict=False):
         for name in ("kernel", "recurrent_kernel"):
-            np.testing.assert_allclose(getattr(layer, name)[...], report.gain * getattr(old, name)[...], rtol=1e-5)
+            np.testing.assert_allclose(
+                getattr(layer, name)[...], report.gain * getattr(old, name)[...], rtol=1e-5
+            )
     np.testing.assert_array_equal(scaled.layers[-1].kernel[...], given.layers[-1].kernel[...])
     for leaf, old in zip(jax.tree.leaves(nnx.state(given, nnx.Param)), before, strict=True):
         np.testing.assert_array_equal(leaf, old)
@@ -70,14 +83,18 @@ def test_silent_input_keeps_the_weights_and_an_unreachable_rate_is_said():
     for layer, old in zip(scaled.layers, given.layers, strict=True):
         np.testing.assert_array_equal(layer.kernel[...], old.kernel[...])
     assert not any(bool(r.reached) for r in reports)
-    one_spike = jnp.zeros((100, 2, 60)).at[50].set(1.0)  # no weights make of one volley a train of 200 Hz
+    one_spike = (
+        jnp.zeros((100, 2, 60)).at[50].set(1.0)
+    )  # no weights make of one volley a train of 200 Hz
     _, reports = scale_to_rate(given, one_spike, rate=200.0)
     assert not bool(reports[0].reached)
 
 
 def test_the_same_under_jit_and_vmap(x):
     keys = jax.random.split(jax.random.key(0), 2)
-    gains = lambda key: jnp.stack([r.gain for r in scale_to_rate(network(), x, rate=8.0, key=key)[1]])  # noqa: E731
+    gains = lambda key: jnp.stack(
+        [r.gain for r in scale_to_rate(network(), x, rate=8.0, key=key)[1]]
+    )
     batched = jax.jit(jax.vmap(gains))(keys)
     for k in range(2):
         np.testing.assert_allclose(batched[k], gains(keys[k]), rtol=0.01)

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,24 @@ from snnjax.calibration import calibrate as calibrate_both
 from snnjax.calibration import filtered, scale_to_rate, weights_from_powers
 from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, simulate
-from snnjax.nn import Flatten, FluctuationDriven, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import (
+    Flatten,
+    FluctuationDriven,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 
 calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
 
 
 def randman_batch(n=40):
-    return DeviceEvents.put(randman(n_samples=n, seed=0), dt=2e-3).batch(jnp.arange(0, 10 * n, 5))[0]
+    return DeviceEvents.put(randman(n_samples=n, seed=0), dt=2e-3).batch(jnp.arange(0, 10 * n, 5))[
+        0
+    ]
 
 
 def free_membrane(layer, x, recurrent_input=None):
@@ -32,7 +44,10 @@ def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
     rngs = nnx.Rngs(seed)
     widths = [n_in] + [width] * depth
     init = FluctuationDriven(nu=5.0)
-    hidden = [SpikingDense(a, b, init=init, recurrent=recurrent, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]  # noqa: RUF007
+    hidden = [
+        SpikingDense(a, b, init=init, recurrent=recurrent, rngs=rngs)
+        for a, b in itertools.pairwise(widths)
+    ]
     return Sequential(*hidden, Readout(width, 10, rngs=rngs))
 
 
@@ -44,7 +59,9 @@ def test_every_layer_is_on_target(balance, redraw):
 
     @jax.jit
     def measure(network, key):
-        calibrated, _ = calibrate(network, x, key=key if redraw else None, sigma_u=targets, balance=balance)
+        calibrated, _ = calibrate(
+            network, x, key=key if redraw else None, sigma_u=targets, balance=balance
+        )
         below, out = x, []
         for layer in calibrated.layers[:-1]:
             u = simulate(LIF(theta=1e30), below @ layer.kernel[...], membrane=True).membrane
@@ -72,8 +89,13 @@ def recurrent_fixed_point(network, x, key, sigma_u, balance):
 def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
     """Mean over 4 seeds; at 0.2 and 0.3 the layer hardly fires, and large recurrent weights would make it fire by itself."""
     x = spikes(0, (300, 12, 60), rate=10.0)
-    seeds = [(networks(1, recurrent=True, n_in=60, width=128, seed=s), x, jax.random.key(s)) for s in range(4)]
-    shares, totals, reported = zip(*(recurrent_fixed_point(*seed, sigma_u, balance) for seed in seeds), strict=True)
+    seeds = [
+        (networks(1, recurrent=True, n_in=60, width=128, seed=s), x, jax.random.key(s))
+        for s in range(4)
+    ]
+    shares, totals, reported = zip(
+        *(recurrent_fixed_point(*seed, sigma_u, balance) for seed in seeds), strict=True
+    )
     np.testing.assert_allclose(np.sqrt(np.mean(totals)), sigma_u, rtol=0.05)
     np.testing.assert_allclose(reported, totals, rtol=1e-3)
     if sigma_u >= 1:
@@ -86,9 +108,13 @@ def test_quenched_spread_is_predicted():
     @jax.jit
     def spreads(network, key):
         calibrated, (report, *_) = calibrate(network, x, key=key)
-        return free_membrane(calibrated.layers[0], x).mean(axis=0).var(axis=-1).mean(), report.quenched_spread**2
+        return free_membrane(calibrated.layers[0], x).mean(axis=0).var(
+            axis=-1
+        ).mean(), report.quenched_spread**2
 
-    measured, predicted = zip(*(spreads(networks(1, width=512, seed=s), jax.random.key(s)) for s in range(6)), strict=True)
+    measured, predicted = zip(
+        *(spreads(networks(1, width=512, seed=s), jax.random.key(s)) for s in range(6)), strict=True
+    )
     np.testing.assert_allclose(np.sqrt(np.mean(measured)), np.sqrt(np.mean(predicted)), rtol=0.1)
 
 
@@ -96,7 +122,9 @@ def test_balance_removes_the_spread_of_the_mean_for_equal_rates():
     # the same train on every input: all that a zero-sum neuron receives cancels exactly
     x = jnp.broadcast_to(spikes(0, (300, 4, 1), rate=20.0), (300, 4, 50))
     network = networks(1, n_in=50)
-    calibrated, _ = calibrate(network, x + spikes(1, x.shape, rate=5.0), key=jax.random.key(2), balance=True)
+    calibrated, _ = calibrate(
+        network, x + spikes(1, x.shape, rate=5.0), key=jax.random.key(2), balance=True
+    )
     kernel = np.asarray(calibrated.layers[0].kernel[...])
     np.testing.assert_allclose(kernel.sum(axis=0), 0, atol=1e-4 * np.abs(kernel).sum(axis=0).max())
     assert np.abs(free_membrane(calibrated.layers[0], x)).max() < 1e-4
@@ -104,7 +132,9 @@ def test_balance_removes_the_spread_of_the_mean_for_equal_rates():
 
 def test_mean_and_standard_deviation_together():
     x = spikes(0, (2000, 4, 200), rate=10.0)
-    calibrated, _ = calibrate(networks(1, n_in=200, width=1000), x, key=jax.random.key(0), mu_u=0.3, sigma_u=0.7)
+    calibrated, _ = calibrate(
+        networks(1, n_in=200, width=1000), x, key=jax.random.key(0), mu_u=0.3, sigma_u=0.7
+    )
     u = np.asarray(free_membrane(calibrated.layers[0], x))[100:]
     np.testing.assert_allclose(u.mean(), 0.3, atol=0.05)
     np.testing.assert_allclose(np.sqrt(u.var(axis=0).mean()), 0.7, rtol=0.04)
@@ -117,31 +147,41 @@ def test_readout_on_request():
     np.testing.assert_array_equal(plain.layers[-1].kernel[...], network.layers[-1].kernel[...])
     scaled, _ = calibrate(network, x, key=jax.random.key(0), readout_sigma=0.5)
     readout, _ = scaled(x)
-    np.testing.assert_allclose(np.sqrt(np.asarray(readout).var(axis=0).mean()), 0.5, rtol=0.25)  # 10 units only
+    np.testing.assert_allclose(
+        np.sqrt(np.asarray(readout).var(axis=0).mean()), 0.5, rtol=0.25
+    )  # 10 units only
 
 
 def test_a_mean_that_is_out_of_reach_is_an_error_and_under_jit_a_report():
     x = spikes(0, (200, 2, 20), rate=10.0)
     network = networks(2)
     with pytest.raises(
-        ValueError, match=r"layer 0 has no weights for mu_u = 0\.9, sigma_u = 0\.02: the mean alone would move the membrane"
+        ValueError,
+        match=r"layer 0 has no weights for mu_u = 0\.9, sigma_u = 0\.02: the mean alone would move the membrane",
     ):
         calibrate(network, x, key=jax.random.key(0), mu_u=0.9, sigma_u=0.02)
     weights, reports = jax.jit(
-        lambda x: (lambda n, r: (nnx.state(n, nnx.Param), r))(*calibrate(network, x, key=jax.random.key(0), mu_u=0.9, sigma_u=0.02))
+        lambda x: (lambda n, r: (nnx.state(n, nnx.Param), r))(
+            *calibrate(network, x, key=jax.random.key(0), mu_u=0.9, sigma_u=0.02)
+        )
     )(x)
     assert (bool(reports[0].calibrated), bool(reports[0].silent)) == (False, False)
-    np.testing.assert_array_equal(weights["layers"][0]["kernel"][...], network.layers[0].kernel[...])
+    np.testing.assert_array_equal(
+        weights["layers"][0]["kernel"][...], network.layers[0].kernel[...]
+    )
 
 
 def test_rescaling_keeps_zeros_and_needs_weights_that_differ():
     x = spikes(0, (400, 4, 100), rate=10.0)
     for balance in (False, True):
         sparse = Sequential(
-            SpikingDense(100, 400, init=FluctuationDriven(nu=5.0, density=0.2), rngs=nnx.Rngs(0)), Readout(400, 3, rngs=nnx.Rngs(1))
+            SpikingDense(100, 400, init=FluctuationDriven(nu=5.0, density=0.2), rngs=nnx.Rngs(0)),
+            Readout(400, 3, rngs=nnx.Rngs(1)),
         )
         calibrated, (report,) = calibrate(sparse, x, balance=balance)
-        np.testing.assert_array_equal(calibrated.layers[0].kernel[...] == 0, sparse.layers[0].kernel[...] == 0)
+        np.testing.assert_array_equal(
+            calibrated.layers[0].kernel[...] == 0, sparse.layers[0].kernel[...] == 0
+        )
         np.testing.assert_allclose(report.sigma_u, 1.0, rtol=0.06)
     equal = nnx.clone(sparse)
     equal.layers[0].kernel[...] = jnp.full((100, 400), 0.3)
@@ -152,7 +192,8 @@ def test_rescaling_keeps_zeros_and_needs_weights_that_differ():
 def test_input_of_any_type_counts_the_same():
     x = spikes(0, (200, 2, 20), rate=10.0) > 0
     kernels = [
-        calibrate(networks(1), x.astype(t), key=jax.random.key(0))[0].layers[0].kernel[...] for t in (bool, jnp.uint8, jnp.bfloat16, float)
+        calibrate(networks(1), x.astype(t), key=jax.random.key(0))[0].layers[0].kernel[...]
+        for t in (bool, jnp.uint8, jnp.bfloat16, float)
     ]
     for kernel in kernels[:-1]:
         np.testing.assert_array_equal(kernel, kernels[-1])
@@ -169,9 +210,12 @@ def test_silent_input_keeps_the_weights_and_says_so():
 def test_a_layer_off_its_target_is_named_in_a_warning():
     x = randman_batch()
     rngs = nnx.Rngs(3)
-    narrow = Sequential(SpikingDense(20, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(4, 10, rngs=rngs))
+    narrow = Sequential(
+        SpikingDense(20, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(4, 10, rngs=rngs)
+    )
     with pytest.warns(
-        UserWarning, match=r"layer 0 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights"
+        UserWarning,
+        match=r"layer 0 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights",
     ):
         _, (report,) = calibrate(narrow, x, key=jax.random.key(3))
     assert not report.on_target
@@ -181,24 +225,33 @@ def test_a_layer_off_its_target_is_named_in_a_warning():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_16_bit_weights_are_calibrated_as_float32_ones(dtype):
     x = randman_batch()
-    make = lambda dtype: Sequential(  # noqa: E731
-        SpikingDense(20, 200, init=FluctuationDriven(nu=5.0), dtype=dtype, rngs=nnx.Rngs(0)), Readout(200, 10, rngs=nnx.Rngs(0))
+    make = lambda dtype: Sequential(
+        SpikingDense(20, 200, init=FluctuationDriven(nu=5.0), dtype=dtype, rngs=nnx.Rngs(0)),
+        Readout(200, 10, rngs=nnx.Rngs(0)),
     )
     for key in (jax.random.key(0), None):
-        half, full = (calibrate(make(d), x, key=key, balance=True)[0].layers[0].kernel[...] for d in (dtype, jnp.float32))
+        half, full = (
+            calibrate(make(d), x, key=key, balance=True)[0].layers[0].kernel[...]
+            for d in (dtype, jnp.float32)
+        )
         assert half.dtype == dtype
         if key is not None:
             np.testing.assert_array_equal(half, full.astype(dtype))
         np.testing.assert_allclose(half.astype(jnp.float32).std(), full.std(), rtol=3e-3)
 
 
-@pytest.mark.parametrize("calibration", [lambda n, x: calibrate(n, x), lambda n, x: scale_to_rate(n, x, rate=10.0)])
+@pytest.mark.parametrize(
+    "calibration", [lambda n, x: calibrate(n, x), lambda n, x: scale_to_rate(n, x, rate=10.0)]
+)
 def test_a_module_of_ones_own_is_told_what_calibration_needs(calibration):
     class Own(nnx.Module):
         def __init__(self):
             self.hidden = networks(depth=1)
 
-    with pytest.raises(TypeError, match=r"network must be a snnjax\.nn\.Sequential, .* got Own\. In a module of your own, put"):
+    with pytest.raises(
+        TypeError,
+        match=r"network must be a snnjax\.nn\.Sequential, .* got Own\. In a module of your own, put",
+    ):
         calibration(Own(), randman_batch())
 
 
@@ -207,7 +260,7 @@ def test_pure_and_the_same_under_jit_and_vmap():
     x, network = randman_batch(10), networks(2, recurrent=True, width=40)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
     keys = jax.random.split(jax.random.key(0), 3)
-    run = lambda key: nnx.state(calibrate(network, x, key=key)[0], nnx.Param)  # noqa: E731
+    run = lambda key: nnx.state(calibrate(network, x, key=key)[0], nnx.Param)
     batched = jax.jit(jax.vmap(run))(keys)
     for k in range(3):
         for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(run(keys[k])), strict=True):
@@ -220,7 +273,10 @@ def test_pure_and_the_same_under_jit_and_vmap():
     ("options", "match"),
     [
         ({"sigma_u": -1.0}, "sigma_u must be finite and > 0"),
-        ({"sigma_u": (1.0, 1.0, 1.0)}, "sigma_u must be one number or one for each of the 2 spiking layers, got 3"),
+        (
+            {"sigma_u": (1.0, 1.0, 1.0)},
+            "sigma_u must be one number or one for each of the 2 spiking layers, got 3",
+        ),
         ({"passes": 0}, "passes must be >= 1"),
         ({"alpha": 1.0}, "alpha must be"),
         ({"x": jnp.zeros((5, 1, 21))}, "x must have 20 features on its last axis"),
@@ -229,7 +285,9 @@ def test_pure_and_the_same_under_jit_and_vmap():
 def test_errors(options, match):
     with pytest.raises(ValueError, match=match):
         calibrate(networks(2), **({"x": jnp.zeros((5, 1, 20))} | options))
-    with pytest.raises(TypeError, match="sigma_u must be a number or one for each spiking layer, got '1'"):
+    with pytest.raises(
+        TypeError, match="sigma_u must be a number or one for each spiking layer, got '1'"
+    ):
         calibrate(networks(2), jnp.zeros((5, 1, 20)), sigma_u="1")
     with pytest.raises(ValueError, match="shares must be one a connection"):
         weights_from_powers([], [1.0], sigma_u=1.0)
@@ -241,10 +299,15 @@ def test_time_constants_of_each_neuron_count_with_their_mean():
     x = randman_batch(10)
     rngs = [nnx.Rngs(0), nnx.Rngs(0)]
     nets = [
-        Sequential(SpikingDense(20, 30, init=FluctuationDriven(nu=5.0), trainable=t, rngs=r), Readout(30, 3, rngs=r))
+        Sequential(
+            SpikingDense(20, 30, init=FluctuationDriven(nu=5.0), trainable=t, rngs=r),
+            Readout(30, 3, rngs=r),
+        )
         for t, r in zip(((), ("tau_mem", "tau_syn")), rngs, strict=True)
     ]
-    plain, learned = (calibrate(net, x, key=jax.random.key(0))[0].layers[0].kernel[...] for net in nets)
+    plain, learned = (
+        calibrate(net, x, key=jax.random.key(0))[0].layers[0].kernel[...] for net in nets
+    )
     np.testing.assert_allclose(learned, plain, rtol=1e-4)
 
 
@@ -257,7 +320,9 @@ def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates():
     seen = np.asarray(filtered(mean_of_trials, LIF()))[200:].mean(axis=(0, 1))
     spread = {}
     for balance in (False, True):
-        calibrated, _ = calibrate(networks(1, n_in=200, width=512), x, key=jax.random.key(1), balance=balance)
+        calibrated, _ = calibrate(
+            networks(1, n_in=200, width=512), x, key=jax.random.key(1), balance=balance
+        )
         spread[balance] = (seen @ np.asarray(calibrated.layers[0].kernel[...])).std()
     assert spread[True] < 0.02
     assert spread[False] > 0.5
@@ -269,7 +334,15 @@ def conv_network(seed, *, recurrent_kernel_size=None):
         Reshape(60, 1),
         SpikingConv1d(1, 24, kernel_size=9, stride=2, padding=4, init=init, rngs=rngs),
         Pool(2),
-        SpikingConv1d(24, 24, kernel_size=5, padding="same", recurrent_kernel_size=recurrent_kernel_size, init=init, rngs=rngs),
+        SpikingConv1d(
+            24,
+            24,
+            kernel_size=5,
+            padding="same",
+            recurrent_kernel_size=recurrent_kernel_size,
+            init=init,
+            rngs=rngs,
+        ),
         Flatten(),
         SpikingDense(15 * 24, 60, init=init, rngs=rngs),
         Readout(60, 4, rngs=rngs),
@@ -292,32 +365,50 @@ def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balanc
 
     @jax.jit
     def measure(network, key):
-        calibrated, reports = calibrate(network, waves, key=key, sigma_u=(0.7, 1.2, 1.0), balance=balance)
+        calibrated, reports = calibrate(
+            network, waves, key=key, sigma_u=(0.7, 1.2, 1.0), balance=balance
+        )
         x, out = waves, []
         for layer in calibrated.layers[:-1]:
             if layer.spiking:
-                u = simulate(LIF(theta=1e30), layer.map.project(x, layer.kernel[...]), membrane=True).membrane
+                u = simulate(
+                    LIF(theta=1e30), layer.map.project(x, layer.kernel[...]), membrane=True
+                ).membrane
                 out.append(jnp.stack([u.var(axis=0).mean(), jnp.square(u.mean(axis=0)).mean()]))
             x = layer(x).output
         return jnp.stack(out), jnp.stack([r.quenched_spread for r in reports])
 
-    measured, spread = zip(*(measure(conv_network(s), jax.random.key(s)) for s in range(12)), strict=True)
+    measured, spread = zip(
+        *(measure(conv_network(s), jax.random.key(s)) for s in range(12)), strict=True
+    )
     variance, mean_square = np.mean(measured, axis=0).T
     np.testing.assert_allclose(np.sqrt(variance), (0.7, 1.2, 1.0), rtol=0.05)
-    np.testing.assert_allclose(np.sqrt(mean_square), np.sqrt(np.mean(np.square(spread), axis=0)), rtol=0.12)
+    np.testing.assert_allclose(
+        np.sqrt(mean_square), np.sqrt(np.mean(np.square(spread), axis=0)), rtol=0.12
+    )
 
 
 @pytest.mark.slow
 def test_recurrent_convolution_reaches_a_fixed_point(waves):
     parts = []
     for s in range(4):
-        calibrated, _ = calibrate(conv_network(s, recurrent_kernel_size=5), waves, key=jax.random.key(s))
+        calibrated, _ = calibrate(
+            conv_network(s, recurrent_kernel_size=5), waves, key=jax.random.key(s)
+        )
         x = waves
         for layer in calibrated.layers[:3]:
             x = layer(x).output
         layer = calibrated.layers[3]
-        drives = layer.map.project(x, layer.kernel[...]), layer.recurrent_map.recurrence(layer(x).output, layer.recurrent_kernel[...])
-        parts.append([simulate(LIF(theta=1e30), d, membrane=True).membrane.var(axis=0).mean() for d in drives])
+        drives = (
+            layer.map.project(x, layer.kernel[...]),
+            layer.recurrent_map.recurrence(layer(x).output, layer.recurrent_kernel[...]),
+        )
+        parts.append(
+            [
+                simulate(LIF(theta=1e30), d, membrane=True).membrane.var(axis=0).mean()
+                for d in drives
+            ]
+        )
     forward, recurrent = np.mean(parts, axis=0)
     np.testing.assert_allclose(np.sqrt(forward + recurrent), 1.0, rtol=0.05)
     np.testing.assert_allclose(recurrent, 0.1, rtol=0.25)

@@ -13,7 +13,9 @@ from snnjax.sparse import events_dot
 
 @pytest.fixture(scope="module")
 def source():
-    return DeviceEvents.put(poisson(n_samples=12, n_units=40, rate=30.0, duration=0.2, seed=0), dt=2e-3)
+    return DeviceEvents.put(
+        poisson(n_samples=12, n_units=40, rate=30.0, duration=0.2, seed=0), dt=2e-3
+    )
 
 
 EVERYTHING = jnp.arange(12)
@@ -21,20 +23,35 @@ EVERYTHING = jnp.arange(12)
 
 def test_without_a_key_and_without_any_change_batches_are_the_source_s(source):
     plain, labels = source.batch(EVERYTHING)
-    changed = Augmented(source=source, unit_shift=9, time_stretch=0.3, drop=0.3, time_jitter=3.0, unit_jitter=2.0, insert=0.5)
-    for x, y in (changed.batch(EVERYTHING), Augmented(source=source).batch(EVERYTHING, jax.random.key(3))):
+    changed = Augmented(
+        source=source,
+        unit_shift=9,
+        time_stretch=0.3,
+        drop=0.3,
+        time_jitter=3.0,
+        unit_jitter=2.0,
+        insert=0.5,
+    )
+    for x, y in (
+        changed.batch(EVERYTHING),
+        Augmented(source=source).batch(EVERYTHING, jax.random.key(3)),
+    ):
         np.testing.assert_array_equal(x, plain)
         np.testing.assert_array_equal(y, labels)
 
 
 def test_shift_moves_a_whole_sample_by_units(source):
     plain = np.asarray(source.batch(EVERYTHING)[0])
-    moved = np.asarray(Augmented(source=source, unit_shift=4).batch(EVERYTHING, jax.random.key(0))[0])
+    moved = np.asarray(
+        Augmented(source=source, unit_shift=4).batch(EVERYTHING, jax.random.key(0))[0]
+    )
     shifts = []
     for b in range(12):
         for shift in range(-4, 5):
             expected = np.zeros_like(plain[:, b])
-            expected[:, max(0, shift) : 40 + min(0, shift)] = plain[:, b, max(0, -shift) : 40 - max(0, shift)]
+            expected[:, max(0, shift) : 40 + min(0, shift)] = plain[
+                :, b, max(0, -shift) : 40 - max(0, shift)
+            ]
             if np.array_equal(expected, moved[:, b]):
                 shifts.append(shift)
     assert len(shifts) == 12
@@ -43,7 +60,9 @@ def test_shift_moves_a_whole_sample_by_units(source):
 
 def test_stretch_moves_times_by_one_factor_a_sample():
     steps = np.array([0, 10, 20, 40, 60])
-    data = EventDataset.from_lists([steps * 2e-3 + 1e-3] * 30, [np.zeros(5, int)] * 30, [0] * 30, n_units=1, duration=0.2)
+    data = EventDataset.from_lists(
+        [steps * 2e-3 + 1e-3] * 30, [np.zeros(5, int)] * 30, [0] * 30, n_units=1, duration=0.2
+    )
     augmented = Augmented(source=DeviceEvents.put(data, dt=2e-3), time_stretch=0.3)
     x = np.asarray(augmented.batch(jnp.arange(30), jax.random.key(1))[0])[:, :, 0]
     factors = []
@@ -57,12 +76,22 @@ def test_stretch_moves_times_by_one_factor_a_sample():
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("options", [{"unit_shift": 4}, {"time_stretch": 0.4}, {"unit_shift": 9, "time_stretch": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{"unit_shift": 4}, {"time_stretch": 0.4}, {"unit_shift": 9, "time_stretch": 0.2}]
+)
 def test_lists_are_moved_as_events_are(options, rng):
     """The same draws on lists and on single events: the same raster, product and weight gradient, with spikes that leave it on every side."""
-    source = DeviceEvents.put(poisson(n_samples=7, n_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3)
-    plain, lists = Augmented(source=source, **options), Augmented(source=SparseEvents.of(source), **options)
-    kernel, g = jnp.asarray(rng.integers(-8, 9, (12, 5)), jnp.float32), jnp.asarray(rng.integers(-8, 9, (50, 7, 5)), jnp.float32)
+    source = DeviceEvents.put(
+        poisson(n_samples=7, n_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3
+    )
+    plain, lists = (
+        Augmented(source=source, **options),
+        Augmented(source=SparseEvents.of(source), **options),
+    )
+    kernel, g = (
+        jnp.asarray(rng.integers(-8, 9, (12, 5)), jnp.float32),
+        jnp.asarray(rng.integers(-8, 9, (50, 7, 5)), jnp.float32),
+    )
     for k in range(3):
         x, labels = plain.batch(jnp.arange(7), jax.random.key(k))
         found, same = jax.jit(lambda d, key: d.batch(jnp.arange(7), key))(lists, jax.random.key(k))
@@ -72,13 +101,18 @@ def test_lists_are_moved_as_events_are(options, rng):
         out, pull = jax.vjp(lambda w, found=found: events_dot(found, w), kernel)
         np.testing.assert_array_equal(out, x @ kernel)
         np.testing.assert_array_equal(pull(g)[0], jnp.einsum("tbi,tbn->in", x, g))
-    np.testing.assert_array_equal(lists.batch(jnp.arange(7))[0].dense(), source.batch(jnp.arange(7))[0])
+    np.testing.assert_array_equal(
+        lists.batch(jnp.arange(7))[0].dense(), source.batch(jnp.arange(7))[0]
+    )
 
 
 def test_lists_cannot_lose_or_gain_single_events():
     source = SparseEvents.of(DeviceEvents.put(randman(n_samples=20), dt=2e-3))
     for options in ({"drop": 0.1}, {"time_jitter": 1.0}, {"unit_jitter": 1.0}, {"insert": 0.5}):
-        with pytest.raises(ValueError, match="source must be DeviceEvents for drop, time_jitter, unit_jitter or insert"):
+        with pytest.raises(
+            ValueError,
+            match="source must be DeviceEvents for drop, time_jitter, unit_jitter or insert",
+        ):
             Augmented(source=source, **options)
 
 
@@ -105,7 +139,9 @@ def test_draws_of_shift_stretch_and_drop_are_those_before_there_were_other_chang
     for got in (augmented.change(events, key), jax.jit(Augmented.change)(augmented, events, key)):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_array_equal(a, b)
-    more = Augmented(source=source, unit_shift=6, time_stretch=0.2, drop=0.1, time_jitter=1.0, insert=0.5).change(events, key)
+    more = Augmented(
+        source=source, unit_shift=6, time_stretch=0.2, drop=0.1, time_jitter=1.0, insert=0.5
+    ).change(events, key)
     np.testing.assert_array_equal(more.unit[:, : source.longest], expected[1])
     np.testing.assert_array_equal(more.present[:, : source.longest], expected[2])
 
@@ -114,7 +150,9 @@ def test_draws_of_shift_stretch_and_drop_are_those_before_there_were_other_chang
 def middle():
     """16 samples of 1000 events, all in step 250 and on unit 200 of 500 x 400."""
     times, units = [np.full(1000, 0.501)] * 16, [np.full(1000, 200)] * 16
-    return DeviceEvents.put(EventDataset.from_lists(times, units, [0] * 16, n_units=400, duration=1.0), dt=2e-3)
+    return DeviceEvents.put(
+        EventDataset.from_lists(times, units, [0] * 16, n_units=400, duration=1.0), dt=2e-3
+    )
 
 
 @pytest.mark.parametrize("deviation", [0.4, 3.0, 20.0])
@@ -123,13 +161,18 @@ def test_jitter_is_normal_and_rounded(middle, name, deviation):
     augmented = Augmented(source=middle, **{name: deviation})
     plain = middle.events(jnp.arange(16))
     events = augmented.change(plain, jax.random.key(4))
-    moves = {"time_jitter": np.asarray(events.step) - 250, "unit_jitter": np.asarray(events.unit) - 200}
+    moves = {
+        "time_jitter": np.asarray(events.step) - 250,
+        "unit_jitter": np.asarray(events.unit) - 200,
+    }
     moved, still = moves.pop(name), next(iter(moves.values()))
     np.testing.assert_array_equal(still, 0)
     np.testing.assert_array_equal(events.present, plain.present)
     # P(k) = Phi((k + 1/2) / deviation) - Phi((k - 1/2) / deviation)
     k = np.arange(-150, 151)
-    phi = np.array([[0.5 * (1 + erf((m + h) / deviation / sqrt(2))) for m in k] for h in (0.5, -0.5)])
+    phi = np.array(
+        [[0.5 * (1 + erf((m + h) / deviation / sqrt(2))) for m in k] for h in (0.5, -0.5)]
+    )
     p, n = phi[0] - phi[1], moved.size
     variance, fourth = (p * k**2).sum(), (p * k**4).sum()
     assert abs(moved.mean()) < 4 * np.sqrt(variance / n)
@@ -141,7 +184,9 @@ def test_jitter_is_normal_and_rounded(middle, name, deviation):
 
 
 def test_time_and_unit_move_independently(middle):
-    events = Augmented(source=middle, time_jitter=5.0, unit_jitter=5.0).change(middle.events(jnp.arange(16)), jax.random.key(7))
+    events = Augmented(source=middle, time_jitter=5.0, unit_jitter=5.0).change(
+        middle.events(jnp.arange(16)), jax.random.key(7)
+    )
     a, b = np.asarray(events.step) - 250, np.asarray(events.unit) - 200
     assert abs((a * b).mean()) / (25 + 1 / 12) < 4 / np.sqrt(a.size)
 
@@ -149,25 +194,37 @@ def test_time_and_unit_move_independently(middle):
 def test_jitter_moves_out_of_the_raster_what_lies_at_its_edge():
     """Events in the first step and on the first unit: those moved below are gone, not clipped. Moves are >= 0 with probability Phi(1 / (2 s))."""
     events = [np.full(4000, 1e-3)] * 4, [np.zeros(4000, int)] * 4
-    source = DeviceEvents.put(EventDataset.from_lists(*events, [0] * 4, n_units=100, duration=0.2), dt=2e-3)
+    source = DeviceEvents.put(
+        EventDataset.from_lists(*events, [0] * 4, n_units=100, duration=0.2), dt=2e-3
+    )
     stays = 0.5 * (1 + erf(0.5 / 2.0 / sqrt(2)))
     for options, share in (
         ({"time_jitter": 2.0}, stays),
         ({"unit_jitter": 2.0}, stays),
         ({"time_jitter": 2.0, "unit_jitter": 2.0}, stays**2),
     ):
-        x = np.asarray(Augmented(source=source, **options).batch(jnp.arange(4), jax.random.key(1))[0])
+        x = np.asarray(
+            Augmented(source=source, **options).batch(jnp.arange(4), jax.random.key(1))[0]
+        )
         assert abs(x.sum() / 16000 - share) < 4 * np.sqrt(share * (1 - share) / 16000)
 
 
 def test_inserted_events_have_the_expected_number_and_lie_anywhere():
     counts = np.array([0, 5, 100, 400])
     times, units = [np.full(n, 0.02) for n in counts], [np.full(n, 7) for n in counts]
-    source = DeviceEvents.put(EventDataset.from_lists(times, units, [0] * 4, n_units=20, duration=0.1), dt=2e-3)
+    source = DeviceEvents.put(
+        EventDataset.from_lists(times, units, [0] * 4, n_units=20, duration=0.1), dt=2e-3
+    )
     augmented = Augmented(source=source, insert=0.3)
     assert augmented.slots == 240
-    draw = jax.jit(jax.vmap(lambda key: augmented.batch(jnp.arange(4), key)[0] - source.batch(jnp.arange(4))[0]))
-    added = np.asarray(draw(jax.random.split(jax.random.key(0), 500)))  # (draws, steps, samples, units)
+    draw = jax.jit(
+        jax.vmap(
+            lambda key: augmented.batch(jnp.arange(4), key)[0] - source.batch(jnp.arange(4))[0]
+        )
+    )
+    added = np.asarray(
+        draw(jax.random.split(jax.random.key(0), 500))
+    )  # (draws, steps, samples, units)
     assert (added >= 0).all()
     number, mean = added.sum(axis=(1, 3)), 0.3 * counts
     variance = mean * (1 - mean / 240)  # binomial
@@ -184,22 +241,38 @@ def test_inserted_events_are_drawn_for_every_sample_and_do_not_hang_on_other_cha
     added = np.asarray(Augmented(source=source, insert=1.0).batch(EVERYTHING, key)[0]) - plain
     assert len({added[:, b].tobytes() for b in range(12)}) == 12
     changed = np.asarray(Augmented(source=source, **options).batch(EVERYTHING, key)[0])
-    np.testing.assert_array_equal(np.asarray(Augmented(source=source, insert=1.0, **options).batch(EVERYTHING, key)[0]) - changed, added)
+    np.testing.assert_array_equal(
+        np.asarray(Augmented(source=source, insert=1.0, **options).batch(EVERYTHING, key)[0])
+        - changed,
+        added,
+    )
 
 
 def test_every_key_draws_anew_and_jit_and_vmap_agree(source):
-    augmented = Augmented(source=source, unit_shift=5, time_stretch=0.1, drop=0.2, time_jitter=2.0, unit_jitter=1.5, insert=0.4)
+    augmented = Augmented(
+        source=source,
+        unit_shift=5,
+        time_stretch=0.1,
+        drop=0.2,
+        time_jitter=2.0,
+        unit_jitter=1.5,
+        insert=0.4,
+    )
     keys = jax.random.split(jax.random.key(0), 2)
     a, b = (np.asarray(augmented.batch(EVERYTHING, key)[0]) for key in keys)
     assert not np.array_equal(a, b)
-    drawn = jax.jit(jax.vmap(lambda s, key: s.batch(EVERYTHING, key)[0], (None, 0)))(augmented, keys)
+    drawn = jax.jit(jax.vmap(lambda s, key: s.batch(EVERYTHING, key)[0], (None, 0)))(
+        augmented, keys
+    )
     np.testing.assert_array_equal(drawn, np.stack([a, b]))
 
 
 def test_strengths_may_be_traced(source):
     """So that members of an ensemble can have strengths of their own."""
     key = jax.random.key(2)
-    one = lambda t, u, d: Augmented(source=source, time_jitter=t, unit_jitter=u, drop=d).batch(EVERYTHING, key)[0]  # noqa: E731
+    one = lambda t, u, d: Augmented(source=source, time_jitter=t, unit_jitter=u, drop=d).batch(
+        EVERYTHING, key
+    )[0]
     strengths = jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0]), jnp.array([0.0, 0.3])
     for k, x in enumerate(jax.jit(jax.vmap(one))(*strengths)):
         np.testing.assert_array_equal(x, one(*(float(s[k]) for s in strengths)))

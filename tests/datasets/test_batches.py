@@ -35,7 +35,9 @@ class Loader:
     """A DataLoader: batch-first tensors, in the same order in each epoch."""
 
     def __init__(self, x, y, size):
-        self.parts = [(Tensor(x[k : k + size]), Tensor(y[k : k + size])) for k in range(0, len(x), size)]
+        self.parts = [
+            (Tensor(x[k : k + size]), Tensor(y[k : k + size])) for k in range(0, len(x), size)
+        ]
 
     def __len__(self):
         return len(self.parts)
@@ -77,10 +79,14 @@ def test_training_is_gradient_descent_over_the_batches_in_order(kind):
             found.append((float(now), len(labels)))
         expected.append(np.average([loss for loss, _ in found], weights=[n for _, n in found]))
     held = kinds(3)[kind]
-    result = fit(net, Splits(kinds(4)[kind], held, held), Objective(), optax.sgd(rate), epochs=2, key=KEY)
+    result = fit(
+        net, Splits(kinds(4)[kind], held, held), Objective(), optax.sgd(rate), epochs=2, key=KEY
+    )
     for a, b in zip(jax.tree.leaves(result.final), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose([row["train_loss"] for row in result.history[1:]], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        [row["train_loss"] for row in result.history[1:]], expected, rtol=1e-5
+    )
     # validation and test in batches of 3, 3, 3 and 1
     trainer = Trainer(Linear(), Objective(), optax.sgd(rate), batch_size=5)
     whole = trainer.evaluate(result.final, Given(jnp.asarray(x), jnp.asarray(y)))
@@ -92,7 +98,9 @@ def test_training_is_gradient_descent_over_the_batches_in_order(kind):
 def test_batches_of_one_shape_share_a_program():
     compiled = [0]
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.__setitem__(0, compiled[0] + name.endswith("backend_compile_duration"))
+        lambda name, *_, **__: compiled.__setitem__(
+            0, compiled[0] + name.endswith("backend_compile_duration")
+        )
     )
     x, y = data(16)
     trainer = Trainer(Linear(), Objective(), optax.sgd(0.1), batch_size=None)
@@ -135,8 +143,18 @@ def test_values_and_traces_in_parts_of_a_batch():
 def test_a_batch_that_is_not_finite_is_named():
     x, y = data(8)
     x[5] = np.nan
-    with pytest.raises(TrainingDivergedError, match=r"not finite at epoch 1, batch 2 \(the input batch itself is not finite"):
-        fit(Linear(), Splits(Batches(pairs(x, y, 2))), Objective(), optax.sgd(0.1), epochs=1, key=KEY)
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"not finite at epoch 1, batch 2 \(the input batch itself is not finite",
+    ):
+        fit(
+            Linear(),
+            Splits(Batches(pairs(x, y, 2))),
+            Objective(),
+            optax.sgd(0.1),
+            epochs=1,
+            key=KEY,
+        )
 
 
 X, Y = np.zeros((STEPS, 5, INPUTS)), np.zeros(5, int)
@@ -150,19 +168,47 @@ X, Y = np.zeros((STEPS, 5, INPUTS)), np.zeros(5, int)
             ValueError,
             "a list_iterator can be iterated only once, give a function that makes it, lambda epoch",
         ),
-        (lambda: Batches(3), TypeError, "batches must be an iterable of .x, y., or a function of the epoch's number, got int 3"),
-        (lambda: Batches(lambda: [(X, Y)]), TypeError, "a function of the epoch's number, lambda epoch"),
+        (
+            lambda: Batches(3),
+            TypeError,
+            "batches must be an iterable of .x, y., or a function of the epoch's number, got int 3",
+        ),
+        (
+            lambda: Batches(lambda: [(X, Y)]),
+            TypeError,
+            "a function of the epoch's number, lambda epoch",
+        ),
         (lambda: Batches([(X, Y)], dt=-1.0), ValueError, "dt must be finite and > 0 s"),
-        (lambda: [*Batches([]).epoch(2)], ValueError, "batches must give at least one batch per epoch, got none in 2"),
-        (lambda: [*Batches([(X, Y), X]).epoch(0)], TypeError, r"batch 1: a batch must be a pair \(x, y\), got ndarray"),
-        (lambda: [*Batches([(Y, Y)]).epoch(0)], ValueError, r"x must have shape \(time, batch, ...features\), got \(5,\)"),
-        (lambda: [*Batches([(X[:, :0], Y[:0])]).epoch(0)], ValueError, "x must hold at least one sample"),
+        (
+            lambda: [*Batches([]).epoch(2)],
+            ValueError,
+            "batches must give at least one batch per epoch, got none in 2",
+        ),
+        (
+            lambda: [*Batches([(X, Y), X]).epoch(0)],
+            TypeError,
+            r"batch 1: a batch must be a pair \(x, y\), got ndarray",
+        ),
+        (
+            lambda: [*Batches([(Y, Y)]).epoch(0)],
+            ValueError,
+            r"x must have shape \(time, batch, ...features\), got \(5,\)",
+        ),
+        (
+            lambda: [*Batches([(X[:, :0], Y[:0])]).epoch(0)],
+            ValueError,
+            "x must hold at least one sample",
+        ),
         (
             lambda: [*Batches([(np.moveaxis(X, 0, 1), Y)]).epoch(0)],
             ValueError,
             r"batch 0: x must be time-major, with as many samples as y \(5,\), got \(time, batch, ...\) = \(5, 3, 4\); Batches\(..., batch_first=True",
         ),
-        (lambda: [*Batches([(X, Y)], batch_first=True).epoch(0)], ValueError, r"got \(time, batch, ...\) = \(5, 3, 4\)$"),
+        (
+            lambda: [*Batches([(X, Y)], batch_first=True).epoch(0)],
+            ValueError,
+            r"got \(time, batch, ...\) = \(5, 3, 4\)$",
+        ),
     ],
 )
 def test_what_cannot_be_batches(make, error, match):
@@ -173,17 +219,37 @@ def test_what_cannot_be_batches(make, error, match):
 @pytest.mark.parametrize(
     ("splits", "options", "error", "match"),
     [
-        (Splits(Batches([(X, Y)])), {"batch_size": 5}, ValueError, "batch_size must be None for Batches, which have their own, got 5"),
+        (
+            Splits(Batches([(X, Y)])),
+            {"batch_size": 5},
+            ValueError,
+            "batch_size must be None for Batches, which have their own, got 5",
+        ),
         (Splits(Batches([(X, Y + 2)])), {}, ValueError, r"labels of train must be in \[0, 2\)"),
-        (Splits(Batches([(X, Y), (X, Y + 2)])), {}, ValueError, r"labels of train must be in \[0, 2\)"),
-        (Splits(Batches([(X, Y)], dt=2e-3)), {"dt": 1e-3}, ValueError, "dt must be the time step of train, 0.002 s, got 0.001 s"),
+        (
+            Splits(Batches([(X, Y), (X, Y + 2)])),
+            {},
+            ValueError,
+            r"labels of train must be in \[0, 2\)",
+        ),
+        (
+            Splits(Batches([(X, Y)], dt=2e-3)),
+            {"dt": 1e-3},
+            ValueError,
+            "dt must be the time step of train, 0.002 s, got 0.001 s",
+        ),
         (
             Splits([(X, Y)]),
             {"batch_size": 5},
             TypeError,
             r"train must be a JAX pytree .* got list; snnjax\.datasets\.Batches takes an iterable",
         ),
-        (Batches([(X, Y)]), {}, TypeError, r"splits must be a snnjax\.datasets\.Splits, Splits\(train, valid, test\), got Batches"),
+        (
+            Batches([(X, Y)]),
+            {},
+            TypeError,
+            r"splits must be a snnjax\.datasets\.Splits, Splits\(train, valid, test\), got Batches",
+        ),
     ],
 )
 def test_what_fit_does_not_take(splits, options, error, match):
@@ -193,5 +259,8 @@ def test_what_fit_does_not_take(splits, options, error, match):
 
 def test_ensembles_want_data_on_the_device():
     splits = Splits(Batches([(X, Y)]), None, None)
-    with pytest.raises(TypeError, match="train must be on the device, for all members, got Batches; hold the data there as DeviceEvents"):
+    with pytest.raises(
+        TypeError,
+        match="train must be on the device, for all members, got Batches; hold the data there as DeviceEvents",
+    ):
         fit_ensemble(None, {"seed": [0]}, splits, epochs=1, batch_size=2, dt=1e-3)

@@ -39,7 +39,9 @@ def test_random_crop_starts_uniformly_over_what_fits(rng):
 def test_a_short_recording_stays_whole_and_draws_as_much():
     times, units = np.array([0.0, 0.39]), np.array([1, 2])
     a, b = np.random.default_rng(1), np.random.default_rng(1)
-    for got, expected in zip(random_crop(a, times, units, duration=0.4), (times, units), strict=True):
+    for got, expected in zip(
+        random_crop(a, times, units, duration=0.4), (times, units), strict=True
+    ):
         np.testing.assert_array_equal(got, expected)
     random_crop(b, times, units, duration=0.1)
     assert a.random() == b.random()
@@ -96,7 +98,9 @@ def test_errors(rng):
     for cut in (crop, functools.partial(random_crop, rng)):
         with pytest.raises(ValueError, match="times must be finite and >= 0 s, got -1"):
             cut(np.array([0.1, -1.0]), np.array([0, 0]), duration=1.0)
-        with pytest.raises(ValueError, match=r"units must have one entry per event, got shape \(1,\) for 2 times"):
+        with pytest.raises(
+            ValueError, match=r"units must have one entry per event, got shape \(1,\) for 2 times"
+        ):
             cut(np.array([0.1, 0.2]), np.array([0]), duration=1.0)
     with pytest.raises(ValueError, match="p must be finite and >= 0 and < 1, got 1"):
         drop_events(rng, times, units, 1)

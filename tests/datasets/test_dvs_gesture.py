@@ -15,10 +15,28 @@ LABELS = "class,startTime_usec,endTime_usec\n"
 
 def draw(rng, n, *, start=0, stop=3_000_000):
     """Columns x, y, polarity and time, us, in order of time."""
-    return np.stack([*rng.integers(0, 128, (2, n)), rng.integers(0, 2, n), np.sort(rng.integers(start, stop, n))], axis=1)
+    return np.stack(
+        [
+            *rng.integers(0, 128, (2, n)),
+            rng.integers(0, 2, n),
+            np.sort(rng.integers(start, stop, n)),
+        ],
+        axis=1,
+    )
 
 
-def packet(events, *, overflow=0, kind=1, valid=None, width=8, offset=4, number=None, capacity=None, claimed_valid=None) -> bytes:
+def packet(
+    events,
+    *,
+    overflow=0,
+    kind=1,
+    valid=None,
+    width=8,
+    offset=4,
+    number=None,
+    capacity=None,
+    claimed_valid=None,
+) -> bytes:
     """The bytes of one packet of events (n, 4); `valid` (n,) marks, all by default."""
     valid = np.ones(len(events), int) if valid is None else np.asarray(valid)
     number = len(events) if number is None else number
@@ -27,7 +45,9 @@ def packet(events, *, overflow=0, kind=1, valid=None, width=8, offset=4, number=
         int(valid.sum()) if claimed_valid is None else claimed_valid,
     )  # fmt: skip
     return head + b"".join(
-        struct.pack("<II", int(v) | int(p) << 1 | int(y) << 2 | int(x) << 17, int(t) - (overflow << 31))
+        struct.pack(
+            "<II", int(v) | int(p) << 1 | int(y) << 2 | int(x) << 17, int(t) - (overflow << 31)
+        )
         for (x, y, p, t), v in zip(events, valid, strict=True)
     )
 
@@ -43,7 +63,10 @@ def write_recording(path, events, *, size=50, labels="", header=HEADER, between=
 def original(folder, *, names=("user01_led.aedat",), split="train", **options) -> Path:
     (folder / f"trials_to_{split}.txt").write_text("\n".join(names) + "\n\n")
     for k, name in enumerate(names):
-        options = {"labels": "1,0,1000000\n11,1500000,2500000\n", "events": draw(np.random.default_rng(k), 400)} | options
+        options = {
+            "labels": "1,0,1000000\n11,1500000,2500000\n",
+            "events": draw(np.random.default_rng(k), 400),
+        } | options
         write_recording(folder / name, **options)
     return folder
 
@@ -65,15 +88,24 @@ def unit_of(x, y, p, d):
 def test_prepared_arrays(tmp_path, rng, d, dtype):
     """Order by user, light and class; every event kept, on the unit of its pixel; ms become s from the first event."""
     arrays = {
-        f"{name}.npy": draw(rng, 60, start=20, stop=5000) for name in ("user02_led/3", "user01_natural/10", "user01_led/0", "user02_led/1")
+        f"{name}.npy": draw(rng, 60, start=20, stop=5000)
+        for name in ("user02_led/3", "user01_natural/10", "user01_led/0", "user02_led/1")
     }
-    prepared(tmp_path, {name: events.astype(dtype) for name, events in arrays.items()}, save=lambda p, e: np.save(p, np.asfortranarray(e)))
+    prepared(
+        tmp_path,
+        {name: events.astype(dtype) for name, events in arrays.items()},
+        save=lambda p, e: np.save(p, np.asfortranarray(e)),
+    )
     (tmp_path / "ibmGestureTrain/user01_led/._0.npy").write_bytes(b"left by a system")
     found = DVSGesture(tmp_path, "train", downsample=d)
     assert found.labels.tolist() == [0, 10, 1, 3]
     assert found.users.tolist() == [1, 1, 2, 2]
     assert found.lighting == ("led", "natural", "led", "led")
-    assert (found.sensor, found.n_units, len(found.class_names)) == ((128 // d, 128 // d, 2), (128 // d) ** 2 * 2, 11)
+    assert (found.sensor, found.n_units, len(found.class_names)) == (
+        (128 // d, 128 // d, 2),
+        (128 // d) ** 2 * 2,
+        11,
+    )
     for i, name in enumerate(("user01_led/0", "user01_natural/10", "user02_led/1", "user02_led/3")):
         events = arrays[f"{name}.npy"]
         times, units = found[i]
@@ -87,7 +119,9 @@ def test_prepared_arrays(tmp_path, rng, d, dtype):
 def test_original_recordings_are_cut_by_their_labels(tmp_path, rng, size):
     """Against a loop over the events; other packets are passed over, labels count from 0."""
     events = draw(rng, 300)
-    other = struct.pack("<hhiiiiii", 2, 0, 5, 0, 0, 4, 4, 4) + bytes(20)  # special events of five bytes
+    other = struct.pack("<hhiiiiii", 2, 0, 5, 0, 0, 4, 4, 4) + bytes(
+        20
+    )  # special events of five bytes
     rows = [(8, 100_000, 900_000), (8, 900_001, 1_400_000), (11, 2_000_000, 3_000_000)]
     original(
         tmp_path, names=["user07_fluorescent_led.aedat"], split="test", events=events, size=size, between=other,
@@ -111,7 +145,11 @@ def test_a_gesture_is_read_from_its_own_part_of_the_file(tmp_path, rng):
     assert spans[2] == (0, 0)
     for span, window in zip(spans, windows, strict=True):
         assert span[1] - span[0] < 0.2 * path.stat().st_size
-        for a, b in zip(read_events(path, span=span, window=window), read_events(path, window=window), strict=True):
+        for a, b in zip(
+            read_events(path, span=span, window=window),
+            read_events(path, window=window),
+            strict=True,
+        ):
             np.testing.assert_array_equal(a, b)
 
 
@@ -156,7 +194,11 @@ def test_load(tmp_path, rng):
     arrays = {f"user{u:02}_led/{c}.npy": draw(rng, 80, stop=2000) for u in (1, 2) for c in (0, 9)}
     prepared(tmp_path, arrays, split="Test")
     data = load_dvs_gesture(tmp_path, "test", downsample=16, duration=0.5, start=0.25)
-    assert (data.labels.tolist(), data.groups.tolist(), data.n_classes) == ([0, 9, 0, 9], [1, 1, 2, 2], 11)
+    assert (data.labels.tolist(), data.groups.tolist(), data.n_classes) == (
+        [0, 9, 0, 9],
+        [1, 1, 2, 2],
+        11,
+    )
     assert (data.class_names[9], data.duration) == ("air guitar", 0.5)
     expected = np.zeros((50, 4, 8, 8, 2))
     for s, events in enumerate(arrays.values()):
@@ -203,17 +245,28 @@ def test_prepared_arrays_that_are_wrong(tmp_path, events, match):
 
 
 def test_nothing_is_unpickled(tmp_path):
-    prepared(tmp_path, {"user01_led/5.npy": np.array([[object] * 4])}, save=lambda p, e: np.save(p, e, allow_pickle=True))
-    with pytest.raises(ValueError, match=r"5\.npy: must contain integers or floats, got dtype object"):
+    prepared(
+        tmp_path,
+        {"user01_led/5.npy": np.array([[object] * 4])},
+        save=lambda p, e: np.save(p, e, allow_pickle=True),
+    )
+    with pytest.raises(
+        ValueError, match=r"5\.npy: must contain integers or floats, got dtype object"
+    ):
         DVSGesture(tmp_path, "train")[0]
 
 
-@pytest.mark.parametrize("shape", ["(60, 4)", "(10000000000000, 4)", "(9223372036854775808, 4)", "(-1, 4)", "(0, 4, 100000)"])
+@pytest.mark.parametrize(
+    "shape",
+    ["(60, 4)", "(10000000000000, 4)", "(9223372036854775808, 4)", "(-1, 4)", "(0, 4, 100000)"],
+)
 def test_an_array_that_claims_more_than_the_file_holds(tmp_path, shape):
     path = tmp_path / "ibmGestureTrain/user01_led/5.npy"
     path.parent.mkdir(parents=True)
     head = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(60 * 32 - 1))
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(60 * 32 - 1)
+    )
     with pytest.raises(ValueError, match=r"5\.npy: (truncated or|must contain an array)"):
         DVSGesture(tmp_path, "train")[0]
 
@@ -229,18 +282,36 @@ LATER = np.array([0, 0, 0, 1])
         (b"\x89HDF\r\n\x1a\n" + bytes(100), r"must begin with b'#!AER-DAT3.1"),
         (HEADER.replace(b"3.1", b"2.0") + POLARITY, r"must begin with .* got b'#!AER-DAT2.0"),
         (HEADER[:60], r"damaged or truncated header"),
-        (HEADER.replace(b"#!END-HEADER\r\n", b"") + POLARITY, r"damaged or truncated header: no line .*END-HEADER"),
+        (
+            HEADER.replace(b"#!END-HEADER\r\n", b"") + POLARITY,
+            r"damaged or truncated header: no line .*END-HEADER",
+        ),
         (HEADER + POLARITY[:20], r"truncated in the head of the packet at byte 105"),
-        (HEADER + POLARITY[:-1], r"claims 60 events of 8 bytes, 1 bytes more than the file contains"),
+        (
+            HEADER + POLARITY[:-1],
+            r"claims 60 events of 8 bytes, 1 bytes more than the file contains",
+        ),
         (HEADER + packet(EVENTS, number=2**31 - 1), r"claims 2147483647 events"),
-        (HEADER + packet(EVENTS, kind=7, number=2**31 - 1, width=2**31 - 1), r"claims 2147483647 events of 2147483647 bytes"),
-        (HEADER + packet(EVENTS, number=-1), r"damaged packet at byte 105: events of 8 bytes, -1 of them"),
+        (
+            HEADER + packet(EVENTS, kind=7, number=2**31 - 1, width=2**31 - 1),
+            r"claims 2147483647 events of 2147483647 bytes",
+        ),
+        (
+            HEADER + packet(EVENTS, number=-1),
+            r"damaged packet at byte 105: events of 8 bytes, -1 of them",
+        ),
         (HEADER + packet(EVENTS, width=-8), r"damaged packet"),
         (HEADER + packet(EVENTS, width=0), r"damaged packet"),
         (HEADER + packet(EVENTS, capacity=59), r"capacity 59"),
         (HEADER + packet(EVENTS, claimed_valid=61), r"61 valid"),
-        (HEADER + packet(EVENTS, width=4), r"polarity events have 8 bytes and their time at byte 4, got 4 and 4"),
-        (HEADER + packet(EVENTS, offset=0), r"polarity events have 8 bytes and their time at byte 4, got 8 and 0"),
+        (
+            HEADER + packet(EVENTS, width=4),
+            r"polarity events have 8 bytes and their time at byte 4, got 4 and 4",
+        ),
+        (
+            HEADER + packet(EVENTS, offset=0),
+            r"polarity events have 8 bytes and their time at byte 4, got 8 and 0",
+        ),
         (HEADER + packet(EVENTS + (LATER << 31)), r"contains the negative time -21474"),
         (HEADER + packet(np.array([[128, 0, 0, 5]])), r"x must be in \[0, 128\), got 128"),
         (HEADER + packet(np.array([[0, 128, 0, 5]])), r"y must be in \[0, 128\), got 128"),
@@ -260,7 +331,10 @@ def test_recordings_that_are_wrong(tmp_path, content, match):
     [
         ("", r"must begin with the line 'class,startTime_usec,endTime_usec', got ''"),
         ("class,start,end\n1,0,5\n", r"must begin with the line"),
-        (LABELS + "1,0,5\nclap,5,10\n", r"line 3 must contain three whole numbers >= 0, got 'clap,5,10'"),
+        (
+            LABELS + "1,0,5\nclap,5,10\n",
+            r"line 3 must contain three whole numbers >= 0, got 'clap,5,10'",
+        ),
         (LABELS + "1,0\n", r"line 2 must contain three whole numbers"),
         (LABELS + "1,-5,3\n", r"line 2 must contain three whole numbers"),
         (LABELS + "1,0," + "9" * 400 + "\n", r"line 2 must contain three whole numbers"),
@@ -289,10 +363,19 @@ def test_labels_that_are_wrong(tmp_path, labels, match):
     ("names", "match"),
     [
         ("", r"trials_to_train\.txt: must name at least one recording"),
-        ("../user01_led.aedat\n", r"trials_to_train\.txt: a recording must be named userNN_LIGHTING, got '\.\./user01_led'"),
-        ("user01_led.aedat\nuser01_led.aedat", r"trials_to_train\.txt: must name each \.aedat file once"),
+        (
+            "../user01_led.aedat\n",
+            r"trials_to_train\.txt: a recording must be named userNN_LIGHTING, got '\.\./user01_led'",
+        ),
+        (
+            "user01_led.aedat\nuser01_led.aedat",
+            r"trials_to_train\.txt: must name each \.aedat file once",
+        ),
         ("user01_led\n", r"trials_to_train\.txt: must name each \.aedat file once"),
-        ("user02_led.aedat\n", r"user02_led\.aedat: no such file, but trials_to_train\.txt names it"),
+        (
+            "user02_led.aedat\n",
+            r"user02_led\.aedat: no such file, but trials_to_train\.txt names it",
+        ),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, names, match):
@@ -307,7 +390,10 @@ def test_lists_that_are_wrong(tmp_path, names, match):
         ("user01_led/11.npy", r"11\.npy: must be named by its class, 0 to 10"),
         ("user01_led/clap.npy", r"clap\.npy: must be named by its class"),
         ("led/1.npy", r"1\.npy: a recording must be named userNN_LIGHTING, got 'led'"),
-        ("user01_led/1.txt", r"ibmGestureTrain: must contain files such as user01_led/0\.npy, got none"),
+        (
+            "user01_led/1.txt",
+            r"ibmGestureTrain: must contain files such as user01_led/0\.npy, got none",
+        ),
     ],
 )
 def test_names_that_are_wrong(tmp_path, name, match):
@@ -320,7 +406,10 @@ def test_folders_and_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         DVSGesture(tmp_path / "nowhere", "train")
     (tmp_path / "something").touch()
-    with pytest.raises(FileNotFoundError, match=r"contains neither ibmGestureTest nor trials_to_test\.txt; it contains \['something'\]"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"contains neither ibmGestureTest nor trials_to_test\.txt; it contains \['something'\]",
+    ):
         DVSGesture(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match="something: not a folder"):
         DVSGesture(tmp_path / "something", "test")
@@ -332,7 +421,12 @@ def test_folders_and_arguments(tmp_path):
         DVSGesture(prepared(tmp_path, {"user01_led/0.npy": EVENTS}), "train")[1]
 
 
-@given(st.binary(max_size=12), st.integers(0, 2**16), st.integers(0, 2**16), st.sampled_from(["npy", "aedat"]))
+@given(
+    st.binary(max_size=12),
+    st.integers(0, 2**16),
+    st.integers(0, 2**16),
+    st.sampled_from(["npy", "aedat"]),
+)
 def test_damaged_files_raise_value_errors_or_are_read(tmp_path_factory, put, at, cut, kind):
     """Whatever bytes are written into a file, wherever it is cut: a ValueError that names it, or events within the sensor."""
     folder = tmp_path_factory.mktemp("damaged")
@@ -342,7 +436,11 @@ def test_damaged_files_raise_value_errors_or_are_read(tmp_path_factory, put, at,
         path = original(folder, events=EVENTS, size=9, labels="1,0,3000\n") / "user01_led.aedat"
     content = path.read_bytes()
     at %= 300
-    path.write_bytes((content[:at] + put + content[at + len(put) :])[: len(content) - max(cut - 2**15, 0) % len(content)])
+    path.write_bytes(
+        (content[:at] + put + content[at + len(put) :])[
+            : len(content) - max(cut - 2**15, 0) % len(content)
+        ]
+    )
     message = None
     try:
         times, units = DVSGesture(folder, "train")[0]

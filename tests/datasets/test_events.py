@@ -24,7 +24,11 @@ def samples(draw, min_samples=0):
     """What a data set is made of: a list of (times, units) on a grid of unknown step, labels, groups."""
     n_units = draw(st.integers(1, 5))
     # an event k + f steps after the start: on the edge of step k (f = 0), or well inside it
-    place = st.tuples(st.integers(0, 12), st.one_of(st.just(0.0), st.floats(0.01, 0.99)), st.integers(0, n_units - 1))
+    place = st.tuples(
+        st.integers(0, 12),
+        st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
+        st.integers(0, n_units - 1),
+    )
     events = draw(st.lists(st.lists(place, max_size=8), min_size=min_samples, max_size=7))
     labels = draw(st.lists(st.integers(0, 2), min_size=len(events), max_size=len(events)))
     return n_units, events, labels
@@ -92,7 +96,10 @@ def test_bins_equal_loops(made, dt, window, n_steps, at_once):
     np.testing.assert_array_equal(whole[1], offsets)
     assert address.dtype == np.int32
     assert offsets.dtype == np.int64
-    expected = [sorted(k * data.n_units + u for k, _, u in sample if k < min(n_steps, window)) for sample in made[1]]
+    expected = [
+        sorted(k * data.n_units + u for k, _, u in sample if k < min(n_steps, window))
+        for sample in made[1]
+    ]
     assert [address[a:b].tolist() for a, b in itertools.pairwise(offsets)] == expected
     assert len(address) == offsets[-1] == sum(map(len, expected))
 
@@ -102,7 +109,13 @@ def test_a_time_on_an_edge_is_in_the_step_that_begins_there(dt):
     k = np.arange(6000)
     for t in ((k * dt).astype(np.float32), k.astype(np.float32) * np.float32(dt)):
         data = EventDataset(
-            times=t, units=np.zeros(k.size, int), offsets=[0, k.size], labels=[0], n_units=1, n_classes=1, duration=1.01 * k.size * dt
+            times=t,
+            units=np.zeros(k.size, int),
+            offsets=[0, k.size],
+            labels=[0],
+            n_units=1,
+            n_classes=1,
+            duration=1.01 * k.size * dt,
         )
         np.testing.assert_array_equal(data.bins(dt, k.size)[0], k)
         # the tolerance is no more than a few units in the last place: 2^-20 below the edge is the step before
@@ -132,19 +145,37 @@ def test_whole_microseconds_are_in_the_bin_that_whole_numbers_give(drawn):
         seconds["float32"] = (np.array(times) * 1e-6).astype(np.float32)
     for how, t in seconds.items():
         data = EventDataset(
-            times=t, units=np.zeros(t.size, int), offsets=[0, t.size], labels=[0], n_units=1, n_classes=1, duration=end * 1e-6
+            times=t,
+            units=np.zeros(t.size, int),
+            offsets=[0, t.size],
+            labels=[0],
+            n_units=1,
+            n_classes=1,
+            duration=end * 1e-6,
         )
         address, _ = data.bins(d * 1e-6, steps)
         assert address.tolist() == expected, how
         np.testing.assert_allclose(data.rate(), len(expected) / (end * 1e-6))
 
 
-@given(st.floats(1e-6, 1e-2), st.lists(st.tuples(st.floats(0, 2**20 - 1), st.floats(-1e-6, 1e-6)), min_size=1, max_size=40), st.booleans())
+@given(
+    st.floats(1e-6, 1e-2),
+    st.lists(st.tuples(st.floats(0, 2**20 - 1), st.floats(-1e-6, 1e-6)), min_size=1, max_size=40),
+    st.booleans(),
+)
 def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
     """bin(t) = floor(t' / dt) with t <= t' <= t + 2^-23 t, and at most 0.5 us later in float64, in exact arithmetic."""
     places = [round(k) + f if f < 0 or round(k) == 0 else k for k, f in places]
     t = np.abs(np.array(places) * dt).astype(np.float32 if narrow else np.float64)
-    one = EventDataset(times=t, units=np.arange(t.size), offsets=[0, t.size], labels=[0], n_units=t.size, n_classes=1, duration=1e6)
+    one = EventDataset(
+        times=t,
+        units=np.arange(t.size),
+        offsets=[0, t.size],
+        labels=[0],
+        n_units=t.size,
+        n_classes=1,
+        duration=1e6,
+    )
     found = np.full(t.size, -1)
     dense = one.to_dense(dt, int(t.max() / dt) + 2) if t.max() / dt < 64 else None
     address, _ = one.bins(dt, min(int(t.max() / dt) + 2, 2**20))
@@ -168,12 +199,24 @@ def test_late_times_keep_their_precision():
     data = EventDataset.from_lists([us / 1e6], [[0] * 5], [0], n_units=1, duration=2e9)
     assert data.times.dtype == np.float64
     np.testing.assert_array_equal(np.rint(data.times * 1e6).astype(np.int64), us)
-    with pytest.raises(ValueError, match=r"times must be below 4294967296 s, .* got 4294967296\.0 at position 1 \(sample 0\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"times must be below 4294967296 s, .* got 4294967296\.0 at position 1 \(sample 0\)",
+    ):
         EventDataset.from_lists([[0.0, 2.0**32]], [[0, 0]], [0], n_units=1, duration=1.0)
 
 
 @pytest.mark.parametrize(
-    ("given_dtype", "kept"), [("f2", "f4"), ("f4", "f4"), (">f4", "f4"), ("f8", "f8"), (">f8", "f8"), ("i8", "f8"), ("u1", "f8")]
+    ("given_dtype", "kept"),
+    [
+        ("f2", "f4"),
+        ("f4", "f4"),
+        (">f4", "f4"),
+        ("f8", "f8"),
+        (">f8", "f8"),
+        ("i8", "f8"),
+        ("u1", "f8"),
+    ],
 )
 def test_times_are_kept_in_their_own_precision(given_dtype, kept):
     times = np.array([0, 1, 3], given_dtype)
@@ -186,11 +229,20 @@ def test_times_are_kept_in_their_own_precision(given_dtype, kept):
 def late(fraction, unit=1.0):
     n = 1000
     times = np.where(np.arange(n) < fraction * n, 0.1, 0.05) * unit
-    return {"times": [times], "units": [np.zeros(n, int)], "labels": [0], "n_units": 1, "duration": 0.1}
+    return {
+        "times": [times],
+        "units": [np.zeros(n, int)],
+        "labels": [0],
+        "n_units": 1,
+        "duration": 0.1,
+    }
 
 
 def test_events_after_the_trial_are_taken_for_another_unit():
-    with pytest.warns(UserWarning, match=r"^51\.0 % of the events are at or after duration = 0\.1 s .*are the times in seconds") as caught:
+    with pytest.warns(
+        UserWarning,
+        match=r"^51\.0 % of the events are at or after duration = 0\.1 s .*are the times in seconds",
+    ) as caught:
         data = EventDataset.from_lists(**late(0.51))
     assert [w.filename for w in caught] == [__file__]
     with pytest.warns(UserWarning, match=r"^100\.0 % of the events"):
@@ -208,8 +260,15 @@ def test_events_after_the_trial_are_taken_for_another_unit():
 
 def test_steps_above_a_second_may_have_another_unit():
     data = EventDataset.from_lists([[0.1]], [[0]], [0], n_units=1, duration=1.0)
-    for call in (lambda: data.bins(2), lambda: data.to_dense(2.0), lambda: EventDataset.from_dense(np.ones((1, 1, 1)), [0], 2)):
-        with pytest.warns(UserWarning, match=r"^dt = 2 s is longer than 1 s; times are in seconds: did you mean 0\.002\?") as caught:
+    for call in (
+        lambda: data.bins(2),
+        lambda: data.to_dense(2.0),
+        lambda: EventDataset.from_dense(np.ones((1, 1, 1)), [0], 2),
+    ):
+        with pytest.warns(
+            UserWarning,
+            match=r"^dt = 2 s is longer than 1 s; times are in seconds: did you mean 0\.002\?",
+        ) as caught:
             call()
         assert [w.filename for w in caught] == [__file__]
 
@@ -233,7 +292,9 @@ def test_from_dense_inverts_to_dense(made, dt):
     data = EventDataset.from_dense(dense, made[2], dt, n_classes=3)
     np.testing.assert_array_equal(data.to_dense(dt), dense)
     assert data.duration == pytest.approx(13 * dt)
-    assert np.all(np.diff(data.times)[np.diff(np.repeat(np.arange(len(data)), data.counts)) == 0] >= 0)
+    assert np.all(
+        np.diff(data.times)[np.diff(np.repeat(np.arange(len(data)), data.counts)) == 0] >= 0
+    )
     # events that lie on the edges come back themselves
     on_grid = (made[0], [sorted((k, 0.0, u) for k, _, u in sample) for sample in made[1]], made[2])
     for (times, units, label, _), sample in zip(rows(data), on_grid[1], strict=True):
@@ -251,16 +312,29 @@ def test_from_dense_takes_any_real_dtype(dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "limit"), [(bool, 1), (np.uint8, 255), (np.int8, 127), (np.float16, 2048), (jnp.bfloat16, 256), (np.uint16, 65535)]
+    ("dtype", "limit"),
+    [
+        (bool, 1),
+        (np.uint8, 255),
+        (np.int8, 127),
+        (np.float16, 2048),
+        (jnp.bfloat16, 256),
+        (np.uint16, 65535),
+    ],
 )
 def test_counts_never_wrap_around(dtype, limit):
     def crowd(n):
-        return EventDataset.from_lists([[], [0.001] * n], [[], [1] * n], [0, 0], n_units=2, duration=0.004)
+        return EventDataset.from_lists(
+            [[], [0.001] * n], [[], [1] * n], [0, 0], n_units=2, duration=0.004
+        )
 
     fits = crowd(limit).to_dense(1e-3, dtype=dtype)
     assert fits.dtype == dtype
     assert int(fits[1, 1, 1]) == limit
-    with pytest.raises(ValueError, match=rf"dtype must represent .* for {limit + 1} events at \(time, sample, unit\) = \(1, 1, 1\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"dtype must represent .* for {limit + 1} events at \(time, sample, unit\) = \(1, 1, 1\)",
+    ):
         crowd(limit + 1).to_dense(1e-3, dtype=dtype)
     assert crowd(limit + 1).to_dense(1e-3, dtype=dtype, binary=True).sum() == 1
 
@@ -269,7 +343,9 @@ def test_grids_too_large():
     data = EventDataset.from_lists([[0.5]], [[0]], [0], n_units=2**12, duration=1.0)
     address, _ = data.bins(1.0, 2**19 - 1)  # (2^19 - 1) 2^12 < 2^31
     assert address.tolist() == [0]
-    with pytest.raises(ValueError, match=r"n_steps \* n_units must be < 2\*\*31, got 524288 \* 4096"):
+    with pytest.raises(
+        ValueError, match=r"n_steps \* n_units must be < 2\*\*31, got 524288 \* 4096"
+    ):
         data.bins(1.0, 2**19)
     with pytest.raises(ValueError, match="n_steps must be <= 2"):
         data.bins(1e-7)
@@ -311,11 +387,17 @@ def test_subset_equals_loops(made, draw):
     assert rows(data.subset(index)) == [all_rows[i] for i in index]
     assert rows(data.subset(np.array(index, np.int8))) == [all_rows[i] for i in index]
     mask = draw.draw(st.lists(st.booleans(), min_size=n, max_size=n))
-    assert rows(data.subset(mask)) == [row for row, keep in zip(all_rows, mask, strict=True) if keep]
+    assert rows(data.subset(mask)) == [
+        row for row, keep in zip(all_rows, mask, strict=True) if keep
+    ]
     cut = draw.draw(st.slices(n))
     assert rows(data.subset(cut)) == all_rows[cut]
     kept = data.subset(index)
-    assert (kept.n_units, kept.n_classes, kept.duration) == (data.n_units, data.n_classes, data.duration)
+    assert (kept.n_units, kept.n_classes, kept.duration) == (
+        data.n_units,
+        data.n_classes,
+        data.duration,
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,8 +450,16 @@ def test_split_stratifies(seed):
     np.testing.assert_allclose(np.bincount(small.labels, minlength=3), [29.1, 9.3, 1.5], atol=1.6)
     # classes of a single sample go to either part alike
     labels = np.concatenate([np.zeros(40, int), np.arange(1, 21)])
-    assert [np.bincount(part.labels > 0).tolist() for part in numbered(labels).split([0.5, 0.5], seed=seed)] == [[20, 10]] * 2
-    unstratified = [np.bincount(numbered(np.repeat([0, 1], 50)).split([0.5], seed=s, stratify=False)[0].labels).tolist() for s in range(8)]
+    assert [
+        np.bincount(part.labels > 0).tolist()
+        for part in numbered(labels).split([0.5, 0.5], seed=seed)
+    ] == [[20, 10]] * 2
+    unstratified = [
+        np.bincount(
+            numbered(np.repeat([0, 1], 50)).split([0.5], seed=s, stratify=False)[0].labels
+        ).tolist()
+        for s in range(8)
+    ]
     assert len(set(map(tuple, unstratified))) > 1
 
 
@@ -396,7 +486,14 @@ def test_split_refuses(fractions, message):
 
 
 @pytest.mark.parametrize(
-    ("seed", "error"), [(-1, ValueError), (1.5, TypeError), (None, TypeError), ("1", TypeError), ((0, -2), ValueError)]
+    ("seed", "error"),
+    [
+        (-1, ValueError),
+        (1.5, TypeError),
+        (None, TypeError),
+        ("1", TypeError),
+        ((0, -2), ValueError),
+    ],
 )
 def test_seeds(seed, error):
     with pytest.raises(error, match="seed must be"):
@@ -409,7 +506,9 @@ def test_split_groups():
     assert (rest.units.tolist(), held.units.tolist()) == ([1, 4], [0, 2, 3])
     rest, held = data.split_groups(4)
     assert (set(rest.groups.tolist()), set(held.groups.tolist())) == ({3, 5}, {4})
-    with pytest.raises(ValueError, match=r"held_out must be among the groups \[3, 4, 5\], got \[6\]"):
+    with pytest.raises(
+        ValueError, match=r"held_out must be among the groups \[3, 4, 5\], got \[6\]"
+    ):
         data.split_groups([3, 6])
     with pytest.raises(ValueError, match="groups = None"):
         numbered([0, 1]).split_groups(0)
@@ -442,25 +541,105 @@ GOOD = {
 @pytest.mark.parametrize(
     ("field", "value", "error", "message"),
     [
-        ("times", [0.1, 0.2, np.nan, np.nan], ValueError, r"times must be finite and >= 0 s, got nan at position 2 \(sample 2\)"),
-        ("times", [0.1, np.inf, 0.3, 0.4], ValueError, r"times .* got inf at position 1 \(sample 0\)"),
-        ("times", [0.1, 0.2, 0.3, -1e-60], ValueError, r"times .* got -1e-60 at position 3 \(sample 2\)"),
-        ("times", np.array([1e300, 0, 0, 0]), ValueError, r"times must be below 4294967296 s, .* got 1e\+300 at position 0 \(sample 0\)"),
-        ("times", [[0.1, 0.2, 0.3, 0.4]], ValueError, r"times must be one-dimensional, got shape \(1, 4\)"),
-        ("times", np.array([1j, 0, 0, 0]), TypeError, "times must contain real numbers, got dtype complex128"),
+        (
+            "times",
+            [0.1, 0.2, np.nan, np.nan],
+            ValueError,
+            r"times must be finite and >= 0 s, got nan at position 2 \(sample 2\)",
+        ),
+        (
+            "times",
+            [0.1, np.inf, 0.3, 0.4],
+            ValueError,
+            r"times .* got inf at position 1 \(sample 0\)",
+        ),
+        (
+            "times",
+            [0.1, 0.2, 0.3, -1e-60],
+            ValueError,
+            r"times .* got -1e-60 at position 3 \(sample 2\)",
+        ),
+        (
+            "times",
+            np.array([1e300, 0, 0, 0]),
+            ValueError,
+            r"times must be below 4294967296 s, .* got 1e\+300 at position 0 \(sample 0\)",
+        ),
+        (
+            "times",
+            [[0.1, 0.2, 0.3, 0.4]],
+            ValueError,
+            r"times must be one-dimensional, got shape \(1, 4\)",
+        ),
+        (
+            "times",
+            np.array([1j, 0, 0, 0]),
+            TypeError,
+            "times must contain real numbers, got dtype complex128",
+        ),
         ("times", ["a", "b", "c", "d"], TypeError, "times must contain real numbers"),
-        ("times", [0.1, 0.2, 0.3], ValueError, "offsets must run from 0 to the 3 events, got 0 to 4"),
-        ("units", [0, 1, 3, -1], ValueError, r"units must be in \[0, 2\], got 3 at position 2 \(sample 2\)"),
-        ("units", np.array([0, 2**40, 0, 0]), ValueError, "units .* got 1099511627776 at position 1"),
-        ("units", np.array([0, 2**64 - 1, 0, 0], np.uint64), ValueError, "units .* got 18446744073709551615 at position 1"),
-        ("units", [0.0, 1.0, 2.0, 0.0], TypeError, "units must contain integers, got dtype float64"),
-        ("units", [True, False, True, True], TypeError, "units must contain integers, got dtype bool"),
-        ("units", [0, 1, 2], ValueError, "units must have one entry per event, got 3 units for 4 times"),
-        ("offsets", [0, 3, 2, 4], ValueError, "offsets must not decrease, got 3 then 2 at position 1"),
+        (
+            "times",
+            [0.1, 0.2, 0.3],
+            ValueError,
+            "offsets must run from 0 to the 3 events, got 0 to 4",
+        ),
+        (
+            "units",
+            [0, 1, 3, -1],
+            ValueError,
+            r"units must be in \[0, 2\], got 3 at position 2 \(sample 2\)",
+        ),
+        (
+            "units",
+            np.array([0, 2**40, 0, 0]),
+            ValueError,
+            "units .* got 1099511627776 at position 1",
+        ),
+        (
+            "units",
+            np.array([0, 2**64 - 1, 0, 0], np.uint64),
+            ValueError,
+            "units .* got 18446744073709551615 at position 1",
+        ),
+        (
+            "units",
+            [0.0, 1.0, 2.0, 0.0],
+            TypeError,
+            "units must contain integers, got dtype float64",
+        ),
+        (
+            "units",
+            [True, False, True, True],
+            TypeError,
+            "units must contain integers, got dtype bool",
+        ),
+        (
+            "units",
+            [0, 1, 2],
+            ValueError,
+            "units must have one entry per event, got 3 units for 4 times",
+        ),
+        (
+            "offsets",
+            [0, 3, 2, 4],
+            ValueError,
+            "offsets must not decrease, got 3 then 2 at position 1",
+        ),
         ("offsets", np.array([0, 3, 2, 4], np.uint32), ValueError, "offsets must not decrease"),
-        ("offsets", [1, 2, 2, 4], ValueError, "offsets must run from 0 to the 4 events, got 1 to 4"),
+        (
+            "offsets",
+            [1, 2, 2, 4],
+            ValueError,
+            "offsets must run from 0 to the 4 events, got 1 to 4",
+        ),
         ("offsets", [0, 2, 2, 5], ValueError, "got 0 to 5"),
-        ("offsets", [0, 2, 4], ValueError, "offsets must have one entry more than labels, got 3 for 3 labels"),
+        (
+            "offsets",
+            [0, 2, 4],
+            ValueError,
+            "offsets must have one entry more than labels, got 3 for 3 labels",
+        ),
         ("labels", [0, 1, 2], ValueError, r"labels must be in \[0, 1\], got 2 at position 2"),
         ("labels", [0, -1, 2], ValueError, "labels .* got -1 at position 1"),
         ("groups", [1, 2], ValueError, "groups must have one entry per sample, got 2 for 3 labels"),
@@ -481,7 +660,13 @@ def test_construction_refuses(field, value, error, message):
 def test_fields():
     times = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     data = EventDataset(**{**GOOD, "times": times})
-    assert [a.dtype for a in (data.times, data.units, data.offsets, data.labels, data.groups)] == ["f4", "i4", "i8", "i4", "i4"]
+    assert [a.dtype for a in (data.times, data.units, data.offsets, data.labels, data.groups)] == [
+        "f4",
+        "i4",
+        "i8",
+        "i4",
+        "i4",
+    ]
     assert np.shares_memory(data.times, times)  # no copy where none is needed
     assert times.flags.writeable
     for array in (data.times, data.units, data.offsets, data.labels, data.groups):
@@ -497,13 +682,20 @@ def test_fields():
 
 def test_from_lists_refuses():
     options = {"n_units": 4, "duration": 1.0}
-    with pytest.raises(ValueError, match=r"times\[1\] and units\[1\] must be .* equally long, got shapes \(2,\) and \(1,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"times\[1\] and units\[1\] must be .* equally long, got shapes \(2,\) and \(1,\)",
+    ):
         EventDataset.from_lists([[0.1], [0.1, 0.2]], [[0], [1]], [0, 0], **options)
     with pytest.raises(ValueError, match="got 2 times, 1 units, 2 labels"):
         EventDataset.from_lists([[0.1], [0.2]], [[0]], [0, 0], **options)
-    with pytest.raises(ValueError, match=r"units must be in \[0, 3\], got 4 at position 1 \(sample 1\)"):
+    with pytest.raises(
+        ValueError, match=r"units must be in \[0, 3\], got 4 at position 1 \(sample 1\)"
+    ):
         EventDataset.from_lists([[0.1], [0.2]], [[0], [4]], [0, 0], **options)
-    with pytest.raises(ValueError, match=r"sample 1: times must be one-dimensional, got shape \(1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"sample 1: times must be one-dimensional, got shape \(1, 1\)"
+    ):
         EventDataset.from_lists([[0.1], [[0.2]]], [[0], [0]], [0, 0], **options)
     with pytest.raises(TypeError, match="sample 1: units must contain integers, got dtype float64"):
         EventDataset.from_lists([[0.1], [0.2]], [[0], [1.0]], [0, 0], **options)
@@ -533,10 +725,18 @@ def test_from_lists_refuses():
     ("x", "error", "message"),
     [
         (np.array([[[0.0, 0.5]]]), ValueError, r"got 0.5 at \(time, sample, unit\) = \(0, 0, 1\)"),
-        (np.array([[[0]], [[-1]]]), ValueError, r"got -1.0 at \(time, sample, unit\) = \(1, 0, 0\)"),
+        (
+            np.array([[[0]], [[-1]]]),
+            ValueError,
+            r"got -1.0 at \(time, sample, unit\) = \(1, 0, 0\)",
+        ),
         (np.array([[[np.nan]]]), ValueError, "x must contain whole numbers >= 0, got nan"),
         (np.array([[[np.inf]]]), ValueError, "got inf"),
-        (np.zeros((2, 1)), ValueError, r"x must have shape \(time, samples, units\).* got \(2, 1\)"),
+        (
+            np.zeros((2, 1)),
+            ValueError,
+            r"x must have shape \(time, samples, units\).* got \(2, 1\)",
+        ),
         (np.zeros((0, 1, 1)), ValueError, "at least one step"),
         (np.zeros((2, 3, 1)), ValueError, "labels must have one entry per sample, got 1"),
         (np.zeros((2, 1, 1), complex), TypeError, "x must contain real numbers"),
@@ -548,7 +748,9 @@ def test_from_dense_refuses(x, error, message):
 
 
 def test_without_samples_or_events():
-    empty = EventDataset(times=[], units=[], offsets=[0], labels=[], n_units=3, n_classes=2, duration=0.01, groups=[])
+    empty = EventDataset(
+        times=[], units=[], offsets=[0], labels=[], n_units=3, n_classes=2, duration=0.01, groups=[]
+    )
     assert len(empty) == 0
     assert empty.to_dense(1e-3).shape == (10, 0, 3)
     assert [a.tolist() for a in empty.bins(1e-3)] == [[], [0]]
@@ -557,7 +759,9 @@ def test_without_samples_or_events():
     assert len(empty.subset([])) == len(empty.subset(slice(None))) == len(empty.shuffle(0)) == 0
     assert np.isnan(empty.rate()).all()
     assert np.isnan(empty.rate(per_class=True)).all()
-    silent = EventDataset(times=[], units=[], offsets=[0, 0, 0], labels=[0, 1], n_units=3, n_classes=2, duration=0.01)
+    silent = EventDataset(
+        times=[], units=[], offsets=[0, 0, 0], labels=[0, 1], n_units=3, n_classes=2, duration=0.01
+    )
     assert silent.to_dense(1e-3).sum() == 0
     assert [a.tolist() for a in silent.bins(1e-3)] == [[], [0, 0, 0]]
     assert silent.rate().tolist() == [0, 0, 0]

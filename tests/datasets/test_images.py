@@ -6,28 +6,51 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import Augmented, DeviceImages, EventDataset, ImageDataset, digits, load_cifar10
+from snnjax.datasets import (
+    Augmented,
+    DeviceImages,
+    EventDataset,
+    ImageDataset,
+    digits,
+    load_cifar10,
+)
 
 
 @pytest.fixture
 def data(rng):
-    return ImageDataset(images=rng.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8), labels=np.arange(40) % 4, n_classes=4)
+    return ImageDataset(
+        images=rng.integers(0, 256, (40, 6, 5, 3), dtype=np.uint8),
+        labels=np.arange(40) % 4,
+        n_classes=4,
+    )
 
 
 def test_split_is_that_of_events(data):
     events = EventDataset.from_lists([[]] * 40, [[]] * 40, data.labels, n_units=1, duration=1.0)
-    for ours, theirs in zip(data.split((0.7, 0.3), seed=3), events.split((0.7, 0.3), seed=3), strict=True):
+    for ours, theirs in zip(
+        data.split((0.7, 0.3), seed=3), events.split((0.7, 0.3), seed=3), strict=True
+    ):
         np.testing.assert_array_equal(ours.labels, theirs.labels)
     train, valid = data.split((0.7, 0.3), seed=3)
     together = np.concatenate([train.images, valid.images]).reshape(40, -1)
-    np.testing.assert_array_equal(np.sort(together, axis=0), np.sort(data.images.reshape(40, -1), axis=0))
+    np.testing.assert_array_equal(
+        np.sort(together, axis=0), np.sort(data.images.reshape(40, -1), axis=0)
+    )
     assert np.bincount(valid.labels).tolist() == [3, 3, 3, 3]
 
 
 def test_downsample_is_the_mean_of_squares(data):
     small = data.downsample(2)
     assert small.images.shape == (40, 3, 2, 3)
-    expected = np.array([[data.images[7, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(axis=(0, 1)) for j in range(2)] for i in range(3)])
+    expected = np.array(
+        [
+            [
+                data.images[7, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(axis=(0, 1))
+                for j in range(2)
+            ]
+            for i in range(3)
+        ]
+    )
     np.testing.assert_allclose(small.images[7], expected, rtol=1e-6)
 
 
@@ -40,7 +63,9 @@ def test_batches_are_standardized_and_stay(data):
     np.testing.assert_allclose(x.std(axis=(0, 1, 2, 3)), 1, rtol=1e-4)
     np.testing.assert_array_equal(labels, train.labels)
     held, _ = DeviceImages.put(valid, steps=7, like=shown).batch(jnp.array([3]))
-    scaled = (valid.images[3] - train.images.mean(axis=(0, 1, 2))) / train.images.std(axis=(0, 1, 2))
+    scaled = (valid.images[3] - train.images.mean(axis=(0, 1, 2))) / train.images.std(
+        axis=(0, 1, 2)
+    )
     np.testing.assert_allclose(held[6, 0], scaled, atol=1e-5)
 
 
@@ -56,7 +81,12 @@ def test_augmentation_flips_and_shifts_and_needs_a_key(data):
         for flip in (False, True):
             image = np.asarray(plain[0, s])[:, ::-1] if flip else np.asarray(plain[0, s])
             padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
-            found += [(flip, i, j) for i in range(5) for j in range(5) if np.array_equal(padded[i : i + 6, j : j + 5], np.asarray(x[0, s]))]
+            found += [
+                (flip, i, j)
+                for i in range(5)
+                for j in range(5)
+                if np.array_equal(padded[i : i + 6, j : j + 5], np.asarray(x[0, s]))
+            ]
         assert found  # one of the 50 images that it may be
         flips += found[0][0]
         shifts.add(found[0][1:])
@@ -73,12 +103,18 @@ def test_digits():
 def test_cifar10_of_a_prepared_folder():
     folder = data_path("tfds")
     test = load_cifar10("test", data_dir=folder)
-    assert (test.images.shape, test.images.dtype, test.class_names[3]) == ((2000, 32, 32, 3), np.uint8, "cat")
+    assert (test.images.shape, test.images.dtype, test.class_names[3]) == (
+        (2000, 32, 32, 3),
+        np.uint8,
+        "cat",
+    )
     assert np.bincount(test.labels).tolist() == [200] * 10
     # photographs: neighbouring pixels are alike, and the sky of ships is bluer than that of frogs
     images = test.images.astype(float)
     assert np.corrcoef(images[:, :, :-1].ravel(), images[:, :, 1:].ravel())[0, 1] > 0.9
-    blue = lambda label: (images[test.labels == label][:, :8, :, 2] - images[test.labels == label][:, :8, :, 0]).mean()  # noqa: E731
+    blue = lambda label: (
+        images[test.labels == label][:, :8, :, 2] - images[test.labels == label][:, :8, :, 0]
+    ).mean()
     assert blue(8) > blue(6) + 10
 
 
@@ -100,10 +136,18 @@ def test_cifar10_that_is_not_there_or_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"images": np.zeros((40, 6, 5))}, ValueError, r"images must have shape \(samples, height, width, channels\), got \(40, 6, 5\)"),
+        (
+            {"images": np.zeros((40, 6, 5))},
+            ValueError,
+            r"images must have shape \(samples, height, width, channels\), got \(40, 6, 5\)",
+        ),
         ({"images": np.full((40, 6, 5, 1), np.nan)}, ValueError, "images must be finite, got nan"),
         ({"images": np.full((40, 6, 5, 1), "a")}, TypeError, "images must hold real numbers"),
-        ({"labels": np.arange(39) % 4}, ValueError, "labels must have one entry an image, got 39 for 40 images"),
+        (
+            {"labels": np.arange(39) % 4},
+            ValueError,
+            "labels must have one entry an image, got 39 for 40 images",
+        ),
         ({"labels": np.arange(40)}, ValueError, "labels must be in"),
         ({"class_names": ("a",)}, ValueError, "class_names must hold n_classes = 4 names, got 1"),
     ],
@@ -115,22 +159,33 @@ def test_wrong_images(data, change, error, match):
 
 
 def test_values_that_no_32_bit_integer_holds_do_not_wrap(data):
-    large = ImageDataset(images=data.images.astype(np.int64) * 2**33, labels=data.labels, n_classes=4)
+    large = ImageDataset(
+        images=data.images.astype(np.int64) * 2**33, labels=data.labels, n_classes=4
+    )
     x, _ = DeviceImages.put(large, steps=1).batch(jnp.arange(40))
-    np.testing.assert_allclose(x, DeviceImages.put(data, steps=1).batch(jnp.arange(40))[0], atol=1e-5)
+    np.testing.assert_allclose(
+        x, DeviceImages.put(data, steps=1).batch(jnp.arange(40))[0], atol=1e-5
+    )
 
 
 def test_wrong_use(data):
     with pytest.raises(TypeError, match="flip must be True or False, got 'no'"):
         DeviceImages.put(data, steps=3, flip="no")
-    with pytest.raises(TypeError, match="source must be DeviceEvents, got DeviceImages; images have augmentations of their own"):
+    with pytest.raises(
+        TypeError,
+        match="source must be DeviceEvents, got DeviceImages; images have augmentations of their own",
+    ):
         Augmented(source=DeviceImages.put(data, steps=3), drop=0.1)
     with pytest.raises(ValueError, match="factor must be"):
         data.downsample(6)
     with pytest.raises(ValueError, match="images must not all be the same in a channel"):
-        DeviceImages.put(ImageDataset(images=np.ones((2, 4, 4, 1)), labels=[0, 1], n_classes=2), steps=3)
+        DeviceImages.put(
+            ImageDataset(images=np.ones((2, 4, 4, 1)), labels=[0, 1], n_classes=2), steps=3
+        )
     other = ImageDataset(images=np.zeros((2, 4, 4, 3)), labels=[0, 1], n_classes=2)
-    with pytest.raises(ValueError, match=r"data must have images of shape \(6, 5, 3\), got \(4, 4, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"data must have images of shape \(6, 5, 3\), got \(4, 4, 3\)"
+    ):
         DeviceImages.put(other, steps=3, like=DeviceImages.put(data, steps=3))
     with pytest.raises(ValueError, match="data must hold at least one image"):
         DeviceImages.put(data.subset([]), steps=3)

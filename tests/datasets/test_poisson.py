@@ -8,7 +8,9 @@ from snnjax.datasets import poisson, poisson_raster
 
 
 def test_counts_are_poisson():
-    data = poisson(n_samples=2000, n_units=5, rate=[0.0, 2.0, 10.0, 40.0, 5.0], duration=0.5, seed=1)
+    data = poisson(
+        n_samples=2000, n_units=5, rate=[0.0, 2.0, 10.0, 40.0, 5.0], duration=0.5, seed=1
+    )
     counts = data.to_dense(0.5, dtype=np.int64)[0]
     mean = np.array([0.0, 1.0, 5.0, 20.0, 2.5])
     assert counts[:, 0].sum() == 0
@@ -78,7 +80,11 @@ def test_no_samples_no_events():
         ({"rate": np.nan}, ValueError, "rate must be"),
         ({"rate": np.inf}, ValueError, "rate must be"),
         ({"rate": "fast"}, TypeError, "rate must be"),
-        ({"rate": [1.0, 2.0, 3.0]}, ValueError, r"rate must be a scalar, \(n_units,\) .* n_units = 2, got shape \(3,\)"),
+        (
+            {"rate": [1.0, 2.0, 3.0]},
+            ValueError,
+            r"rate must be a scalar, \(n_units,\) .* n_units = 2, got shape \(3,\)",
+        ),
         ({"rate": np.ones((2, 2, 2))}, ValueError, r"got shape \(2, 2, 2\)"),
         ({"rate": np.ones((0, 2))}, ValueError, r"got shape \(0, 2\)"),
         ({"rate": 1e12}, ValueError, "at most 2e[+]09 events, got 6e[+]12"),
@@ -87,7 +93,11 @@ def test_no_samples_no_events():
         ({"n_units": 0}, ValueError, "n_units must be >= 1"),
         ({"seed": -1}, ValueError, "seed must be >= 0"),
         ({"labels": [0, 1]}, ValueError, "labels must have n_samples = 3 entries, got 2"),
-        ({"rate": np.ones((2, 2)), "labels": [0, 1, 2]}, ValueError, r"labels must be in \[0, 1\], got 2 at position 2"),
+        (
+            {"rate": np.ones((2, 2)), "labels": [0, 1, 2]},
+            ValueError,
+            r"labels must be in \[0, 1\], got 2 at position 2",
+        ),
     ],
 )
 def test_poisson_refuses(change, error, message):

@@ -11,7 +11,9 @@ def test_reference_values(dim):
     theta, x, y, alpha = (data[f"randman/d{dim}_{k}"] for k in ("theta", "x", "y", "alpha"))
     assert theta.shape[-1] == n_modes(float(alpha))
     # the reference sums in float32
-    np.testing.assert_allclose(evaluate_manifold(x, theta, alpha=float(alpha)), y, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        evaluate_manifold(x, theta, alpha=float(alpha)), y, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dim", [1, 3])

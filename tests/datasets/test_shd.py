@@ -23,7 +23,9 @@ def make_rows(n=12, seed=0, longest=40):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, longest, n)
     sizes[n // 2] = 0  # a silent sample
-    return [np.sort(rng.uniform(0, 0.8, k)).astype("f2") for k in sizes], [rng.integers(0, 700, k).astype("u2") for k in sizes]
+    return [np.sort(rng.uniform(0, 0.8, k)).astype("f2") for k in sizes], [
+        rng.integers(0, 700, k).astype("u2") for k in sizes
+    ]
 
 
 TIMES, UNITS = make_rows()
@@ -38,7 +40,19 @@ def ragged(f, name, rows, dtype, **options):
     return dataset
 
 
-def write(path, *, times=TIMES, units=UNITS, labels=LABELS, speaker=SPEAKER, keys=KEYS, t="f2", u="u2", spikes=None, flat=None):
+def write(
+    path,
+    *,
+    times=TIMES,
+    units=UNITS,
+    labels=LABELS,
+    speaker=SPEAKER,
+    keys=KEYS,
+    t="f2",
+    u="u2",
+    spikes=None,
+    flat=None,
+):
     """A file of the layout. What is None is left out; `spikes` and `flat` are options of the datasets with and without rows."""
     with h5py.File(path, "w") as f:
         for name, rows, dtype in (("spikes/times", times, t), ("spikes/units", units, u)):
@@ -84,14 +98,30 @@ def test_reads_what_was_written(path):
 @pytest.mark.parametrize("u", ["u2", "i8", ">i4"])
 def test_dtypes(path, t, u):
     times = [np.asarray(row, t) * 1.0 for row in TIMES]
-    data = read_shd(write(path, times=times, t=t, u=u, labels=LABELS.astype(u), speaker=SPEAKER.astype(u)))
+    data = read_shd(
+        write(path, times=times, t=t, u=u, labels=LABELS.astype(u), speaker=SPEAKER.astype(u))
+    )
     assert_holds(data)
     kept = "f8" if t.endswith("f8") else "f4"
-    assert [a.dtype for a in (data.times, data.units, data.labels, data.groups)] == [kept, "i4", "i4", "i4"]
+    assert [a.dtype for a in (data.times, data.units, data.labels, data.groups)] == [
+        kept,
+        "i4",
+        "i4",
+        "i4",
+    ]
 
 
-@pytest.mark.parametrize("spikes", [{"chunks": (5,), "maxshape": (None,)}, {"chunks": (1,)}, {"chunks": (12,)}])
-@pytest.mark.parametrize("flat", [{"chunks": (5,), "maxshape": (None,)}, {"compression": "gzip"}, {"compression": "gzip", "shuffle": True}])
+@pytest.mark.parametrize(
+    "spikes", [{"chunks": (5,), "maxshape": (None,)}, {"chunks": (1,)}, {"chunks": (12,)}]
+)
+@pytest.mark.parametrize(
+    "flat",
+    [
+        {"chunks": (5,), "maxshape": (None,)},
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True},
+    ],
+)
 def test_storage(path, spikes, flat):
     data = read_shd(write(path, spikes=spikes, flat=flat, keys=None))
     assert_holds(data)
@@ -136,7 +166,9 @@ def test_duration(path):
         assert read_shd(path, duration=0.1).duration == 0.1
     cut = read_shd(path, duration=0.3)
     assert cut.times.size == data.times.size
-    assert cut.to_dense(1e-3, dtype=np.int32).sum() == sum(int((row.astype(float) < 0.3).sum()) for row in TIMES)
+    assert cut.to_dense(1e-3, dtype=np.int32).sum() == sum(
+        int((row.astype(float) < 0.3).sum()) for row in TIMES
+    )
     # an event on a whole millisecond lies inside too
     times = [np.float32([0.8])] * 12
     assert read_shd(write(path, times=times, units=[[0]] * 12, t="f4")).duration == 0.801
@@ -152,7 +184,12 @@ def test_silent_file(path):
 
 def test_h5py_is_imported_only_to_read():
     code = "import sys, snnjax.datasets; print('h5py' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 # --- the real files
@@ -164,7 +201,18 @@ def test_real_files(split, n, per_class):
     data = load_shd(folder, split)
     assert len(data) == n
     assert np.bincount(data.labels).tolist() == [per_class] * 10
-    assert data.class_names == ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert data.class_names == (
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+    )
     assert np.bincount(data.groups).tolist() == [n // 6] * 6
     assert data.n_units == 700
     assert data.duration == pytest.approx(0.8)
@@ -197,14 +245,22 @@ def test_load_finds_the_file(tmp_path):
     write(tmp_path / "fsdd_valid.h5", labels=LABELS[::-1])
     assert_holds(load_shd(tmp_path, "train"))
     assert_holds(load_shd(str(tmp_path), "valid", duration=0.5), labels=LABELS[::-1])
-    with pytest.raises(FileNotFoundError, match=r"contains no file \*_test.h5; its .h5 files: \['fsdd_train.h5', 'fsdd_valid.h5'\]"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"contains no file \*_test.h5; its .h5 files: \['fsdd_train.h5', 'fsdd_valid.h5'\]",
+    ):
         load_shd(tmp_path, "test")
     write(tmp_path / "shd_train.h5")
-    with pytest.raises(ValueError, match=r"must contain one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use read_shd"):
+    with pytest.raises(
+        ValueError,
+        match=r"must contain one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use read_shd",
+    ):
         load_shd(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         load_shd(tmp_path / "nowhere", "train")
-    with pytest.raises(ValueError, match="split must be one of 'train', 'valid', 'test', got 'dev'"):
+    with pytest.raises(
+        ValueError, match="split must be one of 'train', 'valid', 'test', got 'dev'"
+    ):
         load_shd(tmp_path, "dev")  # type: ignore[arg-type]
 
 
@@ -231,14 +287,29 @@ def test_fifo(path):
         (b"", r"is empty \(0 bytes\)"),
         (b"hello, this is a text file\n" * 100, "is not an HDF5 file: it begins with b'hello"),
         (np.random.default_rng(0).bytes(5000), "is not an HDF5 file"),
-        (gzip.compress(b"spikes" * 1000), "is a gzip archive; unpack it first|but a gzip archive; unpack it first"),
+        (
+            gzip.compress(b"spikes" * 1000),
+            "is a gzip archive; unpack it first|but a gzip archive; unpack it first",
+        ),
         (b"PK\x03\x04" + bytes(500), "but a zip archive"),
         (b"\x89HDF\r\n\x1a\n", "truncated or damaged HDF5 file"),
         (b"\x89HDF\r\n\x1a\n" + bytes(4000), "truncated or damaged HDF5 file"),
-        (b"\x89HDF\r\n\x1a\n" + np.random.default_rng(1).bytes(4000), "truncated or damaged HDF5 file"),
+        (
+            b"\x89HDF\r\n\x1a\n" + np.random.default_rng(1).bytes(4000),
+            "truncated or damaged HDF5 file",
+        ),
     ],
     # the bytes themselves would be names that differ between the workers of a parallel run: gzip writes the time
-    ids=["empty", "text", "noise", "gzip", "zip", "signature", "signature-zeros", "signature-noise"],
+    ids=[
+        "empty",
+        "text",
+        "noise",
+        "gzip",
+        "zip",
+        "signature",
+        "signature-zeros",
+        "signature-noise",
+    ],
 )
 def test_other_content(path, content, message):
     path.write_bytes(content)
@@ -255,7 +326,10 @@ def test_truncated_anywhere(path, spikes):
 
 def test_tail_lost_but_length_kept(path):
     whole = write(path).read_bytes()
-    first, last = whole.index(b"GCOL"), whole.rindex(UNITS[-1].tobytes()) - 16  # the last object's header
+    first, last = (
+        whole.index(b"GCOL"),
+        whole.rindex(UNITS[-1].tobytes()) - 16,
+    )  # the last object's header
     for keep in np.linspace(first, last, 20).astype(int):
         path.write_bytes(whole[:keep] + bytes(len(whole) - keep))
         refuses(path, "damaged|does not contain")
@@ -266,7 +340,10 @@ def test_tail_lost_but_length_kept(path):
 
 def test_missing_parts(path):
     for part in ("times", "units", "labels"):
-        refuses(write(path, **{part: None}), f"has no {'labels' if part == 'labels' else 'spikes/' + part}; / ?.*contains")
+        refuses(
+            write(path, **{part: None}),
+            f"has no {'labels' if part == 'labels' else 'spikes/' + part}; / ?.*contains",
+        )
     with h5py.File(path, "w") as f:
         f["data"] = np.zeros(3)
     refuses(path, r"has no spikes; / contains \['data'\]")
@@ -283,19 +360,47 @@ def replace(path, name, make):
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        ("spikes/times", lambda f: f.create_group("spikes/times"), "spikes/times must be a dataset, got a group"),
+        (
+            "spikes/times",
+            lambda f: f.create_group("spikes/times"),
+            "spikes/times must be a dataset, got a group",
+        ),
         ("labels", lambda f: f.create_group("labels"), "labels must be a dataset, got a group"),
-        ("spikes", lambda f: f.create_dataset("spikes", data=np.zeros(3)), "spikes must be a group, got a dataset"),
-        ("extra", lambda f: f.create_dataset("extra", data=np.zeros(3)), "extra must be a group, got a dataset"),
-        ("labels", lambda f: f.__setitem__("labels", np.dtype("f4")), "labels must be a dataset, got a datatype"),
-        ("spikes/times", lambda f: f.create_dataset("spikes/times", data=np.zeros((12, 5), "f2")), r"one-dimensional, got shape \(12, 5\)"),
+        (
+            "spikes",
+            lambda f: f.create_dataset("spikes", data=np.zeros(3)),
+            "spikes must be a group, got a dataset",
+        ),
+        (
+            "extra",
+            lambda f: f.create_dataset("extra", data=np.zeros(3)),
+            "extra must be a group, got a dataset",
+        ),
+        (
+            "labels",
+            lambda f: f.__setitem__("labels", np.dtype("f4")),
+            "labels must be a dataset, got a datatype",
+        ),
+        (
+            "spikes/times",
+            lambda f: f.create_dataset("spikes/times", data=np.zeros((12, 5), "f2")),
+            r"one-dimensional, got shape \(12, 5\)",
+        ),
         (
             "spikes/times",
             lambda f: f.create_dataset("spikes/times", data=np.zeros(12, "f2")),
             "variable-length arrays of float16.*dtype float16",
         ),
-        ("spikes/times", lambda f: f.create_dataset("spikes/times", data=h5py.Empty("f2")), "one-dimensional, got shape None"),
-        ("spikes/times", lambda f: f.create_dataset("spikes/times", data=1.0), r"one-dimensional, got shape \(\)"),
+        (
+            "spikes/times",
+            lambda f: f.create_dataset("spikes/times", data=h5py.Empty("f2")),
+            "one-dimensional, got shape None",
+        ),
+        (
+            "spikes/times",
+            lambda f: f.create_dataset("spikes/times", data=1.0),
+            r"one-dimensional, got shape \(\)",
+        ),
         (
             "spikes/times",
             lambda f: f.create_dataset("spikes/times", data=["a"] * 12, dtype=h5py.string_dtype()),
@@ -306,33 +411,101 @@ def replace(path, name, make):
             lambda f: ragged(f, "spikes/times", UNITS, "u2"),
             "float16, float32 or float64, got variable-length arrays of uint16",
         ),
-        ("spikes/times", lambda f: ragged(f, "spikes/times", TIMES, "c8"), "got variable-length arrays of complex64"),
-        ("spikes/times", lambda f: ragged(f, "spikes/times", TIMES, "g"), "got variable-length arrays of float128"),
-        ("spikes/units", lambda f: ragged(f, "spikes/units", TIMES, "f2"), "arrays of integers, got variable-length arrays of float16"),
-        ("spikes/units", lambda f: ragged(f, "spikes/units", [x > 9 for x in UNITS], "?"), "integers, got variable-length arrays of bool"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS.astype("f4")), "labels must contain integers, got dtype float32"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS > 1), "labels must contain integers, got dtype bool"),
-        ("labels", lambda f: f.create_dataset("labels", data=[b"one"] * 12), "labels must contain integers, got dtype"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS[:, None]), r"labels must be one-dimensional, got shape \(12, 1\)"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS[:11]), "must have one entry per sample, got 12 for 11 labels"),
-        ("labels", lambda f: f.create_dataset("labels", (12,), "u2", fillvalue=1), "labels must not have both unwritten rows"),
-        ("labels", lambda f: f.create_dataset("labels", data=LABELS, chunks=(4,), compression="lzf"), "compressed with gzip .*filters"),
+        (
+            "spikes/times",
+            lambda f: ragged(f, "spikes/times", TIMES, "c8"),
+            "got variable-length arrays of complex64",
+        ),
+        (
+            "spikes/times",
+            lambda f: ragged(f, "spikes/times", TIMES, "g"),
+            "got variable-length arrays of float128",
+        ),
+        (
+            "spikes/units",
+            lambda f: ragged(f, "spikes/units", TIMES, "f2"),
+            "arrays of integers, got variable-length arrays of float16",
+        ),
+        (
+            "spikes/units",
+            lambda f: ragged(f, "spikes/units", [x > 9 for x in UNITS], "?"),
+            "integers, got variable-length arrays of bool",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=LABELS.astype("f4")),
+            "labels must contain integers, got dtype float32",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=LABELS > 1),
+            "labels must contain integers, got dtype bool",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=[b"one"] * 12),
+            "labels must contain integers, got dtype",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=LABELS[:, None]),
+            r"labels must be one-dimensional, got shape \(12, 1\)",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=LABELS[:11]),
+            "must have one entry per sample, got 12 for 11 labels",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", (12,), "u2", fillvalue=1),
+            "labels must not have both unwritten rows",
+        ),
+        (
+            "labels",
+            lambda f: f.create_dataset("labels", data=LABELS, chunks=(4,), compression="lzf"),
+            "compressed with gzip .*filters",
+        ),
         (
             "extra/speaker",
             lambda f: f.create_dataset("extra/speaker", data=SPEAKER[:3]),
             "extra/speaker must have one entry per sample, got 3",
         ),
-        ("extra/speaker", lambda f: f.create_dataset("extra/speaker", data=[b"x"] * 12), "extra/speaker must contain integers"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=np.arange(3)), "extra/keys must contain strings, got dtype int64"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=[b"\xff", b"\xfe"]), "extra/keys must contain UTF-8 strings"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", data=[b"a" * 2000]), "strings of at most 1000 bytes, got 2000"),
+        (
+            "extra/speaker",
+            lambda f: f.create_dataset("extra/speaker", data=[b"x"] * 12),
+            "extra/speaker must contain integers",
+        ),
+        (
+            "extra/keys",
+            lambda f: f.create_dataset("extra/keys", data=np.arange(3)),
+            "extra/keys must contain strings, got dtype int64",
+        ),
+        (
+            "extra/keys",
+            lambda f: f.create_dataset("extra/keys", data=[b"\xff", b"\xfe"]),
+            "extra/keys must contain UTF-8 strings",
+        ),
+        (
+            "extra/keys",
+            lambda f: f.create_dataset("extra/keys", data=[b"a" * 2000]),
+            "strings of at most 1000 bytes, got 2000",
+        ),
         (
             "extra/keys",
             lambda f: f.create_dataset("extra/keys", data=["a" * 2000], dtype=h5py.string_dtype()),
             "at most 1000 bytes, got 2000",
         ),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", (0,), "S3"), "extra/keys must contain at least one name, got none"),
-        ("extra/keys", lambda f: f.create_dataset("extra/keys", (20_000,), "S3"), "extra/keys must have at most 10000 entries, got 20000"),
+        (
+            "extra/keys",
+            lambda f: f.create_dataset("extra/keys", (0,), "S3"),
+            "extra/keys must contain at least one name, got none",
+        ),
+        (
+            "extra/keys",
+            lambda f: f.create_dataset("extra/keys", (20_000,), "S3"),
+            "extra/keys must have at most 10000 entries, got 20000",
+        ),
     ],
 )
 def test_wrong_layout(path, name, make, message):
@@ -340,7 +513,10 @@ def test_wrong_layout(path, name, make, message):
 
 
 def test_no_samples(path):
-    refuses(write(path, times=[], units=[], labels=LABELS[:0], speaker=None), "labels must contain at least one sample, got none")
+    refuses(
+        write(path, times=[], units=[], labels=LABELS[:0], speaker=None),
+        "labels must contain at least one sample, got none",
+    )
 
 
 def test_user_block(path):
@@ -362,11 +538,15 @@ def changed(rows, sample, position, value):
 
 
 @pytest.mark.parametrize("t", ["f2", "f4", "f8"])
-@pytest.mark.parametrize(("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.25, "-0.25")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (-0.25, "-0.25")]
+)
 def test_bad_times(path, value, shown, t):
     position = sum(map(len, TIMES[:4]))
     write(path, times=changed(TIMES, 4, 0, value), t=t)
-    refuses(path, rf"times must be finite and >= 0 s, got {shown} at position {position} \(sample 4\)")
+    refuses(
+        path, rf"times must be finite and >= 0 s, got {shown} at position {position} \(sample 4\)"
+    )
 
 
 def test_time_beyond_a_century(path):
@@ -374,7 +554,9 @@ def test_time_beyond_a_century(path):
     refuses(path, r"times must be below 4294967296 s, .* got 1e\+308 at position 0 \(sample 0\)")
 
 
-@pytest.mark.parametrize(("value", "u"), [(700, "u2"), (-1, "i2"), (2**40, "i8"), (2**32 + 5, "u8"), (2**63 + 1, "u8")])
+@pytest.mark.parametrize(
+    ("value", "u"), [(700, "u2"), (-1, "i2"), (2**40, "i8"), (2**32 + 5, "u8"), (2**63 + 1, "u8")]
+)
 def test_bad_units(path, value, u):
     units = [np.array(row, u) for row in UNITS]
     units[3][1] = value
@@ -385,7 +567,8 @@ def test_bad_units(path, value, u):
 
 
 @pytest.mark.parametrize(
-    ("keys", "value", "message"), [(KEYS, 3, r"\[0, 2\], got 3"), (None, -1, "got -1"), (None, 2**40, "got 1099511627776")]
+    ("keys", "value", "message"),
+    [(KEYS, 3, r"\[0, 2\], got 3"), (None, -1, "got -1"), (None, 2**40, "got 1099511627776")],
 )
 def test_bad_labels(path, keys, value, message):
     labels = LABELS.astype("i8")
@@ -397,7 +580,10 @@ def test_rows_of_different_length(path):
     units = list(UNITS)
     units[7] = units[7][:-1]
     k = len(TIMES[7])
-    refuses(write(path, units=units), f"must have the same length in each sample, got {k} and {k - 1} in sample 7")
+    refuses(
+        write(path, units=units),
+        f"must have the same length in each sample, got {k} and {k - 1} in sample 7",
+    )
 
 
 # --- links and data elsewhere
@@ -405,11 +591,23 @@ def test_rows_of_different_length(path):
 
 def test_links(path, tmp_path):
     other = write(tmp_path / "other.h5")
-    for link, kind in ((h5py.ExternalLink(str(other), "labels"), "ExternalLink"), (h5py.SoftLink("/extra/speaker"), "SoftLink")):
-        refuses(replace(path, "labels", lambda f, link=link: f.__setitem__("labels", link)), f"labels must not be a link, got {kind}")
+    for link, kind in (
+        (h5py.ExternalLink(str(other), "labels"), "ExternalLink"),
+        (h5py.SoftLink("/extra/speaker"), "SoftLink"),
+    ):
+        refuses(
+            replace(path, "labels", lambda f, link=link: f.__setitem__("labels", link)),
+            f"labels must not be a link, got {kind}",
+        )
     link = h5py.ExternalLink(str(other), "spikes")
-    refuses(replace(path, "spikes", lambda f: f.__setitem__("spikes", link)), "spikes must not be a link, got ExternalLink")
-    refuses(replace(path, "extra", lambda f: f.__setitem__("extra", h5py.SoftLink("/spikes"))), "extra must not be a link, got SoftLink")
+    refuses(
+        replace(path, "spikes", lambda f: f.__setitem__("spikes", link)),
+        "spikes must not be a link, got ExternalLink",
+    )
+    refuses(
+        replace(path, "extra", lambda f: f.__setitem__("extra", h5py.SoftLink("/spikes"))),
+        "extra must not be a link, got SoftLink",
+    )
 
 
 def test_data_in_other_files(path, tmp_path):
@@ -417,12 +615,17 @@ def test_data_in_other_files(path, tmp_path):
     secret.write_bytes(bytes(100))
     external = [(str(secret), 0, 24)]
     refuses(
-        replace(path, "labels", lambda f: f.create_dataset("labels", (12,), "u2", external=external)),
+        replace(
+            path, "labels", lambda f: f.create_dataset("labels", (12,), "u2", external=external)
+        ),
         "labels must have its data in this file, got a dataset with external storage",
     )
     layout = h5py.VirtualLayout((12,), "u2")
     layout[:] = h5py.VirtualSource(str(write(tmp_path / "other.h5")), "labels", (12,))
-    refuses(replace(path, "labels", lambda f: f.create_virtual_dataset("labels", layout)), "labels must have .* with virtual storage")
+    refuses(
+        replace(path, "labels", lambda f: f.create_virtual_dataset("labels", layout)),
+        "labels must have .* with virtual storage",
+    )
 
 
 # --- more than the file can hold
@@ -454,22 +657,46 @@ def test_limits(path):
 
 def test_huge_logical_shapes(path):
     def huge(name, dtype, n):
-        return lambda f: f.create_dataset(name, (n,), dtype, chunks=(1000,), compression="gzip" if dtype == "u2" else None)
+        return lambda f: f.create_dataset(
+            name, (n,), dtype, chunks=(1000,), compression="gzip" if dtype == "u2" else None
+        )
 
     vlen = h5py.vlen_dtype(np.dtype("f2"))
-    traced(replace(path, "labels", huge("labels", "u2", 10**11)), "labels must have at most 1000000 entries, got 100000000000", 2**20)
-    traced(replace(path, "spikes/times", huge("spikes/times", vlen, 10**9)), "spikes/times must have at most 1000000 entries", 2**20)
-    chunk = replace(path, "labels", lambda f: f.create_dataset("labels", (12,), "u2", maxshape=(None,), chunks=(10**8,)))
+    traced(
+        replace(path, "labels", huge("labels", "u2", 10**11)),
+        "labels must have at most 1000000 entries, got 100000000000",
+        2**20,
+    )
+    traced(
+        replace(path, "spikes/times", huge("spikes/times", vlen, 10**9)),
+        "spikes/times must have at most 1000000 entries",
+        2**20,
+    )
+    chunk = replace(
+        path,
+        "labels",
+        lambda f: f.create_dataset("labels", (12,), "u2", maxshape=(None,), chunks=(10**8,)),
+    )
     traced(chunk, "labels must have at most 1000000 entries per chunk, got 100000000", 2**20)
 
 
 def test_compressed_chunk_that_expands(path):
     def bomb(f, stream):
-        f.create_dataset("labels", (12,), "u2", chunks=(12,), compression="gzip").id.write_direct_chunk((0,), stream)
+        f.create_dataset(
+            "labels", (12,), "u2", chunks=(12,), compression="gzip"
+        ).id.write_direct_chunk((0,), stream)
 
     for stream, message, limit in (
-        (zlib.compress(bytes(10**6)), "labels has a chunk that does not unpack to its 24 bytes, but to more", 2**20),
-        (zlib.compress(bytes(10**8)), "labels has a chunk of .* bytes for 12 entries of 2", 2**20),  # 100 kB on disk
+        (
+            zlib.compress(bytes(10**6)),
+            "labels has a chunk that does not unpack to its 24 bytes, but to more",
+            2**20,
+        ),
+        (
+            zlib.compress(bytes(10**8)),
+            "labels has a chunk of .* bytes for 12 entries of 2",
+            2**20,
+        ),  # 100 kB on disk
         (zlib.compress(bytes(10)), "does not unpack to its 24 bytes, but to 10", 2**20),
         (b"not a zlib stream", "labels has a damaged compressed chunk", 2**20),
     ):
@@ -484,10 +711,18 @@ def test_samples_that_share_their_spikes(path):
         places = [f[f"spikes/{name}"].id.get_offset() for name in ("times", "units")]
     content = bytearray(path.read_bytes())
     for at in places:
-        content[at : at + 16 * n] = content[at : at + 16] * n  # every sample refers to the spikes of the first
+        content[at : at + 16 * n] = (
+            content[at : at + 16] * n
+        )  # every sample refers to the spikes of the first
     path.write_bytes(content)
-    traced(path, "spikes/times claims 50000000 elements of 2 bytes, more than the file contains", 2**20)
-    refuses(path, "spikes/times must contain at most max_events = 1000 events, got 50000000", max_events=1000)
+    traced(
+        path, "spikes/times claims 50000000 elements of 2 bytes, more than the file contains", 2**20
+    )
+    refuses(
+        path,
+        "spikes/times must contain at most max_events = 1000 events, got 50000000",
+        max_events=1000,
+    )
 
 
 # --- damaged heaps of rows: HDF5's own reader loops for ever on some of these
@@ -499,7 +734,10 @@ def test_damaged_object_size(path, size):
     at = content.index(b"GCOL") + 16
     content[at + 8 : at + 16] = struct.pack("<Q", size)
     path.write_bytes(content)
-    refuses(path, r"spikes/times refers in sample 0 to an object that the heap at byte \d+ does not contain")
+    refuses(
+        path,
+        r"spikes/times refers in sample 0 to an object that the heap at byte \d+ does not contain",
+    )
 
 
 @pytest.mark.parametrize("size", [0, 15, 2**40, 2**64 - 1])

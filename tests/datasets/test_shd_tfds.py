@@ -28,7 +28,10 @@ def write(path, *, n=12, seed=0, keys=KEYS, speaker=True, longest=40):
     sizes = rng.integers(1, longest, n)
     sizes[n // 2] = 0
     with h5py.File(path, "w") as f:
-        for name, dtype, draw in (("times", "f2", lambda k: rng.uniform(0, 0.8, k)), ("units", "u2", lambda k: rng.integers(0, 700, k))):
+        for name, dtype, draw in (
+            ("times", "f2", lambda k: rng.uniform(0, 0.8, k)),
+            ("units", "u2", lambda k: rng.integers(0, 700, k)),
+        ):
             rows = f.create_dataset(f"spikes/{name}", (n,), h5py.vlen_dtype(dtype))
             for s, k in enumerate(sizes):
                 rows[s] = draw(k).astype(dtype)
@@ -47,7 +50,12 @@ def assert_same(a, b):
         if x is not None:
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y, name)
-    assert (a.n_units, a.n_classes, a.class_names, a.duration) == (b.n_units, b.n_classes, b.class_names, b.duration)
+    assert (a.n_units, a.n_classes, a.class_names, a.duration) == (
+        b.n_units,
+        b.n_classes,
+        b.class_names,
+        b.duration,
+    )
 
 
 def contents(folder):
@@ -57,7 +65,10 @@ def contents(folder):
 
 @pytest.fixture
 def files(tmp_path):
-    return {split: write(tmp_path / f"small_{split}.h5", seed=k) for k, split in enumerate(("train", "test"))}
+    return {
+        split: write(tmp_path / f"small_{split}.h5", seed=k)
+        for k, split in enumerate(("train", "test"))
+    }
 
 
 @pytest.fixture
@@ -83,7 +94,14 @@ def test_round_trip_of_spoken_digits_is_exact(cache):
 
 
 @pytest.mark.parametrize(
-    ("keys", "speaker"), [(None, True), (KEYS, False), (("a", "a", "b"), True), (("", "b ", "c\nd"), True), (None, False)]
+    ("keys", "speaker"),
+    [
+        (None, True),
+        (KEYS, False),
+        (("a", "a", "b"), True),
+        (("", "b ", "c\nd"), True),
+        (None, False),
+    ],
 )
 def test_optional_parts_and_names_that_tfds_cannot_hold(tmp_path, cache, keys, speaker):
     path = write(tmp_path / "x.h5", keys=keys, speaker=speaker)
@@ -95,7 +113,9 @@ def test_order_is_kept_over_shards(tmp_path, cache):
     path = write(tmp_path / "x.h5", n=25)
     import tensorflow_datasets as tfds
 
-    shd_builder({"train": path}, cache).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
+    shd_builder({"train": path}, cache).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=4)
+    )
     assert len(list(cache.rglob("*.array_record-*-of-00004"))) == 4
     assert_same(load_shd_tfds("train", cache), read_shd(path))
 
@@ -115,7 +135,10 @@ def test_times_of_64_bits_keep_them(tmp_path, cache):
 
 
 def test_classes_are_counted_over_all_files(tmp_path, cache):
-    paths = {split: write(tmp_path / f"{split}.h5", n=n, keys=None) for split, n in (("train", 2), ("test", 9))}
+    paths = {
+        split: write(tmp_path / f"{split}.h5", n=n, keys=None)
+        for split, n in (("train", 2), ("test", 9))
+    }
     assert [read_shd(p).n_classes for p in paths.values()] == [2, 3]
     prepare_shd(cache, files=paths)
     assert [load_shd_tfds(split, cache).n_classes for split in paths] == [3, 3]
@@ -143,7 +166,9 @@ def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache)
     data = read_shd(files["train"])
     expected = [
         f"float32 int32 {b - a} {data.units[a:b].sum()} {label} {group}"
-        for a, b, label, group in zip(data.offsets[:-1], data.offsets[1:], data.labels, data.groups, strict=True)
+        for a, b, label, group in zip(
+            data.offsets[:-1], data.offsets[1:], data.labels, data.groups, strict=True
+        )
     ]
     # and nothing else on standard output
     assert done.stdout.splitlines() == [str(data.duration), *expected, str(list(KEYS))]
@@ -158,7 +183,8 @@ def test_prepared_once_and_never_taken_for_other_files(files, cache, monkeypatch
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     for other in ({"train": files["test"]}, {**files, "valid": files["test"]}):
         with pytest.raises(
-            ValueError, match=r"1\.0\.0: contains a data set made of other files \(sha256 .*; name another data_dir or name"
+            ValueError,
+            match=r"1\.0\.0: contains a data set made of other files \(sha256 .*; name another data_dir or name",
         ):
             prepare_shd(cache, files=other)
     with pytest.raises(ValueError, match=r"made of other files \(md5 \{\}, not"):
@@ -187,7 +213,9 @@ def test_nothing_is_left_of_what_could_not_be_prepared(tmp_path, files, cache, m
         builder.download_and_prepare()
     assert contents(cache) == {}
     assert not list(cache.rglob("*incomplete*"))
-    with pytest.raises(FileNotFoundError, match=r"1\.0\.0: no prepared data set; make it with prepare_shd"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1\.0\.0: no prepared data set; make it with prepare_shd"
+    ):
         load_shd_tfds("train", cache)
     prepare_shd(cache, files=files)
     assert_same(load_shd_tfds("train", cache), read_shd(files["train"]))
@@ -211,7 +239,9 @@ def test_a_damaged_cache_is_named(files, cache, damage):
 def test_errors(tmp_path, files, cache):
     with pytest.raises(ValueError, match="files must name at least one split, got none"):
         prepare_shd(cache, files={})
-    with pytest.raises(ValueError, match="files' split must be one of 'train', 'valid', 'test', got 'validation'"):
+    with pytest.raises(
+        ValueError, match="files' split must be one of 'train', 'valid', 'test', got 'validation'"
+    ):
         prepare_shd(cache, files={"validation": files["train"]})
     with pytest.raises(FileNotFoundError, match=r"nowhere\.h5: no such file"):
         prepare_shd(cache, files={"train": tmp_path / "nowhere.h5"})
@@ -249,7 +279,10 @@ def site(tmp_path, files):
     """The folder of a server: archives as of SHD, and their MD5."""
     root = tmp_path / "site"
     root.mkdir()
-    archives = {split: zipped(root / f"shd_{split}.h5.zip", path.read_bytes()) for split, path in files.items()}
+    archives = {
+        split: zipped(root / f"shd_{split}.h5.zip", path.read_bytes())
+        for split, path in files.items()
+    }
     return root, {split: md5_of(path) for split, path in archives.items()}
 
 
@@ -294,9 +327,16 @@ def test_download(site, files, tmp_path):
     with serve(root) as (url, requests):
         paths = download_shd(folder, url=url, md5=md5)
         assert paths == {split: folder / f"shd_{split}.h5" for split in files}
-        assert {split: path.read_bytes() for split, path in paths.items()} == {s: p.read_bytes() for s, p in files.items()}
+        assert {split: path.read_bytes() for split, path in paths.items()} == {
+            s: p.read_bytes() for s, p in files.items()
+        }
         assert sorted(requests) == ["/datasets/shd_test.h5.zip", "/datasets/shd_train.h5.zip"]
-        assert sorted(contents(folder)) == ["shd_test.h5", "shd_test.h5.zip", "shd_train.h5", "shd_train.h5.zip"]
+        assert sorted(contents(folder)) == [
+            "shd_test.h5",
+            "shd_test.h5.zip",
+            "shd_train.h5",
+            "shd_train.h5.zip",
+        ]
         # what is whole is not downloaded again, what is damaged is
         paths["train"].write_bytes(b"rotten")
         (folder / "shd_test.h5.zip").write_bytes((root / "shd_test.h5.zip").read_bytes()[:-1])
@@ -341,17 +381,50 @@ def test_what_goes_wrong_on_the_way(site, tmp_path):
     folder = tmp_path / "data"
     with serve(root) as (url, _):
         name = f"{url}shd_train.h5.zip"
-        refuses(folder, ValueError, rf"^{name}: MD5 must be 0{{32}}, got {md5['train']} .*not kept", url=url, md5={"train": "0" * 32})
-        refuses(folder, ValueError, rf"^{name}: must be at most 100 bytes", url=url, md5=train, max_bytes=100)
-        refuses(folder, OSError, rf"^{url}more/shd_train.h5.zip: cannot be downloaded \(HTTPError: .*404", url=f"{url}more", md5=train)
-    refuses(folder, OSError, rf"^{name}: cannot be downloaded \(URLError: .*refused", url=url, md5=train)
+        refuses(
+            folder,
+            ValueError,
+            rf"^{name}: MD5 must be 0{{32}}, got {md5['train']} .*not kept",
+            url=url,
+            md5={"train": "0" * 32},
+        )
+        refuses(
+            folder,
+            ValueError,
+            rf"^{name}: must be at most 100 bytes",
+            url=url,
+            md5=train,
+            max_bytes=100,
+        )
+        refuses(
+            folder,
+            OSError,
+            rf"^{url}more/shd_train.h5.zip: cannot be downloaded \(HTTPError: .*404",
+            url=f"{url}more",
+            md5=train,
+        )
+    refuses(
+        folder, OSError, rf"^{name}: cannot be downloaded \(URLError: .*refused", url=url, md5=train
+    )
     with serve(root, cut=1) as (url, _):
-        refuses(folder, OSError, r"(the connection ended after \d+ of \d+ bytes|IncompleteRead)", url=url, md5=train)
+        refuses(
+            folder,
+            OSError,
+            r"(the connection ended after \d+ of \d+ bytes|IncompleteRead)",
+            url=url,
+            md5=train,
+        )
     with serve(root, wait=0.5) as (url, _):
-        refuses(folder, OSError, "cannot be downloaded .*timed out", url=url, md5=train, timeout=0.1)
+        refuses(
+            folder, OSError, "cannot be downloaded .*timed out", url=url, md5=train, timeout=0.1
+        )
     refuses(folder, OSError, "cannot be downloaded", url=(tmp_path / "nowhere").as_uri(), md5=train)
     refuses(
-        folder, ValueError, "url must begin with https://, http:// or file://, got 'ftp://x/shd_train.h5.zip'", url="ftp://x", md5=train
+        folder,
+        ValueError,
+        "url must begin with https://, http:// or file://, got 'ftp://x/shd_train.h5.zip'",
+        url="ftp://x",
+        md5=train,
     )
     refuses(folder, ValueError, "md5's split must be one of", url=url, md5={"../x": ""})
 
@@ -359,7 +432,11 @@ def test_what_goes_wrong_on_the_way(site, tmp_path):
 def test_defaults_are_those_of_the_data_set(monkeypatch, tmp_path):
     """The real server is out of reach of the tests: only what would be asked of it."""
     asked = []
-    monkeypatch.setattr(module._fetch, "fetch", lambda url, path, **options: asked.append((url, options["md5"])) or path)
+    monkeypatch.setattr(
+        module._fetch,
+        "fetch",
+        lambda url, path, **options: asked.append((url, options["md5"])) or path,
+    )
     monkeypatch.setattr(module._fetch, "unpack", lambda archive, member, path, **options: path)
     assert sorted(download_shd(tmp_path)) == ["test", "train"]
     assert asked == [
@@ -415,7 +492,10 @@ def twice(path):
         (outside("/tmp/evil.h5"), "must contain no path outside"),
         (outside("a\\..\\..\\evil.h5"), "must contain no path outside"),
         (outside("C:evil.h5"), "must contain no path outside"),
-        (lambda path: zipped(path, b"good", "shd_test.h5"), r"must contain one file 'shd_train\.h5', got \['shd_test\.h5'\]"),
+        (
+            lambda path: zipped(path, b"good", "shd_test.h5"),
+            r"must contain one file 'shd_train\.h5', got \['shd_test\.h5'\]",
+        ),
         (lambda path: zipped(path, b"good", "folder/shd_train.h5"), "must contain one file"),
         (twice, "must contain one file"),
         (encrypted, "must be stored or deflated and not encrypted"),
@@ -434,7 +514,10 @@ def test_hostile_archives(tmp_path, make, message):
         download_shd(folder, url=root.as_uri(), md5={"train": md5_of(archive)}, max_bytes=10**6)
     assert str(caught.value).startswith(f"{folder / 'shd_train.h5.zip'}: ")
     # the archive is the one that was wanted and is kept, nothing of its content is
-    assert {p for p in tmp_path.parent.rglob("*") if p not in everything} <= {folder, folder / "shd_train.h5.zip"}
+    assert {p for p in tmp_path.parent.rglob("*") if p not in everything} <= {
+        folder,
+        folder / "shd_train.h5.zip",
+    }
 
 
 def test_damaged_archives_give_an_error_or_the_file(tmp_path):
@@ -447,7 +530,11 @@ def test_damaged_archives_give_an_error_or_the_file(tmp_path):
     archive, path = tmp_path / "x.zip", tmp_path / "out" / "x.h5"
     path.parent.mkdir()
     variants = [whole[:k] for k in range(len(whole))]
-    variants += [whole[:k] + bytes([whole[k] ^ flip]) + whole[k + 1 :] for k in range(len(whole)) for flip in (1, 0x80, 0xFF)]
+    variants += [
+        whole[:k] + bytes([whole[k] ^ flip]) + whole[k + 1 :]
+        for k in range(len(whole))
+        for flip in (1, 0x80, 0xFF)
+    ]
     refused = 0
     for variant in variants:
         archive.write_bytes(variant)

@@ -11,7 +11,9 @@ DT = 2e-3
 
 @pytest.fixture(scope="module")
 def source():
-    return DeviceEvents.put(poisson(n_samples=9, n_units=30, rate=40.0, duration=0.1, seed=0), dt=DT)
+    return DeviceEvents.put(
+        poisson(n_samples=9, n_units=30, rate=40.0, duration=0.1, seed=0), dt=DT
+    )
 
 
 def test_both_orders_hold_every_event_where_the_index_says(source):
@@ -22,17 +24,27 @@ def test_both_orders_hold_every_event_where_the_index_says(source):
     assert data.first_of_unit.shape == (9, n_units + 1)
     for s in range(9):
         for t in range(steps):
-            here = np.asarray(data.binned.addresses[data.first_of_step[s, t] : data.first_of_step[s, t + 1]])
-            assert here.tolist() == (t * n_units + np.repeat(np.arange(n_units), x[t, s].astype(int))).tolist()
+            here = np.asarray(
+                data.binned.addresses[data.first_of_step[s, t] : data.first_of_step[s, t + 1]]
+            )
+            assert (
+                here.tolist()
+                == (t * n_units + np.repeat(np.arange(n_units), x[t, s].astype(int))).tolist()
+            )
         for i in range(n_units):
-            here = np.asarray(data.steps_by_unit[data.first_of_unit[s, i] : data.first_of_unit[s, i + 1]])
+            here = np.asarray(
+                data.steps_by_unit[data.first_of_unit[s, i] : data.first_of_unit[s, i + 1]]
+            )
             assert here.tolist() == np.repeat(np.arange(steps), x[:, s, i].astype(int)).tolist()
 
 
 def test_batches_are_those_of_the_source(source):
     data = SparseEvents.of(source)
     indices = jnp.array([8, 0, 0, 3])
-    (x, labels), (dense, expected) = jax.jit(lambda d, i: d.batch(i))(data, indices), source.batch(indices)
+    (x, labels), (dense, expected) = (
+        jax.jit(lambda d, i: d.batch(i))(data, indices),
+        source.batch(indices),
+    )
     assert isinstance(x, EventRaster)
     np.testing.assert_array_equal(x.dense(), dense)
     np.testing.assert_array_equal(labels, expected)
@@ -42,22 +54,33 @@ def test_batches_are_those_of_the_source(source):
 
 def test_samples_without_events_and_a_set_without_any():
     kinds = {"n_units": 4, "n_classes": 2, "duration": 0.01}
-    some = EventDataset.from_lists([[], [0.001, 0.005], [], []], [[], [3, 0], [], []], [0, 1, 0, 1], **kinds)
+    some = EventDataset.from_lists(
+        [[], [0.001, 0.005], [], []], [[], [3, 0], [], []], [0, 1, 0, 1], **kinds
+    )
     none = EventDataset.from_lists([[], []], [[], []], [0, 1], **kinds)
     for data in (some, none):
         source = DeviceEvents.put(data, dt=1e-3)
         every = jnp.arange(len(data))
-        np.testing.assert_array_equal(SparseEvents.of(source).batch(every)[0].dense(), source.batch(every)[0])
+        np.testing.assert_array_equal(
+            SparseEvents.of(source).batch(every)[0].dense(), source.batch(every)[0]
+        )
 
 
 def test_padded_shards_of_a_stream(source):
     offsets = np.asarray(source.offsets)
     padded = DeviceEvents.put_bins(
-        np.asarray(source.addresses)[: offsets[-1]], offsets, np.zeros(9, int), steps=source.steps, n_units=source.n_units, pad=True
+        np.asarray(source.addresses)[: offsets[-1]],
+        offsets,
+        np.zeros(9, int),
+        steps=source.steps,
+        n_units=source.n_units,
+        pad=True,
     )
     assert len(padded.addresses) > len(source.addresses)
     every = jnp.arange(9)
-    np.testing.assert_array_equal(SparseEvents.of(padded).batch(every)[0].dense(), source.batch(every)[0])
+    np.testing.assert_array_equal(
+        SparseEvents.of(padded).batch(every)[0].dense(), source.batch(every)[0]
+    )
 
 
 def test_density(source):
@@ -65,5 +88,8 @@ def test_density(source):
 
 
 def test_sources_whose_events_are_not_known_are_refused(source):
-    with pytest.raises(TypeError, match="source must be DeviceEvents, whose events are known one by one, got Augmented"):
+    with pytest.raises(
+        TypeError,
+        match="source must be DeviceEvents, whose events are known one by one, got Augmented",
+    ):
         SparseEvents.of(Augmented(source=source, drop=0.5))

@@ -62,7 +62,10 @@ def read(stream, epoch):
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("options", [{}, {"crop": "start"}, {"drop": 0.4, "workers": 3}, {"shard_size": 29, "workers": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"crop": "start"}, {"drop": 0.4, "workers": 3}, {"shard_size": 29, "workers": 1}],
+)
 def test_an_epoch_is_the_loop_over_the_same_windows(options):
     require("grain")
     stream = Stream(Fake(), **OPTIONS | options)
@@ -76,7 +79,10 @@ def test_an_epoch_depends_on_seed_and_epoch_alone():
     x, labels = read(Stream(Fake(), **OPTIONS), 1)
     again, _ = read(Stream(Fake(), **OPTIONS, workers=4), 1)
     np.testing.assert_array_equal(x, again)
-    for other in (read(Stream(Fake(), **OPTIONS), 2), read(Stream(Fake(), **OPTIONS | {"seed": 4}), 1)):
+    for other in (
+        read(Stream(Fake(), **OPTIONS), 2),
+        read(Stream(Fake(), **OPTIONS | {"seed": 4}), 1),
+    ):
         assert not np.array_equal(labels, other[1])
     # a recording is cut elsewhere in another epoch
     stream = Stream(Fake(1), **OPTIONS | {"shard_size": 1})
@@ -135,10 +141,20 @@ def test_few_shapes_are_compiled():
 @pytest.mark.more
 def test_padding_changes_no_batch():
     addresses, offsets = np.array([0, 3, 3, 11], np.int32), np.array([0, 3, 3, 4])
-    plain, padded = (DeviceEvents.put_bins(addresses, offsets, np.array([2, 0, 1]), steps=4, n_units=3, pad=pad) for pad in (False, True))
-    assert (plain.longest, plain.addresses.shape, padded.longest, padded.addresses.shape) == (3, (7,), 4, (8,))
+    plain, padded = (
+        DeviceEvents.put_bins(addresses, offsets, np.array([2, 0, 1]), steps=4, n_units=3, pad=pad)
+        for pad in (False, True)
+    )
+    assert (plain.longest, plain.addresses.shape, padded.longest, padded.addresses.shape) == (
+        3,
+        (7,),
+        4,
+        (8,),
+    )
     np.testing.assert_array_equal(padded.batch(jnp.arange(3))[0], plain.batch(jnp.arange(3))[0])
-    silent = DeviceEvents.put_bins(addresses[:0], np.zeros(3, int), np.zeros(2), steps=4, n_units=3, pad=True)
+    silent = DeviceEvents.put_bins(
+        addresses[:0], np.zeros(3, int), np.zeros(2), steps=4, n_units=3, pad=True
+    )
     assert (silent.longest, float(silent.batch(jnp.arange(2))[0].sum())) == (1, 0.0)
 
 
@@ -187,10 +203,22 @@ class OwnError(RuntimeError):
     [
         (TypeError("no"), TypeError, "no"),
         (ZeroDivisionError(), ZeroDivisionError, "ZeroDivisionError"),
-        (FileNotFoundError(2, "No such file or directory", "a.h5"), FileNotFoundError, "[Errno 2] No such file or directory: 'a.h5'"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.h5"),
+            FileNotFoundError,
+            "[Errno 2] No such file or directory: 'a.h5'",
+        ),
         (KeyError("x"), LookupError, "KeyError: 'x'"),  # its own message would stand in quotes
-        (UnicodeDecodeError("ascii", b"a", 0, 1, "bad"), UnicodeError, "UnicodeDecodeError: 'ascii' codec can't decode byte 0x61"),
-        (OwnError(3, "broken"), RuntimeError, "OwnError: broken, code 3"),  # it takes more than a message
+        (
+            UnicodeDecodeError("ascii", b"a", 0, 1, "bad"),
+            UnicodeError,
+            "UnicodeDecodeError: 'ascii' codec can't decode byte 0x61",
+        ),
+        (
+            OwnError(3, "broken"),
+            RuntimeError,
+            "OwnError: broken, code 3",
+        ),  # it takes more than a message
     ],
 )
 def test_any_error_of_a_recording_names_it(error, kind, message):
@@ -242,7 +270,11 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"shard_size": 30}, ValueError, "shard_size must be at most the number of recordings 29, got 30"),
+        (
+            {"shard_size": 30},
+            ValueError,
+            "shard_size must be at most the number of recordings 29, got 30",
+        ),
         ({"shard_size": 0}, ValueError, "shard_size must be >= 1, got 0"),
         ({"duration": 0.0}, ValueError, "duration must be finite and > 0 s"),
         ({"dt": float("nan")}, ValueError, "dt must be finite and > 0 s"),
@@ -251,9 +283,21 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
         ({"drop": 1.0}, ValueError, "drop must be finite and >= 0 and < 1"),
         ({"workers": 0}, ValueError, "workers must be >= 1"),
         ({"workers": 1.5}, TypeError, "workers must be an integer"),
-        ({"recordings": Bad([], [], n_classes=2)}, ValueError, r"labels of recordings must be in \[0, 1\], got 2"),
-        ({"recordings": Bad([], [], labels=[0.5] * 29)}, (ValueError, TypeError), r"labels of recordings must contain integers|shard_size"),
-        ({"recordings": Bad([], [], n_units=2**27)}, ValueError, r"n_steps \* n_units must be < 2\*\*31"),
+        (
+            {"recordings": Bad([], [], n_classes=2)},
+            ValueError,
+            r"labels of recordings must be in \[0, 1\], got 2",
+        ),
+        (
+            {"recordings": Bad([], [], labels=[0.5] * 29)},
+            (ValueError, TypeError),
+            r"labels of recordings must contain integers|shard_size",
+        ),
+        (
+            {"recordings": Bad([], [], n_units=2**27)},
+            ValueError,
+            r"n_steps \* n_units must be < 2\*\*31",
+        ),
     ],
 )
 def test_errors(options, error, match):
@@ -269,7 +313,10 @@ def test_epochs_are_whole_numbers():
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=r"Stream needs grain, which is not installed; pip install 'snnjax\[stream\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"Stream needs grain, which is not installed; pip install 'snnjax\[stream\]'",
+    ):
         Stream(Fake(), **OPTIONS).shards(0)
 
 
@@ -281,7 +328,11 @@ def test_data_sets_come_without_grain():
 
 def test_shards_as_events_are_the_same_spikes():
     require("grain")
-    for shard, plain in zip(Stream(Fake(), events=True, **OPTIONS).shards(2), Stream(Fake(), **OPTIONS).shards(2), strict=True):
+    for shard, plain in zip(
+        Stream(Fake(), events=True, **OPTIONS).shards(2),
+        Stream(Fake(), **OPTIONS).shards(2),
+        strict=True,
+    ):
         assert isinstance(shard, SparseEvents)
         again = SparseEvents.of(plain)
         for a, b in zip(jax.tree.leaves(shard), jax.tree.leaves(again), strict=True):

@@ -21,7 +21,11 @@ def adaptive_loop(drive, v, state, *, tau_mem, tau_syn, tau_adapt, b, theta, u_r
         zs.append(z)
         us.append(u)
         free = lm * u + (1 - lm) * i
-        u = {"multiplicative": free * (1 - z), "to_value": np.where(z == 1, u_reset, free), "subtractive": free - threshold * z}[reset]
+        u = {
+            "multiplicative": free * (1 - z),
+            "to_value": np.where(z == 1, u_reset, free),
+            "subtractive": free - threshold * z,
+        }[reset]
         i = ls * i + x + z @ v
         a = la * a + (1 - la) * z
     return np.array(zs), np.array(us), (u, i, a)
@@ -31,7 +35,14 @@ def adaptive_loop(drive, v, state, *, tau_mem, tau_syn, tau_adapt, b, theta, u_r
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"tau_mem": 20e-3, "tau_syn": 10e-3, "tau_adapt": 50e-3, "b": 1.8, "theta": 1.0, "dt": 2e-3},
+        {
+            "tau_mem": 20e-3,
+            "tau_syn": 10e-3,
+            "tau_adapt": 50e-3,
+            "b": 1.8,
+            "theta": 1.0,
+            "dt": 2e-3,
+        },
         {
             "tau_mem": np.linspace(1e-2, 3e-2, N),
             "tau_syn": 5e-3,
@@ -62,7 +73,9 @@ def test_without_adaptation_it_is_lif(rng, x64):
     drive = jnp.asarray(rng.normal(0.6, 1, (T, B, N)))
 
     def run(neuron):
-        return simulate(neuron, drive).output, jax.grad(lambda d: simulate(neuron, d).output.sum())(drive)
+        return simulate(neuron, drive).output, jax.grad(lambda d: simulate(neuron, d).output.sum())(
+            drive
+        )
 
     for a, b in zip(run(AdaptiveLIF(b=0.0)), run(LIF()), strict=True):
         assert_close(a, b, 1e-12)

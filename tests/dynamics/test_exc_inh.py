@@ -26,7 +26,11 @@ def exc_inh_loop(exc, inh, weights, state, *, tau_mem, tau_exc, tau_inh, theta, 
         zs.append(z)
         us.append(u)
         free = lm * u + (1 - lm) * (i_exc - i_inh)
-        u = {"multiplicative": free * (1 - z), "to_value": np.where(z == 1, u_reset, free), "subtractive": free - theta * z}[reset]
+        u = {
+            "multiplicative": free * (1 - z),
+            "to_value": np.where(z == 1, u_reset, free),
+            "subtractive": free - theta * z,
+        }[reset]
         i_exc = le * i_exc + x_exc + z @ weights[0]
         i_inh = li * i_inh + x_inh + z @ weights[1]
     return np.array(zs), np.array(us), (u, i_exc, i_inh)
@@ -37,7 +41,13 @@ def exc_inh_loop(exc, inh, weights, state, *, tau_mem, tau_exc, tau_inh, theta, 
     "parameters",
     [
         {"tau_mem": 20e-3, "tau_exc": 10e-3, "tau_inh": 20e-3, "theta": 1.0, "dt": 2e-3},
-        {"tau_mem": np.linspace(1e-2, 3e-2, N), "tau_exc": np.linspace(5e-3, 1e-2, N), "tau_inh": 8e-3, "theta": 0.7, "dt": 1e-3},
+        {
+            "tau_mem": np.linspace(1e-2, 3e-2, N),
+            "tau_exc": np.linspace(5e-3, 1e-2, N),
+            "tau_inh": 8e-3,
+            "theta": 0.7,
+            "dt": 1e-3,
+        },
     ],
 )
 def test_simulate_equals_a_plain_loop(parameters, reset, rng, x64):
@@ -66,7 +76,9 @@ def test_with_one_current_it_is_lif(rng, x64):
 
 
 def partial_recurrence(z, weights):
-    return ExcInhDrive(jnp.zeros((), z.dtype), z[..., 2:] @ weights[1, 2:])  # no E -> E, and inhibition from some neurons alone
+    return ExcInhDrive(
+        jnp.zeros((), z.dtype), z[..., 2:] @ weights[1, 2:]
+    )  # no E -> E, and inhibition from some neurons alone
 
 
 @pytest.mark.parametrize("membrane", [False, True])
@@ -75,7 +87,8 @@ def partial_recurrence(z, weights):
 def test_fused_equals_autodiff_with_two_currents(broadcast, recurrent, membrane, rng, x64):
     neuron = ExcInhLIF(tau_mem=np.linspace(8e-3, 30e-3, N), tau_inh=np.full(N, 7e-3))
     drive = ExcInhDrive(
-        jnp.asarray(rng.exponential(1.5, (T, B, N))), jnp.asarray(rng.exponential(0.4, (T, 1, 1) if broadcast else (T, B, N)))
+        jnp.asarray(rng.exponential(1.5, (T, B, N))),
+        jnp.asarray(rng.exponential(0.4, (T, 1, 1) if broadcast else (T, B, N))),
     )
     weights = jnp.asarray(rng.exponential(0.1, (2, N, N)))
     state = ExcInhState(*(jnp.asarray(rng.exponential(1, (B, N))) for _ in range(3)))
@@ -85,21 +98,32 @@ def test_fused_equals_autodiff_with_two_currents(broadcast, recurrent, membrane,
         options = {} if recurrent is None else {"recurrent": recurrent, "weights": weights}
         sim = simulate(neuron, drive, state=state, membrane=membrane, fused=fused, **options)
         trace = jnp.sum(jnp.square(sim.membrane - target)) if membrane else 0.0
-        final = jnp.sum(jnp.tanh(sim.state.u)) + jnp.sum(sim.state.i_exc**2) + jnp.sum(jnp.sin(sim.state.i_inh))
+        final = (
+            jnp.sum(jnp.tanh(sim.state.u))
+            + jnp.sum(sim.state.i_exc**2)
+            + jnp.sum(jnp.sin(sim.state.i_inh))
+        )
         return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + final, sim
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
-    (of_fused, fused), (of_plain, plain) = gradient(drive, weights, state, True), gradient(drive, weights, state, False)
+    (of_fused, fused), (of_plain, plain) = (
+        gradient(drive, weights, state, True),
+        gradient(drive, weights, state, False),
+    )
     assert fused.output.mean() > 0.05
     np.testing.assert_array_equal(fused.output, plain.output)
-    for a, b in zip(jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True
+    ):
         assert_close(a, b, 1e-12)
     assert (recurrent is not None) == bool(jnp.any(of_fused[1]))
 
 
 def test_inhibition_silences():
     exc = jnp.ones((T, 1, 1))
-    counts = [int(simulate(ExcInhLIF(), ExcInhDrive(exc, k * exc)).output.sum()) for k in (0.0, 0.3, 1.0)]
+    counts = [
+        int(simulate(ExcInhLIF(), ExcInhDrive(exc, k * exc)).output.sum()) for k in (0.0, 0.3, 1.0)
+    ]
     assert counts[0] > counts[1] > counts[2] == 0
 
 
@@ -113,7 +137,9 @@ def test_smooth_spikes_have_gradients_equal_to_finite_differences(reset, rng, x6
             tau_mem=tau_mem, tau_exc=tau_exc, tau_inh=tau_inh, theta=theta, u_reset=-0.1, reset=reset, reset_grad=True,
             spike=lambda v: jax.nn.sigmoid(5 * v),
         )  # fmt: skip
-        sim = simulate(neuron, ExcInhDrive(exc, inh), recurrent=recurrence, weights=weights, membrane=True)
+        sim = simulate(
+            neuron, ExcInhDrive(exc, inh), recurrent=recurrence, weights=weights, membrane=True
+        )
         return jnp.sum(sim.output * weight) + jnp.sum(sim.membrane * weight)
 
     taus = jnp.linspace(1e-2, 3e-2, N), jnp.asarray(1e-2), jnp.asarray(2e-2)
@@ -145,15 +171,27 @@ def test_both_drives_get_gradients_of_opposite_sign(x64):
 def test_either_drive_may_be_one_for_all_neurons(rng, fused):
     one, each = (jnp.asarray(rng.uniform(0, 1, (20, 2, n)), jnp.float32) for n in (1, 5))
     all_of_it = jnp.broadcast_to(one, each.shape)
-    for drive, wanted in ((ExcInhDrive(one, each), ExcInhDrive(all_of_it, each)), (ExcInhDrive(each, one), ExcInhDrive(each, all_of_it))):
-        np.testing.assert_array_equal(simulate(ExcInhLIF(), drive, fused=fused).output, simulate(ExcInhLIF(), wanted, fused=fused).output)
+    for drive, wanted in (
+        (ExcInhDrive(one, each), ExcInhDrive(all_of_it, each)),
+        (ExcInhDrive(each, one), ExcInhDrive(each, all_of_it)),
+    ):
+        np.testing.assert_array_equal(
+            simulate(ExcInhLIF(), drive, fused=fused).output,
+            simulate(ExcInhLIF(), wanted, fused=fused).output,
+        )
 
 
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((20, 2, 3), (20, 2, 5)), r"that broadcast against each other, got \(20, 2, 3\), \(20, 2, 5\)"),
-        (((1, 2, 5), (20, 2, 5)), r"of the same number of steps and axes, got \(1, 2, 5\), \(20, 2, 5\)"),
+        (
+            ((20, 2, 3), (20, 2, 5)),
+            r"that broadcast against each other, got \(20, 2, 3\), \(20, 2, 5\)",
+        ),
+        (
+            ((1, 2, 5), (20, 2, 5)),
+            r"of the same number of steps and axes, got \(1, 2, 5\), \(20, 2, 5\)",
+        ),
         (((20, 5), (20, 20, 5)), r"of the same number of steps and axes"),
     ],
 )

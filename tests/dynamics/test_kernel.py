@@ -62,7 +62,12 @@ def values(kernel):
     "neuron",
     [
         LIF(),
-        LIF(tau_mem=np.array([5e-3, 20e-3, 0.1]), tau_syn=jnp.array(7e-3), theta=15e-3, reset="subtractive"),
+        LIF(
+            tau_mem=np.array([5e-3, 20e-3, 0.1]),
+            tau_syn=jnp.array(7e-3),
+            theta=15e-3,
+            reset="subtractive",
+        ),
         AdaptiveLIF(tau_mem=5e-3, dt=1e-3, reset_grad=True),
         LIF(tau_mem=0.5),
     ],
@@ -85,14 +90,18 @@ def test_kernels_of_two_currents():
             return super().step(state, drive)
 
     exc, inh = Own().kernels
-    np.testing.assert_allclose([values(exc), values(inh)], list(map(values, ExcInhLIF().kernels)), rtol=1e-5)
+    np.testing.assert_allclose(
+        [values(exc), values(inh)], list(map(values, ExcInhLIF().kernels)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("radius", "angle"), [(0.9, 0.3), (0.99, 1.0)])
 @pytest.mark.parametrize(("rest", "theta"), [(0.0, 1.0), (-65.0, -50.0)])
 def test_kernel_of_an_oscillator_in_any_units(radius, angle, rest, theta):
     neuron = Oscillator(radius=radius, angle=angle, rest=rest, theta=theta)
-    np.testing.assert_allclose(values(neuron.kernel), oscillator_integrals(radius, angle), rtol=1e-4)
+    np.testing.assert_allclose(
+        values(neuron.kernel), oscillator_integrals(radius, angle), rtol=1e-4
+    )
 
 
 def test_traced_parameters_give_the_same_kernel():
@@ -115,7 +124,11 @@ def test_one_radius_per_neuron():
 def test_fluctuation_driven_puts_an_oscillator_on_target(mu_u, sigma_u):
     """80 s of 200 Poisson inputs, 600 neurons: 0.5 % of sigma_u; the mean of the quenched spread: 2 % of it."""
     layer = SpikingDense(
-        200, 600, init=FluctuationDriven(nu=20.0, mu_u=mu_u, sigma_u=sigma_u), neuron=Oscillator(theta=1e9), rngs=nnx.Rngs(1)
+        200,
+        600,
+        init=FluctuationDriven(nu=20.0, mu_u=mu_u, sigma_u=sigma_u),
+        neuron=Oscillator(theta=1e9),
+        rngs=nnx.Rngs(1),
     )
     x = spikes(0, (2100, 20, 200), rate=20.0)
     u = jax.jit(lambda d: simulate(layer.neuron, d, membrane=True).membrane)(layer.drive(x))[100:]
@@ -155,8 +168,14 @@ def test_a_subclass_with_another_step_has_another_kernel():
     # twice the current: eps[k] = 2 (1 - lm) sum_j lm^(k-2-j) (2 ls)^j, for 2 ls < 1
     neuron = Fast(tau_syn=2e-3)
     lm, ls = np.exp(-0.1), 2 * np.exp(-1.0)
-    eps = 2 * (1 - lm) * np.array([sum(lm ** (k - 2 - j) * ls**j for j in range(k - 1)) for k in range(200)])
-    np.testing.assert_allclose(values(neuron.kernel), [2e-3 * eps.sum(), 2e-3 * (eps**2).sum()], rtol=1e-4)
+    eps = (
+        2
+        * (1 - lm)
+        * np.array([sum(lm ** (k - 2 - j) * ls**j for j in range(k - 1)) for k in range(200)])
+    )
+    np.testing.assert_allclose(
+        values(neuron.kernel), [2e-3 * eps.sum(), 2e-3 * (eps**2).sum()], rtol=1e-4
+    )
 
 
 def test_a_state_without_a_membrane_is_an_error():

@@ -28,7 +28,12 @@ def problem(rng):
 
 PARAMETERS = [
     {},
-    {"tau_mem": np.linspace(8e-3, 40e-3, N), "tau_syn": np.linspace(3e-3, 20e-3, N), "theta": np.linspace(0.5, 1.2, N), "dt": 1e-3},
+    {
+        "tau_mem": np.linspace(8e-3, 40e-3, N),
+        "tau_syn": np.linspace(3e-3, 20e-3, N),
+        "theta": np.linspace(0.5, 1.2, N),
+        "dt": 1e-3,
+    },
 ]
 
 
@@ -37,7 +42,9 @@ PARAMETERS = [
 @pytest.mark.parametrize("reset", RESETS)
 def test_simulate_equals_a_plain_loop(problem, reset, recurrent, parameters, x64):
     p, v = problem, problem["v"] if recurrent else None
-    expected = lif_loop(p["drive"], v=v, u0=p["u0"], i0=p["i0"], reset=reset, u_reset=-0.2, **parameters)
+    expected = lif_loop(
+        p["drive"], v=v, u0=p["u0"], i0=p["i0"], reset=reset, u_reset=-0.2, **parameters
+    )
     assert 0.02 < expected.z.mean() < 0.5
     sim = simulate(
         LIF(reset=reset, u_reset=-0.2, **parameters),
@@ -67,11 +74,25 @@ def test_gradients_equal_hand_derived_backpropagation(problem, reset, reset_grad
     neuron = LIF(reset_grad=reset_grad, **spiking)
 
     def loss(drive, v, u0, i0):
-        sim = simulate(neuron, drive, recurrent=dense_recurrence, weights=v, state=LIFState(u0, i0), membrane=True)
-        pairs = ((sim.output, "g_z"), (sim.membrane, "g_u"), (sim.state.u, "g_u_final"), (sim.state.i, "g_i_final"))
+        sim = simulate(
+            neuron,
+            drive,
+            recurrent=dense_recurrence,
+            weights=v,
+            state=LIFState(u0, i0),
+            membrane=True,
+        )
+        pairs = (
+            (sim.output, "g_z"),
+            (sim.membrane, "g_u"),
+            (sim.state.u, "g_u_final"),
+            (sim.state.i, "g_i_final"),
+        )
         return sum(jnp.sum(value * p[name]) for value, name in pairs)
 
-    ours = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*(jnp.asarray(p[k]) for k in ("drive", "v", "u0", "i0")))
+    ours = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(
+        *(jnp.asarray(p[k]) for k in ("drive", "v", "u0", "i0"))
+    )
     by_hand = lif_backward(**p, reset_grad=reset_grad, **spiking)
     for actual, desired in zip(ours, by_hand, strict=True):
         assert_close(actual, desired, 1e-9)
@@ -92,18 +113,40 @@ def test_smooth_spikes_have_gradients_equal_to_finite_differences(problem, reset
             reset_grad=True,
             spike=lambda v: jax.nn.sigmoid(5 * v),
         )
-        sim = simulate(neuron, drive, recurrent=dense_recurrence, weights=v, state=LIFState(u0, i0), membrane=True)
+        sim = simulate(
+            neuron,
+            drive,
+            recurrent=dense_recurrence,
+            weights=v,
+            state=LIFState(u0, i0),
+            membrane=True,
+        )
         return jnp.sum(sim.output * p["g_z"]) + jnp.sum(sim.membrane * p["g_u"])
 
     arguments = [jnp.asarray(p[k]) for k in ("drive", "v", "u0", "i0")]
-    parameters = [jnp.full(N, 20e-3), jnp.asarray(10e-3), jnp.linspace(0.8, 1.2, N), jnp.asarray(-0.2)]
-    assert_gradients_are_finite_differences(loss, arguments + parameters, unused=() if reset == "to_value" else (7,))
+    parameters = [
+        jnp.full(N, 20e-3),
+        jnp.asarray(10e-3),
+        jnp.linspace(0.8, 1.2, N),
+        jnp.asarray(-0.2),
+    ]
+    assert_gradients_are_finite_differences(
+        loss, arguments + parameters, unused=() if reset == "to_value" else (7,)
+    )
 
 
-@pytest.mark.parametrize(("reset", "expected"), [("multiplicative", [0.7, 0.0]), ("to_value", [0.7, -0.3]), ("subtractive", [0.7, 0.2])])
+@pytest.mark.parametrize(
+    ("reset", "expected"),
+    [("multiplicative", [0.7, 0.0]), ("to_value", [0.7, -0.3]), ("subtractive", [0.7, 0.2])],
+)
 def test_apply_reset(reset, expected):
     u, z = jnp.array([0.7, 1.2]), jnp.array([0.0, 1.0])
-    np.testing.assert_allclose(apply_reset(u, z, reset=reset, reset_grad=False, theta=1.0, u_reset=-0.3), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        apply_reset(u, z, reset=reset, reset_grad=False, theta=1.0, u_reset=-0.3),
+        expected,
+        rtol=1e-6,
+        atol=1e-7,
+    )
 
 
 def test_reset_takes_spikes_as_constants_unless_asked(x64):
@@ -112,7 +155,9 @@ def test_reset_takes_spikes_as_constants_unless_asked(x64):
 
     lm, u = np.exp(-0.1), 0.95
     np.testing.assert_allclose(jax.grad(u_next)(u, False), lm, rtol=1e-12)
-    np.testing.assert_allclose(jax.grad(u_next)(u, True), lm - lm * u / (20 * 0.05 + 1) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        jax.grad(u_next)(u, True), lm - lm * u / (20 * 0.05 + 1) ** 2, rtol=1e-12
+    )
 
 
 def test_a_step_at_threshold_does_not_spike():
@@ -122,7 +167,9 @@ def test_a_step_at_threshold_does_not_spike():
 
 
 def test_neuron_is_a_pytree_whose_checks_do_not_run_again():
-    doubled = jax.tree.map(lambda leaf: -leaf, LIF(tau_mem=30e-3))  # a negative time constant, but no person wrote it
+    doubled = jax.tree.map(
+        lambda leaf: -leaf, LIF(tau_mem=30e-3)
+    )  # a negative time constant, but no person wrote it
     assert doubled.tau_mem == -30e-3
     assert doubled.dt == 2e-3
     assert LIF() == LIF()
@@ -135,7 +182,11 @@ def test_neuron_is_a_pytree_whose_checks_do_not_run_again():
     ("arguments", "error", "message"),
     [
         ({"tau_mem": 0.0}, ValueError, "tau_mem must be finite and > 0 s, got 0.0"),
-        ({"tau_mem": np.array([0.01, -0.02])}, ValueError, "tau_mem must be finite and > 0 s, got -0.02"),
+        (
+            {"tau_mem": np.array([0.01, -0.02])},
+            ValueError,
+            "tau_mem must be finite and > 0 s, got -0.02",
+        ),
         ({"tau_syn": float("nan")}, ValueError, "tau_syn must be"),
         ({"theta": 0.0}, ValueError, "theta must be"),
         ({"theta": np.inf}, ValueError, "theta must be"),
@@ -144,7 +195,11 @@ def test_neuron_is_a_pytree_whose_checks_do_not_run_again():
         ({"dt": "2ms"}, TypeError, "dt must be a real number"),
         ({"dt": np.array(2e-3)}, TypeError, "dt must be a plain number of seconds"),
         ({"spike": 20.0}, TypeError, "spike must be a function of u - theta"),
-        ({"reset": "hard"}, ValueError, "reset must be one of 'multiplicative', 'to_value', 'subtractive', got 'hard'"),
+        (
+            {"reset": "hard"},
+            ValueError,
+            "reset must be one of 'multiplicative', 'to_value', 'subtractive', got 'hard'",
+        ),
         ({"tau": 1.0}, TypeError, "tau"),
     ],
 )
@@ -155,11 +210,15 @@ def test_errors(arguments, error, message):
 
 def test_spike_function_is_used(x64):
     def gradient(beta):
-        return jax.grad(lambda d: simulate(LIF(spike=superspike(beta)), d).output.sum())(jnp.full((5, 1, 1), 0.1))[0, 0, 0]
+        return jax.grad(lambda d: simulate(LIF(spike=superspike(beta)), d).output.sum())(
+            jnp.full((5, 1, 1), 0.1)
+        )[0, 0, 0]
 
     # z[2] depends on drive[0] through u[2] = (1 - lm) drive[0]; z[3], z[4] follow by the kernel
     u = lif_loop(np.full((5, 1, 1), 0.1)).u[:, 0, 0]
     lm, ls = np.exp(-0.1), np.exp(-0.2)
     kernel = (1 - lm) * np.array([1, lm + ls, lm**2 + lm * ls + ls**2])
     for beta in (5.0, 20.0):
-        np.testing.assert_allclose(gradient(beta), np.sum(kernel / (beta * np.abs(u[2:] - 1) + 1) ** 2), rtol=1e-12)
+        np.testing.assert_allclose(
+            gradient(beta), np.sum(kernel / (beta * np.abs(u[2:] - 1) + 1) ** 2), rtol=1e-12
+        )

@@ -12,8 +12,24 @@ from _support import ON_CPU, assert_close, lif_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhDrive, ExcInhLIF, LeakyIntegrator, _over_time, dense_recurrence, simulate
-from snnjax.surrogate import SpikeFunction, atan, sigmoid, superspike, superspike_rescaled, triangular
+from snnjax.dynamics import (
+    LIF,
+    AdaptiveLIF,
+    ExcInhDrive,
+    ExcInhLIF,
+    LeakyIntegrator,
+    _over_time,
+    dense_recurrence,
+    simulate,
+)
+from snnjax.surrogate import (
+    SpikeFunction,
+    atan,
+    sigmoid,
+    superspike,
+    superspike_rescaled,
+    triangular,
+)
 
 
 @pytest.fixture
@@ -36,7 +52,11 @@ def body(constants, carry, x):
     """Everything that a neuron's step has: several states, a threshold, an output of another type, one that is None."""
     (decay, gain), (u, i) = constants, carry
     z = u > 1
-    return (jnp.where(z, 0, decay * u + gain * i), decay * i + x["a"]), ((u - 1).astype(jnp.bfloat16), None, z.astype(u.dtype))
+    return (jnp.where(z, 0, decay * u + gain * i), decay * i + x["a"]), (
+        (u - 1).astype(jnp.bfloat16),
+        None,
+        z.astype(u.dtype),
+    )
 
 
 @settings(max_examples=12, deadline=None)
@@ -50,8 +70,12 @@ def body(constants, carry, x):
 def test_kernel_equals_scan(steps, shape, reverse, seed):
     """Sizes that are a multiple of a program's and not, steps that are a multiple of those read ahead and not, constants that broadcast."""
     rng = np.random.default_rng(seed)
-    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
-    arguments = (jnp.float32(0.9), draw(shape[-1])), (draw(*shape), draw(*shape)), {"a": draw(steps, *shape), "b": None}
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
+    arguments = (
+        (jnp.float32(0.9), draw(shape[-1])),
+        (draw(*shape), draw(*shape)),
+        {"a": draw(steps, *shape), "b": None},
+    )
     found = _over_time.kernel(body, *arguments, reverse=reverse, interpret=True)
     wanted = _over_time.loop(body, *arguments, reverse=reverse)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
@@ -61,7 +85,7 @@ def test_kernel_equals_scan(steps, shape, reverse, seed):
 
 
 def test_kernel_under_vmap(rng):
-    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
     c, s, x = (jnp.float32(0.9), draw(5, 40)), (draw(5, 40), draw(5, 40)), {"a": draw(5, 11, 40)}
     axes = ((None, 0), 0, 0)
     found = jax.vmap(lambda *a: _over_time.kernel(body, *a, interpret=True), axes)(c, s, x)
@@ -76,13 +100,17 @@ SPIKES = [superspike(20.0), superspike_rescaled(5.0), atan(), triangular(), sigm
 @pytest.mark.parametrize("spike", SPIKES, ids=lambda s: s.name)
 @pytest.mark.parametrize("trace_dtype", [None, "bfloat16"])
 @pytest.mark.slow
-def test_lif_by_the_kernel_has_the_same_spikes_and_gradients(spike, trace_dtype, rng, x64, interpreted):
+def test_lif_by_the_kernel_has_the_same_spikes_and_gradients(
+    spike, trace_dtype, rng, x64, interpreted
+):
     drive, weights = rng.normal(0.3, 1.5, (40, 3, 5)), jnp.asarray(rng.normal(size=(40, 3, 5)))
     neuron = LIF(tau_mem=np.linspace(10e-3, 30e-3, 5), spike=spike, trace_dtype=trace_dtype)
 
     def loss(drive, fused):
         sim = simulate(neuron, drive, membrane=True, fused=fused)
-        return (sim.output * weights).sum() + jnp.square(sim.membrane).sum() + jnp.square(sim.state.u).sum(), sim.output
+        return (sim.output * weights).sum() + jnp.square(sim.membrane).sum() + jnp.square(
+            sim.state.u
+        ).sum(), sim.output
 
     (_, z), g = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(drive), None)
     assert set(interpreted) == {False, True}
@@ -102,27 +130,42 @@ def test_lif_by_the_kernel_equals_a_python_loop(rng, x64, interpreted):
 
 def test_two_currents_by_the_kernel(rng, x64, interpreted):
     drive = [jnp.asarray(np.abs(rng.normal(0, 0.8, (40, 3, 5)))) for _ in range(2)]
-    grad = lambda fused: jax.grad(lambda d: (simulate(ExcInhLIF(), ExcInhDrive(*d), fused=fused).output * drive[0]).sum())(drive)  # noqa: E731
+    grad = lambda fused: jax.grad(
+        lambda d: (simulate(ExcInhLIF(), ExcInhDrive(*d), fused=fused).output * drive[0]).sum()
+    )(drive)
     for a, b in zip(grad(None), grad(False), strict=True):
         assert_close(a, b, 1e-12)
     assert set(interpreted) == {False, True}
     interpreted.clear()
     one_for_all = ExcInhDrive(drive[0], drive[1][..., :1])
     jax.grad(lambda d: simulate(ExcInhLIF(), d).output.sum())(one_for_all)
-    assert set(interpreted) == {True}  # a drive that broadcasts is not the population's shape; its gradient is
+    assert set(interpreted) == {
+        True
+    }  # a drive that broadcasts is not the population's shape; its gradient is
 
 
-@pytest.mark.parametrize("taus", [(0.2, 10e-3), (np.linspace(0.1, 0.3, 4), np.linspace(5e-3, 20e-3, 4))], ids=["shared", "own"])
+@pytest.mark.parametrize(
+    "taus",
+    [(0.2, 10e-3), (np.linspace(0.1, 0.3, 4), np.linspace(5e-3, 20e-3, 4))],
+    ids=["shared", "own"],
+)
 def test_readout_by_the_kernel(taus, rng, x64, interpreted):
-    drive, weights = jnp.asarray(rng.normal(size=(30, 2, 4))), jnp.asarray(rng.normal(size=(30, 2, 4)))
+    drive, weights = (
+        jnp.asarray(rng.normal(size=(30, 2, 4))),
+        jnp.asarray(rng.normal(size=(30, 2, 4))),
+    )
     neuron = LeakyIntegrator(tau_mem=taus[0], tau_syn=taus[1])
-    start = type(neuron.initial_state((2, 4)))(*(jnp.asarray(rng.normal(size=(2, 4))) for _ in range(2)))
+    start = type(neuron.initial_state((2, 4)))(
+        *(jnp.asarray(rng.normal(size=(2, 4))) for _ in range(2))
+    )
 
     def loss(drive, start, fused):
         sim = simulate(neuron, drive, state=start, fused=fused)
         return (sim.output * weights).sum() + jnp.square(sim.state.o * sim.state.i).sum()
 
-    found, wanted = (jax.value_and_grad(loss, argnums=(0, 1))(drive, start, fused) for fused in (None, False))
+    found, wanted = (
+        jax.value_and_grad(loss, argnums=(0, 1))(drive, start, fused) for fused in (None, False)
+    )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert_close(a, b, 1e-12)
     assert set(interpreted) == {False, True}
@@ -142,7 +185,7 @@ def test_what_is_trained_or_unknown_is_left_to_scans(rng, interpreted):
 @ON_CPU
 def test_readouts_have_derivatives_of_all_kinds_on_a_cpu(rng, x64):
     drive = jnp.asarray(rng.normal(size=(6, 1, 2)))
-    total = lambda d: (simulate(LeakyIntegrator(), d).output ** 2).sum()  # noqa: E731
+    total = lambda d: (simulate(LeakyIntegrator(), d).output ** 2).sum()
     assert_close(jax.hessian(total)(drive), jax.jacrev(jax.grad(total))(drive), 1e-12)
 
 
@@ -156,12 +199,14 @@ def program(f, *arguments, platform):
 
 def feedforward(drive):
     """A gradient through four loops that have no recurrent weights, for the kernel."""
-    loss = lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum()  # noqa: E731
+    loss = lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum()
     return jax.grad(loss)(drive)
 
 
 def recurrent(drive):
-    return simulate(LIF(), drive, recurrent=dense_recurrence, weights=jnp.eye(drive.shape[-1])).output
+    return simulate(
+        LIF(), drive, recurrent=dense_recurrence, weights=jnp.eye(drive.shape[-1])
+    ).output
 
 
 @pytest.fixture
@@ -187,7 +232,9 @@ def test_without_a_gpu_no_program_has_the_kernel(rng):
 def test_who_gets_the_kernel(rng):
     """Only programs for CUDA, and only where there is a GPU; loops are unrolled there."""
     drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
-    programs = {p: program(lambda d: feedforward(d), drive, platform=p) for p in ("cuda", "cpu", "tpu")}
+    programs = {
+        p: program(lambda d: feedforward(d), drive, platform=p) for p in ("cuda", "cpu", "tpu")
+    }
     assert programs["cuda"].count("custom_call @__gpu$xla.gpu.triton") == 4
     assert "stablehlo.while" not in programs["cuda"]
     for p in ("cpu", "tpu"):
@@ -197,7 +244,9 @@ def test_who_gets_the_kernel(rng):
 
 
 @pytest.mark.usefixtures("pretended_gpu")
-@pytest.mark.parametrize("left", [None, types.ModuleType("triton")], ids=["no module", "an empty module"])
+@pytest.mark.parametrize(
+    "left", [None, types.ModuleType("triton")], ids=["no module", "an empty module"]
+)
 def test_without_triton_the_loop_serves_and_one_warning_says_so(left, monkeypatch, rng):
     drive = jnp.asarray(rng.normal(0.3, 1.5, (40, 2, 3)), jnp.float32)
     monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", left)

@@ -23,13 +23,20 @@ def readout_loop(drive, *, tau_mem, tau_syn, initial, dt):
     "parameters",
     [
         {"tau_mem": 0.2, "tau_syn": 10e-3, "initial": -1e-3, "dt": 2e-3},
-        {"tau_mem": np.linspace(0.05, 0.3, N), "tau_syn": np.linspace(5e-3, 20e-3, N), "initial": 0.0, "dt": 1e-3},
+        {
+            "tau_mem": np.linspace(0.05, 0.3, N),
+            "tau_syn": np.linspace(5e-3, 20e-3, N),
+            "initial": 0.0,
+            "dt": 1e-3,
+        },
     ],
 )
 def test_simulate_equals_a_plain_loop(parameters, rng, x64):
     drive = rng.normal(size=(T, B, N))
     sim = simulate(LeakyIntegrator(**parameters), jnp.asarray(drive))
-    for actual, desired in zip((sim.output, *sim.state), readout_loop(drive, **parameters), strict=True):
+    for actual, desired in zip(
+        (sim.output, *sim.state), readout_loop(drive, **parameters), strict=True
+    ):
         assert_close(actual, desired, 1e-12)
 
 
@@ -38,10 +45,14 @@ def test_gradients_equal_finite_differences(rng, x64):
     target = rng.normal(size=(T, B, N))
 
     def loss(drive, tau_mem, tau_syn, initial):
-        trace = simulate(LeakyIntegrator(tau_mem=tau_mem, tau_syn=tau_syn, initial=initial), drive).output
+        trace = simulate(
+            LeakyIntegrator(tau_mem=tau_mem, tau_syn=tau_syn, initial=initial), drive
+        ).output
         return jnp.sum(jnp.square(trace - target))
 
-    assert_gradients_are_finite_differences(loss, (drive, jnp.linspace(0.1, 0.2, N), jnp.asarray(1e-2), jnp.asarray(-0.5)))
+    assert_gradients_are_finite_differences(
+        loss, (drive, jnp.linspace(0.1, 0.2, N), jnp.asarray(1e-2), jnp.asarray(-0.5))
+    )
 
 
 def test_starts_slightly_below_zero():

@@ -73,7 +73,11 @@ def test_dense_through_modules(reference, precision):
     dtype, rtol = precision
     options = {"dtype": dtype, "rngs": nnx.Rngs(0)}
     hidden = {"neuron": LIF(**LIF_PARAMETERS), "init": SameForAll(scaled_normal()), **options}
-    network = Sequential(SpikingDense(20, 32, **hidden), SpikingDense(32, 24, **hidden), Readout(24, 5, neuron=READOUT, **options))
+    network = Sequential(
+        SpikingDense(20, 32, **hidden),
+        SpikingDense(32, 24, **hidden),
+        Readout(24, 5, neuron=READOUT, **options),
+    )
     for k, layer in enumerate(network.layers):
         layer.kernel[...] = jnp.asarray(reference[f"dense/w{k}"].T, dtype)
     x = jnp.asarray(np.moveaxis(reference["dense/x"], 1, 0), dtype)
@@ -98,7 +102,9 @@ def test_conv1d_through_simulate(reference, precision, fused):
     def convolve(x, kernel, stride, padding):
         # all steps of all trials are one batch
         flat = x.reshape(-1, *x.shape[2:])
-        out = jax.lax.conv_general_dilated(flat, kernel, (stride,), [(padding, padding)], dimension_numbers=("NCH", "OIH", "NCH"))
+        out = jax.lax.conv_general_dilated(
+            flat, kernel, (stride,), [(padding, padding)], dimension_numbers=("NCH", "OIH", "NCH")
+        )
         return out.reshape(steps, batch, *out.shape[1:])
 
     def run(weights):
@@ -109,4 +115,6 @@ def test_conv1d_through_simulate(reference, precision, fused):
 
     weights = [jnp.asarray(reference[f"conv1d/w{k}"], dtype) for k in range(3)]
     (loss, (readout, spikes)), gradients = jax.jit(jax.value_and_grad(run, has_aux=True))(weights)
-    check(reference, "conv1d", loss, batch_first(readout), map(batch_first, spikes), gradients, rtol)
+    check(
+        reference, "conv1d", loss, batch_first(readout), map(batch_first, spikes), gradients, rtol
+    )

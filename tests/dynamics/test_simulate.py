@@ -35,7 +35,11 @@ NEURONS = {
 
 def drive_for(neuron, rng, dtype=None, t=T):
     drive = jnp.asarray(rng.normal(0.4, 1.0, (t, B, N)), dtype)
-    return ExcInhDrive(jnp.abs(drive), 0.3 * jnp.abs(drive[::-1])) if isinstance(neuron, ExcInhLIF) else drive
+    return (
+        ExcInhDrive(jnp.abs(drive), 0.3 * jnp.abs(drive[::-1]))
+        if isinstance(neuron, ExcInhLIF)
+        else drive
+    )
 
 
 # --- the hand-written backward pass
@@ -62,13 +66,20 @@ def test_fused_equals_autodiff(recurrent, membrane, neuron, rng, x64):
         sim = simulate(neuron, drive, state=state, membrane=membrane, fused=fused, **options)
         # not linear in what comes back, so that all cotangents differ
         trace = jnp.sum(jnp.square(sim.membrane - target)) if membrane else 0.0
-        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + jnp.sum(jnp.tanh(sim.state.u)) + jnp.sum(sim.state.i**2), sim
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + jnp.sum(
+            jnp.tanh(sim.state.u)
+        ) + jnp.sum(sim.state.i**2), sim
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
-    (of_fused, fused), (of_plain, plain) = gradient(drive, v, state, True), gradient(drive, v, state, False)
+    (of_fused, fused), (of_plain, plain) = (
+        gradient(drive, v, state, True),
+        gradient(drive, v, state, False),
+    )
     np.testing.assert_array_equal(fused.output, plain.output)
     assert (fused.membrane is None) == (plain.membrane is None) == (not membrane)
-    for a, b in zip(jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves((of_fused, fused)), jax.tree.leaves((of_plain, plain)), strict=True
+    ):
         assert_close(a, b, 1e-12)
     assert recurrent == bool(jnp.any(of_fused[1]))
 
@@ -76,15 +87,22 @@ def test_fused_equals_autodiff(recurrent, membrane, neuron, rng, x64):
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("neuron", [LIF(trace_dtype="bfloat16"), ExcInhLIF(trace_dtype="bfloat16")])
 def test_bfloat16_traces_change_the_gradient_by_a_percent_and_no_spike(neuron, recurrent, rng):
-    drive, v = drive_for(neuron, rng, jnp.float32), jnp.asarray(rng.normal(0, 0.4, (N, N)), jnp.float32)
+    drive, v = (
+        drive_for(neuron, rng, jnp.float32),
+        jnp.asarray(rng.normal(0, 0.4, (N, N)), jnp.float32),
+    )
     own = (lambda z, w: jax.tree.map(lambda _: z @ w, drive)) if recurrent else None
 
     def loss(drive, v, neuron):
         sim = simulate(neuron, drive, recurrent=own, weights=v if recurrent else None, fused=True)
-        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(jnp.tanh(sim.state.u)), sim.output
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(
+            jnp.tanh(sim.state.u)
+        ), sim.output
 
     full = dataclasses.replace(neuron, trace_dtype=None)
-    (g, z), (expected, spikes) = (jax.grad(loss, argnums=(0, 1), has_aux=True)(drive, v, n) for n in (neuron, full))
+    (g, z), (expected, spikes) = (
+        jax.grad(loss, argnums=(0, 1), has_aux=True)(drive, v, n) for n in (neuron, full)
+    )
     np.testing.assert_array_equal(z, spikes)
     for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(expected), strict=True):
         assert jnp.linalg.norm(a - b) <= 0.01 * jnp.linalg.norm(b)
@@ -96,7 +114,9 @@ def test_bfloat16_traces_change_the_gradient_by_a_percent_and_no_spike(neuron, r
 
 def test_a_trace_dtype_that_loses_signs_is_refused():
     for dtype in ("float16", jnp.bfloat16, 16):
-        with pytest.raises(ValueError, match="trace_dtype must be None, 'bfloat16' or 'float32', got"):
+        with pytest.raises(
+            ValueError, match="trace_dtype must be None, 'bfloat16' or 'float32', got"
+        ):
             LIF(trace_dtype=dtype)
 
 
@@ -120,16 +140,22 @@ def test_fused_is_refused_where_its_gradients_would_be_wrong(change, applies):
     if applies:
         assert simulate(LIF(**change), drive, fused=True).output.shape == drive.shape
         return
-    with pytest.raises(ValueError, match="fused=True needs a LIF or ExcInhLIF with reset='multiplicative'"):
+    with pytest.raises(
+        ValueError, match="fused=True needs a LIF or ExcInhLIF with reset='multiplicative'"
+    ):
         simulate(LIF(**change), drive, fused=True)
     assert simulate(LIF(**change), drive).output.shape == drive.shape
 
 
 def test_jax_array_parameters_get_gradients_by_default(x64):
     def loss(tau_mem, tau_syn, theta):
-        return simulate(LIF(tau_mem=tau_mem, tau_syn=tau_syn, theta=theta), jnp.full((T, 1, N), 0.35)).output.sum()
+        return simulate(
+            LIF(tau_mem=tau_mem, tau_syn=tau_syn, theta=theta), jnp.full((T, 1, N), 0.35)
+        ).output.sum()
 
-    for gradient in jax.grad(loss, argnums=(0, 1, 2))(jnp.full(N, 2e-2), jnp.full(N, 1e-2), jnp.ones(N)):
+    for gradient in jax.grad(loss, argnums=(0, 1, 2))(
+        jnp.full(N, 2e-2), jnp.full(N, 1e-2), jnp.ones(N)
+    ):
         assert bool(jnp.all(jnp.isfinite(gradient) & (gradient != 0)))
 
 
@@ -139,9 +165,13 @@ def test_unbatched_recurrence(fused, rng, x64):
     drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
 
     def loss(v, drive):
-        return simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused).output.sum()
+        return simulate(
+            LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused
+        ).output.sum()
 
-    assert_close(jax.vmap(jax.grad(loss), (None, 1))(v, drive).sum(0), jax.grad(loss)(v, drive), 1e-12)
+    assert_close(
+        jax.vmap(jax.grad(loss), (None, 1))(v, drive).sum(0), jax.grad(loss)(v, drive), 1e-12
+    )
 
 
 # --- running in parts and in batches
@@ -150,13 +180,22 @@ def test_unbatched_recurrence(fused, rng, x64):
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
 def test_chunks_equal_the_whole(neuron, recurrent, rng, x64):
-    recurrence = (lambda z, w: ExcInhDrive(z @ w, 0.5 * z @ w)) if isinstance(neuron, ExcInhLIF) else dense_recurrence
-    options = {"recurrent": recurrence, "weights": jnp.asarray(rng.uniform(0, 0.3, (N, N)))} if recurrent else {}
+    recurrence = (
+        (lambda z, w: ExcInhDrive(z @ w, 0.5 * z @ w))
+        if isinstance(neuron, ExcInhLIF)
+        else dense_recurrence
+    )
+    options = (
+        {"recurrent": recurrence, "weights": jnp.asarray(rng.uniform(0, 0.3, (N, N)))}
+        if recurrent
+        else {}
+    )
     drive = drive_for(neuron, rng)
     whole = simulate(neuron, drive, **options)
     state, outputs = None, []
     for start, stop in ((0, 1), (1, 12), (12, T)):
-        part = simulate(neuron, jax.tree.map(lambda d: d[start:stop], drive), state=state, **options)  # noqa: B023
+        some = jax.tree.map(lambda d, at=slice(start, stop): d[at], drive)
+        part = simulate(neuron, some, state=state, **options)
         state = part.state
         outputs.append(part.output)
     assert float(whole.output.std()) > 0
@@ -194,7 +233,9 @@ def test_vmap_over_parameters_equals_a_loop(make, values, rng, x64):
     drive = drive_for(make(values[0]), rng)
 
     def run(value):
-        return simulate(make(value), drive).output, jax.grad(lambda d: simulate(make(value), d).output.sum())(drive)
+        return simulate(make(value), drive).output, jax.grad(
+            lambda d: simulate(make(value), d).output.sum()
+        )(drive)
 
     loop = [jax.jit(run)(value) for value in values]
     batched = jax.jit(jax.vmap(run))(jnp.asarray(values))
@@ -205,7 +246,11 @@ def test_vmap_over_parameters_equals_a_loop(make, values, rng, x64):
 
 def test_vmap_over_weights_equals_a_loop(rng, x64):
     drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (4, N, N)))
-    run = jax.value_and_grad(lambda v: simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, membrane=True).membrane.sum())
+    run = jax.value_and_grad(
+        lambda v: simulate(
+            LIF(), drive, recurrent=dense_recurrence, weights=v, membrane=True
+        ).membrane.sum()
+    )
     values, gradients = jax.jit(jax.vmap(run))(v)
     one = jax.jit(run)
     for k in range(4):
@@ -216,7 +261,10 @@ def test_vmap_over_weights_equals_a_loop(rng, x64):
 
 def test_feature_axes_of_any_number(rng, x64):
     drive = jnp.asarray(rng.normal(0.4, 1, (T, B, 2, 3)))
-    np.testing.assert_array_equal(simulate(LIF(), drive).output.reshape(T, B, 6), simulate(LIF(), drive.reshape(T, B, 6)).output)
+    np.testing.assert_array_equal(
+        simulate(LIF(), drive).output.reshape(T, B, 6),
+        simulate(LIF(), drive.reshape(T, B, 6)).output,
+    )
 
 
 # --- dtypes
@@ -224,15 +272,31 @@ def test_feature_axes_of_any_number(rng, x64):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("neuron", [*NEURONS.values(), LIF(tau_mem=np.linspace(1e-2, 2e-2, N))], ids=[*NEURONS, "lif-per-neuron"])
-def test_states_are_kept_in_at_least_float32_and_cotangents_in_the_type_of_the_drive(neuron, recurrent, dtype, rng):
+@pytest.mark.parametrize(
+    "neuron",
+    [*NEURONS.values(), LIF(tau_mem=np.linspace(1e-2, 2e-2, N))],
+    ids=[*NEURONS, "lif-per-neuron"],
+)
+def test_states_are_kept_in_at_least_float32_and_cotangents_in_the_type_of_the_drive(
+    neuron, recurrent, dtype, rng
+):
     drive = drive_for(neuron, rng, dtype, t=4)
-    recurrence = (lambda z, w: ExcInhDrive(z @ w, z @ w)) if isinstance(neuron, ExcInhLIF) else dense_recurrence
+    recurrence = (
+        (lambda z, w: ExcInhDrive(z @ w, z @ w))
+        if isinstance(neuron, ExcInhLIF)
+        else dense_recurrence
+    )
     options = {"recurrent": recurrence, "weights": jnp.zeros((N, N), dtype)} if recurrent else {}
-    sim, gradient = jax.eval_shape(lambda d: jax.vjp(lambda d: simulate(neuron, d, **options), d), drive)
-    assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {jnp.dtype(jnp.float32)}
+    sim, gradient = jax.eval_shape(
+        lambda d: jax.vjp(lambda d: simulate(neuron, d, **options), d), drive
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {
+        jnp.dtype(jnp.float32)
+    }
     # the cotangent of the drive, through whichever backward pass applies
-    gradient = jax.eval_shape(jax.grad(lambda d: simulate(neuron, d, **options).output.astype(jnp.float32).sum()), drive)
+    gradient = jax.eval_shape(
+        jax.grad(lambda d: simulate(neuron, d, **options).output.astype(jnp.float32).sum()), drive
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
 
 
@@ -240,12 +304,20 @@ def test_states_are_kept_in_at_least_float32_and_cotangents_in_the_type_of_the_d
 def test_bfloat16_is_close_to_float32(fused, rng):
     drive = drive_for(LIF(), rng)
     drive = drive.astype(jnp.bfloat16)
-    u = [simulate(LIF(theta=1e3), drive.astype(d), membrane=True, fused=fused).membrane for d in (jnp.bfloat16, jnp.float32)]
+    u = [
+        simulate(LIF(theta=1e3), drive.astype(d), membrane=True, fused=fused).membrane
+        for d in (jnp.bfloat16, jnp.float32)
+    ]
     np.testing.assert_array_equal(u[0], u[1])  # only the drive was rounded
 
 
 @pytest.mark.parametrize(
-    "neuron", [LIF(tau_mem=0.2, theta=1e9), LeakyIntegrator(tau_mem=0.7, initial=0.0), ExcInhLIF(tau_mem=0.2, theta=1e9)]
+    "neuron",
+    [
+        LIF(tau_mem=0.2, theta=1e9),
+        LeakyIntegrator(tau_mem=0.7, initial=0.0),
+        ExcInhLIF(tau_mem=0.2, theta=1e9),
+    ],
 )
 def test_slow_membranes_under_16_bit_drives_equal_float64(neuron):
     """A membrane that moves by less than 1/256 per step: in bfloat16 it would stand still."""
@@ -253,9 +325,14 @@ def test_slow_membranes_under_16_bit_drives_equal_float64(neuron):
     value = np.float64(jnp.bfloat16(0.04))
     drive = jnp.full((steps, 1, 1), value, jnp.bfloat16)
     exc_inh = isinstance(neuron, ExcInhLIF)
-    final = simulate(neuron, ExcInhDrive(drive, jnp.zeros_like(drive)) if exc_inh else drive).state[0]
+    final = simulate(neuron, ExcInhDrive(drive, jnp.zeros_like(drive)) if exc_inh else drive).state[
+        0
+    ]
     u = i = 0.0
-    lm, ls = np.exp(-2e-3 / neuron.tau_mem), np.exp(-2e-3 / (neuron.tau_exc if exc_inh else neuron.tau_syn))
+    lm, ls = (
+        np.exp(-2e-3 / neuron.tau_mem),
+        np.exp(-2e-3 / (neuron.tau_exc if exc_inh else neuron.tau_syn)),
+    )
     for _ in range(steps):
         u, i = lm * u + (1 - lm) * i, ls * i + value
     np.testing.assert_allclose(float(final[0, 0]), u, rtol=1e-5)
@@ -288,9 +365,15 @@ def test_errors(drive, error, message):
         simulate(LIF(), drive)
 
 
-@pytest.mark.parametrize(("neuron", "got"), [(LIF, "the class LIF itself"), (0.02, "0.02"), (LIF().step, "<bound method")])
+@pytest.mark.parametrize(
+    ("neuron", "got"),
+    [(LIF, "the class LIF itself"), (0.02, "0.02"), (LIF().step, "<bound method")],
+)
 def test_what_is_no_neuron_is_named(neuron, got):
-    with pytest.raises(TypeError, match=rf"neuron must be a snnjax\.dynamics\.Neuron .* got {got}.*; for a model of your own derive"):
+    with pytest.raises(
+        TypeError,
+        match=rf"neuron must be a snnjax\.dynamics\.Neuron .* got {got}.*; for a model of your own derive",
+    ):
         simulate(neuron, jnp.ones((5, 1, 3)))
 
 
@@ -304,7 +387,9 @@ def test_a_neuron_owns_its_scan():
     once, twice = (simulate(LIF(), k * drive).output for k in (1, 2))
     assert float(twice.sum()) > float(once.sum()) > 0
     np.testing.assert_array_equal(simulate(Doubled(), drive).output, twice)
-    np.testing.assert_array_equal(simulate(Doubled(), drive, fused=False).output, once)  # autodiff of `step`
+    np.testing.assert_array_equal(
+        simulate(Doubled(), drive, fused=False).output, once
+    )  # autodiff of `step`
 
 
 def test_integer_drive_is_an_error():
@@ -315,14 +400,23 @@ def test_integer_drive_is_an_error():
 @pytest.mark.parametrize("fused", [True, False])
 def test_recurrence_may_close_over_traced_weights(fused, rng, x64):
     drive, v = drive_for(LIF(), rng), jnp.asarray(rng.normal(0, 0.4, (N, N)))
-    closed = jax.grad(lambda v: simulate(LIF(), drive, recurrent=lambda z, _: z @ v, fused=fused).output.sum())(v)
-    given = jax.grad(lambda v: simulate(LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused).output.sum())(v)
+    closed = jax.grad(
+        lambda v: simulate(LIF(), drive, recurrent=lambda z, _: z @ v, fused=fused).output.sum()
+    )(v)
+    given = jax.grad(
+        lambda v: simulate(
+            LIF(), drive, recurrent=dense_recurrence, weights=v, fused=fused
+        ).output.sum()
+    )(v)
     assert float(jnp.abs(given).max()) > 0
     assert_close(closed, given, 1e-12)
 
 
 def test_membrane_of_a_readout_is_an_error():
-    with pytest.raises(ValueError, match="membrane=True needs a state with a membrane u, which LeakyIntegratorState has not"):
+    with pytest.raises(
+        ValueError,
+        match="membrane=True needs a state with a membrane u, which LeakyIntegratorState has not",
+    ):
         simulate(LeakyIntegrator(), jnp.ones((5, 1, 3)), membrane=True)
 
 
@@ -355,24 +449,34 @@ def test_eager_calls_compile_once():
     assert len(traces) == first <= 2
 
 
-@pytest.mark.parametrize("neuron", [LIF(reset="subtractive"), AdaptiveLIF(), LIF(), LeakyIntegrator()])
+@pytest.mark.parametrize(
+    "neuron", [LIF(reset="subtractive"), AdaptiveLIF(), LIF(), LeakyIntegrator()]
+)
 def test_arrays_of_a_neuron_are_no_reason_to_compile_again(neuron):
     """Trained time constants change at each step: the program takes them as arguments."""
 
     def call(tau):
-        return simulate(dataclasses.replace(neuron, tau_mem=jnp.full(2, tau)), jnp.full((20, 1, 2), 0.5)).state[0]
+        return simulate(
+            dataclasses.replace(neuron, tau_mem=jnp.full(2, tau)), jnp.full((20, 1, 2), 0.5)
+        ).state[0]
 
     size = _neuron._jitted_scan._cache_size()
     values = [call(tau) for tau in (10e-3, 20e-3, 40e-3)]
     assert _neuron._jitted_scan._cache_size() <= size + 1
-    constant = [simulate(dataclasses.replace(neuron, tau_mem=tau), jnp.full((20, 1, 2), 0.5)).state[0] for tau in (10e-3, 20e-3, 40e-3)]
+    constant = [
+        simulate(dataclasses.replace(neuron, tau_mem=tau), jnp.full((20, 1, 2), 0.5)).state[0]
+        for tau in (10e-3, 20e-3, 40e-3)
+    ]
     np.testing.assert_allclose(values, constant, rtol=1e-5, atol=1e-6)
 
 
 def test_time_constants_that_are_numpy_arrays_share_a_program_with_others():
     drive = jnp.full((20, 1, 2), 0.5)
     size = _lif_vjp.jitted_lif_scan._cache_size()
-    runs = [simulate(LIF(tau_mem=tau), drive).state.u for tau in (np.array([1e-2, 2e-2]), np.array([2e-2, 1e-2]))]
+    runs = [
+        simulate(LIF(tau_mem=tau), drive).state.u
+        for tau in (np.array([1e-2, 2e-2]), np.array([2e-2, 1e-2]))
+    ]
     assert _lif_vjp.jitted_lif_scan._cache_size() <= size + 1
     np.testing.assert_array_equal(runs[0], runs[1][:, ::-1])
 
@@ -384,7 +488,9 @@ def test_a_parameter_that_is_a_flax_variable_is_read_at_each_call():
     for value in (1.0, 1e9, 0.5):
         theta[...] = jnp.array(value)
         counts.append(float(simulate(neuron, drive).output.sum()))
-    assert counts == [float(simulate(LIF(theta=value), drive).output.sum()) for value in (1.0, 1e9, 0.5)]
+    assert counts == [
+        float(simulate(LIF(theta=value), drive).output.sum()) for value in (1.0, 1e9, 0.5)
+    ]
     assert counts[1] == 0 < counts[0] < counts[2]
 
 
@@ -410,9 +516,14 @@ def test_forward_mode_equals_reverse_mode(neuron, rng, x64):
     drive = drive_for(neuron, rng, t=12)
     direction = jax.tree.map(lambda d: jnp.asarray(rng.normal(size=d.shape)), drive)
     weight = jnp.asarray(rng.normal(size=(12, B, N)))
-    loss = lambda d: (weight * simulate(neuron, d, fused=False).output).sum()  # noqa: E731
+    loss = lambda d: (weight * simulate(neuron, d, fused=False).output).sum()
     _, forward = jax.jvp(loss, (drive,), (direction,))
-    reverse = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.grad(loss)(drive)), jax.tree.leaves(direction), strict=True))
+    reverse = sum(
+        jnp.vdot(g, d)
+        for g, d in zip(
+            jax.tree.leaves(jax.grad(loss)(drive)), jax.tree.leaves(direction), strict=True
+        )
+    )
     assert abs(float(forward)) > 1e-3
     assert_close(forward, reverse, 1e-12)
 

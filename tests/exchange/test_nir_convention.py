@@ -24,11 +24,19 @@ def run(graph, x, *, dt, scheme):
     v, current, trains = {}, {}, {}
     for name, node in graph.nodes.items():
         if kind[name].startswith("Cuba"):
-            v[name] = np.array(node.metadata["initial"] if kind[name] == "CubaLI" else 0.0) * np.ones(node.v_leak.shape)
+            v[name] = np.array(
+                node.metadata["initial"] if kind[name] == "CubaLI" else 0.0
+            ) * np.ones(node.v_leak.shape)
             current[name], trains[name] = np.zeros(node.v_leak.shape), []
-    decay = (lambda tau: np.exp(-dt / tau)) if scheme == "exponential" else (lambda tau: 1 - dt / tau)
+    decay = (
+        (lambda tau: np.exp(-dt / tau)) if scheme == "exponential" else (lambda tau: 1 - dt / tau)
+    )
     for step in x:
-        spikes = {name: (u > graph.nodes[name].v_threshold).astype(float) for name, u in v.items() if kind[name] == "CubaLIF"}
+        spikes = {
+            name: (u > graph.nodes[name].v_threshold).astype(float)
+            for name, u in v.items()
+            if kind[name] == "CubaLIF"
+        }
 
         def out(name, step=step, spikes=spikes):
             if name in spikes:
@@ -64,17 +72,27 @@ def apply(node, s):
     if kind in ("SumPool2d", "AvgPool2d"):
         (kh, kw), (sh, sw) = node.kernel_size, node.stride
         rows, columns = range(0, s.shape[1] - kh + 1, sh), range(0, s.shape[2] - kw + 1, sw)
-        total = np.array([[s[:, i : i + kh, j : j + kw].sum((1, 2)) for j in columns] for i in rows]).transpose(2, 0, 1)
+        total = np.array(
+            [[s[:, i : i + kh, j : j + kw].sum((1, 2)) for j in columns] for i in rows]
+        ).transpose(2, 0, 1)
         return total if kind == "SumPool2d" else total / (kh * kw)
     axes = node.weight.ndim - 2
     weight, stride = node.weight.astype(float), np.broadcast_to(node.stride, axes)
-    before = [(k - 1) // 2 for k in weight.shape[2:]] if node.padding == "same" else np.broadcast_to(node.padding, axes)
+    before = (
+        [(k - 1) // 2 for k in weight.shape[2:]]
+        if node.padding == "same"
+        else np.broadcast_to(node.padding, axes)
+    )
     after = [k // 2 for k in weight.shape[2:]] if node.padding == "same" else before
     s = np.pad(s, [(0, 0), *zip(before, after, strict=True)])
-    sizes = [(n - k) // j + 1 for n, k, j in zip(s.shape[1:], weight.shape[2:], stride, strict=True)]
+    sizes = [
+        (n - k) // j + 1 for n, k, j in zip(s.shape[1:], weight.shape[2:], stride, strict=True)
+    ]
     result = np.zeros((len(weight), *sizes))
     for p in np.ndindex(*sizes):
-        window = tuple(slice(i * j, i * j + k) for i, j, k in zip(p, stride, weight.shape[2:], strict=True))
+        window = tuple(
+            slice(i * j, i * j + k) for i, j, k in zip(p, stride, weight.shape[2:], strict=True)
+        )
         result[(slice(None), *p)] = np.tensordot(weight, s[(slice(None), *window)], s.ndim)
     return result + node.bias.reshape(-1, *[1] * axes)
 
@@ -124,7 +142,9 @@ def test_the_graph_s_numbers_are_the_network_s_dynamics(name, scheme, x64):
 
 
 def test_numbers_of_a_node():
-    network = Sequential(SpikingDense(3, 2, **options(neuron=LIF(tau_mem=20e-3, tau_syn=10e-3, theta=0.8, dt=2e-3))))
+    network = Sequential(
+        SpikingDense(3, 2, **options(neuron=LIF(tau_mem=20e-3, tau_syn=10e-3, theta=0.8, dt=2e-3)))
+    )
     graph = to_nir(network)
     node, w_in = graph.nodes["layer0"], 1 / (1 - np.exp(-0.2))
     for field, value in {
@@ -136,8 +156,12 @@ def test_numbers_of_a_node():
         "v_reset": 0.0,
         "w_in": w_in,
     }.items():
-        np.testing.assert_allclose(getattr(node, field), [value] * 2, rtol=1e-15, atol=0, err_msg=field)
-    np.testing.assert_array_equal(graph.nodes["layer0_kernel"].weight, np.asarray(network.layers[0].kernel[...]).T)
+        np.testing.assert_allclose(
+            getattr(node, field), [value] * 2, rtol=1e-15, atol=0, err_msg=field
+        )
+    np.testing.assert_array_equal(
+        graph.nodes["layer0_kernel"].weight, np.asarray(network.layers[0].kernel[...]).T
+    )
     assert graph.metadata == {"dt": 2e-3, "scheme": "exponential", "source": "snnjax"}
     euler = to_nir(network, scheme="euler").nodes["layer0"]
     np.testing.assert_allclose(1 - 2e-3 / euler.tau_mem, np.exp(-0.1), rtol=1e-14)

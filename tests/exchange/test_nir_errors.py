@@ -39,7 +39,9 @@ def dense(n_in=4, n_out=4, **options):
 
 
 def conv(n_in=2, n_out=2, *, kernel_size=3, **options):
-    return SpikingConv2d(n_in, n_out, kernel_size=kernel_size, init=draw, rngs=nnx.Rngs(0), **options)
+    return SpikingConv2d(
+        n_in, n_out, kernel_size=kernel_size, init=draw, rngs=nnx.Rngs(0), **options
+    )
 
 
 class OwnLIF(LIF):
@@ -86,15 +88,24 @@ def test_layers_that_nir_has_not(layers, features, match):
 
 
 def test_an_ensemble_is_not_a_network():
-    ensemble = jax.vmap(lambda key: Sequential(SpikingDense(4, 3, init=draw, rngs=nnx.Rngs(key))))(jax.random.split(jax.random.key(0), 2))
-    with pytest.raises(ValueError, match=r"layer 0, a SpikingDense, .* kernel of shape \(2, 4, 3\) is that of an ensemble"):
+    ensemble = jax.vmap(lambda key: Sequential(SpikingDense(4, 3, init=draw, rngs=nnx.Rngs(key))))(
+        jax.random.split(jax.random.key(0), 2)
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"layer 0, a SpikingDense, .* kernel of shape \(2, 4, 3\) is that of an ensemble",
+    ):
         to_nir(ensemble)
 
 
 def test_arguments():
-    with pytest.raises(TypeError, match=r"network must be a snnjax\.nn\.Sequential, got SpikingDense"):
+    with pytest.raises(
+        TypeError, match=r"network must be a snnjax\.nn\.Sequential, got SpikingDense"
+    ):
         to_nir(dense())
-    with pytest.raises(ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"):
+    with pytest.raises(
+        ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"
+    ):
         to_nir(Sequential(dense()), scheme="exact")
 
 
@@ -108,13 +119,20 @@ def test_without_nir(monkeypatch, tmp_path):
 
     monkeypatch.setattr(importlib, "import_module", without)
     network, path = Sequential(dense()), tmp_path / "a.nir"
-    for call in (lambda: to_nir(network), lambda: from_nir(None), lambda: save_nir(path, network), lambda: load_nir(path)):
+    for call in (
+        lambda: to_nir(network),
+        lambda: from_nir(None),
+        lambda: save_nir(path, network),
+        lambda: load_nir(path),
+    ):
         with pytest.raises(ImportError, match=r"pip install 'snnjax\[nir\]'"):
             call()
 
 
 def test_readout_alone_is_a_network():
-    network = Sequential(Readout(4, 3, neuron=LeakyIntegrator(), kernel_init=draw, rngs=nnx.Rngs(0)))
+    network = Sequential(
+        Readout(4, 3, neuron=LeakyIntegrator(), kernel_init=draw, rngs=nnx.Rngs(0))
+    )
     back = from_nir(to_nir(network))
     x = jnp.asarray(np.random.default_rng(0).poisson(0.2, (20, 2, 4)), float)
     np.testing.assert_array_equal(network(x)[0], back(x)[0])

@@ -14,12 +14,17 @@ require("nir")
 
 
 def draw(key, shape, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(shape).normal(0.8, 5.0, shape) / np.sqrt(shape[0]), dtype)
+    return jnp.asarray(
+        np.random.default_rng(shape).normal(0.8, 5.0, shape) / np.sqrt(shape[0]), dtype
+    )
 
 
 @pytest.fixture
 def network():
-    return Sequential(SpikingDense(6, 5, recurrent=True, init=draw, rngs=nnx.Rngs(0)), Readout(5, 2, kernel_init=draw, rngs=nnx.Rngs(0)))
+    return Sequential(
+        SpikingDense(6, 5, recurrent=True, init=draw, rngs=nnx.Rngs(0)),
+        Readout(5, 2, kernel_init=draw, rngs=nnx.Rngs(0)),
+    )
 
 
 @pytest.fixture
@@ -42,7 +47,13 @@ def test_any_reader_of_nir_reads_it(file):
 
     graph = nir.read(file)  # with its type check
     assert graph.metadata["dt"] == 2e-3
-    assert {type(node).__name__ for node in graph.nodes.values()} == {"Input", "Output", "Linear", "CubaLIF", "CubaLI"}
+    assert {type(node).__name__ for node in graph.nodes.values()} == {
+        "Input",
+        "Output",
+        "Linear",
+        "CubaLIF",
+        "CubaLI",
+    }
 
 
 def test_scheme_and_time_step_pass_through(tmp_path, network):
@@ -59,7 +70,9 @@ def test_a_file_is_not_overwritten_unasked(file, network):
     assert file.read_bytes() == before
     network.layers[0].kernel[...] *= 2
     save_nir(file, network, overwrite=True)
-    np.testing.assert_array_equal(load_nir(file).layers[0].kernel[...], network.layers[0].kernel[...])
+    np.testing.assert_array_equal(
+        load_nir(file).layers[0].kernel[...], network.layers[0].kernel[...]
+    )
 
 
 def test_what_is_not_a_file_of_nir(file, tmp_path):
@@ -85,7 +98,9 @@ def test_a_file_that_provokes_an_error_without_words_names_its_kind(file, monkey
         load_nir(file)
 
 
-@pytest.mark.parametrize("how", ["unknown", "soft link", "cycle", "outside", "enormous", "missing field"])
+@pytest.mark.parametrize(
+    "how", ["unknown", "soft link", "cycle", "outside", "enormous", "missing field"]
+)
 def test_hostile_files(file, tmp_path, how):
     with h5py.File(file, "a") as f:
         nodes = f["node/nodes"]
@@ -98,12 +113,17 @@ def test_hostile_files(file, tmp_path, how):
             nodes["again"] = f["node"]
         elif how == "outside":
             (tmp_path / "secret").write_bytes(b"x" * 64)
-            nodes["layer0"].create_dataset("more", (64,), "u1", external=[(str(tmp_path / "secret"), 0, 64)])
+            nodes["layer0"].create_dataset(
+                "more", (64,), "u1", external=[(str(tmp_path / "secret"), 0, 64)]
+            )
         elif how == "enormous":
             nodes["layer0"].create_dataset("more", (10**6, 10**7), "f8", chunks=(100, 100))
         else:
             del nodes["layer0/tau_mem"]
-    named = {"unknown": "node 'layer0', a Mystery: ", "missing field": "node 'layer0', a CubaLIF: .*tau_mem"}.get(how, "")
+    named = {
+        "unknown": "node 'layer0', a Mystery: ",
+        "missing field": "node 'layer0', a CubaLIF: .*tau_mem",
+    }.get(how, "")
     with pytest.raises(ValueError, match=r"network\.nir: not a readable NIR file: " + named):
         load_nir(file)
 
@@ -111,5 +131,7 @@ def test_hostile_files(file, tmp_path, how):
 def test_a_node_that_cannot_be_read_is_named_with_the_file(file):
     with h5py.File(file, "a") as f:
         f["node/nodes/layer0/v_leak"][...] = 0.5
-    with pytest.raises(ValueError, match=r"network\.nir: node 'layer0', a CubaLIF, must have v_leak = 0"):
+    with pytest.raises(
+        ValueError, match=r"network\.nir: node 'layer0', a CubaLIF, must have v_leak = 0"
+    ):
         load_nir(file)

@@ -27,7 +27,14 @@ W, V, L = RNG.normal(0.3, 0.5, (M, N)), RNG.normal(0, 0.3, (M, M)), RNG.normal(0
 
 def cuba(n=M, **fields):
     one = np.ones(n)
-    values = {"tau_syn": 5e-3 * one, "tau_mem": 10e-3 * one, "r": one, "v_leak": 0 * one, "v_threshold": one, "w_in": 5 * one}
+    values = {
+        "tau_syn": 5e-3 * one,
+        "tau_mem": 10e-3 * one,
+        "r": one,
+        "v_leak": 0 * one,
+        "v_threshold": one,
+        "w_in": 5 * one,
+    }
     return nir.CubaLIF(**values | {name: np.asarray(value) * one for name, value in fields.items()})
 
 
@@ -49,8 +56,15 @@ def x(*features, steps=80):
 @pytest.mark.parametrize("scheme", ["exponential", "euler"])
 def test_scales_become_part_of_the_weights(scheme, x64):
     """w_in, r and one threshold and time constant a neuron, against the equations in numpy."""
-    r, w_in, tau_syn, tau_mem = 2 + np.arange(M), np.array([3.0, -4.0, 5.0, 6.0]), np.linspace(4e-3, 9e-3, M), np.linspace(8e-3, 20e-3, M)
-    neurons = cuba(r=r, w_in=w_in, tau_syn=tau_syn, tau_mem=tau_mem, v_threshold=1.5 + 0.1 * np.arange(M))
+    r, w_in, tau_syn, tau_mem = (
+        2 + np.arange(M),
+        np.array([3.0, -4.0, 5.0, 6.0]),
+        np.linspace(4e-3, 9e-3, M),
+        np.linspace(8e-3, 20e-3, M),
+    )
+    neurons = cuba(
+        r=r, w_in=w_in, tau_syn=tau_syn, tau_mem=tau_mem, v_threshold=1.5 + 0.1 * np.arange(M)
+    )
     graph = chain(nir.Linear(W), neurons)
     graph.nodes["loop"] = nir.Affine(V, np.zeros(M))
     graph.edges += [("n1", "loop"), ("loop", "n1")]
@@ -61,7 +75,12 @@ def test_scales_become_part_of_the_weights(scheme, x64):
         ls, lm = 1 - DT / tau_syn, 1 - DT / tau_mem
     gain = (1 - ls) * w_in * r
     expected = lif_loop(
-        spikes @ (W.T * gain), v=V.T * gain, tau_mem=-DT / np.log(lm), tau_syn=-DT / np.log(ls), theta=1.5 + 0.1 * np.arange(M), dt=DT
+        spikes @ (W.T * gain),
+        v=V.T * gain,
+        tau_mem=-DT / np.log(lm),
+        tau_syn=-DT / np.log(ls),
+        theta=1.5 + 0.1 * np.arange(M),
+        dt=DT,
     ).z
     network = from_nir(graph, dt=DT, scheme=scheme)
     z, _ = network(jnp.asarray(spikes))
@@ -77,7 +96,9 @@ def test_neurons_without_a_synaptic_current(scheme, x64):
     li = nir.LI(tau=np.array([20e-3, 30e-3]), r=np.array([2.0, 3.0]), v_leak=np.zeros(2))
     network = from_nir(chain(nir.Linear(W), lif, nir.Linear(L), li), dt=DT, scheme=scheme)
     spikes = x(N)
-    decay = (lambda tau: np.exp(-DT / tau)) if scheme == "exponential" else (lambda tau: 1 - DT / tau)
+    decay = (
+        (lambda tau: np.exp(-DT / tau)) if scheme == "exponential" else (lambda tau: 1 - DT / tau)
+    )
     lm, lo = decay(10e-3), decay(np.array([20e-3, 30e-3]))
     v, o, drive, out = np.zeros((2, M)), np.zeros((2, 2)), np.zeros((2, M)), np.zeros((2, 2))
     zs, os = [], []
@@ -106,9 +127,16 @@ def test_a_scale_after_weights_becomes_part_of_them(x64):
     np.testing.assert_allclose(layer.recurrent_kernel[...], V.T * gain, rtol=1e-12)
     weight = np.random.default_rng(0).normal(size=(3, 2, 2, 2))
     of_channels = nir.Scale(np.array([2.0, 3.0, -1.0]).reshape(3, 1, 1))
-    conv_graph = chain(nir.Conv2d((6, 5), weight, 1, 0, 1, 1, np.zeros(3)), of_channels, cuba((3, 5, 4)), first=(2, 6, 5))
+    conv_graph = chain(
+        nir.Conv2d((6, 5), weight, 1, 0, 1, 1, np.zeros(3)),
+        of_channels,
+        cuba((3, 5, 4)),
+        first=(2, 6, 5),
+    )
     kernel = from_nir(conv_graph, dt=DT).layers[0].kernel[...]
-    np.testing.assert_allclose(kernel, np.moveaxis(weight, (0, 1), (3, 2)) * [2, 3, -1] * gain, rtol=1e-12)
+    np.testing.assert_allclose(
+        kernel, np.moveaxis(weight, (0, 1), (3, 2)) * [2, 3, -1] * gain, rtol=1e-12
+    )
     skipping = chain(nir.Linear(W), cuba(), nir.Linear(V), cuba(), nir.Linear(L), cuba(2))
     skipping.nodes |= {"past": nir.Linear(2 * L), "scale": nir.Scale(np.array([3.0, 4.0]))}
     skipping.edges += [("n1", "past"), ("past", "scale"), ("scale", "n5")]
@@ -124,7 +152,9 @@ def test_shapes_of_all_sizes_of_one_are_given():
     assert network(jnp.ones((5, 1, 6, 5, 2)))[0].shape == (5, 1, 5, 4, 3)
     layer = network.layers[0]
     assert isinstance(layer.neuron.tau_mem, float)  # not one a neuron: all are equal
-    np.testing.assert_allclose(layer.kernel[...], np.moveaxis(weight, (0, 1), (3, 2)) * (1 - np.exp(-0.2)) * 5, rtol=1e-6)
+    np.testing.assert_allclose(
+        layer.kernel[...], np.moveaxis(weight, (0, 1), (3, 2)) * (1 - np.exp(-0.2)) * 5, rtol=1e-6
+    )
 
 
 def test_time_step_must_be_known():
@@ -135,7 +165,9 @@ def test_time_step_must_be_known():
         from_nir(graph, dt=0.0)
     with pytest.raises(ValueError, match=r"dt must be one number, got shape \(2,\)"):
         from_nir(graph, dt=np.array([1e-3, 2e-3]))  # pyright: ignore
-    with pytest.raises(ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"):
+    with pytest.raises(
+        ValueError, match="scheme must be one of 'exponential', 'euler', got 'exact'"
+    ):
         from_nir(graph, dt=DT, scheme="exact")
     with pytest.raises(TypeError, match=r"graph must be a nir\.NIRGraph, got dict"):
         from_nir({}, dt=DT)
@@ -228,7 +260,9 @@ def test_what_cannot_be_read_is_named(graph, match):
 def test_a_field_that_is_missing_is_named_with_its_node(first):
     """Each one on its own, of a convolution, of its neurons and of the input."""
     whole = chain(conv(), cuba((M, 2, 2)), first=(2, 4, 4))
-    optional = {"bias", "input_shape", "metadata", "input_type", "v_reset", "w_in"} | ({"output_type"} if first != "in" else set())
+    optional = {"bias", "input_shape", "metadata", "input_type", "v_reset", "w_in"} | (
+        {"output_type"} if first != "in" else set()
+    )
     for field in sorted(vars(whole.nodes[first]).keys() - optional):
         graph = copy.deepcopy(whole)
         vars(graph.nodes[first]).pop(field)
@@ -238,10 +272,13 @@ def test_a_field_that_is_missing_is_named_with_its_node(first):
 
 def test_euler_s_step_must_be_shorter_than_its_time_constants():
     with pytest.raises(
-        ValueError, match=r"node 'n1', a CubaLIF, has a tau_mem that must be at least dt = 0\.02 s under Euler's scheme, got 0\.01 s"
+        ValueError,
+        match=r"node 'n1', a CubaLIF, has a tau_mem that must be at least dt = 0\.02 s under Euler's scheme, got 0\.01 s",
     ):
         from_nir(chain(nir.Linear(W), cuba()), dt=20e-3, scheme="euler")
-    network = from_nir(chain(nir.Linear(W), cuba(tau_syn=DT)), dt=DT, scheme="euler")  # a current that lasts one step
+    network = from_nir(
+        chain(nir.Linear(W), cuba(tau_syn=DT)), dt=DT, scheme="euler"
+    )  # a current that lasts one step
     assert np.exp(-DT / network.layers[0].neuron.tau_syn) == 0
 
 
@@ -251,7 +288,7 @@ def test_edges_are_checked():
         edit(graph)
         return graph
 
-    more = lambda *edges: lambda g: g.edges.extend(edges)  # noqa: E731
+    more = lambda *edges: lambda g: g.edges.extend(edges)
 
     def loops(*paths):
         """Further weights, each between two of the nodes that a path names."""
@@ -268,17 +305,44 @@ def test_edges_are_checked():
         g.edges += [("n3", "a"), ("a", "d"), ("d", "n3")]
 
     for edit, match in [
-        (more(("n1", "nowhere")), r"edges must join two of the graph's nodes, got \('n1', 'nowhere'\)"),
+        (
+            more(("n1", "nowhere")),
+            r"edges must join two of the graph's nodes, got \('n1', 'nowhere'\)",
+        ),
         (more(("n0", "n1")), "edges must be given once, got 'n0' to 'n1' twice"),
-        (lambda g: g.edges.remove(("in", "n0")), r"node 'n0', a Linear, must come from one node, got \[\]"),
-        (lambda g: g.edges.remove(("n1", "n2")), r"node 'n2', a Linear, must come from one node, got \[\]"),
-        (lambda g: g.edges.remove(("n3", "out")), r"node 'out', a Output, must come from one node, got \[\]"),
+        (
+            lambda g: g.edges.remove(("in", "n0")),
+            r"node 'n0', a Linear, must come from one node, got \[\]",
+        ),
+        (
+            lambda g: g.edges.remove(("n1", "n2")),
+            r"node 'n2', a Linear, must come from one node, got \[\]",
+        ),
+        (
+            lambda g: g.edges.remove(("n3", "out")),
+            r"node 'out', a Output, must come from one node, got \[\]",
+        ),
         (lambda g: g.nodes.pop("n2"), "edges must join"),
-        (lambda g: g.nodes.update(second=nir.Input({"input": np.array([N])})), r"must have one Input, got 2: \['in', 'second'\]"),
-        (lambda g: g.nodes.update(alone=nir.Linear(V)), "node 'alone', a Linear, is on no path from the Input to the Output"),
-        (loops(("n3", "a", "n1")), r"node 'n1', a CubaLIF, gets input from \['in', 'n3'\]; only the last neurons may have several"),
-        (loops(("in", "a", "n3")), r"node 'n3', a CubaLIF, must get input from one population, or once from each that spikes, \['n1'\]"),
-        (loops(("n3", "a", "n3"), ("n3", "b", "n3")), "node 'n3', a CubaLIF, must have one set of weights to itself"),
+        (
+            lambda g: g.nodes.update(second=nir.Input({"input": np.array([N])})),
+            r"must have one Input, got 2: \['in', 'second'\]",
+        ),
+        (
+            lambda g: g.nodes.update(alone=nir.Linear(V)),
+            "node 'alone', a Linear, is on no path from the Input to the Output",
+        ),
+        (
+            loops(("n3", "a", "n1")),
+            r"node 'n1', a CubaLIF, gets input from \['in', 'n3'\]; only the last neurons may have several",
+        ),
+        (
+            loops(("in", "a", "n3")),
+            r"node 'n3', a CubaLIF, must get input from one population, or once from each that spikes, \['n1'\]",
+        ),
+        (
+            loops(("n3", "a", "n3"), ("n3", "b", "n3")),
+            "node 'n3', a CubaLIF, must have one set of weights to itself",
+        ),
         (loops(("n3", "a", "b", "n3")), "node 'n3', a CubaLIF, .*nothing else in the loop"),
         (delayed_loop, "node 'd', a Delay, cannot stand in the loop of the neurons 'n3'"),
         (loops(("n1", "a", "n3"), ("a", "n1")), "node 'a', a Linear, must go to one node"),
@@ -313,13 +377,25 @@ def test_metadata_counts_only_where_it_agrees():
     np.testing.assert_allclose(layer.neuron.tau_mem, 40e-3, rtol=1e-6)
     assert layer.neuron.theta == 3.0
     assert not layer.log_tau
-    for junk in (None, "x", 3, np.array([object()]), np.ones((7, 7)), np.full(M, np.nan), b"x", {}, [1.0]):
+    for junk in (
+        None,
+        "x",
+        3,
+        np.array([object()]),
+        np.ones((7, 7)),
+        np.full(M, np.nan),
+        b"x",
+        {},
+        [1.0],
+    ):
         graph = to_nir(network)
         graph.nodes["layer0"].metadata |= dict.fromkeys(graph.nodes["layer0"].metadata, junk)
         neuron = from_nir(graph).layers[0].neuron
         np.testing.assert_allclose(neuron.tau_mem, 20e-3, rtol=1e-6)  # its logarithm was in float32
         assert dataclasses.replace(neuron, tau_mem=20e-3) == LIF()
-        graph.nodes["input"].metadata["features"] = graph.nodes["layer0_kernel"].metadata["dtype"] = junk
+        graph.nodes["input"].metadata["features"] = graph.nodes["layer0_kernel"].metadata[
+            "dtype"
+        ] = junk
         assert len(from_nir(graph).layers) == 1
 
 
@@ -347,7 +423,9 @@ def test_any_broken_graph_is_a_value_error(data):
     names = list(graph.nodes)
     others = [nir.Threshold(np.ones(3)), nir.Scale(np.ones(3)), *BASE.nodes.values(), None]
     for _ in range(data.draw(st.integers(1, 3))):
-        what = data.draw(st.sampled_from(["field", "field", "field", "no field", "edge", "no edge", "node"]))
+        what = data.draw(
+            st.sampled_from(["field", "field", "field", "no field", "edge", "no edge", "node"])
+        )
         name = data.draw(st.sampled_from(names))
         if what == "field" and (node := graph.nodes[name]) is not None:
             setattr(node, data.draw(st.sampled_from(sorted(vars(node)))), data.draw(JUNK))

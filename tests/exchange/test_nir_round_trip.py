@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from snnjax import models, surrogate
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.exchange import from_nir, to_nir
-from snnjax.nn import Dropout, Flatten, Pool, Readout, Reshape, Sequential, SpikingConv1d, SpikingConv2d, SpikingDense
+from snnjax.nn import (
+    Dropout,
+    Flatten,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+)
 from snnjax.training.params import flatten_params
 
 require("nir")
@@ -74,10 +84,24 @@ def assert_round_trip(network, x, *, scheme="exponential", names=True, **options
         ({"hidden": (24, 16, 12)}, "exponential"),
         ({"hidden": (24, 16), "recurrent": True}, "euler"),
         ({"hidden": (24, 16), "skip": True, "recurrent": True}, "exponential"),
-        ({"hidden": (24,), "trainable": ("tau_mem", "tau_syn"), "integrator": LeakyIntegrator(tau_mem=0.3, initial=-0.02)}, "exponential"),
+        (
+            {
+                "hidden": (24,),
+                "trainable": ("tau_mem", "tau_syn"),
+                "integrator": LeakyIntegrator(tau_mem=0.3, initial=-0.02),
+            },
+            "exponential",
+        ),
         ({"hidden": (24,), "trainable": ("tau_mem", "tau_syn")}, "euler"),
     ],
-    ids=["dense", "deep", "recurrent", "skip", "trained time constants", "trained time constants, euler"],
+    ids=[
+        "dense",
+        "deep",
+        "recurrent",
+        "skip",
+        "trained time constants",
+        "trained time constants, euler",
+    ],
 )
 def test_dense(options, scheme):
     network = models.dense(20, 4, init=INIT, rngs=nnx.Rngs(0), **options)
@@ -91,18 +115,30 @@ def test_convolutions_over_a_line():
     layers = (models.Conv(4, 5, 3), models.Conv(6, 3, 1, "same"))
     network = models.csnn(40, 4, layers=layers, trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0))
     back = assert_round_trip(network, events(40), scheme="euler")
-    assert [type(layer) for layer in back.layers] == [Reshape, SpikingConv1d, SpikingConv1d, Flatten, Readout]
+    assert [type(layer) for layer in back.layers] == [
+        Reshape,
+        SpikingConv1d,
+        SpikingConv1d,
+        Flatten,
+        Readout,
+    ]
 
 
 def test_convolutions_over_images_with_pooling():
-    network = models.csnn2d((12, 10, 2), 4, blocks=((4,), (5,)), recurrent=True, init=INIT, rngs=nnx.Rngs(0))
+    network = models.csnn2d(
+        (12, 10, 2), 4, blocks=((4,), (5,)), recurrent=True, init=INIT, rngs=nnx.Rngs(0)
+    )
     back = assert_round_trip(network, events(240))
     assert [layer.kind for layer in back.layers if isinstance(layer, Pool)] == ["max", "max"]
 
 
 def test_skip_connections_past_convolutions():
-    network = models.csnn2d((12, 10, 2), 4, blocks=((4,), (5,)), skip=True, padding=2, init=INIT, rngs=nnx.Rngs(0))
-    back = assert_round_trip(network, events(240), names=False)  # what stands before the readout, and does nothing, is left out
+    network = models.csnn2d(
+        (12, 10, 2), 4, blocks=((4,), (5,)), skip=True, padding=2, init=INIT, rngs=nnx.Rngs(0)
+    )
+    back = assert_round_trip(
+        network, events(240), names=False
+    )  # what stands before the readout, and does nothing, is left out
     assert back.skip
 
 
@@ -129,9 +165,15 @@ PER_NEURON = np.linspace(0.5, 2.0, 24)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("kind", [np.float64, np.float32, jnp.float32], ids=["float64", "float32", "jax"])
+@pytest.mark.parametrize(
+    "kind", [np.float64, np.float32, jnp.float32], ids=["float64", "float32", "jax"]
+)
 def test_one_time_constant_a_neuron(scheme, kind):
-    value = (lambda base: jnp.asarray(base * PER_NEURON, kind)) if kind is jnp.float32 else lambda base: (base * PER_NEURON).astype(kind)
+    value = (
+        (lambda base: jnp.asarray(base * PER_NEURON, kind))
+        if kind is jnp.float32
+        else lambda base: (base * PER_NEURON).astype(kind)
+    )
     neuron = LIF(tau_mem=value(20e-3), tau_syn=value(8e-3), theta=value(1.0))
     network = models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0))
     graph = to_nir(network, scheme=scheme)
@@ -154,7 +196,16 @@ def test_one_time_constant_a_position():
 def test_plain_numbers_stay_plain():
     neuron = LIF(tau_mem=17e-3, tau_syn=3e-3, theta=0.9, dt=1e-3)
     back = assert_round_trip(
-        models.dense(20, 4, hidden=(24,), neuron=neuron, integrator=LeakyIntegrator(dt=1e-3), init=INIT, rngs=nnx.Rngs(0)), events(20)
+        models.dense(
+            20,
+            4,
+            hidden=(24,),
+            neuron=neuron,
+            integrator=LeakyIntegrator(dt=1e-3),
+            init=INIT,
+            rngs=nnx.Rngs(0),
+        ),
+        events(20),
     )
     assert back.layers[0].neuron == neuron
     assert back.layers[1].neuron == LeakyIntegrator(dt=1e-3)
@@ -172,12 +223,16 @@ def test_plain_numbers_stay_plain():
 )
 def test_reset_and_surrogate(options):
     neuron = LIF(**options)
-    back = assert_round_trip(models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0)), events(20))
+    back = assert_round_trip(
+        models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0)), events(20)
+    )
     assert back.layers[0].neuron == neuron
 
 
 def test_gradients_come_back():
-    network = Sequential(SpikingDense(20, 4, recurrent=True, trainable=("tau_syn",), init=INIT, rngs=nnx.Rngs(0)))
+    network = Sequential(
+        SpikingDense(20, 4, recurrent=True, trainable=("tau_syn",), init=INIT, rngs=nnx.Rngs(0))
+    )
     back = from_nir(through_bytes(to_nir(network)))
     x = events(20)
     gradients = [nnx.grad(lambda n: jnp.sum(jnp.sin(n(x)[0])))(n) for n in (network, back)]
@@ -190,7 +245,10 @@ def test_gradients_come_back():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_weights_of_16_bits(dtype):
-    assert_round_trip(Sequential(SpikingDense(20, 24, init=INIT, recurrent=True, dtype=dtype, rngs=nnx.Rngs(0))), events(20))
+    assert_round_trip(
+        Sequential(SpikingDense(20, 24, init=INIT, recurrent=True, dtype=dtype, rngs=nnx.Rngs(0))),
+        events(20),
+    )
 
 
 def test_double_precision(x64):
@@ -200,7 +258,11 @@ def test_double_precision(x64):
 
 
 def test_dropout_is_left_out():
-    layers = [SpikingDense(20, 24, init=INIT, rngs=nnx.Rngs(0)), Dropout(0.5), Readout(24, 3, rngs=nnx.Rngs(1))]
+    layers = [
+        SpikingDense(20, 24, init=INIT, rngs=nnx.Rngs(0)),
+        Dropout(0.5),
+        Readout(24, 3, rngs=nnx.Rngs(1)),
+    ]
     network = Sequential(*layers)
     back = from_nir(through_bytes(to_nir(network)))
     assert_same_network(network, back, events(20), names=False)
@@ -208,7 +270,9 @@ def test_dropout_is_left_out():
 
 
 def test_a_second_round_trip_changes_nothing():
-    network = models.csnn(40, 4, layers=(models.Conv(4, 5, 3),), trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0))
+    network = models.csnn(
+        40, 4, layers=(models.Conv(4, 5, 3),), trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0)
+    )
     first = to_nir(network, scheme="euler")
     second = to_nir(from_nir(through_bytes(first)), scheme="euler")
     assert first.edges == second.edges
@@ -216,7 +280,9 @@ def test_a_second_round_trip_changes_nothing():
     for name, node in first.nodes.items():
         for field, value in vars(node).items():
             if isinstance(value, np.ndarray):
-                np.testing.assert_array_equal(value, getattr(second.nodes[name], field), err_msg=f"{name}.{field}")
+                np.testing.assert_array_equal(
+                    value, getattr(second.nodes[name], field), err_msg=f"{name}.{field}"
+                )
 
 
 def test_another_time_step():
@@ -236,10 +302,15 @@ def test_another_time_step():
 def test_any_dense_network(hidden, recurrent, skip, scheme, tau_mem, tau_syn, dt):
     neuron = LIF(tau_mem=tau_mem, tau_syn=tau_syn, dt=dt)
     layers = [
-        SpikingDense(n, m, recurrent=recurrent, neuron=neuron, init=INIT, rngs=nnx.Rngs(0)) for n, m in itertools.pairwise([3, *hidden])
+        SpikingDense(n, m, recurrent=recurrent, neuron=neuron, init=INIT, rngs=nnx.Rngs(0))
+        for n, m in itertools.pairwise([3, *hidden])
     ]
     n_last = sum(hidden) if skip else hidden[-1]
-    network = Sequential(*layers, Readout(n_last, 2, neuron=LeakyIntegrator(dt=dt), kernel_init=INIT, rngs=nnx.Rngs(0)), skip=skip)
+    network = Sequential(
+        *layers,
+        Readout(n_last, 2, neuron=LeakyIntegrator(dt=dt), kernel_init=INIT, rngs=nnx.Rngs(0)),
+        skip=skip,
+    )
     back = from_nir(through_bytes(to_nir(network, scheme=scheme)))
     assert back.skip == (skip and len(hidden) > 1)
     assert all(layer.neuron == neuron for layer in back.layers[:-1])

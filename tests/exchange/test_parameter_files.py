@@ -29,12 +29,23 @@ SEED = [0]
 
 def make(seed=0, hidden=4, dtype=jnp.float32, trainable=("tau_mem",), recurrent=True):
     SEED[0] = seed
-    first = SpikingDense(3, hidden, init=draw, recurrent=recurrent, trainable=trainable, dtype=dtype, rngs=nnx.Rngs(0))
+    first = SpikingDense(
+        3,
+        hidden,
+        init=draw,
+        recurrent=recurrent,
+        trainable=trainable,
+        dtype=dtype,
+        rngs=nnx.Rngs(0),
+    )
     return Sequential(first, Readout(hidden, 2, kernel_init=draw, rngs=nnx.Rngs(0)))
 
 
 def bits(network):
-    return {name: (a.dtype, a.shape, a.tobytes()) for name, a in flatten_params(nnx.state(network, nnx.Param)).items()}
+    return {
+        name: (a.dtype, a.shape, a.tobytes())
+        for name, a in flatten_params(nnx.state(network, nnx.Param)).items()
+    }
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -54,7 +65,10 @@ def test_round_trip(tmp_path, suffix, dtype):
 
 def test_numbers_of_the_other_byte_order(tmp_path):
     network, other = make(0), make(1)
-    swapped = {name: a.astype(a.dtype.newbyteorder(">")) for name, a in flatten_params(nnx.state(network, nnx.Param)).items()}
+    swapped = {
+        name: a.astype(a.dtype.newbyteorder(">"))
+        for name, a in flatten_params(nnx.state(network, nnx.Param)).items()
+    }
     np.savez(tmp_path / "big.npz", **swapped)
     load_parameters(tmp_path / "big.npz", other)
     assert bits(other) == bits(network)
@@ -73,7 +87,12 @@ def test_names_are_those_that_other_tools_see(tmp_path):
 
     for suffix in SUFFIXES:
         save_parameters(tmp_path / f"a{suffix}", make())
-    names = ["layers.0.kernel", "layers.0.log_tau.tau_mem", "layers.0.recurrent_kernel", "layers.1.kernel"]
+    names = [
+        "layers.0.kernel",
+        "layers.0.log_tau.tau_mem",
+        "layers.0.recurrent_kernel",
+        "layers.1.kernel",
+    ]
     with np.load(tmp_path / "a.npz") as archive:
         assert sorted(archive.files) == names
         np.testing.assert_array_equal(archive["layers.0.kernel"], make().layers[0].kernel[...])
@@ -91,7 +110,9 @@ def test_a_run_s_parameters_are_such_a_file(tmp_path):
 
 def test_any_module(tmp_path):
     SEED[0] = 0
-    layer, other = (SpikingConv1d(2, 3, kernel_size=4, init=draw, rngs=nnx.Rngs(0)) for _ in range(2))
+    layer, other = (
+        SpikingConv1d(2, 3, kernel_size=4, init=draw, rngs=nnx.Rngs(0)) for _ in range(2)
+    )
     other.kernel[...] = 0 * other.kernel[...]
     save_parameters(tmp_path / "layer.npz", layer)
     load_parameters(tmp_path / "layer.npz", other)
@@ -104,10 +125,22 @@ def test_every_mismatch_is_named_and_changes_nothing(tmp_path, suffix):
     save_parameters(path, make(0))
     for options, match in [
         ({"hidden": 5}, r"parameter layers\.0\.kernel must have shape \(3, 5\), got \(3, 4\)"),
-        ({"dtype": jnp.float16}, r"parameter layers\.0\.kernel must have dtype float16, got float32"),
-        ({"dtype": jnp.bfloat16}, r"parameter layers\.0\.kernel must have dtype bfloat16, got float32"),
-        ({"recurrent": False}, r"\[\] are missing, and it has no \['layers\.0\.recurrent_kernel'\]"),
-        ({"trainable": ("tau_syn",)}, r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and it has no \['layers\.0\.log_tau\.tau_mem'\]"),
+        (
+            {"dtype": jnp.float16},
+            r"parameter layers\.0\.kernel must have dtype float16, got float32",
+        ),
+        (
+            {"dtype": jnp.bfloat16},
+            r"parameter layers\.0\.kernel must have dtype bfloat16, got float32",
+        ),
+        (
+            {"recurrent": False},
+            r"\[\] are missing, and it has no \['layers\.0\.recurrent_kernel'\]",
+        ),
+        (
+            {"trainable": ("tau_syn",)},
+            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and it has no \['layers\.0\.log_tau\.tau_mem'\]",
+        ),
     ]:
         network = make(1, **options)
         before = bits(network)
@@ -131,7 +164,9 @@ def test_other_suffixes(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.npz or \.safetensors, got .*a\.pt"):
         save_parameters(tmp_path / "a.pt", make())
     (tmp_path / "a.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"suffix of the file must be one of '\.npz', '\.safetensors', got '\.pt'"):
+    with pytest.raises(
+        ValueError, match=r"suffix of the file must be one of '\.npz', '\.safetensors', got '\.pt'"
+    ):
         load_parameters(tmp_path / "a.pt", make())
     for suffix in SUFFIXES:
         with pytest.raises(FileNotFoundError):
@@ -143,7 +178,13 @@ def test_damaged_files(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     save_parameters(path, make())
     whole = path.read_bytes()
-    for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-1] if suffix == ".safetensors" else whole[:-30], b"\xff" * 100):
+    for content in (
+        b"",
+        b"hello",
+        whole[: len(whole) // 2],
+        whole[:-1] if suffix == ".safetensors" else whole[:-30],
+        b"\xff" * 100,
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"a{suffix} is not a readable parameter file"):
             load_parameters(path, make())
@@ -151,7 +192,9 @@ def test_damaged_files(tmp_path, suffix):
 
 def head(shape, dtype="<f4"):
     buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"shape": shape, "fortran_order": False, "descr": dtype})
+    np.lib.format.write_array_header_1_0(
+        buffer, {"shape": shape, "fortran_order": False, "descr": dtype}
+    )
     return buffer.getvalue()
 
 
@@ -162,7 +205,10 @@ def test_an_archive_is_not_believed(tmp_path):
     with np.load(path) as archive:
         arrays = dict(archive)
     for content, match in [
-        (head((10**9, 10**9)), r"parameter layers\.0\.kernel must have shape \(3, 4\), got \(1000000000, 1000000000\)"),
+        (
+            head((10**9, 10**9)),
+            r"parameter layers\.0\.kernel must have shape \(3, 4\), got \(1000000000, 1000000000\)",
+        ),
         (head((3, 4)), "is not a readable parameter file"),
         (head((3, 4), "|O"), r"layers\.0\.kernel holds Python objects"),
         (b"\x93NUMPY\x09\x00", "truncated or not a .npy file"),
@@ -171,7 +217,9 @@ def test_an_archive_is_not_believed(tmp_path):
             for name, a in arrays.items():
                 buffer = io.BytesIO()
                 np.save(buffer, a)
-                archive.writestr(f"{name}.npy", content if name == "layers.0.kernel" else buffer.getvalue())
+                archive.writestr(
+                    f"{name}.npy", content if name == "layers.0.kernel" else buffer.getvalue()
+                )
         with pytest.raises(ValueError, match=match):
             load_parameters(path, make())
     save_parameters(path, make(), overwrite=True)
@@ -221,7 +269,9 @@ def test_parameters_that_are_not_finite_are_named(tmp_path, suffix, dtype):
     network.layers[0].kernel[0, 0] = jnp.nan
     network.layers[1].kernel[1, 0] = jnp.inf
     save_parameters(path, network, overwrite=True)
-    with pytest.warns(UserWarning, match="are loaded that are not finite: layers.0.kernel, layers.1.kernel$") as caught:
+    with pytest.warns(
+        UserWarning, match="are loaded that are not finite: layers.0.kernel, layers.1.kernel$"
+    ) as caught:
         load_parameters(path, other)
     assert [w.filename for w in caught] == [__file__]
     assert bits(other) == bits(network)

@@ -53,7 +53,9 @@ def test_there_and_back(drawn, dtype):
             assert data.times[e] == row["t"] / 1e6
             assert data.times[e] < data.duration
             e += 1
-    for (events, label), (given_events, given_label) in zip(to_tonic(data, sensor_size=sensor), pairs, strict=True):
+    for (events, label), (given_events, given_label) in zip(
+        to_tonic(data, sensor_size=sensor), pairs, strict=True
+    ):
         assert label == given_label
         assert type(label) is int
         for name in ("t", "x", "y", "p"):
@@ -77,7 +79,15 @@ def test_a_raster_is_the_sensor_s_frame():
 def test_a_long_recording_is_binned_as_whole_numbers_are():
     rng = np.random.default_rng(0)
     events = np.zeros(20_000, SHD)
-    events["t"] = np.sort(np.concatenate([rng.integers(0, 100_000_000, 18_000), 100 * rng.integers(0, 10**6, 1000), [99_999_999] * 1000]))
+    events["t"] = np.sort(
+        np.concatenate(
+            [
+                rng.integers(0, 100_000_000, 18_000),
+                100 * rng.integers(0, 10**6, 1000),
+                [99_999_999] * 1000,
+            ]
+        )
+    )
     address, _ = from_tonic([(events, 0)], sensor_size=(1, 1, 1), duration=100.0).bins(1e-4)
     np.testing.assert_array_equal(address, events["t"] // 100)
 
@@ -99,25 +109,37 @@ def counts(data):
 def test_recordings_on_a_clock_that_ran_before_are_counted_from_their_first_event():
     options = {"sensor_size": (1, 1, 1), "duration": 0.1}
     begins = [1_000_000_000, 100_000, 99_000, 1_600_000_000_000_000]
-    message = (
-        r"3 of 4 recordings have no event before duration = 0\.1 s \(sample 0 begins at 1000 s\): all times are counted from the first"
-    )
+    message = r"3 of 4 recordings have no event before duration = 0\.1 s \(sample 0 begins at 1000 s\): all times are counted from the first"
     with pytest.warns(UserWarning, match=message) as caught:
         data = from_tonic(shifted(begins), **options)
     assert [w.filename for w in caught] == [__file__]
     assert counts(data) == [100] * 4
-    np.testing.assert_allclose(data.times.reshape(4, 100), np.tile(np.arange(100) / 1000, (4, 1)), atol=1e-15)
-    with pytest.warns(UserWarning, match=r"1 of 3 .*sample 1 begins at 0\.1 s\): these samples have no event"):
+    np.testing.assert_allclose(
+        data.times.reshape(4, 100), np.tile(np.arange(100) / 1000, (4, 1)), atol=1e-15
+    )
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 .*sample 1 begins at 0\.1 s\): these samples have no event"
+    ):
         assert counts(from_tonic(shifted([0, 100_000, 50_000]), **options)) == [100, 0, 50]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert counts(from_tonic(shifted(begins), origin="first", **options)) == [100] * 4
         assert counts(from_tonic(shifted([0, 50_000]), **options)) == [100, 50]
-        assert counts(from_tonic(shifted([0, 0, 100_000]), origin="zero", **options)) == [100, 100, 0]
-        assert counts(from_tonic([*shifted([10]), (np.zeros(0, SHD), 0)], origin="first", **options)) == [100, 0]
-    whole = from_tonic(shifted(begins), sensor_size=(1, 1, 1))  # without a window there is nothing to lose
+        assert counts(from_tonic(shifted([0, 0, 100_000]), origin="zero", **options)) == [
+            100,
+            100,
+            0,
+        ]
+        assert counts(
+            from_tonic([*shifted([10]), (np.zeros(0, SHD), 0)], origin="first", **options)
+        ) == [100, 0]
+    whole = from_tonic(
+        shifted(begins), sensor_size=(1, 1, 1)
+    )  # without a window there is nothing to lose
     assert [events["t"][0] for events, _ in to_tonic(whole)] == begins
-    assert from_tonic(shifted(begins), sensor_size=(1, 1, 1), origin="first").duration == pytest.approx(0.099001)
+    assert from_tonic(
+        shifted(begins), sensor_size=(1, 1, 1), origin="first"
+    ).duration == pytest.approx(0.099001)
     with pytest.raises(ValueError, match="origin must be one of 'first', 'zero', got 'last'"):
         from_tonic([], origin="last", **options)
 
@@ -139,7 +161,13 @@ def test_sound_has_channels_and_a_polarity_that_says_nothing():
     assert data.units.tolist() == [699, 3]
     assert data.duration == pytest.approx(1.000001)
     (back, label), = to_tonic(data)  # fmt: skip
-    assert (back["t"].tolist(), back["x"].tolist(), back["y"].tolist(), back["p"].tolist(), label) == (
+    assert (
+        back["t"].tolist(),
+        back["x"].tolist(),
+        back["y"].tolist(),
+        back["p"].tolist(),
+        label,
+    ) == (
         [10, 1_000_000],
         [699, 3],
         [0, 0],
@@ -158,10 +186,17 @@ def test_a_data_set_of_tonic_s_form_brings_its_sensor():
             return recording([{"t": 5, "x": 2, "y": 1, "p": 1}] * index), index
 
     data = from_tonic(Dataset(), duration=0.1, groups=[3, 4], class_names=["a", "b"])
-    assert (data.n_units, data.counts.tolist(), data.units.tolist(), data.groups.tolist()) == (12, [0, 1], [11], [3, 4])  # pyright: ignore
+    assert (data.n_units, data.counts.tolist(), data.units.tolist(), data.groups.tolist()) == (
+        12,
+        [0, 1],
+        [11],
+        [3, 4],
+    )  # pyright: ignore
     assert to_tonic(data, sensor_size=(3, 2, 2))[0][0].size == 0
     pairs = [(events, np.array(label)) for events, label in to_tonic(data, sensor_size=(3, 2, 2))]
-    again = from_tonic(pairs, sensor_size=np.array([3, 2, 2]), duration=0.1)  # as loaders of arrays have them
+    again = from_tonic(
+        pairs, sensor_size=np.array([3, 2, 2]), duration=0.1
+    )  # as loaders of arrays have them
     assert again.labels.tolist() == data.labels.tolist()
     assert again.units.tolist() == data.units.tolist()
 
@@ -205,7 +240,9 @@ def test_what_is_wrong_is_named(samples, sensor, error, match):
 
 def test_the_sensor_must_have_the_data_s_units():
     data = EventDataset.from_lists([[0.0]], [[3]], [0], n_units=10, duration=1.0)
-    with pytest.raises(ValueError, match=r"sensor_size must have as many units as the data, 10, got \(3, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"sensor_size must have as many units as the data, 10, got \(3, 2, 2\)"
+    ):
         to_tonic(data, sensor_size=(3, 2, 2))
 
 

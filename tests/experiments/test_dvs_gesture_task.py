@@ -60,7 +60,9 @@ def test_network_sees_the_sensor(folder):
     # 3 x 3 with padding 2: two more positions a layer
     assert [z.shape[2:] for z in activity.spikes] == [(10, 10, 16), (12, 12, 16)]
     assert readout.shape == (50, 4, 11)
-    np.testing.assert_allclose(prepared.config.nu, 3000 / 0.3 / 128, rtol=0.05)  # before a tenth is dropped
+    np.testing.assert_allclose(
+        prepared.config.nu, 3000 / 0.3 / 128, rtol=0.05
+    )  # before a tenth is dropped
 
 
 @pytest.mark.slow
@@ -70,7 +72,9 @@ def test_training_learns_the_side(folder, tmp_path, stream):
         require("grain")
     config = DVSGestureConfig(data=folder, stream=stream, **(SMALL | {"epochs": 6}))
     finished = run(config, folder=RunFolder(tmp_path / "run"))
-    assert finished.summary["test_accuracy"] >= 5 / 6  # six gestures of people it has not seen; chance 1/11
+    assert (
+        finished.summary["test_accuracy"] >= 5 / 6
+    )  # six gestures of people it has not seen; chance 1/11
     again = load_run(tmp_path / "run")
     x, _ = again.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
@@ -85,7 +89,10 @@ def test_training_learns_the_side(folder, tmp_path, stream):
         ({"valid_users": ()}, "valid_users must name at least one user"),
         ({"crop": "end"}, "crop must be one of 'random', 'start'"),
         ({"padding": -1}, "padding must be"),
-        ({"shard_size": 9, "batch_size": 4}, "shard_size must be a multiple of batch_size 4, got 9"),
+        (
+            {"shard_size": 9, "batch_size": 4},
+            "shard_size must be a multiple of batch_size 4, got 9",
+        ),
     ],
 )
 def test_wrong_settings(options, match, tmp_path):
@@ -95,7 +102,9 @@ def test_wrong_settings(options, match, tmp_path):
 
 def test_users_that_are_not_there_and_sweeps(folder, tmp_path):
     config = DVSGestureConfig(data=folder, **SMALL)
-    with pytest.raises(ValueError, match="valid_users must leave some and hold out some of the users"):
+    with pytest.raises(
+        ValueError, match="valid_users must leave some and hold out some of the users"
+    ):
         dataclasses.replace(config, valid_users=(99,)).datasets()
     with pytest.raises(ValueError, match="stream must be False"):
         run_sweep(config, grid([0], {"sigma_u": [0.5, 1.0]}), tmp_path / "sweep")

@@ -15,8 +15,13 @@ from snnjax.training.run_folder import RunFolder
 def sets(rng):
     """Two classes: a bright left or a bright right half."""
     labels = np.arange(60) % 2
-    images = rng.normal(size=(60, 8, 8, 1)) + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
-    return ImageDataset(images=images.astype(np.float32), labels=labels, n_classes=2).split((0.6, 0.2, 0.2), seed=0)
+    images = (
+        rng.normal(size=(60, 8, 8, 1))
+        + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
+    )
+    return ImageDataset(images=images.astype(np.float32), labels=labels, n_classes=2).split(
+        (0.6, 0.2, 0.2), seed=0
+    )
 
 
 @pytest.mark.more
@@ -30,11 +35,17 @@ def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
 
 
 @pytest.mark.parametrize(
-    "options", [{"model": "csnn2"}, {"model": "dense", "hidden": (40,), "init": "data_driven_balanced", "dropout": 0.1}]
+    "options",
+    [
+        {"model": "csnn2"},
+        {"model": "dense", "hidden": (40,), "init": "data_driven_balanced", "dropout": 0.1},
+    ],
 )
 @pytest.mark.slow
 def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
-    config = DigitsConfig(start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options)
+    config = DigitsConfig(
+        start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options
+    )
     folder = RunFolder(tmp_path / "run")
     finished = run(config, datasets=sets, folder=folder)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
@@ -52,16 +63,29 @@ def test_digits_are_split_without_overlap():
 
 
 def test_cifar10_takes_a_fraction_and_downsamples():
-    train, valid, test = CIFAR10Config(data=data_path("tfds"), fraction=0.1, downsample=2).datasets()
-    assert (len(train), len(valid), len(test), train.images.shape[1:]) == (900, 100, 2000, (16, 16, 3))
+    train, valid, test = CIFAR10Config(
+        data=data_path("tfds"), fraction=0.1, downsample=2
+    ).datasets()
+    assert (len(train), len(valid), len(test), train.images.shape[1:]) == (
+        900,
+        100,
+        2000,
+        (16, 16, 3),
+    )
     assert np.bincount(train.labels).tolist() == [90] * 10
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": "csnn3"}, "model must be one of 'dense', 'csnn2', 'csnn4', 'csnn6', 'csnn8', got 'csnn3'"),
-        ({"augment_drop": 0.1}, "augment_drop must be 0 for images, whose augmentations are flip and shift, got 0.1"),
+        (
+            {"model": "csnn3"},
+            "model must be one of 'dense', 'csnn2', 'csnn4', 'csnn6', 'csnn8', got 'csnn3'",
+        ),
+        (
+            {"augment_drop": 0.1},
+            "augment_drop must be 0 for images, whose augmentations are flip and shift, got 0.1",
+        ),
         ({"downsample": 0}, "downsample must be"),
         ({"test_fraction": 1.0}, "test_fraction must be"),
         ({"dropout": 1.0}, "dropout must be"),
@@ -74,6 +98,8 @@ def test_wrong_settings(options, match):
 
 def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it_is_measured(sets):
     """At 1 Hz no weights of the first layer give mu_u = 0.5 with sigma_u = 0.5; at the rate of these images there are some."""
-    prepared = prepare(DigitsConfig(start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets)
+    prepared = prepare(
+        DigitsConfig(start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets
+    )
     with pytest.raises(ValueError, match="mu_u"):
         prepare(dataclasses.replace(prepared.config, nu=1.0), sets)

@@ -11,10 +11,27 @@ from snnjax._files import as_dict
 from snnjax.experiments import RandmanConfig, SHDConfig, load_config, load_run, prepare, run
 from snnjax.training.run_folder import RunFolder
 
-SMALL = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(24, 12), epochs=2, batch_size=16, learning_rate=1e-2, learn_tau=True)
+SMALL = RandmanConfig(
+    classes=3,
+    inputs=6,
+    samples=40,
+    hidden=(24, 12),
+    epochs=2,
+    batch_size=16,
+    learning_rate=1e-2,
+    learn_tau=True,
+)
 
 
-@pytest.mark.parametrize("config", [SMALL, SHDConfig(data=Path("some/folder"), valid_speakers=(1, 2), out=Path("there"), tau_readout=0.3)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        SHDConfig(
+            data=Path("some/folder"), valid_speakers=(1, 2), out=Path("there"), tau_readout=0.3
+        ),
+    ],
+)
 def test_configuration_round_trip(config, tmp_path):
     RunFolder(tmp_path / "run").write_json("config", as_dict(config))
     assert load_config(tmp_path / "run") == config

@@ -13,7 +13,15 @@ from flax import nnx
 from snnjax import surrogate
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
-from snnjax.experiments import RandmanConfig, SHDConfig, build_network, build_objective, build_optimizer, load_run, run
+from snnjax.experiments import (
+    RandmanConfig,
+    SHDConfig,
+    build_network,
+    build_objective,
+    build_optimizer,
+    load_run,
+    run,
+)
 from snnjax.experiments._run import spread
 from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
@@ -21,24 +29,43 @@ from snnjax.training import TrainingDivergedError
 from snnjax.training.params import load_params
 from snnjax.training.run_folder import RunFolder
 
-SMALL = RandmanConfig(start="paper", classes=3, inputs=6, samples=40, hidden=(24,), epochs=3, batch_size=16, learning_rate=1e-2)
+SMALL = RandmanConfig(
+    start="paper",
+    classes=3,
+    inputs=6,
+    samples=40,
+    hidden=(24,),
+    epochs=3,
+    batch_size=16,
+    learning_rate=1e-2,
+)
 
 
 def test_network_follows_the_configuration():
     config = RandmanConfig(
-        hidden=(64, 32), recurrent=True, tau_mem=15e-3, learn_tau=True, sigma_u=0.5, beta=10.0, init="fluctuation_driven"
+        hidden=(64, 32),
+        recurrent=True,
+        tau_mem=15e-3,
+        learn_tau=True,
+        sigma_u=0.5,
+        beta=10.0,
+        init="fluctuation_driven",
     )
     network = build_network(config, n_inputs=20, n_classes=7, nu=5.0, duration=0.3)
     assert [(layer.in_features, layer.out_features, layer.recurrent) for layer in network.layers] == [
         (20, 64, True), (64, 32, True), (32, 7, False),
     ]  # fmt: skip
     np.testing.assert_allclose(network.layers[0].neuron.tau_mem, 15e-3, rtol=1e-6)
-    np.testing.assert_array_equal(network.layers[0].steepness[...], [10.0])  # until it is calibrated
+    np.testing.assert_array_equal(
+        network.layers[0].steepness[...], [10.0]
+    )  # until it is calibrated
     assert network.layers[-1].neuron.tau_mem == 0.3
     # sigma_w = sigma_u sqrt(alpha / (n nu ehat)), ehat for tau_mem = 15 ms, tau_syn = 10 ms, dt = 2 ms
     lm, ls = np.exp(-2 / 15), np.exp(-2 / 10)
     ehat = 2e-3 * (1 - lm) * (1 + lm * ls) / ((1 + lm) * (1 - ls**2) * (1 - lm * ls))
-    np.testing.assert_allclose(network.layers[0].kernel[...].std(), 0.5 * np.sqrt(0.9 / (20 * 5.0 * ehat)), rtol=0.05)
+    np.testing.assert_allclose(
+        network.layers[0].kernel[...].std(), 0.5 * np.sqrt(0.9 / (20 * 5.0 * ehat)), rtol=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +74,9 @@ def test_network_follows_the_configuration():
     [("kaiming", 0.1), ("lecun", 0.1), ("micheli", 1.0), ("ikun", 0.21**0.5)],
 )
 def test_other_initializations(init, expected):
-    network = build_network(RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3)
+    network = build_network(
+        RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3
+    )
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), expected, rtol=0.03)
 
 
@@ -57,7 +86,9 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
 
     def stop(network, splits, *_, **__):
         x, _ = splits.train.batch(jax.numpy.arange(len(splits.train)))
-        seen["u"] = simulate(LIF(theta=1e30), x @ network.layers[0].kernel[...], membrane=True).membrane
+        seen["u"] = simulate(
+            LIF(theta=1e30), x @ network.layers[0].kernel[...], membrane=True
+        ).membrane
         seen["w"] = np.asarray(network.layers[0].kernel[...])
         raise KeyboardInterrupt
 
@@ -70,15 +101,24 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
 
 @pytest.mark.slow
 def test_lsuv_fires_at_its_rate_before_training():
-    history = run(dataclasses.replace(SMALL, init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)).fit.history
+    history = run(
+        dataclasses.replace(SMALL, init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)
+    ).fit.history
     np.testing.assert_allclose([history[0][f"rate_{k}"] for k in (1, 2)], 20.0, rtol=0.1)
 
 
 def test_regularizers_are_rates_times_duration():
-    upper, lower = build_objective(dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7).regularizers
+    upper, lower = build_objective(
+        dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7
+    ).regularizers
     assert (upper.side, upper.threshold) == ("upper", 7.0)
     assert (lower.side, lower.threshold, lower.strength) == ("lower", 1e-3, 100.0)
-    assert build_objective(dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7).regularizers == ()
+    assert (
+        build_objective(
+            dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7
+        ).regularizers
+        == ()
+    )
 
 
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd", "muon"])
@@ -95,7 +135,15 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
     folder = RunFolder(tmp_path / "run")
     finished = run(SMALL, folder=folder)
     names = {p.name for p in folder.path.iterdir()}
-    assert names == {"config.json", "metrics.csv", "results.json", "final.npz", "best.npz", "learning_curves.png", "activity.png"}
+    assert names == {
+        "config.json",
+        "metrics.csv",
+        "results.json",
+        "final.npz",
+        "best.npz",
+        "learning_curves.png",
+        "activity.png",
+    }
     config = json.loads((folder.path / "config.json").read_text())
     assert config["config"] == "RandmanConfig"
     np.testing.assert_allclose(config["nu"], 5.0)  # one spike a unit in 0.2 s, measured
@@ -130,7 +178,9 @@ def test_divergence_is_written_down(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 1"):
         run(dataclasses.replace(SMALL, upper_strength=3e38, upper_rate=0.0), folder=folder)
-    assert "not finite at epoch 1" in json.loads((folder.path / "results.json").read_text())["stopped"]
+    assert (
+        "not finite at epoch 1" in json.loads((folder.path / "results.json").read_text())["stopped"]
+    )
     with np.load(folder.path / "final.npz") as archive:
         assert all(np.isfinite(archive[name]).all() for name in archive.files)
 
@@ -169,7 +219,11 @@ def test_configuration_errors(options, error, match):
 
 
 def test_surrogates_keep_their_own_default():
-    build = lambda **options: build_network(RandmanConfig(**options), n_inputs=4, n_classes=2, nu=5.0, duration=0.2).layers[0].neuron.spike  # noqa: E731
+    build = lambda **options: (
+        build_network(RandmanConfig(**options), n_inputs=4, n_classes=2, nu=5.0, duration=0.2)
+        .layers[0]
+        .neuron.spike
+    )
     assert build(surrogate="triangular") == surrogate.triangular()
     assert build(surrogate="triangular", beta=0.5) == surrogate.triangular(0.5)
     assert build() == surrogate.superspike(20.0)
@@ -183,7 +237,14 @@ def test_missing_data_folder():
 
 def test_the_start_says_what_flags_leave_open():
     ours, papers = RandmanConfig(hidden=(8, 8)), RandmanConfig(start="paper", hidden=(8, 8))
-    seen = lambda c: (c.gradient, c.init, c.optimizer, c.learning_rate, c.schedule, c.lower_strength)  # noqa: E731
+    seen = lambda c: (
+        c.gradient,
+        c.init,
+        c.optimizer,
+        c.learning_rate,
+        c.schedule,
+        c.lower_strength,
+    )
     assert seen(ours) == ("steepness", "data_driven", "muon", 0.015, "warmup_cosine", 0.0)
     assert seen(papers) == ("none", "fluctuation_driven", "smorms3", 0.005, "constant", 100.0)
     assert RandmanConfig(start="paper", gradient="scale", learning_rate=1.0).learning_rate == 1.0
@@ -192,13 +253,17 @@ def test_the_start_says_what_flags_leave_open():
 
 
 def test_the_calibrated_start_levels_the_gradient_and_the_run_folder_keeps_it(tmp_path):
-    config = RandmanConfig(classes=3, inputs=6, samples=40, hidden=(32, 32, 32), epochs=1, batch_size=16)
+    config = RandmanConfig(
+        classes=3, inputs=6, samples=40, hidden=(32, 32, 32), epochs=1, batch_size=16
+    )
     folder = RunFolder(tmp_path / "run")
     finished = run(config, folder=folder)
     steepness = [float(layer.steepness[0]) for layer in finished.network.layers[:-1]]
     for parameters in ("initial", "final"):
         back = load_run(folder.path, parameters=parameters)
-        np.testing.assert_allclose([float(layer.steepness[0]) for layer in back.network.layers[:-1]], steepness, rtol=1e-3)
+        np.testing.assert_allclose(
+            [float(layer.steepness[0]) for layer in back.network.layers[:-1]], steepness, rtol=1e-3
+        )
     start = load_run(folder.path, parameters="initial")
     x, labels = start.sample.batch(spread(start.sample, 64))
     gains = [p.gain for p in probe(start.network, x, labels).layers[1:]]
@@ -221,7 +286,10 @@ def test_schedules():
 
 
 def test_a_target_out_of_reach_is_an_error():
-    with pytest.raises(ValueError, match=r"data_driven cannot put layer 1 at mu_u = 0\.9, sigma_u = 0\.01 on these data"):
+    with pytest.raises(
+        ValueError,
+        match=r"data_driven cannot put layer 1 at mu_u = 0\.9, sigma_u = 0\.01 on these data",
+    ):
         run(dataclasses.replace(SMALL, init="data_driven", mu_u=0.9, sigma_u=0.01))
     with pytest.raises(ValueError, match=r"lower_strength must be > 0 for priming_epochs"):
         dataclasses.replace(SMALL, priming_epochs=2, lower_strength=0.0)

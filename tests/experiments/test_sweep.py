@@ -16,7 +16,16 @@ from snnjax.experiments import RandmanConfig, SHDConfig, sweep, sweep_folder
 from snnjax.experiments._run import plain
 from snnjax.experiments.sweep import grid, parse_values, run_sweep
 
-CONFIG = RandmanConfig(classes=3, samples=40, batch_size=24, hidden=(20,), epochs=3, optimizer="adam", learning_rate=0.02, dt=4e-3)
+CONFIG = RandmanConfig(
+    classes=3,
+    samples=40,
+    batch_size=24,
+    hidden=(20,),
+    epochs=3,
+    optimizer="adam",
+    learning_rate=0.02,
+    dt=4e-3,
+)
 MEMBERS = grid([0, 1], {"sigma_u": [0.5, 1.5]})
 OPTIONS = {"wave": 2, "placement": "map"}
 
@@ -43,26 +52,46 @@ def stop_after(calls):
 def test_results_have_a_row_a_member(whole):
     with (whole.folder / "results.csv").open() as f:
         rows = list(csv.DictReader(f))
-    assert [(float(r["sigma_u"]), int(r["seed"])) for r in rows] == [(0.5, 0), (0.5, 1), (1.5, 0), (1.5, 1)]
+    assert [(float(r["sigma_u"]), int(r["seed"])) for r in rows] == [
+        (0.5, 0),
+        (0.5, 1),
+        (1.5, 0),
+        (1.5, 1),
+    ]
     assert all(r["finite"] == "True" and r["epochs"] == "3" for r in rows)
     for row, written in zip(whole.rows, rows, strict=True):
         assert {name: str(value) for name, value in row.items()} == written
     # 12 samples each; the weaker initialization fires less
     assert all(round(12 * r["test_accuracy_final"], 4).is_integer() for r in whole.rows)
-    assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(r["initial_rate_1"] for r in whole.rows[2:])
+    assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(
+        r["initial_rate_1"] for r in whole.rows[2:]
+    )
     assert not (whole.folder / "wave").exists()
     # smaller weights: a smaller membrane; every member's gradient was seen
-    assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(r["initial_sigma_u_1"] for r in whole.rows[2:])
+    assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(
+        r["initial_sigma_u_1"] for r in whole.rows[2:]
+    )
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
     for row in whole.rows:
-        with np.load(sweep_folder.member_file(whole.folder, {name: row[name] for name in ("sigma_u", "seed")})) as member:
+        with np.load(
+            sweep_folder.member_file(
+                whole.folder, {name: row[name] for name in ("sigma_u", "seed")}
+            )
+        ) as member:
             reached = member["history.train_accuracy"] >= 0.9
-        assert row["epochs_to_90"] == reached.argmax() if reached.any() else np.isnan(row["epochs_to_90"])
+        assert (
+            row["epochs_to_90"] == reached.argmax()
+            if reached.any()
+            else np.isnan(row["epochs_to_90"])
+        )
     assert (whole.folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
-    row = {name: 0.5 for name in ("test_accuracy_final", "train_accuracy", "initial_rate_1", "final_rate_1")}
+    row = {
+        name: 0.5
+        for name in ("test_accuracy_final", "train_accuracy", "initial_rate_1", "final_rate_1")
+    }
     for varied, drawn in (
         ({}, False),
         ({"sigma_u": 2.0}, True),
@@ -99,18 +128,25 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
     again = run_sweep(CONFIG, MEMBERS, whole.folder, resume=True, **OPTIONS)
     assert trained == []
     assert again.rows == whole.rows
-    more = run_sweep(CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS)
+    more = run_sweep(
+        CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS
+    )
     assert trained == [{"sigma_u": [0.5], "seed": [2]}]
     # what was asked for before is still there
     assert more.rows[:4] == whole.rows
     assert [(r["sigma_u"], r["seed"]) for r in more.rows[4:]] == [(0.5, 2)]
     with (whole.folder / "results.csv").open() as f:
         assert len(list(csv.DictReader(f))) == 5
-    assert {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir() if p.name in before} == before
+    assert {
+        p.name: p.read_bytes() for p in (whole.folder / "members").iterdir() if p.name in before
+    } == before
 
 
 def test_one_process_at_a_time(tmp_path):
-    with sweep_folder.alone(tmp_path), pytest.raises(BlockingIOError, match="another process trains in the sweep folder"):
+    with (
+        sweep_folder.alone(tmp_path),
+        pytest.raises(BlockingIOError, match="another process trains in the sweep folder"),
+    ):
         run_sweep(CONFIG, MEMBERS, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
@@ -148,8 +184,23 @@ def test_values():
 
 
 def test_command_line_keeps_single_values_for_the_task():
-    assert swept(["train", "randman", "--sigma-u", "1,2"]) == (["train", "randman", "--sigma-u", "1,2"], {})
-    rest, varied = swept(["sweep", "--seeds", "3", "randman", "--sigma-u=0.5:2:log:3", "--alpha", "0.5", "--mu-u", "-0.5,0"])
+    assert swept(["train", "randman", "--sigma-u", "1,2"]) == (
+        ["train", "randman", "--sigma-u", "1,2"],
+        {},
+    )
+    rest, varied = swept(
+        [
+            "sweep",
+            "--seeds",
+            "3",
+            "randman",
+            "--sigma-u=0.5:2:log:3",
+            "--alpha",
+            "0.5",
+            "--mu-u",
+            "-0.5,0",
+        ]
+    )
     assert rest == ["sweep", "--seeds", "3", "randman", "--alpha", "0.5"]
     assert varied == {"sigma_u": [0.5, 1.0, 2.0], "mu_u": [-0.5, 0.0]}
 
@@ -171,18 +222,23 @@ def test_grid_errors(seeds, varied, match):
 def test_folder_errors(whole, tmp_path):
     with pytest.raises(FileExistsError, match="holds a sweep; go on with it by resume"):
         run_sweep(CONFIG, MEMBERS, whole.folder)
-    with pytest.raises(ValueError, match=r"holds a sweep of another configuration; it differs in \['hidden'\]"):
+    with pytest.raises(
+        ValueError, match=r"holds a sweep of another configuration; it differs in \['hidden'\]"
+    ):
         run_sweep(dataclasses.replace(CONFIG, hidden=(21,)), MEMBERS, whole.folder, resume=True)
     (tmp_path / "precious.txt").write_text("thesis")
     with pytest.raises(FileExistsError, match="is not an empty folder and holds no sweep"):
         run_sweep(CONFIG, MEMBERS, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"holds a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"):
+    with pytest.raises(
+        ValueError, match=r"holds a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
+    ):
         run_sweep(CONFIG, grid([0], {}), whole.folder, resume=True)
     with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
         run_sweep(CONFIG, MEMBERS, tmp_path / "new", patience=0)
     for name in ("alpha", "mu_w", "lsuv_rate"):
         with pytest.raises(
-            ValueError, match=f"{name} must have an effect to be swept, and has none with init = data_driven, recurrent = False"
+            ValueError,
+            match=f"{name} must have an effect to be swept, and has none with init = data_driven, recurrent = False",
         ):
             run_sweep(CONFIG, grid([0], {name: [0.3, 0.5]}), tmp_path / "new")
     with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -195,7 +251,9 @@ def test_folder_errors(whole, tmp_path):
     content = damaged.read_bytes()
     try:
         damaged.write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match=r"seed=0,sigma_u=0.5.npz is not a readable member of a sweep"):
+        with pytest.raises(
+            ValueError, match=r"seed=0,sigma_u=0.5.npz is not a readable member of a sweep"
+        ):
             run_sweep(CONFIG, MEMBERS, whole.folder, resume=True)
     finally:
         damaged.write_bytes(content)
@@ -209,7 +267,9 @@ def test_a_sweep_begun_before_a_setting_existed_goes_on(whole, tmp_path):
     assert saved.pop("augment_insert") == 0
     file.write_text(json.dumps(saved))
     rows = run_sweep(CONFIG, MEMBERS, folder, resume=True, **OPTIONS).rows
-    assert [row for row in rows if row in whole.rows] == whole.rows  # another test has added a member
+    assert [
+        row for row in rows if row in whole.rows
+    ] == whole.rows  # another test has added a member
     with pytest.raises(ValueError, match=r"it differs in \['augment_insert'\]"):
         run_sweep(dataclasses.replace(CONFIG, augment_insert=0.1), MEMBERS, folder, resume=True)
 
@@ -220,10 +280,15 @@ def test_killed_at_random_moments_it_ends_the_same():
     assert kill_sweep.main(kill_sweep.Options(kills=5, seed=1)) == 0
 
 
-@pytest.mark.parametrize(("saved", "fits"), [({"trace_dtype": "float32"}, True), ({"trace_dtype": "bfloat16"}, False), ({}, True)])
+@pytest.mark.parametrize(
+    ("saved", "fits"),
+    [({"trace_dtype": "float32"}, True), ({"trace_dtype": "bfloat16"}, False), ({}, True)],
+)
 def test_a_sweep_begun_before_traces_had_a_default_of_their_own_goes_on(tmp_path, saved, fits):
     (tmp_path / "config.json").write_text(json.dumps({"epochs": 3} | saved))
-    check = lambda: sweep_folder.check_folder(tmp_path, {"epochs": 3, "trace_dtype": None}, {"trace_dtype": None}, resume=True)  # noqa: E731
+    check = lambda: sweep_folder.check_folder(
+        tmp_path, {"epochs": 3, "trace_dtype": None}, {"trace_dtype": None}, resume=True
+    )
     if fits:
         check()
     else:
@@ -235,7 +300,14 @@ def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
     folder = tmp_path / "sweep"
     shutil.copytree(whole.folder, folder)
     assert "sigma_u" not in json.loads((folder / "config.json").read_text())
-    rows = run_sweep(dataclasses.replace(CONFIG, sigma_u=9.0), MEMBERS, folder, resume=True, figure=False, **OPTIONS).rows
+    rows = run_sweep(
+        dataclasses.replace(CONFIG, sigma_u=9.0),
+        MEMBERS,
+        folder,
+        resume=True,
+        figure=False,
+        **OPTIONS,
+    ).rows
     assert [row for row in rows if row in whole.rows] == whole.rows
     with pytest.raises(ValueError, match=r"differs in \['mu_u'\]"):
         run_sweep(dataclasses.replace(CONFIG, mu_u=0.5), MEMBERS, folder, resume=True, **OPTIONS)

@@ -41,21 +41,43 @@ class Case(NamedTuple):
 CASES = {
     "1d": Case((9,), (4,), {}, ((0, 0),), (6,)),
     "1d-stride": Case((11,), (5,), {"stride": 3, "padding": 2}, ((2, 2),), (4,)),
-    "1d-same-stride": Case((9,), (4,), {"stride": 2, "padding": "same"}, ((1, 2),), (5,)),  # 3 zeros in all, the odd one at the end
+    "1d-same-stride": Case(
+        (9,), (4,), {"stride": 2, "padding": "same"}, ((1, 2),), (5,)
+    ),  # 3 zeros in all, the odd one at the end
     "1d-recurrent": Case((9,), (3,), {"recurrent_kernel_size": 5}, ((0, 0),), (7,)),
     "2d": Case((5, 6), (3, 2), {}, ((0, 0), (0, 0)), (3, 5)),
     "2d-same": Case((5, 4), (3, 3), {"padding": "same"}, ((1, 1), (1, 1)), (5, 4)),
-    "2d-stride": Case((6, 5), (3, 2), {"stride": (2, 1), "padding": (1, 0)}, ((1, 1), (0, 0)), (3, 4)),
-    "2d-recurrent": Case((4, 5), (3, 3), {"padding": "same", "recurrent_kernel_size": (3, 1)}, ((1, 1), (1, 1)), (4, 5)),
-    "3d-recurrent": Case((3, 4, 3), (2, 2, 1), {"recurrent_kernel_size": 3}, ((0, 0),) * 3, (2, 3, 3)),
+    "2d-stride": Case(
+        (6, 5), (3, 2), {"stride": (2, 1), "padding": (1, 0)}, ((1, 1), (0, 0)), (3, 4)
+    ),
+    "2d-recurrent": Case(
+        (4, 5),
+        (3, 3),
+        {"padding": "same", "recurrent_kernel_size": (3, 1)},
+        ((1, 1), (1, 1)),
+        (4, 5),
+    ),
+    "3d-recurrent": Case(
+        (3, 4, 3), (2, 2, 1), {"recurrent_kernel_size": 3}, ((0, 0),) * 3, (2, 3, 3)
+    ),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-recurrent_cases = pytest.mark.parametrize("case", [CASES["1d-recurrent"], CASES["2d-recurrent"]], ids=["1d", "2d"])
+recurrent_cases = pytest.mark.parametrize(
+    "case", [CASES["1d-recurrent"], CASES["2d-recurrent"]], ids=["1d", "2d"]
+)
 
 
 def make(case, *, dtype=jnp.float64, seed=0, **options):
     rngs = seed if isinstance(seed, nnx.Rngs) else nnx.Rngs(seed)
-    return SpikingConv(IN, OUT, kernel_size=case.kernel_size, init=INIT, dtype=dtype, rngs=rngs, **(case.options | options))
+    return SpikingConv(
+        IN,
+        OUT,
+        kernel_size=case.kernel_size,
+        init=INIT,
+        dtype=dtype,
+        rngs=rngs,
+        **(case.options | options),
+    )
 
 
 def inputs(case, rng, dtype=np.float64):
@@ -70,13 +92,17 @@ def convolve_loop(x, kernel, stride, pads):
     out = np.zeros((len(x), *positions, kernel.shape[-1]))
     for p in np.ndindex(*positions):
         window = x[:, *(slice(q * s, q * s + k) for q, s, k in zip(p, stride, sizes, strict=True))]
-        out[:, *p] = np.einsum("bn,no->bo", window.reshape(len(x), -1), kernel.reshape(-1, kernel.shape[-1]))
+        out[:, *p] = np.einsum(
+            "bn,no->bo", window.reshape(len(x), -1), kernel.reshape(-1, kernel.shape[-1])
+        )
     return out
 
 
 def layer_loop(layer, x, pads):
     """The layer step by step in numpy: spikes and membrane."""
-    kernel, recurrent = (None if k is None else np.asarray(k[...]) for k in (layer.kernel, layer.recurrent_kernel))
+    kernel, recurrent = (
+        None if k is None else np.asarray(k[...]) for k in (layer.kernel, layer.recurrent_kernel)
+    )
     lm, ls = np.exp(-2e-3 / 20e-3), np.exp(-2e-3 / 10e-3)
     u = i = 0.0
     zs, us = [], []
@@ -86,7 +112,9 @@ def layer_loop(layer, x, pads):
         z = (u > 1).astype(float)
         if recurrent is not None:
             sizes = recurrent.shape[:-2]
-            drive += convolve_loop(z, recurrent, (1,) * len(sizes), [((r - 1) // 2,) * 2 for r in sizes])
+            drive += convolve_loop(
+                z, recurrent, (1,) * len(sizes), [((r - 1) // 2,) * 2 for r in sizes]
+            )
         zs.append(z)
         us.append(u)
         u, i = (lm * u + (1 - lm) * i) * (1 - z), ls * i + drive
@@ -120,7 +148,10 @@ def test_layer_equals_a_loop_over_steps_and_positions(case, rng, x64):
 
 @cases
 def test_sequence_equals_streamed_steps(case, rng, x64):
-    layer, x = make(case, neuron=AdaptiveLIF(tau_adapt=20e-3, b=0.5), trainable=("tau_mem",)), inputs(case, rng)
+    layer, x = (
+        make(case, neuron=AdaptiveLIF(tau_adapt=20e-3, b=0.5), trainable=("tau_mem",)),
+        inputs(case, rng),
+    )
     sim, (outputs, state) = layer(x), stream(layer, x)
     assert float(sim.output.mean()) > 0.01
     np.testing.assert_array_equal(sim.output, outputs)
@@ -142,7 +173,12 @@ def test_project_and_recur_take_any_number_of_outputs(case, rng, x64):
     """A kernel of ones sums the inputs of each neuron; leading axes are independent of each other."""
     layer, x = make(case), inputs(case, rng)
     summed = layer.map.project(x, jnp.ones((*case.kernel_size, IN, 1)))
-    expected = np.stack([convolve_loop(x_t, np.ones((*case.kernel_size, IN, 1)), layer.map.stride, case.pads) for x_t in x])
+    expected = np.stack(
+        [
+            convolve_loop(x_t, np.ones((*case.kernel_size, IN, 1)), layer.map.stride, case.pads)
+            for x_t in x
+        ]
+    )
     assert_close(summed, expected, 1e-12)
     assert_close(layer.map.project(x[3], jnp.ones((*case.kernel_size, IN, 1))), expected[3], 1e-12)
     if layer.recurrent:
@@ -154,7 +190,9 @@ def test_project_and_recur_take_any_number_of_outputs(case, rng, x64):
         assert_close(layer.recurrent_map.recurrence(z[3], ones), expected[3], 1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["float64", "float32"]
+)
 def test_conv1d_equals_the_reference(dtype, rtol):
     """Number for number against the reference implementation, whose arrays are batch-major, weights (out, in, size) and features channel-major."""
     reference = np.load(data_path("reference/reference_traces.npz"))
@@ -165,16 +203,27 @@ def test_conv1d_equals_the_reference(dtype, rtol):
     maps, positions = 6, 8
     with enable_x64():
         options = {"dtype": dtype, "rngs": nnx.Rngs(0)}
-        hidden = {"neuron": LIF(tau_mem=20e-3, tau_syn=10e-3, theta=1.0, dt=2e-3), "init": SameForAll(scaled_normal()), **options}
+        hidden = {
+            "neuron": LIF(tau_mem=20e-3, tau_syn=10e-3, theta=1.0, dt=2e-3),
+            "init": SameForAll(scaled_normal()),
+            **options,
+        }
         network = Sequential(
             SpikingConv1d(1, 4, kernel_size=7, stride=3, **hidden),
             SpikingConv1d(4, maps, kernel_size=5, stride=2, padding=2, **hidden),
             Flatten(),
-            Readout(maps * positions, 5, neuron=LeakyIntegrator(tau_mem=0.12, tau_syn=10e-3, initial=0.0, dt=2e-3), **options),
+            Readout(
+                maps * positions,
+                5,
+                neuron=LeakyIntegrator(tau_mem=0.12, tau_syn=10e-3, initial=0.0, dt=2e-3),
+                **options,
+            ),
         )
         for k in (0, 1):
             network.layers[k].kernel[...] = kernel(reference[f"conv1d/w{k}"])
-        readout_kernel = reference["conv1d/w2"].reshape(5, maps, positions).transpose(2, 1, 0).reshape(-1, 5)
+        readout_kernel = (
+            reference["conv1d/w2"].reshape(5, maps, positions).transpose(2, 1, 0).reshape(-1, 5)
+        )
         network.layers[3].kernel[...] = jnp.asarray(readout_kernel, dtype)
         x = jnp.asarray(np.transpose(reference["conv1d/x"], (1, 0, 3, 2)), dtype)
 
@@ -182,7 +231,10 @@ def test_conv1d_equals_the_reference(dtype, rtol):
         @nnx.value_and_grad(has_aux=True)
         def run(network):
             readout, activity = network(x)
-            return losses.CrossEntropy()(readout, reference["conv1d/y"]).mean(), (readout, activity.spikes)
+            return losses.CrossEntropy()(readout, reference["conv1d/y"]).mean(), (
+                readout,
+                activity.spikes,
+            )
 
         (loss, (readout, spikes)), gradient = run(network)
     for k, z in enumerate(spikes):
@@ -192,8 +244,17 @@ def test_conv1d_equals_the_reference(dtype, rtol):
     assert_close(np.moveaxis(readout, 0, 1), reference["conv1d/readout"], rtol)
     np.testing.assert_allclose(loss, reference["conv1d/loss"], rtol=rtol)
     for k in (0, 1):
-        assert_close(np.transpose(gradient.layers[k].kernel[...], (2, 1, 0)), reference[f"conv1d/grad{k}"], rtol)
-    of_readout = np.asarray(gradient.layers[3].kernel[...]).reshape(positions, maps, 5).transpose(2, 1, 0).reshape(5, -1)
+        assert_close(
+            np.transpose(gradient.layers[k].kernel[...], (2, 1, 0)),
+            reference[f"conv1d/grad{k}"],
+            rtol,
+        )
+    of_readout = (
+        np.asarray(gradient.layers[3].kernel[...])
+        .reshape(positions, maps, 5)
+        .transpose(2, 1, 0)
+        .reshape(5, -1)
+    )
     assert_close(of_readout, reference["conv1d/grad2"], rtol)
 
 
@@ -215,17 +276,23 @@ def test_gradients_equal_autodiff(case, rng, x64):
             membrane=True,
             fused=fused,
         )
-        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(jnp.square(sim.membrane - target))
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(
+            jnp.square(sim.membrane - target)
+        )
 
     arguments = layer.kernel[...], layer.recurrent_kernel[...], x
-    fused, plain = (jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)(*arguments, f) for f in (True, False))
+    fused, plain = (
+        jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)(*arguments, f) for f in (True, False)
+    )
     for a, b in zip(fused, plain, strict=True):
         assert float(jnp.abs(b).max()) > 0
         assert_close(a, b, 1e-12)
 
     def of_layer(layer):
         sim = layer(x, membrane=True)
-        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(jnp.square(sim.membrane - target))
+        return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + jnp.sum(
+            jnp.square(sim.membrane - target)
+        )
 
     gradient = nnx.jit(nnx.grad(of_layer))(layer)
     assert_close(gradient.kernel[...], plain[0], 1e-12)
@@ -248,13 +315,21 @@ def test_trainable_time_constants_are_one_a_feature_map(case, rng, x64):
         neuron = LIF(tau_mem=jnp.exp(log_tau_mem), tau_syn=jnp.exp(log_tau_syn))
         weights = layer.recurrent_kernel[...]
         return simulate(
-            neuron, layer.map.project(x, layer.kernel[...]), recurrent=layer.recurrent_map.recurrence, weights=weights, membrane=True
+            neuron,
+            layer.map.project(x, layer.kernel[...]),
+            recurrent=layer.recurrent_map.recurrence,
+            weights=weights,
+            membrane=True,
         ).membrane.sum()
 
     each = (jnp.broadcast_to(jnp.log(v), (*case.out, OUT)) for v in (taus, jnp.full(OUT, 10e-3)))
-    for name, expected in zip(("tau_mem", "tau_syn"), jax.jit(jax.grad(loss, (0, 1)))(*each), strict=True):
+    for name, expected in zip(
+        ("tau_mem", "tau_syn"), jax.jit(jax.grad(loss, (0, 1)))(*each), strict=True
+    ):
         assert bool(jnp.all(expected != 0))
-        assert_close(gradient.log_tau[name][...], expected.sum(axis=tuple(range(len(case.out)))), 1e-9)
+        assert_close(
+            gradient.log_tau[name][...], expected.sum(axis=tuple(range(len(case.out)))), 1e-9
+        )
 
 
 # --- initialization
@@ -271,9 +346,19 @@ def test_connections_have_the_fan_in_of_one_position():
     layer = SpikingConv(
         IN, OUT, kernel_size=(3, 2), recurrent_kernel_size=(5, 1), trainable=("tau_mem",), init=Spy(), rngs=nnx.Rngs(0)
     )  # fmt: skip
-    assert seen == [Connection(3 * 2 * IN, channels=IN), Connection(5 * OUT, recurrent=True, channels=OUT)]
-    shapes = {"/".join(map(str, path)): p.shape for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))}
-    assert shapes == {"kernel": (3, 2, IN, OUT), "recurrent_kernel": (5, 1, OUT, OUT), "log_tau/tau_mem": (OUT,)}
+    assert seen == [
+        Connection(3 * 2 * IN, channels=IN),
+        Connection(5 * OUT, recurrent=True, channels=OUT),
+    ]
+    shapes = {
+        "/".join(map(str, path)): p.shape
+        for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    }
+    assert shapes == {
+        "kernel": (3, 2, IN, OUT),
+        "recurrent_kernel": (5, 1, OUT, OUT),
+        "log_tau/tau_mem": (OUT,),
+    }
     assert jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.Param))) == []
 
 
@@ -292,7 +377,9 @@ def test_simulated_layer_hits_sigma_u(spatial, kernel_size, recurrent, share, rn
     assert not sim.output.any()
     # 3,584 weights or more: 1.2 %; 20,000 input spikes or more: 0.7 %
     membrane = np.asarray(sim.membrane)[100:]
-    np.testing.assert_allclose(np.sqrt(membrane.var(axis=(0, 1)).mean()), 0.8 * np.sqrt(share), rtol=0.04)
+    np.testing.assert_allclose(
+        np.sqrt(membrane.var(axis=(0, 1)).mean()), 0.8 * np.sqrt(share), rtol=0.04
+    )
 
 
 # --- transformations
@@ -313,7 +400,9 @@ def test_vmap_over_seeds_equals_a_loop(case, rng, x64):
 
 def test_a_seed_changes_numbers_only():
     case = CASES["2d-recurrent"]
-    (first, _), (second, _) = (nnx.split(make(case, dtype=jnp.float32, seed=seed)) for seed in (0, 1))
+    (first, _), (second, _) = (
+        nnx.split(make(case, dtype=jnp.float32, seed=seed)) for seed in (0, 1)
+    )
     assert hash(first) == hash(second)
     assert first == second
 
@@ -366,10 +455,14 @@ def test_weights_have_the_dtype_and_neurons_at_least_float32(case, dtype):
     # spikes may come as booleans or integers
     for x in (jnp.ones(shape, jnp.uint8), jnp.ones(shape, bool), jnp.ones(shape)):
         sim = jax.eval_shape(lambda x: layer(x, membrane=True), x)
-        step = jax.eval_shape(lambda x: layer.step(layer.initial_state(B, (*case.spatial, IN)), x), x[0])
+        step = jax.eval_shape(
+            lambda x: layer.step(layer.initial_state(B, (*case.spatial, IN)), x), x[0]
+        )
         assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(jnp.float32)}
     gradient = jax.eval_shape(nnx.grad(lambda layer: layer(jnp.ones(shape)).output.sum()), layer)
-    assert {leaf.dtype for leaf in jax.tree.leaves((gradient, nnx.state(layer)))} == {jnp.dtype(dtype)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((gradient, nnx.state(layer)))} == {
+        jnp.dtype(dtype)
+    }
 
 
 @recurrent_cases
@@ -380,7 +473,10 @@ def test_half_precision_weights_give_the_numbers_of_float32(case, rng):
     for name in ("kernel", "recurrent_kernel"):
         getattr(full, name)[...] = getattr(half, name)[...].astype(jnp.float32)
     np.testing.assert_array_equal(half(x).output, full(x).output)
-    gradients = [nnx.jit(nnx.grad(lambda layer: jnp.square(layer(x, membrane=True).membrane).sum()))(layer) for layer in (half, full)]
+    gradients = [
+        nnx.jit(nnx.grad(lambda layer: jnp.square(layer(x, membrane=True).membrane).sum()))(layer)
+        for layer in (half, full)
+    ]
     for name in ("kernel", "recurrent_kernel"):
         a, b = (np.asarray(getattr(gradient, name)[...], np.float32) for gradient in gradients)
         assert_close(a, b, 0.02)  # 8 bits
@@ -402,38 +498,81 @@ def test_half_precision_weights_give_the_numbers_of_float32(case, rng):
         ({"kernel_size": (3, 0)}, ValueError, "kernel_size must be >= 1, got 0"),
         ({"kernel_size": (3, 1.5)}, TypeError, "kernel_size must be an integer, got float 1.5"),
         ({"stride": 0}, ValueError, "stride must be >= 1, got 0"),
-        ({"stride": (1, 2, 3)}, ValueError, r"stride must be one number or 2, one a spatial axis, got \(1, 2, 3\)"),
+        (
+            {"stride": (1, 2, 3)},
+            ValueError,
+            r"stride must be one number or 2, one a spatial axis, got \(1, 2, 3\)",
+        ),
         ({"padding": -1}, ValueError, "padding must be >= 0, got -1"),
         ({"padding": "full"}, ValueError, "padding must be one of 'valid', 'same', got 'full'"),
-        ({"recurrent_kernel_size": (3, 2)}, ValueError, r"recurrent_kernel_size must be odd, .*, got \(3, 2\)"),
+        (
+            {"recurrent_kernel_size": (3, 2)},
+            ValueError,
+            r"recurrent_kernel_size must be odd, .*, got \(3, 2\)",
+        ),
         ({"recurrent_kernel_size": 0}, ValueError, "recurrent_kernel_size must be >= 1, got 0"),
         ({"in_features": 0}, ValueError, "in_features must be >= 1, got 0"),
         ({"out_features": 2.0}, TypeError, "out_features must be an integer"),
-        ({"trainable": ("theta",)}, ValueError, "trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"),
+        (
+            {"trainable": ("theta",)},
+            ValueError,
+            "trainable must be one of 'tau_mem', 'tau_syn', got 'theta'",
+        ),
     ],
 )
 def test_options_out_of_range(options, error, match):
     with pytest.raises(error, match=match):
-        SpikingConv(**({"in_features": IN, "out_features": OUT, "kernel_size": (3, 3), "init": INIT, "rngs": nnx.Rngs(0)} | options))
+        SpikingConv(
+            **(
+                {
+                    "in_features": IN,
+                    "out_features": OUT,
+                    "kernel_size": (3, 3),
+                    "init": INIT,
+                    "rngs": nnx.Rngs(0),
+                }
+                | options
+            )
+        )
 
 
 def test_fixed_numbers_of_axes():
     for layer, sizes in ((SpikingConv1d, (3,)), (SpikingConv2d, (3, 3))):
-        assert layer(IN, OUT, kernel_size=3, init=INIT, rngs=nnx.Rngs(0)).kernel.shape == (*sizes, IN, OUT)
-        with pytest.raises(ValueError, match=f"kernel_size must be one number or {len(sizes)}, one a spatial axis"):
+        assert layer(IN, OUT, kernel_size=3, init=INIT, rngs=nnx.Rngs(0)).kernel.shape == (
+            *sizes,
+            IN,
+            OUT,
+        )
+        with pytest.raises(
+            ValueError, match=f"kernel_size must be one number or {len(sizes)}, one a spatial axis"
+        ):
             layer(IN, OUT, kernel_size=(3, 3, 3), init=INIT, rngs=nnx.Rngs(0))
     general = SpikingConv(IN, OUT, kernel_size=(3, 3), init=INIT, rngs=nnx.Rngs(0)).kernel[...]
-    np.testing.assert_array_equal(SpikingConv2d(IN, OUT, kernel_size=3, init=INIT, rngs=nnx.Rngs(0)).kernel[...], general)
+    np.testing.assert_array_equal(
+        SpikingConv2d(IN, OUT, kernel_size=3, init=INIT, rngs=nnx.Rngs(0)).kernel[...], general
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "match"),
     [
-        ((T, B, 9, IN + 1), rf"x must have {IN} features on its last axis, got shape \({T}, {B}, 9, {IN + 1}\)"),
-        ((T, B, IN), r"x must have shape \(time, batch, \*spatial, channels\) with 1 spatial axes, got \(30, 2, 2\)"),
-        ((T, B, 9, 9, IN), r"x must have shape \(time, batch, \*spatial, channels\) with 1 spatial axes"),
+        (
+            (T, B, 9, IN + 1),
+            rf"x must have {IN} features on its last axis, got shape \({T}, {B}, 9, {IN + 1}\)",
+        ),
+        (
+            (T, B, IN),
+            r"x must have shape \(time, batch, \*spatial, channels\) with 1 spatial axes, got \(30, 2, 2\)",
+        ),
+        (
+            (T, B, 9, 9, IN),
+            r"x must have shape \(time, batch, \*spatial, channels\) with 1 spatial axes",
+        ),
         ((0, B, 9, IN), "at least one time step"),
-        ((T, B, 3, IN), r"spatial must be at least kernel_size \(4,\) with padding 'valid', got \(3,\)"),
+        (
+            (T, B, 3, IN),
+            r"spatial must be at least kernel_size \(4,\) with padding 'valid', got \(3,\)",
+        ),
     ],
 )
 def test_input_errors(shape, match):
@@ -444,15 +583,23 @@ def test_input_errors(shape, match):
 def test_sizes_that_do_not_fit():
     layer = make(CASES["1d-stride"], dtype=jnp.float32)
     assert layer.out_shape((1,)) == (1,)  # 5 with its padding
-    with pytest.raises(ValueError, match=r"spatial must be at least kernel_size \(5,\) with padding \(1,\), got \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"spatial must be at least kernel_size \(5,\) with padding \(1,\), got \(2,\)",
+    ):
         make(CASES["1d-stride"], dtype=jnp.float32, padding=1).out_shape((2,))
-    with pytest.raises(ValueError, match=r"spatial must have 1 sizes, one an axis of kernel_size \(5,\), got \(8, 8\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"spatial must have 1 sizes, one an axis of kernel_size \(5,\), got \(8, 8\)",
+    ):
         layer.out_shape((8, 8))
     with pytest.raises(ValueError, match=r"spatial must have 1 sizes, .*, got \(\)"):
         layer.initial_state(B)
 
 
-@pytest.mark.parametrize("shape", [(T, B, 9, IN), (B + 1, 9, IN), (B, 9, IN + 1), (B, IN), (B, 8, IN)])
+@pytest.mark.parametrize(
+    "shape", [(T, B, 9, IN), (B + 1, 9, IN), (B, 9, IN + 1), (B, IN), (B, 8, IN)]
+)
 def test_step_checks_the_shape(shape):
     layer = make(CASES["1d"], dtype=jnp.float32)
     match = r"x must have shape \(batch, \*spatial, in_features\) = \(2, \*spatial with output \(6,\), 2\), one time step for this state"
@@ -465,7 +612,10 @@ def test_step_checks_the_shape(shape):
 
 @cases
 def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
-    x, kernel = rng.normal(size=(5, *case.spatial, IN)), rng.normal(size=(*case.kernel_size, IN, OUT))
+    x, kernel = (
+        rng.normal(size=(5, *case.spatial, IN)),
+        rng.normal(size=(*case.kernel_size, IN, OUT)),
+    )
     strides = case.options.get("stride", 1)
     strides = (strides,) * len(case.spatial) if isinstance(strides, int) else strides
     names = "DHW"[-len(case.spatial) :]
@@ -474,7 +624,7 @@ def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
         layout = (f"N{names}C", f"{names}IO", f"N{names}C")
         return jax.lax.conv_general_dilated(x, kernel, strides, case.pads, dimension_numbers=layout)
 
-    ours = lambda x, kernel: convolve(x, kernel, stride=strides, padding=case.pads)  # noqa: E731
+    ours = lambda x, kernel: convolve(x, kernel, stride=strides, padding=case.pads)
     expected, pullback = jax.vjp(direct, x, kernel)
     got, our_pullback = jax.vjp(ours, x, kernel)
     assert_close(got, expected, rtol=1e-12)
@@ -482,7 +632,9 @@ def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
     jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-11), our_pullback(g), pullback(g))
 
 
-@pytest.mark.parametrize("n", [12, 13])  # in blocks of 4; in blocks of 5 and what is left, as 13 has no divisor near
+@pytest.mark.parametrize(
+    "n", [12, 13]
+)  # in blocks of 4; in blocks of 5 and what is left, as 13 has no divisor near
 def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
     x, kernel = rng.normal(size=(n, 6, 2)), rng.normal(size=(3, 2, 4))
     whole = jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))
@@ -503,8 +655,14 @@ def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
 def test_accelerators_convolve_and_a_cpu_multiplies(platform, feed_forward, recurrent):
     """So does CUDA in single steps."""
     for size, expected in ((None, feed_forward), (3, recurrent)):
-        layer = SpikingConv1d(2, 4, kernel_size=5, recurrent_kernel_size=size, init=INIT, rngs=nnx.Rngs(0))
+        layer = SpikingConv1d(
+            2, 4, kernel_size=5, recurrent_kernel_size=size, init=INIT, rngs=nnx.Rngs(0)
+        )
         graphdef, state = nnx.split(layer)
-        loss = lambda s, x, graphdef=graphdef: nnx.merge(graphdef, s)(x).output.sum()  # noqa: E731
-        text = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(state, jnp.zeros((10, 2, 12, 2))).mlir_module()
-        assert {name for name in ("convolution", "dot_general") if f"stablehlo.{name}" in text} == expected
+        loss = lambda s, x, graphdef=graphdef: nnx.merge(graphdef, s)(x).output.sum()
+        text = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(
+            state, jnp.zeros((10, 2, 12, 2))
+        ).mlir_module()
+        assert {
+            name for name in ("convolution", "dot_general") if f"stablehlo.{name}" in text
+        } == expected

@@ -33,7 +33,9 @@ T, B, IN, E, I = 50, 3, 20, 12, 5  # noqa: E741
 INIT = DalianFluctuationDriven(nu=50.0, sigma_u=1.5)
 NEURONS = {
     "plain": ExcInhLIF(),
-    "per-neuron": ExcInhLIF(tau_mem=np.linspace(1e-2, 3e-2, E + I), tau_inh=np.linspace(5e-3, 4e-2, E + I)),
+    "per-neuron": ExcInhLIF(
+        tau_mem=np.linspace(1e-2, 3e-2, E + I), tau_inh=np.linspace(5e-3, 4e-2, E + I)
+    ),
     "subtractive": ExcInhLIF(reset="subtractive"),
 }
 
@@ -44,7 +46,15 @@ def x(rng):
 
 
 def make(neuron=None, *, recurrent=True, dtype=jnp.float64, seed=0, **options):
-    return DalianDense(IN, E, **{"n_inh": I, "init": INIT} | options, neuron=neuron, recurrent=recurrent, dtype=dtype, rngs=nnx.Rngs(seed))
+    return DalianDense(
+        IN,
+        E,
+        **{"n_inh": I, "init": INIT} | options,
+        neuron=neuron,
+        recurrent=recurrent,
+        dtype=dtype,
+        rngs=nnx.Rngs(seed),
+    )
 
 
 def conv1d(*, recurrent=True, dtype=jnp.float64, stride=2, padding: int | str = 1):
@@ -69,7 +79,18 @@ def weights_of(layer):
     return np.asarray(layer.kernel[...]), np.asarray(layer.inhibitory_kernel[...]), recurrent
 
 
-def loop(forward, own, n_exc, shape, *, tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3, reset="multiplicative"):
+def loop(
+    forward,
+    own,
+    n_exc,
+    shape,
+    *,
+    tau_mem=20e-3,
+    tau_exc=10e-3,
+    tau_inh=20e-3,
+    dt=2e-3,
+    reset="multiplicative",
+):
     """The equations of the module, step by step: `forward` (T, B, ...) is x @ W, `own` (z_E, z_I) -> what they bring to exc and inh."""
     lm, le, li = (np.exp(-dt / np.asarray(tau)) for tau in (tau_mem, tau_exc, tau_inh))
     u, exc, inh = (np.zeros(shape) for _ in range(3))
@@ -90,7 +111,11 @@ def loop(forward, own, n_exc, shape, *, tau_mem=20e-3, tau_exc=10e-3, tau_inh=20
 def test_dense_equals_a_plain_loop(name, recurrent, x, x64):
     layer = make(NEURONS[name], recurrent=recurrent)
     w, q, v = weights_of(layer)
-    neuron = {"tau_mem": layer.neuron.tau_mem, "tau_inh": layer.neuron.tau_inh, "reset": layer.neuron.reset}
+    neuron = {
+        "tau_mem": layer.neuron.tau_mem,
+        "tau_inh": layer.neuron.tau_inh,
+        "reset": layer.neuron.reset,
+    }
     z, u = loop(x @ w, lambda ze, zi: (0 if v is None else ze @ v, zi @ q), E, (B, E + I), **neuron)
     sim = layer(x, membrane=True)
     np.testing.assert_array_equal(sim.output, z)
@@ -104,7 +129,10 @@ def naive_conv(x, kernel, stride, pads):
     axes = kernel.ndim - 2
     lead = x.ndim - axes - 1
     x = np.pad(x, [(0, 0)] * lead + list(pads) + [(0, 0)])
-    sizes = [(n - k) // s + 1 for n, k, s in zip(x.shape[lead:-1], kernel.shape[:axes], stride, strict=True)]
+    sizes = [
+        (n - k) // s + 1
+        for n, k, s in zip(x.shape[lead:-1], kernel.shape[:axes], stride, strict=True)
+    ]
     out = np.zeros((*x.shape[:lead], *sizes, kernel.shape[-1]))
     for p in itertools.product(*map(range, sizes)):
         for k in itertools.product(*map(range, kernel.shape[:axes])):
@@ -127,7 +155,9 @@ def test_convolution_equals_plain_loops(make_conv, n_inh, pads, lateral_pads, re
     one = (1,) * len(layer.map.window)
 
     def own(ze, zi):
-        return 0 if v is None else naive_conv(ze, v, one, lateral_pads), naive_conv(zi, q, one, lateral_pads)
+        return 0 if v is None else naive_conv(ze, v, one, lateral_pads), naive_conv(
+            zi, q, one, lateral_pads
+        )
 
     z, u = loop(forward, own, 4, forward.shape[1:])
     sim = layer(x, membrane=True)
@@ -177,13 +207,34 @@ def test_gradients_are_finite_differences(name, rng, x64):
     neuron = ExcInhLIF(spike=smooth, reset_grad=True)
     rngs, dtype = nnx.Rngs(0), jnp.float64
     if name == "conv":
-        conv = DalianConv1d(2, 4, kernel_size=3, lateral_kernel_size=3, recurrent=True, init=INIT, neuron=neuron, dtype=dtype, rngs=rngs)
+        conv = DalianConv1d(
+            2,
+            4,
+            kernel_size=3,
+            lateral_kernel_size=3,
+            recurrent=True,
+            init=INIT,
+            neuron=neuron,
+            dtype=dtype,
+            rngs=rngs,
+        )
         layers, shape = [conv, Flatten(), Readout(6 * 4, 3, dtype=dtype, rngs=rngs)], (8, 2)
     else:
         dense = DalianDense(
-            8, 6, n_inh=3, trainable=("tau_exc", "tau_inh"), recurrent=True, init=INIT, neuron=neuron, dtype=dtype, rngs=rngs
+            8,
+            6,
+            n_inh=3,
+            trainable=("tau_exc", "tau_inh"),
+            recurrent=True,
+            init=INIT,
+            neuron=neuron,
+            dtype=dtype,
+            rngs=rngs,
         )
-        layers, shape = [dense, Readout(6, 3, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs)], (8,)
+        layers, shape = (
+            [dense, Readout(6, 3, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs)],
+            (8,),
+        )
     x = rng.poisson(0.1, (30, 2, *shape)).astype(np.float64)
     graphdef, params, rest = nnx.split(Sequential(*layers), nnx.Param, ...)
     leaves, treedef = jax.tree.flatten(params)
@@ -191,7 +242,9 @@ def test_gradients_are_finite_differences(name, rng, x64):
     def loss(*leaves):
         readout, activity = nnx.merge(graphdef, treedef.unflatten(leaves), rest)(x)
         # the inhibitory neurons count for themselves too, as for a regularizer
-        return CrossEntropy()(readout, jnp.array([0, 2])).mean() + sum(z.sum(axis=0).var() for z in activity.spikes)
+        return CrossEntropy()(readout, jnp.array([0, 2])).mean() + sum(
+            z.sum(axis=0).var() for z in activity.spikes
+        )
 
     assert_gradients_are_finite_differences(loss, leaves, rtol=1e-5)
 
@@ -223,7 +276,9 @@ def test_parameters_are_marked_and_have_the_means_of_the_theory(recurrent):
         w = np.asarray(params[name][...])
         assert w.shape == shape
         assert w.min() >= 0
-        np.testing.assert_allclose(w.mean(), 1 / rate, rtol=4 / np.sqrt(w.size))  # 4 standard errors
+        np.testing.assert_allclose(
+            w.mean(), 1 / rate, rtol=4 / np.sqrt(w.size)
+        )  # 4 standard errors
     assert params["log_tau"]["tau_mem"].shape == (120,)
     assert not any(jax.tree.leaves(nonnegative(params["log_tau"])))
 
@@ -234,7 +289,10 @@ def test_ratio_gives_the_number_of_inhibitory_neurons():
     assert DalianDense(IN, 10, ei_ratio=3.0, init=INIT, rngs=nnx.Rngs(0)).n_inh == 3
 
 
-@pytest.mark.parametrize("init", [INIT, DalianFluctuationDriven(nu=5.0, distribution="lognormal", cv=0.5), exponential(3.0)])
+@pytest.mark.parametrize(
+    "init",
+    [INIT, DalianFluctuationDriven(nu=5.0, distribution="lognormal", cv=0.5), exponential(3.0)],
+)
 def test_any_initializer_of_weights_not_below_0_goes_in(init):
     layer = make(init=init, dtype=jnp.float32)
     assert float(min(layer.kernel[...].min(), layer.inhibitory_kernel[...].min())) >= 0
@@ -245,9 +303,18 @@ def test_any_initializer_of_weights_not_below_0_goes_in(init):
 
 def network(*, skip=False, recurrent=True, dropout=0.0, dtype=jnp.float32, seed: object = 0):
     rngs = nnx.Rngs(seed)
-    hidden = [DalianDense(a, b, init=INIT, recurrent=recurrent, dtype=dtype, rngs=rngs) for a, b in ((IN, 12), (12, 8))]
+    hidden = [
+        DalianDense(a, b, init=INIT, recurrent=recurrent, dtype=dtype, rngs=rngs)
+        for a, b in ((IN, 12), (12, 8))
+    ]
     middle = [Dropout(dropout)] if dropout else []
-    return Sequential(hidden[0], *middle, hidden[1], Readout(20 if skip else 8, 3, dtype=dtype, rngs=rngs), skip=skip)
+    return Sequential(
+        hidden[0],
+        *middle,
+        hidden[1],
+        Readout(20 if skip else 8, 3, dtype=dtype, rngs=rngs),
+        skip=skip,
+    )
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -296,26 +363,43 @@ def test_vmap_over_seeds_equals_a_loop(x, x64):
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd"])
 def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
     """1,000 updates of a small recurrent network at a large learning rate; the readout's weights go where they want."""
-    optimizer = optax.chain({"smorms3": smorms3, "adam": optax.adam, "sgd": optax.sgd}[name](3e-2), keep_nonnegative())
+    optimizer = optax.chain(
+        {"smorms3": smorms3, "adam": optax.adam, "sgd": optax.sgd}[name](3e-2), keep_nonnegative()
+    )
     x, labels = jnp.asarray(rng.poisson(0.1, (15, 6, IN)), jnp.float32), jnp.arange(6) % 3
     graphdef, params, rest = nnx.split(network(), nnx.Param, ...)
 
     def update(carry, _):
         params, state, low = carry
-        grads = jax.grad(lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], labels).mean())(params)
+        grads = jax.grad(
+            lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], labels).mean()
+        )(params)
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        return (params, state, jax.tree.map(lambda m, w: jnp.minimum(m, w.min()), low, params)), None
+        return (
+            params,
+            state,
+            jax.tree.map(lambda m, w: jnp.minimum(m, w.min()), low, params),
+        ), None
 
     low = jax.tree.map(lambda w: w.min(), params)
-    run = jax.jit(lambda params: jax.lax.scan(update, (params, optimizer.init(params), low), length=1000)[0])
+    run = jax.jit(
+        lambda params: jax.lax.scan(update, (params, optimizer.init(params), low), length=1000)[0]
+    )
     trained, _, low = run(params)
     marks = jax.tree.leaves(nonnegative(params))
     assert marks.count(True) == 6
     for smallest, marked in zip(jax.tree.leaves(low), marks, strict=True):
         assert (float(smallest) >= 0) is marked
     # and the projection was at work
-    assert sum(float((w == 0).mean()) for w, m in zip(jax.tree.leaves(trained), marks, strict=True) if m) > 0
+    assert (
+        sum(
+            float((w == 0).mean())
+            for w, m in zip(jax.tree.leaves(trained), marks, strict=True)
+            if m
+        )
+        > 0
+    )
 
 
 # --- errors
@@ -324,12 +408,28 @@ def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"neuron": LIF()}, TypeError, "neuron must have an excitatory and an inhibitory current, got LIF"),
-        ({"init": FluctuationDriven(nu=5.0)}, TypeError, "Dalian layers need DalianFluctuationDriven"),
-        ({"init": kaiming_normal()}, ValueError, "init must draw weights >= 0 for a Dalian layer.*; kernel has -"),
+        (
+            {"neuron": LIF()},
+            TypeError,
+            "neuron must have an excitatory and an inhibitory current, got LIF",
+        ),
+        (
+            {"init": FluctuationDriven(nu=5.0)},
+            TypeError,
+            "Dalian layers need DalianFluctuationDriven",
+        ),
+        (
+            {"init": kaiming_normal()},
+            ValueError,
+            "init must draw weights >= 0 for a Dalian layer.*; kernel has -",
+        ),
         ({"n_inh": 0}, ValueError, "n_inh must be >= 1, got 0"),
         ({"n_inh": None, "ei_ratio": 0.0}, ValueError, "ei_ratio must be finite and > 0"),
-        ({"trainable": ("tau_syn",)}, ValueError, "trainable must be one of 'tau_mem', 'tau_exc', 'tau_inh'"),
+        (
+            {"trainable": ("tau_syn",)},
+            ValueError,
+            "trainable must be one of 'tau_mem', 'tau_exc', 'tau_inh'",
+        ),
     ],
 )
 def test_errors(options, error, match):
@@ -343,11 +443,18 @@ def test_other_errors():
     with pytest.raises(ValueError, match="DalianConv1d and DalianConv2d take one number"):
         DalianConv(2, 4, kernel_size=3, lateral_kernel_size=3, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"a layer with 17 inputs stands on one with 12 outputs"):
-        DalianDense(17, 4, init=INIT, rngs=nnx.Rngs(0)).feature_shape(make(dtype=jnp.float32).feature_shape((IN,)))
+        DalianDense(17, 4, init=INIT, rngs=nnx.Rngs(0)).feature_shape(
+            make(dtype=jnp.float32).feature_shape((IN,))
+        )
     with pytest.raises(ValueError, match="connections must be one feed-forward, one inhibitory"):
         INIT(ExcInhLIF(), [])
     with pytest.raises(ValueError, match=r"mu_u must be finite and < 1, got 1\.5"):
         DalianDense(17, 4, init=DalianFluctuationDriven(nu=5.0, mu_u=1.5), rngs=nnx.Rngs(0))
-    for bad in ({"nu": 0.0}, {"nu": 5.0, "nu_inh": 0.0}, {"nu": 5.0, "alpha": 1.0}, {"nu": 5.0, "distribution": "normal"}):
+    for bad in (
+        {"nu": 0.0},
+        {"nu": 5.0, "nu_inh": 0.0},
+        {"nu": 5.0, "alpha": 1.0},
+        {"nu": 5.0, "distribution": "normal"},
+    ):
         with pytest.raises(ValueError, match="must be"):
             DalianFluctuationDriven(**bad)

@@ -69,9 +69,16 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
 def test_training_draws_and_evaluation_does_not(x, micro_batch):
     objective, params = Problem.of(make(), Objective())
     source = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=jnp.arange(B) % 3)
-    value_of = lambda o, key: batch_gradient(Recipe(o, None, Sizes(B, micro_batch)), params, source, jnp.arange(B), key)[0]  # noqa: E731
+    value_of = lambda o, key: batch_gradient(
+        Recipe(o, None, Sizes(B, micro_batch)), params, source, jnp.arange(B), key
+    )[0]
     at = jax.jit(lambda key: value_of(objective, key))
-    first, again, other, none = at(jax.random.key(0)), at(jax.random.key(0)), at(jax.random.key(1)), at(None)
+    first, again, other, none = (
+        at(jax.random.key(0)),
+        at(jax.random.key(0)),
+        at(jax.random.key(1)),
+        at(None),
+    )
     assert first == again
     assert len({float(first), float(other), float(none)}) == 3
     value = jax.jit(lambda key: value_of(objective._replace(noisy=False), key))(jax.random.key(0))
@@ -80,10 +87,21 @@ def test_training_draws_and_evaluation_does_not(x, micro_batch):
 
 def test_fit_learns_with_dropout_and_repeats(rng):
     labels = jnp.arange(60) % 3
-    x = rng.poisson(0.05, (60, T, N)) + (np.arange(N) % 3 == np.asarray(labels)[:, None, None]) * rng.poisson(0.5, (60, T, N))
+    x = rng.poisson(0.05, (60, T, N)) + (
+        np.arange(N) % 3 == np.asarray(labels)[:, None, None]
+    ) * rng.poisson(0.5, (60, T, N))
     data = DeviceArrays(x=jnp.asarray(x, jnp.float32), labels=labels)
     runs = [
-        fit(make(), Splits(data), Objective(), optax.adam(1e-2), epochs=20, batch_size=20, key=jax.random.key(0)).history for _ in range(2)
+        fit(
+            make(),
+            Splits(data),
+            Objective(),
+            optax.adam(1e-2),
+            epochs=20,
+            batch_size=20,
+            key=jax.random.key(0),
+        ).history
+        for _ in range(2)
     ]
     assert runs[0][-1]["train_loss"] == runs[1][-1]["train_loss"]
     assert runs[0][-1]["train_loss"] < 0.8 * runs[0][0]["train_loss"]
@@ -103,13 +121,20 @@ def test_shapes_pass():
 
 def test_skip_connections_carry_what_dropout_leaves(x):
     init, rngs = FluctuationDriven(nu=80.0, sigma_u=1.5), nnx.Rngs(0)
-    layers = [SpikingDense(N, 16, init=init, rngs=rngs), Dropout(0.5), SpikingDense(16, 8, init=init, rngs=rngs), Dropout(0.5)]
+    layers = [
+        SpikingDense(N, 16, init=init, rngs=rngs),
+        Dropout(0.5),
+        SpikingDense(16, 8, init=init, rngs=rngs),
+        Dropout(0.5),
+    ]
     network, key = Sequential(*layers, Readout(24, 3, rngs=rngs), skip=True), jax.random.key(0)
     readout, activity = network(x, key=key)
     first = layers[0](x).output
     left = layers[1](first, key=jax.random.fold_in(key, 1)).output
     second = layers[2](left).output
-    both = jnp.concatenate([left, layers[3](second, key=jax.random.fold_in(key, 3)).output], axis=-1)
+    both = jnp.concatenate(
+        [left, layers[3](second, key=jax.random.fold_in(key, 3)).output], axis=-1
+    )
     assert_close(readout, network.layers[-1](both).output, 1e-6)
     assert_close(activity.spikes[0], first, 0)  # what the layer did
     assert_close(activity.spikes[1], second, 0)

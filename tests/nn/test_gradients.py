@@ -22,12 +22,17 @@ def network(neuron=None):
         SpikingDense(a, b, init=init, neuron=neuron, recurrent=True, dtype=jnp.float64, rngs=rngs)
         for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True)  # noqa: RUF007
     ]
-    return Sequential(*hidden, Readout(WIDTHS[-1], CLASSES, neuron=LeakyIntegrator(tau_mem=0.12), dtype=jnp.float64, rngs=rngs))
+    return Sequential(
+        *hidden,
+        Readout(
+            WIDTHS[-1], CLASSES, neuron=LeakyIntegrator(tau_mem=0.12), dtype=jnp.float64, rngs=rngs
+        ),
+    )
 
 
 def loss_and_gradients(net, x):
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-    f = lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], jnp.asarray(LABELS)).mean()  # noqa: E731
+    f = lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], jnp.asarray(LABELS)).mean()
     return f, params, jax.value_and_grad(f)(params)
 
 
@@ -60,7 +65,16 @@ def loop(x, hidden, out):
     g_z = g_drive @ out.T
     zero = np.zeros
     for (w, v), h, drive in reversed(list(zip(hidden, inputs[:-1], drives, strict=True))):
-        g = lif_backward(drive, g_z, np.zeros_like(drive), zero(drive.shape[1:]), zero(drive.shape[1:]), v=v, u0=0.0, i0=0.0)
+        g = lif_backward(
+            drive,
+            g_z,
+            np.zeros_like(drive),
+            zero(drive.shape[1:]),
+            zero(drive.shape[1:]),
+            v=v,
+            u0=0.0,
+            i0=0.0,
+        )
         gradients = [np.einsum("tbi,tbj->ij", h, g.drive), g.recurrent, *gradients]
         g_z = g.drive @ w.T
     return loss, gradients
@@ -69,11 +83,16 @@ def loop(x, hidden, out):
 def test_whole_network_equals_python_loops(rng, x64):
     net, x = network(), rng.poisson(0.1, (T, B, WIDTHS[0])).astype(np.float64)
     _, _, (loss, grads) = loss_and_gradients(net, x)
-    hidden = [(np.asarray(layer.kernel[...]), np.asarray(layer.recurrent_kernel[...])) for layer in list(net.layers)[:-1]]
+    hidden = [
+        (np.asarray(layer.kernel[...]), np.asarray(layer.recurrent_kernel[...]))
+        for layer in list(net.layers)[:-1]
+    ]
     expected_loss, expected = loop(x, hidden, np.asarray(net.layers[-1].kernel[...]))
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     layers = grads["layers"]
-    got = [layers[k][name][...] for k in (0, 1) for name in ("kernel", "recurrent_kernel")] + [layers[2]["kernel"][...]]
+    got = [layers[k][name][...] for k in (0, 1) for name in ("kernel", "recurrent_kernel")] + [
+        layers[2]["kernel"][...]
+    ]
     for a, b in zip(got, expected, strict=True):
         assert np.abs(b).max() > 0
         assert_close(a, b, 1e-9)
@@ -86,9 +105,16 @@ def smooth(v):
 @pytest.mark.parametrize("reset", ["multiplicative", "subtractive"])
 def test_whole_network_with_smooth_spikes_equals_finite_differences(reset, rng, x64):
     net = network(LIF(spike=smooth, reset=reset, reset_grad=True))
-    f, params, (_, grads) = loss_and_gradients(net, rng.poisson(0.1, (T, B, WIDTHS[0])).astype(np.float64))
+    f, params, (_, grads) = loss_and_gradients(
+        net, rng.poisson(0.1, (T, B, WIDTHS[0])).astype(np.float64)
+    )
     leaves, treedef = jax.tree.flatten(params)
     for k, g in enumerate(jax.tree.leaves(grads)):
         direction = rng.normal(size=g.shape)
-        along = [f(treedef.unflatten([w + s * direction if j == k else w for j, w in enumerate(leaves)])) for s in (1e-5, -1e-5)]
-        np.testing.assert_allclose(np.sum(np.asarray(g) * direction), (along[0] - along[1]) / 2e-5, rtol=1e-6, atol=1e-10)
+        along = [
+            f(treedef.unflatten([w + s * direction if j == k else w for j, w in enumerate(leaves)]))
+            for s in (1e-5, -1e-5)
+        ]
+        np.testing.assert_allclose(
+            np.sum(np.asarray(g) * direction), (along[0] - along[1]) / 2e-5, rtol=1e-6, atol=1e-10
+        )

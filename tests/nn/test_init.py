@@ -39,17 +39,35 @@ def assert_statistics(w, mu, sigma):
     ("connections", "nu_recurrent", "expected"),
     [
         ([Connection(200)], None, [(200, 15.8, 1.0)]),
-        ([Connection(200), Connection(200, recurrent=True)], None, [(200, 15.8, 0.7), (200, 15.8, 0.3)]),
-        ([Connection(200), Connection(200, recurrent=True)], 5.0, [(200, 15.8, 0.7), (200, 5.0, 0.3)]),
+        (
+            [Connection(200), Connection(200, recurrent=True)],
+            None,
+            [(200, 15.8, 0.7), (200, 15.8, 0.3)],
+        ),
+        (
+            [Connection(200), Connection(200, recurrent=True)],
+            5.0,
+            [(200, 15.8, 0.7), (200, 5.0, 0.3)],
+        ),
         # two feed-forward connections share alpha, two recurrent ones 1 - alpha
-        ([*[Connection(200)] * 2, *[Connection(200, recurrent=True)] * 2], None, [*[(200, 15.8, 0.35)] * 2, *[(200, 15.8, 0.15)] * 2]),
+        (
+            [*[Connection(200)] * 2, *[Connection(200, recurrent=True)] * 2],
+            None,
+            [*[(200, 15.8, 0.35)] * 2, *[(200, 15.8, 0.15)] * 2],
+        ),
     ],
 )
-def test_connections_get_the_weights_of_the_theory(connections, nu_recurrent, expected, mode, neuron):
+def test_connections_get_the_weights_of_the_theory(
+    connections, nu_recurrent, expected, mode, neuron
+):
     mu_u, sigma_u = 0.1, 0.4
     kernel = None if mode == "discrete" else dataclasses.replace(neuron.kernel, mode=mode)
-    init = FluctuationDriven(nu=15.8, nu_recurrent=nu_recurrent, mu_u=mu_u, sigma_u=sigma_u, alpha=0.7, kernel=kernel)
-    weights = afferent_weights(mu_u, sigma_u, [Afferent(*a) for a in expected], kernel or neuron.kernel, theta=neuron.theta)
+    init = FluctuationDriven(
+        nu=15.8, nu_recurrent=nu_recurrent, mu_u=mu_u, sigma_u=sigma_u, alpha=0.7, kernel=kernel
+    )
+    weights = afferent_weights(
+        mu_u, sigma_u, [Afferent(*a) for a in expected], kernel or neuron.kernel, theta=neuron.theta
+    )
     initializers = init(neuron, connections)
     assert len(initializers) == len(connections)
     for initializer, key, w in zip(initializers, KEYS, weights, strict=False):
@@ -72,26 +90,37 @@ def test_density_counts_the_kept_weights_only():
 def test_simulated_layer_hits_sigma_u(recurrent, share, rng):
     # an unreachable threshold keeps the layer silent: what is left is the feed-forward part of the variance
     layer = SpikingDense(
-        200, 200, init=FluctuationDriven(nu=15.8, sigma_u=0.8), neuron=LIF(theta=1e9), recurrent=recurrent, rngs=nnx.Rngs(0)
+        200,
+        200,
+        init=FluctuationDriven(nu=15.8, sigma_u=0.8),
+        neuron=LIF(theta=1e9),
+        recurrent=recurrent,
+        rngs=nnx.Rngs(0),
     )
     x = rng.poisson(15.8 * 2e-3, (1100, 10, 200))
     sim = nnx.jit(lambda layer, x: layer(x, membrane=True))(layer, x)
     assert not sim.output.any()
     # 20 s of 200 inputs: 0.8 %; 40,000 weights: 0.4 %
     membrane = np.asarray(sim.membrane)[100:]
-    np.testing.assert_allclose(np.sqrt(membrane.var(axis=(0, 1)).mean()), 0.8 * np.sqrt(share), rtol=0.03)
+    np.testing.assert_allclose(
+        np.sqrt(membrane.var(axis=(0, 1)).mean()), 0.8 * np.sqrt(share), rtol=0.03
+    )
 
 
 def test_per_neuron_time_constants():
     taus = np.repeat([5e-3, 40e-3], 100)
     w = FluctuationDriven(nu=15.8)(LIF(tau_mem=taus), [Connection(200)])[0](KEYS[0], (200, 200))
     for half, tau in ((w[:, :100], 5e-3), (w[:, 100:], 40e-3)):
-        assert_statistics(half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], Kernel(tau_mem=tau))[0])
+        assert_statistics(
+            half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], Kernel(tau_mem=tau))[0]
+        )
 
 
 def test_vmap_over_sigma_u_equals_a_loop():
     def kernel(sigma_u):
-        return FluctuationDriven(nu=15.8, sigma_u=sigma_u)(LIF(), [Connection(200)])[0](KEYS[0], (200, 200))
+        return FluctuationDriven(nu=15.8, sigma_u=sigma_u)(LIF(), [Connection(200)])[0](
+            KEYS[0], (200, 200)
+        )
 
     loop = jnp.stack([kernel(s) for s in (0.5, 2.0)])
     np.testing.assert_allclose(jax.vmap(kernel)(jnp.array([0.5, 2.0])), loop, rtol=1e-5, atol=1e-6)
@@ -108,7 +137,13 @@ NU, OWN = np.linspace(1.0, 50.0, 20), np.linspace(2.0, 8.0, 12)
 
 def test_one_rate_per_input_is_the_mean_rate_in_every_connection():
     several, one = (
-        SpikingDense(20, 12, init=FluctuationDriven(nu=nu, nu_recurrent=own, mu_u=0.2), recurrent=True, rngs=nnx.Rngs(0))
+        SpikingDense(
+            20,
+            12,
+            init=FluctuationDriven(nu=nu, nu_recurrent=own, mu_u=0.2),
+            recurrent=True,
+            rngs=nnx.Rngs(0),
+        )
         for nu, own in ((NU, OWN), (float(NU.mean()), float(OWN.mean())))
     )
     for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
@@ -117,7 +152,14 @@ def test_one_rate_per_input_is_the_mean_rate_in_every_connection():
 
 def test_one_rate_per_channel_of_a_convolution():
     several, one = (
-        SpikingConv1d(2, 12, kernel_size=5, recurrent_kernel_size=3, init=FluctuationDriven(nu=nu), rngs=nnx.Rngs(0))
+        SpikingConv1d(
+            2,
+            12,
+            kernel_size=5,
+            recurrent_kernel_size=3,
+            init=FluctuationDriven(nu=nu),
+            rngs=nnx.Rngs(0),
+        )
         for nu in (np.array([5.0, 15.0]), 10.0)
     )
     for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
@@ -128,9 +170,20 @@ def test_one_rate_per_input_of_dalian_layers():
     def layers(nu, nu_inh, nu_recurrent):
         init = DalianFluctuationDriven(nu=nu, nu_inh=nu_inh, nu_recurrent=nu_recurrent)
         dense = DalianDense(20, 12, init=init, recurrent=True, rngs=nnx.Rngs(0))
-        return dense, DalianConv1d(20, 12, kernel_size=3, lateral_kernel_size=3, recurrent=True, init=init, rngs=nnx.Rngs(0))
+        return dense, DalianConv1d(
+            20,
+            12,
+            kernel_size=3,
+            lateral_kernel_size=3,
+            recurrent=True,
+            init=init,
+            rngs=nnx.Rngs(0),
+        )
 
-    several, one = layers(NU, OWN[:3], OWN), layers(float(NU.mean()), float(OWN[:3].mean()), float(OWN.mean()))
+    several, one = (
+        layers(NU, OWN[:3], OWN),
+        layers(float(NU.mean()), float(OWN[:3].mean()), float(OWN.mean())),
+    )
     for a, b in zip(jax.tree.leaves(several), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -143,13 +196,29 @@ def test_one_rate_per_input_of_dalian_layers():
             "nu must be one rate, or one for each of the 20 inputs",
         ),
         (
-            lambda: SpikingDense(20, 12, init=FluctuationDriven(nu=5.0, nu_recurrent=NU), recurrent=True, rngs=nnx.Rngs(0)),
+            lambda: SpikingDense(
+                20,
+                12,
+                init=FluctuationDriven(nu=5.0, nu_recurrent=NU),
+                recurrent=True,
+                rngs=nnx.Rngs(0),
+            ),
             "nu_recurrent must be",
         ),
-        (lambda: SpikingConv1d(2, 12, kernel_size=5, init=FluctuationDriven(nu=np.ones(10)), rngs=nnx.Rngs(0)), "each of the 2 inputs"),
-        (lambda: DalianDense(20, 12, init=DalianFluctuationDriven(nu=OWN), rngs=nnx.Rngs(0)), "nu must be one rate"),
         (
-            lambda: DalianDense(20, 12, init=DalianFluctuationDriven(nu=5.0, nu_inh=OWN), rngs=nnx.Rngs(0)),
+            lambda: SpikingConv1d(
+                2, 12, kernel_size=5, init=FluctuationDriven(nu=np.ones(10)), rngs=nnx.Rngs(0)
+            ),
+            "each of the 2 inputs",
+        ),
+        (
+            lambda: DalianDense(20, 12, init=DalianFluctuationDriven(nu=OWN), rngs=nnx.Rngs(0)),
+            "nu must be one rate",
+        ),
+        (
+            lambda: DalianDense(
+                20, 12, init=DalianFluctuationDriven(nu=5.0, nu_inh=OWN), rngs=nnx.Rngs(0)
+            ),
             "nu_inh must be .* each of the 3 inputs",
         ),
         (lambda: FluctuationDriven(nu=NU[:, None]), "nu must be one rate"),
@@ -164,14 +233,21 @@ def test_another_number_of_rates_is_an_error(make, name):
 
 
 def test_a_plain_function_is_an_initializer_whatever_its_arguments_are_called():
-    layer = SpikingDense(3, 4, init=lambda k, s, d=jnp.float32: jnp.arange(12, dtype=d).reshape(s), rngs=nnx.Rngs(0))
+    layer = SpikingDense(
+        3, 4, init=lambda k, s, d=jnp.float32: jnp.arange(12, dtype=d).reshape(s), rngs=nnx.Rngs(0)
+    )
     np.testing.assert_array_equal(layer.kernel[...], np.arange(12).reshape(3, 4))
 
 
 def test_an_init_of_ones_own_derives_from_layer_init():
     class Constant(LayerInit):
         def __call__(self, neuron, connections):
-            return [lambda key, shape, dtype, c=c: jnp.full(shape, float(c.n + 100 * c.recurrent), dtype) for c in connections]
+            return [
+                lambda key, shape, dtype, c=c: jnp.full(
+                    shape, float(c.n + 100 * c.recurrent), dtype
+                )
+                for c in connections
+            ]
 
     layer = SpikingDense(3, 4, init=Constant(), recurrent=True, rngs=nnx.Rngs(0))
     assert set(np.ravel(layer.kernel[...])) == {3.0}
@@ -181,9 +257,15 @@ def test_an_init_of_ones_own_derives_from_layer_init():
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        (FluctuationDriven, r"got the class FluctuationDriven itself; call it, FluctuationDriven\(\.\.\.\)"),
+        (
+            FluctuationDriven,
+            r"got the class FluctuationDriven itself; call it, FluctuationDriven\(\.\.\.\)",
+        ),
         (kaiming_normal, "got kaiming_normal.*call a function that makes an initializer"),
-        (lambda neuron, connections: [], "got <lambda>.neuron, connections.; derive a function of the neuron"),
+        (
+            lambda neuron, connections: [],
+            "got <lambda>.neuron, connections.; derive a function of the neuron",
+        ),
         ("kaiming", "init must be a LayerInit such as .* got 'kaiming'"),
         (None, "got None"),
     ],
@@ -193,10 +275,15 @@ def test_what_is_no_init_is_named(init, message):
         SpikingDense(3, 4, init=init, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize(("shape", "turned"), [((4, 3), True), ((3, 1), False), ((3, 6), False), ((4,), False), ((1, 4), False)])
+@pytest.mark.parametrize(
+    ("shape", "turned"),
+    [((4, 3), True), ((3, 1), False), ((3, 6), False), ((4,), False), ((1, 4), False)],
+)
 def test_weights_of_another_shape_than_asked_for_are_an_error(shape, turned):
-    init = lambda key, s, dtype: jnp.ones(shape, dtype)  # noqa: E731
-    with pytest.raises(ValueError, match=r"init must return weights of the shape \(3, 4\)") as error:
+    init = lambda key, s, dtype: jnp.ones(shape, dtype)
+    with pytest.raises(
+        ValueError, match=r"init must return weights of the shape \(3, 4\)"
+    ) as error:
         SpikingDense(3, 4, init=init, rngs=nnx.Rngs(0))
     assert ("must be transposed" in str(error.value)) == turned
     with pytest.raises(ValueError, match="init must return weights of the shape"):
@@ -207,13 +294,17 @@ def test_weights_of_another_shape_than_asked_for_are_an_error(shape, turned):
 
 def test_layers_draw_16_bit_weights_in_float32():
     """Also by initializers of others, which draw in the type that they are asked for."""
-    make = lambda dtype: SpikingDense(50, 60, init=jax.nn.initializers.normal(1.0), dtype=dtype, rngs=nnx.Rngs(0)).kernel[...]  # noqa: E731
+    make = lambda dtype: SpikingDense(
+        50, 60, init=jax.nn.initializers.normal(1.0), dtype=dtype, rngs=nnx.Rngs(0)
+    ).kernel[...]
     np.testing.assert_array_equal(make(jnp.bfloat16), make(jnp.float32).astype(jnp.bfloat16))
 
 
 def test_infeasible_target_names_the_limits():
     with pytest.raises(ValueError, match=r"mu_u = 0.5 has no weights at sigma_u = 0.25.*Allowed"):
-        SpikingDense(18, 4, init=FluctuationDriven(nu=1.0, mu_u=0.5, sigma_u=0.25), rngs=nnx.Rngs(0))
+        SpikingDense(
+            18, 4, init=FluctuationDriven(nu=1.0, mu_u=0.5, sigma_u=0.25), rngs=nnx.Rngs(0)
+        )
 
 
 @pytest.mark.parametrize(
@@ -239,4 +330,6 @@ def test_mean_above_threshold_names_mu_u():
 
 def test_centered_is_fluctuation_driven_without_recurrence():
     (ours,) = FluctuationDriven(nu=15.8, sigma_u=0.7)(LIF(), [Connection(200)])
-    np.testing.assert_array_equal(ours(KEYS[0], (200, 200)), fluctuation_driven_centered(0.7, nu=15.8)(KEYS[0], (200, 200)))
+    np.testing.assert_array_equal(
+        ours(KEYS[0], (200, 200)), fluctuation_driven_centered(0.7, nu=15.8)(KEYS[0], (200, 200))
+    )

@@ -6,9 +6,24 @@ from _support import assert_close, lif_loop
 from flax import nnx
 
 from snnjax.calibration import calibrate
-from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, LIFState, dense_recurrence, simulate
+from snnjax.dynamics import (
+    LIF,
+    AdaptiveLIF,
+    ExcInhLIF,
+    LeakyIntegrator,
+    LIFState,
+    dense_recurrence,
+    simulate,
+)
 from snnjax.initializers import lecun_normal
-from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import (
+    FluctuationDriven,
+    Readout,
+    SameForAll,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 from snnjax.surrogate import superspike
 
 T, B, IN, OUT = 40, 3, 20, 12
@@ -61,7 +76,14 @@ def test_sequence_equals_streamed_steps(name, recurrent, trainable, x, x64):
 
 
 def test_readout_sequence_equals_streamed_steps(x, x64):
-    layer = Readout(IN, 5, neuron=LeakyIntegrator(tau_mem=0.1), dtype=jnp.float64, trainable=("tau_mem",), rngs=nnx.Rngs(0))
+    layer = Readout(
+        IN,
+        5,
+        neuron=LeakyIntegrator(tau_mem=0.1),
+        dtype=jnp.float64,
+        trainable=("tau_mem",),
+        rngs=nnx.Rngs(0),
+    )
     sim, (outputs, state) = layer(x), stream(layer, x)
     assert_close(sim.output, outputs, 1e-12)
     for a, b in zip(sim.state, state, strict=True):
@@ -70,7 +92,9 @@ def test_readout_sequence_equals_streamed_steps(x, x64):
 
 def test_layer_equals_a_plain_loop_with_its_weights(x, x64):
     layer = make()
-    expected = lif_loop(x @ np.asarray(layer.kernel[...]), v=np.asarray(layer.recurrent_kernel[...]))
+    expected = lif_loop(
+        x @ np.asarray(layer.kernel[...]), v=np.asarray(layer.recurrent_kernel[...])
+    )
     sim = layer(x, membrane=True)
     np.testing.assert_array_equal(sim.output, expected.z)
     assert_close(sim.membrane, expected.u, 1e-12)
@@ -90,11 +114,21 @@ def test_state_is_passed_on(x, x64):
 
 def test_parameters():
     layer = make(recurrent=True, trainable=("tau_mem",), dtype=jnp.float32)
-    shapes = {"/".join(map(str, path)): p.shape for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))}
-    assert shapes == {"kernel": (IN, OUT), "recurrent_kernel": (OUT, OUT), "log_tau/tau_mem": (OUT,)}
+    shapes = {
+        "/".join(map(str, path)): p.shape
+        for path, p in nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    }
+    assert shapes == {
+        "kernel": (IN, OUT),
+        "recurrent_kernel": (OUT, OUT),
+        "log_tau/tau_mem": (OUT,),
+    }
     assert layer.recurrent
     assert not make(recurrent=False, dtype=jnp.float32).recurrent
-    assert jax.tree.leaves(nnx.state(make(recurrent=False, dtype=jnp.float32), nnx.Not(nnx.Param))) == []
+    assert (
+        jax.tree.leaves(nnx.state(make(recurrent=False, dtype=jnp.float32), nnx.Not(nnx.Param)))
+        == []
+    )
 
 
 def test_any_initializer_goes_in():
@@ -106,7 +140,11 @@ def test_any_initializer_goes_in():
 def test_weights_have_the_dtype_and_neurons_at_least_float32(dtype):
     layer = make(dtype=dtype)
     # spikes may come as booleans or integers
-    for inputs in (jnp.ones((5, 2, IN), jnp.uint8), jnp.ones((5, 2, IN), bool), jnp.ones((5, 2, IN))):
+    for inputs in (
+        jnp.ones((5, 2, IN), jnp.uint8),
+        jnp.ones((5, 2, IN), bool),
+        jnp.ones((5, 2, IN)),
+    ):
         sim = jax.eval_shape(lambda x: layer(x, membrane=True), inputs)
         step = jax.eval_shape(lambda x: layer.step(layer.initial_state(2), x), inputs[0])
         assert {leaf.dtype for leaf in jax.tree.leaves((sim, step))} == {jnp.dtype(jnp.float32)}
@@ -127,16 +165,24 @@ def test_weights_have_the_dtype_and_neurons_at_least_float32(dtype):
 def test_trainable_time_constants_get_the_gradient_of_autodiff(neuron, names, x, x64):
     layer = make(neuron, trainable=names)
     for name in names:  # one value a neuron, at first that of the neuron it was made of
-        np.testing.assert_allclose(getattr(layer.neuron, name), np.broadcast_to(getattr(neuron, name), OUT), rtol=1e-12)
+        np.testing.assert_allclose(
+            getattr(layer.neuron, name), np.broadcast_to(getattr(neuron, name), OUT), rtol=1e-12
+        )
 
     gradient = nnx.jit(nnx.grad(lambda layer: layer(x, membrane=True).membrane.sum()))(layer)
     kernel, recurrent = layer.kernel[...], layer.recurrent_kernel[...]
 
     def loss(log_taus):
-        learned = type(neuron)(**{**vars(neuron), **{name: jnp.exp(v) for name, v in log_taus.items()}})
-        return simulate(learned, x @ kernel, recurrent=dense_recurrence, weights=recurrent, membrane=True).membrane.sum()
+        learned = type(neuron)(
+            **{**vars(neuron), **{name: jnp.exp(v) for name, v in log_taus.items()}}
+        )
+        return simulate(
+            learned, x @ kernel, recurrent=dense_recurrence, weights=recurrent, membrane=True
+        ).membrane.sum()
 
-    expected = jax.jit(jax.grad(loss))({name: jnp.log(jnp.broadcast_to(getattr(neuron, name), OUT)) for name in names})
+    expected = jax.jit(jax.grad(loss))(
+        {name: jnp.log(jnp.broadcast_to(getattr(neuron, name), OUT)) for name in names}
+    )
     for name in names:
         assert_close(gradient.log_tau[name][...], expected[name], 1e-9)
         assert bool(jnp.any(expected[name] != 0))  # tau_adapt of a silent neuron has none
@@ -155,7 +201,9 @@ def test_trainable_layer_at_its_initial_values_equals_the_fixed_layer(x, x64):
     # the two take different paths: hand-written backward pass and autodiff
     def run(trainable):
         layer = make(trainable=trainable)
-        return layer(x).output, nnx.jit(nnx.grad(lambda layer: layer(x).output.sum()))(layer).kernel[...]
+        return layer(x).output, nnx.jit(nnx.grad(lambda layer: layer(x).output.sum()))(
+            layer
+        ).kernel[...]
 
     for a, b in zip(run(()), run(("tau_mem",)), strict=True):
         assert_close(a, b, 1e-9)
@@ -171,15 +219,21 @@ def test_jit_and_split_and_merge(trainable, x, x64):
     np.testing.assert_array_equal(nnx.jit(lambda layer, x: layer(x).output)(layer, x), expected)
     graphdef, state = nnx.split(layer)
     assert hash(graphdef) == hash(nnx.split(make(trainable=trainable, seed=1))[0])
-    np.testing.assert_array_equal(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x).output)(state, x), expected)
+    np.testing.assert_array_equal(
+        jax.jit(lambda state, x: nnx.merge(graphdef, state)(x).output)(state, x), expected
+    )
 
 
-@pytest.mark.parametrize("neuron", [NEURONS["lif"], NEURONS["per-neuron"]], ids=["scalar", "per-neuron"])
+@pytest.mark.parametrize(
+    "neuron", [NEURONS["lif"], NEURONS["per-neuron"]], ids=["scalar", "per-neuron"]
+)
 def test_vmap_over_seeds_equals_a_loop(neuron, x, x64):
     keys = jax.random.split(jax.random.key(0), 3)
 
     def build(key):
-        return SpikingDense(IN, OUT, init=INIT, neuron=neuron, recurrent=True, dtype=jnp.float64, rngs=nnx.Rngs(key))
+        return SpikingDense(
+            IN, OUT, init=INIT, neuron=neuron, recurrent=True, dtype=jnp.float64, rngs=nnx.Rngs(key)
+        )
 
     run = nnx.jit(lambda layer: layer(x, membrane=True).membrane)
     ensemble = nnx.vmap(run)(nnx.vmap(build)(keys))
@@ -193,7 +247,10 @@ def test_vmap_over_seeds_equals_a_loop(neuron, x, x64):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((T, B, IN + 1), rf"x must have {IN} features on its last axis, got shape \({T}, {B}, {IN + 1}\); arrays are time-major"),
+        (
+            (T, B, IN + 1),
+            rf"x must have {IN} features on its last axis, got shape \({T}, {B}, {IN + 1}\); arrays are time-major",
+        ),
         ((B, IN), r"x must have shape \(time, batch, features\)"),
         ((0, B, IN), "at least one time step"),
     ],
@@ -211,13 +268,20 @@ def test_other_errors():
         SpikingDense(0, OUT, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="out_features must be an integer"):
         SpikingDense(IN, 12.0, init=INIT, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match=r"neuron must be a snnjax.dynamics.Neuron such as LIF.*, got 0.02; for a model of your own"):
+    with pytest.raises(
+        TypeError,
+        match=r"neuron must be a snnjax.dynamics.Neuron such as LIF.*, got 0.02; for a model of your own",
+    ):
         make(neuron=20e-3, dtype=jnp.float32)
     with pytest.raises(TypeError, match="one synaptic current, got ExcInhLIF"):
         make(neuron=ExcInhLIF(), dtype=jnp.float32)
-    with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"):
+    with pytest.raises(
+        ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"
+    ):
         make(trainable=("theta",), dtype=jnp.float32)
-    with pytest.raises(ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"):
+    with pytest.raises(
+        ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"
+    ):
         Readout(IN, 5, trainable=("tau_adapt",), rngs=nnx.Rngs(0))
 
 
@@ -228,12 +292,16 @@ def test_half_precision_weights_keep_the_neurons_in_float32(rng):
     outputs, _ = stream(layer, x)
     np.testing.assert_array_equal(layer(x).output, outputs)
     slow = LeakyIntegrator(tau_mem=0.7)
-    half, full = (Readout(IN, 3, neuron=slow, dtype=d, rngs=nnx.Rngs(0)) for d in (jnp.bfloat16, jnp.float32))
+    half, full = (
+        Readout(IN, 3, neuron=slow, dtype=d, rngs=nnx.Rngs(0)) for d in (jnp.bfloat16, jnp.float32)
+    )
     full.kernel[...] = half.kernel[...].astype(jnp.float32)
     assert_close(half(x).output, full(x).output, 1e-5)
 
 
-@pytest.mark.parametrize(("batch", "shape"), [(4, (100, 4, IN)), (1, (4, IN)), (4, (IN,)), (4, (4, IN + 1))])
+@pytest.mark.parametrize(
+    ("batch", "shape"), [(4, (100, 4, IN)), (1, (4, IN)), (4, (IN,)), (4, (4, IN + 1))]
+)
 def test_step_checks_the_shape(batch, shape):
     layer = make(dtype=jnp.float32)
     with pytest.raises(ValueError, match=r"x must have shape \(batch, in_features\)"):
@@ -247,17 +315,22 @@ def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
     message = rf"{name} of the neuron must be one number, or one for each of the layer's {OUT} units, got shape \({shape[0]},"
     for value in (np.ones(shape), jnp.ones(shape)):
         with pytest.raises(ValueError, match=message):
-            SpikingDense(IN, OUT, neuron=LIF(**{name: value}), init=lecun_normal(), rngs=nnx.Rngs(0))
+            SpikingDense(
+                IN, OUT, neuron=LIF(**{name: value}), init=lecun_normal(), rngs=nnx.Rngs(0)
+            )
     with pytest.raises(ValueError, match="tau_mem of the neuron must be"):
         Readout(IN, OUT, neuron=LeakyIntegrator(tau_mem=np.ones(shape)), rngs=nnx.Rngs(0))
 
 
 def test_parameters_of_a_convolution_may_also_be_one_per_position():
-    make = lambda tau: SpikingConv1d(2, 3, kernel_size=3, neuron=LIF(tau_mem=tau), init=lecun_normal(), rngs=nnx.Rngs(0))  # noqa: E731
+    make = lambda tau: SpikingConv1d(
+        2, 3, kernel_size=3, neuron=LIF(tau_mem=tau), init=lecun_normal(), rngs=nnx.Rngs(0)
+    )
     x = jnp.ones((4, 2, 8, 2))  # 6 positions
     assert make(np.full((6, 3), 0.02))(x).output.shape == (4, 2, 6, 3)
     with pytest.raises(
-        ValueError, match=r"tau_mem .* 3 units, or an array \(6, 3\) with one for each at each position, got shape \(5, 3\)"
+        ValueError,
+        match=r"tau_mem .* 3 units, or an array \(6, 3\) with one for each at each position, got shape \(5, 3\)",
     ):
         make(np.full((5, 3), 0.02))(x)
     for shape in ((6, 4), (2, 6, 3), (6, 1)):
@@ -273,7 +346,10 @@ def test_the_steepness_of_the_surrogate_is_one_number_or_one_per_unit(x):
 
 @pytest.mark.parametrize("shape", [(T, B, 2, IN), (T, B, 2, 2, IN)])
 def test_a_dense_layer_refuses_spatial_axes_as_it_does_in_a_network(shape):
-    with pytest.raises(ValueError, match=r"x must have shape \(time, batch, features\), got .* Flatten\(\) makes one axis"):
+    with pytest.raises(
+        ValueError,
+        match=r"x must have shape \(time, batch, features\), got .* Flatten\(\) makes one axis",
+    ):
         make(dtype=jnp.float32)(jnp.zeros(shape))
 
 
@@ -288,7 +364,9 @@ def test_a_learned_threshold_beside_learned_time_constants(x, x64):
     log_tau = layer.log_tau["tau_mem"][...]
     expected = jax.grad(loss, argnums=(0, 1))(jnp.ones(OUT), log_tau)
     graphdef, state = nnx.split(layer)
-    gradient = jax.jit(jax.grad(lambda s: nnx.merge(graphdef, s)(x, membrane=True).membrane.sum()))(state)
+    gradient = jax.jit(jax.grad(lambda s: nnx.merge(graphdef, s)(x, membrane=True).membrane.sum()))(
+        state
+    )
     assert_close(gradient["log_tau"]["tau_mem"][...], expected[1], 1e-9)
     assert_close(gradient["_neuron"].theta[...], expected[0], 1e-9)
 
@@ -299,8 +377,16 @@ def test_layers_with_a_learned_threshold_are_built_and_calibrated_under_jit():
     @nnx.jit
     def run():
         rngs = nnx.Rngs(0)
-        hidden = SpikingDense(IN, OUT, neuron=LIF(theta=nnx.Param(jnp.ones(OUT))), init=FluctuationDriven(nu=50.0), rngs=rngs)
-        network, reports = calibrate(Sequential(hidden, Readout(OUT, 2, rngs=rngs)), x, key=jax.random.key(0), gradient=None)
+        hidden = SpikingDense(
+            IN,
+            OUT,
+            neuron=LIF(theta=nnx.Param(jnp.ones(OUT))),
+            init=FluctuationDriven(nu=50.0),
+            rngs=rngs,
+        )
+        network, reports = calibrate(
+            Sequential(hidden, Readout(OUT, 2, rngs=rngs)), x, key=jax.random.key(0), gradient=None
+        )
         return network(x)[0], reports[0].sigma_u
 
     readout, sigma_u = run()
@@ -314,21 +400,24 @@ def test_time_constants_that_leave_the_floats_leave_a_network_that_runs(log_tau,
     for name in ("tau_mem", "tau_syn"):
         layer.log_tau[name][...] = jnp.full(OUT, log_tau)
     graphdef, state = nnx.split(layer)
-    value, gradient = jax.value_and_grad(lambda s: nnx.merge(graphdef, s)(jnp.asarray(x, jnp.float32), membrane=True).membrane.mean())(
-        state
-    )
+    value, gradient = jax.value_and_grad(
+        lambda s: nnx.merge(graphdef, s)(jnp.asarray(x, jnp.float32), membrane=True).membrane.mean()
+    )(state)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
 def test_a_call_with_the_state_of_another_batch_is_an_error(x):
     layer = make(dtype=jnp.float32)
-    with pytest.raises(ValueError, match=rf"state must be a LIFState with arrays of shape \({B}, {OUT}\)"):
+    with pytest.raises(
+        ValueError, match=rf"state must be a LIFState with arrays of shape \({B}, {OUT}\)"
+    ):
         layer(jnp.asarray(x, jnp.float32), state=layer.initial_state(1))
 
 
 def test_a_plain_initializer_goes_to_every_connection():
     plain, wrapped = (
-        SpikingDense(IN, OUT, init=init, recurrent=True, rngs=nnx.Rngs(0)) for init in (lecun_normal(), SameForAll(lecun_normal()))
+        SpikingDense(IN, OUT, init=init, recurrent=True, rngs=nnx.Rngs(0))
+        for init in (lecun_normal(), SameForAll(lecun_normal()))
     )
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(wrapped), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -38,7 +38,14 @@ def make(rngs=None, dtype=jnp.float64):
     init = FluctuationDriven(nu=50.0, sigma_u=1.5)
     return Sequential(
         SpikingDense(IN, SIZES[0], init=init, recurrent=True, dtype=dtype, rngs=rngs),
-        SpikingDense(*SIZES, init=init, neuron=AdaptiveLIF(b=0.3), trainable=("tau_mem",), dtype=dtype, rngs=rngs),
+        SpikingDense(
+            *SIZES,
+            init=init,
+            neuron=AdaptiveLIF(b=0.3),
+            trainable=("tau_mem",),
+            dtype=dtype,
+            rngs=rngs,
+        ),
         Readout(SIZES[1], CLASSES, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs),
     )
 
@@ -48,7 +55,11 @@ def test_shapes_and_activity(x, x64):
     readout, activity = nnx.jit(lambda network: network(x, membranes=True))(network)
     assert isinstance(activity, Activity)
     assert readout.shape == (T, B, CLASSES)
-    assert [z.shape for z in activity.spikes] == [u.shape for u in activity.membranes] == [(T, B, n) for n in SIZES]
+    assert (
+        [z.shape for z in activity.spikes]
+        == [u.shape for u in activity.membranes]
+        == [(T, B, n) for n in SIZES]
+    )
     assert all(0.01 < float(z.mean()) < 0.5 for z in activity.spikes)
     # a LIF spikes where its membrane is above threshold, and only there
     np.testing.assert_array_equal(activity.spikes[0], activity.membranes[0] > 1)
@@ -93,7 +104,9 @@ def test_jit_split_and_merge(x, x64):
     expected = network(x)[0]
     assert_close(nnx.jit(lambda network, x: network(x)[0])(network, x), expected, 1e-12)
     graphdef, state = nnx.split(network)
-    assert_close(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)[0])(state, x), expected, 1e-12)
+    assert_close(
+        jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)[0])(state, x), expected, 1e-12
+    )
 
 
 def test_every_parameter_gets_a_gradient(x, x64):
@@ -107,13 +120,19 @@ def test_every_parameter_gets_a_gradient(x, x64):
 
 def test_vmap_over_seeds_equals_a_loop(x, x64):
     parts = [nnx.split(make(nnx.Rngs(seed))) for seed in range(3)]
-    assert all(graphdef == parts[0][0] for graphdef, _ in parts)  # a seed changes numbers only: one program for all
+    assert all(
+        graphdef == parts[0][0] for graphdef, _ in parts
+    )  # a seed changes numbers only: one program for all
 
     def run(state):
-        return nnx.value_and_grad(lambda network: jnp.sum(network(x)[0] ** 2))(nnx.merge(parts[0][0], state))
+        return nnx.value_and_grad(lambda network: jnp.sum(network(x)[0] ** 2))(
+            nnx.merge(parts[0][0], state)
+        )
 
     one = jax.jit(run)
-    values, gradients = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: np.stack(leaves), *[state for _, state in parts]))
+    values, gradients = jax.jit(jax.vmap(run))(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *[state for _, state in parts])
+    )
     for k, (_, state) in enumerate(parts):
         value, gradient = one(state)
         np.testing.assert_allclose(values[k], value, rtol=1e-9)
@@ -134,8 +153,14 @@ def test_errors(x):
     with pytest.raises(ValueError, match="at least one layer"):
         Sequential()
     with pytest.raises(ValueError, match="a layer with 13 inputs stands on one with 12 outputs"):
-        Sequential(SpikingDense(IN, 12, init=init, rngs=rngs), Readout(13, 4, kernel_init=jax.nn.initializers.zeros, rngs=rngs))
-    network = Sequential(SpikingDense(IN, 12, init=init, rngs=rngs), Readout(12, 4, kernel_init=jax.nn.initializers.zeros, rngs=rngs))
+        Sequential(
+            SpikingDense(IN, 12, init=init, rngs=rngs),
+            Readout(13, 4, kernel_init=jax.nn.initializers.zeros, rngs=rngs),
+        )
+    network = Sequential(
+        SpikingDense(IN, 12, init=init, rngs=rngs),
+        Readout(12, 4, kernel_init=jax.nn.initializers.zeros, rngs=rngs),
+    )
     with pytest.raises(ValueError, match=r"x must have shape \(time, batch, features\)"):
         network(x[0])
     with pytest.raises(ValueError, match="x must have 20 features on its last axis"):
@@ -175,28 +200,44 @@ def test_nnx_tabulate_shows_every_kind_of_layer_and_leaves_the_classes_usable():
         Flatten(),
         Dropout(0.1),
         DalianDense(16, 12, init=DalianFluctuationDriven(nu=50.0), rngs=rngs),
-        SpikingDense(12, 8, neuron=LIF(theta=nnx.Param(jnp.ones(8))), trainable=("tau_mem",), init=init, rngs=rngs),
+        SpikingDense(
+            12,
+            8,
+            neuron=LIF(theta=nnx.Param(jnp.ones(8))),
+            trainable=("tau_mem",),
+            init=init,
+            rngs=rngs,
+        ),
         Readout(32 + 12 + 8, CLASSES, rngs=rngs),
         skip=True,
     )
     x = jnp.ones((5, 2, 20))
     before = network(x).readout
-    table = nnx.tabulate(network, x, console_kwargs={"width": 200, "force_terminal": False, "no_color": True})
+    table = nnx.tabulate(
+        network, x, console_kwargs={"width": 200, "force_terminal": False, "no_color": True}
+    )
     rows = [line.split()[1:4:2] for line in table.splitlines() if line.startswith("│ layers/")]
     assert rows == [[f"layers/{k}", type(layer).__name__] for k, layer in enumerate(network.layers)]
     assert "input_of" not in table
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
     assert f"Total Parameters: {parameters:,}" in table
     np.testing.assert_array_equal(network(x).readout, before)
-    Readout(3, 4, rngs=nnx.Rngs(0))(jnp.ones((5, 2, 3)))  # Flax had replaced the methods of the classes
+    Readout(3, 4, rngs=nnx.Rngs(0))(
+        jnp.ones((5, 2, 3))
+    )  # Flax had replaced the methods of the classes
 
 
 def test_layers_in_a_list_and_different_time_steps_are_errors():
     rngs = nnx.Rngs(0)
-    first, second = (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), neuron=LIF(dt=dt), rngs=rngs) for dt in (1e-3, 2e-3))
+    first, second = (
+        SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), neuron=LIF(dt=dt), rngs=rngs)
+        for dt in (1e-3, 2e-3)
+    )
     with pytest.raises(TypeError, match="layers are given one by one"):
         Sequential([first, first])
-    with pytest.raises(ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"):
+    with pytest.raises(
+        ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"
+    ):
         Sequential(first, second)
 
 
@@ -218,7 +259,9 @@ def make_conv(rngs=None, dtype=jnp.float64):
     return Sequential(
         SpikingConv1d(2, 6, kernel_size=3, recurrent_kernel_size=3, **options),
         Pool(2),
-        SpikingConv1d(6, 8, kernel_size=3, stride=2, padding="same", trainable=("tau_mem",), **options),
+        SpikingConv1d(
+            6, 8, kernel_size=3, stride=2, padding="same", trainable=("tau_mem",), **options
+        ),
         Flatten(),
         SpikingDense(40, 12, recurrent=True, **options),
         Readout(12, CLASSES, neuron=LeakyIntegrator(tau_mem=0.1), dtype=dtype, rngs=rngs),
@@ -242,7 +285,9 @@ def test_conv_sequence_equals_streamed_steps(image, x64):
     network = make_conv()
     readout, activity, final = network.run(image)
     state, outputs = network.initial_state(B, features=FEATURES), []
-    assert [jax.tree.map(jnp.shape, s) for s in state] == [jax.tree.map(jnp.shape, s) for s in final]
+    assert [jax.tree.map(jnp.shape, s) for s in state] == [
+        jax.tree.map(jnp.shape, s) for s in final
+    ]
     step = jax.jit(network.step)
     for x_t in image:
         state, output = step(state, x_t)
@@ -273,10 +318,14 @@ def test_vmap_over_seeds_of_a_conv_network_equals_a_loop(image, x64):
     assert parts[0][0] == parts[1][0]
 
     def run(state):
-        return nnx.value_and_grad(lambda network: jnp.sum(network(image)[0] ** 2))(nnx.merge(parts[0][0], state))
+        return nnx.value_and_grad(lambda network: jnp.sum(network(image)[0] ** 2))(
+            nnx.merge(parts[0][0], state)
+        )
 
     one = jax.jit(run)
-    values, gradients = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: np.stack(leaves), *[state for _, state in parts]))
+    values, gradients = jax.jit(jax.vmap(run))(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *[state for _, state in parts])
+    )
     for k, (_, state) in enumerate(parts):
         value, gradient = one(state)
         np.testing.assert_allclose(values[k], value, rtol=1e-9)
@@ -285,7 +334,10 @@ def test_vmap_over_seeds_of_a_conv_network_equals_a_loop(image, x64):
 
 
 def test_initial_state_needs_the_features_where_they_are_not_known():
-    with pytest.raises(ValueError, match=r"features must be given, .*: the size of layer 0, a SpikingConv1d, depends on it"):
+    with pytest.raises(
+        ValueError,
+        match=r"features must be given, .*: the size of layer 0, a SpikingConv1d, depends on it",
+    ):
         make_conv(dtype=jnp.float32).initial_state(B)
     rngs = nnx.Rngs(0)
     conv = SpikingConv1d(1, 4, kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=rngs)
@@ -293,13 +345,21 @@ def test_initial_state_needs_the_features_where_they_are_not_known():
     known = Sequential(Reshape(20, 1), conv, Flatten(), Readout(72, CLASSES, rngs=rngs))
     assert [jax.tree.map(jnp.shape, s) for s in known.initial_state(B)[1]] == [(B, 18, 4)] * 2
     flat = Sequential(Flatten(), Readout(20, CLASSES, rngs=rngs))
-    for state in (flat.initial_state(B), flat.initial_state(B, features=(10, 2)), make(dtype=jnp.float32).initial_state(B)):
+    for state in (
+        flat.initial_state(B),
+        flat.initial_state(B, features=(10, 2)),
+        make(dtype=jnp.float32).initial_state(B),
+    ):
         assert state[-1].o.shape == (B, CLASSES)
     with pytest.raises(
-        ValueError, match=r"layer 1, a Readout, does not fit on layer 0, a Flatten: a layer with 20 inputs stands on one with 21"
+        ValueError,
+        match=r"layer 1, a Readout, does not fit on layer 0, a Flatten: a layer with 20 inputs stands on one with 21",
     ):
         flat.initial_state(B, features=(7, 3))
-    with pytest.raises(ValueError, match=r"layer 0, a SpikingConv1d, does not fit on the network's input: features must have 2 axes"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer 0, a SpikingConv1d, does not fit on the network's input: features must have 2 axes",
+    ):
         make_conv(dtype=jnp.float32).initial_state(B, features=(20,))
     with pytest.raises(TypeError, match="features must be an integer"):
         make_conv(dtype=jnp.float32).initial_state(B, features=(20.0, 2))
@@ -312,16 +372,28 @@ def test_what_does_not_fit_is_told_when_the_network_is_built():
         return SpikingConv1d(n_in, n_out, kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=rngs)
 
     for layers, match in (
-        ((conv(1, 4), Readout(4, 2, rngs=rngs)), r"layer 1, a Readout, .* on layer 0, a SpikingConv1d: .* got \(None, 4\); Flatten\(\)"),
+        (
+            (conv(1, 4), Readout(4, 2, rngs=rngs)),
+            r"layer 1, a Readout, .* on layer 0, a SpikingConv1d: .* got \(None, 4\); Flatten\(\)",
+        ),
         (
             (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), conv(4, 4)),
             r"layer 1, a SpikingConv1d, .* features must have 2 axes",
         ),
         ((conv(1, 4), conv(5, 4)), "a layer with 5 inputs stands on one with 4 outputs"),
-        ((conv(1, 4), Pool(2), conv(5, 4)), "layer 2, a SpikingConv1d, .*: a layer with 5 inputs stands on one with 4 outputs"),
+        (
+            (conv(1, 4), Pool(2), conv(5, 4)),
+            "layer 2, a SpikingConv1d, .*: a layer with 5 inputs stands on one with 4 outputs",
+        ),
         # 20 positions known: 18 after the kernel, of 4 maps
-        ((Reshape(20, 1), conv(1, 4), Flatten(), Readout(71, 2, rngs=rngs)), "a layer with 71 inputs stands on one with 72 outputs"),
-        ((Reshape(2, 1), conv(1, 4)), r"layer 1, a SpikingConv1d, .*: spatial must be at least kernel_size \(3,\)"),
+        (
+            (Reshape(20, 1), conv(1, 4), Flatten(), Readout(71, 2, rngs=rngs)),
+            "a layer with 71 inputs stands on one with 72 outputs",
+        ),
+        (
+            (Reshape(2, 1), conv(1, 4)),
+            r"layer 1, a SpikingConv1d, .*: spatial must be at least kernel_size \(3,\)",
+        ),
         ((conv(1, 4), Pool((2, 2))), "layer 1, a Pool, .*: features must have 2 spatial axes"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -10,7 +10,13 @@ import pytest
 from _support import assert_close, require, spikes
 from flax import nnx
 
-from snnjax.calibration import GradientTarget, calibrate, calibrate_layer, free_membrane, scale_to_rate
+from snnjax.calibration import (
+    GradientTarget,
+    calibrate,
+    calibrate_layer,
+    free_membrane,
+    scale_to_rate,
+)
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.diagnostics import findings, probe
 from snnjax.dynamics import LIF
@@ -39,7 +45,9 @@ class RingLayer(Spiking):
 
     def __init__(self, n, *, reach, rngs, neuron=None):
         init = FluctuationDriven(nu=50.0)
-        super().__init__(Ring(n, n, reach), recurrent=Ring(n, n, 1), init=init, neuron=neuron, rngs=rngs)
+        super().__init__(
+            Ring(n, n, reach), recurrent=Ring(n, n, 1), init=init, neuron=neuron, rngs=rngs
+        )
 
     def emit(self, z):
         return 2.0 * z[..., ::2]
@@ -87,13 +95,26 @@ def test_is_calibrated_in_both_directions_probed_and_trained(x):
     first = report.layers[0]
     np.testing.assert_allclose(first.sigma_u, sigma_u, rtol=1e-3)
     rate = np.asarray(z).mean(axis=(0, 1)) / DT
-    np.testing.assert_allclose(list(first.populations.values()), [rate[::2].mean(), rate[1::2].mean()], rtol=1e-4)
-    np.testing.assert_allclose(report.layers[1].input_rate, 2 * first.populations["even"], rtol=1e-4)
+    np.testing.assert_allclose(
+        list(first.populations.values()), [rate[::2].mean(), rate[1::2].mean()], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        report.layers[1].input_rate, 2 * first.populations["even"], rtol=1e-4
+    )
     assert "even Hz" in str(report)
     assert findings(report)
 
     data = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=LABELS)
-    history = fit(calibrated, Splits(data), Objective(), optax.adam(1e-2), epochs=15, batch_size=B, key=jax.random.key(0), dt=DT).history
+    history = fit(
+        calibrated,
+        Splits(data),
+        Objective(),
+        optax.adam(1e-2),
+        epochs=15,
+        batch_size=B,
+        key=jax.random.key(0),
+        dt=DT,
+    ).history
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
 
 
@@ -111,9 +132,14 @@ def test_is_written_by_a_writer_of_its_own(x):
         pass
 
     rngs = nnx.Rngs(0)
-    hidden = Written(Ring(N, N, 8), recurrent=Ring(N, N, 1), init=FluctuationDriven(nu=30.0), rngs=rngs)
+    hidden = Written(
+        Ring(N, N, 8), recurrent=Ring(N, N, 1), init=FluctuationDriven(nu=30.0), rngs=rngs
+    )
     given = Sequential(hidden, Readout(N, 3, rngs=rngs))
-    with pytest.raises(ValueError, match=r"layer 0, a Written, cannot be written as NIR: NIR has no such layer.*nir_writer"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer 0, a Written, cannot be written as NIR: NIR has no such layer.*nir_writer",
+    ):
         to_nir(given)
 
     @nir_writer(Written)
@@ -165,11 +191,17 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
     assert_close(out, readout[-1], 1e-4)
     # calibration of the layer above is for what it really gets
     calibrated, (report,) = calibrate(net, x, key=jax.random.key(0), gradient=None)
-    u = free_membrane(LIF(), jnp.asarray(np.stack(passed), jnp.float32) @ calibrated.layers[1].kernel[...])
+    u = free_membrane(
+        LIF(), jnp.asarray(np.stack(passed), jnp.float32) @ calibrated.layers[1].kernel[...]
+    )
     np.testing.assert_allclose(report.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
-    with pytest.raises(ValueError, match="membrane=True needs a layer of neurons, which Depressing is not"):
+    with pytest.raises(
+        ValueError, match="membrane=True needs a layer of neurons, which Depressing is not"
+    ):
         net.layers[0](x, membrane=True)
-    with pytest.raises(ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"):
+    with pytest.raises(
+        ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"
+    ):
         Sequential(Depressing(0.1, 0.3, dt=1e-3), hidden)
 
 
@@ -190,9 +222,14 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
     needs = "derive it from snnjax.nn.Spiking, or register a function for it with snnjax.calibration.calibrate_layer.register"
     with pytest.raises(TypeError, match=rf"got a Thresholds; {needs}\(Thresholds\)"):
         calibrate(net, x)
-    with pytest.raises(TypeError, match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got a Thresholds"):
+    with pytest.raises(
+        TypeError,
+        match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got a Thresholds",
+    ):
         probe(net, x, LABELS)
-    with pytest.raises(TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"):
+    with pytest.raises(
+        TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"
+    ):
         scale_to_rate(net, x, rate=10.0)
 
     @calibrate_layer.register
@@ -208,7 +245,9 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
 def test_reports_are_narrow_begin_with_what_was_found_and_are_shown_in_a_notebook(x):
     net = network()
     with pytest.warns(UserWarning, match="has the backward gain"):
-        _, reports = calibrate(net, x, key=jax.random.key(0), sigma_u=(1.0, 0.5), gradient=GradientTarget(gain=1e3))
+        _, reports = calibrate(
+            net, x, key=jax.random.key(0), sigma_u=(1.0, 0.5), gradient=GradientTarget(gain=1e3)
+        )
     lines = str(reports).splitlines()
     assert max(map(len, lines)) <= 79
     assert " ".join(line.strip() for line in lines).startswith(" ".join(reports.findings()))

@@ -10,7 +10,16 @@ from snnjax.calibration import calibrate, free_membrane
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF
-from snnjax.nn import Flatten, FluctuationDriven, PerStep, Readout, Reshape, Sequential, SpikingConv1d, SpikingDense
+from snnjax.nn import (
+    Flatten,
+    FluctuationDriven,
+    PerStep,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingDense,
+)
 from snnjax.training import Objective, fit
 
 T, B, N = 60, 6, 12
@@ -36,7 +45,9 @@ def test_a_linear_layer_and_a_norm_are_applied_at_each_step(x):
     z = np.asarray(first(x).output)
     w, b = (np.asarray(p[...]) for p in (linear.module.kernel, linear.module.bias))
     y = z @ w + b
-    y = (y - y.mean(axis=-1, keepdims=True)) / np.sqrt(y.var(axis=-1, keepdims=True) + norm.module.epsilon)
+    y = (y - y.mean(axis=-1, keepdims=True)) / np.sqrt(
+        y.var(axis=-1, keepdims=True) + norm.module.epsilon
+    )
     assert_close(norm(linear(z).output).output, y, 1e-4)
     out, activity, _ = net.run(x)
     assert_close(activity.spikes[1], second(norm(linear(z).output).output).output, 0)
@@ -59,19 +70,38 @@ def test_the_layer_above_is_calibrated_on_what_it_gets_and_all_of_it_is_trained(
     assert len(probe(calibrated, x, labels).layers) == 2
     before = np.asarray(linear.module.kernel[...])
     data = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=labels)
-    fit(calibrated, Splits(data), Objective(), optax.sgd(0.1), epochs=1, batch_size=B, key=jax.random.key(0), dt=2e-3)
+    fit(
+        calibrated,
+        Splits(data),
+        Objective(),
+        optax.sgd(0.1),
+        epochs=1,
+        batch_size=B,
+        key=jax.random.key(0),
+        dt=2e-3,
+    )
     assert np.abs(np.asarray(linear.module.kernel[...]) - before).max() > 0
 
 
 def test_convolutions_of_flax_and_sizes_that_follow_from_them():
     rngs = nnx.Rngs(0)
     conv = nnx.Conv(1, 4, kernel_size=(3,), strides=2, padding="VALID", rngs=rngs)
-    net = Sequential(Reshape(N, 1), conv, SpikingConv1d(4, 5, kernel_size=2, init=INIT, rngs=rngs), Flatten(), Readout(20, 3, rngs=rngs))
+    net = Sequential(
+        Reshape(N, 1),
+        conv,
+        SpikingConv1d(4, 5, kernel_size=2, init=INIT, rngs=rngs),
+        Flatten(),
+        Readout(20, 3, rngs=rngs),
+    )
     x = spikes(1, (4, B, N), rate=40.0)
     expected = np.asarray(conv(x.reshape(-1, N, 1))).reshape(4, B, 5, 4)
     assert_close(net.layers[1](x[..., None]).output, expected, 1e-6)
     assert net(x).readout.shape == (4, B, 3)
-    assert_close(PerStep(conv)((x > 0)[..., None]).output, PerStep(conv)(jnp.minimum(x, 1)[..., None]).output, 1e-6)
+    assert_close(
+        PerStep(conv)((x > 0)[..., None]).output,
+        PerStep(conv)(jnp.minimum(x, 1)[..., None]).output,
+        1e-6,
+    )
 
 
 def test_what_does_not_fit_or_carries_something_is_refused():
@@ -79,16 +109,31 @@ def test_what_does_not_fit_or_carries_something_is_refused():
     hidden, readout = SpikingDense(N, 16, init=INIT, rngs=rngs), Readout(8, 3, rngs=rngs)
     linear = nnx.Linear(16, 10, rngs=rngs)
     for layers, match in (
-        ((hidden, nnx.Linear(15, 8, rngs=rngs), readout), r"layer 1, a PerStep, .* a Linear with 15 inputs stands on a layer with 16"),
-        ((hidden, linear, readout), r"layer 2, a Readout, .* a layer with 8 inputs stands on one with 10"),
-        ((hidden, nnx.Conv(16, 8, (3, 3), rngs=rngs), readout), "layer 1, a PerStep, .* a Conv cannot take features of shape"),
+        (
+            (hidden, nnx.Linear(15, 8, rngs=rngs), readout),
+            r"layer 1, a PerStep, .* a Linear with 15 inputs stands on a layer with 16",
+        ),
+        (
+            (hidden, linear, readout),
+            r"layer 2, a Readout, .* a layer with 8 inputs stands on one with 10",
+        ),
+        (
+            (hidden, nnx.Conv(16, 8, (3, 3), rngs=rngs), readout),
+            "layer 1, a PerStep, .* a Conv cannot take features of shape",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             Sequential(*layers)
     for module, match in (
-        (nnx.BatchNorm(16, rngs=rngs), "layer 1: a BatchNorm changes BatchStat when it is called, .* nnx.LayerNorm"),
+        (
+            nnx.BatchNorm(16, rngs=rngs),
+            "layer 1: a BatchNorm changes BatchStat when it is called, .* nnx.LayerNorm",
+        ),
         (nnx.Dropout(0.1, rngs=rngs), "a Dropout changes Rng.*snnjax.nn.Dropout"),
-        (nnx.LSTMCell(16, 16, rngs=rngs), "a LSTMCell has a state of its own over time, .* derive a layer from snnjax.nn.Layer"),
+        (
+            nnx.LSTMCell(16, 16, rngs=rngs),
+            "a LSTMCell has a state of its own over time, .* derive a layer from snnjax.nn.Layer",
+        ),
         (nnx.Dict(a=nnx.Param(jnp.ones(3))), "module must be a callable flax.nnx module, got Dict"),
         (Sequential(hidden), "layers are given one by one"),
         (jax.nn.relu, "layers are given one by one.* got a "),

@@ -58,10 +58,14 @@ def test_stands_before_hidden_layers(rng):
     sensory = network.layers[1]
     ours, reports = calibrate(network, x, key=jax.random.key(0), balance=True)
     assert all(bool(r.calibrated) for r in reports)
-    np.testing.assert_allclose([float(r.sigma_u) for r in reports], 1, rtol=0.15)  # weights of 9 and 144 inputs
+    np.testing.assert_allclose(
+        [float(r.sigma_u) for r in reports], 1, rtol=0.15
+    )  # weights of 9 and 144 inputs
     assert_close(ours.layers[1].gain[...], sensory.gain[...], 0)
     found = probe(ours, x, jnp.arange(B))
-    np.testing.assert_allclose(found.layers[0].input_rate, float(sensory(x).output.mean()) / 2e-3, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.layers[0].input_rate, float(sensory(x).output.mean()) / 2e-3, rtol=1e-5
+    )
     # gain and bias are trained
     grads = nnx.grad(lambda n: jnp.sum(n(x)[0] ** 2))(network)
     for name in ("gain", "bias"):
@@ -77,14 +81,22 @@ def test_stands_before_hidden_layers(rng):
 def test_dense_network_has_one_gain_a_pixel(rng):
     network = models.dense(64, 10, hidden=(20,), sensory=True, init=INIT, rngs=nnx.Rngs(0))
     assert network.layers[1].gain.shape == (64,)
-    assert network(jnp.asarray(rng.normal(size=(T, B, 8, 8, 1)), jnp.float32))[0].shape == (T, B, 10)
+    assert network(jnp.asarray(rng.normal(size=(T, B, 8, 8, 1)), jnp.float32))[0].shape == (
+        T,
+        B,
+        10,
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
         ({"channels": 0}, ValueError, "channels must be"),
-        ({"gain": np.array([1.0, 2.0])}, ValueError, r"gain must be one number or one for each of 3 channels, got shape \(2,\)"),
+        (
+            {"gain": np.array([1.0, 2.0])},
+            ValueError,
+            r"gain must be one number or one for each of 3 channels, got shape \(2,\)",
+        ),
         ({"bias": np.nan}, ValueError, "bias must be finite"),
         ({"neuron": "LIF"}, TypeError, "neuron must be a LIF, got 'LIF'"),
     ],
@@ -106,7 +118,9 @@ def test_wrong_channels():
 @pytest.mark.more
 def test_float64_pixels_and_rematerialization(rng, x64):
     """Neurons have the dtype of gain and bias, whatever that of the pixels."""
-    make = lambda c: models.csnn2d((4, 4, 1), 3, blocks=((2,),), sensory=True, remat_steps=c, init=INIT, rngs=nnx.Rngs(0))  # noqa: E731
+    make = lambda c: models.csnn2d(
+        (4, 4, 1), 3, blocks=((2,),), sensory=True, remat_steps=c, init=INIT, rngs=nnx.Rngs(0)
+    )
     x = np.broadcast_to(rng.normal(size=(B, 4, 4, 1)), (20, B, 4, 4, 1))
     assert_close(make(7)(x)[0], make(None)(x)[0], 1e-6)
     assert Sensory(1)(x).output.dtype == jnp.float32

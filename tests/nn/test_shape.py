@@ -46,7 +46,9 @@ def test_pool_gradients(x64):
     x = jnp.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 6, 1)
     gradient = jax.grad(lambda x: (Pool(3)(x).output.ravel() * jnp.array([2.0, 5.0])).sum())(x)
     assert gradient.ravel().tolist() == [0, 2, 0, 5, 0, 0]
-    gradient = jax.grad(lambda x: (Pool(3, kind="average")(x).output.ravel() * jnp.array([3.0, 6.0])).sum())(x)
+    gradient = jax.grad(
+        lambda x: (Pool(3, kind="average")(x).output.ravel() * jnp.array([3.0, 6.0])).sum()
+    )(x)
     assert gradient.ravel().tolist() == [1, 1, 1, 2, 2, 2]
 
 
@@ -63,7 +65,9 @@ def test_pool_dtypes(dtype):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_the_mean_of_a_large_window_is_summed_in_float32(dtype):
     """16 bits count to 256 (bfloat16) or 2048 (float16), one by one."""
-    assert float(Pool(60, kind="average")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 1
+    assert (
+        float(Pool(60, kind="average")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 1
+    )
 
 
 def test_whole_numbers_are_averaged_in_float32_under_x64(x64):
@@ -71,8 +75,13 @@ def test_whole_numbers_are_averaged_in_float32_under_x64(x64):
 
 
 def test_max_of_negative_values():
-    assert Pool(2)(jnp.array([-3.0, -2.0, -1.0, -5.0]).reshape(1, 1, 4, 1)).output.ravel().tolist() == [-2, -1]
-    assert Pool(2)(jnp.array([-3, -2, -1, -5]).reshape(1, 1, 4, 1)).output.ravel().tolist() == [-2, -1]
+    assert Pool(2)(
+        jnp.array([-3.0, -2.0, -1.0, -5.0]).reshape(1, 1, 4, 1)
+    ).output.ravel().tolist() == [-2, -1]
+    assert Pool(2)(jnp.array([-3, -2, -1, -5]).reshape(1, 1, 4, 1)).output.ravel().tolist() == [
+        -2,
+        -1,
+    ]
 
 
 def test_flatten_is_position_major():
@@ -80,7 +89,9 @@ def test_flatten_is_position_major():
     out = Flatten()(x).output
     assert out.shape == (T, B, 30)
     for row, column, channel in np.ndindex(2, 3, 5):
-        np.testing.assert_array_equal(out[..., (row * 3 + column) * 5 + channel], x[:, :, row, column, channel])
+        np.testing.assert_array_equal(
+            out[..., (row * 3 + column) * 5 + channel], x[:, :, row, column, channel]
+        )
 
 
 def test_reshape_and_flatten_are_inverse(rng):
@@ -92,7 +103,9 @@ def test_reshape_and_flatten_are_inverse(rng):
 
 
 @pytest.mark.parametrize(
-    "layer", [Pool(2), Pool((2, 1), kind="average", stride=1), Flatten(), Reshape(-1, 2)], ids=["max", "average", "flatten", "reshape"]
+    "layer",
+    [Pool(2), Pool((2, 1), kind="average", stride=1), Flatten(), Reshape(-1, 2)],
+    ids=["max", "average", "flatten", "reshape"],
 )
 def test_sequence_equals_streamed_steps(layer, rng):
     x = rng.normal(size=(T, B, 4, 5, 2)).astype(np.float32)
@@ -118,7 +131,12 @@ def test_feature_shapes_with_unknown_sizes():
     assert Reshape(5, 3).feature_shape((None,)) == (5, 3)
     assert Reshape(-1, 3).feature_shape((None,)) == (None, 3)
     assert Reshape(-1, 3).feature_shape((4, 6)) == (8, 3)
-    assert (Pool(2).in_shape, Flatten().in_shape, Reshape(-1, 3).in_shape, Reshape(5, 3).in_shape) == (None, None, None, (15,))
+    assert (
+        Pool(2).in_shape,
+        Flatten().in_shape,
+        Reshape(-1, 3).in_shape,
+        Reshape(5, 3).in_shape,
+    ) == (None, None, None, (15,))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +145,16 @@ def test_feature_shapes_with_unknown_sizes():
         (lambda: Pool(0), ValueError, "window must be >= 1, got 0"),
         (lambda: Pool(1.5), TypeError, "window must be an integer, got float 1.5"),
         (lambda: Pool(2, stride=0), ValueError, "stride must be >= 1, got 0"),
-        (lambda: Pool((2, 2), stride=(1,)), ValueError, r"stride must be one number or 2, one a spatial axis, got \(1,\)"),
-        (lambda: Pool(2, kind="sum"), ValueError, "kind must be one of 'max', 'average', got 'sum'"),
+        (
+            lambda: Pool((2, 2), stride=(1,)),
+            ValueError,
+            r"stride must be one number or 2, one a spatial axis, got \(1,\)",
+        ),
+        (
+            lambda: Pool(2, kind="sum"),
+            ValueError,
+            "kind must be one of 'max', 'average', got 'sum'",
+        ),
         (lambda: Reshape(), ValueError, "shape must have at least one size"),
         (lambda: Reshape(3, 0), ValueError, "shape must be >= 1, got 0"),
         (lambda: Reshape(3, 2.0), TypeError, "shape must be an integer, got float 2.0"),
@@ -144,10 +170,26 @@ def test_options_out_of_range(build, error, match):
     ("layer", "features", "match"),
     [
         (Pool(2), (5,), "features must have at least one spatial axis"),
-        (Pool((2, 2)), (5, 3), "features must have 2 spatial axes and the channels to be pooled, got 1 spatial axes"),
-        (Pool(3), (2, 4), r"features must have at least \(3,\) positions, the window, got \(2, 4\)"),
-        (Reshape(7, 2), (15,), r"features \(15,\), 15 in number, do not fit into the shape \(7, 2\)"),
-        (Reshape(-1, 2), (5, 3), r"features \(5, 3\), 15 in number, do not fit into the shape \(-1, 2\)"),
+        (
+            Pool((2, 2)),
+            (5, 3),
+            "features must have 2 spatial axes and the channels to be pooled, got 1 spatial axes",
+        ),
+        (
+            Pool(3),
+            (2, 4),
+            r"features must have at least \(3,\) positions, the window, got \(2, 4\)",
+        ),
+        (
+            Reshape(7, 2),
+            (15,),
+            r"features \(15,\), 15 in number, do not fit into the shape \(7, 2\)",
+        ),
+        (
+            Reshape(-1, 2),
+            (5, 3),
+            r"features \(5, 3\), 15 in number, do not fit into the shape \(-1, 2\)",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit(layer, features, match):
@@ -159,9 +201,16 @@ def test_inputs_that_do_not_fit(layer, features, match):
 
 @pytest.mark.parametrize("layer", [Pool(2), Flatten(), Reshape(2, 1)])
 def test_other_errors(layer):
-    with pytest.raises(ValueError, match=r"x must have shape \(time, batch, features\), got \(3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(time, batch, features\), got \(3, 2\)"
+    ):
         layer(jnp.zeros((B, 2)))
-    with pytest.raises(ValueError, match=r"x must have shape \(batch, \.\.\.features\), got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(batch, \.\.\.features\), got \(3,\)"
+    ):
         layer.step((), jnp.zeros(B))
-    with pytest.raises(ValueError, match=f"membrane=True needs a layer of neurons, which {type(layer).__name__} is not"):
+    with pytest.raises(
+        ValueError,
+        match=f"membrane=True needs a layer of neurons, which {type(layer).__name__} is not",
+    ):
         layer(jnp.zeros((T, B, 2, 1)), membrane=True)

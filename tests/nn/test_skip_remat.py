@@ -29,7 +29,16 @@ def x(rng):
 def make(*, skip=True, remat_steps=None, dtype=jnp.float64):
     init, rngs = FluctuationDriven(nu=80.0, sigma_u=1.5), nnx.Rngs(0)
     return Sequential(
-        SpikingConv1d(1, 4, kernel_size=5, stride=3, init=init, recurrent_kernel_size=3, dtype=dtype, rngs=rngs),
+        SpikingConv1d(
+            1,
+            4,
+            kernel_size=5,
+            stride=3,
+            init=init,
+            recurrent_kernel_size=3,
+            dtype=dtype,
+            rngs=rngs,
+        ),
         Flatten(),
         SpikingDense(24, 7, init=init, dtype=dtype, rngs=rngs),
         Readout(31 if skip else 7, 4, dtype=dtype, rngs=rngs),
@@ -88,9 +97,14 @@ def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
 
     def value(n):
         readout, activity, final = n.run(x, membranes=True)
-        return jnp.sum(readout**2) + sum(z.mean() for z in activity.spikes), (activity.membranes, final)
+        return jnp.sum(readout**2) + sum(z.mean() for z in activity.spikes), (
+            activity.membranes,
+            final,
+        )
 
-    ((a, of_a), ga), ((b, of_b), gb) = (nnx.jit(nnx.value_and_grad(value, has_aux=True))(n) for n in (plain, parts))
+    ((a, of_a), ga), ((b, of_b), gb) = (
+        nnx.jit(nnx.value_and_grad(value, has_aux=True))(n) for n in (plain, parts)
+    )
     assert_close(a, b, 1e-12)
     for u, v in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
         assert_close(u, v, 1e-9)
@@ -104,8 +118,17 @@ def test_remat_saves_memory():
     data = DeviceArrays(x=np.zeros((8, 400, 30), np.uint8), labels=np.zeros(8, np.int32))
 
     def temporaries(steps):
-        network = models.dense(30, 3, hidden=(64,) * 4, init=FluctuationDriven(nu=20.0), remat_steps=steps, rngs=nnx.Rngs(0))
-        return step_memory(network, data, Objective(), optax.sgd(0.1), batch_size=8, micro_batch=8).temporaries
+        network = models.dense(
+            30,
+            3,
+            hidden=(64,) * 4,
+            init=FluctuationDriven(nu=20.0),
+            remat_steps=steps,
+            rngs=nnx.Rngs(0),
+        )
+        return step_memory(
+            network, data, Objective(), optax.sgd(0.1), batch_size=8, micro_batch=8
+        ).temporaries
 
     whole, parts = temporaries(None), temporaries(20)
     # at least the membranes and spikes of 400 steps of 4 layers; in parts the input, states, counts and traces of 20 steps
@@ -119,8 +142,17 @@ def test_memory_grows_with_the_square_root_of_time():
 
     def beside_the_input(steps, remat_steps):
         data = DeviceArrays(x=np.zeros((4, steps, 6), np.uint8), labels=np.zeros(4, np.int32))
-        network = models.dense(6, 3, hidden=(64,) * 3, init=FluctuationDriven(nu=20.0), remat_steps=remat_steps, rngs=nnx.Rngs(0))
-        needed = step_memory(network, data, Objective(), optax.sgd(0.1), batch_size=4, micro_batch=4).temporaries
+        network = models.dense(
+            6,
+            3,
+            hidden=(64,) * 3,
+            init=FluctuationDriven(nu=20.0),
+            remat_steps=remat_steps,
+            rngs=nnx.Rngs(0),
+        )
+        needed = step_memory(
+            network, data, Objective(), optax.sgd(0.1), batch_size=4, micro_batch=4
+        ).temporaries
         return needed - 4 * steps * (6 + 3) * 4  # and the readout's trace
 
     assert beside_the_input(1600, 40) < 2.6 * beside_the_input(400, 20)
@@ -156,10 +188,17 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
     for steps in (None, 8):
         objective, params = Problem.of(make(remat_steps=steps), Objective(regularizers=bounds))
         labels = jnp.arange(B)
-        (_, metrics), grads = jax.value_and_grad(lambda p, o=objective, y=labels: o.value(p, x, y), has_aux=True)(params)
+        (_, metrics), grads = jax.value_and_grad(
+            lambda p, o=objective, y=labels: o.value(p, x, y), has_aux=True
+        )(params)
         source = DeviceArrays(x=x.swapaxes(0, 1), labels=labels)
         found.append(
-            (metrics, grads, evaluate(Recipe(objective, None, Sizes(2, 2)), params, source), micro_batch_size(objective, params, source, B))
+            (
+                metrics,
+                grads,
+                evaluate(Recipe(objective, None, Sizes(2, 2)), params, source),
+                micro_batch_size(objective, params, source, B),
+            )
         )
     assert found[0][0].penalty > 0
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):

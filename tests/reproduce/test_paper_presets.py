@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
 
 
 def studies(folder):
-    return {name: make(Options("paper", folder)) for name, make in TARGETS.items() if name != "table1"}
+    return {
+        name: make(Options("paper", folder)) for name, make in TARGETS.items() if name != "table1"
+    }
 
 
 def kind(arm):
@@ -38,7 +40,16 @@ def kind(arm):
     c = arm.task.config
     hidden = c.hidden if c.model in ("dense", "dalian") else ()
     bounds = (c.upper_strength > 0, c.lower_strength > 0)
-    return (type(c).__name__, c.model, hidden, c.recurrent, c.skip, c.surrogate, c.optimizer, bounds[0] or bounds[1])
+    return (
+        type(c).__name__,
+        c.model,
+        hidden,
+        c.recurrent,
+        c.skip,
+        c.surrogate,
+        c.optimizer,
+        bounds[0] or bounds[1],
+    )
 
 
 # all kinds of the paper presets, by a name
@@ -51,7 +62,16 @@ KINDS = {
     "dalian": ("SHDConfig", "dalian", (128,), True, False, "superspike", "smorms3", True),
     "1 layer": ("SHDConfig", "csnn1", (), True, False, "superspike", "smorms3", True),
     "3 layers": ("SHDConfig", "csnn3", (), True, False, "superspike", "smorms3", True),
-    "3 layers, rescaled": ("SHDConfig", "csnn3", (), True, False, "superspike_rescaled", "smorms3", True),
+    "3 layers, rescaled": (
+        "SHDConfig",
+        "csnn3",
+        (),
+        True,
+        False,
+        "superspike_rescaled",
+        "smorms3",
+        True,
+    ),
     "3 layers, SGD": ("SHDConfig", "csnn3", (), True, False, "superspike", "sgd", True),
     "7 layers": ("SHDConfig", "csnn7", (), True, False, "superspike", "smorms3", True),
     "7 layers, skip": ("SHDConfig", "csnn7", (), True, True, "superspike", "smorms3", True),
@@ -91,7 +111,14 @@ def test_they_have_the_papers_sizes(folder):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.more if name in MORE else pytest.mark.slow) for name in KINDS]
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=[] if name in QUICK else pytest.mark.more if name in MORE else pytest.mark.slow,
+        )
+        for name in KINDS
+    ],
 )
 def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     arm = arms(folder)[KINDS[name]]
@@ -101,7 +128,8 @@ def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     )
     config = dataclasses.replace(arm.task.config, **changes)
     sets = tuple(
-        part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part for part in generated(config, sizes=(SAMPLES, 2, 2))
+        part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part
+        for part in generated(config, sizes=(SAMPLES, 2, 2))
     )
     config, data = load(config, sets)
     program = program_of(config, data)
@@ -109,18 +137,32 @@ def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     network = program.network(member)
     if program.start is not None:
         network = program.start(member, network, data.splits)
-    trainer = Trainer(network, program.objective(member), program.optimizer(member), batch_size=2, micro_batch=2, devices=1)
+    trainer = Trainer(
+        network,
+        program.objective(member),
+        program.optimizer(member),
+        batch_size=2,
+        micro_batch=2,
+        devices=1,
+    )
     params, state, train = trainer.params, trainer.init(), data.splits.train
     recipe = trainer.recipe(trainer.sizes(train))
-    epoch = jax.jit(lambda s, d, k: train_epoch(recipe, s, d, k)).trace(state, train, jax.random.key(0))
+    epoch = jax.jit(lambda s, d, k: train_epoch(recipe, s, d, k)).trace(
+        state, train, jax.random.key(0)
+    )
     text = epoch.lower(lowering_platforms=("cuda", "tpu")).as_text()
     assert "stablehlo.while" in text  # the scan over time
     if name not in RUN:
         return
-    after, metrics = epoch.lower().compile({"xla_backend_optimization_level": 0})(state, train, jax.random.key(0))
+    after, metrics = epoch.lower().compile({"xla_backend_optimization_level": 0})(
+        state, train, jax.random.key(0)
+    )
     assert bool(after.healthy)
     assert np.isfinite(float(metrics.loss))
     # two updates of the readout at least, whatever the hidden layers' gradients are
-    moved = [not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)]
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)
+    ]
     assert any(moved)
     assert SAMPLES // config.batch_size == 2

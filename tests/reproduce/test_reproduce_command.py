@@ -14,7 +14,9 @@ from snnjax.reproduce.arms import Arm
 
 def command(capsys, monkeypatch, *arguments):
     """Exit status and output."""
-    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # which the command may add to, and which is put back
+    monkeypatch.setenv(
+        "XLA_FLAGS", os.environ.get("XLA_FLAGS", "")
+    )  # which the command may add to, and which is put back
     with pytest.raises(SystemExit) as stop:
         main(["reproduce", *arguments])
     out = capsys.readouterr()
@@ -23,15 +25,21 @@ def command(capsys, monkeypatch, *arguments):
 
 @pytest.mark.more
 def test_figure_1_and_again(tmp_path, capsys, monkeypatch):
-    status, text = command(capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path))
+    status, text = command(
+        capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path)
+    )
     assert status == 0
     assert f"report: {tmp_path / 'figure1' / 'report.md'}" in text
     assert "not tested at this scale" in text
     before = (tmp_path / "figure1" / "results.jsonl").read_bytes()
-    assert command(capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path))[0] == 0
+    assert (
+        command(capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path))[0] == 0
+    )
     assert (tmp_path / "figure1" / "results.jsonl").read_bytes() == before
     # with other settings
-    status, text = command(capsys, monkeypatch, "figure1", "--preset", "laptop", "--out", str(tmp_path))
+    status, text = command(
+        capsys, monkeypatch, "figure1", "--preset", "laptop", "--out", str(tmp_path)
+    )
     assert status == 2
     assert "other settings" in text
 
@@ -54,14 +62,30 @@ def test_without_data_and_interrupted(tmp_path, capsys, monkeypatch):
 
 
 def files(root):
-    return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.suffix in (".npz", ".jsonl", ".csv", ".md")}
+    return {
+        p.relative_to(root): p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if p.suffix in (".npz", ".jsonl", ".csv", ".md")
+    }
 
 
 @pytest.mark.slow
 def test_every_smoke_preset_runs_and_reports_every_statement(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("SNNJAX_DATA", "XLA_FLAGS")}
-    arguments = [sys.executable, "-m", "snnjax", "reproduce", "all", "--preset", "smoke", "--out", str(tmp_path)]
-    ran = subprocess.run(arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    arguments = [
+        sys.executable,
+        "-m",
+        "snnjax",
+        "reproduce",
+        "all",
+        "--preset",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
+    ran = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     assert "not run" not in ran.stdout
     whole = (tmp_path / "report.md").read_text()
@@ -69,21 +93,33 @@ def test_every_smoke_preset_runs_and_reports_every_statement(tmp_path):
         study = TARGETS[name](Options("smoke"))
         page = (tmp_path / name / "report.md").read_text()
         for statement in study.statements:
-            line = f"| {statement.text} | {statement.source} | not tested at this scale |".replace("|dL", "\\|dL")
+            line = f"| {statement.text} | {statement.source} | not tested at this scale |".replace(
+                "|dL", "\\|dL"
+            )
             assert line in page
             assert line in whole
         assert "on generated data" in page
-        pictures = [line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
+        pictures = [
+            line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")
+        ]
         assert pictures
         assert all((tmp_path / name / p).read_bytes().startswith(b"\x89PNG") for p in pictures)
         rows = (tmp_path / name / "results.csv").read_text().splitlines()
         assert len(rows) > sum(len(u.members()) if isinstance(u, Arm) else 1 for u in study.units)
     # networks that figures share were trained once: fewer sweeps than arms
-    arms = [u for make in TARGETS.values() for u in make(Options("smoke")).units if isinstance(u, Arm)]
-    assert len(list((tmp_path / "sweeps").iterdir())) == len({u.folder(tmp_path) for u in arms}) < len(arms)
+    arms = [
+        u for make in TARGETS.values() for u in make(Options("smoke")).units if isinstance(u, Arm)
+    ]
+    assert (
+        len(list((tmp_path / "sweeps").iterdir()))
+        == len({u.folder(tmp_path) for u in arms})
+        < len(arms)
+    )
     # once more: nothing is trained, nothing changes
     before = files(tmp_path)
-    again = subprocess.run(arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    again = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
     assert again.returncode == 0
     assert "member-epoch" not in again.stderr
     assert files(tmp_path) == before

@@ -24,7 +24,10 @@ def unit(name, value=1.0):
         CALLS.append(name)
         if value == "stop":
             raise KeyboardInterrupt
-        return [{"sigma_u": 1.0, "seed": k, "x": value + k, "layers": [1.0, 2.0], "y": float("nan")} for k in range(2)]
+        return [
+            {"sigma_u": 1.0, "seed": k, "x": value + k, "layers": [1.0, 2.0], "y": float("nan")}
+            for k in range(2)
+        ]
 
     return Measurement(name, {"value": value}, measure, {"as_published": False})
 
@@ -36,11 +39,30 @@ def study(*units, name="figure9", preset="laptop"):
         return {"figure9": Figure()}
 
     statements = [
-        Statement("x is below 100 | always", "P", lambda rows: verdict(max(values(rows, "x")) < 100, "small")),
+        Statement(
+            "x is below 100 | always",
+            "P",
+            lambda rows: verdict(max(values(rows, "x")) < 100, "small"),
+        ),
         Statement("x is below 1", "R", lambda rows: verdict(max(values(rows, "x")) < 1, "large")),
-        Statement("y is known", "ours", lambda rows: untested("never measured") if not values(rows, "y").size else verdict(True, "")),
+        Statement(
+            "y is known",
+            "ours",
+            lambda rows: (
+                untested("never measured") if not values(rows, "y").size else verdict(True, "")
+            ),
+        ),
     ]
-    return Study(name, "Figure 9: x", preset, units, figure, statements, {"x": ("x", "Hz")}, notes=["A choice."])
+    return Study(
+        name,
+        "Figure 9: x",
+        preset,
+        units,
+        figure,
+        statements,
+        {"x": ("x", "Hz")},
+        notes=["A choice."],
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +95,10 @@ def test_rows_as_csv(tmp_path):
     run_study(study(unit("a", 3.0)), tmp_path)
     with (tmp_path / "figure9" / "results.csv").open() as f:
         rows = list(csv.DictReader(f))
-    assert [(r["arm"], r["x"], r["layers_2"], r["y"]) for r in rows] == [("a", "3.0", "2.0", ""), ("a", "4.0", "2.0", "")]
+    assert [(r["arm"], r["x"], r["layers_2"], r["y"]) for r in rows] == [
+        ("a", "3.0", "2.0", ""),
+        ("a", "4.0", "2.0", ""),
+    ]
 
 
 def test_the_report_has_every_statement_and_its_verdict(tmp_path):
@@ -100,10 +125,25 @@ def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(t
     base = dataclasses.replace(unit("a"), given=given)
     wide = dataclasses.replace(
         base,
-        measure=lambda: [{"sigma_u": 1.0, "seed": k, "x": 1.0, "finite": k > 0, "epochs": 3, "initial_grad_z_1": 0.5} for k in range(2)],
+        measure=lambda: [
+            {
+                "sigma_u": 1.0,
+                "seed": k,
+                "x": 1.0,
+                "finite": k > 0,
+                "epochs": 3,
+                "initial_grad_z_1": 0.5,
+            }
+            for k in range(2)
+        ],
     )
     columns = {"|dL/dz|, layer 1": ("initial_grad_z_1", ""), "x": ("x", "Hz")}
-    run_study(dataclasses.replace(study(wide), columns=columns, table=lambda rows: f"{len(rows)} rows in a table"), tmp_path)
+    run_study(
+        dataclasses.replace(
+            study(wide), columns=columns, table=lambda rows: f"{len(rows)} rows in a table"
+        ),
+        tmp_path,
+    )
     text = (tmp_path / "figure9" / "report.md").read_text()
     rows = [line.replace("\\|", "/") for line in text.splitlines() if line.startswith("|")]
     sizes = [len(row.split("|")) for row in rows]
@@ -115,7 +155,9 @@ def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(t
 
 
 def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch):
-    arm = Arm("curve", Task(RandmanConfig(), "own", {"task": "Randman"}), {"sigma_u": (1.0,)}, (0, 1))
+    arm = Arm(
+        "curve", Task(RandmanConfig(), "own", {"task": "Randman"}), {"sigma_u": (1.0,)}, (0, 1)
+    )
 
     def work(self, root, on_epoch=()):
         self.folder(root).mkdir(parents=True, exist_ok=True)
@@ -126,8 +168,13 @@ def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch
     for root, shared in ((tmp_path / "whole", ["curve"]), (tmp_path / "cut off", [])):
         assert run_study(study(arm, name="first"), root).shared == []
         assert run_study(study(arm, name="second"), root).shared == shared
-        assert run_study(study(arm, name="second"), root).shared == shared  # and when it is asked for again
-    assert "another figure before, and not in that time: curve." in (tmp_path / "whole" / "second" / "report.md").read_text()
+        assert (
+            run_study(study(arm, name="second"), root).shared == shared
+        )  # and when it is asked for again
+    assert (
+        "another figure before, and not in that time: curve."
+        in (tmp_path / "whole" / "second" / "report.md").read_text()
+    )
 
 
 def test_another_studys_folder_is_refused(tmp_path):
@@ -167,13 +214,17 @@ def test_an_arms_folder_does_not_depend_on_its_name_or_where_the_data_lie(tmp_pa
     arm = Arm("a", task, {"sigma_u": (1.0,)}, (0, 1))
     assert arm.folder(tmp_path) == dataclasses.replace(arm, name="b").folder(tmp_path)
     assert arm.folder(tmp_path) != dataclasses.replace(arm, seeds=(0,)).folder(tmp_path)
-    assert arm.folder(tmp_path) != dataclasses.replace(arm, task=task.change(epochs=3)).folder(tmp_path)
+    assert arm.folder(tmp_path) != dataclasses.replace(arm, task=task.change(epochs=3)).folder(
+        tmp_path
+    )
     assert arm.size() == (2, 200)
 
 
 def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
-    with pytest.raises(MissingDataError, match="--data FOLDER or the environment variable SNNJAX_DATA"):
+    with pytest.raises(
+        MissingDataError, match="--data FOLDER or the environment variable SNNJAX_DATA"
+    ):
         targets.reproduce("s4", Options("laptop"), tmp_path)
     with pytest.raises(MissingDataError, match=r"neither .* hold shd_train\.h5"):
         shd_folder(tmp_path, real=True)
@@ -181,7 +232,9 @@ def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkey
     def absent(options):
         raise MissingDataError("no such data")
 
-    monkeypatch.setattr(targets, "TARGETS", {"figure9": lambda options: study(unit("a")), "s4": absent})
+    monkeypatch.setattr(
+        targets, "TARGETS", {"figure9": lambda options: study(unit("a")), "s4": absent}
+    )
     seen = {}
     done = targets.reproduce_all(Options("laptop"), tmp_path, on_study=seen.__setitem__)
     assert [f.study.name for f in done.finished] == ["figure9"]
@@ -196,7 +249,10 @@ def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkey
 
 def test_all_folders_are_looked_at_before_anything_is_computed(tmp_path, monkeypatch):
     run_study(study(unit("b"), name="last"), tmp_path)
-    made = {"first": lambda options: study(unit("a"), name="first"), "last": lambda options: study(unit("b", 2.0), name="last")}
+    made = {
+        "first": lambda options: study(unit("a"), name="first"),
+        "last": lambda options: study(unit("b", 2.0), name="last"),
+    }
     monkeypatch.setattr(targets, "TARGETS", made)
     with pytest.raises(ValueError, match="last holds this study with other settings"):
         targets.reproduce_all(Options("laptop"), tmp_path)
@@ -227,9 +283,18 @@ def test_unknown_presets_seeds_and_data(tmp_path):
 def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_path, monkeypatch):
     """With the last good parameters: what was reached, and how they do on the test set."""
     calls = []
-    row = {"epoch": 0, "train_loss": 2.0, "train_accuracy": 0.25, "valid_accuracy": 0.125, "rate_1": 5.0}
+    row = {
+        "epoch": 0,
+        "train_loss": 2.0,
+        "train_accuracy": 0.25,
+        "valid_accuracy": 0.125,
+        "rate_1": 5.0,
+    }
     history = [row, row | {"epoch": 1, "train_accuracy": 0.5, "valid_accuracy": 0.375}]
-    tested = {"final": {"accuracy": 0.75, "rate_1": 7.0}, "best": {"accuracy": 0.625, "rate_1": 6.0}}
+    tested = {
+        "final": {"accuracy": 0.75, "rate_1": 7.0},
+        "best": {"accuracy": 0.625, "rate_1": 6.0},
+    }
     results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
 
     def diverge(config, *, datasets, folder):
@@ -238,7 +303,12 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
 
     monkeypatch.setattr(arms, "run", diverge)
     monkeypatch.setitem(arms.SOURCES, "own", lambda config: None)
-    arm = Arm("streamed", Task(DVSGestureConfig(data=tmp_path, model="csnn2"), "own", {"task": "gestures"}), {}, (0, 1))
+    arm = Arm(
+        "streamed",
+        Task(DVSGestureConfig(data=tmp_path, model="csnn2"), "own", {"task": "gestures"}),
+        {},
+        (0, 1),
+    )
     rows = arm.work(tmp_path)
     assert [row["seed"] for row in arm.work(tmp_path)] == calls == [0, 1]
     assert rows[0] == {

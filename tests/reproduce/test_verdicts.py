@@ -2,10 +2,28 @@
 
 import pytest
 
-from snnjax.reproduce import NUMBERS, TABLE_1, Published, figure3, figure5, figure6, layers, supplement
+from snnjax.reproduce import (
+    NUMBERS,
+    TABLE_1,
+    Published,
+    figure3,
+    figure5,
+    figure6,
+    layers,
+    supplement,
+)
 from snnjax.reproduce.figure4 import study as figure4_study
 from snnjax.reproduce.settings import Options
-from snnjax.reproduce.statements import UNTESTED, agrees, judged, number, spread, trained, trains_within, values
+from snnjax.reproduce.statements import (
+    UNTESTED,
+    agrees,
+    judged,
+    number,
+    spread,
+    trained,
+    trains_within,
+    values,
+)
 
 HOLDS, FAILS = "holds", "does not hold"
 
@@ -13,7 +31,15 @@ HOLDS, FAILS = "holds", "does not hold"
 def runs(arm, by_sigma, *, chance=0.1, seeds=1, **more):
     """A row for each sigma_u and seed with this test accuracy."""
     return [
-        {"arm": arm, "sigma_u": s, "seed": k, "chance": chance, "as_published": True, "test_accuracy_final": a, **more}
+        {
+            "arm": arm,
+            "sigma_u": s,
+            "seed": k,
+            "chance": chance,
+            "as_published": True,
+            "test_accuracy_final": a,
+            **more,
+        }
         for s, a in by_sigma.items()
         for k in range(seeds)
     ]
@@ -21,7 +47,13 @@ def runs(arm, by_sigma, *, chance=0.1, seeds=1, **more):
 
 @pytest.mark.parametrize(
     ("ours", "status"),
-    [([0.97, 0.976], HOLDS), ([0.955], HOLDS), ([0.951], FAILS), ([0.90, 0.98], HOLDS), ([0.90, 0.90], FAILS)],
+    [
+        ([0.97, 0.976], HOLDS),
+        ([0.955], HOLDS),
+        ([0.951], FAILS),
+        ([0.90, 0.98], HOLDS),
+        ([0.90, 0.90], FAILS),
+    ],
 )
 def test_a_number_holds_within_two_points_or_twice_the_joint_spread(ours, status):
     statement = number("test", NUMBERS["randman.test"], "test_accuracy_final", arm="a")
@@ -36,7 +68,10 @@ def test_a_number_is_not_tested_on_other_data_but_ours_is_told():
     found = number("test", NUMBERS["randman.test"], "test_accuracy_final", arm="a").judge(rows)
     assert found.status == UNTESTED
     assert "50.0 %" in found.found
-    assert number("test", NUMBERS["randman.test"], "test_accuracy_final", arm="b").judge(rows).status == UNTESTED
+    assert (
+        number("test", NUMBERS["randman.test"], "test_accuracy_final", arm="b").judge(rows).status
+        == UNTESTED
+    )
 
 
 def test_epochs_that_some_runs_did_not_reach_do_not_hold():
@@ -54,7 +89,11 @@ def test_rates_agree_within_a_tenth():
 
 
 def test_trains_is_half_way_from_chance_to_the_best():
-    assert trained(runs("a", {0.1: 0.49, 1.0: 0.9, 10.0: 0.51})) == {0.1: False, 1.0: True, 10.0: True}
+    assert trained(runs("a", {0.1: 0.49, 1.0: 0.9, 10.0: 0.51})) == {
+        0.1: False,
+        1.0: True,
+        10.0: True,
+    }
     assert trained(runs("a", {0.1: 0.1, 1.0: 0.29})) is None  # less than 20 points above chance
     assert trained([]) is None
 
@@ -65,9 +104,16 @@ def test_where_training_succeeds():
     assert three.judge(runs("3 layers", good)).status == HOLDS
     for change in ({0.01: 0.8}, {10.0: 0.8}, {0.05: 0.1}):
         assert three.judge(runs("3 layers", good | change)).status == FAILS
-    assert three.judge(runs("3 layers", {0.05: 0.8, 1.0: 0.8})).status == UNTESTED  # nothing outside the range
+    assert (
+        three.judge(runs("3 layers", {0.05: 0.8, 1.0: 0.8})).status == UNTESTED
+    )  # nothing outside the range
     assert three.judge(runs("1 layer", good)).status == UNTESTED
-    assert trains_within("", None, 1.0, arm="a").judge(runs("a", {0.001: 0.8, 1.0: 0.8, 5.0: 0.1})).status == HOLDS
+    assert (
+        trains_within("", None, 1.0, arm="a")
+        .judge(runs("a", {0.001: 0.8, 1.0: 0.8, 5.0: 0.1}))
+        .status
+        == HOLDS
+    )
 
 
 def test_smoke_tests_nothing_and_tells_what_it_saw():
@@ -82,7 +128,14 @@ def test_seven_layers_before_training():
     grad = [1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0]
 
     def row(setting, rate, **more):
-        return {"depth": 7, "setting": setting, "rate": rate, "grad_z": grad, "update": [1.0, 1.0, 0, 0, 0, 0, 0], **more}
+        return {
+            "depth": 7,
+            "setting": setting,
+            "rate": rate,
+            "grad_z": grad,
+            "update": [1.0, 1.0, 0, 0, 0, 0, 0],
+            **more,
+        }
 
     rows = [
         row("sigma_u 0.2", silent), row("sigma_u 0.5", [5, 4, 3, 2, 0.01, 0, 0], update=[1.0] * 6 + [0.0]), row("sigma_u 1", [10.0] * 7, update=[1.0] * 7),
@@ -92,7 +145,10 @@ def test_seven_layers_before_training():
     assert [s.judge(rows).status for s in layers.STATEMENTS] == [HOLDS] * 9
     assert [s.judge([]).status for s in layers.STATEMENTS] == [UNTESTED] * 9
     # an update above a silent layer; gradients that shrink by 2; rates that grow
-    rows[0] = rows[0] | {"update": [1.0, 1.0, 1e-9, 0, 0, 0, 0], "grad_z": [2.0**k for k in range(7)]}
+    rows[0] = rows[0] | {
+        "update": [1.0, 1.0, 1e-9, 0, 0, 0, 0],
+        "grad_z": [2.0**k for k in range(7)],
+    }
     rows[-2] = row("Kaiming", silent, grad_z=[2.0**k for k in range(7)])
     rows[2] = rows[2] | {"rate": [5, 6, 7, 8, 9, 10, 11]}
     failed = [s.text for s in layers.STATEMENTS if s.judge(rows).status == FAILS]
@@ -104,8 +160,15 @@ def test_rescue_by_homeostasis():
     statement = figure5.rescues(figure5.HOMEOSTASIS, "")
     plain = runs(figure5.PLAIN, {0.05: 0.1, 1.0: 0.8})
     assert statement.judge(plain + runs(figure5.HOMEOSTASIS, {0.05: 0.7, 1.0: 0.8})).status == HOLDS
-    assert statement.judge(plain + runs(figure5.HOMEOSTASIS, {0.05: 0.15, 1.0: 0.8})).status == FAILS
-    assert statement.judge(runs(figure5.PLAIN, {0.05: 0.8}) + runs(figure5.HOMEOSTASIS, {0.05: 0.8})).status == UNTESTED
+    assert (
+        statement.judge(plain + runs(figure5.HOMEOSTASIS, {0.05: 0.15, 1.0: 0.8})).status == FAILS
+    )
+    assert (
+        statement.judge(
+            runs(figure5.PLAIN, {0.05: 0.8}) + runs(figure5.HOMEOSTASIS, {0.05: 0.8})
+        ).status
+        == UNTESTED
+    )
     assert statement.judge(plain).status == UNTESTED
 
 
@@ -118,31 +181,50 @@ def test_table_1_has_a_statement_for_every_published_number(tmp_path):
     arm = "SHD, 7 layers, "
     rows = [
         {"arm": arm + start, "chance": 0.05, "as_published": True, "test_accuracy_final": a}
-        for start, a in (("Kaiming", 0.05), ("Kaiming + homeostasis", 0.77), ("fluctuation-driven", 0.84))
+        for start, a in (
+            ("Kaiming", 0.05),
+            ("Kaiming + homeostasis", 0.77),
+            ("fluctuation-driven", 0.84),
+        )
     ]
     found = {s.text: v.status for s, v in judged(statements, rows, generated=False)}
     assert [status for text, status in found.items() if text.startswith("SHD, 7")] == [HOLDS] * 6
-    noisy = [row | {"test_accuracy_final": a} for row, a in ((rows[0], 0.1), (rows[0], 0.1), (rows[1], 0.1), (rows[1], 0.24))]  # 17 +- 10 %
+    noisy = [
+        row | {"test_accuracy_final": a}
+        for row, a in ((rows[0], 0.1), (rows[0], 0.1), (rows[1], 0.1), (rows[1], 0.24))
+    ]  # 17 +- 10 %
     found = {s.text: v.status for s, v in judged(statements, noisy, generated=False)}
     assert found["SHD, 7 layers: homeostasis rescues Kaiming weights"] == FAILS
     facts = {"network": "SHD 7", "task": "spoken digits"}
-    table = figure6._table([row | facts | {"start": row["arm"].removeprefix(arm)} for row in rows]).splitlines()
+    table = figure6._table(
+        [row | facts | {"start": row["arm"].removeprefix(arm)} for row in rows]
+    ).splitlines()
     assert table[2:] == [
         "| spoken digits, here | 7 | 5.0 % | 77.0 % | 84.0 % |",
         "| SHD, published | 7 | 4.5 % | 77 +- 2.9 % | 83.5 +- 1.3 % |",
     ]
-    assert all(status == UNTESTED for text, status in found.items() if not text.startswith("SHD, 7"))
+    assert all(
+        status == UNTESTED for text, status in found.items() if not text.startswith("SHD, 7")
+    )
 
 
 def test_best_and_wide_region_of_the_weights():
     def cells(accuracy):
         return [
-            {"arm": figure3.MAP, "mu_w": m, "sigma_w": s, "chance": 0.1, "test_accuracy_final": accuracy(m, s)}
+            {
+                "arm": figure3.MAP,
+                "mu_w": m,
+                "sigma_w": s,
+                "chance": 0.1,
+                "test_accuracy_final": accuracy(m, s),
+            }
             for m in (-4.0, -2.0, 0.0, 2.0)
             for s in (0.1, 1.0, 5.0, 30.0)
         ]
 
-    good = cells(lambda m, s: 0.9 if (m, s) == (-2.0, 1.0) else 0.6 if -2 <= m <= 0 and s < 10 else 0.1)
+    good = cells(
+        lambda m, s: 0.9 if (m, s) == (-2.0, 1.0) else 0.6 if -2 <= m <= 0 and s < 10 else 0.1
+    )
     assert figure3._best(good).status == figure3._wide(good).status == HOLDS
     assert figure3._wide(good).found == "6 of 6 combinations there train, and 0 of 10 elsewhere"
     bad = cells(lambda m, s: 0.9 if m > 0 else 0.1)
@@ -157,16 +239,31 @@ def test_the_supplements_statements():
     ]
     assert [s.judge(rates).status for s in supplement.s4(options).statements] == [HOLDS] * 3
     assert [s.judge([]).status for s in supplement.s4(options).statements] == [UNTESTED] * 3
-    base = runs(supplement.BASE, {0.05: 0.1, 0.5: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.1}, initial_grad_z_1=1e-3)
+    base = runs(
+        supplement.BASE, {0.05: 0.1, 0.5: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.1}, initial_grad_z_1=1e-3
+    )
     rescaled = runs("rescaled", {0.05: 0.7, 1.0: 0.3}, initial_grad_z_1=10.0)
-    assert [s.judge(base + rescaled).status for s in supplement.s8(options).statements] == [HOLDS] * 2
-    beyond = runs("rescaled", {0.05: 0.7, 1.0: 0.3, 2.0: 0.1}, initial_grad_z_1=None)  # larger than float32 holds
-    assert supplement.s8(options).statements[1].judge(base + beyond)[1].endswith("sigma_u 1: not finite, sigma_u 2: not finite")
-    assert [s.judge(base + runs("SGD", {0.05: 0.1, 0.5: 0.1, 1.0: 0.6, 2.0: 0.1})).status for s in supplement.s9(options).statements] == [
+    assert [s.judge(base + rescaled).status for s in supplement.s8(options).statements] == [
         HOLDS
-    ]
+    ] * 2
+    beyond = runs(
+        "rescaled", {0.05: 0.7, 1.0: 0.3, 2.0: 0.1}, initial_grad_z_1=None
+    )  # larger than float32 holds
+    assert (
+        supplement.s8(options)
+        .statements[1]
+        .judge(base + beyond)[1]
+        .endswith("sigma_u 1: not finite, sigma_u 2: not finite")
+    )
+    assert [
+        s.judge(base + runs("SGD", {0.05: 0.1, 0.5: 0.1, 1.0: 0.6, 2.0: 0.1})).status
+        for s in supplement.s9(options).statements
+    ] == [HOLDS]
     skip = runs("skip", {0.05: 0.8, 1.0: 0.8, 2.0: 0.8, 5.0: 0.2})
-    assert [s.judge(base + skip).status for s in supplement.s10(options).statements] == [HOLDS, FAILS]
+    assert [s.judge(base + skip).status for s in supplement.s10(options).statements] == [
+        HOLDS,
+        FAILS,
+    ]
 
 
 def test_figure_4_judges_all_that_the_paper_says_of_depth():

@@ -36,7 +36,15 @@ def source(n=8):
 def train(*callbacks, epochs=4, splits=None, optimizer=None, **options):
     splits = Splits(source(), source(4)) if splits is None else splits
     optimizer = optax.adam(0.1) if optimizer is None else optimizer
-    return fit(Linear(), splits, Objective(), optimizer, epochs=epochs, callbacks=callbacks, **OPTIONS | options)
+    return fit(
+        Linear(),
+        splits,
+        Objective(),
+        optimizer,
+        epochs=epochs,
+        callbacks=callbacks,
+        **OPTIONS | options,
+    )
 
 
 class Calls(Callback):
@@ -49,7 +57,9 @@ class Calls(Callback):
         self.calls.append(("start", plan.first, plan.priming, plan.last, len(plan.history)))
 
     def epoch_end(self, row, state):
-        self.calls.append((int(row["epoch"]), int(state.train.steps), state.history[-1] is row, state.best_epoch))
+        self.calls.append(
+            (int(row["epoch"]), int(state.train.steps), state.history[-1] is row, state.best_epoch)
+        )
         return row["epoch"] == self.last
 
     def finish(self):
@@ -79,8 +89,12 @@ def test_finish_comes_after_an_interrupt_too():
 
 def test_early_stopping_counts_epochs_without_a_better_validation():
     """Without learning the first epoch stays the best."""
-    assert [row["epoch"] for row in train(EarlyStopping(2), optimizer=optax.sgd(0.0), epochs=9).history] == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match=r"EarlyStopping needs validation data; give Splits\(train, valid\)"):
+    assert [
+        row["epoch"] for row in train(EarlyStopping(2), optimizer=optax.sgd(0.0), epochs=9).history
+    ] == [0, 1, 2, 3]
+    with pytest.raises(
+        ValueError, match=r"EarlyStopping needs validation data; give Splits\(train, valid\)"
+    ):
         train(EarlyStopping(2), splits=Splits(source()))
     with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
         EarlyStopping(0)
@@ -90,9 +104,14 @@ def test_early_stopping_does_not_count_priming():
     stopping = EarlyStopping(1)
     history = [{"epoch": k, "valid_accuracy": a} for k, a in enumerate((0.9, 0.8, 0.7, 0.5, 0.5))]
     assert not stopping.start(types.SimpleNamespace(priming=2, history=[]))
-    over = [stopping.epoch_end(history[k], types.SimpleNamespace(history=history[: k + 1])) for k in range(5)]
+    over = [
+        stopping.epoch_end(history[k], types.SimpleNamespace(history=history[: k + 1]))
+        for k in range(5)
+    ]
     assert over == [False] * 4 + [True]
-    assert stopping.start(types.SimpleNamespace(priming=2, history=history))  # nothing is left after a resume
+    assert stopping.start(
+        types.SimpleNamespace(priming=2, history=history)
+    )  # nothing is left after a resume
 
 
 def same(a, b):
@@ -167,7 +186,9 @@ def test_tensorboard_gets_every_column(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
     result = train(TensorBoard(tmp_path), epochs=1)
-    columns = [(name, row[name], row["epoch"]) for row in result.history for name in row if name != "epoch"]
+    columns = [
+        (name, row[name], row["epoch"]) for row in result.history for name in row if name != "epoch"
+    ]
     assert written == [str(tmp_path), *columns, "closed"]
 
 
@@ -191,7 +212,10 @@ def test_weights_and_biases_gets_every_row(monkeypatch):
     assert logged[1:] == [*((row, row["epoch"]) for row in result.history), "finished"]
 
 
-@pytest.mark.parametrize(("make", "extra"), [(lambda: TensorBoard("x"), "tensorboard"), (lambda: WeightsAndBiases("x"), "wandb")])
+@pytest.mark.parametrize(
+    ("make", "extra"),
+    [(lambda: TensorBoard("x"), "tensorboard"), (lambda: WeightsAndBiases("x"), "wandb")],
+)
 def test_a_missing_logger_names_the_extra(monkeypatch, make, extra):
     for module in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -207,7 +231,10 @@ def test_progress_is_shown_in_a_terminal_and_in_a_notebook_alone(monkeypatch):
             shown.append(row["epoch"])
 
     monkeypatch.setattr(bars, "TrainingProgress", Bar)
-    terminal, notebook = (lambda value: monkeypatch.setattr(sys.stdout, "isatty", lambda: value, raising=False)), bars.in_notebook
+    terminal, notebook = (
+        (lambda value: monkeypatch.setattr(sys.stdout, "isatty", lambda: value, raising=False)),
+        bars.in_notebook,
+    )
     for tty, kernel, progress, expected in (
         (False, False, None, False), (True, False, None, True), (False, True, None, True), (True, True, False, False), (False, False, True, True),
     ):  # fmt: skip

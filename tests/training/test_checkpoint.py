@@ -9,13 +9,17 @@ def snapshot(epoch):
     """Large enough for its numbers to have a file of their own."""
     numbers = np.random.default_rng(epoch).normal(size=(3, 4000)).astype(np.float32)
     return Snapshot(
-        epoch, {"w": numbers, "n": np.arange(3)}, {"train_loss": numbers[:, : epoch + 1]}, {"sigma_u_1": numbers[:, 0]} if epoch else {}
+        epoch,
+        {"w": numbers, "n": np.arange(3)},
+        {"train_loss": numbers[:, : epoch + 1]},
+        {"sigma_u_1": numbers[:, 0]} if epoch else {},
     )
 
 
 def same(a, b):
     return a.epoch == b.epoch and all(
-        x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) and x[k].dtype == y[k].dtype for k in x)
+        x.keys() == y.keys()
+        and all(np.array_equal(x[k], y[k]) and x[k].dtype == y[k].dtype for k in x)
         for x, y in zip(a[1:], b[1:], strict=True)
     )
 
@@ -37,10 +41,14 @@ def test_the_last_of_two(folder):
 @pytest.mark.parametrize("damage", ["cut", "empty", "flip"])
 def test_a_damaged_snapshot_is_passed_over(folder, damage):
     """Whichever file it is in, what comes back is a snapshot as it was saved."""
-    largest = max((p for p in (folder / "2").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest = max(
+        (p for p in (folder / "2").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
-    largest.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "flip": bytes(content)}[damage])
+    largest.write_bytes(
+        {"cut": content[: len(content) // 2], "empty": b"", "flip": bytes(content)}[damage]
+    )
     checkpoints = Checkpoints(folder)
     assert same(checkpoints.restore(snapshot(0).state), snapshot(1))
     checkpoints.save(snapshot(2))  # the damaged one is out of the way
@@ -54,5 +62,8 @@ def test_nothing_whole_is_nothing(folder):
 
 
 def test_another_ensemble_s(folder):
-    with pytest.raises(ValueError, match=r"the checkpoint of epoch 2 is of another ensemble: its arrays have shapes .* not \[\(5,\)\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"the checkpoint of epoch 2 is of another ensemble: its arrays have shapes .* not \[\(5,\)\]",
+    ):
         Checkpoints(folder).restore({"w": np.zeros(5)})

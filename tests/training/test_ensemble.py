@@ -29,7 +29,11 @@ CONFIG = RandmanConfig(
     init="data_driven_balanced",
     dt=4e-3,
 )
-MEMBERS = {"seed": np.array([0, 1, 2, 0]), "sigma_u": np.array([1.0, 0.7, 0.5, 2.0]), "learning_rate": np.array([0.02, 0.02, 0.01, 0.005])}
+MEMBERS = {
+    "seed": np.array([0, 1, 2, 0]),
+    "sigma_u": np.array([1.0, 0.7, 0.5, 2.0]),
+    "learning_rate": np.array([0.02, 0.02, 0.01, 0.005]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,9 @@ def task():
 def train(task, members=None, *, placement="map", **options):
     program, sources, config = task
     options = {"epochs": config.epochs, "batch_size": config.batch_size, "dt": config.dt} | options
-    return fit_ensemble(program, MEMBERS if members is None else members, sources, placement=placement, **options)
+    return fit_ensemble(
+        program, MEMBERS if members is None else members, sources, placement=placement, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,11 @@ def trained(task):
 
 def assert_same(a, b, **tolerance):
     """Two results, bit for bit unless a tolerance is given."""
-    close = (lambda x, y: np.testing.assert_allclose(x, y, **tolerance)) if tolerance else np.testing.assert_array_equal
+    close = (
+        (lambda x, y: np.testing.assert_allclose(x, y, **tolerance))
+        if tolerance
+        else np.testing.assert_array_equal
+    )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         close(x, y)
 
@@ -61,14 +71,22 @@ def test_a_member_is_the_run_it_would_be_alone(trained):
     """Three epochs: later, rounding flips single spikes."""
     for k in (1, 3):
         alone = run(
-            RandmanConfig(**{**vars(CONFIG), **{name: values[k].item() for name, values in MEMBERS.items()}})
+            RandmanConfig(
+                **{**vars(CONFIG), **{name: values[k].item() for name, values in MEMBERS.items()}}
+            )
         ).fit  # the same as `snnjax train`
         for name, values in trained.history.items():
-            np.testing.assert_allclose(values[k], [row[name] for row in alone.history], rtol=2e-4, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(
+                values[k], [row[name] for row in alone.history], rtol=2e-4, atol=2e-5, err_msg=name
+            )
         assert trained.best_epoch[k] == alone.best_epoch
         for which in ("final", "best"):
-            assert trained.test[which]["accuracy"][k] == pytest.approx(alone.test[which]["accuracy"])
-            assert trained.test[which]["rate_1"][k] == pytest.approx(alone.test[which]["rate_1"], rel=1e-3)
+            assert trained.test[which]["accuracy"][k] == pytest.approx(
+                alone.test[which]["accuracy"]
+            )
+            assert trained.test[which]["rate_1"][k] == pytest.approx(
+                alone.test[which]["rate_1"], rel=1e-3
+            )
             ours = jax.tree.leaves(getattr(trained, which))
             for a, b in zip(ours, jax.tree.leaves(getattr(alone, which)), strict=True):
                 np.testing.assert_allclose(a[k], b, rtol=1e-3, atol=1e-5)
@@ -104,7 +122,10 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_others_go_on(task, traine
     result = train(task, members)
     assert result.finite.tolist() == [True, False, True, True]
     others = [0, 2, 3]
-    assert_same({n: v[others] for n, v in result.history.items()}, {n: v[others] for n, v in trained.history.items()})
+    assert_same(
+        {n: v[others] for n, v in result.history.items()},
+        {n: v[others] for n, v in trained.history.items()},
+    )
     assert np.isfinite(jax.tree.leaves(result.final)[0][1]).all()
     assert np.isnan(result.history["valid_accuracy"][1, -1])
     assert result.epochs[1] < 3
@@ -115,10 +136,13 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
     shared = train(task, order="shared")
     # the shared order is that of seed 0; without training there is no difference
     assert_same(shared.history["valid_loss"][:, 0], trained.history["valid_loss"][:, 0])
-    assert ((shared.history["train_loss"][:, 1] == trained.history["train_loss"][:, 1]) == (MEMBERS["seed"] == 0)).all()
+    assert (
+        (shared.history["train_loss"][:, 1] == trained.history["train_loss"][:, 1])
+        == (MEMBERS["seed"] == 0)
+    ).all()
     program, sources, config = task
     seen = []
-    objective = lambda hyper: dataclasses.replace(program.objective(hyper), loss=note)  # noqa: E731
+    objective = lambda hyper: dataclasses.replace(program.objective(hyper), loss=note)
 
     def note(readout, labels):
         jax.debug.callback(lambda x: seen.append(tuple(x.tolist())), labels)
@@ -128,22 +152,42 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
     for order in ("shared", "member"):
         seen.clear()
         fit_ensemble(
-            program._replace(objective=objective), members, sources, epochs=1, batch_size=96, dt=config.dt, placement="map", order=order
+            program._replace(objective=objective),
+            members,
+            sources,
+            epochs=1,
+            batch_size=96,
+            dt=config.dt,
+            placement="map",
+            order=order,
         )
         jax.effects_barrier()
-        runs[order] = len(set(seen))  # of the evaluations, which go through the data in their own order, and of the epoch
+        runs[order] = len(
+            set(seen)
+        )  # of the evaluations, which go through the data in their own order, and of the epoch
     assert runs["member"] == runs["shared"] + 1
 
 
 @pytest.mark.slow
 def test_what_the_program_looks_at_before_training_is_kept(task, trained):
     config, members = CONFIG, {name: values[[1, 3]] for name, values in MEMBERS.items()}
-    for k, seed, sigma_u, rate in zip((1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True):
-        alone = prepare(dataclasses.replace(config, seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate)))
+    for k, seed, sigma_u, rate in zip(
+        (1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True
+    ):
+        alone = prepare(
+            dataclasses.replace(
+                config, seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate)
+            )
+        )
         x, labels = alone.splits.train.batch(spread(alone.splits.train, 64))
         expected = probe(alone.network, x, labels, optimizer=build_optimizer(alone.config))
         for name in ("sigma_u", "grad_z", "grad_w", "update"):
-            np.testing.assert_allclose(trained.initial[f"{name}_1"][k], getattr(expected.layers[0], name), rtol=2e-3, err_msg=name)
+            np.testing.assert_allclose(
+                trained.initial[f"{name}_1"][k],
+                getattr(expected.layers[0], name),
+                rtol=2e-3,
+                err_msg=name,
+            )
     assert train(task, members, epochs=1)[-1].keys() == trained.initial.keys()
     program, sources, _ = task
     assert train((program._replace(look=None), sources, config), members, epochs=1).initial == {}
@@ -151,10 +195,23 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
 
 @pytest.mark.slow
 def test_the_best_epoch_is_never_one_of_priming(task):
-    config, data = load(dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0))
-    sources, members = data.splits, {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])}
+    config, data = load(
+        dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0)
+    )
+    sources, members = (
+        data.splits,
+        {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])},
+    )
     result = fit_ensemble(
-        program_of(config, data), members, sources, epochs=4, priming_epochs=2, patience=2, batch_size=24, dt=config.dt, placement="map"
+        program_of(config, data),
+        members,
+        sources,
+        epochs=4,
+        priming_epochs=2,
+        patience=2,
+        batch_size=24,
+        dt=config.dt,
+        placement="map",
     )
     assert result.finite.tolist() == [False, True]
     assert result.best_epoch.tolist() == [0, 3]
@@ -162,7 +219,9 @@ def test_the_best_epoch_is_never_one_of_priming(task):
 
 
 def test_patience_stops_members_one_by_one(task):
-    result = train(task, {**MEMBERS, "learning_rate": np.array([0.0, 0.02, 0.02, 0.02])}, epochs=6, patience=2)
+    result = train(
+        task, {**MEMBERS, "learning_rate": np.array([0.0, 0.02, 0.02, 0.02])}, epochs=6, patience=2
+    )
     accuracy = result.history["valid_accuracy"]
     # without learning the first epoch is the best there will be
     assert (result.best_epoch[0], result.epochs[0]) == (1, 3)
@@ -176,18 +235,28 @@ def test_patience_stops_members_one_by_one(task):
 @pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
     silent = RandmanConfig(
-        **{**vars(CONFIG), "init": "fluctuation_driven", "sigma_u": 0.05, "lower_strength": 100.0, "lower_threshold": 0.5}
+        **{
+            **vars(CONFIG),
+            "init": "fluctuation_driven",
+            "sigma_u": 0.05,
+            "lower_strength": 100.0,
+            "lower_threshold": 0.5,
+        }
     )
     config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
     sources, members = data.splits, {"seed": np.array([0, 1])}
     options = {"batch_size": config.batch_size, "dt": config.dt, "placement": "map"}
-    result = fit_ensemble(program_of(config, data), members, sources, epochs=1, priming_epochs=4, **options)
+    result = fit_ensemble(
+        program_of(config, data), members, sources, epochs=1, priming_epochs=4, **options
+    )
     assert (result.history["rate_1"][:, 0] < 0.1).all()
     assert (result.history["rate_1"][:, 4] > 0.5).all()
     assert (result.best_epoch == 5).all()
     # the same phases in `fit`
     alone = run(RandmanConfig(**{**vars(silent), "priming_epochs": 4, "epochs": 1})).fit
-    np.testing.assert_allclose(result.history["rate_1"][0], [row["rate_1"] for row in alone.history], rtol=1e-3)
+    np.testing.assert_allclose(
+        result.history["rate_1"][0], [row["rate_1"] for row in alone.history], rtol=1e-3
+    )
     assert alone.best_epoch == 5
 
 
@@ -213,13 +282,17 @@ def start(tmp_path, name, devices, *arguments, total=None):
     """A process of its own with so many devices; its result in the file that comes back."""
     script, file = tmp_path / f"{name}.py", tmp_path / f"{name}.npz"
     tests = str(REPOSITORY / "tests")
-    script.write_text(textwrap.dedent(SHARDED.format(tests=tests, devices=total or devices, file=str(file))))
+    script.write_text(
+        textwrap.dedent(SHARDED.format(tests=tests, devices=total or devices, file=str(file)))
+    )
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
     }
-    return subprocess.Popen([sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE, text=True), file
+    return subprocess.Popen(
+        [sys.executable, str(script), *arguments], env=env, stderr=subprocess.PIPE, text=True
+    ), file
 
 
 def finish(*processes):
@@ -240,21 +313,29 @@ def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     file = str(tmp_path / "two.npz")
-    processes = [start(tmp_path, f"two{k}", 4, "shard", port, str(k), file, total=8)[0] for k in range(2)]
+    processes = [
+        start(tmp_path, f"two{k}", 4, "shard", port, str(k), file, total=8)[0] for k in range(2)
+    ]
     finish(*processes)
     expected = np.load(alone)
     assert len(expected.files) > 10
     for other in (sharded, file):
         found = np.load(other)
         for name in expected.files:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_an_epoch_lowers_for_accelerators(task, platform):
     program, sources, config = task
     hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
-    options = {"program": program, "placement": "vmap", "how": _How(config.batch_size, None, "member")}
+    options = {
+        "program": program,
+        "placement": "vmap",
+        "how": _How(config.batch_size, None, "member"),
+    }
     from snnjax.training.ensemble import _start
 
     ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
@@ -268,18 +349,53 @@ def test_an_epoch_lowers_for_accelerators(task, platform):
     ("members", "options", "error", "match"),
     [
         ({"sigma_u": np.ones(2)}, {}, ValueError, "members must hold a seed for each member"),
-        ({"seed": np.array([1, 2**32])}, {}, ValueError, "seed must be >= 0 and < 2.31, got 1 to 4294967296"),
-        ({"seed": np.arange(2), "sigma_u": ["a", "b"]}, {}, TypeError, "sigma_u must be numbers, got <U1"),
-        (None, {"micro_batch": 5}, ValueError, "micro_batch must be a divisor of batch_size 24, got 5"),
+        (
+            {"seed": np.array([1, 2**32])},
+            {},
+            ValueError,
+            "seed must be >= 0 and < 2.31, got 1 to 4294967296",
+        ),
+        (
+            {"seed": np.arange(2), "sigma_u": ["a", "b"]},
+            {},
+            TypeError,
+            "sigma_u must be numbers, got <U1",
+        ),
+        (
+            None,
+            {"micro_batch": 5},
+            ValueError,
+            "micro_batch must be a divisor of batch_size 24, got 5",
+        ),
         ({"seed": np.ones(2)}, {}, TypeError, "seed must be integers, got float64"),
-        ({"seed": np.arange(2), "sigma_u": np.ones(3)}, {}, ValueError, "members must hold arrays .* of one length"),
+        (
+            {"seed": np.arange(2), "sigma_u": np.ones(3)},
+            {},
+            ValueError,
+            "members must hold arrays .* of one length",
+        ),
         ({"seed": np.arange(0)}, {}, ValueError, "members must hold arrays .* at least 1"),
-        (None, {"placement": "everywhere"}, ValueError, "placement must be one of 'auto', 'vmap', 'map', 'shard'"),
+        (
+            None,
+            {"placement": "everywhere"},
+            ValueError,
+            "placement must be one of 'auto', 'vmap', 'map', 'shard'",
+        ),
         (None, {"epochs": 0}, ValueError, "epochs must be >= 1"),
-        (None, {"order": "random"}, ValueError, "order must be one of 'member', 'shared', got 'random'"),
+        (
+            None,
+            {"order": "random"},
+            ValueError,
+            "order must be one of 'member', 'shared', got 'random'",
+        ),
         (None, {"patience": 0}, ValueError, "patience must be >= 1"),
         (None, {"priming_epochs": -1}, ValueError, "priming_epochs must be >= 0"),
-        (None, {"batch_size": 1000}, ValueError, "batch_size must be at most the number of training samples 96, got 1000"),
+        (
+            None,
+            {"batch_size": 1000},
+            ValueError,
+            "batch_size must be at most the number of training samples 96, got 1000",
+        ),
     ],
 )
 def test_errors(task, members, options, error, match):

@@ -10,13 +10,22 @@ from snnjax import losses, optimizers
 from snnjax.datasets import DeviceArrays, DeviceEvents, Splits, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training import EarlyStopping, Objective, Trainer, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training import (
+    EarlyStopping,
+    Objective,
+    Trainer,
+    TrainingDivergedError,
+    TrainingInterrupted,
+    fit,
+)
 from snnjax.training.objective import Problem
 
 
 def network(seed=0, n_in=8):
     rngs = nnx.Rngs(seed)
-    return Sequential(SpikingDense(n_in, 48, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(48, 4, rngs=rngs))
+    return Sequential(
+        SpikingDense(n_in, 48, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(48, 4, rngs=rngs)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +50,15 @@ def test_learns_a_separable_task(sources):
     assert result.test["final"]["accuracy"] > 0.6  # chance is 0.25
     assert rows[-1]["train_loss"] < 0.65 * rows[0]["train_loss"]
     # the network holds the final parameters
-    for a, b in zip(jax.tree.leaves(nnx.state(net, nnx.Param)), jax.tree.leaves(result.final), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(nnx.state(net, nnx.Param)), jax.tree.leaves(result.final), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_same_key_same_numbers_and_best_is_the_first_maximum(sources):
     (_, a), (_, b) = (run(sources, epochs=4) for _ in range(2))
-    drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     assert drop(a.history) == drop(b.history)
     accuracies = [row["valid_accuracy"] for row in a.history[1:]]
     assert a.best_epoch == 1 + int(np.argmax(accuracies))
@@ -59,12 +70,22 @@ def test_rates_are_in_hertz(sources):
     _, result = run(sources, epochs=1)
     x, _ = sources[0].batch(jnp.arange(len(sources[0])))
     _, activity = network()(x)
-    np.testing.assert_allclose(result.history[0]["rate_1"], activity.spikes[0].sum(axis=0).mean() / 0.2, rtol=1e-4)
+    np.testing.assert_allclose(
+        result.history[0]["rate_1"], activity.spikes[0].sum(axis=0).mean() / 0.2, rtol=1e-4
+    )
 
 
 def test_without_validation_and_test(sources):
     net = network()
-    result = fit(net, Splits(sources[0]), Objective(), optax.adam(1e-3), epochs=2, batch_size=64, key=jax.random.key(0))
+    result = fit(
+        net,
+        Splits(sources[0]),
+        Objective(),
+        optax.adam(1e-3),
+        epochs=2,
+        batch_size=64,
+        key=jax.random.key(0),
+    )
     assert result.best_epoch == 2
     assert result.test == {}
     assert "valid_loss" not in result.history[0]
@@ -76,7 +97,8 @@ def test_stops_on_nan_input_and_keeps_the_last_good_parameters():
     net, bad = network(), Splits(DeviceArrays(x=jnp.asarray(x), labels=jnp.zeros(40, jnp.int32)))
     before = jax.tree.map(np.asarray, nnx.state(net, nnx.Param))
     with pytest.raises(
-        TrainingDivergedError, match=r"not finite at epoch 1, step \d of 4 \(the input batch itself is not finite"
+        TrainingDivergedError,
+        match=r"not finite at epoch 1, step \d of 4 \(the input batch itself is not finite",
     ) as caught:
         fit(net, bad, Objective(), optax.sgd(0.0), epochs=3, batch_size=10, key=jax.random.key(0))
     assert [row["epoch"] for row in caught.value.result.history] == [0]
@@ -86,7 +108,10 @@ def test_stops_on_nan_input_and_keeps_the_last_good_parameters():
 
 
 def test_stops_on_exploding_weights_and_names_the_gradient(sources):
-    with pytest.raises(TrainingDivergedError, match=r"epoch \d+, step \d+ of 10.*(gradient|weights) of layers\.\d\.kernel not finite"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match=r"epoch \d+, step \d+ of 10.*(gradient|weights) of layers\.\d\.kernel not finite",
+    ):
         run(sources, optimizer=optax.sgd(1e38), epochs=3)
 
 
@@ -111,7 +136,11 @@ def test_an_interrupt_keeps_what_was_trained(sources):
     ("options", "error", "match"),
     [
         ({"epochs": 0}, ValueError, "epochs must be >= 1, got 0"),
-        ({"batch_size": 1000}, ValueError, "batch_size must be at most the number of training samples 280, got 1000"),
+        (
+            {"batch_size": 1000},
+            ValueError,
+            "batch_size must be at most the number of training samples 280, got 1000",
+        ),
         ({"batch_size": 1.5}, TypeError, "batch_size must be an integer"),
         ({"dt": -1.0}, ValueError, "dt must be finite and > 0 s"),
     ],
@@ -124,7 +153,15 @@ def test_errors(sources, options, error, match):
 def test_validation_data_that_are_not_finite_stop_training(sources):
     bad = DeviceArrays(x=jnp.full((10, 100, 8), jnp.nan), labels=jnp.zeros(10, jnp.int32))
     with pytest.raises(TrainingDivergedError, match="validation loss is nan at epoch 0"):
-        fit(network(), Splits(sources[0], bad), Objective(), optax.sgd(0.1), epochs=1, batch_size=28, key=jax.random.key(0))
+        fit(
+            network(),
+            Splits(sources[0], bad),
+            Objective(),
+            optax.sgd(0.1),
+            epochs=1,
+            batch_size=28,
+            key=jax.random.key(0),
+        )
 
 
 class NoPytree:
@@ -139,20 +176,47 @@ class NoPytree:
     ("train", "error", "match"),
     [
         (NoPytree(), TypeError, "train must be a JAX pytree with .*got NoPytree"),
-        (randman(n_classes=2, n_units=8, n_samples=5), TypeError, r"got an EventDataset; use DeviceEvents\.put"),
-        (DeviceArrays(x=jnp.zeros((0, 5, 8)), labels=jnp.zeros(0, jnp.int32)), ValueError, "train must hold at least one sample"),
-        (DeviceArrays(x=jnp.zeros((3, 5, 8)), labels=jnp.array([0, 4, 1])), ValueError, r"labels of train must be in \[0, 4\).*got 4"),
+        (
+            randman(n_classes=2, n_units=8, n_samples=5),
+            TypeError,
+            r"got an EventDataset; use DeviceEvents\.put",
+        ),
+        (
+            DeviceArrays(x=jnp.zeros((0, 5, 8)), labels=jnp.zeros(0, jnp.int32)),
+            ValueError,
+            "train must hold at least one sample",
+        ),
+        (
+            DeviceArrays(x=jnp.zeros((3, 5, 8)), labels=jnp.array([0, 4, 1])),
+            ValueError,
+            r"labels of train must be in \[0, 4\).*got 4",
+        ),
         (DeviceArrays(x=jnp.zeros((3, 5, 8)), labels=jnp.array([0, -1, 1])), ValueError, "got -1"),
-        (DeviceArrays(x=jnp.zeros((3, 5, 9)), labels=jnp.zeros(3, jnp.int32)), ValueError, "x must have 8 features"),
+        (
+            DeviceArrays(x=jnp.zeros((3, 5, 9)), labels=jnp.zeros(3, jnp.int32)),
+            ValueError,
+            "x must have 8 features",
+        ),
     ],
 )
 def test_unusable_sources(train, error, match):
     with pytest.raises(error, match=match):
-        fit(network(), Splits(train), Objective(), optax.sgd(0.1), epochs=1, batch_size=3, key=jax.random.key(0))
+        fit(
+            network(),
+            Splits(train),
+            Objective(),
+            optax.sgd(0.1),
+            epochs=1,
+            batch_size=3,
+            key=jax.random.key(0),
+        )
 
 
 def test_another_time_step_than_the_network_s(sources):
-    with pytest.raises(ValueError, match=r"dt must be the time step of the network's neurons, \[0\.002\] s, got 0\.001"):
+    with pytest.raises(
+        ValueError,
+        match=r"dt must be the time step of the network's neurons, \[0\.002\] s, got 0\.001",
+    ):
         run(sources, dt=1e-3)
 
 
@@ -180,12 +244,15 @@ def test_an_interrupt_within_an_epoch_says_what_the_parameters_hold(monkeypatch)
     whole = plain_fit(Linear(), classes(), epochs=2)
     monkeypatch.setitem(fit.__globals__, "_parts", cut_off)
     with pytest.raises(
-        TrainingInterrupted, match="interrupted after 1 epochs and 2 steps of the next, which are in the parameters"
+        TrainingInterrupted,
+        match="interrupted after 1 epochs and 2 steps of the next, which are in the parameters",
     ) as caught:
         plain_fit(Linear(), classes(), epochs=2)
     assert caught.value.steps == 2
     assert len(caught.value.result.history) == 2
-    for a, b in zip(jax.tree.leaves(caught.value.result.final), jax.tree.leaves(whole.final), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(caught.value.result.final), jax.tree.leaves(whole.final), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -207,7 +274,9 @@ def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
     source = Given(jnp.asarray(inputs(8)), jnp.asarray(noisy_map(inputs(8))))
 
     def make(accumulation):
-        plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.1, accumulation_size=accumulation)
+        plateau = optax.contrib.reduce_on_plateau(
+            factor=0.5, patience=1, rtol=0.1, accumulation_size=accumulation
+        )
         return optax.chain(optax.sgd(0.3), plateau)
 
     steps = 30
@@ -215,7 +284,15 @@ def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
         optimizer, net = make(accumulation), Linear()
         w = np.asarray(net.map.kernel[...], np.float64)
         key = jax.random.PRNGKey(0) if old_key else jax.random.key(0)
-        plain_fit(net, source, objective=Objective(losses.MeanSquare()), optimizer=optimizer, epochs=steps, batch_size=8, key=key)
+        plain_fit(
+            net,
+            source,
+            objective=Objective(losses.MeanSquare()),
+            optimizer=optimizer,
+            epochs=steps,
+            batch_size=8,
+            key=key,
+        )
         x, y = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (source.x, source.y))
         state = optimizer.init(jnp.asarray(w, jnp.float32))
         for _ in range(steps):
@@ -274,29 +351,50 @@ def test_what_is_not_what_it_should_be_is_named(network, options, error, match):
         source = BatchMajor(source.x, source.y)
     made = options.pop("objective", [])
     with pytest.raises(error, match=match):
-        plain_fit(network, source, objective=Objective(*made) if isinstance(made, list) else made, **options)
+        plain_fit(
+            network,
+            source,
+            objective=Objective(*made) if isinstance(made, list) else made,
+            **options,
+        )
 
 
 def test_a_network_that_shows_no_spikes_has_no_rates():
     result = plain_fit(Linear(), classes(), valid=classes())
-    assert list(result.history[0]) == ["epoch", "train_loss", "train_accuracy", "penalty", "valid_loss", "valid_accuracy", "seconds"]
+    assert list(result.history[0]) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "penalty",
+        "valid_loss",
+        "valid_accuracy",
+        "seconds",
+    ]
     x, labels = classes().batch(jnp.arange(8))
-    np.testing.assert_allclose(result.history[0]["valid_accuracy"], losses.correct(Linear()(x), labels).mean())
+    np.testing.assert_allclose(
+        result.history[0]["valid_accuracy"], losses.correct(Linear()(x), labels).mean()
+    )
 
 
 @pytest.mark.more
 def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
     """The gradient of a bound on 0 spikes is 0 in silence; the own penalty would move the weights."""
     rngs = nnx.Rngs(0)
-    net = Sequential(SpikingDense(4, 3, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(3, 2, rngs=rngs))
+    net = Sequential(
+        SpikingDense(4, 3, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(3, 2, rngs=rngs)
+    )
     bounds = [lambda z: 7.0 * z.mean() + 1.0, lower_bound(1.0, 0.0)]
     trainer = Trainer(net, Objective(regularizers=bounds), optax.sgd(0.1), batch_size=8)
     _, whole = trainer.step(trainer.init(), classes().batch(jnp.arange(8)))
     np.testing.assert_allclose(whole.penalty, 7 * whole.rates[0] + 1, rtol=1e-5)
     assert trainer.priming().problem.regularizers == (bounds[1],)
     both = [upper_bound(1.0, 2.0), bounds[1]]
-    assert Problem.of(net, Objective(regularizers=[bounds[0], *both]))[0].priming().regularizers == tuple(both)
-    with pytest.raises(ValueError, match="regularizers must hold a lower bound for homeostatic priming"):
+    assert Problem.of(net, Objective(regularizers=[bounds[0], *both]))[
+        0
+    ].priming().regularizers == tuple(both)
+    with pytest.raises(
+        ValueError, match="regularizers must hold a lower bound for homeostatic priming"
+    ):
         Problem.of(net, Objective(regularizers=bounds[:1]))[0].priming()
 
 

@@ -27,7 +27,9 @@ class Recordings:
     """The samples of a Randman data set, 0.2 s each."""
 
     def __init__(self, n_classes=4):
-        data = randman(n_classes=n_classes, n_units=8, n_samples=60 // n_classes, alpha=2.0, seed=0).shuffle(0)
+        data = randman(
+            n_classes=n_classes, n_units=8, n_samples=60 // n_classes, alpha=2.0, seed=0
+        ).shuffle(0)
         self.data, self.labels, self.n_units, self.n_classes = data, data.labels, 8, n_classes
 
     def __len__(self):
@@ -52,12 +54,18 @@ class Counted(Stream):
 
 
 def stream(recordings=None, kind=Stream, **options):
-    return kind(recordings or Recordings(), **{"duration": 0.15, "dt": 2e-3, "shard_size": 16, "seed": 1} | options)
+    return kind(
+        recordings or Recordings(),
+        **{"duration": 0.15, "dt": 2e-3, "shard_size": 16, "seed": 1} | options,
+    )
 
 
 def network(n_out=4):
     rngs = nnx.Rngs(0)
-    return Sequential(SpikingDense(8, 32, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(32, n_out, rngs=rngs))
+    return Sequential(
+        SpikingDense(8, 32, init=FluctuationDriven(nu=5.0), rngs=rngs),
+        Readout(32, n_out, rngs=rngs),
+    )
 
 
 def same(a, b):
@@ -77,7 +85,9 @@ def by_hand(data, params, phases):
         run = jax.jit(functools.partial(train_epoch, Recipe(objective, OPTIMIZER, Sizes(7, 7))))
         found.append([])
         for k, shard in enumerate(data.shards(epoch)):
-            state, metrics = run(state, shard, jax.random.fold_in(jax.random.fold_in(KEY, epoch), k))
+            state, metrics = run(
+                state, shard, jax.random.fold_in(jax.random.fold_in(KEY, epoch), k)
+            )
             found[-1].append(metrics)
     return state, found
 
@@ -89,14 +99,20 @@ def test_is_train_epoch_over_the_shards():
     data, net, rows = stream(drop=0.1, events=True), network(), []  # what `fit` chooses for it
     result = fit(net, Splits(data), Objective(), OPTIMIZER, callbacks=[rows.append], **OPTIONS)
     objective, params = objective_and_params()
-    untrained = jax.jit(functools.partial(evaluate, Recipe(objective, OPTIMIZER, Sizes(7, 7))))(params, next(data.shards(0)))
+    untrained = jax.jit(functools.partial(evaluate, Recipe(objective, OPTIMIZER, Sizes(7, 7))))(
+        params, next(data.shards(0))
+    )
     np.testing.assert_allclose(rows[0]["train_loss"], untrained.loss, rtol=1e-6)
     state, found = by_hand(data, params, [objective] * 2)
     for row, metrics in zip(rows[1:], found, strict=True):
         assert len(metrics) == 3
         for name in ("loss", "accuracy"):
-            np.testing.assert_allclose(row[f"train_{name}"], np.mean([getattr(m, name) for m in metrics]), rtol=1e-6)
-        np.testing.assert_allclose(row["rate_1"], np.mean([m.rates[0] for m in metrics]) / 2e-3, rtol=1e-6)
+            np.testing.assert_allclose(
+                row[f"train_{name}"], np.mean([getattr(m, name) for m in metrics]), rtol=1e-6
+            )
+        np.testing.assert_allclose(
+            row["rate_1"], np.mean([m.rates[0] for m in metrics]) / 2e-3, rtol=1e-6
+        )
     assert int(state.steps) == 2 * 3 * 2
     same(result.final, state.params)
     same(nnx.state(net, nnx.Param), state.params)
@@ -107,7 +123,15 @@ def test_priming_comes_first():
     require("grain")
     bounds = (lower_bound(10.0, 2.0),)
     goal = Objective(regularizers=bounds)
-    result = fit(network(), Splits(stream()), goal, OPTIMIZER, priming_epochs=1, events=False, **OPTIONS | {"epochs": 1})
+    result = fit(
+        network(),
+        Splits(stream()),
+        goal,
+        OPTIMIZER,
+        priming_epochs=1,
+        events=False,
+        **OPTIONS | {"epochs": 1},
+    )
     objective, params = objective_and_params(bounds)
     same(result.final, by_hand(stream(), params, [objective.priming(), objective])[0].params)
     assert ([row["epoch"] for row in result.history], result.best_epoch) == ([0, 1, 2], 2)
@@ -128,10 +152,18 @@ def test_a_shard_of_everything_is_the_data_set():
 def test_learns_and_validates():
     require("grain")
     held = DeviceEvents.put(Recordings().data, dt=2e-3, steps=75)
-    result = fit(network(), Splits(stream(crop="start"), held, held), Objective(), OPTIMIZER, **OPTIONS | {"epochs": 40})
+    result = fit(
+        network(),
+        Splits(stream(crop="start"), held, held),
+        Objective(),
+        OPTIMIZER,
+        **OPTIONS | {"epochs": 40},
+    )
     assert result.history[-1]["train_loss"] < 0.85 * result.history[0]["train_loss"]
     assert result.test["best"]["accuracy"] > 0.5  # chance is 0.25
-    assert result.best_epoch == 1 + int(np.argmax([row["valid_accuracy"] for row in result.history[1:]]))
+    assert result.best_epoch == 1 + int(
+        np.argmax([row["valid_accuracy"] for row in result.history[1:]])
+    )
 
 
 def test_at_most_two_shards_are_on_the_device():
@@ -147,7 +179,9 @@ def test_says_in_which_shard_training_went_wrong():
     """Two steps a shard, three shards an epoch: steps 0 to 8 are good, so the one that is not is step 1 of shard 1 of epoch 2."""
     require("grain")
     late = optax.sgd(lambda step: jnp.where(step < 9, 0.0, jnp.inf))
-    with pytest.raises(TrainingDivergedError, match=r"not finite at epoch 2, shard 1, step 1 of 2 \(") as caught:
+    with pytest.raises(
+        TrainingDivergedError, match=r"not finite at epoch 2, shard 1, step 1 of 2 \("
+    ) as caught:
         fit(network(), Splits(stream()), Objective(), late, **OPTIONS)
     assert len(caught.value.result.history) == 2
     same(caught.value.result.final, nnx.state(network(), nnx.Param))
@@ -172,10 +206,18 @@ def test_an_interrupt_keeps_what_was_trained():
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"batch_size": 17}, ValueError, "batch_size must be at most the number of training samples 16, got 17"),
+        (
+            {"batch_size": 17},
+            ValueError,
+            "batch_size must be at most the number of training samples 16, got 17",
+        ),
         ({"dt": 1e-3}, ValueError, "dt must be the time step of the stream, 0.002 s, got 0.001"),
         ({"valid": "stream"}, TypeError, r"valid must be a JAX pytree .* got Stream"),
-        ({"network": network(2)}, ValueError, r"labels of train must be in \[0, 2\), one class per output of the readout, got 3"),
+        (
+            {"network": network(2)},
+            ValueError,
+            r"labels of train must be in \[0, 2\), one class per output of the readout, got 3",
+        ),
     ],
 )
 def test_errors(changes, error, match):
@@ -193,4 +235,10 @@ def test_labels_of_every_shard_are_checked():
     first = stream(recordings, shard_size=2).order(0)[0]
     recordings.labels = np.where(np.isin(np.arange(60), first), 0, 3)
     with pytest.raises(ValueError, match=r"labels of train must be in \[0, 2\)"):
-        fit(network(2), Splits(stream(recordings, shard_size=2)), Objective(), OPTIMIZER, **OPTIONS | {"batch_size": 2})
+        fit(
+            network(2),
+            Splits(stream(recordings, shard_size=2)),
+            Objective(),
+            OPTIMIZER,
+            **OPTIONS | {"batch_size": 2},
+        )

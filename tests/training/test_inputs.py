@@ -11,7 +11,15 @@ from _support import ON_CPU
 from flax import nnx
 
 from snnjax import models
-from snnjax.datasets import Augmented, DeviceArrays, DeviceEvents, SparseEvents, Splits, poisson, randman
+from snnjax.datasets import (
+    Augmented,
+    DeviceArrays,
+    DeviceEvents,
+    SparseEvents,
+    Splits,
+    poisson,
+    randman,
+)
 from snnjax.nn import FluctuationDriven
 from snnjax.training import Objective, fit
 from snnjax.training.inputs import MAX_DENSITY, choose_form
@@ -25,12 +33,14 @@ def data():
 
 
 def network(**options):
-    return models.dense(20, 3, hidden=(16, 8), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0), **options)
+    return models.dense(
+        20, 3, hidden=(16, 8), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0), **options
+    )
 
 
 @ON_CPU
 def test_what_is_chosen(data, monkeypatch):
-    kind = lambda net, source, **options: type(choose_form(net, source, **options))  # noqa: E731
+    kind = lambda net, source, **options: type(choose_form(net, source, **options))
     sparse = SparseEvents.of(data)
     arrays = DeviceArrays(x=jnp.zeros((4, 5, 20)), labels=jnp.zeros(4, int))
     assert kind(network(), data) is SparseEvents
@@ -40,15 +50,31 @@ def test_what_is_chosen(data, monkeypatch):
     assert choose_form(network(), sparse) is sparse
     for net, source in (
         (network(remat_steps=10), data),
-        (models.csnn(20, 3, layers=[models.Conv(4, 5, 2)], init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)), data),
+        (
+            models.csnn(
+                20,
+                3,
+                layers=[models.Conv(4, 5, 2)],
+                init=FluctuationDriven(nu=5.0),
+                rngs=nnx.Rngs(0),
+            ),
+            data,
+        ),
         (network(), Augmented(source=data, drop=0.1)),
         (network(), arrays),
         (lambda x: x, data),
     ):
         assert choose_form(net, source) is source
     moved = choose_form(network(), Augmented(source=data, unit_shift=3, time_stretch=0.1))
-    assert (type(moved), type(moved.source), moved.unit_shift, moved.time_stretch) == (Augmented, SparseEvents, 3, 0.1)
-    busy = DeviceEvents.put(poisson(n_samples=4, n_units=20, rate=1.2 * MAX_DENSITY / DT, duration=0.1, seed=0), dt=DT)
+    assert (type(moved), type(moved.source), moved.unit_shift, moved.time_stretch) == (
+        Augmented,
+        SparseEvents,
+        3,
+        0.1,
+    )
+    busy = DeviceEvents.put(
+        poisson(n_samples=4, n_units=20, rate=1.2 * MAX_DENSITY / DT, duration=0.1, seed=0), dt=DT
+    )
     assert busy.density > MAX_DENSITY
     assert kind(network(), busy) is DeviceEvents
     assert kind(network(), busy, events=True) is SparseEvents
@@ -58,10 +84,14 @@ def test_what_is_chosen(data, monkeypatch):
 
 def test_errors(data):
     with pytest.raises(
-        TypeError, match="events must not be True for a network that takes no events, got a Sequential; its first layer must be dense"
+        TypeError,
+        match="events must not be True for a network that takes no events, got a Sequential; its first layer must be dense",
     ):
         choose_form(network(remat_steps=10), data, events=True)
-    with pytest.raises(TypeError, match="events must not be True for a source whose lists change or are not known, got Augmented"):
+    with pytest.raises(
+        TypeError,
+        match="events must not be True for a source whose lists change or are not known, got Augmented",
+    ):
         choose_form(network(), Augmented(source=data, drop=0.1), events=True)
     with pytest.raises(TypeError, match="events must be True, False or None, got 'auto'"):
         choose_form(network(), data, events="auto")

@@ -14,7 +14,13 @@ DATA = DeviceArrays(x=np.zeros((12, 100, 30), np.uint8), labels=np.zeros(12, np.
 
 def of(**options):
     network = models.dense(30, 3, hidden=(64,), init=FluctuationDriven(nu=20.0), rngs=nnx.Rngs(0))
-    return step_memory(network, DATA, Objective(), optax.adam(1e-3), **{"batch_size": 12, "micro_batch": 12} | options)
+    return step_memory(
+        network,
+        DATA,
+        Objective(),
+        optax.adam(1e-3),
+        **{"batch_size": 12, "micro_batch": 12} | options,
+    )
 
 
 def test_account_holds_what_must_be_there():
@@ -36,10 +42,14 @@ def test_micro_batches_need_less():
 @ON_CPU
 def test_lists_of_events_need_no_raster():
     """700 units are more than all else that a step holds."""
-    data = DeviceEvents.put(poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3)
+    data = DeviceEvents.put(
+        poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3
+    )
     network = models.dense(700, 3, hidden=(16,), init=FluctuationDriven(nu=10.0), rngs=nnx.Rngs(0))
     lists, arrays = (
-        step_memory(network, data, Objective(), optax.adam(1e-3), batch_size=12, micro_batch=12, events=e).temporaries
+        step_memory(
+            network, data, Objective(), optax.adam(1e-3), batch_size=12, micro_batch=12, events=e
+        ).temporaries
         for e in (None, False)
     )
     assert arrays > 100 * 12 * 700 * 4 > 2 * lists

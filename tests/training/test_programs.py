@@ -23,7 +23,9 @@ from snnjax.training._programs import fingerprint, program
 
 COMPILED = [0]
 jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: COMPILED.__setitem__(0, COMPILED[0] + name.endswith("backend_compile_duration"))
+    lambda name, *_, **__: COMPILED.__setitem__(
+        0, COMPILED[0] + name.endswith("backend_compile_duration")
+    )
 )
 OPTIONS = {"epochs": 1, "batch_size": 4, "key": jax.random.key(0), "dt": 2e-3}
 FACTOR = 1.0
@@ -41,7 +43,9 @@ def source(n=8, seed=0):
 
 def spiking(seed=0, tau_mem=20e-3):
     rngs, neuron = nnx.Rngs(seed), LIF(tau_mem=tau_mem)
-    hidden = SpikingDense(4, 5, init=FluctuationDriven(nu=5.0), neuron=neuron, trainable=("tau_syn",), rngs=rngs)
+    hidden = SpikingDense(
+        4, 5, init=FluctuationDriven(nu=5.0), neuron=neuron, trainable=("tau_syn",), rngs=rngs
+    )
     return Sequential(hidden, Readout(5, 2, rngs=rngs))
 
 
@@ -53,16 +57,32 @@ def test_fit_evaluate_and_ensembles_compile_once():
     def train(seed):
         net, data = spiking(seed, tau_mem=jnp.full(5, 0.02 + 0.01 * seed)), source(seed=seed)
         objective = Objective(regularizers=bounds)
-        return fit(net, Splits(data, data, data), objective, optimizers.smorms3(5e-3), priming_epochs=1, **OPTIONS)
+        return fit(
+            net,
+            Splits(data, data, data),
+            objective,
+            optimizers.smorms3(5e-3),
+            priming_epochs=1,
+            **OPTIONS,
+        )
 
     def score():
-        trainer = Trainer(Linear(), Objective(losses.CrossEntropy(losses.sum_over_time)), optax.sgd(0.1), batch_size=3)
+        trainer = Trainer(
+            Linear(),
+            Objective(losses.CrossEntropy(losses.sum_over_time)),
+            optax.sgd(0.1),
+            batch_size=3,
+        )
         return trainer.evaluate(trainer.params, source())
 
     def ensemble():
-        made = Program(lambda hyper: Linear(), lambda hyper: Objective(), lambda hyper: optax.sgd(0.1))
+        made = Program(
+            lambda hyper: Linear(), lambda hyper: Objective(), lambda hyper: optax.sgd(0.1)
+        )
         data = source()
-        return fit_ensemble(made, {"seed": np.arange(2)}, Splits(data, data, data), epochs=1, batch_size=4, dt=2e-3)
+        return fit_ensemble(
+            made, {"seed": np.arange(2)}, Splits(data, data, data), epochs=1, batch_size=4, dt=2e-3
+        )
 
     for call in (lambda: train(1), score, ensemble):
         assert compilations(call) > 0
@@ -72,7 +92,9 @@ def test_fit_evaluate_and_ensembles_compile_once():
     # its arrays are arguments: another network gives its own numbers
     x, labels = source(seed=2).batch(jnp.arange(8))
     readout, _ = spiking(2, tau_mem=jnp.full(5, 0.04))(x)
-    np.testing.assert_allclose(again[0].history[0]["train_loss"], losses.CrossEntropy()(readout, labels).mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        again[0].history[0]["train_loss"], losses.CrossEntropy()(readout, labels).mean(), rtol=1e-5
+    )
 
 
 def scaled(factor):
@@ -89,8 +111,14 @@ def test_a_change_is_seen(monkeypatch):
         return float(trainer.evaluate(trainer.params, source()).loss)
 
     one = loss_of(of_a_global)
-    assert compilations(lambda: np.testing.assert_allclose(loss_of(scaled(2.0)), 2 * one, rtol=1e-6)) > 0
-    assert compilations(lambda: np.testing.assert_allclose(loss_of(scaled(2.0)), 2 * one, rtol=1e-6)) == 0
+    assert (
+        compilations(lambda: np.testing.assert_allclose(loss_of(scaled(2.0)), 2 * one, rtol=1e-6))
+        > 0
+    )
+    assert (
+        compilations(lambda: np.testing.assert_allclose(loss_of(scaled(2.0)), 2 * one, rtol=1e-6))
+        == 0
+    )
     np.testing.assert_allclose(loss_of(scaled(3.0)), 3 * one, rtol=1e-6)
     monkeypatch.setitem(globals(), "FACTOR", 4.0)
     np.testing.assert_allclose(loss_of(of_a_global), 4 * one, rtol=1e-6)
@@ -113,7 +141,11 @@ def test_what_may_change_in_place_is_never_kept():
     results = []
     for value in (1.0, 2.0):
         box.value = value
-        results.append(fit(Linear(), Splits(source()), Objective(loss), optax.sgd(0.0), **OPTIONS).history[1]["train_loss"])
+        results.append(
+            fit(Linear(), Splits(source()), Objective(loss), optax.sgd(0.0), **OPTIONS).history[1][
+                "train_loss"
+            ]
+        )
     np.testing.assert_allclose(results[1], 2 * results[0], rtol=1e-6)
 
 
@@ -191,5 +223,7 @@ def test_traced_numbers_are_arguments_or_part_of_their_own_trace():
     kept = len(_programs._kept)
     for k in range(2):
         assert jax.jit(through)(1.0 + k, 2.0) == 4.0 + k
-        np.testing.assert_array_equal(jax.vmap(through)(jnp.arange(2.0), jnp.arange(2.0) + k), [1 + k, 3 + k])
+        np.testing.assert_array_equal(
+            jax.vmap(through)(jnp.arange(2.0), jnp.arange(2.0) + k), [1 + k, 3 + k]
+        )
     assert len(_programs._kept) == kept

@@ -14,7 +14,14 @@ from snnjax.training.run_folder import RunFolder
 
 def params(seed=0, hidden=4):
     rngs = nnx.Rngs(seed)
-    layer = SpikingDense(3, hidden, init=FluctuationDriven(nu=50.0), recurrent=True, trainable=("tau_mem",), rngs=rngs)
+    layer = SpikingDense(
+        3,
+        hidden,
+        init=FluctuationDriven(nu=50.0),
+        recurrent=True,
+        trainable=("tau_mem",),
+        rngs=rngs,
+    )
     return nnx.state(Sequential(layer, Readout(hidden, 2, rngs=rngs)), nnx.Param)
 
 
@@ -39,8 +46,14 @@ def test_metrics_and_json(tmp_path):
         folder.append(row)
     with (folder.path / "metrics.csv").open() as f:
         assert [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)] == rows
-    folder.write_json("results", {"accuracy": jnp.float32(0.5), "rates": np.array([1.0, 2.0]), "path": tmp_path})
-    assert json.loads((folder.path / "results.json").read_text()) == {"accuracy": 0.5, "rates": [1.0, 2.0], "path": str(tmp_path)}
+    folder.write_json(
+        "results", {"accuracy": jnp.float32(0.5), "rates": np.array([1.0, 2.0]), "path": tmp_path}
+    )
+    assert json.loads((folder.path / "results.json").read_text()) == {
+        "accuracy": 0.5,
+        "rates": [1.0, 2.0],
+        "path": str(tmp_path),
+    }
 
 
 def test_never_overwrites(tmp_path):
@@ -87,7 +100,10 @@ def test_damaged_parameter_files_name_the_file(tmp_path, how):
 def test_parameters_of_another_network(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.write_params("final", params())
-    with pytest.raises(ValueError, match=r"final\.npz: parameter layers\.0\.kernel must have shape \(3, 5\), got \(3, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"final\.npz: parameter layers\.0\.kernel must have shape \(3, 5\), got \(3, 4\)",
+    ):
         load_params(params(hidden=5), folder.path / "final.npz")
     with pytest.raises(ValueError, match=r"parameters do not fit the network: \['extra'"):
         load_params({"extra": np.zeros(1)}, folder.path / "final.npz")

@@ -18,7 +18,17 @@ from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import Objective, Trainer
 from snnjax.training import step as step_module
 from snnjax.training.objective import Problem
-from snnjax.training.step import Recipe, Sizes, batch_gradient, epoch_order, evaluate, init_state, micro_batch_size, train_epoch, train_step
+from snnjax.training.step import (
+    Recipe,
+    Sizes,
+    batch_gradient,
+    epoch_order,
+    evaluate,
+    init_state,
+    micro_batch_size,
+    train_epoch,
+    train_step,
+)
 
 
 class Activity(NamedTuple):
@@ -27,7 +37,9 @@ class Activity(NamedTuple):
 
 def network(seed=0):
     rngs = nnx.Rngs(seed)
-    return Sequential(SpikingDense(6, 16, init=FluctuationDriven(nu=50.0), rngs=rngs), Readout(16, 3, rngs=rngs))
+    return Sequential(
+        SpikingDense(6, 16, init=FluctuationDriven(nu=50.0), rngs=rngs), Readout(16, 3, rngs=rngs)
+    )
 
 
 def data(n=22, steps=30):
@@ -38,7 +50,9 @@ def data(n=22, steps=30):
 @pytest.fixture
 def parts():
     graphdef, params, rest = nnx.split(network(), nnx.Param, ...)
-    return Problem(lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=(upper_bound(0.3, 1.0),)), params
+    return Problem(
+        lambda p, x: nnx.merge(graphdef, p, rest)(x), regularizers=(upper_bound(0.3, 1.0),)
+    ), params
 
 
 def leaves(tree):
@@ -52,7 +66,9 @@ def recipe(problem, batch_size, micro_batch=None, optimizer=None):
 def step_on(problem, optimizer, state, x, labels):
     """`train_step` on a batch as it is."""
     n = x.shape[1]
-    return train_step(recipe(problem, n, optimizer=optimizer), state, Batch(x=x, y=labels), jnp.arange(n), None)
+    return train_step(
+        recipe(problem, n, optimizer=optimizer), state, Batch(x=x, y=labels), jnp.arange(n), None
+    )
 
 
 def step_of(problem, optimizer):
@@ -68,7 +84,9 @@ def test_step_is_gradient_descent_on_loss_plus_penalty(parts):
 
     def value(p):
         readout, activity = objective.apply(p, x)
-        return losses.CrossEntropy()(readout, labels).mean() + upper_bound(0.3, 1.0)(activity.spikes[0])
+        return losses.CrossEntropy()(readout, labels).mean() + upper_bound(0.3, 1.0)(
+            activity.spikes[0]
+        )
 
     v, g = jax.jit(jax.value_and_grad(value))(params)
     np.testing.assert_allclose(metrics.loss + metrics.penalty, v, rtol=1e-6)
@@ -96,12 +114,20 @@ def test_epoch_equals_a_loop_of_steps(parts):
 @pytest.mark.more
 @pytest.mark.parametrize("pool", ["population", "feature_map", "neuron"])
 def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
-    objective = parts[0]._replace(regularizers=(upper_bound(0.3, 1.0, pool=pool), lower_bound(2.0, 3.0, pool=pool, p=1)))
+    objective = parts[0]._replace(
+        regularizers=(upper_bound(0.3, 1.0, pool=pool), lower_bound(2.0, 3.0, pool=pool, p=1))
+    )
     params, source, indices = parts[1], data(), jnp.arange(20)[::-1]
-    of_batch = jax.jit(jax.value_and_grad(lambda p: objective.value(p, *source.batch(indices)), has_aux=True))
+    of_batch = jax.jit(
+        jax.value_and_grad(lambda p: objective.value(p, *source.batch(indices)), has_aux=True)
+    )
     (value, metrics), grads = of_batch(params)
     for micro_batch in (1, 4, 10, 20):
-        found = jax.jit(lambda p, m=micro_batch: batch_gradient(recipe(objective, 20, m), p, source, indices, None))(params)
+        found = jax.jit(
+            lambda p, m=micro_batch: batch_gradient(
+                recipe(objective, 20, m), p, source, indices, None
+            )
+        )(params)
         for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=str(micro_batch))
 
@@ -109,7 +135,10 @@ def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
 def test_epoch_in_parts_is_the_epoch(parts):
     objective, params = parts
     optimizer, source = optax.sgd(0.1), data()
-    run = jax.jit(lambda s, m: train_epoch(recipe(objective, 10, m, optimizer), s, source, jax.random.key(5)), static_argnums=1)
+    run = jax.jit(
+        lambda s, m: train_epoch(recipe(objective, 10, m, optimizer), s, source, jax.random.key(5)),
+        static_argnums=1,
+    )
     whole, parts_of_it = (run(init_state(params, optimizer), m) for m in (10, 2))
     for a, b in zip(leaves(whole), leaves(parts_of_it), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -120,10 +149,16 @@ def test_epoch_in_parts_is_the_epoch(parts):
 def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     objective = Problem(lambda p, x: (x[..., :3] * p, Activity((x,))))
     events = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
-    source, key, sample = Augmented(source=events, drop=0.5), jax.random.key(3), jnp.zeros(1, jnp.int32)
+    source, key, sample = (
+        Augmented(source=events, drop=0.5),
+        jax.random.key(3),
+        jnp.zeros(1, jnp.int32),
+    )
     mean = jax.jit(lambda k: source.batch(sample, jax.random.fold_in(key, k))[0].mean())
     each = [float(mean(k)) for k in range(4)]
-    _, metrics, _ = jax.jit(lambda p: batch_gradient(recipe(objective, 4, 1), p, source, jnp.zeros(4, jnp.int32), key))(jnp.ones(3))
+    _, metrics, _ = jax.jit(
+        lambda p: batch_gradient(recipe(objective, 4, 1), p, source, jnp.zeros(4, jnp.int32), key)
+    )(jnp.ones(3))
     assert len(set(each)) > 1
     np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
 
@@ -131,27 +166,44 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
 @ON_CPU
 def test_parts_fit_the_cache(parts, monkeypatch):
     """A layer of 16 neurons over 30 steps is 1920 bytes a sample."""
-    size = lambda batch: micro_batch_size(*parts, data(), batch)  # noqa: E731
+    size = lambda batch: micro_batch_size(*parts, data(), batch)
     assert size(22) == 22
     monkeypatch.setattr(step_module, "CACHE_BYTES", 5 * 1920)
     assert (size(20), size(12), size(4)) == (5, 4, 4)
     assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
-    recurrent = Problem.of(models.dense(6, 3, hidden=(16,), recurrent=True, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)), Objective())
+    recurrent = Problem.of(
+        models.dense(
+            6, 3, hidden=(16,), recurrent=True, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)
+        ),
+        Objective(),
+    )
     assert micro_batch_size(*recurrent, data(), 64) == 16
     assert micro_batch_size(*recurrent, data(), 20) == 10
     strange = parts[0]._replace(loss=losses.OwnLoss(lambda readout, labels: readout.sum((0, 2))))
     assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may look at the whole batch
-    assert micro_batch_size(parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20) == 20
+    assert (
+        micro_batch_size(
+            parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20
+        )
+        == 20
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert size(20) == 20
 
 
 def test_loss_must_be_one_value_a_sample(parts):
     objective = parts[0]._replace(loss=losses.OwnLoss(lambda readout, labels: readout.sum(axis=2)))
-    with pytest.raises(ValueError, match=r"loss must return one value per sample, \(8,\), got \(30, 8\)"):
-        step_on(objective, optax.sgd(0.1), init_state(parts[1], optax.sgd(0.1)), *data().batch(jnp.arange(8)))
+    with pytest.raises(
+        ValueError, match=r"loss must return one value per sample, \(8,\), got \(30, 8\)"
+    ):
+        step_on(
+            objective,
+            optax.sgd(0.1),
+            init_state(parts[1], optax.sgd(0.1)),
+            *data().batch(jnp.arange(8)),
+        )
 
 
 def test_sums_of_16_bits_are_taken_in_32(parts):
@@ -159,7 +211,9 @@ def test_sums_of_16_bits_are_taken_in_32(parts):
     total = losses.OwnLoss(lambda o, y: o.astype(jnp.float32).sum((0, 2)))
     objective = Problem(lambda p, x: (jnp.ones((1, x.shape[1], 3)) * p, Activity((x,))), total)
     source = DeviceArrays(x=jnp.zeros((600, 2, 1)), labels=jnp.zeros(600, jnp.int32))
-    _, _, grads = batch_gradient(recipe(objective, 600, 1), jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None)
+    _, _, grads = batch_gradient(
+        recipe(objective, 600, 1), jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None
+    )
     assert grads.dtype == jnp.bfloat16
     np.testing.assert_array_equal(grads.astype(np.float32), np.ones(3))
 
@@ -195,7 +249,11 @@ def test_non_finite_step_freezes_the_state(parts):
     after, _ = step(broken, x, labels)
     for state in (broken, after):
         assert int(state.steps) == 0
-        for a, b in zip(leaves((state.params, state.opt_state)), leaves((start.params, start.opt_state)), strict=True):
+        for a, b in zip(
+            leaves((state.params, state.opt_state)),
+            leaves((start.params, start.opt_state)),
+            strict=True,
+        ):
             np.testing.assert_array_equal(a, b)
 
 
@@ -206,7 +264,9 @@ def test_vmap_over_members_equals_each_alone(parts):
     x, labels = data().batch(jnp.arange(8))
     members = [params, jax.tree.map(lambda w: 0.5 * w, params)]
     stacked = jax.tree.map(lambda *ws: jnp.stack(ws), *members)
-    states = jax.vmap(lambda p: step_on(objective, optimizer, init_state(p, optimizer), x, labels)[0])(stacked)
+    states = jax.vmap(
+        lambda p: step_on(objective, optimizer, init_state(p, optimizer), x, labels)[0]
+    )(stacked)
     for k, member in enumerate(members):
         alone, _ = step_on(objective, optimizer, init_state(member, optimizer), x, labels)
         for a, b in zip(leaves(states.params), leaves(alone.params), strict=True):
@@ -238,8 +298,13 @@ def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
 def test_state_shares_no_buffer_with_the_parameters(parts):
     """An optimizer that keeps the parameters in its state: an epoch that donates its argument must not donate one buffer twice."""
     objective, params = parts
-    keeps = optax.GradientTransformation(lambda p: p, lambda g, s, p=None: (jax.tree.map(lambda a: -0.1 * a, g), s))
-    run = jax.jit(lambda s: train_epoch(recipe(objective, 5, optimizer=keeps), s, data(), jax.random.key(0)), donate_argnums=0)
+    keeps = optax.GradientTransformation(
+        lambda p: p, lambda g, s, p=None: (jax.tree.map(lambda a: -0.1 * a, g), s)
+    )
+    run = jax.jit(
+        lambda s: train_epoch(recipe(objective, 5, optimizer=keeps), s, data(), jax.random.key(0)),
+        donate_argnums=0,
+    )
     state, _ = run(init_state(jax.tree.map(jnp.copy, params), keeps))
     assert int(state.steps) == 4
 
@@ -250,7 +315,9 @@ def test_step_lowers_for_accelerators(parts, platform):
     optimizer = optimizers.smorms3()
     x, labels = data().batch(jnp.arange(8))
     step = jax.jit(lambda state, x, y: step_on(objective, optimizer, state, x, y))
-    exported = jax.export.export(step, platforms=[platform])(init_state(params, optimizer), x, labels)
+    exported = jax.export.export(step, platforms=[platform])(
+        init_state(params, optimizer), x, labels
+    )
     assert exported.platforms == (platform,)
     assert "stablehlo.while" in exported.mlir_module()
 
@@ -262,4 +329,6 @@ def test_any_loss(parts):
     readout, _ = objective.apply(params, x)
     _, metrics = step_of(objective, optax.sgd(0.1))(init_state(params, optax.sgd(0.1)), x, labels)
     np.testing.assert_allclose(metrics.loss, losses.MeanSquare()(readout, labels).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics.accuracy, losses.correct(readout, labels, readout_fn=losses.sum_over_time).mean())
+    np.testing.assert_allclose(
+        metrics.accuracy, losses.correct(readout, labels, readout_fn=losses.sum_over_time).mean()
+    )

@@ -37,12 +37,17 @@ def test_a_loop_of_ones_own_is_fit():
     for epoch in range(1, 4):
         state, metrics = made.epoch(state, data, jax.random.fold_in(key, epoch))
     net = Linear()
-    result = fit(net, Splits(data, data), Objective(), optax.adam(0.1), epochs=3, batch_size=4, key=key)
+    result = fit(
+        net, Splits(data, data), Objective(), optax.adam(0.1), epochs=3, batch_size=4, key=key
+    )
     same(state.params, result.final, rtol=0)
     same(nnx.state(net, nnx.Param), result.final, rtol=0)
     assert float(metrics.loss) == result.history[-1]["train_loss"]
     held = made.evaluate(state.params, data)
-    assert (float(held.loss), float(held.accuracy)) == (result.history[-1]["valid_loss"], result.history[-1]["valid_accuracy"])
+    assert (float(held.loss), float(held.accuracy)) == (
+        result.history[-1]["valid_loss"],
+        result.history[-1]["valid_accuracy"],
+    )
 
 
 def test_an_epoch_is_its_steps_and_a_step_takes_a_batch_or_samples_of_a_source():
@@ -65,7 +70,9 @@ def test_a_state_is_donated_and_the_network_is_left_alone():
     made.step(old, source().batch(jnp.arange(4)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
     np.testing.assert_array_equal(net.map.kernel[...], before)
-    same(made.init().params, nnx.state(net, nnx.Param), rtol=0)  # a second start from the same parameters
+    same(
+        made.init().params, nnx.state(net, nnx.Param), rtol=0
+    )  # a second start from the same parameters
 
 
 def test_a_pure_function_and_its_parameters():
@@ -77,8 +84,19 @@ def test_a_pure_function_and_its_parameters():
     expected, same_metrics = module.step(module.init(), data.batch(jnp.arange(10)))
     same(state.params, expected.params, rtol=1e-6)
     same(metrics, same_metrics, rtol=1e-6)
-    with pytest.raises(TypeError, match=r"network must be a flax\.nnx\.Module, got a tuple; a Trainer takes \(apply, params\)"):
-        fit((lambda params, x: x, {}), Splits(data), Objective(), optax.sgd(0.1), epochs=1, batch_size=4, key=jax.random.key(0))
+    with pytest.raises(
+        TypeError,
+        match=r"network must be a flax\.nnx\.Module, got a tuple; a Trainer takes \(apply, params\)",
+    ):
+        fit(
+            (lambda params, x: x, {}),
+            Splits(data),
+            Objective(),
+            optax.sgd(0.1),
+            epochs=1,
+            batch_size=4,
+            key=jax.random.key(0),
+        )
 
 
 def test_marked_weights_stay_nonnegative():
@@ -97,7 +115,10 @@ def test_marked_weights_stay_nonnegative():
 
 
 def test_sizes():
-    assert trainer().sizes(source())[:2] == (4, 4)  # a source that does not say that it is separable
+    assert trainer().sizes(source())[:2] == (
+        4,
+        4,
+    )  # a source that does not say that it is separable
     arrays = DeviceArrays(x=jnp.asarray(inputs(8)), labels=jnp.arange(8) % 2)
     assert trainer(batch_size=8, micro_batch=2).sizes(arrays)[:2] == (8, 2)
     made = trainer(batch_size=8, micro_batch=2)
@@ -121,11 +142,15 @@ def test_errors(options, error, match):
 def test_errors_of_calls():
     made, data = trainer(batch_size=11), source()
     state = made.init()
-    with pytest.raises(ValueError, match="batch_size must be at most the number of training samples 10, got 11"):
+    with pytest.raises(
+        ValueError, match="batch_size must be at most the number of training samples 10, got 11"
+    ):
         made.epoch(state, data, jax.random.key(0))
     with pytest.raises(TypeError, match="key must be a random key"):
         made.step(state, data.batch(jnp.arange(4)), 3)
-    with pytest.raises(ValueError, match="batch_size must be given for data that do not come in batches"):
+    with pytest.raises(
+        ValueError, match="batch_size must be given for data that do not come in batches"
+    ):
         trainer(batch_size=None).epoch(state, data, jax.random.key(0))
 
 
