@@ -52,13 +52,10 @@ class Options:
 def measure(options: Options) -> dict[str, float]:
     """MiB by XLA, MiB resident, and the median seconds of a step."""
     remat, micro = options.remat_steps[0], options.micro_batch[0]
+    model: Any = f"csnn{options.depth}"
     config = SHDConfig(
-        start="paper",
-        data=Path(),
-        model=f"csnn{options.depth}",
-        recurrent=True,
-        remat_steps=remat or None,
-    )  # type: ignore[arg-type]
+        start="paper", data=Path(), model=model, recurrent=True, remat_steps=remat or None
+    )
     network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
     source = DeviceEvents.put(
         poisson(
