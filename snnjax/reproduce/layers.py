@@ -124,7 +124,7 @@ def _rates(
     def judge(rows: Rows) -> Verdict:
         rates = _mean(pick(rows, depth=7, setting=name), "rate")
         if not rates.size:
-            return untested("no network of seven layers with these weights was looked at")
+            return untested("no network of seven layers with these weights was measured")
         return verdict(bool(holds(rates)), f"rates {_text(rates)} Hz, layer 1 to 7")
 
     return Statement(text, source, judge)
@@ -176,7 +176,8 @@ STATEMENTS = (
         lambda r: _active(r) == 4,
     ),
     _rates(
-        "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 Hz)",
+        "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 "
+        "Hz)",
         "sigma_u 1",
         lambda r: _level(r) and r.max() < 30,
     ),

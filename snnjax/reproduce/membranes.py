@@ -45,8 +45,17 @@ def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:
 
 
 def measure(
-    x: jax.Array, nu: float, sigma_u: float, method: str, seed: int, *, depth: int = 7, width: int = 128, recurrent: bool = False, dt: float = DT
-) -> np.ndarray:  # fmt: skip
+    x: jax.Array,
+    nu: float,
+    sigma_u: float,
+    method: str,
+    seed: int,
+    *,
+    depth: int = 7,
+    width: int = 128,
+    recurrent: bool = False,
+    dt: float = DT,
+) -> np.ndarray:
     """Measure the membranes of an untrained dense network.
 
     Args:
