@@ -121,7 +121,7 @@ def metadata_of(node: Any) -> dict[str, Any]:
     return node.metadata if isinstance(getattr(node, "metadata", None), dict) else {}
 
 
-def shape_of(value: Any) -> tuple[int, ...] | None:
+def shape_of(value: object) -> tuple[int, ...] | None:
     """Return `value` as a shape of one to four sizes >= 1, or None if it is not one."""
     a = np.asarray(value)
     fits = a.dtype.kind in "iu" and a.ndim == 1 and 1 <= a.size <= 4 and bool((a > 0).all())

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax.dynamics import LIF, LeakyIntegrator, Neuron, Reset
 from snnjax.exchange import nir_convention as convention
@@ -192,7 +193,7 @@ class _Held:
         )
 
 
-def _agree(a: Any, b: np.ndarray) -> bool:
+def _agree(a: ArrayLike, b: np.ndarray) -> bool:
     return bool(np.allclose(np.asarray(a), b, rtol=_SAME, atol=0))
 
 

@@ -66,6 +66,7 @@ import importlib
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax import _check, surrogate
 
@@ -96,12 +97,12 @@ def import_nir() -> Any:
         ) from None
 
 
-def check_scheme(scheme: Any) -> Scheme:
+def check_scheme(scheme: object) -> Scheme:
     """Return the scheme, or raise a ValueError if it is none of `Scheme`."""
     return _check.one_of("scheme", str(scheme), get_args(Scheme))
 
 
-def tau_to_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
+def tau_to_nir(tau: ArrayLike, dt: float, scheme: Scheme) -> ArrayLike:
     """Convert a time constant to its value in a graph of this scheme.
 
     Args:
@@ -118,7 +119,7 @@ def tau_to_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
     return tau if scheme == "exponential" else dt / -np.expm1(-dt / np.asarray(tau, np.float64))
 
 
-def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
+def tau_from_nir(tau: np.ndarray, dt: float, scheme: Scheme) -> np.ndarray:
     """Invert `tau_to_nir`.
 
     A time constant of dt decays to 0 within one Euler step. For it the result is `NO_SYNAPSE` dt.
@@ -137,7 +138,7 @@ def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
     return np.where(lasts, -dt / np.log1p(-np.where(lasts, ratio, 0.5)), NO_SYNAPSE * dt)
 
 
-def input_gain(tau_nir: Any, dt: float, scheme: Scheme) -> np.ndarray:
+def input_gain(tau_nir: ArrayLike, dt: float, scheme: Scheme) -> np.ndarray:
     """Return 1 - ls: the current after one step of unit input, for the time constant `tau_nir`."""
     ratio = dt / np.asarray(tau_nir, np.float64)
     return -np.expm1(-ratio) if scheme == "exponential" else ratio

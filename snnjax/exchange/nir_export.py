@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.dynamics import LIF, LeakyIntegrator
@@ -334,10 +335,10 @@ class NirWriter:
         lists = {"jax": arrays, "trainable": list(layer.log_tau)}
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
 
-        def whole(value: Any) -> np.ndarray:
+        def whole(value: ArrayLike) -> np.ndarray:
             return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
 
-        def tau(value: Any) -> np.ndarray:
+        def tau(value: ArrayLike) -> np.ndarray:
             return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
 
         times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
@@ -433,12 +434,12 @@ def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
     """Write nothing, because dropout has no effect outside training."""
 
 
-def _as_numpy(value: Any) -> np.ndarray:
+def _as_numpy(value: ArrayLike) -> np.ndarray:
     """Return a neuron's parameter as an array; plain numbers become float64."""
     return np.asarray(value, np.float64 if isinstance(value, int | float) else None)
 
 
-def _array(param: Any) -> np.ndarray:
+def _array(param: nnx.Param) -> np.ndarray:
     return np.asarray(param[...])
 
 

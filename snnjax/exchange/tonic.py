@@ -203,7 +203,7 @@ def to_tonic(
     return pairs
 
 
-def _sensor(size: Any) -> tuple[int, int, int]:
+def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
     if size is None:
         raise ValueError(
             "sensor_size must be given, (width, height, polarities): the samples have none"
@@ -221,7 +221,7 @@ def _sensor(size: Any) -> tuple[int, int, int]:
     return width, height, polarities
 
 
-def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the times (us) and units of a recording."""
     names = getattr(getattr(events, "dtype", None), "names", None)
     if not isinstance(events, np.ndarray) or names is None or events.ndim != 1:
@@ -262,7 +262,7 @@ def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _what(value: Any) -> str:
+def _what(value: object) -> str:
     return (
         f"an array of dtype {value.dtype}, shape {value.shape}"
         if isinstance(value, np.ndarray)

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from snnjax.reproduce import data as _data
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 FORMULA, DATA, BALANCED = membranes.METHODS
 
 
-def _rows(show: Callable[[], Any], method: str, given: Mapping[str, Any]) -> list[Row]:
+def _rows(
+    show: Callable[[], tuple[jax.Array, float]], method: str, given: Mapping[str, Any]
+) -> list[Row]:
     x, nu = show()
     rows = []
     for sigma_u in given["sigma_u"]:
@@ -126,7 +129,7 @@ def study(options: Options) -> Study:
     if options.smoke:
         given |= {"depth": 1, "width": 16, "samples": 6, "sigma_u": [1.0]}
     n = given["samples"]
-    inputs: dict[str, Callable[[], Any]] = {
+    inputs: dict[str, Callable[[], tuple[jax.Array, float]]] = {
         "Poisson": lambda: membranes.poisson_input(n),
         "Randman": lambda: membranes.randman_input(n),
     }

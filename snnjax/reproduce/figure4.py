@@ -7,8 +7,8 @@ sigma_U = 1), and the activity and gradients of each layer before training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from snnjax.reproduce import data as _data
 from snnjax.reproduce import draw, layers
@@ -58,7 +58,9 @@ def _probe(options: Options, depth: int) -> Measurement:
     )
 
 
-def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
+def _look(
+    task: Task, settings: Sequence[tuple[str, float]], seeds: Sequence[int], samples: int
+) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), samples)
     return [
         {
@@ -71,7 +73,7 @@ def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
     ]
 
 
-def _deep_rates(task: Task, seeds: Any) -> list[Row]:
+def _deep_rates(task: Task, seeds: Sequence[int]) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), 64)
     found = [
         layers.look(task.config, sets, "fluctuation_driven", 1.0, seed)["rate"] for seed in seeds

@@ -236,7 +236,7 @@ ALWAYS = (
 """Settings that a report lists even if they have their default values."""
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """Return a setting as text, lists without brackets.
 
     >>> _words(((0.2, "a"), (1.0, "b"))), _words(0.5)

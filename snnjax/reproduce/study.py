@@ -212,7 +212,7 @@ def _finite(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _json(content: Any, *, indent: int | None = None) -> bytes:
+def _json(content: object, *, indent: int | None = None) -> bytes:
     return (json.dumps(content, default=str, indent=indent, allow_nan=False) + "\n").encode()
 
 
