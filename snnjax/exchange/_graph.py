@@ -100,7 +100,14 @@ class Graph:
         return value
 
     def sizes(self, name: str, field: str, axes: int, *, at_least: int) -> tuple[int, ...]:
-        """Return a field with one whole number for all spatial axes, or one per axis."""
+        """Return a field of a node with one whole number per spatial axis.
+
+        Args:
+            name: The node.
+            field: The field. It has one number per axis, or one for all axes.
+            axes: Number of spatial axes.
+            at_least: Smallest number allowed.
+        """
         value = self.array(name, field)
         if (
             value.dtype.kind not in "iu"

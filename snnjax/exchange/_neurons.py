@@ -49,7 +49,14 @@ class Read(NamedTuple):
 
 
 def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) -> Read:
-    """Read the neurons of a node, for an output (*spatial, units) of the given shape."""
+    """Read the neurons of a node.
+
+    Args:
+        graph: The graph.
+        name: The node.
+        shape: Shape (*spatial, units) of the neurons' output.
+        clock: Time steps of the network and of the graph.
+    """
     kind, metadata = graph.kind(name), _Held(graph.metadata(name), shape)
     field = lambda f: _per_unit(graph, name, f, shape)
     if field("v_leak").any():

@@ -122,7 +122,17 @@ def tau_to_nir(tau: ArrayLike, dt: float, scheme: Scheme) -> ArrayLike:
 def tau_from_nir(tau: np.ndarray, dt: float, scheme: Scheme) -> np.ndarray:
     """Invert `tau_to_nir`.
 
-    A time constant of dt decays to 0 within one Euler step. For it the result is `NO_SYNAPSE` dt.
+    Args:
+        tau: Time constants in the graph, s, of any shape.
+        dt: Time step of the graph, s.
+        scheme: The graph's scheme.
+
+    Returns:
+        The time constants, s. A current with a time constant of dt decays to 0 within one Euler
+        step; for it the result is `NO_SYNAPSE` dt.
+
+    Raises:
+        ValueError: A time constant is less than dt under "euler".
 
     >>> f"{tau_from_nir(tau_to_nir(20e-3, 2e-3, 'euler'), 2e-3, 'euler'):.9f}"
     '0.020000000'
@@ -139,7 +149,13 @@ def tau_from_nir(tau: np.ndarray, dt: float, scheme: Scheme) -> np.ndarray:
 
 
 def input_gain(tau_nir: ArrayLike, dt: float, scheme: Scheme) -> np.ndarray:
-    """Return 1 - ls: the current after one step of unit input, for the time constant `tau_nir`."""
+    """Return 1 - ls, the current after one step of unit input.
+
+    Args:
+        tau_nir: Synaptic time constants in the graph, s, of any shape.
+        dt: Time step of the graph, s.
+        scheme: The graph's scheme.
+    """
     ratio = dt / np.asarray(tau_nir, np.float64)
     return -np.expm1(-ratio) if scheme == "exponential" else ratio
 

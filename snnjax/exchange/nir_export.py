@@ -349,7 +349,9 @@ class NirWriter:
             return self.nir.CubaLI(**shared, metadata=metadata)
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
-            self.fail(f"its spike must be a SpikeFunction, which is a step forward, got {spike!r}")
+            self.fail(
+                f"its spike must be a SpikeFunction, with a step as forward value, got {spike!r}"
+            )
         if spike.name in convention.SURROGATES:
             steepness = np.array([float(v) for v in spike.steepness])
             metadata |= {"surrogate": spike.name, "steepness": steepness}

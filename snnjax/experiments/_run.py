@@ -425,7 +425,16 @@ def write_outputs(
     summary: dict[str, Any],
     sample: BatchSource,
 ) -> None:
-    """Write the parameters, results.json and the two figures."""
+    """Write the parameters, results.json and the two figures.
+
+    Args:
+        folder: The run folder.
+        config: The configuration.
+        network: The trained network.
+        result: The result of `fit`.
+        summary: The summary, from `summarize`.
+        sample: Source of the samples in the figure of the activity.
+    """
     from snnjax import plotting
 
     folder.write_params("final", result.final)

@@ -148,7 +148,16 @@ def _known_as(name: str, saved: Any) -> Any:
 
 
 def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:
-    """Write new parts of the configuration and of the plan. Return all members of the plan."""
+    """Write new parts of the configuration and of the plan. Return all members of the plan.
+
+    Args:
+        folder: The folder of the sweep.
+        content: What identifies the sweep, from `content_of`.
+        members: The requested members.
+
+    Raises:
+        ValueError: The folder has a sweep over other parameters, or a file is damaged.
+    """
     if not (folder / "config.json").exists():
         versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
         write_whole(
@@ -198,6 +207,11 @@ def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member
 
     These are the members of an unfinished wave, otherwise the first `size` members that are not
     finished. The list is empty if all are finished.
+
+    Args:
+        folder: The folder of the sweep.
+        members: All members of the plan.
+        size: Largest number of members in a wave.
     """
     (folder / "members").mkdir(exist_ok=True)
     if (folder / "wave.done").exists():  # the process was killed while removing it
@@ -219,7 +233,14 @@ def close_wave(folder: Path) -> None:
 
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
-    """Write hyper-parameters, history, results and parameters of one member to one file."""
+    """Write hyper-parameters, history, results and parameters of one member to one file.
+
+    Args:
+        file: The file of the member.
+        member: Its hyper-parameters.
+        result: The result of its wave.
+        k: Its index in the wave.
+    """
     test = {
         f"test_{name}_{which}": values[k]
         for which, metrics in result.test.items()

@@ -43,7 +43,17 @@ def measure(
     trials: int,
     dt: float = 2e-3,
 ) -> list[Row]:
-    """Return the rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
+    """Return the rows of a study.
+
+    Args:
+        xis: Values of xi.
+        inputs: Number of inputs.
+        neurons: Number of neurons.
+        rate: Rate of each input, Hz.
+        seconds: Length of a trial, s.
+        trials: Number of trials.
+        dt: Time step, s.
+    """
     x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
     w = jax.random.normal(jax.random.key(1), (inputs, neurons))
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))

@@ -141,7 +141,13 @@ def _tiny(folder: Path, **changes: Any) -> SHDConfig:
 def shallow(
     options: Options, *, recurrent: bool = False, model: Literal["dense", "dalian"] = "dense"
 ) -> Task:
-    """SHD, 700-128-20. Only Randman has the lower bound (our interpretation)."""
+    """SHD, 700-128-20. Only Randman has the lower bound (our interpretation).
+
+    Args:
+        options: The options of the user.
+        recurrent: Add recurrent connections.
+        model: The model. The `dalian` network obeys Dale's law.
+    """
     folder, facts = _spoken(options)
     network: dict[str, Any] = {"recurrent": recurrent, "model": model}
     config = options.choose(

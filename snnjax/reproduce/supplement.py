@@ -208,9 +208,15 @@ def s8(options: Options) -> Study:
 def compare_ranges(
     arm: str, text: str, holds: Callable[[set[float], set[float]], bool]
 ) -> Statement:
-    """Return the statement that `holds(values trained by BASE, values trained by arm)` is true.
+    """Return a statement that compares the ranges of sigma_u in which two arms train.
 
     Each arm is judged relative to its own best accuracy.
+
+    Args:
+        arm: Name of the arm to compare with `BASE`.
+        text: The statement.
+        holds: A function from the values at which `BASE` trains, and those at which `arm` trains,
+            to whether the statement holds.
     """
 
     def judge(rows: Rows) -> Verdict:
