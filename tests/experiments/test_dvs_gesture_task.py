@@ -102,9 +102,7 @@ def test_wrong_settings(options, match, tmp_path):
 
 def test_users_that_are_not_there_and_sweeps(folder, tmp_path):
     config = DVSGestureConfig(data=folder, **SMALL)
-    with pytest.raises(
-        ValueError, match="valid_users must be some but not all of the users"
-    ):
+    with pytest.raises(ValueError, match="valid_users must be some but not all of the users"):
         dataclasses.replace(config, valid_users=(99,)).datasets()
     with pytest.raises(ValueError, match="stream must be False"):
         run_sweep(config, grid([0], {"sigma_u": [0.5, 1.0]}), tmp_path / "sweep")
