@@ -1,6 +1,7 @@
 """snnjax: deep spiking neural networks in JAX, initialized in the fluctuation-driven regime.
 
-The core (`psp`, `theory`, `surrogate`, `dynamics`, `initializers`) needs JAX alone; `nn` adds Flax modules. Subpackages load when first used.
+The core (`psp`, `theory`, `surrogate`, `dynamics`, `initializers`) needs only JAX; `nn` adds Flax
+modules. Subpackages are loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,18 +1,26 @@
-"""The head of an array in numpy's .npy format, before anything that it claims is believed."""
+"""The header of an array in numpy's .npy format, read without trusting its content."""
 
 from __future__ import annotations
 
 import tokenize
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 
-def read_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype; `file` is then at the first number. numpy's own reader would allocate what the head claims.
+def read_head(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an array.
+
+    numpy's own reader would allocate memory for any shape that the header claims.
+
+    Args:
+        file: A file at the start of the header. It is then at the first number.
+
+    Returns:
+        The shape, whether the array is in Fortran order, and the dtype.
 
     Raises:
-      ValueError: not the head of an array of version 1 or 2 of the format.
+        ValueError: The file has no header of version 1 or 2 of the format.
 
     >>> import io
     >>> file = io.BytesIO()

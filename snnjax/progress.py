@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a progress bar with loss, accuracy and rates, and a table at the end."""
+"""Display of training: a progress bar with loss, accuracy and rates, and tables of results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -25,19 +25,33 @@ from rich.table import Table
 from snnjax.training.callbacks import Callback, FitState, Plan, Row
 from snnjax.training.ensemble import Snapshot
 
-# rich forgets what is older; an epoch of a large ensemble takes minutes
+if TYPE_CHECKING:
+    from snnjax.reproduce import Statement, Verdict
+
 _PERIOD = 3600.0
+"""Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
 
 
 def _columns(unit: str) -> tuple[ProgressColumn, ...]:
     return (
-        TextColumn(unit), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn(unit),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
 
 
 class _Live:
-    """A bar on a terminal, for as long as the `with` block runs; nothing of its own elsewhere."""
+    """A context manager that shows a bar on a terminal, and nothing elsewhere.
+
+    Args:
+        unit: Name of the unit that the bar counts.
+        total: Number of units.
+        console: Console of the bar. None: standard error.
+    """
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr, force_jupyter=False)
@@ -49,7 +63,12 @@ class _Live:
         self._task = self._bar.add_task("compiling", total=total) if self._bar else None
 
     def update(self, completed: int, text: str) -> bool:
-        """Move the bar; False if there is none."""
+        """Move the bar and return True, or return False if there is no bar.
+
+        Args:
+            completed: Number of completed units.
+            text: Description beside the bar.
+        """
         if self._bar is None or self._task is None:
             return False
         self._bar.update(self._task, completed=completed, description=text)
@@ -73,11 +92,11 @@ class _Live:
 class TrainingProgress(Callback):
     """The progress bar of `fit`.
 
-    In a terminal a live bar, in a notebook one line that is updated. Elsewhere, in a file or in CI,
-    about twenty plain lines over the whole run.
+    It is a live bar in a terminal, and one line that is updated in a notebook. In a file or in CI
+    it is about twenty plain lines over the whole run.
 
     Args:
-        console: Where the bar goes; standard error when None.
+        console: Console of the bar. None: standard error.
     """
 
     def __init__(self, *, console: Console | None = None) -> None:
@@ -102,7 +121,7 @@ class TrainingProgress(Callback):
             self._live.console.print(line, highlight=False, soft_wrap=True)
 
     def _plain(self, epoch: int) -> bool:
-        """Whether an epoch gets a plain line."""
+        """Return whether an epoch gets a plain line."""
         return epoch % max(1, self._last // 20) == 0 or epoch in (1, self._last)
 
     def finish(self) -> None:
@@ -111,14 +130,22 @@ class TrainingProgress(Callback):
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
+    """Return whether this process is the kernel of a notebook."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
 
 
 def _show_line(line: str, shown: Any) -> Any:
-    """Show a line in a notebook, in the place of the one before; returns what the next replaces."""
+    """Show a line in a notebook in place of the previous one.
+
+    Args:
+        line: The line.
+        shown: What the previous call returned, or None.
+
+    Returns:
+        The display that the next call replaces.
+    """
     from IPython.display import display
 
     data = {"text/plain": line}
@@ -129,9 +156,15 @@ def _show_line(line: str, shown: Any) -> Any:
 
 
 class SweepProgress(_Live):
-    """A context manager whose instance is an `on_epoch` callback of `run_sweep`: member-epochs done, throughput and time left.
+    """Progress of a sweep: completed member-epochs, throughput and remaining time.
 
-    On a terminal a live bar; elsewhere about twenty plain lines over the whole sweep.
+    Its instance is a context manager and an `on_epoch` callback of `run_sweep`. It is a live bar on
+    a terminal, and elsewhere about twenty plain lines over the whole sweep.
+
+    Args:
+        members: Number of members of the sweep.
+        epochs: Number of epochs of each member.
+        console: Console of the bar. None: standard error.
     """
 
     def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
@@ -142,11 +175,11 @@ class SweepProgress(_Live):
 
     def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
         done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()
-        # what was done before this process began says nothing of its speed
+        # member-epochs from before this process are not part of its speed
         self._began = self._began or (now, done)
         speed = (done - self._began[1]) / max(now - self._began[0], 1e-9)
         accuracy = 100 * snapshot.history["valid_accuracy"][:, -1]
-        accuracy = accuracy[np.isfinite(accuracy)]  # members that have stopped have none
+        accuracy = accuracy[np.isfinite(accuracy)]  # stopped members have NaN
         spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
         text = spread + (f"{speed:.2f} member-epochs/s" if speed > 0 else "")
         if not self.update(done, text) and done * 20 // self.total > self._shown:
@@ -158,9 +191,14 @@ class SweepProgress(_Live):
 
 
 class UnitProgress:
-    """A context manager over many sweeps, one after another: `unit(name, members, epochs)` begins the next and returns its `on_epoch` callback.
+    """A context manager that shows the progress of many sweeps, one after another.
 
-    Prints each name; what follows is as of `SweepProgress`, and nothing where there are no members to train.
+    `unit(name, members, epochs)` starts the next sweep and returns its `on_epoch` callback. It
+    prints the name of each sweep, and then the output of `SweepProgress` if it has members to
+    train.
+
+    Args:
+        console: Console of the output. None: standard error.
     """
 
     def __init__(self, *, console: Console | None = None) -> None:
@@ -181,7 +219,16 @@ class UnitProgress:
             self._bar = None
 
     def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
-        """End what is under way and begin the next."""
+        """End the current sweep and start the next.
+
+        Args:
+            name: Name of the sweep.
+            members: Number of members to train; 0 for a unit without training.
+            epochs: Number of epochs of each member.
+
+        Returns:
+            The `on_epoch` callback of the sweep, or None without members.
+        """
         self.__exit__(None, None, None)
         self.console.print(name, highlight=False, soft_wrap=True, markup=False)
         if members:
@@ -190,8 +237,8 @@ class UnitProgress:
         return self._bar
 
 
-def verdict_table(title: str, verdicts: Sequence[tuple[Any, Any]]) -> Table:
-    """Statements (`text`) and their verdicts (`status`, `found`) of `snnjax.reproduce`, a line each."""
+def verdict_table(title: str, verdicts: Sequence[tuple[Statement, Verdict]]) -> Table:
+    """Return a table with one line per statement of `snnjax.reproduce` and its verdict."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("statement", "verdict", "here"):
         table.add_column(name, overflow="fold")
@@ -201,7 +248,11 @@ def verdict_table(title: str, verdicts: Sequence[tuple[Any, Any]]) -> Table:
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> Table:
-    """The rows of results.csv, a line for each combination of swept values: mean and standard deviation over seeds."""
+    """Return a table with one line per combination of swept values.
+
+    Args:
+        rows: Rows of results.csv. The table has their means and standard deviations over seeds.
+    """
     swept = list(rows[0])[: list(rows[0]).index("finite")]
     names = [name for name in swept if name != "seed"]
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -221,9 +272,14 @@ def sweep_table(rows: list[dict[str, Any]]) -> Table:
     for values, group in groups.items():
         percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023
         table.add_row(
-            *(f"{v:g}" for v in values), str(len(group)), str(sum(not row["finite"] for row in group)), percent("valid_accuracy"),
-            percent("test_accuracy_final"), percent("test_accuracy_best"), _spread([row["final_rate_1"] for row in group]),
-        )  # fmt: skip
+            *(f"{v:g}" for v in values),
+            str(len(group)),
+            str(sum(not row["finite"] for row in group)),
+            percent("valid_accuracy"),
+            percent("test_accuracy_final"),
+            percent("test_accuracy_best"),
+            _spread([row["final_rate_1"] for row in group]),
+        )
     return table
 
 
@@ -234,9 +290,10 @@ def _spread(values: list[float]) -> str:
 
 
 def describe(row: Row) -> str:
-    """One line on an epoch: losses, what was scored, and rates, as far as there are any.
+    """Return one line on an epoch: losses, scores and rates, as far as the row has them.
 
-    >>> describe({"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "rate_1": 5.0, "valid_accuracy": 0.2})
+    >>> scores = {"train_accuracy": 0.1, "rate_1": 5.0, "valid_accuracy": 0.2}
+    >>> describe({"epoch": 1, "train_loss": 2.3, **scores})
     'loss 2.300  train 10.0 %  valid 20.0 %  rates 5.0 Hz'
     >>> describe({"epoch": 1, "train_loss": 2.3, "valid_loss": 2.5})
     'loss 2.300  valid 2.500'
@@ -256,7 +313,7 @@ def describe(row: Row) -> str:
 
 
 def score_of(row: Row) -> str:
-    """What a row reports beside the loss, for example "accuracy"; "loss" where there is nothing.
+    """Return the name of a row's score, such as "accuracy", or "loss" if the row has no other.
 
     >>> score_of({"train_loss": 1.0, "train_label_accuracy": 0.5}), score_of({"train_loss": 1.0})
     ('label_accuracy', 'loss')
@@ -266,7 +323,7 @@ def score_of(row: Row) -> str:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The numbers of `snnjax.experiments._run` as a rich table."""
+    """Return the summary of a run (`snnjax.experiments.Run`) as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"
     table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy']:.2f} %")

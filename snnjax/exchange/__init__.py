@@ -1,4 +1,7 @@
-"""Exchange with other tools: networks as NIR, events as tonic's structured arrays, parameters as plain files."""
+"""Exchange with other tools.
+
+Networks are exchanged as NIR, events as tonic's structured arrays, parameters as plain files.
+"""
 
 from snnjax.exchange.nir_export import NirWriter, nir_writer, to_nir
 from snnjax.exchange.nir_files import load_nir, save_nir

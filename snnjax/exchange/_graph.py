@@ -1,8 +1,9 @@
-"""A NIR graph as a chain of neuron populations, each with what stands before it; and its nodes' values, checked.
+"""A NIR graph as a chain of neuron populations, and access to its nodes with checks of the values.
 
-The graph is walked from its output back to its input. On the way to a population stand its weights, after them scales, and before them pooling and
-flattening; weights from a population to itself are its recurrence. Only the last population may get input from several: from all that spike, as skip
-connections are.
+The graph is walked from its output back to its input. The path to a population consists of
+pooling and flattening, then weights, then scales. Weights from a population to itself are its
+recurrence. Only the last population may get input from several populations. It then gets input
+from all that spike, as with skip connections.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 IMPORTED = (
-    "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d without bias, each followed by CubaLIF, LIF, CubaLI or LI "
-    "with v_leak = 0, a Scale in between; weights from neurons to themselves, AvgPool2d, SumPool2d of spikes with a Threshold in [0, 1), Flatten, "
-    "and weights from all to the last"
+    "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d without "
+    "bias, each followed by CubaLIF, LIF, CubaLI or LI with v_leak = 0. It also reads a Scale "
+    "between weights and neurons, weights from neurons to themselves, AvgPool2d, SumPool2d of "
+    "spikes with a Threshold in [0, 1), Flatten, and weights from all spiking neurons to the last"
 )
 SPIKING, NEURONS = ("CubaLIF", "LIF"), ("CubaLIF", "LIF", "CubaLI", "LI")
 _LINEAR = ("Linear", "Affine")
@@ -23,13 +25,13 @@ _WEIGHTS = (*_LINEAR, "Conv1d", "Conv2d")
 
 
 class Stage(NamedTuple):
-    """A population of neurons and what leads to it.
+    """A population of neurons and the nodes that lead to it.
 
     Attributes:
-      name: its node.
-      before: the nodes before it, of which the last are weights.
-      scales: the Scale nodes between those weights and it.
-      loop: with recurrence, the weights in its loop.
+        name: Node of the population.
+        before: Nodes before the population. The last one is its weights.
+        scales: Scale nodes between these weights and the population.
+        loop: Node of the recurrent weights, or None without recurrence.
     """
 
     name: str
@@ -39,12 +41,12 @@ class Stage(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """A connection past other neurons.
+    """A skip connection to the last population.
 
     Attributes:
-      source: the population that sends.
-      weights: their node.
-      scales: the Scale nodes after the weights.
+        source: Node of the presynaptic population.
+        weights: Node of the weights.
+        scales: Scale nodes after the weights.
     """
 
     source: str
@@ -53,7 +55,7 @@ class Skip(NamedTuple):
 
 
 class Graph:
-    """The nodes by name, and who sends to whom."""
+    """The nodes by name, and the sources and targets of each node."""
 
     def __init__(self, graph: Any) -> None:
         self.nodes: dict[str, Any] = dict(graph.nodes)
@@ -69,7 +71,7 @@ class Graph:
             self.sources[b].append(a)
 
     def end(self, kind: str) -> str:
-        """The one node of the given kind."""
+        """Return the name of the only node of the given kind."""
         found = [name for name in self.nodes if self.kind(name) == kind]
         if len(found) != 1:
             raise ValueError(
@@ -87,7 +89,7 @@ class Graph:
         raise ValueError(f"node {name!r}, a {self.kind(name)}, {what}. {IMPORTED}")
 
     def array(self, name: str, field: str) -> np.ndarray:
-        """A field of a node, of finite real numbers."""
+        """Return a field of a node after a check that it holds finite real numbers."""
         given = getattr(self.nodes[name], field, None)
         try:
             value = np.asarray(given)
@@ -98,17 +100,22 @@ class Graph:
         return value
 
     def sizes(self, name: str, field: str, axes: int, *, at_least: int) -> tuple[int, ...]:
-        """A field with one whole number for all spatial axes or one an axis."""
+        """Return a field of a node with one whole number per spatial axis.
+
+        Args:
+            name: The node.
+            field: The field. It has one number per axis, or one for all axes.
+            axes: Number of spatial axes.
+            at_least: Smallest number allowed.
+        """
         value = self.array(name, field)
         if (
             value.dtype.kind not in "iu"
             or value.shape not in ((), (1,), (axes,))
             or (value < at_least).any()
         ):
-            self.fail(
-                name,
-                f"must have {field} of one whole number >= {at_least}, or {axes}, got {str(value)[:100]}",
-            )
+            needed = f"{field} of one whole number >= {at_least}, or {axes}"
+            self.fail(name, f"must have {needed}, got {str(value)[:100]}")
         return tuple(int(v) for v in np.broadcast_to(value, (axes,)))
 
     def only(self, name: str, others: list[str], verb: str) -> str:
@@ -121,19 +128,19 @@ def metadata_of(node: Any) -> dict[str, Any]:
     return node.metadata if isinstance(getattr(node, "metadata", None), dict) else {}
 
 
-def shape_of(value: Any) -> tuple[int, ...] | None:
-    """At most four sizes >= 1, or None where `value` is not that."""
+def shape_of(value: object) -> tuple[int, ...] | None:
+    """Return `value` as a shape of one to four sizes >= 1, or None if it is not one."""
     a = np.asarray(value)
     fits = a.dtype.kind in "iu" and a.ndim == 1 and 1 <= a.size <= 4 and bool((a > 0).all())
     return tuple(int(n) for n in a) if fits else None
 
 
 def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
-    """The populations from input to output, and all skip connections to the last one, if any."""
+    """Return the populations from input to output, and the skip connections to the last one."""
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
     if graph.kind(name) not in NEURONS:
-        graph.fail(name, "stands before the Output, where there must be neurons")
+        graph.fail(name, "stands before the Output; the node before the Output must be neurons")
     stages: list[Stage] = []
     skips: list[Skip] = []
     while name != start:
@@ -142,10 +149,8 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
         loops, forward = _incoming(graph, name)
         for node in itertools.chain(*loops):
             if graph.kind(node) not in _WEIGHTS:
-                graph.fail(
-                    node,
-                    f"cannot stand in the loop of the neurons {name!r}, where there must be weights alone",
-                )
+                allowed = "only weights are allowed there"
+                graph.fail(node, f"cannot stand in the loop of the neurons {name!r}; {allowed}")
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
             graph.fail(
                 name, "must have one set of weights to itself, with nothing else in the loop"
@@ -156,10 +161,8 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
         if len(parts) > 1:
             if stages:
                 sources = [source for *_, source in parts]
-                graph.fail(
-                    name,
-                    f"gets input from {sources[:10]}; only the last neurons may have several sources",
-                )
+                allowed = "only the last neurons may have several sources"
+                graph.fail(name, f"gets input from {sources[:10]}; {allowed}")
             skips = [Skip(source, chain[-1], scales) for chain, scales, source in parts]
         chain, scales, source = (
             max(parts, key=lambda part: _depth(graph, part[2], start))
@@ -175,7 +178,7 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
 
 
 def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list[str], str]]]:
-    """What leads to a population: chains from itself, and chains from others with their sources."""
+    """Return the chains from a population to itself, and those from others with their sources."""
     chains = [_chain(graph, source) for source in graph.sources[name]]
     return [chain for chain, source in chains if source == name], [
         (chain, source) for chain, source in chains if source != name
@@ -183,22 +186,20 @@ def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list
 
 
 def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
-    """What leads to the population `name`: nodes up to its weights, and scales after these."""
+    """Split the chain to the population `name` after its weights; the second part is scales."""
     n = len(chain)
     while n and graph.kind(chain[n - 1]) == "Scale":
         n -= 1
     if n == 0:
         graph.fail(name, "must get its input through weights")
     if graph.kind(chain[n - 1]) not in _WEIGHTS:
-        graph.fail(
-            chain[n - 1],
-            f"cannot stand right before the neurons {name!r}, which must get their input through weights",
-        )
+        needed = "they must get their input through weights"
+        graph.fail(chain[n - 1], f"cannot stand right before the neurons {name!r}; {needed}")
     return chain[:n], chain[n:]
 
 
 def _chain(graph: Graph, name: str) -> tuple[list[str], str]:
-    """The nodes without state that end with `name`, and the population, or the Input, before them."""
+    """Return the stateless nodes up to `name`, and the population or the Input before them."""
     chain: list[str] = []
     while graph.kind(name) not in (*NEURONS, "Input"):
         if name in chain:
@@ -210,7 +211,7 @@ def _chain(graph: Graph, name: str) -> tuple[list[str], str]:
 
 
 def _depth(graph: Graph, name: str, start: str) -> int:
-    """Populations from here to the Input."""
+    """Return the number of populations from `name` back to the Input."""
     seen: set[str] = set()
     while name != start and name not in seen:
         seen.add(name)
@@ -226,17 +227,13 @@ def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip
     spiking = [stage.name for stage in stages[:-1] if graph.kind(stage.name) in SPIKING]
     if len(by_source) != len(skips) or set(by_source) != set(spiking):
         sources = [skip.source for skip in skips]
-        graph.fail(
-            last,
-            f"must get input from one population, or once from each that spikes, {spiking}; got {sources}",
-        )
+        needed = f"one population, or once from each spiking population, {spiking}"
+        graph.fail(last, f"must get input from {needed}; got {sources}")
     for _, name, _ in skips:
         chain, _ = _chain(graph, name)
         if [graph.kind(n) for n in chain[:-1]] not in ([], ["Flatten"]) or graph.kind(
             name
         ) not in _LINEAR:
-            graph.fail(
-                name,
-                f"must be Linear, with a Flatten before it at most, in a connection past other neurons, got {chain}",
-            )
+            needed = "Linear, with nothing but a Flatten before it, in a skip connection"
+            graph.fail(name, f"must be {needed}, got {chain}")
     return [by_source[source] for source in spiking]

@@ -1,22 +1,33 @@
-"""A NIR node of neurons as a model of `snnjax.dynamics`; `snnjax.exchange.nir_convention` has the formulas, and what its metadata is for."""
+"""A NIR node of neurons as a model of `snnjax.dynamics`.
+
+`snnjax.exchange.nir_convention` has the formulas and explains the metadata.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
-from snnjax.dynamics import LIF, LeakyIntegrator, Reset
+from snnjax.dynamics import LIF, LeakyIntegrator, Neuron, Reset
 from snnjax.exchange import nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph
 from snnjax.exchange.nir_convention import Scheme
 
-_SAME = 1e-6  # relative: the rounding between what a node and its metadata say
+_SAME = 1e-6  # relative rounding error allowed between the values of a node and its metadata
 
 
 class Clock(NamedTuple):
-    """Time step of the network, s; the one that the graph's numbers are for, s; and how its writer steps."""
+    """Time steps of the network and of the graph.
+
+    Attributes:
+        dt: Time step of the network, s.
+        written: Time step for which the graph was written, s.
+        scheme: How the graph's writer steps through time.
+    """
 
     dt: float
     written: float
@@ -24,15 +35,28 @@ class Clock(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The model; logarithms of its time constants that are trained; what weights onto the neurons are multiplied with, (units,)."""
+    """A neuron model as read from a node.
 
-    neuron: Any
+    Attributes:
+        neuron: The model.
+        logs: Logarithms of the time constants that are trained, (units,) each.
+        gain: Factor for the weights onto each neuron, (units,).
+    """
+
+    neuron: Neuron
     logs: dict[str, np.ndarray]
     gain: np.ndarray
 
 
 def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) -> Read:
-    """The neurons of a node, for an output (*spatial, units) of the given shape."""
+    """Read the neurons of a node.
+
+    Args:
+        graph: The graph.
+        name: The node.
+        shape: Shape (*spatial, units) of the neurons' output.
+        clock: Time steps of the network and of the graph.
+    """
     kind, metadata = graph.kind(name), _Held(graph.metadata(name), shape)
     field = lambda f: _per_unit(graph, name, f, shape)
     if field("v_leak").any():
@@ -53,7 +77,7 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
             graph.fail(name, f"has a {theirs} that {error}")
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
-        with np.errstate(over="ignore"):  # weights that are not finite are refused
+        with np.errstate(over="ignore"):  # the caller refuses non-finite weights
             gain = (
                 gain
                 * field("w_in")
@@ -68,7 +92,7 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
     spiking = _spiking(field, metadata) if kind in SPIKING else {}
     try:
         if kind in SPIKING:
-            neuron: Any = LIF(**values, **spiking, dt=clock.dt)
+            neuron: Neuron = LIF(**values, **spiking, dt=clock.dt)
         else:
             initial = metadata.original("initial")
             neuron = LeakyIntegrator(
@@ -80,14 +104,20 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
 
 
 def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The factors of a Scale on an output (*spatial, units) of the given shape: (units,), float64."""
+    """Read the factors of a Scale node, (units,) in float64.
+
+    Args:
+        graph: The graph.
+        name: The Scale node.
+        shape: Shape (*spatial, units) of the output that is scaled.
+    """
     return _one_a_unit(
         graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64)
     )
 
 
-def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
-    """Threshold, reset and surrogate derivative."""
+def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, Any]:
+    """Return threshold, reset and surrogate derivative as arguments of `LIF`."""
     v_reset, said = field("v_reset"), metadata.word("reset")
     options = {
         "theta": metadata.agreed("theta", field("v_threshold")),
@@ -102,7 +132,7 @@ def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
         metadata.array("steepness"),
     )
     if make is not None and steepness is not None and steepness.ndim == 1 and (steepness > 0).all():
-        # calibration may have added a scale of the derivative as one more number
+        # calibration may have added a scale of the derivative; then there is one more number
         for spike in (make(), make().scaled()):
             if len(steepness) == len(spike.steepness):
                 options["spike"] = spike.with_steepness(steepness.tolist())
@@ -110,7 +140,10 @@ def _spiking(field: Any, metadata: _Held) -> dict[str, Any]:
 
 
 class _Held:
-    """A node's metadata: parameters as snnjax holds them. Nothing in it is trusted: what is not of the right type and shape is not there."""
+    """A node's metadata: the parameters as snnjax stores them.
+
+    The metadata is not trusted. An entry of a wrong type or shape counts as missing.
+    """
 
     def __init__(self, metadata: dict[str, Any], shape: tuple[int, ...]) -> None:
         self._metadata, self._shape = metadata, shape
@@ -120,7 +153,7 @@ class _Held:
         return value if isinstance(value, str) else ""
 
     def array(self, name: str) -> np.ndarray | None:
-        """Finite floating numbers."""
+        """Return an entry of finite floating-point numbers, or None."""
         value = self._metadata.get(name)
         if not isinstance(value, np.ndarray | np.generic | float):
             return None
@@ -128,7 +161,7 @@ class _Held:
         return a if a.dtype.kind == "f" and np.isfinite(a).all() else None
 
     def original(self, name: str) -> Any:
-        """A parameter as it was held, or None."""
+        """Return a parameter as snnjax stored it, or None."""
         value = self.array(name)
         try:
             if value is None or np.broadcast_shapes(value.shape, self._shape) != self._shape:
@@ -140,14 +173,20 @@ class _Held:
         return value if value.ndim else value.item() if value.dtype == np.float64 else value[()]
 
     def agreed(self, name: str, value: np.ndarray) -> Any:
-        """As it was held, where that agrees with the node's own `value`; else the value, as one number where all are equal."""
+        """Return the stored parameter if it agrees with the node's own `value`, else the value.
+
+        A value that is the same for all neurons is returned as one number.
+        """
         held = self.original(name)
         if held is not None and _agree(held, value):
             return held
         return float(value.flat[0]) if (value == value.flat[0]).all() else value
 
     def log(self, which: str, tau: np.ndarray) -> np.ndarray | None:
-        """The logarithm of a time constant that is trained, one a unit, where it agrees with the node's own."""
+        """Return the logarithms of a trained time constant, (units,), or None.
+
+        None also if they do not agree with the node's own time constant `tau`.
+        """
         log = self.array(f"log_{which}")
         trained = (
             which in self.word("trainable").split()
@@ -161,12 +200,15 @@ class _Held:
         )
 
 
-def _agree(a: Any, b: np.ndarray) -> bool:
+def _agree(a: ArrayLike, b: np.ndarray) -> bool:
     return bool(np.allclose(np.asarray(a), b, rtol=_SAME, atol=0))
 
 
 def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A parameter of neurons (*spatial, units): (units,) where it is the same at all positions, else all."""
+    """Return a parameter of neurons (*spatial, units).
+
+    The result is (units,) if the parameter is the same at all positions, else (*spatial, units).
+    """
     value = graph.array(name, field)
     first = (shape[-1], *shape[:-1])
     try:

@@ -1,41 +1,63 @@
-r"""What snnjax and NIR, the Neuromorphic Intermediate Representation, mean by the same neuron.
+r"""The same neuron in snnjax and in NIR, the Neuromorphic Intermediate Representation.
 
-NIR's CubaLIF (CubaLI: without threshold and reset) is continuous, and snnjax's LIF is on a grid of dt:
+NIR's CubaLIF (CubaLI: without threshold and reset) is continuous in time:
 
-    tau_syn dI/dt = -I + w_in S                         i[t+1] = ls i[t] + drive[t]                       ls = exp(-dt/tau_syn)
-    tau_mem dv/dt = v_leak - v + r I                    u[t+1] = reset(lm u[t] + (1 - lm) i[t], z[t])     lm = exp(-dt/tau_mem)
-    z = 1 and v = v_reset where v > v_threshold         z[t]   = 1 if u[t] > theta
+    tau_syn dI/dt = -I + w_in S
+    tau_mem dv/dt = v_leak - v + r I
+    z = 1 and v = v_reset where v > v_threshold
 
-A NIR graph has no time step: whoever reads it chooses one, and how to step. Where each equation is solved over a step with its input held at the value it had
-at the step's start, and S is 1 during the step of a spike,
+snnjax's LIF is on a grid of dt, with ls = exp(-dt/tau_syn) and lm = exp(-dt/tau_mem):
 
-    I[t+1] = ls I[t] + (1 - ls) w_in S[t]               v[t+1] = lm v[t] + (1 - lm)(v_leak + r I[t])
+    i[t+1] = ls i[t] + drive[t]
+    u[t+1] = reset(lm u[t] + (1 - lm) i[t], z[t])
+    z[t]   = 1 if u[t] > theta
 
-These are our equations, exactly, for drive = W S and
+A NIR graph has no time step. Its reader chooses the time step and the integration scheme. Suppose
+that each equation is solved over a step with its input fixed at the value from the start of the
+step, and that S is 1 during the step of a spike. Then
 
-    w_in = 1 / (1 - ls)    r = 1    v_leak = 0    v_threshold = theta    v_reset = 0 or u_reset    tau_syn, tau_mem unchanged
+    I[t+1] = ls I[t] + (1 - ls) w_in S[t]
+    v[t+1] = lm v[t] + (1 - lm)(v_leak + r I[t])
 
-the scheme "exponential". A reader that takes Euler's step has 1 - dt/tau in place of exp(-dt/tau). The scheme "euler" writes, with w_in and r as above,
+These are exactly our equations for drive = W S and
 
-    tau_nir = dt / (1 - exp(-dt/tau))                   so that 1 - dt/tau_nir = exp(-dt/tau), at this dt and no other
+    w_in = 1 / (1 - ls)    r = 1    v_leak = 0    v_threshold = theta    v_reset = 0 or u_reset
+    tau_syn, tau_mem unchanged
 
-Time step and scheme stand in the graph's metadata, `dt` (s) and `scheme`. What neither scheme decides, and readers do differently:
+This is the scheme "exponential". A reader that takes Euler steps has 1 - dt/tau in place of
+exp(-dt/tau). For it, the scheme "euler" writes, with w_in and r as above,
 
-    order    We use i[t] for u[t+1] and u[t+1] for z[t+1]: a spike that arrives at step t is answered at t + 2 at the earliest. A reader that updates I, v and z
-             one after the other in the same step answers at t. Without recurrence that is a shift of two steps a layer, and the spikes are the same.
-    reset    We reset the membrane that the step after the spike would have reached: u[t+1] = 0 whatever i[t] is. A reader that sets v to v_reset at once
-             and adds the current in its next step is one step earlier after each spike, which is no mere shift. In continuous time subtracting theta is the
-             same as a reset to 0, and is written as that; the metadata knows which it was.
-    charge   w_in counts on spikes that last a step. A reader for which they are Dirac pulses must give them the area dt; one that adds w_in itself to I, as
-             some do, gives them w_in times as much as we.
+    tau_nir = dt / (1 - exp(-dt/tau))
 
-Arrays: NIR has features before positions, (C, *spatial) where ours are (*spatial, C), and weights (out, in, *sizes) where ours are (*sizes, in, out). Weights
-after a Flatten have their inputs reordered, so that both flattenings mean the same.
+so that 1 - dt/tau_nir = exp(-dt/tau), at this dt only.
 
-For an exact round trip a neuron's metadata holds what NIR has no place for: the parameters as snnjax holds them (one number or one a neuron, logarithms where
-they are trained), the surrogate derivative, the readout's initial value. They count only where they agree with the node's own values.
+Time step and scheme are in the graph's metadata, `dt` (s) and `scheme`. Neither scheme decides the
+following points, and readers differ in them:
 
-Source: Pedersen et al. (2024), Neuromorphic intermediate representation, doi 10.1038/s41467-024-52259-9.
+    order    We use i[t] for u[t+1] and u[t+1] for z[t+1]. The response to a spike that arrives at
+             step t is at t + 2 at the earliest. A reader that updates I, v and z one after the
+             other in the same step responds at t. Without recurrence this is a shift of two steps
+             per layer, and the spikes are the same.
+    reset    We reset the membrane that the step after the spike would have reached: u[t+1] = 0 for
+             any i[t]. A reader that sets v to v_reset at once and adds the current in its next step
+             is one step earlier after each spike. This is more than a shift. In continuous time
+             subtracting theta is the same as a reset to 0, and it is written as a reset to 0. The
+             metadata has the original reset.
+    charge   w_in is for spikes that last one step. A reader that treats spikes as Dirac pulses must
+             give them the area dt. Some readers add w_in itself to I. For them spikes count w_in
+             times as much as for us.
+
+Arrays: NIR has features before positions, (C, *spatial), and weights (out, in, *sizes). Ours are
+(*spatial, C) and (*sizes, in, out). The inputs of weights after a Flatten are reordered, so that
+both flattenings mean the same.
+
+For an exact round trip a neuron's metadata holds what NIR cannot represent: the parameters as
+snnjax stores them (one number or one per neuron, logarithms if they are trained), the surrogate
+derivative, and the initial value of the readout. The metadata is used only if it agrees with the
+node's own values.
+
+Source: Pedersen et al. (2024), Neuromorphic intermediate representation, doi
+10.1038/s41467-024-52259-9.
 """
 
 from __future__ import annotations
@@ -44,6 +66,7 @@ import importlib
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax import _check, surrogate
 
@@ -51,16 +74,21 @@ Scheme = Literal["exponential", "euler"]
 SURROGATES = {
     make().name: make
     for make in (
-        surrogate.superspike, surrogate.superspike_rescaled, surrogate.superspike_asymptotic, surrogate.fast_sigmoid, surrogate.atan,
-        surrogate.triangular, surrogate.sigmoid,
+        surrogate.superspike,
+        surrogate.superspike_rescaled,
+        surrogate.superspike_asymptotic,
+        surrogate.fast_sigmoid,
+        surrogate.atan,
+        surrogate.triangular,
+        surrogate.sigmoid,
     )
-}  # fmt: skip
+}
 NO_SYNAPSE = 1e-3  # tau_syn / dt of a neuron without synaptic current: exp(-1000) is 0
 POOL_THRESHOLD = 0.5  # of a count of spikes: at least one
 
 
 def import_nir() -> Any:
-    """The `nir` package, which nothing else needs."""
+    """Return the optional package `nir`."""
     try:
         return importlib.import_module("nir")
     except ImportError:
@@ -69,13 +97,21 @@ def import_nir() -> Any:
         ) from None
 
 
-def check_scheme(scheme: Any) -> Scheme:
-    """One of the schemes, or a ValueError."""
+def check_scheme(scheme: object) -> Scheme:
+    """Return the scheme, or raise a ValueError if it is none of `Scheme`."""
     return _check.one_of("scheme", str(scheme), get_args(Scheme))
 
 
-def tau_to_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
-    """A time constant as a graph of this scheme has it, both in s; in float64 for "euler".
+def tau_to_nir(tau: ArrayLike, dt: float, scheme: Scheme) -> ArrayLike:
+    """Convert a time constant to its value in a graph of this scheme.
+
+    Args:
+        tau: Time constants, s, of any shape.
+        dt: Time step of the network, s.
+        scheme: The graph's scheme.
+
+    Returns:
+        The time constants in the graph, s; in float64 for "euler".
 
     >>> f"{tau_to_nir(20e-3, 2e-3, 'euler'):.6f}"
     '0.021017'
@@ -83,8 +119,20 @@ def tau_to_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
     return tau if scheme == "exponential" else dt / -np.expm1(-dt / np.asarray(tau, np.float64))
 
 
-def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
-    """The inverse of `tau_to_nir`; for a decay to 0 within one step of Euler, a time constant that is short against it.
+def tau_from_nir(tau: np.ndarray, dt: float, scheme: Scheme) -> np.ndarray:
+    """Invert `tau_to_nir`.
+
+    Args:
+        tau: Time constants in the graph, s, of any shape.
+        dt: Time step of the graph, s.
+        scheme: The graph's scheme.
+
+    Returns:
+        The time constants, s. A current with a time constant of dt decays to 0 within one Euler
+        step; for it the result is `NO_SYNAPSE` dt.
+
+    Raises:
+        ValueError: A time constant is less than dt under "euler".
 
     >>> f"{tau_from_nir(tau_to_nir(20e-3, 2e-3, 'euler'), 2e-3, 'euler'):.9f}"
     '0.020000000'
@@ -100,14 +148,20 @@ def tau_from_nir(tau: Any, dt: float, scheme: Scheme) -> Any:
     return np.where(lasts, -dt / np.log1p(-np.where(lasts, ratio, 0.5)), NO_SYNAPSE * dt)
 
 
-def input_gain(tau_nir: Any, dt: float, scheme: Scheme) -> np.ndarray:
-    """1 - ls, what a step of input adds to a current of the time constant `tau_nir`."""
+def input_gain(tau_nir: ArrayLike, dt: float, scheme: Scheme) -> np.ndarray:
+    """Return 1 - ls, the current after one step of unit input.
+
+    Args:
+        tau_nir: Synaptic time constants in the graph, s, of any shape.
+        dt: Time step of the graph, s.
+        scheme: The graph's scheme.
+    """
     ratio = dt / np.asarray(tau_nir, np.float64)
     return -np.expm1(-ratio) if scheme == "exponential" else ratio
 
 
 def channels_first(a: np.ndarray) -> np.ndarray:
-    """(*spatial, channels) to (channels, *spatial).
+    """Move the channels to the front: (*spatial, channels) to (channels, *spatial).
 
     >>> channels_first(np.zeros((5, 6, 2))).shape
     (2, 5, 6)
@@ -116,5 +170,5 @@ def channels_first(a: np.ndarray) -> np.ndarray:
 
 
 def channels_last(a: np.ndarray) -> np.ndarray:
-    """The inverse of `channels_first`."""
+    """Invert `channels_first`."""
     return np.ascontiguousarray(np.moveaxis(a, 0, -1))

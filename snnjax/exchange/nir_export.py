@@ -1,8 +1,8 @@
-"""A network as a NIR graph; `snnjax.exchange.nir_convention` says what its numbers mean.
+"""A network as a NIR graph; `snnjax.exchange.nir_convention` explains the graph's values.
 
 Nodes are named after the network's layers: `layer2_kernel`, `layer2` and, with recurrence,
-`layer2_recurrent_kernel` in a loop with `layer2`. `nir_writer` registers how a type of layer is
-written.
+`layer2_recurrent_kernel` in a loop with `layer2`. `nir_writer` registers the function that writes
+a type of layer.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.dynamics import LIF, LeakyIntegrator
@@ -40,10 +41,8 @@ from snnjax.surrogate import SpikeFunction
 
 EXPORTED = (
     "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout "
-    "with "
-    "LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does nothing outside training), "
-    "a "
-    "Reshape in front, and layers of your own with a snnjax.exchange.nir_writer"
+    "with LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does nothing outside "
+    "training), a Reshape as the first layer, and custom layers with a snnjax.exchange.nir_writer"
 )
 
 L = TypeVar("L", bound=Layer)
@@ -67,7 +66,7 @@ def nir_writer(
     >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> class Masked(SpikingDense):
-    ...     '''A layer of your own.'''
+    ...     '''A custom layer.'''
     >>> @nir_writer(Masked)
     ... def write(writer, layer):
     ...     kernel = np.asarray(layer.kernel[...])
@@ -88,28 +87,29 @@ def nir_writer(
 def to_nir(
     network: Sequential, *, features: Sequence[int] | None = None, scheme: Scheme = "exponential"
 ) -> Any:
-    """A network as a `nir.NIRGraph`.
+    """Convert a network to a `nir.NIRGraph`.
 
-    `from_nir` gives it back with the same parameters, bit for bit, and the same spikes.
+    `from_nir` converts the graph back to a network with exactly the same parameters and spikes.
 
     Args:
         network: Dense, convolutional (one or two axes) or recurrent layers of LIF neurons, with or
-            without a readout of leaky integrators, pooling and skip connections; layers of your own
+            without a readout of leaky integrators, pooling and skip connections; custom layers
             with a `nir_writer`.
-        features: Shape of the network's input, (*spatial, channels). It is needed where the size of
-            a convolution's input is not known without.
-        scheme: How a reader will step through time: "exponential", with the true time constants, or
-            "euler", with time constants that give Euler's step of this network's dt the same
-            decays. `snnjax.exchange.nir_convention` has the formulas, and what else readers do
-            differently.
+        features: Shape of the network's input, (*spatial, channels). It is needed if the layers do
+            not determine the size of a convolution's input.
+        scheme: How a reader will step through time. "exponential": the true time constants.
+            "euler": time constants for which an Euler step of this network's dt has the same
+            decays. `snnjax.exchange.nir_convention` has the formulas and further differences
+            between readers.
 
     Returns:
         The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and
-        `scheme`. Dropout is left out, and a surrogate derivative that is not one of
-        `snnjax.surrogate` comes back as the default.
+        `scheme`. Dropout is left out. A surrogate derivative that is none of `snnjax.surrogate`
+        becomes the default when the graph is read.
 
     Raises:
-        ValueError: The network has what NIR cannot say; names the layer.
+        ValueError: The network has something that NIR cannot represent. The message names the
+            layer.
         TypeError: An argument has another type.
         ImportError: The package nir is not installed.
 
@@ -133,15 +133,15 @@ def to_nir(
 
 
 class NirWriter:
-    """A NIR graph that is being written, layer by layer. `nir_writer` functions get it.
+    """A NIR graph under construction, layer by layer. It is the argument of `nir_writer` functions.
 
     Attributes:
         nir: The package nir.
         name: Name of the node for the present layer.
         dt: The network's time step, s.
-        shape: Shape of what leaves the last node, (*spatial, channels).
-        flattened: Its shape before a Flatten, or None.
-        binary: Whether it is spikes.
+        shape: Shape of the last node's output, (*spatial, channels).
+        flattened: Shape of this output before a Flatten, or None.
+        binary: Whether this output is spikes.
     """
 
     def __init__(
@@ -154,18 +154,18 @@ class NirWriter:
         self._k = len(layers) - 1
         last = layers[-1]
         if not isinstance(last, NeuronLayer):
-            self.fail("the last layer must be one of neurons")
+            self.fail("the last layer must be a layer of neurons")
         self.dt = last.dt
         self._k = 0
         shape = layers[0].in_shape if features is None else features
         if shape is None or None in shape:
             raise ValueError(
                 "features must be given, the shape (*spatial, channels) of the network's input; "
-                f"from the layers it is {shape}"
+                f"the layers determine only {shape}"
             )
         metadata = {}
         if isinstance(layers[0], Reshape):
-            # NIR has none: the input comes in the shape that it would give
+            # NIR has no Reshape: the graph's input has the shape after the Reshape
             given, shape = shape, self.shape_after(layers[0], shape)
             metadata = {"features": np.array(given)} if given != shape else {}
         self.shape: tuple[int, ...] = shape  # type: ignore[assignment]
@@ -178,11 +178,11 @@ class NirWriter:
         self._outputs: dict[int, tuple[int, ...]] = {}  # shape of each spiking layer's output
 
     def graph(self) -> Any:
-        """The graph of the whole network."""
+        """Return the graph of the whole network."""
         layers = list(self.network.layers)
         skip, last = self.network.skip, len(layers) - 1
         for self._k, layer in enumerate(layers):
-            # with skip connections the last layer gets spikes alone
+            # with skip connections the last layer gets only spikes
             ignored = (
                 skip and self._k < last and not any(la.spiking for la in layers[self._k : last])
             )
@@ -206,22 +206,22 @@ class NirWriter:
         self._last = name
 
     def pass_on(self, layer: Layer) -> None:
-        """Note that what leaves the last node has gone through the layer."""
+        """Update `shape` for a layer that the output of the last node has passed."""
         self.shape = self.shape_after(layer, self.shape)
 
     def neurons(self, layer: Synaptic, weights: Any, recurrent: Any = None) -> None:
         """Add a layer of neurons.
 
         Args:
-            layer: The layer, of `LIF` neurons if it spikes, else of `LeakyIntegrator`.
+            layer: The layer, with `LIF` neurons if it spikes, else with `LeakyIntegrator`.
             weights: The node of its weights, from `linear` or `convolution`.
-            recurrent: The node of the weights from the layer to itself.
+            recurrent: The node of its recurrent weights, or None without recurrence.
         """
         neuron = layer.neuron
         expected = LIF if layer.spiking else LeakyIntegrator
         if type(neuron) is not expected:
             got = type(neuron).__name__
-            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which NIR has not")
+            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which is not in NIR")
         skip = self.network.skip and self._k == len(self.network.layers) - 1
         if skip:
             self._connect_all(_array(layer.kernel))
@@ -243,19 +243,19 @@ class NirWriter:
             self._outputs[self._k] = self.shape
 
     def kernel(self, param: nnx.Param, axes: int = 0) -> np.ndarray:
-        """Weights of a layer of so many spatial axes, as an array."""
+        """Return weights with the given number of spatial axes as an array (*sizes, in, out)."""
         kernel = _array(param)
         if kernel.ndim != 2 + axes:
             self.fail(
-                f"it must be one layer, and its kernel of shape {kernel.shape} is that of an "
-                "ensemble; pick a member"
+                f"it must be one layer, but its kernel of shape {kernel.shape} is that of an "
+                "ensemble; select one member"
             )
         return kernel
 
     def _connect_all(self, kernel: np.ndarray) -> None:
         """Connect every spiking layer to the last one, each through its own rows of the kernel.
 
-        NIR adds up what comes in.
+        NIR adds up the inputs of a node.
         """
         ends = itertools.accumulate(math.prod(shape) for shape in self._outputs.values())
         parts = np.split(kernel, list(ends)[:-1])
@@ -269,12 +269,12 @@ class NirWriter:
             self._edges += [(source, weights), (weights, self.name)]
 
     def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> Any:
-        """A node of weights (in, out).
+        """Return a node of dense weights.
 
         Args:
-            kernel: The weights.
-            flattened: The shape (*spatial, channels) that their inputs had before they were
-                flattened, if they were: NIR has another order.
+            kernel: The weights (in, out).
+            flattened: Shape (*spatial, channels) of their inputs before a Flatten, or None without
+                one. NIR flattens in another order.
         """
         if flattened is not None:
             kernel = np.moveaxis(kernel.reshape(*flattened, -1), -2, 0).reshape(kernel.shape)
@@ -282,7 +282,13 @@ class NirWriter:
         return self.nir.Linear(weight, metadata=_kind(kernel))
 
     def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> Any:
-        """A node of the weights of a convolution with the input's `map`."""
+        """Return a node of convolution weights.
+
+        Args:
+            layer: The layer.
+            map: The layer's convolution.
+            kernel: The weights (*sizes, in, out).
+        """
         spatial, axes = self.shape[:-1], len(map.kernel_size)
         if axes > 2:
             self.fail(f"NIR has convolutions over one or two axes, got {axes}")
@@ -294,16 +300,16 @@ class NirWriter:
             pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
             if any(low != high for low, high in pads):
                 self.fail(
-                    f"padding 'same' with stride {map.stride} is {pads} (before, after) here, and "
-                    "NIR pads both ends alike"
+                    f"padding 'same' with stride {map.stride} is {pads} (before, after) here, but "
+                    "NIR pads both ends equally"
                 )
             padding = tuple(low for low, _ in pads)
         node = self.conv_node(kernel, spatial, map.stride, padding)
         found = tuple(int(n) for n in node.output_type["output"])
-        if found != (expected[-1], *expected[:-1]):  # as nir 1.0 does, and then refuses the graph
+        if found != (expected[-1], *expected[:-1]):  # nir 1.0 would then refuse the graph
             self.fail(
-                f"the package nir takes {expected[:-1]} positions for {found[1:]}; it wants one "
-                "kernel size for both axes"
+                f"the package nir computes {found[1:]} positions instead of {expected[:-1]}; it "
+                "needs one kernel size for both axes"
             )
         return node
 
@@ -317,7 +323,10 @@ class NirWriter:
         return make(*sizes, 1, 1, bias, metadata=_kind(kernel))
 
     def _node(self, layer: Synaptic, neuron: Any) -> Any:
-        """The neurons, every parameter once per neuron, and in the metadata as it is held."""
+        """Return a node of neurons.
+
+        The node has every parameter once per neuron. Its metadata has the parameters as stored.
+        """
         names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if layer.spiking else ("initial",)))
         held = {name: getattr(layer.given_neuron, name) for name in names}
         metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
@@ -326,10 +335,10 @@ class NirWriter:
         lists = {"jax": arrays, "trainable": list(layer.log_tau)}
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
 
-        def whole(value: Any) -> np.ndarray:
+        def whole(value: ArrayLike) -> np.ndarray:
             return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
 
-        def tau(value: Any) -> np.ndarray:
+        def tau(value: ArrayLike) -> np.ndarray:
             return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
 
         times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
@@ -341,7 +350,7 @@ class NirWriter:
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
             self.fail(
-                f"its spike must be a SpikeFunction, whose forward value is a step, got {spike!r}"
+                f"its spike must be a SpikeFunction, with a step as forward value, got {spike!r}"
             )
         if spike.name in convention.SURROGATES:
             steepness = np.array([float(v) for v in spike.steepness])
@@ -354,15 +363,15 @@ class NirWriter:
         return self.nir.CubaLIF(**shared, **levels, metadata=metadata)
 
     def flatten(self, shape: tuple[int, ...]) -> Any:
-        """A node that flattens (*spatial, channels) of the given shape."""
+        """Return a node that flattens an input (*spatial, channels) of the given shape."""
         return self.nir.Flatten({"input": self.first(shape)}, start_dim=0, end_dim=-1)
 
     def first(self, shape: Sequence[int | None]) -> np.ndarray:
-        """A shape (*spatial, channels) with the channels first, as NIR has them."""
+        """Return a shape (*spatial, channels) with the channels first, as in NIR."""
         return np.array([shape[-1], *shape[:-1]])
 
     def shape_after(self, layer: Layer, shape: Any) -> tuple[int, ...]:
-        """Shape of the features after the layer."""
+        """Return the shape of the features after the layer."""
         try:
             return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
         except ValueError as error:
@@ -400,8 +409,8 @@ def _write_pool(writer: NirWriter, layer: Pool) -> None:
     largest = layer.kind == "max"
     if largest and not writer.binary:
         writer.fail(
-            "NIR has no maximum; of spikes it is a sum and a threshold, and what comes here is "
-            "not spikes"
+            "NIR has no maximum; for spikes it is written as a sum and a threshold, but the input "
+            "here is not spikes"
         )
     sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
     make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
@@ -424,20 +433,20 @@ def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
 
 @nir_writer(Dropout)
 def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
-    """It does nothing outside training."""
+    """Write nothing, because dropout has no effect outside training."""
 
 
-def _as_numpy(value: Any) -> np.ndarray:
-    """A parameter of a neuron; plain numbers in float64."""
+def _as_numpy(value: ArrayLike) -> np.ndarray:
+    """Return a neuron's parameter as an array; plain numbers become float64."""
     return np.asarray(value, np.float64 if isinstance(value, int | float) else None)
 
 
-def _array(param: Any) -> np.ndarray:
+def _array(param: nnx.Param) -> np.ndarray:
     return np.asarray(param[...])
 
 
 def _storable(a: np.ndarray) -> np.ndarray:
-    """As a type that every reader knows: bfloat16 as float32, which holds all its values."""
+    """Convert bfloat16 to float32, which every reader supports and which has all its values."""
     return a.astype(np.float32) if a.dtype.kind == "V" else a
 
 

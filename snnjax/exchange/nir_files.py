@@ -17,7 +17,7 @@ from snnjax.exchange.nir_import import from_nir
 from snnjax.nn import Sequential
 
 _MOST_BYTES = 2**32  # of all arrays of a file
-_DEEPEST = 8  # groups in groups; nir's own files have 4
+_DEEPEST = 8  # nested groups; files of the package nir have 4
 
 
 def save_nir(
@@ -28,14 +28,20 @@ def save_nir(
     scheme: Scheme = "exponential",
     overwrite: bool = False,
 ) -> None:
-    """Write a network to a NIR file, whole or not at all.
+    """Write a network to a NIR file. The file is written completely or not at all.
 
     Args:
-      path: of the file, by custom NAME.nir.   overwrite: replace a file that is there.
-      network, features, scheme: as in `to_nir`.
+        path: Path of the file, usually NAME.nir.
+        network: The network, as in `to_nir`.
+        features: Shape of the network's input, as in `to_nir`.
+        scheme: How a reader will step through time, as in `to_nir`.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-      FileExistsError: there is a file.   ValueError, TypeError, ImportError: as `to_nir`.
+        FileExistsError: The file exists.
+        ValueError: The network cannot be written, as in `to_nir`.
+        TypeError: An argument has another type, as in `to_nir`.
+        ImportError: The package nir is not installed.
 
     >>> import tempfile
     >>> from flax import nnx
@@ -60,15 +66,22 @@ def load_nir(
     """Read a network from a NIR file.
 
     Args:
-      path: of the file.   dt, scheme: as in `from_nir`.
+        path: Path of the file.
+        dt: Time step of the network, s, as in `from_nir`.
+        scheme: How the graph's writer steps through time, as in `from_nir`.
+
+    Returns:
+        The network, as `from_nir` returns it.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError, TypeError: it is damaged, not a NIR file, or has what snnjax has not; names the file and, of a graph that can be read, the node.
-      ImportError: the package nir is not installed.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, is no NIR file, or has something that snnjax does not
+            support. The message names the file and, for a readable graph, the node.
+        TypeError: An argument or a value in the graph has a wrong type.
+        ImportError: The package nir is not installed.
 
-    Sizes and links are checked before an array is read. The HDF5 library itself is not safe with every hostile file: read strangers' files in a process of
-    their own.
+    Sizes and links are checked before any array is read. The HDF5 library itself is not safe
+    against malicious files. Read untrusted files in a separate process.
     """
     nir = convention.import_nir()
     path = Path(path)
@@ -77,10 +90,9 @@ def load_nir(
     try:
         _check_file(path)
         graph = nir.read(path, type_check=False)  # from_nir checks more
-    except Exception as error:  # whatever a damaged file provokes in h5py and nir, which asserts
-        raise ValueError(
-            f"{path}: not a readable NIR file: {_node_of(path) or str(error) or type(error).__name__}"
-        ) from None
+    except Exception as error:  # damaged files cause errors of many types in h5py and nir
+        reason = _node_of(path) or str(error) or type(error).__name__
+        raise ValueError(f"{path}: not a readable NIR file: {reason}") from None
     try:
         return from_nir(graph, dt=dt, scheme=scheme)
     except (ValueError, TypeError) as error:
@@ -88,7 +100,7 @@ def load_nir(
 
 
 def _node_of(path: Path) -> str:
-    """The first node of a file that nir cannot read, and why; empty where there is none."""
+    """Name the first node that nir cannot read, and the reason; empty if there is none."""
     with contextlib.suppress(Exception):
         import h5py
         from nir import dict2NIRNode
@@ -106,7 +118,7 @@ def _node_of(path: Path) -> str:
 
 
 def _check_file(path: Path) -> None:
-    """Raise unless everything in the file is in the file, is no larger than arrays may be, and ends."""
+    """Raise if a file has links, external data, too deep groups, or too large arrays."""
     import h5py
 
     with h5py.File(path, "r") as file:

@@ -1,10 +1,13 @@
-"""A NIR graph as a network: its populations as layers. `snnjax.exchange.nir_convention` says what its numbers mean, `_graph` which graphs can be read."""
+"""A NIR graph as a network with one layer per population.
+
+`snnjax.exchange.nir_convention` explains the graph's values, `_graph` which graphs can be read.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,24 +34,33 @@ Shape = tuple[int, ...]  # here always (*spatial, channels)
 
 
 def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
-    """A `nir.NIRGraph` as a network.
+    """Convert a `nir.NIRGraph` to a network.
 
     Args:
-      graph: written by `to_nir`, or by another tool as far as snnjax has what it says.
-      dt: time step of the network, s; the graph's own, from its metadata, when None. Events stay events: one moves a current by its weight at every dt.
-      scheme: how the graph's writer steps through time, `"exponential"` or `"euler"`; when None, what the metadata say, or "exponential".
+        graph: A graph written by `to_nir`, or by another tool if snnjax supports its nodes.
+        dt: Time step of the network, s. None: the graph's own, from its metadata. Another time step
+            does not scale the input: each event changes a current by its weight at every dt.
+        scheme: How the graph's writer steps through time, `"exponential"` or `"euler"`. None: the
+            scheme in the metadata, or "exponential" without one.
 
     Returns:
-      The network. Its inputs are (time, batch, *spatial, channels), or of the shape that the exported network took. Scales of neurons (w_in, r) and
-      Scale nodes between weights and neurons become part of the weights; neurons without a synaptic current (LIF, LI) get one that lasts a step.
-      What the graph does not say is as in `LIF` and `LeakyIntegrator`, but a readout begins at 0.
+        The network. Its inputs are (time, batch, *spatial, channels), or have the shape of the
+        inputs of the exported network. Scales of neurons (w_in, r) and Scale nodes between weights
+        and neurons become part of the weights. Neurons without a synaptic current (LIF, LI) get one
+        that lasts one step. All options that are not in the graph are the defaults of `LIF` and
+        `LeakyIntegrator`, except that a readout starts at 0.
 
     Raises:
-      ValueError, TypeError: names the node, what is wrong and what can be read.   ImportError: the package nir is not installed.
+        ValueError: The graph cannot be read. The message names the node, the error and what can be
+            read.
+        TypeError: An argument or a value in the graph has a wrong type.
+        ImportError: The package nir is not installed.
 
     >>> import nir
     >>> n = np.ones(3)
-    >>> neurons = nir.CubaLIF(tau_syn=0.01 * n, tau_mem=0.02 * n, r=n, v_leak=0 * n, v_threshold=n, w_in=10 * n)
+    >>> neurons = nir.CubaLIF(
+    ...     tau_syn=0.01 * n, tau_mem=0.02 * n, r=n, v_leak=0 * n, v_threshold=n, w_in=10 * n
+    ... )
     >>> graph = nir.NIRGraph.from_list(nir.Linear(np.ones((3, 5), np.float32)), neurons)
     >>> network = from_nir(graph, dt=1e-3, scheme="euler")
     >>> network(jnp.ones((20, 2, 5)))[0].shape, round(network.layers[0].neuron.tau_mem, 5)
@@ -67,7 +79,7 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
         written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
     if dt is None and written is None:
         raise ValueError(
-            "dt must be given, s: the graph's metadata have none, and NIR is continuous in time"
+            "dt must be given, s: the graph's metadata has none, and NIR is continuous in time"
         )
     if dt is not None and np.ndim(dt):
         raise ValueError(f"dt must be one number, got shape {np.shape(dt)}")
@@ -101,7 +113,7 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
 
 
 def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
-    """Layers for the network's input, its shape after them, and that it need not be spikes."""
+    """Return layers for the network's input, the shape after them, and False: not only spikes."""
     given = getattr(graph.nodes[name], "output_type", None)
     given = given.get("output") if isinstance(given, dict) else given
     first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
@@ -115,7 +127,18 @@ def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
 def _before(
     graph: Graph, stage: Stage, shape: Shape, spikes: bool
 ) -> tuple[list[Any], Shape, Shape | None, bool]:
-    """Pooling and flattening before a stage's weights; the shape after them, the one that was flattened or None, and whether spikes still come."""
+    """Read the pooling and flattening before a stage's weights.
+
+    Args:
+        graph: The graph.
+        stage: The stage.
+        shape: Shape (*spatial, channels) of what the stage gets.
+        spikes: Whether the stage gets spikes.
+
+    Returns:
+        The layers; the shape after them; the shape before a Flatten, or None; and whether the
+        values after them are spikes.
+    """
     layers: list[Any] = []
     flat: Shape | None = None
     names = iter(stage.before)
@@ -128,10 +151,8 @@ def _before(
                 graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
             )
             if start != 0 or end not in (-1, len(shape) - 1):
-                graph.fail(
-                    name,
-                    f"must flatten all axes but time and batch, start_dim 0 and end_dim -1, got {start} and {end}",
-                )
+                needed = "all axes but time and batch, start_dim 0 and end_dim -1"
+                graph.fail(name, f"must flatten {needed}, got {start} and {end}")
             if len(shape) > 1:
                 layers.append(Flatten())
                 flat, shape = shape, (math.prod(shape),)
@@ -139,7 +160,8 @@ def _before(
             if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(names))):
                 graph.fail(
                     name,
-                    "must count spikes, with a Threshold in [0, 1) after it: together they are the largest value of the window",
+                    "must count spikes, with a Threshold in [0, 1) after it: "
+                    "together they are the maximum of the window",
                 )
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
@@ -150,14 +172,14 @@ def _before(
 
 
 def _is_maximum(graph: Graph, name: str) -> bool:
-    """Whether a node makes the largest of a count of spikes."""
+    """Return whether a node turns a count of spikes into their maximum."""
     if graph.kind(name) != "Threshold":
         return False
     threshold = graph.array(name, "threshold")
     return bool(((threshold >= 0) & (threshold < 1)).all())
 
 
-def _pool(graph: Graph, name: str, shape: Shape, kind: Any) -> Pool:
+def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> Pool:
     window, stride = (
         graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
     )
@@ -171,14 +193,15 @@ def _pool(graph: Graph, name: str, shape: Shape, kind: Any) -> Pool:
 
 
 def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
-    """Weights in our layout, (*sizes, in, out), for inputs that were flattened from the shape `flat`."""
+    """Return weights in our layout, (*sizes, in, out).
+
+    `flat` is the shape (*spatial, channels) of the inputs before they were flattened, or None.
+    """
     kind, weight = graph.kind(name), graph.array(name, "weight")
     axes = {"Conv1d": 1, "Conv2d": 2}.get(kind, 0)
     if weight.ndim != 2 + axes or 0 in weight.shape:
-        graph.fail(
-            name,
-            f"must have weights of the shape (out, in{', *sizes' if axes else ''}), got {weight.shape}",
-        )
+        needed = f"(out, in{', *sizes' if axes else ''})"
+        graph.fail(name, f"must have weights of the shape {needed}, got {weight.shape}")
     if (
         kind != "Linear"
         and getattr(graph.nodes[name], "bias", None) is not None
@@ -193,26 +216,25 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     if flat is None:
         return kernel
     if len(kernel) != math.prod(flat):
-        graph.fail(name, f"must have {math.prod(flat)} inputs, as many as come, got {len(kernel)}")
+        needed = f"{math.prod(flat)} inputs, one per flattened value"
+        graph.fail(name, f"must have {needed}, got {len(kernel)}")
     return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
 
 
 def _layer(
     graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
 ) -> tuple[Any, Shape]:
-    """The layer of a stage whose weights get the given shape, and the shape of its output."""
+    """Return the layer of a stage whose weights get the given shape, and its output's shape."""
     name, weights = stage.name, stage.before[-1]
     axes, (n_in, n_out) = kernel.ndim - 2, kernel.shape[-2:]
     if len(shape) != 1 + axes or shape[-1] != n_in:
-        graph.fail(
-            weights,
-            f"has {n_in} inputs and {axes} spatial axes, and (*spatial, channels) = {shape} comes",
-        )
+        given = f"its input (*spatial, channels) has the shape {shape}"
+        graph.fail(weights, f"has {n_in} inputs and {axes} spatial axes, but {given}")
     spiking = graph.kind(name) in SPIKING
     if not spiking and (axes or stage.loop):
         graph.fail(
             name,
-            "does not spike, and snnjax has such neurons on Linear weights and without recurrence only",
+            "does not spike; such neurons must have Linear weights and no recurrence",
         )
     geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
     recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, n_out)
@@ -255,7 +277,7 @@ def _layer(
 
 
 class _Given:
-    """An initializer, for a layer's connections one after the other, whose weights are there already."""
+    """An initializer that returns given weights, one array per call, in the order of the calls."""
 
     def __init__(self, weights: Sequence[np.ndarray]) -> None:
         self._weights = iter(weights)
@@ -265,7 +287,7 @@ class _Given:
 
 
 def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
-    """Stride and padding of a convolution."""
+    """Return stride and padding of a convolution as arguments of the layer."""
     axes, given = len(sizes), getattr(graph.nodes[name], "padding", None)
     stride = graph.sizes(name, "stride", axes, at_least=1)
     for field in ("dilation", "groups"):
@@ -275,10 +297,8 @@ def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str
             graph.fail(name, f"must have {field} of 1, got {graph.array(name, field)}")
     if isinstance(given, str):
         if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
-            graph.fail(
-                name,
-                f"must have padding of numbers, 'valid', or 'same' with stride 1, got {given!r} and {stride}",
-            )
+            needed = "padding of numbers, 'valid', or 'same' with stride 1"
+            graph.fail(name, f"must have {needed}, got {given!r} and {stride}")
         return {"stride": stride, "padding": given}
     return {"stride": stride, "padding": graph.sizes(name, "padding", axes, at_least=0)}
 
@@ -286,7 +306,7 @@ def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str
 def _positions(
     graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]
 ) -> Shape:
-    """Spatial shape of a convolution's output."""
+    """Return the spatial shape of a convolution's output."""
     if geometry["padding"] == "same":
         return spatial
     padding = (0,) * len(spatial) if geometry["padding"] == "valid" else geometry["padding"]
@@ -295,21 +315,17 @@ def _positions(
         for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True)
     )
     if min(out) < 1:
-        graph.fail(
-            name,
-            f"must not be larger than its input, sizes {sizes} with padding {padding}, got {spatial}",
-        )
+        got = f"sizes {sizes} with padding {padding}, got {spatial}"
+        graph.fail(name, f"must not be larger than its input, {got}")
     return out
 
 
 def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
-    """The weights in a population's loop."""
+    """Return the weights in a population's loop."""
     kernel = _kernel(graph, name, None)
     if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
-        graph.fail(
-            name,
-            f"must have weights from {n} to {n} on {axes} spatial axes, got the shape {graph.nodes[name].weight.shape}",
-        )
+        needed = f"weights from {n} to {n} on {axes} spatial axes"
+        graph.fail(name, f"must have {needed}, got the shape {graph.nodes[name].weight.shape}")
     if axes:
         sizes = kernel.shape[:-2]
         geometry = _geometry(graph, name, sizes, ())
@@ -319,15 +335,13 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
             or not same
             or any(s != 1 for s in geometry["stride"])
         ):
-            graph.fail(
-                name,
-                f"must keep the positions, with odd sizes and stride 1, got sizes {sizes} and {geometry}",
-            )
+            needed = "keep the positions, with odd sizes and stride 1"
+            graph.fail(name, f"must {needed}, got sizes {sizes} and {geometry}")
     return kernel
 
 
 def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shape) -> np.ndarray:
-    """Weights onto neurons of the shape `out`, times the Scale nodes between them."""
+    """Multiply weights onto neurons of the shape `out` with the Scale nodes between them."""
     for name in scales:
         with np.errstate(over="ignore"):
             kernel = _scaled(kernel, read_scale(graph, name, out))
@@ -337,5 +351,5 @@ def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shap
 
 
 def _scaled(kernel: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Weights times the gain of the neurons that get them; the same bits where that is 1."""
+    """Multiply weights with the gain of their target neurons; all gains 1 keep the exact bits."""
     return kernel if (gain == 1).all() else (kernel.astype(np.float64) * gain).astype(kernel.dtype)

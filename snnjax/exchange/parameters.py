@@ -1,6 +1,8 @@
-"""A network's parameters as a plain file that other tools read: NAME.npz or NAME.safetensors, one array a parameter, named as in `layers.0.kernel`.
+"""A network's parameters in a plain file that other tools can read.
 
-The final.npz and best.npz of a run folder are such files. `snnjax.training.params` has the formats.
+The file is NAME.npz or NAME.safetensors. It has one array per parameter, with names such as
+`layers.0.kernel`. The final.npz and best.npz of a run folder are such files.
+`snnjax.training.params` has the formats.
 """
 
 from __future__ import annotations
@@ -19,17 +21,24 @@ from snnjax.training.params import SUFFIXES, encode_params, flatten_params, load
 def save_parameters(
     path: str | os.PathLike[str], network: nnx.Module, *, overwrite: bool = False
 ) -> None:
-    """Write all parameters (`nnx.Param`) of a network, or any Flax module, to a file, whole or not at all.
+    """Write all parameters (`nnx.Param`) of a network or any Flax module to a file.
+
+    The file is written completely or not at all.
 
     Args:
-      path: NAME.npz, or NAME.safetensors, which needs the package safetensors.   overwrite: replace a file that is there.
+        path: NAME.npz or NAME.safetensors. The latter needs the package safetensors.
+        network: Module whose parameters are written.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-      ValueError: another suffix.   FileExistsError: there is a file.   ImportError: the package safetensors is not installed.
+        ValueError: The path has another suffix.
+        FileExistsError: The file exists.
+        ImportError: The package safetensors is not installed.
 
     >>> import tempfile
     >>> from snnjax.nn import FluctuationDriven, SpikingDense
-    >>> layer, other = (SpikingDense(4, 3, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(seed)) for seed in (0, 1))
+    >>> init = FluctuationDriven(nu=50.0)
+    >>> layer, other = (SpikingDense(4, 3, init=init, rngs=nnx.Rngs(seed)) for seed in (0, 1))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_parameters(Path(folder, "layer.npz"), layer)
     ...     load_parameters(Path(folder, "layer.npz"), other)
@@ -45,22 +54,27 @@ def save_parameters(
 
 
 def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
-    """Put the parameters of a file into a network of the same architecture. The network changes only if all of them fit.
+    """Load the parameters of a file into a network of the same architecture.
+
+    The network changes only if all parameters fit.
 
     Args:
-      path: NAME.npz or NAME.safetensors.   network: gets the parameters.
+        path: NAME.npz or NAME.safetensors.
+        network: Module that gets the parameters.
 
     Raises:
-      FileNotFoundError: no such file.   ImportError: the package safetensors is not installed.
-      ValueError: not such a file, or one with parameters that are missing, superfluous, or of another shape or type; names the file and the parameter.
+        FileNotFoundError: The file does not exist.
+        ImportError: The package safetensors is not installed.
+        ValueError: The file is no such file, or its parameters are missing, superfluous, or of
+            another shape or type. The message names the file and the parameter.
 
     Warns:
-      UserWarning: parameters are not finite, as those of a network that diverged. Names the file
-        and the parameters.
+        UserWarning: Parameters are not finite, as in a network that diverged. The warning names
+            the file and the parameters.
     """
     params = load_params(nnx.state(network, nnx.Param), Path(path))
     if bad := [
         name for name, values in flatten_params(params).items() if not np.isfinite(values).all()
     ]:
-        _check.warn(f"{path}: parameters are loaded that are not finite: {', '.join(bad)}")
+        _check.warn(f"{path}: some loaded parameters are not finite: {', '.join(bad)}")
     nnx.update(network, params)

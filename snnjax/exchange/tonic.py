@@ -1,18 +1,23 @@
-r"""Events as tonic has them, and back. tonic itself is not needed: its recordings are numpy's structured arrays.
+r"""Conversion of event data from tonic's format and back.
 
-A recording has one entry an event, with the fields, in any order,
+The package tonic is not needed, because its recordings are structured numpy arrays. A recording has
+one entry per event, with these fields in any order:
 
-    t   time, whole microseconds        x   column, 0 to width - 1        y   row, where the sensor has several        p   polarity, 0 and 1 or false and true
+    t   time, whole microseconds
+    x   column, 0 to width - 1
+    y   row, 0 to height - 1; optional if the sensor has one row
+    p   polarity, 0 and 1 or false and true
 
-and a sensor is (width, height, polarities), or (channels, 1, 1) for sound; with one polarity p says nothing, and is the same everywhere. Here an event is
-one on
+A sensor is (width, height, polarities), or (channels, 1, 1) for sound. With one polarity, p is
+optional and must be the same for all events. In snnjax an event belongs to
 
     unit = (y width + x) polarities + p
 
-so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarities), as DVS-Gesture's does.
+so that a raster (time, batch, n_units) reshapes to (time, batch, height, width, polarities), as for
+DVS-Gesture.
 
-Times are float64 seconds here. Whole microseconds come back exactly, up to 2^32 s, and fall into the
-time step that whole numbers give.
+Times in snnjax are float64 seconds. Whole microseconds up to 2^32 s convert back exactly, and each
+event is in the same time step as with integer arithmetic.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from itertools import count
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.datasets import EventDataset
@@ -38,32 +44,44 @@ def from_tonic(
     duration: float | None = None,
     origin: Origin | None = None,
     n_classes: int | None = None,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
     class_names: Sequence[str] | None = None,
 ) -> EventDataset:
-    """A data set of tonic's, or any (events, label) pairs, in memory.
+    """Convert a tonic data set, or any (events, label) pairs, to an `EventDataset` in memory.
 
     Args:
-      samples: pairs of a structured array (see the module) and a whole number. A data set of tonic's is such an iterable.
-      sensor_size: (width, height, polarities); `samples.sensor_size` when None.
-      duration: length of a trial, s; just after the last event of all when None.
-      origin: where a trial starts on the clock of its recording. `"zero"`: at 0. `"first"`: at the
-        first event; event cameras need this, because their clocks run before a recording. None:
-        `"first"` if more than half of the recordings have no event before `duration`, else `"zero"`.
-      n_classes, groups, class_names: as in `EventDataset.from_lists`.
+        samples: Pairs of a structured array (see the module) and an integer label. A tonic data set
+            is such an iterable.
+        sensor_size: (width, height, polarities). None: `samples.sensor_size`.
+        duration: Length of a trial, s. None: just after the last event of all samples.
+        origin: Time of the recording's clock at which a trial starts. `"zero"`: at 0. `"first"`: at
+            the first event; event cameras need this, because their clocks run before a recording.
+            None: `"first"` if more than half of the recordings have no event before `duration`,
+            else `"zero"`.
+        n_classes: Number of classes, as in `EventDataset.from_lists`.
+        groups: Group of each sample, as in `EventDataset.from_lists`.
+        class_names: Names of the classes, as in `EventDataset.from_lists`.
+
+    Returns:
+        The data set.
 
     Raises:
-      ValueError, TypeError: an option out of range, or a recording that is not of this form or not of this sensor; names the sample, the field and the value.
-        An error of `samples` itself keeps its type, and its message begins with the sample.
+        ValueError: An option is out of range, or a recording does not have this form or does not
+            fit the sensor. The message names the sample, the field and the value. An error raised
+            by `samples` itself keeps its type, and its message begins with the sample.
+        TypeError: An option, a recording or a field has a wrong type.
 
     Warns:
-      UserWarning: `origin` is None, and recordings have no event before `duration`. Says what
-        became of them.
+        UserWarning: `origin` is None, and recordings have no event before `duration`. The warning
+            says what was done with them.
 
-    >>> events = np.array([(1500, 3, 0), (4000, 1, 1)], dtype=[("t", int), ("x", np.int16), ("p", bool)])
+    >>> fields = [("t", int), ("x", np.int16), ("p", bool)]
+    >>> events = np.array([(1500, 3, 0), (4000, 1, 1)], dtype=fields)
     >>> data = from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3)
-    >>> data.times, data.units, data
-    (array([0.0015, 0.004 ]), array([6, 3], dtype=int32), EventDataset(1 samples, 2 events, 8 units, 3 classes, 0.005 s))
+    >>> data.times, data.units
+    (array([0.0015, 0.004 ]), array([6, 3], dtype=int32))
+    >>> data
+    EventDataset(1 samples, 2 events, 8 units, 3 classes, 0.005 s)
     >>> from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3, origin="first").times
     array([0.    , 0.0025])
     """
@@ -92,13 +110,19 @@ def from_tonic(
     if duration is None:
         duration = (max((int(t.max()) for t in times if t.size), default=0) + 1) * 1e-6
     return EventDataset.from_lists(
-        [t / 1e6 for t in times], units, np.array(labels, np.int64), n_units=sensor[0] * sensor[1] * sensor[2], duration=duration,
-        n_classes=n_classes, groups=groups, class_names=class_names,
-    )  # fmt: skip
+        [t / 1e6 for t in times],
+        units,
+        np.array(labels, np.int64),
+        n_units=sensor[0] * sensor[1] * sensor[2],
+        duration=duration,
+        n_classes=n_classes,
+        groups=groups,
+        class_names=class_names,
+    )
 
 
 def _numbered(samples: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """`enumerate(samples)`, with the number in the message of an error that a sample raises."""
+    """Enumerate the samples; the message of an error that a sample raises names its number."""
     iterator, end = iter(samples), object()
     for s in count():
         with _check.at(f"sample {s}"):
@@ -120,13 +144,14 @@ def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
     most = 2 * len(late) > len(begins)
     if late:
         what = (
-            "all times are counted from the first event of their recording"
+            "times are counted from the first event of each recording"
             if most
             else "these samples have no event"
         )
+        first = f"sample {late[0]} begins at {begins[late[0]] * 1e-6:g} s"
         _check.warn(
-            f"{len(late)} of {len(begins)} recordings have no event before duration = {duration:g} s (sample {late[0]} begins at "
-            f"{begins[late[0]] * 1e-6:g} s): {what}; origin='first' or origin='zero' says which is meant"
+            f"{len(late)} of {len(begins)} recordings have no event before duration = "
+            f"{duration:g} s ({first}): {what}; set origin='first' or origin='zero' to choose"
         )
     return most
 
@@ -134,15 +159,18 @@ def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
 def to_tonic(
     data: EventDataset, *, sensor_size: Sequence[int] | None = None
 ) -> list[tuple[np.ndarray, int]]:
-    """The samples of a data set as (events, label) pairs, which tonic's transforms and loaders take.
+    """Convert a data set to (events, label) pairs for tonic's transforms and loaders.
 
     Args:
-      data: as `from_tonic` makes it, or any of as many units as the sensor has.
-      sensor_size: (width, height, polarities); (n_units, 1, 1) when None.
+        data: Data set from `from_tonic`, or any other with one unit per unit of the sensor.
+        sensor_size: (width, height, polarities). None: (n_units, 1, 1).
 
     Returns:
-      A pair a sample: a structured array with the fields t (int64, microseconds, ascending), x and y (int16 where they fit, else int32) and p (bool); and
-      the label.
+        One pair per sample: a structured array with the fields t (int64, microseconds, ascending),
+        x and y (int16 if they fit, else int32) and p (bool); and the label.
+
+    Raises:
+        ValueError: The sensor does not have the data's number of units.
 
     >>> data = EventDataset.from_lists([[0.004, 0.0015]], [[3, 6]], [2], n_units=8, duration=5e-3)
     >>> (events, label), = to_tonic(data, sensor_size=(4, 1, 2))
@@ -175,7 +203,7 @@ def to_tonic(
     return pairs
 
 
-def _sensor(size: Any) -> tuple[int, int, int]:
+def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
     if size is None:
         raise ValueError(
             "sensor_size must be given, (width, height, polarities): the samples have none"
@@ -193,13 +221,12 @@ def _sensor(size: Any) -> tuple[int, int, int]:
     return width, height, polarities
 
 
-def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Times (us) and units of a recording."""
+def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the times (us) and units of a recording."""
     names = getattr(getattr(events, "dtype", None), "names", None)
     if not isinstance(events, np.ndarray) or names is None or events.ndim != 1:
-        raise TypeError(
-            f"events of sample {s} must be a one-dimensional structured array with the fields t, x and p, got {_what(events)}"
-        )
+        needed = "a one-dimensional structured array with the fields t, x and p"
+        raise TypeError(f"events of sample {s} must be {needed}, got {_what(events)}")
     needed = [
         "t",
         "x",
@@ -208,20 +235,21 @@ def _read(s: int, events: Any, sensor: tuple[int, int, int]) -> tuple[np.ndarray
     ]
     if missing := [name for name in needed if name not in names]:
         raise ValueError(
-            f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, {missing[0]} is not among {names}"
+            f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, "
+            f"{missing[0]} is not among {names}"
         )
     limits = {"t": _LATEST, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
     fields = {name: _field(s, name, events[name], limits[name]) for name in needed}
     if sensor[2] == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
         raise ValueError(
-            f"events of sample {s} must have one polarity, as the sensor {sensor} does, got several"
+            f"events of sample {s} must have one polarity, as the sensor {sensor} has, got several"
         )
     pixel = fields.get("y", 0) * sensor[0] + fields["x"]
     return fields["t"], pixel * sensor[2] + fields.get("p", 0)
 
 
 def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
-    """A field as int64 after a check of its values."""
+    """Return a field as int64 after a check of its values."""
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name} of sample {s} must hold numbers, got dtype {values.dtype}")
     bad = ~((values >= 0) & (values <= limit))  # a NaN is bad
@@ -229,13 +257,12 @@ def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
         bad |= values != np.floor(values)
     if bad.any():
         e = int(bad.argmax())
-        raise ValueError(
-            f"{name} of sample {s} must be a whole number from 0 to {limit}, got {values[e]} in event {e}"
-        )
+        needed = f"a whole number from 0 to {limit}"
+        raise ValueError(f"{name} of sample {s} must be {needed}, got {values[e]} in event {e}")
     return values.astype(np.int64)
 
 
-def _what(value: Any) -> str:
+def _what(value: object) -> str:
     return (
         f"an array of dtype {value.dtype}, shape {value.shape}"
         if isinstance(value, np.ndarray)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,13 +16,16 @@ from flax import nnx
 
 import snnjax
 from snnjax import _time
+from snnjax._check import Scalar
 from snnjax._files import as_dict
 from snnjax.datasets import (
     Augmented,
+    BatchSource,
     DeviceEvents,
     DeviceImages,
     EventDataset,
     ImageDataset,
+    Recordings,
     SparseEvents,
     Splits,
     Stream,
@@ -35,6 +38,7 @@ from snnjax.experiments.build import (
     build_optimizer,
     updates_of,
 )
+from snnjax.experiments.config import TrainConfig
 from snnjax.nn import Sensory, Sequential
 from snnjax.training.callbacks import Callback, Row
 from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
@@ -135,7 +139,7 @@ class Prepared(NamedTuple):
     config: Any
     network: Sequential
     splits: Splits
-    sample: Any
+    sample: BatchSource
 
     def objective(self) -> Objective:
         """Return the loss and the bounds of the configuration for trials of this length."""
@@ -157,7 +161,7 @@ class Data(NamedTuple):
     """
 
     splits: Splits
-    sample: Any
+    sample: BatchSource
     needs: dict[str, Any]
 
 
@@ -177,8 +181,10 @@ def load(config: Any, datasets: Splits | None = None) -> tuple[Any, Data]:
     train, valid, test = config.datasets() if datasets is None else datasets
     for name, data in (("training", train), ("validation", valid), ("test", test)):
         if len(data) == 0:
+            sizes = f"{len(train)}, {len(valid)} and {len(test)}"
             raise ValueError(
-                f"the {name} set is empty; the splits hold {len(train)}, {len(valid)} and {len(test)} samples"
+                f"the {name} set must have samples, got {sizes} in the three sets; "
+                "choose other fractions"
             )
     put: Any = (
         _put_images
@@ -189,12 +195,14 @@ def load(config: Any, datasets: Splits | None = None) -> tuple[Any, Data]:
     )
     nu, data = put(config, train, valid, test)
     if nu == 0:
-        raise ValueError("the training data hold no spike within a trial, so nu cannot be measured")
+        raise ValueError(
+            "the training data must have spikes within a trial to measure nu, got none"
+        )
     return dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train))), data
 
 
 def _put_events(
-    config: Any, train: EventDataset, valid: EventDataset, test: EventDataset
+    config: TrainConfig, train: EventDataset, valid: EventDataset, test: EventDataset
 ) -> tuple[float, Data]:
     """Return the mean input rate, Hz, or the configured rate, and the data."""
     nu = float(train.rate().mean()) if config.nu is None else config.nu
@@ -203,9 +211,9 @@ def _put_events(
 
 
 def _put_stream(
-    config: Any, train: Stream, valid: EventDataset, test: EventDataset
+    config: TrainConfig, train: Stream, valid: EventDataset, test: EventDataset
 ) -> tuple[float, Data]:
-    """As `_put_events`. The rate is that of the first shard, before augmentation."""
+    """Return the same as `_put_events`, with the rate of the first shard before augmentation."""
     with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
         first: Any = next(shards)  # `DeviceEvents`, because `events` is False
     nu = (
@@ -217,10 +225,10 @@ def _put_stream(
 
 
 def _events_data(
-    config: Any,
-    train: Any,
+    config: TrainConfig,
+    train: DeviceEvents | Stream,
     sample: DeviceEvents,
-    sizes: Any,
+    sizes: EventDataset | Recordings,
     valid: EventDataset,
     test: EventDataset,
 ) -> Data:
@@ -287,13 +295,15 @@ def prepare(config: Any, datasets: Splits | None = None) -> Prepared:
                 if config.init == "lsuv"
                 else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
             )
+            layer = int(failed.argmax()) + 1
             raise ValueError(
-                f"{config.init} cannot put layer {int(failed.argmax()) + 1} at {target} on these data; choose another target"
+                f"{config.init} cannot bring layer {layer} to {target} on these data; "
+                "choose another target"
             )
     return Prepared(config, network, data.splits, data.sample)
 
 
-def train_source(config: Any, train: Any) -> Any:
+def train_source(config: TrainConfig, train: Any) -> BatchSource | Stream:
     """Return the training data with the configured augmentation. A `Stream` has its own."""
     if isinstance(train, Stream):
         return train
@@ -308,14 +318,14 @@ def train_source(config: Any, train: Any) -> Any:
     return Augmented(source=train, **changes) if any(changes.values()) else train
 
 
-def plain(source: Any) -> Any:
+def plain(source: BatchSource) -> BatchSource:
     """Return a source without augmentation, with batches as arrays."""
     while isinstance(source, Augmented):
         source = source.source
     return source.binned if isinstance(source, SparseEvents) else source
 
 
-def spread(source: Any, n: int) -> jax.Array:
+def spread(source: Sized, n: int) -> jax.Array:
     """Return indices of at most `n` samples, evenly spread over `source`.
 
     Many data sets are ordered by class, so that the first samples would be of one class.
@@ -324,7 +334,7 @@ def spread(source: Any, n: int) -> jax.Array:
 
 
 def calibrate_on(
-    network: Sequential, source: Any, config: Any, *, seed: Any = None
+    network: Sequential, source: BatchSource, config: Any, *, seed: Scalar | None = None
 ) -> tuple[Sequential, jax.Array]:
     """Calibrate a network on samples that are evenly spread over `source`.
 
@@ -368,14 +378,14 @@ def calibrate_on(
     return network, failed
 
 
-def needs_data(config: Any) -> bool:
+def needs_data(config: TrainConfig) -> bool:
     """Return whether the initialization that `config` names is measured on training data."""
     return config.init in FROM_DATA or config.gradient != "none"
 
 
 @nnx.jit(static_argnames="base")
 def _calibrated(
-    network: Sequential, source: Any, seed: Any, sigma_u: Any, base: Any
+    network: Sequential, source: BatchSource, seed: Scalar, sigma_u: Scalar, base: TrainConfig
 ) -> tuple[Sequential, jax.Array]:
     """Calibrate a network. This compiles once for all seeds and targets."""
     return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
@@ -409,13 +419,22 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
 
 def write_outputs(
     folder: RunFolder,
-    config: Any,
+    config: TrainConfig,
     network: Sequential,
     result: FitResult,
     summary: dict[str, Any],
-    sample: Any,
+    sample: BatchSource,
 ) -> None:
-    """Write the parameters, results.json and the two figures."""
+    """Write the parameters, results.json and the two figures.
+
+    Args:
+        folder: The run folder.
+        config: The configuration.
+        network: The trained network.
+        result: The result of `fit`.
+        summary: The summary, from `summarize`.
+        sample: Source of the samples in the figure of the activity.
+    """
     from snnjax import plotting
 
     folder.write_params("final", result.final)
@@ -425,7 +444,9 @@ def write_outputs(
     plotting.save(activity_figure(config, network, sample, samples=4), folder.path / "activity.png")
 
 
-def activity_figure(config: Any, network: Sequential, source: Any, *, samples: int) -> Figure:
+def activity_figure(
+    config: TrainConfig, network: Sequential, source: BatchSource, *, samples: int
+) -> Figure:
     """Plot spikes of the input and of every layer, and readout traces.
 
     Args:

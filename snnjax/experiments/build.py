@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 
 from snnjax import _check, losses, models, optimizers, surrogate
-from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
+from snnjax._check import Scalar
+from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator, Neuron
 from snnjax.experiments.config import TrainConfig
 from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
 from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
@@ -40,7 +41,7 @@ def build_network(
     duration: float,
     image: tuple[int, int, int] | None = None,
     sensory: bool = False,
-    seed: Any = None,
+    seed: Scalar | None = None,
 ) -> Sequential:
     """Build the network of a configuration.
 
@@ -68,7 +69,7 @@ def build_network(
         "spike": build_spike(config),
         "trace_dtype": config.trace_dtype,
     }
-    neuron: Any = LIF(tau_syn=config.tau_syn, **common)
+    neuron: Neuron = LIF(tau_syn=config.tau_syn, **common)
     if config.dalian:
         neuron = ExcInhLIF(tau_exc=config.tau_syn, tau_inh=config.tau_inh, **common)
     tau_readout = duration if config.tau_readout is None else config.tau_readout
@@ -191,7 +192,7 @@ def build_optimizer(
     return optax.chain(optimizer, optimizers.keep_nonnegative()) if config.dalian else optimizer
 
 
-def learning_rate(config: TrainConfig, steps: int) -> Any:
+def learning_rate(config: TrainConfig, steps: int) -> Scalar | optax.Schedule:
     """Return a number, or an optax schedule `step -> value`, for a run of `steps` updates."""
     peak: Any = config.learning_rate
     if config.schedule == "constant":

@@ -32,8 +32,17 @@ Model = Literal[
     "dalian_csnn3",
 ]
 WeightInit = Literal[
-    "fluctuation_driven", "data_driven", "data_driven_balanced", "lsuv", "normal", "kaiming", "lecun", "micheli", "ikun", "lognormal"
-]  # fmt: skip
+    "fluctuation_driven",
+    "data_driven",
+    "data_driven_balanced",
+    "lsuv",
+    "normal",
+    "kaiming",
+    "lecun",
+    "micheli",
+    "ikun",
+    "lognormal",
+]
 DALIAN_INITS = ("fluctuation_driven", "lognormal", "data_driven")
 Start = Literal["calibrated", "paper"]
 Gradient = Literal["steepness", "scale", "none"]
@@ -227,7 +236,7 @@ class TrainConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if not self.hidden:
-            raise ValueError("hidden must name at least one layer, got none")
+            raise ValueError("hidden must have at least one layer, got none")
         for n in self.hidden:
             _check.integer("hidden", n, at_least=1)
         for name in ("tau_mem", "tau_syn", "tau_inh", "dt"):
@@ -250,15 +259,15 @@ class TrainConfig:
                 else ("csnn1", "csnn3", "csnn7", "csnn10", "dalian", "dalian_csnn3")
             ),
         )
-        _check.one_of("model", self.model, models)  # of a line or a plane, as the task's inputs are
+        _check.one_of("model", self.model, models)  # for inputs on a line or on a plane
         _check.number("ei_ratio", self.ei_ratio, above=0)
         if self.dalian and self.init not in DALIAN_INITS:
-            raise ValueError(
-                f"init must be one of {', '.join(map(repr, DALIAN_INITS))} with Dale's law, got {self.init!r}"
-            )
+            allowed = ", ".join(map(repr, DALIAN_INITS))
+            raise ValueError(f"init must be one of {allowed} with Dale's law, got {self.init!r}")
         if self.init == "lognormal" and not self.dalian:
             raise ValueError(
-                f"init 'lognormal' needs a model with Dale's law, 'dalian' or 'dalian_csnn3', got {self.model!r}"
+                "init 'lognormal' needs a model with Dale's law, 'dalian' or 'dalian_csnn3', "
+                f"got {self.model!r}"
             )
         _check.number("dropout", self.dropout, at_least=0, below=1)
         for name in ("recurrent", "skip", "learn_tau"):
@@ -288,7 +297,7 @@ class TrainConfig:
         known = _check.concrete(self.lower_strength)
         if self.priming_epochs and known is not None and known == 0:
             raise ValueError(
-                "lower_strength must be > 0 for priming_epochs, which train on the lower bound alone, got 0"
+                "lower_strength must be > 0 for priming_epochs, which use only the bounds, got 0"
             )
         _check.integer("augment_shift", self.augment_shift, at_least=0)
         for name in ("augment_stretch", "augment_drop"):

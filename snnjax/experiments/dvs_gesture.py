@@ -74,16 +74,16 @@ class DVSGestureConfig(TrainConfig):
         if not isinstance(self.stream, bool):
             raise TypeError(f"stream must be True or False, got {self.stream!r}")
         if not self.valid_users:
-            raise ValueError("valid_users must name at least one user, got none")
+            raise ValueError("valid_users must have at least one user, got none")
         if self.stream:
             if self.shard_size % self.batch_size:
-                raise ValueError(
-                    f"shard_size must be a multiple of batch_size {self.batch_size}, got {self.shard_size}"
-                )
+                needed = f"a multiple of batch_size {self.batch_size}"
+                raise ValueError(f"shard_size must be {needed}, got {self.shard_size}")
             for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
                 if name != "augment_drop" and getattr(self, name):
                     raise ValueError(
-                        f"{name} needs the training set on the device: stream = False (--no-stream), got {getattr(self, name)}"
+                        f"{name} must be 0 for streamed data, got {getattr(self, name)}; to use "
+                        "it, store the data on the device: stream = False (--no-stream)"
                     )
 
     @property
@@ -100,7 +100,8 @@ class DVSGestureConfig(TrainConfig):
         held = np.isin(whole.users, self.valid_users)
         if not held.any() or held.all():
             raise ValueError(
-                f"valid_users must leave some and hold out some of the users {np.unique(whole.users)}, got {self.valid_users}"
+                f"valid_users must be some but not all of the users {np.unique(whole.users)}, "
+                f"got {self.valid_users}"
             )
         train, valid = whole.subset(~held), whole.subset(held)
         fixed: dict[str, Any] = {"duration": self.duration}
@@ -109,10 +110,11 @@ class DVSGestureConfig(TrainConfig):
 
     def _stream(self, train: DVSGesture) -> Stream:
         try:
-            import grain  # noqa: F401  # before a run folder is made
+            import grain  # noqa: F401  # fail before a run folder is created
         except ImportError:
             raise ImportError(
-                "a stream needs grain: pip install 'snnjax[stream]', or hold the data on the device (--no-stream)"
+                "a stream needs the package grain: pip install 'snnjax[stream]', or store the "
+                "data on the device (--no-stream)"
             ) from None
         # all shards have one size, a multiple of the batch size, to leave out few recordings
         size = len(train) // math.ceil(len(train) / self.shard_size)

@@ -50,9 +50,8 @@ class ImageConfig(TrainConfig):
             raise TypeError(f"flip must be True or False, got {self.flip!r}")
         for name in (f.name for f in dataclasses.fields(self) if f.name.startswith("augment_")):
             if getattr(self, name):
-                raise ValueError(
-                    f"{name} must be 0 for images, whose augmentations are flip and shift, got {getattr(self, name)}"
-                )
+                rule = "must be 0 for images, whose augmentations are flip and shift"
+                raise ValueError(f"{name} {rule}, got {getattr(self, name)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

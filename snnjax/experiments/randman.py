@@ -48,7 +48,13 @@ class RandmanConfig(TrainConfig):
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         data = randman(
-            n_classes=self.classes, n_units=self.inputs, n_samples=self.samples, dim=self.dim, alpha=self.smoothness,
-            duration=self.duration, active_duration=self.duration / 2, seed=self.data_seed,
-        )  # fmt: skip
+            n_classes=self.classes,
+            n_units=self.inputs,
+            n_samples=self.samples,
+            dim=self.dim,
+            alpha=self.smoothness,
+            duration=self.duration,
+            active_duration=self.duration / 2,
+            seed=self.data_seed,
+        )
         return Splits(*data.split((0.8, 0.1, 0.1), seed=self.data_seed))

@@ -31,6 +31,7 @@ from snnjax.experiments._run import (
     train_source,
 )
 from snnjax.experiments.build import build_network, build_objective, build_optimizer, updates_of
+from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.sweep_folder import (
     SWEEPABLE,
     Member,
@@ -44,6 +45,7 @@ from snnjax.experiments.sweep_folder import (
     write_member,
     write_results,
 )
+from snnjax.nn import Sequential
 from snnjax.training.checkpoint import Checkpoints
 from snnjax.training.ensemble import Hyper, Order, Program, Snapshot, fit_ensemble
 from snnjax.training.inputs import choose_form
@@ -88,7 +90,7 @@ def grid(seeds: Sequence[int], varied: Mapping[str, Sequence[float]]) -> list[Me
                 f"{name} must have at least one value and none twice, got {list(values)}"
             )
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be at least one and none twice, got {list(seeds)}")
+        raise ValueError(f"seeds must have at least one seed and none twice, got {list(seeds)}")
     for seed in seeds:
         _check.integer("seed", seed, at_least=0, at_most=2**31 - 1)
     axes = [[(name, float(v)) for v in values] for name, values in varied.items()] + [
@@ -124,7 +126,8 @@ def parse_values(text: str) -> list[float]:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"values must be like 0.1,0.3,1 or 0:1:5 or 0.01:100:log:13 (low:high:log:number, low > 0), got {text!r}"
+            "values must be like 0.1,0.3,1 or 0:1:5 or 0.01:100:log:13 "
+            f"(low:high:log:number, low > 0), got {text!r}"
         ) from None
     values = np.geomspace(*ends, count) if scale == ["log"] else np.linspace(*ends, count)
     # ten digits, so that a value read from a file name is the same number
@@ -144,11 +147,11 @@ def program_of(config: Any, data: Data) -> Program:
         varied = {name: value for name, value in hyper.items() if name != "seed"}
         return dataclasses.replace(config, **varied)
 
-    def network(hyper: Hyper) -> Any:
+    def network(hyper: Hyper) -> Sequential:
         # weights that are drawn here and not used cost nothing, because XLA removes unused values
         return build_network(of(hyper), nu=config.nu, seed=hyper["seed"], **data.needs)
 
-    def start(hyper: Hyper, network: Any, splits: Splits) -> Any:
+    def start(hyper: Hyper, network: Sequential, splits: Splits) -> Sequential:
         # a target that cannot be reached leaves the drawn weights unchanged
         return calibrate_on(network, plain(splits.train), of(hyper), seed=hyper["seed"])[0]
 
@@ -158,7 +161,7 @@ def program_of(config: Any, data: Data) -> Program:
     def optimizer(hyper: Hyper) -> optax.GradientTransformation:
         return build_optimizer(of(hyper), steps=updates_of(config, len(train)))
 
-    def look(hyper: Hyper, network: Any, splits: Splits) -> dict[str, jax.Array]:
+    def look(hyper: Hyper, network: Sequential, splits: Splits) -> dict[str, jax.Array]:
         from snnjax.diagnostics import probe
 
         source = plain(splits.train)
@@ -225,8 +228,8 @@ def run_sweep(
     _check.one_of("order", order, get_args(Order))
     resolve(placement)
     if not members:
-        raise ValueError("members must hold at least one, got none")
-    for member in members:  # each checked as a whole configuration, before anything is computed
+        raise ValueError("members must have at least one member, got none")
+    for member in members:  # check every configuration before anything is computed
         dataclasses.replace(config, **member)
     _check_effects(config, members[0])
     content = content_of(config, {"patience": patience, "order": order}, swept=members[0])
@@ -234,7 +237,8 @@ def run_sweep(
     check_folder(folder, content, defaults, resume=resume)
     if getattr(config, "stream", False):
         raise ValueError(
-            "stream must be False (--no-stream) in a sweep, whose members share the training data on the device"
+            "stream must be False (--no-stream) in a sweep, because its members share the training "
+            "data on the device"
         )
     # load first, so that a task that cannot be loaded leaves no folder
     config, data = load(config, datasets)
@@ -270,8 +274,8 @@ def _train(
     figure: bool,
     on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
 ) -> Sweep:
-    # this reads every finished member, so that a damaged file is found before training
     """Train the missing members in waves, and write their files."""
+    # this reads every finished member, so that a damaged file is found before training
     rows = write_results(folder, members, figure=figure)
     epochs = config.epochs + config.priming_epochs
     program = program_of(config, data)
@@ -301,10 +305,19 @@ def _train(
                 callback(snapshot, finished, size)
 
         result = fit_ensemble(
-            program, {name: np.array([m[name] for m in waiting]) for name in waiting[0]}, splits, epochs=config.epochs,
-            priming_epochs=config.priming_epochs, batch_size=config.batch_size, dt=config.dt, patience=patience, order=order, placement=placement,
-            resume=checkpoints.restore, on_epoch=[save, announce],
-        )  # fmt: skip
+            program,
+            {name: np.array([m[name] for m in waiting]) for name in waiting[0]},
+            splits,
+            epochs=config.epochs,
+            priming_epochs=config.priming_epochs,
+            batch_size=config.batch_size,
+            dt=config.dt,
+            patience=patience,
+            order=order,
+            placement=placement,
+            resume=checkpoints.restore,
+            on_epoch=[save, announce],
+        )
         for k, member in enumerate(waiting):
             write_member(member_file(folder, member), member, result, k)
         close_wave(folder)
@@ -328,13 +341,14 @@ _USED: dict[str, Callable[[Any], bool]] = {
 """Whether a configuration uses a parameter. Parameters that are not listed are always used."""
 
 
-def _check_effects(config: Any, member: Member) -> None:
+def _check_effects(config: TrainConfig, member: Member) -> None:
     """Raise if a swept parameter has no effect."""
     config = dataclasses.replace(config, **member)
     for name in member:
         if not _USED.get(name, lambda _: True)(config):
-            settings = f"init = {config.init}, recurrent = {config.recurrent}, upper_strength = {config.upper_strength}"
+            settings = ("init", "recurrent", "upper_strength", "lower_strength", "gradient")
+            given = ", ".join(f"{setting} = {getattr(config, setting)}" for setting in settings)
             raise ValueError(
-                f"{name} must have an effect to be swept, and has none with {settings}, lower_strength = {config.lower_strength}, "
-                f"gradient = {config.gradient}"
+                f"{name} must have an effect to be swept, but has none with {given}; "
+                "change these settings, or do not sweep it"
             )

@@ -37,6 +37,7 @@ import numpy as np
 
 import snnjax
 from snnjax._files import as_dict, write_whole
+from snnjax.experiments.config import TrainConfig
 from snnjax.training.ensemble import EnsembleResult
 from snnjax.training.params import flatten_params
 
@@ -70,7 +71,9 @@ def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "members" / f"{_name(member)}.npz"
 
 
-def content_of(config: Any, options: dict[str, Any], *, swept: Collection[str]) -> dict[str, Any]:
+def content_of(
+    config: TrainConfig, options: dict[str, Any], *, swept: Collection[str]
+) -> dict[str, Any]:
     """Return what identifies a sweep, as JSON reads it back.
 
     Args:
@@ -113,12 +116,13 @@ def check_folder(
             not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())
         ):
             raise FileExistsError(
-                f"sweep folder {folder} is not an empty folder and holds no sweep; name another one"
+                f"sweep folder {folder} is not an empty folder and has no sweep; name another one"
             )
         return
     if not resume:
         raise FileExistsError(
-            f"sweep folder {folder} holds a sweep; go on with it by resume (--resume), or name another folder"
+            f"sweep folder {folder} has a sweep; continue it with resume (--resume), or name "
+            "another folder"
         )
     saved = _read_json(file)
     # the folder of the data may change
@@ -133,7 +137,8 @@ def check_folder(
     )
     if different:
         raise ValueError(
-            f"{folder} holds a sweep of another configuration; it differs in {different}. Name another folder"
+            f"{folder} has a sweep of another configuration; it differs in {different}. Name "
+            "another folder"
         )
 
 
@@ -143,7 +148,16 @@ def _known_as(name: str, saved: Any) -> Any:
 
 
 def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:
-    """Write new parts of the configuration and of the plan. Return all members of the plan."""
+    """Write new parts of the configuration and of the plan. Return all members of the plan.
+
+    Args:
+        folder: The folder of the sweep.
+        content: What identifies the sweep, from `content_of`.
+        members: The requested members.
+
+    Raises:
+        ValueError: The folder has a sweep over other parameters, or a file is damaged.
+    """
     if not (folder / "config.json").exists():
         versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
         write_whole(
@@ -153,7 +167,8 @@ def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]
     plan: list[Member] = _read_json(file) if file.exists() else []
     if plan and plan[0].keys() != members[0].keys():
         raise ValueError(
-            f"{folder} holds a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name the same parameters, or another folder"
+            f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
+            "the same parameters, or another folder"
         )
     union = plan + [m for m in members if m not in plan]
     if union != plan:
@@ -174,7 +189,8 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(
-                f"another process trains in the sweep folder {folder}; wait for it, or name another folder"
+                f"another process trains in the sweep folder {folder}; wait for it, or name "
+                "another folder"
             ) from None
         yield
 
@@ -191,9 +207,14 @@ def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member
 
     These are the members of an unfinished wave, otherwise the first `size` members that are not
     finished. The list is empty if all are finished.
+
+    Args:
+        folder: The folder of the sweep.
+        members: All members of the plan.
+        size: Largest number of members in a wave.
     """
     (folder / "members").mkdir(exist_ok=True)
-    if (folder / "wave.done").exists():  # killed while it was being removed
+    if (folder / "wave.done").exists():  # the process was killed while removing it
         shutil.rmtree(folder / "wave.done")
     file = folder / "wave" / "wave.json"
     if file.exists():
@@ -212,7 +233,14 @@ def close_wave(folder: Path) -> None:
 
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
-    """Write hyper-parameters, history, results and parameters of one member to one file."""
+    """Write hyper-parameters, history, results and parameters of one member to one file.
+
+    Args:
+        file: The file of the member.
+        member: Its hyper-parameters.
+        result: The result of its wave.
+        k: Its index in the wave.
+    """
     test = {
         f"test_{name}_{which}": values[k]
         for which, metrics in result.test.items()
@@ -283,7 +311,8 @@ def row_of(file: Path) -> dict[str, Any]:
             return row | {f"initial_{name}": value.item() for name, value in initial.items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{file} is not a readable member of a sweep: {error}; remove it to train that member again"
+            f"{file} is not a readable member of a sweep: {error}; remove it to train the member "
+            "again"
         ) from None
 
 

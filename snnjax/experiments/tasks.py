@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.dvs_gesture import DVSGestureConfig
 from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
@@ -22,7 +20,7 @@ TASKS: dict[str, type[TrainConfig]] = {
 """Configurations by their names on the command line."""
 
 
-def task_name(config: Any) -> str:
+def task_name(config: TrainConfig) -> str:
     """Return the name of a configuration's task.
 
     >>> task_name(RandmanConfig())

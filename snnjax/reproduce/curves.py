@@ -24,9 +24,15 @@ they train at 0.05."""
 def shallow_curve(
     options: Options, name: str, *, recurrent: bool = False, **changes: object
 ) -> Arm:
-    """One hidden layer on spoken words over sigma_u.
+    """Return the arm of one hidden layer on spoken words over sigma_u.
 
     Laptop, both cores: 3 to 4 min, or 6 min with recurrence (measured while other programs ran).
+
+    Args:
+        options: The options of the study.
+        name: Name of the arm.
+        recurrent: Add recurrent connections.
+        **changes: Other settings of the configuration.
     """
     task = shallow(options, recurrent=recurrent)
     if options.preset == "laptop":
@@ -48,7 +54,7 @@ def conv_curve(
     seeds: int = 2,
     **changes: object,
 ) -> Arm:
-    """A convolutional network over sigma_u.
+    """Return the arm of a convolutional network over sigma_u.
 
     Laptop, both cores: 1 layer 3 min, 3 layers 8 min, 7 layers 21 min.
 

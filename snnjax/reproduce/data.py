@@ -38,13 +38,15 @@ def _find(data: Path | None, folders: tuple[str, ...], holds: tuple[str, ...], w
     )
     if root is None:
         raise MissingDataError(
-            f"{what} needed: name the folder that holds it by --data FOLDER or the environment variable {VARIABLE}"
+            f"{what} needed; name the folder with the data by --data FOLDER or the environment "
+            f"variable {VARIABLE}"
         )
     for folder in (root, *(root / name for name in folders)):
         if any(next(folder.glob(pattern), None) for pattern in holds):
             return folder
     raise MissingDataError(
-        f"{what} needed: neither {root} nor its folders {', '.join(folders)} hold {' or '.join(holds)}"
+        f"{what} needed; neither {root} nor its folders {', '.join(folders)} contain "
+        f"{' or '.join(holds)}"
     )
 
 
@@ -130,8 +132,14 @@ def _events(
     offsets = np.cumsum([0, *(u.size for u in sample_units)])
     times = rng.uniform(0, duration, offsets[-1])
     return EventDataset(
-        times=times, units=np.concatenate(sample_units), offsets=offsets, labels=labels, n_units=units, n_classes=classes, duration=duration
-    )  # fmt: skip
+        times=times,
+        units=np.concatenate(sample_units),
+        offsets=offsets,
+        labels=labels,
+        n_units=units,
+        n_classes=classes,
+        duration=duration,
+    )
 
 
 def _images(rng: np.random.Generator, n: int, side: int, classes: int) -> ImageDataset:

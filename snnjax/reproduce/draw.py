@@ -34,6 +34,13 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
     """Plot mean (line) and range (band) of a column over all rows with the same x.
 
     Values that are not finite are left out.
+
+    Args:
+        axes: The panel.
+        rows: Rows of one arm.
+        x: Column of the x axis.
+        column: Column of the y axis.
+        **style: Options of `Axes.plot`.
     """
     across = sorted({row[x] for row in rows if row.get(x) is not None})
     found = [values(pick(rows, **{x: v}), column) for v in across]
@@ -57,6 +64,12 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
 
     The x axis is logarithmic if x spans more than a decade. An empty panel gets a text that says
     so.
+
+    Args:
+        axes: The panel.
+        x: Column of the x axis.
+        y: Label of the y axis.
+        log_y: Make the y axis logarithmic if it has positive values.
     """
     axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
     at = (
@@ -87,6 +100,11 @@ def curves(
     rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u"
 ) -> Figure:
     """Plot one panel per column and one line per arm.
+
+    Args:
+        rows: Rows of the study.
+        panels: Column of each panel by its label.
+        x: Column of the x axis.
 
     >>> rows = [{"arm": a, "sigma_u": s, "test_accuracy_final": 0.5}
     ...         for a in ("one", "two") for s in (0.1, 1.0, 10.0)]

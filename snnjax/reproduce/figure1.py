@@ -43,7 +43,17 @@ def measure(
     trials: int,
     dt: float = 2e-3,
 ) -> list[Row]:
-    """Return the rows. Inputs fire at `rate` (Hz); every trial lasts `seconds`."""
+    """Return the rows of a study.
+
+    Args:
+        xis: Values of xi.
+        inputs: Number of inputs.
+        neurons: Number of neurons.
+        rate: Rate of each input, Hz.
+        seconds: Length of a trial, s.
+        trials: Number of trials.
+        dt: Time step, s.
+    """
     x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
     w = jax.random.normal(jax.random.key(1), (inputs, neurons))
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
@@ -70,10 +80,16 @@ def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> Row:
     at = np.sort(u.ravel())[:: max(1, u.size // 10_000)]
     normal = 0.5 * (1 + np.asarray(jax.scipy.special.erf(jnp.asarray(at / target / math.sqrt(2)))))
     return {
-        "xi": float(xi), "reset": reset, "target": target, "mean": float(u.mean()), "std": float(u.std()),
-        "distance": float(np.abs(normal - np.linspace(0, 1, at.size)).max()), "rate": rate if reset else 0.0,
-        "edges": edges.tolist(), "density": (density * (np.histogram(u, edges)[0].sum() / u.size)).tolist(),
-    }  # fmt: skip
+        "xi": float(xi),
+        "reset": reset,
+        "target": target,
+        "mean": float(u.mean()),
+        "std": float(u.std()),
+        "distance": float(np.abs(normal - np.linspace(0, 1, at.size)).max()),
+        "rate": rate if reset else 0.0,
+        "edges": edges.tolist(),
+        "density": (density * (np.histogram(u, edges)[0].sum() / u.size)).tolist(),
+    }
 
 
 def _draw(rows: Rows) -> Mapping[str, Figure]:
@@ -141,13 +157,41 @@ def study(options: Options) -> Study:
         paper={"seconds": 2.0, "trials": 100},
     )
     return Study(
-        name="figure1", title="Figure 1: the membrane's distribution", preset=options.preset,
-        units=[Measurement("membrane", given, lambda: measure(**given), {"task": "Poisson", "as_published": True})],
+        name="figure1",
+        title="Figure 1: the membrane's distribution",
+        preset=options.preset,
+        units=[
+            Measurement(
+                "membrane",
+                given,
+                lambda: measure(**given),
+                {"task": "Poisson", "as_published": True},
+            )
+        ],
         draw=_draw,
         statements=[
-            Statement("Without reset the membrane is normal with standard deviation sigma_U = (theta - mu_U) / xi (within 5 %)", "P", _as_theory),
-            Statement("With reset the theory describes it the better the larger xi is (at the largest, distance < 0.05)", "ours", _with_reset),
+            Statement(
+                "Without reset the membrane is normal with standard deviation sigma_U = (theta - "
+                "mu_U) / xi (within 5 %)",
+                "P",
+                _as_theory,
+            ),
+            Statement(
+                "With reset the theory is more accurate for larger xi (distance < 0.05 at the "
+                "largest)",
+                "ours",
+                _with_reset,
+            ),
         ],
-        columns={"target": ("target", ""), "std": ("std", ""), "mean": ("mean", ""), "distance": ("distance", ""), "rate": ("rate", "Hz")},
-        notes=["Sizes, rates and the values of xi are our choice; weights are balanced, so that all neurons have the same mean."],
-    )  # fmt: skip
+        columns={
+            "target": ("target", ""),
+            "std": ("std", ""),
+            "mean": ("mean", ""),
+            "distance": ("distance", ""),
+            "rate": ("rate", "Hz"),
+        },
+        notes=[
+            "Sizes, rates and the values of xi are our choice. Weights are balanced, so that all "
+            "neurons have the same mean."
+        ],
+    )

@@ -84,7 +84,10 @@ def _wide(rows: Rows) -> Verdict:
     inside = [cell for cell in cells if -2 <= cell[0] <= 0 and cell[1] < 10]
     failed = [cell for cell in inside if not trains[cell]]
     outside = [ok for cell, ok in trains.items() if cell not in inside]
-    text = f"{len(inside) - len(failed)} of {len(inside)} combinations there train, and {sum(outside)} of {len(outside)} elsewhere"
+    text = (
+        f"{len(inside) - len(failed)} of {len(inside)} combinations in this region train, and "
+        f"{sum(outside)} of {len(outside)} elsewhere"
+    )
     return verdict(
         not failed,
         text
@@ -122,24 +125,63 @@ def study(options: Options) -> Study:
     )
     heat = Arm(MAP, weights, values_of, options.seeds_of(2))
     spoken = shallow_curve(options, SPOKEN)
-    # in smoke nothing is trained for long; at the paper preset the curve itself has its settings
+    # smoke skips the long training; in the paper preset the curve itself has these settings
     units = [curve, *([paper] if options.preset == "laptop" else []), heat, spoken]
     own = PAPER if options.preset == "laptop" else CURVE
     shown = next(v for v in (1.0, 0.5) if v in curve.varied["sigma_u"])
     ends = [] if options.smoke else [0.1, 20.0]
     return Study(
-        name="figure3", title="Figure 3: one hidden layer", preset=options.preset, units=units, draw=_draw,
+        name="figure3",
+        title="Figure 3: one hidden layer",
+        preset=options.preset,
+        units=units,
+        draw=_draw,
         statements=[
-            number("Randman, sigma_U = 1, test accuracy", NUMBERS["randman.test"], TEST, arm=own, sigma_u=1.0),
-            number("Randman, sigma_U = 1, training accuracy", NUMBERS["randman.train"], "train_accuracy", arm=own, sigma_u=1.0),
-            number("Randman, sigma_U = 1, rate of the hidden layer before training", NUMBERS["randman.rate"], "initial_rate_1", arm=own, sigma_u=1.0),
+            number(
+                "Randman, sigma_U = 1, test accuracy",
+                NUMBERS["randman.test"],
+                TEST,
+                arm=own,
+                sigma_u=1.0,
+            ),
+            number(
+                "Randman, sigma_U = 1, training accuracy",
+                NUMBERS["randman.train"],
+                "train_accuracy",
+                arm=own,
+                sigma_u=1.0,
+            ),
+            number(
+                "Randman, sigma_U = 1, rate of the hidden layer before training",
+                NUMBERS["randman.rate"],
+                "initial_rate_1",
+                arm=own,
+                sigma_u=1.0,
+            ),
             Statement("Randman: best region mu_W <= 0, sigma_W near 1 (0.3 to 3)", "P", _best),
-            Statement("Randman: trains in the wide region -2 <= mu_W <= 0, sigma_W < 10", "P", _wide),
-            number("SHD, feed-forward, sigma_U = 1, test accuracy", NUMBERS["shd.shallow.test"], TEST, arm=SPOKEN, sigma_u=1.0),
-            number("SHD, feed-forward, sigma_U = 1, training accuracy", NUMBERS["shd.shallow.train"], "train_accuracy", arm=SPOKEN, sigma_u=1.0),
+            Statement(
+                "Randman: trains in the wide region -2 <= mu_W <= 0, sigma_W < 10", "P", _wide
+            ),
+            number(
+                "SHD, feed-forward, sigma_U = 1, test accuracy",
+                NUMBERS["shd.shallow.test"],
+                TEST,
+                arm=SPOKEN,
+                sigma_u=1.0,
+            ),
+            number(
+                "SHD, feed-forward, sigma_U = 1, training accuracy",
+                NUMBERS["shd.shallow.train"],
+                "train_accuracy",
+                arm=SPOKEN,
+                sigma_u=1.0,
+            ),
         ],
         columns=ACCURACY,
-        notes=["The upper bound is at 10 Hz on Randman as everywhere (the paper's text); its published example has 4 spikes a trial, 20 Hz.",
-               "Values of the swept parameters between those the paper names are our choice."],
+        notes=[
+            "The upper bound is at 10 Hz for Randman as for all tasks (the paper's text). The "
+            "published example has 4 spikes per trial, 20 Hz.",
+            "Values of the swept parameters that the paper does not name are our choice.",
+        ],
         snapshots=[(curve, {"sigma_u": v, "seed": 0}) for v in sorted({shown, *ends})],
-    )  # fmt: skip
+    )

@@ -7,8 +7,8 @@ sigma_U = 1), and the activity and gradients of each layer before training.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from snnjax.reproduce import data as _data
 from snnjax.reproduce import draw, layers
@@ -58,7 +58,9 @@ def _probe(options: Options, depth: int) -> Measurement:
     )
 
 
-def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
+def _look(
+    task: Task, settings: Sequence[tuple[str, float]], seeds: Sequence[int], samples: int
+) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), samples)
     return [
         {
@@ -71,7 +73,7 @@ def _look(task: Task, settings: Any, seeds: Any, samples: int) -> list[Row]:
     ]
 
 
-def _deep_rates(task: Task, seeds: Any) -> list[Row]:
+def _deep_rates(task: Task, seeds: Sequence[int]) -> list[Row]:
     sets = layers.few(_data.SOURCES[task.source](task.config), 64)
     found = [
         layers.look(task.config, sets, "fluctuation_driven", 1.0, seed)["rate"] for seed in seeds
@@ -104,22 +106,62 @@ def study(options: Options) -> Study:
     probes = [_probe(options, depth) for depth in ((1,) if options.smoke else depths)]
     deep = shallow(options).change(hidden=(16, 16, 16) if options.smoke else (128, 128, 128))
     dense = Measurement(
-        DENSE, {"samples": 64, "seeds": options.seeds_of(3), "dt": deep.config.dt}, functools.partial(_deep_rates, deep, options.seeds_of(3)), deep.facts
-    )  # fmt: skip
+        DENSE,
+        {"samples": 64, "seeds": options.seeds_of(3), "dt": deep.config.dt},
+        functools.partial(_deep_rates, deep, options.seeds_of(3)),
+        deep.facts,
+    )
     return Study(
-        name="figure4", title="Figure 4: depth", preset=options.preset, units=[*curves, *probes, *([] if options.smoke else [dense])], draw=_draw,
+        name="figure4",
+        title="Figure 4: depth",
+        preset=options.preset,
+        units=[*curves, *probes, *([] if options.smoke else [dense])],
+        draw=_draw,
         statements=[
             trains_within("One layer trains for sigma_U <= 1", None, 1.0, arm=_name(1)),
             trains_within("Three layers train for sigma_U 0.05 to 3", 0.05, 3.0, arm=_name(3)),
             trains_within("Seven layers train for sigma_U 0.5 to 2", 0.5, 2.0, arm=_name(7)),
-            number("Ten layers, sigma_U = 1, test accuracy", NUMBERS["shd.csnn10.test"], TEST, arm=_name(10), sigma_u=1.0),
-            number("One layer, sigma_U = 1, epochs to 90 % training accuracy", NUMBERS["shd.csnn1.epochs_to_90"], "epochs_to_90", arm=_name(1), sigma_u=1.0),
-            number("Three layers, sigma_U = 1, epochs to 90 %", NUMBERS["shd.csnn3.epochs_to_90"], "epochs_to_90", arm=_name(3), sigma_u=1.0),
+            number(
+                "Ten layers, sigma_U = 1, test accuracy",
+                NUMBERS["shd.csnn10.test"],
+                TEST,
+                arm=_name(10),
+                sigma_u=1.0,
+            ),
+            number(
+                "One layer, sigma_U = 1, epochs to 90 % training accuracy",
+                NUMBERS["shd.csnn1.epochs_to_90"],
+                "epochs_to_90",
+                arm=_name(1),
+                sigma_u=1.0,
+            ),
+            number(
+                "Three layers, sigma_U = 1, epochs to 90 %",
+                NUMBERS["shd.csnn3.epochs_to_90"],
+                "epochs_to_90",
+                arm=_name(3),
+                sigma_u=1.0,
+            ),
             *layers.STATEMENTS,
-            *(number(f"Dense 700-128-128-128-20, sigma_U = 1, rate of layer {k} before training", NUMBERS[f"shd.deep.rate_{k}"], f"initial_rate_{k}", arm=DENSE)
-              for k in (1, 2, 3)),
+            *(
+                number(
+                    f"Dense 700-128-128-128-20, sigma_U = 1, rate of layer {k} before training",
+                    NUMBERS[f"shd.deep.rate_{k}"],
+                    f"initial_rate_{k}",
+                    arm=DENSE,
+                )
+                for k in (1, 2, 3)
+            ),
         ],
-        columns={**ACCURACY, "rate by layer, before": ("rate", "Hz"), "|dL/dz| by layer": ("grad_z", ""), "first update by layer": ("update", ""),
-                 "membrane by layer": ("membrane", "")},
-        notes=["How many layers of which width the networks of 1, 7 and 10 layers have is our choice (`snnjax.models.csnn`)."],
-    )  # fmt: skip
+        columns={
+            **ACCURACY,
+            "rate by layer, before": ("rate", "Hz"),
+            "|dL/dz| by layer": ("grad_z", ""),
+            "first update by layer": ("update", ""),
+            "membrane by layer": ("membrane", ""),
+        },
+        notes=[
+            "The widths of layers in networks of 1, 7 and 10 layers are our choice "
+            "(`snnjax.models.csnn`)."
+        ],
+    )

@@ -89,15 +89,29 @@ def study(options: Options) -> Study:
         ),
     ]
     return Study(
-        name="figure5", title="Figure 5: homeostatic plasticity and priming", preset=options.preset, units=units,
+        name="figure5",
+        title="Figure 5: homeostatic plasticity and priming",
+        preset=options.preset,
+        units=units,
         draw=lambda rows: {"figure5": draw.curves(rows)},
         statements=[
             rescues(HOMEOSTASIS, "Homeostatic plasticity rescues sigma_U << 1"),
-            rescues(PRIMING, f"Homeostatic priming ({primed} epochs here, 10 in the paper) rescues sigma_U << 1"),
-            Statement("After priming training rarely fails (in at most one of ten networks)", "P", _rarely_fails),
+            rescues(
+                PRIMING,
+                f"Homeostatic priming ({primed} epochs here, 10 in the paper) rescues sigma_U << 1",
+            ),
+            Statement(
+                "After priming training rarely fails (in at most one of ten networks)",
+                "P",
+                _rarely_fails,
+            ),
         ],
         columns=ACCURACY,
-        notes=[f"{depth} layers are our choice; lower bound 100 at 1e-3 spikes a trial, which stays on after priming (our choice).",
-               "Primed networks have the paper's upper bound, of strength 0.01; on a laptop the others have 0.1.",
-               "Epochs to 90 % count those of priming."],
-    )  # fmt: skip
+        notes=[
+            f"{depth} layers are our choice. The lower bound has strength 100 at 1e-3 spikes per "
+            "trial and remains after priming (our choice).",
+            "Primed networks have the paper's upper bound, of strength 0.01; on a laptop the "
+            "others have 0.1.",
+            "Epochs to 90 % include those of priming.",
+        ],
+    )

@@ -52,7 +52,7 @@ def _arms(options: Options, task: Task, published: str, depth: int, laptop_seeds
     for start in STARTS:
         if (published, depth, start) in TABLE_1:
             facts = {"network": f"{published} {depth}", "start": start}
-            # figure 4 has trained it
+            # figure 4 has trained this network
             if options.smoke and published == "SHD" and start == "fluctuation-driven":
                 curve = conv_curve(options, depth, "")
                 out.append(
@@ -121,10 +121,12 @@ def _table(rows: Rows) -> str:
         ours = [values(pick(own, start=start), TEST) for start in STARTS]
         theirs = [TABLE_1.get((task, depth, start)) for start in STARTS]
         lines.append(
-            f"| {own[0]['task']}, here | {depth} | {' | '.join(spread(f, '%') if f.size else '' for f in ours)} |"
+            f"| {own[0]['task']}, here | {depth} | "
+            f"{' | '.join(spread(f, '%') if f.size else '' for f in ours)} |"
         )
         lines.append(
-            f"| {task}, published | {depth} | {' | '.join('' if p is None else str(p) for p in theirs)} |"
+            f"| {task}, published | {depth} | "
+            f"{' | '.join('' if p is None else str(p) for p in theirs)} |"
         )
     return "\n".join(lines)
 
@@ -179,19 +181,55 @@ def study(options: Options) -> Study:
     if options.preset == "paper":
         for depth in (6, 8):
             units += _arms(options, dvs_gesture(options, depth), "DVS-Gesture", depth, 1)
-    if smoke:  # one of each task that no other figure has trained is enough
+    if smoke:  # one network per task, which no other figure has trained, is enough
         units = [unit for unit in units if unit.facts["start"] != "Kaiming"]
     deep = (("SHD", 7), ("CIFAR-10", 4), ("DVS-Gesture", 8))
     one = {"sigma_u": 1.0} if smoke else {}
     return Study(
-        name="figure6", title="Figure 6 and table 1: starts, tasks and depths", preset=options.preset, units=units, draw=_draw, table=_table,
+        name="figure6",
+        title="Figure 6 and table 1: starts, tasks and depths",
+        preset=options.preset,
+        units=units,
+        draw=_draw,
+        table=_table,
         statements=[
-            *(number(f"{_name(*key)}, test accuracy", value, TEST, arm=_name(*key), **(one if key[2] == STARTS[2] else {})) for key, value in TABLE_1.items()),
+            *(
+                number(
+                    f"{_name(*key)}, test accuracy",
+                    value,
+                    TEST,
+                    arm=_name(*key),
+                    **(one if key[2] == STARTS[2] else {}),
+                )
+                for key, value in TABLE_1.items()
+            ),
             *(_fails(task, depth) for task, depth in deep),
-            *(_better(task, depth, "Kaiming + homeostasis", "Kaiming", f"{task}, {depth} layers: homeostasis rescues Kaiming weights") for task, depth in deep),
-            *(_better(task, depth, "fluctuation-driven", "Kaiming", f"{task}, {depth} layers: fluctuation-driven weights train") for task, depth in deep),
+            *(
+                _better(
+                    task,
+                    depth,
+                    "Kaiming + homeostasis",
+                    "Kaiming",
+                    f"{task}, {depth} layers: homeostasis rescues Kaiming weights",
+                )
+                for task, depth in deep
+            ),
+            *(
+                _better(
+                    task,
+                    depth,
+                    "fluctuation-driven",
+                    "Kaiming",
+                    f"{task}, {depth} layers: fluctuation-driven weights train",
+                )
+                for task, depth in deep
+            ),
         ],
         columns=ACCURACY,
-        notes=["CIFAR-10: length of a trial, batch, mirroring and bounds are our choice; networks wider than two blocks too (`snnjax.models.csnn2d`).",
-               "DVS-Gesture has no arm below the paper preset, and its networks are trained one after another: their data are streamed."],
-    )  # fmt: skip
+        notes=[
+            "CIFAR-10: length of a trial, batch, mirroring, bounds, and widths beyond two blocks "
+            "are our choice (`snnjax.models.csnn2d`).",
+            "DVS-Gesture has arms in the paper preset only. Its networks are trained one after "
+            "another, because their data are streamed.",
+        ],
+    )

@@ -34,7 +34,10 @@ def _as_good(rows: Rows) -> Verdict:
     plain, dalian = (values(pick(rows, arm=name, sigma_u=1.0), TEST) for name in (PLAIN, DALIAN))
     if not plain.size or not dalian.size:
         return untested("not trained at sigma_u 1")
-    found = f"{spread(dalian, '%')} against {spread(plain, '%')} at sigma_u 1; Dalian over sigma_u {curve(pick(rows, arm=DALIAN))}"
+    found = (
+        f"{spread(dalian, '%')} against {spread(plain, '%')} at sigma_u 1; "
+        f"Dalian over sigma_u {curve(pick(rows, arm=DALIAN))}"
+    )
     return verdict(bool(dalian.mean() > plain.mean() - 0.05), found)
 
 
@@ -67,12 +70,30 @@ def study(options: Options) -> Study:
             )
         )
     return Study(
-        name="figure7", title="Figure 7: Dale's law", preset=options.preset, units=arms, draw=lambda rows: {"figure7": draw.curves(rows)},
+        name="figure7",
+        title="Figure 7: Dale's law",
+        preset=options.preset,
+        units=arms,
+        draw=lambda rows: {"figure7": draw.curves(rows)},
         statements=[
-            number("SHD, Dalian, sigma_U = 1, test accuracy", NUMBERS["shd.dalian.test"], TEST, arm=DALIAN, sigma_u=1.0),
-            number("SHD, Dalian, sigma_U = 1, training accuracy", NUMBERS["shd.dalian.train"], "train_accuracy", arm=DALIAN, sigma_u=1.0),
-            Statement("A Dalian network ends at most 5 points below one without the law", "ours", _as_good),
+            number(
+                "SHD, Dalian, sigma_U = 1, test accuracy",
+                NUMBERS["shd.dalian.test"],
+                TEST,
+                arm=DALIAN,
+                sigma_u=1.0,
+            ),
+            number(
+                "SHD, Dalian, sigma_U = 1, training accuracy",
+                NUMBERS["shd.dalian.train"],
+                "train_accuracy",
+                arm=DALIAN,
+                sigma_u=1.0,
+            ),
+            Statement(
+                "A Dalian network ends at most 5 points below one without the law", "ours", _as_good
+            ),
         ],
         columns=ACCURACY,
-        notes=["As many neurons with and without the law, 160, is our choice."],
-    )  # fmt: skip
+        notes=["Equal numbers of neurons with and without the law, 160, are our choice."],
+    )

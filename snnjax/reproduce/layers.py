@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from snnjax.datasets import Splits
 from snnjax.diagnostics import SATURATED_HZ, probe
-from snnjax.experiments import prepare
+from snnjax.experiments import TrainConfig, prepare
 from snnjax.experiments._run import spread
 from snnjax.reproduce.statements import Row, Rows, Statement, Verdict, pick, untested, verdict
 
@@ -46,12 +47,14 @@ def setting(init: str, sigma_u: float) -> str:
     )
 
 
-def few(sets: Any, samples: int) -> Any:
+def few(sets: Splits, samples: int) -> Splits:
     """Return the sets with only `samples` training samples, evenly spread, for the probe."""
-    return (sets[0].subset(np.asarray(spread(sets[0], samples))), sets[1], sets[2])
+    return sets._replace(train=sets.train.subset(np.asarray(spread(sets.train, samples))))
 
 
-def look(base: Any, sets: Any, init: str, sigma_u: float, seed: int) -> dict[str, list[float]]:
+def look(
+    base: TrainConfig, sets: Splits, init: str, sigma_u: float, seed: int
+) -> dict[str, list[float]]:
     """Probe one network.
 
     Args:
@@ -119,12 +122,15 @@ def _text(numbers: np.ndarray) -> str:
 
 
 def _rates(
-    text: str, name: str, holds: Callable[[np.ndarray], Any], source: Any = "P"
+    text: str,
+    name: str,
+    holds: Callable[[np.ndarray], bool | np.bool_],
+    source: Literal["P", "R", "ours"] = "P",
 ) -> Statement:
     def judge(rows: Rows) -> Verdict:
         rates = _mean(pick(rows, depth=7, setting=name), "rate")
         if not rates.size:
-            return untested("no network of seven layers with these weights was looked at")
+            return untested("no network of seven layers with these weights was measured")
         return verdict(bool(holds(rates)), f"rates {_text(rates)} Hz, layer 1 to 7")
 
     return Statement(text, source, judge)
@@ -176,7 +182,8 @@ STATEMENTS = (
         lambda r: _active(r) == 4,
     ),
     _rates(
-        "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 Hz)",
+        "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 "
+        "Hz)",
         "sigma_u 1",
         lambda r: _level(r) and r.max() < 30,
     ),

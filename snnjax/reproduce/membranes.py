@@ -29,7 +29,13 @@ def poisson_input(samples: int) -> tuple[jax.Array, float]:
 
 
 def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.Array, float]:
-    """Return `samples` trials, evenly spread over a data set, and its mean rate, Hz."""
+    """Return trials (time, batch, units), evenly spread over a data set, and its mean rate, Hz.
+
+    Args:
+        data: The data set.
+        samples: Number of trials.
+        dt: Time step, s.
+    """
     part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
     return DeviceEvents.put(part, dt=dt).batch(jnp.arange(len(part)))[0], float(data.rate().mean())
 
@@ -45,8 +51,17 @@ def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:
 
 
 def measure(
-    x: jax.Array, nu: float, sigma_u: float, method: str, seed: int, *, depth: int = 7, width: int = 128, recurrent: bool = False, dt: float = DT
-) -> np.ndarray:  # fmt: skip
+    x: jax.Array,
+    nu: float,
+    sigma_u: float,
+    method: str,
+    seed: int,
+    *,
+    depth: int = 7,
+    width: int = 128,
+    recurrent: bool = False,
+    dt: float = DT,
+) -> np.ndarray:
     """Measure the membranes of an untrained dense network.
 
     Args:

@@ -11,20 +11,24 @@ import numpy as np
 
 from snnjax._files import write_whole
 from snnjax.experiments.sweep_folder import SWEEPABLE
-from snnjax.reproduce.arms import Arm
+from snnjax.reproduce.arms import Arm, Unit
 from snnjax.reproduce.statements import RULES, Row, Statement, Verdict, spread, values
 
 if TYPE_CHECKING:
     from snnjax.reproduce.study import Finished
 
 PAPER = "Rossbroich, Gygax & Zenke (2022), [doi 10.1088/2634-4386/ac97bb](https://doi.org/10.1088/2634-4386/ac97bb)"
-SOURCES = "P: printed in the paper; R: read in its reference implementation's published examples; ours: not a sentence of the paper"
+SOURCES = (
+    "P: printed in the paper; R: read in the published examples of its reference implementation; "
+    "ours: not in the paper"
+)
 WARNING = (
-    "**Smoke test on generated data and tiny networks (one convolutional layer stands for three and seven): it shows that the program runs, and says "
-    "nothing about the paper. No statement is tested.**"
+    "**Smoke test on generated data and tiny networks (one convolutional layer in place of three "
+    "and seven). It shows that the program runs, and says nothing about the paper. No statement "
+    "is tested.**"
 )
 STOPPED = (
-    " A network whose numbers are no longer finite stops, and counts with what it had reached."
+    " A network whose numbers are no longer finite stops, and counts with its last finite results."
 )
 ACCURACY: dict[str, tuple[str, str]] = {
     "test %, final": ("test_accuracy_final", "%"),
@@ -79,7 +83,8 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
     ]
     if finished.shared:
         parts.append(
-            f"Trained for another figure before, and not in that time: {', '.join(finished.shared)}."
+            "Trained before for another figure, and not included in this time: "
+            f"{', '.join(finished.shared)}."
         )
     if study.preset == "smoke":
         parts.append(WARNING)
@@ -107,7 +112,8 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
         ]
     parts += ["## Settings", "\n".join(_settings(unit) for unit in study.units)]
     parts += [
-        f"Again, or on where it was cut off: `snnjax reproduce {study.name} --preset {study.preset} --out {finished.folder.parent}`"
+        "To repeat or continue this study: "
+        f"`snnjax reproduce {study.name} --preset {study.preset} --out {finished.folder.parent}`"
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -201,7 +207,7 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
     return "\n\n".join(parts) + "\n"
 
 
-def _settings(unit: Any) -> str:
+def _settings(unit: Unit) -> str:
     if not isinstance(unit, Arm):
         return f"- {unit.name}: {', '.join(f'{k} {_words(v)}' for k, v in unit.given.items())}"
     config, defaults = unit.task.config, type(unit.task.config)
@@ -211,7 +217,9 @@ def _settings(unit: Any) -> str:
     swept = "; ".join(f"{k} {', '.join(f'{v:g}' for v in vs)}" for k, vs in unit.varied.items())
     given = ", ".join(f"{k} {_words(v)}" for k, v in changed.items())
     swept = f"swept: {swept}; " if swept else ""
-    return f"- {unit.name}: {unit.task.facts['task']}, {given}; {swept}{len(unit.seeds)} seed{'s' * (len(unit.seeds) > 1)}; data: {unit.task.source}"
+    seeds = f"{len(unit.seeds)} seed{'s' * (len(unit.seeds) > 1)}"
+    head = f"- {unit.name}: {unit.task.facts['task']}, {given}"
+    return f"{head}; {swept}{seeds}; data: {unit.task.source}"
 
 
 ALWAYS = (
@@ -228,7 +236,7 @@ ALWAYS = (
 """Settings that a report lists even if they have their default values."""
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """Return a setting as text, lists without brackets.
 
     >>> _words(((0.2, "a"), (1.0, "b"))), _words(0.5)

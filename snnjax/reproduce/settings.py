@@ -48,7 +48,7 @@ class Options:
     def __post_init__(self) -> None:
         _check.one_of("preset", self.preset, ("smoke", "laptop", "paper"))
         if self.data is not None and not self.data.is_dir():
-            raise ValueError(f"data must be a folder that exists, got {str(self.data)!r}")
+            raise ValueError(f"data must be an existing folder, got {str(self.data)!r}")
         if self.seeds is not None:
             _check.integer("seeds", self.seeds, at_least=1)
 
@@ -141,7 +141,13 @@ def _tiny(folder: Path, **changes: Any) -> SHDConfig:
 def shallow(
     options: Options, *, recurrent: bool = False, model: Literal["dense", "dalian"] = "dense"
 ) -> Task:
-    """SHD, 700-128-20. Only Randman has the lower bound (our interpretation)."""
+    """SHD, 700-128-20. Only Randman has the lower bound (our interpretation).
+
+    Args:
+        options: The options of the user.
+        recurrent: Add recurrent connections.
+        model: The model. The `dalian` network obeys Dale's law.
+    """
     folder, facts = _spoken(options)
     network: dict[str, Any] = {"recurrent": recurrent, "model": model}
     config = options.choose(
@@ -170,16 +176,33 @@ def conv(options: Options, depth: int) -> Task:
         smoke=_tiny(folder, model="csnn1", recurrent=True),
         # Two speakers. On one core 3, 4.4 and 11 s per member and epoch for 1, 3 and 7 layers.
         # Adam, because SMORMS3 is still at chance after so few updates.
-        laptop=SHDConfig(start="paper",
-            data=folder, model=model, recurrent=True, duration=0.4, dt=5e-3, valid_fraction=0.25, batch_size=10, optimizer="adam",
-            learning_rate=5e-3, epochs=18, lower_strength=0.0,
+        laptop=SHDConfig(
+            start="paper",
+            data=folder,
+            model=model,
+            recurrent=True,
+            duration=0.4,
+            dt=5e-3,
+            valid_fraction=0.25,
+            batch_size=10,
+            optimizer="adam",
+            learning_rate=5e-3,
+            epochs=18,
+            lower_strength=0.0,
         ),
         # Store traces of 19 steps: for ten layers, all traces of an update take 40 GiB. Bound 0.01
         # at 7 spikes (R).
-        paper=SHDConfig(start="paper",
-            data=folder, model=model, recurrent=True, batch_size=400, upper_strength=0.01, lower_strength=0.0, remat_steps=19,
+        paper=SHDConfig(
+            start="paper",
+            data=folder,
+            model=model,
+            recurrent=True,
+            batch_size=400,
+            upper_strength=0.01,
+            lower_strength=0.0,
+            remat_steps=19,
         ),
-    )  # fmt: skip
+    )
     source = options.choose(smoke="generated", laptop="two speakers", paper="own")
     return Task(
         config, source, {**facts, "depth": depth}, wave=options.choose(smoke=16, laptop=16, paper=5)
@@ -212,13 +235,31 @@ def cifar10(options: Options, depth: int) -> Task:
         # 900 training images of 16 x 16; 22 s per member and epoch on one core for 4 layers. With
         # shorter trials no spikes reach the readout of four layers, and with larger learning rates
         # these stay at chance (README, "Measured").
-        laptop=CIFAR10Config(start="paper",
-            data=folder, model=model, fraction=0.1, batch_size=25, downsample=2, flip=True, duration=0.2, dt=5e-3, learning_rate=0.01 if depth == 2 else 1e-3,
-            epochs=8 if depth == 2 else 12, lower_strength=0.0,
+        laptop=CIFAR10Config(
+            start="paper",
+            data=folder,
+            model=model,
+            fraction=0.1,
+            batch_size=25,
+            downsample=2,
+            flip=True,
+            duration=0.2,
+            dt=5e-3,
+            learning_rate=0.01 if depth == 2 else 1e-3,
+            epochs=8 if depth == 2 else 12,
+            lower_strength=0.0,
         ),
-        paper=CIFAR10Config(start="paper", data=folder, model=model, flip=True, batch_size=250, upper_strength=0.01, upper_pool="feature_map",
-            lower_strength=0.0),
-    )  # fmt: skip
+        paper=CIFAR10Config(
+            start="paper",
+            data=folder,
+            model=model,
+            flip=True,
+            batch_size=250,
+            upper_strength=0.01,
+            upper_pool="feature_map",
+            lower_strength=0.0,
+        ),
+    )
     return Task(config, "own", {**_facts("CIFAR-10", 0.1, options), "depth": depth}, wave=5)
 
 

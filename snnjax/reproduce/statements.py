@@ -28,9 +28,11 @@ DIFFERS = 0.05
 
 
 RULES = (
-    "Judging: numbers *agree* if the means differ by at most twice their joint spread, or by 2 points of accuracy or 10 % of another number where that is "
-    "more. A start *trains* if its mean test accuracy is at least half way from chance to the best of its arm; nothing is said where even the best is less "
-    "than 20 points above chance. Accuracies *differ* by more than 5 points; table 1 also asks for more than their joint spread."
+    "Rules: numbers *agree* if the means differ by at most twice their joint spread, or by 2 "
+    "points of accuracy or 10 % of another number if that is more. A start *trains* if its mean "
+    "test accuracy is at least half way from chance to the best of its arm. There is no verdict "
+    "if even the best is less than 20 points above chance. Accuracies *differ* if the difference "
+    "exceeds 5 points; in table 1 it must also exceed their joint spread."
 )
 """The rules of all functions of this module."""
 
@@ -84,7 +86,7 @@ def values(rows: Rows, column: str) -> np.ndarray:
 
 
 def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:
-    """Mean and standard deviation as text, of accuracies (unit "%") in percent.
+    """Return mean and standard deviation as text. Fractions with unit "%" are given in percent.
 
     >>> spread([0.5, 0.7], "%"), spread([3.0], "Hz"), spread([])
     ('60.0 +- 14.1 %', '3.00 Hz', 'none')
@@ -101,7 +103,12 @@ def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:
 
 
 def agrees(ours: np.ndarray, published: Published) -> bool:
-    """The rule of the module; `ours` in the unit of `published`, not empty."""
+    """Return whether numbers agree with a published one by the rule of the module.
+
+    Args:
+        ours: At least one number, in the unit of `published`.
+        published: The published number.
+    """
     own = ours.std(ddof=1) if ours.size > 1 else 0.0
     tolerance = max(
         2 * math.hypot(own, published.spread or 0.0),
@@ -199,7 +206,8 @@ def trains_within(
         outside = {v: t for v, t in found.items() if v not in inside}
         if not inside or not outside:
             return untested(
-                f"no sigma_u {'outside' if inside else 'inside'} the range was trained: {curve(chosen)}"
+                f"no network was trained {'outside' if inside else 'inside'} the range: "
+                f"{curve(chosen)}"
             )
         return verdict(all(inside.values()) and not any(outside.values()), curve(chosen))
 

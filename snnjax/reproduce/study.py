@@ -131,9 +131,13 @@ def run_study(study: Study, root: Path, *, watch: Watch | None = None) -> Finish
     rows = [row for unit in study.units for row in done[unit.name]["rows"]]
     write_whole(folder / "results.csv", _table(rows))
     finished = Finished(
-        study, rows, judged(study.statements, rows, generated=study.preset == "smoke"), folder,
-        sum(done[unit.name]["seconds"] for unit in study.units), [unit.name for unit in study.units if done[unit.name].get("shared")],
-    )  # fmt: skip
+        study,
+        rows,
+        judged(study.statements, rows, generated=study.preset == "smoke"),
+        folder,
+        sum(done[unit.name]["seconds"] for unit in study.units),
+        [unit.name for unit in study.units if done[unit.name].get("shared")],
+    )
     report.write(finished, root)
     return finished
 
@@ -153,7 +157,7 @@ def check(study: Study, root: Path) -> dict[str, dict[str, Any]]:
         raise FileExistsError(f"{root} is not a folder; name another by --out")
     names = [unit.name for unit in study.units]
     if len(set(names)) < len(names):
-        raise ValueError(f"units of {study.name} must have names of their own, got {names}")
+        raise ValueError(f"units of {study.name} must have unique names, got {names}")
     _check_folder(root / study.name, study)
     return _read(root / study.name / "results.jsonl")
 
@@ -163,7 +167,7 @@ def _check_folder(folder: Path, study: Study) -> None:
     if not file.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(
-                f"{folder} is not an empty folder and holds no study; name another folder by --out"
+                f"{folder} is not an empty folder and has no study; name another folder by --out"
             )
         return
     try:
@@ -181,7 +185,8 @@ def _check_folder(folder: Path, study: Study) -> None:
     )
     if different:
         raise ValueError(
-            f"{folder} holds this study with other settings; what differs: {', '.join(map(repr, different))}. Name another folder by --out"
+            f"{folder} has this study with other settings; these differ: "
+            f"{', '.join(map(repr, different))}. Name another folder by --out"
         )
 
 
@@ -207,7 +212,7 @@ def _finite(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _json(content: Any, *, indent: int | None = None) -> bytes:
+def _json(content: object, *, indent: int | None = None) -> bytes:
     return (json.dumps(content, default=str, indent=indent, allow_nan=False) + "\n").encode()
 
 

@@ -30,8 +30,12 @@ from snnjax.reproduce.statements import (
 from snnjax.reproduce.study import Study
 
 BASE = "as the paper's other figures"
-RATES = {"test accuracy": TEST, "training accuracy": "train_accuracy", "rate of layer 1 before (Hz)": "initial_rate_1",
-         "rate of layer 1 after (Hz)": "final_rate_1"}  # fmt: skip
+RATES = {
+    "test accuracy": TEST,
+    "training accuracy": "train_accuracy",
+    "rate of layer 1 before (Hz)": "initial_rate_1",
+    "rate of layer 1 after (Hz)": "final_rate_1",
+}
 GRADIENTS = {
     "test accuracy": TEST,
     "training accuracy": "train_accuracy",
@@ -71,14 +75,27 @@ def s4(options: Options) -> Study:
         shallow_curve(options, "no upper bound", upper_strength=0.0),
     ]
     return Study(
-        name="s4", title="Figure S4: activity regularization", preset=options.preset, units=units, draw=lambda rows: {"s4": draw.curves(rows, RATES)},
+        name="s4",
+        title="Figure S4: activity regularization",
+        preset=options.preset,
+        units=units,
+        draw=lambda rows: {"s4": draw.curves(rows, RATES)},
         statements=[
-            Statement("Without activity regularization trained rates exceed 60 Hz", "P", _rate_after("no upper bound", lambda r: r.mean() > 60)),
-            Statement("With it they are about the bound, 10 Hz (5 to 15)", "P", _rate_after("upper bound", lambda r: 5 <= r.mean() <= 15)),
+            Statement(
+                "Without activity regularization trained rates exceed 60 Hz",
+                "P",
+                _rate_after("no upper bound", lambda r: r.mean() > 60),
+            ),
+            Statement(
+                "With it they are about the bound, 10 Hz (5 to 15)",
+                "P",
+                _rate_after("upper bound", lambda r: 5 <= r.mean() <= 15),
+            ),
             Statement("It costs little accuracy (5 points at most)", "P", _little_cost),
         ],
-        columns=ACCURACY, notes=["One feed-forward hidden layer on spoken words (the network is our choice)."],
-    )  # fmt: skip
+        columns=ACCURACY,
+        notes=["One feed-forward hidden layer on spoken words (the network is our choice)."],
+    )
 
 
 def s5(options: Options) -> Study:
@@ -100,13 +117,25 @@ def s5(options: Options) -> Study:
         )
 
     return Study(
-        name="s5", title="Figure S5: a recurrent hidden layer", preset=options.preset, units=units, draw=lambda rows: {"s5": draw.curves(rows, RATES)},
+        name="s5",
+        title="Figure S5: a recurrent hidden layer",
+        preset=options.preset,
+        units=units,
+        draw=lambda rows: {"s5": draw.curves(rows, RATES)},
         statements=[
-            trains_within("A recurrent hidden layer trains for sigma_U <= 1, as the paper's one-layer networks", None, 1.0, "ours", arm="recurrent"),
+            trains_within(
+                "A recurrent hidden layer trains for sigma_U <= 1, as the paper's one-layer "
+                "networks",
+                None,
+                1.0,
+                "ours",
+                arm="recurrent",
+            ),
             Statement("Recurrence helps at sigma_U = 1", "ours", better),
         ],
-        columns=ACCURACY, notes=["We know no number or sentence of the paper about this figure."],
-    )  # fmt: skip
+        columns=ACCURACY,
+        notes=["We know no number or sentence of the paper about this figure."],
+    )
 
 
 def _saves(rows: Rows) -> Verdict:
@@ -157,22 +186,37 @@ def s8(options: Options) -> Study:
         conv_curve(options, 3, "rescaled", surrogate="superspike_rescaled"),
     ]
     return Study(
-        name="s8", title="Figure S8: a surrogate of slope 1 at rest", preset=options.preset, units=units,
+        name="s8",
+        title="Figure S8: a surrogate of slope 1 at rest",
+        preset=options.preset,
+        units=units,
         draw=lambda rows: {"s8": draw.curves(rows, GRADIENTS)},
         statements=[
             Statement("The rescaled surrogate saves silent networks", "P", _saves),
-            Statement("Its gradients explode once the networks spike (100 times and more, at every sigma_U >= 1)", "P", _explodes),
+            Statement(
+                "Its gradients explode once the networks spike (100 times and more, at every "
+                "sigma_U >= 1)",
+                "P",
+                _explodes,
+            ),
         ],
-        columns=ACCURACY, notes=["Three layers are our choice."],
-    )  # fmt: skip
+        columns=ACCURACY,
+        notes=["Three layers are our choice."],
+    )
 
 
 def compare_ranges(
     arm: str, text: str, holds: Callable[[set[float], set[float]], bool]
 ) -> Statement:
-    """Return the statement that `holds(values trained by BASE, values trained by arm)` is true.
+    """Return a statement that compares the ranges of sigma_u in which two arms train.
 
     Each arm is judged relative to its own best accuracy.
+
+    Args:
+        arm: Name of the arm to compare with `BASE`.
+        text: The statement.
+        holds: A function from the values at which `BASE` trains, and those at which `arm` trains,
+            to whether the statement holds.
     """
 
     def judge(rows: Rows) -> Verdict:
@@ -195,11 +239,25 @@ def s9(options: Options) -> Study:
         conv_curve(options, 3, "SGD", optimizer="sgd", learning_rate=1.0),
     ]
     return Study(
-        name="s9", title="Figure S9: SGD", preset=options.preset, units=units, draw=lambda rows: {"s9": draw.curves(rows)},
-        statements=[compare_ranges("SGD", "SGD needs a tighter sigma_U than an adaptive optimizer (SMORMS3)", lambda base, sgd: sgd < base)],
-        columns=ACCURACY, notes=["Three layers and the learning rate are our choice; at sigma_u 1 with one seed, 1 learned, 10 less, 0.1 and 100 hardly.",
-               "The laptop preset compares with Adam, not SMORMS3."],
-    )  # fmt: skip
+        name="s9",
+        title="Figure S9: SGD",
+        preset=options.preset,
+        units=units,
+        draw=lambda rows: {"s9": draw.curves(rows)},
+        statements=[
+            compare_ranges(
+                "SGD",
+                "SGD needs a tighter sigma_U than an adaptive optimizer (SMORMS3)",
+                lambda base, sgd: sgd < base,
+            )
+        ],
+        columns=ACCURACY,
+        notes=[
+            "Three layers and the learning rate are our choice. With one seed at sigma_u 1, "
+            "networks learned with rate 1, less with 10, and hardly with 0.1 and 100.",
+            "The laptop preset compares with Adam, not SMORMS3.",
+        ],
+    )
 
 
 def s10(options: Options) -> Study:
@@ -209,10 +267,23 @@ def s10(options: Options) -> Study:
     """
     units = [conv_curve(options, 7, BASE), conv_curve(options, 7, "skip", seeds=1, skip=True)]
     return Study(
-        name="s10", title="Figure S10: skip connections to the readout", preset=options.preset, units=units, draw=lambda rows: {"s10": draw.curves(rows)},
+        name="s10",
+        title="Figure S10: skip connections to the readout",
+        preset=options.preset,
+        units=units,
+        draw=lambda rows: {"s10": draw.curves(rows)},
         statements=[
-            compare_ranges("skip", "Skip connections widen the range of sigma_U downwards", lambda base, skip: min(skip) < min(base)),
-            compare_ranges("skip", "Skip connections widen the range of sigma_U upwards", lambda base, skip: max(skip) > max(base)),
+            compare_ranges(
+                "skip",
+                "Skip connections widen the range of sigma_U downwards",
+                lambda base, skip: min(skip) < min(base),
+            ),
+            compare_ranges(
+                "skip",
+                "Skip connections widen the range of sigma_U upwards",
+                lambda base, skip: max(skip) > max(base),
+            ),
         ],
-        columns=ACCURACY, notes=["Seven layers are our choice."],
-    )  # fmt: skip
+        columns=ACCURACY,
+        notes=["Seven layers are our choice."],
+    )

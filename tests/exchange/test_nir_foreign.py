@@ -200,7 +200,7 @@ def bad(*nodes, match, first=N):
         bad(nir.Linear(W), cuba(w_in=np.nan), match="node 'n1', a CubaLIF, must have w_in of finite real numbers"),
         bad(nir.Linear(W), cuba(w_in=1e300, r=1e300), match="node 'n1', a CubaLIF, must have w_in and r that leave the weights finite"),
         bad(nir.Linear(W), cuba(3), match=r"node 'n1', a CubaLIF, must have v_leak of the shape \(channels, \*spatial\) = \(4,\), got \(3,\)"),
-        bad(nir.Linear(W), nir.IF(np.ones(M), np.ones(M)), match="node 'n1', a IF, stands before the Output, where there must be neurons"),
+        bad(nir.Linear(W), nir.IF(np.ones(M), np.ones(M)), match="node 'n1', a IF, stands before the Output; the node before the Output must be neurons"),
         bad(nir.Linear(W), nir.Linear(V), match="node 'n1', a Linear, stands before the Output"),
         bad(nir.Linear(W), nir.Linear(V), cuba(), match="node 'n0', a Linear, cannot stand before 'n1'"),
         bad(cuba(), match="node 'n0', a CubaLIF, must get its input through weights"),
@@ -225,7 +225,7 @@ def bad(*nodes, match, first=N):
         ),
         bad(nir.Linear(W), chain(nir.Linear(W), cuba()), match="node 'n1', a NIRGraph, stands before the Output"),
         bad(nir.Linear(W), cuba(), first=(2, 3), match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes"),
-        bad(nir.Linear(W), cuba(), first=7, match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes, and \(\*spatial, channels\) = \(7,\) comes"),
+        bad(nir.Linear(W), cuba(), first=7, match=r"node 'n0', a Linear, has 6 inputs and 0 spatial axes, but its input \(\*spatial, channels\) has the shape \(7,\)"),
         bad(nir.Linear(np.ones((2, M, N))), cuba(), match=r"node 'n0', a Linear, must have weights of the shape \(out, in\), got \(2, 4, 6\)"),
         bad(conv(), cuba((M, 2, 2)), first=(3, 4, 4), match="node 'n0', a Conv2d, has 2 inputs and 2 spatial axes"),
         bad(conv(), cuba((M, 2, 2)), first=(2, 2, 4), match="node 'n0', a Conv2d, must not be larger than its input"),
@@ -337,7 +337,7 @@ def test_edges_are_checked():
         ),
         (
             loops(("in", "a", "n3")),
-            r"node 'n3', a CubaLIF, must get input from one population, or once from each that spikes, \['n1'\]",
+            r"node 'n3', a CubaLIF, must get input from one population, or once from each spiking population, \['n1'\]",
         ),
         (
             loops(("n3", "a", "n3"), ("n3", "b", "n3")),

@@ -270,7 +270,8 @@ def test_parameters_that_are_not_finite_are_named(tmp_path, suffix, dtype):
     network.layers[1].kernel[1, 0] = jnp.inf
     save_parameters(path, network, overwrite=True)
     with pytest.warns(
-        UserWarning, match="are loaded that are not finite: layers.0.kernel, layers.1.kernel$"
+        UserWarning,
+        match="some loaded parameters are not finite: layers.0.kernel, layers.1.kernel$",
     ) as caught:
         load_parameters(path, other)
     assert [w.filename for w in caught] == [__file__]

@@ -109,7 +109,7 @@ def counts(data):
 def test_recordings_on_a_clock_that_ran_before_are_counted_from_their_first_event():
     options = {"sensor_size": (1, 1, 1), "duration": 0.1}
     begins = [1_000_000_000, 100_000, 99_000, 1_600_000_000_000_000]
-    message = r"3 of 4 recordings have no event before duration = 0\.1 s \(sample 0 begins at 1000 s\): all times are counted from the first"
+    message = r"3 of 4 recordings have no event before duration = 0\.1 s \(sample 0 begins at 1000 s\): times are counted from the first"
     with pytest.warns(UserWarning, match=message) as caught:
         data = from_tonic(shifted(begins), **options)
     assert [w.filename for w in caught] == [__file__]

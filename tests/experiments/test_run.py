@@ -198,7 +198,7 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"hidden": ()}, ValueError, "hidden must name at least one layer"),
+        ({"hidden": ()}, ValueError, "hidden must have at least one layer"),
         ({"hidden": (0,)}, ValueError, "hidden must be >= 1, got 0"),
         ({"sigma_u": -1.0}, ValueError, "sigma_u must be finite and > 0, got -1.0"),
         ({"mu_u": 1.5}, ValueError, "mu_u must be finite and < 1, got 1.5"),
@@ -288,7 +288,7 @@ def test_schedules():
 def test_a_target_out_of_reach_is_an_error():
     with pytest.raises(
         ValueError,
-        match=r"data_driven cannot put layer 1 at mu_u = 0\.9, sigma_u = 0\.01 on these data",
+        match=r"data_driven cannot bring layer 1 to mu_u = 0\.9, sigma_u = 0\.01 on these data",
     ):
         run(dataclasses.replace(SMALL, init="data_driven", mu_u=0.9, sigma_u=0.01))
     with pytest.raises(ValueError, match=r"lower_strength must be > 0 for priming_epochs"):

@@ -210,7 +210,7 @@ def test_command_line_keeps_single_values_for_the_task():
     [
         ([0], {"tau_mem": [0.01]}, "swept parameter must be one of 'sigma_u'"),
         ([0], {"sigma_u": [1.0, 1.0]}, "sigma_u must have at least one value and none twice"),
-        ([0, 0], {}, "seeds must be at least one and none twice"),
+        ([0, 0], {}, "seeds must have at least one seed and none twice"),
         ([-1], {}, "seed must be >= 0"),
     ],
 )
@@ -220,17 +220,17 @@ def test_grid_errors(seeds, varied, match):
 
 
 def test_folder_errors(whole, tmp_path):
-    with pytest.raises(FileExistsError, match="holds a sweep; go on with it by resume"):
+    with pytest.raises(FileExistsError, match="has a sweep; continue it with resume"):
         run_sweep(CONFIG, MEMBERS, whole.folder)
     with pytest.raises(
-        ValueError, match=r"holds a sweep of another configuration; it differs in \['hidden'\]"
+        ValueError, match=r"has a sweep of another configuration; it differs in \['hidden'\]"
     ):
         run_sweep(dataclasses.replace(CONFIG, hidden=(21,)), MEMBERS, whole.folder, resume=True)
     (tmp_path / "precious.txt").write_text("thesis")
-    with pytest.raises(FileExistsError, match="is not an empty folder and holds no sweep"):
+    with pytest.raises(FileExistsError, match="is not an empty folder and has no sweep"):
         run_sweep(CONFIG, MEMBERS, tmp_path, resume=True)
     with pytest.raises(
-        ValueError, match=r"holds a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
+        ValueError, match=r"has a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
     ):
         run_sweep(CONFIG, grid([0], {}), whole.folder, resume=True)
     with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
@@ -238,7 +238,7 @@ def test_folder_errors(whole, tmp_path):
     for name in ("alpha", "mu_w", "lsuv_rate"):
         with pytest.raises(
             ValueError,
-            match=f"{name} must have an effect to be swept, and has none with init = data_driven, recurrent = False",
+            match=f"{name} must have an effect to be swept, but has none with init = data_driven, recurrent = False",
         ):
             run_sweep(CONFIG, grid([0], {name: [0.3, 0.5]}), tmp_path / "new")
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -112,7 +112,7 @@ def test_the_report_has_every_statement_and_its_verdict(tmp_path):
     assert (tmp_path / "figure9" / "figure9.png").read_bytes().startswith(b"\x89PNG")
     assert "A choice." in text
     assert "half way from chance to the best of its arm" in text
-    assert "Trained for another figure" not in text
+    assert "Trained before for another figure" not in text
     assert "generated" not in text
     run_study(study(unit("a"), name="smoke9", preset="smoke"), tmp_path)
     smoke = (tmp_path / "smoke9" / "report.md").read_text()
@@ -172,7 +172,7 @@ def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch
             run_study(study(arm, name="second"), root).shared == shared
         )  # and when it is asked for again
     assert (
-        "another figure before, and not in that time: curve."
+        "Trained before for another figure, and not included in this time: curve."
         in (tmp_path / "whole" / "second" / "report.md").read_text()
     )
 
@@ -185,7 +185,7 @@ def test_another_studys_folder_is_refused(tmp_path):
         (study(unit("a"), unit("b")), "'b'"),
         (study(unit("a"), preset="paper"), "'preset'"),
     ):
-        with pytest.raises(ValueError, match=f"other settings; what differs: {what}"):
+        with pytest.raises(ValueError, match=f"other settings; these differ: {what}"):
             run_study(other, tmp_path)
     assert {p.name: p.read_bytes() for p in (tmp_path / "figure9").iterdir()} == before
     assert CALLS == ["a"]
@@ -194,7 +194,7 @@ def test_another_studys_folder_is_refused(tmp_path):
 def test_a_folder_of_something_else_or_damaged_is_refused(tmp_path):
     (tmp_path / "figure9").mkdir()
     (tmp_path / "figure9" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="holds no study"):
+    with pytest.raises(FileExistsError, match="has no study"):
         run_study(study(unit("a")), tmp_path)
     (tmp_path / "figure9" / "study.json").write_text("{")
     with pytest.raises(ValueError, match=r"study\.json is damaged"):
@@ -226,7 +226,7 @@ def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkey
         MissingDataError, match="--data FOLDER or the environment variable SNNJAX_DATA"
     ):
         targets.reproduce("s4", Options("laptop"), tmp_path)
-    with pytest.raises(MissingDataError, match=r"neither .* hold shd_train\.h5"):
+    with pytest.raises(MissingDataError, match=r"neither .* contain shd_train\.h5"):
         shd_folder(tmp_path, real=True)
 
     def absent(options):
@@ -254,7 +254,7 @@ def test_all_folders_are_looked_at_before_anything_is_computed(tmp_path, monkeyp
         "last": lambda options: study(unit("b", 2.0), name="last"),
     }
     monkeypatch.setattr(targets, "TARGETS", made)
-    with pytest.raises(ValueError, match="last holds this study with other settings"):
+    with pytest.raises(ValueError, match="last has this study with other settings"):
         targets.reproduce_all(Options("laptop"), tmp_path)
     assert CALLS == ["b"]
     assert not (tmp_path / "first").exists()
@@ -271,7 +271,7 @@ def test_the_environment_names_the_data(tmp_path, monkeypatch):
 
 
 def test_unknown_presets_seeds_and_data(tmp_path):
-    with pytest.raises(ValueError, match=r"data must be a folder that exists, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"data must be an existing folder, got .*nowhere"):
         Options("smoke", data=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="preset"):
         Options("desktop")

@@ -226,7 +226,10 @@ def test_best_and_wide_region_of_the_weights():
         lambda m, s: 0.9 if (m, s) == (-2.0, 1.0) else 0.6 if -2 <= m <= 0 and s < 10 else 0.1
     )
     assert figure3._best(good).status == figure3._wide(good).status == HOLDS
-    assert figure3._wide(good).found == "6 of 6 combinations there train, and 0 of 10 elsewhere"
+    assert (
+        figure3._wide(good).found
+        == "6 of 6 combinations in this region train, and 0 of 10 elsewhere"
+    )
     bad = cells(lambda m, s: 0.9 if m > 0 else 0.1)
     assert figure3._best(bad).status == figure3._wide(bad).status == FAILS
     assert figure3._best(good[:4]).status == UNTESTED
