@@ -75,6 +75,12 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
             tau[ours] = convention.tau_from_nir(written[ours], clock.written, clock.scheme)
         except ValueError as error:
             graph.fail(name, f"has a {theirs} that {error}")
+        # Rounding loses a time constant far below dt: the stored one then gives the same number.
+        held = metadata.original(ours)
+        if held is not None:
+            rewritten = convention.tau_to_nir(np.asarray(held), clock.written, clock.scheme)
+            if _agree(rewritten, written[ours]):
+                tau[ours] = np.broadcast_to(np.asarray(held), np.shape(written[ours]))
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
         with np.errstate(over="ignore"):  # the caller refuses non-finite weights
