@@ -75,7 +75,7 @@ __all__ = [
 
 
 def probe(
-    network: Any,
+    network: Sequential,
     x: jax.Array,
     labels: Any,
     objective: Objective | None = None,
