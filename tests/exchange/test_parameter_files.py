@@ -135,11 +135,11 @@ def test_every_mismatch_is_named_and_changes_nothing(tmp_path, suffix):
         ),
         (
             {"recurrent": False},
-            r"\[\] are missing, and it has no \['layers\.0\.recurrent_kernel'\]",
+            r"\[\] are missing, and \['layers\.0\.recurrent_kernel'\] are not in it",
         ),
         (
             {"trainable": ("tau_syn",)},
-            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and it has no \['layers\.0\.log_tau\.tau_mem'\]",
+            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and \['layers\.0\.log_tau\.tau_mem'\] are not in it",
         ),
     ]:
         network = make(1, **options)
