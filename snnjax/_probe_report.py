@@ -1,4 +1,4 @@
-"""What the probe found, in numbers, words and tables. `snnjax.diagnostics` measures it."""
+"""The results of the probe as numbers, sentences and tables. `snnjax.diagnostics` measures them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from snnjax._table import Table, report_html, report_text
 
 SATURATED_HZ = 100.0
-_LARGE = 0.01  # a first update, relative to the weights, that is as large as it should be
+_LARGE = 0.01  # recommended size of the first update, relative to the weights
 
 
 class LayerProbe(NamedTuple):
-    """Numbers on one layer, floats (arrays under jit and vmap).
+    """Measurements on one layer, floats (arrays under jit and vmap).
 
-    `snnjax.diagnostics` has the formulas.
+    `snnjax.diagnostics` gives the formulas.
 
     Attributes:
-        input_rate: Rate of its inputs, Hz.
+        input_rate: Mean rate of its inputs, Hz.
         rate: Mean rate of its neurons, Hz.
         rates: 5 %, 50 % and 95 % percentile of the rate over neurons, Hz.
         silent: Share of neurons that never spike.
@@ -34,10 +34,11 @@ class LayerProbe(NamedTuple):
         update: Mean |dw| of the optimizer's first step.
         populations: Mean rate of each population, Hz, by name.
         gain: Backward gain; NaN for the first layer.
-        agreement: Cosine of dL/dw between the halves of the batch.
-        bounds: Gradient of each bound, over that of the loss.
-        step: First update over the weights, root mean square.
-        memory: How much of the answer is to the input, and not to single spikes of it.
+        agreement: Cosine between dL/dw of the two halves of the batch.
+        bounds: Root mean square of each bound's gradient, over that of the loss.
+        step: Root mean square of the first update, over that of the weights.
+        memory: 1 if the activity depends on the input only, 0 if single spikes change it as much as
+            another input does.
     """
 
     input_rate: Any
@@ -63,14 +64,14 @@ class LayerProbe(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What `probe` found. `print` shows the findings, then two tables.
+    """The result of `probe`. `print` shows the findings, then two tables.
 
     Attributes:
         layers: One `LayerProbe` per spiking layer, first to last.
-        readout_grad_w: Of the readout, mean |dL/dw|.
-        readout_update: Of the readout, mean |dw| of the optimizer's first step.
-        loss: On the batch.
-        accuracy: On the batch; None where targets are no classes.
+        readout_grad_w: Mean |dL/dw| of the readout.
+        readout_update: Mean |dw| of the readout in the optimizer's first step.
+        loss: Loss on the batch.
+        accuracy: Accuracy on the batch; None if the targets are not classes.
     """
 
     layers: tuple[LayerProbe, ...]
@@ -87,14 +88,14 @@ class Probe(NamedTuple):
 
 
 def findings(report: Probe) -> list[str]:
-    """What is wrong with the layers, and what to do.
+    """Problems of the layers, and what to do.
 
     Args:
-        report: What `probe` returned.
+        report: The result of `probe`.
 
     Returns:
-        One sentence for each unhealthy layer, on the first thing that is wrong with it; a single
-        sentence where every layer is healthy.
+        One sentence per unhealthy layer, on its first problem. If every layer is healthy, a single
+        sentence says so.
     """
     lines = []
     largest = max((p.grad_w for p in report.layers), default=0.0)
@@ -107,7 +108,7 @@ def findings(report: Probe) -> list[str]:
 
 
 def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
-    """What the membrane says; `largest_grad_w` is the largest `grad_w` of all layers."""
+    """Problems of the membrane; `largest_grad_w` is the largest `grad_w` of all layers."""
     membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
     if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
         return (
@@ -149,14 +150,14 @@ def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> s
 
 
 def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
-    """What the gradient says; `clearest` is the largest agreement of all layers."""
+    """Problems of the gradient; `clearest` is the largest agreement of all layers."""
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
         kind = "wider" if p.gain < 1 else "steeper"
         return (
             f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, "
             f"or take a {kind} surrogate"
         )
-    # where no layer agrees, the batch is too small to tell
+    # if the agreement is low in all layers, the batch is too small for a statement
     if clearest > 0.3 and p.agreement < 0.05:
         halves = f"agreement {p.agreement:.2f} between the halves of the batch"
         return (
@@ -177,7 +178,7 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
 
 
 def _cause(p: LayerProbe, otherwise: str) -> str:
-    """What to do about a silent or saturated layer: its mean, its spread, or its fluctuations."""
+    """The cause of a silent or saturated layer (mean, spread or fluctuations), and what to do."""
     if abs(p.mu_u) > max(p.sigma_u, 0.5):
         mean = f"the mean of the membrane is {p.mu_u:.2f}"
         return f"{mean}: bring the weights' mean to 0, or calibrate"
@@ -189,7 +190,7 @@ def _cause(p: LayerProbe, otherwise: str) -> str:
 def table(report: Probe) -> Table:
     """Activity and membranes, one row per layer.
 
-    The mean rate of each population has a column where a layer has several.
+    If a layer has several populations, each population has a column with its mean rate.
     """
     names = {name: None for p in report.layers if len(p.populations) > 1 for name in p.populations}
     columns = ("rate Hz", *(f"{name} Hz" for name in names), "5/50/95 %", "silent", "saturated")

@@ -1,26 +1,37 @@
-r"""What every layer of a network does on a batch, and what is wrong with it, in one jitted pass.
+r"""Measures every layer of a network on a batch and names problems, in one jitted pass.
 
-For each spiking layer, over the batch and its neurons,
+For each spiking layer, over the batch and its neurons:
 
-    rate            spikes a second: mean and 5, 50, 95 percentile over neurons; share of neurons that never spike, and that fire above `SATURATED_HZ`
-    mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within a trial (mean over neurons and trials)
-    predicted       the same two from the layer's weights and the rate of its inputs by the paper's formula (`snnjax.theory`)
+    rate            spikes per second: mean and 5, 50, 95 percentile over neurons; share of neurons
+                    that never spike, and share that fires above `SATURATED_HZ`
+    mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within
+                    a trial (mean over neurons and trials)
+    predicted       the same two by the paper's formula (`snnjax.theory`), from the layer's weights
+                    and the rate of its inputs
     xi              (theta - mu_u) / sigma_u
-    spread          standard deviation across neurons of the membrane's mean over time and trials (quenched)
-    grad_z          mean |dL/dz| over all spikes of the layer: what the loss says to its neurons
-    grad_w          mean |dL/dw| over the layer's parameters;   update: mean |dw| of the optimizer's first step
+    spread          standard deviation across neurons of the membrane's mean over time and trials
+                    (quenched)
+    grad_z          mean |dL/dz| over all spikes of the layer
+    grad_w          mean |dL/dw| over the layer's parameters
+    update          mean |dw| of the optimizer's first step
 
-and of what training would do with the layer,
+For each spiking layer, the effect of training:
 
-    gain            backward gain: rms of dL/dz of the layer below over that of this layer (`snnjax.calibration.gradient`)
-    agreement       cosine of dL/dw between the halves of the batch, of the part that differs between samples: 1 is signal alone, 0 noise alone
-    bounds          root mean square of each bound's dL/dw, over that of the loss; of a bound with a `share`, after its limit
+    gain            backward gain: rms of dL/dz of the layer below over that of this layer
+                    (`snnjax.calibration.gradient`)
+    agreement       cosine between dL/dw of the two halves of the batch, without the part that all
+                    samples share: 1 is only signal, 0 only noise
+    bounds          root mean square of each bound's dL/dw, over that of the loss; for a bound with
+                    a `share`, after the limit
     step            root mean square of the first update over that of the weights
-    memory          1 - |c - c'| / |c - c''| of spike counts c by trial and neuron: c' with `_DROPPED` of the input's spikes dropped, c''
-                    of another trial. 1: the layer answers to the input alone; 0: a few spikes change it as much as another input does
+    memory          1 - |c - c'| / |c - c''| for spike counts c per trial and neuron. c' are the
+                    counts with a fraction `_DROPPED` of the input's spikes dropped, c'' those of
+                    another trial. 1: the activity depends on the input only. 0: a few spikes change
+                    it as much as another input does
 
-The membrane without reset is what the theory speaks of; it is computed from the spikes that the layers below and the layer itself really emit.
-A surrogate gradient shrinks by about 100 with every silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 3.3.
+The theory describes the membrane without reset. It is computed from the spikes that the layers
+below and the layer itself emit. A surrogate gradient shrinks by a factor of about 100 with every
+silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 3.3.
 """
 
 from __future__ import annotations
@@ -64,45 +75,47 @@ __all__ = [
 
 
 def probe(
-    network: Any,
+    network: Sequential,
     x: jax.Array,
     labels: Any,
     objective: Objective | None = None,
     *,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Probe:
-    """Look at every layer of `network` on one batch. Nothing is changed.
+    """Measure every layer of `network` on one batch. Nothing is changed.
 
     Args:
         network: A `snnjax.nn.Sequential` that ends in a readout.
         x: Inputs (time, batch, ...features).
-        labels: Targets of the batch, as the loss takes them.
-        objective: What training minimizes, as in `snnjax.training.fit`; the cross-entropy alone
-            when None.
-        optimizer: An optax transformation, whose first update is measured; Muon at 0.015, which
-            `snnjax train` takes, when None.
+        labels: Targets of the batch, in the form that the loss takes.
+        objective: The objective of training, as in `snnjax.training.fit`. None means the
+            cross-entropy without regularizers.
+        optimizer: An optax transformation; its first update is measured. None means Muon with a
+            learning rate of 0.015, the default of `snnjax train`.
 
     Returns:
-        `Probe`; `print` shows a table and one finding for each unhealthy layer. Floats, or arrays
-        under jit and vmap.
+        A `Probe`. `print` shows one finding per unhealthy layer, and tables. The values are floats,
+        or arrays under jit and vmap.
 
     Raises:
-        ValueError: x has no time steps; labels out of range, or not one per sample; no spiking
-            layer; a network that does not end in a readout.
-        TypeError: `network` is no `Sequential`; an argument of another kind.
+        ValueError: x has no time steps, labels are out of range or not one per sample, or the
+            network has no spiking layer or does not end in a readout.
+        TypeError: `network` is not a `Sequential`, or another argument has a wrong type.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import Readout, SameForAll, Sequential, SpikingDense
     >>> from snnjax.initializers import kaiming_normal
     >>> rngs, init = nnx.Rngs(0), SameForAll(kaiming_normal())
-    >>> network = Sequential(*[SpikingDense(100, 100, init=init, rngs=rngs) for _ in range(3)], Readout(100, 4, rngs=rngs))
-    >>> report = probe(network, poisson_raster(jax.random.key(0), (350, 8, 100), rate=10.0, dt=2e-3), jnp.zeros(8, int))
-    >>> print(findings(report)[0])
-    layer 1: 100 % of the neurons never spike: inputs at 9.9 Hz give sigma_u 0.14 (xi 7.4); calibrate, or raise sigma_u
+    >>> hidden = [SpikingDense(100, 100, init=init, rngs=rngs) for _ in range(3)]
+    >>> network = Sequential(*hidden, Readout(100, 4, rngs=rngs))
+    >>> x = poisson_raster(jax.random.key(0), (350, 8, 100), rate=10.0, dt=2e-3)
+    >>> print(findings(probe(network, x, jnp.zeros(8, int)))[0])  # doctest: +NORMALIZE_WHITESPACE
+    layer 1: 100 % of the neurons never spike: inputs at 9.9 Hz give sigma_u 0.14 (xi 7.4);
+    calibrate, or raise sigma_u
     """
     if not isinstance(network, Sequential):
-        needs = "network must be a snnjax.nn.Sequential, whose layers are looked at one by one"
+        needs = "network must be a snnjax.nn.Sequential, whose layers are measured one by one"
         hint = "put the layers of your module in a Sequential; snnjax.training.fit takes any module"
         raise TypeError(f"{needs}, got a {type(network).__name__}; {hint}")
     _check.time_major("x", x)
@@ -149,10 +162,11 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
         penalties = [total_penalty([r], spikes) for r in problem.regularizers]
         return (readout, penalties), (inputs, spikes)
 
-    # a tap of zeros on every spike train: its gradient is what the loss says to the spikes
+    # a tap of zeros is added to every spike train; its gradient is dL/dz
     taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
     (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
-    # of the loss, of each bound, and of either half of the batch: one after another, which takes the memory of one
+    # the gradients of the loss, of each bound and of both halves of the batch are computed one
+    # after another, so that the memory is that of one
     value, error = jax.value_and_grad(lambda o: problem.loss(o, labels).mean())(readout)
     halves = _halves(problem, readout, labels, error)
     seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
@@ -164,18 +178,18 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
     layers = network_of(params).layers
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     level = [_rms(g) for g in part(each_z, 0)]
-    # of the loss and of each bound, what is left in each layer by the bound's limit
+    # per layer: the share of the gradient of the loss (1) and of each bound after its limit
     left = [
         jnp.array([1.0, *(_left(r, z, said) for r in problem.regularizers)])
         for z, said in zip(spikes, level, strict=True)
     ]
 
     def total_of(tree: Any, left: jax.Array) -> Any:
-        """The gradient of the loss plus what is left of each bound's."""
+        """The gradient of the loss plus that of each bound after its limit."""
         of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)
         return jax.tree.map(of, tree)
 
-    grads = part(each, 0)  # the readout's: no bound reaches it
+    grads = part(each, 0)  # that of the readout is final: no bound depends on it
     for i, k in enumerate(hidden):
         grads["layers"][k] = total_of(each["layers"][k], left[i])
     correct = problem.sample_scores(readout, labels).get("accuracy")
@@ -216,7 +230,13 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
 def _left(
     bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array
 ) -> jax.Array | float:
-    """Share of a bound's gradient that its limit leaves in a layer, where the loss's has the root mean square `said`."""
+    """Share of a bound's gradient that remains in a layer after its limit.
+
+    Args:
+        bound: The bound, or another regularizer, which has no limit.
+        spikes: Spikes of the layer, (time, batch, ...features).
+        said: Root mean square of the loss's gradient with respect to the spikes, a scalar.
+    """
     if not isinstance(bound, ActivityBound) or bound.share is None:
         return 1.0
     own, most = _rms(jax.grad(bound)(_check.as_wide(spikes))), bound.share * said
@@ -226,10 +246,11 @@ def _left(
 def _halves(
     problem: Problem, readout: jax.Array, labels: jax.Array, error: jax.Array
 ) -> list[jax.Array]:
-    """The loss's gradient with respect to the readout, of each half of the batch, without what all its samples share.
+    """The loss's gradient with respect to the readout, for each half of the batch.
 
-    Of a cross-entropy, whose gradient with respect to a sample's logits is p - y, that is mean(y) - y: what the untrained
-    network answers to every sample alike, and so asks of every class alike, is no information on a class.
+    The mean over the samples of a half is subtracted. For a cross-entropy, the gradient with
+    respect to a sample's logits is p - y; it is replaced by mean(y) - y. The prediction p of an
+    untrained network is nearly the same for all samples. It carries no information on the classes.
     """
     batch = readout.shape[1]
     middle = batch // 2
@@ -242,12 +263,12 @@ def _halves(
 
 
 def _centred(a: jax.Array, chosen: jax.Array) -> jax.Array:
-    """`a` (..., batch, k) less its mean over the chosen samples."""
+    """`a` (..., batch, k) minus its mean over the chosen samples (batch, 1)."""
     return a - jnp.where(chosen, a, 0.0).sum(axis=-2, keepdims=True) / jnp.maximum(chosen.sum(), 1)
 
 
 def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[jax.Array]:
-    """How much of every layer's answer is to the input, and not to single spikes of it; see the module."""
+    """The `memory` of every layer; see the module."""
     kept = jax.random.bernoulli(jax.random.key(0), 1 - _DROPPED, x.shape)
     _, disturbed, _ = _run(network, jnp.where(kept, x, 0), None)
 
@@ -259,7 +280,7 @@ def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[
 
 
 def _rms(tree: Any) -> jax.Array:
-    """Root mean square over all numbers that are trained."""
+    """Root mean square over all trained numbers."""
     leaves = _trained(tree)
     return jnp.sqrt(
         sum((jnp.square(leaf).sum() for leaf in leaves), start=jnp.zeros(()))
@@ -276,7 +297,10 @@ def _cosine(a: Any, b: Any) -> jax.Array:
 
 
 def _trained(tree: Any) -> list[jax.Array]:
-    """All numbers of a pytree but those that calibration has set; in at least 32 bits, in which a sum does not overflow."""
+    """All arrays of a pytree except those that only calibration sets (`Steepness`).
+
+    They have at least 32 bits, so that sums do not overflow.
+    """
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Steepness))
     return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Steepness)]
 
@@ -284,7 +308,7 @@ def _trained(tree: Any) -> list[jax.Array]:
 def _run(
     network: Sequential, x: jax.Array, taps: list[jax.Array] | None
 ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-    """Input and spikes of every spiking layer, its spikes plus its tap, and the readout."""
+    """Inputs and spikes (plus taps) of all spiking layers, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
 
@@ -300,7 +324,7 @@ def _run(
 
 
 def _mean_abs(tree: Any) -> jax.Array:
-    """Mean over all numbers of a pytree of their magnitude."""
+    """Mean magnitude over all trained numbers of a pytree."""
     leaves = _trained(tree)
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(
         leaf.size for leaf in leaves

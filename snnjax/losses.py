@@ -1,21 +1,21 @@
 r"""Losses on the readout trace o (time, batch, k). Each returns one value per sample, (batch,).
 
-The loss decides what a target is:
+The loss determines the form of the targets:
 
     CrossEntropy            an integer class per sample (batch,)
     MeanSquare              a trace (time, batch, k), or an integer class per sample (batch,)
     SquaredError            k values per sample (batch, k): regression
-    SigmoidCrossEntropy     k labels per sample (batch, k), each 0 or 1: several may hold at once
+    SigmoidCrossEntropy     k labels per sample (batch, k), each 0 or 1; several may be 1
 
-Where a target is not a trace, a readout function turns the trace o into scores (batch, k) first:
+If a target is not a trace, a readout function first maps the trace o to scores (batch, k):
 
-    max_over_time     o[t*] at the step t* where the trace is largest; of several equal maxima the
-                      first carries the gradient
+    max_over_time     o[t*] at the step t* where the trace is largest; among equal maxima the first
+                      gets the gradient
     sum_over_time     sum over steps
     mean_over_time    mean over steps
     last_step         o at the last step
 
-Any function (time, batch, k) -> (batch, k) serves. Numbers of 16 bits are summed in float32.
+Any other function (time, batch, k) -> (batch, k) can be used. 16-bit numbers are summed in float32.
 Max over time: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2.
 """
 
@@ -38,7 +38,7 @@ LossFn = Callable[[jax.Array, Any], jax.Array]
 
 
 class Metric(NamedTuple):
-    """A number per sample that is reported beside the loss, as a mean over samples.
+    """A number per sample that is reported in addition to the loss, as a mean over samples.
 
     Attributes:
         name: Name in the columns, for example "accuracy" in `train_accuracy`, `valid_accuracy`.
@@ -53,7 +53,7 @@ class Loss(abc.ABC):
     """Base class of losses. Training also takes a plain function `(readout, target) -> (batch,)`.
 
     Attributes:
-        separable: Whether the loss of a sample depends on this sample alone. Then the gradient of a
+        separable: Whether the loss of a sample depends only on this sample. Then the gradient of a
             batch is the mean of the gradients of its parts.
     """
 
@@ -64,7 +64,7 @@ class Loss(abc.ABC):
         """The loss of each sample, (batch,), for a trace (time, batch, k)."""
 
     def metric(self, target: Any) -> Metric | None:
-        """What is reported beside the loss for targets of this kind; None: nothing."""
+        """The metric that is reported in addition to the loss for such targets, or None."""
         return None
 
     def check(self, name: str, targets: Any, outputs: int) -> None:
@@ -82,26 +82,26 @@ class Loss(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class OwnLoss(Loss):
-    """A plain function as a `Loss`. `snnjax.training.Objective` makes it.
+    """A plain function as a `Loss`. `snnjax.training.Objective` creates it.
 
     Attributes:
-        function: `(readout, target) -> (batch,)`. Its attribute `metric`, a `Metric` or None, says
-            what is reported. Without this attribute, targets that look like classes get an
-            accuracy. Its attribute `separable` is False unless it is set.
+        function: `(readout, target) -> (batch,)`. Its attribute `metric` is the `Metric` that is
+            reported, or None. Without this attribute, the accuracy is reported if the targets are
+            integers (batch,). The attribute `separable` of the function is False unless it is set.
     """
 
     function: LossFn
 
     @property
     def separable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the function says."""
+        """The attribute `separable` of the function, or False."""
         return getattr(self.function, "separable", False)
 
     def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
         """The loss of each sample, (batch,).
 
         Raises:
-            ValueError: The function returns something else.
+            ValueError: The function returns another shape.
         """
         values = self.function(readout, target)
         if jnp.shape(values) != (readout.shape[1],):
@@ -121,7 +121,8 @@ def max_over_time(readout: jax.Array) -> jax.Array:
     [[2.0, 1.0]]
     """
     _check.time_major("readout", readout)
-    # jnp.max would share the gradient among equal maxima, which are common while a readout is still flat at its initial value
+    # jnp.max would split the gradient among equal maxima, which are common while a readout is still
+    # constant at its initial value
     return jnp.take_along_axis(readout, jnp.argmax(readout, axis=0)[None], axis=0)[0]
 
 
@@ -149,10 +150,10 @@ def last_step(readout: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Softmax cross-entropy of classes; the accuracy is reported beside it.
+    """Softmax cross-entropy of classes. The accuracy is also reported.
 
     Attributes:
-        readout_fn: Turns a trace (time, batch, classes) into logits (batch, classes).
+        readout_fn: Maps a trace (time, batch, classes) to logits (batch, classes).
 
     >>> loss = CrossEntropy()
     >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
@@ -173,7 +174,7 @@ class CrossEntropy(Loss):
 
         Raises:
             ValueError: The shapes do not match, or a label is out of range (unless it is traced).
-            TypeError: The labels are no integers.
+            TypeError: The labels are not integers.
         """
         _check_labels(readout, target)
         logits = _check.as_wide(self.readout_fn(readout))
@@ -189,7 +190,7 @@ class MeanSquare(Loss):
     """Mean over time and outputs of (o - target)^2.
 
     Attributes:
-        readout_fn: Turns a trace into scores for the accuracy, where targets are classes.
+        readout_fn: Maps a trace to scores for the accuracy, if the targets are classes.
 
     >>> loss = MeanSquare()
     >>> [f"{v:.2f}" for v in loss(jnp.zeros((5, 2, 10)), jnp.array([3, 7]))]
@@ -203,15 +204,15 @@ class MeanSquare(Loss):
 
         Args:
             readout: Trace (time, batch, k).
-            target: Trace (time, batch, k). Or integer labels (batch,), which stand for a constant 1
-                in their class and 0 in the others.
+            target: Trace (time, batch, k); or integer labels (batch,), which mean a constant 1 in
+                their class and 0 in the others.
 
         Returns:
             (batch,), in at least float32.
 
         Raises:
             ValueError: The shapes do not match, or a label is out of range (unless it is traced).
-            TypeError: A target (batch,) does not hold integers.
+            TypeError: A target (batch,) does not contain integers.
         """
         _check.time_major("readout", readout)
         readout = _check.as_wide(readout)
@@ -233,8 +234,8 @@ class SquaredError(Loss):
     """Regression: mean over the k outputs of (readout_fn(o) - target)^2.
 
     Attributes:
-        readout_fn: Turns a trace (time, batch, k) into values (batch, k): `last_step`,
-            `mean_over_time` or your own.
+        readout_fn: Maps a trace (time, batch, k) to values (batch, k): `last_step`,
+            `mean_over_time` or your own function.
 
     >>> loss = SquaredError(mean_over_time)
     >>> loss(jnp.ones((5, 2, 3)), jnp.zeros((2, 3))).tolist()
@@ -265,9 +266,9 @@ class SigmoidCrossEntropy(Loss):
     """Several labels per sample: mean binary cross-entropy over the k labels.
 
     Attributes:
-        readout_fn: Turns a trace (time, batch, k) into logits (batch, k): `mean_over_time`,
-            `last_step` or your own. Not `max_over_time`: a readout starts at 0, so its maximum is
-            never below 0, and every label would be predicted as 1.
+        readout_fn: Maps a trace (time, batch, k) to logits (batch, k): `mean_over_time`,
+            `last_step` or your own function. `max_over_time` is not suitable: a readout starts at
+            0, so that its maximum is never below 0 and every label would be predicted as 1.
 
     >>> loss = SigmoidCrossEntropy()
     >>> [f"{v:.4f}" for v in loss(jnp.zeros((5, 2, 3)), jnp.array([[0, 1, 1], [0, 0, 0]]))]
@@ -281,7 +282,7 @@ class SigmoidCrossEntropy(Loss):
 
         Args:
             readout: Trace (time, batch, k).
-            target: (batch, k), for each label 0 or 1, or a probability between them.
+            target: Labels (batch, k), each 0 or 1, or a probability.
 
         Returns:
             (batch,), in at least float32.
@@ -296,11 +297,11 @@ class SigmoidCrossEntropy(Loss):
         return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
 
     def check(self, name: str, targets: Any, outputs: int) -> None:
-        """Raise ValueError, with this name, unless all of `targets` are in [0, 1] or traced."""
+        """Raise ValueError unless all `targets` are in [0, 1] or traced."""
         _check.number(name, jnp.asarray(targets), at_least=0, at_most=1)
 
     def metric(self, target: Any) -> Metric:
-        """Share of a sample's labels that are predicted: the logit is > 0 where the label is 1."""
+        """Share of a sample's labels that are predicted correctly: the logit is > 0 for label 1."""
         return Metric("label_accuracy", self._right)
 
     def _right(self, readout: jax.Array, target: jax.Array) -> jax.Array:
@@ -312,7 +313,15 @@ class SigmoidCrossEntropy(Loss):
 def correct(
     readout: jax.Array, labels: jax.Array, *, readout_fn: ReadoutFn = max_over_time
 ) -> jax.Array:
-    """Whether the largest score is that of the label, booleans (batch,). False where one is NaN.
+    """Whether the largest score is that of the label.
+
+    Args:
+        readout: Trace (time, batch, classes).
+        labels: Integers (batch,).
+        readout_fn: Maps a trace to scores (batch, classes).
+
+    Returns:
+        Booleans (batch,); False if a score of the sample is NaN.
 
     >>> correct(jnp.array([[[0.0, 1.0], [1.0, 0.0]]]), jnp.array([1, 1])).tolist()
     [True, False]
@@ -326,10 +335,10 @@ def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
     """The metric "accuracy": `correct` with this readout function.
 
     Args:
-        readout_fn: Turns a trace (time, batch, classes) into scores (batch, classes).
+        readout_fn: Maps a trace (time, batch, classes) to scores (batch, classes).
 
     Returns:
-        The metric. A loss function of your own reports it through its attribute `metric`.
+        The metric. Your own loss function can have it as its attribute `metric`.
 
     >>> accuracy(last_step).name
     'accuracy'
@@ -338,7 +347,7 @@ def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
 
 
 def are_classes(target: Any) -> bool:
-    """Whether a target looks like classes: integers, one per sample.
+    """Whether a target has the form of classes: integers, one per sample.
 
     >>> are_classes(jnp.array([0, 2])), are_classes(jnp.zeros((2, 3), int))
     (True, False)
@@ -377,22 +386,22 @@ def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
 
 
 def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Any) -> jax.Array:
-    """Numbers (batch, k), of which each has its target."""
+    """The values (batch, k) that the readout function gives, compared with the target's shape."""
     _check.time_major("readout", readout)
     values = _check.as_wide(readout_fn(readout))
     if jnp.shape(target) != values.shape:
-        expected = f"target must have shape (batch, k) = {values.shape}, that of what is read"
+        expected = f"target must have shape (batch, k) = {values.shape}, as readout_fn returns it"
         raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
     return values
 
 
 def _hint(readout: jax.Array, target: Any) -> str:
-    """What to do about a target that does not fit, where that can be guessed; else nothing."""
+    """What to do about a target that does not fit, if the cause can be guessed; else ""."""
     (time, batch, *_, k), shape = readout.shape, jnp.shape(target)
     if time != batch and (shape[0] == time if len(shape) in (1, 2) else shape == (batch, time, k)):
         return "; arrays are time-major, (time, batch, ...): jnp.moveaxis(x, 0, 1) puts time first"
     if shape == (batch,) and k == 1:
-        return "; target[:, None] has it"
+        return "; use target[:, None]"
     if shape == readout.shape:
         return "; MeanSquare takes traces"
     return ""

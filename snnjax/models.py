@@ -1,22 +1,22 @@
-"""The paper's networks: tables of their layers, and the function that builds a network from one.
+"""The paper's networks: tables of their layers, and a function that builds a network from a table.
 
-A table holds a number for a dense layer, a `Conv` for a convolution and a `Pool` for pooling. All
-networks end in a readout of leaky integrators.
+An entry of a table is a number for a dense layer, a `Conv` for a convolution, or a `Pool` for
+pooling. All networks end in a readout of leaky integrators.
 
 Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb: the three-layer convolutional
 network for 700 units has 16, 32 and 64 feature maps, kernels 21, 7 and 7, strides 10, 3 and 3, no
-padding, and recurrent kernels of 5. Of the networks with 1, 7 and 10 layers the paper says that
-they have further layers of stride 1. Our choice is the number of layers of each width: one layer is
-the first alone; 7 and 10 put one (and, at the widest, two), or two (three), layers of the same
-width, stride 1 and size after each of the three.
+padding, and recurrent kernels of 5. The paper also has networks with 1, 7 and 10 layers, with
+further layers of stride 1. Our choice is the number of layers of each width. The network with one
+layer has only the first one. With 7 layers, one further layer of the same width and size follows
+each of the three (two after the third). With 10 layers, two follow each (three after the third).
 
-Over images and event cameras: blocks of two convolutions, 3 x 3, stride 1, and 2 x 2 max-pooling of
-their spikes, 16 and then 32 feature maps; event cameras with padding 2 and no recurrence. The
-widths of a third and fourth block (64) are our choice, as is a static image's padding (same size).
+Images and event cameras: blocks of two convolutions, 3 x 3, stride 1, and 2 x 2 max-pooling of
+their spikes, with 16 and then 32 feature maps; event cameras with padding 2 and no recurrence. The
+width of a third and fourth block (64) and the padding of static images (same size) are our choice.
 
 Dale's law: dense layers (128 excitatory, 32 inhibitory neurons in the paper) and convolutions over
-a line. The ratio of 4 in every layer, the recurrent kernel's size for inhibition and a readout
-whose weights may have either sign are our choice.
+one axis. Our choices are the ratio of 4 in every layer, the size of the recurrent kernel for
+inhibition, and a readout whose weights have both signs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Conv(NamedTuple):
         kernel: Size of the kernel on each axis.
         stride: Stride on each axis.
         padding: As in `SpikingConv`.
-        lateral: Size of the kernel for the layer's own spikes, where it is recurrent.
+        lateral: Size of the kernel for the layer's own spikes, if the layer is recurrent.
     """
 
     maps: int
@@ -71,7 +71,7 @@ class Conv(NamedTuple):
 
 
 _FIRST, _SECOND, _THIRD = Conv(16, 21, 10), Conv(32, 7, 3), Conv(64, 7, 3)
-# kernels that are not much larger than what there is to see: 68, 21 and 5 positions
+# the kernels are not much larger than the number of positions: 68, 21 and 5
 _AFTER = {
     16: Conv(16, 7, padding="same"),
     32: Conv(32, 7, padding="same"),
@@ -89,7 +89,7 @@ BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
     6: ((16, 16), (32, 32), (64, 64)),
     8: ((16, 16), (32, 32), (64, 64), (64, 64)),
 }
-"""Feature maps of `csnn2d`, block by block, by number of layers."""
+"""Feature maps of `csnn2d`, block by block; the key is the number of layers."""
 
 
 def build(
@@ -109,29 +109,32 @@ def build(
     trainable: Sequence[str] = (),
     rngs: nnx.Rngs,
 ) -> Sequential:
-    """A network of the given layers, and a readout.
+    """Build a network of the given layers and a readout.
 
     Args:
         layers: A number of units for each dense layer, a `Conv` for each convolution, a `Pool` for
             each pooling.
-        features: Shape of the input's features, (*spatial, channels), or (units,). The input may
-            come flattened.
+        features: Shape of the input's features, (*spatial, channels) or (units,). The input may be
+            flattened.
         n_classes: Units of the readout.
-        init: Of every hidden layer, as in `SpikingDense` or `DalianDense`.
-        neuron: Of every hidden layer.
+        init: Initialization of every hidden layer, as in `SpikingDense` or `DalianDense`.
+        neuron: Neuron model of every hidden layer.
         integrator: The readout's `LeakyIntegrator`.
-        recurrent: Whether every hidden layer feeds its spikes back to itself.
-        ei_ratio: Excitatory neurons per inhibitory one; the layers then obey Dale's law, and their
-            sizes are those of the excitatory populations. None: neurons of either sign.
-        sensory: Pixel values instead of spikes come in: begin with `Sensory` neurons.
+        recurrent: Whether every hidden layer is recurrent.
+        ei_ratio: Excitatory neurons per inhibitory neuron. The layers then obey Dale's law, and
+            their sizes are those of the excitatory populations. None: no Dale's law.
+        sensory: Whether the input is pixel values; the first layer is then `Sensory`.
         skip: As in `Sequential`.
         remat_steps: As in `Sequential`.
-        dropout: Probability that `Dropout` after each hidden layer leaves a neuron out.
-        trainable: Names of time constants to learn, as in `SpikingDense`.
+        dropout: Rate of `Dropout` after each hidden layer; 0: none.
+        trainable: Names of the time constants that are trained, as in `SpikingDense`.
         rngs: `nnx.Rngs`.
 
+    Returns:
+        The network.
+
     Raises:
-        ValueError: There is no layer, or the input is too small for one.
+        ValueError: There is no layer, or the input is too small for a layer.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven
@@ -165,7 +168,7 @@ def build(
 
     stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
     if sensory:
-        stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # refuses others
+        stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
     sizes = []
     for k, of in enumerate(layers):
         if not isinstance(of, Conv | Pool) and shape[1:]:
@@ -187,7 +190,7 @@ def build(
 def _after(
     k: int, of: int | Conv | Pool, layer: Layer, shape: tuple[int, ...], given: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape of the features after layer k; an error in the user's terms if it does not fit."""
+    """The shape of the features after layer k. An error names the user's argument."""
     try:
         return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
     except ValueError as error:
@@ -204,13 +207,16 @@ def _after(
 
 
 def dense(n_inputs: int, n_classes: int, *, hidden: Sequence[int], **options: Any) -> Sequential:
-    """Dense spiking layers.
+    """A network of dense spiking layers.
 
     Args:
         n_inputs: Units of the input.
         n_classes: Units of the readout.
-        hidden: Neurons of each layer, at least one layer.
+        hidden: Number of neurons of each layer, at least one layer.
         **options: As in `build`.
+
+    Returns:
+        The network.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven
@@ -233,18 +239,21 @@ def dalian(
     recurrent: bool = True,
     **options: Any,
 ) -> Sequential:
-    """Dense layers that obey Dale's law.
+    """A network of dense layers that obey Dale's law.
 
-    The paper's network has one of 128 excitatory and 32 inhibitory neurons, recurrent. The readout
-    sees excitatory neurons alone, through weights of either sign.
+    The paper's network has one recurrent layer of 128 excitatory and 32 inhibitory neurons. The
+    readout receives only the spikes of excitatory neurons, through weights of both signs.
 
     Args:
         n_inputs: Units of the input.
         n_classes: Units of the readout.
-        hidden: Excitatory neurons of each layer.
-        ei_ratio: Excitatory neurons per inhibitory one.
+        hidden: Number of excitatory neurons of each layer.
+        ei_ratio: Excitatory neurons per inhibitory neuron.
         recurrent: As in `build`.
         **options: As in `build`.
+
+    Returns:
+        The network.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import DalianFluctuationDriven
@@ -266,18 +275,21 @@ def csnn(
     recurrent: bool = True,
     **options: Any,
 ) -> Sequential:
-    """Spiking convolutions over a line of input units, (time, batch, n_inputs).
+    """A network of spiking convolutions over one axis of input units, (time, batch, n_inputs).
 
     Args:
         n_inputs: Units of the input.
         n_classes: Units of the readout.
-        depth: 1, 3, 7 or 10 layers, of `CSNN`.
-        layers: Your own table instead.
+        depth: Number of layers, a key of `CSNN`: 1, 3, 7 or 10.
+        layers: Your own table instead of one of `CSNN`.
         recurrent: Whether to convolve every layer's spikes with a recurrent kernel.
-        **options: As in `build`; time constants are one per feature map.
+        **options: As in `build`; trained time constants have one value per feature map.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: There is no network of that depth, or the input is too short for it.
+        ValueError: There is no network of this depth, or the input is too short for it.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven
@@ -296,13 +308,16 @@ def dalian_csnn(
 ) -> Sequential:
     """`csnn` with Dale's law.
 
-    The feature maps of `CSNN` are excitatory, and each layer has inhibitory ones besides.
+    The feature maps of `CSNN` are excitatory. Each layer also has inhibitory feature maps.
 
     Args:
         n_inputs: Units of the input.
         n_classes: Units of the readout.
-        ei_ratio: Excitatory feature maps per inhibitory one.
-        **options: As in `csnn`. Without recurrence, inhibition still has a kernel of its own.
+        ei_ratio: Excitatory feature maps per inhibitory feature map.
+        **options: As in `csnn`. Without recurrence, only inhibition has a lateral kernel.
+
+    Returns:
+        The network.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import DalianFluctuationDriven
@@ -325,23 +340,27 @@ def csnn2d(
     pool: int = 2,
     **options: Any,
 ) -> Sequential:
-    """Spiking convolutions over images or the frame of an event camera, with pooling.
+    """A network of spiking convolutions and pooling over images or frames of an event camera.
 
     The input is (time, batch, height, width, channels), or flattened.
 
     Args:
         image: Height, width and channels.
         n_classes: Units of the readout.
-        depth: 2, 4, 6 or 8 layers, of `BLOCKS`.
-        blocks: Your own table instead, feature maps of the layers of each block.
-        kernel: Size of every convolution, and where it is recurrent of its recurrent kernel, which
-            must be odd then.
-        padding: Of every convolution.
-        pool: Window of the max-pooling after each block; 1: none.
+        depth: Number of layers, a key of `BLOCKS`: 2, 4, 6 or 8.
+        blocks: Your own table instead of one of `BLOCKS`: the feature maps of the layers of each
+            block.
+        kernel: Size of every convolution and, with recurrence, of every recurrent kernel. It must
+            then be odd.
+        padding: Padding of every convolution.
+        pool: Window of the max-pooling after each block; 1: no pooling.
         **options: As in `build`.
 
+    Returns:
+        The network.
+
     Raises:
-        ValueError: There is no network of that depth, or the image is too small for it.
+        ValueError: There is no network of this depth, or the image is too small for it.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven

@@ -1,18 +1,24 @@
-r"""Penalties on the activity of a layer. With count = spikes of a trial, summed over time, and pool a mean over none, some or all units,
+r"""Penalties on the activity of a layer.
 
-    upper bound    strength mean( relu(pool(count) - threshold)^p )         keeps a population sparse
-    lower bound    strength mean( relu(threshold - pool(count))^p )         wakes silent neurons: homeostatic plasticity
+    upper bound    strength mean( relu(pool(count) - threshold)^p )    keeps a population sparse
+    lower bound    strength mean( relu(threshold - pool(count))^p )    activates silent neurons:
+                                                                       homeostatic plasticity
 
-the outer mean runs over the batch and over what `pool` leaves. pool: `"population"` averages all units of the layer, `"feature_map"` the
-spatial axes of a channels-last map (one value a channel), `"neuron"` nothing. p is 1 or 2.
-Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2 (upper bound: p = 2 on the population or feature map;
-lower bound: p = 2 on single neurons).
+count is the number of spikes of a neuron in a trial. The outer mean runs over the batch and over
+the axes that `pool` leaves. pool: `"population"` averages over all units of the layer,
+`"feature_map"` over the spatial axes of a channels-last map (one value per channel), `"neuron"`
+does not average. p is 1 or 2.
 
-A bound's gradient does not shrink from layer to layer as that of the loss may. In deep networks it can be thousands of times as large in
-the first layers, which then learn nothing else. With `share` it is scaled down in every layer to at most `share` times the root mean square
-of what the layers above say to the layer's spikes (`limited`). Where they say nothing at all, a bound is not limited.
+Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2 (upper bound:
+p = 2 on the population or feature map; lower bound: p = 2 on single neurons).
 
-Counts and penalties are of at least float32, whatever the type of the spikes.
+The gradient of the loss may shrink from layer to layer; the gradient of a bound does not. In deep
+networks the latter can be thousands of times larger in the first layers, which then only learn to
+satisfy the bound. With `share`, it is scaled down in every layer: its root mean square is at most
+`share` times that of the gradient that the layer's spikes receive from the layers above
+(`limited`). If this gradient is exactly zero, a bound is not limited.
+
+Counts and penalties have at least float32, for every type of spikes.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
 Pool = Literal["population", "feature_map", "neuron"]
@@ -32,19 +39,25 @@ Side = Literal["upper", "lower"]
 
 @pytree_dataclass
 class ActivityBound:
-    """A bound on activity, made by `upper_bound` and `lower_bound`.
+    """A bound on activity. `upper_bound` and `lower_bound` create it.
 
-    Call it with spikes (time, batch, ...features) for a scalar penalty. `strength` and `threshold`
-    are pytree leaves, so that an ensemble can vary them.
+    A call with spikes (time, batch, ...features) returns a scalar penalty. `strength` and
+    `threshold` are pytree leaves, so that an ensemble can vary them.
 
     Attributes:
-        separable: The penalty is a mean over samples; see `snnjax.losses.Loss`.
+        separable: True, because the penalty is a mean over samples; see `snnjax.losses.Loss`.
+        strength: Factor of the penalty.
+        threshold: Spikes per trial.
+        side: `"upper"` or `"lower"`.
+        pool: The units over which counts are averaged; see the module.
+        p: Exponent, 1 or 2.
+        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
     """
 
     separable: ClassVar[bool] = True
 
-    strength: Any
-    threshold: Any
+    strength: Scalar
+    threshold: Scalar
     side: Side = static()
     pool: Pool = static()
     p: int = static()
@@ -70,18 +83,28 @@ class ActivityBound:
         excess = jax.nn.relu(
             count - self.threshold if self.side == "upper" else self.threshold - count
         )
-        return self.strength * jnp.mean(excess**self.p)
+        return jnp.mean(excess**self.p) * self.strength
 
 
 def upper_bound(
-    strength: Any,
-    threshold: Any,
+    strength: Scalar,
+    threshold: Scalar,
     *,
     pool: Pool = "population",
     p: int = 2,
     share: float | None = None,
 ) -> ActivityBound:
-    """Penalty on more than `threshold` spikes a trial.
+    """Penalty on more than `threshold` spikes per trial.
+
+    Args:
+        strength: Factor of the penalty.
+        threshold: Spikes per trial.
+        pool: The units over which counts are averaged; see the module.
+        p: Exponent, 1 or 2.
+        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
+
+    Returns:
+        The bound.
 
     >>> bound = upper_bound(0.1, 4.0)
     >>> round(float(bound(jnp.ones((10, 2, 3)))), 3)
@@ -93,9 +116,24 @@ def upper_bound(
 
 
 def lower_bound(
-    strength: Any, threshold: Any, *, pool: Pool = "neuron", p: int = 2, share: float | None = None
+    strength: Scalar,
+    threshold: Scalar,
+    *,
+    pool: Pool = "neuron",
+    p: int = 2,
+    share: float | None = None,
 ) -> ActivityBound:
-    """Penalty on fewer than `threshold` spikes a trial.
+    """Penalty on fewer than `threshold` spikes per trial.
+
+    Args:
+        strength: Factor of the penalty.
+        threshold: Spikes per trial.
+        pool: The units over which counts are averaged; see the module.
+        p: Exponent, 1 or 2.
+        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
+
+    Returns:
+        The bound.
 
     >>> bound = lower_bound(100.0, 1e-3)
     >>> round(float(bound(jnp.zeros((10, 2, 3)))), 6)
@@ -111,24 +149,24 @@ Penalty = Callable[[jax.Array], jax.Array]
 
 @jax.custom_vjp
 def limited(spikes: jax.Array, bounds: Sequence[ActivityBound]) -> tuple[jax.Array, jax.Array]:
-    """The spikes as they are, for the layer above, and the penalty of `bounds` on them.
+    """The unchanged spikes for the layer above, and the penalty of `bounds` on them.
 
-    In the backward pass each bound's gradient is scaled down to at most its `share` times the root
-    mean square of what comes from above.
+    In the backward pass each bound's gradient is scaled down. Its root mean square is then at most
+    the bound's `share` times that of the gradient from the layer above.
 
     Args:
-      spikes: What a layer emits, (time, batch, ...features).
-      bounds: Bounds with a `share`.
+        spikes: Spikes of a layer, (time, batch, ...features).
+        bounds: Bounds with a `share`.
 
     Returns:
-      The spikes, and the penalty, a scalar.
+        The spikes, and the penalty, a scalar.
 
     >>> bound = upper_bound(100.0, 0.0, pool="neuron", share=0.5)
-    >>> def objective(z, speaks):
+    >>> def objective(z, slope):
     ...     z, penalty = limited(z, [bound])
-    ...     return speaks * z.sum() + penalty
+    ...     return slope * z.sum() + penalty
     >>> z = jnp.ones((2, 1, 3))
-    >>> [jax.grad(objective)(z, speaks).max().tolist() for speaks in (1.0, 0.0)]
+    >>> [jax.grad(objective)(z, slope).max().tolist() for slope in (1.0, 0.0)]
     [1.5, 133.3333282470703]
     """
     return spikes, total_penalty(bounds, [spikes])
@@ -154,9 +192,17 @@ limited.defvjp(_limited_forward, _limited_backward)
 
 
 def total_penalty(regularizers: Sequence[Penalty], spikes: Sequence[jax.Array]) -> jax.Array:
-    """The sum of every penalty on every layer, a scalar.
+    """The sum of all penalties on all layers.
 
-    >>> float(total_penalty([upper_bound(1.0, 0.0), lower_bound(1.0, 3.0)], [jnp.ones((2, 1, 4))] * 2))
+    Args:
+        regularizers: Functions of the spikes of one layer.
+        spikes: Spikes of each layer, (time, batch, ...features).
+
+    Returns:
+        A scalar.
+
+    >>> bounds = [upper_bound(1.0, 0.0), lower_bound(1.0, 3.0)]
+    >>> float(total_penalty(bounds, [jnp.ones((2, 1, 4))] * 2))
     10.0
     """
     return sum((r(s) for r in regularizers for s in spikes), start=jnp.zeros(()))

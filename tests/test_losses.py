@@ -191,7 +191,7 @@ def test_labels_out_of_range_are_named_where_they_are_known(f, label):
         (lambda o: losses.MeanSquare()(o, jnp.zeros((4, 7, 5))), ValueError, r"got \(4, 7, 5\); arrays are time-major"),
         (lambda o: losses.SquaredError()(o, jnp.zeros((7, 5))), ValueError, r"\(batch, k\) = \(4, 5\).*got \(7, 5\); arrays are time-major"),
         (lambda o: losses.SquaredError()(o, o), ValueError, r"got \(7, 4, 5\); MeanSquare takes traces"),
-        (lambda o: losses.SquaredError()(o[..., :1], jnp.zeros(4)), ValueError, r"got \(4,\); target\[:, None\] has it"),
+        (lambda o: losses.SquaredError()(o[..., :1], jnp.zeros(4)), ValueError, r"got \(4,\); use target\[:, None\]"),
         (lambda o: losses.SquaredError()(o, jnp.zeros((4, 3))), ValueError, r"got \(4, 3\)$"),
         (lambda o: losses.SigmoidCrossEntropy()(o, 2 * jnp.asarray(LABELS)), ValueError, "target must be finite and >= 0 and <= 1, got 2"),
         (lambda o: losses.SigmoidCrossEntropy()(o, jnp.zeros(4, int)), ValueError, r"\(batch, k\) = \(4, 5\).*got \(4,\)"),

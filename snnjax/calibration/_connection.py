@@ -1,34 +1,37 @@
-"""What the calibrations share: the input of one connection, and the one place that sets weights."""
+"""Shared by all calibrations: measures the input of a connection, and sets its weights."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.calibration.powers import InputPowers, input_powers, standard_weights
+from snnjax.dynamics import Neuron
 from snnjax.nn import Incoming
 
 FLOOR_HZ = 1.0
-"""A population that fires below this rate is taken to fire at it when its weights are set.
+"""A population that fires below this rate gets the weights of one that fires at this rate.
 
-Weights so large that a few spikes per sample made their whole share of the variance would keep the
-layer firing by itself once anything starts it.
+Otherwise a few spikes per sample would have to carry the whole share of the variance. Weights of
+that size keep the layer firing by itself once anything starts it.
 """
 
 
-def powers_of(c: Incoming, spikes: jax.Array, neuron: Any, balance: bool) -> InputPowers:
-    """Powers of what a neuron of the layer gets of `spikes` through the connection `c`."""
+def powers_of(c: Incoming, spikes: jax.Array, neuron: Neuron, balance: bool) -> InputPowers:
+    """Powers of the input that a neuron of the layer receives from `spikes` through `c`."""
     ones = jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
     gather = lambda h: c.project(h, ones)
     return input_powers(spikes, neuron, balance=balance, gather=gather, n=c.n)
 
 
-def poisson_powers(neuron: Any, n: int, rate: float, balance: bool, dtype: Any) -> InputPowers:
+def poisson_powers(
+    neuron: Neuron, n: int, rate: float, balance: bool, dtype: DTypeLike
+) -> InputPowers:
     """Powers of n Poisson inputs at `rate`, Hz."""
     ebar, ehat = neuron.kernel.mean(), neuron.kernel.power()
     quenched = 0.0 if balance else n * (rate * ebar) ** 2
@@ -36,10 +39,10 @@ def poisson_powers(neuron: Any, n: int, rate: float, balance: bool, dtype: Any) 
     return InputPowers(*(jnp.asarray(v, dtype) for v in values), n=n, balanced=balance)
 
 
-def shared_times(neuron: Any) -> Any:
-    """The neuron with one time constant for all units, the mean of those that it has.
+def shared_times(neuron: Neuron) -> Neuron:
+    """The neuron with each array of time constants replaced by its mean.
 
-    Each input train is then filtered once, and not once for every target neuron.
+    Each input train is then filtered once, and not once per target neuron.
     """
     if not dataclasses.is_dataclass(neuron):
         return neuron
@@ -53,13 +56,13 @@ def standardized(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Arra
     """Weights of mean 0 and variance 1.
 
     Args:
-        w: The weights that are there, (..., in, out). Weights of exactly 0, of a sparse layer, stay
-            0.
-        key: Draw new ones with it; None standardizes those that are there.
-        balance: Whether the weights of each neuron have zero sum.
+        w: The present weights, (..., in, out). Weights of exactly 0 (in sparse layers) stay 0.
+        key: Draws new weights. None standardizes the present weights.
+        balance: Whether the weights of each neuron sum to zero.
 
     Returns:
-        The weights. NaN where all that are there are equal, so that no scale gives them a variance.
+        The weights, (..., in, out). NaN if all present weights are equal: then no scale gives them
+        a variance.
     """
     if key is not None:
         return standard_weights(key, w.shape, balance=balance, dtype=w.dtype)
@@ -74,9 +77,14 @@ def standardized(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Arra
 
 
 def positive(w: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Weights >= 0 of mean exactly 1: exponential ones, or those that are there.
+    """Weights >= 0 with a mean of exactly 1.
 
-    NaN where these are all 0.
+    Args:
+        w: The present weights, (..., in, out).
+        key: Draws new weights from an exponential distribution. None scales the present weights.
+
+    Returns:
+        The weights, (..., in, out). NaN if all present weights are 0.
     """
     if key is not None:
         w = jax.random.exponential(key, w.shape, _check.wide(w.dtype))
@@ -84,16 +92,16 @@ def positive(w: jax.Array, key: jax.Array | None) -> jax.Array:
     return g / g.mean()
 
 
-def set_weights(param: nnx.Param, new: jax.Array, *, there: Any = True) -> jax.Array:
-    """Set the weights of a connection, in the type that they have.
+def set_weights(param: nnx.Param, new: jax.Array, *, there: jax.Array | bool = True) -> jax.Array:
+    """Set the weights of a connection. Their data type stays the same.
 
     Args:
         param: The parameter.
-        new: The new weights. Where they are not finite, there are none.
-        there: Whether there are any, as far as the caller knows.
+        new: The new weights. If any of them is not finite, the old weights stay.
+        there: False also keeps the old weights: the caller found no solution.
 
     Returns:
-        Whether they were set.
+        Whether the new weights were set, a boolean scalar.
     """
     new = new.astype(param[...].dtype)
     there = jnp.isfinite(new).all() & there

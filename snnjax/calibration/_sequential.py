@@ -1,7 +1,7 @@
-r"""Put every layer of a network on target for the data it gets, first to last, in one forward pass.
+r"""Calibrate every layer of a network on data, first to last, in one forward pass.
 
-Each layer's input is measured on the spikes that the layer below emits once it is calibrated.
-Formulas: `snnjax.calibration.powers`. What is done to a layer: `calibrate_layer`.
+The input of each layer is measured after the layer below has been calibrated.
+Formulas: `snnjax.calibration.powers`. Calibration of one layer: `calibrate_layer`.
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax.calibration import dalian as dalian  # registers its kind of layer
 from snnjax.calibration._connection import powers_of, set_weights, shared_times, standardized
 from snnjax.calibration.gradient import LEVEL, GradientTarget, calibrate_gradient
@@ -32,54 +34,56 @@ def calibrate(
     x: jax.Array,
     *,
     key: jax.Array | None = None,
-    sigma_u: Any = 1.0,
-    mu_u: Any = 0.0,
-    alpha: Any = 0.9,
+    sigma_u: Scalar | Sequence[Scalar] = 1.0,
+    mu_u: Scalar = 0.0,
+    alpha: Scalar = 0.9,
     balance: bool = False,
-    readout_sigma: Any = None,
+    readout_sigma: Scalar | None = None,
     passes: int = 4,
-    labels: Any = None,
+    labels: ArrayLike | None = None,
     gradient: GradientTarget | None = LEVEL,
 ) -> tuple[Sequential, LayerReports]:
-    """Put every layer of `network` on target for the batch `x`, first to last.
+    """Calibrate every layer of `network` on the batch `x`, first to last.
 
-    Each layer is set for the spikes that the layers below really emit.
+    The weights of each layer are set for the spikes that the calibrated layers below emit.
 
     Args:
-        network: A `snnjax.nn.Sequential` of dense, convolutional or recurrent layers, Dalian ones
-            among them. It is not changed. Time constants of its own for every neuron count with
-            their mean.
-        x: Inputs (time, batch, ...features), typical of the data: a hundred samples are plenty.
-        key: Draw new normal (Dalian: exponential) weights with it. None rescales the weights that
-            are there, which must not all be equal. Zeros stay zeros.
-        sigma_u: Target standard deviation of the membrane, one for all spiking layers or a sequence
-            with one per layer.
+        network: A `snnjax.nn.Sequential` of dense, convolutional, recurrent or Dalian layers. It is
+            not changed. If the neurons of a layer have different time constants, their mean is
+            used.
+        x: Inputs (time, batch, ...features), typical of the data. A hundred samples are enough.
+        key: Draws new normal (Dalian: exponential) weights. None rescales the present weights,
+            which must not all be equal. Zeros stay zeros.
+        sigma_u: Target standard deviation of the membrane: one number for all spiking layers, or a
+            sequence with one number per layer.
         mu_u: Target mean of the membrane.
-        alpha: Feed-forward share of the variance in recurrent layers.
-        balance: Whether to give every neuron weights of exactly zero sum in each connection, before
-            the mean that mu_u asks for is added. Not for Dalian layers.
-        readout_sigma: Scale the readout's weights so that its traces have this standard deviation
-            in time. None: as `gradient` says.
-        passes: In recurrent layers, how often the recurrent weights are set to the spikes that the
-            layer emits with them (a fixed point). A layer that fires below 1 Hz gets the recurrent
-            weights of one that fires at 1 Hz, and its input carries more than alpha.
-        labels: Classes (batch,) of x, for the calibration of the gradient; random numbers if None.
-        gradient: Also give every layer this backward gain, through the steepness of its surrogate,
-            and the readout its scale (`snnjax.calibration.gradient`). None: calibrate the membranes
-            alone.
+        alpha: Feed-forward share of the variance in recurrent layers, in (0, 1).
+        balance: Whether the weights of every neuron sum to exactly zero in each connection, before
+            the mean weight that gives mu_u is added. Not for Dalian layers.
+        readout_sigma: Target standard deviation in time of the readout's traces; its weights are
+            scaled to reach it. None leaves the readout's scale to `gradient`.
+        passes: Number of fixed-point iterations in recurrent layers. Each one sets the recurrent
+            weights for the spikes that the layer emits with the last ones. A layer that fires below
+            1 Hz gets the recurrent weights of one that fires at 1 Hz; then its input carries a
+            larger share than alpha.
+        labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers.
+        gradient: Also calibrates the backward gain of every layer, through the steepness of its
+            surrogate, and the scale of the readout (`snnjax.calibration.gradient`). None calibrates
+            only the membranes.
 
     Returns:
-        The calibrated network, and `LayerReports`: one `LayerReport` per spiking layer, and what is
-        not on target in words when it is printed. Pure: works under jit, and under vmap over keys.
+        The calibrated network, and `LayerReports` with one `LayerReport` per spiking layer. When
+        printed, the reports name each layer that is off target. The function is pure: it works
+        under jit, and under vmap over keys.
 
     Raises:
-        ValueError: Sizes do not fit, `passes` < 1, sigma_u is not positive, or there are no such
-            weights for a layer (under jit and vmap its report says so instead).
-        TypeError: x is not an array, or the network not a `Sequential`.
+        ValueError: Sizes do not fit, `passes` < 1, sigma_u is not positive, or no weights give a
+            layer its targets (under jit and vmap its report has `calibrated` False instead).
+        TypeError: x is not an array, or `network` is not a `Sequential`.
 
     Warns:
-        UserWarning: A layer is not within 5 % of its target, with the likely reason (not under jit;
-            there `LayerReport.on_target` says so).
+        UserWarning: A layer is not within 5 % of its target; the text gives the likely reason.
+            There is no warning under jit; see `LayerReport.on_target` instead.
 
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -126,7 +130,7 @@ def calibrate(
 
     network.walk(inputs, visit)
     if gradient is not None:
-        if readout_sigma is not None:  # the readout has its scale
+        if readout_sigma is not None:  # the scale of the readout is already set
             gradient = dataclasses.replace(gradient, logit_spread=None)
         network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
         pairs = zip(reports, found, strict=True)
@@ -137,15 +141,14 @@ def calibrate(
     return network, result
 
 
-def _targets(network: Sequential, sigma_u: Any) -> Sequence[Any]:
-    """A target for each spiking layer."""
+def _targets(network: Sequential, sigma_u: Any) -> Sequence[Scalar]:
+    """The target sigma_u of each spiking layer."""
     spiking = sum(layer.spiking for layer in network.layers)
     if isinstance(sigma_u, str) or np.ndim(sigma_u) > 1:
-        raise TypeError(f"sigma_u must be a number or one for each spiking layer, got {sigma_u!r}")
+        raise TypeError(f"sigma_u must be one number or one per spiking layer, got {sigma_u!r}")
     targets = list(sigma_u) if np.ndim(sigma_u) else [sigma_u] * spiking
     if len(targets) != spiking:
         raise ValueError(
-            f"sigma_u must be one number or one for each of the {spiking} spiking layers, got "
-            f"{len(targets)}"
+            f"sigma_u must be one number or {spiking}, one per spiking layer, got {len(targets)}"
         )
     return targets

@@ -1,17 +1,17 @@
-r"""Data-driven initialization of a Dalian layer: balance and sigma_u for its real spikes.
+r"""Data-driven initialization of a Dalian layer: balance and sigma_u for measured spikes.
 
 The weights of connection c (E feed-forward, R recurrent excitatory, I inhibitory) are
-w_c = m_c G_c. The shapes G_c >= 0 of mean 1 are drawn, or there already; the scales m_c > 0 are to
-be found. The membrane without threshold is linear in the scales. With U_c(t) that of connection c
-alone at m_c = 1,
+w_c = m_c G_c. The shapes G_c >= 0 have mean 1; they are drawn, or taken from the present weights.
+The scales m_c > 0 are the unknowns. The membrane without threshold is linear in the scales. Let
+U_c(t) be the membrane driven by connection c alone at m_c = 1:
 
     U = m_E U_E + m_R U_R - m_I U_I
-    M_c  = < mean_t U_c >           what the population brings to the mean
+    M_c  = < mean_t U_c >           contribution of the population to the mean
     C_cd = < Cov_t(U_c, U_d) >      covariances in time within a sample
 
-<.> is the mean over samples, neurons and positions. The covariances see what populations have in
-common and what cancels. Three conditions give the three scales, in closed form and exactly for
-these weights and these spikes, whatever their correlations:
+<.> is the mean over samples, neurons and positions. The covariances include correlations between
+populations and their cancellation. Three conditions give the three scales in closed form. The
+result is exact for these weights and these spikes, with any correlations:
 
     alpha      m_E^2 C_EE : m_R^2 C_RR = alpha : 1 - alpha
     mean       A m_E - B m_I = mu_u
@@ -29,16 +29,16 @@ The last two conditions with m_I = r m_E - q, r = A / B, q = mu_u / B:
     a = V - 2 r W + r^2 C_II,  b = q (W - r C_II),  d = q^2 C_II - sigma_u^2
     m_E = (-b + sqrt(b^2 - a d)) / a
 
-For Poisson input and weights drawn at random M_c = D_c ebar_c, C_cc = k D_c ehat_c and the rest is
+For Poisson input and random weights, M_c = D_c ebar_c, C_cc = k D_c ehat_c and all other terms are
 0: `snnjax.theory.dalian_rates`.
 
-The layer's own spikes depend on the scales: a fixed point, looked for in a few passes, of which the
-one that came closest counts.
+The layer's own spikes depend on the scales. The scales are therefore a fixed point. It is searched
+in a few passes, and the result of the best pass is used.
 
-Where a layer is to be so quiet (sigma_u of 0.5) that its inhibitory neurons fire below about 1 Hz,
-there is no such point that could be trusted: the few spikes would have to be larger than the
-threshold. Inhibition is then set as for a population at 1 Hz, and the report says how far mean and
-sigma_u are off (`LayerReport.on_target`; `calibrate` warns).
+At low sigma_u (about 0.5) the inhibitory neurons fire below about 1 Hz. Then no reliable fixed
+point exists: single spikes would have to move the membrane by more than the threshold. Inhibition
+is then set as for a population that fires at 1 Hz. The report gives the mean and sigma_u that were
+reached (`LayerReport.on_target`; `calibrate` warns).
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -51,6 +51,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from snnjax._check import Scalar
 from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
 from snnjax.calibration.layer import Outcome, Target, calibrate_layer
 from snnjax.calibration.powers import free_membrane
@@ -61,7 +62,7 @@ from snnjax.nn import Dalian
 
 
 class Moments(NamedTuple):
-    """M_c and C_cd, scalars; the recurrent ones 0 where there is no such connection."""
+    """M_c and C_cd, scalars. The recurrent ones are 0 without a recurrent excitatory connection."""
 
     m_e: jax.Array
     m_r: jax.Array
@@ -82,10 +83,19 @@ class Scales(NamedTuple):
     inh: jax.Array
 
 
-def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any = 0.9) -> Scales:
-    """The scales that put the membrane at `mu_u` and `sigma_u`.
+def scales_from_moments(
+    p: Moments, *, sigma_u: Scalar, mu_u: Any = 0.0, alpha: Scalar = 0.9
+) -> Scales:
+    """The scales that give the membrane the mean `mu_u` and the standard deviation `sigma_u`.
 
-    They are NaN, infinite or negative where there are none.
+    Args:
+        p: The measured moments.
+        sigma_u: Target standard deviation of the membrane.
+        mu_u: Target mean of the membrane.
+        alpha: Feed-forward share of the excitatory variance.
+
+    Returns:
+        The scales. They are NaN, infinite or negative if the targets have no solution.
 
     >>> p = Moments(*(jnp.asarray(v) for v in (10.0, 0.0, 5.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.4)))
     >>> s = scales_from_moments(p, sigma_u=1.0)
@@ -102,13 +112,16 @@ def scales_from_moments(p: Moments, *, sigma_u: Any, mu_u: Any = 0.0, alpha: Any
     return Scales(exc, rho * exc, r * exc - q)
 
 
-def current_membrane(neuron: Any, drive: jax.Array, tau: Any) -> jax.Array:
-    """The membrane without threshold of an E/I neuron that one current alone drives.
+def current_membrane(neuron: Any, drive: jax.Array, tau: Scalar) -> jax.Array:
+    """The membrane without threshold of an E/I neuron that is driven by one current only.
 
     Args:
         neuron: The E/I neuron.
-        drive: What the current receives, (time, batch, ...units).
+        drive: Input of the current, (time, batch, ...units).
         tau: Time constant of the current, s.
+
+    Returns:
+        The membrane, (time, batch, ...units).
     """
     return free_membrane(LIF(tau_mem=neuron.tau_mem, tau_syn=tau, dt=neuron.dt), drive)
 
@@ -133,7 +146,8 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
     if target.balance:
         raise ValueError(
-            "balance must be False for Dalian layers, whose weights have one sign: their inhibition balances the layer as a whole"
+            "balance must be False for Dalian layers, got True: their weights have one sign, and "
+            "inhibition balances the layer as a whole"
         )
     keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
     connections = layer.connections()
@@ -150,7 +164,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         return copy(x).output
 
     def own(z: jax.Array) -> tuple[jax.Array | None, jax.Array]:
-        """Membranes that the layer's own spikes make."""
+        """Membranes that are driven by the layer's own spikes."""
         u_i, *u_r = (
             current_membrane(
                 neuron,
@@ -172,15 +186,14 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         enough = _at_least(lowest, measured)
         solved = scales_from_moments(enough, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
         at, to = jnp.log(scales.inh), jnp.log(solved.inh)
-        # More inhibition makes the layer quieter, which asks for more: the secant's slope says how
-        # much of a step is undone.
+        # More inhibition makes the layer quieter, and a quieter layer needs more inhibition. The
+        # slope of the secant estimates the part of a step that this feedback cancels.
         gap = at - before[0]
         slope = jnp.clip((to - before[1]) / jnp.where(gap == 0, 1.0, gap), 0.0, 0.8)
         step = (to - at) / (1 - jnp.where(gap == 0, 0.0, slope))
         new = solved._replace(inh=jnp.exp(at + jnp.clip(step, -_LARGEST, _LARGEST)))
-        # Where inhibition is too quiet to be balanced, excitation still makes sigma_u with what
-        # there is of it. Half way each time: what was too much last time would else be too little
-        # this time, and so on.
+        # If inhibition is too quiet for a balance, excitation is set to reach sigma_u with the
+        # present inhibition. The geometric mean with the last value prevents oscillation.
         exc = jnp.sqrt(scales.exc * _excitation(measured, new, sigma_u))
         new = new._replace(exc=jnp.where(measured.m_i < lowest.m_i, exc, new.exc))
         good = jnp.isfinite(jnp.stack(new)).all() & (new.exc > 0) & (new.inh > 0)
@@ -189,7 +202,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         )
         return (scales, before, found), None
 
-    # before the layer has spoken, its spikes are taken to be Poisson at the rate of its input
+    # before the first pass, the layer's spikes are assumed Poisson at the rate of its input
     first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ))
     alone = moments(u_e, None, u_e)
     first = first._replace(m_e=alone.m_e, ee=alone.ee)
@@ -213,14 +226,12 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         on_target=near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u),
         targets=(sigma_u, mu_u),
     )
-    reason = (
-        "its inhibitory spikes are too few to be relied on; a larger sigma_u makes it spike more"
-    )
+    reason = "its inhibitory spikes are too few; a larger sigma_u makes it spike more"
     return Outcome(report, z, reason)
 
 
-def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
-    """Square of the distance to the target, in units of sigma_u; infinite where not a number."""
+def _miss(p: Moments, s: Scales, sigma_u: Scalar, mu_u: Scalar) -> jax.Array:
+    """Square of the distance to the target, in units of sigma_u. NaN becomes infinity."""
     mean = s.exc * p.m_e + s.rec * p.m_r - s.inh * p.m_i
     excitation = s.exc**2 * p.ee + 2 * s.exc * s.rec * p.er + s.rec**2 * p.rr
     variance = excitation - 2 * s.inh * (s.exc * p.ei + s.rec * p.ri) + s.inh**2 * p.ii
@@ -228,10 +239,10 @@ def _miss(p: Moments, s: Scales, sigma_u: Any, mu_u: Any) -> jax.Array:
     return jnp.where(jnp.isfinite(miss), miss, jnp.inf)
 
 
-def _excitation(p: Moments, scales: Scales, sigma_u: Any) -> jax.Array:
-    """m_E that makes sigma_u with m_I and rho as in `scales`: the module's third condition alone.
+def _excitation(p: Moments, scales: Scales, sigma_u: Scalar) -> jax.Array:
+    """m_E from the module's third condition only (sigma_u), with m_I and rho from `scales`.
 
-    As in `scales` where there is none.
+    Where no such m_E exists, the m_E of `scales`.
     """
     rho, inh = scales.rec / scales.exc, scales.inh
     v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
@@ -239,11 +250,13 @@ def _excitation(p: Moments, scales: Scales, sigma_u: Any) -> jax.Array:
     return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
 
 
-_PASSES = 5  # times those of other layers: inhibition answers to what it does
-_LARGEST = 0.7  # of a step of log m_I
+_PASSES = 5  # factor on the passes of other layers: inhibition changes the spikes that set it
+_LARGEST = 0.7  # largest step of log m_I
 
 
-def _put(layer: Dalian, shapes: list[jax.Array], scales: Scales, there: Any = True) -> None:
+def _put(
+    layer: Dalian, shapes: list[jax.Array], scales: Scales, there: jax.Array | bool = True
+) -> None:
     for c, shape, scale in zip(layer.connections(), shapes, _ordered(scales), strict=False):
         set_weights(c.param, scale * shape, there=there)
 
@@ -253,10 +266,10 @@ def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
     return scales.exc, scales.inh, scales.rec
 
 
-def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
-    """Moments of the layer's own populations if they were Poisson at `rate`, Hz.
+def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Scalar) -> Moments:
+    """Moments of the layer's own populations if these fired as Poisson processes at `rate`, Hz.
 
-    The input's are 0.
+    The moments of the input are 0.
     """
     zero, found = jnp.zeros((), jnp.float32), []
     for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
@@ -268,9 +281,9 @@ def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Any) -> Moments:
 
 
 def _at_least(lowest: Moments, p: Moments) -> Moments:
-    """`p`, with the moments of a population that fires too little replaced by the lowest.
+    """`p`, with the moments of each population that fires too little replaced by `lowest`.
 
-    Those are uncorrelated with the others.
+    The covariances of such a population with the others are set to 0.
     """
     pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)
     few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r

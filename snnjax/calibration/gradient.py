@@ -1,23 +1,25 @@
-r"""The second half of calibration: gradients that neither vanish nor explode on their way down.
+r"""Calibration of the backward pass: gradients that neither vanish nor explode.
 
-Training sees a layer through the gradient of the loss with respect to its spikes. Layer l passes it
-on to the spikes below with the gain
+Training changes a layer through dL/dz, the gradient of the loss with respect to its spikes. Layer l
+passes the gradient to the spikes below with the gain
 
     gain_l = rms(dL/dz_{l-1} through l) / rms(dL/dz_l)
 
-which depends on its surrogate derivative h alone once its weights are set: forward, the steepness
-of h does nothing. So it is set after the membranes, from the readout down, to the value with which
-the gain is 1; then the root-mean-square gradient is level from the last spiking layer to the first.
-`snnjax.gradient_theory.backward_gain` predicts it; here it is measured, because real errors are neither
-white nor constant in time, and because recurrence, pooling and Dale's law count as well. Nothing is
-below the first spiking layer: its steepness changes by the factor by which that of the second did.
+Once the weights are set, the gain depends only on the surrogate derivative h. The steepness of h
+has no effect on the forward pass. It is therefore set after the membranes, from the readout down,
+to the value that gives a gain of 1. Then the root-mean-square gradient is the same from the last
+spiking layer to the first. `snnjax.gradient_theory.backward_gain` predicts the gain. Here it is
+measured, because real errors are neither white nor constant in time, and because recurrence,
+pooling and Dale's law also matter. The first spiking layer has no spiking layer below it: its
+steepness changes by the same factor as that of the second.
 
-Each gain costs a forward and a backward pass of one layer. A layer takes some ten of them: two at
-the ends of the range of steepness, the others between, by false position on logarithms.
+Each measurement of a gain costs one forward and one backward pass of one layer. A layer takes about
+ten of them: one at the present steepness, two at the ends of the range of steepness, and the others
+between them (false position on logarithms).
 
-The readout's weights are scaled, so that the classes differ: the standard deviation of a sample's
-logits is 0.3. With 1 deep networks ended some points lower, with 0.1 the same. This is our own
-extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+The readout's weights are scaled so that the standard deviation of a sample's logits is 0.3. With 1,
+deep networks reached an accuracy that was a few percentage points lower; with 0.1, the same. This
+is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from snnjax import _check, losses
+from snnjax._check import Scalar
 from snnjax.calibration.powers import as_floats
 from snnjax.calibration.report import GradientReport, GradientReports, Of
 from snnjax.nn import Layer, Sequential, Synaptic
@@ -43,28 +47,29 @@ Adjust = Literal["steepness", "scale"]
 _PASSES = 8
 _RANGE = math.log(50.0)
 _FAR = 8.0
-_MOST = 1000.0  # factor of the readout
+_MOST = 1000.0  # largest factor on the readout's weights
 TOLERANCE = 0.1
-"""How far from its target a gain may be to count as on it, relative to the target."""
+"""Largest relative distance of a gain from its target that counts as on target."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientTarget:
-    """What the calibration of the gradient aims at, and how.
+    """Target and method of the calibration of the gradient.
 
     Attributes:
-      gain: Backward gain of every layer.
-      adjust: What is set in each layer: the steepness of its surrogate derivative h, or a factor of
-        h.
-      logit_spread: Standard deviation of a sample's logits over classes, to which the readout is
-        scaled. None leaves the readout alone, as does a readout with one output.
-      logits: How the readout trace becomes logits.
-      samples: Largest number of samples of the batch that are used, evenly spread over it.
+        gain: Backward gain of every layer.
+        adjust: The quantity that is set in each layer: "steepness" of its surrogate derivative h,
+            or "scale", a factor on h.
+        logit_spread: Target standard deviation of a sample's logits over classes; the readout is
+            scaled to reach it. None does not scale the readout. A readout with one output is never
+            scaled.
+        logits: Maps the readout trace (time, batch, classes) to logits (batch, classes).
+        samples: Largest number of samples that are used, evenly spread over the batch.
     """
 
-    gain: Any = 1.0
+    gain: Scalar = 1.0
     adjust: Adjust = "steepness"
-    logit_spread: Any = 0.3
+    logit_spread: Scalar | None = 0.3
     logits: losses.ReadoutFn = losses.max_over_time
     samples: int = 32
 
@@ -77,35 +82,35 @@ class GradientTarget:
 
 
 LEVEL = GradientTarget()
-"""The gradient level from layer to layer, and logits that differ by 0.3."""
+"""The same gradient in every layer, and logits with a standard deviation of 0.3."""
 
 
 def calibrate_gradient(
     network: Sequential,
     x: jax.Array,
-    labels: Any = None,
+    labels: ArrayLike | None = None,
     *,
     target: GradientTarget | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Sequential, GradientReports]:
-    """Give every spiking layer the same backward gain on the batch `x`, and the readout its scale.
+    """Give every spiking layer the same backward gain on the batch `x`, and scale the readout.
 
     Args:
-      network: A `snnjax.nn.Sequential` that ends in a readout, its weights as they are to be; it is
-        not changed.
-      x: Inputs (time, batch, ...features), typical of the data.
-      labels: Classes (batch,), whose cross-entropy gives the gradient; None: normal random numbers
-        take its place, one for each sample and class.
-      target: What to aim at; `GradientTarget()` when None.
-      key: For the random numbers in place of labels; `jax.random.key(0)` when None.
+        network: A `snnjax.nn.Sequential` that ends in a readout. Its weights must already have
+            their final values. It is not changed.
+        x: Inputs (time, batch, ...features), typical of the data.
+        labels: Classes (batch,); the gradient is that of their cross-entropy. None uses normal
+            random numbers instead, one per sample and class.
+        target: The target. None means `GradientTarget()`.
+        key: For the random numbers that replace labels. None means `jax.random.key(0)`.
 
     Returns:
-      The calibrated network, and `GradientReports`: one `GradientReport` per spiking layer, first to
-      last. Pure: works under jit, and under vmap over networks.
+        The calibrated network, and `GradientReports` with one `GradientReport` per spiking layer,
+        first to last. The function is pure: it works under jit, and under vmap over networks.
 
     Raises:
-      ValueError: A label is out of range, or the network does not end in a readout.
-      TypeError: `network` is no `Sequential`.
+        ValueError: A label is out of range, or the network does not end in a readout.
+        TypeError: `network` is not a `Sequential`.
 
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -122,7 +127,7 @@ def calibrate_gradient(
     last = network.layers[-1]
     if labels is not None and isinstance(last, Synaptic):
         losses.check_classes("labels", labels, last.out_features)
-    # no fixed stride, which would hit one class alone where classes take turns
+    # not a fixed stride: it would select a single class if the classes alternate in the batch
     some = np.linspace(0, x.shape[1] - 1, min(target.samples, x.shape[1])).astype(int)
     x, labels = x[:, some], None if labels is None else jnp.asarray(labels)[some]
     network = nnx.clone(network)
@@ -145,7 +150,7 @@ def calibrate_gradient(
     if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = last.connections()[0].param
-        # a last layer that hardly spikes says nothing about the scale
+        # the factor is limited: if the last layer hardly spikes, the spread is not informative
         scale = jnp.clip(
             target.logit_spread / jnp.maximum(spread, jnp.finfo(spread.dtype).tiny),
             1 / _MOST,
@@ -158,7 +163,7 @@ def calibrate_gradient(
     reports: list[GradientReport] = []
     g, change = jnp.zeros_like(trains[-1]), jnp.zeros(())
     for n, k in reversed(list(enumerate(spiking))):
-        # with skip connections the readout speaks to every layer
+        # with skip connections every layer also receives a gradient directly from the readout
         g = g + direct[n]
         start, below = (spiking[n - 1] + 1, trains[n - 1]) if n else (k, inputs[k])
         known = layers[k].hold_steepness(scale=target.adjust == "scale")
@@ -177,7 +182,7 @@ def calibrate_gradient(
 
 
 def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The input of every layer, and what every spiking layer emits."""
+    """The input of every layer, and the output of every spiking layer."""
     inputs: list[jax.Array] = []
     trains: list[jax.Array] = []
 
@@ -193,7 +198,7 @@ def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[j
 
 
 def _cotangent(
-    readout: jax.Array, logits: losses.ReadoutFn, labels: Any, key: jax.Array
+    readout: jax.Array, logits: losses.ReadoutFn, labels: jax.Array | None, key: jax.Array
 ) -> jax.Array:
     """The gradient of the mean cross-entropy with respect to the readout, or a random one."""
     scores, pull = jax.vjp(logits, readout)
@@ -207,16 +212,16 @@ class _Segment(NamedTuple):
     """A spiking layer and the layers without spikes between it and the spiking layer below.
 
     Attributes:
-      graphs: Their structure, the spiking layer last.
-      known: Whether the layer has a surrogate that can be adjusted.
-      which: Which of its parameters is.
+        graphs: Their structure, the spiking layer last.
+        known: Whether the spiking layer has a surrogate that can be adjusted.
+        which: Index of the surrogate's parameter that is adjusted.
     """
 
     graphs: tuple[Any, ...]
     known: bool
     which: int
 
-    def steepness(self, states: Sequence[Any], change: Any) -> Any:
+    def steepness(self, states: Sequence[Any], change: Scalar) -> Any:
         """The layer's steepness, the adjusted parameter times exp(change)."""
         if not self.known:
             return None
@@ -224,9 +229,9 @@ class _Segment(NamedTuple):
         return given.at[self.which].multiply(jnp.exp(change))
 
     def passed(
-        self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Any
+        self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Scalar
     ) -> tuple[jax.Array, jax.Array]:
-        """The gain with that steepness, and the gradient that is passed on to `below`."""
+        """The gain after `change`, and the gradient with respect to `below`."""
 
         def emitted(x: jax.Array) -> jax.Array:
             layers = [
@@ -254,15 +259,25 @@ class _Segment(NamedTuple):
 _Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
 
 
-# compiled once for all layers of one kind and size, whatever their numbers
+# compiled once for all layers of the same type and size
 @functools.partial(jax.jit, static_argnums=0)
 def _solve(
-    how: _Segment, states: Sequence[Any], below: jax.Array, g: jax.Array, target: Any, _: jax.Array
+    how: _Segment,
+    states: Sequence[Any],
+    below: jax.Array,
+    g: jax.Array,
+    target: Scalar,
+    _: jax.Array,
 ) -> _Solved:
-    """Adjust a layer: its report, its steepness, the logarithm of what that was multiplied by, and what is passed on."""
+    """Adjust a layer.
+
+    Returns:
+        Its report, its steepness, the logarithm of the factor on the steepness, and the gradient
+        with respect to `below`.
+    """
 
     def gain(change: jax.Array) -> jax.Array:
-        # a wide surrogate in a recurrent layer may let it overflow
+        # with a wide surrogate, the gradient of a recurrent layer may overflow
         return jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf, posinf=jnp.inf)
 
     def off(gain: jax.Array) -> jax.Array:
@@ -284,10 +299,13 @@ def _take(
     states: Sequence[Any],
     below: jax.Array,
     g: jax.Array,
-    target: Any,
+    target: Scalar,
     change: jax.Array,
 ) -> _Solved:
-    """As `_solve`, with a given change: for the first layer, and for surrogates that are not known."""
+    """As `_solve`, with a given change.
+
+    For the first layer, and for surrogates that cannot be adjusted.
+    """
     before, _ = how.passed(states, below, g, 0.0)
     gain, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
@@ -297,10 +315,11 @@ def _take(
 def _search(
     gain: Callable[[jax.Array], jax.Array], off: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """The gain at change 0, and the change at which `off` of the gain, a monotone function, is zero.
+    """The gain at change 0, and the root of `off(gain(change))`, a monotone function of change.
 
-    False position (Illinois). Where `off` has one sign on the whole range, the end at which it is
-    nearest to zero. All calls of `gain` are in one loop: it is large, and is compiled once.
+    The method is false position (Illinois). If `off` has one sign on the whole range, the result is
+    the end of the range at which it is nearest to zero. All calls of `gain` are in one loop, so
+    that this large function is compiled only once.
     """
     first = jnp.array([0.0, -_RANGE, _RANGE])
 
@@ -313,8 +332,8 @@ def _search(
         found = gain(x)
         fx = off(found)
         best, f_best = jnp.where(jnp.abs(fx) < f_best, x, best), jnp.minimum(jnp.abs(fx), f_best)
-        left = fx * fa > 0  # x takes the place of a; the weight of an end that stays is halved
-        # first the gain as it is, then the two ends, then points between them
+        left = fx * fa > 0  # x replaces a; the weight of the end that stays is halved
+        # first the present gain, then the two ends, then points between them
         kept, low, high = (a, fa, b, fb), (x, fx, b, fb), (a, fa, x, fx)
         narrowed = jnp.where(left, jnp.stack([x, fx, b, fb / 2]), jnp.stack([a, fa / 2, x, fx]))
         ends = jnp.where(

@@ -1,8 +1,8 @@
-"""Put one layer on target: `calibrate_layer`, which knows each type of layer.
+"""Calibration of one layer: `calibrate_layer`, which dispatches on the type of the layer.
 
-A recurrent layer's own spikes depend on the weights that they set, so those are found as a fixed
-point in a few passes. Formulas: `snnjax.calibration.powers`; Dalian layers:
-`snnjax.calibration.dalian`.
+In a recurrent layer the weights depend on the layer's own spikes, and these depend on the weights.
+The weights are therefore found as a fixed point in a few passes. Formulas:
+`snnjax.calibration.powers`; Dalian layers: `snnjax.calibration.dalian`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from snnjax._check import Scalar
 from snnjax.calibration._connection import (
     FLOOR_HZ,
     poisson_powers,
@@ -29,19 +30,19 @@ from snnjax.theory import WeightStatistics
 
 
 class Target(NamedTuple):
-    """What the membranes of a layer are to do; see `snnjax.calibration.calibrate`.
+    """Targets for the membranes of a layer; see `snnjax.calibration.calibrate`.
 
     Attributes:
         sigma_u: Standard deviation of the membrane.
         mu_u: Mean of the membrane.
         alpha: Feed-forward share of the variance in recurrent layers.
-        balance: Whether every neuron gets weights of zero sum in each connection.
-        passes: How often recurrent weights are set to the spikes that the layer emits with them.
+        balance: Whether the weights of every neuron sum to zero in each connection.
+        passes: Number of fixed-point iterations of the recurrent weights.
     """
 
-    sigma_u: Any = 1.0
-    mu_u: Any = 0.0
-    alpha: Any = 0.9
+    sigma_u: Scalar = 1.0
+    mu_u: Scalar = 0.0
+    alpha: Scalar = 0.9
     balance: bool = False
     passes: int = 4
 
@@ -50,9 +51,9 @@ class Outcome(NamedTuple):
     """What `calibrate_layer` returns.
 
     Attributes:
-        report: What was done.
+        report: The report on the layer.
         output: The layer's output for its input, (time, batch, ...units).
-        reason: Why such a layer may be off its target, and what to do.
+        reason: Why such a layer may be off target, and what to do.
     """
 
     report: LayerReport
@@ -64,15 +65,21 @@ class Outcome(NamedTuple):
 def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
     """Set the weights of a spiking layer for its inputs.
 
-    Layers derived from `snnjax.nn.Synaptic`, such as `Spiking`, and from `snnjax.nn.Dalian` are
-    known. Register a function for another type of layer of your own:
-    `@calibrate_layer.register`, with the type as the annotation of its first argument.
+    Layers that are derived from `snnjax.nn.Synaptic` (such as `Spiking`) and from
+    `snnjax.nn.Dalian` are supported. For your own type of layer, register a function with
+    `@calibrate_layer.register`; the annotation of its first argument is the type.
 
     Args:
         layer: The layer. Its weights are changed.
         x: Inputs (time, batch, ...features).
-        key: Draw new weights with it; None scales those that are there.
-        target: What to aim at.
+        key: Draws new weights. None scales the present weights.
+        target: The targets.
+
+    Returns:
+        The report, the layer's output, and the likely reason if the layer is off target.
+
+    Raises:
+        TypeError: No function is registered for the type of the layer.
     """
     name = type(layer).__name__
     raise TypeError(
@@ -110,18 +117,17 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     powers = [below]
     for c in own:
         lowest = poisson_powers(neuron, c.n, FLOOR_HZ, balance, below.temporal.dtype)
-        # Before the layer has spoken, its spikes are taken to be like its input's, spread over its
-        # own number of neurons.
+        # Before the first pass, the layer's spikes are assumed to be like those of its input, with
+        # the powers scaled to its own number of neurons.
         found = _at_least(lowest, [jnp.abs(p) * c.n / below.n for p in below[:4]])
         for _ in range(passes):
             put([below, found])
             measured = powers_of(c, c.spikes(x, layer(x).output), neuron, balance)
-            # The geometric mean with the last estimate: what was too much last time would else be
-            # too little this time, and so on.
+            # The geometric mean with the last estimate prevents oscillation.
             means = [jnp.sqrt(a * b) for a, b in zip(measured[:4], found[:4], strict=True)]
             found = _at_least(lowest, means)
-            # What a layer that fires too little leaves of the recurrent share is its input's to
-            # carry; half way each time, for the same reason.
+            # If the layer fires too little for its recurrent share, the input carries the rest. The
+            # mean with the last share again prevents oscillation.
             carried = jnp.minimum(measured.temporal / found.temporal, 1.0)
             shares[0] = (shares[0] + 1 - (1 - alpha) * carried) / 2
         powers.append(found)
@@ -145,20 +151,20 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
 
 def _reason(layer: Synaptic) -> str:
     if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
-        return "its neurons differ in their parameters, and share one scale of the weights"
+        return "its neurons have different parameters but share one scale of the weights"
     if layer.recurrent:
         return (
             "its own spikes are too few to carry their share of the variance; a larger sigma_u "
             "makes it spike more"
         )
     return (
-        f"its {layer.units} neurons have too few weights for an exact average; more neurons, or "
-        "another key, come closer"
+        f"its {layer.units} neurons have too few weights for an exact average; use more neurons, "
+        "or another key"
     )
 
 
 def _at_least(lowest: InputPowers, powers: Sequence[jax.Array]) -> InputPowers:
-    """`powers` (P, Q, M, P_sum), or `lowest` where P is below that."""
+    """`powers` (P, Q, M, P_sum), or `lowest` where P is below that of `lowest`."""
     enough = powers[0] >= lowest.temporal
     pairs = zip(lowest._fields, powers, lowest[:4], strict=False)
     return lowest._replace(**{name: jnp.where(enough, p, low) for name, p, low in pairs})

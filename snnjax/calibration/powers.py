@@ -1,26 +1,36 @@
-r"""What a neuron's input does to its membrane, measured: the powers that exact data-driven initialization needs.
+r"""Measured powers of a neuron's input, from which exact data-driven initialization follows.
 
-The formulas of `snnjax.theory` assume stationary, independent Poisson input. For weights drawn independently with mean mu_w and standard deviation
-sigma_w no assumption on the input is needed. Let h_j(t) be the spike train of input j filtered by the neuron's own kernel (the membrane that one
-spike train moves through a weight of 1, without threshold). Over trials, <.>, and with time mean and variance taken within a trial,
+The formulas of `snnjax.theory` assume stationary, independent Poisson input. For weights that are
+drawn independently with mean mu_w and standard deviation sigma_w, no assumption on the input is
+needed. Let h_j(t) be the spike train of input j, filtered by the neuron's own kernel. (This is the
+membrane that the train drives through a weight of 1, without threshold.) <.> is the mean over
+trials. The mean and the variance in time are taken within a trial.
 
-    P     = < sum_j Var_t h_j >             temporal power          E_W[ Var_t U ]  = sigma_w^2 P + mu_w^2 P_sum
-    Q     = < sum_j (mean_t h_j)^2 >        quenched power          Var_W[ mean_t U ] = sigma_w^2 Q
-    P_sum = < Var_t sum_j h_j >                                     mean U          = mu_w M
+    P     = < sum_j Var_t h_j >             temporal power
+    Q     = < sum_j (mean_t h_j)^2 >        quenched power
+    P_sum = < Var_t sum_j h_j >
     M     = < sum_j mean_t h_j >
 
-so that, for connections c that share the variance (share_c, as in `snnjax.theory`),
+    E_W[ Var_t U ]    = sigma_w^2 P + mu_w^2 P_sum
+    Var_W[ mean_t U ] = sigma_w^2 Q
+    mean U            = mu_w M
 
-    mu_w = mu_u / sum_c M_c         sigma_w,c^2 = share_c (sigma_u^2 - mu_w^2 P_sum) / P_c
+For connections c that share the variance (share_c, as in `snnjax.theory`), it follows that
 
-For Poisson input P tends to n nu ehat, Q to n (nu ebar)^2, and this is the paper's formula.
+    mu_w = mu_u / sum_c M_c
+    sigma_w,c^2 = share_c (sigma_u^2 - mu_w^2 P_sum) / P_c
 
-Balance: subtracting each neuron's mean weight removes what all its inputs have in common, most of the quenched spread. Such weights see
-h_j - mean_j h_j alone, and a sample of n weights loses one degree of freedom: P and Q are those of the centred h, times n / (n - 1),
+For Poisson input P tends to n nu ehat and Q to n (nu ebar)^2; this is the paper's formula.
 
-    P <- n/(n-1) < sum_j Var_t h_j - Var_t(sum_j h_j) / n >         Q <- n/(n-1) < sum_j (mean_t h_j)^2 - (mean_t sum_j h_j)^2 / n >
+Balance: each neuron's mean weight is subtracted. This removes the common part of its inputs, which
+is most of the quenched spread. Such weights depend only on h_j - mean_j h_j, and a sample of n
+weights loses one degree of freedom. P and Q are those of the centred h, times n / (n - 1):
 
-Convolution: the sums run over the inputs of one output position, <.> also over positions (the kernel is shared); inputs in the padding are silent.
+    P <- n/(n-1) < sum_j Var_t h_j - Var_t(sum_j h_j) / n >
+    Q <- n/(n-1) < sum_j (mean_t h_j)^2 - (mean_t sum_j h_j)^2 / n >
+
+Convolution: the sums run over the inputs of one output position. <.> is also a mean over positions,
+because they share the kernel. Inputs in the padding are silent.
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -34,10 +44,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax.datasets import BatchSource, EventDataset
-from snnjax.dynamics import simulate
+from snnjax.dynamics import Neuron, simulate
 from snnjax.initializers import Initializer, fan_in
 from snnjax.sparse import as_dense
 from snnjax.theory import WeightStatistics
@@ -46,7 +58,16 @@ _NO_THRESHOLD = 1e30
 
 
 class InputPowers(NamedTuple):
-    """P, Q, M and P_sum of a connection's input, scalars; `n` inputs of one neuron; `balanced`: P and Q are those that zero-sum weights see."""
+    """Powers of the input of a connection.
+
+    Attributes:
+        temporal: P, a scalar.
+        quenched: Q, a scalar.
+        mean: M, a scalar.
+        summed: P_sum, a scalar.
+        n: Number of inputs per neuron.
+        balanced: Whether P and Q are those for weights that sum to zero.
+    """
 
     temporal: jax.Array
     quenched: jax.Array
@@ -57,7 +78,14 @@ class InputPowers(NamedTuple):
 
 
 def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
-    """The membrane (time, batch, units) of `neuron` without threshold and so without reset, under `drive` of that shape.
+    """The membrane of `neuron` without threshold, and therefore without reset.
+
+    Args:
+        neuron: A neuron model with the field `theta`.
+        drive: Input current, (time, batch, ...units).
+
+    Returns:
+        The membrane, (time, batch, ...units).
 
     >>> from snnjax.dynamics import LIF
     >>> bool(free_membrane(LIF(), jnp.full((200, 1, 1), 1.0)).max() > 5)
@@ -71,7 +99,16 @@ def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
 
 
 def filtered(x: jax.Array, neuron: Any) -> jax.Array:
-    """h: every input train (time, batch, n) as the membrane it moves through a weight of 1 in a neuron without threshold; the same shape.
+    """h: every input train, filtered by the kernel of the neuron.
+
+    This is the membrane that the train drives through a weight of 1 in a neuron without threshold.
+
+    Args:
+        x: Input trains, (time, batch, n).
+        neuron: The neuron model.
+
+    Returns:
+        The filtered trains, (time, batch, n).
 
     >>> from snnjax.dynamics import LIF
     >>> h = filtered(jnp.zeros((100, 1, 2)).at[0, 0, 0].set(1.0), LIF())
@@ -85,19 +122,28 @@ def filtered(x: jax.Array, neuron: Any) -> jax.Array:
 
 def input_powers(
     x: jax.Array,
-    neuron: Any,
+    neuron: Neuron,
     *,
     balance: bool = False,
     gather: Callable[[jax.Array], jax.Array] | None = None,
     n: int | None = None,
 ) -> InputPowers:
-    """Powers of the input x (time, batch, ...features) as seen by `neuron`.
+    """Powers of the input `x`, filtered by the kernel of `neuron`.
 
     Args:
-      x: spike counts, or any signal, time-major.   neuron: a model with `theta` and one synaptic current.
-      balance: powers for weights whose sum over the inputs of a neuron is zero.
-      gather: sums over the inputs of each neuron, (..., batch, ...features) -> (..., batch, *positions, 1), linear: for a convolution the one
-        with a kernel of ones. None: all features are inputs of every neuron.   n: inputs of one neuron; needed with `gather`.
+        x: Spike counts or any other signal, (time, batch, ...features).
+        neuron: A neuron model with one synaptic current.
+        balance: Whether the powers are for weights that sum to zero over the inputs of a neuron.
+        gather: A linear map that sums over the inputs of each neuron, (..., batch, ...features) ->
+            (..., batch, *positions, 1). For a convolution it is the convolution with a kernel of
+            ones. None: all features are inputs of every neuron.
+        n: Number of inputs per neuron; required with `gather`.
+
+    Returns:
+        The powers.
+
+    Raises:
+        ValueError: `balance` with fewer than 2 inputs per neuron, or n < 1.
 
     >>> from snnjax.dynamics import LIF
     >>> from snnjax.datasets import poisson_raster
@@ -112,7 +158,7 @@ def input_powers(
     n = _check.integer("n", n, at_least=1)
     if balance and n < 2:
         raise ValueError(
-            f"balance needs at least 2 inputs a neuron, got {n} for x of shape {x.shape}"
+            f"balance needs at least 2 inputs per neuron, got {n} for x of shape {x.shape}"
         )
     h = filtered(as_floats(x), neuron)
     total = gather(h)
@@ -126,27 +172,41 @@ def input_powers(
 
 
 def as_floats(x: jax.Array) -> jax.Array:
-    """Spikes of any type as at least float32: 16 bits cannot hold a membrane. An `EventRaster` becomes an array."""
+    """Spikes of any type as an array of at least float32, also those of an `EventRaster`.
+
+    16 bits are not precise enough for a membrane.
+    """
     _check.time_major("x", x)
     return _check.as_wide(as_dense(x))
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a - b >= 0, and exactly 0 where rounding is all that is left: inputs that are all the same give zero-sum weights nothing."""
+    """a - b >= 0, and exactly 0 where the difference is only rounding error.
+
+    Weights that sum to zero have exactly no effect on identical inputs.
+    """
     return jnp.where(a - b > 100 * jnp.finfo(a.dtype).eps * a, a - b, 0)
 
 
 def source_powers(
-    source: BatchSource, neuron: Any, *, batch_size: int = 100, balance: bool = False
+    source: BatchSource, neuron: Neuron, *, batch_size: int = 100, balance: bool = False
 ) -> InputPowers:
-    """Powers of a whole data set as the input of a dense layer, batch by batch on the device: no raster larger than one batch is made.
+    """Powers of a whole data set as the input of a dense layer.
+
+    They are computed batch by batch on the device. No raster is larger than one batch.
 
     Args:
-      source: `DeviceEvents` or another `BatchSource` whose batches are (time, batch, n).   neuron, balance: as in `input_powers`.
-      batch_size: samples at a time.
+        source: `DeviceEvents` or another `BatchSource` whose batches are (time, batch, n).
+        neuron: A neuron model with one synaptic current.
+        batch_size: Samples per batch.
+        balance: Whether the powers are for weights that sum to zero over the inputs of a neuron.
+
+    Returns:
+        The powers.
 
     Raises:
-      ValueError: the time step of `source` is known and is not the neuron's.
+        ValueError: `source` has a time step that differs from the neuron's.
+        TypeError: `source` is not on the device.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.dynamics import LIF
@@ -184,16 +244,22 @@ def source_powers(
 
 
 def weights_from_powers(
-    powers: Sequence[InputPowers], shares: Sequence[Any], *, sigma_u: Any, mu_u: Any = 0.0
+    powers: Sequence[InputPowers], shares: Sequence[Scalar], *, sigma_u: Scalar, mu_u: Scalar = 0.0
 ) -> list[WeightStatistics]:
-    """Mean and standard deviation of the weights of all the connections of a layer.
+    """Mean and standard deviation of the weights of all connections of a layer.
 
     Args:
-      powers: of each connection's input.   shares: fraction of the variance that each carries; together 1.
-      sigma_u, mu_u: target standard deviation (in time, within a trial) and mean of the membrane.
+        powers: Powers of the input, one per connection.
+        shares: Share of the variance that each connection carries; the shares sum to 1.
+        sigma_u: Target standard deviation of the membrane in time, within a trial.
+        mu_u: Target mean of the membrane.
 
     Returns:
-      One `WeightStatistics` a connection. NaN where no weights exist: the input is silent, or mu_u alone moves the membrane by more than sigma_u.
+        One `WeightStatistics` per connection. NaN if no such weights exist: the input is silent, or
+        the mean weight alone moves the membrane by more than sigma_u.
+
+    Raises:
+        ValueError: sigma_u <= 0, or the number of shares is not that of the connections.
 
     >>> one = InputPowers(*(jnp.asarray(v) for v in (4.0, 1.0, 10.0, 50.0)), n=100)
     >>> (w,) = weights_from_powers([one], [1.0], sigma_u=1.0)
@@ -204,10 +270,11 @@ def weights_from_powers(
     _check.number("mu_u", mu_u)
     if len(powers) != len(shares):
         raise ValueError(
-            f"shares must be one a connection, got {len(shares)} for {len(powers)} connections"
+            f"shares must be one per connection, got {len(shares)} for {len(powers)} connections"
         )
     mu_w = mu_u / sum(p.mean for p in powers) if _nonzero(mu_u) else 0.0 * powers[0].mean
-    # the summed inputs of two connections are taken as uncorrelated; exact for one connection, and for mu_u = 0
+    # assumes that the summed inputs of two connections are uncorrelated; this is exact for one
+    # connection, and for mu_u = 0
     left = sigma_u**2 - mu_w**2 * sum(p.summed for p in powers)
     return [
         WeightStatistics(
@@ -223,22 +290,30 @@ def _nonzero(value: Any) -> bool:
 
 
 def data_driven(
-    powers: InputPowers, *, sigma_u: Any = 1.0, mu_u: Any = 0.0, share: Any = 1.0
+    powers: InputPowers, *, sigma_u: Scalar = 1.0, mu_u: Scalar = 0.0, share: Scalar = 1.0
 ) -> Initializer:
-    """Initializer `(key, shape, dtype)` of one connection whose input has the given powers: for Linen or plain JAX code.
+    """Initializer of one connection whose input has the given powers, for Linen or plain JAX code.
 
     Args:
-      powers: from `input_powers` or `source_powers`; `balanced` ones draw weights whose sum over the inputs of each neuron is zero.
-      sigma_u, mu_u: target standard deviation (in time, within a trial) and mean of the membrane, to which this connection contributes
-        the fraction `share` of the variance; mu_u other than 0 is for neurons with this one connection.
+        powers: From `input_powers` or `source_powers`. With `balanced` powers, the weights of each
+            neuron sum to zero.
+        sigma_u: Target standard deviation of the membrane in time, within a trial.
+        mu_u: Target mean of the membrane. A value other than 0 is only for neurons with this one
+            connection.
+        share: Share of the variance that this connection carries, in (0, 1].
+
+    Returns:
+        The initializer `(key, shape, dtype)`.
 
     Raises:
-      ValueError: the input is silent, sigma_u is too small for mu_u, or (when called) the shape's fan-in is not that of the powers.
+        ValueError: The input is silent, or sigma_u is too small for mu_u. The initializer raises it
+            if the fan-in of the shape is not that of the powers.
 
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.dynamics import LIF
     >>> x = poisson_raster(jax.random.key(0), (500, 4, 100), rate=10.0, dt=2e-3)
-    >>> w = data_driven(input_powers(x, LIF(), balance=True), sigma_u=1.0)(jax.random.key(1), (100, 64))
+    >>> init = data_driven(input_powers(x, LIF(), balance=True), sigma_u=1.0)
+    >>> w = init(jax.random.key(1), (100, 64))
     >>> u = free_membrane(LIF(), x @ w)
     >>> f"{float(jnp.sqrt(u.var(axis=0).mean())):.1f}", bool(abs(w.sum(axis=0)).max() < 1e-4)
     ('1.0', True)
@@ -249,16 +324,19 @@ def data_driven(
     if known is not None and not jnp.isfinite(known).all():
         if _check.concrete(powers.temporal) == 0:
             raise ValueError(
-                "powers must be those of an input that spikes, got a temporal power of 0"
+                "powers must be those of an input that spikes, got a temporal power of 0; measure "
+                "them on other inputs"
             )
         raise ValueError(
-            f"sigma_u = {sigma_u} has no weights at mu_u = {mu_u}: the mean alone moves the membrane by more. Raise sigma_u or lower |mu_u|"
+            f"sigma_u = {sigma_u} has no weights at mu_u = {mu_u}: the mean weight alone moves the "
+            "membrane by more than sigma_u; raise sigma_u or lower |mu_u|"
         )
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         if fan_in(shape) != powers.n:
             raise ValueError(
-                f"shape must have {powers.n} inputs, as many as the powers were measured for, got {tuple(shape)}"
+                f"shape must have {powers.n} inputs, as the powers were measured for, got "
+                f"{tuple(shape)}"
             )
         return (
             weights.mu_w + weights.sigma_w * standard_weights(key, shape, balance=powers.balanced)
@@ -268,20 +346,20 @@ def data_driven(
 
 
 def standard_weights(
-    key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: Any = jnp.float32
+    key: jax.Array, shape: Sequence[int], *, balance: bool, dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
     """Normal weights of mean 0 and variance 1, drawn in at least float32.
 
     Args:
-      key: A random key.
-      shape: (..., in, out).
-      balance: Whether the weights of each neuron, over all axes but the last, have zero sum.
-      dtype: The type of the parameter that they are for; 16 bits give float32.
+        key: A random key.
+        shape: (..., in, out).
+        balance: Whether the weights of each neuron, over all axes but the last, sum to zero.
+        dtype: Data type of the parameter. For 16 bits the weights are float32.
 
     Returns:
-      The weights, of the given shape.
+        The weights, (..., in, out).
     """
     g = jax.random.normal(key, tuple(shape), _check.wide(dtype))
     n = g.size // g.shape[-1]
-    # a sample's mean takes one degree of freedom
+    # subtracting the sample mean removes one degree of freedom
     return (g - g.mean(axis=tuple(range(g.ndim - 1)))) * (n / (n - 1)) ** 0.5 if balance else g

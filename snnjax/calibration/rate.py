@@ -1,29 +1,29 @@
-r"""Scale the weights of every layer, first to last, until the layer fires at a target rate.
+r"""Scale the weights of every layer, first to last, so that it fires at a target rate.
 
 This is LSUV for spiking networks.
 
     w <- g w
 
-The gain g is found by bisection of log g so that the mean rate over neurons, batch and time is the
-target.
+The gain g is found by bisection of log g. The mean rate over neurons, batch and time then equals
+the target.
 
-Layer-sequential unit variance (Mishkin & Matas 2016, arXiv 1511.06422) scales each layer by its
-measured output instead of by a formula. Here the output is a spike train, and its rate is set. It
-needs some fifteen forward passes per layer where `snnjax.calibration.calibrate` needs one, and the
-mean rate alone does not say how a layer reaches it: a few neurons that are driven above threshold
-all the time do as well as many that fluctuate.
+Layer-sequential unit variance (LSUV, Mishkin & Matas 2016, arXiv 1511.06422) scales each layer by
+its measured output and not by a formula. Here the output is a spike train, and its rate is set.
+The method needs about fifteen forward passes per layer; `snnjax.calibration.calibrate` needs one.
+The mean rate also does not determine the regime of a layer: a few neurons that are constantly
+driven above threshold give the same rate as many neurons that fluctuate.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax.calibration._connection import set_weights
 from snnjax.calibration.powers import as_floats, free_membrane
 from snnjax.calibration.report import TOLERANCE, Of, RateReport, RateReports
@@ -34,19 +34,23 @@ _RANGE = math.log(100.0)
 
 
 def scale_to_rate(
-    network: Sequential, x: jax.Array, *, rate: Any, key: jax.Array | None = None, steps: int = 14
+    network: Sequential,
+    x: jax.Array,
+    *,
+    rate: Scalar,
+    key: jax.Array | None = None,
+    steps: int = 14,
 ) -> tuple[Sequential, RateReports]:
-    """Put every spiking layer of `network` at a mean firing rate on the batch `x`.
+    """Scale every spiking layer of `network` to a mean firing rate on the batch `x`.
 
-    The readout is left alone.
+    The readout is not changed.
 
     Args:
         network: A `snnjax.nn.Sequential`. It is not changed.
         x: Inputs (time, batch, ...features), typical of the data.
-        rate: Target, Hz, one for all spiking layers; above 0 and below half the reciprocal of the
-            time step.
-        key: Draw new orthogonal weights first, as in LSUV, of norm 1 for each neuron in each
-            connection. None scales the weights that are there.
+        rate: Target rate of all spiking layers, Hz; above 0 and below 1 / (2 dt).
+        key: Draws new orthogonal weights first, as in LSUV. The weights of each neuron have norm 1
+            in each connection. None scales the present weights.
         steps: Steps of the bisection. Each is one forward pass of the layer and halves log g's
             interval, which begins at 1/100 to 100 times the weights that would make the membrane
             fluctuate with a standard deviation of 1.
@@ -57,7 +61,8 @@ def scale_to_rate(
 
     Raises:
         ValueError: rate or steps are out of range.
-        TypeError: The network is not a `Sequential`, or has a layer with weights of one sign.
+        TypeError: The network is not a `Sequential`, or it has a layer whose connections have
+            signs (Dale's law).
 
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -108,14 +113,14 @@ def _scalable(layer: Layer) -> Synaptic:
         )
     if any(c.sign < 0 for c in layer.connections()):
         raise TypeError(
-            "network must have weights of either sign to be scaled to a rate; Dalian layers have "
-            "two scales, which calibrate(...) sets"
+            f"network must have weights of both signs to be scaled to a rate, got a "
+            f"{type(layer).__name__}; Dalian layers have two scales: use calibrate(...)"
         )
     return layer
 
 
 def _draw_orthogonal(connections: list[Incoming], key: jax.Array) -> None:
-    """Draw weights of which those of each neuron have norm 1 in each connection."""
+    """Draw orthogonal weights. The weights of each neuron have norm 1 in each connection."""
     for k, c in enumerate(connections):
         shape, dtype = c.param.shape, c.param.dtype
         draw = jax.nn.initializers.orthogonal(math.sqrt(max(shape[-1], c.n) / c.n))
@@ -123,10 +128,12 @@ def _draw_orthogonal(connections: list[Incoming], key: jax.Array) -> None:
         set_weights(c.param, draw(jax.random.fold_in(key, k), shape, _check.wide(dtype)))
 
 
-def _scale(layer: Synaptic, x: jax.Array, *, rate: Any, steps: int) -> tuple[RateReport, jax.Array]:
+def _scale(
+    layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int
+) -> tuple[RateReport, jax.Array]:
     original = [c.weights for c in layer.connections()]
     dt = layer.dt
-    # the feed-forward membrane alone gives the scale around which to look
+    # the search range is centred on the scale that the feed-forward membrane gives
     spread = jnp.sqrt(free_membrane(layer.neuron, layer.drive(x)).var(axis=0).mean())
     alive = spread > 0
     start = -jnp.log(jnp.where(alive, spread, 1.0))
@@ -137,7 +144,7 @@ def _scale(layer: Synaptic, x: jax.Array, *, rate: Any, steps: int) -> tuple[Rat
             set_weights(c.param, jnp.exp(log_gain) * w)
 
     def run(log_gain: jax.Array) -> jax.Array:
-        # a variable may only be set in the trace that made it
+        # a variable may only be set in the trace that created it
         copy = nnx.merge(graphdef, state, copy=True)
         put(copy, log_gain)
         return copy(x).output

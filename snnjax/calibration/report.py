@@ -1,4 +1,4 @@
-"""What calibration says about the layers of a network."""
+"""Reports of the calibrations on the layers of a network."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax._table import Table, report_html, report_text
 
 
 class GradientReport(NamedTuple):
-    """What the calibration of the gradient did to one layer; scalars.
+    """Result of the calibration of the gradient of one layer; scalars.
 
     Attributes:
-        before: Backward gain of the layer with the surrogate that it had.
-        gain: Backward gain with the one that it has now.
-        steepness: The first parameter of its surrogate (beta, ...), or the scale of h where that
-            was adjusted. NaN: the layer's neuron has no surrogate that could be adjusted.
+        before: Backward gain of the layer before calibration.
+        gain: Backward gain of the layer after calibration.
+        steepness: First parameter of its surrogate (beta, ...), or the scale of h if the scale was
+            adjusted. NaN if the layer's neuron has no surrogate that can be adjusted.
         reached: Whether `gain` is within 10 % of the target.
-        target: The backward gain that was asked for.
+        target: Target of the backward gain.
     """
 
     before: jax.Array
@@ -33,24 +34,24 @@ class GradientReport(NamedTuple):
 
 
 class LayerReport(NamedTuple):
-    """What calibration did to one layer; scalars.
+    """Result of the calibration of one layer; scalars.
 
     Attributes:
-        sigma_w: Standard deviation of each connection's weights.
+        sigma_w: Standard deviation of the weights, one per connection.
         quenched_spread: Predicted root mean square, over neurons and samples, of the membrane's
             mean over time.
-        sigma_u: Standard deviation of the membrane without reset on the batch, with the layer's own
-            spikes.
+        sigma_u: Standard deviation of the membrane without reset on the batch, driven by the input
+            and the layer's own spikes.
         silent: Whether the input is silent.
-        calibrated: False where there are no such weights: the input is silent, mu_u asks for too
-            much, or the weights to rescale are all equal. The layer then kept its weights.
+        calibrated: False if no weights reach the targets: the input is silent, |mu_u| is too large,
+            or the weights to rescale are all equal. Then the layer keeps its weights.
         mu_u: Mean of the membrane without reset on the batch.
-        on_target: Whether `sigma_u` is within 5 % of its target, and in a Dalian layer, whose mean
-            is measured, whether `mu_u` is within 5 % of that sigma_u, too. Off target are small
-            layers, whose few weights scatter, layers of neurons with different time constants,
-            which share one scale, and layers that are so quiet that their own spikes say little.
-        targets: The sigma_u and mu_u that were asked for.
-        gradient: What was done for the layer's gradient; None where only the membranes were
+        on_target: Whether `sigma_u` is within 5 % of its target. In a Dalian layer, also whether
+            the distance of `mu_u` from its target is within 5 % of the target sigma_u. Typically
+            False for small layers (sampling noise of few weights), for layers with mixed time
+            constants (one shared scale), and for layers with too few spikes of their own.
+        targets: The targets of sigma_u and mu_u.
+        gradient: Result of the calibration of the gradient. None if only the membranes were
             calibrated.
     """
 
@@ -61,42 +62,42 @@ class LayerReport(NamedTuple):
     calibrated: jax.Array
     mu_u: jax.Array
     on_target: jax.Array
-    targets: tuple[Any, Any]
+    targets: tuple[Scalar, Scalar]
     gradient: GradientReport | None = None
 
 
 class RateReport(NamedTuple):
-    """What `scale_to_rate` did to one layer; scalars.
+    """Result of `scale_to_rate` for one layer; scalars.
 
     Attributes:
-        gain: The factor by which its weights were multiplied.
-        rate: The rate that it then has, Hz.
-        reached: Whether that is within 5 % of the target.
-        target: The rate that was asked for, Hz.
+        gain: Factor by which its weights were multiplied.
+        rate: Its rate with the new weights, Hz.
+        reached: Whether `rate` is within 5 % of the target.
+        target: Target rate, Hz.
     """
 
     gain: jax.Array
     rate: jax.Array
     reached: jax.Array
-    target: Any
+    target: Scalar
 
 
 TOLERANCE = 0.05
-"""How far from its target a layer may be to count as on it, relative to sigma_u."""
+"""Largest distance of a layer from its target that counts as on target, relative to sigma_u."""
 
 
-def near(found: jax.Array, target: Any, sigma_u: Any) -> jax.Array:
+def near(found: jax.Array, target: Scalar, sigma_u: Scalar) -> jax.Array:
     """Whether `found` is `target` within `TOLERANCE` of sigma_u."""
     return jnp.abs(found - target) <= TOLERANCE * sigma_u
 
 
 class Of(NamedTuple):
-    """Which layer a report is on.
+    """The layer that a report describes.
 
     Attributes:
         at: Its index in the network.
         name: The name of its class.
-        reason: Why such a layer may be off its target, and what to do.
+        reason: Why such a layer may be off target, and what to do.
     """
 
     at: int
@@ -108,11 +109,11 @@ T = TypeVar("T", LayerReport, GradientReport, RateReport)
 
 
 class Reports(Sequence[T], abc.ABC, Generic[T]):
-    """Reports on all spiking layers, first to last: a sequence, and a table when it is printed.
+    """Reports on all spiking layers, first to last: a sequence that is printed as a table.
 
     Args:
         layers: One report per spiking layer.
-        of: The layer that each is on.
+        of: The layer of each report.
     """
 
     title: str
@@ -141,27 +142,27 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 
     @abc.abstractmethod
     def _finding(self, of: Of, report: T) -> str | None:
-        """What is not as it was asked for; None where all is well."""
+        """One sentence on a layer that is off target; None if it is on target."""
 
     @abc.abstractmethod
     def _row(self, report: T) -> tuple[str, ...]: ...
 
     @property
     def _plain(self) -> bool:
-        """Whether these are numbers on one network: not traced, and not of several networks."""
+        """Whether all values are numbers of one network: not traced, and not batched by vmap."""
         leaves = map(_check.concrete, jax.tree.leaves(self.layers))
         return all(leaf is not None and leaf.ndim == 0 for leaf in leaves)
 
     def problems(self) -> list[str]:
-        """One sentence per layer that is not as it was asked for; none under jit and vmap."""
+        """One sentence per layer that is off target; empty under jit and vmap."""
         pairs = zip(self.of, self.layers, strict=True) if self._plain else ()
         found = (self._finding(of, report) for of, report in pairs)
         return [line for line in found if line is not None]
 
     def findings(self) -> list[str]:
-        """The same; a single sentence where every layer is on target."""
+        """The problems, or a single sentence if every layer is on target."""
         if not self._plain:
-            return ["the numbers are traced, or those of several networks"]
+            return ["the numbers are traced, or they belong to several networks"]
         return self.problems() or ["every layer is on target"]
 
     def table(self) -> Table:
@@ -178,7 +179,7 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 
 
 class GradientReports(Reports[GradientReport]):
-    """What `calibrate_gradient` did, layer by layer."""
+    """Results of `calibrate_gradient`, layer by layer."""
 
     title = "backward gain of each layer"
     columns = ("gain before", "after", "steepness")
@@ -189,9 +190,8 @@ class GradientReports(Reports[GradientReport]):
         return (
             f"layer {of.at} has the backward gain {float(report.gain):.3g} with the steepness "
             f"{float(report.steepness):.3g}; the target is {float(report.target):.3g}: no "
-            "steepness "
-            "within a factor of 50 of the surrogate's own reaches it. Another surrogate, or "
-            "GradientTarget(adjust='scale'), may"
+            "steepness within a factor of 50 of the original one reaches it; try another "
+            "surrogate or GradientTarget(adjust='scale')"
         )
 
     def _row(self, report: GradientReport) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ class GradientReports(Reports[GradientReport]):
 
 
 class LayerReports(Reports[LayerReport]):
-    """What `calibrate` did, layer by layer."""
+    """Results of `calibrate`, layer by layer."""
 
     title = "membrane without reset, and backward gain, of each layer"
     columns = ("std U", "target", "mean U", "target", "spread", "std w", "gain", "steepness")
@@ -222,7 +222,7 @@ class LayerReports(Reports[LayerReport]):
         return super().problems() + self.gradient().problems()
 
     def gradient(self) -> GradientReports:
-        """What was done for the gradients; empty where only the membranes were calibrated."""
+        """The reports on the gradients; empty if only the membranes were calibrated."""
         pairs = [
             (r.gradient, of)
             for r, of in zip(self.layers, self.of, strict=True)
@@ -243,7 +243,7 @@ class LayerReports(Reports[LayerReport]):
 
 
 class RateReports(Reports[RateReport]):
-    """What `scale_to_rate` did, layer by layer."""
+    """Results of `scale_to_rate`, layer by layer."""
 
     title = "rate of each layer"
     columns = ("rate Hz", "target", "gain")
@@ -261,19 +261,18 @@ class RateReports(Reports[RateReport]):
         return tuple(_number(v) for v in (report.rate, report.target, report.gain))
 
 
-def infeasible(index: int, targets: tuple[Any, Any]) -> str:
-    """Why layer `index` has no weights for its targets (sigma_u, mu_u)."""
+def infeasible(index: int, targets: tuple[Scalar, Scalar]) -> str:
+    """Explains why layer `index` has no weights for its targets (sigma_u, mu_u)."""
     sigma_u, mu_u = targets
     return (
         f"layer {index} has no weights for mu_u = {mu_u}, sigma_u = {sigma_u}: the mean alone "
-        "would "
-        "move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the weights to "
-        "rescale are all equal, or the input is not finite"
+        "would move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the "
+        "weights to rescale are all equal, or the input is not finite"
     )
 
 
 def _number(value: Any) -> str:
-    """Three digits; the type of a number that is traced, or of several."""
+    """The number with three digits; "..." if it is traced or an array."""
     known = _check.concrete(value)
     if known is None or known.ndim > 0:
         return "..."

@@ -77,7 +77,8 @@ class Augmented:
     def __post_init__(self) -> None:
         if not isinstance(self.source, DeviceEvents | SparseEvents):
             raise TypeError(
-                f"source must be DeviceEvents, got {type(self.source).__name__}; images have augmentations of their own, flip and shift"
+                f"source must be DeviceEvents, got {type(self.source).__name__}; images have their "
+                "own augmentations, flip and shift"
             )
         _check.integer("unit_shift", self.unit_shift, at_least=0)
         _check.number("time_stretch", self.time_stretch, at_least=0, below=1)
@@ -87,7 +88,8 @@ class Augmented:
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
             raise TypeError(
-                f"insert must be one number known before tracing, for it decides shapes; got {self.insert!r}"
+                "insert must be one number known before tracing, because shapes depend on it; got "
+                f"{self.insert!r}"
             )
         # parts of the tree's structure must be hashable
         object.__setattr__(self, "insert", float(self.insert))
@@ -95,7 +97,8 @@ class Augmented:
             value is not None and value.any() for value in self._of_events
         ):
             raise ValueError(
-                "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which change single events, got SparseEvents"
+                "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which "
+                "change single events, got SparseEvents"
             )
 
     @property
@@ -175,9 +178,12 @@ class Augmented:
         )
         unit = jnp.clip(jnp.arange(n_units + 1, dtype=jnp.int32)[:, None] - shift.T, 0, n_units)
         return dataclasses.replace(
-            x, first_of_step=jnp.take_along_axis(x.first_of_step, earlier, axis=0), first_of_unit=jnp.take_along_axis(x.first_of_unit, unit, axis=0),
-            shift=shift[:, 0], new_step=new_step,
-        )  # fmt: skip
+            x,
+            first_of_step=jnp.take_along_axis(x.first_of_step, earlier, axis=0),
+            first_of_unit=jnp.take_along_axis(x.first_of_unit, unit, axis=0),
+            shift=shift[:, 0],
+            new_step=new_step,
+        )
 
     def change(self, events: Events, key: jax.Array) -> Events:
         """Return the changed events, arrays (batch, longest + slots).

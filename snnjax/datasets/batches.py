@@ -56,14 +56,14 @@ class Batch:
 class Batches:
     """An iterable of batches `(x, y)` as training, validation or test data.
 
-    It is iterated anew in every epoch. Batches of one shape share a compiled program, so at most
-    the last batch should have another size; it is used, too.
+    It is iterated again in every epoch. Batches of the same shape share a compiled program.
+    Therefore only the last batch should have another size; it is also used.
 
     Args:
-        batches: An iterable that can be iterated many times: a list, a `torch.utils.data.DataLoader`,
-            a `tf.data.Dataset`, a grain loader. Or a function of the epoch's number (0, 1, ...) that
-            returns an iterable, for example a generator function. A function makes training that is
-            resumed exact, if what it returns depends on the number alone.
+        batches: An iterable that can be iterated many times: a list, a
+            `torch.utils.data.DataLoader`, a `tf.data.Dataset`, a grain loader. Or a function of the
+            epoch's number (0, 1, ...) that returns an iterable, for example a generator function.
+            Resumed training is exact if the result of the function depends only on the number.
         batch_first: Whether x is (batch, time, ...features) and traces y are (batch, time, k).
             Otherwise x is time-major, (time, batch, ...features).
         dt: Time step of x, s, or None. `snnjax.training.fit` refuses another one.
@@ -113,9 +113,9 @@ class Batches:
         """The batches of an epoch, on the default device.
 
         Raises:
-            TypeError: A batch is no pair.
-            ValueError: There is no batch; or x has fewer than two axes, no sample, or another number
-                of samples than y.
+            TypeError: A batch is not a pair.
+            ValueError: There is no batch, or x has fewer than two axes, no sample, or another
+                number of samples than y.
         """
         made: Any = self._batches
         k = -1

@@ -149,9 +149,14 @@ class DeviceEvents:
         padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)
         padded[: len(addresses)] = addresses
         return cls(
-            addresses=jnp.asarray(padded), offsets=jnp.asarray(offsets, jnp.int32), labels=jnp.asarray(labels, jnp.int32),
-            steps=steps, n_units=n_units, longest=longest, dt=dt,
-        )  # fmt: skip
+            addresses=jnp.asarray(padded),
+            offsets=jnp.asarray(offsets, jnp.int32),
+            labels=jnp.asarray(labels, jnp.int32),
+            steps=steps,
+            n_units=n_units,
+            longest=longest,
+            dt=dt,
+        )
 
     def __len__(self) -> int:
         return self.labels.shape[0]

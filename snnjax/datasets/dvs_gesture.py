@@ -49,10 +49,18 @@ from snnjax.datasets.events import EventDataset
 Split = Literal["train", "test"]
 
 CLASS_NAMES = (
-    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise",
-    "right arm counter-clockwise", "left arm clockwise", "left arm counter-clockwise",
-    "arm roll", "air drums", "air guitar", "other",
-)  # fmt: skip
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right arm clockwise",
+    "right arm counter-clockwise",
+    "left arm clockwise",
+    "left arm counter-clockwise",
+    "arm roll",
+    "air drums",
+    "air guitar",
+    "other",
+)
 _PIXELS = 128
 _NAME = re.compile(r"user(\d{1,6})_([A-Za-z0-9_]{1,100})", re.ASCII)
 _COLUMNS = "class,startTime_usec,endTime_usec"

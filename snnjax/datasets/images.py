@@ -69,12 +69,13 @@ class ImageDataset:
         labels = _arrays.integers("labels", self.labels, 0, n_classes - 1)
         if labels.size != len(images):
             raise ValueError(
-                f"labels must have one entry an image, got {labels.size} for {len(images)} images"
+                f"labels must have one entry per image, got {labels.size} for {len(images)} images"
             )
         names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
         if names is not None and len(names) != n_classes:
             raise ValueError(
-                f"class_names must hold n_classes = {n_classes} names, got {len(names)}: {names[:20]}"
+                f"class_names must have n_classes = {n_classes} names, got {len(names)}: "
+                f"{names[:20]}"
             )
         for name, value in (("images", images.view()), ("labels", labels.view())):
             value.flags.writeable = False
@@ -86,7 +87,8 @@ class ImageDataset:
         return self.labels.size
 
     def __repr__(self) -> str:
-        return f"ImageDataset({len(self)} images, {' x '.join(map(str, self.images.shape[1:]))}, {self.n_classes} classes)"
+        size = " x ".join(map(str, self.images.shape[1:]))
+        return f"ImageDataset({len(self)} images, {size}, {self.n_classes} classes)"
 
     def subset(self, indices: Any) -> ImageDataset:
         """Return the images `indices` in that order.
@@ -202,13 +204,15 @@ class DeviceImages:
             mean, std = _moments(data.images)
             if not (std > 0).all():
                 raise ValueError(
-                    f"images must not all be the same in a channel, got standard deviations {std.tolist()}"
+                    "images must not be constant in a channel, got standard deviations "
+                    f"{std.tolist()}"
                 )
             scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
         else:
             if like.images.shape[1:] != data.images.shape[1:]:
                 raise ValueError(
-                    f"data must have images of shape {like.images.shape[1:]}, got {data.images.shape[1:]}"
+                    f"data must have images of shape {like.images.shape[1:]}, got "
+                    f"{data.images.shape[1:]}"
                 )
             scale = like.mean, like.std
         # larger types become float32, because values beyond 32-bit integers would wrap around
@@ -318,12 +322,13 @@ def load_cifar10(
         rows = [source[i] for i in range(len(source))]
     except (FileNotFoundError, tfds.core.DatasetNotFoundError, AssertionError) as error:
         raise FileNotFoundError(
-            f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where or 'its default folder'}: {_first_line(error)}; "
-            "download=True fetches it"
+            "no CIFAR-10 prepared by tensorflow-datasets (array_record) in "
+            f"{where or 'its default folder'}: {_first_line(error)}; download=True fetches it"
         ) from None
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SyntaxError) as error:
         raise ValueError(
-            f"{where or 'the default folder'}: damaged CIFAR-10 data ({type(error).__name__}: {_first_line(error)})"
+            f"{where or 'the default folder'}: damaged CIFAR-10 data "
+            f"({type(error).__name__}: {_first_line(error)})"
         ) from error
     return ImageDataset(
         images=np.stack([row["image"] for row in rows]),

@@ -63,7 +63,8 @@ class SparseEvents:
         """
         if not isinstance(source, DeviceEvents):
             raise TypeError(
-                f"source must be DeviceEvents, whose events are known one by one, got {type(source).__name__}"
+                "source must be DeviceEvents, whose events are known one by one, got "
+                f"{type(source).__name__}"
             )
         offsets = np.asarray(source.offsets)
         addresses = np.asarray(source.addresses)[: offsets[-1]]
@@ -112,9 +113,12 @@ class SparseEvents:
             The events (steps, batch, n_units) as lists, and labels (batch,).
         """
         x = EventRaster(
-            addresses=self.binned.addresses, steps_by_unit=self.steps_by_unit, first_of_step=self.first_of_step[indices].T,
-            first_of_unit=self.first_of_unit[indices].T, longest=self.binned.longest,
-        )  # fmt: skip
+            addresses=self.binned.addresses,
+            steps_by_unit=self.steps_by_unit,
+            first_of_step=self.first_of_step[indices].T,
+            first_of_unit=self.first_of_unit[indices].T,
+            longest=self.binned.longest,
+        )
         return x, self.binned.labels[indices]
 
 

@@ -245,7 +245,12 @@ class Stream:
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
         one = EventDataset(
-            times=times, units=units, offsets=np.array([0, len(times)]), labels=np.zeros(1, int), n_units=self.recordings.n_units,
-            n_classes=self.recordings.n_classes, duration=self.duration,
-        )  # fmt: skip
+            times=times,
+            units=units,
+            offsets=np.array([0, len(times)]),
+            labels=np.zeros(1, int),
+            n_units=self.recordings.n_units,
+            n_classes=self.recordings.n_classes,
+            duration=self.duration,
+        )
         return one._bins(self.dt, _arrays.check_steps(self.steps))[0]

@@ -9,9 +9,9 @@ takes nanoseconds. So there are two loops:
     loop          Used in all other cases. On a GPU the loop is unrolled `UNROLL` steps at a time,
                   which XLA fuses into fewer kernel launches.
 
-On an H200, the forward and backward pass of a trial of 350 steps of 64 x 128 neurons took 12.7 ms as
-a scan, 1.7 ms unrolled and 0.25 ms by the kernel; with recurrent weights it took 8.9 ms and,
-unrolled, 1.9 ms. On CPUs unrolled scans are slower.
+On an H200, the forward and backward pass of a trial of 350 steps of 64 x 128 neurons took 12.7 ms
+as a scan, 1.7 ms unrolled and 0.25 ms by the kernel. With recurrent weights it took 8.9 ms as a
+scan and 1.9 ms unrolled. On CPUs unrolled scans are slower.
 
 The kernel reads `AHEAD` steps before it computes them, because a load takes longer than the rest of
 a step. It is written in Pallas Triton, which JAX 0.11 deprecated. If JAX does not have it, the loop
@@ -36,7 +36,7 @@ UNROLL = 8
 AHEAD, BLOCK, WARPS = 8, 64, 2
 """Steps read at once; elements per program, a power of two; groups of 32 threads per program."""
 MOST = 2**31 - 1
-"""Most elements of an array that the addresses of the kernel reach."""
+"""Largest number of elements of an array that the kernel can address."""
 
 
 def on_gpu() -> bool:
@@ -46,9 +46,9 @@ def on_gpu() -> bool:
 
 @functools.cache
 def has_triton() -> bool:
-    """Return whether the installed JAX has what the kernel is written in.
+    """Return whether the installed JAX has Pallas Triton, which the kernel needs.
 
-    The answer is cached, so that there is one warning per process.
+    The result is cached, so that there is one warning per process.
 
     Warns:
         UserWarning: JAX has no Pallas Triton.
@@ -57,10 +57,10 @@ def has_triton() -> bool:
         from jax.experimental.pallas.triton import CompilerParams  # noqa: F401
     except ImportError as error:
         warnings.warn(
-            f"JAX {jax.__version__} has no Pallas Triton, which the GPU kernel of snnjax needs ({error}). "
-            "Loops over time run as unrolled scans instead. The results are the same, but layers without "
-            "recurrence take 7 to 15 times as long (measured on an H200 and an H100). An older JAX brings the "
-            "kernel back.",
+            f"JAX {jax.__version__} has no Pallas Triton, which the GPU kernel of snnjax needs "
+            f"({error}). Loops over time run as unrolled scans instead. The results are the same, "
+            "but layers without recurrence take 7 to 15 times as long (measured on an H200 and an "
+            "H100). Install an older JAX to use the kernel.",
             stacklevel=3,
         )
         return False
@@ -78,7 +78,7 @@ def elementwise(
     """Run `carry, y = body(constants, carry, x)` over time. Not differentiable.
 
     Args:
-        body: Acts on each element alone, and closes over no arrays.
+        body: An elementwise function that captures no arrays.
         constants: Arrays that broadcast to the shape of the population, (batch, ...features).
         carry: Arrays of that shape.
         xs: Arrays (time, batch, ...features).
@@ -94,7 +94,7 @@ def elementwise(
     """
     by_loop = functools.partial(loop, body, reverse=reverse)
     steps, *shape = jax.tree.leaves(xs)[0].shape
-    # A process without a GPU need not trace or import what it cannot run.
+    # A process without a GPU neither imports nor traces the kernel.
     if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST or not has_triton():
         return by_loop(constants, carry, xs)
     by_kernel = functools.partial(kernel, body, reverse=reverse)

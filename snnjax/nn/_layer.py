@@ -1,4 +1,4 @@
-"""The base class of everything that stands in a `Sequential`."""
+"""The base class of all layers of a `Sequential`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snnjax.dynamics import Simulation
 Shape = tuple[int | None, ...]
 """Sizes of the axes after (time, batch); None stands for any size."""
 State = Any
-"""What a layer carries from one time step to the next: a pytree of arrays (batch, ...)."""
+"""State that a layer carries from one time step to the next: a pytree of arrays (batch, ...)."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,29 +30,30 @@ class _Unlisted:
 
 
 def unlisted(method: F) -> F:
-    """A method of a module that `nnx.tabulate` does not show as a row of its own.
+    """Hide a method of a module from `nnx.tabulate`.
 
-    Flax wraps every public function of a module's class and shows each that is called.
+    Flax wraps every public function of a module's class and shows a row for each call.
     """
     return cast(F, _Unlisted(method))
 
 
 class Layer(nnx.Module):
-    """A layer of a `Sequential`: derive your own layers from it.
+    """A layer of a `Sequential`. Derive your own layers from this class.
 
-    A layer without weights and state needs `step` and, if it changes the shape of its input,
-    `feature_shape`. A layer with a state also needs `initial_state`. `__call__` runs `step` over
-    time; override it where a whole sequence can be computed faster than step by step.
+    A layer without weights and state needs `step`. If it changes the shape of its input, it also
+    needs `feature_shape`. A layer with a state also needs `initial_state`. `__call__` runs `step`
+    over time; override it if a whole sequence can be computed faster than step by step.
 
-    For neurons that are driven through weights derive from `Spiking`, or give `Spiking` a
-    `LinearMap` of your own: such layers can be calibrated and probed.
+    For neurons that are driven through weights, derive from `Spiking`, or give `Spiking` your own
+    `LinearMap`. Such layers can be calibrated and probed.
 
     Attributes:
         spiking: Whether the output is spikes. They are part of the network's activity.
-        stochastic: Whether the layer draws at random. `__call__` and `step` then take `key`.
-        masks: Whether the output is the input with some units silenced. Skip connections then
-            carry what is left, if the layer stands right after a spiking layer.
-        takes_events: Whether the layer takes a `snnjax.sparse.EventRaster` as its input.
+        stochastic: Whether the layer draws random numbers. `__call__` and `step` then take `key`.
+        masks: Whether the output is the input with some units silenced. If such a layer directly
+            follows a spiking layer, skip connections carry its output.
+        takes_events: Whether the layer accepts a `snnjax.sparse.EventRaster` as its input.
+        steepness: Parameters of the surrogate if calibration sets them; else None.
 
     >>> import jax.numpy as jnp
     >>> class LowPass(Layer):
@@ -83,17 +84,17 @@ class Layer(nnx.Module):
 
     @property
     def dt(self) -> Any:
-        """The time step (s) for which the layer is made, or None if it has none."""
+        """The time step of the layer, s; None if it has none."""
         return None
 
     @property
     def in_shape(self) -> Shape | None:
-        """Shape of the input's features where the layer determines it, else None."""
+        """Shape of the input's features, or None if the layer does not determine it."""
         return None
 
     @unlisted
     def feature_shape(self, features: Shape) -> Shape | None:
-        """Shape of the output's features, as the layer above gets them.
+        """Shape of the features that the layer above receives.
 
         Args:
             features: Shape of the input's features; None stands for any size.
@@ -121,23 +122,23 @@ class Layer(nnx.Module):
 
     @unlisted
     def emit(self, z: jax.Array) -> jax.Array:
-        """The part of the output z (..., units) that the layers above get."""
+        """The part of the output z (..., units) that the layers above receive."""
         return z
 
     @unlisted
     def populations(self) -> dict[str, slice]:
-        """The layer's populations: a name and a slice of the last axis of the output for each."""
+        """The layer's populations: {name: slice of the last axis of the output}."""
         return {"all": slice(None)}
 
     @unlisted
     def hold_steepness(self, *, scale: bool = False) -> bool:
-        """Keep the parameters of the surrogate as `layer.steepness`, where calibration sets them.
+        """Store the parameters of the surrogate in `layer.steepness`, where calibration sets them.
 
         Args:
-            scale: Whether to add a factor of the surrogate derivative as the last parameter.
+            scale: Whether to add a factor on the surrogate derivative as the last parameter.
 
         Returns:
-            Whether the layer has a surrogate whose parameters are known.
+            Whether the layer has a surrogate with known parameters.
         """
         return False
 
@@ -166,11 +167,14 @@ class Layer(nnx.Module):
         Args:
             x: Inputs (time, batch, ...features).
             state: The state to start from; the initial state if None.
-            membrane: Whether to return the membranes, too. Layers of neurons can.
-            key: For layers that draw at random; `step` then gets it, too.
+            membrane: Whether to also return the membranes. Only layers of neurons have them.
+            key: Random key of a stochastic layer; it is passed on to `step`.
 
         Returns:
             `Simulation(output, membrane, state)`.
+
+        Raises:
+            ValueError: `membrane` is True and the layer has no neurons.
         """
         _check.time_major("x", x)
         if membrane:

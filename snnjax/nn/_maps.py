@@ -1,7 +1,7 @@
 """Linear maps from a layer's input to its neurons: sizes and geometry, without weights.
 
-A spiking layer is a map (dense or a convolution) times a population (plain, or obeying Dale's law).
-The layer holds the weights and hands them to the map.
+A spiking layer combines a map (dense or a convolution) with a population (plain, or with Dale's
+law). The layer has the weights and passes them to the map.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Recurrence = Callable[[jax.Array, jax.Array], jax.Array]
 class LinearMap(abc.ABC):
     """A linear map (..., *spatial, in_features) -> (..., *spatial', n) through weights.
 
-    Derive a frozen dataclass from it for a map of your own, with numbers and tuples as its fields,
-    and give it to `Spiking`. Its method `project` must be linear in the input and in the weights.
+    To define your own map, derive a frozen dataclass whose fields are numbers and tuples, and give
+    it to `Spiking`. Its method `project` must be linear in the input and in the weights.
 
     Attributes:
-        in_features: Number of input features, or channels.
-        out_features: Number of output features, or channels, that the layer above gets.
-        window: Positions that one neuron sees, the first axes of the weights; () without spatial
-            axes.
-        takes_events: Whether `project` takes a `snnjax.sparse.EventRaster` as its input.
+        in_features: Number of input features or channels.
+        out_features: Number of output features or channels that the layer above receives.
+        window: Size of the receptive field of one neuron in positions, the first axes of the
+            weights; () without spatial axes.
+        takes_events: Whether `project` accepts a `snnjax.sparse.EventRaster` as its input.
 
     >>> import jax.numpy as jnp
     >>> import numpy as np
@@ -75,7 +75,7 @@ class LinearMap(abc.ABC):
         """Apply the map.
 
         Args:
-            x: Inputs (..., *spatial, in_features), of one or all time steps.
+            x: Inputs (..., *spatial, in_features), of one time step or all of them.
             kernel: Weights (*window, in_features, n), for any n.
 
         Returns:
@@ -83,7 +83,13 @@ class LinearMap(abc.ABC):
         """
 
     def out_shape(self, spatial: Shape) -> Shape:
-        """Positions of the output for an input of the positions `spatial`; None stays None.
+        """Spatial sizes of the output.
+
+        Args:
+            spatial: Spatial sizes of the input; None is an unknown size.
+
+        Returns:
+            One size per axis; None where the input's is None.
 
         Raises:
             ValueError: The map cannot take an input of this size.
@@ -92,9 +98,9 @@ class LinearMap(abc.ABC):
 
     @property
     def recurrence(self) -> Recurrence:
-        """The map of a layer's own spikes: `(z, weights) -> drive`.
+        """The map of a layer's own spikes, `(z, weights) -> drive`.
 
-        The same function at each call, so that jit does not compile it again.
+        It is the same function object at each call, so that jit does not compile it again.
         """
         return _recurrence(self)
 
@@ -106,7 +112,7 @@ def _recurrence(map: LinearMap) -> Recurrence:
 
 @dataclasses.dataclass(frozen=True)
 class DenseMap(LinearMap):
-    """Every input to every neuron, x @ kernel, in at least float32.
+    """All-to-all connections, x @ kernel, computed in at least float32.
 
     >>> import jax.numpy as jnp
     >>> DenseMap(20, 128).project(jnp.ones((100, 4, 20)), jnp.ones((20, 128))).shape

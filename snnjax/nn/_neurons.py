@@ -1,4 +1,4 @@
-"""Layers of neurons: a neuron model, and what of it is trained or calibrated."""
+"""Layers of neurons: a neuron model, and its trained or calibrated parameters."""
 
 from __future__ import annotations
 
@@ -26,22 +26,25 @@ Outside it exp(-dt/tau) and its gradient overflow.
 
 
 class Steepness(nnx.Param):
-    """The surrogate's parameters of one layer, as calibration found them.
+    """The surrogate's parameters of one layer, set by calibration.
 
-    Training leaves them alone. They are a kind of `nnx.Param`, so that what saves, restores, sweeps
-    or averages a network's parameters keeps them. Their gradient is zero, and `snnjax.training`
-    discards what an optimizer makes of it, such as weight decay.
+    Training does not change them. They are a subclass of `nnx.Param`, so that they are saved,
+    restored, swept and averaged with the network's other parameters. Their gradient is zero.
+    `snnjax.training` also discards their updates by an optimizer, such as weight decay.
     """
 
 
 def _hold(neuron: Neuron) -> Any:
-    """Plain numbers are structure, so that jit sees constants; arrays and tracers are data."""
+    """The neuron as an attribute of a module: static if all its parameters are plain numbers.
+
+    jit then sees constants. With arrays or tracers it is data.
+    """
     plain = all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(neuron))
     return nnx.static(neuron) if plain else nnx.data(neuron)
 
 
 def _with_arrays(neuron: Any) -> Any:
-    """The neuron with plain arrays in place of variables: a threshold may be an `nnx.Param`."""
+    """The neuron with plain arrays instead of variables; a threshold may be an `nnx.Param`."""
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
         return neuron
@@ -58,8 +61,8 @@ def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
         positions: Sizes of its spatial axes; None stands for any size.
 
     Raises:
-        ValueError: Another shape, which would fail in the loop over time, or be one value per
-            sample. Names the parameter.
+        ValueError: A parameter has another shape. It would fail in the loop over time, or would be
+            taken as one value per sample. The text names the parameter.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(neuron):
         if not isinstance(leaf, jax.Array | np.ndarray) or leaf.shape in ((), (units,)):
@@ -71,7 +74,7 @@ def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
         if positions and same:
             continue
         name = jax.tree_util.keystr(path).lstrip(".")
-        everywhere = f", or an array {full} with one for each at each position" if positions else ""
+        everywhere = f", or an array {full} with one per unit and position" if positions else ""
         raise ValueError(
             f"{name} of the neuron must be one number, or one for each of the layer's {units} units"
             f"{everywhere.replace('None', 'any size')}, got shape {leaf.shape}"
@@ -82,7 +85,7 @@ def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
 def _tau(log_tau: jax.Array) -> jax.Array:
     """Time constants from their trained logarithms.
 
-    One program: outside jit, each operation would be a call of its own.
+    This is jitted as one program; otherwise each operation would be dispatched separately.
     """
     return jnp.exp(jnp.clip(log_tau, *LOG_TAU_RANGE))
 
@@ -91,7 +94,7 @@ class NeuronLayer(Layer):
     """A layer with a neuron model. `Spiking`, `Dalian`, `Readout` and `Sensory` derive from it."""
 
     def _take_neuron(self, neuron: Neuron, units: int, trainable: Sequence[str] = ()) -> None:
-        """Keep the neuron, and the logarithms of the time constants that are trained."""
+        """Store the neuron, and the logarithms of the trained time constants."""
         self._neuron = _hold(neuron)
         fields = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
         times = [f.name for f in fields if f.name.startswith("tau_")]
@@ -100,20 +103,20 @@ class NeuronLayer(Layer):
         start = _with_arrays(neuron)
 
         def log(name: str) -> nnx.Param:
-            # The logarithm is trained, so that no update can make a time constant negative.
+            # the logarithm is trained, so that no update can make a time constant negative
             tau = jnp.asarray(getattr(start, name), self._state_dtype)
             return nnx.Param(jnp.broadcast_to(jnp.log(tau), (units,)))
 
-        # A plain dictionary as data: nnx.tabulate fails on an nnx.Dict.
+        # a plain dictionary as data, because nnx.tabulate fails on an nnx.Dict
         self.log_tau: dict[str, nnx.Param] = nnx.data({name: log(name) for name in trainable})
         self.steepness = nnx.data(None)
 
     @property
     @abc.abstractmethod
     def _state_dtype(self) -> Any:
-        """Type of the state, at least float32.
+        """Data type of the state, at least float32.
 
-        16 bits cannot hold a membrane that decays by less than 1/256 per step.
+        16 bits cannot represent a membrane that decays by less than 1/256 per step.
         """
 
     @property
@@ -123,9 +126,9 @@ class NeuronLayer(Layer):
 
     @property
     def neuron(self) -> Any:
-        """The neuron model with the present values of what is trained or calibrated.
+        """The neuron model with the present trained and calibrated parameters.
 
-        Assign another model of the same kind to replace it.
+        Assign another model of the same type to replace it.
         """
         neuron = _with_arrays(self._neuron)
         found: dict[str, Any] = {name: _tau(log[...]) for name, log in self.log_tau.items()}
@@ -144,16 +147,16 @@ class NeuronLayer(Layer):
 
     @unlisted
     def hold_steepness(self, *, scale: bool = False) -> bool:
-        """Keep the parameters of the surrogate as a `Steepness` of the layer, to be set there.
+        """Store the parameters of the surrogate in the layer, as a `Steepness`.
 
         Args:
-            scale: Whether to add a factor of the surrogate derivative as the last parameter, 1 at
-                first.
+            scale: Whether to add a factor on the surrogate derivative as the last parameter; its
+                initial value is 1.
 
         Returns:
-            Whether there are any: the neuron's `spike` must be a `SpikeFunction`.
+            Whether the neuron has such parameters: its `spike` must be a `SpikeFunction`.
         """
-        spike = getattr(self.neuron, "spike", None)  # a neuron of one's own may have none
+        spike = getattr(self.neuron, "spike", None)  # the user's own neuron may have none
         if not isinstance(spike, SpikeFunction):
             return False
         if scale and not spike.has_scale:

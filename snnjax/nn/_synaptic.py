@@ -1,8 +1,8 @@
-"""Layers of neurons that are driven through weights, over whole sequences and single steps.
+"""Layers of neurons that are driven through weights, for whole sequences and single steps.
 
-A `LinearMap` says how the input reaches the neurons, a second one how the layer's own spikes do.
-The product with the input is done for all steps at once, outside the scan over time; the product
-with the layer's own spikes is inside it.
+One `LinearMap` maps the input to the neurons, and a second one maps the layer's own spikes. The
+product with the input is computed for all steps at once, outside the scan over time. The product
+with the layer's own spikes is computed inside the scan.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
@@ -27,14 +28,14 @@ from snnjax.psp import PSP
 
 
 class Incoming(NamedTuple):
-    """A connection onto a layer's neurons.
+    """A connection to a layer's neurons.
 
     Attributes:
         param: The weights, a parameter (..., in, units) of the layer.
         project: The linear map `(spikes, weights) -> drive`, for any number of units.
         kernel: Post-synaptic potential of the current that it drives.
-        own: Which of the layer's own neurons send, a slice of the last axis of its output; None for
-            the layer's input.
+        own: The presynaptic neurons of the layer itself, a slice of the last axis of its output;
+            None for the layer's input.
         sign: Sign of its effect, 1 or -1.
     """
 
@@ -54,7 +55,7 @@ class Incoming(NamedTuple):
         return math.prod(self.param.shape[:-1])
 
     def spikes(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        """What it carries, of the layer's input x and output z."""
+        """The presynaptic spikes, from the layer's input x and output z."""
         return x if self.own is None else z[..., self.own]
 
 
@@ -62,17 +63,17 @@ class Synaptic(NeuronLayer):
     """Neurons (time, batch, *positions, units) that are driven through weights.
 
     Args:
-        map: How the input reaches the neurons.
-        recurrent: How the layer's own spikes reach them; None without recurrence.
+        map: Linear map from the input to the neurons.
+        recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model.
-        init: How to draw the weights: a `LayerInit`, or an initializer for every connection.
-        trainable: Names of time constants of the neuron to learn, one value per unit.
-        dtype: Type of the weights.
+        init: Initialization of the weights: a `LayerInit`, or an initializer for every connection.
+        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
     Raises:
         ValueError: A parameter of the neuron has a wrong shape, or the maps do not fit each other.
-        TypeError: An argument has another type, or the neuron another number of currents.
+        TypeError: An argument has a wrong type, or the neuron has a wrong number of currents.
     """
 
     _n_currents: ClassVar[int] = 1
@@ -86,7 +87,7 @@ class Synaptic(NeuronLayer):
         neuron: Neuron,
         init: LayerInit | Initializer,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         if not isinstance(map, LinearMap):
@@ -104,7 +105,7 @@ class Synaptic(NeuronLayer):
         self.map, self.recurrent_map = map, recurrent
         self.in_features, self.out_features = map.in_features, map.out_features
         self.takes_events = map.takes_events
-        self._axes = len(map.window)  # not the kernel's own: an ensemble's has one more
+        self._axes = len(map.window)  # not from the kernel, which has one more axis in an ensemble
         check_units(neuron, self.units, (None,) * self._axes)
         self.recurrent_kernel: nnx.Param | None = nnx.data(None)
         self._draw(as_layer_init(init), _with_arrays(neuron), dtype, rngs)
@@ -113,11 +114,12 @@ class Synaptic(NeuronLayer):
     @staticmethod
     def _check_recurrent(map: LinearMap, recurrent: LinearMap) -> None:
         """Raise unless the layer's own spikes can go through the map."""
-        recurrent.recurrence  # noqa: B018  # raises where the map cannot be one
+        recurrent.recurrence  # noqa: B018  # raises if the map cannot be recurrent
         wanted = (map.out_features, len(map.window))
         if (recurrent.in_features, len(recurrent.window)) != wanted:
             raise ValueError(
-                f"recurrent must have in_features {wanted[0]} and {wanted[1]} spatial axes, as the layer's own spikes have, got {recurrent}"
+                f"recurrent must have in_features {wanted[0]} and {wanted[1]} spatial axes, as the "
+                f"layer's own spikes have, got {recurrent}"
             )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -127,7 +129,7 @@ class Synaptic(NeuronLayer):
             shapes["recurrent_kernel"] = (*own.window, own.in_features, self.units)
         return shapes
 
-    def _draw(self, init: LayerInit, neuron: Neuron, dtype: Any, rngs: nnx.Rngs) -> None:
+    def _draw(self, init: LayerInit, neuron: Neuron, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         """Draw the weights of all connections."""
         shapes = self._shapes()
         connections = [
@@ -149,7 +151,7 @@ class Synaptic(NeuronLayer):
 
     @property
     def units(self) -> int:
-        """Number of neurons of the layer, at each position."""
+        """Number of neurons of the layer at each position."""
         return self.out_features
 
     @property
@@ -163,10 +165,10 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def drive(self, x: jax.Array) -> Any:
-        """What the neurons' currents receive from the input.
+        """The drive of the neurons' currents by the input.
 
         Args:
-            x: Inputs of one or all steps.
+            x: Inputs of one step or all steps.
 
         Returns:
             The neuron's drive, or leaves that broadcast to it.
@@ -175,9 +177,9 @@ class Synaptic(NeuronLayer):
 
     @property
     def _own(self) -> tuple[Callable[[jax.Array, Any], Any] | None, Any]:
-        """What the currents receive from the layer's own spikes: `(z, weights) -> drive`, weights.
+        """The map of the layer's own spikes, `(z, weights) -> drive`, and its weights.
 
-        None twice without recurrence. The function is the same one at each call.
+        Without recurrence both are None. The map is the same function object at each call.
         """
         if self.recurrent_map is None or self.recurrent_kernel is None:
             return None, None
@@ -185,10 +187,10 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def whole_drive(self, x: jax.Array, z: jax.Array) -> Any:
-        """What the currents receive from inputs x and the layer's own spikes z.
+        """The drive of the neurons' currents by the input and the layer's own spikes.
 
         Args:
-            x: Inputs of one or all steps.
+            x: Inputs of one step or all steps.
             z: The layer's output at the same steps.
 
         Returns:
@@ -199,7 +201,7 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def connections(self) -> list[Incoming]:
-        """All connections onto the layer's neurons, the feed-forward one first."""
+        """All connections to the layer's neurons, the feed-forward one first."""
         kernel, own = self.neuron.kernel, self.recurrent_map
         found = [Incoming(self.kernel, self.map.project, kernel)]
         if own is not None and self.recurrent_kernel is not None:
@@ -208,16 +210,22 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def out_shape(self, spatial: Shape) -> Shape:
-        """Positions of the output for an input of the positions `spatial`; None stays None.
+        """Spatial sizes of the output.
+
+        Args:
+            spatial: Spatial sizes of the input; None is an unknown size.
+
+        Returns:
+            One size per axis; None where the input's is None.
 
         Raises:
-            ValueError: Not one size per axis, or the input is smaller than the kernel.
+            ValueError: There is not one size per axis, or the input is smaller than the kernel.
         """
         return self.map.out_shape(spatial)
 
     @property
     def in_shape(self) -> Shape:
-        """Shape of the input's features, (*spatial, in_features); None is a size that may vary."""
+        """Shape of the input's features, (*spatial, in_features); None is an unknown size."""
         return (*(None,) * self._axes, self.in_features)
 
     @unlisted
@@ -225,11 +233,13 @@ class Synaptic(NeuronLayer):
         if len(features) != 1 + self._axes:
             axes = f"{1 + self._axes} axes, (*spatial, channels)" if self._axes else "1 axis"
             raise ValueError(
-                f"features must have {axes}, got {features}; Flatten() makes one axis of several, Reshape(...) several of one"
+                f"features must have {axes}, got {features}; Flatten() makes one axis of several, "
+                "Reshape(...) several of one"
             )
         if features[-1] not in (None, self.in_features):
             raise ValueError(
-                f"a layer with {self.in_features} inputs stands on one with {features[-1]} outputs; the two numbers must be equal"
+                f"a layer with {self.in_features} inputs stands on one with {features[-1]} "
+                "outputs; the two numbers must be equal"
             )
         return (*self.out_shape(features[:-1]), self.out_features)
 
@@ -251,11 +261,11 @@ class Synaptic(NeuronLayer):
         Args:
             x: Inputs (time, batch, *spatial, in_features).
             state: The state to start from; the initial state if None.
-            membrane: Whether to return the membranes, too.
-            key: Not used; the layer draws nothing.
+            membrane: Whether to also return the membranes.
+            key: Not used; the layer draws no random numbers.
 
         Returns:
-            `Simulation(output, membrane, state)`; the first two have the shape (time, batch,
+            `Simulation(output, membrane, state)`. Output and membrane have the shape (time, batch,
             *out_shape(spatial), units).
         """
         _check.time_major("x", x, features=self.in_features)
@@ -310,19 +320,19 @@ class Synaptic(NeuronLayer):
 class Spiking(Synaptic):
     """Spiking neurons that are driven through any linear map, feed-forward or recurrent.
 
-    `SpikingDense` and `SpikingConv` are this with a `DenseMap` or a `ConvMap`. With a `LinearMap`
-    of your own, or as a class derived from this one, it is a layer of your own that can be
-    initialized, calibrated, probed and trained.
+    `SpikingDense` uses a `DenseMap`, and `SpikingConv` a `ConvMap`. To define your own layer, use
+    your own `LinearMap`, or derive a class from this one. Such a layer can be initialized,
+    calibrated, probed and trained.
 
     Args:
-        map: How the input reaches the neurons.
-        recurrent: How the layer's own spikes reach them; None without recurrence.
+        map: Linear map from the input to the neurons.
+        recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model; `LIF()` if None.
-        init: How to draw the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or an
-            initializer `(key, shape, dtype)` for every connection.
-        trainable: Names of time constants of the neuron to learn, one value per unit.
-        dtype: Type of the weights and of their products with the input. The neurons' state has at
-            least float32.
+        init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
+            an initializer `(key, shape, dtype)` for every connection.
+        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        dtype: Data type of the weights and of their products with the input. The neurons' state has
+            at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*window, in_features, units); `recurrent_kernel` (*window, units, units);
@@ -345,7 +355,7 @@ class Spiking(Synaptic):
         neuron: Neuron | None = None,
         init: LayerInit | Initializer,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(

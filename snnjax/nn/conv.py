@@ -6,9 +6,9 @@ axis),
 
     drive[t, p] = sum_k x[t, s p + k - a] W[k] + sum_k z[t, p + k - (r - 1)/2] V[k]
 
-The kernel is not flipped, as in every deep learning library. The input's part is one convolution
-for all steps and samples, outside the scan over time. All neurons of a feature map share weights
-and time constants, and there is no bias.
+The kernel is not flipped, as in all deep learning libraries. The convolution of the input is
+computed for all steps and samples at once, outside the scan over time. All neurons of a feature map
+share weights and time constants. There is no bias.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.dynamics import Neuron
@@ -32,17 +33,30 @@ from snnjax.nn._synaptic import Spiking
 from snnjax.nn.init import LayerInit
 
 _BLOCK_BYTES = 4 * 2**20
-"""Size of the windows that are multiplied at a time, so that they stay in a cache.
+"""Largest size of the windows that are multiplied at a time, in bytes, so that they fit in a cache.
 
-On a CPU with 1 MiB of L2 per core the forward pass took a fifth of the time that all windows at
-once take, and both passes took half.
+On a CPU with 1 MiB of L2 cache per core, the forward pass took a fifth of the time of a product of
+all windows at once; both passes together took half of the time.
 """
 
 Padding = Literal["valid", "same"] | int | Sequence[int]
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, *, at_least: int) -> tuple[int, ...]:
-    """One whole number per axis, from one number for all axes or one per axis.
+    """One integer per axis.
+
+    Args:
+        name: Name of the argument, for errors.
+        value: One number for all axes, or one per axis.
+        axes: Number of axes.
+        at_least: Smallest allowed number.
+
+    Returns:
+        One number per axis.
+
+    Raises:
+        ValueError: A number is too small, or there is not one per axis.
+        TypeError: A number is not an integer.
 
     >>> per_axis("stride", 2, 2, at_least=1), per_axis("stride", (3, 1), 2, at_least=1)
     ((2, 2), (3, 1))
@@ -50,7 +64,7 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, *, at_least: int)
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != axes:
             raise ValueError(
-                f"{name} must be one number or {axes}, one a spatial axis, got {tuple(value)}"
+                f"{name} must be one number or {axes}, one per spatial axis, got {tuple(value)}"
             )
         return tuple(_check.integer(name, v, at_least=at_least) for v in value)
     return (_check.integer(name, value, at_least=at_least),) * axes
@@ -66,16 +80,17 @@ def convolve(
 ) -> jax.Array:
     """Convolution in at least float32.
 
-    On a CPU it is a product of windows and kernel: XLA's convolutions take ten times as long and
-    more there inside a loop, such as those of a recurrence and of an epoch. Elsewhere it is XLA's
-    convolution. With `small` it is the product on CUDA, too: with it a step of three recurrent
-    layers (`benchmarks.works`, W4) took 7.5 ms on an H200, and 53 ms without.
+    On a CPU it is computed as a product of windows and kernel. There, XLA's convolutions take at
+    least ten times as long inside a loop, such as that of a recurrence or of an epoch. On other
+    devices XLA's convolution is used. With `small`, the product is also used on CUDA: a step of
+    three recurrent layers (`benchmarks.works`, W4) on an H200 took 7.5 ms with it, and 53 ms
+    without it.
 
     Args:
-        x: Input (..., *spatial, in). The leading axes, of any number, are one batch.
+        x: Input (..., *spatial, in). All leading axes together are the batch.
         kernel: Weights (*sizes, in, out).
         stride: One number per axis; 1 if None.
-        padding: "SAME" or "VALID", or zeros (before, after) for each axis.
+        padding: "SAME" or "VALID", or numbers of zeros (before, after) per axis.
         small: Whether this is the convolution of a single time step.
 
     Returns:
@@ -100,7 +115,7 @@ def convolve(
             x, kernel, strides, pads, dimension_numbers=layout, preferred_element_type=dtype
         )
 
-    @jax.checkpoint  # type: ignore[arg-type]  # keep x, of which the windows hold many copies
+    @jax.checkpoint  # type: ignore[arg-type]  # saves x and not the windows, which are larger
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         columns = windows(x, sizes, strides, pads)
         flat = kernel.reshape(-1, kernel.shape[-1])
@@ -120,9 +135,13 @@ def convolve(
 
 
 def _block(n: int, each: int) -> int:
-    """How many of n inputs, whose windows take `each` bytes, are convolved at a time.
+    """The number of inputs that are convolved at a time.
 
-    A divisor of n where there is one near, because a remainder would be compiled a second time.
+    It is a divisor of n if one is near, because a remainder would be compiled separately.
+
+    Args:
+        n: Number of inputs.
+        each: Size of the windows of one input, bytes.
     """
     most = max(1, _BLOCK_BYTES // max(each, 1))
     if n <= 2 * most:
@@ -133,13 +152,13 @@ def _block(n: int, each: int) -> int:
 def windows(
     x: jax.Array, sizes: Sequence[int], strides: Sequence[int], pads: Sequence[tuple[int, int]]
 ) -> jax.Array:
-    """What each position of a convolution sees.
+    """The receptive field of each position of a convolution.
 
     Args:
         x: Input (n, *spatial, channels).
         sizes: Size of the window on each axis.
         strides: Stride on each axis.
-        pads: Zeros (before, after) on each axis.
+        pads: Numbers of zeros (before, after) on each axis.
 
     Returns:
         The windows (n, *positions, prod(sizes) * channels).
@@ -178,10 +197,10 @@ class ConvMap(LinearMap):
     Attributes:
         in_features: Channels of the input.
         out_features: Feature maps of the output.
-        kernel_size: One size per spatial axis, 1 to 3 of them.
+        kernel_size: One size per spatial axis, for 1 to 3 axes.
         stride: One number for all axes, or one per axis.
         padding: "valid" for none, "same" for an output of ceil(size / stride) positions, or the
-            number of zeros at either end, one number or one per axis.
+            number of zeros at each end: one number, or one per axis.
 
     >>> layer = ConvMap(2, 16, kernel_size=(3, 3), padding="same")
     >>> layer.window, layer.out_shape((8, None))
@@ -224,7 +243,7 @@ class ConvMap(LinearMap):
         axes = len(self.window)
         if len(spatial) != axes:
             raise ValueError(
-                f"spatial must have {axes} sizes, one an axis of kernel_size {self.kernel_size}, "
+                f"spatial must have {axes} sizes, one per axis of kernel_size {self.kernel_size}, "
                 f"got {tuple(spatial)}"
             )
         if self.padding == "same":
@@ -254,7 +273,7 @@ class ConvMap(LinearMap):
 def _check_odd(name: str, sizes: Sequence[int]) -> None:
     if any(size % 2 == 0 for size in sizes):
         raise ValueError(
-            f"{name} must be odd, so that every neuron is at the middle of its own window, got "
+            f"{name} must be odd, so that every neuron is at the center of its own window, got "
             f"{tuple(sizes)}"
         )
 
@@ -268,14 +287,20 @@ def conv_map(
     *,
     axes: int | None = None,
 ) -> ConvMap:
-    """A `ConvMap`; with a known number of axes, `kernel_size` may be one number."""
+    """A `ConvMap`. If the number of axes is known, `kernel_size` may be one number."""
     if axes is not None:
         kernel_size = per_axis("kernel_size", kernel_size, axes, at_least=1)
     return ConvMap(in_features, out_features, kernel_size, stride, padding)
 
 
 def lateral_map(name: str, map: ConvMap, size: int | Sequence[int]) -> ConvMap:
-    """The map of the spikes of a layer with the input's `map`, through a window of odd `size`."""
+    """The map of a layer's own spikes, with a window of odd size.
+
+    Args:
+        name: Name of the argument `size`, for errors.
+        map: The map of the layer's input.
+        size: One size for all axes, or one per axis.
+    """
     window = per_axis(name, size, len(map.window), at_least=1)
     _check_odd(name, window)
     return ConvMap(map.out_features, map.out_features, window, padding="same")
@@ -289,19 +314,20 @@ class SpikingConv(Spiking):
     Args:
         in_features: Channels of the input.
         out_features: Feature maps of the layer.
-        kernel_size: One size per spatial axis, 1 to 3 of them.
-        init: How to draw the weights, as in `SpikingDense`. A connection's fan-in is
+        kernel_size: One size per spatial axis, for 1 to 3 axes.
+        init: Initialization of the weights, as in `SpikingDense`. A connection's fan-in is
             prod(kernel_size) times its channels.
         stride: One number for all axes, or one per axis.
         padding: "valid" for none, "same" for an output of ceil(size / stride) positions, or the
-            number of zeros at either end, one number or one per axis.
+            number of zeros at each end: one number, or one per axis.
         neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`. A time constant may have one
             value per feature map.
-        recurrent_kernel_size: Odd. Every neuron is driven by its neighbourhood of this size in all
-            maps of the layer. None: no recurrence.
-        trainable: Names of time constants of the neuron to learn, one value per feature map.
-        dtype: Type of the weights and of their products with the input. The neurons' state has at
-            least float32.
+        recurrent_kernel_size: Size of the neighbourhood that drives each neuron, in all feature
+            maps of the layer; odd. None: no recurrence.
+        trainable: Names of the neuron's time constants that are trained, with one value per feature
+            map.
+        dtype: Data type of the weights and of their products with the input. The neurons' state has
+            at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*kernel_size, in, out); `recurrent_kernel` (*recurrent_kernel_size, out,
@@ -310,7 +336,7 @@ class SpikingConv(Spiking):
     Raises:
         ValueError: A size, stride or padding is out of range, or an input is smaller than the
             kernel.
-        TypeError: An argument has another type.
+        TypeError: An argument has a wrong type.
 
     >>> from snnjax.nn import FluctuationDriven
     >>> init, rngs = FluctuationDriven(nu=5.0), nnx.Rngs(0)
@@ -333,7 +359,7 @@ class SpikingConv(Spiking):
         neuron: Neuron | None = None,
         recurrent_kernel_size: int | Sequence[int] | None = None,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         axes = self._fixed_axes

@@ -1,8 +1,8 @@
 r"""Layers of excitatory and inhibitory neurons that obey Dale's law.
 
-Every weight is >= 0, and the sign of its effect is the sending population's. A layer holds n_exc
-excitatory neurons (E) and n_inh inhibitory ones (I), in this order on the last axis, each with an
-excitatory and an inhibitory current. With inputs x, which are excitatory, and spikes
+Every weight is >= 0. The presynaptic population determines the sign of its effect. A layer has
+n_exc excitatory neurons (E) and n_inh inhibitory neurons (I), in this order on the last axis. Each
+neuron has an excitatory and an inhibitory current. The inputs x are excitatory. With spikes
 z = (z_E, z_I), both populations are driven by
 
     exc[t] = x[t] @ W  (+ z_E[t] @ V)
@@ -12,15 +12,16 @@ z = (z_E, z_I), both populations are driven by
     V   recurrent_kernel (n_exc, n_exc + n_inh), with recurrent=True
     Q   inhibitory_kernel (n_inh, n_exc + n_inh)
 
-(for a convolution @ is one) and move as `snnjax.dynamics.ExcInhLIF` says. x @ W is one product for
-all steps, outside the scan over time.
+In a convolution, @ stands for the convolution. `snnjax.dynamics.ExcInhLIF` gives the dynamics of
+the neurons. x @ W is computed for all steps at once, outside the scan over time.
 
-The layer above gets z_E alone: `emit(output)`. The output itself, which `Sequential` reports as the
-layer's spikes and which regularizers and the probe see, is the whole z, so that inhibitory neurons
-are kept active, too. A readout on a Dalian layer is an ordinary one, with weights of either sign.
+The layer above receives only z_E: `emit(output)`. The output itself is the whole z. `Sequential`
+reports it as the layer's spikes, and regularizers and the probe use it. Therefore regularizers also
+keep inhibitory neurons active. A readout above a Dalian layer is an ordinary readout, with weights
+of both signs.
 
 All weights are `NonNegative`. `snnjax.optimizers.keep_nonnegative`, chained after any optimizer,
-keeps them so; `snnjax.training.fit` does it by itself.
+keeps them >= 0; `snnjax.training.fit` adds it automatically.
 
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, sections 4.4 and 4.5.
 """
@@ -34,6 +35,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.dynamics import ExcInhDrive, ExcInhLIF, Neuron
@@ -52,7 +54,7 @@ def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0)
     Args:
         n_exc: Number of excitatory neurons.
         n_inh: The number, or None for n_exc / ei_ratio, rounded and at least 1.
-        ei_ratio: Excitatory neurons per inhibitory one.
+        ei_ratio: Excitatory neurons per inhibitory neuron.
 
     >>> inhibitory_size(128), inhibitory_size(2), inhibitory_size(128, ei_ratio=2.0)
     (32, 1, 64)
@@ -69,21 +71,21 @@ def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0)
 class Dalian(Synaptic):
     """Excitatory and inhibitory neurons that are driven through any linear map, with weights >= 0.
 
-    `DalianDense` and `DalianConv` are this with a `DenseMap` or a `ConvMap`.
+    `DalianDense` uses a `DenseMap`, and `DalianConv` a `ConvMap`.
 
     Args:
-        map: How the input reaches the neurons. Its `out_features` are the excitatory neurons, which
-            the layer above sees.
-        lateral: How the layer's own spikes reach them, from and to all positions: inhibition, and
-            with `recurrent` excitation.
+        map: Linear map from the input to the neurons. Its `out_features` is the number of
+            excitatory neurons, whose spikes the layer above receives.
+        lateral: Linear map from the layer's own spikes to the neurons, from all positions to all
+            positions. It is used for inhibition and, with `recurrent`, for excitation.
         n_inh: Number of inhibitory neurons; n_exc / `ei_ratio`, rounded, if None.
-        ei_ratio: Excitatory neurons per inhibitory one.
-        recurrent: Whether every excitatory neuron also drives the neurons of the layer.
-            Inhibitory ones always do.
+        ei_ratio: Excitatory neurons per inhibitory neuron.
+        recurrent: Whether excitatory neurons also drive the neurons of the layer. Inhibitory
+            neurons always do.
         neuron: A neuron that takes an `ExcInhDrive` and has `kernels`; `ExcInhLIF()` if None.
-        init: A `LayerInit` or initializer whose weights are >= 0.
-        trainable: Names of time constants to learn, one value per unit.
-        dtype: Type of the weights.
+        init: A `LayerInit` or initializer that draws weights >= 0.
+        trainable: Names of the time constants that are trained, with one value per unit.
+        dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
     >>> from snnjax.nn import DalianFluctuationDriven
@@ -108,7 +110,7 @@ class Dalian(Synaptic):
         neuron: Neuron | None = None,
         init: LayerInit | Initializer,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self._check_recurrent(map, lateral)
@@ -139,13 +141,14 @@ class Dalian(Synaptic):
         known = _check.concrete(weights)
         if known is not None and (known < 0).any():
             raise ValueError(
-                f"init must draw weights >= 0 for a Dalian layer, for example DalianFluctuationDriven(nu=...); {name} has {known.min():.3g}"
+                f"init must draw weights >= 0 for a Dalian layer, got {known.min():.3g} in {name}; "
+                "use for example DalianFluctuationDriven(nu=...)"
             )
         return NonNegative(weights)
 
     @property
     def units(self) -> int:
-        """Number of neurons of the layer, at each position: n_exc + n_inh."""
+        """Number of neurons of the layer at each position: n_exc + n_inh."""
         return self.n_exc + self.n_inh
 
     @unlisted
@@ -154,15 +157,14 @@ class Dalian(Synaptic):
 
     @unlisted
     def emit(self, z: jax.Array) -> jax.Array:
-        """The spikes of the excitatory neurons, (..., n_exc): all that the layer above gets."""
+        """The spikes of the excitatory neurons (..., n_exc), which the layer above receives."""
         return z[..., : self.n_exc]
 
     @unlisted
     def drive(self, x: jax.Array) -> ExcInhDrive:
-        """The excitatory drive from inputs x.
+        """The excitatory drive by the inputs x.
 
-        The inhibitory one is zeros that broadcast: for a whole sequence they would be as many as
-        the excitatory ones.
+        The inhibitory drive is an array of zeros that broadcasts, which saves memory.
         """
         exc = self.map.project(x, self.kernel[...])
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
@@ -175,7 +177,7 @@ class Dalian(Synaptic):
 
     @unlisted
     def connections(self) -> list[Incoming]:
-        """All connections onto the layer's neurons: feed-forward, inhibitory, recurrent."""
+        """All connections to the layer's neurons: feed-forward, inhibitory, recurrent."""
         exc, inh = self.populations().values()
         kernels, own = self.neuron.kernels, self.lateral_map.recurrence
         found = [
@@ -189,7 +191,7 @@ class Dalian(Synaptic):
 
 @functools.cache
 def _own_drive(recurrence: Recurrence) -> Callable[[jax.Array, Any], ExcInhDrive]:
-    """What the spikes of all neurons bring to both currents; the same function at each call."""
+    """The map from the spikes of all neurons to both currents; the same function at each call."""
 
     def own(z: jax.Array, weights: tuple[jax.Array, jax.Array | None]) -> ExcInhDrive:
         inhibitory, recurrent = weights
@@ -207,15 +209,15 @@ class DalianDense(Dalian):
 
     Args:
         in_features: Units of the input.
-        n_exc: Number of excitatory neurons, which the layer above sees.
-        init: How to draw the weights: `DalianFluctuationDriven(nu=15.8, sigma_u=1.0)`, or any
-            `LayerInit` or initializer whose weights are >= 0.
+        n_exc: Number of excitatory neurons, whose spikes the layer above receives.
+        init: Initialization of the weights: `DalianFluctuationDriven(nu=15.8, sigma_u=1.0)`, or any
+            `LayerInit` or initializer that draws weights >= 0.
         n_inh: Number of inhibitory neurons; n_exc / `ei_ratio`, rounded, if None.
-        ei_ratio: Excitatory neurons per inhibitory one.
-        recurrent: Whether to connect every excitatory neuron with all neurons of the layer.
-            Inhibitory ones always are.
+        ei_ratio: Excitatory neurons per inhibitory neuron.
+        recurrent: Whether to connect every excitatory neuron to all neurons of the layer.
+            Inhibitory neurons always have these connections.
         neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
-        trainable: Names of time constants to learn, one value per neuron.
+        trainable: Names of the time constants that are trained, with one value per neuron.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -246,7 +248,7 @@ class DalianDense(Dalian):
         recurrent: bool = False,
         neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -270,19 +272,19 @@ class DalianConv(Dalian):
 
     Args:
         in_features: Channels of the input.
-        n_exc: Excitatory feature maps, which the layer above sees.
-        kernel_size: Of the input's convolution, as in `SpikingConv`.
-        lateral_kernel_size: Odd; the neighbourhood from which a neuron gets inhibition, and with
-            `recurrent` excitation. What is beyond the edge is silent, so that neurons there get
-            less of both.
+        n_exc: Number of excitatory feature maps, whose spikes the layer above receives.
+        kernel_size: Kernel size of the input's convolution, as in `SpikingConv`.
+        lateral_kernel_size: Size of the neighbourhood from which a neuron receives inhibition and,
+            with `recurrent`, excitation; odd. Positions beyond the edge are silent, so that neurons
+            near the edge receive less of both.
         init: As in `DalianDense`.
-        n_inh: Inhibitory feature maps; n_exc / `ei_ratio`, rounded, if None.
-        ei_ratio: Excitatory feature maps per inhibitory one.
-        stride: Of the input's convolution, as in `SpikingConv`.
-        padding: Of the input's convolution, as in `SpikingConv`.
+        n_inh: Number of inhibitory feature maps; n_exc / `ei_ratio`, rounded, if None.
+        ei_ratio: Excitatory feature maps per inhibitory feature map.
+        stride: Stride of the input's convolution, as in `SpikingConv`.
+        padding: Padding of the input's convolution, as in `SpikingConv`.
         recurrent: As in `DalianDense`.
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
-        trainable: Names of time constants to learn, one value per feature map.
+        trainable: Names of the time constants that are trained, with one value per feature map.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -315,7 +317,7 @@ class DalianConv(Dalian):
         recurrent: bool = False,
         neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         map = conv_map(in_features, n_exc, kernel_size, stride, padding, axes=self._fixed_axes)

@@ -1,11 +1,11 @@
-r"""Dropout of spike trains: a unit is silent for a whole sample, or it is not.
+r"""Dropout of spike trains: a unit is silent for a whole sample or active for a whole sample.
 
     out[t] = m x[t] / (1 - rate),       m ~ Bernoulli(1 - rate)
 
-There is one m for each sample and feature, the same at all t. A mask that changed at every step
-would be noise that a membrane averages over its time constant. One that stays takes the unit out,
-as in a network without time. The factor keeps the mean of what the next layer gets. Dropout is
-active where the network is called with a key, as training does, and nowhere else.
+There is one m per sample and feature, and it is the same at all t. A mask that changes at every
+step would be noise, which a membrane averages over its time constant. A constant mask removes the
+unit, as in a network without time. The factor preserves the mean input of the next layer. Dropout
+is active only if the network is called with a key, as in training.
 
 Source: Srivastava et al. (2014), Journal of Machine Learning Research 15, 1929.
 """
@@ -22,10 +22,10 @@ from snnjax.nn.shape import Stateless
 
 
 class Dropout(Stateless):
-    """Leave out whole spike trains at random in training. The module has the formula.
+    """Set random whole spike trains to zero in training. The module gives the formula.
 
     Args:
-        rate: Probability that a train is left out, in [0, 1).
+        rate: Probability that a train is set to zero, in [0, 1).
 
     >>> x = jnp.ones((50, 2, 100))
     >>> y = Dropout(0.25)(x, key=jax.random.key(0)).output
@@ -52,7 +52,7 @@ class Dropout(Stateless):
         membrane: bool = False,
         key: jax.Array | None = None,
     ) -> Simulation:
-        """Run a whole sequence x (time, batch, ...features); x itself without a key."""
+        """Run a whole sequence x (time, batch, ...features). Without a key the output is x."""
         out = super().__call__(x, state=state, membrane=membrane)
         return out._replace(output=self._drop(out.output, key, x.shape[1:]))
 
@@ -62,7 +62,7 @@ class Dropout(Stateless):
     ) -> tuple[State, jax.Array]:
         """Run one time step x (batch, ...features).
 
-        With the key of a sequence the same trains are left out.
+        With the same key, the same trains are set to zero as in a whole sequence.
         """
         state, out = super().step(state, x)
         return state, self._drop(out, key, jnp.shape(x))

@@ -1,9 +1,10 @@
-r"""How a layer initializes all its connections: `LayerInit(neuron, connections) -> initializers`.
+r"""Initialization of all connections of a layer: `LayerInit(neuron, connections) -> initializers`.
 
-A layer knows its neuron (the kernel and theta) and the fan-in of each connection. What is left to
-state is the target and the rate of the input. With recurrence the feed-forward connections carry
-alpha of the variance of the membrane, in equal shares, and the recurrent ones 1 - alpha. Source:
-Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.3.
+The layer provides its neuron (the kernel and theta) and the fan-in of each connection. The user
+specifies only the target and the rate of the input. With recurrence, the feed-forward connections
+carry the fraction alpha of the variance of the membrane, in equal shares, and the recurrent
+connections carry 1 - alpha. Source: Rossbroich, Gygax & Zenke (2022), doi
+10.1088/2634-4386/ac97bb, section 4.3.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
@@ -27,14 +29,14 @@ from snnjax.psp import PSP, ExcInhKernels
 
 
 class Connection(NamedTuple):
-    """One afferent of a layer.
+    """One connection to a layer.
 
     Attributes:
         n: Fan-in of a neuron.
         recurrent: Whether the connection comes from the layer itself.
         inhibitory: Whether it is inhibitory (Dale's law).
-        channels: Number of channels that it comes from: `n` divided by the kernel's positions. None
-            stands for `n`.
+        channels: Number of presynaptic channels: `n` divided by the kernel's positions. None means
+            `n`.
     """
 
     n: int
@@ -48,16 +50,19 @@ class Connection(NamedTuple):
         Args:
             name: Name of the argument, for errors.
             nu: Rates, Hz, one number or one per channel.
+
+        Returns:
+            The mean rate, Hz.
         """
         return mean_rate(name, nu, self.n if self.channels is None else self.channels)
 
 
 class LayerInit(abc.ABC):
-    """How a layer draws the weights of all its connections together.
+    """An initialization of all connections of a layer together.
 
-    This is the base class of `FluctuationDriven` and the like. Derive a class from it for a rule of
-    your own that needs the neuron or several connections at once. Any other callable that a layer
-    gets as `init` is taken as an initializer `(key, shape, dtype) -> weights`.
+    This is the base class of `FluctuationDriven` and similar rules. For your own rule that needs
+    the neuron or several connections at once, derive a class from it. Any other callable `init` of
+    a layer is an initializer `(key, shape, dtype) -> weights`.
 
     >>> from snnjax.initializers import scaled_normal
     >>> class WeakRecurrence(LayerInit):
@@ -85,20 +90,20 @@ class LayerInit(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FluctuationDriven(LayerInit):
-    """Put the membrane of every neuron at mean `mu_u` and standard deviation `sigma_u`.
+    """Weights that give every membrane the mean `mu_u` and the standard deviation `sigma_u`.
 
     Attributes:
         nu: Rate of the inputs of the layer, Hz: one number, or one per input (for a convolution,
             per channel).
-        nu_recurrent: Rate of its own neurons, Hz, likewise. None: the mean of `nu`.
+        nu_recurrent: Rate of the layer's own neurons, Hz, in the same form. None: the mean of `nu`.
         sigma_u: Target standard deviation, in membrane units (theta = 1). The paper's xi is
             (theta - mu_u) / sigma_u.
         mu_u: Target mean, in membrane units, below theta.
-        alpha: Fraction of the variance that feed-forward connections carry if there is recurrence.
-        density: Fraction of the weights that are kept.
-        kernel: Post-synaptic potential that the weights are computed for. None: that of the neuron,
-            `snnjax.dynamics.Neuron.kernel`, which exists for all neurons that are linear below
-            their threshold.
+        alpha: Share of the variance that feed-forward connections carry if there is recurrence.
+        density: Fraction of the weights that are not zero.
+        kernel: Post-synaptic potential for which the weights are computed. None: that of the
+            neuron, `snnjax.dynamics.Neuron.kernel`, which exists for all neurons that are linear
+            below their threshold.
 
     >>> from snnjax.dynamics import LIF
     >>> connections = [Connection(700), Connection(128, recurrent=True)]
@@ -152,22 +157,24 @@ class FluctuationDriven(LayerInit):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DalianFluctuationDriven(LayerInit):
-    """Weights >= 0 that put a Dalian layer at mean `mu_u` and standard deviation `sigma_u`.
+    """Weights >= 0 that give the membranes of a Dalian layer `mu_u` and `sigma_u`.
 
-    See `snnjax.dale`.
+    `snnjax.dale` gives the formulas.
 
     Attributes:
         nu: Rate of the inputs of the layer, Hz: one number, or one per input (for a convolution,
             per channel).
-        nu_inh: Rate of its own inhibitory neurons, Hz, likewise. None: the mean of `nu`.
-        nu_recurrent: Rate of its own excitatory neurons, Hz, likewise. None: the mean of `nu`.
+        nu_inh: Rate of the layer's own inhibitory neurons, Hz, in the same form. None: the mean of
+            `nu`.
+        nu_recurrent: Rate of the layer's own excitatory neurons, Hz, in the same form. None: the
+            mean of `nu`.
         sigma_u: Target standard deviation, in membrane units.
         mu_u: Target mean, in membrane units, below theta.
-        alpha: Fraction of the excitatory variance that feed-forward connections carry if excitatory
-            neurons are connected with each other.
+        alpha: Share of the excitatory variance that feed-forward connections carry if there are
+            recurrent excitatory connections.
         distribution: Distribution of the weights, `"exponential"` or `"lognormal"`.
         cv: Standard deviation of log-normal weights over their mean.
-        kernels: Post-synaptic potentials that the weights are computed for. None: those of the
+        kernels: Post-synaptic potentials for which the weights are computed. None: those of the
             neuron.
 
     >>> from snnjax.dynamics import ExcInhLIF
@@ -232,7 +239,10 @@ def as_layer_init(init: LayerInit | Initializer) -> LayerInit:
     """Return `init`, or a `LayerInit` that uses a plain initializer for every connection.
 
     Args:
-        init: What a layer got.
+        init: The argument `init` of a layer.
+
+    Returns:
+        The `LayerInit`.
 
     Raises:
         TypeError: It is neither a `LayerInit` nor a callable that takes `(key, shape, dtype)`.
@@ -254,11 +264,11 @@ def as_layer_init(init: LayerInit | Initializer) -> LayerInit:
         inspect.signature(init).bind(None, (1, 1), jnp.float32)
     except TypeError:
         raise TypeError(
-            f"{needed}, got {name}{inspect.signature(init)}; derive a function of the neuron and "
-            "the connections from snnjax.nn.LayerInit, and call a function that makes an "
-            "initializer"
+            f"{needed}, got {name}{inspect.signature(init)}; a rule that needs the neuron and the "
+            "connections must derive from snnjax.nn.LayerInit, and a function that returns an "
+            "initializer must be called"
         ) from None
-    except ValueError:  # a callable without a signature that Python knows
+    except ValueError:  # Python cannot inspect the callable's signature
         pass
     return SameForAll(init)
 
@@ -267,25 +277,28 @@ def draw_weights(
     draw: Initializer,
     key: jax.Array,
     shape: tuple[int, ...],
-    dtype: Any,
+    dtype: DTypeLike,
 ) -> jax.Array:
-    """Draw the weights of a layer by an initializer, in at least float32.
+    """Draw the weights of a layer with an initializer, in at least float32.
 
     Args:
         draw: The initializer.
         key: A random key.
-        shape: The shape that the weights must have, (..., in, out).
-        dtype: Their type.
+        shape: Shape of the weights, (..., in, out).
+        dtype: Data type of the weights.
+
+    Returns:
+        The weights, (..., in, out).
 
     Raises:
         ValueError: The initializer returns another shape.
-        TypeError: It does not return real numbers.
+        TypeError: The initializer does not return real numbers.
     """
     weights = draw(key, shape, _check.wide(dtype))
     if jnp.shape(weights) != shape:
-        hint = " Weights (out, in), as PyTorch and Equinox have them, must be transposed."
+        hint = " Weights (out, in), as in PyTorch and Equinox, must be transposed."
         raise ValueError(
-            f"init must return weights of the shape {shape} that it is asked for, (..., in, out), "
+            f"init must return weights of the shape {shape} of its argument, (..., in, out), "
             f"got {jnp.shape(weights)}.{hint if jnp.shape(weights) == shape[::-1] else ''}"
         )
     if not jnp.issubdtype(jnp.result_type(weights), jnp.floating):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax.dynamics import LeakyIntegrator, Neuron
 from snnjax.initializers import Initializer, scaled_normal
@@ -21,14 +21,15 @@ class SpikingDense(Spiking):
     Args:
         in_features: Units of the input.
         out_features: Units of the layer.
-        init: How to draw the weights, for example `FluctuationDriven(nu=15.8, sigma_u=1.0)`: a
-            `LayerInit`, or an initializer `(key, shape, dtype)` for every connection.
+        init: Initialization of the weights, for example `FluctuationDriven(nu=15.8, sigma_u=1.0)`:
+            a `LayerInit`, or an initializer `(key, shape, dtype)` for every connection.
         neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`; `LIF()` if None.
-        recurrent: Whether to connect every neuron of the layer with every other one and itself.
-        trainable: Names of time constants of the neuron to learn, one value per neuron, for
-            example `("tau_mem",)`.
-        dtype: Type of the weights and of their products with the input. The neurons' state has at
-            least float32.
+        recurrent: Whether to connect every neuron of the layer to all neurons of the layer,
+            including itself.
+        trainable: Names of the neuron's time constants that are trained, with one value per neuron,
+            for example `("tau_mem",)`.
+        dtype: Data type of the weights and of their products with the input. The neurons' state has
+            at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
@@ -50,7 +51,7 @@ class SpikingDense(Spiking):
         neuron: Neuron | None = None,
         recurrent: bool = False,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -65,14 +66,14 @@ class SpikingDense(Spiking):
 
 
 class Readout(Synaptic):
-    """A dense layer of leaky integrators: the traces that a loss reads.
+    """A dense layer of leaky integrators. Its traces are the input of the loss.
 
     It maps (time, batch, in) to (time, batch, out).
 
     Args:
         in_features: Units of the last hidden layer.
         out_features: Number of classes, or of target values.
-        neuron: `LeakyIntegrator`; give it the trial's duration as `tau_mem`.
+        neuron: A `LeakyIntegrator`; its `tau_mem` should be the duration of a trial.
         kernel_init: An initializer; Normal(0, 1/sqrt(in_features)) if None, as in the paper.
         trainable: As in `SpikingDense`.
         dtype: As in `SpikingDense`.
@@ -92,7 +93,7 @@ class Readout(Synaptic):
         neuron: Neuron | None = None,
         kernel_init: Initializer | None = None,
         trainable: Sequence[str] = (),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(

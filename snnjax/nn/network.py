@@ -1,10 +1,10 @@
-"""A stack of layers that returns the readout trace and what every layer did on the way.
+"""A stack of layers that returns the readout trace and the activity of every layer.
 
-The backward pass needs traces of every layer over all T steps. With `remat_steps` = c only the
-states between parts of c steps are kept, T / c of them, and a part's traces are computed again when
-its gradient is. This takes memory for T / c states and c steps, least at c about sqrt(T), and one
-more forward pass. Training then also takes each part's spike counts in place of its spikes
-(`counts`), so that only the input grows with T.
+The backward pass needs the traces of every layer over all T steps. With `remat_steps` = c, only the
+T / c states between parts of c steps are stored. The traces of a part are computed again for its
+gradient. This needs memory for T / c states and for the traces of c steps, with a minimum at c of
+about sqrt(T), and one more forward pass. Training then also uses the spike counts of each part
+instead of its spikes (`counts`), so that only the input grows with T.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Tap = Callable[[jax.Array], jax.Array]
 
 
 class Activity(NamedTuple):
-    """What the spiking layers did, first to last.
+    """The activity of the spiking layers, first to last.
 
     Attributes:
-        spikes: Spike trains, each (time, batch, ...features). Those of a Dalian layer are of all
-            its neurons, excitatory ones first.
-        membranes: Membranes of the same shapes where asked for, else empty.
-        steps: Where `spikes` are the counts of parts of a sample (parts, batch, ...features), the
-            number of its steps; else None.
+        spikes: Spike trains, each (time, batch, ...features). A Dalian layer has those of all its
+            neurons, excitatory neurons first.
+        membranes: Membranes of the same shapes if they were requested, else empty.
+        steps: Number of steps of a sample if `spikes` are the counts of its parts (parts, batch,
+            ...features); else None.
     """
 
     spikes: tuple[jax.Array, ...]
@@ -43,11 +43,11 @@ class Activity(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What a network returns: `readout, activity = network(x)`.
+    """The output of a network: `readout, activity = network(x)`.
 
     Attributes:
-      readout: The readout trace, (time, batch, out_features).
-      activity: What every spiking layer did.
+        readout: The readout trace, (time, batch, out_features).
+        activity: The activity of the spiking layers.
     """
 
     readout: jax.Array
@@ -55,20 +55,21 @@ class NetworkOutput(NamedTuple):
 
 
 class Sequential(nnx.Module):
-    """Layers in order; the last one's output is the readout.
+    """Layers in order; the output of the last layer is the readout.
 
     Args:
-        *layers: At least one `Layer`. Other modules of Flax, such as `nnx.Linear`, may stand
-            between them and are applied to each time step (`PerStep`).
-        skip: Whether to connect every spiking layer to the last one. The last one then gets their
-            spikes side by side, first to last, each flattened, and so needs as many inputs. Of a
-            layer with `Dropout` right after it, it gets what that leaves.
-        remat_steps: Time steps whose traces are kept for the gradient; see the module. None: all.
+        *layers: At least one `Layer`. Other modules of Flax between them, such as `nnx.Linear`, are
+            applied to each time step (`PerStep`).
+        skip: Whether to connect every spiking layer to the last layer. The input of the last layer
+            is then the concatenation of their flattened spikes, first to last. If a spiking layer
+            is followed by `Dropout`, its spikes after dropout are used.
+        remat_steps: Number of time steps whose traces are stored for the gradient; see the module.
+            None: all.
 
     Raises:
         ValueError: There is no layer, time steps differ, or a layer's inputs do not match the
-            outputs of the layer below. Sizes that depend on the input's are checked when it comes.
-        TypeError: An object is no layer and no module that could be one.
+            outputs of the layer below. Sizes that depend on the input are checked in the call.
+        TypeError: An object is neither a layer nor a module that can be used as one.
 
     >>> import jax.numpy as jnp
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -102,25 +103,28 @@ class Sequential(nnx.Module):
 
     @property
     def stochastic(self) -> bool:
-        """Whether a key changes what the network does."""
+        """Whether the output depends on a random key."""
         return any(layer.stochastic for layer in self.layers)
 
     @property
     def takes_events(self) -> bool:
-        """Whether an `EventRaster` is used as it is; else an array is made of it."""
+        """Whether an `EventRaster` is used directly; otherwise it is converted to an array."""
         return self.layers[0].takes_events and self.remat_steps is None
 
     @unlisted
     def input_of(
         self, k: int, below: jax.Array, passed: Sequence[jax.Array], *, lead: int = 2
     ) -> jax.Array:
-        """What layer k gets.
+        """The input of layer k.
 
         Args:
             k: Index of the layer.
-            below: What the layer below emits, or the network's input.
-            passed: What all spiking layers below emit. With `skip` the last layer gets it.
+            below: Output of the layer below, or the network's input.
+            passed: Outputs of all spiking layers below, which the last layer receives with `skip`.
             lead: Number of axes before the features: 2 for whole sequences, 1 for one step.
+
+        Returns:
+            The input, (time, batch, ...features), or (batch, ...features) for one step.
         """
         if not self.skip or k < len(self.layers) - 1:
             return below
@@ -130,11 +134,14 @@ class Sequential(nnx.Module):
     def walk(
         self, x: Any, visit: Callable[[int, Layer, Any], jax.Array], *, lead: int = 2
     ) -> jax.Array:
-        """Give every layer its input, first to last: all that runs or measures a network does this.
+        """Call a function with every layer and its input, first to last.
+
+        All functions that run or measure a network use this method.
 
         Args:
             x: The network's input.
-            visit: Called with the index of a layer, the layer and its input; returns its output.
+            visit: A function of the index of a layer, the layer and its input. It returns the
+                layer's output.
             lead: Number of axes before the features: 2 for whole sequences, 1 for one step.
 
         Returns:
@@ -165,16 +172,16 @@ class Sequential(nnx.Module):
 
         Args:
             x: Inputs (time, batch, ...features), an array or a `snnjax.sparse.EventRaster`.
-            membranes: Whether to keep the membranes of every spiking layer.
-            counts: Whether to give spike counts of each `remat_steps` steps instead of spikes
-                (`Activity.steps`). Spikes all the same where `remat_steps` is None or x not longer.
-            key: For layers that draw at random, such as `Dropout`. Without one they do nothing. The
-                same key draws the same.
-            tap: Called with the spikes of every spiking layer, returns what goes on in their place;
-                not where `remat_steps` cuts the sample into parts.
+            membranes: Whether to also return the membranes of every spiking layer.
+            counts: Whether to return the spike counts of each part of `remat_steps` steps instead
+                of spikes (`Activity.steps`). It has no effect if `remat_steps` is None or x is not
+                longer.
+            key: Random key for layers such as `Dropout`. Without a key they are inactive.
+            tap: A function of the spikes of each spiking layer. Its result replaces the spikes. It
+                is not applied if `remat_steps` splits the sample into parts.
 
         Returns:
-            `NetworkOutput(readout, activity)`, the readout trace (time, batch, out_features).
+            `NetworkOutput(readout, activity)`. The readout is a trace (time, batch, out_features).
         """
         readout, activity, _ = self._run(x, None, membranes, counts, key, tap)
         return NetworkOutput(readout, activity)
@@ -188,14 +195,14 @@ class Sequential(nnx.Module):
         counts: bool = False,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, Activity, tuple[State, ...]]:
-        """Run a batch from a given state; arguments as in calling the network.
+        """Run a batch from a given state.
 
         Args:
-            x: Inputs.
+            x: Inputs, as in a call of the network.
             state: One entry per layer; the initial state if None.
-            membranes: Whether to keep membranes.
-            counts: Whether to give counts.
-            key: For layers that draw at random.
+            membranes: As in a call of the network.
+            counts: As in a call of the network.
+            key: As in a call of the network.
 
         Returns:
             The readout trace, the activity, and the final state.
@@ -245,12 +252,11 @@ class Sequential(nnx.Module):
                 got = f"{len(state)} entries"
             raise ValueError(
                 f"state must have one entry for each of the network's {len(self.layers)} layers, "
-                "as "
-                f"initial_state(...) and run(...) return it, got {got}"
+                f"as initial_state(...) and run(...) return it, got {got}"
             )
 
     def _options(self, k: int, key: jax.Array | None) -> dict[str, jax.Array]:
-        """What layer k is called with in addition: a key of its own, where it takes one."""
+        """Further arguments of layer k: its own key if it is stochastic."""
         if key is None or not self.layers[k].stochastic:
             return {}
         return {"key": jax.random.fold_in(key, k)}
@@ -268,7 +274,7 @@ class Sequential(nnx.Module):
         traces: list[jax.Array] = []
 
         def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-            # not `membrane=False`: in Flax's tree mode nnx.tabulate makes arrays of all arguments
+            # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
             asked: dict[str, Any] = {"membrane": True} if membranes and layer.spiking else {}
             start = None if state is None else state[k]
             asked |= self._options(k, key)
@@ -292,8 +298,11 @@ class Sequential(nnx.Module):
 
         Args:
             batch_size: Number of samples.
-            features: Shape of the input's features, (*spatial, channels). It is needed where the
+            features: Shape of the input's features, (*spatial, channels). It is required if the
                 size of a layer depends on it.
+
+        Returns:
+            The states, first layer to last.
 
         Raises:
             ValueError: `features` is missing or does not fit.
@@ -307,8 +316,7 @@ class Sequential(nnx.Module):
             if sizes is None:
                 raise ValueError(
                     "features must be given, the shape (*spatial, channels) of the network's "
-                    "input: "
-                    f"the size of layer {k}, a {type(layer).__name__}, depends on it"
+                    f"input: the size of layer {k}, a {type(layer).__name__}, depends on it"
                 )
             states.append(layer.initial_state(batch_size, sizes))
         return tuple(states)
@@ -322,7 +330,8 @@ class Sequential(nnx.Module):
         Args:
             state: The present state, one entry per layer.
             x: Inputs (batch, ...features).
-            key: The same at each step; layers then draw what they draw for a whole sequence.
+            key: Random key. With the same key at each step, layers draw the same random numbers as
+                for a whole sequence.
 
         Returns:
             The next state, and (readout (batch, out), spikes of every spiking layer).
@@ -343,45 +352,44 @@ class Sequential(nnx.Module):
 
 
 def _as_layer(k: int, layer: Any) -> Layer:
-    """The layer itself, or a module of Flax as one."""
+    """The layer itself, or a `PerStep` of another module of Flax."""
     if isinstance(layer, Layer):
         return layer
     if not isinstance(layer, nnx.Module) or isinstance(layer, Sequential | nnx.List):
         raise TypeError(
             "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
-            "such as SpikingDense or Pool, or a module such as flax.nnx.Linear; "
-            f"got a {type(layer).__name__}"
+            "such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got a "
+            f"{type(layer).__name__}"
         )
     with _check.at(f"layer {k}"):
         return PerStep(layer)
 
 
 def check_sequential(name: str, network: Any) -> None:
-    """Raise unless `network` is a `Sequential`, whose layers can be measured one after another.
+    """Raise unless `network` is a `Sequential`.
 
     Args:
-      name: The function that needs it, for the error.
-      network: What it got.
+        name: Name of the function that measures the layers, for the error.
+        network: Its argument `network`.
 
     Raises:
-      TypeError: Another object. The message says what to do with a module of one's own.
+        TypeError: The argument is another object. The text explains how to use your own module.
     """
     if not isinstance(network, Sequential):
         raise TypeError(
             f"network must be a snnjax.nn.Sequential, whose layers {name} measures one after "
-            f"another, got {type(network).__name__}. "
-            "In a module of your own, put the spiking layers and the readout into a Sequential "
-            "attribute and pass that; for single "
-            "layers use snnjax.calibration.data_driven(input_powers(x, neuron)) as init"
+            f"another, got {type(network).__name__}. In a module of your own, put the spiking "
+            "layers and the readout into a Sequential attribute and pass that; for single layers "
+            "use snnjax.calibration.data_driven(input_powers(x, neuron)) as init"
         )
 
 
 def _input_shapes(
     layers: Sequence[Layer], features: Shape | None = None, *, skip: bool = False
 ) -> list[Shape | None]:
-    """Shape of the features that each layer gets when the first gets `features`.
+    """Shape of the input's features of each layer if the network's input has `features`.
 
-    None stands for a shape, or a size, that is not known.
+    None is an unknown shape or size.
     """
     shapes: list[Shape | None] = []
     spiking: list[int | None] = []

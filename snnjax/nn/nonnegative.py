@@ -1,4 +1,7 @@
-"""Parameters that must not become negative, told from all others by their type, which survives `nnx.split`, `jax.vmap`, gradients and checkpoints."""
+"""Parameters that must not become negative.
+
+They have their own type, which is preserved by `nnx.split`, `jax.vmap`, gradients and checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,20 @@ from flax import nnx
 
 
 class NonNegative(nnx.Param):
-    """A parameter whose every entry is >= 0; `snnjax.optimizers.keep_nonnegative` keeps it there. A filter for `nnx.Param` takes it too."""
+    """A parameter with entries >= 0; `snnjax.optimizers.keep_nonnegative` keeps them >= 0.
+
+    A filter for `nnx.Param` also selects it.
+    """
 
 
 def nonnegative(params: Any) -> Any:
-    """Which of `params`, a pytree such as `nnx.state(network, nnx.Param)`, are `NonNegative`: the same tree with True or False in place of each.
+    """Mark the parameters that are `NonNegative`.
+
+    Args:
+        params: A pytree of parameters, such as `nnx.state(network, nnx.Param)`.
+
+    Returns:
+        The same tree with True or False instead of each parameter.
 
     >>> import jax.numpy as jnp
     >>> module = nnx.Dict(a=NonNegative(jnp.ones(2)), b=nnx.Param(jnp.ones(3)))

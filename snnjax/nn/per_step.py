@@ -1,4 +1,4 @@
-"""Flax modules without a notion of time, applied to each time step."""
+"""Flax modules that do not depend on time, applied to each time step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from snnjax.nn.shape import Stateless, known
 
 
 class PerStep(Stateless):
-    """A Flax module, applied to every time step and sample on its own.
+    """A Flax module that is applied to every time step and sample independently.
 
-    `Sequential` makes one of every module that is not a layer of snnjax, such as `nnx.Linear`,
-    `nnx.Conv` or `nnx.LayerNorm`. Time and batch are one batch for the module, so it sees arrays
+    `Sequential` wraps every module that is not a layer of snnjax in it, such as `nnx.Linear`,
+    `nnx.Conv` or `nnx.LayerNorm`. The module receives time and batch as one batch, arrays
     (time * batch, ...features).
 
     Args:
         module: A callable module whose only variables are parameters.
 
     Raises:
-        TypeError: The module cannot be called, or it carries something from call to call: running
+        TypeError: The module is not callable, or it carries variables from call to call: running
             statistics, random numbers or a state.
 
     >>> layer = PerStep(nnx.Linear(20, 8, rngs=nnx.Rngs(0)))
@@ -35,8 +35,8 @@ class PerStep(Stateless):
         name = type(module).__name__
         if isinstance(module, nnx.RNNCellBase | nnx.RNN):
             raise TypeError(
-                f"a {name} has a state of its own over time, which Sequential cannot carry; derive "
-                "a layer from snnjax.nn.Layer, with initial_state and step"
+                f"a {name} has its own state over time, which Sequential cannot carry; derive a "
+                "layer from snnjax.nn.Layer, with initial_state and step"
             )
         if not callable(module):
             raise TypeError(f"module must be a callable flax.nnx module, got {name}")

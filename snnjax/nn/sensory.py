@@ -1,13 +1,13 @@
-r"""Sensory neurons: images as currents into LIF neurons, whose spikes are the network's input.
+r"""Sensory neurons: pixel values are currents of LIF neurons, whose spikes are the network's input.
 
 There is one neuron per pixel and channel c.
 
     i[t+1] = ls i[t] + (1 - ls)(gain[c] x[t] + bias[c])
     u[t+1] = (lm u[t] + (1 - lm) i[t])(1 - z[t])
 
-For an image x that stays, i settles at gain x + bias. A pixel spikes where gain x + bias > theta,
-the sooner and the more often the larger it is: with i = gain x + bias constant, every
-tau_mem ln(i / (i - theta)) and a few steps. Gain and bias are trained, one per channel.
+For a constant image x, i converges to gain x + bias. A neuron spikes if gain x + bias > theta. It
+spikes earlier and more often for larger values: with constant i = gain x + bias, the interval is
+tau_mem ln(i / (i - theta)) plus a few steps. Gain and bias are trained, with one value per channel.
 
 Source: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, on CIFAR-10. The paper gives
 no initial values; ours are gain 1 and bias 1.
@@ -22,30 +22,31 @@ import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check, _time
+from snnjax._check import Scalar
 from snnjax.dynamics import LIF, Simulation, simulate
 from snnjax.nn._layer import Shape, State, unlisted
 from snnjax.nn._neurons import NeuronLayer, check_units
 
 
 class Sensory(NeuronLayer):
-    """Neurons driven by pixel values. The first layer of a `Sequential`.
+    """Neurons that are driven by pixel values. They are the first layer of a `Sequential`.
 
-    They map (time, batch, *spatial, channels) to spikes of the same shape. Sensory neurons are not
-    hidden neurons: like the input for which they stand, their spikes are no part of the network's
-    activity and are not bounded. An initialization from data does not change gain and bias; it
-    measures the spikes as the next layer's input.
+    They map (time, batch, *spatial, channels) to spikes of the same shape. Sensory neurons are part
+    of the input and not hidden neurons: their spikes are not part of the network's activity and are
+    not bounded. An initialization from data does not change gain and bias; it measures the spikes
+    as the next layer's input.
 
     Args:
         channels: Number of channels of the images, their last axis.
-        gain: Initial value for images of mean 0 and variance 1; a number or an array (channels,).
-        bias: Initial value likewise.
-        neuron: A `LIF`.
+        gain: Initial gain for images of mean 0 and variance 1; a number or an array (channels,).
+        bias: Initial bias; a number or an array (channels,).
+        neuron: A `LIF`; `LIF()` if None.
 
     Parameters: `gain`, `bias` (channels,).
 
     Raises:
         ValueError: An option is out of range, or an image has another number of channels.
-        TypeError: An argument has another type.
+        TypeError: An argument has a wrong type.
 
     >>> layer = Sensory(1, neuron=LIF(dt=2e-3))
     >>> image = jnp.array([-1.0, 0.5, 2.0]).reshape(1, 3, 1)  # one sample of three pixels
@@ -55,7 +56,7 @@ class Sensory(NeuronLayer):
     """
 
     def __init__(
-        self, channels: int, *, gain: Any = 1.0, bias: Any = 1.0, neuron: LIF | None = None
+        self, channels: int, *, gain: Scalar = 1.0, bias: Scalar = 1.0, neuron: LIF | None = None
     ) -> None:
         self.channels = _check.integer("channels", channels, at_least=1)
         neuron = LIF() if neuron is None else neuron
@@ -64,10 +65,11 @@ class Sensory(NeuronLayer):
         _check.number("gain", gain)
         _check.number("bias", bias)
 
-        def per_channel(name: str, value: Any) -> nnx.Param:
+        def per_channel(name: str, value: Scalar) -> nnx.Param:
             if jnp.shape(value) not in ((), (channels,)):
                 raise ValueError(
-                    f"{name} must be one number or one for each of {channels} channels, got shape {jnp.shape(value)}"
+                    f"{name} must be one number or one for each of {channels} channels, got shape "
+                    f"{jnp.shape(value)}"
                 )
             values = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (channels,))
             return nnx.Param(jnp.array(values))
@@ -94,7 +96,7 @@ class Sensory(NeuronLayer):
 
     @unlisted
     def current(self, x: jax.Array) -> jax.Array:
-        """What the synaptic current receives per step from pixel values x (..., channels)."""
+        """The drive of the synaptic current per step by pixel values x (..., channels)."""
         x = jnp.asarray(x, self._state_dtype)
         neuron = self.neuron
         share = 1 - _time.decay(neuron.dt, neuron.tau_syn)
@@ -111,11 +113,14 @@ class Sensory(NeuronLayer):
         """Run a sequence.
 
         Args:
-            x: Pixel values (time, batch, *spatial, channels); the same at all steps for an image
-                that stays.
+            x: Pixel values (time, batch, *spatial, channels); the same at all steps for a constant
+                image.
             state: The state to start from; the initial state if None.
-            membrane: Whether to return the membranes, too.
-            key: Not used; the layer draws nothing.
+            membrane: Whether to also return the membranes.
+            key: Not used; the layer draws no random numbers.
+
+        Returns:
+            `Simulation(output, membrane, state)`.
         """
         _check.time_major("x", x, features=self.channels)
         check_units(self.neuron, self.channels, x.shape[2:-1])
@@ -126,6 +131,7 @@ class Sensory(NeuronLayer):
         """Advance by one time step with pixel values x (batch, *spatial, channels)."""
         if jnp.shape(x) != state.u.shape:
             raise ValueError(
-                f"x must have shape {state.u.shape}, one time step for this state, got {jnp.shape(x)}"
+                f"x must have shape {state.u.shape}, one time step for this state, got "
+                f"{jnp.shape(x)}"
             )
         return self.neuron.step(state, self.current(x))

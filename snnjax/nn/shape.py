@@ -1,6 +1,6 @@
 """Layers without weights or state that change the shape of (time, batch, *spatial, channels).
 
-They stand in `Sequential` between layers of neurons: pooling, flattening, reshaping.
+They are used in `Sequential` between layers of neurons: pooling, flattening, reshaping.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PoolKind = Literal["max", "average"]
 
 
 class Stateless(Layer):
-    """A map of the features of each time step and sample on their own.
+    """A map that is applied to the features of each time step and sample independently.
 
-    A derived class has `_map`, and `feature_shape` where the shape changes.
+    A derived class defines `_map`, and `feature_shape` if the shape changes.
     """
 
     @abc.abstractmethod
@@ -59,20 +59,20 @@ class Stateless(Layer):
 
 
 class Pool(Stateless):
-    """The largest or the mean value of windows of every channel, over all spatial axes.
+    """The maximum or the mean over windows of every channel, over all spatial axes.
 
-    Windows lie within the input: positions left over at its end are dropped. Where several values
-    of a window are largest, as spikes are, the first gets the gradient.
+    Windows lie within the input; remaining positions at the end are dropped. If several values of a
+    window are the largest, which is common for spikes, the first gets the gradient.
 
     Args:
         window: Size of a window in positions, one number for all spatial axes, or one per axis.
         kind: "max" or "average".
-        stride: From window to window, one number or one per axis; `window` if None.
+        stride: Distance between windows, one number or one per axis; `window` if None.
 
     Raises:
         ValueError: An option is out of range, or an input has no spatial axes or is smaller than
             the window.
-        TypeError: An option has another type.
+        TypeError: An option has a wrong type.
 
     >>> x = jnp.arange(6.0).reshape(1, 1, 6, 1)
     >>> Pool(2)(x).output.ravel().tolist()
@@ -90,7 +90,7 @@ class Pool(Stateless):
     ) -> None:
         self.kind = _check.one_of("kind", kind, get_args(PoolKind))
         stride = window if stride is None else stride
-        # None: one number for all axes; the input says how many axes there are
+        # None: one number for all axes, whose number the input determines
         given = [len(sizes) for sizes in (window, stride) if isinstance(sizes, Sequence)]
         self._axes = given[0] if given else None
         self.window = per_axis("window", window, self._axes or 1, at_least=1)
@@ -125,13 +125,13 @@ class Pool(Stateless):
         shape, strides = (1, *window, 1), (1, *stride, 1)
         floating = jnp.issubdtype(x.dtype, jnp.floating)
         if self.kind == "max":
-            # the identity of the maximum, as XLA wants it for the gradient
+            # the identity of the maximum, which XLA requires for the gradient
             lowest = -np.inf if floating else False
             if jnp.issubdtype(x.dtype, jnp.integer):
                 lowest = jnp.iinfo(x.dtype).min
             start = np.asarray(lowest, x.dtype)
             return jax.lax.reduce_window(x, start, jax.lax.max, shape, strides, "VALID")
-        # 16 bits cannot count to the size of a large window
+        # 16 bits are not precise enough to count in a large window
         wide = x.astype(_check.wide(x.dtype) if floating else jnp.float32)
         start = np.zeros((), wide.dtype)
         total = jax.lax.reduce_window(wide, start, jax.lax.add, shape, strides, "VALID")
@@ -140,9 +140,9 @@ class Pool(Stateless):
 
 
 class Flatten(Stateless):
-    """All axes after the batch to one, position by position.
+    """Flatten all axes after the batch to one axis.
 
-    The channels of a position are side by side.
+    The channels of a position are adjacent.
 
     >>> Flatten()(jnp.ones((100, 4, 6, 6, 16))).output.shape
     (100, 4, 576)
@@ -157,10 +157,10 @@ class Flatten(Stateless):
 
 
 class Reshape(Stateless):
-    """All axes after the batch to the given shape.
+    """Reshape all axes after the batch to the given shape.
 
     Args:
-        *shape: Sizes, at least one. One of them may be -1, for whatever is left.
+        *shape: Sizes, at least one. One of them may be -1; it is inferred.
 
     Raises:
         ValueError: A size is out of range, or an input has another number of features.
@@ -179,7 +179,7 @@ class Reshape(Stateless):
 
     @property
     def in_shape(self) -> Shape | None:
-        """(number of features,) where no size is -1: any shape with that number does."""
+        """(number of features,) if no size is -1; any shape with this number of features fits."""
         return None if -1 in self.shape else (math.prod(self.shape),)
 
     @unlisted
@@ -190,17 +190,17 @@ class Reshape(Stateless):
         n, fixed = math.prod(sizes), math.prod(n for n in self.shape if n != -1)
         if n % fixed if -1 in self.shape else n != fixed:
             raise ValueError(
-                f"features {features}, {n} in number, do not fit into the shape {self.shape}"
+                f"features {features}, {n} in total, do not fit into the shape {self.shape}"
             )
         return tuple(n // fixed if size == -1 else size for size in self.shape)
 
     def _map(self, x: jax.Array) -> jax.Array:
         sizes = known(self.feature_shape(x.shape[1:]))
-        assert sizes is not None  # those of an array are known
+        assert sizes is not None  # the sizes of an array are known
         return x.reshape(len(x), *sizes)
 
 
 def known(features: Shape | None) -> tuple[int, ...] | None:
-    """The sizes, or None where one is not known."""
+    """The sizes, or None if one of them is unknown."""
     sizes = tuple(n for n in features or () if n is not None)
     return None if features is None or len(sizes) < len(features) else sizes

@@ -1,19 +1,19 @@
-"""Compiled programs that are kept from one call to the next.
+"""A cache of compiled programs across calls.
 
-`jax.jit` compiles once for each function object. Training builds its functions anew at every call
-(a network, a loss and an optimizer become one program), so that every call would compile again.
-`program` recognises a function that was built from the same things as one before:
+`jax.jit` compiles once per function object. Training builds new functions at every call (a network,
+a loss and an optimizer become one program). Without a cache, every call would compile again.
+`program` recognizes a function that is built from the same parts as an earlier one:
 
     arrays       become arguments of the program
     the rest     is compared: numbers, strings, types and frozen dataclasses by value; containers by
-                 their content; functions by their code, defaults, what they have captured, and the
-                 global variables that they read
+                 their content; functions by their code, their defaults, their captured variables,
+                 and the global variables that they read
 
-Whatever else a function has captured may change in place (an `nnx.Module`, an object of a class of
-the user's). Then nothing is kept, and the program is compiled anew as it would be without this
-module. What functions of the libraries (JAX, Flax, Optax, this package) have captured is taken to
-stay as it is. The last `KEPT` programs are kept, so that memory stays bounded: a program that is
-dropped takes its compiled code, and what its functions had captured, with it.
+All other captured objects may change in place (an `nnx.Module`, an instance of a user's class).
+Then the program is not cached; it is compiled at each call, as without this module. Variables that
+are captured by functions of libraries (JAX, Flax, Optax, this package) are assumed constant. The
+cache holds the last `KEPT` programs, so that memory stays bounded. When a program is dropped, its
+compiled code and its captured variables are freed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ import numpy as np
 from jax.core import Tracer
 
 KEPT = 32
-"""Programs that are kept; a call of `fit` needs two, or three with priming."""
-_LARGEST = 2**20  # bytes of a numpy array that is compared by its content
+"""Number of programs in the cache; a call of `fit` needs two, or three with priming."""
+_LARGEST = 2**20  # largest numpy array that is compared by its content, in bytes
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "optax", "snnjax")
 
 
 class _UnknownError(TypeError):
-    """Something that cannot be compared."""
+    """The value cannot be compared."""
 
 
 class _Same:
-    """Equal to itself alone. It holds on to the object, so that nothing else gets its `id`."""
+    """Equal only for the same object. It keeps a reference, so that the `id` stays unique."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -65,15 +65,14 @@ def program(
     donate: int | None = None,
     identity: bool = False,
 ) -> functools.partial[Any]:
-    """`jax.jit` of `lambda *arguments: body(given, *arguments)`, the same one for an equal `given`.
+    """`jax.jit` of `lambda *arguments: body(given, *arguments)`, shared by equal `given`.
 
     Args:
-        body: A function of a module, pure.
-        given: A pytree of arrays, which become arguments, and of anything else, which is part of
-            the program.
-        donate: Which of `arguments` is donated, or None.
-        identity: Whether a function that cannot be compared is taken to be equal to itself, as
-            under `jax.jit`. Else nothing is kept where there is one.
+        body: A pure function that is defined at the top level of a module.
+        given: A pytree. Its arrays become arguments; all other leaves are part of the program.
+        donate: Index of the argument that is donated, or None.
+        identity: Whether a function that cannot be compared counts as equal to itself, as under
+            `jax.jit`. If False, a program with such a function is not cached.
 
     Returns:
         A compiled function of `arguments`.
@@ -123,13 +122,16 @@ def _leaf(value: Any, identity: bool) -> Hashable:
 
 
 def fingerprint(value: Any) -> Hashable:
-    """Something hashable that is equal for two values only if they do the same, now and later.
+    """A hashable key that is equal for two values only if they behave the same, now and later.
 
     Args:
-        value: Anything: a function, a number, a container.
+        value: Any object: a function, a number, a container.
+
+    Returns:
+        The key.
 
     Raises:
-        TypeError: There is a part that cannot be compared.
+        TypeError: A part of the value cannot be compared.
 
     >>> def scaled(a):
     ...     return lambda x: a * x
@@ -140,12 +142,18 @@ def fingerprint(value: Any) -> Hashable:
 
 
 def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
-    """`above`: functions on the way here, which may capture themselves. `trusted`: a library's."""
+    """The key of a value.
+
+    Args:
+        value: The value.
+        above: The enclosing functions, from the outermost inwards; a function may capture itself.
+        trusted: Whether the value is captured by a function of a library.
+    """
     of = functools.partial(_fingerprint, above=above, trusted=trusted)
     if value is None or isinstance(value, _ONE_OF_A_KIND):
         return _Same(value)
     if isinstance(value, _BY_VALUE):
-        return type(value), repr(value)  # 1, 1.0 and True are equal, 0.0 and -0.0 too, nan is not
+        return type(value), repr(value)  # 1 == 1.0 == True and 0.0 == -0.0, but nan != nan
     if isinstance(value, Tracer):
         raise _UnknownError("a traced value belongs to one trace")
     if isinstance(value, tuple | list):
@@ -190,7 +198,7 @@ def _function(value: types.FunctionType, above: tuple[Any, ...]) -> Hashable:
 
 
 def _read(names: tuple[str, ...], namespace: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a function with these names reads from a namespace and the user's modules in it."""
+    """The variables with these names in a namespace and in the user's modules in it."""
     for name in names:
         if name in namespace:
             found = namespace[name]
@@ -201,7 +209,7 @@ def _read(names: tuple[str, ...], namespace: dict[str, Any]) -> Iterator[tuple[s
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """Names of global variables (and attributes) in a function and those defined in it."""
+    """Names of global variables (and attributes) in a function and in its nested functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -16,24 +16,25 @@ from snnjax.training.ensemble import Snapshot
 
 
 class Checkpoints(Callback):
-    """The last two checkpoints in a folder.
+    """A folder with the last two checkpoints of a run.
 
-    It is a callback of `fit` for one network, whose `resume` takes the same folder. For ensembles
-    `save` and `restore` go to `fit_ensemble`.
+    For one network it is a callback of `fit`, and `fit` resumes from the same folder. For
+    ensembles, `fit_ensemble` takes the methods `save` and `restore`.
 
     A checkpoint that was only partly written, because the process was killed, is never read. A
-    damaged one is detected by a digest of its numbers; then the one before is read. Training from
-    there ends at the same numbers.
+    damaged checkpoint is detected by a digest of its numbers; then the one before is read. The
+    resumed training gives the same numbers as training without interruption.
 
     Args:
-        folder: Where the checkpoints are. It is made if it does not exist.
+        folder: Path of the checkpoints. The folder is created if it does not exist.
         every: Number of epochs between two checkpoints of `fit`. The last epoch always has one.
 
     Raises:
         ValueError: `every` is below 1.
 
     >>> import tempfile
-    >>> snapshot = Snapshot(3, {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))}, {"sigma_u_1": np.ones(2)})
+    >>> state, history = {"w": np.arange(2.0)}, {"train_loss": np.zeros((2, 4))}
+    >>> snapshot = Snapshot(3, state, history, {"sigma_u_1": np.ones(2)})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     Checkpoints(folder).save(snapshot)
     ...     back = Checkpoints(folder).restore(snapshot.state)
@@ -46,7 +47,7 @@ class Checkpoints(Callback):
         import orbax.checkpoint as ocp  # slow to import
 
         self._args = ocp.args
-        # orbax wants an absolute path; saving waits until the snapshot is on disk, so that what comes after may rely on it
+        # orbax requires an absolute path; `save` returns only when the snapshot is on disk
         last_two = ocp.checkpoint_managers.LatestN(2)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=last_two, create=True, enable_async_checkpointing=False
@@ -63,13 +64,17 @@ class Checkpoints(Callback):
             self.save(Snapshot(epoch, _state_of(state), history, dict(state.seed)))
 
     def restore_fit(self, like: FitState) -> FitState | None:
-        """The last checkpoint of `fit` that is whole; None where there is none.
+        """The last complete checkpoint of `fit`.
 
         Args:
             like: The state of the same run before training.
 
+        Returns:
+            The state, or None if there is no checkpoint.
+
         Raises:
-            ValueError: It is of another run: parameters of other shapes, another key or batch size.
+            ValueError: The checkpoint belongs to another run: parameters of other shapes, another
+                key or another batch size.
         """
         saved = self.restore(_state_of(like))
         if saved is None:
@@ -88,11 +93,11 @@ class Checkpoints(Callback):
         return FitState(train, best, int(best_epoch), float(best_quality), history, like.seed)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write `snapshot`, and remove all but the last two."""
+        """Write `snapshot`, and remove all checkpoints except the last two."""
         leaves = {
             f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))
         }
-        # names and values of one dict: orbax writes no empty ones
+        # both groups are in one dict, because orbax does not write empty ones
         seen = {
             f"{group}.{name}": value
             for group in ("history", "initial")
@@ -104,10 +109,16 @@ class Checkpoints(Callback):
         )
 
     def restore(self, like: Any) -> Snapshot | None:
-        """The last snapshot that is whole, its state in the structure of `like`; None where there is none. Damaged ones are removed.
+        """The last complete snapshot. Damaged ones are removed.
+
+        Args:
+            like: A pytree with the structure and the shapes of the state.
+
+        Returns:
+            The snapshot, with a state of the structure of `like`; None if there is none.
 
         Raises:
-          ValueError: it is of another ensemble.
+            ValueError: The snapshot belongs to another ensemble.
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
@@ -116,7 +127,7 @@ class Checkpoints(Callback):
         return None
 
     def _read(self, epoch: int) -> Any:
-        """What was saved, or None where it is damaged."""
+        """The content of a checkpoint, or None if it is damaged."""
         try:
             saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
             content = {
@@ -124,7 +135,7 @@ class Checkpoints(Callback):
                 for group in ("state", "seen")
             }
             return content if np.array_equal(_digest(content), saved["digest"]) else None
-        except Exception:  # whatever a damaged file provokes in orbax, tensorstore and protobuf
+        except Exception:  # damaged files raise many types in orbax, tensorstore and protobuf
             return None
 
     def _snapshot(self, epoch: int, saved: Any, like: Any) -> Snapshot:
@@ -132,7 +143,8 @@ class Checkpoints(Callback):
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
             raise ValueError(
-                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
+                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes "
+                f"{[a.shape for a in leaves]}, not {shapes}"
             )
         groups: dict[str, dict[str, np.ndarray]] = {"history": {}, "initial": {}}
         for name, value in saved["seen"].items():
@@ -142,7 +154,7 @@ class Checkpoints(Callback):
 
 
 def _state_of(state: FitState) -> tuple[Any, ...]:
-    """What of a state is saved as arrays."""
+    """The part of a state that is saved as arrays."""
     scalars = np.asarray(state.best_epoch), np.asarray(state.best_quality, np.float64)
     return jax.device_get(state.train), state.best, *scalars
 

@@ -1,15 +1,15 @@
 r"""Train many networks at once: any product of seeds and hyper-parameters that keep the shapes.
 
-A member is a dict of scalars, its hyper-parameters. An ensemble is the same dict of arrays
-(members,). A `Program` says what they mean: pure functions that build a member's network, objective
-and optimizer. The rest is here, for all programs: epochs, validation, the best parameters so far,
-priming, early stopping, and the freezing of members whose numbers are no longer finite, while the
-others continue.
+A member is a dict of scalars, its hyper-parameters. An ensemble is a dict of arrays (members,) with
+the same names. A `Program` consists of pure functions of the hyper-parameters that build a member's
+network, objective and optimizer. This module does the rest for all programs: epochs, validation,
+the best parameters so far, priming, and early stopping. A member whose numbers are no longer finite
+is frozen, while the others continue.
 
-A member's run depends on its own hyper-parameters alone: the order of its samples comes from its
-`seed` and the epoch's number (from the epoch's number alone if members share an order). So the same
-member gives the same numbers, to rounding, alone, in any ensemble and on any devices. A run that is
-continued from the state after epoch k equals the run that never stopped.
+The run of a member depends only on its own hyper-parameters. The order of its samples is derived
+from its `seed` and the number of the epoch (only from the latter if members share an order).
+Therefore a member gives the same numbers, to rounding, alone, in any ensemble, and on any devices.
+A run that is resumed from the state after epoch k equals a run without interruption.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Order = Literal["member", "shared"]
 
 
 class Program(NamedTuple):
-    """What one member does.
+    """The functions that define one member.
 
-    The functions are traced, so they may not look at the values of `hyper`, a dict of scalars with
-    at least an integer `seed`.
+    Their argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
+    traced; they must not depend on the values of `hyper` in Python control flow.
 
     Attributes:
         network: `hyper -> nnx.Module`.
         objective: `hyper -> Objective`.
         optimizer: `hyper -> optax.GradientTransformation`.
-        start: `(hyper, network, splits) -> network`, an initialization from data; None: the network
-            starts as it is built.
-        look: `(hyper, network, splits) -> dict of scalars`, what else is to be known of a member
-            before it is trained; None: nothing.
+        start: `(hyper, network, splits) -> network`, an initialization from data. None keeps the
+            network as it is built.
+        look: `(hyper, network, splits) -> dict of scalars`, measurements on a member before it is
+            trained. None measures nothing.
     """
 
     network: Callable[[Hyper], nnx.Module]
@@ -61,16 +61,16 @@ class Program(NamedTuple):
 
 
 class MemberState(NamedTuple):
-    """All that a member's training carries. In an ensemble every leaf has the leading axis.
+    """The state of a member's training. In an ensemble every leaf has a leading axis (members,).
 
     Attributes:
         train: State of training.
         best: Parameters of the epoch `best_epoch`.
-        best_quality: The highest validation accuracy so far, or where targets are no classes minus
+        best_quality: The highest validation accuracy so far; if the targets are not classes, minus
             the lowest validation loss.
-        best_epoch: The earliest epoch with it.
-        epoch: Epochs done.
-        active: False once the member has stopped early or is not finite.
+        best_epoch: The first epoch with this quality.
+        epoch: Number of completed epochs.
+        active: False after the member has stopped early, or if it is not finite.
     """
 
     train: TrainState
@@ -82,19 +82,19 @@ class MemberState(NamedTuple):
 
 
 class EnsembleResult(NamedTuple):
-    """What training leaves; numpy arrays, members first. Metrics are those of `fit`.
+    """The result of training an ensemble; numpy arrays whose first axis is the members.
 
     Attributes:
-        history: Each metric by its name in `fit`, (members, epochs + 1), those of priming included.
-            Column 0 is the untrained network. NaN where a member had stopped. It ends with the last
-            epoch that any member trained.
-        final: Parameters after the last epoch, or the last good ones; a pytree.
+        history: Each metric by its name in `fit`, (members, epochs + 1), including the epochs of
+            priming. Column 0 is the untrained network. NaN after a member has stopped. The last
+            column is the last epoch in which a member was trained.
+        final: Parameters after the last epoch, or the last finite ones; a pytree.
         best: Parameters after the best epoch, a pytree.
         best_epoch: The best epoch of each member, (members,).
-        epochs: Epochs that each member trained, (members,).
-        finite: False for members whose loss or gradient was no longer finite, (members,).
-        test: Test metrics (members,) of "final" and of "best" parameters.
-        initial: What the program's `look` saw before training, (members,) each.
+        epochs: Number of trained epochs of each member, (members,).
+        finite: False for members whose loss or gradient became not finite, (members,).
+        test: Test metrics (members,) of the "final" and of the "best" parameters.
+        initial: Results of the program's `look` before training, each (members,).
     """
 
     history: dict[str, np.ndarray]
@@ -108,13 +108,13 @@ class EnsembleResult(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Where an ensemble is between two epochs; numpy arrays.
+    """The state of an ensemble between two epochs; numpy arrays.
 
     Attributes:
-        epoch: Epochs done.
+        epoch: Number of completed epochs.
         state: The state of all members.
         history: The history so far.
-        initial: What the program's `look` saw before training.
+        initial: Results of the program's `look` before training.
     """
 
     epoch: int
@@ -142,29 +142,32 @@ def fit_ensemble(
     """Initialize, train and evaluate every member.
 
     Args:
-        program: What a member does.
-        members: Hyper-parameters, each an array (members,). `seed` is needed and an integer.
+        program: The functions that define a member.
+        members: Hyper-parameters, each an array (members,). An integer `seed` is required.
         splits: Training, validation and test data on the device.
-        epochs: Epochs of supervised training, after `priming_epochs`; both count in `history`.
-        batch_size: At most the training set.
+        epochs: Number of epochs of supervised training, after `priming_epochs`. Both are in
+            `history`.
+        batch_size: Samples per batch, at most the number of training samples.
         dt: Time step, s, for rates in Hz.
         priming_epochs: As in `fit`.
-        patience: Stop a member after so many supervised epochs without a better validation accuracy
-            (validation loss, where targets are no classes); None: never.
-        order: Order of the training samples: each `"member"` has its own, from its seed; or all
-            have one `"shared"` order, so that members see the same batches.
+        patience: A member stops after this number of supervised epochs without a better validation
+            accuracy (or validation loss, if the targets are not classes). None: it never stops
+            early.
+        order: Order of the training samples. `"member"`: each member has its own order, from its
+            seed. `"shared"`: all members have the same batches.
         micro_batch: As in `fit`.
         placement: See `snnjax.training.placement`.
-        resume: Gets the state of an untrained ensemble (its structure, shapes and types) and returns
-            where to continue, or None.
-        on_epoch: Called after each epoch, and before the first, with a `Snapshot`; for checkpoints
-            and progress.
+        resume: A function of the structure, shapes and types of an untrained ensemble's state. It
+            returns the snapshot from which to continue, or None.
+        on_epoch: Functions that are called with a `Snapshot` before the first and after each epoch,
+            for checkpoints and progress.
 
     Returns:
-        `EnsembleResult`.
+        The result.
 
     Raises:
-        ValueError, TypeError: An option or the shape of a hyper-parameter is wrong.
+        ValueError: An option is out of range, or a hyper-parameter has a wrong shape.
+        TypeError: An option has a wrong type, or data are not on the device.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -189,7 +192,7 @@ def fit_ensemble(
     _check.one_of("order", order, get_args(Order))
     for name, source in splits._asdict().items():
         if not callable(getattr(source, "batch", None)):
-            hint = "hold the data there as DeviceEvents or DeviceArrays"
+            hint = "use DeviceEvents or DeviceArrays"
             kind = type(source).__name__
             raise TypeError(f"{name} must be on the device, for all members, got {kind}; {hint}")
         _check.same_dt(name, source, dt)
@@ -205,7 +208,7 @@ def fit_ensemble(
     snapshot = None
     if resume is not None:
         like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, splits)[0][1]
-        # a snapshot holds the members alone, without those that fill up the devices: it may go on on other ones
+        # a snapshot has no padding members, so that it can be resumed on other devices
         snapshot = resume(
             jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like)
         )
@@ -250,16 +253,28 @@ def fit_ensemble(
     cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
     return EnsembleResult(
         history=history,
-        final=cut(state.train.params), best=cut(state.best), best_epoch=cut(state.best_epoch), epochs=cut(state.epoch),
-        finite=cut(state.train.healthy), test=test, initial=initial,
-    )  # fmt: skip
+        final=cut(state.train.params),
+        best=cut(state.best),
+        best_epoch=cut(state.best_epoch),
+        epochs=cut(state.epoch),
+        finite=cut(state.train.healthy),
+        test=test,
+        initial=initial,
+    )
 
 
 def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Hyper-parameters as numpy arrays (members,), floats in float32 and seeds in int32.
+    """Hyper-parameters as numpy arrays.
+
+    Args:
+        members: Hyper-parameters by name, each an array (members,).
+
+    Returns:
+        Arrays (members,), in float32 or int32, sorted by name.
 
     Raises:
-      ValueError: no seed, lengths that differ, no member.   TypeError: a seed that is not an integer.
+        ValueError: There is no seed or no member, or lengths differ.
+        TypeError: A hyper-parameter is not a number, or a seed is not an integer.
     """
     if "seed" not in members:
         raise ValueError(f"members must hold a seed for each member, got {sorted(members)}")
@@ -285,7 +300,10 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 class _How(NamedTuple):
-    """The options of an epoch that are part of its program. `primed`: epochs of priming before."""
+    """The options of an epoch that are part of its program.
+
+    `primed` is the number of epochs of priming before it.
+    """
 
     batch_size: int
     micro_batch: int | None
@@ -306,7 +324,7 @@ class _How(NamedTuple):
 def _start(
     hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How
 ) -> Any:
-    """The state before training, its metrics, and what the program's `look` sees."""
+    """The state before training, its metrics, and the results of the program's `look`."""
     return compiled(_start_members, (program, placement, how), identity=True)(hypers, splits)
 
 
@@ -334,9 +352,9 @@ def _epoch(
 ) -> Any:
     """One epoch of every member and its validation.
 
-    A member that is not active is left as it is, its metrics NaN.
+    A member that is not active does not change. Its metrics are NaN.
     """
-    # the state is donated: an ensemble is held once
+    # the state is donated, so that an ensemble is in memory only once
     given = (program, placement, how)
     return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, splits)
 
@@ -391,8 +409,8 @@ def _train_and_validate(
     better = train.healthy & (quality > state.best_quality) & (not how.priming)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), train.params, state.best)
     best_epoch = jnp.where(better, epoch, state.best_epoch)
-    # the cause of a validation loss that is not finite lies in the data or the membranes; more
-    # training would not help
+    # if the validation loss is not finite, the cause is in the data or the membranes; more training
+    # would not help
     healthy = train.healthy & jnp.isfinite(held.loss)
     active = healthy
     if how.patience is not None:
@@ -403,7 +421,7 @@ def _train_and_validate(
 
 
 def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
-    """Metrics of all members by the names that `fit` gives them, rates in Hz; numpy arrays (members,)."""
+    """Metrics of all members by their names in `fit`, numpy arrays (members,); rates in Hz."""
     trained, held = _placement.gather(metrics)
     row = trained.named("train_") | {"penalty": trained.penalty}
     row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}

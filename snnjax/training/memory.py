@@ -1,4 +1,4 @@
-"""What memory a training step needs, from its compiled program, before anything runs."""
+"""The memory that a training step needs, from its compiled program. Nothing is run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from snnjax.training.trainer import Trainer
 
 
 class StepMemory(NamedTuple):
-    """Bytes that a compiled step holds at once, by XLA's account.
+    """Memory of a compiled step as reported by XLA, bytes.
 
     Attributes:
         arguments: State and data.
         outputs: The new state.
-        temporaries: Everything else.
+        temporaries: All other arrays that exist at the same time.
     """
 
     arguments: int
@@ -32,13 +32,13 @@ class StepMemory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Their sum, bytes; an upper bound, for outputs may take the place of arguments."""
+        """The sum, bytes. It is an upper bound, because outputs may reuse memory of arguments."""
         return self.arguments + self.outputs + self.temporaries
 
     def __str__(self) -> str:
         """In MiB."""
         parts = ", ".join(f"{name} {value / 2**20:.1f}" for name, value in self._asdict().items())
-        return f"{self.total / 2**20:.1f} MiB a step ({parts})"
+        return f"{self.total / 2**20:.1f} MiB per step ({parts})"
 
 
 def step_memory(
@@ -56,18 +56,19 @@ def step_memory(
     Args:
         network: As in `fit`.
         source: The training data.
-        objective: What is minimized.
+        objective: The objective, as in `fit`.
         optimizer: An optax transformation.
-        batch_size: Samples per batch, at most those of `source`.
-        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
-            as training does it on this machine.
+        batch_size: Samples per batch, at most the number of samples of `source`.
+        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`. None
+            means the number that training uses on this machine.
         events: As in `fit`.
 
     Returns:
-        `StepMemory`.
+        The memory of the step.
 
     Raises:
-        ValueError, TypeError: A size that does not fit.
+        ValueError: A size is out of range.
+        TypeError: A size is not an integer.
         NotImplementedError: The backend does not report memory.
 
     >>> from flax import nnx

@@ -1,12 +1,13 @@
-r"""What is minimized: a loss on the readout, and penalties on the spikes.
+r"""The objective of training: a loss on the readout, and penalties on the spikes.
 
     objective = mean_batch loss(readout, target) + sum_layers sum_regularizers penalty(spikes)
 
-The loss decides what the target is: classes, values, several labels, or traces (`snnjax.losses`).
-`Objective` is this choice. `Problem` is the same for a given network, as a function of parameters.
+The loss determines the form of the targets: classes, values, several labels, or traces
+(`snnjax.losses`). `Objective` contains the loss and the regularizers. `Problem` is the objective of
+a given network as a function of its parameters.
 
-Homeostatic priming is training on the activity bounds alone (`Problem.priming`). It wakes silent
-neurons before there is anything to learn.
+Homeostatic priming is training on only the activity bounds (`Problem.priming`). It activates silent
+neurons before supervised training.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ Tap = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What training minimizes.
+    """The loss and the regularizers that training minimizes.
 
     Attributes:
-        loss: A `snnjax.losses.Loss`, which decides what the targets are: `CrossEntropy()` takes
+        loss: A `snnjax.losses.Loss`. It determines the form of the targets: `CrossEntropy()` takes
             classes, `MeanSquare()` traces or classes, `SquaredError()` values (batch, k),
-            `SigmoidCrossEntropy()` several labels per sample. Or a function of your own,
+            `SigmoidCrossEntropy()` several labels per sample. Or your own function,
             `(readout, target) -> (batch,)`.
         regularizers: Penalties on the spikes of every spiking layer, such as
             `snnjax.regularizers.upper_bound(...)`.
 
     Raises:
-        TypeError: `loss` is no function, or `regularizers` no sequence of functions.
+        TypeError: `loss` is not a function, or `regularizers` is not a sequence of functions.
 
     >>> from snnjax.losses import last_step
     >>> from snnjax.regularizers import upper_bound
@@ -74,9 +75,9 @@ class Metrics(NamedTuple):
 
     Attributes:
         loss: The supervised loss.
-        scores: What the loss reports beside it, by name: {"accuracy": ...} for classes; may be
-            empty (`snnjax.losses.Metric`).
-        penalty: That of all regularizers.
+        scores: Further metrics of the loss by name (`snnjax.losses.Metric`): {"accuracy": ...} for
+            classes. It may be empty.
+        penalty: The sum of all regularizers.
         rates: Spikes per unit and step of every layer, (layers,).
     """
 
@@ -87,19 +88,21 @@ class Metrics(NamedTuple):
 
     @property
     def accuracy(self) -> jax.Array:
-        """Share of samples whose class is predicted.
+        """Share of samples whose class is predicted correctly.
 
         Raises:
-            AttributeError: The targets are no classes.
+            AttributeError: The targets are not classes.
         """
         if "accuracy" not in self.scores:
             scores = ", ".join(self.scores) or "none"
-            raise AttributeError(f"there is no accuracy: targets are no classes; scores: {scores}")
+            raise AttributeError(
+                f"there is no accuracy, because the targets are not classes; scores: {scores}"
+            )
         return self.scores["accuracy"]
 
     @property
     def quality(self) -> jax.Array:
-        """What selects the best parameters: the accuracy; without one, minus the loss."""
+        """The criterion for the best parameters: the accuracy; without one, minus the loss."""
         return self.scores.get("accuracy", -self.loss)
 
     def named(self, prefix: str) -> dict[str, jax.Array]:
@@ -111,8 +114,8 @@ class Metrics(NamedTuple):
 class NetworkFn:
     """A network as a function of its parameters.
 
-    `jax.jit` takes the functions of two networks of one structure as equal; their arrays in `rest`
-    are arguments.
+    For `jax.jit` the functions of two networks with the same structure are equal; the arrays in
+    `rest` are arguments.
     """
 
     rest: Any
@@ -126,15 +129,15 @@ class NetworkFn:
 
 
 class Problem(NamedTuple):
-    """The objective of one network as a function of its parameters. Made by `Problem.of`.
+    """The objective of one network as a function of its parameters. `Problem.of` creates it.
 
     Attributes:
-        apply: A network, or a function `(params, x) -> (readout, activity)`, with activity.spikes a
-            tuple of trains, or counts (`snnjax.nn.Activity`). Or the readout (time, batch, k) alone,
-            where the activity is not known.
-        loss: That of the objective.
-        regularizers: Those of the objective.
-        supervised: False leaves the loss out of what is minimized; it is still reported.
+        apply: A network, or a function `(params, x) -> (readout, activity)`; `activity.spikes` is a
+            tuple of spike trains or counts (`snnjax.nn.Activity`). The function may also return
+            only the readout (time, batch, k).
+        loss: The loss of the objective.
+        regularizers: The regularizers of the objective.
+        supervised: False excludes the loss from the minimized value. It is still reported.
         noisy: Whether the network takes a key in training, for dropout.
     """
 
@@ -149,17 +152,17 @@ class Problem(NamedTuple):
         """The problem of a network, and its parameters.
 
         Args:
-            network: An `nnx.Module`, or `(apply, params)`: a pure function `(params, x)` and its
-                parameters, as of Flax Linen. If a module's `stochastic` is True, it takes a `key` when it is
-                called in training. A `Sequential` with `remat_steps` gives counts instead of
-                spikes, if all regularizers are `ActivityBound`s.
-            objective: What is minimized.
+            network: An `nnx.Module`; or `(apply, params)`, a pure function `(params, x)` and its
+                parameters, for example of Flax Linen. If a module's `stochastic` is True, training
+                calls it with a `key`. A `Sequential` with `remat_steps` returns counts instead of
+                spikes if all regularizers are `ActivityBound`s.
+            objective: The loss and the regularizers.
 
         Returns:
-            The problem, and an `nnx.State` of `nnx.Param`.
+            The problem, and the parameters, an `nnx.State` of `nnx.Param`.
 
         Raises:
-            TypeError: `network` is no `nnx.Module`, or `objective` no `Objective`.
+            TypeError: `network` is not an `nnx.Module`, or `objective` is not an `Objective`.
 
         >>> from snnjax.nn import Readout
         >>> problem, params = Problem.of(Readout(5, 2, rngs=nnx.Rngs(0)), Objective())
@@ -180,7 +183,7 @@ class Problem(NamedTuple):
             what = f"the class {network.__name__}" if is_class else f"a {type(network).__name__}"
             raise TypeError(f"network must be a flax.nnx.Module such as nn.Sequential, got {what}")
         graphdef, params, rest = nnx.split(network, nnx.Param, ...)
-        # bounds need counts only; penalties of the user's own may need every spike
+        # bounds need only counts; the user's own penalties may need every spike
         counted = all(isinstance(r, ActivityBound) for r in objective.regularizers)
         counts = counted and type(network) is Sequential and network.remat_steps is not None
         taps = isinstance(network, Sequential) and network.remat_steps is None
@@ -189,17 +192,18 @@ class Problem(NamedTuple):
         return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
 
     def priming(self) -> Problem:
-        """The activity bounds alone, without the supervised loss and penalties of the user's own.
+        """The same problem with only the activity bounds.
 
-        The lower bounds wake silent neurons: they demand a spike of every neuron in every trial.
-        Alone they would drive rates to tens of hertz; the upper bounds stop that.
+        The supervised loss and the user's own penalties are left out. The lower bounds activate
+        silent neurons: each neuron must spike in every trial. Without upper bounds, this would
+        raise the rates to tens of hertz.
 
         Raises:
             ValueError: There is no lower bound.
         """
         bounds = tuple(r for r in self.regularizers if isinstance(r, ActivityBound))
         if not any(bound.side == "lower" for bound in bounds):
-            needs = "regularizers must hold a lower bound for homeostatic priming, got none"
+            needs = "regularizers must have a lower bound for homeostatic priming, got none"
             raise ValueError(f"{needs}; see snnjax.regularizers.lower_bound")
         return self._replace(regularizers=bounds, supervised=False)
 
@@ -211,8 +215,8 @@ class Problem(NamedTuple):
     def limited(self) -> list[ActivityBound]:
         """The bounds whose gradient is limited relative to that of the loss.
 
-        These are the bounds with a `share`, in a `Sequential` that runs whole trials. There are
-        none in priming, where there is no loss.
+        These are the bounds with a `share`, in a `Sequential` that runs whole trials. In priming
+        the list is empty, because there is no loss.
         """
         whole = isinstance(self.apply, NetworkFn) and self.apply.taps
         if not (self.supervised and whole):
@@ -228,15 +232,16 @@ class Problem(NamedTuple):
         Args:
             params: Parameters of the network.
             x: The inputs.
-            key: For what the network draws in training; None in evaluation.
-            tap: For the spikes of every layer, as `snnjax.nn.Sequential` takes it.
+            key: Random key of the network in training; None in evaluation.
+            tap: A function of the spikes of every layer, as in `snnjax.nn.Sequential`.
 
         Returns:
-            What the network returns; for a readout alone an `Activity` without spikes.
+            The readout and the activity. If the network returns only a readout, the `Activity` has
+            no spikes.
 
         Raises:
-            TypeError: The network returns something else.
-            ValueError: The readout has other axes; or there are regularizers and the network
+            TypeError: The network returns another type.
+            ValueError: The readout has other axes, or there are regularizers and the network
                 returns no spikes.
         """
         if isinstance(self.apply, NetworkFn):
@@ -257,7 +262,7 @@ class Problem(NamedTuple):
             return readout, out[1]
         if self.regularizers:
             needs = "regularizers need the spikes of every layer"
-            raise ValueError(f"{needs}: {_RETURNS}, got the readout alone")
+            raise ValueError(f"{needs}: {_RETURNS}, got only the readout")
         return readout, Activity(())
 
     def sample_scores(self, readout: jax.Array, target: Any) -> dict[str, jax.Array]:
@@ -273,8 +278,8 @@ class Problem(NamedTuple):
         Args:
             params: Parameters of the network.
             x: Inputs (time, batch, ...features).
-            target: What the loss takes: classes (batch,), values (batch, k), ...
-            key: For what the network draws; None: it draws nothing.
+            target: Targets in the form that the loss takes, such as classes (batch,).
+            key: Random key of the network. None: it draws no random numbers.
 
         Returns:
             The objective, a scalar, and its `Metrics`.
@@ -300,18 +305,17 @@ class Problem(NamedTuple):
 
 
 def is_separable(part: Any) -> bool:
-    """Whether a loss, regularizer or source says that it treats samples one by one.
+    """Whether a loss, regularizer or source treats samples independently (`separable`).
 
-    Functions and sources of the user's own may lack the attribute `separable`; they count as not
-    separable.
+    The user's own functions and sources may lack this attribute; then they are not separable.
     """
     return getattr(part, "separable", False)
 
 
 def steps_of_a_row(activity: Any, spikes: jax.Array) -> float:
-    """Time steps that one entry of the first axis of `spikes` covers.
+    """Number of time steps per entry of the first axis of `spikes`.
 
-    It is 1 for spike trains; for counts, the length of a part of the trial.
+    It is 1 for spike trains. For counts it is the length of a part of the trial.
     """
     steps = getattr(activity, "steps", None)
     return 1 if steps is None else steps / len(spikes)

@@ -1,9 +1,11 @@
-"""Parameters by name: a pytree of arrays as a flat dict, and back; and such a dict in a file.
+"""Parameters by name: conversion between a pytree of arrays and a flat dict, and files of it.
 
-    NAME.npz            numpy's archive, one entry a parameter; bfloat16, which it has not, as two raw bytes
+    NAME.npz            archive of numpy, one entry per parameter. numpy has no bfloat16; such
+                        arrays are stored as raw 2-byte values
     NAME.safetensors    the same names; needs the package safetensors
 
-Neither holds code. A file's names, shapes and types are compared with what is wanted before an array is read.
+Neither format contains code. The names, shapes and types in a file are compared with the expected
+ones before an array is read.
 """
 
 from __future__ import annotations
@@ -23,17 +25,13 @@ from snnjax import _check
 from snnjax._npy import read_head
 
 SUFFIXES = (".npz", ".safetensors")
-_TENSORS = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-}  # safetensors' names of types
+# names of types in safetensors
+_TENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 Described = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 def flatten_params(params: Any) -> dict[str, np.ndarray]:
-    """A pytree of arrays as {path: array}, paths joined by dots.
+    """A pytree of arrays as {path: array}. The parts of a path are joined by dots.
 
     >>> sorted(flatten_params({"layers": [{"kernel": np.zeros(2)}]}))
     ['layers.0.kernel']
@@ -48,10 +46,17 @@ def flatten_params(params: Any) -> dict[str, np.ndarray]:
 
 
 def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `flatten_params`: a tree of the structure of `like` with the values of `arrays`.
+    """The inverse of `flatten_params`.
+
+    Args:
+        like: A pytree of arrays with the structure, shapes and types of the result.
+        arrays: The values, {path: array}.
+
+    Returns:
+        A pytree with the structure of `like` and the values of `arrays`.
 
     Raises:
-      ValueError: a name is missing or superfluous, or a shape or type differs.
+        ValueError: A name is missing or unexpected, or a shape or type differs.
     """
     expected = flatten_params(like)
     _compare(expected, {name: (a.shape, a.dtype) for name, a in arrays.items()})
@@ -61,10 +66,18 @@ def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def encode_params(params: Any, suffix: str) -> bytes:
-    """What a file of `params`, a pytree of arrays, with the given suffix holds.
+    """The content of a parameter file.
+
+    Args:
+        params: A pytree of arrays.
+        suffix: The format, one of `SUFFIXES`.
+
+    Returns:
+        The bytes of the file.
 
     Raises:
-      ValueError: another suffix than the two.   ImportError: the package safetensors is not installed.
+        ValueError: The suffix is not one of `SUFFIXES`.
+        ImportError: The package safetensors is not installed.
     """
     arrays = flatten_params(params)
     if _check.one_of("suffix", suffix, SUFFIXES) == ".safetensors":
@@ -77,11 +90,21 @@ def encode_params(params: Any, suffix: str) -> bytes:
 
 
 def load_params(like: Any, file: Path) -> Any:
-    """Read a file of parameters into the structure of `like` (for example `nnx.state(network, nnx.Param)`).
+    """Read a file of parameters.
+
+    Args:
+        like: A pytree of arrays with the structure of the result, for example
+            `nnx.state(network, nnx.Param)`.
+        file: The file; its suffix is one of `SUFFIXES`.
+
+    Returns:
+        A pytree with the structure of `like` and the values of the file.
 
     Raises:
-      FileNotFoundError: no such file.   ImportError: the package safetensors is not installed.
-      ValueError: not a parameter file, or one of another network; names the file and the first parameters that are missing, superfluous or differ.
+        FileNotFoundError: The file does not exist.
+        ImportError: The package safetensors is not installed.
+        ValueError: The file is not a parameter file, or it belongs to another network. The text
+            gives the file and the parameters that are missing, unexpected or different.
     """
     file = Path(file)
     suffix = _check.one_of("suffix of the file", file.suffix, SUFFIXES)
@@ -96,13 +119,15 @@ def load_params(like: Any, file: Path) -> Any:
         raise
     except _MismatchError as error:
         raise ValueError(f"{file}: {error}") from None
-    except Exception as error:  # zipfile, zlib, numpy, safetensors and OS errors: whatever a damaged archive provokes
+    except (
+        Exception
+    ) as error:  # damaged files raise errors of zipfile, zlib, numpy, safetensors, OS
         raise ValueError(f"{file} is not a readable parameter file: {error}") from error
     return unflatten_params(like, arrays)
 
 
 class _MismatchError(ValueError):
-    """Of another network."""
+    """The parameters belong to another network."""
 
 
 def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
@@ -110,13 +135,13 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise _MismatchError(
-            f"parameters do not fit the network: {missing} are missing, and it has no {extra}"
+            f"parameters do not fit the network: {missing} are missing, and {extra} are not in it"
         )
     for name, leaf in expected.items():
         shape, dtype = found[name]
         if leaf.shape != shape:
             raise _MismatchError(f"parameter {name} must have shape {leaf.shape}, got {shape}")
-        # numpy writes the types that it has not, such as bfloat16, as raw bytes
+        # numpy writes types that it does not have, such as bfloat16, as raw bytes
         raw = (
             dtype.kind == leaf.dtype.kind == "V"
             and dtype.names is None
@@ -137,12 +162,12 @@ def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if len(entries) < len(archive.infolist()):
-            raise ValueError("a parameter is there twice")
+            raise ValueError("a parameter occurs twice")
         for name, entry in entries.items():
             with archive.open(entry) as member:
                 shape, _, dtype = read_head(member)
             if dtype.hasobject:
-                raise ValueError(f"{name} holds Python objects")
+                raise ValueError(f"{name} contains Python objects")
             found[name] = shape, dtype
         _compare(expected, found)
         arrays = {}
@@ -153,12 +178,11 @@ def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    tensors = dict(
-        _safetensors("safetensors").deserialize(file.read_bytes())
-    )  # nothing in it is compressed
+    # the format has no compression, so that the size of the file limits the memory
+    tensors = dict(_safetensors("safetensors").deserialize(file.read_bytes()))
     if unknown := sorted({t["dtype"] for t in tensors.values()} - _TENSORS.keys()):
         raise ValueError(
-            f"it holds numbers of the types {unknown}; parameters are {sorted(_TENSORS)}"
+            f"it contains numbers of the types {unknown}; parameters are {sorted(_TENSORS)}"
         )
     found = {
         name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()

@@ -1,11 +1,16 @@
-r"""One member's function over a whole ensemble: a leading axis on everything that differs between members.
+r"""The function of one member applied to a whole ensemble.
 
-    vmap     all members in one batched computation: what accelerators want
-    map      one member after another (`jax.lax.map`): on a CPU, whose caches a batched step overflows, and every member's numbers are those it has alone
-    shard    members spread over all devices, of all hosts where `jax.distributed` is set up; on each device vmap or, on a CPU, map
-    auto     shard where there are several devices, else vmap on an accelerator and map on a CPU
+Everything that differs between members has a leading axis.
 
-A CPU is one device unless `snnjax.runtime.use_cpu_devices` made several of it, as the command line does: one a core, each with members of its own.
+    vmap     All members in one batched computation. This is fastest on accelerators.
+    map      One member after another (`jax.lax.map`). This is fastest on a CPU, because a batched
+             step does not fit in its caches. Every member gives the same numbers as alone.
+    shard    Members spread over all devices (of all hosts if `jax.distributed` is set up). Each
+             device uses vmap, or map if it is a CPU.
+    auto     shard with several devices; else vmap on an accelerator and map on a CPU.
+
+A CPU is one device unless `snnjax.runtime.use_cpu_devices` splits it. The command line does this:
+it makes one device per core, and each device trains its own members.
 """
 
 from __future__ import annotations
@@ -25,7 +30,16 @@ _AXIS = "member"
 
 
 def resolve(placement: Placement) -> Literal["vmap", "map", "shard"]:
-    """What `"auto"` means on this machine; anything else as it is.
+    """The placement that `"auto"` means on this machine; other placements stay as they are.
+
+    Args:
+        placement: The placement.
+
+    Returns:
+        `"vmap"`, `"map"` or `"shard"`.
+
+    Raises:
+        ValueError: `placement` is not one of the four.
 
     >>> resolve("map")
     'map'
@@ -43,14 +57,17 @@ def _on_one_device() -> Literal["vmap", "map"]:
 def over_members(
     fn: Callable[[Any, Any], Any], *, placement: Placement = "auto"
 ) -> Callable[[Any, Any], Any]:
-    """`fn(member, shared)` for all members at once.
+    """Map `fn(member, shared)` over all members.
 
     Args:
-      fn: a pure function of one member's pytree and a pytree that all share; returns a pytree of arrays.
+        fn: A pure function of one member's pytree and a pytree that all members share. It returns a
+            pytree of arrays.
+        placement: How the members are computed; see the module.
 
     Returns:
-      `mapped(members, shared)`: `members` and the result have a leading axis, one entry a member. Placed by `"shard"` that axis must be a multiple
-      of the number of devices (`pad`).
+        `mapped(members, shared)`. The leaves of `members` and of the result have a leading axis
+        with one entry per member. With `"shard"` its size must be a multiple of the number of
+        devices (`pad`).
 
     >>> double = over_members(lambda x, y: 2 * x + y, placement="map")
     >>> double(jnp.arange(3), 1).tolist()
@@ -72,7 +89,14 @@ def over_members(
 
 
 def pad(members: Any, *, placement: Placement = "auto") -> tuple[Any, int]:
-    """`members` (a pytree of numpy arrays with a leading axis) with copies of the last one up to a multiple of the devices, and how many there were.
+    """Fill up `members` with copies of the last one, to a multiple of the number of devices.
+
+    Args:
+        members: A pytree of numpy arrays with a leading axis, one entry per member.
+        placement: How the members are computed; only `"shard"` needs copies.
+
+    Returns:
+        The padded members, and the number of members before.
 
     >>> pad({"seed": np.arange(3)}, placement="map")
     ({'seed': array([0, 1, 2])}, 3)
@@ -86,13 +110,22 @@ def pad(members: Any, *, placement: Placement = "auto") -> tuple[Any, int]:
 
 
 def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[Any, Any]:
-    """Both on the devices where `over_members` wants them: each device its members, and all of `shared`."""
+    """Place the arguments of `over_members` on the devices.
+
+    Args:
+        members: A pytree with a leading axis. With `"shard"` each device gets its own members.
+        shared: A pytree. Each device gets all of it.
+        placement: How the members are computed.
+
+    Returns:
+        Both pytrees, on the devices.
+    """
     if resolve(placement) != "shard":
         return jax.tree.map(jnp.asarray, members), shared
     mesh = _mesh()
 
     def place(spec: PartitionSpec) -> Callable[[Any], jax.Array]:
-        # every process holds the whole value and gives the part of its own devices
+        # every process has the whole value and contributes the part of its own devices
         return lambda a: jax.make_array_from_callback(
             np.shape(a), NamedSharding(mesh, spec), lambda index: np.asarray(a)[index]
         )
@@ -103,7 +136,7 @@ def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[An
 
 
 def gather(tree: Any) -> Any:
-    """A pytree of arrays, sharded or not, as numpy arrays that every process has whole."""
+    """A pytree of arrays, sharded or not, as complete numpy arrays in every process."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

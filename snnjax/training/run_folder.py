@@ -1,4 +1,7 @@
-"""The folder of a run: config.json, metrics.csv, results.json, parameters and figures. Nothing that is there is ever overwritten by another run."""
+"""The folder of a run: config.json, metrics.csv, results.json, parameters and figures.
+
+A run never overwrites the files of another run.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ class RunFolder:
     """A new folder for one run.
 
     Args:
-      path: must not exist, or be empty.
+        path: The folder. It must be empty or not exist.
 
     Raises:
-      FileExistsError: `path` holds something.   NotADirectoryError: `path` is a file.
+        FileExistsError: `path` is not empty.
+        NotADirectoryError: `path` is a file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as tmp:
@@ -44,7 +48,7 @@ class RunFolder:
 
     @classmethod
     def new(cls, name: str, *, under: Path = Path("runs")) -> RunFolder:
-        """A fresh folder under `under`, named after `name` and the time."""
+        """Create a new folder under `under`, named after `name` and the time."""
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         for k in range(1000):
             path = under / (f"{name}-{stamp}" + (f"-{k}" if k else ""))
@@ -56,7 +60,7 @@ class RunFolder:
         raise FileExistsError(f"no free name for {name}-{stamp} under {under}")
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one row to metrics.csv; the first row decides the columns."""
+        """Add one row to metrics.csv. The first row determines the columns."""
         file = self.path / "metrics.csv"
         fresh = not file.exists()
         with file.open("a", newline="") as f:
@@ -66,14 +70,14 @@ class RunFolder:
             writer.writerow(row)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write `content` to NAME.json, whole or not at all."""
+        """Write `content` to NAME.json atomically."""
         write_whole(
             self.path / f"{name}.json",
             (json.dumps(content, indent=2, default=_plain) + "\n").encode(),
         )
 
     def write_params(self, name: str, params: Any) -> None:
-        """Write a pytree of arrays to NAME.npz, one entry a leaf, named by its path."""
+        """Write a pytree of arrays to NAME.npz, one entry per leaf, named by its path."""
         write_whole(self.path / f"{name}.npz", encode_params(params, ".npz"))
 
 

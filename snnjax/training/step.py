@@ -33,12 +33,12 @@ from snnjax.training.objective import Metrics, Problem, is_separable, steps_of_a
 
 
 class TrainState(NamedTuple):
-    """What an epoch carries.
+    """The state of training within an epoch.
 
     Attributes:
         params: Parameters.
         opt_state: State of the optimizer.
-        steps: Number of good steps.
+        steps: Number of finite steps.
         healthy: Whether every step so far was finite.
     """
 
@@ -55,8 +55,8 @@ class Sizes(NamedTuple):
         batch_size: Samples per batch.
         micro_batch: Samples whose gradient is computed at a time on each device, a divisor of
             `batch_size` / `devices`.
-        devices: Devices of this process that share each batch, a divisor of `batch_size`; the
-            same numbers to rounding for any.
+        devices: Number of devices of this process that share each batch, a divisor of
+            `batch_size`. The results are the same to rounding for every number.
     """
 
     batch_size: int
@@ -65,13 +65,13 @@ class Sizes(NamedTuple):
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise TypeError, with what to give instead, unless `optimizer` is one of optax."""
+    """Raise TypeError unless `optimizer` is an optax transformation. The text says what to do."""
     made = not isinstance(optimizer, type) and not isinstance(optimizer, nnx.Optimizer)
     if made and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         return
     expected = "optimizer must be an optax transformation such as optax.adam(1e-3)"
     if isinstance(optimizer, nnx.Optimizer):
-        raise TypeError(f"{expected}, got an nnx.Optimizer; give the one that it holds, its `tx`")
+        raise TypeError(f"{expected}, got an nnx.Optimizer; pass its attribute `tx`")
     if callable(optimizer):
         name = getattr(optimizer, "__name__", type(optimizer).__name__)
         raise TypeError(f"{expected}, got the function {name} itself; call it, {name}(...)")
@@ -81,21 +81,28 @@ def check_optimizer(optimizer: Any) -> None:
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step.
 
+    Args:
+        params: Parameters of the network.
+        optimizer: An optax transformation.
+
+    Returns:
+        The state.
+
     Raises:
-        TypeError: `optimizer` is no optax transformation.
+        TypeError: `optimizer` is not an optax transformation.
     """
     check_optimizer(optimizer)
-    # copies: some optimizers keep the parameters in their state, and one buffer cannot be donated
-    # twice
+    # copies, because some optimizers have the parameters in their state, and a buffer cannot be
+    # donated twice
     opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32), jnp.asarray(True))
 
 
 class Recipe(NamedTuple):
-    """What a compiled step is made of.
+    """The constituents of a compiled step.
 
     Attributes:
-        problem: What is minimized.
+        problem: The objective as a function of parameters.
         optimizer: An optax transformation.
         sizes: How a batch is computed.
     """
@@ -109,10 +116,10 @@ def gradient_of(recipe: Recipe) -> Callable[..., tuple[jax.Array, Metrics, Any]]
     """`batch_gradient` of a recipe, on all devices that share a batch.
 
     Args:
-        recipe: What is minimized, and the sizes. The optimizer is not used.
+        recipe: The problem and the sizes. The optimizer is not used.
 
     Returns:
-        A function of parameters, source, indices and key, as `batch_gradient` takes them.
+        A function of parameters, source, indices and key; see `batch_gradient`.
     """
     gradient = functools.partial(batch_gradient, recipe)
     if recipe.sizes.devices == 1:
@@ -120,8 +127,8 @@ def gradient_of(recipe: Recipe) -> Callable[..., tuple[jax.Array, Metrics, Any]]
     everywhere, split = PartitionSpec(), PartitionSpec(_AXIS)
     specs = (everywhere, everywhere, split, everywhere)
     mesh = batch_mesh(recipe.sizes.devices)
-    # the loops carry sums that differ between devices until the mean is taken, which the check of
-    # replication could not follow
+    # the loops carry sums that differ between devices until the mean is taken; the check of
+    # replication would reject them
     return jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
 
 
@@ -134,14 +141,14 @@ def batch_gradient(
 ) -> tuple[jax.Array, Metrics, Any]:
     """Objective, metrics and gradient on the samples `indices` of `source`.
 
-    Where several devices share a batch, this runs on each of them (`gradient_of`).
+    If several devices share a batch, this runs on each of them (`gradient_of`).
 
     Args:
-        recipe: What is minimized, and the sizes. The optimizer is not used.
+        recipe: The problem and the sizes. The optimizer is not used.
         params: Parameters of the network.
         source: The samples.
-        indices: Samples of the batch, or the share of this device, integers (n,).
-        key: For what the source and the network draw; None: they draw nothing.
+        indices: Samples of the batch, or those of this device, integers (n,).
+        key: Random key of the source and the network. None: they draw no random numbers.
 
     Returns:
         The objective, a scalar; its metrics; and the gradient, a pytree like `params`. They are
@@ -155,7 +162,7 @@ def batch_gradient(
     def part(k: Any, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
         own = key
         if key is not None and (shared or parts > 1):
-            # each part has its own key: with one key all would draw the same augmentation
+            # each part has its own key; with the same key all would draw the same augmentation
             own = jax.random.fold_in(key, first + k)
         noise = jax.random.fold_in(own, _NOISE) if problem.noisy and own is not None else None
         gradient = jax.value_and_grad(problem.value, has_aux=True)
@@ -174,7 +181,7 @@ def batch_gradient(
 
 
 _AXIS = "sample"
-_NOISE = 2**31 - 1  # the network must not draw what the source draws with the same key
+_NOISE = 2**31 - 1  # the network must not draw the same random numbers as the source
 
 
 def batch_mesh(devices: int) -> Mesh:
@@ -185,16 +192,17 @@ def batch_mesh(devices: int) -> Mesh:
 def batch_devices(
     problem: Problem, source: BatchSource, batch_size: int, micro_batch: int | None = None
 ) -> int:
-    """How many devices share a batch.
+    """The number of devices that share a batch.
 
-    This is the largest number of CPU devices (`snnjax.runtime.use_cpu_devices`) that divides the
-    batch, if the objective is known to be a mean over samples; else one.
+    If the objective is known to be a mean over samples, it is the largest number of CPU devices
+    (`snnjax.runtime.use_cpu_devices`) that divides the batch. Otherwise it is one.
 
     Args:
-        problem: What is minimized.
+        problem: The objective as a function of parameters.
         source: The samples.
         batch_size: Samples per batch.
-        micro_batch: Samples at a time, if this is given; each device then gets whole parts.
+        micro_batch: Samples whose gradient is computed at a time, or None. If it is given, each
+            device gets a multiple of it.
 
     Returns:
         The number of devices.
@@ -206,32 +214,33 @@ def batch_devices(
 
 
 def _in_parts(problem: Problem, source: BatchSource) -> bool:
-    """Whether parts of a batch pay off, on a CPU, and their mean is known to be that of the batch."""
+    """Whether to split a batch: on a CPU, if the mean over parts is known to be exact."""
     return jax.default_backend() == "cpu" and problem.separable and is_separable(source)
 
 
 CACHE_BYTES, FEWEST, FEWEST_RECURRENT = 2**20, 4, 16
-"""Bytes of a layer's spikes over a trial, and smallest numbers of samples of a part.
+"""Largest size of a layer's spikes over a trial in bytes; smallest numbers of samples per part.
 
-Tuned on two cores with 512 KiB of L2 cache each. For dense recurrent layers 16 samples per part took
-half as long as 4, because each step multiplies a matrix with one row per sample.
+Tuned on two cores with 512 KiB of L2 cache each. For dense recurrent layers 16 samples per part
+took half as long as 4, because each step multiplies a matrix with one row per sample.
 """
 
 
 def micro_batch_size(problem: Problem, params: Any, source: BatchSource, batch_size: int) -> int:
-    """How many samples of a batch to compute at a time on this machine.
+    """The number of samples of a batch to compute at a time on this machine.
 
     Args:
-        problem: What is minimized.
+        problem: The objective as a function of parameters.
         params: Parameters of the network.
         source: The samples.
         batch_size: Samples per batch on one device.
 
     Returns:
-        On a CPU, the largest divisor of `batch_size` for which every layer's spikes fit in
-        `CACHE_BYTES`, but at least `FEWEST` (`FEWEST_RECURRENT` with a dense recurrent layer). If
-        there is no such divisor down to half of that, or on accelerators, or if the loss, a
-        regularizer or the source is not `separable`: `batch_size`.
+        On a CPU, the largest divisor of `batch_size` up to a bound. The bound is the number of
+        samples for which every layer's spikes fit in `CACHE_BYTES`, and at least `FEWEST`
+        (`FEWEST_RECURRENT` with a dense recurrent layer). The result is `batch_size` if no divisor
+        is between half the bound and the bound, on accelerators, and if the loss, a regularizer or
+        the source is not `separable`.
     """
     if not _in_parts(problem, source):
         return batch_size
@@ -244,7 +253,7 @@ def micro_batch_size(problem: Problem, params: Any, source: BatchSource, batch_s
         sizes.extend(z.size * z.dtype.itemsize * steps_of_a_row(activity, z) for z in trains)
 
     jax.eval_shape(measure, params, x)
-    if not sizes:  # a network that returns no spikes: its size is not known
+    if not sizes:  # the network returns no spikes, so that its size is not known
         return batch_size
     leaves = jax.tree_util.tree_leaves_with_path(params)
     recurrent = any(
@@ -273,9 +282,9 @@ def update(
     metrics: Metrics,
     grads: Any,
 ) -> tuple[TrainState, Metrics]:
-    """The state after a step with this gradient, and the metrics as they came.
+    """The state after a step with this gradient, and the unchanged metrics.
 
-    A step that is not finite leaves everything but `healthy` as it was.
+    If the step is not finite, only `healthy` changes.
     """
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
@@ -294,13 +303,13 @@ def optimizer_update(
     params: Any,
     value: jax.Array,
 ) -> tuple[Any, Any]:
-    """The update for a gradient, and the optimizer's next state; a `Steepness` gets no update.
+    """The update for a gradient, and the optimizer's next state. A `Steepness` gets no update.
 
-    Transformations that look at the loss, such as `optax.contrib.reduce_on_plateau`, get `value`,
-    the objective of the batch, and `grad`.
+    Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
+    arguments `value`, the objective of the batch, and `grad`.
 
     Raises:
-        TypeError: The optimizer also needs `value_fn`, for a line search: `optax.lbfgs`.
+        TypeError: The optimizer also needs `value_fn`, for a line search (`optax.lbfgs`).
     """
     optimizer = optax.with_extra_args_support(optimizer)
     try:
@@ -308,17 +317,17 @@ def optimizer_update(
     except TypeError as error:
         if "value_fn" not in str(error):
             raise
-        refused = "optimizer must not need value_fn, which it searches along a line (optax.lbfgs)"
+        refused = "optimizer must not need value_fn, as line searches do (optax.lbfgs)"
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
-    # calibration sets the steepness, training leaves it alone: no weight decay, no noise
+    # training must not change the steepness, which calibration sets: no weight decay, no noise
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u
     return jax.tree.map(keep, updates, is_leaf=is_variable), state
 
 
 def _all_finite(tree: Any, before: Any = None) -> jax.Array:
-    """Whether all numbers are finite, or what they were `before` (a tree of the same structure)."""
+    """Whether all numbers are finite or unchanged from `before` (a tree of the same structure)."""
     leaves = jax.tree.leaves(tree)
     old = [None] * len(leaves) if before is None else jax.tree.leaves(before)
     good = [
@@ -340,13 +349,13 @@ def train_step(
 
     Args:
         recipe: Problem, optimizer and sizes.
-        state: From `init_state` or the step before.
+        state: From `init_state` or the last step.
         source: The samples.
         indices: Samples of the batch, integers (batch,).
-        key: For what the source and the network draw; None: they draw nothing.
+        key: Random key of the source and the network. None: they draw no random numbers.
 
     Returns:
-        The state after the step, and the metrics of the batch before it.
+        The state after the step, and the metrics of the batch with the parameters before it.
     """
     found = gradient_of(recipe)(state.params, source, indices, key)
     return update(recipe.optimizer, state, *found)
@@ -361,9 +370,9 @@ def train_epoch(
 
     Args:
         recipe: Problem, optimizer and sizes.
-        state: From `init_state` or the epoch before.
+        state: From `init_state` or the last epoch.
         source: The samples, at least one batch.
-        key: For the order, and what the source and the network draw.
+        key: Random key for the order, the source and the network.
 
     Returns:
         The state after the epoch, and the means of the metrics over its steps.
@@ -386,7 +395,7 @@ def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
 
 
 def batch_key(key: jax.Array, step: Any) -> jax.Array:
-    """The key that a source may draw with in batch `step` of the epoch with `key`."""
+    """The random key of batch `step` in the epoch with `key`."""
     return jax.random.fold_in(jax.random.fold_in(key, 1), step)
 
 
@@ -394,12 +403,12 @@ def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
     """Metrics over all samples of `source`. Every sample counts once.
 
     Args:
-        recipe: What is measured, and `micro_batch`, the samples at a time.
+        recipe: The problem, and the sizes; `micro_batch` samples are computed at a time.
         params: Parameters of the network.
         source: The samples.
 
     Returns:
-        Means over samples; the loss is NaN where an input is not finite. `penalty` is a mean over
+        Means over samples. The loss is NaN if an input is not finite. `penalty` is a mean over
         batches.
     """
     problem, batch_size, n = recipe.problem, recipe.sizes.micro_batch, len(source)
@@ -407,7 +416,7 @@ def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
     order = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
     def body(_: None, indices: jax.Array) -> tuple[None, Any]:
-        # the last batch is filled up with copies of weight 0
+        # the last batch is filled up with samples of weight 0
         x, target = source.batch(jnp.minimum(indices, n - 1))
         weight = (indices < n).astype(jnp.float32)
         readout, activity = problem.outputs(params, x)
@@ -416,7 +425,7 @@ def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
         scores = {name: (s * weight).sum() for name, s in each.items()}
         total = lambda s: (_rate_of_samples(s) * weight).sum()
         rates = [total(s) / steps_of_a_row(activity, s) for s in activity.spikes]
-        # a neuron whose membrane is NaN never spikes, so bad input would go unnoticed
+        # a neuron whose membrane is NaN never spikes, so that bad input would not be noticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(problem.regularizers, activity.spikes) * n / batches
         return None, Metrics((loss * weight).sum(), scores, penalty, jnp.asarray(rates))
@@ -426,5 +435,5 @@ def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
 
 
 def _rate_of_samples(spikes: jax.Array) -> jax.Array:
-    """Mean over all axes but that of the samples, (batch,)."""
+    """Mean over all axes except that of the samples, (batch,)."""
     return spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=_check.wide(spikes.dtype))

@@ -169,14 +169,14 @@ def test_errors():
     powers = input_powers(x, LIF())
     with pytest.raises(
         ValueError,
-        match="shape must have 30 inputs, as many as the powers were measured for, got \\(20, 5\\)",
+        match="shape must have 30 inputs, as the powers were measured for, got \\(20, 5\\)",
     ):
         data_driven(powers)(jax.random.key(0), (20, 5))
     with pytest.raises(ValueError, match="powers must be those of an input that spikes"):
         data_driven(input_powers(jnp.zeros((100, 2, 30)), LIF()))
     with pytest.raises(ValueError, match=r"sigma_u = 0\.01 has no weights at mu_u = 0\.9"):
         data_driven(powers, sigma_u=0.01, mu_u=0.9)
-    with pytest.raises(ValueError, match="balance needs at least 2 inputs a neuron, got 1"):
+    with pytest.raises(ValueError, match="balance needs at least 2 inputs per neuron, got 1"):
         input_powers(x[..., :1], LIF(), balance=True)
     with pytest.raises(TypeError, match="n must be an integer"):
         input_powers(x, LIF(), gather=lambda h: h.sum(-1, keepdims=True))

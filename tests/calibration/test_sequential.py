@@ -275,7 +275,7 @@ def test_pure_and_the_same_under_jit_and_vmap():
         ({"sigma_u": -1.0}, "sigma_u must be finite and > 0"),
         (
             {"sigma_u": (1.0, 1.0, 1.0)},
-            "sigma_u must be one number or one for each of the 2 spiking layers, got 3",
+            "sigma_u must be one number or 2, one per spiking layer, got 3",
         ),
         ({"passes": 0}, "passes must be >= 1"),
         ({"alpha": 1.0}, "alpha must be"),
@@ -286,10 +286,10 @@ def test_errors(options, match):
     with pytest.raises(ValueError, match=match):
         calibrate(networks(2), **({"x": jnp.zeros((5, 1, 20))} | options))
     with pytest.raises(
-        TypeError, match="sigma_u must be a number or one for each spiking layer, got '1'"
+        TypeError, match="sigma_u must be one number or one per spiking layer, got '1'"
     ):
         calibrate(networks(2), jnp.zeros((5, 1, 20)), sigma_u="1")
-    with pytest.raises(ValueError, match="shares must be one a connection"):
+    with pytest.raises(ValueError, match="shares must be one per connection"):
         weights_from_powers([], [1.0], sigma_u=1.0)
 
 

@@ -261,6 +261,6 @@ def test_ensembles_want_data_on_the_device():
     splits = Splits(Batches([(X, Y)]), None, None)
     with pytest.raises(
         TypeError,
-        match="train must be on the device, for all members, got Batches; hold the data there as DeviceEvents",
+        match="train must be on the device, for all members, got Batches; use DeviceEvents",
     ):
         fit_ensemble(None, {"seed": [0]}, splits, epochs=1, batch_size=2, dt=1e-3)

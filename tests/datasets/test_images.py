@@ -146,10 +146,10 @@ def test_cifar10_that_is_not_there_or_damaged(tmp_path):
         (
             {"labels": np.arange(39) % 4},
             ValueError,
-            "labels must have one entry an image, got 39 for 40 images",
+            "labels must have one entry per image, got 39 for 40 images",
         ),
         ({"labels": np.arange(40)}, ValueError, "labels must be in"),
-        ({"class_names": ("a",)}, ValueError, "class_names must hold n_classes = 4 names, got 1"),
+        ({"class_names": ("a",)}, ValueError, "class_names must have n_classes = 4 names, got 1"),
     ],
 )
 def test_wrong_images(data, change, error, match):
@@ -173,12 +173,12 @@ def test_wrong_use(data):
         DeviceImages.put(data, steps=3, flip="no")
     with pytest.raises(
         TypeError,
-        match="source must be DeviceEvents, got DeviceImages; images have augmentations of their own",
+        match="source must be DeviceEvents, got DeviceImages; images have their own augmentations",
     ):
         Augmented(source=DeviceImages.put(data, steps=3), drop=0.1)
     with pytest.raises(ValueError, match="factor must be"):
         data.downsample(6)
-    with pytest.raises(ValueError, match="images must not all be the same in a channel"):
+    with pytest.raises(ValueError, match="images must not be constant in a channel"):
         DeviceImages.put(
             ImageDataset(images=np.ones((2, 4, 4, 1)), labels=[0, 1], n_classes=2), steps=3
         )

@@ -135,11 +135,11 @@ def test_every_mismatch_is_named_and_changes_nothing(tmp_path, suffix):
         ),
         (
             {"recurrent": False},
-            r"\[\] are missing, and it has no \['layers\.0\.recurrent_kernel'\]",
+            r"\[\] are missing, and \['layers\.0\.recurrent_kernel'\] are not in it",
         ),
         (
             {"trainable": ("tau_syn",)},
-            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and it has no \['layers\.0\.log_tau\.tau_mem'\]",
+            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and \['layers\.0\.log_tau\.tau_mem'\] are not in it",
         ),
     ]:
         network = make(1, **options)
@@ -210,7 +210,7 @@ def test_an_archive_is_not_believed(tmp_path):
             r"parameter layers\.0\.kernel must have shape \(3, 4\), got \(1000000000, 1000000000\)",
         ),
         (head((3, 4)), "is not a readable parameter file"),
-        (head((3, 4), "|O"), r"layers\.0\.kernel holds Python objects"),
+        (head((3, 4), "|O"), r"layers\.0\.kernel contains Python objects"),
         (b"\x93NUMPY\x09\x00", "truncated or not a .npy file"),
     ]:
         with zipfile.ZipFile(path, "w") as archive:
@@ -225,7 +225,7 @@ def test_an_archive_is_not_believed(tmp_path):
     save_parameters(path, make(), overwrite=True)
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("layers.0.kernel.npy", head((3, 4)) + b"\0" * 48)
-    with pytest.raises(ValueError, match="a parameter is there twice"):
+    with pytest.raises(ValueError, match="a parameter occurs twice"):
         load_parameters(path, make())
 
 
@@ -235,7 +235,7 @@ def test_other_numbers_in_safetensors(tmp_path):
     arrays = flatten_params(nnx.state(make(), nnx.Param))
     arrays["layers.0.kernel"] = arrays["layers.0.kernel"].astype(np.int32)
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"it holds numbers of the types \['I32'\]"):
+    with pytest.raises(ValueError, match=r"it contains numbers of the types \['I32'\]"):
         load_parameters(tmp_path / "a.safetensors", make())
 
 

@@ -501,7 +501,7 @@ def test_half_precision_weights_give_the_numbers_of_float32(case, rng):
         (
             {"stride": (1, 2, 3)},
             ValueError,
-            r"stride must be one number or 2, one a spatial axis, got \(1, 2, 3\)",
+            r"stride must be one number or 2, one per spatial axis, got \(1, 2, 3\)",
         ),
         ({"padding": -1}, ValueError, "padding must be >= 0, got -1"),
         ({"padding": "full"}, ValueError, "padding must be one of 'valid', 'same', got 'full'"),
@@ -544,7 +544,8 @@ def test_fixed_numbers_of_axes():
             OUT,
         )
         with pytest.raises(
-            ValueError, match=f"kernel_size must be one number or {len(sizes)}, one a spatial axis"
+            ValueError,
+            match=f"kernel_size must be one number or {len(sizes)}, one per spatial axis",
         ):
             layer(IN, OUT, kernel_size=(3, 3, 3), init=INIT, rngs=nnx.Rngs(0))
     general = SpikingConv(IN, OUT, kernel_size=(3, 3), init=INIT, rngs=nnx.Rngs(0)).kernel[...]
@@ -590,7 +591,7 @@ def test_sizes_that_do_not_fit():
         make(CASES["1d-stride"], dtype=jnp.float32, padding=1).out_shape((2,))
     with pytest.raises(
         ValueError,
-        match=r"spatial must have 1 sizes, one an axis of kernel_size \(5,\), got \(8, 8\)",
+        match=r"spatial must have 1 sizes, one per axis of kernel_size \(5,\), got \(8, 8\)",
     ):
         layer.out_shape((8, 8))
     with pytest.raises(ValueError, match=r"spatial must have 1 sizes, .*, got \(\)"):

@@ -421,7 +421,7 @@ def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
         (
             {"init": kaiming_normal()},
             ValueError,
-            "init must draw weights >= 0 for a Dalian layer.*; kernel has -",
+            "init must draw weights >= 0 for a Dalian layer, got -.* in kernel",
         ),
         ({"n_inh": 0}, ValueError, "n_inh must be >= 1, got 0"),
         ({"n_inh": None, "ei_ratio": 0.0}, ValueError, "ei_ratio must be finite and > 0"),

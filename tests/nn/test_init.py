@@ -261,10 +261,13 @@ def test_an_init_of_ones_own_derives_from_layer_init():
             FluctuationDriven,
             r"got the class FluctuationDriven itself; call it, FluctuationDriven\(\.\.\.\)",
         ),
-        (kaiming_normal, "got kaiming_normal.*call a function that makes an initializer"),
+        (
+            kaiming_normal,
+            "got kaiming_normal.*a function that returns an initializer must be called",
+        ),
         (
             lambda neuron, connections: [],
-            "got <lambda>.neuron, connections.; derive a function of the neuron",
+            "got <lambda>.neuron, connections.; a rule that needs the neuron",
         ),
         ("kaiming", "init must be a LayerInit such as .* got 'kaiming'"),
         (None, "got None"),

@@ -330,7 +330,7 @@ def test_parameters_of_a_convolution_may_also_be_one_per_position():
     assert make(np.full((6, 3), 0.02))(x).output.shape == (4, 2, 6, 3)
     with pytest.raises(
         ValueError,
-        match=r"tau_mem .* 3 units, or an array \(6, 3\) with one for each at each position, got shape \(5, 3\)",
+        match=r"tau_mem .* 3 units, or an array \(6, 3\) with one per unit and position, got shape \(5, 3\)",
     ):
         make(np.full((5, 3), 0.02))(x)
     for shape in ((6, 4), (2, 6, 3), (6, 1)):

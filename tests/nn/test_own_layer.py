@@ -257,4 +257,4 @@ def test_reports_are_narrow_begin_with_what_was_found_and_are_shown_in_a_noteboo
     assert [row[2] for row in reports.table().rows] == ["1", "0.5"]
     found = []
     jax.eval_shape(lambda x: found.extend(calibrate(net, x, gradient=None)[1].findings()), x)
-    assert found == ["the numbers are traced, or those of several networks"]
+    assert found == ["the numbers are traced, or they belong to several networks"]

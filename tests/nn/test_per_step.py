@@ -132,7 +132,7 @@ def test_what_does_not_fit_or_carries_something_is_refused():
         (nnx.Dropout(0.1, rngs=rngs), "a Dropout changes Rng.*snnjax.nn.Dropout"),
         (
             nnx.LSTMCell(16, 16, rngs=rngs),
-            "a LSTMCell has a state of its own over time, .* derive a layer from snnjax.nn.Layer",
+            "a LSTMCell has its own state over time, .* derive a layer from snnjax.nn.Layer",
         ),
         (nnx.Dict(a=nnx.Param(jnp.ones(3))), "module must be a callable flax.nnx module, got Dict"),
         (Sequential(hidden), "layers are given one by one"),

@@ -148,7 +148,7 @@ def test_feature_shapes_with_unknown_sizes():
         (
             lambda: Pool((2, 2), stride=(1,)),
             ValueError,
-            r"stride must be one number or 2, one a spatial axis, got \(1,\)",
+            r"stride must be one number or 2, one per spatial axis, got \(1,\)",
         ),
         (
             lambda: Pool(2, kind="sum"),
@@ -183,12 +183,12 @@ def test_options_out_of_range(build, error, match):
         (
             Reshape(7, 2),
             (15,),
-            r"features \(15,\), 15 in number, do not fit into the shape \(7, 2\)",
+            r"features \(15,\), 15 in total, do not fit into the shape \(7, 2\)",
         ),
         (
             Reshape(-1, 2),
             (5, 3),
-            r"features \(5, 3\), 15 in number, do not fit into the shape \(-1, 2\)",
+            r"features \(5, 3\), 15 in total, do not fit into the shape \(-1, 2\)",
         ),
     ],
 )

@@ -318,7 +318,7 @@ class Ends(nnx.Module):
     [
         (Linear(), {"optimizer": "adam"}, TypeError, r"optimizer must be an optax transformation such as optax\.adam\(1e-3\), got str 'adam'"),
         (Linear(), {"optimizer": optax.adam}, TypeError, r"got the function adam itself; call it, adam\(\.\.\.\)"),
-        (Linear(), {"optimizer": nnx.Optimizer(Linear(), optax.sgd(0.1), wrt=nnx.Param)}, TypeError, "got an nnx.Optimizer; give .* its `tx`"),
+        (Linear(), {"optimizer": nnx.Optimizer(Linear(), optax.sgd(0.1), wrt=nnx.Param)}, TypeError, "got an nnx.Optimizer; pass its attribute `tx`"),
         (Linear(), {"optimizer": optax.lbfgs()}, TypeError, r"optimizer must not need value_fn.*\(optax\.lbfgs\)"),
         (Linear(), {"key": 0}, TypeError, r"key must be a random key such as jax\.random\.key\(0\), got int 0"),
         (Linear(), {"objective": ["mse"]}, TypeError, "loss must be a function, got str 'mse'"),
@@ -393,7 +393,7 @@ def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
         0
     ].priming().regularizers == tuple(both)
     with pytest.raises(
-        ValueError, match="regularizers must hold a lower bound for homeostatic priming"
+        ValueError, match="regularizers must have a lower bound for homeostatic priming"
     ):
         Problem.of(net, Objective(regularizers=bounds[:1]))[0].priming()
 

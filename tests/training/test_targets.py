@@ -102,7 +102,9 @@ def test_a_loss_of_ones_own_names_what_is_reported():
     m = trainer.evaluate(trainer.params, source)
     np.testing.assert_allclose(m.loss, error.mean(), rtol=1e-5)
     assert m.scores == {}
-    with pytest.raises(AttributeError, match="there is no accuracy: targets are no classes"):
+    with pytest.raises(
+        AttributeError, match="there is no accuracy, because the targets are not classes"
+    ):
         _ = m.accuracy
     absolute.metric = losses.Metric("near", lambda readout, target: absolute(readout, target) < 3)
     trainer = Trainer(Linear(), Objective(absolute), optax.sgd(0.1), batch_size=20)
