@@ -183,8 +183,8 @@ class Sequential(nnx.Module):
         Returns:
             `NetworkOutput(readout, activity)`. The readout is a trace (time, batch, out_features).
         """
-        readout, activity, _ = self._run(x, None, membranes, counts, key, tap)
-        return NetworkOutput(readout, activity)
+        _, output = self.run(x, membranes=membranes, counts=counts, key=key, tap=tap)
+        return output
 
     def run(
         self,
@@ -194,7 +194,8 @@ class Sequential(nnx.Module):
         membranes: bool = False,
         counts: bool = False,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, Activity, tuple[State, ...]]:
+        tap: Tap | None = None,
+    ) -> tuple[tuple[State, ...], NetworkOutput]:
         """Run a batch from a given state.
 
         Args:
@@ -203,47 +204,39 @@ class Sequential(nnx.Module):
             membranes: As in a call of the network.
             counts: As in a call of the network.
             key: As in a call of the network.
+            tap: As in a call of the network.
 
         Returns:
-            The readout trace, the activity, and the final state.
+            The final state, and the output as in a call of the network.
         """
-        return self._run(x, state, membranes, counts, key)
-
-    def _run(
-        self,
-        x: Any,
-        state: tuple[State, ...] | None,
-        membranes: bool,
-        counts: bool,
-        key: jax.Array | None,
-        tap: Tap | None = None,
-    ) -> tuple[jax.Array, Activity, tuple[State, ...]]:
         _check.time_major("x", x)
         if state is not None:
             self._check_state(state)
-        x = x if self.takes_events else as_dense(x)
-        if self.remat_steps is None or len(x) <= self.remat_steps:
-            return self._run_once(x, state, membranes, key, tap)
+        given: Any = x if self.takes_events else as_dense(x)
+        if self.remat_steps is None or len(given) <= self.remat_steps:
+            return self._run_whole(given, state, membranes, key, tap)
         if state is None:
-            state = self.initial_state(x.shape[1], features=x.shape[2:])
-        parts, rest = divmod(len(x), self.remat_steps)
+            state = self.initial_state(given.shape[1], features=given.shape[2:])
+        parts, rest = divmod(len(given), self.remat_steps)
 
         @jax.checkpoint  # type: ignore[arg-type]
-        def part(state: Any, x: jax.Array) -> tuple[Any, tuple[jax.Array, Activity]]:
-            readout, activity, state = self._run_once(x, state, membranes, key)
+        def part(state: Any, x: jax.Array) -> tuple[Any, NetworkOutput]:
+            state, (readout, activity) = self._run_whole(x, state, membranes, key)
             if counts:
                 sums = tuple(z.sum(axis=0, keepdims=True) for z in activity.spikes)
                 activity = activity._replace(spikes=sums)
-            return state, (readout, activity)
+            return state, NetworkOutput(readout, activity)
 
-        whole = x[: len(x) - rest].reshape(parts, self.remat_steps, *x.shape[1:])
+        whole = given[: len(given) - rest].reshape(parts, self.remat_steps, *given.shape[1:])
         final, out = jax.lax.scan(part, state, whole)
         out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
         if rest:
-            final, last = part(final, x[-rest:])
+            final, last = part(final, given[-rest:])
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
         readout, activity = out
-        return readout, activity._replace(steps=len(x) if counts else None), final
+        return final, NetworkOutput(
+            readout, activity._replace(steps=len(given) if counts else None)
+        )
 
     def _check_state(self, state: Any) -> None:
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
@@ -261,14 +254,14 @@ class Sequential(nnx.Module):
             return {}
         return {"key": jax.random.fold_in(key, k)}
 
-    def _run_once(
+    def _run_whole(
         self,
         x: jax.Array,
         state: tuple[State, ...] | None,
         membranes: bool,
         key: jax.Array | None,
         tap: Tap | None = None,
-    ) -> tuple[jax.Array, Activity, tuple[State, ...]]:
+    ) -> tuple[tuple[State, ...], NetworkOutput]:
         states: list[State] = []
         spikes: list[jax.Array] = []
         traces: list[jax.Array] = []
@@ -288,7 +281,7 @@ class Sequential(nnx.Module):
             return spikes[-1]
 
         readout = self.walk(x, visit)
-        return readout, Activity(tuple(spikes), tuple(traces)), tuple(states)
+        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
 
     @unlisted
     def initial_state(

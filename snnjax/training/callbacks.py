@@ -100,9 +100,10 @@ class EarlyStopping(Callback):
 
     >>> stopping = EarlyStopping(patience=2)
     >>> _ = stopping.start(Plan(1, 0, 10, []))
-    >>> history = [{"epoch": k, "valid_loss": loss} for k, loss in enumerate((3.0, 2.0, 1.0, 1.5, 1.5))]
-    >>> stop = lambda n: stopping.epoch_end(history[n], FitState(None, None, 0, 0.0, history[: n + 1], {}))
-    >>> [stop(n) for n in range(5)]
+    >>> losses = 3.0, 2.0, 1.0, 1.5, 1.5
+    >>> rows = [{"epoch": k, "valid_loss": loss} for k, loss in enumerate(losses)]
+    >>> until = lambda k: FitState(None, None, 0, 0.0, rows[: k + 1], {})
+    >>> [stopping.epoch_end(rows[k], until(k)) for k in range(5)]
     [False, False, False, False, True]
     """
 

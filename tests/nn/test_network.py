@@ -75,7 +75,7 @@ def test_shapes_and_activity(x, x64):
 
 def test_sequence_equals_streamed_steps(x, x64):
     network = make()
-    readout, activity, final = network.run(x)
+    final, (readout, activity) = network.run(x)
     state, outputs = network.initial_state(B), []
     step = jax.jit(network.step)
     for x_t in x:
@@ -91,9 +91,9 @@ def test_sequence_equals_streamed_steps(x, x64):
 
 def test_chunks_equal_the_whole(x, x64):
     network = make()
-    whole, _, final = network.run(x)
-    first, _, state = network.run(x[:11])
-    second, _, state = network.run(x[11:], state)
+    final, (whole, _) = network.run(x)
+    state, (first, _) = network.run(x[:11])
+    state, (second, _) = network.run(x[11:], state)
     assert_close(jnp.concatenate([first, second]), whole, 1e-12)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
         assert_close(a, b, 1e-12)
@@ -283,7 +283,7 @@ def test_conv_shapes_and_activity(image, x64):
 
 def test_conv_sequence_equals_streamed_steps(image, x64):
     network = make_conv()
-    readout, activity, final = network.run(image)
+    final, (readout, activity) = network.run(image)
     state, outputs = network.initial_state(B, features=FEATURES), []
     assert [jax.tree.map(jnp.shape, s) for s in state] == [
         jax.tree.map(jnp.shape, s) for s in final
@@ -299,8 +299,8 @@ def test_conv_sequence_equals_streamed_steps(image, x64):
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(final), strict=True):
         assert_close(a, b, 1e-12)
     # and from the state in the middle
-    _, _, middle = network.run(image[:11])
-    assert_close(network.run(image[11:], middle)[0], readout[11:], 1e-12)
+    middle, _ = network.run(image[:11])
+    assert_close(network.run(image[11:], middle)[1].readout, readout[11:], 1e-12)
 
 
 def test_every_parameter_of_a_conv_network_gets_a_gradient(image, x64):

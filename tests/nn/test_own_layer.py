@@ -183,7 +183,7 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
         passed.append(r * x_t)
         r = 1 + np.exp(-DT / 0.1) * (r * (1 - 0.3 * x_t) - 1)
     assert_close(net.layers[0](x).output, np.stack(passed), 1e-5)
-    readout, _, final = net.run(x)
+    final, (readout, _) = net.run(x)
     assert_close(final[0], r, 1e-5)
     state, step = net.initial_state(B, features=(N,)), jax.jit(net.step)
     for x_t in x:

@@ -49,7 +49,7 @@ def test_a_linear_layer_and_a_norm_are_applied_at_each_step(x):
         y.var(axis=-1, keepdims=True) + norm.module.epsilon
     )
     assert_close(norm(linear(z).output).output, y, 1e-4)
-    out, activity, _ = net.run(x)
+    out, activity = net(x)
     assert_close(activity.spikes[1], second(norm(linear(z).output).output).output, 0)
     state, step = net.initial_state(B), jax.jit(net.step)
     for x_t in x:

@@ -78,7 +78,7 @@ def test_gradient_reaches_the_first_layer_past_a_silent_one(x, x64):
 
 def test_streamed_steps_equal_the_sequence(x, x64):
     network = make()
-    readout, activity, final = network.run(x)
+    final, (readout, activity) = network.run(x)
     state, step = network.initial_state(B, features=(20, 1)), jax.jit(network.step)
     readout, spikes_of = np.asarray(readout), [np.asarray(z) for z in activity.spikes]
     for t, x_t in enumerate(np.asarray(x)):
@@ -96,7 +96,7 @@ def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
     plain, parts = make(), make(remat_steps=steps)
 
     def value(n):
-        readout, activity, final = n.run(x, membranes=True)
+        final, (readout, activity) = n.run(x, membranes=True)
         return jnp.sum(readout**2) + sum(z.mean() for z in activity.spikes), (
             activity.membranes,
             final,
