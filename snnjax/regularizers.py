@@ -87,7 +87,7 @@ class ActivityBound:
 
 
 def upper_bound(
-    strength: Scalar,
+    strength: Any,
     threshold: Scalar,
     *,
     pool: Pool = "population",
@@ -116,7 +116,7 @@ def upper_bound(
 
 
 def lower_bound(
-    strength: Scalar,
+    strength: Any,
     threshold: Scalar,
     *,
     pool: Pool = "neuron",
