@@ -186,6 +186,7 @@ class Sequential(nnx.Module):
         _, output = self.run(x, membranes=membranes, counts=counts, key=key, tap=tap)
         return output
 
+    @unlisted
     def run(
         self,
         x: jax.Array | EventRaster,
