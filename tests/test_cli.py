@@ -90,6 +90,7 @@ def test_an_occupied_run_folder_is_left_alone(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.more
 def test_divergence_is_status_1_and_keeps_the_folder(tmp_path, capsys):
     argv = [
         "train",

@@ -144,6 +144,7 @@ def test_gradient_columns_equal_a_second_computation(x):
     assert np.isnan(report.layers[0].gain)
 
 
+@pytest.mark.more
 def test_limited_bounds_count_as_training_limits_them(x):
     net = network(FluctuationDriven(nu=NU), depth=2)
     found = {}
@@ -309,6 +310,7 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
         assert f"{p.grad_w:.1e}" in text
 
 
+@pytest.mark.more
 def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_numbers(x):
     from html.parser import HTMLParser
 
@@ -397,6 +399,7 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     )
 
 
+@pytest.mark.more
 def test_both_populations_of_a_dalian_layer(x):
     from snnjax.models import dalian
     from snnjax.nn import DalianFluctuationDriven

@@ -55,6 +55,7 @@ MORE = (
     | {
         f"how-to/{name}"
         for name in (
+            "callbacks",
             "deep-networks",
             "diagnose",
             "own-data",

@@ -127,6 +127,7 @@ def test_a_limited_bound_takes_over_no_layer():
     )
 
 
+@pytest.mark.more
 def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
     rngs = nnx.Rngs(0)
     layers = [SpikingDense(10, 10, init=FluctuationDriven(nu=40.0), rngs=rngs) for _ in range(2)]

@@ -153,6 +153,7 @@ def test_a_layer_too_quiet_to_balance_is_reported(x):
     assert max(off) > 0.05
 
 
+@pytest.mark.more
 def test_weights_that_are_there_are_only_scaled(x):
     network = dense(True)
     calibrated, _ = nnx.jit(lambda n, x: calibrate(n, x))(network, x)
@@ -161,6 +162,7 @@ def test_weights_that_are_there_are_only_scaled(x):
         np.testing.assert_allclose(b / b.mean(), a / a.mean(), rtol=1e-4)
 
 
+@pytest.mark.more
 def test_silent_input_and_what_is_not_possible(x):
     network = dense(False)
     same, reports = calibrate(network, jnp.zeros((20, 2, 200)), passes=1)

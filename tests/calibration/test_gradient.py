@@ -98,6 +98,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     """At beta 20 it falls two to three fold per layer; afterwards 15 % per layer at most, the tolerance of 10 % and what is rounded."""
@@ -188,6 +189,7 @@ def test_skip_connections_leave_every_layer_a_gain_of_its_own():
     assert level[0] < 2 * level[-1]
 
 
+@pytest.mark.more
 def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
     x, y = inputs(), labels()
 

@@ -90,6 +90,7 @@ def test_silent_input_keeps_the_weights_and_an_unreachable_rate_is_said():
     assert not bool(reports[0].reached)
 
 
+@pytest.mark.more
 def test_the_same_under_jit_and_vmap(x):
     keys = jax.random.split(jax.random.key(0), 2)
     gains = lambda key: jnp.stack(

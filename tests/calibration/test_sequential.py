@@ -51,6 +51,7 @@ def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
     return Sequential(*hidden, Readout(width, 10, rngs=rngs))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("redraw", [True, False])
 def test_every_layer_is_on_target(balance, redraw):

@@ -29,6 +29,7 @@ def folder(tmp_path, rng):
     return tmp_path
 
 
+@pytest.mark.more
 def test_sets_and_the_plane_that_the_network_sees(folder):
     config = NMNISTConfig(
         data=folder,

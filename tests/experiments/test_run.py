@@ -131,6 +131,7 @@ def test_learning_rate_reaches_the_optimizer(name):
     np.testing.assert_allclose(updates, [-expected, expected], rtol=1e-3)
 
 
+@pytest.mark.more
 def test_run_folder_is_complete_and_consistent(tmp_path):
     folder = RunFolder(tmp_path / "run")
     finished = run(SMALL, folder=folder)
@@ -252,6 +253,7 @@ def test_the_start_says_what_flags_leave_open():
         RandmanConfig(start="kaiming")
 
 
+@pytest.mark.more
 def test_the_calibrated_start_levels_the_gradient_and_the_run_folder_keeps_it(tmp_path):
     config = RandmanConfig(
         classes=3, inputs=6, samples=40, hidden=(32, 32, 32), epochs=1, batch_size=16

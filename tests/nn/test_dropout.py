@@ -85,6 +85,7 @@ def test_training_draws_and_evaluation_does_not(x, micro_batch):
     assert_close(value, none, 1e-6)
 
 
+@pytest.mark.more
 def test_fit_learns_with_dropout_and_repeats(rng):
     labels = jnp.arange(60) % 3
     x = rng.poisson(0.05, (60, T, N)) + (

@@ -57,6 +57,7 @@ def test_a_linear_layer_and_a_norm_are_applied_at_each_step(x):
     assert_close(last, out[-1], 1e-4)
 
 
+@pytest.mark.more
 def test_the_layer_above_is_calibrated_on_what_it_gets_and_all_of_it_is_trained(x):
     with pytest.warns(UserWarning, match="layer 3 has the backward gain"):
         calibrated, reports = calibrate(make(), x, key=jax.random.key(0))

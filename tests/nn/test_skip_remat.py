@@ -47,6 +47,7 @@ def make(*, skip=True, remat_steps=None, dtype=jnp.float64):
     )
 
 
+@pytest.mark.more
 def test_readout_gets_every_layer_s_spikes(x, x64):
     network = make()
     readout, activity = network(x)
