@@ -401,7 +401,7 @@ def levels(rows: list[dict[str, Any]]) -> str:
     lines = ["largest over smallest gradient of the layers, calibrated, worst network:"]
     return "\n".join(
         lines
-        + [f"{task}, {depth} layers: {ratio:.2f}" for (task, depth), ratio in sorted(worst.items())]
+        + [f"{task}, depth {depth}: {ratio:.2f}" for (task, depth), ratio in sorted(worst.items())]
     )
 
 

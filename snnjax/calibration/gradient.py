@@ -63,14 +63,14 @@ class GradientTarget:
         logit_spread: Target standard deviation of a sample's logits over classes; the readout is
             scaled to reach it. None does not scale the readout. A readout with one output is never
             scaled.
-        logits: Maps the readout trace (time, batch, classes) to logits (batch, classes).
+        readout_fn: Maps the readout trace (time, batch, classes) to logits (batch, classes).
         samples: Largest number of samples that are used, evenly spread over the batch.
     """
 
     gain: Scalar = 1.0
     adjust: Adjust = "steepness"
     logit_spread: Scalar | None = 0.3
-    logits: losses.ReadoutFn = losses.max_over_time
+    readout_fn: losses.ReadoutFn = losses.max_over_time
     samples: int = 32
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ def calibrate_gradient(
                 x = layers[k].emit(x)
         return x
 
-    scores = target.logits(top(trains))
+    scores = target.readout_fn(top(trains))
     if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = last.connections()[0].param
@@ -159,7 +159,7 @@ def calibrate_gradient(
         kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
     key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
-    (direct,) = pull(_cotangent(readout, target.logits, labels, key))
+    (direct,) = pull(_cotangent(readout, target.readout_fn, labels, key))
     reports: list[GradientReport] = []
     g, change = jnp.zeros_like(trains[-1]), jnp.zeros(())
     for n, k in reversed(list(enumerate(spiking))):
@@ -198,10 +198,10 @@ def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[j
 
 
 def _cotangent(
-    readout: jax.Array, logits: losses.ReadoutFn, labels: jax.Array | None, key: jax.Array
+    readout: jax.Array, readout_fn: losses.ReadoutFn, labels: jax.Array | None, key: jax.Array
 ) -> jax.Array:
     """The gradient of the mean cross-entropy with respect to the readout, or a random one."""
-    scores, pull = jax.vjp(logits, readout)
+    scores, pull = jax.vjp(readout_fn, readout)
     if labels is None:
         return pull(jax.random.normal(key, scores.shape, scores.dtype) / len(scores))[0]
     wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)

@@ -372,7 +372,7 @@ def calibrate_on(
     if config.gradient != "none":
         readout_fn = LOSSES[config.loss].readout_fn
         target = GradientTarget(
-            adjust=config.gradient, logit_spread=config.logit_spread, logits=readout_fn
+            adjust=config.gradient, logit_spread=config.logit_spread, readout_fn=readout_fn
         )
         network, _ = calibrate_gradient(network, x, labels, target=target, key=key)
     return network, failed
