@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tyro
 
+from snnjax._cli import Task
 from snnjax._files import as_dict
-from snnjax.cli import Task
 from snnjax.experiments import run
 
 

@@ -32,8 +32,9 @@ from matplotlib.figure import Figure
 from snnjax import plotting
 from snnjax.datasets import EventDataset, Splits
 from snnjax.diagnostics import probe
-from snnjax.experiments import RandmanConfig, SHDConfig, build_optimizer
+from snnjax.experiments import RandmanConfig, SHDConfig
 from snnjax.experiments._run import prepare, spread, train_source
+from snnjax.experiments.build import build_optimizer
 from snnjax.experiments.nmnist import NMNISTConfig
 from snnjax.gradient_theory import steepness_for_gain
 from snnjax.reproduce.data import SOURCES

@@ -34,9 +34,11 @@ def child(folder: str) -> dict[str, float]:
     use_compilation_cache(folder)
     import jax
 
-    from snnjax.experiments import RandmanConfig, build_optimizer, prepare
+    from snnjax.experiments import RandmanConfig
+    from snnjax.experiments._run import prepare
+    from snnjax.experiments.build import build_optimizer
     from snnjax.training import Objective, Trainer
-    from snnjax.training.inputs import choose_form
+    from snnjax.training._inputs import choose_form
 
     imported = time.monotonic()
     ready = prepare(RandmanConfig(start="paper"))

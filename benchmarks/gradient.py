@@ -84,7 +84,7 @@ def draw_gain(axes: Axes) -> None:
     x, fine = inputs(0), jnp.geomspace(1, 100, 60)
     powers = calibration.input_powers(x, LIF(**TIMES), balance=True)
     kernel = calibration.data_driven(powers, sigma_u=1.0)(jax.random.key(1), (N, N))
-    layer: dict[str, Any] = {"n_out": N, "sigma_w": kernel.std(), "mu_u": 0.0, "sigma_u": 1.0}
+    layer: dict[str, Any] = {"fan_out": N, "sigma_w": kernel.std(), "mu_u": 0.0, "sigma_u": 1.0}
     theory = backward_gain(superspike(fine), **layer, kernel=LIF(**TIMES).kernel)
     measured = np.array([layer_gains(x, kernel, beta) for beta in BETAS])
     for k, (name, color) in enumerate((("white in time", "C0"), ("constant in time", "C1"))):

@@ -26,7 +26,9 @@ import numpy as np
 import tyro
 
 from snnjax.datasets import Splits
-from snnjax.experiments import SHDConfig, build_optimizer, prepare
+from snnjax.experiments import SHDConfig
+from snnjax.experiments._run import prepare
+from snnjax.experiments.build import build_optimizer
 from snnjax.experiments.config import OptimizerName
 from snnjax.training import Trainer
 

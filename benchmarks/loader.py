@@ -2,7 +2,7 @@
 
 On random events of a spoken digit's size (700 units, 0.7 s, 3 % of the bins of 2 ms hold a spike), in batches of 64:
 
-    host           `EventDataset` to the device as binned events, a whole data set at once (`DeviceEvents.put`)
+    host           `EventDataset` to the device as binned events, a whole data set at once (`DeviceEvents.from_dataset`)
     device         events to a raster on the device, as every step of training does (`DeviceEvents.batch`)
     augmented      the same with shift, stretch, jitter, drop and insert drawn anew (`Augmented.batch`)
     stream         recordings read ahead in threads, binned, shard by shard to the device (`Stream.shards`); left out where grain is not installed
@@ -35,11 +35,11 @@ class Recordings:
     """A data set as what a `Stream` reads."""
 
     def __init__(self, data: EventDataset) -> None:
-        self._data, self.labels, self.n_units, self.n_classes = (
+        self._data, self.labels, self.num_units, self.num_classes = (
             data,
             data.labels,
-            data.n_units,
-            data.n_classes,
+            data.num_units,
+            data.num_classes,
         )
 
     def __len__(self) -> int:
@@ -76,11 +76,11 @@ def batches(source: Any) -> Callable[[], int]:
 
 def measure() -> dict[str, float]:
     """Samples a second by name."""
-    data = poisson(n_samples=SAMPLES, n_units=UNITS, rate=RATE, duration=DURATION, seed=0)
-    held = DeviceEvents.put(data, dt=DT)
+    data = poisson(num_samples=SAMPLES, num_units=UNITS, rate=RATE, duration=DURATION, seed=0)
+    held = DeviceEvents.from_dataset(data, dt=DT)
 
     def host() -> int:
-        jax.block_until_ready(DeviceEvents.put(data, dt=DT).addresses)
+        jax.block_until_ready(DeviceEvents.from_dataset(data, dt=DT).addresses)
         return len(data)
 
     changed = Augmented(

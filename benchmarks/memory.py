@@ -25,7 +25,8 @@ import jax.numpy as jnp
 import tyro
 
 from snnjax.datasets import DeviceEvents, poisson
-from snnjax.experiments import SHDConfig, build_network, build_optimizer
+from snnjax.experiments import SHDConfig
+from snnjax.experiments.build import build_network, build_optimizer
 from snnjax.training import Objective, Trainer, step_memory
 
 
@@ -56,10 +57,16 @@ def measure(options: Options) -> dict[str, float]:
     config = SHDConfig(
         start="paper", data=Path(), model=model, recurrent=True, remat_steps=remat or None
     )
-    network = build_network(config, n_inputs=700, n_classes=20, nu=10.0, duration=options.duration)
-    source = DeviceEvents.put(
+    network = build_network(
+        config, in_features=700, num_classes=20, nu=10.0, duration=options.duration
+    )
+    source = DeviceEvents.from_dataset(
         poisson(
-            n_samples=options.batch_size, n_units=700, rate=10.0, duration=options.duration, seed=0
+            num_samples=options.batch_size,
+            num_units=700,
+            rate=10.0,
+            duration=options.duration,
+            seed=0,
         ),
         dt=2e-3,
     )

@@ -1,5 +1,5 @@
 """`python -m snnjax` is the `snnjax` command."""
 
-from snnjax.cli import main
+from snnjax._cli import main
 
 main()

@@ -80,31 +80,73 @@ class Probe(NamedTuple):
     loss: Any
     accuracy: Any
 
+    def findings(self) -> list[str]:
+        """Problems of the layers, and what to do.
+
+        Returns:
+            One sentence per unhealthy layer, on its first problem. If every layer is healthy, a
+            single sentence says so.
+        """
+        lines = []
+        largest = max((p.grad_w for p in self.layers), default=0.0)
+        clearest = max((p.agreement for p in self.layers if p.agreement is not None), default=0.0)
+        for k, p in enumerate(self.layers, start=1):
+            finding = _membrane_finding(p, largest, first=k == 1) or _gradient_finding(p, clearest)
+            if finding:
+                lines.append(f"layer {k}: {finding}")
+        return lines or ["every layer is healthy"]
+
+    def table(self) -> Table:
+        """Activity and membranes, one row per layer.
+
+        If a layer has several populations, each population has a column with its mean rate.
+        """
+        names = {
+            name: None for p in self.layers if len(p.populations) > 1 for name in p.populations
+        }
+        columns = ("rate Hz", *(f"{name} Hz" for name in names), "5/50/95 %", "silent", "saturated")
+        membrane = ("mean U", "std U", "predicted", "xi", "spread")
+        rows = []
+        for k, p in enumerate(self.layers, start=1):
+            found = [p.populations.get(name) for name in names]
+            rows.append(
+                (
+                    str(k),
+                    f"{p.rate:.1f}",
+                    *("" if rate is None else f"{rate:.1f}" for rate in found),
+                    "/".join(f"{r:.1f}" for r in p.rates),
+                    f"{100 * p.silent:.0f} %",
+                    f"{100 * p.saturated:.0f} %",
+                    f"{p.mu_u:.2f}",
+                    f"{p.sigma_u:.2f}",
+                    f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}",
+                    f"{p.xi:.2f}",
+                    f"{p.spread:.2f}",
+                )
+            )
+        accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
+        return Table(f"loss {self.loss:.3f}{accuracy}", ("layer", *columns, *membrane), rows)
+
+    def gradient_table(self) -> Table:
+        """Gradients and the first update, one row per layer and one for the readout."""
+        magnitudes = ("|dL/dz|", "|dL/dw|", "|dw|")
+        columns = ("layer", *magnitudes, "gain", "agreement", "bounds", "step", "memory")
+        rows = []
+        for k, p in enumerate(self.layers, start=1):
+            values = (p.gain, p.agreement, p.memory)
+            gain, agreement, memory = ("" if math.isnan(v) else f"{v:.2f}" for v in values)
+            bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
+            sizes = (f"{v:.1e}" for v in (p.grad_z, p.grad_w, p.update))
+            rows.append((str(k), *sizes, gain, agreement, bounds, f"{100 * p.step:.2g} %", memory))
+        last = (f"{self.readout_grad_w:.1e}", f"{self.readout_update:.1e}")
+        rows.append(("readout", "", *last, "", "", "", "", ""))
+        return Table("gradients", columns, rows)
+
     def __str__(self) -> str:
-        return report_text(findings(self), [table(self), gradient_table(self)])
+        return report_text(self.findings(), [self.table(), self.gradient_table()])
 
     def _repr_html_(self) -> str:
-        return report_html(findings(self), [table(self), gradient_table(self)])
-
-
-def findings(report: Probe) -> list[str]:
-    """Problems of the layers, and what to do.
-
-    Args:
-        report: The result of `probe`.
-
-    Returns:
-        One sentence per unhealthy layer, on its first problem. If every layer is healthy, a single
-        sentence says so.
-    """
-    lines = []
-    largest = max((p.grad_w for p in report.layers), default=0.0)
-    clearest = max((p.agreement for p in report.layers if p.agreement is not None), default=0.0)
-    for k, p in enumerate(report.layers, start=1):
-        finding = _membrane_finding(p, largest, first=k == 1) or _gradient_finding(p, clearest)
-        if finding:
-            lines.append(f"layer {k}: {finding}")
-    return lines or ["every layer is healthy"]
+        return report_html(self.findings(), [self.table(), self.gradient_table()])
 
 
 def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
@@ -185,49 +227,3 @@ def _cause(p: LayerProbe, otherwise: str) -> str:
     if p.spread > 1.2 * p.sigma_u:
         return f"constant drive differs between neurons by {p.spread:.2f}; calibrate with balance"
     return otherwise
-
-
-def table(report: Probe) -> Table:
-    """Activity and membranes, one row per layer.
-
-    If a layer has several populations, each population has a column with its mean rate.
-    """
-    names = {name: None for p in report.layers if len(p.populations) > 1 for name in p.populations}
-    columns = ("rate Hz", *(f"{name} Hz" for name in names), "5/50/95 %", "silent", "saturated")
-    membrane = ("mean U", "std U", "predicted", "xi", "spread")
-    rows = []
-    for k, p in enumerate(report.layers, start=1):
-        found = [p.populations.get(name) for name in names]
-        rows.append(
-            (
-                str(k),
-                f"{p.rate:.1f}",
-                *("" if rate is None else f"{rate:.1f}" for rate in found),
-                "/".join(f"{r:.1f}" for r in p.rates),
-                f"{100 * p.silent:.0f} %",
-                f"{100 * p.saturated:.0f} %",
-                f"{p.mu_u:.2f}",
-                f"{p.sigma_u:.2f}",
-                f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}",
-                f"{p.xi:.2f}",
-                f"{p.spread:.2f}",
-            )
-        )
-    accuracy = "" if report.accuracy is None else f", accuracy {100 * report.accuracy:.1f} %"
-    return Table(f"loss {report.loss:.3f}{accuracy}", ("layer", *columns, *membrane), rows)
-
-
-def gradient_table(report: Probe) -> Table:
-    """Gradients and the first update, one row per layer and one for the readout."""
-    magnitudes = ("|dL/dz|", "|dL/dw|", "|dw|")
-    columns = ("layer", *magnitudes, "gain", "agreement", "bounds", "step", "memory")
-    rows = []
-    for k, p in enumerate(report.layers, start=1):
-        values = (p.gain, p.agreement, p.memory)
-        gain, agreement, memory = ("" if math.isnan(v) else f"{v:.2f}" for v in values)
-        bounds = ", ".join(f"{b:.2g}" for b in p.bounds)
-        sizes = (f"{v:.1e}" for v in (p.grad_z, p.grad_w, p.update))
-        rows.append((str(k), *sizes, gain, agreement, bounds, f"{100 * p.step:.2g} %", memory))
-    last = (f"{report.readout_grad_w:.1e}", f"{report.readout_update:.1e}")
-    rows.append(("readout", "", *last, "", "", "", "", ""))
-    return Table("gradients", columns, rows)

@@ -12,7 +12,7 @@ from snnjax import _check
 from snnjax._check import Scalar
 
 
-def n_steps(duration: float, dt: float) -> int:
+def num_steps(duration: float, dt: float) -> int:
     """Return the number of time steps that cover a duration.
 
     That is ceil(duration / dt). A multiple of dt is taken as exact in spite of rounding.
@@ -27,7 +27,7 @@ def n_steps(duration: float, dt: float) -> int:
     Raises:
         ValueError: One of the two is not finite and positive.
 
-    >>> n_steps(0.7, 2e-3), n_steps(0.2, 3e-3)
+    >>> num_steps(0.7, 2e-3), num_steps(0.2, 3e-3)
     (350, 67)
     """
     _check.number("duration", duration, above=0, unit="s")

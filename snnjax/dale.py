@@ -43,6 +43,13 @@ from snnjax.initializers import Initializer, fan_in, in_float32, mean_rate, per_
 from snnjax.psp import ExcInhKernels
 from snnjax.theory import dalian_rates
 
+__all__ = [
+    "exponential",
+    "fluctuation_driven_exponential",
+    "fluctuation_driven_lognormal",
+    "lognormal",
+]
+
 
 class DalianInitializers(NamedTuple):
     """One initializer `(key, shape, dtype)` per connection.
@@ -110,7 +117,7 @@ def fluctuation_driven_exponential(
     n_rec: int = 0,
     nu_exc: Scalar,
     nu_inh: Scalar | None = None,
-    nu_rec: Scalar | None = None,
+    nu_recurrent: Scalar | None = None,
     mu_u: Scalar = 0.0,
     alpha: Scalar = 0.9,
 ) -> DalianInitializers:
@@ -125,7 +132,7 @@ def fluctuation_driven_exponential(
         nu_exc: Rate of the feed-forward inputs, Hz: one number, or one per input (for a
             convolution, per channel).
         nu_inh: Rate of the inhibitory inputs, likewise. None: the mean of `nu_exc`.
-        nu_rec: Rate of the recurrent inputs, likewise. None: the mean of `nu_exc`.
+        nu_recurrent: Rate of the recurrent inputs, likewise. None: the mean of `nu_exc`.
         mu_u: Target mean, in membrane units.
         alpha: Share of the excitatory variance that is feed-forward, if n_rec > 0.
 
@@ -142,7 +149,7 @@ def fluctuation_driven_exponential(
     ('28.0', True, None)
     """
     sizes = {"n_exc": n_exc, "n_rec": n_rec, "n_inh": n_inh}
-    rates = {"nu_exc": nu_exc, "nu_rec": nu_rec, "nu_inh": nu_inh}
+    rates = {"nu_exc": nu_exc, "nu_recurrent": nu_recurrent, "nu_inh": nu_inh}
     options: Any = {"kernels": kernels, "mu_u": mu_u, "alpha": alpha}
     return _initializers(exponential, sigma_u, **sizes, **rates, **options)
 
@@ -176,10 +183,10 @@ def _initializers(
     kernels: ExcInhKernels = ExcInhKernels(),
     nu_exc: Scalar,
     nu_inh: Scalar | None = None,
-    nu_rec: Scalar | None = None,
+    nu_recurrent: Scalar | None = None,
     **options: Any,
 ) -> DalianInitializers:
-    nu = {"nu_exc": nu_exc, "nu_inh": nu_inh, "nu_rec": nu_rec}
+    nu = {"nu_exc": nu_exc, "nu_inh": nu_inh, "nu_recurrent": nu_recurrent}
     means: Any = {k: None if rates is None else mean_rate(k, rates) for k, rates in nu.items()}
     rates = dalian_rates(sigma_u, kernels=kernels, **means, **options)
 

@@ -18,7 +18,7 @@ For each spiking layer, over the batch and its neurons:
 For each spiking layer, the effect of training:
 
     gain            backward gain: rms of dL/dz of the layer below over that of this layer
-                    (`snnjax.calibration.gradient`)
+                    (`snnjax/calibration/_gradient.py`)
     agreement       cosine between dL/dw of the two halves of the batch, without the part that all
                     samples share: 1 is only signal, 0 only noise
     bounds          root mean square of each bound's dL/dw, over that of the loss; for a bound with
@@ -49,29 +49,20 @@ from snnjax._probe_report import (
     SATURATED_HZ,
     LayerProbe,
     Probe,
-    findings,
-    gradient_table,
-    table,
 )
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
-from snnjax.nn import Layer, Sequential, Steepness, Synaptic
+from snnjax.nn import Layer, Sequential
+from snnjax.nn._neurons import Steepness
+from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.sparse import as_dense
+from snnjax.training._objective import Objective, Problem
 from snnjax.training._programs import program
-from snnjax.training.objective import Objective, Problem
-from snnjax.training.step import check_optimizer, optimizer_update
+from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = [
-    "SATURATED_HZ",
-    "LayerProbe",
-    "Probe",
-    "findings",
-    "gradient_table",
-    "probe",
-    "table",
-]
+__all__ = ["Probe", "probe"]
 
 
 def probe(
@@ -110,7 +101,7 @@ def probe(
     >>> hidden = [SpikingDense(100, 100, init=init, rngs=rngs) for _ in range(3)]
     >>> network = Sequential(*hidden, Readout(100, 4, rngs=rngs))
     >>> x = poisson_raster(jax.random.key(0), (350, 8, 100), rate=10.0, dt=2e-3)
-    >>> print(findings(probe(network, x, jnp.zeros(8, int)))[0])  # doctest: +NORMALIZE_WHITESPACE
+    >>> print(probe(network, x, jnp.zeros(8, int)).findings()[0])  # doctest: +NORMALIZE_WHITESPACE
     layer 1: 100 % of the neurons never spike: inputs at 9.9 Hz give sigma_u 0.14 (xi 7.4);
     calibrate, or raise sigma_u
     """
@@ -134,7 +125,9 @@ def probe(
                 "spiking layers must be derived from snnjax.nn.Synaptic, such as Spiking, so that "
                 f"their membranes can be measured, got a {type(layer).__name__}"
             )
-    problem, params = Problem.of(network, Objective() if objective is None else objective)
+    problem, params = Problem.from_objective(
+        network, Objective() if objective is None else objective
+    )
     optimizer = _MUON if optimizer is None else optimizer
     check_optimizer(optimizer)
     problem.loss.check("labels", labels, last.out_features)

@@ -3,14 +3,14 @@ r"""What a layer of LIF neurons does to a gradient that it passes down, and to t
 Backward. A layer gets dL/dz from above and passes dL/dx on to what is below. With h = dz/du, the
 surrogate derivative, and eps[k], the membrane k steps after one input spike,
 
-    dL/dx_j[t] = sum_i w_ji sum_k eps[k] h_i[t+k] dL/dz_i[t+k]        i: the n_out neurons
+    dL/dx_j[t] = sum_i w_ji sum_k eps[k] h_i[t+k] dL/dz_i[t+k]        i: the fan_out neurons
 
 For independent weights of standard deviation sigma_w, a membrane that is normally distributed, and
 a reset that is not differentiated, the mean square grows by chi, and the root mean square by its
 square root. How much depends on how the errors dL/dz vary over time:
 
-    white in time      chi = n_out sigma_w^2 (sum_k eps[k]^2) E[h^2]        sum_k eps[k]^2 = ehat/dt
-    constant in time   chi = n_out sigma_w^2 (sum_k eps[k])^2 E[h]^2        sum_k eps[k]   = ebar/dt
+    white in time      chi = fan_out sigma_w^2 (sum_k eps[k]^2) E[h^2]     sum_k eps[k]^2 = ehat/dt
+    constant in time   chi = fan_out sigma_w^2 (sum_k eps[k])^2 E[h]^2     sum_k eps[k]   = ebar/dt
 
 ebar and ehat are those of `snnjax.psp`. E[h] and E[h^2] are means over the membrane:
 
@@ -28,8 +28,8 @@ below h and below h^2:
     triangular              height width                 2 height^2 width / 3
     sigmoid                 1                            beta / 6
 
-A layer with as many inputs as neurons whose membrane is on target has n_out sigma_w^2 = sigma_u^2 /
-(nu ehat), so that its gain for white errors is 1 where
+A layer with as many inputs as neurons whose membrane is on target has fan_out sigma_w^2 = sigma_u^2
+/ (nu ehat), so that its gain for white errors is 1 where
 
     E[h^2] = nu dt / sigma_u^2            superspike: beta -> 2 p(theta) sigma_u^2 / (3 nu dt)
 
@@ -57,6 +57,8 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.psp import PSP
 from snnjax.surrogate import SpikeFunction
+
+__all__ = ["backward_gain", "correlation_slope", "steepness_for_gain", "surrogate_moments"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _HALVINGS = 24
@@ -187,7 +189,7 @@ def _quadrature(
 def backward_gain(
     spike: SpikeFunction,
     *,
-    n_out: Scalar,
+    fan_out: Scalar,
     sigma_w: Scalar,
     mu_u: Scalar,
     sigma_u: Scalar,
@@ -198,7 +200,7 @@ def backward_gain(
 
     Args:
         spike: Surrogate of the layer's neurons.
-        n_out: Neurons that an input of the layer is connected to.
+        fan_out: Neurons that an input of the layer is connected to.
         sigma_w: Standard deviation of the weights, whose mean is 0.
         mu_u: Mean of the layer's membranes.
         sigma_u: Their standard deviation over time and neurons.
@@ -217,14 +219,14 @@ def backward_gain(
     >>> from snnjax.theory import Afferent, connection_weights
     >>> kernel = LIF().kernel
     >>> sigma_w = connection_weights(0.0, 1.0, Afferent(n=128, nu=10.0), kernel).sigma_w
-    >>> layer = dict(n_out=128, sigma_w=sigma_w, mu_u=0.0, sigma_u=1.0, kernel=kernel)
+    >>> layer = dict(fan_out=128, sigma_w=sigma_w, mu_u=0.0, sigma_u=1.0, kernel=kernel)
     >>> [f"{g:.2f}" for beta in (2.0, 20.0) for g in backward_gain(superspike(beta), **layer)]
     ['1.99', '7.36', '0.64', '0.91']
     """
-    _check.number("n_out", n_out, above=0)
+    _check.number("fan_out", fan_out, above=0)
     _check.number("sigma_w", sigma_w, at_least=0)
     h = surrogate_moments(spike, mu_u=mu_u, sigma_u=sigma_u, theta=theta)
-    scale: Any = sigma_w * jnp.sqrt(n_out)
+    scale: Any = sigma_w * jnp.sqrt(fan_out)
     power: Any = kernel.power() / kernel.dt
     mean: Any = kernel.mean() / kernel.dt
     return BackwardGain(scale * jnp.sqrt(power * h.power), scale * mean * h.mean)

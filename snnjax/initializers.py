@@ -30,6 +30,17 @@ from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 from snnjax.theory import Afferent, WeightStatistics, check_target, connection_weights
 
+__all__ = [
+    "fluctuation_driven_centered",
+    "fluctuation_driven_normal",
+    "ikun_normal",
+    "kaiming_normal",
+    "lecun_normal",
+    "micheli_normal",
+    "normal",
+    "scaled_normal",
+]
+
 Axes = int | Sequence[int]
 
 

@@ -33,6 +33,19 @@ import optax
 
 from snnjax import _check
 
+__all__ = [
+    "CrossEntropy",
+    "Loss",
+    "MeanSquare",
+    "SigmoidCrossEntropy",
+    "SquaredError",
+    "accuracy",
+    "last_step",
+    "max_over_time",
+    "mean_over_time",
+    "sum_over_time",
+]
+
 ReadoutFn = Callable[[jax.Array], jax.Array]
 LossFn = Callable[[jax.Array, Any], jax.Array]
 
@@ -355,8 +368,8 @@ def are_classes(target: Any) -> bool:
     return jnp.ndim(target) == 1 and jnp.issubdtype(jnp.result_type(target), jnp.integer)
 
 
-def check_classes(name: str, labels: Any, n_classes: int) -> None:
-    """Raise ValueError unless all labels are in [0, n_classes), or traced.
+def check_classes(name: str, labels: Any, num_classes: int) -> None:
+    """Raise ValueError unless all labels are in [0, num_classes), or traced.
 
     >>> check_classes("labels", jnp.array([0, 4]), 4)
     Traceback (most recent call last):
@@ -364,9 +377,9 @@ def check_classes(name: str, labels: Any, n_classes: int) -> None:
     ValueError: labels must be in [0, 4), one class per output of the readout, got 4
     """
     known = _check.concrete(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= n_classes):
+    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
         bad = known.min() if known.min() < 0 else known.max()
-        expected = f"{name} must be in [0, {n_classes}), one class per output of the readout"
+        expected = f"{name} must be in [0, {num_classes}), one class per output of the readout"
         raise ValueError(f"{expected}, got {bad:g}")
 
 

@@ -47,7 +47,9 @@ from snnjax.nn import (
     SpikingConv2d,
     SpikingDense,
 )
-from snnjax.nn.conv import Padding
+from snnjax.nn._conv import Padding
+
+__all__ = ["build", "csnn", "csnn2d", "dalian", "dalian_csnn", "dense"]
 
 RECURRENT_KERNEL = 5
 
@@ -95,11 +97,11 @@ BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
 def build(
     layers: Sequence[int | Conv | Pool],
     features: Sequence[int],
-    n_classes: int,
+    num_classes: int,
     *,
     init: LayerInit | Initializer,
     neuron: Neuron | None = None,
-    integrator: LeakyIntegrator | None = None,
+    readout_neuron: LeakyIntegrator | None = None,
     recurrent: bool = False,
     ei_ratio: float | None = None,
     sensory: bool = False,
@@ -116,10 +118,10 @@ def build(
             each pooling.
         features: Shape of the input's features, (*spatial, channels) or (units,). The input may be
             flattened.
-        n_classes: Units of the readout.
+        num_classes: Units of the readout.
         init: Initialization of every hidden layer, as in `SpikingDense` or `DalianDense`.
         neuron: Neuron model of every hidden layer.
-        integrator: The readout's `LeakyIntegrator`.
+        readout_neuron: The readout's `LeakyIntegrator`.
         recurrent: Whether every hidden layer is recurrent.
         ei_ratio: Excitatory neurons per inhibitory neuron. The layers then obey Dale's law, and
             their sizes are those of the excitatory populations. None: no Dale's law.
@@ -150,21 +152,21 @@ def build(
     common = {"init": init, "neuron": neuron, "trainable": trainable, "rngs": rngs}
     dale = {} if ei_ratio is None else {"ei_ratio": ei_ratio, "recurrent": recurrent}
 
-    def hidden(of: int | Conv, n_in: int) -> Layer:
+    def hidden(of: int | Conv, in_features: int) -> Layer:
         if not isinstance(of, Conv):
             make, options = (
                 (DalianDense, dale) if dale else (SpikingDense, {"recurrent": recurrent})
             )
-            return make(n_in, of, **options, **common)
+            return make(in_features, of, **options, **common)
         sizes = {"kernel_size": of.kernel, "stride": of.stride, "padding": of.padding}
         if dale:
             convolution = (DalianConv1d, DalianConv2d)[len(shape) - 2]
             return convolution(
-                n_in, of.maps, lateral_kernel_size=of.lateral, **sizes, **dale, **common
+                in_features, of.maps, lateral_kernel_size=of.lateral, **sizes, **dale, **common
             )
         own = of.lateral if recurrent else None
         convolution = (SpikingConv1d, SpikingConv2d)[len(shape) - 2]
-        return convolution(n_in, of.maps, recurrent_kernel_size=own, **sizes, **common)
+        return convolution(in_features, of.maps, recurrent_kernel_size=own, **sizes, **common)
 
     stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
     if sensory:
@@ -182,8 +184,8 @@ def build(
             stack += [Dropout(dropout)] if dropout else []
     if len(shape) > 1:
         stack.append(Flatten())
-    n_in = sum(sizes) if skip else math.prod(shape)
-    readout = Readout(n_in, n_classes, neuron=integrator, rngs=rngs)
+    in_features = sum(sizes) if skip else math.prod(shape)
+    readout = Readout(in_features, num_classes, neuron=readout_neuron, rngs=rngs)
     return Sequential(*stack, readout, skip=skip, remat_steps=remat_steps)
 
 
@@ -199,19 +201,21 @@ def _after(
         window = f"kernel is {of.kernel}" if isinstance(of, Conv) else f"window is {of.window}"
         name, size, left = "image", given, shape[:-1]
         if len(given) == 2:
-            name, size, left = "n_inputs", given[0], shape[0]
+            name, size, left = "in_features", given[0], shape[0]
         raise ValueError(
             f"{name} must be enough for layer {k}, whose {window}, got {size}: {left} positions "
             "are left"
         ) from error
 
 
-def dense(n_inputs: int, n_classes: int, *, hidden: Sequence[int], **options: Any) -> Sequential:
+def dense(
+    in_features: int, num_classes: int, *, hidden: Sequence[int], **options: Any
+) -> Sequential:
     """A network of dense spiking layers.
 
     Args:
-        n_inputs: Units of the input.
-        n_classes: Units of the readout.
+        in_features: Units of the input.
+        num_classes: Units of the readout.
         hidden: Number of neurons of each layer, at least one layer.
         **options: As in `build`.
 
@@ -227,12 +231,12 @@ def dense(n_inputs: int, n_classes: int, *, hidden: Sequence[int], **options: An
     """
     if not hidden:
         raise ValueError("hidden must name at least one layer, got none")
-    return build(hidden, (n_inputs,), n_classes, **options)
+    return build(hidden, (in_features,), num_classes, **options)
 
 
 def dalian(
-    n_inputs: int,
-    n_classes: int,
+    in_features: int,
+    num_classes: int,
     *,
     hidden: Sequence[int] = (128,),
     ei_ratio: float = 4.0,
@@ -245,8 +249,8 @@ def dalian(
     readout receives only the spikes of excitatory neurons, through weights of both signs.
 
     Args:
-        n_inputs: Units of the input.
-        n_classes: Units of the readout.
+        in_features: Units of the input.
+        num_classes: Units of the readout.
         hidden: Number of excitatory neurons of each layer.
         ei_ratio: Excitatory neurons per inhibitory neuron.
         recurrent: As in `build`.
@@ -263,23 +267,23 @@ def dalian(
     ((10, 2, 20), (10, 2, 160), 128)
     """
     options |= {"ei_ratio": ei_ratio, "recurrent": recurrent}
-    return dense(n_inputs, n_classes, hidden=hidden, **options)
+    return dense(in_features, num_classes, hidden=hidden, **options)
 
 
 def csnn(
-    n_inputs: int,
-    n_classes: int,
+    in_features: int,
+    num_classes: int,
     *,
     depth: int = 3,
     layers: Sequence[Conv] | None = None,
     recurrent: bool = True,
     **options: Any,
 ) -> Sequential:
-    """A network of spiking convolutions over one axis of input units, (time, batch, n_inputs).
+    """A network of spiking convolutions over one axis of input units, (time, batch, in_features).
 
     Args:
-        n_inputs: Units of the input.
-        n_classes: Units of the readout.
+        in_features: Units of the input.
+        num_classes: Units of the readout.
         depth: Number of layers, a key of `CSNN`: 1, 3, 7 or 10.
         layers: Your own table instead of one of `CSNN`.
         recurrent: Whether to convolve every layer's spikes with a recurrent kernel.
@@ -298,21 +302,21 @@ def csnn(
     >>> readout.shape, [z.shape[2:] for z in activity.spikes]
     ((10, 1, 20), [(68, 16), (68, 16), (21, 32), (21, 32), (5, 64), (5, 64), (5, 64)])
     """
-    _check.integer("n_inputs", n_inputs, at_least=1)
+    _check.integer("in_features", in_features, at_least=1)
     table = CSNN[_check.one_of("depth", depth, tuple(CSNN))] if layers is None else layers
-    return build(table, (n_inputs, 1), n_classes, recurrent=recurrent, **options)
+    return build(table, (in_features, 1), num_classes, recurrent=recurrent, **options)
 
 
 def dalian_csnn(
-    n_inputs: int, n_classes: int, *, ei_ratio: float = 4.0, **options: Any
+    in_features: int, num_classes: int, *, ei_ratio: float = 4.0, **options: Any
 ) -> Sequential:
     """`csnn` with Dale's law.
 
     The feature maps of `CSNN` are excitatory. Each layer also has inhibitory feature maps.
 
     Args:
-        n_inputs: Units of the input.
-        n_classes: Units of the readout.
+        in_features: Units of the input.
+        num_classes: Units of the readout.
         ei_ratio: Excitatory feature maps per inhibitory feature map.
         **options: As in `csnn`. Without recurrence, only inhibition has a lateral kernel.
 
@@ -326,12 +330,12 @@ def dalian_csnn(
     >>> readout.shape, [z.shape[2:] for z in activity.spikes], network.layers[-1].in_features
     ((10, 1, 20), [(68, 20), (21, 40), (5, 80)], 320)
     """
-    return csnn(n_inputs, n_classes, ei_ratio=ei_ratio, **options)
+    return csnn(in_features, num_classes, ei_ratio=ei_ratio, **options)
 
 
 def csnn2d(
     image: Sequence[int],
-    n_classes: int,
+    num_classes: int,
     *,
     depth: int = 4,
     blocks: Sequence[Sequence[int]] | None = None,
@@ -346,7 +350,7 @@ def csnn2d(
 
     Args:
         image: Height, width and channels.
-        n_classes: Units of the readout.
+        num_classes: Units of the readout.
         depth: Number of layers, a key of `BLOCKS`: 2, 4, 6 or 8.
         blocks: Your own table instead of one of `BLOCKS`: the feature maps of the layers of each
             block.
@@ -384,4 +388,4 @@ def csnn2d(
     for block in blocks:
         table += [Conv(n, kernel, padding=padding, lateral=kernel) for n in block]
         table += [Pool(pool)] if pool > 1 else []
-    return build(table, sizes, n_classes, **options)
+    return build(table, sizes, num_classes, **options)

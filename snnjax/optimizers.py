@@ -36,7 +36,9 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.nn.nonnegative import nonnegative
+from snnjax.nn._nonnegative import nonnegative
+
+__all__ = ["keep_nonnegative", "muon", "smorms3"]
 
 LearningRate = jax.typing.ArrayLike | optax.Schedule
 """A number, a traced value or an optax schedule `step -> value`."""
@@ -226,7 +228,7 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
         mask: Marked parameters: a pytree of booleans with the structure of the parameters, or a
             prefix of it. None: parameters of type `snnjax.nn.NonNegative`, which all weights of
             Dalian layers are. `nnx.Optimizer` passes plain arrays, without this type; there use
-            `keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))`.
+            `keep_nonnegative(snnjax.nn.nonnegative(nnx.state(network, nnx.Param)))`.
 
     Returns:
         An optax transformation.
@@ -249,7 +251,7 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
             raise TypeError(
                 "mask must be given to keep_nonnegative for parameters that are plain arrays, as "
                 "nnx.Optimizer passes them: they have no type NonNegative; use "
-                "keep_nonnegative(snnjax.nn.nonnegative.nonnegative(nnx.state(network, nnx.Param)))"
+                "keep_nonnegative(snnjax.nn.nonnegative(nnx.state(network, nnx.Param)))"
             )
 
     def init(params: optax.Params) -> optax.EmptyState:

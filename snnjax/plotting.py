@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from snnjax.diagnostics import Probe
 
+__all__ = ["activity_snapshot", "depth", "learning_curves", "sweep_curves", "sweep_maps"]
+
 
 EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
 
@@ -39,7 +41,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from snnjax.progress import score_of
+    from snnjax._progress import score_of
 
     epochs = [row["epoch"] for row in history]
     rates = [name for name in history[0] if name.startswith("rate_")]

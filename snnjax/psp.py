@@ -30,6 +30,8 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
+__all__ = ["ExcInhKernels", "Kernel"]
+
 KernelMode = Literal["discrete", "continuous"]
 
 
@@ -153,7 +155,7 @@ class Kernel:
         ((200,), 8)
         """
         dt, rates = float(self.dt), (1 / float(self.tau_mem), 1 / float(self.tau_syn))
-        k = np.arange(_time.n_steps(duration, dt), dtype=np.float64)
+        k = np.arange(_time.num_steps(duration, dt), dtype=np.float64)
         # (exp(-a t) - exp(-b t)) / (b - a), written with the slower exponential in front and expm1:
         # no digits are lost if a is close to b.
         slow, gap = min(rates), abs(rates[0] - rates[1])

@@ -33,6 +33,8 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
+__all__ = ["lower_bound", "upper_bound"]
+
 Pool = Literal["population", "feature_map", "neuron"]
 Side = Literal["upper", "lower"]
 

@@ -23,6 +23,8 @@ from typing import Any
 
 from snnjax import _check
 
+__all__ = ["use_compilation_cache", "use_cpu_devices"]
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 

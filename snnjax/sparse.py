@@ -29,6 +29,8 @@ from jax import lax
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 
+__all__ = ["EventRaster"]
+
 UNROLL, BLOCK = 4, 256
 
 
@@ -37,18 +39,19 @@ T = TypeVar("T")
 
 @pytree_dataclass
 class EventRaster:
-    """Spike counts (steps, batch, n_units) as lists of events, an alternative to a dense array.
+    """Spike counts (steps, batch, num_units) as lists of events, an alternative to a dense array.
 
-    For a dense layer it takes less memory and time than the array. `snnjax.datasets.SparseEvents`
-    creates it. It is a pytree. The two lists may be those of a whole data set.
+    For a dense layer it takes less memory and time than the array. `SparseEvents` of
+    `snnjax.datasets` creates it. It is a pytree. The two lists may be those of a whole data set.
 
     Attributes:
-        addresses: step * n_units + unit of each event, int32 (events,), ascending within a sample.
+        addresses: step * num_units + unit of each event, int32 (events,), ascending within a
+            sample.
         steps_by_unit: Step of each event, int32 (events,), in order of units, then steps, within a
             sample.
         first_of_step: Position in `addresses` at which each step of each sample begins, and at
             which the last step ends, int32 (steps + 1, batch).
-        first_of_unit: The same for units in `steps_by_unit`, int32 (n_units + 1, batch).
+        first_of_unit: The same for units in `steps_by_unit`, int32 (num_units + 1, batch).
         longest: At least the number of events of each sample.
         shift: Number of units by which the events of each sample are moved, int32 (batch,), or
             None.
@@ -77,7 +80,7 @@ class EventRaster:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(steps, batch, n_units)."""
+        """(steps, batch, num_units)."""
         return (
             self.first_of_step.shape[0] - 1,
             self.first_of_step.shape[1],
@@ -93,18 +96,18 @@ class EventRaster:
         return self.shape[0]
 
     def dense(self) -> jax.Array:
-        """Return the counts as an array (steps, batch, n_units), float32."""
-        steps, batch, n_units = self.shape
+        """Return the counts as an array (steps, batch, num_units), float32."""
+        steps, batch, num_units = self.shape
         position = self.first_of_step[0][:, None] + jnp.arange(self.longest, dtype=jnp.int32)
         present = position < self.first_of_step[-1][:, None]
-        step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), n_units)
+        step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), num_units)
         sample = jnp.arange(batch, dtype=jnp.int32)[:, None]
         return scatter_counts(
             self.step_of(step, sample),
             self.unit_of(unit, sample),
             present,
             steps=steps,
-            n_units=n_units,
+            num_units=num_units,
         )
 
     def unit_of(self, unit: jax.Array, sample: jax.Array) -> jax.Array:
@@ -132,9 +135,9 @@ def as_dense(x: EventRaster | T) -> jax.Array | T:
 
 
 def scatter_counts(
-    step: jax.Array, unit: jax.Array, present: jax.Array, *, steps: int, n_units: int
+    step: jax.Array, unit: jax.Array, present: jax.Array, *, steps: int, num_units: int
 ) -> jax.Array:
-    """Return spike counts (steps, batch, n_units), float32, of events (batch, longest).
+    """Return spike counts (steps, batch, num_units), float32, of events (batch, longest).
 
     Events that are not `present`, or outside the raster, are dropped.
 
@@ -143,19 +146,19 @@ def scatter_counts(
         unit: Units, int32 (batch, longest).
         present: False for padding, bool (batch, longest).
         steps: Number of steps of the raster.
-        n_units: Number of units of the raster.
+        num_units: Number of units of the raster.
     """
     n = step.shape[0]
-    inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < n_units)
-    size = steps * n * n_units
+    inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < num_units)
+    size = steps * n * num_units
     flat = jnp.where(
-        inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * n_units + unit, size
+        inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * num_units + unit, size
     )
     return (
         jnp.zeros(size, jnp.float32)
         .at[flat.reshape(-1)]
         .add(1.0, mode="drop")
-        .reshape(steps, n, n_units)
+        .reshape(steps, n, num_units)
     )
 
 
@@ -167,8 +170,8 @@ def events_dot(x: EventRaster, kernel: jax.Array) -> jax.Array:
     finite: only the weights of units that spike have an effect.
 
     Args:
-        x: The spikes (steps, batch, n_units).
-        kernel: Weights (n_units, n).
+        x: The spikes (steps, batch, num_units).
+        kernel: Weights (num_units, n).
 
     Returns:
         The product (steps, batch, n), in at least float32.
@@ -207,8 +210,8 @@ def dense_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return x @ kernel for arrays.
 
     Args:
-        x: Array (..., n_units).
-        kernel: Weights (n_units, n).
+        x: Array (..., num_units).
+        kernel: Weights (num_units, n).
 
     Returns:
         The product (..., n), in at least float32.
@@ -221,18 +224,18 @@ def dense_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
-    steps, batch, n_units = x.shape
+    steps, batch, num_units = x.shape
     # parts contain whole steps, so that the lists of a part are at neighbouring times
     parts = -(-steps * batch // BLOCK)
     first, stop = _parts(x.first_of_step, parts)
     sample = jnp.arange(first.shape[1], dtype=jnp.int32) % batch
 
     def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
-        unit = x.unit_of(x.addresses.at[position].get(mode="clip") % n_units, sample)
+        unit = x.unit_of(x.addresses.at[position].get(mode="clip") % num_units, sample)
         return (
             (unit, True)
             if x.shift is None
-            else (jnp.clip(unit, 0, n_units - 1), (unit >= 0) & (unit < n_units))
+            else (jnp.clip(unit, 0, num_units - 1), (unit >= 0) & (unit < num_units))
         )
 
     out = lax.map(lambda part: sum_rows(kernel, row, *part), (first, stop))
@@ -240,7 +243,7 @@ def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
 
 
 def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
-    steps, batch, n_units = x.shape
+    steps, batch, num_units = x.shape
     rows = g.reshape(-1, g.shape[-1])
 
     def of_sample(
@@ -261,8 +264,8 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
             of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32))
         )[0]
 
-    first, stop = _parts(x.first_of_unit, -(-n_units // BLOCK), flat=False)
-    return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:n_units]
+    first, stop = _parts(x.first_of_unit, -(-num_units // BLOCK), flat=False)
+    return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:num_units]
 
 
 def _parts(first: jax.Array, parts: int, *, flat: bool = True) -> tuple[jax.Array, jax.Array]:

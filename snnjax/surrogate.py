@@ -33,6 +33,17 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
+__all__ = [
+    "SpikeFunction",
+    "atan",
+    "fast_sigmoid",
+    "sigmoid",
+    "superspike",
+    "superspike_asymptotic",
+    "superspike_rescaled",
+    "triangular",
+]
+
 Derivative = Callable[..., jax.Array]
 
 

@@ -43,6 +43,16 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.psp import PSP, ExcInhKernels, namespace
 
+__all__ = [
+    "Afferent",
+    "afferent_weights",
+    "connection_weights",
+    "dalian_rates",
+    "membrane_statistics",
+    "mu_u_limit",
+    "xi_of",
+]
+
 
 class MembraneStatistics(NamedTuple):
     """Statistics of the membranes of a layer.
@@ -319,7 +329,7 @@ def dalian_rates(
     n_rec: float = 0,
     nu_exc: Scalar,
     nu_inh: Scalar | None = None,
-    nu_rec: Scalar | None = None,
+    nu_recurrent: Scalar | None = None,
     alpha: Scalar = 0.9,
     mu_u: Scalar = 0.0,
     cv: Scalar = 1.0,
@@ -350,7 +360,7 @@ def dalian_rates(
         n_rec: Inputs from the recurrent excitatory population.
         nu_exc: Rate of the inputs from the layer below, Hz.
         nu_inh: Rate of the inhibitory population, Hz. None: `nu_exc`.
-        nu_rec: Rate of the recurrent excitatory population, Hz. None: `nu_exc`.
+        nu_recurrent: Rate of the recurrent excitatory population, Hz. None: `nu_exc`.
         alpha: Share of the excitatory variance that is feed-forward, in (0, 1). Used if n_rec > 0.
         mu_u: Target mean of the membrane.
         cv: Standard deviation of the weights over their mean, the same for all connections. 1 for
@@ -376,13 +386,15 @@ def dalian_rates(
     _check.number("mu_u", mu_u)
     _check.number("cv", cv, at_least=0)
     nu_inh = nu_exc if nu_inh is None else nu_inh
-    nu_rec = nu_exc if nu_rec is None else nu_rec
-    for name, value in (("nu_exc", nu_exc), ("nu_inh", nu_inh), ("nu_rec", nu_rec)):
+    nu_recurrent = nu_exc if nu_recurrent is None else nu_recurrent
+    for name, value in (("nu_exc", nu_exc), ("nu_inh", nu_inh), ("nu_recurrent", nu_recurrent)):
         _check.number(name, value, above=0, unit="Hz")
     ebar_e, ebar_i = (kernel.mean() for kernel in kernels)
     ehat_e, ehat_i = (kernel.power() for kernel in kernels)
-    xp = namespace(sigma_u, nu_exc, nu_inh, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv)
-    drive_e, drive_r, drive_i = n_exc * nu_exc, n_rec * nu_rec, n_inh * nu_inh
+    xp = namespace(
+        sigma_u, nu_exc, nu_inh, nu_recurrent, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv
+    )
+    drive_e, drive_r, drive_i = n_exc * nu_exc, n_rec * nu_recurrent, n_inh * nu_inh
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0
     if n_rec > 0:

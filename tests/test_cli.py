@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from snnjax import theory
-from snnjax.cli import main
+from snnjax._cli import main
 from snnjax.psp import Kernel
 
 SMALL = [
@@ -214,7 +214,7 @@ def test_top_level_names():
 
 
 def test_options_of_a_sweep_may_stand_anywhere():
-    from snnjax.cli import swept
+    from snnjax._cli import swept
 
     rest, _ = swept(["sweep", "--seeds", "2", "randman", "--out", "here", "--resume"])
     assert rest == ["sweep", "--seeds", "2", "--resume", "randman", "--out", "here"]

@@ -11,7 +11,8 @@ from snnjax.dale import (
     fluctuation_driven_lognormal,
     lognormal,
 )
-from snnjax.dynamics import ExcInhDrive, ExcInhLIF, simulate
+from snnjax.dynamics import ExcInhLIF, simulate
+from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.theory import dalian_rates
 
 KERNELS = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3).kernels
@@ -138,7 +139,14 @@ def test_a_mean_is_reached(trains):
 def test_separate_rates_move_the_weights_of_each_connection(trains):
     # twice as many inputs at half the rate are the same drive, and the same weights
     base = dalian_rates(
-        1.0, n_exc=100, n_inh=50, n_rec=60, nu_exc=8.0, nu_inh=20.0, nu_rec=12.0, kernels=KERNELS
+        1.0,
+        n_exc=100,
+        n_inh=50,
+        n_rec=60,
+        nu_exc=8.0,
+        nu_inh=20.0,
+        nu_recurrent=12.0,
+        kernels=KERNELS,
     )
     for name in ("exc", "inh", "rec"):
         sizes = {
@@ -147,7 +155,7 @@ def test_separate_rates_move_the_weights_of_each_connection(trains):
             "n_rec": 60,
             "nu_exc": 8.0,
             "nu_inh": 20.0,
-            "nu_rec": 12.0,
+            "nu_recurrent": 12.0,
         }
         sizes |= {f"n_{name}": 2 * sizes[f"n_{name}"], f"nu_{name}": sizes[f"nu_{name}"] / 2}
         np.testing.assert_allclose(dalian_rates(1.0, **sizes, kernels=KERNELS), base, rtol=1e-12)
@@ -194,7 +202,7 @@ def test_weights_have_the_dtype_and_are_never_negative(dtype):
         ({"sigma_u": 0.0}, "sigma_u must be finite and > 0"),
         ({"cv": -0.1}, "cv must be finite and >= 0"),
         ({"n_inh": 0}, "n_inh must be"),
-        ({"nu_rec": 0.0}, "nu_rec must be"),
+        ({"nu_recurrent": 0.0}, "nu_recurrent must be"),
         (
             {"mu_u": 50.0},
             r"mu_u = 50 has no weights >= 0 at sigma_u = 1: .* Allowed: -[0-9.]+ < mu_u < [0-9.]+",

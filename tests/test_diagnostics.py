@@ -10,7 +10,7 @@ from flax import nnx
 
 from snnjax import losses
 from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
-from snnjax.diagnostics import findings, gradient_table, probe, table
+from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import (
@@ -25,7 +25,7 @@ from snnjax.nn import (
     SpikingDense,
 )
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training.objective import Objective, Problem
+from snnjax.training._objective import Objective, Problem
 
 N, NU, DT = 100, 10.0, 2e-3
 LABELS = jnp.arange(8) % 4
@@ -151,7 +151,9 @@ def test_limited_bounds_count_as_training_limits_them(x):
     for share in (None, 0.5):
         bound = upper_bound(1e4, 0.0, share=share)
         report = probe(net, x, LABELS, Objective(regularizers=[bound]), optimizer=optax.sgd(0.1))
-        both = [Problem.of(net, Objective(regularizers=bounds)) for bounds in ([bound], [])]
+        both = [
+            Problem.from_objective(net, Objective(regularizers=bounds)) for bounds in ([bound], [])
+        ]
         grads = [jax.grad(lambda p, o=o: o.value(p, x, LABELS)[0])(params) for o, params in both]
         total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
         rms = lambda a: np.sqrt(np.square(a).mean())
@@ -203,8 +205,8 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
 def test_findings_on_the_gradient(x, changes, words):
     report = probe(network(FluctuationDriven(nu=NU), depth=2), x, LABELS)
     healthy = [p._replace(gain=1.0, agreement=0.5, bounds=(), step=0.005) for p in report.layers]
-    assert findings(report._replace(layers=tuple(healthy))) == ["every layer is healthy"]
-    (line,) = findings(report._replace(layers=(healthy[0], healthy[1]._replace(**changes))))
+    assert report._replace(layers=tuple(healthy)).findings() == ["every layer is healthy"]
+    (line,) = report._replace(layers=(healthy[0], healthy[1]._replace(**changes))).findings()
     assert line.startswith("layer 2: ")
     assert words in line
 
@@ -218,7 +220,7 @@ def test_a_silent_layer_divides_the_gradient_by_about_a_hundred_and_gives_no_wei
     ]
     assert all(30 < s < 300 for s in shrink)
     assert all(p.grad_w == 0 for p in report.layers[1:])
-    lines = findings(report)
+    lines = report.findings()
     assert "layer 1: 100 % of the neurons never spike" in lines[0]
     assert [line.split(":")[0] for line in lines] == ["layer 1", "layer 2", "layer 3", "layer 4"]
     assert "its inputs are silent" in lines[1]
@@ -232,7 +234,7 @@ def test_a_silent_layer_divides_the_gradient_by_about_a_hundred_and_gives_no_wei
     ],
 )
 def test_findings_say_what_is_wrong(x, init, words):
-    assert words in findings(probe(network(init, depth=1), x, LABELS))[0]
+    assert words in probe(network(init, depth=1), x, LABELS).findings()[0]
 
 
 def test_input_that_is_not_poisson_is_named():
@@ -242,7 +244,7 @@ def test_input_that_is_not_poisson_is_named():
     net = network(FluctuationDriven(nu=NU), depth=1)
     assert (
         "times what the formula predicts for Poisson input; calibrate on data"
-        in findings(probe(net, burst, LABELS))[0]
+        in probe(net, burst, LABELS).findings()[0]
     )
 
 
@@ -252,20 +254,20 @@ def test_what_was_calibrated_is_healthy_whatever_its_input():
     net, _ = calibrate(
         network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True
     )
-    assert findings(probe(net, burst, LABELS)) == ["every layer is healthy"]
+    assert probe(net, burst, LABELS).findings() == ["every layer is healthy"]
 
 
 def test_findings_name_the_cause(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
-    assert findings(probe(net, jnp.zeros_like(x), LABELS)) == [
+    assert probe(net, jnp.zeros_like(x), LABELS).findings() == [
         "layer 1: the network's input is silent; look at the data"
     ]
     below = nnx.clone(net)
     below.layers[0].kernel[...] -= 0.5
-    assert "bring the weights' mean to 0" in findings(probe(below, x, LABELS))[0]
+    assert "bring the weights' mean to 0" in probe(below, x, LABELS).findings()[0]
     broken = nnx.clone(net)
     broken.layers[0].kernel[...] = broken.layers[0].kernel[...].at[0, 0].set(jnp.nan)
-    assert "not finite" in findings(probe(broken, x, LABELS))[0]
+    assert "not finite" in probe(broken, x, LABELS).findings()[0]
 
 
 def test_loss_is_the_one_that_is_trained_on(x):
@@ -296,14 +298,14 @@ def test_calibrated_with_balance_is_healthy(x):
     net, _ = calibrate(
         network(SameForAll(kaiming_normal()), depth=4), x, key=jax.random.key(0), balance=True
     )
-    assert findings(probe(net, x, LABELS)) == ["every layer is healthy"]
+    assert probe(net, x, LABELS).findings() == ["every layer is healthy"]
 
 
 def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
     report = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
     text = str(report)
-    assert table(report).row_count == 3
-    assert gradient_table(report).row_count == 4  # with the readout
+    assert report.table().row_count == 3
+    assert report.gradient_table().row_count == 4  # with the readout
     assert "…" not in text
     for p in report.layers:
         assert f"{p.rate:.1f}" in text
@@ -322,16 +324,16 @@ def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_number
     )
     lines = str(report).splitlines()
     assert max(map(len, lines)) <= 79
-    assert " ".join(line.strip() for line in lines).startswith(" ".join(findings(report)))
+    assert " ".join(line.strip() for line in lines).startswith(" ".join(report.findings()))
     cells = []
     parser = HTMLParser()
     parser.handle_data = cells.append  # ty: ignore
     parser.feed(report._repr_html_())
     shown = {
-        *findings(report),
+        *report.findings(),
         *(
             c
-            for t in (table(report), gradient_table(report))
+            for t in (report.table(), report.gradient_table())
             for row in (t.columns, *t.rows)
             for c in row
             if c

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from _support import REPOSITORY, require
 
-from snnjax import cli
+from snnjax import _cli as cli
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(

@@ -14,7 +14,8 @@ from _support import require, spikes
 from flax import nnx
 
 from snnjax import surrogate
-from snnjax.calibration import filtered, free_membrane
+from snnjax.calibration import free_membrane
+from snnjax.calibration._powers import filtered
 from snnjax.dynamics import LIF, simulate
 from snnjax.gradient_theory import (
     backward_gain,
@@ -160,7 +161,7 @@ def test_backward_gain_is_the_formula():
     spike = surrogate.superspike(20.0)
     eps = KERNEL.response(1.0)
     mean, power = reference(lambda v: 1 / (20 * v + 1) ** 2, 0.1, 0.8)
-    layer = {"n_out": 300, "sigma_w": 0.2, "mu_u": 0.1, "sigma_u": 0.8}
+    layer = {"fan_out": 300, "sigma_w": 0.2, "mu_u": 0.1, "sigma_u": 0.8}
     gain = backward_gain(spike, **layer, kernel=KERNEL)
     expected = [
         math.sqrt(300 * 0.2**2 * (eps**2).sum() * power),
@@ -197,7 +198,7 @@ def test_steepness_gives_the_gain_that_was_asked_for(name):
         np.testing.assert_allclose(jax.jit(jax.vmap(f))(nu, gain), steepness, rtol=1e-5)
     sigma_w = 0.9 / jnp.sqrt(100 * nu * KERNEL.power())
     spike = base.with_steepness((steepness, *base.steepness[1:]))
-    found = backward_gain(spike, n_out=100, sigma_w=sigma_w, **options, kernel=KERNEL)
+    found = backward_gain(spike, fan_out=100, sigma_w=sigma_w, **options, kernel=KERNEL)
     np.testing.assert_allclose(found.white, gain, rtol=1e-4)
 
 
@@ -211,14 +212,14 @@ def test_a_gain_that_no_steepness_has():
     assert np.isnan(jax.vmap(f)(jnp.array([1.0, 3.0]))).tolist() == [False, True]
 
 
-LAYER = {"n_out": 10, "sigma_w": 0.1, "mu_u": 0.0, "sigma_u": 1.0, "kernel": KERNEL}
+LAYER = {"fan_out": 10, "sigma_w": 0.1, "mu_u": 0.0, "sigma_u": 1.0, "kernel": KERNEL}
 TARGET = {"nu": 5.0, "mu_u": 0.0, "sigma_u": 1.0, "dt": 2e-3}
 
 
 @pytest.mark.parametrize(
     ("function", "options", "message"),
     [
-        (backward_gain, LAYER | {"n_out": 0}, "n_out must be finite and > 0"),
+        (backward_gain, LAYER | {"fan_out": 0}, "fan_out must be finite and > 0"),
         (backward_gain, LAYER | {"sigma_w": -1.0}, "sigma_w must be finite and >= 0"),
         (backward_gain, LAYER | {"sigma_u": 0.0}, "sigma_u must be finite and > 0"),
         (backward_gain, LAYER | {"mu_u": np.nan}, "mu_u must be finite"),
@@ -280,7 +281,7 @@ def gains():
     for sigma_u in (0.5, 1.0):
         sigma_w, kernel = balanced_weights(3, sigma_u)
         for beta in BETAS:
-            layer = {"n_out": N, "sigma_w": sigma_w, "mu_u": 0.0, "sigma_u": sigma_u}
+            layer = {"fan_out": N, "sigma_w": sigma_w, "mu_u": 0.0, "sigma_u": sigma_u}
             theory = backward_gain(surrogate.superspike(beta), **layer, kernel=KERNEL)
             rows.append(np.array(_gains(x, signs, kernel, beta)) / np.array(theory))
     return np.array(rows).reshape(2, 3, 2, 2)

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from snnjax import models
-from snnjax.experiments import RandmanConfig, build_network
+from snnjax.experiments import RandmanConfig
+from snnjax.experiments.build import build_network
 from snnjax.nn import DalianFluctuationDriven, FluctuationDriven
 
 INIT = FluctuationDriven(nu=15.8)
@@ -45,7 +46,7 @@ def test_command_line_names_build_these():
         config = RandmanConfig(
             model=model, recurrent=True, skip=True, remat_steps=20, learn_tau=True
         )
-        network = build_network(config, n_inputs=700, n_classes=20, nu=15.8, duration=0.7)
+        network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
         hidden = [layer for layer in network.layers if layer.spiking]
         assert len(hidden) == depth
         assert network.skip
@@ -61,7 +62,7 @@ def test_errors():
         models.csnn(700, 20, depth=5, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError,
-        match="n_inputs must be enough for layer 0, whose kernel is 21, got 20: 20 positions are left",
+        match="in_features must be enough for layer 0, whose kernel is 21, got 20: 20 positions are left",
     ):
         models.csnn(20, 10, depth=3, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="hidden must name at least one layer"):
@@ -165,7 +166,7 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
         ((7, 32, 80), (5, 16, 80), (5, 64, 80), (3,)),
     ]
     assert network.layers[-1].in_features == 320
-    with pytest.raises(ValueError, match="n_inputs must be enough for layer 0"):
+    with pytest.raises(ValueError, match="in_features must be enough for layer 0"):
         models.dalian_csnn(20, 10, init=DALIAN, rngs=nnx.Rngs(0))
 
 
@@ -181,7 +182,7 @@ def test_command_line_names_build_dalian_networks(model):
         ei_ratio=8.0,
         sigma_u=0.5,
     )
-    network = build_network(config, n_inputs=700, n_classes=20, nu=15.8, duration=0.7)
+    network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
     hidden = [layer for layer in network.layers if layer.spiking]
     assert [layer.n_inh for layer in hidden] == ([16] if model == "dalian" else [2, 4, 8])
     for layer in hidden:

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 
 from snnjax.nn import NonNegative
-from snnjax.nn.nonnegative import nonnegative
+from snnjax.nn._nonnegative import nonnegative
 from snnjax.optimizers import keep_nonnegative, smorms3
-from snnjax.training.checkpoint import Checkpoints
-from snnjax.training.ensemble import Snapshot
+from snnjax.training._checkpoint import Checkpoints
+from snnjax.training._ensemble import Snapshot
 
 UPDATES = 1000
 OPTIMIZERS = {

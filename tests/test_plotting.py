@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from snnjax import plotting
-from snnjax.diagnostics import LayerProbe, Probe
+from snnjax._probe_report import LayerProbe, Probe
 
 
 def rows(n=4):

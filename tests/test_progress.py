@@ -6,14 +6,15 @@ import types
 import numpy as np
 from rich.console import Console
 
-from snnjax.progress import (
+from snnjax._progress import (
     SweepProgress,
     TrainingProgress,
     UnitProgress,
     summary_table,
     sweep_table,
 )
-from snnjax.training import Plan, Snapshot
+from snnjax.training._callbacks import Plan
+from snnjax.training._ensemble import Snapshot
 
 
 def row(epoch):
@@ -151,7 +152,7 @@ def test_a_notebook_gets_one_line_that_is_replaced(monkeypatch):
         shown.append(data["text/plain"])
         return Handle()
 
-    monkeypatch.setattr("snnjax.progress.in_notebook", lambda: True)
+    monkeypatch.setattr("snnjax._progress.in_notebook", lambda: True)
     monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
     progress = TrainingProgress()
     progress.start(Plan(1, 0, 2, []))

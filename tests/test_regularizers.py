@@ -7,7 +7,7 @@ from flax import nnx
 
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import limited, lower_bound, total_penalty, upper_bound
-from snnjax.training.objective import Objective, Problem
+from snnjax.training._objective import Objective, Problem
 
 
 def spikes(shape=(20, 3, 4, 5, 2), p=0.3):
@@ -135,7 +135,7 @@ def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
     network = Sequential(*layers, Readout(10, 2, rngs=rngs))
 
     def gradient(bound, network=network, priming=False):
-        objective, params = Problem.of(network, Objective(regularizers=[bound]))
+        objective, params = Problem.from_objective(network, Objective(regularizers=[bound]))
         objective = objective.priming() if priming else objective
         grads, metrics = jax.jit(jax.grad(lambda p: objective.value(p, x, y), has_aux=True))(params)
         return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnjax import sparse
-from snnjax.datasets import DeviceEvents, EventDataset, SparseEvents
+from snnjax.datasets import DeviceEvents, EventDataset
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, SpikingDense
 from snnjax.sparse import EventRaster, as_dense, events_dot
@@ -19,7 +20,9 @@ from snnjax.sparse import EventRaster, as_dense, events_dot
 def events_of(counts):
     """The whole of spike counts (time, samples, units), as a batch of events."""
     data = EventDataset.from_dense(counts, np.zeros(counts.shape[1], int), 1e-3)
-    return SparseEvents.of(DeviceEvents.put(data, dt=1e-3)).batch(jnp.arange(counts.shape[1]))[0]
+    return SparseEvents.from_events(DeviceEvents.from_dataset(data, dt=1e-3)).batch(
+        jnp.arange(counts.shape[1])
+    )[0]
 
 
 def both(counts, kernel, g):
@@ -105,8 +108,8 @@ def test_vmap_over_weights_and_over_batches(rng):
     grad = lambda w: jax.grad(lambda w: jnp.sum(events_dot(x, w) ** 2))(w)
     dense = lambda w: jax.grad(lambda w: jnp.sum((jnp.asarray(counts[0], jnp.float32) @ w) ** 2))(w)
     assert_close(jax.vmap(grad)(kernels), jax.vmap(dense)(kernels), 1e-4)
-    data = SparseEvents.of(
-        DeviceEvents.put(
+    data = SparseEvents.from_events(
+        DeviceEvents.from_dataset(
             EventDataset.from_dense(
                 counts.swapaxes(0, 1).reshape(30, 8, 9), np.zeros(8, int), 1e-3
             ),

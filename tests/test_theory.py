@@ -251,7 +251,7 @@ def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
 @pytest.mark.parametrize("n_rec", [0, 150])
 def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
     n, nu, sigma_u, alpha = (400, n_rec, 60), (9.0, 14.0, 25.0), 0.8, 0.7
-    options = DALIAN | {"nu_exc": nu[0], "nu_rec": nu[1], "nu_inh": nu[2]}
+    options = DALIAN | {"nu_exc": nu[0], "nu_recurrent": nu[1], "nu_inh": nu[2]}
     rates = dalian_rates(
         sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options
     )
@@ -398,7 +398,8 @@ def test_simulated_membrane_has_the_predicted_mean_and_spread(poisson_input, dt,
 
 @pytest.mark.parametrize("n_rec", [0, 100])
 def test_simulated_dalian_membrane_is_balanced(n_rec):
-    from snnjax.dynamics import ExcInhDrive, ExcInhLIF
+    from snnjax.dynamics import ExcInhLIF
+    from snnjax.dynamics._exc_inh import ExcInhDrive
 
     rng = np.random.default_rng(4)
     n, nu, neurons, dt = (300, n_rec, 80), 20.0, 400, 2e-3

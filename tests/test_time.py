@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import pytest
 
-from snnjax._time import decay, n_steps
+from snnjax._time import decay, num_steps
 
 
 def test_n_steps():
-    assert [n_steps(d, dt) for d, dt in ((0.7, 2e-3), (0.2, 3e-3), (1e-3, 2e-3), (0.3, 0.1))] == [
+    assert [num_steps(d, dt) for d, dt in ((0.7, 2e-3), (0.2, 3e-3), (1e-3, 2e-3), (0.3, 0.1))] == [
         350,
         67,
         1,
@@ -14,7 +14,7 @@ def test_n_steps():
     ]
     for duration, dt, name in ((0.0, 1e-3, "duration"), (0.1, -1e-3, "dt")):
         with pytest.raises(ValueError, match=f"{name} must be finite and > 0 s"):
-            n_steps(duration, dt)
+            num_steps(duration, dt)
 
 
 def test_decay_of_numbers_arrays_and_tracers_agree():

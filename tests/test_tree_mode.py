@@ -26,7 +26,7 @@ from snnjax.losses import CrossEntropy
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
 from snnjax.optimizers import smorms3
 from snnjax.training import Objective, fit
-from snnjax.training.params import flatten_params
+from snnjax.training._params import flatten_params
 
 LABELS = jnp.array([0, 1, 0, 1, 0, 1])
 

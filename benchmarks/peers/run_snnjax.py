@@ -33,13 +33,15 @@ from benchmarks.works import (
 )
 from snnjax import models
 from snnjax._pytree import pytree_dataclass
-from snnjax.datasets import BatchSource, DeviceEvents, SparseEvents
+from snnjax.datasets import BatchSource, DeviceEvents
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Activity, SameForAll, SpikingDense
 from snnjax.surrogate import superspike
-from snnjax.training import Objective, Trainer, placement
-from snnjax.training.step import train_step
+from snnjax.training import Objective, Trainer
+from snnjax.training import _placement as placement
+from snnjax.training._step import train_step
 
 
 @pytree_dataclass
@@ -72,8 +74,10 @@ def events(work: Work) -> BatchSource:
     per_sample = np.moveaxis(x, 1, 0).reshape(work.batch, -1)
     addresses = np.nonzero(per_sample)[1].astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(per_sample.sum(axis=1, dtype=np.int64))])
-    source = DeviceEvents.put_bins(addresses, offsets, labels, steps=work.steps, n_units=work.units)
-    return source if work.conv else SparseEvents.of(source)
+    source = DeviceEvents.from_bins(
+        addresses, offsets, labels, steps=work.steps, num_units=work.units
+    )
+    return source if work.conv else SparseEvents.from_events(source)
 
 
 FORMS: dict[str, tuple[str, Callable[[Work], BatchSource]]] = {
@@ -99,7 +103,7 @@ def network_of(work: Work, seed: int) -> Any:
     if work.classes is None:
         network: Any = SpikingDense(work.units, *work.hidden, **shared)
     else:
-        shared["integrator"] = LeakyIntegrator(tau_mem=work.steps * DT, tau_syn=TAU_SYN, dt=DT)
+        shared["readout_neuron"] = LeakyIntegrator(tau_mem=work.steps * DT, tau_syn=TAU_SYN, dt=DT)
         if work.conv:
             network = models.csnn(work.units, work.classes, depth=len(CONVS), **shared)
         else:

@@ -2,7 +2,7 @@
 
 notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; nothing is run
 docs/results/**/report.md   listed, where there are any
-snnjax's public modules     reference/MODULE.md, one a module; a package has all of its public modules on one page
+snnjax's public modules     reference/MODULE.md, one page per module, with the names in its `__all__`
 """
 
 from __future__ import annotations
@@ -192,43 +192,20 @@ def modules() -> list[tuple[str, str]]:
 
 
 def module_page(module: str) -> str:
-    """Directives for a module, or for a package and everything public in it."""
-    folder = PACKAGE / module.removeprefix("snnjax.")
-    if not folder.is_dir():
-        return f"::: {module}\n    options: {{heading_level: 1}}\n"
-    exported = exports((folder / "__init__.py").read_text())
-    parts = [f"::: {module}\n    options: {{heading_level: 1, members: false}}"]
-    parts.append(
-        "Names of the package: "
-        + ", ".join(f"[`{name}`][{module}.{name}]" for name in exported)
-        + "."
-    )
-    parts += [f"::: {module}.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))]
-    # what is defined in a private module has no place there
-    parts += [
-        f"::: {source}.{name}"
-        for name, source in exported.items()
-        if source.rpartition(".")[2].startswith("_")
-    ]
-    return "\n\n".join(parts) + "\n"
+    """Directives for a module and the names in its `__all__`, in their order there."""
+    head = f"::: {module}\n    options: {{heading_level: 1, members: false}}"
+    return "\n\n".join([head, *(f"::: {module}.{name}" for name in exports(module))]) + "\n"
 
 
-def exports(source: str) -> dict[str, str]:
-    """The names in a package's `__all__`, and the module that each is imported from.
+def exports(module: str) -> list[str]:
+    """The names in a module's `__all__`. Nothing is imported.
 
-    >>> exports("from a.b import C, d\\n__all__ = ['C']")
-    {'C': 'a.b'}
+    >>> exports("snnjax.psp")
+    ['Kernel', 'ExcInhKernels']
     """
-    tree = ast.parse(source)
-    origin = {
-        alias.asname or alias.name: str(node.module)
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    public = next(
-        ast.literal_eval(n.value)
-        for n in tree.body
-        if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
-    )
-    return {name: origin[name] for name in public}
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    raise ValueError(f"{module} has no __all__: list the names that its page shows")

@@ -10,9 +10,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from snnjax import _check
-from snnjax.calibration.powers import InputPowers, input_powers, standard_weights
+from snnjax.calibration._powers import InputPowers, input_powers, standard_weights
 from snnjax.dynamics import Neuron
-from snnjax.nn import Incoming
+from snnjax.nn._synaptic import Incoming
 
 FLOOR_HZ = 1.0
 """A population that fires below this rate gets the weights of one that fires at this rate.

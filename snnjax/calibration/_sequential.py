@@ -1,7 +1,7 @@
 r"""Calibrate every layer of a network on data, first to last, in one forward pass.
 
 The input of each layer is measured after the layer below has been calibrated.
-Formulas: `snnjax.calibration.powers`. Calibration of one layer: `calibrate_layer`.
+Formulas: `snnjax/calibration/_powers.py`. Calibration of one layer: `calibrate_layer`.
 
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
@@ -19,14 +19,14 @@ from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax.calibration import dalian as dalian  # registers its kind of layer
 from snnjax.calibration._connection import powers_of, set_weights, shared_times, standardized
-from snnjax.calibration.gradient import LEVEL, GradientTarget, calibrate_gradient
-from snnjax.calibration.layer import Target, calibrate_layer
-from snnjax.calibration.powers import as_floats, weights_from_powers
-from snnjax.calibration.report import LayerReport, LayerReports, Of, infeasible
-from snnjax.nn import Layer, Sequential, Synaptic
-from snnjax.nn.network import check_sequential
+from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
+from snnjax.calibration._layer import Target, calibrate_layer
+from snnjax.calibration._powers import as_floats, weights_from_powers
+from snnjax.calibration._report import LayerReport, LayerReports, Of, infeasible
+from snnjax.nn import Layer, Sequential
+from snnjax.nn._network import check_sequential
+from snnjax.nn._synaptic import Synaptic
 
 
 def calibrate(
@@ -68,8 +68,8 @@ def calibrate(
             larger share than alpha.
         labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers.
         gradient: Also calibrates the backward gain of every layer, through the steepness of its
-            surrogate, and the scale of the readout (`snnjax.calibration.gradient`). None calibrates
-            only the membranes.
+            surrogate, and the scale of the readout (`snnjax/calibration/_gradient.py`). None
+            calibrates only the membranes.
 
     Returns:
         The calibrated network, and `LayerReports` with one `LayerReport` per spiking layer. When

@@ -1,39 +1,34 @@
 """Data sets: the container of events, readers of files, and batches on the device."""
 
-from snnjax.datasets.augment import Augmented
-from snnjax.datasets.batches import Batches
-from snnjax.datasets.crop import crop, drop_events, random_crop
-from snnjax.datasets.device import BatchSource, DeviceArrays, DeviceEvents
-from snnjax.datasets.dvs_gesture import DVSGesture, load_dvs_gesture
-from snnjax.datasets.events import EventDataset
-from snnjax.datasets.images import DeviceImages, ImageDataset, digits, load_cifar10
-from snnjax.datasets.nmnist import load_nmnist
-from snnjax.datasets.poisson import poisson, poisson_raster
-from snnjax.datasets.randman import randman
-from snnjax.datasets.shd import load_shd, read_shd
-from snnjax.datasets.shd_tfds import download_shd, load_shd_tfds, prepare_shd, shd_builder
-from snnjax.datasets.sparse_events import SparseEvents
-from snnjax.datasets.splits import Splits
-from snnjax.datasets.stream import Recordings, Stream
+from snnjax.datasets._augment import Augmented
+from snnjax.datasets._batches import Batches
+from snnjax.datasets._crop import random_crop
+from snnjax.datasets._device import BatchSource, DeviceArrays, DeviceEvents
+from snnjax.datasets._dvs_gesture import load_dvs_gesture
+from snnjax.datasets._events import EventDataset
+from snnjax.datasets._images import DeviceImages, ImageDataset, digits, load_cifar10
+from snnjax.datasets._nmnist import load_nmnist
+from snnjax.datasets._poisson import poisson, poisson_raster
+from snnjax.datasets._randman import randman
+from snnjax.datasets._shd import load_shd
+from snnjax.datasets._shd_tfds import download_shd, load_shd_tfds
+from snnjax.datasets._splits import Splits
+from snnjax.datasets._stream import Recordings, Stream
 
 __all__ = [
     "Augmented",
     "BatchSource",
     "Batches",
-    "DVSGesture",
     "DeviceArrays",
     "DeviceEvents",
     "DeviceImages",
     "EventDataset",
     "ImageDataset",
     "Recordings",
-    "SparseEvents",
     "Splits",
     "Stream",
-    "crop",
     "digits",
     "download_shd",
-    "drop_events",
     "load_cifar10",
     "load_dvs_gesture",
     "load_nmnist",
@@ -41,9 +36,6 @@ __all__ = [
     "load_shd_tfds",
     "poisson",
     "poisson_raster",
-    "prepare_shd",
     "randman",
     "random_crop",
-    "read_shd",
-    "shd_builder",
 ]

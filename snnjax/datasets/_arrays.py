@@ -1,4 +1,4 @@
-"""Array checks and helpers of `snnjax.datasets.events`.
+"""Array checks and helpers of `snnjax/datasets/_events.py`.
 
 Each error names the field, the first invalid value and its position.
 """
@@ -63,12 +63,12 @@ def integers(
     return np.ascontiguousarray(array, np.int32)
 
 
-def check_offsets(value: ArrayLike, *, n_samples: int, n_events: int) -> np.ndarray:
+def check_offsets(value: ArrayLike, *, num_samples: int, n_events: int) -> np.ndarray:
     """Return `value` as int64 after a check that it divides the events into samples."""
     offsets = vector("offsets", value, "iu")
-    if offsets.size != n_samples + 1:
+    if offsets.size != num_samples + 1:
         raise ValueError(
-            f"offsets must have one entry more than labels, got {offsets.size} for {n_samples} "
+            f"offsets must have one entry more than labels, got {offsets.size} for {num_samples} "
             "labels"
         )
     if offsets[0] != 0 or offsets[-1] != n_events:
@@ -144,16 +144,16 @@ def join(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def count_classes(
-    labels: ArrayLike, n_classes: int | None, class_names: Sequence[str] | None
+    labels: ArrayLike, num_classes: int | None, class_names: Sequence[str] | None
 ) -> int:
-    """Return `n_classes` if it is given, else the number of names, else the largest label + 1."""
-    if n_classes is not None:
-        return n_classes
+    """Return `num_classes` if it is given, else the number of names, else the largest label + 1."""
+    if num_classes is not None:
+        return num_classes
     if class_names is not None:
         return len(class_names)
     array = integers("labels", labels, 0, 2**31 - 2)
     if not array.size:
-        raise ValueError("n_classes must be given for a data set without samples, got None")
+        raise ValueError("num_classes must be given for a data set without samples, got None")
     return int(array.max()) + 1
 
 
@@ -189,14 +189,14 @@ def rng_of(seed: int | Sequence[int]) -> np.random.Generator:
     return np.random.default_rng([_check.integer("seed", part, at_least=0) for part in parts])
 
 
-def check_steps(n_steps: int) -> int:
-    """Return `n_steps` after a check that float32 times resolve the steps."""
-    if n_steps > MAX_STEPS:
+def check_steps(num_steps: int) -> int:
+    """Return `num_steps` after a check that float32 times resolve the steps."""
+    if num_steps > MAX_STEPS:
         raise ValueError(
-            f"n_steps must be <= 2**20 (float32 times do not resolve more), got {n_steps}; is dt "
-            "in seconds?"
+            f"num_steps must be <= 2**20 (float32 times do not resolve more), got {num_steps}; is "
+            "dt in seconds?"
         )
-    return n_steps
+    return num_steps
 
 
 def largest_count(dtype: DTypeLike) -> int:
@@ -213,7 +213,7 @@ def largest_count(dtype: DTypeLike) -> int:
 
 def split_indices(
     labels: np.ndarray,
-    n_classes: int,
+    num_classes: int,
     fractions: Sequence[float],
     *,
     seed: int | Sequence[int],
@@ -236,7 +236,7 @@ def split_indices(
         # Sample r of a class with n samples goes to position (r + 1/2) / n on the interval [0, 1],
         # which the fractions divide. So every class is spread evenly over the parts.
         shuffled = labels[order]
-        sizes = np.bincount(shuffled, minlength=n_classes)
+        sizes = np.bincount(shuffled, minlength=num_classes)
         rank = np.empty(n, np.int64)
         rank[np.argsort(shuffled, kind="stable")] = np.arange(n) - np.repeat(
             np.cumsum(sizes) - sizes, sizes

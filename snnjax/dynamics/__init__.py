@@ -1,26 +1,19 @@
 """Neuron models as frozen parameters with a pure `step`, and the scan over time."""
 
-from snnjax.dynamics._neuron import Neuron, Reset, Simulation, apply_reset
-from snnjax.dynamics._simulate import dense_recurrence, simulate
-from snnjax.dynamics.adaptive import AdaptiveLIF, AdaptiveLIFState
-from snnjax.dynamics.exc_inh import ExcInhDrive, ExcInhLIF, ExcInhState
-from snnjax.dynamics.lif import LIF, LIFState
-from snnjax.dynamics.readout import LeakyIntegrator, LeakyIntegratorState
+from snnjax.dynamics._adaptive import AdaptiveLIF
+from snnjax.dynamics._exc_inh import ExcInhLIF
+from snnjax.dynamics._lif import LIF
+from snnjax.dynamics._neuron import Neuron, Simulation, apply_reset
+from snnjax.dynamics._readout import LeakyIntegrator
+from snnjax.dynamics._simulate import simulate
 
 __all__ = [
     "LIF",
     "AdaptiveLIF",
-    "AdaptiveLIFState",
-    "ExcInhDrive",
     "ExcInhLIF",
-    "ExcInhState",
-    "LIFState",
     "LeakyIntegrator",
-    "LeakyIntegratorState",
     "Neuron",
-    "Reset",
     "Simulation",
     "apply_reset",
-    "dense_recurrence",
     "simulate",
 ]

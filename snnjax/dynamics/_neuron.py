@@ -84,7 +84,7 @@ class Neuron(abc.ABC):
     def kernel(self) -> PSP:
         """The post-synaptic potential below the threshold, for one synaptic current.
 
-        The default is measured from `step`, see `snnjax.dynamics._response`: it exists if the
+        The default is measured from `step`, see `snnjax/dynamics/_response.py`: it exists if the
         neuron is linear below its threshold. A model may override it with a closed form.
         """
         return measured(self)
@@ -119,7 +119,7 @@ class Neuron(abc.ABC):
         weights: Any = None,
         membrane: bool = False,
     ) -> Simulation:
-        """Run the neurons over a sequence; `snnjax.dynamics.simulate` without its checks.
+        """Run the neurons over a sequence; `snnjax/dynamics/_simulate.py` without its checks.
 
         The default is a `jax.lax.scan` over `step`, which JAX differentiates. A model may override
         it with a faster program that gives the same values and gradients.

@@ -1,6 +1,6 @@
 """A NIR node of neurons as a model of `snnjax.dynamics`.
 
-`snnjax.exchange.nir_convention` has the formulas and explains the metadata.
+`snnjax.exchange` has the formulas and explains the metadata.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snnjax.dynamics import LIF, LeakyIntegrator, Neuron, Reset
-from snnjax.exchange import nir_convention as convention
+from snnjax.dynamics import LIF, LeakyIntegrator, Neuron
+from snnjax.dynamics._neuron import Reset
+from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph
-from snnjax.exchange.nir_convention import Scheme
+from snnjax.exchange._nir_convention import Scheme
 
 _SAME = 1e-6  # relative rounding error allowed between the values of a node and its metadata
 

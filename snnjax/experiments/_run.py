@@ -26,10 +26,10 @@ from snnjax.datasets import (
     EventDataset,
     ImageDataset,
     Recordings,
-    SparseEvents,
     Splits,
     Stream,
 )
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments.build import (
     FROM_DATA,
     LOSSES,
@@ -40,10 +40,10 @@ from snnjax.experiments.build import (
 )
 from snnjax.experiments.config import TrainConfig
 from snnjax.nn import Sensory, Sequential
-from snnjax.training.callbacks import Callback, Row
-from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
-from snnjax.training.objective import Objective
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._callbacks import Callback, Row
+from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
+from snnjax.training._objective import Objective
+from snnjax.training._run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -206,7 +206,7 @@ def _put_events(
 ) -> tuple[float, Data]:
     """Return the mean input rate, Hz, or the configured rate, and the data."""
     nu = float(train.rate().mean()) if config.nu is None else config.nu
-    shown = DeviceEvents.put(train, dt=config.dt)
+    shown = DeviceEvents.from_dataset(train, dt=config.dt)
     return nu, _events_data(config, shown, shown, train, valid, test)
 
 
@@ -217,7 +217,7 @@ def _put_stream(
     with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
         first: Any = next(shards)  # `DeviceEvents`, because `events` is False
     nu = (
-        int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.n_units)
+        int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.num_units)
         if config.nu is None
         else config.nu
     )
@@ -232,10 +232,10 @@ def _events_data(
     valid: EventDataset,
     test: EventDataset,
 ) -> Data:
-    held = [DeviceEvents.put(data, dt=config.dt) for data in (valid, test)]
+    held = [DeviceEvents.from_dataset(data, dt=config.dt) for data in (valid, test)]
     needs = {
-        "n_inputs": sizes.n_units,
-        "n_classes": sizes.n_classes,
+        "in_features": sizes.num_units,
+        "num_classes": sizes.num_classes,
         "duration": valid.duration,
         "image": getattr(config, "sensor", None),
     }
@@ -246,13 +246,13 @@ def _put_images(
     config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset
 ) -> tuple[float, Data]:
     """Return the mean rate of the sensory neurons, Hz, or the configured rate, and the data."""
-    steps = _time.n_steps(config.duration, config.dt)
-    shown = DeviceImages.put(train, steps=steps, flip=config.flip, shift=config.shift)
-    held = [DeviceImages.put(data, steps=steps, like=shown) for data in (valid, test)]
+    steps = _time.num_steps(config.duration, config.dt)
+    shown = DeviceImages.from_dataset(train, steps=steps, flip=config.flip, shift=config.shift)
+    held = [DeviceImages.from_dataset(data, steps=steps, like=shown) for data in (valid, test)]
     height, width, channels = train.images.shape[1:]
     needs = {
-        "n_inputs": height * width * channels,
-        "n_classes": train.n_classes,
+        "in_features": height * width * channels,
+        "num_classes": train.num_classes,
         "duration": config.duration,
     }
     needs |= {"image": (height, width, channels), "sensory": True}

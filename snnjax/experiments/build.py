@@ -16,7 +16,7 @@ from snnjax.experiments.config import TrainConfig
 from snnjax.initializers import ikun_normal, kaiming_normal, lecun_normal, micheli_normal, normal
 from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
-from snnjax.training.objective import Objective
+from snnjax.training._objective import Objective
 
 LOSSES: dict[str, losses.CrossEntropy | losses.MeanSquare] = {
     "max_over_time": losses.CrossEntropy(losses.max_over_time),
@@ -35,8 +35,8 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 def build_network(
     config: TrainConfig,
     *,
-    n_inputs: int,
-    n_classes: int,
+    in_features: int,
+    num_classes: int,
     nu: float,
     duration: float,
     image: tuple[int, int, int] | None = None,
@@ -47,18 +47,18 @@ def build_network(
 
     Args:
         config: The configuration.
-        n_inputs: Number of input units.
-        n_classes: Number of classes.
+        in_features: Number of input units.
+        num_classes: Number of classes.
         nu: Input rate that the initialization assumes, Hz.
         duration: Length of a trial, s.
-        image: Height, width and channels, whose product is `n_inputs`. None: the inputs are on a
+        image: Height, width and channels, whose product is `in_features`. None: the inputs are on a
             line.
         sensory: If True, inputs are pixel values instead of spikes.
         seed: Seed of the weights, traced or not. None: `config.seed`.
 
     >>> from snnjax.experiments import RandmanConfig
     >>> config = RandmanConfig(hidden=(64, 32))
-    >>> network = build_network(config, n_inputs=20, n_classes=10, nu=5.0, duration=0.2)
+    >>> network = build_network(config, in_features=20, num_classes=10, nu=5.0, duration=0.2)
     >>> [layer.out_features for layer in network.layers]
     [64, 32, 10]
     """
@@ -76,7 +76,9 @@ def build_network(
     shared: dict[str, Any] = {
         "init": layer_init(config, nu),
         "neuron": neuron,
-        "integrator": LeakyIntegrator(tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt),
+        "readout_neuron": LeakyIntegrator(
+            tau_mem=tau_readout, tau_syn=config.tau_syn, dt=config.dt
+        ),
         "recurrent": config.recurrent,
         "skip": config.skip,
         "remat_steps": config.remat_steps,
@@ -86,7 +88,7 @@ def build_network(
         else (),
         "rngs": rngs,
     }
-    network = _network(config, shared, n_inputs, n_classes, image, sensory)
+    network = _network(config, shared, in_features, num_classes, image, sensory)
     if config.gradient != "none":
         for layer in network.layers:
             if layer.spiking:
@@ -97,36 +99,40 @@ def build_network(
 def _network(
     config: TrainConfig,
     shared: dict[str, Any],
-    n_inputs: int,
-    n_classes: int,
+    in_features: int,
+    num_classes: int,
     image: tuple[int, int, int] | None,
     sensory: bool,
 ) -> Sequential:
     """Build the network of the model that `config` names."""
     if config.model == "dalian":
         return models.dalian(
-            n_inputs, n_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared
+            in_features, num_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared
         )
     if config.dalian:
         return models.dalian_csnn(
-            n_inputs,
-            n_classes,
+            in_features,
+            num_classes,
             depth=int(config.model.removeprefix("dalian_csnn")),
             ei_ratio=config.ei_ratio,
             **shared,
         )
     if config.model == "dense":
-        return models.dense(n_inputs, n_classes, hidden=config.hidden, sensory=sensory, **shared)
+        return models.dense(
+            in_features, num_classes, hidden=config.hidden, sensory=sensory, **shared
+        )
     if image is not None:
         shared["padding"] = getattr(config, "padding", "same")
         return models.csnn2d(
             image,
-            n_classes,
+            num_classes,
             depth=int(config.model.removeprefix("csnn")),
             sensory=sensory,
             **shared,
         )
-    return models.csnn(n_inputs, n_classes, depth=int(config.model.removeprefix("csnn")), **shared)
+    return models.csnn(
+        in_features, num_classes, depth=int(config.model.removeprefix("csnn")), **shared
+    )
 
 
 SURROGATES: dict[str, Callable[..., surrogate.SpikeFunction]] = {

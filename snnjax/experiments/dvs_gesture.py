@@ -10,8 +10,9 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 
 from snnjax import _check
-from snnjax.datasets import DVSGesture, Splits, Stream
-from snnjax.datasets.stream import Crop
+from snnjax.datasets import Splits, Stream
+from snnjax.datasets._dvs_gesture import DVSGesture
+from snnjax.datasets._stream import Crop
 from snnjax.experiments.config import Model, TrainConfig
 from snnjax.regularizers import Pool
 
@@ -21,7 +22,7 @@ class DVSGestureConfig(TrainConfig):
     """Train on DVS-Gesture.
 
     FOLDER contains ibmGestureTrain and ibmGestureTest, or the original recordings
-    (`snnjax.datasets.DVSGesture`).
+    (`snnjax.datasets.load_dvs_gesture`).
     """
 
     plane: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from snnjax import _check
 from snnjax.experiments._run import Prepared, prepare
 from snnjax.experiments.config import TrainConfig
 from snnjax.experiments.tasks import TASKS
-from snnjax.training.params import load_params
+from snnjax.training._params import load_params
 
 Parameters = Literal["final", "best", "initial"]
 _CONFIGS: dict[str, type[TrainConfig]] = {c.__name__: c for c in TASKS.values()}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from snnjax import _check
 from snnjax.datasets import Splits, load_nmnist
-from snnjax.datasets.nmnist import sensor_shape
+from snnjax.datasets._nmnist import sensor_shape
 from snnjax.experiments.config import Model, TrainConfig
 from snnjax.regularizers import Pool
 

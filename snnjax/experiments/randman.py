@@ -48,11 +48,11 @@ class RandmanConfig(TrainConfig):
     def datasets(self) -> Splits:
         """Return the training, validation and test set."""
         data = randman(
-            n_classes=self.classes,
-            n_units=self.inputs,
-            n_samples=self.samples,
+            num_classes=self.classes,
+            num_units=self.inputs,
+            samples_per_class=self.samples,
             dim=self.dim,
-            alpha=self.smoothness,
+            smoothness=self.smoothness,
             duration=self.duration,
             active_duration=self.duration / 2,
             seed=self.data_seed,

@@ -46,11 +46,11 @@ from snnjax.experiments.sweep_folder import (
     write_results,
 )
 from snnjax.nn import Sequential
-from snnjax.training.checkpoint import Checkpoints
-from snnjax.training.ensemble import Hyper, Order, Program, Snapshot, fit_ensemble
-from snnjax.training.inputs import choose_form
-from snnjax.training.objective import Objective
-from snnjax.training.placement import Placement, resolve
+from snnjax.training._checkpoint import Checkpoints
+from snnjax.training._ensemble import Hyper, Order, Program, Snapshot, fit_ensemble
+from snnjax.training._inputs import choose_form
+from snnjax.training._objective import Objective
+from snnjax.training._placement import Placement, resolve
 
 PROBED = 64
 """Number of training samples of the probe."""

@@ -38,8 +38,8 @@ import numpy as np
 import snnjax
 from snnjax._files import as_dict, write_whole
 from snnjax.experiments.config import TrainConfig
-from snnjax.training.ensemble import EnsembleResult
-from snnjax.training.params import flatten_params
+from snnjax.training._ensemble import EnsembleResult
+from snnjax.training._params import flatten_params
 
 SWEEPABLE = (
     "sigma_u",

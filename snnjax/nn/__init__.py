@@ -1,32 +1,24 @@
 """Flax NNX modules: layers, networks, and initialization of layers."""
 
+from snnjax.nn._conv import ConvMap, SpikingConv1d, SpikingConv2d
+from snnjax.nn._dalian import Dalian, DalianConv1d, DalianConv2d, DalianDense
+from snnjax.nn._dropout import Dropout
+from snnjax.nn._init import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll
 from snnjax.nn._layer import Layer
+from snnjax.nn._layers import Readout, SpikingDense
 from snnjax.nn._maps import DenseMap, LinearMap
-from snnjax.nn._neurons import NeuronLayer, Steepness
-from snnjax.nn._synaptic import Incoming, Spiking, Synaptic
-from snnjax.nn.conv import ConvMap, SpikingConv, SpikingConv1d, SpikingConv2d
-from snnjax.nn.dalian import Dalian, DalianConv, DalianConv1d, DalianConv2d, DalianDense
-from snnjax.nn.dropout import Dropout
-from snnjax.nn.init import (
-    Connection,
-    DalianFluctuationDriven,
-    FluctuationDriven,
-    LayerInit,
-    SameForAll,
-)
-from snnjax.nn.layers import Readout, SpikingDense
-from snnjax.nn.network import Activity, NetworkOutput, Sequential
-from snnjax.nn.nonnegative import NonNegative
-from snnjax.nn.per_step import PerStep
-from snnjax.nn.sensory import Sensory
-from snnjax.nn.shape import Flatten, Pool, Reshape, Stateless
+from snnjax.nn._network import Activity, NetworkOutput, Sequential
+from snnjax.nn._neurons import NeuronLayer
+from snnjax.nn._nonnegative import NonNegative, nonnegative
+from snnjax.nn._per_step import PerStep
+from snnjax.nn._sensory import Sensory
+from snnjax.nn._shape import Flatten, Pool, Reshape
+from snnjax.nn._synaptic import Spiking, Synaptic
 
 __all__ = [
     "Activity",
-    "Connection",
     "ConvMap",
     "Dalian",
-    "DalianConv",
     "DalianConv1d",
     "DalianConv2d",
     "DalianDense",
@@ -35,7 +27,6 @@ __all__ = [
     "Dropout",
     "Flatten",
     "FluctuationDriven",
-    "Incoming",
     "Layer",
     "LayerInit",
     "LinearMap",
@@ -50,11 +41,9 @@ __all__ = [
     "Sensory",
     "Sequential",
     "Spiking",
-    "SpikingConv",
     "SpikingConv1d",
     "SpikingConv2d",
     "SpikingDense",
-    "Stateless",
-    "Steepness",
     "Synaptic",
+    "nonnegative",
 ]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 
 from snnjax import _check
-from snnjax.dynamics import dense_recurrence
+from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.nn._layer import Shape
 from snnjax.sparse import EventRaster, dense_dot, events_dot
 

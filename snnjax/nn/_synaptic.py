@@ -20,10 +20,10 @@ from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
 from snnjax.dynamics._neuron import check_neuron
 from snnjax.initializers import Initializer, fan_in
+from snnjax.nn._init import Connection, LayerInit, as_layer_init, draw_weights
 from snnjax.nn._layer import Shape, State, unlisted
 from snnjax.nn._maps import LinearMap
 from snnjax.nn._neurons import NeuronLayer, _with_arrays, check_units
-from snnjax.nn.init import Connection, LayerInit, as_layer_init, draw_weights
 from snnjax.psp import PSP
 
 

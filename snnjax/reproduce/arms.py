@@ -27,8 +27,8 @@ from snnjax.experiments.sweep_folder import epochs_to
 from snnjax.experiments.tasks import task_name
 from snnjax.reproduce.data import SOURCES
 from snnjax.reproduce.settings import Task
-from snnjax.training.fit import FitResult, TrainingDivergedError
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._fit import FitResult, TrainingDivergedError
+from snnjax.training._run_folder import RunFolder
 
 Row = dict[str, Any]
 Watch = Callable[[str, int, int], Callable[..., None] | None]

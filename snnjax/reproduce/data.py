@@ -4,9 +4,9 @@
 folder, or in its subfolders with these names:
 
     shd | shd_format    NAME_train.h5 and NAME_test.h5 in the layout of the Spiking Heidelberg
-                        Digits (`snnjax.datasets.shd`); NAME is shd for SHD itself
+                        Digits (`snnjax/datasets/_shd.py`); NAME is shd for SHD itself
     tfds                cifar10, prepared by tensorflow-datasets
-    dvs_gesture         DVS-Gesture (`snnjax.datasets.DVSGesture`)
+    dvs_gesture         DVS-Gesture (`snnjax.datasets.load_dvs_gesture`)
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def generated(
 
     >>> from snnjax.experiments import SHDConfig
     >>> train, valid, test = generated(SHDConfig(data=Path(), duration=0.1), sizes=(8, 4, 4))
-    >>> len(train), train.n_units, train.n_classes, train.duration
+    >>> len(train), train.num_units, train.num_classes, train.duration
     (8, 700, 20, 0.1)
     """
     rng = np.random.default_rng(seed)
@@ -136,8 +136,8 @@ def _events(
         units=np.concatenate(sample_units),
         offsets=offsets,
         labels=labels,
-        n_units=units,
-        n_classes=classes,
+        num_units=units,
+        num_classes=classes,
         duration=duration,
     )
 
@@ -147,7 +147,7 @@ def _images(rng: np.random.Generator, n: int, side: int, classes: int) -> ImageD
     images = rng.integers(0, 100, (n, side, side, 3))
     for image, label in zip(images, labels, strict=True):
         image[label * side // classes] += 120
-    return ImageDataset(images=images.astype(np.uint8), labels=labels, n_classes=classes)
+    return ImageDataset(images=images.astype(np.uint8), labels=labels, num_classes=classes)
 
 
 LAPTOP_SPEAKERS = (3, 5)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from snnjax._probe_report import SATURATED_HZ
 from snnjax.datasets import Splits
-from snnjax.diagnostics import SATURATED_HZ, probe
-from snnjax.experiments import TrainConfig, prepare
-from snnjax.experiments._run import spread
+from snnjax.diagnostics import probe
+from snnjax.experiments._run import prepare, spread
+from snnjax.experiments.config import TrainConfig
 from snnjax.reproduce.statements import Row, Rows, Statement, Verdict, pick, untested, verdict
 
 if TYPE_CHECKING:

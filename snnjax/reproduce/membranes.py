@@ -17,7 +17,8 @@ from flax import nnx
 from snnjax.calibration import calibrate, free_membrane
 from snnjax.datasets import DeviceEvents, EventDataset, load_shd, poisson_raster, randman
 from snnjax.dynamics import LIF
-from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense, Synaptic
+from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.nn._synaptic import Synaptic
 
 METHODS = ("paper", "data-driven", "data-driven, balanced")
 DT = 2e-3
@@ -37,12 +38,14 @@ def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.
         dt: Time step, s.
     """
     part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
-    return DeviceEvents.put(part, dt=dt).batch(jnp.arange(len(part)))[0], float(data.rate().mean())
+    return DeviceEvents.from_dataset(part, dt=dt).batch(jnp.arange(len(part)))[0], float(
+        data.rate().mean()
+    )
 
 
 def randman_input(samples: int) -> tuple[jax.Array, float]:
     """Return Randman with the settings of the paper."""
-    return events_input(randman(n_samples=samples, seed=0), samples)
+    return events_input(randman(samples_per_class=samples, seed=0), samples)
 
 
 def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:

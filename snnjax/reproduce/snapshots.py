@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import nnx
 
-from snnjax.experiments import build_network
 from snnjax.experiments._run import activity_figure, load
+from snnjax.experiments.build import build_network
 from snnjax.experiments.sweep_folder import member_file
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.data import SOURCES
-from snnjax.training.params import unflatten_params
+from snnjax.training._params import unflatten_params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

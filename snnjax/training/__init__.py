@@ -1,39 +1,30 @@
 """Training: an objective, a trainer of steps and epochs, `fit`, ensembles, and the run folder."""
 
-from snnjax.training.callbacks import (
+from snnjax.training._callbacks import (
     Callback,
     EarlyStopping,
     FitState,
-    Plan,
     TensorBoard,
     WeightsAndBiases,
 )
-from snnjax.training.checkpoint import Checkpoints
-from snnjax.training.ensemble import EnsembleResult, Program, Snapshot, fit_ensemble
-from snnjax.training.fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
-from snnjax.training.memory import StepMemory, step_memory
-from snnjax.training.objective import Metrics, Objective
-from snnjax.training.step import TrainState
-from snnjax.training.trainer import Trainer
+from snnjax.training._checkpoint import Checkpoints
+from snnjax.training._ensemble import Program, fit_ensemble
+from snnjax.training._fit import FitResult, TrainingDivergedError, fit
+from snnjax.training._memory import step_memory
+from snnjax.training._objective import Objective
+from snnjax.training._trainer import Trainer
 
 __all__ = [
     "Callback",
     "Checkpoints",
     "EarlyStopping",
-    "EnsembleResult",
     "FitResult",
     "FitState",
-    "Metrics",
     "Objective",
-    "Plan",
     "Program",
-    "Snapshot",
-    "StepMemory",
     "TensorBoard",
-    "TrainState",
     "Trainer",
     "TrainingDivergedError",
-    "TrainingInterrupted",
     "WeightsAndBiases",
     "fit",
     "fit_ensemble",

@@ -11,8 +11,9 @@ from flax import nnx
 
 from snnjax.calibration import calibrate as calibrate_both
 from snnjax.calibration import free_membrane, scale_to_rate
-from snnjax.calibration.dalian import Moments, current_membrane, moments, scales_from_moments
-from snnjax.dynamics import ExcInhDrive, ExcInhLIF
+from snnjax.calibration._dalian import Moments, current_membrane, moments, scales_from_moments
+from snnjax.dynamics import ExcInhLIF
+from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.nn import (
     DalianConv1d,
     DalianDense,
@@ -25,7 +26,14 @@ from snnjax.nn import (
 from snnjax.theory import dalian_rates
 
 calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
-SIZES = {"n_exc": 50, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0, "nu_inh": 25.0, "nu_rec": 15.0}
+SIZES = {
+    "n_exc": 50,
+    "n_inh": 20,
+    "n_rec": 30,
+    "nu_exc": 10.0,
+    "nu_inh": 25.0,
+    "nu_recurrent": 15.0,
+}
 NEURON = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)
 
 

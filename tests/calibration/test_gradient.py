@@ -23,8 +23,8 @@ from snnjax.nn import (
     Sequential,
     SpikingConv1d,
     SpikingDense,
-    Steepness,
 )
+from snnjax.nn._neurons import Steepness
 from snnjax.training import Objective, Trainer
 
 DT = 4e-3

@@ -5,8 +5,8 @@ import pytest
 from _support import assert_close, spikes
 from flax import linen, nnx
 
-from snnjax.calibration import data_driven, filtered, free_membrane, input_powers, source_powers
-from snnjax.calibration.powers import standard_weights
+from snnjax.calibration import data_driven, free_membrane, input_powers, source_powers
+from snnjax.calibration._powers import filtered, standard_weights
 from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
 from snnjax.psp import Kernel
@@ -106,7 +106,7 @@ def test_identical_inputs_give_zero_sum_weights_no_power_at_all():
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("batch_size", [7, 40, 1000])
 def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
-    data = DeviceEvents.put(randman(n_samples=4, seed=0), dt=2e-3)  # 40 samples
+    data = DeviceEvents.from_dataset(randman(samples_per_class=4, seed=0), dt=2e-3)  # 40 samples
     whole = input_powers(data.batch(jnp.arange(40))[0], LIF(), balance=balance)
     parts = source_powers(data, LIF(), batch_size=batch_size, balance=balance)
     # every unit of Randman spikes once, so what balance leaves of Q is a small difference of two sums
@@ -119,7 +119,9 @@ def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
 @pytest.mark.parametrize("sigma_u", [0.5, 2.0])
 def test_initializer_puts_the_membrane_on_target(balance, sigma_u):
     """5 % over 1000 neurons, on Randman, where the formula of the paper is off by 16 %."""
-    x = DeviceEvents.put(randman(n_samples=10, seed=0), dt=2e-3).batch(jnp.arange(100))[0]
+    x = DeviceEvents.from_dataset(randman(samples_per_class=10, seed=0), dt=2e-3).batch(
+        jnp.arange(100)
+    )[0]
     w = data_driven(input_powers(x, LIF(), balance=balance), sigma_u=sigma_u)(
         jax.random.key(0), (20, 1000)
     )
@@ -181,4 +183,6 @@ def test_errors():
     with pytest.raises(TypeError, match="n must be an integer"):
         input_powers(x, LIF(), gather=lambda h: h.sum(-1, keepdims=True))
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
-        source_powers(DeviceEvents.put(randman(n_samples=2), dt=2e-3), LIF(), batch_size=0)
+        source_powers(
+            DeviceEvents.from_dataset(randman(samples_per_class=2), dt=2e-3), LIF(), batch_size=0
+        )

@@ -9,7 +9,8 @@ from _support import spikes
 from flax import nnx
 
 from snnjax.calibration import calibrate as calibrate_both
-from snnjax.calibration import filtered, scale_to_rate, weights_from_powers
+from snnjax.calibration import scale_to_rate
+from snnjax.calibration._powers import filtered, weights_from_powers
 from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, simulate
 from snnjax.nn import (
@@ -27,9 +28,9 @@ calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has
 
 
 def randman_batch(n=40):
-    return DeviceEvents.put(randman(n_samples=n, seed=0), dt=2e-3).batch(jnp.arange(0, 10 * n, 5))[
-        0
-    ]
+    return DeviceEvents.from_dataset(randman(samples_per_class=n, seed=0), dt=2e-3).batch(
+        jnp.arange(0, 10 * n, 5)
+    )[0]
 
 
 def free_membrane(layer, x, recurrent_input=None):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset, SparseEvents, poisson, randman
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson, randman
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import RandmanConfig
 from snnjax.experiments._run import train_source
 from snnjax.sparse import events_dot
@@ -13,8 +14,8 @@ from snnjax.sparse import events_dot
 
 @pytest.fixture(scope="module")
 def source():
-    return DeviceEvents.put(
-        poisson(n_samples=12, n_units=40, rate=30.0, duration=0.2, seed=0), dt=2e-3
+    return DeviceEvents.from_dataset(
+        poisson(num_samples=12, num_units=40, rate=30.0, duration=0.2, seed=0), dt=2e-3
     )
 
 
@@ -61,9 +62,9 @@ def test_shift_moves_a_whole_sample_by_units(source):
 def test_stretch_moves_times_by_one_factor_a_sample():
     steps = np.array([0, 10, 20, 40, 60])
     data = EventDataset.from_lists(
-        [steps * 2e-3 + 1e-3] * 30, [np.zeros(5, int)] * 30, [0] * 30, n_units=1, duration=0.2
+        [steps * 2e-3 + 1e-3] * 30, [np.zeros(5, int)] * 30, [0] * 30, num_units=1, duration=0.2
     )
-    augmented = Augmented(source=DeviceEvents.put(data, dt=2e-3), time_stretch=0.3)
+    augmented = Augmented(source=DeviceEvents.from_dataset(data, dt=2e-3), time_stretch=0.3)
     x = np.asarray(augmented.batch(jnp.arange(30), jax.random.key(1))[0])[:, :, 0]
     factors = []
     for b in range(30):
@@ -81,12 +82,12 @@ def test_stretch_moves_times_by_one_factor_a_sample():
 )
 def test_lists_are_moved_as_events_are(options, rng):
     """The same draws on lists and on single events: the same raster, product and weight gradient, with spikes that leave it on every side."""
-    source = DeviceEvents.put(
-        poisson(n_samples=7, n_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3
+    source = DeviceEvents.from_dataset(
+        poisson(num_samples=7, num_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3
     )
     plain, lists = (
         Augmented(source=source, **options),
-        Augmented(source=SparseEvents.of(source), **options),
+        Augmented(source=SparseEvents.from_events(source), **options),
     )
     kernel, g = (
         jnp.asarray(rng.integers(-8, 9, (12, 5)), jnp.float32),
@@ -107,7 +108,9 @@ def test_lists_are_moved_as_events_are(options, rng):
 
 
 def test_lists_cannot_lose_or_gain_single_events():
-    source = SparseEvents.of(DeviceEvents.put(randman(n_samples=20), dt=2e-3))
+    source = SparseEvents.from_events(
+        DeviceEvents.from_dataset(randman(samples_per_class=20), dt=2e-3)
+    )
     for options in ({"drop": 0.1}, {"time_jitter": 1.0}, {"unit_jitter": 1.0}, {"insert": 0.5}):
         with pytest.raises(
             ValueError,
@@ -150,8 +153,8 @@ def test_draws_of_shift_stretch_and_drop_are_those_before_there_were_other_chang
 def middle():
     """16 samples of 1000 events, all in step 250 and on unit 200 of 500 x 400."""
     times, units = [np.full(1000, 0.501)] * 16, [np.full(1000, 200)] * 16
-    return DeviceEvents.put(
-        EventDataset.from_lists(times, units, [0] * 16, n_units=400, duration=1.0), dt=2e-3
+    return DeviceEvents.from_dataset(
+        EventDataset.from_lists(times, units, [0] * 16, num_units=400, duration=1.0), dt=2e-3
     )
 
 
@@ -194,8 +197,8 @@ def test_time_and_unit_move_independently(middle):
 def test_jitter_moves_out_of_the_raster_what_lies_at_its_edge():
     """Events in the first step and on the first unit: those moved below are gone, not clipped. Moves are >= 0 with probability Phi(1 / (2 s))."""
     events = [np.full(4000, 1e-3)] * 4, [np.zeros(4000, int)] * 4
-    source = DeviceEvents.put(
-        EventDataset.from_lists(*events, [0] * 4, n_units=100, duration=0.2), dt=2e-3
+    source = DeviceEvents.from_dataset(
+        EventDataset.from_lists(*events, [0] * 4, num_units=100, duration=0.2), dt=2e-3
     )
     stays = 0.5 * (1 + erf(0.5 / 2.0 / sqrt(2)))
     for options, share in (
@@ -212,8 +215,8 @@ def test_jitter_moves_out_of_the_raster_what_lies_at_its_edge():
 def test_inserted_events_have_the_expected_number_and_lie_anywhere():
     counts = np.array([0, 5, 100, 400])
     times, units = [np.full(n, 0.02) for n in counts], [np.full(n, 7) for n in counts]
-    source = DeviceEvents.put(
-        EventDataset.from_lists(times, units, [0] * 4, n_units=20, duration=0.1), dt=2e-3
+    source = DeviceEvents.from_dataset(
+        EventDataset.from_lists(times, units, [0] * 4, num_units=20, duration=0.1), dt=2e-3
     )
     augmented = Augmented(source=source, insert=0.3)
     assert augmented.slots == 240

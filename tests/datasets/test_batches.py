@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from _linear import INPUTS, OUTPUTS, STEPS, Given, Linear, inputs, noisy_map
 
 from snnjax.datasets import Batches, Splits
-from snnjax.datasets.batches import Batch
+from snnjax.datasets._batches import Batch
 from snnjax.losses import CrossEntropy, SquaredError, mean_over_time
 from snnjax.training import Objective, Trainer, TrainingDivergedError, fit, fit_ensemble
-from snnjax.training.objective import Problem
+from snnjax.training._objective import Problem
 
 KEY = jax.random.key(0)
 
@@ -68,7 +68,7 @@ def test_training_is_gradient_descent_over_the_batches_in_order(kind):
     """Batches of 4, 4 and 2 samples, two epochs, against a loop of jax.grad; every sample counts once in the metrics."""
     x, y = data()
     net, loss, rate = Linear(), CrossEntropy(), 0.1
-    problem, params = Problem.of(Linear(), Objective())
+    problem, params = Problem.from_objective(Linear(), Objective())
     value = jax.jit(jax.value_and_grad(lambda p, x, y: loss(problem.outputs(p, x)[0], y).mean()))
     expected = []
     for _ in range(2):

@@ -3,8 +3,8 @@ import functools
 import numpy as np
 import pytest
 
-from snnjax.datasets import crop, drop_events, random_crop
-from snnjax.datasets.crop import start_of
+from snnjax.datasets import random_crop
+from snnjax.datasets._crop import crop, drop_events, start_of
 
 
 def recording(rng, n=500, length=3.0):

@@ -7,17 +7,11 @@ from _support import enable_x64
 from flax import nnx
 
 from snnjax import _check
-from snnjax.calibration.powers import source_powers
-from snnjax.datasets import (
-    Augmented,
-    DeviceImages,
-    ImageDataset,
-    SparseEvents,
-    Splits,
-    poisson_raster,
-)
-from snnjax.datasets.device import DeviceArrays, DeviceEvents
-from snnjax.datasets.events import EventDataset
+from snnjax.calibration._powers import source_powers
+from snnjax.datasets import Augmented, DeviceImages, ImageDataset, Splits, poisson_raster
+from snnjax.datasets._device import DeviceArrays, DeviceEvents
+from snnjax.datasets._events import EventDataset
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.sparse import EventRaster, as_dense
@@ -30,7 +24,7 @@ def ragged(seed=0, samples=9, units=6):
     counts[3] = 0  # a silent sample must come out as zeros
     return EventDataset.from_lists(
         [np.sort(rng.uniform(0, 0.12, c)) for c in counts], [rng.integers(0, units, c) for c in counts],
-        rng.integers(0, 4, samples), n_units=units, n_classes=4, duration=0.1,
+        rng.integers(0, 4, samples), num_units=units, num_classes=4, duration=0.1,
     )  # fmt: skip
 
 
@@ -38,7 +32,7 @@ def ragged(seed=0, samples=9, units=6):
 @pytest.mark.parametrize("indices", [[0, 1, 2], [8, 3, 3, 0], [5]])
 def test_batch_equals_the_dense_raster(indices, jit):
     data = ragged()
-    source = DeviceEvents.put(data, dt=2e-3)
+    source = DeviceEvents.from_dataset(data, dt=2e-3)
     assert len(source) == 9
     f = lambda i: source.batch(i)
     x, labels = (jax.jit(f) if jit else f)(jnp.array(indices))
@@ -48,23 +42,23 @@ def test_batch_equals_the_dense_raster(indices, jit):
 
 def test_fewer_steps_drop_late_events():
     data = ragged()
-    x, _ = DeviceEvents.put(data, dt=2e-3, steps=20).batch(jnp.arange(9))
+    x, _ = DeviceEvents.from_dataset(data, dt=2e-3, steps=20).batch(jnp.arange(9))
     np.testing.assert_array_equal(x, data.to_dense(2e-3, 20))
 
 
 def test_several_spikes_in_a_bin_count():
     data = EventDataset.from_lists(
-        [[0.0, 0.0001, 0.0002]], [[1, 1, 0]], [0], n_units=2, duration=0.01
+        [[0.0, 0.0001, 0.0002]], [[1, 1, 0]], [0], num_units=2, duration=0.01
     )
-    x, _ = DeviceEvents.put(data, dt=1e-3).batch(jnp.array([0]))
+    x, _ = DeviceEvents.from_dataset(data, dt=1e-3).batch(jnp.array([0]))
     assert x[0, 0].tolist() == [1.0, 2.0]
 
 
 def test_source_is_a_pytree_argument_and_is_not_baked_into_the_program():
-    source = DeviceEvents.put(ragged(), dt=2e-3)
+    source = DeviceEvents.from_dataset(ragged(), dt=2e-3)
     program = jax.jit(lambda s, i: s.batch(i)[0]).lower(source, jnp.arange(3)).as_text()
     assert len(program) < 20_000
-    other = DeviceEvents.put(ragged(), dt=2e-3)
+    other = DeviceEvents.from_dataset(ragged(), dt=2e-3)
     np.testing.assert_array_equal(
         jax.jit(lambda s, i: s.batch(i)[0])(other, jnp.arange(3)), source.batch(jnp.arange(3))[0]
     )
@@ -81,13 +75,13 @@ def test_arrays():
 
 def test_batches_are_float32_in_64_bit_mode():
     images = ImageDataset(
-        images=np.arange(36.0).reshape(9, 2, 2, 1), labels=np.arange(9) % 2, n_classes=2
+        images=np.arange(36.0).reshape(9, 2, 2, 1), labels=np.arange(9) % 2, num_classes=2
     )
     with enable_x64():
-        key, plain = jax.random.key(0), DeviceEvents.put(ragged(), dt=2e-3)
+        key, plain = jax.random.key(0), DeviceEvents.from_dataset(ragged(), dt=2e-3)
         for source, drawn in [
             (plain, None),
-            (SparseEvents.of(plain), None),
+            (SparseEvents.from_events(plain), None),
             (DeviceArrays(x=np.ones((9, 5, 2)), labels=np.arange(9) % 2), None),
             (
                 Augmented(
@@ -101,8 +95,11 @@ def test_batches_are_float32_in_64_bit_mode():
                 ),
                 key,
             ),
-            (Augmented(source=SparseEvents.of(plain), unit_shift=2, time_stretch=0.2), key),
-            (DeviceImages.put(images, steps=3, flip=True, shift=1), key),
+            (
+                Augmented(source=SparseEvents.from_events(plain), unit_shift=2, time_stretch=0.2),
+                key,
+            ),
+            (DeviceImages.from_dataset(images, steps=3, flip=True, shift=1), key),
         ]:
             x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((4,), jnp.int32), drawn)
             assert all(
@@ -118,7 +115,10 @@ def test_batches_are_float32_in_64_bit_mode():
 def test_random_changes_are_the_same_in_64_bit_mode():
     def changed():
         source = Augmented(
-            source=DeviceEvents.put(ragged(), dt=2e-3), unit_shift=2, time_stretch=0.2, drop=0.2
+            source=DeviceEvents.from_dataset(ragged(), dt=2e-3),
+            unit_shift=2,
+            time_stretch=0.2,
+            drop=0.2,
         )
         return np.asarray(jax.jit(source.batch)(np.arange(4, dtype=np.int32), jax.random.key(0))[0])
 
@@ -128,12 +128,12 @@ def test_random_changes_are_the_same_in_64_bit_mode():
 
 
 def test_sources_know_their_time_step():
-    plain = DeviceEvents.put(ragged(), dt=2e-3)
+    plain = DeviceEvents.from_dataset(ragged(), dt=2e-3)
     wrapped = [
         plain,
-        SparseEvents.of(plain),
+        SparseEvents.from_events(plain),
         Augmented(source=plain, drop=0.1),
-        Augmented(source=SparseEvents.of(plain)),
+        Augmented(source=SparseEvents.from_events(plain)),
     ]
     for source in wrapped:
         assert source.dt == 2e-3
@@ -148,7 +148,7 @@ def test_sources_know_their_time_step():
         )  # not known yet
     addresses, offsets = ragged().bins(2e-3)
     for unknown in (
-        DeviceEvents.put_bins(addresses, offsets, ragged().labels, steps=50, n_units=6),
+        DeviceEvents.from_bins(addresses, offsets, ragged().labels, steps=50, num_units=6),
         DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3, int)),
         object(),
     ):
@@ -156,7 +156,7 @@ def test_sources_know_their_time_step():
     with pytest.warns(
         UserWarning, match=r"dt = 2 s is longer than 1 s.*did you mean 0\.002"
     ) as caught:
-        DeviceEvents.put(ragged(), dt=2)
+        DeviceEvents.from_dataset(ragged(), dt=2)
     assert [w.filename for w in caught] == [__file__]
 
 
@@ -165,13 +165,16 @@ def test_data_of_another_time_step_are_not_trained_on():
     network = Sequential(
         SpikingDense(6, 5, init=FluctuationDriven(nu=50.0), rngs=rngs), Readout(5, 4, rngs=rngs)
     )
-    good, bad = DeviceEvents.put(ragged(), dt=2e-3), DeviceEvents.put(ragged(), dt=1e-3)
+    good, bad = (
+        DeviceEvents.from_dataset(ragged(), dt=2e-3),
+        DeviceEvents.from_dataset(ragged(), dt=1e-3),
+    )
     arrays = DeviceArrays(x=jnp.zeros((9, 5, 6)), labels=jnp.zeros(9, int), dt=1e-3)
     options = {"epochs": 1, "batch_size": 3, "key": jax.random.key(0)}
     for name, sets in [
         ("train", {"train": bad}),
         ("train", {"train": Augmented(source=bad, drop=0.1)}),
-        ("train", {"train": SparseEvents.of(bad)}),
+        ("train", {"train": SparseEvents.from_events(bad)}),
         ("train", {"train": arrays}),
         ("valid", {"train": good, "valid": bad}),
         ("test", {"train": good, "test": bad}),
@@ -190,11 +193,11 @@ def test_data_of_another_time_step_are_not_trained_on():
     ("call", "match"),
     [
         (
-            lambda: DeviceEvents.put(ragged().subset([]), dt=2e-3),
+            lambda: DeviceEvents.from_dataset(ragged().subset([]), dt=2e-3),
             "data must hold at least one sample",
         ),
-        (lambda: DeviceEvents.put(ragged(), dt=0.0), "dt must be finite and > 0"),
-        (lambda: DeviceEvents.put(ragged(), dt=1e-3, steps=0), "steps must be >= 1"),
+        (lambda: DeviceEvents.from_dataset(ragged(), dt=0.0), "dt must be finite and > 0"),
+        (lambda: DeviceEvents.from_dataset(ragged(), dt=1e-3, steps=0), "steps must be >= 1"),
         (lambda: DeviceArrays(x=jnp.zeros((3, 4)), labels=jnp.zeros(3, int)), "x must have shape"),
         (
             lambda: DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3)),

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnjax.datasets import DeviceEvents, DVSGesture, load_dvs_gesture
+from snnjax.datasets import DeviceEvents, load_dvs_gesture
 from snnjax.datasets._aedat import find_spans, read_events
+from snnjax.datasets._dvs_gesture import DVSGesture
 
 HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 0: DVS128\r\n#Start-Time: 2016-01-01 10:00:00 (TZ+0100)\r\n#!END-HEADER\r\n"
 LABELS = "class,startTime_usec,endTime_usec\n"
@@ -101,7 +102,7 @@ def test_prepared_arrays(tmp_path, rng, d, dtype):
     assert found.labels.tolist() == [0, 10, 1, 3]
     assert found.users.tolist() == [1, 1, 2, 2]
     assert found.lighting == ("led", "natural", "led", "led")
-    assert (found.sensor, found.n_units, len(found.class_names)) == (
+    assert (found.sensor, found.num_units, len(found.class_names)) == (
         (128 // d, 128 // d, 2),
         (128 // d) ** 2 * 2,
         11,
@@ -194,7 +195,7 @@ def test_load(tmp_path, rng):
     arrays = {f"user{u:02}_led/{c}.npy": draw(rng, 80, stop=2000) for u in (1, 2) for c in (0, 9)}
     prepared(tmp_path, arrays, split="Test")
     data = load_dvs_gesture(tmp_path, "test", downsample=16, duration=0.5, start=0.25)
-    assert (data.labels.tolist(), data.groups.tolist(), data.n_classes) == (
+    assert (data.labels.tolist(), data.groups.tolist(), data.num_classes) == (
         [0, 9, 0, 9],
         [1, 1, 2, 2],
         11,
@@ -207,7 +208,7 @@ def test_load(tmp_path, rng):
             if 0 <= since < 500:
                 expected[since // 10, s, y // 16, x // 16, p] += 1
     assert expected.max() >= 1
-    raster, _ = DeviceEvents.put(data, dt=0.01).batch(np.arange(4))
+    raster, _ = DeviceEvents.from_dataset(data, dt=0.01).batch(np.arange(4))
     np.testing.assert_array_equal(np.asarray(raster).reshape(expected.shape), expected)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnjax.datasets import EventDataset
-from snnjax.datasets import events as module
+from snnjax.datasets import _events as module
 
 # many of the trials here are cut on purpose
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the events are at or after duration")
@@ -22,23 +22,23 @@ STEPS = [1e-3, 2e-3, 5e-4, 3e-3, 1 / 128, 7e-5, (1 + 1.49 * 2.0**-23) / 1024]
 @st.composite
 def samples(draw, min_samples=0):
     """What a data set is made of: a list of (times, units) on a grid of unknown step, labels, groups."""
-    n_units = draw(st.integers(1, 5))
+    num_units = draw(st.integers(1, 5))
     # an event k + f steps after the start: on the edge of step k (f = 0), or well inside it
     place = st.tuples(
         st.integers(0, 12),
         st.one_of(st.just(0.0), st.floats(0.01, 0.99)),
-        st.integers(0, n_units - 1),
+        st.integers(0, num_units - 1),
     )
     events = draw(st.lists(st.lists(place, max_size=8), min_size=min_samples, max_size=7))
     labels = draw(st.lists(st.integers(0, 2), min_size=len(events), max_size=len(events)))
-    return n_units, events, labels
+    return num_units, events, labels
 
 
-def build(made, dt, n_steps):
-    n_units, events, labels = made
+def build(made, dt, num_steps):
+    num_units, events, labels = made
     return EventDataset.from_lists(
         [[(k + f) * dt for k, f, _ in sample] for sample in events], [[u for _, _, u in sample] for sample in events], labels,
-        n_units=n_units, n_classes=3, duration=n_steps * dt, groups=np.arange(len(labels)) % 2,
+        num_units=num_units, num_classes=3, duration=num_steps * dt, groups=np.arange(len(labels)) % 2,
     )  # fmt: skip
 
 
@@ -52,21 +52,21 @@ def rows(data):
     return out
 
 
-def numbered(labels, groups=None, n_classes=None):
+def numbered(labels, groups=None, num_classes=None):
     """One event a sample, on a unit of its own, so that every sample can be recognized."""
     n = len(labels)
     return EventDataset(
         times=np.arange(n) / n if n else [], units=np.arange(n), offsets=np.arange(n + 1), labels=labels,
-        n_units=max(n, 1), n_classes=n_classes or int(np.max(labels)) + 1, duration=1.0, groups=groups,
+        num_units=max(n, 1), num_classes=num_classes or int(np.max(labels)) + 1, duration=1.0, groups=groups,
     )  # fmt: skip
 
 
-def dense_by_loops(made, n_steps, window):
-    n_units, events, _ = made
-    dense = np.zeros((n_steps, len(events), n_units), int)
+def dense_by_loops(made, num_steps, window):
+    num_units, events, _ = made
+    dense = np.zeros((num_steps, len(events), num_units), int)
     for s, sample in enumerate(events):
         for k, _, u in sample:
-            if k < min(n_steps, window):
+            if k < min(num_steps, window):
                 dense[k, s, u] += 1
     return dense
 
@@ -75,9 +75,9 @@ def dense_by_loops(made, n_steps, window):
 
 
 @given(samples(), st.sampled_from(STEPS), st.integers(1, 14), st.integers(1, 14))
-def test_dense_equals_loops(made, dt, window, n_steps):
+def test_dense_equals_loops(made, dt, window, num_steps):
     data = build(made, dt, window)
-    for steps, given_steps in ((window, None), (n_steps, n_steps)):
+    for steps, given_steps in ((window, None), (num_steps, num_steps)):
         dense = data.to_dense(dt, given_steps, dtype=np.int32)
         assert dense.dtype == np.int32
         np.testing.assert_array_equal(dense, dense_by_loops(made, steps, window))
@@ -85,11 +85,11 @@ def test_dense_equals_loops(made, dt, window, n_steps):
 
 
 @given(samples(), st.sampled_from(STEPS), st.integers(1, 14), st.integers(1, 14), st.integers(1, 9))
-def test_bins_equal_loops(made, dt, window, n_steps, at_once):
+def test_bins_equal_loops(made, dt, window, num_steps, at_once):
     data = build(made, dt, window)
-    whole, rate, class_rate = data.bins(dt, n_steps), data.rate(), data.rate(per_class=True)
+    whole, rate, class_rate = data.bins(dt, num_steps), data.rate(), data.rate(per_class=True)
     with mock.patch.object(module, "_EVENTS_AT_ONCE", at_once):  # as large data sets are: in blocks
-        address, offsets = data.bins(dt, n_steps)
+        address, offsets = data.bins(dt, num_steps)
         np.testing.assert_array_equal(data.rate(), rate)
         np.testing.assert_array_equal(data.rate(per_class=True), class_rate)
     np.testing.assert_array_equal(whole[0], address)
@@ -97,7 +97,7 @@ def test_bins_equal_loops(made, dt, window, n_steps, at_once):
     assert address.dtype == np.int32
     assert offsets.dtype == np.int64
     expected = [
-        sorted(k * data.n_units + u for k, _, u in sample if k < min(n_steps, window))
+        sorted(k * data.num_units + u for k, _, u in sample if k < min(num_steps, window))
         for sample in made[1]
     ]
     assert [address[a:b].tolist() for a, b in itertools.pairwise(offsets)] == expected
@@ -113,15 +113,15 @@ def test_a_time_on_an_edge_is_in_the_step_that_begins_there(dt):
             units=np.zeros(k.size, int),
             offsets=[0, k.size],
             labels=[0],
-            n_units=1,
-            n_classes=1,
+            num_units=1,
+            num_classes=1,
             duration=1.01 * k.size * dt,
         )
         np.testing.assert_array_equal(data.bins(dt, k.size)[0], k)
         # the tolerance is no more than a few units in the last place: 2^-20 below the edge is the step before
         below = EventDataset(
             times=(t[1:].astype(np.float64) * (1 - 2.0**-20)), units=np.zeros(k.size - 1, int), offsets=[0, k.size - 1], labels=[0],
-            n_units=1, n_classes=1, duration=data.duration,
+            num_units=1, num_classes=1, duration=data.duration,
         )  # fmt: skip
         np.testing.assert_array_equal(below.bins(dt, k.size)[0], k[:-1])
 
@@ -149,8 +149,8 @@ def test_whole_microseconds_are_in_the_bin_that_whole_numbers_give(drawn):
             units=np.zeros(t.size, int),
             offsets=[0, t.size],
             labels=[0],
-            n_units=1,
-            n_classes=1,
+            num_units=1,
+            num_classes=1,
             duration=end * 1e-6,
         )
         address, _ = data.bins(d * 1e-6, steps)
@@ -172,8 +172,8 @@ def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
         units=np.arange(t.size),
         offsets=[0, t.size],
         labels=[0],
-        n_units=t.size,
-        n_classes=1,
+        num_units=t.size,
+        num_classes=1,
         duration=1e6,
     )
     found = np.full(t.size, -1)
@@ -196,14 +196,14 @@ def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
 def test_late_times_keep_their_precision():
     """Clocks that run since 1970, in us: float64 holds them, float32 would be wrong by minutes."""
     us = 1_600_000_000_000_000 + np.arange(5) * 7
-    data = EventDataset.from_lists([us / 1e6], [[0] * 5], [0], n_units=1, duration=2e9)
+    data = EventDataset.from_lists([us / 1e6], [[0] * 5], [0], num_units=1, duration=2e9)
     assert data.times.dtype == np.float64
     np.testing.assert_array_equal(np.rint(data.times * 1e6).astype(np.int64), us)
     with pytest.raises(
         ValueError,
         match=r"times must be below 4294967296 s, .* got 4294967296\.0 at position 1 \(sample 0\)",
     ):
-        EventDataset.from_lists([[0.0, 2.0**32]], [[0, 0]], [0], n_units=1, duration=1.0)
+        EventDataset.from_lists([[0.0, 2.0**32]], [[0, 0]], [0], num_units=1, duration=1.0)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_late_times_keep_their_precision():
 )
 def test_times_are_kept_in_their_own_precision(given_dtype, kept):
     times = np.array([0, 1, 3], given_dtype)
-    data = EventDataset.from_lists([times], [[0, 0, 0]], [0], n_units=1, duration=4.0)
+    data = EventDataset.from_lists([times], [[0, 0, 0]], [0], num_units=1, duration=4.0)
     assert data.times.dtype == kept
     assert data.subset([0, 0]).times.dtype == kept
     assert data.times.tolist() == [0, 1, 3]
@@ -233,7 +233,7 @@ def late(fraction, unit=1.0):
         "times": [times],
         "units": [np.zeros(n, int)],
         "labels": [0],
-        "n_units": 1,
+        "num_units": 1,
         "duration": 0.1,
     }
 
@@ -250,7 +250,7 @@ def test_events_after_the_trial_are_taken_for_another_unit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         EventDataset.from_lists(**late(0.5))
-        EventDataset.from_lists([[]], [[]], [0], n_units=1, duration=0.1)
+        EventDataset.from_lists([[]], [[]], [0], num_units=1, duration=0.1)
         # once a data set is built nothing more is said of it, or of parts of it
         data.split([0.5], seed=0)
         data.subset([0, 0]).shuffle(0)
@@ -259,7 +259,7 @@ def test_events_after_the_trial_are_taken_for_another_unit():
 
 
 def test_steps_above_a_second_may_have_another_unit():
-    data = EventDataset.from_lists([[0.1]], [[0]], [0], n_units=1, duration=1.0)
+    data = EventDataset.from_lists([[0.1]], [[0]], [0], num_units=1, duration=1.0)
     for call in (
         lambda: data.bins(2),
         lambda: data.to_dense(2.0),
@@ -275,21 +275,21 @@ def test_steps_above_a_second_may_have_another_unit():
 
 def test_nothing_is_clipped_into_the_last_step():
     t = [0.0, 0.0059, 0.006, 0.0061, 5.0]
-    data = EventDataset.from_lists([t], [[0] * 5], [0], n_units=1, duration=0.006)
+    data = EventDataset.from_lists([t], [[0] * 5], [0], num_units=1, duration=0.006)
     assert data.times.size == 5
     np.testing.assert_array_equal(data.to_dense(2e-3).ravel(), [1, 0, 1])
     # a longer grid shows nothing after the duration, a shorter one cuts
     np.testing.assert_array_equal(data.to_dense(2e-3, 5).ravel(), [1, 0, 1, 0, 0])
     np.testing.assert_array_equal(data.to_dense(2e-3, 2).ravel(), [1, 0])
     # a duration inside a step cuts there
-    cut = EventDataset.from_lists([[0.0045, 0.0052]], [[0, 0]], [0], n_units=1, duration=0.005)
+    cut = EventDataset.from_lists([[0.0045, 0.0052]], [[0, 0]], [0], num_units=1, duration=0.005)
     np.testing.assert_array_equal(cut.to_dense(2e-3).ravel(), [0, 0, 1])
 
 
 @given(samples(), st.sampled_from(STEPS))
 def test_from_dense_inverts_to_dense(made, dt):
     dense = build(made, dt, 13).to_dense(dt)
-    data = EventDataset.from_dense(dense, made[2], dt, n_classes=3)
+    data = EventDataset.from_dense(dense, made[2], dt, num_classes=3)
     np.testing.assert_array_equal(data.to_dense(dt), dense)
     assert data.duration == pytest.approx(13 * dt)
     assert np.all(
@@ -325,7 +325,7 @@ def test_from_dense_takes_any_real_dtype(dtype):
 def test_counts_never_wrap_around(dtype, limit):
     def crowd(n):
         return EventDataset.from_lists(
-            [[], [0.001] * n], [[], [1] * n], [0, 0], n_units=2, duration=0.004
+            [[], [0.001] * n], [[], [1] * n], [0, 0], num_units=2, duration=0.004
         )
 
     fits = crowd(limit).to_dense(1e-3, dtype=dtype)
@@ -340,19 +340,19 @@ def test_counts_never_wrap_around(dtype, limit):
 
 
 def test_grids_too_large():
-    data = EventDataset.from_lists([[0.5]], [[0]], [0], n_units=2**12, duration=1.0)
+    data = EventDataset.from_lists([[0.5]], [[0]], [0], num_units=2**12, duration=1.0)
     address, _ = data.bins(1.0, 2**19 - 1)  # (2^19 - 1) 2^12 < 2^31
     assert address.tolist() == [0]
     with pytest.raises(
-        ValueError, match=r"n_steps \* n_units must be < 2\*\*31, got 524288 \* 4096"
+        ValueError, match=r"num_steps \* num_units must be < 2\*\*31, got 524288 \* 4096"
     ):
         data.bins(1.0, 2**19)
-    with pytest.raises(ValueError, match="n_steps must be <= 2"):
+    with pytest.raises(ValueError, match="num_steps must be <= 2"):
         data.bins(1e-7)
     for bad in (0.0, -1e-3, np.nan):
         with pytest.raises(ValueError, match="dt must be"):
             data.bins(bad)
-    with pytest.raises(ValueError, match="n_steps must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_steps must be >= 1, got 0"):
         data.to_dense(1e-3, 0)
     with pytest.raises(TypeError, match="dtype must be"):
         data.to_dense(0.1, dtype=complex)
@@ -361,8 +361,8 @@ def test_grids_too_large():
 @given(samples(min_samples=1), st.sampled_from(STEPS), st.integers(1, 12))
 def test_rate_equals_loops(made, dt, window):
     data = build(made, dt, window)
-    n_units, events, labels = made
-    total = np.zeros((3, n_units))
+    num_units, events, labels = made
+    total = np.zeros((3, num_units))
     for sample, label in zip(events, labels, strict=True):
         for k, _, u in sample:
             total[label, u] += k < window
@@ -393,9 +393,9 @@ def test_subset_equals_loops(made, draw):
     cut = draw.draw(st.slices(n))
     assert rows(data.subset(cut)) == all_rows[cut]
     kept = data.subset(index)
-    assert (kept.n_units, kept.n_classes, kept.duration) == (
-        data.n_units,
-        data.n_classes,
+    assert (kept.num_units, kept.num_classes, kept.duration) == (
+        data.num_units,
+        data.num_classes,
         data.duration,
     )
 
@@ -422,7 +422,7 @@ def test_subset_refuses(indices, error, message):
     st.integers(0, 5),
 )  # fmt: skip
 def test_split_is_a_partition(labels, weights, whole, stratify, seed):
-    data = numbered(labels, n_classes=4)
+    data = numbered(labels, num_classes=4)
     fractions = [w / (sum(weights) + (0 if whole else 1)) for w in weights]
     parts = data.split(fractions, seed=seed, stratify=stratify)
     where = [part.units.tolist() for part in parts]
@@ -534,7 +534,7 @@ def test_batches_checks_at_once():
 
 GOOD = {
     "times": [0.1, 0.2, 0.3, 0.4], "units": [0, 1, 2, 0], "offsets": [0, 2, 2, 4], "labels": [0, 1, 1],
-    "n_units": 3, "n_classes": 2, "duration": 0.5, "groups": [7, 7, 8], "class_names": ("a", "b"),
+    "num_units": 3, "num_classes": 2, "duration": 0.5, "groups": [7, 7, 8], "class_names": ("a", "b"),
 }  # fmt: skip
 
 
@@ -644,10 +644,15 @@ GOOD = {
         ("labels", [0, -1, 2], ValueError, "labels .* got -1 at position 1"),
         ("groups", [1, 2], ValueError, "groups must have one entry per sample, got 2 for 3 labels"),
         ("groups", [1.0, 2.0, 3.0], TypeError, "groups must contain integers"),
-        ("class_names", ("a",), ValueError, "class_names must contain n_classes = 2 names, got 1"),
-        ("n_units", 0, ValueError, "n_units must be >= 1"),
-        ("n_units", 2.0, TypeError, "n_units must be an integer"),
-        ("n_classes", 0, ValueError, "n_classes must be >= 1"),
+        (
+            "class_names",
+            ("a",),
+            ValueError,
+            "class_names must contain num_classes = 2 names, got 1",
+        ),
+        ("num_units", 0, ValueError, "num_units must be >= 1"),
+        ("num_units", 2.0, TypeError, "num_units must be an integer"),
+        ("num_classes", 0, ValueError, "num_classes must be >= 1"),
         ("duration", 0.0, ValueError, "duration must be finite and > 0 s, got 0.0"),
         ("duration", np.inf, ValueError, "duration must be"),
     ],
@@ -681,7 +686,7 @@ def test_fields():
 
 
 def test_from_lists_refuses():
-    options = {"n_units": 4, "duration": 1.0}
+    options = {"num_units": 4, "duration": 1.0}
     with pytest.raises(
         ValueError,
         match=r"times\[1\] and units\[1\] must be .* equally long, got shapes \(2,\) and \(1,\)",
@@ -701,7 +706,7 @@ def test_from_lists_refuses():
         EventDataset.from_lists([[0.1], [0.2]], [[0], [1.0]], [0, 0], **options)
     with pytest.raises(ValueError, match=r"sample 0: .*inhomogeneous"):
         EventDataset.from_lists([[0.1, [0.2]]], [[0, 1]], [0], **options)
-    with pytest.raises(ValueError, match="n_classes must be given"):
+    with pytest.raises(ValueError, match="num_classes must be given"):
         EventDataset.from_lists([], [], [], **options)
     for labels, error, message in [
         ([0.0], TypeError, "labels must contain integers, got dtype float64"),
@@ -716,9 +721,9 @@ def test_from_lists_refuses():
         with pytest.raises(error, match=message):
             EventDataset.from_dense(np.ones((1, 1, 1)), labels, 1e-3)
     with pytest.raises(ValueError, match=r"labels must be in \[0, 1\], got 2 at position 0"):
-        EventDataset.from_lists([[0.1]], [[0]], [2], n_classes=2, **options)
+        EventDataset.from_lists([[0.1]], [[0]], [2], num_classes=2, **options)
     named = EventDataset.from_lists([[]], [[]], [0], class_names=["a", "b", "c"], **options)
-    assert named.n_classes == 3
+    assert named.num_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -749,7 +754,14 @@ def test_from_dense_refuses(x, error, message):
 
 def test_without_samples_or_events():
     empty = EventDataset(
-        times=[], units=[], offsets=[0], labels=[], n_units=3, n_classes=2, duration=0.01, groups=[]
+        times=[],
+        units=[],
+        offsets=[0],
+        labels=[],
+        num_units=3,
+        num_classes=2,
+        duration=0.01,
+        groups=[],
     )
     assert len(empty) == 0
     assert empty.to_dense(1e-3).shape == (10, 0, 3)
@@ -760,7 +772,13 @@ def test_without_samples_or_events():
     assert np.isnan(empty.rate()).all()
     assert np.isnan(empty.rate(per_class=True)).all()
     silent = EventDataset(
-        times=[], units=[], offsets=[0, 0, 0], labels=[0, 1], n_units=3, n_classes=2, duration=0.01
+        times=[],
+        units=[],
+        offsets=[0, 0, 0],
+        labels=[0, 1],
+        num_units=3,
+        num_classes=2,
+        duration=0.01,
     )
     assert silent.to_dense(1e-3).sum() == 0
     assert [a.tolist() for a in silent.bins(1e-3)] == [[], [0, 0, 0]]

@@ -9,7 +9,7 @@ import pytest
 from _support import data_path
 
 from snnjax.datasets import load_nmnist
-from snnjax.datasets.nmnist import sensor_shape
+from snnjax.datasets._nmnist import sensor_shape
 
 
 def encode(events) -> bytes:
@@ -51,9 +51,9 @@ def zipped(folder, files, *, name="Train.zip", method=zipfile.ZIP_DEFLATED):
 def same(a, b):
     for field in ("times", "units", "offsets", "labels", "groups"):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
-    assert (a.n_units, a.n_classes, a.duration, a.class_names) == (
-        b.n_units,
-        b.n_classes,
+    assert (a.num_units, a.num_classes, a.duration, a.class_names) == (
+        b.num_units,
+        b.num_classes,
         b.duration,
         b.class_names,
     )
@@ -69,8 +69,8 @@ def test_bytes_become_events(tmp_path, write):
     assert (
         data.labels.tolist(),
         data.groups.tolist(),
-        data.n_units,
-        data.n_classes,
+        data.num_units,
+        data.num_classes,
         data.duration,
     ) == ([9], [7], 2312, 10, 9.0)
 
@@ -79,7 +79,7 @@ def test_bytes_become_events(tmp_path, write):
 def test_every_event_is_on_its_pixel(tmp_path, downsample):
     data = load_nmnist(zipped(tmp_path, EVENTS), "train", downsample=downsample)
     height, width, polarities = sensor_shape(downsample)
-    assert data.n_units == height * width * polarities
+    assert data.num_units == height * width * polarities
     for s, name in enumerate(IN_ORDER):
         expected = np.zeros((height, width, 2))
         for x, y, p, _ in EVENTS[name]:

@@ -9,7 +9,7 @@ from snnjax.datasets import poisson, poisson_raster
 
 def test_counts_are_poisson():
     data = poisson(
-        n_samples=2000, n_units=5, rate=[0.0, 2.0, 10.0, 40.0, 5.0], duration=0.5, seed=1
+        num_samples=2000, num_units=5, rate=[0.0, 2.0, 10.0, 40.0, 5.0], duration=0.5, seed=1
     )
     counts = data.to_dense(0.5, dtype=np.int64)[0]
     mean = np.array([0.0, 1.0, 5.0, 20.0, 2.5])
@@ -23,7 +23,7 @@ def test_counts_are_poisson():
 
 
 def test_times_are_uniform_and_continuous():
-    data = poisson(n_samples=50, n_units=4, rate=100.0, duration=0.7, seed=2)
+    data = poisson(num_samples=50, num_units=4, rate=100.0, duration=0.7, seed=2)
     assert stats.kstest(data.times, "uniform", (0, 0.7)).pvalue > 1e-3
     for unit in range(4):
         assert stats.kstest(data.times[data.units == unit], "uniform", (0, 0.7)).pvalue > 1e-4
@@ -35,7 +35,7 @@ def test_times_are_uniform_and_continuous():
 @pytest.mark.parametrize("duration", [0.1, 0.7, 1.0, 1 / 3, 100.0])
 def test_every_event_survives_binning(duration):
     # with this seed one of the 598089 events lies within 2e-7 of the end of its trial
-    data = poisson(n_samples=10, n_units=3, rate=20_000 / duration, duration=duration, seed=8)
+    data = poisson(num_samples=10, num_units=3, rate=20_000 / duration, duration=duration, seed=8)
     assert data.times.size > 500_000
     address, _ = data.bins(min(duration / 10, 1.0))
     assert address.size == data.times.size
@@ -43,32 +43,34 @@ def test_every_event_survives_binning(duration):
 
 def test_rates_by_class():
     rate = np.array([[5.0, 50.0], [80.0, 0.0], [20.0, 20.0]])
-    data = poisson(n_samples=3000, n_units=2, rate=rate, duration=0.5, seed=4)
+    data = poisson(num_samples=3000, num_units=2, rate=rate, duration=0.5, seed=4)
     assert np.bincount(data.labels).tolist() == [1000, 1000, 1000]
     assert np.any(np.diff(data.labels) < 0)  # in random order
     assert np.all(np.abs(data.rate(per_class=True) - rate) <= 5 * np.sqrt(rate / (1000 * 0.5)))
-    chosen = poisson(n_samples=4, n_units=2, rate=rate, duration=0.5, seed=4, labels=[1, 1, 1, 0])
+    chosen = poisson(
+        num_samples=4, num_units=2, rate=rate, duration=0.5, seed=4, labels=[1, 1, 1, 0]
+    )
     assert chosen.labels.tolist() == [1, 1, 1, 0]
-    assert chosen.n_classes == 3
+    assert chosen.num_classes == 3
     assert not np.any(chosen.subset([0, 1, 2]).units == 1)
 
 
 def test_seeds_and_labels():
     def make(seed, **options):
-        return poisson(n_samples=5, n_units=3, rate=30.0, duration=0.4, seed=seed, **options)
+        return poisson(num_samples=5, num_units=3, rate=30.0, duration=0.4, seed=seed, **options)
 
     a, b, c = make(0), make(0), make(1)
     np.testing.assert_array_equal(a.times, b.times)
     np.testing.assert_array_equal(a.units, b.units)
     assert a.times.tolist() != c.times.tolist()
     assert a.labels.tolist() == [0] * 5
-    assert a.n_classes == 1
-    assert make(0, labels=[0, 3, 1, 0, 0]).n_classes == 4
+    assert a.num_classes == 1
+    assert make(0, labels=[0, 3, 1, 0, 0]).num_classes == 4
 
 
 def test_no_samples_no_events():
-    assert len(poisson(n_samples=0, n_units=3, rate=5.0, duration=1.0, seed=0)) == 0
-    silent = poisson(n_samples=4, n_units=3, rate=0.0, duration=1.0, seed=0)
+    assert len(poisson(num_samples=0, num_units=3, rate=5.0, duration=1.0, seed=0)) == 0
+    silent = poisson(num_samples=4, num_units=3, rate=0.0, duration=1.0, seed=0)
     assert silent.counts.tolist() == [0] * 4
 
 
@@ -83,16 +85,16 @@ def test_no_samples_no_events():
         (
             {"rate": [1.0, 2.0, 3.0]},
             ValueError,
-            r"rate must be a scalar, \(n_units,\) .* n_units = 2, got shape \(3,\)",
+            r"rate must be a scalar, \(num_units,\) .* num_units = 2, got shape \(3,\)",
         ),
         ({"rate": np.ones((2, 2, 2))}, ValueError, r"got shape \(2, 2, 2\)"),
         ({"rate": np.ones((0, 2))}, ValueError, r"got shape \(0, 2\)"),
         ({"rate": 1e12}, ValueError, "at most 2e[+]09 events, got 6e[+]12"),
         ({"duration": 0.0}, ValueError, "duration must be"),
-        ({"n_samples": -1}, ValueError, "n_samples must be >= 0"),
-        ({"n_units": 0}, ValueError, "n_units must be >= 1"),
+        ({"num_samples": -1}, ValueError, "num_samples must be >= 0"),
+        ({"num_units": 0}, ValueError, "num_units must be >= 1"),
         ({"seed": -1}, ValueError, "seed must be >= 0"),
-        ({"labels": [0, 1]}, ValueError, "labels must have n_samples = 3 entries, got 2"),
+        ({"labels": [0, 1]}, ValueError, "labels must have num_samples = 3 entries, got 2"),
         (
             {"rate": np.ones((2, 2)), "labels": [0, 1, 2]},
             ValueError,
@@ -102,7 +104,9 @@ def test_no_samples_no_events():
 )
 def test_poisson_refuses(change, error, message):
     with pytest.raises(error, match=message):
-        poisson(**{"n_samples": 3, "n_units": 2, "rate": 5.0, "duration": 1.0, "seed": 0, **change})
+        poisson(
+            **{"num_samples": 3, "num_units": 2, "rate": 5.0, "duration": 1.0, "seed": 0, **change}
+        )
 
 
 @pytest.mark.parametrize("jit", [False, True])

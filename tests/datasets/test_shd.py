@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import load_shd, read_shd
+from snnjax.datasets import load_shd
 from snnjax.datasets._hdf5 import REFERENCE, unpack_chunk
+from snnjax.datasets._shd import read_shd
 
 KEYS = [b"zero", b"one", b"two"]  # stored with a fixed length, as in the real files
 
@@ -91,7 +92,7 @@ def test_reads_what_was_written(path):
     data = read_shd(write(path))
     assert_holds(data)
     np.testing.assert_array_equal(data.groups, SPEAKER)
-    assert (data.n_units, data.n_classes, data.class_names) == (700, 3, ("zero", "one", "two"))
+    assert (data.num_units, data.num_classes, data.class_names) == (700, 3, ("zero", "one", "two"))
 
 
 @pytest.mark.parametrize("t", ["f2", ">f2", "f4", "f8", ">f8"])
@@ -144,7 +145,7 @@ def test_optional_parts(path):
     data = read_shd(write(path, speaker=None, keys=None, labels=LABELS + 4))
     assert data.groups is None
     assert data.class_names is None
-    assert data.n_classes == 7  # the largest label + 1
+    assert data.num_classes == 7  # the largest label + 1
 
 
 def test_names_of_variable_length(path):
@@ -214,7 +215,7 @@ def test_real_files(split, n, per_class):
         "nine",
     )
     assert np.bincount(data.groups).tolist() == [n // 6] * 6
-    assert data.n_units == 700
+    assert data.num_units == 700
     assert data.duration == pytest.approx(0.8)
     assert data.to_dense(0.8, 1, dtype=np.int32).sum() == data.times.size
     if split == "train":
@@ -563,7 +564,7 @@ def test_bad_units(path, value, u):
     write(path, units=units, u=u)
     refuses(path, rf"units must be in \[0, 699\], got {value} at position \d+ \(sample 3\)")
     if value == 700:
-        assert read_shd(path, n_units=701).n_units == 701
+        assert read_shd(path, num_units=701).num_units == 701
 
 
 @pytest.mark.parametrize(
@@ -648,7 +649,7 @@ def test_limits(path):
     refuses(path, "spikes/times must have at most 11 entries, got 12", max_samples=11)
     refuses(path, f"at most max_events = {total - 1} events, got {total}", max_events=total - 1)
     assert len(read_shd(path, max_samples=12, max_events=total)) == 12
-    for name in ("max_samples", "max_events", "n_units"):
+    for name in ("max_samples", "max_events", "num_units"):
         with pytest.raises(ValueError, match=f"{name} must be >= 1, got 0"):
             read_shd(path, **{name: 0})
     with pytest.raises(ValueError, match="duration must be finite and > 0 s, got -1"):

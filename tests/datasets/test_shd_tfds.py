@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import download_shd, load_shd_tfds, prepare_shd, read_shd, shd_builder
-from snnjax.datasets import shd_tfds as module
+from snnjax.datasets import _shd_tfds as module
+from snnjax.datasets import download_shd, load_shd_tfds
 from snnjax.datasets._fetch import unpack
+from snnjax.datasets._shd import read_shd
+from snnjax.datasets._shd_tfds import prepare_shd, shd_builder
 
 KEYS = ("zero", "one", "zwölf")
 
@@ -50,9 +52,9 @@ def assert_same(a, b):
         if x is not None:
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y, name)
-    assert (a.n_units, a.n_classes, a.class_names, a.duration) == (
-        b.n_units,
-        b.n_classes,
+    assert (a.num_units, a.num_classes, a.class_names, a.duration) == (
+        b.num_units,
+        b.num_classes,
         b.class_names,
         b.duration,
     )
@@ -139,9 +141,9 @@ def test_classes_are_counted_over_all_files(tmp_path, cache):
         split: write(tmp_path / f"{split}.h5", n=n, keys=None)
         for split, n in (("train", 2), ("test", 9))
     }
-    assert [read_shd(p).n_classes for p in paths.values()] == [2, 3]
+    assert [read_shd(p).num_classes for p in paths.values()] == [2, 3]
     prepare_shd(cache, files=paths)
-    assert [load_shd_tfds(split, cache).n_classes for split in paths] == [3, 3]
+    assert [load_shd_tfds(split, cache).num_classes for split in paths] == [3, 3]
 
 
 @pytest.mark.more
@@ -151,7 +153,7 @@ def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache)
         import sys
         import snnjax.datasets
         assert not {"tensorflow_datasets", "h5py"} & set(sys.modules)
-        snnjax.datasets.prepare_shd(files={"train": sys.argv[1]})
+        snnjax.datasets._shd_tfds.prepare_shd(files={"train": sys.argv[1]})
         print(snnjax.datasets.load_shd_tfds("train").duration)
         import tensorflow_datasets as tfds
         for e in tfds.data_source("spiking_heidelberg_digits", split="train", download=False):
@@ -189,8 +191,8 @@ def test_prepared_once_and_never_taken_for_other_files(files, cache, monkeypatch
             prepare_shd(cache, files=other)
     with pytest.raises(ValueError, match=r"made of other files \(md5 \{\}, not"):
         prepare_shd(cache)
-    with pytest.raises(ValueError, match="contains a data set of 700 units, not n_units = 800"):
-        prepare_shd(cache, files=files, n_units=800)
+    with pytest.raises(ValueError, match="contains a data set of 700 units, not num_units = 800"):
+        prepare_shd(cache, files=files, num_units=800)
     (folder / "metadata.json").write_text("[1]")
     with pytest.raises(ValueError, match=f"^{folder}: metadata.json is damaged"):
         prepare_shd(cache, files=files)
@@ -254,7 +256,7 @@ def test_errors(tmp_path, files, cache):
     with pytest.raises(ValueError, match=r"speakers \[True, False\]"):
         prepare_shd(cache, files={**files, "test": write(tmp_path / "mute.h5", speaker=False)})
     with pytest.raises(ValueError, match=r"spikes/units|units must be in \[0, 99\]"):
-        prepare_shd(cache, files=files, n_units=100)
+        prepare_shd(cache, files=files, num_units=100)
     assert not cache.exists()
     prepare_shd(cache, files=files)
     with pytest.raises(ValueError, match="split must be one of 'test', 'train', got 'valid'"):

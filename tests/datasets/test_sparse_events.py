@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset, SparseEvents, poisson
+from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.sparse import EventRaster
 
 DT = 2e-3
@@ -11,17 +12,17 @@ DT = 2e-3
 
 @pytest.fixture(scope="module")
 def source():
-    return DeviceEvents.put(
-        poisson(n_samples=9, n_units=30, rate=40.0, duration=0.1, seed=0), dt=DT
+    return DeviceEvents.from_dataset(
+        poisson(num_samples=9, num_units=30, rate=40.0, duration=0.1, seed=0), dt=DT
     )
 
 
 def test_both_orders_hold_every_event_where_the_index_says(source):
-    data = SparseEvents.of(source)
+    data = SparseEvents.from_events(source)
     x = np.asarray(source.batch(jnp.arange(9))[0])
-    steps, n_units = x.shape[0], x.shape[2]
+    steps, num_units = x.shape[0], x.shape[2]
     assert data.first_of_step.shape == (9, steps + 1)
-    assert data.first_of_unit.shape == (9, n_units + 1)
+    assert data.first_of_unit.shape == (9, num_units + 1)
     for s in range(9):
         for t in range(steps):
             here = np.asarray(
@@ -29,9 +30,9 @@ def test_both_orders_hold_every_event_where_the_index_says(source):
             )
             assert (
                 here.tolist()
-                == (t * n_units + np.repeat(np.arange(n_units), x[t, s].astype(int))).tolist()
+                == (t * num_units + np.repeat(np.arange(num_units), x[t, s].astype(int))).tolist()
             )
-        for i in range(n_units):
+        for i in range(num_units):
             here = np.asarray(
                 data.steps_by_unit[data.first_of_unit[s, i] : data.first_of_unit[s, i + 1]]
             )
@@ -39,7 +40,7 @@ def test_both_orders_hold_every_event_where_the_index_says(source):
 
 
 def test_batches_are_those_of_the_source(source):
-    data = SparseEvents.of(source)
+    data = SparseEvents.from_events(source)
     indices = jnp.array([8, 0, 0, 3])
     (x, labels), (dense, expected) = (
         jax.jit(lambda d, i: d.batch(i))(data, indices),
@@ -53,33 +54,33 @@ def test_batches_are_those_of_the_source(source):
 
 
 def test_samples_without_events_and_a_set_without_any():
-    kinds = {"n_units": 4, "n_classes": 2, "duration": 0.01}
+    kinds = {"num_units": 4, "num_classes": 2, "duration": 0.01}
     some = EventDataset.from_lists(
         [[], [0.001, 0.005], [], []], [[], [3, 0], [], []], [0, 1, 0, 1], **kinds
     )
     none = EventDataset.from_lists([[], []], [[], []], [0, 1], **kinds)
     for data in (some, none):
-        source = DeviceEvents.put(data, dt=1e-3)
+        source = DeviceEvents.from_dataset(data, dt=1e-3)
         every = jnp.arange(len(data))
         np.testing.assert_array_equal(
-            SparseEvents.of(source).batch(every)[0].dense(), source.batch(every)[0]
+            SparseEvents.from_events(source).batch(every)[0].dense(), source.batch(every)[0]
         )
 
 
 def test_padded_shards_of_a_stream(source):
     offsets = np.asarray(source.offsets)
-    padded = DeviceEvents.put_bins(
+    padded = DeviceEvents.from_bins(
         np.asarray(source.addresses)[: offsets[-1]],
         offsets,
         np.zeros(9, int),
         steps=source.steps,
-        n_units=source.n_units,
+        num_units=source.num_units,
         pad=True,
     )
     assert len(padded.addresses) > len(source.addresses)
     every = jnp.arange(9)
     np.testing.assert_array_equal(
-        SparseEvents.of(padded).batch(every)[0].dense(), source.batch(every)[0]
+        SparseEvents.from_events(padded).batch(every)[0].dense(), source.batch(every)[0]
     )
 
 
@@ -92,4 +93,4 @@ def test_sources_whose_events_are_not_known_are_refused(source):
         TypeError,
         match="source must be DeviceEvents, whose events are known one by one, got Augmented",
     ):
-        SparseEvents.of(Augmented(source=source, drop=0.5))
+        SparseEvents.from_events(Augmented(source=source, drop=0.5))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from _support import require
 
-from snnjax.datasets import DeviceEvents, SparseEvents, Stream, crop, drop_events, random_crop
+from snnjax.datasets import DeviceEvents, Stream, random_crop
+from snnjax.datasets._crop import crop, drop_events
+from snnjax.datasets._sparse_events import SparseEvents
 
 OPTIONS = {"duration": 0.5, "dt": 0.01, "shard_size": 8, "seed": 3}
 
@@ -17,8 +19,13 @@ OPTIONS = {"duration": 0.5, "dt": 0.01, "shard_size": 8, "seed": 3}
 class Fake:
     """Recordings of 0.3 to 2 s made on demand; remembers who asked for what."""
 
-    def __init__(self, n=29, n_units=7, scale=1):
-        self.labels, self.n_units, self.n_classes, self.scale = np.arange(n) % 3, n_units, 3, scale
+    def __init__(self, n=29, num_units=7, scale=1):
+        self.labels, self.num_units, self.num_classes, self.scale = (
+            np.arange(n) % 3,
+            num_units,
+            3,
+            scale,
+        )
         self.reads, self.threads = [], set()
 
     def __len__(self):
@@ -29,11 +36,11 @@ class Fake:
         self.threads.add(threading.current_thread())
         rng = np.random.default_rng(i)
         n = self.scale * int(rng.integers(20, 200))
-        return rng.uniform(0, rng.uniform(0.3, 2.0), n), rng.integers(0, self.n_units, n)
+        return rng.uniform(0, rng.uniform(0.3, 2.0), n), rng.integers(0, self.num_units, n)
 
 
 def brute_force(stream, epoch):
-    """Rasters (shards, steps, shard_size, n_units) and labels by loops, from the definition at the top of the module."""
+    """Rasters (shards, steps, shard_size, num_units) and labels by loops, from the definition at the top of the module."""
     rasters, labels = [], []
     order = np.random.default_rng([0, stream.seed, epoch]).permutation(len(stream.recordings))
     for k in range(len(order) // stream.shard_size):
@@ -142,7 +149,9 @@ def test_few_shapes_are_compiled():
 def test_padding_changes_no_batch():
     addresses, offsets = np.array([0, 3, 3, 11], np.int32), np.array([0, 3, 3, 4])
     plain, padded = (
-        DeviceEvents.put_bins(addresses, offsets, np.array([2, 0, 1]), steps=4, n_units=3, pad=pad)
+        DeviceEvents.from_bins(
+            addresses, offsets, np.array([2, 0, 1]), steps=4, num_units=3, pad=pad
+        )
         for pad in (False, True)
     )
     assert (plain.longest, plain.addresses.shape, padded.longest, padded.addresses.shape) == (
@@ -152,8 +161,8 @@ def test_padding_changes_no_batch():
         (8,),
     )
     np.testing.assert_array_equal(padded.batch(jnp.arange(3))[0], plain.batch(jnp.arange(3))[0])
-    silent = DeviceEvents.put_bins(
-        addresses[:0], np.zeros(3, int), np.zeros(2), steps=4, n_units=3, pad=True
+    silent = DeviceEvents.from_bins(
+        addresses[:0], np.zeros(3, int), np.zeros(2), steps=4, num_units=3, pad=True
     )
     assert (silent.longest, float(silent.batch(jnp.arange(2))[0].sum())) == (1, 0.0)
 
@@ -284,7 +293,7 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
         ({"workers": 0}, ValueError, "workers must be >= 1"),
         ({"workers": 1.5}, TypeError, "workers must be an integer"),
         (
-            {"recordings": Bad([], [], n_classes=2)},
+            {"recordings": Bad([], [], num_classes=2)},
             ValueError,
             r"labels of recordings must be in \[0, 1\], got 2",
         ),
@@ -294,9 +303,9 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
             r"labels of recordings must contain integers|shard_size",
         ),
         (
-            {"recordings": Bad([], [], n_units=2**27)},
+            {"recordings": Bad([], [], num_units=2**27)},
             ValueError,
-            r"n_steps \* n_units must be < 2\*\*31",
+            r"num_steps \* num_units must be < 2\*\*31",
         ),
     ],
 )
@@ -334,7 +343,7 @@ def test_shards_as_events_are_the_same_spikes():
         strict=True,
     ):
         assert isinstance(shard, SparseEvents)
-        again = SparseEvents.of(plain)
+        again = SparseEvents.from_events(plain)
         for a, b in zip(jax.tree.leaves(shard), jax.tree.leaves(again), strict=True):
             np.testing.assert_array_equal(a, b)
     with pytest.raises(TypeError, match="events must be True or False, got None"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from _support import assert_close, assert_gradients_are_finite_differences
 
-from snnjax.dynamics import LIF, ExcInhDrive, ExcInhLIF, ExcInhState, Neuron, simulate
+from snnjax.dynamics import LIF, ExcInhLIF, Neuron, simulate
+from snnjax.dynamics._exc_inh import ExcInhDrive, ExcInhState
 
 T, B, N = 40, 2, 5
 RESETS = ["multiplicative", "to_value", "subtractive"]

@@ -10,7 +10,8 @@ from _support import spikes
 from flax import nnx
 
 from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LIFState, Neuron, simulate
+from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, Neuron, simulate
+from snnjax.dynamics._lif import LIFState
 from snnjax.dynamics._neuron import measured
 from snnjax.nn import FluctuationDriven, SpikingDense
 from snnjax.surrogate import superspike

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from _support import assert_close, assert_gradients_are_finite_differences, lif_backward, lif_loop
 
-from snnjax.dynamics import LIF, LIFState, apply_reset, dense_recurrence, simulate
+from snnjax.dynamics import LIF, apply_reset, simulate
+from snnjax.dynamics._lif import LIFState
+from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.surrogate import superspike
 
 RESETS = ["multiplicative", "to_value", "subtractive"]

@@ -12,16 +12,9 @@ from _support import ON_CPU, assert_close, lif_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnjax.dynamics import (
-    LIF,
-    AdaptiveLIF,
-    ExcInhDrive,
-    ExcInhLIF,
-    LeakyIntegrator,
-    _over_time,
-    dense_recurrence,
-    simulate,
-)
+from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, _over_time, simulate
+from snnjax.dynamics._exc_inh import ExcInhDrive
+from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.surrogate import (
     SpikeFunction,
     atan,

@@ -12,16 +12,16 @@ from snnjax._pytree import pytree_dataclass
 from snnjax.dynamics import (
     LIF,
     AdaptiveLIF,
-    ExcInhDrive,
     ExcInhLIF,
     LeakyIntegrator,
-    LIFState,
     Neuron,
     _lif_vjp,
     _neuron,
-    dense_recurrence,
     simulate,
 )
+from snnjax.dynamics._exc_inh import ExcInhDrive
+from snnjax.dynamics._lif import LIFState
+from snnjax.dynamics._simulate import dense_recurrence
 
 T, B, N = 30, 3, 6
 NEURONS = {

@@ -21,11 +21,11 @@ from snnjax.nn import (
     Reshape,
     Sensory,
     Sequential,
-    SpikingConv,
     SpikingConv1d,
     SpikingConv2d,
     SpikingDense,
 )
+from snnjax.nn._conv import SpikingConv
 
 require("nir")
 

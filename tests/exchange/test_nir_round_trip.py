@@ -26,7 +26,7 @@ from snnjax.nn import (
     SpikingConv2d,
     SpikingDense,
 )
-from snnjax.training.params import flatten_params
+from snnjax.training._params import flatten_params
 
 require("nir")
 SCHEMES = ("exponential", "euler")
@@ -88,7 +88,7 @@ def assert_round_trip(network, x, *, scheme="exponential", names=True, **options
             {
                 "hidden": (24,),
                 "trainable": ("tau_mem", "tau_syn"),
-                "integrator": LeakyIntegrator(tau_mem=0.3, initial=-0.02),
+                "readout_neuron": LeakyIntegrator(tau_mem=0.3, initial=-0.02),
             },
             "exponential",
         ),
@@ -201,7 +201,7 @@ def test_plain_numbers_stay_plain():
             4,
             hidden=(24,),
             neuron=neuron,
-            integrator=LeakyIntegrator(dt=1e-3),
+            readout_neuron=LeakyIntegrator(dt=1e-3),
             init=INIT,
             rngs=nnx.Rngs(0),
         ),

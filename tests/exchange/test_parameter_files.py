@@ -13,8 +13,8 @@ from flax import nnx
 
 from snnjax.exchange import load_parameters, save_parameters
 from snnjax.nn import Readout, Sequential, SpikingConv1d, SpikingDense
-from snnjax.training.params import flatten_params
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._params import flatten_params
+from snnjax.training._run_folder import RunFolder
 
 require("safetensors")
 SUFFIXES = (".npz", ".safetensors")

@@ -44,7 +44,7 @@ def test_there_and_back(drawn, dtype):
     sensor, samples = drawn
     pairs = [(recording(rows, dtype), label) for label, rows in enumerate(samples)]
     data = from_tonic(pairs, sensor_size=sensor)
-    assert data.n_units == sensor[0] * sensor[1] * sensor[2]
+    assert data.num_units == sensor[0] * sensor[1] * sensor[2]
     assert data.labels.tolist() == list(range(len(samples)))
     e = 0
     for rows in samples:
@@ -157,7 +157,7 @@ def test_an_error_of_a_sample_names_it():
 
 def test_sound_has_channels_and_a_polarity_that_says_nothing():
     events = recording([{"t": 10, "x": 699, "p": 1}, {"t": 1_000_000, "x": 3, "p": 1}], SHD)
-    data = from_tonic([(events, 7)], sensor_size=(700, 1, 1), n_classes=20)
+    data = from_tonic([(events, 7)], sensor_size=(700, 1, 1), num_classes=20)
     assert data.units.tolist() == [699, 3]
     assert data.duration == pytest.approx(1.000001)
     (back, label), = to_tonic(data)  # fmt: skip
@@ -186,7 +186,7 @@ def test_a_data_set_of_tonic_s_form_brings_its_sensor():
             return recording([{"t": 5, "x": 2, "y": 1, "p": 1}] * index), index
 
     data = from_tonic(Dataset(), duration=0.1, groups=[3, 4], class_names=["a", "b"])
-    assert (data.n_units, data.counts.tolist(), data.units.tolist(), data.groups.tolist()) == (
+    assert (data.num_units, data.counts.tolist(), data.units.tolist(), data.groups.tolist()) == (
         12,
         [0, 1],
         [11],
@@ -202,7 +202,7 @@ def test_a_data_set_of_tonic_s_form_brings_its_sensor():
 
 
 def test_wide_sensors_get_wider_integers():
-    data = EventDataset.from_lists([[0.0]], [[99_999]], [0], n_units=100_000, duration=1.0)
+    data = EventDataset.from_lists([[0.0]], [[99_999]], [0], num_units=100_000, duration=1.0)
     (events, _), = to_tonic(data)  # fmt: skip
     assert events["x"].tolist() == [99_999]
 
@@ -239,7 +239,7 @@ def test_what_is_wrong_is_named(samples, sensor, error, match):
 
 
 def test_the_sensor_must_have_the_data_s_units():
-    data = EventDataset.from_lists([[0.0]], [[3]], [0], n_units=10, duration=1.0)
+    data = EventDataset.from_lists([[0.0]], [[3]], [0], num_units=10, duration=1.0)
     with pytest.raises(
         ValueError, match=r"sensor_size must have as many units as the data, 10, got \(3, 2, 2\)"
     ):
@@ -247,6 +247,6 @@ def test_the_sensor_must_have_the_data_s_units():
 
 
 def test_no_samples():
-    data = from_tonic([], sensor_size=(3, 2, 2), n_classes=4)
+    data = from_tonic([], sensor_size=(3, 2, 2), num_classes=4)
     assert len(data) == 0
     assert to_tonic(data, sensor_size=(3, 2, 2)) == []

@@ -11,10 +11,11 @@ from flax import nnx
 from snnjax import experiments
 from snnjax.calibration import free_membrane
 from snnjax.diagnostics import probe
-from snnjax.dynamics import ExcInhDrive
+from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.experiments import RandmanConfig
+from snnjax.experiments._run import prepare
 from snnjax.experiments.sweep import grid, run_sweep
-from snnjax.nn.nonnegative import nonnegative
+from snnjax.nn._nonnegative import nonnegative
 from snnjax.psp import Kernel
 
 CONFIG = RandmanConfig(
@@ -33,7 +34,7 @@ CONFIG = RandmanConfig(
 
 @pytest.fixture(scope="module")
 def prepared():
-    return experiments.prepare(CONFIG)
+    return prepare(CONFIG)
 
 
 @pytest.mark.slow
@@ -55,9 +56,7 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
 
 @pytest.mark.more
 def test_data_driven_initialization_is_on_target():
-    prepared = experiments.prepare(
-        dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2)
-    )
+    prepared = prepare(dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2))
     x, _ = prepared.sample.batch(jnp.arange(len(prepared.sample)))
     layer = prepared.network.layers[0]
     u = free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output))

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from _support import require
 
-from snnjax.datasets import DVSGesture, Stream
-from snnjax.experiments import DVSGestureConfig, load_run, prepare, run
+from snnjax.datasets import Stream
+from snnjax.datasets._dvs_gesture import DVSGesture
+from snnjax.experiments import DVSGestureConfig, load_run, run
+from snnjax.experiments._run import prepare
 from snnjax.experiments.sweep import grid, run_sweep
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._run_folder import RunFolder
 
 SMALL = {
     "start": "paper",
@@ -43,7 +45,7 @@ def test_sets_are_split_by_user(folder):
     assert set(valid.groups) == {3}
     assert set(test.groups) == {24, 25, 26}
     assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # rather than 8 of 12
-    assert (valid.n_units, valid.duration) == (128, 0.1)
+    assert (valid.num_units, valid.duration) == (128, 0.1)
     held, _, _ = DVSGestureConfig(data=folder, stream=False, **SMALL).datasets()
     whole = DVSGesture(folder, "train", downsample=16)
     expected = whole.subset(whole.users != 3).load(duration=0.1)

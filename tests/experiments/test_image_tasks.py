@@ -6,9 +6,9 @@ import pytest
 from _support import data_path
 
 from snnjax.datasets import ImageDataset
-from snnjax.experiments import CIFAR10Config, DigitsConfig, load_run, prepare, run
-from snnjax.experiments._run import sensory_spikes
-from snnjax.training.run_folder import RunFolder
+from snnjax.experiments import CIFAR10Config, DigitsConfig, load_run, run
+from snnjax.experiments._run import prepare, sensory_spikes
+from snnjax.training._run_folder import RunFolder
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def sets(rng):
         rng.normal(size=(60, 8, 8, 1))
         + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
     )
-    return ImageDataset(images=images.astype(np.float32), labels=labels, n_classes=2).split(
+    return ImageDataset(images=images.astype(np.float32), labels=labels, num_classes=2).split(
         (0.6, 0.2, 0.2), seed=0
     )
 

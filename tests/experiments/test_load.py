@@ -8,8 +8,10 @@ import pytest
 from flax import nnx
 
 from snnjax._files import as_dict
-from snnjax.experiments import RandmanConfig, SHDConfig, load_config, load_run, prepare, run
-from snnjax.training.run_folder import RunFolder
+from snnjax.experiments import RandmanConfig, SHDConfig, load_run, run
+from snnjax.experiments._run import prepare
+from snnjax.experiments.load import load_config
+from snnjax.training._run_folder import RunFolder
 
 SMALL = RandmanConfig(
     classes=3,

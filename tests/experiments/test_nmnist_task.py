@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.cli import main
-from snnjax.experiments import NMNISTConfig, build_network, prepare, run
+from snnjax._cli import main
+from snnjax.experiments import NMNISTConfig, run
+from snnjax.experiments._run import prepare
+from snnjax.experiments.build import build_network
 
 
 @pytest.fixture
@@ -102,8 +104,8 @@ def test_every_depth_fits_on_the_plane(folder, model, downsample):
     config = NMNISTConfig(data=folder, model=model, downsample=downsample)
     network = build_network(
         config,
-        n_inputs=int(np.prod(config.sensor)),
-        n_classes=10,
+        in_features=int(np.prod(config.sensor)),
+        num_classes=10,
         nu=6.0,
         duration=0.3,
         image=config.sensor,

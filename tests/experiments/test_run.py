@@ -13,21 +13,19 @@ from flax import nnx
 from snnjax import surrogate
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
-from snnjax.experiments import (
-    RandmanConfig,
-    SHDConfig,
+from snnjax.experiments import RandmanConfig, SHDConfig, load_run, run
+from snnjax.experiments._run import spread
+from snnjax.experiments.build import (
+    SURROGATES,
     build_network,
     build_objective,
     build_optimizer,
-    load_run,
-    run,
+    learning_rate,
 )
-from snnjax.experiments._run import spread
-from snnjax.experiments.build import SURROGATES, learning_rate
 from snnjax.experiments.config import Surrogate
 from snnjax.training import TrainingDivergedError
-from snnjax.training.params import load_params
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._params import load_params
+from snnjax.training._run_folder import RunFolder
 
 SMALL = RandmanConfig(
     start="paper",
@@ -51,7 +49,7 @@ def test_network_follows_the_configuration():
         beta=10.0,
         init="fluctuation_driven",
     )
-    network = build_network(config, n_inputs=20, n_classes=7, nu=5.0, duration=0.3)
+    network = build_network(config, in_features=20, num_classes=7, nu=5.0, duration=0.3)
     assert [(layer.in_features, layer.out_features, layer.recurrent) for layer in network.layers] == [
         (20, 64, True), (64, 32, True), (32, 7, False),
     ]  # fmt: skip
@@ -75,7 +73,11 @@ def test_network_follows_the_configuration():
 )
 def test_other_initializations(init, expected):
     network = build_network(
-        RandmanConfig(init=init, hidden=(400,)), n_inputs=100, n_classes=7, nu=5.0, duration=0.3
+        RandmanConfig(init=init, hidden=(400,)),
+        in_features=100,
+        num_classes=7,
+        nu=5.0,
+        duration=0.3,
     )
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), expected, rtol=0.03)
 
@@ -221,7 +223,7 @@ def test_configuration_errors(options, error, match):
 
 def test_surrogates_keep_their_own_default():
     build = lambda **options: (
-        build_network(RandmanConfig(**options), n_inputs=4, n_classes=2, nu=5.0, duration=0.2)
+        build_network(RandmanConfig(**options), in_features=4, num_classes=2, nu=5.0, duration=0.2)
         .layers[0]
         .neuron.spike
     )

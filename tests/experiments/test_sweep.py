@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks import kill_sweep
-from snnjax.cli import swept
-from snnjax.datasets import Augmented, DeviceEvents, SparseEvents, randman
+from snnjax._cli import swept
+from snnjax.datasets import Augmented, DeviceEvents, randman
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import RandmanConfig, SHDConfig, sweep, sweep_folder
 from snnjax.experiments._run import plain
 from snnjax.experiments.sweep import grid, parse_values, run_sweep
@@ -323,11 +324,11 @@ def test_targets_of_the_membrane_have_an_effect_wherever_an_initialization_has_t
 
 
 def test_plain_samples_are_without_augmentation_and_lists():
-    events = DeviceEvents.put(randman(n_classes=2, n_samples=10), dt=2e-3)
+    events = DeviceEvents.from_dataset(randman(num_classes=2, samples_per_class=10), dt=2e-3)
     for source in (
         events,
-        SparseEvents.of(events),
+        SparseEvents.from_events(events),
         Augmented(source=events, drop=0.5),
-        Augmented(source=SparseEvents.of(events), unit_shift=1),
+        Augmented(source=SparseEvents.from_events(events), unit_shift=1),
     ):
         assert plain(source) is events

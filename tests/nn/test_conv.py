@@ -13,18 +13,17 @@ from snnjax import losses
 from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, simulate
 from snnjax.initializers import scaled_normal
 from snnjax.nn import (
-    Connection,
     Flatten,
     FluctuationDriven,
     LayerInit,
     Readout,
     SameForAll,
     Sequential,
-    SpikingConv,
     SpikingConv1d,
     SpikingConv2d,
 )
-from snnjax.nn.conv import convolve
+from snnjax.nn._conv import SpikingConv, convolve
+from snnjax.nn._init import Connection
 
 T, B, IN, OUT = 30, 2, 2, 3
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
@@ -640,7 +639,7 @@ def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
     x, kernel = rng.normal(size=(n, 6, 2)), rng.normal(size=(3, 2, 4))
     whole = jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))
     expected = whole(x, kernel)
-    monkeypatch.setattr("snnjax.nn.conv._BLOCK_BYTES", 5 * 6 * 2 * 3 * 8)
+    monkeypatch.setattr("snnjax.nn._conv._BLOCK_BYTES", 5 * 6 * 2 * 3 * 8)
     assert str(jax.make_jaxpr(convolve)(x, kernel)).count("scan[") == 1
     jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-12), whole(x, kernel), expected)
 

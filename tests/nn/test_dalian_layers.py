@@ -13,7 +13,6 @@ from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
 from snnjax.losses import CrossEntropy
 from snnjax.nn import (
-    DalianConv,
     DalianConv1d,
     DalianConv2d,
     DalianDense,
@@ -25,7 +24,8 @@ from snnjax.nn import (
     Readout,
     Sequential,
 )
-from snnjax.nn.nonnegative import nonnegative
+from snnjax.nn._dalian import DalianConv
+from snnjax.nn._nonnegative import nonnegative
 from snnjax.optimizers import keep_nonnegative, smorms3
 from snnjax.theory import dalian_rates
 
@@ -264,7 +264,7 @@ def test_surrogate_gradient_reaches_every_neuron(x, x64):
 def test_parameters_are_marked_and_have_the_means_of_the_theory(recurrent):
     layer = DalianDense(300, 80, n_inh=40, init=DalianFluctuationDriven(nu=10.0, nu_inh=20.0, nu_recurrent=5.0, sigma_u=0.7, alpha=0.8),
                         recurrent=recurrent, trainable=("tau_mem",), rngs=nnx.Rngs(0))  # fmt: skip
-    rates = dalian_rates(0.7, n_exc=300, n_inh=40, n_rec=80 if recurrent else 0, nu_exc=10.0, nu_inh=20.0, nu_rec=5.0, alpha=0.8,
+    rates = dalian_rates(0.7, n_exc=300, n_inh=40, n_rec=80 if recurrent else 0, nu_exc=10.0, nu_inh=20.0, nu_recurrent=5.0, alpha=0.8,
                          kernels=ExcInhLIF().kernels)  # fmt: skip
     expected = {"kernel": ((300, 120), rates.exc), "inhibitory_kernel": ((40, 120), rates.inh)}
     if recurrent:

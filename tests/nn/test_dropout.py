@@ -9,8 +9,8 @@ from flax import nnx
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.nn import Dropout, Flatten, FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.training import Objective, fit
-from snnjax.training.objective import Problem
-from snnjax.training.step import Recipe, Sizes, batch_gradient
+from snnjax.training._objective import Problem
+from snnjax.training._step import Recipe, Sizes, batch_gradient
 
 T, B, N = 20, 4, 30
 
@@ -67,7 +67,7 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
 
 @pytest.mark.parametrize("micro_batch", [4, 2])
 def test_training_draws_and_evaluation_does_not(x, micro_batch):
-    objective, params = Problem.of(make(), Objective())
+    objective, params = Problem.from_objective(make(), Objective())
     source = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=jnp.arange(B) % 3)
     value_of = lambda o, key: batch_gradient(
         Recipe(o, None, Sizes(B, micro_batch)), params, source, jnp.arange(B), key

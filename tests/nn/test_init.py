@@ -9,7 +9,6 @@ from flax import nnx
 from snnjax.dynamics import LIF
 from snnjax.initializers import fluctuation_driven_centered, kaiming_normal
 from snnjax.nn import (
-    Connection,
     DalianConv1d,
     DalianDense,
     DalianFluctuationDriven,
@@ -20,6 +19,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
+from snnjax.nn._init import Connection
 from snnjax.psp import Kernel
 from snnjax.theory import Afferent, afferent_weights
 

@@ -6,15 +6,9 @@ from _support import assert_close, lif_loop
 from flax import nnx
 
 from snnjax.calibration import calibrate
-from snnjax.dynamics import (
-    LIF,
-    AdaptiveLIF,
-    ExcInhLIF,
-    LeakyIntegrator,
-    LIFState,
-    dense_recurrence,
-    simulate,
-)
+from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, simulate
+from snnjax.dynamics._lif import LIFState
+from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.initializers import lecun_normal
 from snnjax.nn import (
     FluctuationDriven,

@@ -18,7 +18,7 @@ from snnjax.calibration import (
     scale_to_rate,
 )
 from snnjax.datasets import DeviceArrays, Splits
-from snnjax.diagnostics import findings, probe
+from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF
 from snnjax.nn import DenseMap, FluctuationDriven, Layer, LinearMap, Readout, Sequential, Spiking
 from snnjax.training import Objective, fit
@@ -102,7 +102,7 @@ def test_is_calibrated_in_both_directions_probed_and_trained(x):
         report.layers[1].input_rate, 2 * first.populations["even"], rtol=1e-4
     )
     assert "even Hz" in str(report)
-    assert findings(report)
+    assert report.findings()
 
     data = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=LABELS)
     history = fit(

@@ -15,8 +15,8 @@ from snnjax.diagnostics import probe
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import Objective, step_memory
-from snnjax.training.objective import Problem
-from snnjax.training.step import Recipe, Sizes, evaluate, micro_batch_size
+from snnjax.training._objective import Problem
+from snnjax.training._step import Recipe, Sizes, evaluate, micro_batch_size
 
 T, B = 33, 3
 
@@ -178,7 +178,7 @@ def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
 def test_penalties_of_other_kinds_get_spikes(x):
     network = make(remat_steps=8, dtype=jnp.float32)
     for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):
-        objective, params = Problem.of(network, Objective(regularizers=bounds))
+        objective, params = Problem.from_objective(network, Objective(regularizers=bounds))
         assert len(objective.outputs(params, x.astype(jnp.float32))[1].spikes[0]) == rows
 
 
@@ -187,7 +187,9 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
     bounds = (upper_bound(0.1, 1.0), lower_bound(1.0, 3.0))
     found = []
     for steps in (None, 8):
-        objective, params = Problem.of(make(remat_steps=steps), Objective(regularizers=bounds))
+        objective, params = Problem.from_objective(
+            make(remat_steps=steps), Objective(regularizers=bounds)
+        )
         labels = jnp.arange(B)
         (_, metrics), grads = jax.value_and_grad(
             lambda p, o=objective, y=labels: o.value(p, x, y), has_aux=True

@@ -11,11 +11,12 @@ import pytest
 
 from snnjax.experiments._run import load
 from snnjax.experiments.sweep import program_of
-from snnjax.reproduce import TARGETS, Options
 from snnjax.reproduce.arms import Arm
 from snnjax.reproduce.data import generated
+from snnjax.reproduce.settings import Options
+from snnjax.reproduce.targets import TARGETS
 from snnjax.training import Trainer
-from snnjax.training.step import train_epoch
+from snnjax.training._step import train_epoch
 
 SAMPLES = 4
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from snnjax.cli import main
-from snnjax.reproduce import TARGETS, Options, targets
+from snnjax._cli import main
+from snnjax.reproduce import targets
 from snnjax.reproduce.arms import Arm
+from snnjax.reproduce.settings import Options
+from snnjax.reproduce.targets import TARGETS
 
 
 def command(capsys, monkeypatch, *arguments):

@@ -2,17 +2,9 @@
 
 import pytest
 
-from snnjax.reproduce import (
-    NUMBERS,
-    TABLE_1,
-    Published,
-    figure3,
-    figure5,
-    figure6,
-    layers,
-    supplement,
-)
+from snnjax.reproduce import figure3, figure5, figure6, layers, supplement
 from snnjax.reproduce.figure4 import study as figure4_study
+from snnjax.reproduce.published import NUMBERS, TABLE_1, Published
 from snnjax.reproduce.settings import Options
 from snnjax.reproduce.statements import (
     UNTESTED,

@@ -11,7 +11,7 @@ import pytest
 from _linear import Given, Linear, inputs
 from flax import nnx
 
-from snnjax import progress as bars
+from snnjax import _progress as bars
 from snnjax.datasets import Batches, Splits
 from snnjax.nn import Activity
 from snnjax.regularizers import lower_bound
@@ -21,10 +21,10 @@ from snnjax.training import (
     EarlyStopping,
     Objective,
     TensorBoard,
-    TrainingInterrupted,
     WeightsAndBiases,
     fit,
 )
+from snnjax.training._fit import TrainingInterrupted
 
 OPTIONS = {"batch_size": 4, "key": jax.random.key(3)}
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from snnjax.training import Snapshot
-from snnjax.training.checkpoint import Checkpoints
+from snnjax.training._checkpoint import Checkpoints
+from snnjax.training._ensemble import Snapshot
 
 
 def snapshot(epoch):

@@ -11,11 +11,12 @@ import pytest
 from _support import REPOSITORY
 
 from snnjax.diagnostics import probe
-from snnjax.experiments import RandmanConfig, build_optimizer, prepare, run
-from snnjax.experiments._run import load, spread
+from snnjax.experiments import RandmanConfig, run
+from snnjax.experiments._run import load, prepare, spread
+from snnjax.experiments.build import build_optimizer
 from snnjax.experiments.sweep import program_of
-from snnjax.training import Snapshot, fit_ensemble
-from snnjax.training.ensemble import _epoch, _How, check_members
+from snnjax.training import fit_ensemble
+from snnjax.training._ensemble import Snapshot, _epoch, _How, check_members
 
 CONFIG = RandmanConfig(
     start="paper",
@@ -336,7 +337,7 @@ def test_an_epoch_lowers_for_accelerators(task, platform):
         "placement": "vmap",
         "how": _How(config.batch_size, None, "member"),
     }
-    from snnjax.training.ensemble import _start
+    from snnjax.training._ensemble import _start
 
     ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
     epoch = jax.jit(lambda e, s: _epoch(e, s, **options)[1])

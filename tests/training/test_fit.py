@@ -10,15 +10,9 @@ from snnjax import losses, optimizers
 from snnjax.datasets import DeviceArrays, DeviceEvents, Splits, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
-from snnjax.training import (
-    EarlyStopping,
-    Objective,
-    Trainer,
-    TrainingDivergedError,
-    TrainingInterrupted,
-    fit,
-)
-from snnjax.training.objective import Problem
+from snnjax.training import EarlyStopping, Objective, Trainer, TrainingDivergedError, fit
+from snnjax.training._fit import TrainingInterrupted
+from snnjax.training._objective import Problem
 
 
 def network(seed=0, n_in=8):
@@ -30,8 +24,10 @@ def network(seed=0, n_in=8):
 
 @pytest.fixture(scope="module")
 def sources():
-    data = randman(n_classes=4, n_units=8, n_samples=100, alpha=2.0, seed=0)
-    return [DeviceEvents.put(part, dt=2e-3) for part in data.split((0.7, 0.15, 0.15), seed=0)]
+    data = randman(num_classes=4, num_units=8, samples_per_class=100, smoothness=2.0, seed=0)
+    return [
+        DeviceEvents.from_dataset(part, dt=2e-3) for part in data.split((0.7, 0.15, 0.15), seed=0)
+    ]
 
 
 def run(sources, *, seed=0, epochs=25, optimizer=None, **options):
@@ -177,9 +173,9 @@ class NoPytree:
     [
         (NoPytree(), TypeError, "train must be a JAX pytree with .*got NoPytree"),
         (
-            randman(n_classes=2, n_units=8, n_samples=5),
+            randman(num_classes=2, num_units=8, samples_per_class=5),
             TypeError,
-            r"got an EventDataset; use DeviceEvents\.put",
+            r"got an EventDataset; use DeviceEvents\.from_dataset",
         ),
         (
             DeviceArrays(x=jnp.zeros((0, 5, 8)), labels=jnp.zeros(0, jnp.int32)),
@@ -389,13 +385,13 @@ def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
     np.testing.assert_allclose(whole.penalty, 7 * whole.rates[0] + 1, rtol=1e-5)
     assert trainer.priming().problem.regularizers == (bounds[1],)
     both = [upper_bound(1.0, 2.0), bounds[1]]
-    assert Problem.of(net, Objective(regularizers=[bounds[0], *both]))[
+    assert Problem.from_objective(net, Objective(regularizers=[bounds[0], *both]))[
         0
     ].priming().regularizers == tuple(both)
     with pytest.raises(
         ValueError, match="regularizers must have a lower bound for homeostatic priming"
     ):
-        Problem.of(net, Objective(regularizers=bounds[:1]))[0].priming()
+        Problem.from_objective(net, Objective(regularizers=bounds[:1]))[0].priming()
 
 
 def test_rates_of_16_bit_spikes_are_of_float32():

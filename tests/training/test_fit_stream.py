@@ -14,9 +14,10 @@ from snnjax import optimizers
 from snnjax.datasets import DeviceEvents, Splits, Stream, randman
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound
-from snnjax.training import Objective, TrainingDivergedError, TrainingInterrupted, fit
-from snnjax.training.objective import Problem
-from snnjax.training.step import Recipe, Sizes, evaluate, init_state, train_epoch
+from snnjax.training import Objective, TrainingDivergedError, fit
+from snnjax.training._fit import TrainingInterrupted
+from snnjax.training._objective import Problem
+from snnjax.training._step import Recipe, Sizes, evaluate, init_state, train_epoch
 
 KEY = jax.random.key(5)
 OPTIMIZER = optimizers.smorms3(2e-2)
@@ -26,11 +27,15 @@ OPTIONS = {"epochs": 2, "batch_size": 7, "key": KEY, "dt": 2e-3}
 class Recordings:
     """The samples of a Randman data set, 0.2 s each."""
 
-    def __init__(self, n_classes=4):
+    def __init__(self, num_classes=4):
         data = randman(
-            n_classes=n_classes, n_units=8, n_samples=60 // n_classes, alpha=2.0, seed=0
+            num_classes=num_classes,
+            num_units=8,
+            samples_per_class=60 // num_classes,
+            alpha=2.0,
+            seed=0,
         ).shuffle(0)
-        self.data, self.labels, self.n_units, self.n_classes = data, data.labels, 8, n_classes
+        self.data, self.labels, self.num_units, self.num_classes = data, data.labels, 8, num_classes
 
     def __len__(self):
         return len(self.labels)
@@ -138,11 +143,11 @@ def test_priming_comes_first():
 
 
 def test_a_shard_of_everything_is_the_data_set():
-    """All recordings in one shard, cut at the start: the samples of `DeviceEvents.put` in the stream's order."""
+    """All recordings in one shard, cut at the start: the samples of `DeviceEvents.from_dataset` in the stream's order."""
     require("grain")
     data = stream(shard_size=60, crop="start")
     (shard,) = data.shards(1)
-    whole = DeviceEvents.put(Recordings().data, dt=2e-3, steps=75)
+    whole = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, steps=75)
     indices = jnp.asarray(data.order(1)[0])
     for a, b in zip(shard.batch(jnp.arange(60)), whole.batch(indices), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -151,7 +156,7 @@ def test_a_shard_of_everything_is_the_data_set():
 @pytest.mark.more
 def test_learns_and_validates():
     require("grain")
-    held = DeviceEvents.put(Recordings().data, dt=2e-3, steps=75)
+    held = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, steps=75)
     result = fit(
         network(),
         Splits(stream(crop="start"), held, held),

@@ -11,25 +11,18 @@ from _support import ON_CPU
 from flax import nnx
 
 from snnjax import models
-from snnjax.datasets import (
-    Augmented,
-    DeviceArrays,
-    DeviceEvents,
-    SparseEvents,
-    Splits,
-    poisson,
-    randman,
-)
+from snnjax.datasets import Augmented, DeviceArrays, DeviceEvents, Splits, poisson, randman
+from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.nn import FluctuationDriven
 from snnjax.training import Objective, fit
-from snnjax.training.inputs import MAX_DENSITY, choose_form
+from snnjax.training._inputs import MAX_DENSITY, choose_form
 
 DT = 2e-3
 
 
 @pytest.fixture(scope="module")
 def data():
-    return DeviceEvents.put(randman(n_classes=3, n_samples=30), dt=DT)
+    return DeviceEvents.from_dataset(randman(num_classes=3, samples_per_class=30), dt=DT)
 
 
 def network(**options):
@@ -41,7 +34,7 @@ def network(**options):
 @ON_CPU
 def test_what_is_chosen(data, monkeypatch):
     kind = lambda net, source, **options: type(choose_form(net, source, **options))
-    sparse = SparseEvents.of(data)
+    sparse = SparseEvents.from_events(data)
     arrays = DeviceArrays(x=jnp.zeros((4, 5, 20)), labels=jnp.zeros(4, int))
     assert kind(network(), data) is SparseEvents
     assert kind(network(skip=True), data) is SparseEvents
@@ -72,8 +65,9 @@ def test_what_is_chosen(data, monkeypatch):
         3,
         0.1,
     )
-    busy = DeviceEvents.put(
-        poisson(n_samples=4, n_units=20, rate=1.2 * MAX_DENSITY / DT, duration=0.1, seed=0), dt=DT
+    busy = DeviceEvents.from_dataset(
+        poisson(num_samples=4, num_units=20, rate=1.2 * MAX_DENSITY / DT, duration=0.1, seed=0),
+        dt=DT,
     )
     assert busy.density > MAX_DENSITY
     assert kind(network(), busy) is DeviceEvents
@@ -136,7 +130,7 @@ from snnjax.losses import OwnLoss
 from snnjax.nn import FluctuationDriven
 from snnjax.training import Objective, fit, trainer as module
 assert jax.device_count() == 2
-source = DeviceEvents.put(randman(n_classes=3, n_samples=30), dt=2e-3)
+source = DeviceEvents.from_dataset(randman(num_classes=3, samples_per_class=30), dt=2e-3)
 data = Augmented(source=source, unit_shift=2, time_stretch=0.1)
 def run(devices, **options):
     module.batch_devices = lambda *a: devices
@@ -146,8 +140,8 @@ def run(devices, **options):
     assert all(len(a.devices()) == 1 for a in leaves)
     return result, leaves
 chosen = module.batch_devices
-from snnjax.training.objective import Problem
-objective, _ = Problem.of(models.dense(20, 3, hidden=(4,), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)), Objective())
+from snnjax.training._objective import Problem
+objective, _ = Problem.from_objective(models.dense(20, 3, hidden=(4,), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0)), Objective())
 assert [chosen(objective, source, 20), chosen(objective, source, 21), chosen(objective, source, 20, 5), chosen(objective, source, 20, 4)] == [2, 1, 2, 1]
 assert chosen(objective._replace(loss=OwnLoss(lambda r, y: r.sum((0, 2)))), source, 20) == 1
 (one, a), (two, b) = run(1, micro_batch=5), run(2, micro_batch=5)

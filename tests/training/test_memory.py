@@ -42,8 +42,8 @@ def test_micro_batches_need_less():
 @ON_CPU
 def test_lists_of_events_need_no_raster():
     """700 units are more than all else that a step holds."""
-    data = DeviceEvents.put(
-        poisson(n_samples=12, n_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3
+    data = DeviceEvents.from_dataset(
+        poisson(num_samples=12, num_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3
     )
     network = models.dense(700, 3, hidden=(16,), init=FluctuationDriven(nu=10.0), rngs=nnx.Rngs(0))
     lists, arrays = (

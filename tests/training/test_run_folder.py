@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.training.params import load_params
-from snnjax.training.run_folder import RunFolder
+from snnjax.training._params import load_params
+from snnjax.training._run_folder import RunFolder
 
 
 def params(seed=0, hidden=4):

@@ -11,14 +11,14 @@ from flax import nnx
 
 from snnjax import losses, models, optimizers
 from snnjax.datasets import Augmented, DeviceEvents, randman
-from snnjax.datasets.batches import Batch
-from snnjax.datasets.device import DeviceArrays
+from snnjax.datasets._batches import Batch
+from snnjax.datasets._device import DeviceArrays
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import Objective, Trainer
-from snnjax.training import step as step_module
-from snnjax.training.objective import Problem
-from snnjax.training.step import (
+from snnjax.training import _step as step_module
+from snnjax.training._objective import Problem
+from snnjax.training._step import (
     Recipe,
     Sizes,
     batch_gradient,
@@ -148,7 +148,7 @@ def test_epoch_in_parts_is_the_epoch(parts):
 
 def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     objective = Problem(lambda p, x: (x[..., :3] * p, Activity((x,))))
-    events = DeviceEvents.put(randman(n_classes=2, n_samples=20), dt=2e-3)
+    events = DeviceEvents.from_dataset(randman(num_classes=2, samples_per_class=20), dt=2e-3)
     source, key, sample = (
         Augmented(source=events, drop=0.5),
         jax.random.key(3),
@@ -173,7 +173,7 @@ def test_parts_fit_the_cache(parts, monkeypatch):
     assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
-    recurrent = Problem.of(
+    recurrent = Problem.from_objective(
         models.dense(
             6, 3, hidden=(16,), recurrent=True, init=FluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)
         ),

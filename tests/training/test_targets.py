@@ -8,9 +8,9 @@ import pytest
 from _linear import INPUTS, OUTPUTS, Given, Linear, inputs, least_squares, noisy_map
 
 from snnjax import losses
+from snnjax._progress import describe
 from snnjax.datasets import Splits
 from snnjax.plotting import learning_curves
-from snnjax.progress import describe
 from snnjax.training import Objective, Program, Trainer, fit, fit_ensemble
 
 OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.1, 240))

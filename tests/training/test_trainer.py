@@ -13,8 +13,8 @@ from snnjax.losses import MeanSquare, OwnLoss
 from snnjax.nn import NonNegative
 from snnjax.regularizers import upper_bound
 from snnjax.training import Objective, Trainer, fit
-from snnjax.training.objective import is_separable
-from snnjax.training.step import batch_key, epoch_order
+from snnjax.training._objective import is_separable
+from snnjax.training._step import batch_key, epoch_order
 
 
 def source(n=10):

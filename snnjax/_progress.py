@@ -1,0 +1,341 @@
+"""Display of training: a progress bar with loss, accuracy and rates, and tables of results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from snnjax.training._callbacks import Callback, FitState, Plan, Row
+from snnjax.training._ensemble import Snapshot
+
+if TYPE_CHECKING:
+    from snnjax.reproduce.statements import Statement, Verdict
+
+_PERIOD = 3600.0
+"""Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
+
+
+def _columns(unit: str) -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn(unit),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+
+
+class _Live:
+    """A context manager that shows a bar on a terminal, and nothing elsewhere.
+
+    Args:
+        unit: Name of the unit that the bar counts.
+        total: Number of units.
+        console: Console of the bar. None: standard error.
+    """
+
+    def __init__(self, unit: str, total: int, console: Console | None) -> None:
+        self.console = console or Console(file=sys.stderr, force_jupyter=False)
+        self._bar = (
+            Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD)
+            if self.console.is_terminal
+            else None
+        )
+        self._task = self._bar.add_task("compiling", total=total) if self._bar else None
+
+    def update(self, completed: int, text: str) -> bool:
+        """Move the bar and return True, or return False if there is no bar.
+
+        Args:
+            completed: Number of completed units.
+            text: Description beside the bar.
+        """
+        if self._bar is None or self._task is None:
+            return False
+        self._bar.update(self._task, completed=completed, description=text)
+        return True
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class TrainingProgress(Callback):
+    """The progress bar of `fit`.
+
+    It is a live bar in a terminal, and one line that is updated in a notebook. In a file or in CI
+    it is about twenty plain lines over the whole run.
+
+    Args:
+        console: Console of the bar. None: standard error.
+    """
+
+    def __init__(self, *, console: Console | None = None) -> None:
+        self._console, self._last = console, 0
+        self._live: _Live | None = None
+        self._line: Any = None
+
+    def start(self, plan: Plan) -> None:
+        self._last, self._line = plan.last, None
+        # a notebook's standard error may look like a terminal
+        if self._console is None and in_notebook():
+            return
+        self._live = _Live("epoch", plan.last, self._console)
+        self._live.__enter__()
+
+    def epoch_end(self, row: Row, state: FitState) -> None:
+        epoch, text = int(row["epoch"]), describe(row)
+        line = f"epoch {epoch}/{self._last}  {text}  {row['seconds']:.1f} s"
+        if self._live is None:
+            self._line = _show_line(line, self._line)
+        elif not self._live.update(epoch, text) and self._plain(epoch):
+            self._live.console.print(line, highlight=False, soft_wrap=True)
+
+    def _plain(self, epoch: int) -> bool:
+        """Return whether an epoch gets a plain line."""
+        return epoch % max(1, self._last // 20) == 0 or epoch in (1, self._last)
+
+    def finish(self) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _show_line(line: str, shown: Any) -> Any:
+    """Show a line in a notebook in place of the previous one.
+
+    Args:
+        line: The line.
+        shown: What the previous call returned, or None.
+
+    Returns:
+        The display that the next call replaces.
+    """
+    from IPython.display import display
+
+    data = {"text/plain": line}
+    if shown is None:
+        return display(data, raw=True, display_id=True)
+    shown.update(data, raw=True)
+    return shown
+
+
+class SweepProgress(_Live):
+    """Progress of a sweep: completed member-epochs, throughput and remaining time.
+
+    Its instance is a context manager and an `on_epoch` callback of `run_sweep`. It is a live bar on
+    a terminal, and elsewhere about twenty plain lines over the whole sweep.
+
+    Args:
+        members: Number of members of the sweep.
+        epochs: Number of epochs of each member.
+        console: Console of the bar. None: standard error.
+    """
+
+    def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
+        super().__init__("member-epoch", members * epochs, console)
+        self.total, self.epochs = members * epochs, epochs
+        self._began: tuple[float, int] | None = None
+        self._shown = -1
+
+    def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
+        done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()
+        # member-epochs from before this process are not part of its speed
+        self._began = self._began or (now, done)
+        speed = (done - self._began[1]) / max(now - self._began[0], 1e-9)
+        accuracy = 100 * snapshot.history["valid_accuracy"][:, -1]
+        accuracy = accuracy[np.isfinite(accuracy)]  # stopped members have NaN
+        spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
+        text = spread + (f"{speed:.2f} member-epochs/s" if speed > 0 else "")
+        if not self.update(done, text) and done * 20 // self.total > self._shown:
+            self._shown = done * 20 // self.total
+            left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
+            self.console.print(
+                f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True
+            )
+
+
+class UnitProgress:
+    """A context manager that shows the progress of many sweeps, one after another.
+
+    `unit(name, members, epochs)` starts the next sweep and returns its `on_epoch` callback. It
+    prints the name of each sweep, and then the output of `SweepProgress` if it has members to
+    train.
+
+    Args:
+        console: Console of the output. None: standard error.
+    """
+
+    def __init__(self, *, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr)
+        self._bar: SweepProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(kind, error, trace)
+            self._bar = None
+
+    def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
+        """End the current sweep and start the next.
+
+        Args:
+            name: Name of the sweep.
+            members: Number of members to train; 0 for a unit without training.
+            epochs: Number of epochs of each member.
+
+        Returns:
+            The `on_epoch` callback of the sweep, or None without members.
+        """
+        self.__exit__(None, None, None)
+        self.console.print(name, highlight=False, soft_wrap=True, markup=False)
+        if members:
+            self._bar = SweepProgress(members, epochs, console=self.console)
+            self._bar.__enter__()
+        return self._bar
+
+
+def verdict_table(title: str, verdicts: Sequence[tuple[Statement, Verdict]]) -> Table:
+    """Return a table with one line per statement of `snnjax.reproduce` and its verdict."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("statement", "verdict", "here"):
+        table.add_column(name, overflow="fold")
+    for statement, verdict in verdicts:
+        table.add_row(escape(statement.text), verdict.status, escape(verdict.found))
+    return table
+
+
+def sweep_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a table with one line per combination of swept values.
+
+    Args:
+        rows: Rows of results.csv. The table has their means and standard deviations over seeds.
+    """
+    swept = list(rows[0])[: list(rows[0]).index("finite")]
+    names = [name for name in swept if name != "seed"]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in (
+        *names,
+        "n",
+        "not finite",
+        "valid %",
+        "test %, final",
+        "test %, best",
+        "layer 1, Hz",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    for values, group in groups.items():
+        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023
+        table.add_row(
+            *(f"{v:g}" for v in values),
+            str(len(group)),
+            str(sum(not row["finite"] for row in group)),
+            percent("valid_accuracy"),
+            percent("test_accuracy_final"),
+            percent("test_accuracy_best"),
+            _spread([row["final_rate_1"] for row in group]),
+        )
+    return table
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" + (
+        f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    )
+
+
+def describe(row: Row) -> str:
+    """Return one line on an epoch: losses, scores and rates, as far as the row has them.
+
+    >>> scores = {"train_accuracy": 0.1, "rate_1": 5.0, "valid_accuracy": 0.2}
+    >>> describe({"epoch": 1, "train_loss": 2.3, **scores})
+    'loss 2.300  train 10.0 %  valid 20.0 %  rates 5.0 Hz'
+    >>> describe({"epoch": 1, "train_loss": 2.3, "valid_loss": 2.5})
+    'loss 2.300  valid 2.500'
+    """
+    name = score_of(row)
+    parts = [f"loss {row['train_loss']:.3f}"]
+    if name != "loss" and not name.endswith("accuracy"):
+        parts.append(name.replace("_", " "))
+    for split in ("train", "valid"):
+        if f"{split}_{name}" in row and (split, name) != ("train", "loss"):
+            value, share = row[f"{split}_{name}"], name.endswith("accuracy")
+            parts.append(f"{split} " + (f"{100 * value:.1f} %" if share else f"{value:.3f}"))
+    rates = [v for k, v in row.items() if k.startswith("rate_")]
+    if rates:
+        parts.append("rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz")
+    return "  ".join(parts)
+
+
+def score_of(row: Row) -> str:
+    """Return the name of a row's score, such as "accuracy", or "loss" if the row has no other.
+
+    >>> score_of({"train_loss": 1.0, "train_label_accuracy": 0.5}), score_of({"train_loss": 1.0})
+    ('label_accuracy', 'loss')
+    """
+    names = [name.removeprefix("train_") for name in row if name.startswith("train_")]
+    return next((name for name in names if name != "loss"), "loss")
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Return the summary of a run (`snnjax.experiments.Run`) as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"
+    table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy']:.2f} %")
+    table.add_row(
+        f"test accuracy, network of epoch {summary['best_epoch']} (best on validation)",
+        f"{100 * summary['test_accuracy_best']:.2f} %",
+    )
+    table.add_row(
+        "validation / training accuracy, final",
+        f"{100 * summary['valid_accuracy']:.2f} / {100 * summary['train_accuracy']:.2f} %",
+    )
+    table.add_row("rates of the hidden layers before training", hertz(summary["initial_rates_hz"]))
+    table.add_row("rates after training, test set", hertz(summary["final_rates_hz"]))
+    table.add_row("time", f"{summary['seconds']:.0f} s for {summary['epochs']} epochs")
+    return table

@@ -1,0 +1,301 @@
+r"""Data-driven initialization of a Dalian layer: balance and sigma_u for measured spikes.
+
+The weights of connection c (E feed-forward, R recurrent excitatory, I inhibitory) are
+w_c = m_c G_c. The shapes G_c >= 0 have mean 1; they are drawn, or taken from the present weights.
+The scales m_c > 0 are the unknowns. The membrane without threshold is linear in the scales. Let
+U_c(t) be the membrane driven by connection c alone at m_c = 1:
+
+    U = m_E U_E + m_R U_R - m_I U_I
+    M_c  = < mean_t U_c >           contribution of the population to the mean
+    C_cd = < Cov_t(U_c, U_d) >      covariances in time within a sample
+
+<.> is the mean over samples, neurons and positions. The covariances include correlations between
+populations and their cancellation. Three conditions give the three scales in closed form. The
+result is exact for these weights and these spikes, with any correlations:
+
+    alpha      m_E^2 C_EE : m_R^2 C_RR = alpha : 1 - alpha
+    mean       A m_E - B m_I = mu_u
+    sigma_u    V m_E^2 - 2 W m_E m_I + C_II m_I^2 = sigma_u^2
+
+with
+
+    rho = m_R / m_E = sqrt((1 - alpha) C_EE / (alpha C_RR))
+    A = M_E + rho M_R,  B = M_I
+    V = C_EE + 2 rho C_ER + rho^2 C_RR,  W = C_EI + rho C_RI
+
+The last two conditions with m_I = r m_E - q, r = A / B, q = mu_u / B:
+
+    a m_E^2 + 2 b m_E + d = 0
+    a = V - 2 r W + r^2 C_II,  b = q (W - r C_II),  d = q^2 C_II - sigma_u^2
+    m_E = (-b + sqrt(b^2 - a d)) / a
+
+For Poisson input and random weights, M_c = D_c ebar_c, C_cc = k D_c ehat_c and all other terms are
+0: `snnjax.theory.dalian_rates`.
+
+The layer's own spikes depend on the scales. The scales are therefore a fixed point. It is searched
+in a few passes, and the result of the best pass is used.
+
+At low sigma_u (about 0.5) the inhibitory neurons fire below about 1 Hz. Then no reliable fixed
+point exists: single spikes would have to move the membrane by more than the threshold. Inhibition
+is then set as for a population that fires at 1 Hz. The report gives the mean and sigma_u that were
+reached (`LayerReport.on_target`; `calibrate` warns).
+
+This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax._check import Scalar
+from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
+from snnjax.calibration._layer import Outcome, Target, calibrate_layer
+from snnjax.calibration._powers import free_membrane
+from snnjax.calibration._report import LayerReport, near
+from snnjax.dynamics import LIF
+from snnjax.initializers import fan_in
+from snnjax.nn import Dalian
+
+
+class Moments(NamedTuple):
+    """M_c and C_cd, scalars. The recurrent ones are 0 without a recurrent excitatory connection."""
+
+    m_e: jax.Array
+    m_r: jax.Array
+    m_i: jax.Array
+    ee: jax.Array
+    er: jax.Array
+    rr: jax.Array
+    ei: jax.Array
+    ri: jax.Array
+    ii: jax.Array
+
+
+class Scales(NamedTuple):
+    """Mean weights m_E, m_R (0 without recurrence) and m_I."""
+
+    exc: jax.Array
+    rec: jax.Array
+    inh: jax.Array
+
+
+def scales_from_moments(
+    p: Moments, *, sigma_u: Scalar, mu_u: Any = 0.0, alpha: Scalar = 0.9
+) -> Scales:
+    """The scales that give the membrane the mean `mu_u` and the standard deviation `sigma_u`.
+
+    Args:
+        p: The measured moments.
+        sigma_u: Target standard deviation of the membrane.
+        mu_u: Target mean of the membrane.
+        alpha: Feed-forward share of the excitatory variance.
+
+    Returns:
+        The scales. They are NaN, infinite or negative if the targets have no solution.
+
+    >>> p = Moments(*(jnp.asarray(v) for v in (10.0, 0.0, 5.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.4)))
+    >>> s = scales_from_moments(p, sigma_u=1.0)
+    >>> f"{10 * s.exc - 5 * s.inh:.3f} {0.2 * s.exc**2 + 0.4 * s.inh**2:.3f}"
+    '0.000 1.000'
+    """
+    rho = jnp.where(
+        p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0
+    )
+    r, q = (p.m_e + rho * p.m_r) / p.m_i, mu_u / p.m_i
+    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
+    a, b, d = v - 2 * r * w + r**2 * p.ii, q * (w - r * p.ii), q**2 * p.ii - sigma_u**2
+    exc = (-b + jnp.sqrt(b**2 - a * d)) / a
+    return Scales(exc, rho * exc, r * exc - q)
+
+
+def current_membrane(neuron: Any, drive: jax.Array, tau: Scalar) -> jax.Array:
+    """The membrane without threshold of an E/I neuron that is driven by one current only.
+
+    Args:
+        neuron: The E/I neuron.
+        drive: Input of the current, (time, batch, ...units).
+        tau: Time constant of the current, s.
+
+    Returns:
+        The membrane, (time, batch, ...units).
+    """
+    return free_membrane(LIF(tau_mem=neuron.tau_mem, tau_syn=tau, dt=neuron.dt), drive)
+
+
+def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
+    """M_c and C_cd of membranes (time, batch, ...units).
+
+    >>> u = jnp.array([0.0, 2.0]).reshape(2, 1, 1)
+    >>> p = moments(u, None, 3 * u)
+    >>> float(p.m_i), float(p.ei), float(p.ii)
+    (3.0, 3.0, 9.0)
+    """
+    membranes = [u_e, jnp.zeros_like(u_e[:1]) if u_r is None else u_r, u_i]
+    e, r, i = (u - u.mean(axis=0) for u in membranes)
+    mean, pairs = [u.mean() for u in membranes], ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
+    return Moments(*mean, *((a * b).mean() for a, b in pairs))
+
+
+@calibrate_layer.register
+def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+    """Set the three scales of a Dalian layer."""
+    sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
+    if target.balance:
+        raise ValueError(
+            "balance must be False for Dalian layers, got True: their weights have one sign, and "
+            "inhibition balances the layer as a whole"
+        )
+    keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+    connections = layer.connections()
+    shapes = [positive(c.weights, k) for c, k in zip(connections, keys, strict=False)]
+    graphdef, state = nnx.split(layer)
+    neuron = layer.neuron
+    u_e = current_membrane(neuron, connections[0].project(x, shapes[0]), neuron.tau_exc)
+    lowest = _poisson(layer, shapes, FLOOR_HZ)
+
+    def spikes(scales: Scales) -> jax.Array:
+        # a variable may only be set in the trace that made it
+        copy = nnx.merge(graphdef, state, copy=True)
+        _put(copy, shapes, scales)
+        return copy(x).output
+
+    def own(z: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+        """Membranes that are driven by the layer's own spikes."""
+        u_i, *u_r = (
+            current_membrane(
+                neuron,
+                c.project(c.spikes(x, z), shape),
+                neuron.tau_inh if c.sign < 0 else neuron.tau_exc,
+            )
+            for c, shape in zip(connections[1:], shapes[1:], strict=True)
+        )
+        return (u_r[0] if u_r else None), u_i
+
+    def one_pass(carry: Any, _: None) -> tuple[Any, None]:
+        scales, before, (best, least) = carry
+        u_r, u_i = own(spikes(scales))
+        measured = moments(u_e, u_r, u_i)
+        miss = _miss(measured, scales, sigma_u, mu_u)
+        found = jax.tree.map(
+            lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least)
+        )
+        enough = _at_least(lowest, measured)
+        solved = scales_from_moments(enough, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+        at, to = jnp.log(scales.inh), jnp.log(solved.inh)
+        # More inhibition makes the layer quieter, and a quieter layer needs more inhibition. The
+        # slope of the secant estimates the part of a step that this feedback cancels.
+        gap = at - before[0]
+        slope = jnp.clip((to - before[1]) / jnp.where(gap == 0, 1.0, gap), 0.0, 0.8)
+        step = (to - at) / (1 - jnp.where(gap == 0, 0.0, slope))
+        new = solved._replace(inh=jnp.exp(at + jnp.clip(step, -_LARGEST, _LARGEST)))
+        # If inhibition is too quiet for a balance, excitation is set to reach sigma_u with the
+        # present inhibition. The geometric mean with the last value prevents oscillation.
+        exc = jnp.sqrt(scales.exc * _excitation(measured, new, sigma_u))
+        new = new._replace(exc=jnp.where(measured.m_i < lowest.m_i, exc, new.exc))
+        good = jnp.isfinite(jnp.stack(new)).all() & (new.exc > 0) & (new.inh > 0)
+        scales, before = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b), (new, (at, to)), (scales, before)
+        )
+        return (scales, before, found), None
+
+    # before the first pass, the layer's spikes are assumed Poisson at the rate of its input
+    first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ))
+    alone = moments(u_e, None, u_e)
+    first = first._replace(m_e=alone.m_e, ee=alone.ee)
+    start = scales_from_moments(first, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
+    there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
+    start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
+    logs = jnp.log(start.inh), jnp.log(start.inh)
+    begin = start, logs, (start, jnp.asarray(jnp.inf, u_e.dtype))
+    (*_, (scales, _)), _ = jax.lax.scan(one_pass, begin, length=_PASSES * target.passes)
+    _put(layer, shapes, scales, there=there)
+    z = layer(x).output
+    u = free_membrane(neuron, layer.whole_drive(x, z))
+    found, mean = jnp.sqrt(u.var(axis=0).mean()), u.mean()
+    report = LayerReport(
+        sigma_w=tuple(c.weights.std() for c in layer.connections()),
+        quenched_spread=jnp.sqrt(jnp.square(u.mean(axis=0)).mean()),
+        sigma_u=found,
+        silent=alone.ee == 0,
+        calibrated=there,
+        mu_u=mean,
+        on_target=near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u),
+        targets=(sigma_u, mu_u),
+    )
+    reason = "its inhibitory spikes are too few; a larger sigma_u makes it spike more"
+    return Outcome(report, z, reason)
+
+
+def _miss(p: Moments, s: Scales, sigma_u: Scalar, mu_u: Scalar) -> jax.Array:
+    """Square of the distance to the target, in units of sigma_u. NaN becomes infinity."""
+    mean = s.exc * p.m_e + s.rec * p.m_r - s.inh * p.m_i
+    excitation = s.exc**2 * p.ee + 2 * s.exc * s.rec * p.er + s.rec**2 * p.rr
+    variance = excitation - 2 * s.inh * (s.exc * p.ei + s.rec * p.ri) + s.inh**2 * p.ii
+    miss = (jnp.sqrt(jnp.maximum(variance, 0)) / sigma_u - 1) ** 2 + ((mean - mu_u) / sigma_u) ** 2
+    return jnp.where(jnp.isfinite(miss), miss, jnp.inf)
+
+
+def _excitation(p: Moments, scales: Scales, sigma_u: Scalar) -> jax.Array:
+    """m_E from the module's third condition only (sigma_u), with m_I and rho from `scales`.
+
+    Where no such m_E exists, the m_E of `scales`.
+    """
+    rho, inh = scales.rec / scales.exc, scales.inh
+    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
+    root = (w * inh) ** 2 - v * (p.ii * inh**2 - sigma_u**2)
+    return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
+
+
+_PASSES = 5  # factor on the passes of other layers: inhibition changes the spikes that set it
+_LARGEST = 0.7  # largest step of log m_I
+
+
+def _put(
+    layer: Dalian, shapes: list[jax.Array], scales: Scales, there: jax.Array | bool = True
+) -> None:
+    for c, shape, scale in zip(layer.connections(), shapes, _ordered(scales), strict=False):
+        set_weights(c.param, scale * shape, there=there)
+
+
+def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The scales in the order of the layer's connections."""
+    return scales.exc, scales.inh, scales.rec
+
+
+def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Scalar) -> Moments:
+    """Moments of the layer's own populations if these fired as Poisson processes at `rate`, Hz.
+
+    The moments of the input are 0.
+    """
+    zero, found = jnp.zeros((), jnp.float32), []
+    for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
+        drive = fan_in(g.shape) * rate
+        power = jnp.square(g).mean() * drive * jnp.mean(c.kernel.power())
+        found.append((drive * jnp.mean(c.kernel.mean()), power))
+    (m_i, ii), (m_r, rr) = (*found, (zero, zero))[:2]
+    return Moments(zero, m_r, m_i, zero, zero, rr, zero, zero, ii)
+
+
+def _at_least(lowest: Moments, p: Moments) -> Moments:
+    """`p`, with the moments of each population that fires too little replaced by `lowest`.
+
+    The covariances of such a population with the others are set to 0.
+    """
+    pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)
+    few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
+    p = p._replace(
+        m_i=pick(few_i, p.m_i, lowest.m_i),
+        ii=pick(few_i, p.ii, lowest.ii),
+        ei=pick(few_i, p.ei, 0.0),
+        ri=pick(few_i, p.ri, 0.0),
+    )
+    return p._replace(
+        m_r=pick(few_r, p.m_r, lowest.m_r),
+        rr=pick(few_r, p.rr, lowest.rr),
+        er=pick(few_r, p.er, 0.0),
+        ri=pick(few_r, p.ri, 0.0),
+    )

@@ -1,0 +1,171 @@
+"""Calibration of one layer: `calibrate_layer`, which dispatches on the type of the layer.
+
+In a recurrent layer the weights depend on the layer's own spikes, and these depend on the weights.
+The weights are therefore found as a fixed point in a few passes. Formulas:
+`snnjax/calibration/_powers.py`; Dalian layers: `snnjax/calibration/_dalian.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from snnjax._check import Scalar
+from snnjax.calibration._connection import (
+    FLOOR_HZ,
+    poisson_powers,
+    powers_of,
+    set_weights,
+    shared_times,
+    standardized,
+)
+from snnjax.calibration._powers import InputPowers, free_membrane, weights_from_powers
+from snnjax.calibration._report import LayerReport, near
+from snnjax.nn import Layer
+from snnjax.nn._synaptic import Synaptic
+from snnjax.theory import WeightStatistics
+
+
+class Target(NamedTuple):
+    """Targets for the membranes of a layer; see `snnjax.calibration.calibrate`.
+
+    Attributes:
+        sigma_u: Standard deviation of the membrane.
+        mu_u: Mean of the membrane.
+        alpha: Feed-forward share of the variance in recurrent layers.
+        balance: Whether the weights of every neuron sum to zero in each connection.
+        passes: Number of fixed-point iterations of the recurrent weights.
+    """
+
+    sigma_u: Scalar = 1.0
+    mu_u: Scalar = 0.0
+    alpha: Scalar = 0.9
+    balance: bool = False
+    passes: int = 4
+
+
+class Outcome(NamedTuple):
+    """What `calibrate_layer` returns.
+
+    Attributes:
+        report: The report on the layer.
+        output: The layer's output for its input, (time, batch, ...units).
+        reason: Why such a layer may be off target, and what to do.
+    """
+
+    report: LayerReport
+    output: jax.Array
+    reason: str
+
+
+@functools.singledispatch
+def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+    """Set the weights of a spiking layer for its inputs.
+
+    Layers that are derived from `snnjax.nn.Synaptic` (such as `Spiking`) and from
+    `snnjax.nn.Dalian` are supported. For your own type of layer, register a function with
+    `@calibrate_layer.register`; the annotation of its first argument is the type.
+
+    Args:
+        layer: The layer. Its weights are changed.
+        x: Inputs (time, batch, ...features).
+        key: Draws new weights. None scales the present weights.
+        target: The targets.
+
+    Returns:
+        The report, the layer's output, and the likely reason if the layer is off target.
+
+    Raises:
+        TypeError: No function is registered for the type of the layer.
+    """
+    name = type(layer).__name__
+    raise TypeError(
+        f"layer must be a snnjax.nn.Synaptic, whose connections can be measured, got a {name}; "
+        "derive it from snnjax.nn.Spiking, or register a function for it with "
+        f"snnjax.calibration.calibrate_layer.register({name})"
+    )
+
+
+@calibrate_layer.register
+def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+    sigma_u, mu_u, alpha, balance, passes = target
+    connections = layer.connections()
+    own = [c for c in connections if c.own is not None]
+    if len(connections) - len(own) != 1 or len(own) > 1:
+        raise TypeError(
+            f"a {type(layer).__name__} must have one connection from its input and at most one "
+            f"from itself, got {len(connections)}; register a function of your own with "
+            "snnjax.calibration.calibrate_layer.register"
+        )
+    neuron = shared_times(layer.neuron)
+    below = powers_of(connections[0], x, neuron, balance)
+    keys = (None, None) if key is None else jax.random.split(key)
+    shapes = [standardized(c.weights, k, balance) for c, k in zip(connections, keys, strict=False)]
+    shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]
+
+    def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:
+        weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u)
+        there = [
+            set_weights(c.param, w.mu_w + w.sigma_w * shape)
+            for c, shape, w in zip(connections, shapes, weights, strict=True)
+        ]
+        return weights, jnp.asarray(there).all()
+
+    powers = [below]
+    for c in own:
+        lowest = poisson_powers(neuron, c.n, FLOOR_HZ, balance, below.temporal.dtype)
+        # Before the first pass, the layer's spikes are assumed to be like those of its input, with
+        # the powers scaled to its own number of neurons.
+        found = _at_least(lowest, [jnp.abs(p) * c.n / below.n for p in below[:4]])
+        for _ in range(passes):
+            put([below, found])
+            measured = powers_of(c, c.spikes(x, layer(x).output), neuron, balance)
+            # The geometric mean with the last estimate prevents oscillation.
+            means = [jnp.sqrt(a * b) for a, b in zip(measured[:4], found[:4], strict=True)]
+            found = _at_least(lowest, means)
+            # If the layer fires too little for its recurrent share, the input carries the rest. The
+            # mean with the last share again prevents oscillation.
+            carried = jnp.minimum(measured.temporal / found.temporal, 1.0)
+            shares[0] = (shares[0] + 1 - (1 - alpha) * carried) / 2
+        powers.append(found)
+    weights, there = put(powers)
+    output = layer(x).output
+    u = free_membrane(layer.neuron, layer.whole_drive(x, output))
+    reached = jnp.sqrt(u.var(axis=0).mean())
+    pairs = zip(weights, powers, strict=True)
+    report = LayerReport(
+        sigma_w=tuple(w.sigma_w for w in weights),
+        quenched_spread=jnp.sqrt(sum(w.sigma_w**2 * p.quenched for w, p in pairs)),
+        sigma_u=reached,
+        silent=below.temporal == 0,
+        calibrated=there,
+        mu_u=u.mean(),
+        on_target=near(reached, sigma_u, sigma_u),
+        targets=(sigma_u, mu_u),
+    )
+    return Outcome(report, output, _reason(layer))
+
+
+def _reason(layer: Synaptic) -> str:
+    if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
+        return "its neurons have different parameters but share one scale of the weights"
+    if layer.recurrent:
+        return (
+            "its own spikes are too few to carry their share of the variance; a larger sigma_u "
+            "makes it spike more"
+        )
+    return (
+        f"its {layer.units} neurons have too few weights for an exact average; use more neurons, "
+        "or another key"
+    )
+
+
+def _at_least(lowest: InputPowers, powers: Sequence[jax.Array]) -> InputPowers:
+    """`powers` (P, Q, M, P_sum), or `lowest` where P is below that of `lowest`."""
+    enough = powers[0] >= lowest.temporal
+    pairs = zip(lowest._fields, powers, lowest[:4], strict=False)
+    return lowest._replace(**{name: jnp.where(enough, p, low) for name, p, low in pairs})

@@ -1,0 +1,167 @@
+r"""Scale the weights of every layer, first to last, so that it fires at a target rate.
+
+This is LSUV for spiking networks.
+
+    w <- g w
+
+The gain g is found by bisection of log g. The mean rate over neurons, batch and time then equals
+the target.
+
+Layer-sequential unit variance (LSUV, Mishkin & Matas 2016, arXiv 1511.06422) scales each layer by
+its measured output and not by a formula. Here the output is a spike train, and its rate is set.
+The method needs about fifteen forward passes per layer; `snnjax.calibration.calibrate` needs one.
+The mean rate also does not determine the regime of a layer: a few neurons that are constantly
+driven above threshold give the same rate as many neurons that fluctuate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax import _check
+from snnjax._check import Scalar
+from snnjax.calibration._connection import set_weights
+from snnjax.calibration._powers import as_floats, free_membrane
+from snnjax.calibration._report import TOLERANCE, Of, RateReport, RateReports
+from snnjax.nn import Layer, Sequential
+from snnjax.nn._network import check_sequential
+from snnjax.nn._synaptic import Incoming, Synaptic
+
+_RANGE = math.log(100.0)
+
+
+def scale_to_rate(
+    network: Sequential,
+    x: jax.Array,
+    *,
+    rate: Scalar,
+    key: jax.Array | None = None,
+    steps: int = 14,
+) -> tuple[Sequential, RateReports]:
+    """Scale every spiking layer of `network` to a mean firing rate on the batch `x`.
+
+    The readout is not changed.
+
+    Args:
+        network: A `snnjax.nn.Sequential`. It is not changed.
+        x: Inputs (time, batch, ...features), typical of the data.
+        rate: Target rate of all spiking layers, Hz; above 0 and below 1 / (2 dt).
+        key: Draws new orthogonal weights first, as in LSUV. The weights of each neuron have norm 1
+            in each connection. None scales the present weights.
+        steps: Steps of the bisection. Each is one forward pass of the layer and halves log g's
+            interval, which begins at 1/100 to 100 times the weights that would make the membrane
+            fluctuate with a standard deviation of 1.
+
+    Returns:
+        The scaled network, and `RateReports`: one `RateReport` per spiking layer. Pure: works under
+        jit, and under vmap over keys. A layer whose input is silent keeps its weights.
+
+    Raises:
+        ValueError: rate or steps are out of range.
+        TypeError: The network is not a `Sequential`, or it has a layer whose connections have
+            signs (Dale's law).
+
+    >>> from snnjax.datasets import poisson_raster
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
+    >>> rngs, init = nnx.Rngs(0), FluctuationDriven(nu=15.0, sigma_u=0.1)
+    >>> hidden = [SpikingDense(n, 64, init=init, rngs=rngs) for n in (50, 64)]
+    >>> network = Sequential(*hidden, Readout(64, 3, rngs=rngs))
+    >>> x = poisson_raster(jax.random.key(0), (400, 8, 50), rate=15.0, dt=2e-3)
+    >>> scaled, reports = scale_to_rate(network, x, rate=10.0)
+    >>> [round(float(r.rate), 1) for r in reports]
+    [10.0, 10.0]
+    """
+    check_sequential("scale_to_rate", network)
+    x = as_floats(x)
+    _check.integer("steps", steps, at_least=1)
+    if key is not None:
+        _check.key("key", key)
+    network = nnx.clone(network)
+    spiking = {k: _scalable(layer) for k, layer in enumerate(network.layers) if layer.spiking}
+    if not spiking:
+        raise ValueError("network must have a spiking layer, got none")
+    dt = next(layer.dt for layer in spiking.values())
+    _check.number("rate", rate, above=0, below=0.5 / dt, unit="Hz")
+    reports: list[RateReport] = []
+
+    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+        if isinstance(layer, Synaptic):
+            _check.time_major("x", x, features=layer.in_features)
+        if k not in spiking:
+            return layer(x).output
+        layer = spiking[k]
+        if key is not None:
+            _draw_orthogonal(layer.connections(), jax.random.fold_in(key, k))
+        report, output = _scale(layer, x, rate=rate, steps=steps)
+        reports.append(report)
+        return output
+
+    network.walk(x, visit)
+    of = [Of(k, type(layer).__name__) for k, layer in spiking.items()]
+    return network, RateReports(reports, of)
+
+
+def _scalable(layer: Layer) -> Synaptic:
+    """The layer, if one gain can scale all its weights."""
+    if not isinstance(layer, Synaptic):
+        raise TypeError(
+            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got a "
+            f"{type(layer).__name__}"
+        )
+    if any(c.sign < 0 for c in layer.connections()):
+        raise TypeError(
+            f"network must have weights of both signs to be scaled to a rate, got a "
+            f"{type(layer).__name__}; Dalian layers have two scales: use calibrate(...)"
+        )
+    return layer
+
+
+def _draw_orthogonal(connections: list[Incoming], key: jax.Array) -> None:
+    """Draw orthogonal weights. The weights of each neuron have norm 1 in each connection."""
+    for k, c in enumerate(connections):
+        shape, dtype = c.param.shape, c.param.dtype
+        draw = jax.nn.initializers.orthogonal(math.sqrt(max(shape[-1], c.n) / c.n))
+        # the factorization needs at least 32 bits
+        set_weights(c.param, draw(jax.random.fold_in(key, k), shape, _check.wide(dtype)))
+
+
+def _scale(
+    layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int
+) -> tuple[RateReport, jax.Array]:
+    original = [c.weights for c in layer.connections()]
+    dt = layer.dt
+    # the search range is centred on the scale that the feed-forward membrane gives
+    spread = jnp.sqrt(free_membrane(layer.neuron, layer.drive(x)).var(axis=0).mean())
+    alive = spread > 0
+    start = -jnp.log(jnp.where(alive, spread, 1.0))
+    graphdef, state = nnx.split(layer)
+
+    def put(layer: Synaptic, log_gain: jax.Array) -> None:
+        for c, w in zip(layer.connections(), original, strict=True):
+            set_weights(c.param, jnp.exp(log_gain) * w)
+
+    def run(log_gain: jax.Array) -> jax.Array:
+        # a variable may only be set in the trace that created it
+        copy = nnx.merge(graphdef, state, copy=True)
+        put(copy, log_gain)
+        return copy(x).output
+
+    def bisect(
+        bounds: tuple[jax.Array, jax.Array], _: None
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        low, high = bounds
+        middle = (low + high) / 2
+        below = run(middle).mean() / dt < rate
+        return (jnp.where(below, middle, low), jnp.where(below, high, middle)), None
+
+    (low, high), _ = jax.lax.scan(bisect, (start - _RANGE, start + _RANGE), length=steps)
+    log_gain = jnp.where(alive, (low + high) / 2, 0.0)
+    put(layer, log_gain)
+    output = layer(x).output
+    reached = output.mean() / dt
+    on_target = jnp.abs(reached / rate - 1) < TOLERANCE
+    return RateReport(jnp.exp(log_gain), reached, on_target, jnp.asarray(rate)), output

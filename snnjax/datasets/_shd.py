@@ -1,0 +1,227 @@
+r"""Reader for the Spiking Heidelberg Digits and all HDF5 files of the same layout:
+
+    spikes/times    (S,) variable-length float16, 32 or 64, s
+    spikes/units    (S,) variable-length integers in [0, num_units)
+    labels          (S,) integers in [0, number of classes)
+    extra/speaker   (S,) integers, optional: the groups
+    extra/keys      names of the classes, optional
+
+Everything else in a file is ignored.
+
+Files come from the network and are not trusted: shapes, types, links and compression are checked
+before anything is read (`snnjax/datasets/_hdf5.py`), and memory stays within a few times the size
+of the file. HDF5 never compresses variable-length data. So if the spikes take more bytes than the
+file, several samples share the same spikes, and the file is refused.
+
+Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _arrays, _hdf5
+from snnjax.datasets._events import EventDataset
+
+Split = Literal["train", "valid", "test"]
+
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip archive",
+    b"PK": "a zip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+}
+_MAX_NAMES, _MAX_NAME = 10_000, 1_000
+
+
+def read_shd(
+    path: str | os.PathLike[str],
+    *,
+    num_units: int = 700,
+    duration: float | None = None,
+    max_samples: int = 1_000_000,
+    max_events: int = 2_000_000_000,
+) -> EventDataset:
+    """Read one file.
+
+    Args:
+        path: The .h5 file.
+        num_units: Number of input channels.
+        duration: Length of a trial, s. Later events stay in the data set, but are dropped on
+            binning. None: the first whole millisecond after the last event.
+        max_samples: Files with more samples are refused.
+        max_events: Files with more events are refused. Events take 8 bytes each in the result, or
+            12 if the file has 64-bit times.
+
+    Returns:
+        An `EventDataset` with the speakers as `groups`. The number of classes is the number of
+        names in `extra/keys`; without names, the largest label + 1.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        PermissionError: The file may not be read.
+        ValueError: The file is damaged, has another layout, or exceeds the limits. The message
+            names the file and the defect.
+
+    >>> import tempfile, h5py
+    >>> rows = {"times": ("f2", [0.25, 0.5], [0.125]), "units": ("u2", [3, 699], [0])}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/two_train.h5", "w") as f:
+    ...         for name, (dtype, first, second) in rows.items():
+    ...             spikes = f.create_dataset(f"spikes/{name}", (2,), h5py.vlen_dtype(dtype))
+    ...             spikes[0], spikes[1] = first, second
+    ...         f["labels"] = np.array([0, 1], "u2")
+    ...     read_shd(f"{folder}/two_train.h5")
+    EventDataset(2 samples, 3 events, 700 units, 2 classes, 0.501 s)
+    """
+    _check.integer("num_units", num_units, at_least=1)
+    if duration is not None:
+        _check.number("duration", duration, above=0, unit="s")
+    limits = {
+        "max_samples": _check.integer("max_samples", max_samples, at_least=1),
+        "max_events": _check.integer("max_events", max_events, at_least=1),
+    }
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return _read(path, num_units=num_units, duration=duration, **limits)
+    except PermissionError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        MemoryError,
+    ) as error:  # whatever HDF5 says of a damaged file
+        raise ValueError(
+            f"{path}: truncated or damaged HDF5 file ({type(error).__name__}: {error})"
+        ) from error
+
+
+def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> EventDataset:
+    """Read the single file `*_<split>.h5` of a folder, for example shd_train.h5.
+
+    Args:
+        folder: Folder with the files.
+        split: `"train"`, `"valid"` or `"test"`.
+        **options: Options of `read_shd`.
+
+    Raises:
+        FileNotFoundError: The folder or the file does not exist.
+        ValueError: There are several such files, or as in `read_shd`.
+    """
+    _check.one_of("split", split, get_args(Split))
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: "
+            f"{'not a folder; give its parent folder' if folder.exists() else 'no such folder'}"
+        )
+    found = sorted(folder.glob(f"*_{split}.h5"))
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: contains no file *_{split}.h5; its .h5 files: "
+            f"{sorted(p.name for p in folder.glob('*.h5'))[:20]}"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder}: must contain one file *_{split}.h5, got {[p.name for p in found][:20]}; "
+            "use "
+            "read_shd"
+        )
+    return read_shd(found[0], **options)
+
+
+def _read(
+    path: Path, *, num_units: int, duration: float | None, max_samples: int, max_events: int
+) -> EventDataset:
+    import h5py  # here, so that snnjax.datasets comes without it
+
+    if not path.is_file():
+        raise ValueError("must be a regular file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("is empty (0 bytes)")
+    if not h5py.is_hdf5(path):
+        with path.open("rb") as f:
+            head = f.read(8)
+        kind = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
+        raise ValueError(
+            f"is not an HDF5 file but {kind}; unpack it first"
+            if kind
+            else f"is not an HDF5 file: it begins with {head!r}"
+        )
+
+    with h5py.File(path, "r") as f, path.open("rb") as file:
+        names = ("spikes/times", "spikes/units", "labels")
+        times, units, labels = (
+            _hdf5.find_dataset(f, name, max_length=max_samples) for name in names
+        )
+        speaker = _hdf5.find_dataset(f, "extra/speaker", max_length=max_samples, optional=True)
+        keys = _hdf5.find_dataset(f, "extra/keys", max_length=_MAX_NAMES, optional=True)
+        n = labels.shape[0]
+        for name, dataset in (
+            ("spikes/times", times),
+            ("spikes/units", units),
+            ("extra/speaker", speaker),
+        ):
+            if dataset is not None and dataset.shape[0] != n:
+                raise ValueError(
+                    f"{name} must have one entry per sample, got {dataset.shape[0]} for {n} labels"
+                )
+        if n == 0:
+            raise ValueError("labels must contain at least one sample, got none")
+        if keys is not None and keys.shape[0] == 0:
+            raise ValueError("extra/keys must contain at least one name, got none")
+        label_array = _hdf5.read_integers(file, "labels", labels)
+        groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
+        class_names = (
+            None
+            if keys is None
+            else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
+        )
+        time_rows, time_dtype = _hdf5.read_references(file, "spikes/times", times, "f")
+        unit_rows, unit_dtype = _hdf5.read_references(file, "spikes/units", units, "iu")
+        lengths = time_rows["length"].astype(np.int64)
+        differ = lengths != unit_rows["length"]
+        if differ.any():
+            s = int(differ.argmax())
+            got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
+            raise ValueError(
+                f"spikes/times and spikes/units must have the same length in each sample, got {got}"
+            )
+        if lengths.sum() > max_events:
+            raise ValueError(
+                f"spikes/times must contain at most max_events = {max_events} events, got "
+                f"{lengths.sum()}"
+            )
+        all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
+        all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
+
+    times = _arrays.as_times(all_times)
+    last = float(_arrays.not_before_edge(times.max(initial=0.0, keepdims=True))[0]) * 1000
+    data = EventDataset(
+        times=times,
+        units=all_units,
+        offsets=_arrays.offsets_of(lengths),
+        labels=label_array,
+        num_units=num_units,
+        num_classes=_arrays.count_classes(label_array, None, class_names),
+        duration=(math.floor(last) + 1) / 1000
+        if math.isfinite(last)
+        else 1.0,  # the constructor refuses such times
+        groups=groups,
+        class_names=class_names,
+    )
+    # a shorter trial cuts on purpose
+    return data if duration is None else data._with(duration=float(duration))

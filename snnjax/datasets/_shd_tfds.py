@@ -1,0 +1,385 @@
+r"""The Spiking Heidelberg Digits as a TensorFlow Datasets (TFDS) data set, without TensorFlow:
+
+    download_shd     zenkelab.org -> FOLDER/shd_{train,test}.h5; checks the archives' MD5
+    prepare_shd      these files, or your own -> TFDS cache DATA_DIR/NAME/VERSION/*.array_record
+    load_shd_tfds    the TFDS cache -> `EventDataset`
+
+An example has the fields
+
+    times     (events,) float32 or 64, s    label      integer, a ClassLabel
+    units     (events,) int32               speaker    int32; absent if the files have none
+
+Examples have the order of the file. metadata.json in the same folder has what TFDS has no field
+for: the number of units, the duration of each split (s), the names of the classes, and the SHA-256
+of the files, so that two sources are never confused.
+
+Both arrays are `Tensor(shape=(None,), encoding="bytes")`. TFDS writes and reads these with numpy
+alone and keeps their dtype and length (also 0). They take 8 bytes per event, or 12 with 64-bit
+times, before array_record compresses them. Without this encoding, every unit would be a 64-bit
+integer in a protocol buffer. array_record is the format that TFDS reads without TensorFlow. The
+.h5 files are read by `read_shd`, which does not trust them.
+
+Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. The download is
+tested with a local server, not with the real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from snnjax import _check
+from snnjax.datasets import _fetch
+from snnjax.datasets._events import EventDataset
+from snnjax.datasets._shd import Split, read_shd
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+URL = "https://zenkelab.org/datasets/"
+MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
+NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
+MAX_BYTES = 4 * 2**30
+"""Size limit of an archive, and of the file in it."""
+PathLike = str | os.PathLike[str]
+
+
+def download_shd(
+    folder: PathLike,
+    *,
+    url: str = URL,
+    md5: Mapping[str, str] = MD5,
+    max_bytes: int = MAX_BYTES,
+    timeout: float = 60.0,
+) -> dict[str, Path]:
+    """Download shd_train.h5 and shd_test.h5, for `snnjax train shd --data` and `load_shd`.
+
+    The archives `shd_<split>.h5.zip` are kept. Complete files are not downloaded again. A file in
+    `folder` is complete or absent.
+
+    Args:
+        folder: Target folder, created if necessary.
+        url: Address of the folder with the archives, https, http or file.
+        md5: MD5 of the archive of each split.
+        max_bytes: Larger archives and files are refused.
+        timeout: Time limit for the connection and for each block, s.
+
+    Returns:
+        The file of each split.
+
+    Raises:
+        OSError: The server cannot be reached or stops before the end.
+        ValueError: An archive is damaged or not the expected one. The message names it.
+    """
+    paths = {}
+    for split, expected in md5.items():
+        _check.one_of("md5's split", split, get_args(Split))
+        name = f"shd_{split}.h5"
+        archive = _fetch.fetch(
+            f"{url.rstrip('/')}/{name}.zip",
+            Path(folder) / f"{name}.zip",
+            md5=expected,
+            max_bytes=max_bytes,
+            timeout=timeout,
+        )
+        paths[split] = _fetch.unpack(archive, name, Path(folder) / name, max_bytes=max_bytes)
+    return paths
+
+
+def prepare_shd(
+    data_dir: PathLike | None = None,
+    *,
+    files: Mapping[str, PathLike] | None = None,
+    name: str = NAME,
+    num_units: int = 700,
+    url: str = URL,
+    md5: Mapping[str, str] = MD5,
+) -> Path:
+    """Write the data set to the TFDS cache unless it is there.
+
+    Args:
+        data_dir: The cache. None: that of TFDS, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        files: The .h5 file of each split, in the SHD layout. None: download the data to
+            `data_dir`/downloads/`name`.
+        name: Name of the data set in the cache. Use another name for other data.
+        num_units: Number of input channels.
+        url: As in `download_shd`.
+        md5: As in `download_shd`.
+
+    Returns:
+        The folder `data_dir`/`name`/`VERSION`, with all splits. On an error it does not exist.
+
+    Raises:
+        ValueError: The folder is damaged or was made from other files, a file has another layout,
+            or the splits do not match each other.
+        FileNotFoundError: A file does not exist.
+        OSError: A file cannot be downloaded.
+
+    >>> import tempfile, h5py
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/three.h5", "w") as f:
+    ...         for key, dtype in (("times", "f2"), ("units", "u2")):
+    ...             _ = f.create_dataset(f"spikes/{key}", (3,), h5py.vlen_dtype(dtype))
+    ...         f["spikes/times"][0], f["spikes/units"][0] = [0.25, 0.5], [3, 699]
+    ...         f["labels"], f["extra/speaker"] = [0, 1, 0], [4, 4, 9]
+    ...     _ = prepare_shd(folder, files={"train": f"{folder}/three.h5"}, name="three")
+    ...     data = load_shd_tfds("train", folder, name="three")
+    >>> data
+    EventDataset(3 samples, 2 events, 700 units, 2 classes, 0.501 s)
+
+    A validation set of speakers that training does not hear:
+
+    >>> train, valid = data.split_groups(held_out=9)
+    >>> train.groups, valid.groups
+    (array([4, 4], dtype=int32), array([9], dtype=int32))
+    """
+    folder = _folder(data_dir, name)
+    if files is None:
+        if _prepared(folder):
+            _same(folder, "md5", dict(md5), num_units)
+            return folder
+        files, origin = (
+            download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5),
+            dict(md5),
+        )
+    else:
+        files, origin = _check_files(files), None
+        if _prepared(folder):
+            _same(
+                folder, "sha256", {split: _sha256(path) for split, path in files.items()}, num_units
+            )
+            return folder
+    import tensorflow_datasets as tfds
+
+    builder = shd_builder(files, folder.parents[1], name=name, num_units=num_units, md5=origin)
+    # TFDS reports on standard output, which belongs to the program
+    with contextlib.redirect_stdout(sys.stderr):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    return folder
+
+
+def shd_builder(
+    files: Mapping[str, PathLike],
+    data_dir: PathLike | None = None,
+    *,
+    name: str = NAME,
+    num_units: int = 700,
+    md5: Mapping[str, str] | None = None,
+) -> tfds.core.GeneratorBasedBuilder:
+    """Return a `tfds.core.GeneratorBasedBuilder` for the .h5 files.
+
+    `prepare_shd` calls this and `download_and_prepare`. The builder is made for its files, because
+    TFDS needs the names of the classes before it prepares anything. It is not registered by name.
+
+    Args:
+        files: The .h5 file of each split.
+        data_dir: As in `prepare_shd`.
+        name: As in `prepare_shd`.
+        num_units: As in `prepare_shd`.
+        md5: MD5 of the archives of the files, for the metadata. None: the files are not downloads.
+
+    Raises:
+        ValueError: As in `prepare_shd`.
+        FileNotFoundError: As in `prepare_shd`.
+    """
+    import tensorflow_datasets as tfds
+
+    files = _check_files(files)
+    data = {split: read_shd(path, num_units=num_units) for split, path in files.items()}
+    first, *others = data.values()
+    for other in others:
+        if other.class_names != first.class_names or (other.groups is None) != (
+            first.groups is None
+        ):
+            raise ValueError(
+                "files must have the same class names, and all or none must have speakers; got "
+                f"{first.class_names} and {other.class_names}, "
+                f"speakers {[d.groups is not None for d in data.values()]} in "
+                f"{[str(p) for p in files.values()]}"
+            )
+    num_classes = max(d.num_classes for d in data.values())
+    time_dtype = np.result_type(*(d.times for d in data.values()))
+    metadata = {
+        "num_units": num_units,
+        "num_classes": num_classes,
+        "class_names": first.class_names,
+        "duration": {split: d.duration for split, d in data.items()},
+        "sha256": {split: _sha256(path) for split, path in files.items()},
+        "md5": None if md5 is None else dict(md5),
+    }
+    # TFDS stores one name per line, stripped and unique
+    names = first.class_names if first.class_names and _writable(first.class_names) else None
+    features = {
+        "times": tfds.features.Tensor(shape=(None,), dtype=time_dtype, encoding="bytes", doc="s"),
+        "units": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
+        "label": tfds.features.ClassLabel(names=names)
+        if names
+        else tfds.features.ClassLabel(num_classes=num_classes),
+    }
+    if first.groups is not None:
+        features["speaker"] = tfds.features.Scalar(dtype=np.int32)
+    homepage, citation = (None, None) if md5 is None else (URL, "doi 10.1109/TNNLS.2020.3044364")
+    builder_name = _check_name(name)
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Examples of the files, in their order."""
+
+        name = builder_name
+        VERSION = tfds.core.Version(VERSION)
+        # TFDS downloads nothing here; to search for checksums, it needs an optional package
+        url_infos = None
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Spike events in the layout of the Spiking Heidelberg Digits.",
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,
+                metadata=tfds.core.MetadataDict(metadata),
+                homepage=homepage,
+                citation=citation,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {split: self._generate_examples(d) for split, d in data.items()}
+
+        def _generate_examples(self, d: EventDataset) -> Iterator[tuple[int, dict[str, Any]]]:
+            for s, (begin, end) in enumerate(zip(d.offsets[:-1], d.offsets[1:], strict=True)):
+                example: dict[str, Any] = {
+                    "times": d.times[begin:end].astype(time_dtype),
+                    "units": d.units[begin:end],
+                    "label": int(d.labels[s]),
+                }
+                if d.groups is not None:
+                    example["speaker"] = d.groups[s]
+                yield s, example
+
+    return Builder(
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        file_format="array_record",
+    )
+
+
+def load_shd_tfds(
+    split: str, data_dir: PathLike | None = None, *, name: str = NAME, duration: float | None = None
+) -> EventDataset:
+    """Read one split that `prepare_shd` has written, without TensorFlow.
+
+    The result equals that of `read_shd` for the file of the split. See `prepare_shd` for an
+    example.
+
+    Args:
+        split: `"train"` or `"test"`, or another split that was prepared.
+        data_dir: As in `prepare_shd`.
+        name: As in `prepare_shd`.
+        duration: Length of a trial, s. None: as in `read_shd`.
+
+    Raises:
+        FileNotFoundError: No data set of this name is prepared there.
+        ValueError: There is no such split, or the files are damaged.
+    """
+    if duration is not None:
+        _check.number("duration", duration, above=0, unit="s")
+    folder = _folder(data_dir, name)
+    if not _prepared(folder):
+        raise FileNotFoundError(f"{folder}: no prepared data set; make it with prepare_shd")
+    import tensorflow_datasets as tfds
+
+    metadata = _metadata(folder)
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        _check.one_of("split", split, sorted(builder.info.splits))
+        examples = list(builder.as_data_source(split))
+        parts = {key: [e[key] for e in examples] for key in examples[0]}
+        data = EventDataset.from_lists(
+            parts["times"],
+            parts["units"],
+            np.array(parts["label"]),
+            num_units=metadata["num_units"],
+            num_classes=metadata["num_classes"],
+            duration=metadata["duration"][split],
+            groups=np.array(parts["speaker"]) if "speaker" in parts else None,
+            class_names=metadata["class_names"],
+        )
+    except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
+        raise ValueError(f"{folder}: {error}") from error
+    # a shorter trial cuts on purpose
+    return data if duration is None else data._with(duration=float(duration))
+
+
+def _folder(data_dir: PathLike | None, name: str) -> Path:
+    if data_dir is None:
+        from tensorflow_datasets.core import constants
+
+        data_dir = constants.DATA_DIR
+    return Path(data_dir).expanduser() / _check_name(name) / VERSION
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}"
+        )
+    return name
+
+
+def _check_files(files: Mapping[str, PathLike]) -> dict[str, Path]:
+    if not files:
+        raise ValueError("files must name at least one split, got none")
+    for split, path in files.items():
+        _check.one_of("files' split", split, get_args(Split))
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+    return {split: Path(path) for split, path in files.items()}
+
+
+def _prepared(folder: Path) -> bool:
+    return (folder / "dataset_info.json").is_file()
+
+
+def _same(folder: Path, key: str, wanted: dict[str, str], num_units: int) -> None:
+    """Raise unless the prepared data set was made from these files."""
+    metadata = _metadata(folder)
+    found = metadata.get(key) or {}
+    advice = "name another data_dir or name, or remove the folder"
+    if not wanted.items() <= found.items():
+        raise ValueError(
+            f"{folder}: contains a data set made of other files ({key} {found}, not {wanted}); "
+            f"{advice}"
+        )
+    if metadata.get("num_units") != num_units:
+        raise ValueError(
+            f"{folder}: contains a data set of {metadata.get('num_units')} units, not num_units = "
+            f"{num_units}; {advice}"
+        )
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "metadata.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _writable(names: tuple[str, ...]) -> bool:
+    return len(set(names)) == len(names) and all(
+        n and n == n.strip() and n.splitlines() == [n] for n in names
+    )

@@ -1,0 +1,454 @@
+"""A network as a NIR graph; `snnjax.exchange` explains the graph's values.
+
+Nodes are named after the network's layers: `layer2_kernel`, `layer2` and, with recurrence,
+`layer2_recurrent_kernel` in a loop with `layer2`. `nir_writer` registers the function that writes
+a type of layer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import ArrayLike
+
+from snnjax import _check
+from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.exchange import _nir_convention as convention
+from snnjax.exchange._nir_convention import Scheme
+from snnjax.nn import (
+    ConvMap,
+    Dropout,
+    Flatten,
+    Layer,
+    NeuronLayer,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+)
+from snnjax.nn._conv import SpikingConv
+from snnjax.nn._synaptic import Synaptic
+from snnjax.surrogate import SpikeFunction
+
+EXPORTED = (
+    "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout "
+    "with LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does nothing outside "
+    "training), a Reshape as the first layer, and custom layers with a snnjax.exchange.nir_writer"
+)
+
+L = TypeVar("L", bound=Layer)
+_WRITERS: dict[type[Layer], Callable[[NirWriter, Any], None]] = {}
+
+
+def nir_writer(
+    *types: type[L],
+) -> Callable[[Callable[[NirWriter, L], None]], Callable[[NirWriter, L], None]]:
+    """Register the function that writes layers of the given types for `to_nir`.
+
+    A type that is derived from a registered one is not written by its function, because it may
+    compute something else.
+
+    Args:
+        *types: Types of layers.
+
+    Returns:
+        A decorator of a function `(writer, layer)` that adds the layer's nodes through the writer.
+
+    >>> from flax import nnx
+    >>> from snnjax.nn import FluctuationDriven
+    >>> class Masked(SpikingDense):
+    ...     '''A custom layer.'''
+    >>> @nir_writer(Masked)
+    ... def write(writer, layer):
+    ...     kernel = np.asarray(layer.kernel[...])
+    ...     writer.neurons(layer, writer.linear(kernel))
+    >>> rngs, init = nnx.Rngs(0), FluctuationDriven(nu=5.0)
+    >>> graph = to_nir(Sequential(Masked(20, 8, init=init, rngs=rngs), Readout(8, 3, rngs=rngs)))
+    >>> type(graph.nodes["layer0"]).__name__
+    'CubaLIF'
+    """
+
+    def register(write: Callable[[NirWriter, L], None]) -> Callable[[NirWriter, L], None]:
+        _WRITERS.update(dict.fromkeys(types, write))
+        return write
+
+    return register
+
+
+def to_nir(
+    network: Sequential, *, features: Sequence[int] | None = None, scheme: Scheme = "exponential"
+) -> Any:
+    """Convert a network to a `nir.NIRGraph`.
+
+    `from_nir` converts the graph back to a network with exactly the same parameters and spikes.
+
+    Args:
+        network: Dense, convolutional (one or two axes) or recurrent layers of LIF neurons, with or
+            without a readout of leaky integrators, pooling and skip connections; custom layers
+            with a `nir_writer`.
+        features: Shape of the network's input, (*spatial, channels). It is needed if the layers do
+            not determine the size of a convolution's input.
+        scheme: How a reader will step through time. "exponential": the true time constants.
+            "euler": time constants for which an Euler step of this network's dt has the same
+            decays. `snnjax.exchange` has the formulas and further differences
+            between readers.
+
+    Returns:
+        The graph. Its `Input` has channels first, (channels, *spatial); `metadata` has `dt` (s) and
+        `scheme`. Dropout is left out. A surrogate derivative that is none of `snnjax.surrogate`
+        becomes the default when the graph is read.
+
+    Raises:
+        ValueError: The network has something that NIR cannot represent. The message names the
+            layer.
+        TypeError: An argument has another type.
+        ImportError: The package nir is not installed.
+
+    >>> from flax import nnx
+    >>> from snnjax.nn import FluctuationDriven
+    >>> rngs = nnx.Rngs(0)
+    >>> hidden = SpikingDense(20, 8, init=FluctuationDriven(nu=5.0), recurrent=True, rngs=rngs)
+    >>> graph = to_nir(Sequential(hidden, Readout(8, 3, rngs=rngs)))
+    >>> nodes = [f"{name}: {type(node).__name__}" for name, node in graph.nodes.items()]
+    >>> nodes[1:4]
+    ['layer0_kernel: Linear', 'layer0: CubaLIF', 'layer0_recurrent_kernel: Linear']
+    >>> graph.metadata["dt"], graph.nodes["layer0_kernel"].weight.shape
+    (0.002, (8, 20))
+    """
+    convention.check_scheme(scheme)
+    if not isinstance(network, Sequential):
+        raise TypeError(f"network must be a snnjax.nn.Sequential, got {type(network).__name__}")
+    if features is not None:
+        features = tuple(_check.integer("features", n, at_least=1) for n in features)
+    return NirWriter(network, features, scheme).graph()
+
+
+class NirWriter:
+    """A NIR graph under construction, layer by layer. It is the argument of `nir_writer` functions.
+
+    Attributes:
+        nir: The package nir.
+        name: Name of the node for the present layer.
+        dt: The network's time step, s.
+        shape: Shape of the last node's output, (*spatial, channels).
+        flattened: Shape of this output before a Flatten, or None.
+        binary: Whether this output is spikes.
+    """
+
+    def __init__(
+        self, network: Sequential, features: tuple[int | None, ...] | None, scheme: Scheme
+    ) -> None:
+        self.nir = convention.import_nir()
+        layers = list(network.layers)
+        self.network = network
+        self.scheme: Scheme = scheme
+        self._k = len(layers) - 1
+        last = layers[-1]
+        if not isinstance(last, NeuronLayer):
+            self.fail("the last layer must be a layer of neurons")
+        self.dt = last.dt
+        self._k = 0
+        shape = layers[0].in_shape if features is None else features
+        if shape is None or None in shape:
+            raise ValueError(
+                "features must be given, the shape (*spatial, channels) of the network's input; "
+                f"the layers determine only {shape}"
+            )
+        metadata = {}
+        if isinstance(layers[0], Reshape):
+            # NIR has no Reshape: the graph's input has the shape after the Reshape
+            given, shape = shape, self.shape_after(layers[0], shape)
+            metadata = {"features": np.array(given)} if given != shape else {}
+        self.shape: tuple[int, ...] = shape  # type: ignore[assignment]
+        self.flattened: tuple[int, ...] | None = None
+        self.binary = False
+        self._last = "input"
+        first = self.nir.Input({"input": self.first(shape)}, metadata=metadata)
+        self._nodes: dict[str, Any] = {"input": first}
+        self._edges: list[tuple[str, str]] = []
+        self._outputs: dict[int, tuple[int, ...]] = {}  # shape of each spiking layer's output
+
+    def graph(self) -> Any:
+        """Return the graph of the whole network."""
+        layers = list(self.network.layers)
+        skip, last = self.network.skip, len(layers) - 1
+        for self._k, layer in enumerate(layers):
+            # with skip connections the last layer gets only spikes
+            ignored = (
+                skip and self._k < last and not any(la.spiking for la in layers[self._k : last])
+            )
+            if ignored or (self._k == 0 and isinstance(layer, Reshape)):
+                continue
+            if type(layer) not in _WRITERS:
+                self.fail("NIR has no such layer")
+            _WRITERS[type(layer)](self, layer)
+        self.append("output", self.nir.Output({"output": self.first(self.shape)}))
+        metadata = {"dt": float(self.dt), "scheme": self.scheme, "source": "snnjax"}
+        return self.nir.NIRGraph(self._nodes, self._edges, metadata=metadata)
+
+    @property
+    def name(self) -> str:
+        return f"layer{self._k}"
+
+    def append(self, name: str, node: Any) -> None:
+        """Add a node after the last one."""
+        self._nodes[name] = node
+        self._edges.append((self._last, name))
+        self._last = name
+
+    def pass_on(self, layer: Layer) -> None:
+        """Update `shape` for a layer that the output of the last node has passed."""
+        self.shape = self.shape_after(layer, self.shape)
+
+    def neurons(self, layer: Synaptic, weights: Any, recurrent: Any = None) -> None:
+        """Add a layer of neurons.
+
+        Args:
+            layer: The layer, with `LIF` neurons if it spikes, else with `LeakyIntegrator`.
+            weights: The node of its weights, from `linear` or `convolution`.
+            recurrent: The node of its recurrent weights, or None without recurrence.
+        """
+        neuron = layer.neuron
+        expected = LIF if layer.spiking else LeakyIntegrator
+        if type(neuron) is not expected:
+            got = type(neuron).__name__
+            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which is not in NIR")
+        skip = self.network.skip and self._k == len(self.network.layers) - 1
+        if skip:
+            self._connect_all(_array(layer.kernel))
+            self.shape = (layer.out_features,)
+        else:
+            self.append(f"{self.name}_kernel", weights)
+            self.pass_on(layer)
+        node = self._node(layer, neuron)
+        if skip:
+            self._nodes[self.name], self._last = node, self.name
+        else:
+            self.append(self.name, node)
+        if recurrent is not None:
+            loop = f"{self.name}_recurrent_kernel"
+            self._nodes[loop] = recurrent
+            self._edges += [(self.name, loop), (loop, self.name)]
+        self.flattened, self.binary = None, layer.spiking
+        if layer.spiking:
+            self._outputs[self._k] = self.shape
+
+    def kernel(self, param: nnx.Param, axes: int = 0) -> np.ndarray:
+        """Return weights with the given number of spatial axes as an array (*sizes, in, out)."""
+        kernel = _array(param)
+        if kernel.ndim != 2 + axes:
+            self.fail(
+                f"it must be one layer, but its kernel of shape {kernel.shape} is that of an "
+                "ensemble; select one member"
+            )
+        return kernel
+
+    def _connect_all(self, kernel: np.ndarray) -> None:
+        """Connect every spiking layer to the last one, each through its own rows of the kernel.
+
+        NIR adds up the inputs of a node.
+        """
+        ends = itertools.accumulate(math.prod(shape) for shape in self._outputs.values())
+        parts = np.split(kernel, list(ends)[:-1])
+        for (k, shape), part in zip(self._outputs.items(), parts, strict=True):
+            source, weights = f"layer{k}", f"{self.name}_kernel{k}"
+            if len(shape) > 1:
+                self._nodes[f"{source}_flat"] = self.flatten(shape)
+                self._edges.append((source, f"{source}_flat"))
+                source = f"{source}_flat"
+            self._nodes[weights] = self.linear(part, shape)
+            self._edges += [(source, weights), (weights, self.name)]
+
+    def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> Any:
+        """Return a node of dense weights.
+
+        Args:
+            kernel: The weights (in, out).
+            flattened: Shape (*spatial, channels) of their inputs before a Flatten, or None without
+                one. NIR flattens in another order.
+        """
+        if flattened is not None:
+            kernel = np.moveaxis(kernel.reshape(*flattened, -1), -2, 0).reshape(kernel.shape)
+        weight = np.ascontiguousarray(_storable(kernel).T)
+        return self.nir.Linear(weight, metadata=_kind(kernel))
+
+    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> Any:
+        """Return a node of convolution weights.
+
+        Args:
+            layer: The layer.
+            map: The layer's convolution.
+            kernel: The weights (*sizes, in, out).
+        """
+        spatial, axes = self.shape[:-1], len(map.kernel_size)
+        if axes > 2:
+            self.fail(f"NIR has convolutions over one or two axes, got {axes}")
+        expected = self.shape_after(layer, self.shape)
+        padding: Any = map.padding
+        if padding == "valid":
+            padding = (0,) * axes
+        elif padding == "same" and any(s > 1 for s in map.stride):
+            pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
+            if any(low != high for low, high in pads):
+                self.fail(
+                    f"padding 'same' with stride {map.stride} is {pads} (before, after) here, but "
+                    "NIR pads both ends equally"
+                )
+            padding = tuple(low for low, _ in pads)
+        node = self.conv_node(kernel, spatial, map.stride, padding)
+        found = tuple(int(n) for n in node.output_type["output"])
+        if found != (expected[-1], *expected[:-1]):  # nir 1.0 would then refuse the graph
+            self.fail(
+                f"the package nir computes {found[1:]} positions instead of {expected[:-1]}; it "
+                "needs one kernel size for both axes"
+            )
+        return node
+
+    def conv_node(self, kernel: np.ndarray, spatial: Any, stride: Any, padding: Any) -> Any:
+        axes = kernel.ndim - 2
+        weight = np.ascontiguousarray(np.moveaxis(_storable(kernel), (-1, -2), (0, 1)))
+        one = lambda v: v[0] if axes == 1 and not isinstance(v, str | int) else v
+        make = self.nir.Conv1d if axes == 1 else self.nir.Conv2d
+        bias = np.zeros(len(weight), weight.dtype)
+        sizes = one(spatial), weight, one(stride), one(padding)
+        return make(*sizes, 1, 1, bias, metadata=_kind(kernel))
+
+    def _node(self, layer: Synaptic, neuron: Any) -> Any:
+        """Return a node of neurons.
+
+        The node has every parameter once per neuron. Its metadata has the parameters as stored.
+        """
+        names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if layer.spiking else ("initial",)))
+        held = {name: getattr(layer.given_neuron, name) for name in names}
+        metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
+        metadata |= {f"log_{name}": _array(param) for name, param in layer.log_tau.items()}
+        arrays = [name for name, value in held.items() if isinstance(value, jax.Array)]
+        lists = {"jax": arrays, "trainable": list(layer.log_tau)}
+        metadata |= {which: " ".join(of) for which, of in lists.items() if of}
+
+        def whole(value: ArrayLike) -> np.ndarray:
+            return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
+
+        def tau(value: ArrayLike) -> np.ndarray:
+            return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
+
+        times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
+        w_in = 1 / convention.input_gain(times["tau_syn"], self.dt, self.scheme)
+        ones = np.ones_like(times["tau_mem"])
+        shared = {**times, "r": ones, "v_leak": 0 * ones, "w_in": w_in}
+        if not layer.spiking:
+            return self.nir.CubaLI(**shared, metadata=metadata)
+        spike = neuron.spike
+        if not isinstance(spike, SpikeFunction):
+            self.fail(
+                f"its spike must be a SpikeFunction, with a step as forward value, got {spike!r}"
+            )
+        if spike.name in convention.SURROGATES:
+            steepness = np.array([float(v) for v in spike.steepness])
+            metadata |= {"surrogate": spike.name, "steepness": steepness}
+        metadata |= {"reset": neuron.reset, "reset_grad": str(neuron.reset_grad)}
+        levels = {
+            "v_threshold": whole(neuron.theta),
+            "v_reset": whole(neuron.u_reset if neuron.reset == "to_value" else 0.0),
+        }
+        return self.nir.CubaLIF(**shared, **levels, metadata=metadata)
+
+    def flatten(self, shape: tuple[int, ...]) -> Any:
+        """Return a node that flattens an input (*spatial, channels) of the given shape."""
+        return self.nir.Flatten({"input": self.first(shape)}, start_dim=0, end_dim=-1)
+
+    def first(self, shape: Sequence[int | None]) -> np.ndarray:
+        """Return a shape (*spatial, channels) with the channels first, as in NIR."""
+        return np.array([shape[-1], *shape[:-1]])
+
+    def shape_after(self, layer: Layer, shape: Any) -> tuple[int, ...]:
+        """Return the shape of the features after the layer."""
+        try:
+            return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
+        except ValueError as error:
+            self.fail(str(error))
+
+    def fail(self, what: str) -> NoReturn:
+        """Raise a ValueError that names the present layer."""
+        name = type(self.network.layers[self._k]).__name__
+        raise ValueError(f"layer {self._k}, a {name}, cannot be written as NIR: {what}. {EXPORTED}")
+
+
+@nir_writer(SpikingDense, Readout)
+def _write_dense(writer: NirWriter, layer: SpikingDense | Readout) -> None:
+    weights = writer.linear(writer.kernel(layer.kernel), writer.flattened)
+    own = layer.recurrent_kernel
+    writer.neurons(layer, weights, None if own is None else writer.linear(_array(own)))
+
+
+@nir_writer(SpikingConv, SpikingConv1d, SpikingConv2d)
+def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
+    map, own = layer.map, layer.recurrent_kernel
+    assert isinstance(map, ConvMap)
+    kernel = writer.kernel(layer.kernel, len(map.window))
+    recurrent = None
+    if own is not None:
+        spatial = writer.shape_after(layer, writer.shape)[:-1]
+        recurrent = writer.conv_node(_array(own), spatial, 1, "same")
+    writer.neurons(layer, writer.convolution(layer, map, kernel), recurrent)
+
+
+@nir_writer(Pool)
+def _write_pool(writer: NirWriter, layer: Pool) -> None:
+    if len(writer.shape) != 3:
+        writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
+    largest = layer.kind == "max"
+    if largest and not writer.binary:
+        writer.fail(
+            "NIR has no maximum; for spikes it is written as a sum and a threshold, but the input "
+            "here is not spikes"
+        )
+    sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
+    make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
+    writer.append(writer.name, make(*sizes, np.zeros(2, int)))
+    writer.pass_on(layer)
+    if largest:
+        shape = tuple(writer.first(writer.shape))
+        threshold = np.full(shape, convention.POOL_THRESHOLD, np.float32)
+        writer.append(f"{writer.name}_threshold", writer.nir.Threshold(threshold))
+    writer.binary = largest
+
+
+@nir_writer(Flatten)
+def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
+    if len(writer.shape) > 1:
+        writer.append(writer.name, writer.flatten(writer.shape))
+        writer.flattened = writer.shape
+        writer.pass_on(layer)
+
+
+@nir_writer(Dropout)
+def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
+    """Write nothing, because dropout has no effect outside training."""
+
+
+def _as_numpy(value: ArrayLike) -> np.ndarray:
+    """Return a neuron's parameter as an array; plain numbers become float64."""
+    return np.asarray(value, np.float64 if isinstance(value, int | float) else None)
+
+
+def _array(param: nnx.Param) -> np.ndarray:
+    return np.asarray(param[...])
+
+
+def _storable(a: np.ndarray) -> np.ndarray:
+    """Convert bfloat16 to float32, which every reader supports and which has all its values."""
+    return a.astype(np.float32) if a.dtype.kind == "V" else a
+
+
+def _kind(a: np.ndarray) -> dict[str, Any]:
+    return {"dtype": a.dtype.name} if a.dtype.kind == "V" else {}

@@ -1,0 +1,357 @@
+"""A NIR graph as a network with one layer per population.
+
+`snnjax.exchange` explains the graph's values, `_graph` which graphs can be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from snnjax import _check
+from snnjax.exchange import _nir_convention as convention
+from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
+from snnjax.exchange._neurons import Clock, read_neurons, read_scale
+from snnjax.exchange._nir_convention import Scheme
+from snnjax.nn import (
+    Flatten,
+    Pool,
+    Readout,
+    Reshape,
+    Sequential,
+    SpikingConv1d,
+    SpikingConv2d,
+    SpikingDense,
+)
+
+Shape = tuple[int, ...]  # here always (*spatial, channels)
+
+
+def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
+    """Convert a `nir.NIRGraph` to a network.
+
+    Args:
+        graph: A graph written by `to_nir`, or by another tool if snnjax supports its nodes.
+        dt: Time step of the network, s. None: the graph's own, from its metadata. Another time step
+            does not scale the input: each event changes a current by its weight at every dt.
+        scheme: How the graph's writer steps through time, `"exponential"` or `"euler"`. None: the
+            scheme in the metadata, or "exponential" without one.
+
+    Returns:
+        The network. Its inputs are (time, batch, *spatial, channels), or have the shape of the
+        inputs of the exported network. Scales of neurons (w_in, r) and Scale nodes between weights
+        and neurons become part of the weights. Neurons without a synaptic current (LIF, LI) get one
+        that lasts one step. All options that are not in the graph are the defaults of `LIF` and
+        `LeakyIntegrator`, except that a readout starts at 0.
+
+    Raises:
+        ValueError: The graph cannot be read. The message names the node, the error and what can be
+            read.
+        TypeError: An argument or a value in the graph has a wrong type.
+        ImportError: The package nir is not installed.
+
+    >>> import nir
+    >>> n = np.ones(3)
+    >>> neurons = nir.CubaLIF(
+    ...     tau_syn=0.01 * n, tau_mem=0.02 * n, r=n, v_leak=0 * n, v_threshold=n, w_in=10 * n
+    ... )
+    >>> graph = nir.NIRGraph.from_list(nir.Linear(np.ones((3, 5), np.float32)), neurons)
+    >>> network = from_nir(graph, dt=1e-3, scheme="euler")
+    >>> network(jnp.ones((20, 2, 5)))[0].shape, round(network.layers[0].neuron.tau_mem, 5)
+    ((20, 2, 3), 0.0195)
+    """
+    nir = convention.import_nir()
+    if not isinstance(graph, nir.NIRGraph):
+        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
+    metadata = metadata_of(graph)
+    written = metadata.get("dt")
+    if written is not None:
+        if np.ndim(written):
+            raise ValueError(
+                f"dt in the graph's metadata must be one number, got shape {np.shape(written)}"
+            )
+        written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
+    if dt is None and written is None:
+        raise ValueError(
+            "dt must be given, s: the graph's metadata has none, and NIR is continuous in time"
+        )
+    if dt is not None and np.ndim(dt):
+        raise ValueError(f"dt must be one number, got shape {np.shape(dt)}")
+    step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
+    clock = Clock(
+        step,
+        step if written is None else written,
+        convention.check_scheme(
+            metadata.get("scheme", "exponential") if scheme is None else scheme
+        ),
+    )
+    nodes = Graph(graph)
+    stages, skips = stages_of(nodes)
+    layers, shape, spikes = _begin(nodes, nodes.end("Input"))
+    outputs: dict[str, Shape] = {}
+    for stage in stages:
+        before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
+        kernel = _kernel(nodes, stage.before[-1], flat)
+        if skips and stage is stages[-1]:
+            kernels = [
+                (_kernel(nodes, skip.weights, outputs[skip.source]), skip.scales) for skip in skips
+            ]
+            kernel = np.concatenate(
+                [_rescaled(nodes, scales, part, part.shape[-1:]) for part, scales in kernels]
+            )
+            stage, shape = stage._replace(scales=[]), (len(kernel),)
+        layer, shape = _layer(nodes, stage, kernel, shape, clock)
+        outputs[stage.name], spikes = shape, layer.spiking
+        layers += [*before, layer]
+    return Sequential(*layers, skip=bool(skips))
+
+
+def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
+    """Return layers for the network's input, the shape after them, and False: not only spikes."""
+    given = getattr(graph.nodes[name], "output_type", None)
+    given = given.get("output") if isinstance(given, dict) else given
+    first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
+    if first is None:
+        graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
+    shape = (*first[1:], first[0])
+    other = features is not None and features != shape and math.prod(features) == math.prod(shape)
+    return [Reshape(*shape)] if other else [], shape, False
+
+
+def _before(
+    graph: Graph, stage: Stage, shape: Shape, spikes: bool
+) -> tuple[list[Any], Shape, Shape | None, bool]:
+    """Read the pooling and flattening before a stage's weights.
+
+    Args:
+        graph: The graph.
+        stage: The stage.
+        shape: Shape (*spatial, channels) of what the stage gets.
+        spikes: Whether the stage gets spikes.
+
+    Returns:
+        The layers; the shape after them; the shape before a Flatten, or None; and whether the
+        values after them are spikes.
+    """
+    layers: list[Any] = []
+    flat: Shape | None = None
+    names = iter(stage.before)
+    for name in names:
+        kind = graph.kind(name)
+        if name == stage.before[-1]:
+            break
+        if kind == "Flatten":
+            start, end = (
+                graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
+            )
+            if start != 0 or end not in (-1, len(shape) - 1):
+                needed = "all axes but time and batch, start_dim 0 and end_dim -1"
+                graph.fail(name, f"must flatten {needed}, got {start} and {end}")
+            if len(shape) > 1:
+                layers.append(Flatten())
+                flat, shape = shape, (math.prod(shape),)
+        elif kind in ("AvgPool2d", "SumPool2d"):
+            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(names))):
+                graph.fail(
+                    name,
+                    "must count spikes, with a Threshold in [0, 1) after it: "
+                    "together they are the maximum of the window",
+                )
+            pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
+            layers.append(pool)
+            shape, spikes = pool.feature_shape(shape), spikes and pool.kind == "max"  # type: ignore[assignment]
+        else:
+            graph.fail(name, f"cannot stand before {stage.before[-1]!r}")
+    return layers, shape, flat, spikes
+
+
+def _is_maximum(graph: Graph, name: str) -> bool:
+    """Return whether a node turns a count of spikes into their maximum."""
+    if graph.kind(name) != "Threshold":
+        return False
+    threshold = graph.array(name, "threshold")
+    return bool(((threshold >= 0) & (threshold < 1)).all())
+
+
+def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> Pool:
+    window, stride = (
+        graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
+    )
+    if any(graph.sizes(name, "padding", 2, at_least=0)):
+        graph.fail(name, "must not pad")
+    if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
+        graph.fail(
+            name, f"must get (height, width, channels) of at least its window {window}, got {shape}"
+        )
+    return Pool(window, kind=kind, stride=stride)
+
+
+def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
+    """Return weights in our layout, (*sizes, in, out).
+
+    `flat` is the shape (*spatial, channels) of the inputs before they were flattened, or None.
+    """
+    kind, weight = graph.kind(name), graph.array(name, "weight")
+    axes = {"Conv1d": 1, "Conv2d": 2}.get(kind, 0)
+    if weight.ndim != 2 + axes or 0 in weight.shape:
+        needed = f"(out, in{', *sizes' if axes else ''})"
+        graph.fail(name, f"must have weights of the shape {needed}, got {weight.shape}")
+    if (
+        kind != "Linear"
+        and getattr(graph.nodes[name], "bias", None) is not None
+        and graph.array(name, "bias").any()
+    ):
+        graph.fail(name, "must have a bias of 0: layers of snnjax have none")
+    if str(graph.metadata(name).get("dtype")) == "bfloat16":
+        weight = weight.astype(jnp.bfloat16)
+    elif weight.dtype.kind != "f" or (weight.dtype == np.float64 and not jax.config.jax_enable_x64):  # pyright: ignore[reportAttributeAccessIssue]
+        weight = weight.astype(np.float32)
+    kernel = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)))
+    if flat is None:
+        return kernel
+    if len(kernel) != math.prod(flat):
+        needed = f"{math.prod(flat)} inputs, one per flattened value"
+        graph.fail(name, f"must have {needed}, got {len(kernel)}")
+    return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
+
+
+def _layer(
+    graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
+) -> tuple[Any, Shape]:
+    """Return the layer of a stage whose weights get the given shape, and its output's shape."""
+    name, weights = stage.name, stage.before[-1]
+    axes, (in_features, out_features) = kernel.ndim - 2, kernel.shape[-2:]
+    if len(shape) != 1 + axes or shape[-1] != in_features:
+        given = f"its input (*spatial, channels) has the shape {shape}"
+        graph.fail(weights, f"has {in_features} inputs and {axes} spatial axes, but {given}")
+    spiking = graph.kind(name) in SPIKING
+    if not spiking and (axes or stage.loop):
+        graph.fail(
+            name,
+            "does not spike; such neurons must have Linear weights and no recurrence",
+        )
+    geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
+    recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, out_features)
+    out = (
+        (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), out_features)
+        if axes
+        else (out_features,)
+    )
+    kernel = _rescaled(graph, stage.scales, kernel, out)
+    read = read_neurons(graph, name, out, clock)
+    drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
+    if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
+        graph.fail(name, "must have w_in and r that leave the weights finite")
+    init = _Given(drawn)
+    options: dict[str, Any] = {
+        "neuron": read.neuron,
+        "trainable": tuple(read.logs),
+        "dtype": kernel.dtype,
+        "rngs": nnx.Rngs(0),
+    }
+    if axes:
+        size = None if recurrent is None else recurrent.shape[:-2]
+        make = (SpikingConv1d, SpikingConv2d)[axes - 1]
+        layer: Any = make(
+            in_features,
+            out_features,
+            kernel_size=kernel.shape[:-2],
+            init=init,
+            recurrent_kernel_size=size,
+            **geometry,
+            **options,
+        )
+    elif spiking:
+        layer = SpikingDense(
+            in_features, out_features, init=init, recurrent=recurrent is not None, **options
+        )
+    else:
+        layer = Readout(in_features, out_features, kernel_init=init, **options)
+    for which, log in read.logs.items():
+        layer.log_tau[which][...] = jnp.asarray(log)
+    return layer, out
+
+
+class _Given:
+    """An initializer that returns given weights, one array per call, in the order of the calls."""
+
+    def __init__(self, weights: Sequence[np.ndarray]) -> None:
+        self._weights = iter(weights)
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.asarray(next(self._weights))
+
+
+def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
+    """Return stride and padding of a convolution as arguments of the layer."""
+    axes, given = len(sizes), getattr(graph.nodes[name], "padding", None)
+    stride = graph.sizes(name, "stride", axes, at_least=1)
+    for field in ("dilation", "groups"):
+        if any(
+            n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)
+        ):
+            graph.fail(name, f"must have {field} of 1, got {graph.array(name, field)}")
+    if isinstance(given, str):
+        if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
+            needed = "padding of numbers, 'valid', or 'same' with stride 1"
+            graph.fail(name, f"must have {needed}, got {given!r} and {stride}")
+        return {"stride": stride, "padding": given}
+    return {"stride": stride, "padding": graph.sizes(name, "padding", axes, at_least=0)}
+
+
+def _positions(
+    graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]
+) -> Shape:
+    """Return the spatial shape of a convolution's output."""
+    if geometry["padding"] == "same":
+        return spatial
+    padding = (0,) * len(spatial) if geometry["padding"] == "valid" else geometry["padding"]
+    out = tuple(
+        (n + 2 * p - k) // s + 1
+        for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True)
+    )
+    if min(out) < 1:
+        got = f"sizes {sizes} with padding {padding}, got {spatial}"
+        graph.fail(name, f"must not be larger than its input, {got}")
+    return out
+
+
+def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
+    """Return the weights in a population's loop."""
+    kernel = _kernel(graph, name, None)
+    if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
+        needed = f"weights from {n} to {n} on {axes} spatial axes"
+        graph.fail(name, f"must have {needed}, got the shape {graph.nodes[name].weight.shape}")
+    if axes:
+        sizes = kernel.shape[:-2]
+        geometry = _geometry(graph, name, sizes, ())
+        same = geometry["padding"] in ("same", tuple(size // 2 for size in sizes))
+        if (
+            any(size % 2 == 0 for size in sizes)
+            or not same
+            or any(s != 1 for s in geometry["stride"])
+        ):
+            needed = "keep the positions, with odd sizes and stride 1"
+            graph.fail(name, f"must {needed}, got sizes {sizes} and {geometry}")
+    return kernel
+
+
+def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shape) -> np.ndarray:
+    """Multiply weights onto neurons of the shape `out` with the Scale nodes between them."""
+    for name in scales:
+        with np.errstate(over="ignore"):
+            kernel = _scaled(kernel, read_scale(graph, name, out))
+        if not np.isfinite(kernel.astype(np.float32)).all():
+            graph.fail(name, "must have a scale that leaves the weights finite")
+    return kernel
+
+
+def _scaled(kernel: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Multiply weights with the gain of their target neurons; all gains 1 keep the exact bits."""
+    return kernel if (gain == 1).all() else (kernel.astype(np.float64) * gain).astype(kernel.dtype)

@@ -1,0 +1,270 @@
+r"""Conversion of event data from tonic's format and back.
+
+The package tonic is not needed, because its recordings are structured numpy arrays. A recording has
+one entry per event, with these fields in any order:
+
+    t   time, whole microseconds
+    x   column, 0 to width - 1
+    y   row, 0 to height - 1; optional if the sensor has one row
+    p   polarity, 0 and 1 or false and true
+
+A sensor is (width, height, polarities), or (channels, 1, 1) for sound. With one polarity, p is
+optional and must be the same for all events. In snnjax an event belongs to
+
+    unit = (y width + x) polarities + p
+
+so that a raster (time, batch, num_units) reshapes to (time, batch, height, width, polarities), as
+for DVS-Gesture.
+
+Times in snnjax are float64 seconds. Whole microseconds up to 2^32 s convert back exactly, and each
+event is in the same time step as with integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from snnjax import _check
+from snnjax.datasets import EventDataset
+
+_LARGEST = 2**31 - 1
+_LATEST = 2**32 * 10**6 - 1  # us
+Origin = Literal["first", "zero"]
+
+
+def from_tonic(
+    samples: Iterable[tuple[Any, Any]],
+    *,
+    sensor_size: Sequence[int] | None = None,
+    duration: float | None = None,
+    origin: Origin | None = None,
+    num_classes: int | None = None,
+    groups: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+) -> EventDataset:
+    """Convert a tonic data set, or any (events, label) pairs, to an `EventDataset` in memory.
+
+    Args:
+        samples: Pairs of a structured array (see the module) and an integer label. A tonic data set
+            is such an iterable.
+        sensor_size: (width, height, polarities). None: `samples.sensor_size`.
+        duration: Length of a trial, s. None: just after the last event of all samples.
+        origin: Time of the recording's clock at which a trial starts. `"zero"`: at 0. `"first"`: at
+            the first event; event cameras need this, because their clocks run before a recording.
+            None: `"first"` if more than half of the recordings have no event before `duration`,
+            else `"zero"`.
+        num_classes: Number of classes, as in `EventDataset.from_lists`.
+        groups: Group of each sample, as in `EventDataset.from_lists`.
+        class_names: Names of the classes, as in `EventDataset.from_lists`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: An option is out of range, or a recording does not have this form or does not
+            fit the sensor. The message names the sample, the field and the value. An error raised
+            by `samples` itself keeps its type, and its message begins with the sample.
+        TypeError: An option, a recording or a field has a wrong type.
+
+    Warns:
+        UserWarning: `origin` is None, and recordings have no event before `duration`. The warning
+            says what was done with them.
+
+    >>> fields = [("t", int), ("x", np.int16), ("p", bool)]
+    >>> events = np.array([(1500, 3, 0), (4000, 1, 1)], dtype=fields)
+    >>> data = from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3)
+    >>> data.times, data.units
+    (array([0.0015, 0.004 ]), array([6, 3], dtype=int32))
+    >>> data
+    EventDataset(1 samples, 2 events, 8 units, 3 classes, 0.005 s)
+    >>> from_tonic([(events, 2)], sensor_size=(4, 1, 2), duration=5e-3, origin="first").times
+    array([0.    , 0.0025])
+    """
+    if duration is not None:
+        _check.number("duration", duration, above=0, unit="s")
+    if origin is not None:
+        _check.one_of("origin", origin, get_args(Origin))
+    sensor = _sensor(getattr(samples, "sensor_size", None) if sensor_size is None else sensor_size)
+    times, units, labels = [], [], []
+    for s, sample in _numbered(samples):
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            raise TypeError(
+                f"samples must be (events, label) pairs, got {type(sample).__name__} as sample {s}"
+            )
+        t, u = _read(s, sample[0], sensor)
+        times.append(t)
+        units.append(u)
+        label = (
+            sample[1].item()
+            if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0
+            else sample[1]
+        )
+        labels.append(_check.integer(f"label of sample {s}", label, at_least=0, at_most=_LARGEST))
+    if origin == "first" or (origin is None and _runs_before(times, duration)):
+        times = [t - t.min(initial=_LATEST) for t in times]
+    if duration is None:
+        duration = (max((int(t.max()) for t in times if t.size), default=0) + 1) * 1e-6
+    return EventDataset.from_lists(
+        [t / 1e6 for t in times],
+        units,
+        np.array(labels, np.int64),
+        num_units=sensor[0] * sensor[1] * sensor[2],
+        duration=duration,
+        num_classes=num_classes,
+        groups=groups,
+        class_names=class_names,
+    )
+
+
+def _numbered(samples: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Enumerate the samples; the message of an error that a sample raises names its number."""
+    iterator, end = iter(samples), object()
+    for s in count():
+        with _check.at(f"sample {s}"):
+            sample = next(iterator, end)
+        if sample is end:
+            return
+        yield s, sample
+
+
+def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
+    """Whether most recordings (times in us) have no event before `duration` (s).
+
+    Their clocks then cannot start with the trial.
+    """
+    if duration is None:
+        return False
+    begins = {s: int(t.min()) for s, t in enumerate(times) if t.size}
+    late = [s for s, begin in begins.items() if begin >= duration * 1e6]
+    most = 2 * len(late) > len(begins)
+    if late:
+        what = (
+            "times are counted from the first event of each recording"
+            if most
+            else "these samples have no event"
+        )
+        first = f"sample {late[0]} begins at {begins[late[0]] * 1e-6:g} s"
+        _check.warn(
+            f"{len(late)} of {len(begins)} recordings have no event before duration = "
+            f"{duration:g} s ({first}): {what}; set origin='first' or origin='zero' to choose"
+        )
+    return most
+
+
+def to_tonic(
+    data: EventDataset, *, sensor_size: Sequence[int] | None = None
+) -> list[tuple[np.ndarray, int]]:
+    """Convert a data set to (events, label) pairs for tonic's transforms and loaders.
+
+    Args:
+        data: Data set from `from_tonic`, or any other with one unit per unit of the sensor.
+        sensor_size: (width, height, polarities). None: (num_units, 1, 1).
+
+    Returns:
+        One pair per sample: a structured array with the fields t (int64, microseconds, ascending),
+        x and y (int16 if they fit, else int32) and p (bool); and the label.
+
+    Raises:
+        ValueError: The sensor does not have the data's number of units.
+
+    >>> data = EventDataset.from_lists([[0.004, 0.0015]], [[3, 6]], [2], num_units=8, duration=5e-3)
+    >>> (events, label), = to_tonic(data, sensor_size=(4, 1, 2))
+    >>> events.tolist(), label
+    ([(1500, 3, 0, False), (4000, 1, 0, True)], 2)
+    """
+    sensor = _sensor((data.num_units, 1, 1) if sensor_size is None else sensor_size)
+    width, height, polarities = sensor
+    if width * height * polarities != data.num_units:
+        raise ValueError(
+            f"sensor_size must have as many units as the data, {data.num_units}, got {sensor}"
+        )
+    position = np.int16 if max(width, height) <= 2**15 else np.int32
+    dtype = np.dtype([("t", np.int64), ("x", position), ("y", position), ("p", bool)])
+    pairs = []
+    for s, label in enumerate(data.labels):
+        part = slice(data.offsets[s], data.offsets[s + 1])
+        t, pixel = (
+            np.rint(data.times[part].astype(np.float64) * 1e6),
+            data.units[part] // polarities,
+        )
+        events = np.empty(t.size, dtype)
+        events["t"], events["x"], events["y"], events["p"] = (
+            t,
+            pixel % width,
+            pixel // width,
+            data.units[part] % polarities,
+        )
+        pairs.append((events[np.argsort(events["t"], kind="stable")], int(label)))
+    return pairs
+
+
+def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
+    if size is None:
+        raise ValueError(
+            "sensor_size must be given, (width, height, polarities): the samples have none"
+        )
+    size = size.tolist() if isinstance(size, np.ndarray) else size
+    if not isinstance(size, Sequence) or len(size) != 3:
+        raise ValueError(f"sensor_size must be (width, height, polarities), got {size!r}")
+    width, height, polarities = (_check.integer("sensor_size", n, at_least=1) for n in size)
+    if polarities > 2:
+        raise ValueError(f"sensor_size must have 1 or 2 polarities, got {polarities}")
+    if width * height * polarities > _LARGEST:
+        raise ValueError(
+            f"sensor_size must have fewer than 2**31 units, got {width} x {height} x {polarities}"
+        )
+    return width, height, polarities
+
+
+def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the times (us) and units of a recording."""
+    names = getattr(getattr(events, "dtype", None), "names", None)
+    if not isinstance(events, np.ndarray) or names is None or events.ndim != 1:
+        needed = "a one-dimensional structured array with the fields t, x and p"
+        raise TypeError(f"events of sample {s} must be {needed}, got {_what(events)}")
+    needed = [
+        "t",
+        "x",
+        *(["y"] if sensor[1] > 1 or "y" in names else []),
+        *(["p"] if sensor[2] > 1 else []),
+    ]
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(
+            f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, "
+            f"{missing[0]} is not among {names}"
+        )
+    limits = {"t": _LATEST, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
+    fields = {name: _field(s, name, events[name], limits[name]) for name in needed}
+    if sensor[2] == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
+        raise ValueError(
+            f"events of sample {s} must have one polarity, as the sensor {sensor} has, got several"
+        )
+    pixel = fields.get("y", 0) * sensor[0] + fields["x"]
+    return fields["t"], pixel * sensor[2] + fields.get("p", 0)
+
+
+def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
+    """Return a field as int64 after a check of its values."""
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"{name} of sample {s} must hold numbers, got dtype {values.dtype}")
+    bad = ~((values >= 0) & (values <= limit))  # a NaN is bad
+    if values.dtype.kind == "f":
+        bad |= values != np.floor(values)
+    if bad.any():
+        e = int(bad.argmax())
+        needed = f"a whole number from 0 to {limit}"
+        raise ValueError(f"{name} of sample {s} must be {needed}, got {values[e]} in event {e}")
+    return values.astype(np.int64)
+
+
+def _what(value: object) -> str:
+    return (
+        f"an array of dtype {value.dtype}, shape {value.shape}"
+        if isinstance(value, np.ndarray)
+        else f"a {type(value).__name__}"
+    )

@@ -1,0 +1,106 @@
+"""Dense layers, (time, batch, in) to (time, batch, out)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from snnjax.dynamics import LeakyIntegrator, Neuron
+from snnjax.initializers import Initializer, scaled_normal
+from snnjax.nn._init import LayerInit, SameForAll
+from snnjax.nn._maps import DenseMap
+from snnjax.nn._synaptic import Spiking, Synaptic
+
+
+class SpikingDense(Spiking):
+    """A dense layer of spiking neurons, feed-forward or recurrent.
+
+    Args:
+        in_features: Units of the input.
+        out_features: Units of the layer.
+        init: Initialization of the weights, for example `FluctuationDriven(nu=15.8, sigma_u=1.0)`:
+            a `LayerInit`, or an initializer `(key, shape, dtype)` for every connection.
+        neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`; `LIF()` if None.
+        recurrent: Whether to connect every neuron of the layer to all neurons of the layer,
+            including itself.
+        trainable: Names of the neuron's time constants that are trained, with one value per neuron,
+            for example `("tau_mem",)`.
+        dtype: Data type of the weights and of their products with the input. The neurons' state has
+            at least float32.
+        rngs: `nnx.Rngs`, stream `params`.
+
+    Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
+    `log_tau[name]` (out,), log seconds.
+
+    >>> from snnjax.nn import FluctuationDriven
+    >>> init = FluctuationDriven(nu=5.0)
+    >>> layer = SpikingDense(20, 128, init=init, recurrent=True, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((100, 4, 20))).output.shape
+    (100, 4, 128)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        init: LayerInit | Initializer,
+        neuron: Neuron | None = None,
+        recurrent: bool = False,
+        trainable: Sequence[str] = (),
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            DenseMap(in_features, out_features),
+            recurrent=DenseMap(out_features, out_features) if recurrent else None,
+            neuron=neuron,
+            init=init,
+            trainable=trainable,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class Readout(Synaptic):
+    """A dense layer of leaky integrators. Its traces are the input of the loss.
+
+    It maps (time, batch, in) to (time, batch, out).
+
+    Args:
+        in_features: Units of the last hidden layer.
+        out_features: Number of classes, or of target values.
+        neuron: A `LeakyIntegrator`; its `tau_mem` should be the duration of a trial.
+        kernel_init: An initializer; Normal(0, 1/sqrt(in_features)) if None, as in the paper.
+        trainable: As in `SpikingDense`.
+        dtype: As in `SpikingDense`.
+        rngs: `nnx.Rngs`, stream `params`.
+
+    >>> from snnjax.dynamics import LeakyIntegrator
+    >>> readout = Readout(128, 10, neuron=LeakyIntegrator(tau_mem=0.2), rngs=nnx.Rngs(0))
+    >>> readout(jnp.ones((100, 4, 128))).output.shape
+    (100, 4, 10)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        neuron: Neuron | None = None,
+        kernel_init: Initializer | None = None,
+        trainable: Sequence[str] = (),
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            DenseMap(in_features, out_features),
+            neuron=LeakyIntegrator() if neuron is None else neuron,
+            init=SameForAll(scaled_normal() if kernel_init is None else kernel_init),
+            trainable=trainable,
+            dtype=dtype,
+            rngs=rngs,
+        )

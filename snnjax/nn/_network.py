@@ -1,0 +1,413 @@
+"""A stack of layers that returns the readout trace and the activity of every layer.
+
+The backward pass needs the traces of every layer over all T steps. With `remat_steps` = c, only the
+T / c states between parts of c steps are stored. The traces of a part are computed again for its
+gradient. This needs memory for T / c states and for the traces of c steps, with a minimum at c of
+about sqrt(T), and one more forward pass. Training then also uses the spike counts of each part
+instead of its spikes (`counts`), so that only the input grows with T.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax import _check
+from snnjax.nn._layer import Layer, Shape, State, unlisted
+from snnjax.nn._per_step import PerStep
+from snnjax.nn._shape import Stateless, known
+from snnjax.sparse import EventRaster, as_dense
+
+Tap = Callable[[jax.Array], jax.Array]
+
+
+class Activity(NamedTuple):
+    """The activity of the spiking layers, first to last.
+
+    Attributes:
+        spikes: Spike trains, each (time, batch, ...features). A Dalian layer has those of all its
+            neurons, excitatory neurons first.
+        membranes: Membranes of the same shapes if they were requested, else empty.
+        steps: Number of steps of a sample if `spikes` are the counts of its parts (parts, batch,
+            ...features); else None.
+    """
+
+    spikes: tuple[jax.Array, ...]
+    membranes: tuple[jax.Array, ...] = ()
+    steps: int | None = None
+
+
+class NetworkOutput(NamedTuple):
+    """The output of a network: `readout, activity = network(x)`.
+
+    Attributes:
+        readout: The readout trace, (time, batch, out_features).
+        activity: The activity of the spiking layers.
+    """
+
+    readout: jax.Array
+    activity: Activity
+
+
+class Sequential(nnx.Module):
+    """Layers in order; the output of the last layer is the readout.
+
+    Args:
+        *layers: At least one `Layer`. Other modules of Flax between them, such as `nnx.Linear`, are
+            applied to each time step (`PerStep`).
+        skip: Whether to connect every spiking layer to the last layer. The input of the last layer
+            is then the concatenation of their flattened spikes, first to last. If a spiking layer
+            is followed by `Dropout`, its spikes after dropout are used.
+        remat_steps: Number of time steps whose traces are stored for the gradient; see the module.
+            None: all.
+
+    Raises:
+        ValueError: There is no layer, time steps differ, or a layer's inputs do not match the
+            outputs of the layer below. Sizes that depend on the input are checked in the call.
+        TypeError: An object is neither a layer nor a module that can be used as one.
+
+    >>> import jax.numpy as jnp
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
+    >>> rngs = nnx.Rngs(0)
+    >>> hidden = SpikingDense(20, 128, init=FluctuationDriven(nu=5.0), rngs=rngs)
+    >>> network = Sequential(hidden, Readout(128, 10, rngs=rngs))
+    >>> readout, activity = network(jnp.ones((100, 4, 20)))
+    >>> readout.shape, [s.shape for s in activity.spikes]
+    ((100, 4, 10), [(100, 4, 128)])
+    """
+
+    def __init__(
+        self, *layers: nnx.Module, skip: bool = False, remat_steps: int | None = None
+    ) -> None:
+        if not layers:
+            raise ValueError("layers must hold at least one layer, got none")
+        stack = [_as_layer(k, layer) for k, layer in enumerate(layers)]
+        steps = sorted({layer.dt for layer in stack if layer.dt is not None})
+        if len(steps) > 1:
+            raise ValueError(f"all layers must have the same time step, got dt = {steps}")
+        if not isinstance(skip, bool):
+            raise TypeError(f"skip must be True or False, got {skip!r}")
+        if skip and not any(layer.spiking for layer in stack):
+            raise ValueError("skip needs a spiking layer to connect to the last one, got none")
+        self.skip = skip
+        self.remat_steps = None
+        if remat_steps is not None:
+            self.remat_steps = _check.integer("remat_steps", remat_steps, at_least=1)
+        _input_shapes(stack, skip=skip)
+        self.layers = nnx.List(stack)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the output depends on a random key."""
+        return any(layer.stochastic for layer in self.layers)
+
+    @property
+    def takes_events(self) -> bool:
+        """Whether an `EventRaster` is used directly; otherwise it is converted to an array."""
+        return self.layers[0].takes_events and self.remat_steps is None
+
+    @unlisted
+    def input_of(
+        self, k: int, below: jax.Array, passed: Sequence[jax.Array], *, lead: int = 2
+    ) -> jax.Array:
+        """The input of layer k.
+
+        Args:
+            k: Index of the layer.
+            below: Output of the layer below, or the network's input.
+            passed: Outputs of all spiking layers below, which the last layer receives with `skip`.
+            lead: Number of axes before the features: 2 for whole sequences, 1 for one step.
+
+        Returns:
+            The input, (time, batch, ...features), or (batch, ...features) for one step.
+        """
+        if not self.skip or k < len(self.layers) - 1:
+            return below
+        return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in passed], axis=-1)
+
+    @unlisted
+    def walk(
+        self, x: Any, visit: Callable[[int, Layer, Any], jax.Array], *, lead: int = 2
+    ) -> jax.Array:
+        """Call a function with every layer and its input, first to last.
+
+        All functions that run or measure a network use this method.
+
+        Args:
+            x: The network's input.
+            visit: A function of the index of a layer, the layer and its input. It returns the
+                layer's output.
+            lead: Number of axes before the features: 2 for whole sequences, 1 for one step.
+
+        Returns:
+            The output of the last layer.
+        """
+        passed: list[jax.Array] = []
+        last = len(self.layers) - 1
+        for k, layer in enumerate(self.layers):
+            x = visit(k, layer, self.input_of(k, x, passed, lead=lead))
+            if k < last:
+                x = layer.emit(x)
+            if layer.spiking:
+                passed.append(x)
+            elif layer.masks and k and self.layers[k - 1].spiking:
+                passed[-1] = x
+        return x
+
+    def __call__(
+        self,
+        x: jax.Array | EventRaster,
+        *,
+        membranes: bool = False,
+        counts: bool = False,
+        key: jax.Array | None = None,
+        tap: Tap | None = None,
+    ) -> NetworkOutput:
+        """Run a batch from the initial state.
+
+        Args:
+            x: Inputs (time, batch, ...features), an array or a `snnjax.sparse.EventRaster`.
+            membranes: Whether to also return the membranes of every spiking layer.
+            counts: Whether to return the spike counts of each part of `remat_steps` steps instead
+                of spikes (`Activity.steps`). It has no effect if `remat_steps` is None or x is not
+                longer.
+            key: Random key for layers such as `Dropout`. Without a key they are inactive.
+            tap: A function of the spikes of each spiking layer. Its result replaces the spikes. It
+                is not applied if `remat_steps` splits the sample into parts.
+
+        Returns:
+            `NetworkOutput(readout, activity)`. The readout is a trace (time, batch, out_features).
+        """
+        _, output = self.run(x, membranes=membranes, counts=counts, key=key, tap=tap)
+        return output
+
+    @unlisted
+    def run(
+        self,
+        x: jax.Array | EventRaster,
+        state: tuple[State, ...] | None = None,
+        *,
+        membranes: bool = False,
+        counts: bool = False,
+        key: jax.Array | None = None,
+        tap: Tap | None = None,
+    ) -> tuple[tuple[State, ...], NetworkOutput]:
+        """Run a batch from a given state.
+
+        Args:
+            x: Inputs, as in a call of the network.
+            state: One entry per layer; the initial state if None.
+            membranes: As in a call of the network.
+            counts: As in a call of the network.
+            key: As in a call of the network.
+            tap: As in a call of the network.
+
+        Returns:
+            The final state, and the output as in a call of the network.
+        """
+        _check.time_major("x", x)
+        if state is not None:
+            self._check_state(state)
+        given: Any = x if self.takes_events else as_dense(x)
+        if self.remat_steps is None or len(given) <= self.remat_steps:
+            return self._run_whole(given, state, membranes, key, tap)
+        if state is None:
+            state = self.initial_state(given.shape[1], features=given.shape[2:])
+        parts, rest = divmod(len(given), self.remat_steps)
+
+        @jax.checkpoint  # type: ignore[arg-type]
+        def part(state: Any, x: jax.Array) -> tuple[Any, NetworkOutput]:
+            state, (readout, activity) = self._run_whole(x, state, membranes, key)
+            if counts:
+                sums = tuple(z.sum(axis=0, keepdims=True) for z in activity.spikes)
+                activity = activity._replace(spikes=sums)
+            return state, NetworkOutput(readout, activity)
+
+        whole = given[: len(given) - rest].reshape(parts, self.remat_steps, *given.shape[1:])
+        final, out = jax.lax.scan(part, state, whole)
+        out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+        if rest:
+            final, last = part(final, given[-rest:])
+            out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
+        readout, activity = out
+        return final, NetworkOutput(
+            readout, activity._replace(steps=len(given) if counts else None)
+        )
+
+    def _check_state(self, state: Any) -> None:
+        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+            got = f"a {type(state).__name__}"
+            if isinstance(state, tuple | list):
+                got = f"{len(state)} entries"
+            raise ValueError(
+                f"state must have one entry for each of the network's {len(self.layers)} layers, "
+                f"as initial_state(...) and run(...) return it, got {got}"
+            )
+
+    def _options(self, k: int, key: jax.Array | None) -> dict[str, jax.Array]:
+        """Further arguments of layer k: its own key if it is stochastic."""
+        if key is None or not self.layers[k].stochastic:
+            return {}
+        return {"key": jax.random.fold_in(key, k)}
+
+    def _run_whole(
+        self,
+        x: jax.Array,
+        state: tuple[State, ...] | None,
+        membranes: bool,
+        key: jax.Array | None,
+        tap: Tap | None = None,
+    ) -> tuple[tuple[State, ...], NetworkOutput]:
+        states: list[State] = []
+        spikes: list[jax.Array] = []
+        traces: list[jax.Array] = []
+
+        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+            # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
+            asked: dict[str, Any] = {"membrane": True} if membranes and layer.spiking else {}
+            start = None if state is None else state[k]
+            asked |= self._options(k, key)
+            sim = layer(x, state=start, **asked)
+            states.append(sim.state)
+            if not layer.spiking:
+                return sim.output
+            spikes.append(sim.output if tap is None else tap(sim.output))
+            if sim.membrane is not None:
+                traces.append(sim.membrane)
+            return spikes[-1]
+
+        readout = self.walk(x, visit)
+        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
+
+    @unlisted
+    def initial_state(
+        self, batch_size: int, *, features: tuple[int, ...] | None = None
+    ) -> tuple[State, ...]:
+        """One state per layer, for `step` and `run`.
+
+        Args:
+            batch_size: Number of samples.
+            features: Shape of the input's features, (*spatial, channels). It is required if the
+                size of a layer depends on it.
+
+        Returns:
+            The states, first layer to last.
+
+        Raises:
+            ValueError: `features` is missing or does not fit.
+        """
+        if features is not None:
+            features = tuple(_check.integer("features", n, at_least=1) for n in features)
+        states = []
+        shapes = _input_shapes(self.layers, features, skip=self.skip)
+        for k, (layer, shape) in enumerate(zip(self.layers, shapes, strict=True)):
+            sizes = () if shape is None or isinstance(layer, Stateless) else known(shape)
+            if sizes is None:
+                raise ValueError(
+                    "features must be given, the shape (*spatial, channels) of the network's "
+                    f"input: the size of layer {k}, a {type(layer).__name__}, depends on it"
+                )
+            states.append(layer.initial_state(batch_size, sizes))
+        return tuple(states)
+
+    @unlisted
+    def step(
+        self, state: tuple[State, ...], x: jax.Array, *, key: jax.Array | None = None
+    ) -> tuple[tuple[State, ...], tuple[jax.Array, tuple[jax.Array, ...]]]:
+        """Advance by one time step.
+
+        Args:
+            state: The present state, one entry per layer.
+            x: Inputs (batch, ...features).
+            key: Random key. With the same key at each step, layers draw the same random numbers as
+                for a whole sequence.
+
+        Returns:
+            The next state, and (readout (batch, out), spikes of every spiking layer).
+        """
+        self._check_state(state)
+        states: list[State] = []
+        spikes: list[jax.Array] = []
+
+        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+            after, out = layer.step(state[k], x, **self._options(k, key))
+            states.append(after)
+            if layer.spiking:
+                spikes.append(out)
+            return out
+
+        readout = self.walk(x, visit, lead=1)
+        return tuple(states), (readout, tuple(spikes))
+
+
+def _as_layer(k: int, layer: Any) -> Layer:
+    """The layer itself, or a `PerStep` of another module of Flax."""
+    if isinstance(layer, Layer):
+        return layer
+    if not isinstance(layer, nnx.Module) or isinstance(layer, Sequential | nnx.List):
+        raise TypeError(
+            "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
+            "such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got a "
+            f"{type(layer).__name__}"
+        )
+    with _check.at(f"layer {k}"):
+        return PerStep(layer)
+
+
+def check_sequential(name: str, network: Any) -> None:
+    """Raise unless `network` is a `Sequential`.
+
+    Args:
+        name: Name of the function that measures the layers, for the error.
+        network: Its argument `network`.
+
+    Raises:
+        TypeError: The argument is another object. The text explains how to use your own module.
+    """
+    if not isinstance(network, Sequential):
+        raise TypeError(
+            f"network must be a snnjax.nn.Sequential, whose layers {name} measures one after "
+            f"another, got {type(network).__name__}. In a module of your own, put the spiking "
+            "layers and the readout into a Sequential attribute and pass that; for single layers "
+            "use snnjax.calibration.data_driven(input_powers(x, neuron)) as init"
+        )
+
+
+def _input_shapes(
+    layers: Sequence[Layer], features: Shape | None = None, *, skip: bool = False
+) -> list[Shape | None]:
+    """Shape of the input's features of each layer if the network's input has `features`.
+
+    None is an unknown shape or size.
+    """
+    shapes: list[Shape | None] = []
+    spiking: list[int | None] = []
+    for k, layer in enumerate(layers):
+        if skip and k == len(layers) - 1:
+            sizes = [n for n in spiking if n is not None]
+            features = (sum(sizes) if len(sizes) == len(spiking) else None,)
+        own = layer.in_shape
+        if features is None:
+            features = own
+        elif own is not None and len(own) == len(features):
+            pairs = zip(features, own, strict=True)
+            features = tuple(size if n is None else n for n, size in pairs)
+        shapes.append(features)
+        if features is not None:
+            try:
+                features = layer.feature_shape(features)
+            except ValueError as error:
+                below = "the network's input"
+                if k:
+                    below = f"layer {k - 1}, a {type(layers[k - 1]).__name__}"
+                name = type(layer).__name__
+                raise ValueError(f"layer {k}, a {name}, does not fit on {below}: {error}") from None
+        if layer.spiking:
+            sizes = known(features)
+            spiking.append(None if sizes is None else math.prod(sizes))
+    return shapes

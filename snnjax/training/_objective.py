@@ -1,0 +1,331 @@
+r"""The objective of training: a loss on the readout, and penalties on the spikes.
+
+    objective = mean_batch loss(readout, target) + sum_layers sum_regularizers penalty(spikes)
+
+The loss determines the form of the targets: classes, values, several labels, or traces
+(`snnjax.losses`). `Objective` contains the loss and the regularizers. `Problem` is the objective of
+a given network as a function of its parameters.
+
+Homeostatic priming is training on only the activity bounds (`Problem.priming`). It activates silent
+neurons before supervised training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from snnjax import _check, regularizers
+from snnjax._pytree import pytree_dataclass, static
+from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss
+from snnjax.nn._network import Activity, Sequential
+from snnjax.regularizers import ActivityBound, Penalty
+
+Tap = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss and the regularizers that training minimizes.
+
+    Attributes:
+        loss: A `snnjax.losses.Loss`. It determines the form of the targets: `CrossEntropy()` takes
+            classes, `MeanSquare()` traces or classes, `SquaredError()` values (batch, k),
+            `SigmoidCrossEntropy()` several labels per sample. Or your own function,
+            `(readout, target) -> (batch,)`.
+        regularizers: Penalties on the spikes of every spiking layer, such as
+            `snnjax.regularizers.upper_bound(...)`.
+
+    Raises:
+        TypeError: `loss` is not a function, or `regularizers` is not a sequence of functions.
+
+    >>> from snnjax.losses import last_step
+    >>> from snnjax.regularizers import upper_bound
+    >>> objective = Objective(CrossEntropy(last_step), [upper_bound(0.1, 10.0)])
+    >>> objective.loss.readout_fn.__name__, len(objective.regularizers)
+    ('last_step', 1)
+    """
+
+    loss: Loss | LossFn = dataclasses.field(default_factory=CrossEntropy)
+    regularizers: Sequence[Penalty] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, type):
+            name = self.loss.__name__
+            raise TypeError(f"loss must be a function, got the class {name}; make one, {name}()")
+        if not callable(self.loss):
+            shown = f"{type(self.loss).__name__} {self.loss!r}"
+            raise TypeError(f"loss must be a function, got {shown}; see snnjax.losses")
+        given = self.regularizers
+        if not isinstance(given, Sequence) or not all(callable(r) for r in given):
+            expected = "regularizers must be a sequence of functions of spikes, [upper_bound(...)]"
+            raise TypeError(f"{expected}, got {given!r}")
+        loss = self.loss if isinstance(self.loss, Loss) else OwnLoss(self.loss)
+        object.__setattr__(self, "loss", loss)
+        object.__setattr__(self, "regularizers", tuple(given))
+
+
+class Metrics(NamedTuple):
+    """Means over samples.
+
+    Attributes:
+        loss: The supervised loss.
+        scores: Further metrics of the loss by name (`snnjax.losses.Metric`): {"accuracy": ...} for
+            classes. It may be empty.
+        penalty: The sum of all regularizers.
+        rates: Spikes per unit and step of every layer, (layers,).
+    """
+
+    loss: jax.Array
+    scores: dict[str, jax.Array]
+    penalty: jax.Array
+    rates: jax.Array
+
+    @property
+    def accuracy(self) -> jax.Array:
+        """Share of samples whose class is predicted correctly.
+
+        Raises:
+            AttributeError: The targets are not classes.
+        """
+        if "accuracy" not in self.scores:
+            scores = ", ".join(self.scores) or "none"
+            raise AttributeError(
+                f"there is no accuracy, because the targets are not classes; scores: {scores}"
+            )
+        return self.scores["accuracy"]
+
+    @property
+    def quality(self) -> jax.Array:
+        """The criterion for the best parameters: the accuracy; without one, minus the loss."""
+        return self.scores.get("accuracy", -self.loss)
+
+    def named(self, prefix: str) -> dict[str, jax.Array]:
+        """Loss and scores by name, with a prefix such as "train_"."""
+        return {f"{prefix}{name}": v for name, v in {"loss": self.loss, **self.scores}.items()}
+
+
+@pytree_dataclass
+class NetworkFn:
+    """A network as a function of its parameters.
+
+    For `jax.jit` the functions of two networks with the same structure are equal; the arrays in
+    `rest` are arguments.
+    """
+
+    rest: Any
+    graphdef: Any = static()
+    counts: bool = static()
+    taps: bool = static()
+
+    def network(self, params: Any) -> Any:
+        """The network with these parameters."""
+        return nnx.merge(self.graphdef, params, self.rest)
+
+
+class Problem(NamedTuple):
+    """The objective of one network as a function of its parameters.
+
+    `Problem.from_objective` creates it.
+
+    Attributes:
+        apply: A network, or a function `(params, x) -> (readout, activity)`; `activity.spikes` is a
+            tuple of spike trains or counts (`snnjax.nn.Activity`). The function may also return
+            only the readout (time, batch, k).
+        loss: The loss of the objective.
+        regularizers: The regularizers of the objective.
+        supervised: False excludes the loss from the minimized value. It is still reported.
+        noisy: Whether the network takes a key in training, for dropout.
+    """
+
+    apply: NetworkFn | Callable[[Any, Any], Any]
+    loss: Loss = CrossEntropy()
+    regularizers: tuple[Penalty, ...] = ()
+    supervised: bool = True
+    noisy: bool = False
+
+    @classmethod
+    def from_objective(cls, network: Any, objective: Objective) -> tuple[Problem, Any]:
+        """The problem of a network, and its parameters.
+
+        Args:
+            network: An `nnx.Module`; or `(apply, params)`, a pure function `(params, x)` and its
+                parameters, for example of Flax Linen. If a module's `stochastic` is True, training
+                calls it with a `key`. A `Sequential` with `remat_steps` returns counts instead of
+                spikes if all regularizers are `ActivityBound`s.
+            objective: The loss and the regularizers.
+
+        Returns:
+            The problem, and the parameters, an `nnx.State` of `nnx.Param`.
+
+        Raises:
+            TypeError: `network` is not an `nnx.Module`, or `objective` is not an `Objective`.
+
+        >>> from snnjax.nn import Readout
+        >>> problem, params = Problem.from_objective(Readout(5, 2, rngs=nnx.Rngs(0)), Objective())
+        >>> [leaf.shape for leaf in jax.tree.leaves(params)]
+        [(5, 2)]
+        """
+        if not isinstance(objective, Objective):
+            made = (
+                "objective must be a snnjax.training.Objective, such as Objective(CrossEntropy())"
+            )
+            raise TypeError(f"{made}, got {type(objective).__name__} {objective!r}")
+        loss: Any = objective.loss
+        if isinstance(network, tuple):
+            apply, params = network
+            return cls(apply, loss, tuple(objective.regularizers)), params
+        if not isinstance(network, nnx.Module):
+            is_class = isinstance(network, type)
+            what = f"the class {network.__name__}" if is_class else f"a {type(network).__name__}"
+            raise TypeError(f"network must be a flax.nnx.Module such as nn.Sequential, got {what}")
+        graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+        # bounds need only counts; the user's own penalties may need every spike
+        counted = all(isinstance(r, ActivityBound) for r in objective.regularizers)
+        counts = counted and type(network) is Sequential and network.remat_steps is not None
+        taps = isinstance(network, Sequential) and network.remat_steps is None
+        call = NetworkFn(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
+        noisy = getattr(network, "stochastic", False)
+        return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
+
+    def priming(self) -> Problem:
+        """The same problem with only the activity bounds.
+
+        The supervised loss and the user's own penalties are left out. The lower bounds activate
+        silent neurons: each neuron must spike in every trial. Without upper bounds, this would
+        raise the rates to tens of hertz.
+
+        Raises:
+            ValueError: There is no lower bound.
+        """
+        bounds = tuple(r for r in self.regularizers if isinstance(r, ActivityBound))
+        if not any(bound.side == "lower" for bound in bounds):
+            needs = "regularizers must have a lower bound for homeostatic priming, got none"
+            raise ValueError(f"{needs}; see snnjax.regularizers.lower_bound")
+        return self._replace(regularizers=bounds, supervised=False)
+
+    @property
+    def separable(self) -> bool:
+        """Whether the objective is known to be a mean over samples."""
+        return self.loss.separable and all(is_separable(r) for r in self.regularizers)
+
+    def limited(self) -> list[ActivityBound]:
+        """The bounds whose gradient is limited relative to that of the loss.
+
+        These are the bounds with a `share`, in a `Sequential` that runs whole trials. In priming
+        the list is empty, because there is no loss.
+        """
+        whole = isinstance(self.apply, NetworkFn) and self.apply.taps
+        if not (self.supervised and whole):
+            return []
+        bounds = [r for r in self.regularizers if isinstance(r, ActivityBound)]
+        return [bound for bound in bounds if bound.share is not None]
+
+    def outputs(
+        self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None
+    ) -> tuple[jax.Array, Any]:
+        """Readout (time, batch, k) and activity for inputs x (time, batch, ...features).
+
+        Args:
+            params: Parameters of the network.
+            x: The inputs.
+            key: Random key of the network in training; None in evaluation.
+            tap: A function of the spikes of every layer, as in `snnjax.nn.Sequential`.
+
+        Returns:
+            The readout and the activity. If the network returns only a readout, the `Activity` has
+            no spikes.
+
+        Raises:
+            TypeError: The network returns another type.
+            ValueError: The readout has other axes, or there are regularizers and the network
+                returns no spikes.
+        """
+        if isinstance(self.apply, NetworkFn):
+            options: dict[str, Any] = {"counts": True} if self.apply.counts else {}
+            options |= {} if tap is None else {"tap": tap}
+            options |= {"key": key} if self.noisy and key is not None else {}
+            out: Any = self.apply.network(params)(x, **options)
+        else:
+            out = self.apply(params, x)
+        alone = hasattr(out, "ndim")
+        pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
+        if not alone and not pair:
+            raise TypeError(f"{_RETURNS}, got {_described(out)}")
+        readout: Any = out if alone else out[0]
+        if readout.ndim != 3:
+            raise ValueError(f"{_RETURNS}, got a readout of shape {readout.shape}")
+        if not alone:
+            return readout, out[1]
+        if self.regularizers:
+            needs = "regularizers need the spikes of every layer"
+            raise ValueError(f"{needs}: {_RETURNS}, got only the readout")
+        return readout, Activity(())
+
+    def sample_scores(self, readout: jax.Array, target: Any) -> dict[str, jax.Array]:
+        """The metric of each sample by its name, {name: (batch,)}; empty if there is none."""
+        metric = self.loss.metric(target)
+        return {} if metric is None else {metric.name: metric.of(readout, target)}
+
+    def value(
+        self, params: Any, x: jax.Array, target: Any, key: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """The scalar that is minimized, and the metrics of a batch.
+
+        Args:
+            params: Parameters of the network.
+            x: Inputs (time, batch, ...features).
+            target: Targets in the form that the loss takes, such as classes (batch,).
+            key: Random key of the network. None: it draws no random numbers.
+
+        Returns:
+            The objective, a scalar, and its `Metrics`.
+        """
+        limited = self.limited()
+        penalties: list[jax.Array] = []
+
+        def tap(spikes: jax.Array) -> jax.Array:
+            spikes, penalty = regularizers.limited(spikes, limited)
+            penalties.append(penalty)
+            return spikes
+
+        readout, activity = self.outputs(params, x, key, tap if limited else None)
+        loss = self.loss(readout, target).mean()
+        others = [r for r in self.regularizers if not any(r is bound for bound in limited)]
+        penalty = sum(penalties, start=regularizers.total_penalty(others, activity.spikes))
+        each = self.sample_scores(readout, target)
+        scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
+        mean = lambda s: s.mean(dtype=_check.wide(s.dtype))
+        rates = [mean(s) / steps_of_a_row(activity, s) for s in activity.spikes]
+        value = loss + penalty if self.supervised else penalty
+        return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
+
+
+def is_separable(part: Any) -> bool:
+    """Whether a loss, regularizer or source treats samples independently (`separable`).
+
+    The user's own functions and sources may lack this attribute; then they are not separable.
+    """
+    return getattr(part, "separable", False)
+
+
+def steps_of_a_row(activity: Any, spikes: jax.Array) -> float:
+    """Number of time steps per entry of the first axis of `spikes`.
+
+    It is 1 for spike trains. For counts it is the length of a part of the trial.
+    """
+    steps = getattr(activity, "steps", None)
+    return 1 if steps is None else steps / len(spikes)
+
+
+_RETURNS = "network must return the readout (time, batch, k), or (readout, activity with .spikes)"
+
+
+def _described(out: Any) -> str:
+    parts = [type(part).__name__ for part in out] if isinstance(out, tuple | list) else ""
+    return f"a {type(out).__name__} {parts}".rstrip()

@@ -1,0 +1,268 @@
+"""Training as an object: compiled steps, epochs and evaluations of one network.
+
+`snnjax.training.fit` is a loop over `Trainer.epoch` with validation, callbacks and errors that
+explain themselves. Write a loop of your own with a `Trainer` where `fit` does not suit.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+
+from snnjax import _check
+from snnjax.datasets import Batches, BatchSource
+from snnjax.datasets._batches import Batch
+from snnjax.optimizers import keep_nonnegative
+from snnjax.training._objective import Metrics, Objective, Problem
+from snnjax.training._programs import program
+from snnjax.training._step import (
+    Recipe,
+    Sizes,
+    TrainState,
+    batch_devices,
+    batch_mesh,
+    check_micro_batch,
+    check_optimizer,
+    evaluate,
+    init_state,
+    micro_batch_size,
+    train_epoch,
+    train_step,
+)
+
+Pair = tuple[Any, Any]
+
+
+class Trainer:
+    """Trains the parameters of a network on an objective with an optimizer.
+
+    Programs are compiled at the first call and kept: a second trainer that is made of equal things
+    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers
+    in an `nnx.Module` stay >= 0.
+
+    Args:
+        network: An `nnx.Module`, as `snnjax.training.fit` takes it. It is not changed. Or
+            `(apply, params)`: a pure function `(params, x)` and its parameters, as of Flax Linen.
+        objective: What is minimized.
+        optimizer: An optax transformation.
+        batch_size: Samples per batch of an epoch. None if all data come in batches.
+        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
+            what suits this machine and the first data that come.
+        devices: CPU devices that share each batch; None: what suits the first data that come.
+
+    Attributes:
+        problem: The objective as a function of parameters.
+        params: Parameters of the network as it was given.
+        optimizer: As given, followed by what keeps Dalian weights >= 0.
+
+    Raises:
+        ValueError: A size does not fit.
+        TypeError: An argument is of another kind.
+
+    >>> from snnjax.datasets import DeviceEvents, randman
+    >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+    >>> data = DeviceEvents.from_dataset(randman(num_classes=2, samples_per_class=20), dt=2e-3)
+    >>> rngs = nnx.Rngs(0)
+    >>> hidden = SpikingDense(20, 16, init=FluctuationDriven(nu=5.0), rngs=rngs)
+    >>> network = Sequential(hidden, Readout(16, 2, rngs=rngs))
+    >>> trainer = Trainer(network, Objective(), optax.adam(1e-2), batch_size=20)
+    >>> state = trainer.init()
+    >>> for epoch in range(2):
+    ...     state, metrics = trainer.epoch(state, data, jax.random.key(epoch))
+    >>> int(state.steps), trainer.evaluate(state.params, data).rates.shape
+    (4, (1,))
+    >>> nnx.update(network, state.params)
+    """
+
+    def __init__(
+        self,
+        network: nnx.Module | tuple[Callable[..., Any], Any],
+        objective: Objective,
+        optimizer: optax.GradientTransformation,
+        *,
+        batch_size: int | None,
+        micro_batch: int | None = None,
+        devices: int | None = None,
+    ) -> None:
+        if batch_size is not None:
+            _check.integer("batch_size", batch_size, at_least=1)
+            check_micro_batch(micro_batch, batch_size)
+        if devices is not None:
+            most = jax.local_device_count()
+            _check.integer("devices", devices, at_least=1, at_most=most)
+            if batch_size is not None and batch_size % devices:
+                expected = f"devices must be a divisor of batch_size {batch_size}"
+                raise ValueError(f"{expected}, got {devices}")
+            if batch_size is not None:
+                check_micro_batch(micro_batch, batch_size // devices)
+        check_optimizer(optimizer)
+        self.problem, self.params = Problem.from_objective(network, objective)
+        if not isinstance(network, tuple):
+            # does nothing to weights without the mark, or if the optimizer does it already
+            optimizer = optax.chain(optimizer, keep_nonnegative())
+        self.optimizer = optimizer
+        self.batch_size, self.micro_batch, self.devices = batch_size, micro_batch, devices
+        self._sizes: dict[Any, Sizes] = {}
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def priming(self) -> Trainer:
+        """The same trainer on the activity bounds alone (homeostatic priming).
+
+        Raises:
+            ValueError: The objective has no lower bound.
+        """
+        other = copy.copy(self)
+        other.problem, other._programs = self.problem.priming(), {}
+        return other
+
+    def init(self) -> TrainState:
+        """The state before the first step, with copies of the network's parameters."""
+        params = self.place(jax.tree.map(jnp.copy, self.params))
+        return init_state(params, self.optimizer)
+
+    def step(
+        self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """One update. The arrays of `state` are donated: use the state that comes back.
+
+        Args:
+            state: From `init`, or the step or epoch before.
+            batch: `(x, y)`, inputs (time, batch, ...features) and targets as the loss takes them.
+                Or `(source, indices)`, a `BatchSource` and samples of it, integers (batch,).
+            key: For what the source and the network draw; None: they draw nothing.
+
+        Returns:
+            The state after the step, and the metrics of the batch before it. If the objective, its
+            gradient or the update is not finite, or was not before, the state is unchanged but for
+            `healthy`, which is False.
+        """
+        if key is not None:
+            _check.key("key", key)
+        source, indices = _as_source(batch)
+        sizes = self.sizes(source, len(indices))
+        source, indices = self.place((source, indices))
+        run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
+        return run(state, source, indices, key)
+
+    def epoch(
+        self, state: TrainState, source: BatchSource, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """One pass over `source` in random order, one compiled loop over batches.
+
+        A last, incomplete batch is left out. The arrays of `state` are donated: use the state that
+        comes back.
+
+        Args:
+            state: From `init`, or the step or epoch before.
+            source: The samples, at least one batch.
+            key: For the order, and what the source and the network draw.
+
+        Returns:
+            The state after the epoch, and the means of the metrics over its steps. From a step that
+            is not finite on, nothing changes, and `healthy` is False.
+
+        Raises:
+            ValueError: The source has fewer samples than a batch.
+        """
+        _check.key("key", key)
+        sizes = self.sizes(source)
+        if sizes.batch_size > len(source):
+            most = f"at most the number of training samples {len(source)}"
+            raise ValueError(f"batch_size must be {most}, got {sizes.batch_size}")
+        source = self.place(source)
+        run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
+        return run(state, source, key)
+
+    def evaluate(self, params: Any, source: BatchSource | Batches) -> Metrics:
+        """Metrics over all samples of `source`. Every sample counts once.
+
+        Args:
+            params: Parameters of the network.
+            source: The samples. Of `Batches`, epoch 0.
+
+        Returns:
+            Means over samples; the loss is NaN where an input is not finite. `penalty` is a mean
+            over batches.
+        """
+        if isinstance(source, Batches):
+            each = [(self.evaluate(params, b), float(len(b))) for b in source.epoch(0)]
+            return weighted_mean(each)
+        n = self.sizes(source, len(source) if isinstance(source, Batch) else None).micro_batch
+        # the same program whatever the optimizer
+        recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
+        source = self.place(source)
+        return self._compiled(evaluate, recipe, (params, source))(params, source)
+
+    def sizes(self, source: BatchSource, n: int | None = None) -> Sizes:
+        """How a batch of `source` is computed. The number of devices is chosen by the first source.
+
+        Args:
+            source: The samples.
+            n: Samples of the batch; None: `batch_size`.
+
+        Raises:
+            ValueError: The trainer has no `batch_size`, and `n` is None.
+        """
+        n = self.batch_size if n is None else n
+        if n is None:
+            raise ValueError("batch_size must be given for data that do not come in batches")
+        leaves, structure = jax.tree.flatten(source)
+        known = structure, n, tuple(jnp.shape(a) for a in leaves)
+        if known not in self._sizes:
+            given = self.micro_batch if n % (self.micro_batch or 1) == 0 else None
+            if self.devices is None:
+                self.devices = batch_devices(self.problem, source, n, given)
+            devices = self.devices if n % (self.devices * (given or 1)) == 0 else 1
+            most = n // devices
+            micro = given or micro_batch_size(self.problem, self.params, source, most)
+            self._sizes[known] = Sizes(n, micro, devices)
+        return self._sizes[known]
+
+    def place(self, tree: Any) -> Any:
+        """A pytree on all devices that share a batch; as it is where there is one."""
+        if (self.devices or 1) == 1:
+            return tree
+        return jax.device_put(tree, NamedSharding(batch_mesh(self.devices or 1), PartitionSpec()))
+
+    def recipe(self, sizes: Sizes) -> Recipe:
+        """What a compiled step of these sizes is made of."""
+        return Recipe(self.problem, self.optimizer, sizes)
+
+    def _compiled(
+        self, body: Callable[..., Any], recipe: Recipe, given: Any, donate: int | None = None
+    ) -> Callable[..., Any]:
+        """`body` with a recipe, compiled; as it is where `given` is part of a larger program."""
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, given))):
+            return functools.partial(body, recipe)  # as in an ensemble
+        known = body, recipe.sizes
+        if known not in self._programs:
+            self._programs[known] = program(body, recipe, donate=donate)
+        return self._programs[known]
+
+
+def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
+    """The mean of metrics, each with its weight."""
+    if len(each) == 1:
+        return each[0][0]
+    total = sum(weight for _, weight in each)
+    scaled = [jax.tree.map(lambda a, w=weight: a * w, m) for m, weight in each]
+    return jax.tree.map(lambda *m: sum(m) / total, *scaled)
+
+
+def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
+    """A source and the samples of it that make the batch."""
+    if isinstance(batch, tuple):
+        first, second = batch
+        if callable(getattr(first, "batch", None)):
+            return first, second
+        batch = Batch(x=first, y=second)
+    return batch, jnp.arange(len(batch))
