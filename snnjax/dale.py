@@ -44,9 +44,9 @@ from snnjax.psp import ExcInhKernels
 from snnjax.theory import dalian_rates
 
 __all__ = [
-    "exponential",
     "fluctuation_driven_exponential",
     "fluctuation_driven_lognormal",
+    "exponential",
     "lognormal",
 ]
 

@@ -49,7 +49,7 @@ from snnjax.nn import (
 )
 from snnjax.nn._conv import Padding
 
-__all__ = ["build", "csnn", "csnn2d", "dalian", "dalian_csnn", "dense"]
+__all__ = ["dense", "csnn", "csnn2d", "dalian", "dalian_csnn", "build"]
 
 RECURRENT_KERNEL = 5
 

@@ -44,13 +44,13 @@ from snnjax._check import Scalar
 from snnjax.psp import PSP, ExcInhKernels, namespace
 
 __all__ = [
-    "Afferent",
-    "afferent_weights",
-    "connection_weights",
-    "dalian_rates",
     "membrane_statistics",
-    "mu_u_limit",
+    "connection_weights",
+    "afferent_weights",
+    "Afferent",
     "xi_of",
+    "mu_u_limit",
+    "dalian_rates",
 ]
 
 
