@@ -294,9 +294,11 @@ def main(options: Options) -> None:
             ),
             options.figure,
         )
-    for name, correlation in predictors(rows).items():
-        print(f"{correlation:+.2f} {name}")
+    for name, (within, over_all) in predictors(rows).items():
+        print(f"{within:+.2f} {over_all:+.2f} {name}")
 
+
+STARTS = 4
 
 PREDICTORS: dict[str, Any] = {
     "smallest gain, on a logarithm, from 1": lambda b: (
@@ -314,6 +316,8 @@ PREDICTORS: dict[str, Any] = {
         -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30)))
     ),
     "smallest rate": lambda b: min(b["rate"]),
+    "first update over weights, farthest layer from 1 %": lambda b: _from_step(b, 0.01),
+    "first update over weights, farthest layer from 1.5 %": lambda b: _from_step(b, 0.015),
 }
 """Numbers from before training that may tell the accuracy after it: more is better."""
 
@@ -323,8 +327,13 @@ def _or_nothing(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
+def _from_step(before: dict[str, list[float]], good: float) -> float:
+    """Minus the largest distance, over layers, of the first update from `good`, on a log scale."""
+    return -max(abs(math.log(max(step, 1e-6) / good)) for step in before["step"])
+
+
 def _mean(values: list[float]) -> float:
-    """Mean of what is finite; 0 of nothing."""
+    """Mean of the finite values, or 0 if there are none."""
     finite = [v for v in values if math.isfinite(v)]
     return sum(finite) / len(finite) if finite else 0.0
 
@@ -406,17 +415,32 @@ def levels(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Rank correlation of each number from before training with the accuracy after it, within each task and averaged over tasks."""
-    found: dict[str, list[float]] = {name: [] for name in PREDICTORS}
-    for own in studies(rows).values():
-        if len(own) < 10:
-            continue
-        for name, of in PREDICTORS.items():
-            found[name].append(
-                rank_correlation([of(row["before"]) for row in own], [final(row) for row in own])
-            )
-    return {name: round(_mean(values), 2) for name, values in found.items() if values}
+def predictors(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Rank correlation of each number from before training with the accuracy after it.
+
+    Args:
+        rows: Rows of all studies.
+
+    Returns:
+        For each number two correlations. The first is over the runs of one task, depth and number
+        of epochs, averaged over those in which at least `STARTS` starts were tried: there the
+        starts make the difference. The second is over all runs.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["epochs"], row["depth"]), []).append(row)
+    compared = [own for own in groups.values() if len({row["arm"] for row in own}) >= STARTS]
+
+    def correlation(of: Any, own: list[dict[str, Any]]) -> float:
+        return rank_correlation([of(row["before"]) for row in own], [final(row) for row in own])
+
+    return {
+        name: (
+            round(_mean([correlation(of, own) for own in compared]), 2),
+            round(correlation(of, rows), 2),
+        )
+        for name, of in PREDICTORS.items()
+    }
 
 
 def picture(rows: list[dict[str, Any]], study: str) -> Figure:
