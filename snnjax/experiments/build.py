@@ -122,7 +122,7 @@ def _network(
             in_features, num_classes, hidden=config.hidden, sensory=sensory, **shared
         )
     if image is not None:
-        shared["padding"] = getattr(config, "padding", "same")
+        shared["padding"] = config.conv_padding
         return models.csnn2d(
             image,
             num_classes,
