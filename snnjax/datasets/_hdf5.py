@@ -145,12 +145,8 @@ def read_references(
     import h5py
 
     base = h5py.check_vlen_dtype(dataset.dtype)
-    if (
-        not isinstance(base, np.dtype)
-        or base.kind not in kinds
-        or base.itemsize > 8
-        or not _is_plain(dataset.id.get_type().get_super(), base)
-    ):
+    right = isinstance(base, np.dtype) and base.kind in kinds and base.itemsize <= 8
+    if not right or not _is_plain(dataset.id.get_type().get_super(), base):
         what = "integers" if "i" in kinds else "float16, float32 or float64"
         got = f"dtype {dataset.dtype}" if base is None else f"variable-length arrays of {base}"
         raise ValueError(f"{name} must contain variable-length arrays of {what}, got {got}")
@@ -170,14 +166,11 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
         ValueError: The rows are longer than the file, or a heap or an object is missing or damaged.
     """
     lengths = references["length"].astype(np.int64)
-    ends = np.cumsum(lengths)
-    size = _size(file)
-    if lengths.sum() * base.itemsize > size:
-        raise ValueError(
-            f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file "
-            f"contains ({size} bytes)"
-        )
-    out = np.empty(int(lengths.sum()), base)
+    ends, total, size = np.cumsum(lengths), int(lengths.sum()), file.seek(0, 2)
+    if total * base.itemsize > size:
+        got = f"claims {total} elements of {base.itemsize} bytes"
+        raise ValueError(f"{name} {got}, more than the file contains ({size} bytes)")
+    out = np.empty(total, base)
     left = size  # heaps do not overlap: together they cannot be longer than the file
     last, heap, objects = -1, b"", {}
     for s in np.argsort(references["address"], kind="stable").tolist():
@@ -188,17 +181,14 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
             magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
             left -= heap_size
             if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-                raise ValueError(
-                    f"{name} refers to a heap at byte {address}, which is missing or damaged"
-                )
+                heap_at = f"a heap at byte {address}, which is missing or damaged"
+                raise ValueError(f"{name} refers to {heap_at}")
             heap = _read_at(file, name, address, heap_size)
             last, objects = address, _objects(heap)
         start, stored = objects.get(int(references["index"][s]), (0, -1))
         if stored != n * base.itemsize:
-            raise ValueError(
-                f"{name} refers in sample {s} to an object that the heap at byte {address} "
-                "does not contain"
-            )
+            missing = f"an object that the heap at byte {address} does not contain"
+            raise ValueError(f"{name} refers in sample {s} to {missing}")
         out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
     return out
 
@@ -237,10 +227,8 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
         return rows
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters not in ([], [_GZIP], [_SHUFFLE], [_SHUFFLE, _GZIP]):
-        raise ValueError(
-            f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters "
-            f"{filters}"
-        )
+        needed = "compressed with gzip (and shuffle) or not at all"
+        raise ValueError(f"{name} must be {needed}, got HDF5 filters {filters}")
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
@@ -249,10 +237,8 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
         _check_fill(name, plist)
     for chunk in chunks:
         if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            raise ValueError(
-                f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of "
-                f"{dtype.itemsize}"
-            )
+            entries = f"{dataset.chunks[0]} entries of {dtype.itemsize}"
+            raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {entries}")
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
         part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
@@ -272,9 +258,9 @@ def unpack_chunk(
         except zlib.error as error:
             raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
     if len(stored) != size:
+        got = "more" if len(stored) > size else len(stored)
         raise ValueError(
-            f"{name} has a chunk that does not unpack to its {size} bytes, but to "
-            f"{'more' if len(stored) > size else len(stored)}"
+            f"{name} has a chunk that does not unpack to its {size} bytes, but to {got}"
         )
     if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
         stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
@@ -292,16 +278,10 @@ def _check_longest(name: str, longest: int, max_bytes: int) -> None:
         raise ValueError(f"{name} must contain strings of at most {max_bytes} bytes, got {longest}")
 
 
-def _size(file: BinaryIO) -> int:
-    return file.seek(0, 2)
-
-
 def _read_at(file: BinaryIO, name: str, address: int, n: int) -> bytes:
-    size = _size(file)
+    size = file.seek(0, 2)
     if address + n > size:
-        raise ValueError(
-            f"{name} has data at bytes {address} to {address + n}, beyond the end of the file "
-            f"({size}): truncated or damaged"
-        )
+        place = f"bytes {address} to {address + n}, beyond the end of the file ({size})"
+        raise ValueError(f"{name} has data at {place}: truncated or damaged")
     file.seek(address)
     return file.read(n)
