@@ -44,7 +44,7 @@ def dense(depth=4, recurrent=False, skip=False, seed=0, spike=None, width=60):
     neuron = LIF(dt=DT) if spike is None else LIF(dt=DT, spike=spike)
     return models.dense(
         60, 4, hidden=(width,) * depth, recurrent=recurrent, skip=skip, init=INIT, neuron=neuron,
-        integrator=INTEGRATOR, rngs=nnx.Rngs(seed),
+        readout_neuron=INTEGRATOR, rngs=nnx.Rngs(seed),
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ KINDS = {
         Reshape(60, 1), *convolutions(), Pool(2), *convolutions(8)[:1], Flatten(), Readout(22 * 8, 4, neuron=INTEGRATOR, rngs=nnx.Rngs(9))
     ),
     "Dale's law": lambda: models.dalian(
-        60, 4, hidden=(48, 48), init=DalianFluctuationDriven(nu=10.0), neuron=ExcInhLIF(dt=DT), integrator=INTEGRATOR, rngs=nnx.Rngs(0)
+        60, 4, hidden=(48, 48), init=DalianFluctuationDriven(nu=10.0), neuron=ExcInhLIF(dt=DT), readout_neuron=INTEGRATOR, rngs=nnx.Rngs(0)
     ),
 }  # fmt: skip
 
