@@ -5,10 +5,6 @@ Each run appends one line to RESULTS.jsonl at once; runs that are there already 
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 from pathlib import Path

@@ -6,10 +6,6 @@ networks of 1, 3 and 7 layers, layer by layer. Then each statement of the paper 
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 import json

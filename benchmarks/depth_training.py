@@ -10,10 +10,6 @@ Each row also holds what the probe saw before training, to tell which number pre
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 import json

@@ -27,9 +27,8 @@ class Options:
 def child(folder: str) -> dict[str, float]:
     """Seconds of imports, of data and network, of the first step, and of all."""
     begin = time.monotonic()
-    from snnjax.runtime import tune_allocator, use_compilation_cache, use_cpu_devices
+    from snnjax.runtime import use_compilation_cache, use_cpu_devices
 
-    tune_allocator()
     use_cpu_devices()
     use_compilation_cache(folder)
     import jax

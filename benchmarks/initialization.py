@@ -11,10 +11,6 @@ One process compiles an architecture once and trains all its networks with it: t
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 import time

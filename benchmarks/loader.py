@@ -10,10 +10,6 @@ On random events of a spoken digit's size (700 units, 0.7 s, 3 % of the bins of 
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import importlib.util
 import json
 import statistics

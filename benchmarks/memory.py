@@ -6,10 +6,6 @@ account of the compiled step (`snnjax.training.step_memory`) and the largest res
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 import resource

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import itertools
 import sys
 from pathlib import Path

@@ -6,10 +6,6 @@ Input: Poisson, Randman and, with --data, files in the SHD layout. For each the 
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 from pathlib import Path

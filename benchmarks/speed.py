@@ -18,8 +18,7 @@ The libraries are not requirements of snnjax. Make an environment for each, with
     python -m venv FOLDER/norse && FOLDER/norse/bin/pip install torch norse setuptools
     python -m venv FOLDER/spikingjelly && FOLDER/spikingjelly/bin/pip install torch spikingjelly
 
-What is not there is left out and named. Plain PyTorch runs in the first of them that has torch. snnjax tunes the process' allocator (`snnjax.runtime`), as its
-command line does; nothing of the kind is done for the others.
+What is not there is left out and named. Plain PyTorch runs in the first of them that has torch.
 
 Results are JSON lines, appended as they come; a run that is there already is not made again, so that a measurement that was stopped goes on. A file holds one
 setting: the same machine, commit, steps and so on.

@@ -1,13 +1,9 @@
-"""snnjax itself, as `snnjax train` and, for several seeds, `snnjax sweep` make a step: parts of a batch that fit the cache, allocator tuned.
+"""snnjax itself, as `snnjax train` and, for several seeds, `snnjax sweep` make a step: parts of a batch that fit the cache.
 
 The form of the input is one function of `FORMS`: what it returns is the `BatchSource` of the step, which gives x and labels of a part of the batch.
 """
 
 from __future__ import annotations
-
-from snnjax.runtime import tune_allocator, use_cpu_devices
-
-tune_allocator()
 
 import argparse
 from collections.abc import Callable
@@ -38,6 +34,7 @@ from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Activity, SameForAll, SpikingDense
+from snnjax.runtime import use_cpu_devices
 from snnjax.surrogate import superspike
 from snnjax.training import Objective, Trainer
 from snnjax.training import _placement as placement
