@@ -8,10 +8,6 @@ are already in the file are not repeated. Prints mean and standard deviation.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 from pathlib import Path

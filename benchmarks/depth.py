@@ -9,10 +9,6 @@ layer. Then prints each statement of the paper with the numbers for or against i
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 import json

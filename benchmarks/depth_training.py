@@ -13,10 +13,6 @@ the accuracy after training.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 import json

@@ -34,9 +34,8 @@ def child(folder: str) -> dict[str, float]:
         folder: Folder for compiled programs.
     """
     begin = time.monotonic()
-    from snnjax.runtime import tune_allocator, use_compilation_cache, use_cpu_devices
+    from snnjax.runtime import use_compilation_cache, use_cpu_devices
 
-    tune_allocator()
     use_cpu_devices()
     use_compilation_cache(folder)
     import jax

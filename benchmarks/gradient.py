@@ -6,10 +6,6 @@ and the gradient in every layer of deep networks.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import functools
 import sys
 from pathlib import Path

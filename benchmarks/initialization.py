@@ -16,10 +16,6 @@ because the weights are arguments of the program.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 import time

@@ -17,10 +17,6 @@ spike), in batches of 64:
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import importlib.util
 import json
 import statistics

@@ -10,10 +10,6 @@ step.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import json
 import resource

@@ -5,10 +5,6 @@ The script computes everything in it.
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import itertools
 import sys
 from pathlib import Path

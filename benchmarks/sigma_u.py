@@ -9,10 +9,6 @@ data-driven, and data-driven with balance, measured as in `snnjax.reproduce.memb
 
 from __future__ import annotations
 
-from snnjax.runtime import tune_allocator
-
-tune_allocator()
-
 import dataclasses
 import itertools
 from pathlib import Path

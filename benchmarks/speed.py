@@ -25,8 +25,7 @@ the name of the contestant:
     python -m venv FOLDER/spikingjelly && FOLDER/spikingjelly/bin/pip install torch spikingjelly
 
 Contestants without an environment are left out and named. Plain PyTorch runs in the first
-environment with torch. snnjax tunes the allocator of the process (`snnjax.runtime`), as its command
-line does; the other libraries run without this.
+environment with torch.
 
 Results are JSON lines, appended one by one. Existing runs are not repeated, so that a measurement
 that was stopped can continue. A file has one setting: the same machine, commit, steps and so on.

@@ -1,14 +1,9 @@
 """snnjax, with the same steps as in `snnjax train` and, for several seeds, `snnjax sweep`.
 
-Gradients are computed for parts of a batch that fit the cache, and the allocator is tuned. The
-functions of `FORMS` return the `BatchSource` of the step, each in one form of the input.
+Gradients are computed for parts of a batch that fit the cache. The functions of `FORMS` return the `BatchSource` of the step, each in one form of the input.
 """
 
 from __future__ import annotations
-
-from snnjax.runtime import tune_allocator, use_cpu_devices
-
-tune_allocator()
 
 import argparse
 from collections.abc import Callable
@@ -39,6 +34,7 @@ from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import Activity, SameForAll, SpikingDense
+from snnjax.runtime import use_cpu_devices
 from snnjax.surrogate import superspike
 from snnjax.training import Objective, Trainer
 from snnjax.training import _placement as placement
