@@ -38,7 +38,10 @@ def test_compile_quickly_leaves_a_choice_alone(monkeypatch):
     reason="needs glibc",
 )
 def test_freed_memory_stays_and_is_used_again():
-    """Page faults of ten large allocations, freed each time: after tuning only the first pays for its pages."""
+    """Page faults of ten large allocations, freed each time.
+
+    After tuning, only the first allocation has page faults.
+    """
     code = """
 import resource, sys
 from snnjax.runtime import tune_allocator
@@ -101,7 +104,7 @@ def run_with_cache(code, **env):
 
 @pytest.mark.more
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
-    # how often XLA compiles, by JAX's own account
+    # the number of compilations, from JAX's own log
     code = """
 import sys, jax, jax.numpy as jnp
 from snnjax.runtime import use_compilation_cache
@@ -124,7 +127,7 @@ def test_what_was_used_longest_ago_is_removed(tmp_path):
         (tmp_path / f"p{k}-cache").write_bytes(bytes(300 * 2**10))
         os.utime(
             tmp_path / f"p{k}-cache", (1e9 + (k + 2) % 5, 1e9)
-        )  # p3 is the oldest, then p4, p0
+        )  # p3 is the oldest, then p4 and p0
     (tmp_path / "mine.txt").write_bytes(bytes(2**20))
     code = f"from snnjax.runtime import use_compilation_cache as f; f({str(tmp_path)!r}, max_mib=1)"
     run_with_cache(code)
