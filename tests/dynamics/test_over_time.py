@@ -213,7 +213,7 @@ def recurrent(drive):
 
 @pytest.fixture
 def pretended_gpu(monkeypatch):
-    """Make this process believe that it has a GPU."""
+    """Simulate a process that has a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.clear_caches()
     _over_time.has_triton.cache_clear()

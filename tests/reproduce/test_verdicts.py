@@ -243,7 +243,7 @@ def test_the_supplements_statements():
     ] * 2
     beyond = runs(
         "rescaled", {0.05: 0.7, 1.0: 0.3, 2.0: 0.1}, initial_grad_z_1=None
-    )  # larger than float32 holds
+    )  # larger than the largest float32
     assert (
         supplement.s8(options)
         .statements[1]
