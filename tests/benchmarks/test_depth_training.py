@@ -56,7 +56,7 @@ def test_every_arm_says_all_that_its_start_leaves_open():
 
 
 def test_rates_are_chosen_on_seed_0_and_what_is_done_is_known_again():
-    """Four rates with seed 0, then the other seeds at the best of them."""
+    """Four rates run with seed 0, then the other seeds at the best rate."""
     options = Options(Path(), arms=("paper",), depths=(3,), seeds=3)
     done = []
     for which in runs(options, done):
@@ -117,6 +117,6 @@ def test_rank_correlation(a, b, expected):
 
 
 def test_the_gradient_at_a_layer_is_the_product_of_the_gains_above_it():
-    """Gains 2 of the third layer and 1/8 of the second: from the third down, 1, 2 and 1/4."""
+    """Layer 3 has gain 2 and layer 2 gain 1/8: the gradients from layer 3 down are 1, 2 and 1/4."""
     assert level({"before": {"gain": [float("nan"), 0.125, 2.0]}}) == pytest.approx(8.0)
     assert level({"before": {"gain": [float("nan")]}}) == 1.0
