@@ -22,7 +22,7 @@ from rich.table import Table
 
 from snnjax import _check
 from snnjax.experiments.tasks import TASKS, task_name
-from snnjax.runtime import compile_quickly, tune_allocator, use_compilation_cache, use_cpu_devices
+from snnjax.runtime import compile_quickly, use_compilation_cache, use_cpu_devices
 from snnjax.training._ensemble import Order
 from snnjax.training._placement import Placement
 
@@ -423,7 +423,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
     if not console.is_terminal:  # files and pipes have no width, so tables are not cut
         console = Console(width=160, emoji=False)
-    tune_allocator()
     use_compilation_cache()
     try:
         arguments, varied = swept(sys.argv[1:] if argv is None else argv)

@@ -2,10 +2,9 @@ r"""Initializers for weights that obey Dale's law.
 
 Weights are never negative; the sign is that of the sending population.
 
-`fluctuation_driven_exponential` and `fluctuation_driven_lognormal` put the membrane of a neuron
-with an excitatory and an inhibitory current at mean mu_u and standard deviation sigma_u.
-Independent inputs j of connection c at nu_c Hz, with fixed weights w_j, give one neuron a membrane
-with
+`fluctuation_driven_dalian` puts the membrane of a neuron with an excitatory and an inhibitory
+current at mean mu_u and standard deviation sigma_u. Independent inputs j of connection c at nu_c
+Hz, with fixed weights w_j, give one neuron a membrane with
 
     mean U  = sum_c s_c nu_c ebar_c sum_j w_j                           s = +1, -1
     Var_t U = sum_c nu_c ehat_c sum_j w_j^2
@@ -31,24 +30,20 @@ the log-normal alternative is derived here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.initializers import Initializer, fan_in, in_float32, mean_rate, per_neuron
 from snnjax.psp import ExcInhKernels
-from snnjax.theory import dalian_rates
+from snnjax.theory import Afferent, dalian_rates
 
-__all__ = [
-    "exponential",
-    "fluctuation_driven_exponential",
-    "fluctuation_driven_lognormal",
-    "lognormal",
-]
+__all__ = ["fluctuation_driven_dalian", "exponential", "lognormal"]
 
 
 class DalianInitializers(NamedTuple):
@@ -78,7 +73,7 @@ def exponential(rate: Scalar) -> Initializer:
     _check.number("rate", rate, above=0)
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         draw = jax.random.exponential(key, shape, dtype)
         return draw / jnp.asarray(per_neuron("rate", rate, shape), dtype)
 
@@ -100,7 +95,7 @@ def lognormal(mean: Scalar, cv: Scalar = 1.0) -> Initializer:
     _check.number("cv", cv, at_least=0)
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         s2 = jnp.log1p(jnp.asarray(per_neuron("cv", cv, shape), dtype) ** 2)
         factor = jnp.exp(jnp.sqrt(s2) * jax.random.normal(key, shape, dtype) - s2 / 2)
         return jnp.asarray(per_neuron("mean", mean, shape), dtype) * factor
@@ -108,33 +103,30 @@ def lognormal(mean: Scalar, cv: Scalar = 1.0) -> Initializer:
     return init
 
 
-def fluctuation_driven_exponential(
+def fluctuation_driven_dalian(
     sigma_u: Scalar = 1.0,
     *,
+    exc: Afferent,
+    inh: Afferent,
+    rec: Afferent | None = None,
     kernels: ExcInhKernels = ExcInhKernels(),
-    n_exc: int,
-    n_inh: int,
-    n_rec: int = 0,
-    nu_exc: Scalar,
-    nu_inh: Scalar | None = None,
-    nu_recurrent: Scalar | None = None,
     mu_u: Scalar = 0.0,
     alpha: Scalar = 0.9,
+    cv: Scalar | None = None,
 ) -> DalianInitializers:
-    """Exponential weights that put the membrane at mean `mu_u` and standard deviation `sigma_u`.
+    """Weights >= 0 that put the membrane at mean `mu_u` and standard deviation `sigma_u`.
 
     Args:
         sigma_u: Target standard deviation, in membrane units.
+        exc: Feed-forward inputs of one neuron: their number (for a convolution, kernel positions
+            times channels) and their rate in Hz, one number or one per input (for a convolution,
+            per channel). The field `share` has no effect.
+        inh: Inhibitory inputs, likewise.
+        rec: Recurrent excitatory inputs, likewise. None: no recurrence.
         kernels: Post-synaptic potentials of the two currents, for example `ExcInhLIF().kernels`.
-        n_exc: Feed-forward inputs of one neuron; for a convolution kernel positions times channels.
-        n_inh: Inhibitory inputs of one neuron, likewise.
-        n_rec: Recurrent excitatory inputs of one neuron, likewise.
-        nu_exc: Rate of the feed-forward inputs, Hz: one number, or one per input (for a
-            convolution, per channel).
-        nu_inh: Rate of the inhibitory inputs, likewise. None: the mean of `nu_exc`.
-        nu_recurrent: Rate of the recurrent inputs, likewise. None: the mean of `nu_exc`.
         mu_u: Target mean, in membrane units.
-        alpha: Share of the excitatory variance that is feed-forward, if n_rec > 0.
+        alpha: Share of the excitatory variance that is feed-forward. Used with `rec`.
+        cv: Standard deviation of log-normal weights over their mean. None: exponential weights.
 
     Returns:
         `DalianInitializers(exc, rec, inh)`, for kernels (..., in, out) whose fan-in is the given n.
@@ -143,72 +135,54 @@ def fluctuation_driven_exponential(
         ValueError: An option is out of range or no such weights exist (at once), or a shape has
             another fan-in (when called).
 
-    >>> init = fluctuation_driven_exponential(1.0, n_exc=700, n_inh=32, nu_exc=15.8)
+    >>> exc, inh, rec = (Afferent(n, 15.8) for n in (700, 32, 128))
+    >>> init = fluctuation_driven_dalian(1.0, exc=exc, inh=inh)
     >>> w = init.exc(jax.random.key(0), (700, 160))
     >>> f"{1 / w.mean():.1f}", bool((w >= 0).all()), init.rec
     ('28.0', True, None)
-    """
-    sizes = {"n_exc": n_exc, "n_rec": n_rec, "n_inh": n_inh}
-    rates = {"nu_exc": nu_exc, "nu_recurrent": nu_recurrent, "nu_inh": nu_inh}
-    options: Any = {"kernels": kernels, "mu_u": mu_u, "alpha": alpha}
-    return _initializers(exponential, sigma_u, **sizes, **rates, **options)
-
-
-def fluctuation_driven_lognormal(
-    sigma_u: Scalar = 1.0,
-    *,
-    cv: Scalar = 1.0,
-    **options: Any,
-) -> DalianInitializers:
-    """`fluctuation_driven_exponential` with log-normal weights.
-
-    Args:
-        sigma_u: Target standard deviation, in membrane units.
-        cv: Standard deviation of the weights over their mean.
-        **options: Further options of `fluctuation_driven_exponential`.
-
-    >>> options = dict(n_exc=700, n_inh=32, n_rec=128, nu_exc=15.8)
-    >>> init = fluctuation_driven_lognormal(1.0, cv=0.5, **options)
+    >>> init = fluctuation_driven_dalian(1.0, exc=exc, inh=inh, rec=rec, cv=0.5)
     >>> w = init.rec(jax.random.key(0), (128, 160))
     >>> f"{w.std() / w.mean():.1f}"
     '0.5'
     """
-    return _initializers(lambda rate: lognormal(1 / rate, cv), sigma_u, cv=cv, **options)
+    rates = dalian_rates(
+        sigma_u,
+        exc=_averaged("exc", exc),
+        inh=_averaged("inh", inh),
+        rec=None if rec is None else _averaged("rec", rec),
+        kernels=kernels,
+        alpha=alpha,
+        mu_u=mu_u,
+        cv=1.0 if cv is None else cv,
+    )
+
+    def draw(name: str, afferent: Afferent, rate: Scalar) -> Initializer:
+        weights = exponential(rate) if cv is None else lognormal(1 / rate, cv)
+        return _for_fan_in(name, afferent, weights)
+
+    return DalianInitializers(
+        draw("exc", exc, rates.exc),
+        None if rec is None or rates.rec is None else draw("rec", rec, rates.rec),
+        draw("inh", inh, rates.inh),
+    )
 
 
-def _initializers(
-    draw: Callable[[Scalar], Initializer],
-    sigma_u: Scalar,
-    *,
-    kernels: ExcInhKernels = ExcInhKernels(),
-    nu_exc: Scalar,
-    nu_inh: Scalar | None = None,
-    nu_recurrent: Scalar | None = None,
-    **options: Any,
-) -> DalianInitializers:
-    nu = {"nu_exc": nu_exc, "nu_inh": nu_inh, "nu_recurrent": nu_recurrent}
-    means: Any = {k: None if rates is None else mean_rate(k, rates) for k, rates in nu.items()}
-    rates = dalian_rates(sigma_u, kernels=kernels, **means, **options)
-
-    def initializer(name: str, rate: Scalar) -> Initializer:
-        return _for_fan_in(options[f"n_{name}"], draw(rate), f"nu_{name}", nu[f"nu_{name}"])
-
-    rec = None if rates.rec is None else initializer("rec", rates.rec)
-    return DalianInitializers(initializer("exc", rates.exc), rec, initializer("inh", rates.inh))
+def _averaged(name: str, afferent: Afferent) -> Afferent:
+    """The connection with the mean of its rates."""
+    return afferent._replace(nu=mean_rate(f"{name}.nu", afferent.nu))
 
 
-def _for_fan_in(n: int, draw: Initializer, name: str, nu: Scalar | None) -> Initializer:
-    """Restrict `draw` to kernels with `n` inputs and as many channels as there are rates `nu`.
+def _for_fan_in(name: str, afferent: Afferent, draw: Initializer) -> Initializer:
+    """Restrict `draw` to kernels that fit the number of inputs and of rates of the connection.
 
     The weights of all connections of a neuron depend on each other.
     """
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        if fan_in(shape) != n:
-            needed = f"{n} inputs, as many as the weights were computed for"
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        if fan_in(shape) != afferent.n:
+            needed = f"{afferent.n} inputs, as many as the weights were computed for"
             raise ValueError(f"shape must have {needed}, got {tuple(shape)}")
-        if nu is not None:
-            mean_rate(name, nu, shape[-2])
+        mean_rate(f"{name}.nu", afferent.nu, shape[-2])
         return draw(key, shape, dtype)
 
     return init

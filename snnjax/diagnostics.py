@@ -62,7 +62,7 @@ from snnjax.training._objective import Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = ["Probe", "probe"]
+__all__ = ["probe", "Probe"]
 
 
 def probe(

@@ -23,12 +23,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-from flax import nnx
+from typing import NamedTuple, Required, Unpack
 
 from snnjax import _check
-from snnjax.dynamics import LeakyIntegrator, Neuron
+from snnjax.dynamics import LeakyIntegrator
 from snnjax.initializers import Initializer
 from snnjax.nn import (
     DalianConv1d,
@@ -48,8 +46,10 @@ from snnjax.nn import (
     SpikingDense,
 )
 from snnjax.nn._conv import Padding
+from snnjax.nn._dalian import DalianOptions
+from snnjax.nn._synaptic import LayerOptions
 
-__all__ = ["build", "csnn", "csnn2d", "dalian", "dalian_csnn", "dense"]
+__all__ = ["dense", "csnn", "csnn2d", "build"]
 
 RECURRENT_KERNEL = 5
 
@@ -94,22 +94,50 @@ BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
 """Feature maps of `csnn2d`, block by block; the key is the number of layers."""
 
 
+class HiddenOptions(LayerOptions, total=False):
+    """Options of all hidden layers of a network.
+
+    Attributes:
+        init: Initialization of every hidden layer, as in `SpikingDense` or `DalianDense`; required.
+        recurrent: Whether every hidden layer is recurrent.
+        ei_ratio: Excitatory neurons per inhibitory neuron. The layers then obey Dale's law, and
+            their sizes are those of the excitatory populations. None: no Dale's law.
+    """
+
+    init: Required[LayerInit | Initializer]
+    recurrent: bool
+    ei_ratio: float | None
+
+
+class NetworkOptions(HiddenOptions, total=False):
+    """Options of a network; see `build`.
+
+    Attributes:
+        readout_neuron: The readout's `LeakyIntegrator`.
+        sensory: Whether the input is pixel values.
+        skip: As in `Sequential`.
+        remat_steps: As in `Sequential`.
+        dropout: Rate of `Dropout` after each hidden layer; 0: none.
+    """
+
+    readout_neuron: LeakyIntegrator | None
+    sensory: bool
+    skip: bool
+    remat_steps: int | None
+    dropout: float
+
+
 def build(
     layers: Sequence[int | Conv | Pool],
     features: Sequence[int],
     num_classes: int,
     *,
-    init: LayerInit | Initializer,
-    neuron: Neuron | None = None,
     readout_neuron: LeakyIntegrator | None = None,
-    recurrent: bool = False,
-    ei_ratio: float | None = None,
     sensory: bool = False,
     skip: bool = False,
     remat_steps: int | None = None,
     dropout: float = 0.0,
-    trainable: Sequence[str] = (),
-    rngs: nnx.Rngs,
+    **options: Unpack[HiddenOptions],
 ) -> Sequential:
     """Build a network of the given layers and a readout.
 
@@ -119,18 +147,16 @@ def build(
         features: Shape of the input's features, (*spatial, channels) or (units,). The input may be
             flattened.
         num_classes: Units of the readout.
-        init: Initialization of every hidden layer, as in `SpikingDense` or `DalianDense`.
-        neuron: Neuron model of every hidden layer.
         readout_neuron: The readout's `LeakyIntegrator`.
-        recurrent: Whether every hidden layer is recurrent.
-        ei_ratio: Excitatory neurons per inhibitory neuron. The layers then obey Dale's law, and
-            their sizes are those of the excitatory populations. None: no Dale's law.
         sensory: Whether the input is pixel values; the first layer is then `Sensory`.
         skip: As in `Sequential`.
         remat_steps: As in `Sequential`.
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
-        trainable: Names of the time constants that are trained, as in `SpikingDense`.
-        rngs: `nnx.Rngs`.
+        **options: Options of every hidden layer. `init`: the initialization of its weights, as in
+            `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `dtype`, `rngs`: as in
+            `SpikingDense`. `recurrent`: whether it is recurrent. `ei_ratio`: excitatory neurons per
+            inhibitory neuron; the layers then obey Dale's law, and their sizes are those of the
+            excitatory populations.
 
     Returns:
         The network.
@@ -139,6 +165,7 @@ def build(
         ValueError: There is no layer, or the input is too small for a layer.
 
     >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> table = (Conv(4, kernel=3, padding="same"), Pool(2), 32)
     >>> network = build(table, (8, 8, 2), 10, init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
@@ -149,34 +176,16 @@ def build(
         raise ValueError("layers must hold at least one layer, got none")
     given: tuple[int, ...] = tuple(features)
     shape: tuple[int, ...] = given
-    common = {"init": init, "neuron": neuron, "trainable": trainable, "rngs": rngs}
-    dale = {} if ei_ratio is None else {"ei_ratio": ei_ratio, "recurrent": recurrent}
-
-    def hidden(of: int | Conv, in_features: int) -> Layer:
-        if not isinstance(of, Conv):
-            make, options = (
-                (DalianDense, dale) if dale else (SpikingDense, {"recurrent": recurrent})
-            )
-            return make(in_features, of, **options, **common)
-        sizes = {"kernel_size": of.kernel, "stride": of.stride, "padding": of.padding}
-        if dale:
-            convolution = (DalianConv1d, DalianConv2d)[len(shape) - 2]
-            return convolution(
-                in_features, of.maps, lateral_kernel_size=of.lateral, **sizes, **dale, **common
-            )
-        own = of.lateral if recurrent else None
-        convolution = (SpikingConv1d, SpikingConv2d)[len(shape) - 2]
-        return convolution(in_features, of.maps, recurrent_kernel_size=own, **sizes, **common)
-
     stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
     if sensory:
+        neuron = options.get("neuron")
         stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
     sizes = []
     for k, of in enumerate(layers):
         if not isinstance(of, Conv | Pool) and shape[1:]:
             stack.append(Flatten())
             shape = (math.prod(shape),)
-        layer = of if isinstance(of, Pool) else hidden(of, shape[-1])
+        layer = of if isinstance(of, Pool) else _hidden(of, shape[-1], len(shape) - 1, **options)
         stack.append(layer)
         shape = _after(k, of, layer, shape, given)
         if layer.spiking:
@@ -185,8 +194,36 @@ def build(
     if len(shape) > 1:
         stack.append(Flatten())
     in_features = sum(sizes) if skip else math.prod(shape)
-    readout = Readout(in_features, num_classes, neuron=readout_neuron, rngs=rngs)
+    readout = Readout(in_features, num_classes, neuron=readout_neuron, rngs=options["rngs"])
     return Sequential(*stack, readout, skip=skip, remat_steps=remat_steps)
+
+
+def _hidden(
+    of: int | Conv,
+    in_features: int,
+    axes: int,
+    *,
+    init: LayerInit | Initializer,
+    recurrent: bool = False,
+    ei_ratio: float | None = None,
+    **options: Unpack[LayerOptions],
+) -> Layer:
+    """A hidden layer for an input with `axes` spatial axes."""
+    dale: DalianOptions = {"recurrent": recurrent, **options}
+    if ei_ratio is not None:
+        dale["ei_ratio"] = ei_ratio
+    if not isinstance(of, Conv):
+        if ei_ratio is not None:
+            return DalianDense(in_features, of, init=init, **dale)
+        return SpikingDense(in_features, of, init=init, recurrent=recurrent, **options)
+    shape = in_features, of.maps
+    window = {"kernel_size": of.kernel, "stride": of.stride, "padding": of.padding}
+    if ei_ratio is not None:
+        convolution = (DalianConv1d, DalianConv2d)[axes - 1]
+        return convolution(*shape, **window, lateral_kernel_size=of.lateral, init=init, **dale)
+    convolution = (SpikingConv1d, SpikingConv2d)[axes - 1]
+    own = of.lateral if recurrent else None
+    return convolution(*shape, **window, recurrent_kernel_size=own, init=init, **options)
 
 
 def _after(
@@ -209,7 +246,7 @@ def _after(
 
 
 def dense(
-    in_features: int, num_classes: int, *, hidden: Sequence[int], **options: Any
+    in_features: int, num_classes: int, *, hidden: Sequence[int], **options: Unpack[NetworkOptions]
 ) -> Sequential:
     """A network of dense spiking layers.
 
@@ -223,61 +260,31 @@ def dense(
         The network.
 
     >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> options = {"init": FluctuationDriven(nu=5.0), "rngs": nnx.Rngs(0)}
     >>> network = dense(20, 10, hidden=(64, 32), skip=True, **options)
     >>> network(jnp.ones((50, 2, 20)))[0].shape, network.layers[-1].in_features
     ((50, 2, 10), 96)
+
+    The paper's network with Dale's law has one recurrent layer of 128 excitatory and 32 inhibitory
+    neurons. The readout receives only the spikes of excitatory neurons, through weights of both
+    signs:
+
+    >>> from snnjax.nn import DalianFluctuationDriven
+    >>> options = {"init": DalianFluctuationDriven(nu=15.8), "rngs": nnx.Rngs(0)}
+    >>> network = dense(700, 20, hidden=(128,), ei_ratio=4.0, recurrent=True, **options)
+    >>> readout, activity = network(jnp.ones((10, 2, 700)))
+    >>> readout.shape, activity.spikes[0].shape, network.layers[-1].in_features
+    ((10, 2, 20), (10, 2, 160), 128)
     """
     if not hidden:
         raise ValueError("hidden must name at least one layer, got none")
     return build(hidden, (in_features,), num_classes, **options)
 
 
-def dalian(
-    in_features: int,
-    num_classes: int,
-    *,
-    hidden: Sequence[int] = (128,),
-    ei_ratio: float = 4.0,
-    recurrent: bool = True,
-    **options: Any,
-) -> Sequential:
-    """A network of dense layers that obey Dale's law.
-
-    The paper's network has one recurrent layer of 128 excitatory and 32 inhibitory neurons. The
-    readout receives only the spikes of excitatory neurons, through weights of both signs.
-
-    Args:
-        in_features: Units of the input.
-        num_classes: Units of the readout.
-        hidden: Number of excitatory neurons of each layer.
-        ei_ratio: Excitatory neurons per inhibitory neuron.
-        recurrent: As in `build`.
-        **options: As in `build`.
-
-    Returns:
-        The network.
-
-    >>> import jax.numpy as jnp
-    >>> from snnjax.nn import DalianFluctuationDriven
-    >>> network = dalian(700, 20, init=DalianFluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
-    >>> readout, activity = network(jnp.ones((10, 2, 700)))
-    >>> readout.shape, activity.spikes[0].shape, network.layers[-1].in_features
-    ((10, 2, 20), (10, 2, 160), 128)
-    """
-    options |= {"ei_ratio": ei_ratio, "recurrent": recurrent}
-    return dense(in_features, num_classes, hidden=hidden, **options)
-
-
 def csnn(
-    in_features: int,
-    num_classes: int,
-    *,
-    depth: int = 3,
-    layers: Sequence[Conv] | None = None,
-    recurrent: bool = True,
-    **options: Any,
+    in_features: int, num_classes: int, *, depth: int = 3, **options: Unpack[NetworkOptions]
 ) -> Sequential:
     """A network of spiking convolutions over one axis of input units, (time, batch, in_features).
 
@@ -285,9 +292,8 @@ def csnn(
         in_features: Units of the input.
         num_classes: Units of the readout.
         depth: Number of layers, a key of `CSNN`: 1, 3, 7 or 10.
-        layers: Your own table instead of one of `CSNN`.
-        recurrent: Whether to convolve every layer's spikes with a recurrent kernel.
-        **options: As in `build`; trained time constants have one value per feature map.
+        **options: As in `build`; the layers are recurrent unless `recurrent` is False. Trained time
+            constants have one value per feature map.
 
     Returns:
         The network.
@@ -296,41 +302,26 @@ def csnn(
         ValueError: There is no network of this depth, or the input is too short for it.
 
     >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> network = csnn(700, 20, depth=7, init=FluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
     >>> readout, activity = network(jnp.ones((10, 1, 700)))
     >>> readout.shape, [z.shape[2:] for z in activity.spikes]
     ((10, 1, 20), [(68, 16), (68, 16), (21, 32), (21, 32), (5, 64), (5, 64), (5, 64)])
-    """
-    _check.integer("in_features", in_features, at_least=1)
-    table = CSNN[_check.one_of("depth", depth, tuple(CSNN))] if layers is None else layers
-    return build(table, (in_features, 1), num_classes, recurrent=recurrent, **options)
 
+    With Dale's law, the feature maps of `CSNN` are excitatory. Each layer also has inhibitory ones:
 
-def dalian_csnn(
-    in_features: int, num_classes: int, *, ei_ratio: float = 4.0, **options: Any
-) -> Sequential:
-    """`csnn` with Dale's law.
-
-    The feature maps of `CSNN` are excitatory. Each layer also has inhibitory feature maps.
-
-    Args:
-        in_features: Units of the input.
-        num_classes: Units of the readout.
-        ei_ratio: Excitatory feature maps per inhibitory feature map.
-        **options: As in `csnn`. Without recurrence, only inhibition has a lateral kernel.
-
-    Returns:
-        The network.
-
-    >>> import jax.numpy as jnp
     >>> from snnjax.nn import DalianFluctuationDriven
-    >>> network = dalian_csnn(700, 20, init=DalianFluctuationDriven(nu=15.8), rngs=nnx.Rngs(0))
+    >>> options = {"init": DalianFluctuationDriven(nu=15.8), "rngs": nnx.Rngs(0)}
+    >>> network = csnn(700, 20, ei_ratio=4.0, **options)
     >>> readout, activity = network(jnp.ones((10, 1, 700)))
     >>> readout.shape, [z.shape[2:] for z in activity.spikes], network.layers[-1].in_features
     ((10, 1, 20), [(68, 20), (21, 40), (5, 80)], 320)
     """
-    return csnn(in_features, num_classes, ei_ratio=ei_ratio, **options)
+    _check.integer("in_features", in_features, at_least=1)
+    table = CSNN[_check.one_of("depth", depth, tuple(CSNN))]
+    options.setdefault("recurrent", True)
+    return build(table, (in_features, 1), num_classes, **options)
 
 
 def csnn2d(
@@ -342,7 +333,7 @@ def csnn2d(
     kernel: int = 3,
     padding: Padding = "same",
     pool: int = 2,
-    **options: Any,
+    **options: Unpack[NetworkOptions],
 ) -> Sequential:
     """A network of spiking convolutions and pooling over images or frames of an event camera.
 
@@ -367,6 +358,7 @@ def csnn2d(
         ValueError: There is no network of this depth, or the image is too small for it.
 
     >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> options = {"init": FluctuationDriven(nu=9.2), "rngs": nnx.Rngs(0)}
     >>> network = csnn2d((32, 32, 2), 11, padding=2, **options)

@@ -1,20 +1,12 @@
 """Process settings that make JAX faster, mainly on a CPU.
 
-Nothing here runs unless called. The `snnjax` command line calls `tune_allocator` and
-`use_compilation_cache`, for training also `use_cpu_devices`, and for smoke tests `compile_quickly`.
-
-A training step allocates large temporary arrays again each time. glibc returns each to the kernel,
-which supplies zeroed pages, one page fault at a time. This can take half of the time of a step,
-most for large arrays. It is not measurable if gradients are computed on parts of a batch that fit
-in the cache (W1 of `benchmarks.works`). With the settings below the process keeps freed memory and
-uses it again.
+Nothing here runs unless called. The `snnjax` command line calls `use_compilation_cache`, for
+training also `use_cpu_devices`, and for smoke tests `compile_quickly`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
 import os
 import sys
 import tempfile
@@ -24,45 +16,6 @@ from typing import Any
 from snnjax import _check
 
 __all__ = ["use_compilation_cache", "use_cpu_devices"]
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-
-
-def tune_allocator(*, top_pad_mib: int = 256) -> bool:
-    """Make glibc keep freed memory: no mmap for large blocks, no trimming, growth in large steps.
-
-    The process keeps its peak memory until it ends. The call is safe at any time, and best before
-    the first JAX computation.
-
-    Args:
-        top_pad_mib: Step by which the heap grows, MiB.
-
-    Returns:
-        True if the settings were applied. False, without any change, if the C library is not glibc.
-
-    Raises:
-        ValueError: `top_pad_mib` is not between 0 and 2048.
-
-    >>> tune_allocator() in (True, False)
-    True
-    """
-    if not 0 < top_pad_mib < 2048:
-        raise ValueError(f"top_pad_mib must be > 0 and < 2048, got {top_pad_mib}")
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        libc = ctypes.CDLL(None)
-        # only glibc has this symbol; musl has no form of mallopt
-        libc.gnu_get_libc_version  # noqa: B018
-        mallopt = libc.mallopt
-    except (OSError, AttributeError):
-        return False
-    applied = [
-        mallopt(_M_MMAP_MAX, 0),
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1),
-        mallopt(_M_TOP_PAD, top_pad_mib * 2**20),
-    ]
-    return all(applied)
 
 
 def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 1024) -> Path | None:
@@ -178,6 +131,5 @@ def compile_quickly() -> bool:
 
 
 def _cores() -> int:
-    # not on macOS and Windows
-    """Return the number of cores of this process, or of the machine if the former is unknown."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores of this process, or of the machine where it is not known."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -33,6 +33,7 @@ supplements S2 and S3.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,13 +45,13 @@ from snnjax._check import Scalar
 from snnjax.psp import PSP, ExcInhKernels, namespace
 
 __all__ = [
-    "Afferent",
-    "afferent_weights",
-    "connection_weights",
-    "dalian_rates",
     "membrane_statistics",
-    "mu_u_limit",
+    "connection_weights",
+    "afferent_weights",
+    "Afferent",
     "xi_of",
+    "mu_u_limit",
+    "dalian_rates",
 ]
 
 
@@ -236,7 +237,8 @@ Allowed: -0.2594 <= mu_u <= 0.2594. Raise n, nu or sigma_u, or lower |mu_u|
     if total_drive is not None:
         _check.number("total_drive", total_drive, above=0, unit="Hz")
     check_target(mu_u, sigma_u, theta)
-    _check_feasible(mu_u, sigma_u, mu_u_limit(sigma_u, [afferent], kernel, total_drive=total_drive))
+    limit = mu_u_limit(sigma_u, [afferent], kernel, total_drive=total_drive)
+    _check_feasible(mu_u, sigma_u, -limit, limit)
     own_drive = afferent.n * afferent.nu
     mu_w = mu_u / ((own_drive if total_drive is None else total_drive) * kernel.mean())
     variance = afferent.share * sigma_u**2 / (own_drive * kernel.power()) - mu_w**2
@@ -283,16 +285,17 @@ def afferent_weights(
         got = [a.share for a in afferents]
         raise ValueError(f"the shares of the afferents must add up to 1, got {got}")
     check_target(mu_u, sigma_u, theta)
-    _check_feasible(mu_u, sigma_u, mu_u_limit(sigma_u, afferents, kernel))
+    limit = mu_u_limit(sigma_u, afferents, kernel)
+    _check_feasible(mu_u, sigma_u, -limit, limit)
     drive = sum(a.n * a.nu for a in afferents)
-    options: Any = {"theta": theta, "total_drive": drive}
-    return [connection_weights(mu_u, sigma_u, a, kernel, **options) for a in afferents]
+    weights = functools.partial(connection_weights, theta=theta, total_drive=drive)
+    return [weights(mu_u, sigma_u, a, kernel) for a in afferents]
 
 
-def _check_afferent(a: Afferent) -> None:
-    _check.number("n", a.n, above=0)
-    _check.number("nu", a.nu, above=0, unit="Hz")
-    _check.number("share", a.share, above=0, at_most=1)
+def _check_afferent(a: Afferent, prefix: str = "") -> None:
+    _check.number(f"{prefix}n", a.n, above=0)
+    _check.number(f"{prefix}nu", a.nu, above=0, unit="Hz")
+    _check.number(f"{prefix}share", a.share, above=0, at_most=1)
 
 
 def check_target(mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> None:
@@ -305,31 +308,37 @@ def check_target(mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> None:
         raise ValueError(f"mu_u must be below theta = {theta}, got {mu_u}")
 
 
-def _check_feasible(mu_u: Scalar, sigma_u: Scalar, limit: Scalar) -> None:
-    values = [_check.concrete(v) for v in (mu_u, sigma_u, limit)]
+def _check_feasible(
+    mu_u: Scalar, sigma_u: Scalar, low: Scalar, high: Scalar, *, dalian: bool = False
+) -> None:
+    """Raise unless mu_u is between the limits, for Dale's law strictly between them."""
+    values = [_check.concrete(v) for v in (mu_u, sigma_u, low, high)]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return
-    mu, sigma, most = np.broadcast_arrays(*known)
-    bad = np.abs(mu) > most * (1 + 1e-9)
+    mu, sigma, lo, hi = np.broadcast_arrays(*known)
+    rounding = 1 + 1e-9
+    bad = (mu < lo * rounding) | (mu > hi * rounding)
+    kind, negative, than = "", "sigma_w^2", "<="
+    if dalian:
+        bad = (mu <= lo) | (mu >= hi)
+        kind, negative, than = " >= 0", "the excitatory or inhibitory weights", "<"
     if np.any(bad):
-        mu, sigma, most = (float(v[bad].ravel()[0]) for v in (mu, sigma, most))
+        mu, sigma, lo, hi = (float(v[bad].ravel()[0]) for v in (mu, sigma, lo, hi))
         raise ValueError(
-            f"mu_u = {mu:g} has no weights at sigma_u = {sigma:g}: sigma_w^2 would be negative. "
-            f"Allowed: {-most:.4g} <= mu_u <= {most:.4g}. Raise n, nu or sigma_u, or lower |mu_u|"
+            f"mu_u = {mu:g} has no weights{kind} at sigma_u = {sigma:g}: {negative} would be "
+            f"negative. Allowed: {lo:.4g} {than} mu_u {than} {hi:.4g}. Raise n, nu or sigma_u, or "
+            "lower |mu_u|"
         )
 
 
 def dalian_rates(
     sigma_u: Scalar,
     *,
+    exc: Afferent,
+    inh: Afferent,
+    rec: Afferent | None = None,
     kernels: ExcInhKernels,
-    n_exc: float,
-    n_inh: float,
-    n_rec: float = 0,
-    nu_exc: Scalar,
-    nu_inh: Scalar | None = None,
-    nu_recurrent: Scalar | None = None,
     alpha: Scalar = 0.9,
     mu_u: Scalar = 0.0,
     cv: Scalar = 1.0,
@@ -354,14 +363,12 @@ def dalian_rates(
 
     Args:
         sigma_u: Target standard deviation of the membrane.
+        exc: Inputs from the layer below. The field `share` of this and the other connections has no
+            effect: `alpha` and the balance determine the shares.
+        inh: Inputs from the inhibitory population.
+        rec: Inputs from the recurrent excitatory population. None: no recurrence.
         kernels: Post-synaptic potentials of the two currents, for example `ExcInhLIF().kernels`.
-        n_exc: Inputs of a neuron from the layer below.
-        n_inh: Inputs from the inhibitory population.
-        n_rec: Inputs from the recurrent excitatory population.
-        nu_exc: Rate of the inputs from the layer below, Hz.
-        nu_inh: Rate of the inhibitory population, Hz. None: `nu_exc`.
-        nu_recurrent: Rate of the recurrent excitatory population, Hz. None: `nu_exc`.
-        alpha: Share of the excitatory variance that is feed-forward, in (0, 1). Used if n_rec > 0.
+        alpha: Share of the excitatory variance that is feed-forward, in (0, 1). Used with `rec`.
         mu_u: Target mean of the membrane.
         cv: Standard deviation of the weights over their mean, the same for all connections. 1 for
             exponential weights.
@@ -375,30 +382,27 @@ def dalian_rates(
             allowed range of mu_u.
 
     >>> from snnjax.dynamics import ExcInhLIF
-    >>> r = dalian_rates(1.0, kernels=ExcInhLIF().kernels, n_exc=700, n_inh=32, nu_exc=15.8)
+    >>> exc, inh = Afferent(700, 15.8), Afferent(32, 15.8)
+    >>> r = dalian_rates(1.0, exc=exc, inh=inh, kernels=ExcInhLIF().kernels)
     >>> f"{r.exc:.2f} {r.inh:.3f}"
     '27.97 2.436'
     """
-    for name, value in (("n_exc", n_exc), ("n_inh", n_inh)):
-        _check.number(name, value, above=0)
-    _check.number("n_rec", n_rec, at_least=0)
+    for name, afferent in {"exc": exc, "inh": inh, "rec": rec}.items():
+        if afferent is not None:
+            _check_afferent(afferent, f"{name}.")
     _check.number("sigma_u", sigma_u, above=0)
     _check.number("mu_u", mu_u)
     _check.number("cv", cv, at_least=0)
-    nu_inh = nu_exc if nu_inh is None else nu_inh
-    nu_recurrent = nu_exc if nu_recurrent is None else nu_recurrent
-    for name, value in (("nu_exc", nu_exc), ("nu_inh", nu_inh), ("nu_recurrent", nu_recurrent)):
-        _check.number(name, value, above=0, unit="Hz")
     ebar_e, ebar_i = (kernel.mean() for kernel in kernels)
     ehat_e, ehat_i = (kernel.power() for kernel in kernels)
-    xp = namespace(
-        sigma_u, nu_exc, nu_inh, nu_recurrent, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv
-    )
-    drive_e, drive_r, drive_i = n_exc * nu_exc, n_rec * nu_recurrent, n_inh * nu_inh
+    nu_rec = 0.0 if rec is None else rec.nu
+    xp = namespace(sigma_u, exc.nu, inh.nu, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv)
+    drive_e, drive_i = exc.n * exc.nu, inh.n * inh.nu
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0
-    if n_rec > 0:
+    if rec is not None:
         _check.number("alpha", alpha, above=0, below=1)
+        drive_r = rec.n * rec.nu
         d_r = xp.sqrt(alpha * drive_r / ((1 - alpha) * drive_e))
         recurrent_mean, recurrent_variance = drive_r / d_r, drive_r / d_r**2
     mean_e, mean_i = ebar_e * (drive_e + recurrent_mean), ebar_i * drive_i
@@ -406,25 +410,9 @@ def dalian_rates(
     # A, B, P, Q and c of the docstring
     k = 1 + cv**2
     low, high = -sigma_u * mean_i / xp.sqrt(k * power_i), sigma_u * mean_e / xp.sqrt(k * power_e)
-    _check_dalian_feasible(mu_u, sigma_u, low, high)
+    _check_feasible(mu_u, sigma_u, low, high, dalian=True)
     c = power_i / mean_i**2
     a = power_e + mean_e**2 * c
     m_e = (mean_e * mu_u * c + xp.sqrt(a * sigma_u**2 / k - power_e * mu_u**2 * c)) / a
     m_i = (mean_e * m_e - mu_u) / mean_i
     return DalianRates(1 / m_e, None if d_r is None else d_r / m_e, 1 / m_i)
-
-
-def _check_dalian_feasible(mu_u: Scalar, sigma_u: Scalar, low: Scalar, high: Scalar) -> None:
-    values = [_check.concrete(v) for v in (mu_u, sigma_u, low, high)]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return
-    mu, sigma, lo, hi = np.broadcast_arrays(*known)
-    bad = (mu <= lo) | (mu >= hi)
-    if np.any(bad):
-        mu, sigma, lo, hi = (float(v[bad].ravel()[0]) for v in (mu, sigma, lo, hi))
-        raise ValueError(
-            f"mu_u = {mu:g} has no weights >= 0 at sigma_u = {sigma:g}: the excitatory or "
-            f"inhibitory weights would have to be negative. Allowed: {lo:.4g} < mu_u < {hi:.4g}. "
-            "Raise n or nu or sigma_u, or lower |mu_u|"
-        )

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snnjax.theory import Afferent
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -46,6 +48,12 @@ def enable_x64() -> AbstractContextManager:
     from jax.experimental import enable_x64 as experimental  # jax < 0.8
 
     return experimental()
+
+
+def populations(exc, inh, rec=(0, 1.0)) -> dict[str, Afferent]:
+    """The arguments `exc`, `inh` and, unless its number is 0, `rec` of `dalian_rates`; each (number of inputs, rate in Hz)."""
+    given = {"exc": Afferent(*exc), "inh": Afferent(*inh), "rec": Afferent(*rec)}
+    return {name: afferent for name, afferent in given.items() if afferent.n or name != "rec"}
 
 
 def spikes(seed: int, shape: tuple[int, ...], *, rate, dt: float = 2e-3) -> jax.Array:

@@ -3,26 +3,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
-from _support import data_path
+from _support import data_path, populations
 
 from snnjax.dale import (
     exponential,
-    fluctuation_driven_exponential,
-    fluctuation_driven_lognormal,
+    fluctuation_driven_dalian,
     lognormal,
 )
 from snnjax.dynamics import ExcInhLIF, simulate
 from snnjax.dynamics._exc_inh import ExcInhDrive
-from snnjax.theory import dalian_rates
+from snnjax.theory import Afferent, dalian_rates
 
 KERNELS = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3).kernels
-SIZES = {"n_exc": 60, "n_inh": 20, "n_rec": 30, "nu_exc": 10.0}
+SIZES = populations((60, 10.0), (20, 10.0), (30, 10.0))
 
 
 def mean_weights(n_rec: int, n: int = 400_000) -> dict[str, float]:
-    init = fluctuation_driven_exponential(
-        1.0, n_exc=700, n_inh=32, n_rec=n_rec, nu_exc=15.8, alpha=0.9
-    )
+    sizes = populations((700, 15.8), (32, 15.8), (n_rec, 15.8))
+    init = fluctuation_driven_dalian(1.0, **sizes, alpha=0.9)
     fan_ins = {"X": (init.exc, 700), "I": (init.inh, 32), "E": (init.rec, n_rec)}
     return {
         k: float(f(jax.random.key(1), (size, n // size)).mean())
@@ -118,54 +116,37 @@ CASES = [(0, 0.9), (300, 0.5), (300, 0.9)]
 @pytest.mark.parametrize(("n_rec", "alpha"), CASES)
 def test_poisson_input_puts_the_membrane_on_target(trains, n_rec, alpha, tau_inh):
     kernels = ExcInhLIF(tau_inh=tau_inh).kernels
-    init = fluctuation_driven_exponential(
-        1.0, n_exc=600, n_inh=200, n_rec=n_rec, nu_exc=NU, alpha=alpha, kernels=kernels
-    )
+    sizes = populations((600, NU), (200, NU), (n_rec, NU))
+    init = fluctuation_driven_dalian(1.0, **sizes, alpha=alpha, kernels=kernels)
     assert_on_target(membrane(trains, init, tau_inh), 0.0, 1.0)
 
 
 @pytest.mark.more
 @pytest.mark.parametrize("cv", [0.5, 1.0])
 def test_lognormal_weights_put_it_there_too(trains, cv):
-    init = fluctuation_driven_lognormal(1.0, cv=cv, n_exc=600, n_inh=200, n_rec=300, nu_exc=NU)
+    init = fluctuation_driven_dalian(1.0, cv=cv, **populations((600, NU), (200, NU), (300, NU)))
     assert_on_target(membrane(trains, init, 20e-3), 0.0, 1.0)
 
 
 def test_a_mean_is_reached(trains):
-    init = fluctuation_driven_exponential(0.5, mu_u=0.4, n_exc=600, n_inh=200, nu_exc=NU)
+    init = fluctuation_driven_dalian(0.5, mu_u=0.4, **populations((600, NU), (200, NU)))
     assert_on_target(membrane(trains, init, 20e-3), 0.4, 0.5)
 
 
 def test_separate_rates_move_the_weights_of_each_connection(trains):
     # twice as many inputs at half the rate are the same drive, and the same weights
-    base = dalian_rates(
-        1.0,
-        n_exc=100,
-        n_inh=50,
-        n_rec=60,
-        nu_exc=8.0,
-        nu_inh=20.0,
-        nu_recurrent=12.0,
-        kernels=KERNELS,
-    )
-    for name in ("exc", "inh", "rec"):
-        sizes = {
-            "n_exc": 100,
-            "n_inh": 50,
-            "n_rec": 60,
-            "nu_exc": 8.0,
-            "nu_inh": 20.0,
-            "nu_recurrent": 12.0,
-        }
-        sizes |= {f"n_{name}": 2 * sizes[f"n_{name}"], f"nu_{name}": sizes[f"nu_{name}"] / 2}
-        np.testing.assert_allclose(dalian_rates(1.0, **sizes, kernels=KERNELS), base, rtol=1e-12)
+    sizes = populations((100, 8.0), (50, 20.0), (60, 12.0))
+    base = dalian_rates(1.0, **sizes, kernels=KERNELS)
+    for name, (n, nu, _) in sizes.items():
+        changed = sizes | {name: Afferent(2 * n, nu / 2)}
+        np.testing.assert_allclose(dalian_rates(1.0, **changed, kernels=KERNELS), base, rtol=1e-12)
 
 
 # --- as functions
 
 
 def test_a_shape_of_another_fan_in_is_refused():
-    init = fluctuation_driven_exponential(1.0, **SIZES)
+    init = fluctuation_driven_dalian(1.0, **SIZES)
     assert init.exc(jax.random.key(0), (3, 20, 7)).shape == (3, 20, 7)  # 60 inputs of a convolution
     for name, n in (("exc", 60), ("rec", 30), ("inh", 20)):
         with pytest.raises(
@@ -177,7 +158,7 @@ def test_a_shape_of_another_fan_in_is_refused():
 
 def test_traced_targets_equal_concrete_ones():
     def draw(sigma_u):
-        return fluctuation_driven_exponential(sigma_u, **SIZES).exc(jax.random.key(0), (60, 5))
+        return fluctuation_driven_dalian(sigma_u, **SIZES).exc(jax.random.key(0), (60, 5))
 
     sigmas = jnp.array([0.5, 1.0, 2.0])
     np.testing.assert_allclose(
@@ -188,8 +169,8 @@ def test_traced_targets_equal_concrete_ones():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_weights_have_the_dtype_and_are_never_negative(dtype):
     for init in (
-        fluctuation_driven_exponential(1.0, **SIZES),
-        fluctuation_driven_lognormal(1.0, **SIZES),
+        fluctuation_driven_dalian(1.0, **SIZES),
+        fluctuation_driven_dalian(1.0, **SIZES, cv=1.0),
     ):
         w = init.inh(jax.random.key(0), (20, 5000), dtype)
         assert w.dtype == dtype
@@ -201,8 +182,8 @@ def test_weights_have_the_dtype_and_are_never_negative(dtype):
     [
         ({"sigma_u": 0.0}, "sigma_u must be finite and > 0"),
         ({"cv": -0.1}, "cv must be finite and >= 0"),
-        ({"n_inh": 0}, "n_inh must be"),
-        ({"nu_recurrent": 0.0}, "nu_recurrent must be"),
+        ({"inh": Afferent(0, 10.0)}, "inh.n must be"),
+        ({"rec": Afferent(30, 0.0)}, "rec.nu must be"),
         (
             {"mu_u": 50.0},
             r"mu_u = 50 has no weights >= 0 at sigma_u = 1: .* Allowed: -[0-9.]+ < mu_u < [0-9.]+",
@@ -212,7 +193,7 @@ def test_weights_have_the_dtype_and_are_never_negative(dtype):
 )
 def test_errors(change, message):
     with pytest.raises(ValueError, match=message):
-        fluctuation_driven_lognormal(**{"sigma_u": 1.0, **SIZES, **change})
+        fluctuation_driven_dalian(**{"sigma_u": 1.0, "cv": 1.0, **SIZES, **change})
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -403,11 +403,17 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
 
 @pytest.mark.more
 def test_both_populations_of_a_dalian_layer(x):
-    from snnjax.models import dalian
+    from snnjax.models import dense
     from snnjax.nn import DalianFluctuationDriven
 
-    net = dalian(
-        N, 4, hidden=(40,), recurrent=True, init=DalianFluctuationDriven(nu=NU), rngs=nnx.Rngs(0)
+    net = dense(
+        N,
+        4,
+        hidden=(40,),
+        ei_ratio=4.0,
+        recurrent=True,
+        init=DalianFluctuationDriven(nu=NU),
+        rngs=nnx.Rngs(0),
     )
     report = probe(net, x, LABELS)
     (z,) = net(x)[1].spikes

@@ -68,7 +68,7 @@ def test_errors():
     with pytest.raises(ValueError, match="hidden must name at least one layer"):
         models.dense(20, 10, hidden=(), init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="layers must hold at least one layer"):
-        models.csnn(20, 10, layers=(), init=INIT, rngs=nnx.Rngs(0))
+        models.build((), (20, 1), 10, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError,
         match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', 'dalian', 'dalian_csnn3', got 'csnn2'",
@@ -134,7 +134,16 @@ DALIAN = DalianFluctuationDriven(nu=15.8)
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_dalian_has_the_populations_of_the_paper(skip):
-    network = models.dalian(700, 20, hidden=(128, 64), skip=skip, init=DALIAN, rngs=nnx.Rngs(0))
+    network = models.dense(
+        700,
+        20,
+        hidden=(128, 64),
+        ei_ratio=4.0,
+        recurrent=True,
+        skip=skip,
+        init=DALIAN,
+        rngs=nnx.Rngs(0),
+    )
     first, second, readout = network.layers
     assert [(layer.n_exc, layer.n_inh, layer.recurrent) for layer in (first, second)] == [
         (128, 32, True),
@@ -149,7 +158,9 @@ def test_dalian_has_the_populations_of_the_paper(skip):
 
 
 def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
-    network = models.dalian_csnn(700, 20, depth=3, dropout=0.1, init=DALIAN, rngs=nnx.Rngs(0))
+    network = models.csnn(
+        700, 20, depth=3, ei_ratio=4.0, dropout=0.1, init=DALIAN, rngs=nnx.Rngs(0)
+    )
     convs = [layer for layer in network.layers if layer.spiking]
     shapes = [
         (
@@ -167,7 +178,7 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
     ]
     assert network.layers[-1].in_features == 320
     with pytest.raises(ValueError, match="in_features must be enough for layer 0"):
-        models.dalian_csnn(20, 10, init=DALIAN, rngs=nnx.Rngs(0))
+        models.csnn(20, 10, ei_ratio=4.0, init=DALIAN, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.more

@@ -1,4 +1,3 @@
-import ctypes
 import os
 import subprocess
 import sys
@@ -6,17 +5,6 @@ import sys
 import pytest
 
 from snnjax import runtime
-
-
-def test_no_op_elsewhere(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert runtime.tune_allocator() is False
-
-
-def test_no_op_without_glibc(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    assert runtime.tune_allocator() is False
 
 
 def test_compile_quickly_leaves_a_choice_alone(monkeypatch):
@@ -30,46 +18,6 @@ def test_compile_quickly_leaves_a_choice_alone(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
     assert not runtime.compile_quickly()
     assert os.environ["XLA_FLAGS"] == "--xla_backend_optimization_level=2"
-
-
-@pytest.mark.more
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"),
-    reason="needs glibc",
-)
-def test_freed_memory_stays_and_is_used_again():
-    """Page faults of ten large allocations, freed each time: after tuning only the first pays for its pages."""
-    code = """
-import resource, sys
-from snnjax.runtime import tune_allocator
-if sys.argv[1] == "tuned":
-    assert tune_allocator()
-import ctypes
-import os
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    p = libc.malloc(64 * 2**20)
-    ctypes.memset(p, 1, 64 * 2**20)
-    libc.free(p)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    faults = {
-        how: int(
-            subprocess.run(
-                [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for how in ("plain", "tuned")
-    }
-    assert faults["tuned"] < 0.3 * faults["plain"]
-
-
-@pytest.mark.parametrize("mib", [0, -1, 4096])
-def test_errors(mib):
-    with pytest.raises(ValueError, match="top_pad_mib must be > 0"):
-        runtime.tune_allocator(top_pad_mib=mib)
 
 
 def test_cpu_devices_are_made_before_jax_starts_and_not_after():

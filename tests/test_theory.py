@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import data_path, lif_loop
+from _support import data_path, lif_loop, populations
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -226,13 +226,16 @@ def kernels(tau_mem=20e-3, mode="discrete"):
     )
 
 
-DALIAN = {"nu_exc": 15.8, "kernels": kernels()}
+NU = 15.8
+SIZES = populations((700, NU), (32, NU), (128, NU))
 
 
 @pytest.mark.parametrize("population", ["exc", "inh"])
 @pytest.mark.parametrize(("kind", "n_rec"), [("recurrent", 128), ("feedforward", 0)])
 def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
-    rates = dalian_rates(1.0, n_exc=700, n_inh=32, n_rec=n_rec, alpha=0.9, **DALIAN)
+    rates = dalian_rates(
+        1.0, **populations((700, NU), (32, NU), (n_rec, NU)), alpha=0.9, kernels=kernels()
+    )
     ours = {"X": rates.exc, "I": rates.inh, "E": rates.rec}
     # the reference names a connection by its two ends, for example XE: input to excitatory
     connections = reference[f"init/dalian_{kind}_{population}_connections"]
@@ -251,10 +254,9 @@ def test_dalian_rates_of_the_reference(reference, kind, n_rec, population):
 @pytest.mark.parametrize("n_rec", [0, 150])
 def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
     n, nu, sigma_u, alpha = (400, n_rec, 60), (9.0, 14.0, 25.0), 0.8, 0.7
-    options = DALIAN | {"nu_exc": nu[0], "nu_recurrent": nu[1], "nu_inh": nu[2]}
-    rates = dalian_rates(
-        sigma_u, n_exc=n[0], n_rec=n[1], n_inh=n[2], alpha=alpha, mu_u=mu_u, cv=cv, **options
-    )
+    exc, rec, inh = zip(n, nu, strict=True)
+    options = {"alpha": alpha, "mu_u": mu_u, "cv": cv, "kernels": kernels()}
+    rates = dalian_rates(sigma_u, **populations(exc, inh, rec), **options)
     (ebar_e, ehat_e), (ebar_i, ehat_i) = ((k.mean(), k.power()) for k in kernels())
     drive = np.multiply(n, nu)
     rate = np.array([rates.exc, np.inf if rates.rec is None else rates.rec, rates.inh])
@@ -271,7 +273,8 @@ def test_dalian_rates_hit_mean_and_standard_deviation(n_rec, mu_u, cv):
 
 @pytest.mark.parametrize("n_rec", [0, 30])
 def test_dalian_limits_of_the_mean_are_sharp(n_rec):
-    options = {"sigma_u": 0.7, "n_exc": 50, "n_rec": n_rec, "n_inh": 20, **DALIAN}
+    sizes = populations((50, NU), (20, NU), (n_rec, NU))
+    options = {"sigma_u": 0.7, **sizes, "kernels": kernels()}
     with pytest.raises(ValueError, match="Allowed") as error:
         dalian_rates(**options, mu_u=1e3)
     low, high = (
@@ -288,15 +291,16 @@ def test_dalian_limits_of_the_mean_are_sharp(n_rec):
     ("change", "message"),
     [
         ({"sigma_u": 0.0}, "sigma_u must be"),
-        ({"n_inh": 0}, "n_inh must be"),
-        ({"n_rec": -1}, "n_rec must be"),
-        ({"n_rec": 10, "alpha": 1.0}, "alpha must be finite and > 0 and < 1"),
-        ({"nu_inh": 0.0}, "nu_inh must be"),
+        ({"inh": Afferent(0, NU)}, "inh.n must be"),
+        ({"rec": Afferent(-1, NU)}, "rec.n must be"),
+        ({"rec": Afferent(10, NU), "alpha": 1.0}, "alpha must be finite and > 0 and < 1"),
+        ({"inh": Afferent(5, 0.0)}, "inh.nu must be"),
     ],
 )
 def test_dalian_errors(change, message):
+    sizes = populations((10, NU), (5, NU))
     with pytest.raises(ValueError, match=message):
-        dalian_rates(**{"sigma_u": 1.0, "n_exc": 10, "n_inh": 5, **DALIAN, **change})
+        dalian_rates(**{"sigma_u": 1.0, **sizes, "kernels": kernels(), **change})
 
 
 # --- transformations
@@ -315,15 +319,9 @@ SIGMAS = np.array([0.5, 1.0, 2.0])
             ].sigma_w
         ),
         lambda sigma: xi_of(*membrane_statistics(0.01, sigma, n=50, nu=5.0, kernel=KERNEL)[:2]),
-        lambda sigma: dalian_rates(sigma, n_exc=700, n_inh=32, n_rec=128, **DALIAN).rec,
-        lambda sigma: (
-            dalian_rates(1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma)).exc
-        ),
-        lambda sigma: (
-            dalian_rates(
-                1.0, n_exc=700, n_inh=32, nu_exc=15.8, kernels=kernels(20e-3 * sigma, "continuous")
-            ).exc
-        ),
+        lambda sigma: dalian_rates(sigma, **SIZES, kernels=kernels()).rec,
+        lambda sigma: dalian_rates(1.0, **SIZES, kernels=kernels(20e-3 * sigma)).exc,
+        lambda sigma: dalian_rates(1.0, **SIZES, kernels=kernels(20e-3 * sigma, "continuous")).exc,
     ],
     ids=["connection", "afferents", "membrane", "dalian", "dalian-tau", "dalian-tau-continuous"],
 )
@@ -403,7 +401,8 @@ def test_simulated_dalian_membrane_is_balanced(n_rec):
 
     rng = np.random.default_rng(4)
     n, nu, neurons, dt = (300, n_rec, 80), 20.0, 400, 2e-3
-    rates = dalian_rates(0.8, n_exc=n[0], n_rec=n[1], n_inh=n[2], **DALIAN | {"nu_exc": nu})
+    sizes = populations((n[0], nu), (n[2], nu), (n[1], nu))
+    rates = dalian_rates(0.8, **sizes, kernels=kernels())
 
     def drive(count, rate):
         weights = rng.exponential(1, (count, neurons))

@@ -105,34 +105,23 @@ def _network(
     sensory: bool,
 ) -> Sequential:
     """Build the network of the model that `config` names."""
-    if config.model == "dalian":
-        return models.dalian(
-            in_features, num_classes, hidden=config.hidden, ei_ratio=config.ei_ratio, **shared
-        )
     if config.dalian:
-        return models.dalian_csnn(
-            in_features,
-            num_classes,
-            depth=int(config.model.removeprefix("dalian_csnn")),
-            ei_ratio=config.ei_ratio,
-            **shared,
-        )
-    if config.model == "dense":
+        shared["ei_ratio"] = config.ei_ratio
+    if config.model in ("dense", "dalian"):
         return models.dense(
             in_features, num_classes, hidden=config.hidden, sensory=sensory, **shared
         )
+    depth = int(config.model.rpartition("csnn")[2])
     if image is not None:
-        shared["padding"] = getattr(config, "padding", "same")
+        shared["padding"] = config.conv_padding
         return models.csnn2d(
             image,
             num_classes,
-            depth=int(config.model.removeprefix("csnn")),
+            depth=depth,
             sensory=sensory,
             **shared,
         )
-    return models.csnn(
-        in_features, num_classes, depth=int(config.model.removeprefix("csnn")), **shared
-    )
+    return models.csnn(in_features, num_classes, depth=depth, **shared)
 
 
 SURROGATES: dict[str, Callable[..., surrogate.SpikeFunction]] = {

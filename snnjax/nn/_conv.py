@@ -17,20 +17,17 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics import Neuron
 from snnjax.initializers import Initializer
 from snnjax.nn._init import LayerInit
 from snnjax.nn._layer import Shape
 from snnjax.nn._maps import LinearMap, Recurrence
-from snnjax.nn._synaptic import Spiking
+from snnjax.nn._synaptic import LayerOptions, Spiking
 
 _BLOCK_BYTES = 4 * 2**20
 """Largest size of the windows that are multiplied at a time, in bytes, so that they fit in a cache.
@@ -356,26 +353,15 @@ class SpikingConv(Spiking):
         init: LayerInit | Initializer,
         stride: int | Sequence[int] = 1,
         padding: Padding = "valid",
-        neuron: Neuron | None = None,
         recurrent_kernel_size: int | Sequence[int] | None = None,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         axes = self._fixed_axes
         map = conv_map(in_features, out_features, kernel_size, stride, padding, axes=axes)
         recurrent = None
         if recurrent_kernel_size is not None:
             recurrent = lateral_map("recurrent_kernel_size", map, recurrent_kernel_size)
-        super().__init__(
-            map,
-            recurrent=recurrent,
-            neuron=neuron,
-            init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        super().__init__(map, recurrent=recurrent, init=init, **options)
 
 
 class SpikingConv1d(SpikingConv):

@@ -30,15 +30,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics import ExcInhLIF, Neuron
+from snnjax.dynamics import ExcInhLIF
 from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.initializers import Initializer
 from snnjax.nn._conv import Padding, conv_map, lateral_map
@@ -46,7 +44,7 @@ from snnjax.nn._init import LayerInit
 from snnjax.nn._layer import unlisted
 from snnjax.nn._maps import DenseMap, LinearMap, Recurrence
 from snnjax.nn._nonnegative import NonNegative
-from snnjax.nn._synaptic import Incoming, Synaptic
+from snnjax.nn._synaptic import Incoming, LayerOptions, Synaptic
 
 
 def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0) -> int:
@@ -67,6 +65,20 @@ def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0)
     if n_inh is None:
         return max(1, round(n_exc / ei_ratio))
     return _check.integer("n_inh", n_inh, at_least=1)
+
+
+class DalianOptions(LayerOptions, total=False):
+    """Options of every Dalian layer.
+
+    Attributes:
+        n_inh: Number of inhibitory neurons; n_exc / `ei_ratio`, rounded, if None.
+        ei_ratio: Excitatory neurons per inhibitory neuron.
+        recurrent: Whether excitatory neurons also drive the neurons of the layer.
+    """
+
+    n_inh: int | None
+    ei_ratio: float
+    recurrent: bool
 
 
 class Dalian(Synaptic):
@@ -98,6 +110,7 @@ class Dalian(Synaptic):
 
     spiking = True
     _n_currents: ClassVar[int] = 2
+    _default_neuron = ExcInhLIF
     inhibitory_kernel: NonNegative
 
     def __init__(
@@ -105,28 +118,17 @@ class Dalian(Synaptic):
         map: LinearMap,
         *,
         lateral: LinearMap,
+        init: LayerInit | Initializer,
         n_inh: int | None = None,
         ei_ratio: float = 4.0,
         recurrent: bool = False,
-        neuron: Neuron | None = None,
-        init: LayerInit | Initializer,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         self._check_recurrent(map, lateral)
         self.n_exc = map.out_features
         self.n_inh = inhibitory_size(self.n_exc, n_inh, ei_ratio)
         self.lateral_map = lateral
-        super().__init__(
-            map,
-            recurrent=lateral if recurrent else None,
-            neuron=ExcInhLIF() if neuron is None else neuron,
-            init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        super().__init__(map, recurrent=lateral if recurrent else None, init=init, **options)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         window = self.lateral_map.window
@@ -244,26 +246,10 @@ class DalianDense(Dalian):
         n_exc: int,
         *,
         init: LayerInit | Initializer,
-        n_inh: int | None = None,
-        ei_ratio: float = 4.0,
-        recurrent: bool = False,
-        neuron: Neuron | None = None,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[DalianOptions],
     ) -> None:
-        super().__init__(
-            DenseMap(in_features, n_exc),
-            lateral=DenseMap(n_exc, n_exc),
-            n_inh=n_inh,
-            ei_ratio=ei_ratio,
-            recurrent=recurrent,
-            neuron=neuron,
-            init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        map, lateral = DenseMap(in_features, n_exc), DenseMap(n_exc, n_exc)
+        super().__init__(map, lateral=lateral, init=init, **options)
 
 
 class DalianConv(Dalian):
@@ -311,29 +297,13 @@ class DalianConv(Dalian):
         kernel_size: int | Sequence[int],
         lateral_kernel_size: int | Sequence[int],
         init: LayerInit | Initializer,
-        n_inh: int | None = None,
-        ei_ratio: float = 4.0,
         stride: int | Sequence[int] = 1,
         padding: Padding = "valid",
-        recurrent: bool = False,
-        neuron: Neuron | None = None,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[DalianOptions],
     ) -> None:
         map = conv_map(in_features, n_exc, kernel_size, stride, padding, axes=self._fixed_axes)
-        super().__init__(
-            map,
-            lateral=lateral_map("lateral_kernel_size", map, lateral_kernel_size),
-            n_inh=n_inh,
-            ei_ratio=ei_ratio,
-            recurrent=recurrent,
-            neuron=neuron,
-            init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        lateral = lateral_map("lateral_kernel_size", map, lateral_kernel_size)
+        super().__init__(map, lateral=lateral, init=init, **options)
 
 
 class DalianConv1d(DalianConv):

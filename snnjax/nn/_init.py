@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,10 +21,11 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax.dale import fluctuation_driven_exponential, fluctuation_driven_lognormal
+from snnjax.dale import fluctuation_driven_dalian
 from snnjax.dynamics import Neuron
 from snnjax.initializers import Initializer, check_rates, fluctuation_driven_normal, mean_rate
 from snnjax.psp import PSP, ExcInhKernels
+from snnjax.theory import Afferent
 
 
 class Connection(NamedTuple):
@@ -215,26 +215,26 @@ class DalianFluctuationDriven(LayerInit):
             raise ValueError(f"connections must be {needed}, got {list(connections)}")
         if (theta := _check.concrete(neuron.theta)) is not None:
             _check.number("mu_u", self.mu_u, below=float(theta.min()))
-        draw: Any = fluctuation_driven_exponential
-        if self.distribution == "lognormal":
-            draw = functools.partial(fluctuation_driven_lognormal, cv=self.cv)
         mean = mean_rate("nu", self.nu)
-        rates = {
-            "nu_exc": by_role["exc"].mean_rate("nu", self.nu),
-            "nu_inh": mean,
-            "nu_recurrent": mean,
+        named = {
+            "exc": ("nu", self.nu),
+            "inh": ("nu_inh", self.nu_inh),
+            "rec": ("nu_recurrent", self.nu_recurrent),
         }
-        if self.nu_inh is not None:
-            rates["nu_inh"] = by_role["inh"].mean_rate("nu_inh", self.nu_inh)
-        if "rec" in by_role and self.nu_recurrent is not None:
-            rates["nu_recurrent"] = by_role["rec"].mean_rate("nu_recurrent", self.nu_recurrent)
-        initializers = draw(
+
+        def afferent(role: str) -> Afferent:
+            connection, (name, nu) = by_role[role], named[role]
+            return Afferent(connection.n, mean if nu is None else connection.mean_rate(name, nu))
+
+        initializers = fluctuation_driven_dalian(
             self.sigma_u,
+            exc=afferent("exc"),
+            inh=afferent("inh"),
+            rec=afferent("rec") if "rec" in by_role else None,
+            kernels=neuron.kernels if self.kernels is None else self.kernels,
             mu_u=self.mu_u,
             alpha=self.alpha,
-            kernels=neuron.kernels if self.kernels is None else self.kernels,
-            **{f"n_{name}": c.n for name, c in by_role.items()},
-            **rates,
+            cv=self.cv if self.distribution == "lognormal" else None,
         )
         return [getattr(initializers, role(c)) for c in connections]
 

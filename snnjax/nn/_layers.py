@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
-
-from snnjax.dynamics import LeakyIntegrator, Neuron
+from snnjax.dynamics import LeakyIntegrator
 from snnjax.initializers import Initializer, scaled_normal
 from snnjax.nn._init import LayerInit, SameForAll
 from snnjax.nn._maps import DenseMap
-from snnjax.nn._synaptic import Spiking, Synaptic
+from snnjax.nn._synaptic import LayerOptions, Spiking, Synaptic
 
 
 class SpikingDense(Spiking):
@@ -48,20 +44,14 @@ class SpikingDense(Spiking):
         out_features: int,
         *,
         init: LayerInit | Initializer,
-        neuron: Neuron | None = None,
         recurrent: bool = False,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
             DenseMap(in_features, out_features),
             recurrent=DenseMap(out_features, out_features) if recurrent else None,
-            neuron=neuron,
             init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
+            **options,
         )
 
 
@@ -85,22 +75,15 @@ class Readout(Synaptic):
     (100, 4, 10)
     """
 
+    _default_neuron = LeakyIntegrator
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
         *,
-        neuron: Neuron | None = None,
         kernel_init: Initializer | None = None,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            DenseMap(in_features, out_features),
-            neuron=LeakyIntegrator() if neuron is None else neuron,
-            init=SameForAll(scaled_normal() if kernel_init is None else kernel_init),
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        init = SameForAll(scaled_normal() if kernel_init is None else kernel_init)
+        super().__init__(DenseMap(in_features, out_features), init=init, **options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -59,14 +59,30 @@ class Incoming(NamedTuple):
         return x if self.own is None else z[..., self.own]
 
 
+class LayerOptions(TypedDict, total=False):
+    """Options of every layer whose neurons are driven through weights.
+
+    Attributes:
+        neuron: The neuron model. None: the default of the layer.
+        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        dtype: Data type of the weights and of their products with the input.
+        rngs: `nnx.Rngs`, stream `params`; required.
+    """
+
+    neuron: Neuron | None
+    trainable: Sequence[str]
+    dtype: DTypeLike
+    rngs: Required[nnx.Rngs]
+
+
 class Synaptic(NeuronLayer):
     """Neurons (time, batch, *positions, units) that are driven through weights.
 
     Args:
         map: Linear map from the input to the neurons.
-        recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
-        neuron: The neuron model.
         init: Initialization of the weights: a `LayerInit`, or an initializer for every connection.
+        recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
+        neuron: The neuron model; `LIF()` if None.
         trainable: Names of the neuron's time constants that are trained, with one value per unit.
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
@@ -77,15 +93,16 @@ class Synaptic(NeuronLayer):
     """
 
     _n_currents: ClassVar[int] = 1
+    _default_neuron: ClassVar[type[Neuron]] = LIF
     kernel: nnx.Param
 
     def __init__(
         self,
         map: LinearMap,
         *,
-        recurrent: LinearMap | None = None,
-        neuron: Neuron,
         init: LayerInit | Initializer,
+        recurrent: LinearMap | None = None,
+        neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -95,6 +112,7 @@ class Synaptic(NeuronLayer):
         if not isinstance(rngs, nnx.Rngs):
             got = f"{type(rngs).__name__} {rngs!r}"
             raise TypeError(f"rngs must be a flax.nnx.Rngs, for example nnx.Rngs(0), got {got}")
+        neuron = self._default_neuron() if neuron is None else neuron
         check_neuron(neuron)
         if neuron.n_currents != self._n_currents:
             which = "one synaptic current", "an excitatory and an inhibitory current"
@@ -346,24 +364,3 @@ class Spiking(Synaptic):
     """
 
     spiking = True
-
-    def __init__(
-        self,
-        map: LinearMap,
-        *,
-        recurrent: LinearMap | None = None,
-        neuron: Neuron | None = None,
-        init: LayerInit | Initializer,
-        trainable: Sequence[str] = (),
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        super().__init__(
-            map,
-            recurrent=recurrent,
-            neuron=LIF() if neuron is None else neuron,
-            init=init,
-            trainable=trainable,
-            dtype=dtype,
-            rngs=rngs,
-        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import spikes
+from _support import populations, spikes
 from flax import nnx
 
 from snnjax.calibration import calibrate as calibrate_both
@@ -26,14 +26,7 @@ from snnjax.nn import (
 from snnjax.theory import dalian_rates
 
 calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
-SIZES = {
-    "n_exc": 50,
-    "n_inh": 20,
-    "n_rec": 30,
-    "nu_exc": 10.0,
-    "nu_inh": 25.0,
-    "nu_recurrent": 15.0,
-}
+SIZES = populations((50, 10.0), (20, 25.0), (30, 15.0))
 NEURON = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)
 
 

@@ -92,8 +92,8 @@ KINDS = {
     "convolutions and pooling": lambda: Sequential(
         Reshape(60, 1), *convolutions(), Pool(2), *convolutions(8)[:1], Flatten(), Readout(22 * 8, 4, neuron=INTEGRATOR, rngs=nnx.Rngs(9))
     ),
-    "Dale's law": lambda: models.dalian(
-        60, 4, hidden=(48, 48), init=DalianFluctuationDriven(nu=10.0), neuron=ExcInhLIF(dt=DT), integrator=INTEGRATOR, rngs=nnx.Rngs(0)
+    "Dale's law": lambda: models.dense(
+        60, 4, hidden=(48, 48), ei_ratio=4.0, recurrent=True, init=DalianFluctuationDriven(nu=10.0), neuron=ExcInhLIF(dt=DT), readout_neuron=INTEGRATOR, rngs=nnx.Rngs(0)
     ),
 }  # fmt: skip
 

@@ -11,9 +11,9 @@ from snnjax.datasets import (
     DeviceImages,
     EventDataset,
     ImageDataset,
-    digits,
     load_cifar10,
 )
+from snnjax.datasets._images import digits
 
 
 @pytest.fixture
@@ -151,7 +151,11 @@ def test_cifar10_that_is_not_there_or_damaged(tmp_path):
             "labels must have one entry per image, got 39 for 40 images",
         ),
         ({"labels": np.arange(40)}, ValueError, "labels must be in"),
-        ({"class_names": ("a",)}, ValueError, "class_names must contain num_classes = 4 names, got 1"),
+        (
+            {"class_names": ("a",)},
+            ValueError,
+            "class_names must contain num_classes = 4 names, got 1",
+        ),
     ],
 )
 def test_wrong_images(data, change, error, match):

@@ -109,7 +109,7 @@ def options(**kwargs):
 NETWORKS = {
     "dense": lambda: (models.dense(12, 3, hidden=(16, 10), recurrent=True, **options()), (12,)),
     "skip": lambda: (models.dense(12, 3, hidden=(16, 10), skip=True, **options()), (12,)),
-    "line": lambda: (models.csnn(30, 3, layers=(models.Conv(4, 5, 2), models.Conv(5, 4, 1, "same")), **options()), (30,)),
+    "line": lambda: (models.build((models.Conv(4, 5, 2), models.Conv(5, 4, 1, "same")), (30, 1), 3, recurrent=True, **options()), (30,)),
     "image": lambda: (
         Sequential(
             SpikingConv2d(2, 4, kernel_size=3, padding=1, recurrent_kernel_size=3, **options()), Pool(2),

@@ -113,7 +113,9 @@ def test_dense(options, scheme):
 
 def test_convolutions_over_a_line():
     layers = (models.Conv(4, 5, 3), models.Conv(6, 3, 1, "same"))
-    network = models.csnn(40, 4, layers=layers, trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0))
+    network = models.build(
+        layers, (40, 1), 4, recurrent=True, trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0)
+    )
     back = assert_round_trip(network, events(40), scheme="euler")
     assert [type(layer) for layer in back.layers] == [
         Reshape,
@@ -270,8 +272,14 @@ def test_dropout_is_left_out():
 
 
 def test_a_second_round_trip_changes_nothing():
-    network = models.csnn(
-        40, 4, layers=(models.Conv(4, 5, 3),), trainable=("tau_mem",), init=INIT, rngs=nnx.Rngs(0)
+    network = models.build(
+        (models.Conv(4, 5, 3),),
+        (40, 1),
+        4,
+        recurrent=True,
+        trainable=("tau_mem",),
+        init=INIT,
+        rngs=nnx.Rngs(0),
     )
     first = to_nir(network, scheme="euler")
     second = to_nir(from_nir(through_bytes(first)), scheme="euler")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _support import CONVOLVED, assert_close, assert_gradients_are_finite_differences
+from _support import CONVOLVED, assert_close, assert_gradients_are_finite_differences, populations
 from flax import nnx
 
 from snnjax.dale import exponential
@@ -264,7 +264,7 @@ def test_surrogate_gradient_reaches_every_neuron(x, x64):
 def test_parameters_are_marked_and_have_the_means_of_the_theory(recurrent):
     layer = DalianDense(300, 80, n_inh=40, init=DalianFluctuationDriven(nu=10.0, nu_inh=20.0, nu_recurrent=5.0, sigma_u=0.7, alpha=0.8),
                         recurrent=recurrent, trainable=("tau_mem",), rngs=nnx.Rngs(0))  # fmt: skip
-    rates = dalian_rates(0.7, n_exc=300, n_inh=40, n_rec=80 if recurrent else 0, nu_exc=10.0, nu_inh=20.0, nu_recurrent=5.0, alpha=0.8,
+    rates = dalian_rates(0.7, **populations((300, 10.0), (40, 20.0), (80 if recurrent else 0, 5.0)), alpha=0.8,
                          kernels=ExcInhLIF().kernels)  # fmt: skip
     expected = {"kernel": ((300, 120), rates.exc), "inhibitory_kernel": ((40, 120), rates.inh)}
     if recurrent:
