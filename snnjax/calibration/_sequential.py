@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from snnjax import _check
+from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
 from snnjax.calibration._layer import Target, calibrate_layer
 from snnjax.calibration._powers import as_floats
