@@ -15,6 +15,9 @@ import jax
 
 T = TypeVar("T")
 
+PyTree = object
+"""A pytree of arrays whose structure only the caller knows, such as all weights of a network."""
+
 
 def static(**kwargs: Any) -> Any:
     """Declare a dataclass field as part of the tree's structure (hashable, never traced)."""

@@ -9,7 +9,7 @@ from _support import spikes
 from flax import nnx
 
 from snnjax import losses
-from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
+from snnjax.calibration import GradientTarget, Target, calibrate, calibrate_gradient
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
@@ -253,7 +253,10 @@ def test_input_that_is_not_poisson_is_named():
 def test_what_was_calibrated_is_healthy_whatever_its_input():
     burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
     net, _ = calibrate(
-        network(FluctuationDriven(nu=NU), depth=2), burst, key=jax.random.key(0), balance=True
+        network(FluctuationDriven(nu=NU), depth=2),
+        burst,
+        key=jax.random.key(0),
+        target=Target(balance=True),
     )
     assert probe(net, burst, LABELS).findings() == ["every layer is healthy"]
 
@@ -297,7 +300,10 @@ def test_errors(x):
 
 def test_calibrated_with_balance_is_healthy(x):
     net, _ = calibrate(
-        network(SameForAll(kaiming_normal()), depth=4), x, key=jax.random.key(0), balance=True
+        network(SameForAll(kaiming_normal()), depth=4),
+        x,
+        key=jax.random.key(0),
+        target=Target(balance=True),
     )
     assert probe(net, x, LABELS).findings() == ["every layer is healthy"]
 

@@ -153,14 +153,15 @@ def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
     np.testing.assert_array_equal(alone.layers[-1].kernel[...], network.layers[-1].kernel[...])
 
 
-def test_a_scale_of_the_readouts_traces_is_kept():
+def test_the_scale_of_the_readout_is_kept_without_a_logit_spread():
     network, x = dense(2), inputs()
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # the membranes of small layers are not within 5 % of their target
-        both, _ = calibrate(network, x, readout_sigma=0.5)
-        alone, _ = calibrate(network, x, readout_sigma=0.5, gradient=None)
+        )  # small layers are not within 5 % of their membranes' target
+        target = GradientTarget(logit_spread=None)
+        both, _ = calibrate(network, x, gradient=target)
+        alone, _ = calibrate(network, x, gradient=None)
     np.testing.assert_array_equal(both.layers[-1].kernel[...], alone.layers[-1].kernel[...])
     assert alone.layers[0].steepness is None
 
@@ -213,7 +214,7 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
             *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)],
             Readout(60, 4, neuron=INTEGRATOR, rngs=rngs),
         )
-        _, reports = calibrate(network, x, labels=y)
+        _, reports = calibrate(network, x, y)
         return jnp.stack([r.gradient.steepness for r in reports]), jnp.stack(
             [r.gradient.gain for r in reports]
         )
@@ -228,8 +229,8 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # the membranes of small layers are not within 5 % of their target
-            _, reports = calibrate(network, x, labels=y)
+            )  # small layers are not within 5 % of their membranes' target
+            _, reports = calibrate(network, x, y)
         np.testing.assert_allclose(
             steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02
         )

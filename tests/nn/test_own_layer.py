@@ -12,6 +12,7 @@ from flax import nnx
 
 from snnjax.calibration import (
     GradientTarget,
+    Target,
     calibrate,
     calibrate_layer,
     free_membrane,
@@ -77,7 +78,7 @@ LABELS = jnp.arange(B) % 3
 @pytest.mark.more
 def test_is_calibrated_in_both_directions_probed_and_trained(x):
     given = network()
-    calibrated, reports = calibrate(given, x, key=jax.random.key(0), labels=LABELS)
+    calibrated, reports = calibrate(given, x, LABELS, key=jax.random.key(0))
     layer, second, _ = calibrated.layers
     z = layer(x).output
     # written out: masked products, and the output of every second neuron, twice as large
@@ -242,7 +243,7 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
         hidden = Spiking(DenseMap(N, 5), init=FluctuationDriven(nu=30.0), rngs=nnx.Rngs(0))
         return calibrate_layer(hidden, x, key, target)._replace(output=layer(x).output)
 
-    calibrated, _ = calibrate(net, x, sigma_u=1.5, gradient=None)
+    calibrated, _ = calibrate(net, x, target=Target(1.5), gradient=None)
     assert float(calibrated.layers[0].theta[...]) == 1.5
 
 
@@ -250,7 +251,11 @@ def test_reports_are_narrow_begin_with_what_was_found_and_are_shown_in_a_noteboo
     net = network()
     with pytest.warns(UserWarning, match="has the backward gain"):
         _, reports = calibrate(
-            net, x, key=jax.random.key(0), sigma_u=(1.0, 0.5), gradient=GradientTarget(gain=1e3)
+            net,
+            x,
+            key=jax.random.key(0),
+            target=[Target(1.0), Target(0.5)],
+            gradient=GradientTarget(gain=1e3),
         )
     lines = str(reports).splitlines()
     assert max(map(len, lines)) <= 79

@@ -6,7 +6,7 @@ from _support import assert_close
 from flax import nnx
 
 from snnjax import models
-from snnjax.calibration import calibrate
+from snnjax.calibration import Target, calibrate
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Sensory
@@ -59,7 +59,7 @@ def test_stands_before_hidden_layers(rng):
     assert readout.shape == (T, B, 10)
     assert len(activity.spikes) == 2  # the sensory neurons are the input
     sensory = network.layers[1]
-    ours, reports = calibrate(network, x, key=jax.random.key(0), balance=True)
+    ours, reports = calibrate(network, x, key=jax.random.key(0), target=Target(balance=True))
     assert all(bool(r.calibrated) for r in reports)
     np.testing.assert_allclose(
         [float(r.sigma_u) for r in reports], 1, rtol=0.15

@@ -216,10 +216,8 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
 def test_calibration_and_probe_know_skip_connections(x):
     network = make(dtype=jnp.float32)
     x = x.astype(jnp.float32)
-    calibrated, reports = calibrate(network, x, key=jax.random.key(0), readout_sigma=0.5)
+    calibrated, reports = calibrate(network, x, key=jax.random.key(0))
     assert len(reports) == 2
-    readout, _ = calibrated(x)
-    np.testing.assert_allclose(jnp.sqrt(readout.var(axis=0).mean()), 0.5, rtol=0.5)
     report = probe(calibrated, x, jnp.zeros(B, int))
     assert len(report.layers) == 2
     assert report.layers[0].grad_z > 0
