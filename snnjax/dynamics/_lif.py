@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics._lif_vjp import Coefficients, Leaves, Program, jitted_lif_scan
+from snnjax.dynamics._lif_vjp import Leaves, Program, jitted_lif_scan
 from snnjax.dynamics._neuron import (
     Drive,
     Neuron,
@@ -170,7 +170,7 @@ class CurrentBased(IntegrateAndFire):
             membrane,
             jnp.dtype(self.trace_dtype or dtype),
         )
-        coefficients = Coefficients(*in_dtype((lm, 1 - lm, ls, self.theta)))
+        coefficients = in_dtype((lm, 1 - lm, ls, self.theta))
         steepness = in_dtype(self.spike.steepness)
         output, trace, final = jitted_lif_scan(
             program, currents, in_dtype(tuple(state)), weights, coefficients, steepness

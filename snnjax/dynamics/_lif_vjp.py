@@ -73,31 +73,12 @@ class Program(NamedTuple):
     trace: np.dtype
 
 
-class Coefficients(NamedTuple):
-    """The constants of a scan: lm, 1 - lm, ls of each current, and theta."""
-
-    lm: jax.Array
-    gain: jax.Array
-    ls: Sequence[jax.Array]
-    theta: jax.Array
+Coefficients = tuple[jax.Array, jax.Array, Sequence[jax.Array], jax.Array]
+"""The constants of a scan: lm, 1 - lm, ls of each current, and theta."""
 
 
-class Residuals(NamedTuple):
-    """What the backward pass needs.
-
-    Attributes:
-        v: The trace u - theta.
-        broadcast: The drives that broadcast to the membrane, and None for the others.
-        weights: As in `lif_scan`, and so are the next two.
-        coefficients: The constants.
-        steepness: Parameters of the surrogate derivative.
-    """
-
-    v: jax.Array
-    broadcast: tuple[jax.Array | None, ...]
-    weights: Weights
-    coefficients: Coefficients
-    steepness: Steepness
+Residuals = tuple[jax.Array, tuple[jax.Array | None, ...], Weights, Coefficients, Steepness]
+"""Trace v, drives that broadcast to the membrane (None for others), and arguments of `lif_scan`."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -166,7 +147,7 @@ def _forward(
     # Drives that broadcast are small. A whole drive must not be kept for the sake of its shape.
     broadcast = tuple(None if d.shape == v.shape else d for d in drive)
     output = ((v > 0).astype(state[0].dtype), u, final)
-    return output, Residuals(v, broadcast, weights, coefficients, steepness)
+    return output, (v, broadcast, weights, coefficients, steepness)
 
 
 def _backward(
