@@ -173,11 +173,8 @@ class Stream:
         options = grain.ReadOptions(
             num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers)
         )
-        elements = (
-            grain.MapDataset.source(order.ravel().tolist())
-            .map(lambda i: self._read(epoch, i))
-            .to_iter_dataset(options)
-        )
+        recordings = grain.MapDataset.source(order.ravel().tolist())
+        elements = recordings.map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
         return self._collect(iter(elements), order)
 
     def _collect(

@@ -86,11 +86,8 @@ def from_nir(
         kernel = _kernel(nodes, stage.before[-1], flat)
         if skips and stage is stages[-1]:
             kernels = [_kernel(nodes, skip.weights, outputs[skip.source]) for skip in skips]
-            scaled = [
-                _rescaled(nodes, skip.scales, part, part.shape[-1:])
-                for skip, part in zip(skips, kernels, strict=True)
-            ]
-            kernel = np.concatenate(scaled)
+            parts = zip(skips, kernels, strict=True)
+            kernel = np.concatenate([_rescaled(nodes, skip.scales, part) for skip, part in parts])
             stage, shape = stage._replace(scales=[]), (len(kernel),)
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
@@ -238,7 +235,7 @@ def _layer(
     except ValueError as error:
         graph.fail(weights, f"must not be larger than its input: {error}")
     out: Shape = (*positions, out_features)  # type: ignore[assignment]  # all sizes are known
-    kernel = _rescaled(graph, stage.scales, kernel, out)
+    kernel = _rescaled(graph, stage.scales, kernel, out[:-1])
     read = read_neurons(graph, name, out, clock)
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
@@ -307,11 +304,13 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     return kernel
 
 
-def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shape) -> np.ndarray:
-    """Multiply weights onto neurons of the shape `out` with the Scale nodes between them."""
+def _rescaled(
+    graph: Graph, scales: Sequence[str], kernel: np.ndarray, positions: Shape = ()
+) -> np.ndarray:
+    """Multiply weights onto neurons at `positions` with the Scale nodes between them."""
     for name in scales:
         with np.errstate(over="ignore"):
-            kernel = _scaled(kernel, read_scale(graph, name, out))
+            kernel = _scaled(kernel, read_scale(graph, name, (*positions, kernel.shape[-1])))
         if not np.isfinite(kernel.astype(np.float32)).all():
             graph.fail(name, "must have a scale that leaves the weights finite")
     return kernel
