@@ -16,7 +16,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from snnjax import plotting
-from snnjax.calibration import calibrate
+from snnjax.calibration import Target, calibrate
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF
 from snnjax.experiments import RandmanConfig, run
@@ -53,9 +53,9 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
         layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)]  # type: ignore[arg-type]
         network = Sequential(*layers, Readout(128, 10, rngs=rngs))
         if calibrated:
-            network, _ = nnx.jit(lambda n, x, key: calibrate(n, x, key=key, balance=True))(
-                network, x, jax.random.key(seed)
-            )
+            network, _ = nnx.jit(
+                lambda n, x, key: calibrate(n, x, key=key, target=Target(balance=True))
+            )(network, x, jax.random.key(seed))
         _, activity = nnx.jit(lambda n, x: n(x))(network, x)
         rows.append([float(s.mean()) / DT for s in activity.spikes])
     return np.array(rows)

@@ -11,7 +11,7 @@ import numbers
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,15 @@ from jax.core import Tracer
 from numpy.typing import DTypeLike
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """An array, or an object that has the shape of one, such as an `EventRaster`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
 
 Scalar = float | np.ndarray | jax.Array
 """A real number, or an array of them that broadcasts (one per neuron)."""
@@ -230,7 +239,7 @@ def integer(
     return value
 
 
-def one_of(name: str, value: Any, allowed: Collection[T]) -> T:
+def one_of(name: str, value: object, allowed: Collection[T]) -> T:
     """Return `value` if it is one of `allowed`.
 
     Args:
@@ -245,7 +254,7 @@ def one_of(name: str, value: Any, allowed: Collection[T]) -> T:
         raise ValueError(
             f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}"
         )
-    return value
+    return cast(T, value)
 
 
 def key(name: str, value: T) -> T:
@@ -270,7 +279,9 @@ def key(name: str, value: T) -> T:
     ...
     TypeError: key must be a random key such as jax.random.key(0), got int 0
     """
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    dtype, shape = (
+        (value.dtype, value.shape) if isinstance(value, jax.Array | np.ndarray) else (None, ())
+    )
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     # keys of jax.random.PRNGKey: two numbers (threefry) or four (rbg)
     if not typed and (dtype != np.uint32 or shape[-1:] not in ((2,), (4,))):
@@ -298,9 +309,9 @@ def time_major(name: str, x: object, *, features: int | None = None, min_ndim: i
         TypeError: It is not an array.
         ValueError: It has another shape, or no time steps.
     """
-    shape = getattr(x, "shape", None)
-    if shape is None:
+    if not isinstance(x, Shaped):
         raise TypeError(f"{name} must be an array (time, batch, features), got {type(x).__name__}")
+    shape = x.shape
     if len(shape) < min_ndim:
         raise ValueError(f"{name} must have shape (time, batch, features), got {shape}")
     if shape[0] == 0:

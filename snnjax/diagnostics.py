@@ -42,7 +42,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from snnjax import _check, theory
 from snnjax._probe_report import (
@@ -50,6 +52,7 @@ from snnjax._probe_report import (
     LayerProbe,
     Probe,
 )
+from snnjax._pytree import PyTree
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
@@ -58,7 +61,7 @@ from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty
 from snnjax.sparse import as_dense
-from snnjax.training._objective import Objective, Problem
+from snnjax.training._objective import NetworkFn, Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
@@ -68,7 +71,7 @@ __all__ = ["probe", "Probe"]
 def probe(
     network: Sequential,
     x: jax.Array,
-    labels: Any,
+    labels: ArrayLike,
     objective: Objective | None = None,
     *,
     optimizer: optax.GradientTransformation | None = None,
@@ -139,17 +142,23 @@ _MUON = muon(0.015)
 _DROPPED = 0.01  # share of the input's spikes, for the memory
 
 
-def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
+def _look(
+    given: tuple[Problem, optax.GradientTransformation],
+    params: nnx.State,
+    x: jax.Array,
+    labels: jax.Array,
+) -> Probe:
     problem, optimizer = given
+    assert isinstance(problem.apply, NetworkFn)  # `probe` gives a network
     network_of = problem.apply.network
 
     def run(
-        params: Any, taps: list[jax.Array] | None
+        params: nnx.State, taps: list[jax.Array] | None
     ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
         return _run(network_of(params), x, taps)
 
     def outputs(
-        params: Any, taps: list[jax.Array]
+        params: nnx.State, taps: list[jax.Array]
     ) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
         inputs, spikes, readout = run(params, taps)
         penalties = [total_penalty([r], spikes) for r in problem.regularizers]
@@ -177,7 +186,7 @@ def _look(given: Any, params: Any, x: jax.Array, labels: jax.Array) -> Probe:
         for z, said in zip(spikes, level, strict=True)
     ]
 
-    def total_of(tree: Any, left: jax.Array) -> Any:
+    def total_of(tree: PyTree, left: jax.Array) -> Any:
         """The gradient of the loss plus that of each bound after its limit."""
         of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)
         return jax.tree.map(of, tree)
@@ -272,7 +281,7 @@ def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[
     return [of(z, changed) for z, changed in zip(spikes, disturbed, strict=True)]
 
 
-def _rms(tree: Any) -> jax.Array:
+def _rms(tree: PyTree) -> jax.Array:
     """Root mean square over all trained numbers."""
     leaves = _trained(tree)
     return jnp.sqrt(
@@ -281,15 +290,15 @@ def _rms(tree: Any) -> jax.Array:
     )
 
 
-def _cosine(a: Any, b: Any) -> jax.Array:
-    def dot(a: Any, b: Any) -> jax.Array:
+def _cosine(a: PyTree, b: PyTree) -> jax.Array:
+    def dot(a: PyTree, b: PyTree) -> jax.Array:
         pairs = zip(_trained(a), _trained(b), strict=True)
         return sum((jnp.vdot(u, v) for u, v in pairs), start=jnp.zeros(()))
 
     return dot(a, b) / jnp.sqrt(dot(a, a) * dot(b, b))
 
 
-def _trained(tree: Any) -> list[jax.Array]:
+def _trained(tree: PyTree) -> list[jax.Array]:
     """All arrays of a pytree except those that only calibration sets (`Steepness`).
 
     They have at least 32 bits, so that sums do not overflow.
@@ -316,7 +325,7 @@ def _run(
     return inputs, spikes, network.walk(x, visit)
 
 
-def _mean_abs(tree: Any) -> jax.Array:
+def _mean_abs(tree: PyTree) -> jax.Array:
     """Mean magnitude over all trained numbers of a pytree."""
     leaves = _trained(tree)
     return sum((jnp.abs(leaf).sum() for leaf in leaves), start=jnp.zeros(())) / sum(

@@ -276,7 +276,7 @@ def steepness_for_gain(
     _check.number("dt", dt, above=0, unit="s")
     _check.number("gain", gain, above=0)
     _check.number("sigma_u", sigma_u, above=0)
-    if not getattr(spike, "steepness", ()):
+    if not isinstance(spike, SpikeFunction) or not spike.steepness:
         expected = "spike must be a SpikeFunction with a parameter"
         raise TypeError(f"{expected}, got {spike!r}; use snnjax.surrogate.superspike()")
     steepness = _solve(spike, gain**2 * nu * dt / sigma_u**2, mu_u, sigma_u, theta)
@@ -293,7 +293,7 @@ def steepness_for_gain(
 @jax.jit
 def _solve(
     spike: SpikeFunction,
-    power: Any,
+    power: Scalar,
     mu_u: Scalar,
     sigma_u: Scalar,
     theta: Scalar,

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
@@ -51,7 +52,7 @@ class Initializer(Protocol):
         self,
         key: jax.Array,
         shape: Sequence[int],
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
     ) -> jax.Array: ...
 
 
@@ -87,7 +88,7 @@ def fan_in(shape: Sequence[int], *, in_axis: Axes = -2, out_axis: Axes = -1) -> 
     return n
 
 
-def in_float32(draw: Callable[[jax.Array, Sequence[int], Any], jax.Array]) -> Initializer:
+def in_float32(draw: Callable[[jax.Array, Sequence[int], DTypeLike], jax.Array]) -> Initializer:
     """Return an initializer that draws in at least float32 and then rounds to the requested type.
 
     Random numbers drawn in 16 bits are not centred and have no tail: the mean of bfloat16 normal
@@ -102,7 +103,7 @@ def in_float32(draw: Callable[[jax.Array, Sequence[int], Any], jax.Array]) -> In
     (dtype(bfloat16), True)
     """
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         if isinstance(key, Sequence):
             raise TypeError(
                 f"key must be a JAX random key, got {key!r}; an initializer is called with (key, "
@@ -122,7 +123,7 @@ def check_rates(name: str, nu: Scalar) -> None:
         raise ValueError(f"{name} must be {needed}, got shape {jnp.shape(nu)}")
 
 
-def mean_rate(name: str, nu: Any, inputs: int | None = None) -> Scalar:
+def mean_rate(name: str, nu: Scalar, inputs: int | None = None) -> Scalar:
     """Return the mean rate of the inputs.
 
     The formulas need nothing else: they contain sum_j nu_j = n mean(nu).
@@ -139,7 +140,7 @@ def mean_rate(name: str, nu: Any, inputs: int | None = None) -> Scalar:
     (10.0, 5.0)
     """
     check_rates(name, nu)
-    if jnp.ndim(nu) == 0:
+    if isinstance(nu, float | int) or nu.ndim == 0:
         return nu
     if inputs is not None and jnp.shape(nu) != (inputs,):
         needed = f"one rate, or one for each of the {inputs} inputs (of a convolution: channels)"
@@ -228,7 +229,7 @@ def fluctuation_driven_normal(
         return connection_weights(mu_u, sigma_u, afferent, kernel, **options)
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         name = "mu_u, sigma_u and the time constants of the kernel"
         fitted = (per_neuron(name, value, shape, out_axis) for value in weights(shape))
         mu_w, sigma_w = (jnp.asarray(value, dtype) for value in fitted)
@@ -293,7 +294,7 @@ def scaled_normal(
     _check.number("power", power, at_least=0)
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         k = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         return jnp.asarray(gain / k**power, dtype) * jax.random.normal(key, shape, dtype)
 
@@ -334,7 +335,7 @@ def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
     _check.number("sigma_w", sigma_w, at_least=0)
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         mean, deviation = jnp.asarray(mu_w, dtype), jnp.asarray(sigma_w, dtype)
         return mean + deviation * jax.random.normal(key, shape, dtype)
 
@@ -369,7 +370,7 @@ def micheli_normal(
     _check.number("dt", dt, above=0, unit="s")
     _check.number("nu dt", nu * dt, at_most=1)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         rate = mean_rate("nu", nu, math.prod(shape[a] for a in _axes(in_axis)))
         draw = scaled_normal((rate * dt) ** -0.5, power=0.5, in_axis=in_axis, out_axis=out_axis)
         return draw(key, shape, dtype)
@@ -409,7 +410,7 @@ def ikun_normal(
         raise TypeError(f"spike must be {needed}, got {spike!r}")
 
     @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         if variant == "v2":
             n += fan_in(shape, in_axis=out_axis, out_axis=in_axis)

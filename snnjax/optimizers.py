@@ -36,6 +36,7 @@ import optax
 from flax import nnx
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 from snnjax.nn._nonnegative import nonnegative
 
 __all__ = ["muon", "smorms3", "keep_nonnegative"]
@@ -218,7 +219,7 @@ def muon(learning_rate: LearningRate = 0.015, *, beta: float = 0.9) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
+def keep_nonnegative(mask: PyTree = None) -> optax.GradientTransformation:
     """Project marked parameters to >= 0 after every update; the last transformation of a chain.
 
     An update u of a weight w >= 0 becomes max(u, -w), so that w + u is exactly max(w + u, 0). A NaN
@@ -259,7 +260,7 @@ def keep_nonnegative(mask: Any = None) -> optax.GradientTransformation:
         return optax.EmptyState()
 
     def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
             raise ValueError(

@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,17 +44,21 @@ __all__ = [
 ]
 
 Derivative = Callable[..., jax.Array]
+_SpikeArguments = tuple[jax.Array, tuple[jax.Array, ...]]
+"""v, and the parameters of the derivative."""
 
 
 # A rule for tangents, not for cotangents: JAX transposes it, so that forward mode, reverse mode and
 # mixtures of both work.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _spike(derivative: Derivative, v: jax.Array, params: tuple[Any, ...]) -> jax.Array:
+def _spike(derivative: Derivative, v: jax.Array, params: tuple[jax.Array, ...]) -> jax.Array:
     return (v > 0).astype(v.dtype)
 
 
 @_spike.defjvp
-def _spike_jvp(derivative: Derivative, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _spike_jvp(
+    derivative: Derivative, primals: _SpikeArguments, tangents: _SpikeArguments
+) -> tuple[jax.Array, jax.Array]:
     (v, params), (dv, _) = primals, tangents
     return _spike(derivative, v, params), dv * derivative(v, *params).astype(dv.dtype)
 
@@ -75,7 +78,7 @@ class SpikeFunction:
             GPUs compute the backward pass of layers without recurrence in one kernel.
     """
 
-    steepness: tuple[Any, ...]
+    steepness: tuple[Scalar, ...]
     function: Derivative = static()
     name: str = static(default="custom")
     elementwise: bool = static(default=False)
@@ -89,7 +92,7 @@ class SpikeFunction:
         v = jnp.asarray(v)
         return self.function(v, *self.steepness).astype(v.dtype)
 
-    def with_steepness(self, steepness: Sequence[Any]) -> SpikeFunction:
+    def with_steepness(self, steepness: Sequence[Scalar]) -> SpikeFunction:
         """The same function with other parameters.
 
         Args:
@@ -109,7 +112,7 @@ class SpikeFunction:
             raise ValueError(f"steepness must hold {needed}, got {len(steepness)}")
         return dataclasses.replace(self, steepness=tuple(steepness))
 
-    def scaled(self, by: Any = 1.0) -> SpikeFunction:
+    def scaled(self, by: Scalar = 1.0) -> SpikeFunction:
         """The same function with its derivative times `by`, which becomes the last of `steepness`.
 
         Args:
@@ -136,35 +139,35 @@ class _Scaled:
 
     function: Derivative
 
-    def __call__(self, v: jax.Array, *parameters: Any) -> jax.Array:
+    def __call__(self, v: jax.Array, *parameters: Scalar) -> jax.Array:
         *steepness, scale = parameters
-        return scale * self.function(v, *steepness)
+        return jnp.multiply(scale, self.function(v, *steepness))
 
 
-def _superspike(v: jax.Array, beta: Any) -> jax.Array:
+def _superspike(v: jax.Array, beta: Scalar) -> jax.Array:
     return 1 / jnp.square(beta * jnp.abs(v) + 1)
 
 
-def _asymptotic(v: jax.Array, beta: Any) -> jax.Array:
-    return beta / jnp.square(beta * jnp.abs(v) + 1)
+def _asymptotic(v: jax.Array, beta: Scalar) -> jax.Array:
+    return jnp.divide(beta, jnp.square(beta * jnp.abs(v) + 1))
 
 
-def _rescaled(v: jax.Array, beta: Any, theta: Any) -> jax.Array:
+def _rescaled(v: jax.Array, beta: Scalar, theta: Scalar) -> jax.Array:
     # the ratio is squared, not the two terms: neither overflows before the other
     return jnp.square((beta * theta + 1) / (beta * jnp.abs(v) + 1))
 
 
-def _atan(v: jax.Array, alpha: Any) -> jax.Array:
-    return alpha / 2 / (1 + jnp.square(jnp.pi / 2 * alpha * v))
+def _atan(v: jax.Array, alpha: Scalar) -> jax.Array:
+    return jnp.divide(alpha / 2, 1 + jnp.square(jnp.pi / 2 * alpha * v))
 
 
-def _triangular(v: jax.Array, width: Any, height: Any) -> jax.Array:
-    return height * jnp.maximum(0, 1 - jnp.abs(v) / width)
+def _triangular(v: jax.Array, width: Scalar, height: Scalar) -> jax.Array:
+    return jnp.multiply(height, jnp.maximum(0, 1 - jnp.abs(v) / width))
 
 
-def _sigmoid(v: jax.Array, beta: Any) -> jax.Array:
+def _sigmoid(v: jax.Array, beta: Scalar) -> jax.Array:
     s = jax.nn.sigmoid(beta * v)
-    return beta * s * (1 - s)
+    return jnp.multiply(beta, s) * (1 - s)
 
 
 def _named(name: str, function: Derivative, **steepness: Scalar) -> SpikeFunction:

@@ -1,4 +1,4 @@
-"""The public surface: what __all__ lists, what the reference shows, and the words of CONTRIBUTING's table."""
+"""The public surface: the names in __all__, in the reference, and the table in CONTRIBUTING."""
 
 import importlib
 import io

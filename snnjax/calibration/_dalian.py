@@ -45,7 +45,7 @@ This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
 from snnjax.calibration._layer import Outcome, Target, calibrate_layer
 from snnjax.calibration._powers import free_membrane
 from snnjax.calibration._report import LayerReport, near
-from snnjax.dynamics import LIF
+from snnjax.dynamics import LIF, ExcInhLIF
 from snnjax.initializers import fan_in
 from snnjax.nn import Dalian
 
@@ -84,7 +84,7 @@ class Scales(NamedTuple):
 
 
 def scales_from_moments(
-    p: Moments, *, sigma_u: Scalar, mu_u: Any = 0.0, alpha: Scalar = 0.9
+    p: Moments, *, sigma_u: Scalar, mu_u: Scalar = 0.0, alpha: Scalar = 0.9
 ) -> Scales:
     """The scales that give the membrane the mean `mu_u` and the standard deviation `sigma_u`.
 
@@ -105,14 +105,14 @@ def scales_from_moments(
     rho = jnp.where(
         p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0
     )
-    r, q = (p.m_e + rho * p.m_r) / p.m_i, mu_u / p.m_i
+    r, q = (p.m_e + rho * p.m_r) / p.m_i, jnp.divide(mu_u, p.m_i)
     v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
     a, b, d = v - 2 * r * w + r**2 * p.ii, q * (w - r * p.ii), q**2 * p.ii - sigma_u**2
     exc = (-b + jnp.sqrt(b**2 - a * d)) / a
     return Scales(exc, rho * exc, r * exc - q)
 
 
-def current_membrane(neuron: Any, drive: jax.Array, tau: Scalar) -> jax.Array:
+def current_membrane(neuron: ExcInhLIF, drive: jax.Array, tau: Scalar) -> jax.Array:
     """The membrane without threshold of an E/I neuron that is driven by one current only.
 
     Args:
@@ -138,6 +138,10 @@ def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
     e, r, i = (u - u.mean(axis=0) for u in membranes)
     mean, pairs = [u.mean() for u in membranes], ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
     return Moments(*mean, *((a * b).mean() for a, b in pairs))
+
+
+_Passes = tuple[Scales, tuple[jax.Array, jax.Array], tuple[Scales, jax.Array]]
+"""The present scales; log m_I of the last pass and of its solution; the best scales, their miss."""
 
 
 @calibrate_layer.register
@@ -175,7 +179,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         )
         return (u_r[0] if u_r else None), u_i
 
-    def one_pass(carry: Any, _: None) -> tuple[Any, None]:
+    def one_pass(carry: _Passes, _: None) -> tuple[_Passes, None]:
         scales, before, (best, least) = carry
         u_r, u_i = own(spikes(scales))
         measured = moments(u_e, u_r, u_i)

@@ -7,6 +7,7 @@ The weights are therefore found as a fixed point in a few passes. Formulas:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.calibration._connection import (
     FLOOR_HZ,
@@ -30,15 +32,23 @@ from snnjax.nn._synaptic import Synaptic
 from snnjax.theory import WeightStatistics
 
 
-class Target(NamedTuple):
-    """Targets for the membranes of a layer; see `snnjax.calibration.calibrate`.
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Targets for the membranes of a layer.
 
     Attributes:
         sigma_u: Standard deviation of the membrane.
         mu_u: Mean of the membrane.
-        alpha: Feed-forward share of the variance in recurrent layers.
-        balance: Whether the weights of every neuron sum to zero in each connection.
-        passes: Number of fixed-point iterations of the recurrent weights.
+        alpha: Feed-forward share of the variance in recurrent layers, in (0, 1).
+        balance: Whether the weights of every neuron sum to exactly zero in each connection, before
+            the mean weight that gives mu_u is added. Not for Dalian layers.
+        passes: Number of fixed-point iterations in recurrent layers. Each one sets the recurrent
+            weights for the spikes that the layer emits with the last ones. A layer that fires below
+            1 Hz gets the recurrent weights of one that fires at 1 Hz; then its input carries a
+            larger share than alpha.
+
+    >>> Target(0.5, balance=True).sigma_u
+    0.5
     """
 
     sigma_u: Scalar = 1.0
@@ -46,6 +56,12 @@ class Target(NamedTuple):
     alpha: Scalar = 0.9
     balance: bool = False
     passes: int = 4
+
+    def __post_init__(self) -> None:
+        _check.number("sigma_u", self.sigma_u, above=0)
+        _check.number("mu_u", self.mu_u)
+        _check.number("alpha", self.alpha, above=0, below=1)
+        _check.integer("passes", self.passes, at_least=1)
 
 
 class Outcome(NamedTuple):
@@ -92,7 +108,7 @@ def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: T
 
 @calibrate_layer.register
 def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
-    sigma_u, mu_u, alpha, balance, passes = target
+    sigma_u, mu_u, alpha, balance = target.sigma_u, target.mu_u, target.alpha, target.balance
     connections = layer.connections()
     own = [c for c in connections if c.own is not None]
     if len(connections) - len(own) != 1 or len(own) > 1:
@@ -121,7 +137,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
         # Before the first pass, the layer's spikes are assumed to be like those of its input, with
         # the powers scaled to its own number of neurons.
         found = _at_least(lowest, [jnp.abs(p) * c.n / below.n for p in below[:4]])
-        for _ in range(passes):
+        for _ in range(target.passes):
             put([below, found])
             measured = powers_of(c, c.spikes(x, layer(x).output), neuron, balance)
             # The geometric mean with the last estimate prevents oscillation.

@@ -40,7 +40,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class InputPowers(NamedTuple):
     balanced: bool = False
 
 
-def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
+def free_membrane(neuron: Neuron, drive: jax.Array) -> jax.Array:
     """The membrane of `neuron` without threshold, and therefore without reset.
 
     Args:
@@ -91,14 +91,13 @@ def free_membrane(neuron: Any, drive: jax.Array) -> jax.Array:
     >>> bool(free_membrane(LIF(), jnp.full((200, 1, 1), 1.0)).max() > 5)
     True
     """
-    trace = simulate(
-        dataclasses.replace(neuron, theta=_NO_THRESHOLD), drive, membrane=True
-    ).membrane
+    free = dataclasses.replace(neuron, theta=_NO_THRESHOLD)  # type: ignore[type-var]
+    trace = simulate(free, drive, membrane=True).membrane
     assert trace is not None
     return trace
 
 
-def filtered(x: jax.Array, neuron: Any) -> jax.Array:
+def filtered(x: jax.Array, neuron: Neuron) -> jax.Array:
     """h: every input train, filtered by the kernel of the neuron.
 
     This is the membrane that the train drives through a weight of 1 in a neuron without threshold.
@@ -115,9 +114,11 @@ def filtered(x: jax.Array, neuron: Any) -> jax.Array:
     >>> h.shape, int(h[:, 0, 0].argmax()), float(h[:, 0, 1].max())
     ((100, 1, 2), 8, 0.0)
     """
-    if not hasattr(neuron, "theta"):  # a readout never spikes: its output is its membrane
-        return simulate(dataclasses.replace(neuron, initial=0.0), x).output
-    return free_membrane(neuron, x)
+    if "theta" in (f.name for f in dataclasses.fields(neuron)):  # type: ignore[arg-type]
+        return free_membrane(neuron, x)
+    # a readout never spikes: its output is its membrane
+    from_zero = dataclasses.replace(neuron, initial=0.0)  # type: ignore[type-var]
+    return simulate(from_zero, x).output
 
 
 def input_powers(
@@ -221,17 +222,16 @@ def source_powers(
             "source must be on the device, got an EventDataset; use "
             "DeviceEvents.from_dataset(data, dt=...)"
         )
-    if (dt := getattr(neuron, "dt", None)) is not None:
-        _check.same_dt("source", source, dt)
+    _check.same_dt("source", source, neuron.dt)
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
     n = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))[0].shape[-1]
     whole = len(source) // size
 
-    def measure(source: Any, indices: jax.Array) -> jax.Array:
+    def measure(source: BatchSource, indices: jax.Array) -> jax.Array:
         return jnp.stack(input_powers(source.batch(indices)[0], neuron, balance=balance)[:4])
 
     @jax.jit
-    def over_batches(source: Any) -> jax.Array:
+    def over_batches(source: BatchSource) -> jax.Array:
         means = jax.lax.map(
             lambda i: measure(source, i), jnp.arange(whole * size).reshape(whole, size)
         )
@@ -285,7 +285,7 @@ def weights_from_powers(
     ]
 
 
-def _nonzero(value: Any) -> bool:
+def _nonzero(value: Scalar) -> bool:
     known = _check.concrete(value)
     return known is None or bool((known != 0).any())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -271,7 +271,7 @@ def infeasible(index: int, targets: tuple[Scalar, Scalar]) -> str:
     )
 
 
-def _number(value: Any) -> str:
+def _number(value: Scalar) -> str:
     """The number with three digits; "..." if it is traced or an array."""
     known = _check.concrete(value)
     if known is None or known.ndim > 0:

@@ -8,21 +8,17 @@ This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
 from snnjax import _check
-from snnjax._check import Scalar
-from snnjax.calibration._connection import powers_of, set_weights, shared_times, standardized
+from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
 from snnjax.calibration._layer import Target, calibrate_layer
-from snnjax.calibration._powers import as_floats, weights_from_powers
+from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import LayerReport, LayerReports, Of, infeasible
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
@@ -32,15 +28,10 @@ from snnjax.nn._synaptic import Synaptic
 def calibrate(
     network: Sequential,
     x: jax.Array,
+    labels: ArrayLike | None = None,
     *,
     key: jax.Array | None = None,
-    sigma_u: Scalar | Sequence[Scalar] = 1.0,
-    mu_u: Scalar = 0.0,
-    alpha: Scalar = 0.9,
-    balance: bool = False,
-    readout_sigma: Scalar | None = None,
-    passes: int = 4,
-    labels: ArrayLike | None = None,
+    target: Target | Sequence[Target] = Target(),
     gradient: GradientTarget | None = LEVEL,
 ) -> tuple[Sequential, LayerReports]:
     """Calibrate every layer of `network` on the batch `x`, first to last.
@@ -52,21 +43,11 @@ def calibrate(
             not changed. If the neurons of a layer have different time constants, their mean is
             used.
         x: Inputs (time, batch, ...features), typical of the data. A hundred samples are enough.
+        labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers.
         key: Draws new normal (Dalian: exponential) weights. None rescales the present weights,
             which must not all be equal. Zeros stay zeros.
-        sigma_u: Target standard deviation of the membrane: one number for all spiking layers, or a
-            sequence with one number per layer.
-        mu_u: Target mean of the membrane.
-        alpha: Feed-forward share of the variance in recurrent layers, in (0, 1).
-        balance: Whether the weights of every neuron sum to exactly zero in each connection, before
-            the mean weight that gives mu_u is added. Not for Dalian layers.
-        readout_sigma: Target standard deviation in time of the readout's traces; its weights are
-            scaled to reach it. None leaves the readout's scale to `gradient`.
-        passes: Number of fixed-point iterations in recurrent layers. Each one sets the recurrent
-            weights for the spikes that the layer emits with the last ones. A layer that fires below
-            1 Hz gets the recurrent weights of one that fires at 1 Hz; then its input carries a
-            larger share than alpha.
-        labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers.
+        target: Targets for the membranes: one `Target` for all spiking layers, or a sequence with
+            one per layer.
         gradient: Also calibrates the backward gain of every layer, through the steepness of its
             surrogate, and the scale of the readout (`snnjax/calibration/_gradient.py`). None
             calibrates only the membranes.
@@ -77,8 +58,8 @@ def calibrate(
         under jit, and under vmap over keys.
 
     Raises:
-        ValueError: Sizes do not fit, `passes` < 1, sigma_u is not positive, or no weights give a
-            layer its targets (under jit and vmap its report has `calibrated` False instead).
+        ValueError: Sizes do not fit, or no weights give a layer its targets (under jit and vmap its
+            report has `calibrated` False instead).
         TypeError: x is not an array, or `network` is not a `Sequential`.
 
     Warns:
@@ -97,12 +78,15 @@ def calibrate(
     4
     """
     check_sequential("calibrate", network)
-    _check.integer("passes", passes, at_least=1)
-    _check.number("alpha", alpha, above=0, below=1)
     if key is not None:
         _check.key("key", key)
     network = nnx.clone(network)
-    targets = iter(_targets(network, sigma_u))
+    spiking = sum(layer.spiking for layer in network.layers)
+    targets = [target] * spiking if isinstance(target, Target) else list(target)
+    if len(targets) != spiking:
+        raise ValueError(
+            f"target must be one Target or {spiking}, one per spiking layer, got {len(targets)}"
+        )
     inputs = as_floats(x)
     reports: list[LayerReport] = []
     of: list[Of] = []
@@ -112,26 +96,17 @@ def calibrate(
         if isinstance(layer, Synaptic):
             _check.time_major("x", x, features=layer.in_features)
         if layer.spiking:
-            target = Target(next(targets), mu_u, alpha, balance, passes)
-            report, output, reason = calibrate_layer(layer, x, layer_key, target)
+            report, output, reason = calibrate_layer(layer, x, layer_key, targets[len(reports)])
             silent, there = _check.concrete(report.silent), _check.concrete(report.calibrated)
             if silent == 0 and there == 0:
                 raise ValueError(infeasible(k, report.targets))
             reports.append(report)
             of.append(Of(k, type(layer).__name__, reason))
             return output
-        if readout_sigma is not None and isinstance(layer, Synaptic):
-            connection, neuron = layer.connections()[0], shared_times(layer.neuron)
-            powers = powers_of(connection, x, neuron, balance)
-            (w,) = weights_from_powers([powers], [1.0], sigma_u=readout_sigma)
-            shape = standardized(connection.weights, layer_key, balance)
-            set_weights(connection.param, w.mu_w + w.sigma_w * shape)
         return layer(x).output
 
     network.walk(inputs, visit)
     if gradient is not None:
-        if readout_sigma is not None:  # the scale of the readout is already set
-            gradient = dataclasses.replace(gradient, logit_spread=None)
         network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
         pairs = zip(reports, found, strict=True)
         reports = [report._replace(gradient=g) for report, g in pairs]
@@ -139,16 +114,3 @@ def calibrate(
     for problem in result.problems():
         _check.warn(problem)
     return network, result
-
-
-def _targets(network: Sequential, sigma_u: Any) -> Sequence[Scalar]:
-    """The target sigma_u of each spiking layer."""
-    spiking = sum(layer.spiking for layer in network.layers)
-    if isinstance(sigma_u, str) or np.ndim(sigma_u) > 1:
-        raise TypeError(f"sigma_u must be one number or one per spiking layer, got {sigma_u!r}")
-    targets = list(sigma_u) if np.ndim(sigma_u) else [sigma_u] * spiking
-    if len(targets) != spiking:
-        raise ValueError(
-            f"sigma_u must be one number or {spiking}, one per spiking layer, got {len(targets)}"
-        )
-    return targets

@@ -348,7 +348,13 @@ def calibrate_on(
         The calibrated network, and for each layer whether it failed to reach its target although
         its input has spikes.
     """
-    from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient, scale_to_rate
+    from snnjax.calibration import (
+        GradientTarget,
+        Target,
+        calibrate,
+        calibrate_gradient,
+        scale_to_rate,
+    )
 
     x, labels = source.batch(spread(source, config.calibration_samples))
     key = jax.random.key(config.seed if seed is None else seed)
@@ -358,16 +364,8 @@ def calibrate_on(
         failed = jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
     elif config.init in FROM_DATA:
         balance = config.init.endswith("balanced")
-        network, reports = calibrate(
-            network,
-            x,
-            key=key,
-            sigma_u=config.sigma_u,
-            mu_u=config.mu_u,
-            alpha=config.alpha,
-            balance=balance,
-            gradient=None,
-        )
+        membranes = Target(config.sigma_u, config.mu_u, config.alpha, balance=balance)
+        network, reports = calibrate(network, x, key=key, target=membranes, gradient=None)
         failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
     if config.gradient != "none":
         readout_fn = LOSSES[config.loss].readout_fn

@@ -25,7 +25,7 @@ class _Unlisted:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__, self.__wrapped__ = function.__doc__, function
 
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: object, owner: type) -> Any:
         return self if instance is None else types.MethodType(self.__wrapped__, instance)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from snnjax._pytree import replaced
 from snnjax.dynamics import Neuron
 from snnjax.nn._layer import Layer, Shape, unlisted
 from snnjax.surrogate import SpikeFunction
+
+N = TypeVar("N", bound=Neuron)
 
 LOG_TAU_RANGE = (-20.0, 20.0)
 """Trained logarithms of time constants are clipped to this range: 2 ns to 15 years.
@@ -43,7 +45,7 @@ def _hold(neuron: Neuron) -> Any:
     return nnx.static(neuron) if plain else nnx.data(neuron)
 
 
-def _with_arrays(neuron: Any) -> Any:
+def _with_arrays(neuron: N) -> N:
     """The neuron with plain arrays instead of variables; a threshold may be an `nnx.Param`."""
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     if not any(map(is_variable, jax.tree.leaves(neuron, is_leaf=is_variable))):
@@ -52,7 +54,7 @@ def _with_arrays(neuron: Any) -> Any:
     return jax.tree.map(array, neuron, is_leaf=is_variable)
 
 
-def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
+def check_units(neuron: Neuron, units: int, positions: Shape = ()) -> None:
     """Raise unless each parameter is one number, one per unit, or one per unit and position.
 
     Args:
@@ -79,6 +81,14 @@ def check_units(neuron: Any, units: int, positions: Shape = ()) -> None:
             f"{name} of the neuron must be one number, or one for each of the layer's {units} units"
             f"{everywhere.replace('None', 'any size')}, got shape {leaf.shape}"
         )
+
+
+@runtime_checkable
+class _HasSpike(Protocol):
+    """A neuron with a spike function. A neuron of the user may have none."""
+
+    @property
+    def spike(self) -> Callable[[jax.Array], jax.Array]: ...
 
 
 @jax.jit
@@ -156,9 +166,10 @@ class NeuronLayer(Layer):
         Returns:
             Whether the neuron has such parameters: its `spike` must be a `SpikeFunction`.
         """
-        spike = getattr(self.neuron, "spike", None)  # the user's own neuron may have none
-        if not isinstance(spike, SpikeFunction):
+        neuron = self.neuron
+        if not isinstance(neuron, _HasSpike) or not isinstance(neuron.spike, SpikeFunction):
             return False
+        spike = neuron.spike
         if scale and not spike.has_scale:
             spike = spike.scaled()
             self._neuron = _hold(replaced(self._neuron, spike=spike))

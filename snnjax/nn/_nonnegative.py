@@ -5,10 +5,10 @@ They have their own type, which is preserved by `nnx.split`, `jax.vmap`, gradien
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 from flax import nnx
+
+from snnjax._pytree import PyTree
 
 
 class NonNegative(nnx.Param):
@@ -18,7 +18,7 @@ class NonNegative(nnx.Param):
     """
 
 
-def nonnegative(params: Any) -> Any:
+def nonnegative(params: PyTree) -> PyTree:
     """Mark the parameters that are `NonNegative`.
 
     Args:

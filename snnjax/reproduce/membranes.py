@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from snnjax.calibration import calibrate, free_membrane
+from snnjax.calibration import Target, calibrate, free_membrane
 from snnjax.datasets import DeviceEvents, EventDataset, load_shd, poisson_raster, randman
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -106,7 +106,7 @@ def _measure(
     predicted = [jnp.nan] * (len(network.layers) - 1)
     if method != "paper":
         network, reports = calibrate(
-            network, x, key=key, sigma_u=sigma_u, balance=method.endswith("balanced")
+            network, x, key=key, target=Target(sigma_u, balance=method.endswith("balanced"))
         )
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []

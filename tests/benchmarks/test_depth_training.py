@@ -14,6 +14,7 @@ from benchmarks.depth_training import (
     of_depth,
     predictors,
     rank_correlation,
+    rates_table,
     runs,
     table,
     tasks,
@@ -56,7 +57,7 @@ def test_every_arm_says_all_that_its_start_leaves_open():
 
 
 def test_rates_are_chosen_on_seed_0_and_what_is_done_is_known_again():
-    """Four rates with seed 0, then the other seeds at the best of them."""
+    """Four rates run with seed 0, then the other seeds at the best rate."""
     options = Options(Path(), arms=("paper",), depths=(3,), seeds=3)
     done = []
     for which in runs(options, done):
@@ -77,6 +78,15 @@ def test_validation_data_are_a_part_of_the_training_file():
     train, valid, test = few(task.config, (60, 40))
     assert (len(train), len(valid)) == (60, 40)
     assert test is valid
+
+
+def test_the_table_of_rates_has_all_rates_of_seed_0_and_all_seeds_of_the_best():
+    which = {"task": "dense", "depth": 7, "arm": "formula", "epochs": 12}
+    tried = ((0.03, 0, 0.5), (0.003, 0, 0.2), (0.03, 1, 0.6), (0.03, 2, 0.7))
+    rows = [row(which | {"rate": rate, "seed": seed}, of) for rate, seed, of in tried]
+    assert rates_table(rows, "dense, 12 epochs", 7).splitlines()[2:] == [
+        "| formula | 0.003: 20.0, 0.03: 50.0 | 60.0 +- 10.0 (0.03, 3) |"
+    ]
 
 
 def test_predictors_are_ranked_within_each_task():
@@ -117,6 +127,6 @@ def test_rank_correlation(a, b, expected):
 
 
 def test_the_gradient_at_a_layer_is_the_product_of_the_gains_above_it():
-    """Gains 2 of the third layer and 1/8 of the second: from the third down, 1, 2 and 1/4."""
+    """Layer 3 has gain 2 and layer 2 gain 1/8: the gradients from layer 3 down are 1, 2 and 1/4."""
     assert level({"before": {"gain": [float("nan"), 0.125, 2.0]}}) == pytest.approx(8.0)
     assert level({"before": {"gain": [float("nan")]}}) == 1.0

@@ -44,12 +44,15 @@ def dense(depth=4, recurrent=False, skip=False, seed=0, spike=None, width=60):
     neuron = LIF(dt=DT) if spike is None else LIF(dt=DT, spike=spike)
     return models.dense(
         60, 4, hidden=(width,) * depth, recurrent=recurrent, skip=skip, init=INIT, neuron=neuron,
-        integrator=INTEGRATOR, rngs=nnx.Rngs(seed),
+        readout_neuron=INTEGRATOR, rngs=nnx.Rngs(seed),
     )  # fmt: skip
 
 
 def levels(network, x, y):
-    """Root mean square of dL/dz of what every spiking layer emits, by zeros that are added to it: independent of the calibration's own layerwise passes."""
+    """Root mean square of dL/dz of the output of every spiking layer.
+
+    It uses zeros that are added to the output, and is independent of the calibration's own passes.
+    """
 
     def loss(taps):
         h, trains = x, []
@@ -101,7 +104,10 @@ KINDS = {
 @pytest.mark.more
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
-    """At beta 20 it falls two to three fold per layer; afterwards 15 % per layer at most, the tolerance of 10 % and what is rounded."""
+    """At beta 20 the gradient falls two- to threefold per layer.
+
+    After calibration, it changes by at most 15 % per layer: the tolerance of 10 %, and rounding.
+    """
     network, x, y = KINDS[kind](), inputs(), labels()
     calibrated, reports = calibrate_gradient(network, x, y)
     level = levels(calibrated, x, y)
@@ -109,7 +115,7 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     assert all(bool(r.reached) for r in reports[1:])
     assert steps.max() < 0.15, level
     assert level.max() / level.min() < 2
-    # what was reported is what an independent gradient finds
+    # the report agrees with an independent gradient
     np.testing.assert_allclose(
         level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02
     )
@@ -117,7 +123,10 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
 
 @pytest.mark.more
 def test_a_recurrent_layer_whose_gradient_overflows_at_wide_surrogates():
-    """At the lower end of the range the gradient explodes over 500 steps, beyond float32; the gain 1 is between the ends all the same."""
+    """At the lower end of the range, the gradient explodes over 500 steps, beyond float32.
+
+    The gain 1 is still between the two ends.
+    """
     x, y = inputs(steps=500, batch=4), labels(4)
     wide = dense(2, recurrent=True, spike=surrogate.superspike(0.4))
     before = calibrate_gradient(wide, x, y)[1][1].before
@@ -144,14 +153,15 @@ def test_forward_stays_as_it_was_but_for_the_scale_of_the_readout():
     np.testing.assert_array_equal(alone.layers[-1].kernel[...], network.layers[-1].kernel[...])
 
 
-def test_a_scale_of_the_readouts_traces_is_kept():
+def test_the_scale_of_the_readout_is_kept_without_a_logit_spread():
     network, x = dense(2), inputs()
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # small layers are not within 5 % of their membranes' target
-        both, _ = calibrate(network, x, readout_sigma=0.5)
-        alone, _ = calibrate(network, x, readout_sigma=0.5, gradient=None)
+        target = GradientTarget(logit_spread=None)
+        both, _ = calibrate(network, x, gradient=target)
+        alone, _ = calibrate(network, x, gradient=None)
     np.testing.assert_array_equal(both.layers[-1].kernel[...], alone.layers[-1].kernel[...])
     assert alone.layers[0].steepness is None
 
@@ -170,7 +180,7 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
             scale * surrogate.superspike(20.0).derivative(v),
             rtol=1e-6,
         )
-    # again, from where it is: the scale is not nested
+    # again, from the present scale: scales are not nested
     again, _ = calibrate_gradient(
         calibrated, x, target=GradientTarget(adjust="scale", logit_spread=None)
     )
@@ -181,7 +191,10 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
 
 
 def test_skip_connections_leave_every_layer_a_gain_of_its_own():
-    """The readout speaks to every layer, so the level rises downwards; the part through each layer has the gain 1."""
+    """The readout is connected to every layer, so the gradient increases towards the first layer.
+
+    The path through each layer has the gain 1.
+    """
     network, x, y = dense(3, skip=True), inputs(), labels()
     calibrated, reports = calibrate_gradient(network, x, y)
     np.testing.assert_allclose([float(r.gain) for r in reports[1:]], 1.0, rtol=0.1)
@@ -201,7 +214,7 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
             *[SpikingDense(60, 60, init=INIT, neuron=LIF(dt=DT), rngs=rngs) for _ in range(3)],
             Readout(60, 4, neuron=INTEGRATOR, rngs=rngs),
         )
-        _, reports = calibrate(network, x, labels=y)
+        _, reports = calibrate(network, x, y)
         return jnp.stack([r.gradient.steepness for r in reports]), jnp.stack(
             [r.gradient.gain for r in reports]
         )
@@ -217,7 +230,7 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
             warnings.simplefilter(
                 "ignore"
             )  # small layers are not within 5 % of their membranes' target
-            _, reports = calibrate(network, x, labels=y)
+            _, reports = calibrate(network, x, y)
         np.testing.assert_allclose(
             steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02
         )
@@ -242,7 +255,7 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
 
 
 def test_training_leaves_the_steepness_alone():
-    """Also an optimizer that decays all weights."""
+    """Training does not change it, even with an optimizer that decays all weights."""
     x, y = inputs(), labels()
     calibrated, _ = calibrate_gradient(dense(2), x)
     trainer = Trainer(
@@ -265,7 +278,7 @@ def test_training_leaves_the_steepness_alone():
 
 
 def test_says_where_the_target_cannot_be_met():
-    """h of superspike is at most 1, so that a gain of 1000 is out of reach; the end of the range that is nearest is taken."""
+    """h of superspike is at most 1, so a gain of 1000 is impossible; the nearest end is used."""
     network, x = dense(2), inputs()
     with pytest.warns(UserWarning, match="layer 1 has the backward gain"):
         _, reports = calibrate(network, x, gradient=GradientTarget(gain=1000.0))

@@ -111,7 +111,7 @@ def test_cifar10_of_a_prepared_folder():
         "cat",
     )
     assert np.bincount(test.labels).tolist() == [200] * 10
-    # photographs: neighbouring pixels are alike, and the sky of ships is bluer than that of frogs
+    # photographs: neighbouring pixels are similar, and the sky of ships is bluer than that of frogs
     images = test.images.astype(float)
     assert np.corrcoef(images[:, :, :-1].ravel(), images[:, :, 1:].ravel())[0, 1] > 0.9
     blue = lambda label: (

@@ -21,9 +21,9 @@ from snnjax.training._objective import Problem
 from snnjax.training._step import (
     Recipe,
     Sizes,
-    batch_gradient,
     epoch_order,
     evaluate,
+    gradient_of,
     init_state,
     micro_batch_size,
     train_epoch,
@@ -64,7 +64,7 @@ def recipe(problem, batch_size, micro_batch=None, optimizer=None):
 
 
 def step_on(problem, optimizer, state, x, labels):
-    """`train_step` on a batch as it is."""
+    """`train_step` on a whole batch."""
     n = x.shape[1]
     return train_step(
         recipe(problem, n, optimizer=optimizer), state, Batch(x=x, y=labels), jnp.arange(n), None
@@ -119,14 +119,12 @@ def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
     )
     params, source, indices = parts[1], data(), jnp.arange(20)[::-1]
     of_batch = jax.jit(
-        jax.value_and_grad(lambda p: objective.value(p, *source.batch(indices)), has_aux=True)
+        jax.value_and_grad(lambda p: objective.value(p, source, indices), has_aux=True)
     )
     (value, metrics), grads = of_batch(params)
     for micro_batch in (1, 4, 10, 20):
         found = jax.jit(
-            lambda p, m=micro_batch: batch_gradient(
-                recipe(objective, 20, m), p, source, indices, None
-            )
+            lambda p, m=micro_batch: gradient_of(recipe(objective, 20, m))(p, source, indices, None)
         )(params)
         for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=str(micro_batch))
@@ -156,8 +154,8 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     )
     mean = jax.jit(lambda k: source.batch(sample, jax.random.fold_in(key, k))[0].mean())
     each = [float(mean(k)) for k in range(4)]
-    _, metrics, _ = jax.jit(
-        lambda p: batch_gradient(recipe(objective, 4, 1), p, source, jnp.zeros(4, jnp.int32), key)
+    (_, metrics), _ = jax.jit(
+        lambda p: gradient_of(recipe(objective, 4, 1))(p, source, jnp.zeros(4, jnp.int32), key)
     )(jnp.ones(3))
     assert len(set(each)) > 1
     np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
@@ -165,12 +163,12 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
 
 @ON_CPU
 def test_parts_fit_the_cache(parts, monkeypatch):
-    """A layer of 16 neurons over 30 steps is 1920 bytes a sample."""
+    """A layer of 16 neurons over 30 steps has 1920 bytes per sample."""
     size = lambda batch: micro_batch_size(*parts, data(), batch)
     assert size(22) == 22
     monkeypatch.setattr(step_module, "CACHE_BYTES", 5 * 1920)
     assert (size(20), size(12), size(4)) == (5, 4, 4)
-    assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
+    assert size(23) == 23  # a prime: parts of one sample would be too small, compared with 5
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
     recurrent = Problem.from_objective(
@@ -182,7 +180,7 @@ def test_parts_fit_the_cache(parts, monkeypatch):
     assert micro_batch_size(*recurrent, data(), 64) == 16
     assert micro_batch_size(*recurrent, data(), 20) == 10
     strange = parts[0]._replace(loss=losses.OwnLoss(lambda readout, labels: readout.sum((0, 2))))
-    assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may look at the whole batch
+    assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may need the whole batch
     assert (
         micro_batch_size(
             parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20
@@ -207,12 +205,15 @@ def test_loss_must_be_one_value_a_sample(parts):
 
 
 def test_sums_of_16_bits_are_taken_in_32(parts):
-    """256 gradients of 1: a sum in bfloat16 stops at 256 where each next one is less than half a unit."""
+    """256 gradients of 1: a sum in bfloat16 stops at 256.
+
+    There, each further gradient is less than half a unit.
+    """
     total = losses.OwnLoss(lambda o, y: o.astype(jnp.float32).sum((0, 2)))
     objective = Problem(lambda p, x: (jnp.ones((1, x.shape[1], 3)) * p, Activity((x,))), total)
     source = DeviceArrays(x=jnp.zeros((600, 2, 1)), labels=jnp.zeros(600, jnp.int32))
-    _, _, grads = batch_gradient(
-        recipe(objective, 600, 1), jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None
+    _, grads = gradient_of(recipe(objective, 600, 1))(
+        jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None
     )
     assert grads.dtype == jnp.bfloat16
     np.testing.assert_array_equal(grads.astype(np.float32), np.ones(3))
@@ -296,7 +297,10 @@ def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
 
 
 def test_state_shares_no_buffer_with_the_parameters(parts):
-    """An optimizer that keeps the parameters in its state: an epoch that donates its argument must not donate one buffer twice."""
+    """An optimizer may keep the parameters in its state.
+
+    An epoch that donates its argument must not donate one buffer twice.
+    """
     objective, params = parts
     keeps = optax.GradientTransformation(
         lambda p: p, lambda g, s, p=None: (jax.tree.map(lambda a: -0.1 * a, g), s)
