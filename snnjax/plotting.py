@@ -24,6 +24,19 @@ __all__ = ["learning_curves", "activity_snapshot", "depth", "sweep_curves", "swe
 EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
 
 
+def _panels(
+    rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes (rows, columns), which have no line at the top and right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=sharex, squeeze=False)
+    for axes in panels.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Plot loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
 
@@ -39,16 +52,13 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     >>> len(learning_curves(rows).axes)
     3
     """
-    from matplotlib.figure import Figure
-
     from snnjax._progress import score_of
 
     epochs = [row["epoch"] for row in history]
     rates = [name for name in history[0] if name.startswith("rate_")]
     measures = list(dict.fromkeys(["loss", score_of(history[0])]))
     panels = len(measures) + bool(rates)
-    figure = Figure(figsize=(1 + 3 * panels, 3), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    figure, (axes,) = _panels(1, panels, (1 + 3 * panels, 3))
     for ax, what in zip(axes, measures, strict=False):
         for split in ("train", "valid"):
             if f"{split}_{what}" in history[0]:
@@ -63,7 +73,6 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         axes[-1].set_ylim(bottom=0)
     for ax in axes:
         ax.legend(frameon=False)
-        ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -97,50 +106,38 @@ def activity_snapshot(
     >>> len(activity_snapshot(x, [s], o, [0, 1], dt=2e-3).axes)
     6
     """
-    from matplotlib.figure import Figure
-
     labels = np.asarray(labels)
     predicted = np.asarray(readout.max(0).argmax(-1) if predicted is None else predicted)
-    samples = x.shape[1]
-    figure = Figure(figsize=(2.6 * samples, 2 + 1.3 * (len(spikes) + 1)), layout="constrained")
-    rows = figure.subplots(len(spikes) + 2, samples, sharex=True, squeeze=False)
+    samples, layers = x.shape[1], len(spikes)
+    size = 2.6 * samples, 2 + 1.3 * (layers + 1)
+    figure, rows = _panels(layers + 2, samples, size, sharex=True)
     end = len(x) * dt * 1e3
-    excitatory = [None] * len(spikes) if n_exc is None else list(n_exc)
-    if len(excitatory) != len(spikes):
-        raise ValueError(
-            f"n_exc must have one entry for each of {len(spikes)} layers, got {len(excitatory)}"
-        )
+    excitatory = [None] * layers if n_exc is None else list(n_exc)
+    if len(excitatory) != layers:
+        got = len(excitatory)
+        raise ValueError(f"n_exc must have one entry for each of {layers} layers, got {got}")
     names = ["readout", *[f"layer {k}" for k in range(len(spikes), 0, -1)], "input"]
     for b in range(samples):
         traces = readout[:, b]
+        time = np.arange(1, len(traces) + 1) * dt * 1e3
         for c in range(traces.shape[1]):
-            own = c == labels[b]
-            rows[0, b].plot(
-                np.arange(1, len(traces) + 1) * dt * 1e3,
-                traces[:, c],
-                color="C3" if own else "0.7",
-                lw=1.5 if own else 0.8,
-            )
+            style = {"color": "C3", "lw": 1.5} if c == labels[b] else {"color": "0.7", "lw": 0.8}
+            rows[0, b].plot(time, traces[:, c], **style)
         rows[0, b].set_title(f"class {labels[b]}, predicted {predicted[b]}", fontsize=9)
-        for axes, raster, n in zip(
-            rows[1:, b], [*reversed(spikes), x], [*reversed(excitatory), None], strict=True
-        ):
+        rasters, numbers = [*reversed(spikes), x], [*reversed(excitatory), None]
+        for axes, raster, n in zip(rows[1:, b], rasters, numbers, strict=True):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)
             mark = "|" if flat.shape[1] <= 64 else ","
             inhibitory = np.zeros(len(unit), bool) if n is None else unit % raster.shape[-1] >= n
-            for which, color in (
-                (~inhibitory, "black" if n is None else EXCITATORY),
-                (inhibitory, INHIBITORY),
-            ):
+            first = "black" if n is None else EXCITATORY
+            for which, color in ((~inhibitory, first), (inhibitory, INHIBITORY)):
                 if which.any():
                     axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
             axes.set(xlim=(0, end), ylim=(-1, flat.shape[1]))
         rows[-1, b].set_xlabel("time (ms)")
     for axes, name in zip(rows[:, 0], names, strict=True):
         axes.set_ylabel(name)
-    for axes in rows.flat:
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -153,11 +150,9 @@ def depth(report: Probe) -> Figure:
     Args:
         report: The result of the probe.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
-    rate, spikes, weights, update = figure.subplots(1, 4)
+    figure, ((rate, spikes, weights, update),) = _panels(1, 4, (10, 2.8))
     layers = np.arange(1, len(report.layers) + 1)
     populations = {"exc": ("excitatory", EXCITATORY), "inh": ("inhibitory", INHIBITORY)}
     dalian = any(p.populations.keys() >= populations.keys() for p in report.layers)
@@ -185,7 +180,6 @@ def depth(report: Probe) -> Figure:
     for axes in (rate, spikes, weights, update):
         axes.set(xlabel="layer", xlim=(0.5, len(layers) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -204,34 +198,17 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     >>> [axes.get_ylabel() for axes in sweep_curves(rows, "sigma_u").axes]
     ['accuracy', 'rate (Hz)']
     """
-    from matplotlib.figure import Figure
-
     values = sorted({row[name] for row in rows})
     groups = [[row for row in rows if row[name] == value] for value in values]
     panels = {label: columns for label, columns in _sweep_panels(rows).items() if columns}
-    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    for axes, (ylabel, columns) in zip(
-        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
-    ):
+    figure, (all_axes,) = _panels(1, len(panels), (3.6 * len(panels), 3.2))
+    for axes, (ylabel, columns) in zip(all_axes, panels.items(), strict=True):
         for k, (label, column) in enumerate(columns.items()):
             table = _by_group(groups, column)
-            dashed = label.endswith(("train", "before training"))
-            axes.plot(
-                values,
-                _over_seeds(np.mean, table),
-                "o--" if dashed else "o-",
-                color=f"C{k}",
-                ms=3,
-                label=label,
-            )
-            axes.fill_between(
-                values,
-                _over_seeds(np.min, table),
-                _over_seeds(np.max, table),
-                color=f"C{k}",
-                alpha=0.2,
-                lw=0,
-            )
+            mark = "o--" if label.endswith(("train", "before training")) else "o-"
+            mean, low, high = (_over_seeds(f, table) for f in (np.mean, np.min, np.max))
+            axes.plot(values, mean, mark, color=f"C{k}", ms=3, label=label)
+            axes.fill_between(values, low, high, color=f"C{k}", alpha=0.2, lw=0)
         axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
         if min(values) > 0 and max(values) >= 20 * min(values):
             axes.set_xscale("log")
@@ -240,7 +217,6 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
         elif ylabel.startswith("|") and any((line.get_ydata() > 0).any() for line in axes.lines):
             axes.set_yscale("log")
         axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -261,36 +237,29 @@ def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     ['accuracy, test', 'rate after training (Hz)']
     """
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
 
     across, up = (sorted({row[name] for row in rows}) for name in (x, y))
     groups = [[row for row in rows if (row[x], row[y]) == (a, b)] for b in up for a in across]
-    last = _layers(rows)[-1:]
-    columns = {"accuracy, test": "test_accuracy_final"}
-    for k in last:
-        columns |= {
-            "rate before training (Hz)": f"initial_rate_{k}",
-            "rate after training (Hz)": f"final_rate_{k}",
-        }
-        columns |= {"|dL/dW| before training": f"initial_grad_w_{k}"}
+    last = (_layers(rows) or ["none"])[-1]
+    columns = {
+        "accuracy, test": "test_accuracy_final",
+        "rate before training (Hz)": f"initial_rate_{last}",
+        "rate after training (Hz)": f"final_rate_{last}",
+        "|dL/dW| before training": f"initial_grad_w_{last}",
+    }
     panels = {title: column for title, column in columns.items() if column in rows[0]}
-    figure = Figure(figsize=(3.9 * len(panels), 3.4), layout="constrained")
-    for axes, (title, column) in zip(
-        np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
-    ):
+    figure, (all_axes,) = _panels(1, len(panels), (3.9 * len(panels), 3.4))
+    for axes, (title, column) in zip(all_axes, panels.items(), strict=True):
+        axes.spines[:].set_visible(True)
         image = _over_seeds(np.mean, _by_group(groups, column)).reshape(len(up), len(across))
         positive = image[np.isfinite(image) & (image > 0)]
-        logarithmic = title.startswith("|") and positive.size
-        norm = (
-            LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min()))
-            if logarithmic
-            else None
-        )
+        logarithmic, norm = title.startswith("|") and positive.size, None
+        if logarithmic:
+            norm = LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min()))
         limits = {"vmin": 0, "vmax": 1} if title.startswith("accuracy") else {}
         shown = np.where(image > 0, image, np.nan) if logarithmic else image
-        mesh = axes.pcolormesh(
-            np.arange(len(across) + 1), np.arange(len(up) + 1), shown, norm=norm, **limits
-        )
+        edges = np.arange(len(across) + 1), np.arange(len(up) + 1)
+        mesh = axes.pcolormesh(*edges, shown, norm=norm, **limits)
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
             shown_ticks = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
             axis.set_ticks(shown_ticks + 0.5, [f"{ticks[k]:.3g}" for k in shown_ticks], fontsize=7)
@@ -325,10 +294,8 @@ def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]
         "|dL/dz|, surrogate gradient": before("grad_z"),
         "|dL/dW|": before("grad_w"),
     }
-    return {
-        panel: {line: column for line, column in lines.items() if column in columns}
-        for panel, lines in panels.items()
-    }
+    known = lambda lines: {line: column for line, column in lines.items() if column in columns}
+    return {panel: known(lines) for panel, lines in panels.items()}
 
 
 def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -86,7 +86,7 @@ def _add_constructor(cls: griffe.Class) -> None:
     for name, field in cls.members.items():
         if not isinstance(field, griffe.Attribute) or field.annotation is None:
             continue
-        if str(field.annotation).startswith("ClassVar"):
+        if "instance-attribute" not in field.labels:  # a ClassVar
             continue
         default = field.value
         if isinstance(default, griffe.ExprCall) and str(default.function) == "static":

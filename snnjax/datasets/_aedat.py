@@ -76,10 +76,8 @@ def read_events(
         times.append(time)
         data.append(events["data"])
     words = np.concatenate(data)
-    x, y, polarity = (
-        (words >> shift & mask).astype(np.int32)
-        for shift, mask in ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
-    )
+    bits = ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
+    x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in bits)
     return PolarityEvents(np.concatenate(times), x, y, polarity)
 
 

@@ -9,10 +9,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass
 from snnjax.datasets import _arrays
+
+Pair = tuple[ArrayLike, object]
+"""Inputs and targets of a batch; targets may be a dict or tuple of arrays."""
 
 
 @pytree_dataclass
@@ -87,7 +91,7 @@ class Batches:
 
     def __init__(
         self,
-        batches: Iterable[tuple[Any, Any]] | Callable[[int], Iterable[tuple[Any, Any]]],
+        batches: Iterable[Pair] | Callable[[int], Iterable[Pair]],
         *,
         batch_first: bool = False,
         dt: float | None = None,
@@ -117,8 +121,7 @@ class Batches:
             ValueError: There is no batch, or x has fewer than two axes, no sample, or another
                 number of samples than y.
         """
-        made: Any = self._batches
-        k = -1
+        made, k = self._batches, -1
         for k, pair in enumerate(made if isinstance(made, Iterable) else made(epoch)):
             with _check.at(f"batch {k}"):
                 batch = self._put(pair)
@@ -126,7 +129,7 @@ class Batches:
         if k < 0:
             raise ValueError(f"batches must give at least one batch per epoch, got none in {epoch}")
 
-    def _put(self, pair: Any) -> Batch:
+    def _put(self, pair: object) -> Batch:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise TypeError(f"a batch must be a pair (x, y), got {type(pair).__name__}")
         x, y = np.asarray(pair[0]), pair[1]

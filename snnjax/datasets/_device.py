@@ -146,15 +146,10 @@ class DeviceEvents:
         # at least one element, because a position is read even if there are no events
         padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)
         padded[: len(addresses)] = addresses
-        return cls(
-            addresses=jnp.asarray(padded),
-            offsets=jnp.asarray(offsets, jnp.int32),
-            labels=jnp.asarray(labels, jnp.int32),
-            steps=steps,
-            num_units=num_units,
-            longest=longest,
-            dt=dt,
-        )
+        binned, first = jnp.asarray(padded), jnp.asarray(offsets, jnp.int32)
+        classes = jnp.asarray(labels, jnp.int32)
+        grid: dict[str, Any] = {"steps": steps, "num_units": num_units, "dt": dt}
+        return cls(addresses=binned, offsets=first, labels=classes, longest=longest, **grid)
 
     def __len__(self) -> int:
         return self.labels.shape[0]

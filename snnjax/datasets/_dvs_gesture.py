@@ -120,11 +120,8 @@ class DVSGesture:
         self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4
     ) -> None:
         _check.one_of("split", split, get_args(Split))
-        self.downsample = _check.one_of(
-            "downsample",
-            _check.integer("downsample", downsample, at_least=1),
-            tuple(2**k for k in range(8)),
-        )
+        _check.integer("downsample", downsample, at_least=1)
+        self.downsample = _check.one_of("downsample", downsample, [2**k for k in range(8)])
         self._samples = _find(_fetch.check_folder(folder), split)
         self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
         side = _PIXELS // downsample

@@ -234,10 +234,8 @@ class EventDataset(LabelledDataset):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"EventDataset({len(self)} samples, {self.times.size} events, {self.num_units} units, "
-            f"{self.num_classes} classes, {self.duration:g} s)"
-        )
+        sizes = f"{len(self)} samples, {self.times.size} events, {self.num_units} units"
+        return f"EventDataset({sizes}, {self.num_classes} classes, {self.duration:g} s)"
 
     @property
     def counts(self) -> np.ndarray:
@@ -265,13 +263,9 @@ class EventDataset(LabelledDataset):
         offsets = _arrays.offsets_of(lengths)
         # ragged gather: event e of the result is event e - offsets[s] + self.offsets[index[s]] here
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], lengths)
-        return self._with(
-            times=self.times[source],
-            units=self.units[source],
-            offsets=offsets,
-            labels=self.labels[index],
-            groups=None if self.groups is None else self.groups[index],
-        )
+        groups = None if self.groups is None else self.groups[index]
+        part = self._with(offsets=offsets, labels=self.labels[index], groups=groups)
+        return part._with(times=self.times[source], units=self.units[source])
 
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
         """Return all other samples, and the samples of the groups `held_out`.
@@ -384,13 +378,9 @@ class EventDataset(LabelledDataset):
             stop = int(np.searchsorted(self.offsets, most, side="right")) - 1
             stop = min(max(stop, start + 1), len(self))
             own = slice(self.offsets[start], self.offsets[stop])
-            yield self._with(
-                times=self.times[own],
-                units=self.units[own],
-                offsets=self.offsets[start : stop + 1] - self.offsets[start],
-                labels=self.labels[start:stop],
-                groups=None,
-            )
+            offsets = self.offsets[start : stop + 1] - self.offsets[start]
+            part = self._with(offsets=offsets, labels=self.labels[start:stop], groups=None)
+            yield part._with(times=self.times[own], units=self.units[own])
             start = stop
             if start == len(self):
                 return

@@ -171,23 +171,16 @@ class DeviceImages:
             if not (std > 0).all():
                 got = f"standard deviations {std.tolist()}"
                 raise ValueError(f"images must not be constant in a channel, got {got}")
-            scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+            mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
         else:
             size, expected = data.images.shape[1:], like.images.shape[1:]
             if size != expected:
                 raise ValueError(f"data must have images of shape {expected}, got {size}")
-            scale = like.mean, like.std
+            mean, std = like.mean, like.std
         # larger types become float32, because values beyond 32-bit integers would wrap around
         images = data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
-        return cls(
-            images=jnp.asarray(images),
-            labels=jnp.asarray(data.labels),
-            mean=scale[0],
-            std=scale[1],
-            steps=steps,
-            flip=flip,
-            shift=shift,
-        )
+        arrays = {"images": jnp.asarray(images), "labels": jnp.asarray(data.labels)}
+        return cls(**arrays, mean=mean, std=std, steps=steps, flip=flip, shift=shift)
 
     def __len__(self) -> int:
         return self.labels.shape[0]

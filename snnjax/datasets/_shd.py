@@ -84,15 +84,13 @@ def read_shd(
     _check.integer("num_units", num_units, at_least=1)
     if duration is not None:
         _check.number("duration", duration, above=0, unit="s")
-    limits = {
-        "max_samples": _check.integer("max_samples", max_samples, at_least=1),
-        "max_events": _check.integer("max_events", max_events, at_least=1),
-    }
+    _check.integer("max_samples", max_samples, at_least=1)
+    _check.integer("max_events", max_events, at_least=1)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        return _read(path, num_units=num_units, duration=duration, **limits)
+        return _read(path, num_units, duration, max_samples, max_events)
     except PermissionError:
         raise
     except ValueError as error:
@@ -127,7 +125,7 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
 
 
 def _read(
-    path: Path, *, num_units: int, duration: float | None, max_samples: int, max_events: int
+    path: Path, num_units: int, duration: float | None, max_samples: int, max_events: int
 ) -> EventDataset:
     import h5py  # here, so that snnjax.datasets comes without it
 

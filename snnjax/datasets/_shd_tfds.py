@@ -236,7 +236,7 @@ def shd_builder(
                 citation=citation,
             )
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
             return {split: self._generate_examples(d) for split, d in data.items()}
 
         def _generate_examples(self, d: EventDataset) -> Iterator[tuple[int, dict[str, Any]]]:

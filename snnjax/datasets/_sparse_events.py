@@ -77,12 +77,10 @@ class SparseEvents:
             steps_by_unit = order_by_unit(sample, step, unit, steps=steps, num_units=num_units)
         padded = np.zeros(len(source.addresses), np.int32)
         padded[: len(steps_by_unit)] = steps_by_unit
-        return cls(
-            binned=source,
-            steps_by_unit=jnp.asarray(padded),
-            first_of_step=jnp.asarray(_first(sample * steps + step, len(source), steps)),
-            first_of_unit=jnp.asarray(_first(sample * num_units + unit, len(source), num_units)),
-        )
+        by_step = jnp.asarray(_first(sample * steps + step, len(source), steps))
+        by_unit = jnp.asarray(_first(sample * num_units + unit, len(source), num_units))
+        ends = {"first_of_step": by_step, "first_of_unit": by_unit}
+        return cls(binned=source, steps_by_unit=jnp.asarray(padded), **ends)
 
     def __len__(self) -> int:
         return len(self.binned)

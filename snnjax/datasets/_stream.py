@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from snnjax.datasets._crop import crop, drop_events, random_crop, start_of
 from snnjax.datasets._device import DeviceEvents
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._sparse_events import SparseEvents, order_by_unit
+
+if TYPE_CHECKING:
+    import grain
 
 
 class Recordings(Protocol):
@@ -48,6 +51,8 @@ class Recordings(Protocol):
 
 
 Crop = Literal["random", "start"]
+Binned = tuple[np.ndarray, np.ndarray | None]
+"""Addresses of a recording's events, and their steps in order of units for `SparseEvents`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,15 +178,12 @@ class Stream:
         options = grain.ReadOptions(
             num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers)
         )
-        elements = (
-            grain.MapDataset.source(order.ravel().tolist())
-            .map(lambda i: self._read(epoch, i))
-            .to_iter_dataset(options)
-        )
+        recordings = grain.MapDataset.source(order.ravel().tolist())
+        elements = recordings.map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
         return self._collect(iter(elements), order)
 
     def _collect(
-        self, elements: Any, order: np.ndarray
+        self, elements: grain.DatasetIterator[Binned], order: np.ndarray
     ) -> Generator[DeviceEvents | SparseEvents, None, None]:
         try:
             for indices in order:
@@ -189,9 +191,7 @@ class Stream:
         finally:
             elements.close()
 
-    def _put(
-        self, parts: list[tuple[np.ndarray, np.ndarray | None]], indices: np.ndarray
-    ) -> DeviceEvents | SparseEvents:
+    def _put(self, parts: list[Binned], indices: np.ndarray) -> DeviceEvents | SparseEvents:
         """Copy a shard to the device.
 
         This is a separate function, so that no host copy of a shard survives while the shard is in
@@ -207,7 +207,7 @@ class Stream:
             return shard
         return SparseEvents.from_events(shard, steps_by_unit=np.concatenate(by_unit))
 
-    def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(self, epoch: int, i: int) -> Binned:
         """Return the addresses of recording i, and its steps in order of units if `events`."""
         rng = np.random.default_rng([1, self.seed, epoch, i])
         with _check.at(f"recording {i}"):

@@ -29,34 +29,32 @@ _LINEAR = ("Linear", "Affine")
 _WEIGHTS = (*_LINEAR, "Conv1d", "Conv2d")
 
 
+class Link(NamedTuple):
+    """The nodes from a population, or from the Input, to another population.
+
+    Attributes:
+        source: Node of the presynaptic population, or the Input.
+        before: Pooling, flattening, and last the weights.
+        scales: Scale nodes after the weights.
+    """
+
+    source: str
+    before: list[str]
+    scales: list[str]
+
+
 class Stage(NamedTuple):
     """A population of neurons and the nodes that lead to it.
 
     Attributes:
         name: Node of the population.
-        before: Nodes before the population. The last one is its weights.
-        scales: Scale nodes between these weights and the population.
+        link: The nodes from the population below.
         loop: Node of the recurrent weights, or None without recurrence.
     """
 
     name: str
-    before: list[str]
-    scales: list[str]
+    link: Link
     loop: str | None
-
-
-class Skip(NamedTuple):
-    """A skip connection to the last population.
-
-    Attributes:
-        source: Node of the presynaptic population.
-        weights: Node of the weights.
-        scales: Scale nodes after the weights.
-    """
-
-    source: str
-    weights: str
-    scales: list[str]
 
 
 class Graph:
@@ -149,14 +147,18 @@ def shape_of(value: object) -> tuple[int, ...] | None:
     return tuple(int(n) for n in a) if fits else None
 
 
-def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
-    """Return the populations from input to output, and the skip connections to the last one."""
+def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
+    """Return the populations from input to output, and the skip connections to the last one.
+
+    The skip connections are in the order of their sources. The link of the last stage is among
+    them. Without skip connections, the list is empty.
+    """
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
     if graph.kind(name) not in NEURONS:
         graph.fail(name, "stands before the Output; the node before the Output must be neurons")
     stages: list[Stage] = []
-    skips: list[Skip] = []
+    skips: list[Link] = []
     while name != start:
         if name in used:
             graph.fail(name, "is in a loop with other neurons")
@@ -170,18 +172,17 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
             graph.fail(name, f"must have {needed}")
         if not forward:
             graph.fail(name, "must get its input through weights")
-        parts = [(*_split_scales(graph, name, chain), source) for chain, source in forward]
-        if len(parts) > 1:
+        links = [_link(graph, name, chain, source) for chain, source in forward]
+        if len(links) > 1:
             if stages:
-                sources = [source for *_, source in parts]
+                sources = [link.source for link in links]
                 allowed = "only the last neurons may have several sources"
                 graph.fail(name, f"gets input from {sources[:10]}; {allowed}")
-            skips = [Skip(source, chain[-1], scales) for chain, scales, source in parts]
-            parts.sort(key=lambda part: -_depth(graph, part[2], start))
-        chain, scales, source = parts[0]
-        stages.insert(0, Stage(name, chain, scales, loops[0][0] if loops else None))
+            skips = list(links)
+            links.sort(key=lambda link: -_depth(graph, link.source, start))
+        stages.insert(0, Stage(name, links[0], loops[0][0] if loops else None))
         used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
-        name = source
+        name = links[0].source
     if left := [name for name in graph.nodes if name not in used]:
         graph.fail(left[0], "is on no path from the Input to the Output")
     return stages, _in_order(graph, stages, skips)
@@ -194,8 +195,8 @@ def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list
     return own, [(chain, source) for chain, source in chains if source != name]
 
 
-def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
-    """Split the chain to the population `name` after its weights; the second part is scales."""
+def _link(graph: Graph, name: str, chain: list[str], source: str) -> Link:
+    """Return the chain from `source` to the population `name`, split after its weights."""
     n = len(chain)
     while n and graph.kind(chain[n - 1]) == "Scale":
         n -= 1
@@ -204,7 +205,7 @@ def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str],
     if graph.kind(chain[n - 1]) not in _WEIGHTS:
         needed = "they must get their input through weights"
         graph.fail(chain[n - 1], f"cannot stand right before the neurons {name!r}; {needed}")
-    return chain[:n], chain[n:]
+    return Link(source, chain[:n], chain[n:])
 
 
 def _chain(graph: Graph, name: str) -> tuple[list[str], str]:
@@ -229,7 +230,7 @@ def _depth(graph: Graph, name: str, start: str) -> int:
     return len(seen)
 
 
-def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip]:
+def _in_order(graph: Graph, stages: list[Stage], skips: list[Link]) -> list[Link]:
     if not skips:
         return []
     last, by_source = stages[-1].name, {skip.source: skip for skip in skips}
@@ -238,10 +239,9 @@ def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip
         sources = [skip.source for skip in skips]
         needed = f"one population, or once from each spiking population, {spiking}"
         graph.fail(last, f"must get input from {needed}; got {sources}")
-    for _, name, _ in skips:
-        chain, _ = _chain(graph, name)
-        *before, kind = map(graph.kind, chain)
+    for link in skips:
+        *before, kind = map(graph.kind, link.before)
         if before not in ([], ["Flatten"]) or kind not in _LINEAR:
             needed = "Linear, with nothing but a Flatten before it, in a skip connection"
-            graph.fail(name, f"must be {needed}, got {chain}")
+            graph.fail(link.before[-1], f"must be {needed}, got {link.before}")
     return [by_source[source] for source in spiking]

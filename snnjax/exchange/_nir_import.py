@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.exchange import _nir_convention as convention
-from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of, stages_of
+from snnjax.exchange._graph import SPIKING, Graph, Link, Stage, metadata_of, shape_of, stages_of
 from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn import (
@@ -82,16 +82,13 @@ def from_nir(
     spikes = False
     outputs: dict[str, Shape] = {}
     for stage in stages:
-        before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
-        kernel = _kernel(nodes, stage.before[-1], flat)
+        before, shape, flat, spikes = _before(nodes, stage.link, shape, spikes)
+        kernel = _kernel(nodes, stage.link.before[-1], flat)
         if skips and stage is stages[-1]:
-            kernels = [_kernel(nodes, skip.weights, outputs[skip.source]) for skip in skips]
-            scaled = [
-                _rescaled(nodes, skip.scales, part, part.shape[-1:])
-                for skip, part in zip(skips, kernels, strict=True)
-            ]
-            kernel = np.concatenate(scaled)
-            stage, shape = stage._replace(scales=[]), (len(kernel),)
+            kernels = [_kernel(nodes, skip.before[-1], outputs[skip.source]) for skip in skips]
+            parts = zip(skips, kernels, strict=True)
+            kernel = np.concatenate([_rescaled(nodes, skip.scales, part) for skip, part in parts])
+            stage, shape = stage._replace(link=stage.link._replace(scales=[])), (len(kernel),)
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
         layers += [*before, layer]
@@ -131,15 +128,15 @@ def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
 
 
 def _before(
-    graph: Graph, stage: Stage, shape: Shape, spikes: bool
+    graph: Graph, link: Link, shape: Shape, spikes: bool
 ) -> tuple[list[Layer], Shape, Shape | None, bool]:
-    """Read the pooling and flattening before a stage's weights.
+    """Read the pooling and flattening before the weights of a link.
 
     Args:
         graph: The graph.
-        stage: The stage.
-        shape: Shape (*spatial, channels) of what the stage gets.
-        spikes: Whether the stage gets spikes.
+        link: The link.
+        shape: Shape (*spatial, channels) of its source's output.
+        spikes: Whether this output is spikes.
 
     Returns:
         The layers; the shape after them; the shape before a Flatten, or None; and whether the
@@ -147,7 +144,7 @@ def _before(
     """
     layers: list[Layer] = []
     flat: Shape | None = None
-    *names, weights = stage.before
+    *names, weights = link.before
     rest = iter(names)
     for name in rest:
         kind = graph.kind(name)
@@ -223,7 +220,7 @@ def _layer(
     graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
 ) -> tuple[Layer, Shape]:
     """Return the layer of a stage whose weights get the given shape, and its output's shape."""
-    name, weights = stage.name, stage.before[-1]
+    name, weights = stage.name, stage.link.before[-1]
     axes, (in_features, out_features) = kernel.ndim - 2, kernel.shape[-2:]
     if len(shape) != 1 + axes or shape[-1] != in_features:
         given = f"its input (*spatial, channels) has the shape {shape}"
@@ -238,7 +235,7 @@ def _layer(
     except ValueError as error:
         graph.fail(weights, f"must not be larger than its input: {error}")
     out: Shape = (*positions, out_features)  # type: ignore[assignment]  # all sizes are known
-    kernel = _rescaled(graph, stage.scales, kernel, out)
+    kernel = _rescaled(graph, stage.link.scales, kernel, out[:-1])
     read = read_neurons(graph, name, out, clock)
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
@@ -307,11 +304,13 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     return kernel
 
 
-def _rescaled(graph: Graph, scales: Sequence[str], kernel: np.ndarray, out: Shape) -> np.ndarray:
-    """Multiply weights onto neurons of the shape `out` with the Scale nodes between them."""
+def _rescaled(
+    graph: Graph, scales: Sequence[str], kernel: np.ndarray, positions: Shape = ()
+) -> np.ndarray:
+    """Multiply weights onto neurons at `positions` with the Scale nodes between them."""
     for name in scales:
         with np.errstate(over="ignore"):
-            kernel = _scaled(kernel, read_scale(graph, name, out))
+            kernel = _scaled(kernel, read_scale(graph, name, (*positions, kernel.shape[-1])))
         if not np.isfinite(kernel.astype(np.float32)).all():
             graph.fail(name, "must have a scale that leaves the weights finite")
     return kernel

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import Any, Literal, get_args
+from typing import Literal, SupportsIndex, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,10 +35,11 @@ from snnjax.datasets import EventDataset
 _LARGEST = 2**31 - 1
 _LATEST = 2**32 * 10**6 - 1  # us
 Origin = Literal["first", "zero"]
+T = TypeVar("T")
 
 
 def from_tonic(
-    samples: Iterable[tuple[Any, Any]],
+    samples: Iterable[tuple[np.ndarray, SupportsIndex]],
     *,
     sensor_size: Sequence[int] | None = None,
     duration: float | None = None,
@@ -118,14 +119,15 @@ def from_tonic(
     )
 
 
-def _numbered(samples: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+def _numbered(samples: Iterable[T]) -> Iterator[tuple[int, T]]:
     """Enumerate the samples; the message of an error that a sample raises names its number."""
-    iterator, end = iter(samples), object()
+    iterator = iter(samples)
     for s in count():
         with _check.at(f"sample {s}"):
-            sample = next(iterator, end)
-        if sample is end:
-            return
+            try:
+                sample = next(iterator)
+            except StopIteration:
+                return
         yield s, sample
 
 
