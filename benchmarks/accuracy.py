@@ -1,6 +1,9 @@
-"""Accuracy over seeds: `python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] TASK [any flag of the task]`.
+"""Accuracy over seeds.
 
-Each run appends one line to RESULTS.jsonl at once; runs that are there already are not done again. Prints mean and standard deviation.
+    python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] TASK [FLAGS]
+
+FLAGS are any flags of the task. Each run immediately appends one line to RESULTS.jsonl. Runs that
+are already in the file are not repeated. Prints mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ class Accuracy:
     """Train `task` for several seeds and report test accuracy."""
 
     results: tyro.conf.Positional[Path]
-    """JSON lines, one a run."""
+    """JSON lines, one per run."""
     task: Task
     seeds: int = 5
     """Seeds 0 ... seeds - 1 of weights and sample order."""
@@ -32,7 +35,11 @@ class Accuracy:
 
 
 def key_of(config: dict[str, Any]) -> str:
-    """A run's identity: its settings without where it is written."""
+    """Return the identity of a run: its settings without the folders of its data and its output.
+
+    Args:
+        config: The run's configuration.
+    """
     return json.dumps(
         {
             k: str(v) if isinstance(v, Path) else v
@@ -44,7 +51,11 @@ def key_of(config: dict[str, Any]) -> str:
 
 
 def main(options: Accuracy) -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then print the table.
+
+    Args:
+        options: The task, the seeds and the file of results.
+    """
     done = {}
     if options.results.exists():
         for line in options.results.read_text().splitlines():

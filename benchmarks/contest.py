@@ -1,10 +1,18 @@
-"""What every contestant's process does: build, step, time, and print one line of JSON. Numpy and the standard library alone.
+"""The process of each contestant: build, step, time, and print one line of JSON.
 
-    python -m benchmarks.peers.NAME WORK [--set FIELD=VALUE ...] [--steps 10] [--warmup 2] [--seconds 20]
+    python -m benchmarks.peers.NAME WORK [--set FIELD=VALUE ...] [--steps 10] [--warmup 2]
+        [--seconds 20]
 
-The line holds the milliseconds of each timed step; of the first step, which compiles what there is to compile; seconds from the process' start until its
-imports were done (`import_s`) and until the first step was done (`ready_s`); peak resident memory; first and last loss; and what was measured: neuron, form
-(recurrent or feed-forward), form of the input, versions. A work that a contestant cannot do gives `unsupported` and the reason.
+The line has:
+
+- the milliseconds of each timed step, and of the first step, which includes compilation;
+- seconds from the start of the process to the end of its imports (`import_s`) and to the end of
+  the first step (`ready_s`);
+- peak resident memory, and the first and last loss;
+- what was measured: neuron, form (recurrent or feed-forward), form of the input, versions.
+
+If a contestant does not support a work, the line has `unsupported` with the reason. The module
+needs only numpy and the standard library.
 """
 
 from __future__ import annotations
@@ -26,13 +34,21 @@ import numpy as np
 from benchmarks.works import Work, parse
 
 BEGIN = "SNNJAX_BENCHMARK_BEGIN"
-"""Environment variable with the moment at which the process was started, by `time.monotonic`."""
+"""Environment variable with the start time of the process, by `time.monotonic`."""
 FEWEST = 3
-"""Timed steps, however long they take."""
+"""Minimum number of timed steps, for any duration."""
 
 
 class Contest(NamedTuple):
-    """`step()` makes one training step of all seeds, waits until it is done and returns the (last) loss."""
+    """What a contestant measures.
+
+    Attributes:
+        step: Makes one training step of all seeds, waits for its end and returns the (last) loss.
+        neuron: The neuron model.
+        form: Recurrent or feed-forward.
+        input: Form of the input.
+        note: Any further remark.
+    """
 
     step: Callable[[], float]
     neuron: str
@@ -42,7 +58,7 @@ class Contest(NamedTuple):
 
 
 class Unsupported(Exception):
-    """The contestant cannot do the work; the message says why."""
+    """The contestant does not support the work; the message gives the reason."""
 
 
 def run(
@@ -50,7 +66,13 @@ def run(
     packages: Sequence[str],
     *flags: tuple[str, dict[str, Any]],
 ) -> None:
-    """Do what the command line says with what `build(work, options)` gives. `packages`: whose versions count. `flags`: further options."""
+    """Read the command line, measure, and print the line of JSON.
+
+    Args:
+        build: A function of the work and the options that returns the `Contest`.
+        packages: Packages whose versions are reported.
+        *flags: Further options of the command line.
+    """
     imported = time.monotonic()
     parser = argparse.ArgumentParser()
     parser.add_argument("work")
@@ -92,10 +114,19 @@ def measure(
     begin: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Time `step`: the first one, `warmup` more, then `steps`; of both as many as begin within `seconds`, but at least `FEWEST` that are timed.
+    """Time the first step, `warmup` more steps, and then `steps` timed steps.
+
+    Args:
+        step: The function to time.
+        steps: Number of timed steps. No further step begins after `seconds`, but at least `FEWEST`
+            steps are timed.
+        warmup: Steps after the first that are not timed. None begins after `seconds`.
+        seconds: Limit, s.
+        begin: Start time of the process, s.
+        clock: Returns the time, s.
 
     Raises:
-      FloatingPointError: a loss that is not finite: what was timed is no training.
+        FloatingPointError: A loss is not finite, so the timed steps are not training.
     """
     before = clock()
     losses = [step()]
@@ -116,7 +147,11 @@ def measure(
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Python's and theirs; those that are not installed are left out."""
+    """Return the versions of Python, numpy and the packages that are installed.
+
+    Args:
+        packages: Names of packages.
+    """
     found = {"python": platform.python_version(), "numpy": np.__version__}
     for package in packages:
         try:

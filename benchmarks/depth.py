@@ -1,7 +1,10 @@
-"""Depth before training: `python -m benchmarks.depth RESULTS.jsonl FIGURE.png --data FOLDER`, the paper's figure 4d-f on files in the SHD layout.
+"""Depth before training: the paper's figure 4d-f on files in the SHD layout.
 
-What `snnjax reproduce figure4` measures before it trains (`snnjax.reproduce.layers`), for any depths, seeds and time step: recurrent convolutional
-networks of 1, 3 and 7 layers, layer by layer. Then each statement of the paper about it with the numbers that speak for or against it.
+    python -m benchmarks.depth RESULTS.jsonl FIGURE.png --data FOLDER
+
+The same measurements as `snnjax reproduce figure4` before training (`snnjax.reproduce.layers`), for
+any depths, seeds and time step: recurrent convolutional networks of 1, 3 and 7 layers, layer by
+layer. Then prints each statement of the paper with the numbers for or against it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from snnjax.reproduce.layers import NUMBERS, SETTINGS, STATEMENTS, few, figure, 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to look at."""
+    """What to measure."""
 
     results: tyro.conf.Positional[Path]
-    """JSON lines, one a network; those that are there are not measured again."""
+    """JSON lines, one per network; existing ones are not measured again."""
     figure: tyro.conf.Positional[Path]
     """PNG file to write."""
     data: Path = Path()
@@ -41,7 +44,12 @@ class Options:
 
 
 def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One dict a depth, setting and seed: numbers by layer. What is not `done` is measured and appended to the results, a line each."""
+    """Return one dict per depth, setting and seed, with numbers by layer.
+
+    Args:
+        options: What to measure.
+        done: Existing rows. Missing rows are measured and appended to the results, one line each.
+    """
     base = SHDConfig(
         start="paper",
         data=options.data,
@@ -65,7 +73,7 @@ def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]
             sets = few(base.datasets(), options.samples) if sets is None else sets
             network = dataclasses.replace(base, model=f"csnn{depth}")  # type: ignore[arg-type]
             found = look(network, sets, init, sigma_u, seed)
-            # as LayerProbe names them
+            # the names of LayerProbe
             row = which | {NUMBERS[name]: values for name, values in found.items()}
             with options.results.open("a") as f:
                 f.write(json.dumps(row) + "\n")
@@ -75,7 +83,11 @@ def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def main(options: Options) -> None:
-    """Measure, write, draw, judge."""
+    """Measure, write, draw, judge.
+
+    Args:
+        options: What to measure.
+    """
     done = (
         [json.loads(line) for line in options.results.read_text().splitlines()]
         if options.results.exists()

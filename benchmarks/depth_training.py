@@ -1,11 +1,14 @@
-"""Which start trains deep networks: `python -m benchmarks.depth_training RESULTS.jsonl --data FOLDER [--tasks ...]`.
+"""Which start trains deep networks?
 
-Every arm is one start of a network, and has its own best learning rate out of four, found on seed 0 by validation accuracy;
-then it runs with the other seeds at that rate. The arm `calibrated` is what `snnjax train` does without flags, at its one
-learning rate for all depths and tasks. Rows are appended one by one, so that a study that was stopped goes on where it was.
-Test files are not read.
+    python -m benchmarks.depth_training RESULTS.jsonl --data FOLDER [--tasks ...]
 
-Each row also holds what the probe saw before training, to tell which number predicts the accuracy after it.
+Every arm is one start of a network. Its learning rate is the best of four on seed 0, by validation
+accuracy; the other seeds then run at this rate. The arm `calibrated` has the defaults of
+`snnjax train`, with one learning rate for all depths and tasks. Rows are appended one by one, so
+that a study that was stopped can continue. Test files are not read.
+
+Each row also has the measurements of the probe before training, to find out which of them predicts
+the accuracy after training.
 """
 
 from __future__ import annotations
@@ -41,10 +44,13 @@ PROBED = 200
 
 
 class Task(NamedTuple):
-    """A data set, a kind of network, and the depths in which it is tried.
+    """A data set, a kind of network, and its depths.
 
-    `sizes`: of the training and validation data drawn from the training file; None: the training and validation set of
-    figure 4's laptop preset, two speakers.
+    Attributes:
+        config: The configuration.
+        sizes: Numbers of training and validation samples, drawn from the training file. None: the
+            training and validation set of figure 4's laptop preset, two speakers.
+        depths: Numbers of hidden layers.
     """
 
     config: Any
@@ -53,9 +59,13 @@ class Task(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """A start: what it changes in the configuration, and the learning rates that it may choose from.
+    """A start of a network.
 
-    `theory`: the steepness of all surrogates is what `steepness_for_gain` says for the input's rate.
+    Attributes:
+        changes: Changes to the configuration.
+        rates: Learning rates to choose from.
+        theory: Whether the steepness of all surrogates is that of `steepness_for_gain` for the
+            input's rate.
     """
 
     changes: dict[str, Any]
@@ -87,7 +97,7 @@ ARMS: dict[str, Arm] = {
     "LeCun": Arm({"init": "lecun", "gradient": "none"}, OF_MUON),
     "LSUV": Arm({"init": "lsuv", "gradient": "none"}, OF_MUON),
 }
-"""Starts by name. All but `paper` train with what `calibrated` trains with, apart from what they change."""
+"""Starts by name. All except `paper` train as `calibrated` does, apart from their changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,25 +105,29 @@ class Options:
     """What to run."""
 
     results: tyro.conf.Positional[Path]
-    """JSON lines, one per run; those that are there are not done again."""
+    """JSON lines, one per run; existing runs are not repeated."""
     data: Path = Path()
     """Folder with shd_format and nmnist."""
     tasks: tuple[str, ...] = ("dense",)
-    """Of: dense, recurrent, convolutional, figure 4, nmnist, randman."""
+    """Some of dense, recurrent, convolutional, figure 4, nmnist, randman."""
     arms: tuple[str, ...] = tuple(ARMS)
     """Starts, by name."""
     depths: tuple[int, ...] = ()
-    """Layers; none: those of each task."""
+    """Numbers of layers; none: those of each task."""
     seeds: int = 5
     """Seeds 0 ... seeds - 1."""
     epochs: int | None = None
     """Passes over the training data; None: those of each task."""
     figure: Path | None = None
-    """Where to draw the first of `tasks` to."""
+    """File for the figure of the first of `tasks`."""
 
 
 def tasks(data: Path) -> dict[str, Task]:
-    """Every task by its name."""
+    """Return every task by its name.
+
+    Args:
+        data: Folder with shd_format and nmnist.
+    """
     digits = SHDConfig(data=data / "shd_format", dt=4e-3, batch_size=25, epochs=12)
     replace: Any = dataclasses.replace
     return {
@@ -148,14 +162,25 @@ def tasks(data: Path) -> dict[str, Task]:
 
 
 def of_depth(config: Any, depth: int) -> Any:
-    """The configuration with `depth` layers."""
+    """Return the configuration with `depth` layers.
+
+    Args:
+        config: A configuration.
+        depth: Number of hidden layers.
+    """
     if config.model == "dense":
         return dataclasses.replace(config, hidden=(128,) * depth)
     return dataclasses.replace(config, model=f"csnn{depth}")
 
 
 def changed(config: Any, changes: dict[str, Any]) -> Any:
-    """The configuration with the changes of an arm, all that they leave open as their start has it."""
+    """Return the configuration with the changes of an arm.
+
+    Args:
+        config: A configuration.
+        changes: Fields and values. Fields that an arm may change and does not name have the default
+            of their start.
+    """
     own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
     opened = dict.fromkeys(
         (
@@ -172,7 +197,15 @@ def changed(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def few(config: Any, sizes: tuple[int, int] | None) -> Splits:
-    """Training and validation data, drawn from the training file alone; the latter takes the place of a test set, too."""
+    """Return training and validation data, drawn only from the training file.
+
+    Args:
+        config: A configuration.
+        sizes: Numbers of training and validation samples; see `Task`.
+
+    Returns:
+        The data. The validation data also replace the test data.
+    """
     if sizes is None:
         train, valid, _ = SOURCES["two speakers"](config)
         return Splits(train, valid, valid)
@@ -185,7 +218,11 @@ def few(config: Any, sizes: tuple[int, int] | None) -> Splits:
 
 
 def seen(prepared: Any) -> dict[str, list[float]]:
-    """What the probe sees before training, by layer."""
+    """Return the measurements of the probe before training, by layer.
+
+    Args:
+        prepared: A prepared run.
+    """
     config = prepared.config
     x, labels = prepared.sample.batch(
         spread(prepared.sample, min(PROBED, config.calibration_samples))
@@ -198,7 +235,12 @@ def seen(prepared: Any) -> dict[str, list[float]]:
 
 
 def one(config: Any, sets: Any) -> dict[str, Any]:
-    """Train once: accuracies by epoch, rates, and what was seen before."""
+    """Train once, and return accuracies by epoch, rates, and the measurements before training.
+
+    Args:
+        config: A configuration.
+        sets: Training, validation and test data.
+    """
     begin = time.perf_counter()
     prepared = prepare(config, sets)
     config, network, splits, _ = prepared
@@ -225,12 +267,21 @@ def one(config: Any, sets: Any) -> dict[str, Any]:
 
 
 def final(row: dict[str, Any]) -> float:
-    """The accuracy that counts: after the last epoch."""
+    """Return the accuracy after the last epoch, which the study compares.
+
+    Args:
+        row: A row of the results.
+    """
     return row["valid"][-1]
 
 
 def runs(options: Options, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every run that is to be done, in an order in which each arm's rate is known before its seeds."""
+    """Yield every run, in an order in which the rate of each arm is known before its further seeds.
+
+    Args:
+        options: What to run.
+        rows: The results so far. The caller appends to them.
+    """
     known = tasks(options.data)
     for name in options.tasks:
         task = known[name]
@@ -251,7 +302,11 @@ def runs(options: Options, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any
 
 
 def main(options: Options) -> None:
-    """Run what is missing."""
+    """Run what is missing.
+
+    Args:
+        options: What to run.
+    """
     rows = (
         [json.loads(line) for line in options.results.read_text().splitlines()]
         if options.results.exists()
@@ -290,9 +345,11 @@ def main(options: Options) -> None:
             ),
             options.figure,
         )
-    for name, correlation in predictors(rows).items():
-        print(f"{correlation:+.2f} {name}")
+    for name, (within, over_all) in predictors(rows).items():
+        print(f"{within:+.2f} {over_all:+.2f} {name}")
 
+
+STARTS = 4
 
 PREDICTORS: dict[str, Any] = {
     "smallest gain, on a logarithm, from 1": lambda b: (
@@ -310,23 +367,34 @@ PREDICTORS: dict[str, Any] = {
         -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30)))
     ),
     "smallest rate": lambda b: min(b["rate"]),
+    "first update over weights, farthest layer from 1 %": lambda b: _from_step(b, 0.01),
+    "first update over weights, farthest layer from 1.5 %": lambda b: _from_step(b, 0.015),
 }
-"""Numbers from before training that may tell the accuracy after it: more is better."""
+"""Numbers from before training that may predict the accuracy: larger is better."""
 
 
 def _or_nothing(value: float) -> float:
-    """A number, or 0 where a silent layer has none."""
+    """Return the number, or 0 if it is not finite, as for a silent layer."""
     return value if math.isfinite(value) else 0.0
 
 
+def _from_step(before: dict[str, list[float]], good: float) -> float:
+    """Return minus the largest distance of a layer's first update from `good`, as a logarithm."""
+    return -max(abs(math.log(max(step, 1e-6) / good)) for step in before["step"])
+
+
 def _mean(values: list[float]) -> float:
-    """Mean of what is finite; 0 of nothing."""
+    """Return the mean of the finite values, or 0 if there are none."""
     finite = [v for v in values if math.isfinite(v)]
     return sum(finite) / len(finite) if finite else 0.0
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's: the correlation of ranks, equal values sharing theirs.
+    """Return Spearman's rank correlation; equal values share their ranks.
+
+    Args:
+        a: Values.
+        b: As many values.
 
     >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0])
     0.8
@@ -335,14 +403,18 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
         (np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2
         for v in map(np.asarray, (a, b))
     ]
-    if min(np.ptp(r) for r in ranks) == 0:  # a constant tells nothing
+    if min(np.ptp(r) for r in ranks) == 0:  # a constant has no correlation
         return 0.0
     matrix: Any = np.corrcoef(ranks)
     return float(np.round(matrix[0, 1], 10))
 
 
 def studies(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each task and number of epochs, by a name for both."""
+    """Return the rows of each task and number of epochs, by a name for both.
+
+    Args:
+        rows: The results.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(f"{row['task']}, {row['epochs']} epochs", []).append(row)
@@ -350,14 +422,24 @@ def studies(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def chosen(rows: list[dict[str, Any]], depth: int, arm: str) -> list[dict[str, Any]]:
-    """The runs of an arm at its best rate, of the rows of one study."""
+    """Return the runs of an arm at its best rate.
+
+    Args:
+        rows: Rows of one study.
+        depth: Number of hidden layers.
+        arm: Name of the arm.
+    """
     own = [row for row in rows if (row["depth"], row["arm"]) == (depth, arm)]
     first = [row for row in own if row["seed"] == 0]
     return [row for row in own if row["rate"] == max(first, key=final)["rate"]] if first else []
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Validation accuracy in per cent by start and depth, one table per task; a standard deviation from 3 runs on."""
+    """Return validation accuracies in per cent by start and depth, one table per task.
+
+    Args:
+        rows: The results. With at least 3 runs there is a standard deviation.
+    """
     lines = []
     for name, own in studies(rows).items():
         depths = sorted({row["depth"] for row in own})
@@ -383,13 +465,23 @@ def _cell(runs: list[dict[str, Any]]) -> str:
 
 
 def level(row: dict[str, Any]) -> float:
-    """Largest over smallest root-mean-square gradient of the loss with respect to the spikes, over the layers of one network before training."""
+    """Return the largest over the smallest gradient of the layers of one network before training.
+
+    The gradient is that of the loss with respect to the spikes, as a root mean square per layer.
+
+    Args:
+        row: A row of the results.
+    """
     at_layer = np.cumprod([1.0, *row["before"]["gain"][:0:-1]])
     return float(at_layer.max() / at_layer.min())
 
 
 def levels(rows: list[dict[str, Any]]) -> str:
-    """How level the gradient of the start `calibrated` is: the worst network of each task and depth."""
+    """Report the ratio of gradients for `calibrated`: the worst network of each task and depth.
+
+    Args:
+        rows: The results.
+    """
     worst: dict[tuple[str, int], float] = {}
     for row in rows:
         if row["arm"] == "calibrated":
@@ -402,21 +494,41 @@ def levels(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def predictors(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Rank correlation of each number from before training with the accuracy after it, within each task and averaged over tasks."""
-    found: dict[str, list[float]] = {name: [] for name in PREDICTORS}
-    for own in studies(rows).values():
-        if len(own) < 10:
-            continue
-        for name, of in PREDICTORS.items():
-            found[name].append(
-                rank_correlation([of(row["before"]) for row in own], [final(row) for row in own])
-            )
-    return {name: round(_mean(values), 2) for name, values in found.items() if values}
+def predictors(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Return the rank correlation of each number from before training with the accuracy.
+
+    Args:
+        rows: Rows of all studies.
+
+    Returns:
+        For each number two correlations. The first is over the runs of one task, depth and number
+        of epochs, averaged over those in which at least `STARTS` starts were tried: there the
+        starts make the difference. The second is over all runs.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["epochs"], row["depth"]), []).append(row)
+    compared = [own for own in groups.values() if len({row["arm"] for row in own}) >= STARTS]
+
+    def correlation(of: Any, own: list[dict[str, Any]]) -> float:
+        return rank_correlation([of(row["before"]) for row in own], [final(row) for row in own])
+
+    return {
+        name: (
+            round(_mean([correlation(of, own) for own in compared]), 2),
+            round(correlation(of, rows), 2),
+        )
+        for name, of in PREDICTORS.items()
+    }
 
 
 def picture(rows: list[dict[str, Any]], study: str) -> Figure:
-    """Accuracy after training by depth, a line per start, and the learning curve of `calibrated` for each depth."""
+    """Draw accuracies by depth with one line per start, and learning curves of `calibrated`.
+
+    Args:
+        rows: The results.
+        study: Name of the study.
+    """
     own = studies(rows)[study]
     depths = sorted({row["depth"] for row in own})
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -1,14 +1,18 @@
-"""What many seeds cost: `python -m benchmarks.ensemble [--seeds 8] [--epochs 40] [--placements shard map vmap]`.
+"""The cost of many seeds.
 
-The Randman job (the paper's network and batch) as a person runs it, whole processes from start to exit, import and compilation included:
+    python -m benchmarks.ensemble [--seeds 8] [--epochs 40] [--placements shard map vmap]
 
-    alone     `snnjax train randman`, one process a seed, one after another
-    shard     `snnjax sweep`, members spread over one JAX device a core (what `auto` means on a CPU)
+The Randman job (the paper's network and batch), measured as whole processes from start to exit,
+including imports and compilation:
+
+    alone     `snnjax train randman`, one process per seed, one after another
+    shard     `snnjax sweep`, members distributed over one JAX device per core (`auto` on a CPU)
     map       the same, one member after another on one device
     vmap      the same, all members in one batched step
 
-For each: wall time, its ratio to one seed alone and to all of them alone one after another, and the peak memory of the largest process. The order of
-the works is as given; on a machine that is not quiet the figures mean little.
+For each: wall time, its ratio to one separate seed and to all separate seeds one after another, and
+the peak memory of the largest process. The order of the works is as given. If other processes use
+the machine, the figures are not reliable.
 """
 
 from __future__ import annotations
@@ -32,15 +36,19 @@ class Options:
     seeds: int = 8
     """Members."""
     epochs: int = 40
-    """Of each."""
+    """Epochs of each."""
     placements: tuple[Literal["shard", "map", "vmap"], ...] = ("shard", "map", "vmap")
     """Ways to train them together."""
     alone: int | None = None
-    """Seeds to really run alone, the others counted at their mean; None: all."""
+    """Seeds to run separately; the others are counted at their mean. None: all."""
 
 
 def timed(*arguments: str) -> tuple[float, float]:
-    """Seconds from start to exit of `snnjax ARGUMENTS`, and its peak memory in MiB."""
+    """Return seconds from start to exit of `snnjax ARGUMENTS`, and its peak memory in MiB.
+
+    Args:
+        *arguments: Arguments of the command line.
+    """
     begin = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "snnjax", *arguments],
@@ -57,7 +65,11 @@ def timed(*arguments: str) -> tuple[float, float]:
 
 
 def main(options: Options) -> None:
-    """Print a line for each way."""
+    """Print one line per placement.
+
+    Args:
+        options: The job.
+    """
     job = ("randman", "--start", "paper", "--epochs", str(options.epochs))
     with tempfile.TemporaryDirectory() as folder:
         runs = []

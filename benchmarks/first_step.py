@@ -1,7 +1,10 @@
-"""Seconds from a process' start to the end of Randman's first training step: `python -m benchmarks.first_step [--rounds 3]`.
+"""Seconds from the start of a process to the end of Randman's first training step.
 
-The steps of `snnjax train randman`: imports, data, network, and one step of a batch shared by all cores, compiled. Each round in two processes with a new
-folder for compiled programs: in the first it is empty, in the second not.
+    python -m benchmarks.first_step [--rounds 3]
+
+The steps of `snnjax train randman`: imports, data, network, and one compiled step of a batch shared
+by all cores. Each round has two processes with a new folder for compiled programs: it is empty for
+the first process, and filled for the second.
 """
 
 from __future__ import annotations
@@ -25,7 +28,11 @@ class Options:
 
 
 def child(folder: str) -> dict[str, float]:
-    """Seconds of imports, of data and network, of the first step, and of all."""
+    """Return the seconds of imports, of data and network, of the first step, and of all.
+
+    Args:
+        folder: Folder for compiled programs.
+    """
     begin = time.monotonic()
     from snnjax.runtime import use_compilation_cache, use_cpu_devices
 
@@ -56,7 +63,11 @@ def child(folder: str) -> dict[str, float]:
 
 
 def main(options: Options) -> int:
-    """A line a process."""
+    """Print one line per process.
+
+    Args:
+        options: What to measure.
+    """
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for name in ("cold", "kept"):

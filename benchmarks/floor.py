@@ -1,14 +1,22 @@
-"""The least that a training step could take on this machine if it makes dense products: `python -m benchmarks.floor` measures the two rates and prints JSON.
+"""Lower limit for the time of a training step with dense products on this machine.
+
+    python -m benchmarks.floor
+
+measures two rates and prints them as JSON.
 
     floor = flops / (rate of a large float32 product) + bytes / (bandwidth of a copy)
 
-    flops   2 m k n for each product over all steps and samples (m rows): x @ W and its gradient of W; for every layer but the first also the gradient of x;
-            and the same three for recurrent weights. Convolutions as products over their windows.
-    bytes   4 (2 |input| + 6 sum |layer|): the input read forward and backward; of every layer, readout included, for each step and sample the drive, the trace
-            that the gradient needs, and the gradient of the drive, each written once and read once.
+    flops   2 m k n for each product over all steps and samples (m rows): x @ W and its gradient
+            with respect to W; for every layer except the first also the gradient with respect to
+            x; and the same three for recurrent weights. Convolutions count as products over
+            their windows.
+    bytes   4 (2 |input| + 6 sum |layer|): the input, read forward and backward; for every layer
+            including the readout, for each step and sample: the drive, the trace that the
+            gradient needs, and the gradient of the drive, each written once and read once.
 
-A step that keeps parts of these arrays in the caches, or that reads its input as events and skips the zeros, may go below it. Recurrent products are small
-and one a step: no machine makes them at the rate of a large one.
+A step can be faster than this limit if it keeps parts of these arrays in the caches, or if its
+input is a list of events without zeros. Recurrent products are small, one per step: no machine
+computes them at the rate of a large product.
 """
 
 from __future__ import annotations
@@ -24,18 +32,22 @@ import numpy as np
 from benchmarks.works import RECURRENT_KERNEL, Work, layers_of
 
 SIZE, COPY_MIB, REPEATS = 2048, 256, 8
-"""Rows and columns of the product; size of the array that is copied, well above the caches; repetitions, of which the fastest counts."""
+"""Rows and columns of the product; MiB to copy, more than the caches; runs, the fastest counts."""
 
 
 class Rates(NamedTuple):
-    """Floating-point operations and bytes (read and written) a second."""
+    """Floating-point operations per second, and bytes (read and written) per second."""
 
     flops: float
     bytes: float
 
 
 def flops(work: Work) -> float:
-    """Floating-point operations in the products of a step of all seeds."""
+    """Return the floating-point operations in the products of a step of all seeds.
+
+    Args:
+        work: The work.
+    """
     total, rows, layers = 0, work.steps * work.batch, layers_of(work)
     for k, layer in enumerate(layers):
         window = layer.kernel * layer.maps_in
@@ -49,7 +61,11 @@ def flops(work: Work) -> float:
 
 
 def traffic(work: Work) -> float:
-    """Bytes that a step of all seeds reads and writes."""
+    """Return the bytes that a step of all seeds reads and writes.
+
+    Args:
+        work: The work.
+    """
     rows, units = (
         work.steps * work.batch,
         sum(layer.size for layer in layers_of(work)) + (work.classes or 0),
@@ -58,7 +74,11 @@ def traffic(work: Work) -> float:
 
 
 def seconds(work: Work, rates: Rates) -> float:
-    """The floor, s.
+    """Return the lower limit, s.
+
+    Args:
+        work: The work.
+        rates: Rates of the machine.
 
     >>> from benchmarks.works import Work
     >>> seconds(Work("", units=10, hidden=(5,), classes=None, steps=2, batch=1), Rates(400.0, 400.0))  # 400 flops, 400 bytes
@@ -68,7 +88,7 @@ def seconds(work: Work, rates: Rates) -> float:
 
 
 def measure() -> Rates:
-    """The faster of numpy's and XLA's product, and numpy's copy on all cores at once."""
+    """Return the faster of numpy's and XLA's product, and numpy's copy on all cores at once."""
     return Rates(max(_numpy_flops(), _jax_flops()), _copy_bytes())
 
 
@@ -106,9 +126,7 @@ def _copy_bytes() -> float:
     n = COPY_MIB * 2**20 // 4
     source, target = np.ones(n, np.float32), np.zeros(n, np.float32)
     parts = list(zip(np.array_split(source, cores), np.array_split(target, cores), strict=True))
-    with ThreadPoolExecutor(
-        cores
-    ) as pool:  # numpy lets go of the interpreter's lock while it copies
+    with ThreadPoolExecutor(cores) as pool:  # numpy releases the interpreter's lock during a copy
         return (
             2
             * source.nbytes

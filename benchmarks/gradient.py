@@ -1,7 +1,7 @@
-"""The picture of docs/explanation/gradient.md: `python -m benchmarks.gradient PATH`.
+"""The figure of docs/explanation/gradient.md: `python -m benchmarks.gradient PATH`.
 
-Everything in it is computed when the script runs: the gain of one layer against the steepness of
-its surrogate, and the gradient in every layer of deep networks.
+The script computes everything in it: the gain of one layer against the steepness of its surrogate,
+and the gradient in every layer of deep networks.
 """
 
 from __future__ import annotations
@@ -32,13 +32,26 @@ BETAS = np.geomspace(1, 100, 9)
 
 
 def inputs(key: int) -> jax.Array:
-    """Poisson spikes (time, batch, units)."""
+    """Return Poisson spikes (time, batch, units).
+
+    Args:
+        key: Seed.
+    """
     return poisson_raster(jax.random.key(key), (STEPS, BATCH, N), rate=NU, dt=TIMES["dt"])
 
 
 @jax.jit
 def layer_gains(x: jax.Array, kernel: jax.Array, beta: Any) -> jax.Array:
-    """Gain of one layer without and with reset (2,), for errors white and constant in time (2,)."""
+    """Return the gains of one layer (2, 2).
+
+    Args:
+        x: Spikes (time, batch, units).
+        kernel: Weights (units, units).
+        beta: Steepness of the surrogate.
+
+    Returns:
+        Rows: without and with reset. Columns: errors white and constant in time.
+    """
     neuron = LIF(**TIMES, spike=superspike(beta))
     rms = lambda a: jnp.sqrt(jnp.square(a[CUT:-CUT]).mean())
     white = jax.random.rademacher(jax.random.key(9), x.shape, x.dtype)
@@ -51,7 +64,12 @@ def layer_gains(x: jax.Array, kernel: jax.Array, beta: Any) -> jax.Array:
 
 
 def network(seed: int, beta: float) -> Sequential:
-    """Seven layers at sigma_u = 1 by the formula, and a readout."""
+    """Return seven layers at sigma_u = 1 by the formula, and a readout.
+
+    Args:
+        seed: Seed of the weights.
+        beta: Steepness of the surrogates.
+    """
     rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=NU)
     neuron = LIF(**TIMES, spike=superspike(beta))
     layers = [SpikingDense(N, N, init=init, neuron=neuron, rngs=rngs) for _ in range(DEPTH)]
@@ -61,7 +79,13 @@ def network(seed: int, beta: float) -> Sequential:
 
 @nnx.jit
 def gradients(net: Sequential, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """Root mean square of dL/dz of every spiking layer, first to last, for the cross-entropy L."""
+    """Return the root mean square of dL/dz of every spiking layer, for the cross-entropy L.
+
+    Args:
+        net: The network.
+        x: Spikes (time, batch, units).
+        labels: Classes (batch,).
+    """
     pulls, layers = [], list(net.layers)
     for layer in layers:
         x, pull = jax.vjp(functools.partial(lambda layer, x: layer(x).output, layer), x)
@@ -76,7 +100,11 @@ def gradients(net: Sequential, x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def draw_gain(axes: Axes) -> None:
-    """Gain against beta: theory, one layer without and with reset, the layers of a network."""
+    """Draw gain against beta: theory, one layer without and with reset, the layers of a network.
+
+    Args:
+        axes: Axes to draw on.
+    """
     x, fine = inputs(0), jnp.geomspace(1, 100, 60)
     powers = calibration.input_powers(x, LIF(**TIMES), balance=True)
     kernel = calibration.data_driven(powers, sigma_u=1.0)(jax.random.key(1), (N, N))
@@ -100,7 +128,11 @@ def draw_gain(axes: Axes) -> None:
 
 
 def draw_depth(axes: Axes) -> None:
-    """Gradient in every layer, over that in the last, of networks with one beta and calibrated."""
+    """Draw the gradient in every layer over that in the last, with one beta and calibrated.
+
+    Args:
+        axes: Axes to draw on.
+    """
     labels, layers = jnp.arange(BATCH) % CLASSES, np.arange(1, DEPTH + 1)
     choices = (
         ("beta 2", 2.0, "C4"),
@@ -126,7 +158,11 @@ def draw_depth(axes: Axes) -> None:
 
 
 def main(path: Path) -> None:
-    """Compute and draw."""
+    """Compute and draw.
+
+    Args:
+        path: PNG file to write.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     gain_axes, depth_axes = figure.subplots(1, 2)
     draw_gain(gain_axes)

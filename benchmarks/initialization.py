@@ -1,12 +1,17 @@
-"""Does the initialization help training? `python -m benchmarks.initialization RESULTS.jsonl --data FOLDER [--architectures d1 d3 ...]`, then `... --table`.
+"""Does the initialization help training?
 
-Networks of 128 LIF neurons a layer, or the paper's convolutional ones, on files in the SHD layout, the same budget for each initialization.
-Formulas that aim at a membrane (the paper's, data-driven, data-driven and balanced) start at every sigma_u; Kaiming, LeCun, Micheli and IKUN have
-none; LSUV aims at a rate. A name with "+homeostasis" adds the paper's lower bound on activity, 100 at 1e-3 spikes a trial, where the others have
-`--lower-strength`. Each finished run appends one JSON line; runs that are there are not done again. Seeds are the outer loop, so that a study cut
-short is balanced.
+    python -m benchmarks.initialization RESULTS.jsonl --data FOLDER [--architectures d1 d3 ...]
+    python -m benchmarks.initialization RESULTS.jsonl --table
 
-One process compiles an architecture once and trains all its networks with it: the weights are data.
+Networks have 128 LIF neurons per layer, or are the paper's convolutional ones, on files in the SHD
+layout, with the same budget for each initialization. Formulas with a target for the membrane (the
+paper's, data-driven, data-driven and balanced) start at every sigma_u. Kaiming, LeCun, Micheli and
+IKUN have no target; the target of LSUV is a rate. A name with "+homeostasis" uses the paper's lower
+bound on activity, 100 at 1e-3 spikes per trial, instead of `--lower-strength`.
+
+Each finished run appends one JSON line; existing runs are not repeated. Seeds are the outer loop,
+so that a study that is stopped early is balanced. One process compiles each architecture only once,
+because the weights are arguments of the program.
 """
 
 from __future__ import annotations
@@ -56,43 +61,50 @@ class Options:
     """What to train."""
 
     results: tyro.conf.Positional[Path]
-    """JSON lines, one a run."""
+    """JSON lines, one per run."""
     data: Path | None = None
     """Folder with NAME_train.h5 and NAME_test.h5."""
     architectures: tuple[str, ...] = ("d1", "r1", "d3", "r3", "d7")
-    """d, r or c (dense, recurrent, recurrent and convolutional) and the number of hidden layers."""
+    """d, r or c (dense, recurrent, recurrent and convolutional) and the number of layers."""
     inits: tuple[str, ...] = (*TARGETED, *PLAIN)
     """Initializations, by name, perhaps with "+homeostasis"."""
     lower_strength: float = 100.0
-    """Of the lower bound on activity, for initializations without "+homeostasis"."""
+    """Strength of the lower bound on activity, for initializations without "+homeostasis"."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights and sample order."""
+    """Seeds of weights and sample order."""
     sigma_u: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     """Targets."""
     samples: int = 1000
-    """Recordings to train on; another 600 are held out for validation."""
+    """Recordings for training; another 600 are for validation."""
     speakers: tuple[int, ...] = ()
-    """Take the recordings of these speakers alone; all when none is named."""
+    """Use only the recordings of these speakers; none: of all."""
     epochs: int = 12
     """Passes over them."""
     few: int = 3
-    """The table shows accuracy after this many epochs, too; validation is run after every so many."""
+    """The table also shows the accuracy after this number of epochs, the validation interval."""
     batch_size: int = 25
-    """Recordings a step."""
+    """Recordings per step."""
     learning_rate: float = 1e-2
-    """Picked on other runs, for all."""
+    """Chosen on other runs; the same for all."""
     optimizer: OptimizerName = "smorms3"
     """The same for all."""
     dt: float = 4e-3
     """Time step, s."""
     duration: float = 0.7
-    """Of a trial, s; later spikes are dropped."""
+    """Duration of a trial, s; later spikes are dropped."""
     table: bool = False
     """Only print the table."""
 
 
 def members(options: Options) -> list[tuple[str, int, str, float]]:
-    """Every run of the study: architecture, seed, initialization, sigma_u (1 where it has none)."""
+    """Return every run of the study.
+
+    Args:
+        options: What to train.
+
+    Returns:
+        Architecture, seed, initialization and sigma_u (1 if it has none) of each run.
+    """
     inits = [
         (i, s) for i in options.inits for s in (options.sigma_u if plain(i) in TARGETED else (1.0,))
     ]
@@ -102,12 +114,23 @@ def members(options: Options) -> list[tuple[str, int, str, float]]:
 
 
 def plain(init: str) -> str:
-    """The name without "+homeostasis"."""
+    """Return the name without "+homeostasis".
+
+    Args:
+        init: Name of the initialization.
+    """
     return init.removesuffix(HOMEOSTASIS)
 
 
 def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfig:
-    """The run's configuration. The readout, the regularizers and the optimizer are the same for all."""
+    """Return the configuration of a run.
+
+    The readout, the regularizers and the optimizer are the same for all.
+
+    Args:
+        options: What to train.
+        member: Architecture, seed, initialization and sigma_u.
+    """
     architecture, seed, init, sigma_u = member
     kind, depth = architecture[0], int(architecture[1:])
     network: dict[str, Any] = (
@@ -122,7 +145,17 @@ def config_of(options: Options, member: tuple[str, int, str, float]) -> SHDConfi
 
 
 def train(options: Options, config: SHDConfig, datasets: Splits) -> dict[str, Any]:
-    """Validation accuracy by epoch, training accuracy and loss of every epoch, and rates, of one run. Where training is not finite the curves end."""
+    """Train one run, and return its curves and rates.
+
+    Args:
+        options: What to train.
+        config: The run's configuration.
+        datasets: Training, validation and test data.
+
+    Returns:
+        Validation accuracy by epoch, training accuracy and loss of every epoch, and rates. If
+            training is not finite, the curves end.
+    """
     prepared = prepare(config, datasets)
     splits = prepared.splits
     trainer = Trainer(
@@ -156,10 +189,14 @@ def train(options: Options, config: SHDConfig, datasets: Splits) -> dict[str, An
 
 
 def main(options: Options) -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then print the table.
+
+    Args:
+        options: What to train.
+    """
     done = {}
     settings = {name: getattr(options, name) for name in SETTINGS}
-    settings["speakers"] = list(settings["speakers"])  # as JSON gives it back
+    settings["speakers"] = list(settings["speakers"])  # JSON has lists
     if options.results.exists():
         for line in options.results.read_text().splitlines():
             entry = json.loads(line)
@@ -183,7 +220,7 @@ def main(options: Options) -> None:
             if member in done:
                 continue
             begin = time.perf_counter()
-            # nothing is tuned or chosen here, and the test file is never evaluated
+            # no setting is chosen here, and the test file is never evaluated
             curves = train(
                 options, config_of(options, member), Splits(train_set, valid_set, test_set)
             )
@@ -206,7 +243,14 @@ def main(options: Options) -> None:
 
 
 def print_table(done: dict[Any, Any], options: Options) -> None:
-    """A Markdown row an initialization and sigma_u; for each architecture accuracy after few and after all epochs, mean and spread over seeds."""
+    """Print one Markdown row per initialization and sigma_u.
+
+    The columns have accuracies after few and after all epochs, mean and spread over seeds.
+
+    Args:
+        done: Results by member.
+        options: What was trained.
+    """
     print(
         f"| initialization | sigma_u | {' | '.join(options.architectures)} |\n|---|---|{'---|' * len(options.architectures)}"
     )

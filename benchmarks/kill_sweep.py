@@ -1,9 +1,13 @@
-"""Kill a sweep at random moments and see that it ends as if it had not been: `python -m benchmarks.kill_sweep [--kills 20] [--seed 0]`.
+"""Kill a sweep at random moments, and check that its result does not change.
 
-A small sweep is run once to its end. Then, in another folder, it is started again and again and killed (SIGKILL) after a random time: during import,
-compilation, a step, a checkpoint's, a member's or a figure's write. When it has come to its end nevertheless, a new one is begun, until there were so
-many kills; the last start is left alone. Every file of each must be that of the first, byte for byte; members are compared array by array (their archive
-holds the time of writing). Exit status 1, and a line for each difference, where something is not.
+    python -m benchmarks.kill_sweep [--kills 20] [--seed 0]
+
+A small sweep first runs without interruption. In another folder, it is then started repeatedly and
+killed (SIGKILL) after a random time: during an import, compilation, a step, or the write of a
+checkpoint, a member or a figure. When this sweep has finished, a new one begins, until there were
+`--kills` kills; the last sweep then runs to its end. Every file must be the same as in the first
+sweep, byte for byte. Members are compared array by array, because their archive contains the time
+of writing. Otherwise the exit status is 1, with one line per difference.
 """
 
 from __future__ import annotations
@@ -33,13 +37,18 @@ class Options:
     """How often to kill."""
 
     kills: int = 20
-    """Random moments."""
+    """Number of kills."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the moments."""
 
 
 def start(folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
-    """The sweep as a person starts it, in its own process group; with --resume where there is something to go on with."""
+    """Start the sweep in its own process group, with --resume if there is something to continue.
+
+    Args:
+        folder: Folder of the sweep.
+        log: File for its output.
+    """
     resume = ["--resume"] if (folder / "config.json").exists() else []
     command = [sys.executable, "-m", "snnjax", "sweep", *resume, *ARGUMENTS, "--out", str(folder)]
     with log.open("ab") as file:
@@ -47,7 +56,11 @@ def start(folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
 
 
 def contents(folder: Path) -> dict[str, dict[str, np.ndarray] | bytes]:
-    """Every file below `folder`, members as arrays."""
+    """Return every file below `folder`, members as arrays.
+
+    Args:
+        folder: Folder of a sweep.
+    """
     out: dict[str, dict[str, np.ndarray] | bytes] = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(file.relative_to(folder))
@@ -60,7 +73,12 @@ def contents(folder: Path) -> dict[str, dict[str, np.ndarray] | bytes]:
 
 
 def differences(a: Path, b: Path) -> list[str]:
-    """What is not the same in the two folders."""
+    """Return one line per difference between two folders.
+
+    Args:
+        a: Folder of a sweep.
+        b: Folder of another sweep.
+    """
     one, two = contents(a), contents(b)
     out = [f"{name} is in only one of the folders" for name in sorted(one.keys() ^ two.keys())]
     for name in sorted(one.keys() & two.keys()):
@@ -77,7 +95,11 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def main(options: Options) -> int:
-    """Print where each kill fell, and the differences of every sweep that came to its end."""
+    """Print the moment of each kill, and the differences of every sweep that finished.
+
+    Args:
+        options: Number of kills and seed.
+    """
     rng = random.Random(options.seed)
     found: list[str] = []
     with tempfile.TemporaryDirectory() as parent:
@@ -93,7 +115,7 @@ def main(options: Options) -> int:
             process = start(killed, log=log)
             moment = (
                 rng.uniform(0.0, seconds) if kills < options.kills else None
-            )  # the last start is left alone
+            )  # the last start is not killed
             try:
                 code = process.wait(timeout=moment)
             except subprocess.TimeoutExpired:
@@ -118,7 +140,11 @@ def main(options: Options) -> int:
 
 
 def where(folder: Path) -> str:
-    """How far the sweep in `folder` had come."""
+    """Describe how far the sweep in `folder` had come.
+
+    Args:
+        folder: Folder of the sweep.
+    """
     if not folder.exists():
         return "before its folder was there"
     members = len(list((folder / "members").glob("*.npz")))

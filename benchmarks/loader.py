@@ -1,11 +1,18 @@
-"""Samples a second that snnjax puts on the device: `python -m benchmarks.loader` prints one line of JSON.
+"""Samples per second that snnjax puts on the device, as one line of JSON.
 
-On random events of a spoken digit's size (700 units, 0.7 s, 3 % of the bins of 2 ms hold a spike), in batches of 64:
+    python -m benchmarks.loader
 
-    host           `EventDataset` to the device as binned events, a whole data set at once (`DeviceEvents.from_dataset`)
-    device         events to a raster on the device, as every step of training does (`DeviceEvents.batch`)
-    augmented      the same with shift, stretch, jitter, drop and insert drawn anew (`Augmented.batch`)
-    stream         recordings read ahead in threads, binned, shard by shard to the device (`Stream.shards`); left out where grain is not installed
+Random events of the size of a spoken digit (700 units, 0.7 s, 3 % of the bins of 2 ms have a
+spike), in batches of 64:
+
+    host           `EventDataset` to the device as binned events, a whole data set at once
+                   (`DeviceEvents.from_dataset`)
+    device         events to a raster on the device, as in every step of training
+                   (`DeviceEvents.batch`)
+    augmented      the same with random shift, stretch, jitter, drop and insert
+                   (`Augmented.batch`)
+    stream         recordings read ahead in threads, binned, shard by shard to the device
+                   (`Stream.shards`); left out if grain is not installed
 """
 
 from __future__ import annotations
@@ -28,7 +35,7 @@ SAMPLES, BATCH, UNITS, DURATION, RATE, REPEATS = 512, 64, 700, 0.7, 15.0, 5
 
 
 class Recordings:
-    """A data set as what a `Stream` reads."""
+    """A data set in the form that a `Stream` reads."""
 
     def __init__(self, data: EventDataset) -> None:
         self._data, self.labels, self.num_units, self.num_classes = (
@@ -47,7 +54,11 @@ class Recordings:
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Samples a second: the median over `REPEATS` calls, each returning how many it made, after one that compiles."""
+    """Return samples per second: the median over `REPEATS` calls, after one that compiles.
+
+    Args:
+        work: Returns the number of samples that it processed.
+    """
     work()
     found = []
     for _ in range(REPEATS):
@@ -58,7 +69,11 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def batches(source: Any) -> Callable[[], int]:
-    """Every sample of `source` once, in random order."""
+    """Return a function that reads every sample of `source` once, in random order.
+
+    Args:
+        source: A batch source.
+    """
     one = jax.jit(lambda source, indices, key: source.batch(indices, key))
     order = jax.random.permutation(jax.random.key(0), len(source)).reshape(-1, BATCH)
 
@@ -71,7 +86,7 @@ def batches(source: Any) -> Callable[[], int]:
 
 
 def measure() -> dict[str, float]:
-    """Samples a second by name."""
+    """Return samples per second by name."""
     data = poisson(num_samples=SAMPLES, num_units=UNITS, rate=RATE, duration=DURATION, seed=0)
     held = DeviceEvents.from_dataset(data, dt=DT)
 

@@ -1,7 +1,11 @@
-"""Memory and time of a training step, with and without rematerialization: `python -m benchmarks.memory [--depth 10] [--batch-size 16] [--duration 0.7]`.
+"""Memory and time of a training step, with and without rematerialization.
 
-The recurrent convolutional network of ten layers on 700 units and 350 steps, or others, on random events of a spoken digit's density. Memory is XLA's
-account of the compiled step (`snnjax.training.step_memory`) and the largest resident size of a process of its own that makes the step.
+    python -m benchmarks.memory [--depth 10] [--batch-size 16] [--duration 0.7]
+
+The recurrent convolutional network of ten layers on 700 units and 350 steps, or others, on random
+events with the density of a spoken digit. Memory is XLA's report of the compiled step
+(`snnjax.training.step_memory`), and the largest resident size of a separate process that makes the
+step.
 """
 
 from __future__ import annotations
@@ -28,26 +32,30 @@ from snnjax.training import Objective, Trainer, step_memory
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which step."""
+    """Which step to measure."""
 
     depth: int = 10
     """Layers: 1, 3, 7 or 10."""
     batch_size: int = 16
     """Samples."""
     remat_steps: tuple[int, ...] = (0, 19)
-    """Time steps whose traces are kept; 0: all."""
+    """Time steps whose traces are stored; 0: all."""
     duration: float = 0.7
-    """Of a trial, in steps of 2 ms; s."""
+    """Duration of a trial, s, in steps of 2 ms."""
     micro_batch: tuple[int, ...] = (16, 4)
     """Samples whose gradient is computed at a time."""
     repeats: int = 3
     """Timed steps."""
     alone: bool = False
-    """Measure the first of each in this process and print it as JSON."""
+    """Measure only the first of each in this process, and print it as JSON."""
 
 
 def measure(options: Options) -> dict[str, float]:
-    """MiB by XLA, MiB resident, and the median seconds of a step."""
+    """Return MiB by XLA, MiB resident, and the median seconds of a step.
+
+    Args:
+        options: The step.
+    """
     remat, micro = options.remat_steps[0], options.micro_batch[0]
     model: Any = f"csnn{options.depth}"
     config = SHDConfig(
@@ -87,7 +95,11 @@ def measure(options: Options) -> dict[str, float]:
 
 
 def main(options: Options) -> None:
-    """Every combination in a process of its own."""
+    """Measure every combination in a separate process.
+
+    Args:
+        options: The steps.
+    """
     if options.alone:
         print(json.dumps(measure(options)))
         return

@@ -1,26 +1,37 @@
-r"""Networks exported as NIR, read and run by other tools: do they spike as here?
+r"""Do networks that are exported as NIR have the same spikes in other tools?
 
-    python -m benchmarks.nir_reader write FOLDER          here: networks as NAME-SCHEME.nir, their inputs and spikes as NAME.npz
-    python benchmarks/nir_reader.py read FOLDER           where torch, nir, nirtorch, snntorch and norse are, and snnjax need not be: a JSON line a reader;
-                                                          and a network of snntorch's, in FOLDER/back
-    python -m benchmarks.nir_reader back FOLDER           here: that network, read and run by snnjax
+    python -m benchmarks.nir_reader write FOLDER
+        In this environment: writes networks as NAME-SCHEME.nir, their inputs and spikes as
+        NAME.npz.
+    python benchmarks/nir_reader.py read FOLDER
+        In an environment with torch, nir, nirtorch, snntorch and norse (snnjax is not needed):
+        prints one JSON line per reader, and writes a network of snntorch to FOLDER/back.
+    python -m benchmarks.nir_reader back FOLDER
+        In this environment: reads and runs that network with snnjax.
 
-The spikes of the last layer of L, z here and y there, in float64 on both sides (the weights are float32 numbers). A reader that updates current, membrane
-and spikes within one step has y[t] where we have z[t + 2 L]; z[t + shift] and y[t] are compared at the shift that suits them best.
+The comparison uses the spikes of the last of L layers: z in snnjax and y in the reader, in float64
+on both sides (the weights are float32 numbers). A reader that updates current, membrane and spikes
+within one step has y[t] equal to z[t + 2 L]. z[t + shift] and y[t] are compared at the shift with
+the best agreement.
 
-    identical   fraction of spike trains (a neuron in a trial) that are the same       until_first   same up to and including each train's first spike
-    matched     fraction of our spikes that are spikes there, at the same time              spikes        theirs over ours
-    silent      fraction of our trains without a spike
+    identical     fraction of equal spike trains (a neuron in a trial)
+    until_first   fraction of trains that are equal up to and including their first spike
+    matched       fraction of spikes in snnjax that are also spikes in the reader, at equal times
+    spikes        number of spikes in the reader over that in snnjax
+    silent        fraction of trains in snnjax without a spike
 
 Readers:
 
-    nirtorch        nirtorch runs the graph, of whose nodes it has all but the neurons. Those are twenty lines of torch below, written from NIR's equations:
-      ours            with our order and our reset, by the scheme of the file; they hand on at t what we do at t + 1, because nirtorch sends spikes around a
-                      loop in the step after
-      at once         order and reset as other readers have it: current, membrane, spike and reset within a step
-    snntorch        snntorch.import_from_nir. It fixes dt = 1e-4 s and r = tau_mem / dt, so the graph is brought to these units of time and voltage, which
-                    change nothing; `reset_delay` is the attribute of its neurons, False as imported
-    norse           norse.torch.from_nir(graph, dt=dt), Euler's step
+    nirtorch      nirtorch runs the graph. It has all nodes except the neurons. These are twenty
+                  lines of torch below, written from the equations of NIR:
+      ours        order and reset of snnjax, by the scheme of the file. They send at t what
+                  snnjax sends at t + 1, because nirtorch delays spikes in a loop by one step.
+      at once     order and reset of other readers: current, membrane, spike and reset within a
+                  step.
+    snntorch      snntorch.import_from_nir. It fixes dt = 1e-4 s and r = tau_mem / dt, so the
+                  graph is converted to these units of time and voltage, which changes nothing
+                  else. `reset_delay` is the attribute of its neurons, False as imported.
+    norse         norse.torch.from_nir(graph, dt=dt), with Euler steps
 """
 
 from __future__ import annotations
@@ -41,7 +52,11 @@ SNNTORCH_DT = 1e-4
 
 
 def write(folder: Path) -> None:
-    """Networks in float32, and their spikes in float64."""
+    """Write networks in float32, and their spikes in float64.
+
+    Args:
+        folder: Folder to write.
+    """
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -108,10 +123,10 @@ def read(folder: Path) -> None:
                 graph = nir.read(folder / f"{data.stem}-{scheme}.nir")
                 layers = sum(type(node).__name__ == "CubaLIF" for node in graph.nodes.values())
                 try:
-                    with contextlib.redirect_stdout(sys.stderr):  # snntorch prints
+                    with contextlib.redirect_stdout(sys.stderr):  # snntorch prints to stdout
                         y = run(graph, arrays["x"])
                     result = compare(arrays["z"], y, 2 * layers)
-                except Exception as error:  # other people's code: what it says is the result
+                except Exception as error:  # code of other libraries: their error is the result
                     result = {"error": f"{type(error).__name__}: {error}"[:160]}
                 print(
                     json.dumps(
@@ -124,7 +139,11 @@ def read(folder: Path) -> None:
 
 
 def back(folder: Path) -> None:
-    """The network that snntorch exported: its spikes z, and ours y, which come later."""
+    """Compare spikes z of the network that snntorch exported with the later spikes y in snnjax.
+
+    Args:
+        folder: Folder that `read` wrote.
+    """
     import jax.numpy as jnp
 
     from snnjax.exchange import load_nir
@@ -145,14 +164,17 @@ def back(folder: Path) -> None:
 
 
 def _write_back(folder: Path) -> None:
-    """Two layers of snntorch's current-based neurons with its own order and reset (to zero), exported by it."""
+    """Export two layers of snntorch's current-based neurons.
+
+    They have snntorch's own order and reset (to zero).
+    """
     torch, snn, nir = (importlib.import_module(name) for name in ("torch", "snntorch", "nir"))
     export = importlib.import_module("snntorch.export_nir").export_to_nir
     torch.manual_seed(0)
     layers = []
     for n_in, n_out, alpha, beta in ((100, 64, 0.8, 0.9), (64, 32, 0.7, 0.95)):
         layers.append(torch.nn.Linear(n_in, n_out, bias=False))
-        # arrays, one value a neuron: from plain numbers it makes nodes that nir refuses
+        # arrays with one value per neuron: nir refuses the nodes that it makes from plain numbers
         one = torch.ones(n_out)
         layers.append(
             snn.Synaptic(
@@ -173,7 +195,13 @@ def _write_back(folder: Path) -> None:
 
 
 def compare(z: np.ndarray, y: np.ndarray, most: int) -> dict[str, Any]:
-    """Our spikes z and theirs y, (time, batch, neurons)."""
+    """Compare spikes of snnjax and of a reader.
+
+    Args:
+        z: Spikes of snnjax (time, batch, neurons).
+        y: Spikes of the reader (time, batch, neurons).
+        most: Largest shift, in steps.
+    """
     results = []
     for shift in range(most + 1):
         a, b = z[shift:] > 0, y[: len(y) - shift] > 0
@@ -199,7 +227,10 @@ def compare(z: np.ndarray, y: np.ndarray, most: int) -> dict[str, Any]:
 
 
 def _run(make: Callable[[], Any], x: np.ndarray) -> np.ndarray:
-    """A torch module step by step, trial by trial and without a batch axis: NIR's Flatten does not know of one."""
+    """Run a torch module step by step and trial by trial.
+
+    There is no batch axis, because NIR's Flatten does not support one.
+    """
     torch: Any = importlib.import_module("torch")
     trials = []
     with torch.no_grad():
@@ -294,7 +325,7 @@ def _snntorch(*, reset_delay: bool) -> Callable[[Any, np.ndarray], np.ndarray]:
                     part.reset_delay = reset_delay
                     part.register_forward_hook(
                         lambda _, given, spikes: spikes.to(given[0].dtype)
-                    )  # it spikes in float32
+                    )  # its spikes are float32
             return module
 
         return _run(make, x)

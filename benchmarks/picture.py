@@ -1,4 +1,7 @@
-"""The README's picture: `python -m benchmarks.picture docs/overview.png`. Everything in it is computed when the script runs."""
+"""The figure of the README: `python -m benchmarks.picture docs/overview.png`.
+
+The script computes everything in it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ DT, NU, EPOCHS = 2e-3, 10.0, 40
 
 
 def membrane() -> tuple[np.ndarray, np.ndarray]:
-    """Membranes of a layer that cannot spike, (time, neurons), and the same layer's with spikes."""
+    """Return membranes (time, neurons) of one layer, first without and then with spikes."""
     x = poisson_raster(jax.random.key(0), (1000, 1, 700), rate=NU, dt=DT)
     drives = []
     for theta in (1e9, 1.0):
@@ -35,7 +38,13 @@ def membrane() -> tuple[np.ndarray, np.ndarray]:
 
 
 def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) -> np.ndarray:
-    """Mean firing rate of every layer of an untrained network, Hz, (seeds, depth)."""
+    """Return the mean firing rate of every layer of an untrained network, Hz, (seeds, depth).
+
+    Args:
+        init: The initialization.
+        calibrated: Whether to calibrate the network.
+        depth: Number of layers.
+    """
     x = poisson_raster(jax.random.key(1), (350, 16, 700), rate=NU, dt=DT)
     rows = []
     for seed in range(5):
@@ -53,7 +62,11 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
 
 
 def main(path: Path) -> None:
-    """Compute and draw."""
+    """Compute and draw.
+
+    Args:
+        path: PNG file to write.
+    """
     figure = Figure(figsize=(12, 3.2), layout="constrained")
     trace_axes, depth_axes, accuracy_axes = figure.subplots(1, 3)
     free, spiking = membrane()

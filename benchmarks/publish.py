@@ -1,8 +1,12 @@
-"""Results of `snnjax reproduce` as pages for the documentation: `python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234`.
+"""Results of `snnjax reproduce` as pages of the documentation.
 
-Copies each study's report, figures and rows (what `snnjax.reproduce.study` calls OUT/NAME), without paths of the machine and with when, where and at which
-commit it was run, and writes an index: the same facts, how long it took, what holds and what does not. The facts of each study are kept in `studies.json`
-beside the index, so that studies of several OUTs, made at different times, come together; those never published are named as such.
+    python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234
+
+Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce.study`).
+Paths of the machine are removed; date, machine and commit of the run are added. Then writes an
+index with the same facts, the computing time, and which statements hold. The facts of each study
+are stored in `studies.json` beside the index, so that studies of several OUTs, from different
+times, can be combined. The index also names studies that were never published.
 """
 
 from __future__ import annotations
@@ -29,22 +33,33 @@ class Options:
     """What to publish."""
 
     runs: tyro.conf.Positional[Path]
-    """OUT of `snnjax reproduce`."""
+    """The folder OUT of `snnjax reproduce`."""
     pages: tyro.conf.Positional[Path]
     """Folder for the pages."""
     machine: str
-    """What they were run on."""
+    """The machine of the runs."""
     commit: str
-    """At which commit."""
+    """The commit of the runs."""
     notes: Path | None = None
-    """Markdown for the index: why statements do not hold."""
+    """Markdown for the index: reasons why statements do not hold."""
 
 
 def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = "") -> Path:
-    """Copy what `runs` holds to `pages`, and write the index over that and what was published there before; its path.
+    """Copy the studies in `runs` to `pages`, and write the index over all published studies.
+
+    Args:
+        runs: The folder OUT of `snnjax reproduce`.
+        pages: Folder for the pages.
+        machine: The machine of the runs.
+        commit: The commit of the runs.
+        notes: Markdown for the index.
+
+    Returns:
+        Path of the index.
 
     Raises:
-      FileNotFoundError: `runs` holds no finished study.   ValueError: a report names a path of the machine.
+        FileNotFoundError: `runs` has no finished study.
+        ValueError: A report contains a path of the machine.
     """
     names = list(dict.fromkeys(study_name(name) for name in TARGETS))
     found = [name for name in names if (runs / name / "report.md").exists()]
@@ -62,9 +77,7 @@ def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = 
         report = (
             f"{first}of computing, on {facts[name]['day']}, at commit {commit}, on {machine}.{rest}"
         )
-        shutil.rmtree(
-            target, ignore_errors=True
-        )  # not before the report has been read and found good
+        shutil.rmtree(target, ignore_errors=True)  # only after the report has been read and checked
         target.mkdir(parents=True)
         (target / "report.md").write_text(report)
         for file in (*sorted(source.glob("*.png")), source / "results.csv"):
@@ -125,7 +138,11 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
 
 
 def main(options: Options) -> int:
-    """Publish, and say where."""
+    """Publish, and print the path of the index.
+
+    Args:
+        options: What to publish.
+    """
     notes = "" if options.notes is None else options.notes.read_text()
     print(
         publish(

@@ -1,7 +1,10 @@
-"""Target against measured sigma_U: `python -m benchmarks.sigma_u [--data FOLDER] [--seeds 8] [--depth 7] [--recurrent]` (the paper's figure 2, extended).
+"""Target against measured sigma_u (the paper's figure 2, extended).
 
-Input: Poisson, Randman and, with --data, files in the SHD layout. For each the paper's formula, data-driven, and data-driven with balance, as
-`snnjax.reproduce.membranes` measures them. `snnjax reproduce figure2` draws the shallow part of it.
+    python -m benchmarks.sigma_u [--data FOLDER] [--seeds 8] [--depth 7] [--recurrent]
+
+Input: Poisson, Randman and, with --data, files in the SHD layout. For each: the paper's formula,
+data-driven, and data-driven with balance, measured as in `snnjax.reproduce.membranes`.
+`snnjax reproduce figure2` draws the shallow part of it.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Options:
     depth: int = 7
     """Hidden layers."""
     width: int = 128
-    """Neurons a layer."""
+    """Neurons per layer."""
     sigma_u: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Targets."""
     recurrent: bool = False
@@ -44,7 +47,11 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Print a row an input, target and method."""
+    """Print one row per input, target and method.
+
+    Args:
+        options: What to measure.
+    """
     kind = "recurrent layers" if options.recurrent else "layers"
     print(
         f"{options.seeds} seeds, {options.depth} {kind} of {options.width}, {options.samples} trials, dt {1e3 * DT:g} ms"

@@ -1,27 +1,34 @@
-"""snnjax beside other libraries and the machine's floor: `python -m benchmarks.speed all benchmarks/results/speed.jsonl --venvs FOLDER`.
+"""Speed of snnjax beside other libraries and the lower limit of the machine.
 
-    steps     a training step of each work (`benchmarks.works`) by each contestant, with its time to first step and its peak memory
-    start     time to first step again, with JAX's compilations kept on the disk
+    python -m benchmarks.speed all benchmarks/results/speed.jsonl --venvs FOLDER
+
+    steps     a training step of each work (`benchmarks.works`) by each contestant, with its time
+              to first step and its peak memory
+    start     time to first step again, with JAX's compiled programs cached on disk
     growth    snnjax's step against time steps, batch, width, depth and seeds
-    loader    samples a second that snnjax's data sets put on the device (`benchmarks.loader`)
+    loader    samples per second that snnjax's data sets put on the device (`benchmarks.loader`)
     all       these one after another
-    table     nothing but the tables of what has been measured
+    table     only the tables of existing results
 
-Contestants are processes of their own, one for each work and round, in turn and each round in another order; so what the machine does besides hits all alike.
-A figure is the median over the steps of all rounds, a ratio that of two medians, its range that over rounds. Each process runs on all cores that this one may
-use: to measure on a machine that is not quiet, pin it (`taskset -c 0 python -m benchmarks.speed ...`), and believe little.
+Each contestant runs in separate processes, one per work and round. Contestants take turns, and each
+round has another order, so that other load on the machine affects all equally. A figure is the
+median over the steps of all rounds. A ratio is that of two medians, and its range is over rounds.
+Each process uses all cores that this process may use. If other processes use the machine, pin the
+benchmark (`taskset -c 0 python -m benchmarks.speed ...`), and do not rely on small differences.
 
-The libraries are not requirements of snnjax. Make an environment for each, with the name of the contestant, in one folder:
+The libraries are not requirements of snnjax. Create an environment for each in one folder, under
+the name of the contestant:
 
     python -m venv FOLDER/spyx && FOLDER/spyx/bin/pip install spyx
     python -m venv FOLDER/snntorch && FOLDER/snntorch/bin/pip install torch snntorch
     python -m venv FOLDER/norse && FOLDER/norse/bin/pip install torch norse setuptools
     python -m venv FOLDER/spikingjelly && FOLDER/spikingjelly/bin/pip install torch spikingjelly
 
-What is not there is left out and named. Plain PyTorch runs in the first of them that has torch.
+Contestants without an environment are left out and named. Plain PyTorch runs in the first
+environment with torch.
 
-Results are JSON lines, appended as they come; a run that is there already is not made again, so that a measurement that was stopped goes on. A file holds one
-setting: the same machine, commit, steps and so on.
+Results are JSON lines, appended one by one. Existing runs are not repeated, so that a measurement
+that was stopped can continue. A file has one setting: the same machine, commit, steps and so on.
 """
 
 from __future__ import annotations
@@ -49,7 +56,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Contestant(NamedTuple):
-    """A module of `benchmarks.peers` and its flags; `package` must be importable in one of the environments `venvs`; none: this one."""
+    """A contestant.
+
+    Attributes:
+        module: Module in `benchmarks.peers`.
+        flags: Flags of its command line.
+        package: Package that must be importable in one of the environments.
+        venvs: Names of environments; none: the present one.
+    """
 
     module: str
     flags: tuple[str, ...] = ()
@@ -74,7 +88,9 @@ CONTESTANTS = {
         "run_spikingjelly", ("--mode", "loop"), "spikingjelly", ("spikingjelly",)
     ),
 }
-"""`spyx`, `norse` and `spikingjelly` are as their documentation has them; `-hoisted` and `-loop` are other ways, faster on a CPU at some works or all."""
+"""`spyx`, `norse` and `spikingjelly` are written as in their documentation. `-hoisted` and `-loop`
+are other ways, faster on a CPU for some or all works.
+"""
 ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted")
 
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -84,7 +100,7 @@ AXES: dict[str, tuple[str, tuple[str, ...]]] = {
     "depth": ("W1", ("1", "2", "4", "8")),
     "seeds": ("S1", ("1", "2", "4", "8", "16")),
 }
-"""What the step is measured against: a work and values."""
+"""Sizes to vary: for each a work and values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +108,9 @@ class Options:
     """What to measure, and how long."""
 
     what: tyro.conf.Positional[Literal["all", "steps", "start", "growth", "loader", "table"]]
-    """See `python -m benchmarks.speed`'s module."""
+    """See the description of `python -m benchmarks.speed`."""
     results: tyro.conf.Positional[Path]
-    """JSON lines, one a process."""
+    """JSON lines, one per process."""
     venvs: Path | None = None
     """Folder with the other libraries' environments, each with the name of the library."""
     works: tuple[str, ...] = tuple(WORKS)
@@ -104,17 +120,17 @@ class Options:
     rounds: int = 3
     """Processes of each contestant and work."""
     steps: int = 10
-    """Timed steps of a process."""
+    """Timed steps per process."""
     warmup: int = 2
     """Steps after the first that are not timed."""
     seconds: float = 10.0
     """Time after which a process makes no further step (it makes at least three)."""
     timeout: float = 600.0
-    """Seconds after which a process is given up."""
+    """Seconds after which a process is stopped."""
 
 
 class Job(NamedTuple):
-    """One process: what the result is of, and its round."""
+    """One process: the subject of its result, and its round."""
 
     kind: str
     work: str
@@ -124,14 +140,23 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> dict[str, Any]:
-        """What tells it from others, as the results have it."""
+        """The fields that identify it in the results."""
         return self._asdict()
 
 
 def jobs_of(
     what: str, works: Sequence[str], contestants: Sequence[str], rounds: int
 ) -> Iterator[Job]:
-    """The processes of a measurement in their order: rounds, within them works, within them contestants, each round beginning with another.
+    """Yield the processes of a measurement in their order.
+
+    The order is by round, then by work, then by contestant. Each round begins with another
+    contestant.
+
+    Args:
+        what: Kind of measurement.
+        works: Names of works.
+        contestants: Names of contestants.
+        rounds: Number of rounds.
 
     >>> [job.contestant for job in jobs_of("steps", ["W1"], ["a", "b"], 2)]
     ['floor', 'a', 'b', 'floor', 'b', 'a']
@@ -158,7 +183,7 @@ def jobs_of(
 
 
 def points() -> Iterator[tuple[str, str]]:
-    """Work and change of everything that growth is measured at."""
+    """Yield work and change of every point of the growth measurement."""
     for axis, (work, values) in AXES.items():
         for value in values:
             yield (
@@ -171,7 +196,13 @@ def points() -> Iterator[tuple[str, str]]:
 
 
 def command_of(job: Job, python: str, options: Options) -> list[str]:
-    """The process of a job."""
+    """Return the command of a job.
+
+    Args:
+        job: The job.
+        python: Path of the Python that runs it.
+        options: Steps and time.
+    """
     if job.kind in ("floor", "loader"):
         return [python, "-m", f"benchmarks.{job.kind}"]
     contestant = CONTESTANTS[job.contestant]
@@ -194,7 +225,12 @@ def command_of(job: Job, python: str, options: Options) -> list[str]:
 
 
 def python_of(contestant: Contestant, venvs: Path | None) -> str | None:
-    """The Python that has the contestant's library, or None."""
+    """Return the Python of the first environment with the contestant's library, or None.
+
+    Args:
+        contestant: The contestant.
+        venvs: Folder with the environments.
+    """
     if not contestant.venvs:
         return sys.executable
     folders = [venvs / name for name in contestant.venvs] if venvs is not None else []
@@ -215,7 +251,16 @@ def python_of(contestant: Contestant, venvs: Path | None) -> str | None:
 def outcome(
     command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The JSON of the last line that a process prints, or what went wrong, as `error`; never raises."""
+    """Run a process, and return the JSON of the last line that it prints. Never raises.
+
+    Args:
+        command: The command.
+        timeout: Limit, s.
+        environment: Further environment variables.
+
+    Returns:
+        The JSON object, or `error` with the reason.
+    """
     env = {
         k: v
         for k, v in os.environ.items()
@@ -234,13 +279,18 @@ def outcome(
 
 
 def read_outcome(status: int, out: str, err: str) -> dict[str, Any]:
-    """What a process said.
+    """Return the JSON object that a process printed, or `error` with the reason.
+
+    Args:
+        status: Its exit status.
+        out: Its standard output.
+        err: Its standard error.
 
     >>> read_outcome(1, "", "Traceback ...\\nValueError: no such thing\\n")
     {'error': 'status 1: ValueError: no such thing'}
     """
     last = lambda text: (text.strip().splitlines() or [""])[-1].strip()
-    if status:  # a message may have several lines, of which the first names the error
+    if status:  # a message may have several lines; the first names the error
         named = [
             line.strip()
             for line in err.splitlines()
@@ -259,7 +309,11 @@ def read_outcome(status: int, out: str, err: str) -> dict[str, Any]:
 
 
 def settings_of(options: Options) -> dict[str, Any]:
-    """What all results in a file have in common."""
+    """Return the settings that all results in a file share.
+
+    Args:
+        options: What to measure.
+    """
     git = ["git", "-C", str(REPOSITORY)]
     commit, changed = (
         subprocess.run([*git, *ask], capture_output=True, text=True, check=False).stdout.strip()
@@ -289,10 +343,15 @@ def _cpu() -> str:
 def check_settings(
     lines: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], file: Path
 ) -> None:
-    """Results of two settings in one table would be compared.
+    """Check that all results have the same settings, because one table compares them.
+
+    Args:
+        lines: Existing results.
+        settings: The present settings.
+        file: File of the results.
 
     Raises:
-      ValueError: names what differs.
+        ValueError: The settings differ; the message names the differences.
     """
     for line in lines:
         different = {
@@ -306,13 +365,24 @@ def check_settings(
 
 
 def missing(jobs: Iterator[Job], lines: Sequence[Mapping[str, Any]]) -> list[Job]:
-    """Those that have no result yet; one that failed is tried again."""
+    """Return the jobs that have no result yet. Failed jobs are repeated.
+
+    Args:
+        jobs: All jobs.
+        lines: Existing results.
+    """
     done = [{k: line.get(k) for k in Job._fields} for line in lines if "error" not in line]
     return [job for job in jobs if job.key not in done]
 
 
 def measure(options: Options, what: str, pythons: Mapping[str, str]) -> None:
-    """Make every process of a measurement whose result is not there, and append its line."""
+    """Run every process of a measurement that has no result, and append its line.
+
+    Args:
+        options: What to measure.
+        what: Kind of measurement.
+        pythons: Path of the Python of each contestant.
+    """
     settings, lines = settings_of(options), read(options.results)
     check_settings(lines, settings, options.results)
     waiting = missing(jobs_of(what, options.works, list(pythons), options.rounds), lines)
@@ -344,10 +414,13 @@ def measure(options: Options, what: str, pythons: Mapping[str, str]) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The results so far.
+    """Return the results in a file.
+
+    Args:
+        file: The file, which need not exist.
 
     Raises:
-      ValueError: a line is no JSON object with settings.
+        ValueError: A line is not a JSON object with settings.
     """
     lines = []
     for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):
@@ -364,7 +437,11 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def main(options: Options) -> None:
-    """Measure and print."""
+    """Measure and print.
+
+    Args:
+        options: What to measure.
+    """
     for name, values, known in (
         ("works", options.works, WORKS),
         ("contestants", options.contestants, CONTESTANTS),

@@ -1,6 +1,7 @@
-"""What `benchmarks.speed` found, as Markdown tables: ratios of step times, memory, time to first step, growth, samples a second.
+"""The results of `benchmarks.speed` as Markdown tables.
 
-Ratios, because milliseconds are of one machine: they are in the results, a line a process.
+The tables show ratios of step times, memory, time to first step, growth, and samples per second.
+Milliseconds depend on the machine; they are only in the results, one line per process.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ FLOOR = "floor"
 
 
 class Times(NamedTuple):
-    """Milliseconds of one contestant at one work: the median over all steps, and that of each round."""
+    """Milliseconds of one contestant and one work.
+
+    Attributes:
+        median: Median over all steps.
+        rounds: Median of each round.
+    """
 
     median: float
     rounds: dict[int, float]
 
 
 def said(line: Line) -> str:
-    """A line of the results in a few words, for who waits for the next."""
+    """Summarize a line of the results, for the progress on the screen.
+
+    Args:
+        line: The line.
+    """
     what = " ".join(str(line[k]) for k in ("work", "contestant", "change") if line.get(k))
     if problem := line.get("error") or line.get("unsupported"):
         return f"{what}: {problem}"
@@ -39,7 +49,13 @@ def said(line: Line) -> str:
 
 
 def select(lines: Iterable[Line], kind: str, **fields: Any) -> list[Line]:
-    """Lines of a kind with these fields."""
+    """Return the lines of a kind with these fields.
+
+    Args:
+        lines: The results.
+        kind: The kind.
+        **fields: Fields and their values.
+    """
     return [
         line
         for line in lines
@@ -48,7 +64,10 @@ def select(lines: Iterable[Line], kind: str, **fields: Any) -> list[Line]:
 
 
 def times_of(lines: Sequence[Line]) -> Times | None:
-    """Of the lines that have times; None where no line has.
+    """Return the times of the lines that have times, or None if there are none.
+
+    Args:
+        lines: Results of one contestant and one work.
 
     >>> times_of([{"round": 0, "ms": [1.0, 2.0, 9.0]}, {"round": 1, "ms": [4.0]}, {"round": 2, "error": "..."}])
     Times(median=3.0, rounds={0: 2.0, 1: 4.0})
@@ -61,7 +80,12 @@ def times_of(lines: Sequence[Line]) -> Times | None:
 
 
 def floor_times(lines: Sequence[Line], work: str) -> Times | None:
-    """The floor of a work by the rates of each round."""
+    """Return the lower limit of a work, from the rates of each round.
+
+    Args:
+        lines: The results.
+        work: Name of the work.
+    """
     rates = {
         line["round"]: floor.Rates(line["flops"], line["bytes"])
         for line in select(lines, FLOOR)
@@ -72,7 +96,11 @@ def floor_times(lines: Sequence[Line], work: str) -> Times | None:
 
 
 def ratio(a: Times, b: Times) -> str:
-    """The medians' ratio, and its range over the rounds that both have.
+    """Return the ratio of the medians, and its range over the rounds that both have.
+
+    Args:
+        a: Numerator.
+        b: Denominator.
 
     >>> ratio(Times(3.0, {0: 2.0, 1: 4.0}), Times(2.0, {0: 2.0, 1: 2.0}))
     '1.50 (1.00-2.00)'
@@ -83,7 +111,10 @@ def ratio(a: Times, b: Times) -> str:
 
 
 def digits(value: float) -> str:
-    """Three digits at most, none after the point from 100 on.
+    """Format a number with at most three digits, and no decimals from 100 on.
+
+    Args:
+        value: The number.
 
     >>> digits(0.0123), digits(1.234), digits(12.34), digits(1234.5)
     ('0.012', '1.23', '12.3', '1234')
@@ -94,7 +125,11 @@ def digits(value: float) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table.
+    """Return a table.
+
+    Args:
+        head: Column titles.
+        rows: Cells of each row.
 
     >>> print(markdown(["a", "b"], [["1", "2"]]))
     | a | b |
@@ -111,7 +146,11 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def tables(lines: Sequence[Line]) -> str:
-    """All that there are results for."""
+    """Return all tables that have results.
+
+    Args:
+        lines: The results.
+    """
     if not lines:
         return "no results"
     parts = [
@@ -123,7 +162,11 @@ def tables(lines: Sequence[Line]) -> str:
 
 
 def versions(lines: Sequence[Line]) -> str:
-    """Of everything that was measured."""
+    """Return the versions of everything that was measured.
+
+    Args:
+        lines: The results.
+    """
     found: dict[str, dict[str, None]] = {}
     for line in lines:
         for name, value in line.get("versions", {}).items():
@@ -133,7 +176,11 @@ def versions(lines: Sequence[Line]) -> str:
 
 
 def names(lines: Sequence[Line]) -> tuple[list[str], list[str]]:
-    """Works and contestants in the order of the first round, snnjax first."""
+    """Return works and contestants in the order of the first round, snnjax first.
+
+    Args:
+        lines: The results.
+    """
     rows = select(lines, "step")
     first = [
         line["contestant"] for line in rows if line["round"] == min(line["round"] for line in rows)
@@ -144,7 +191,14 @@ def names(lines: Sequence[Line]) -> tuple[list[str], list[str]]:
 
 
 def speed(lines: Sequence[Line]) -> str:
-    """Step times: snnjax to the floor and to the fastest peer, and every contestant as a multiple of snnjax; then what differs and what failed."""
+    """Return the table of step times, with notes on differences and failures.
+
+    The columns are snnjax over the lower limit and over the fastest other library, and every
+    contestant as a multiple of snnjax.
+
+    Args:
+        lines: The results.
+    """
     if not select(lines, "step"):
         return ""
     works, contestants = names(lines)
@@ -188,7 +242,14 @@ def speed(lines: Sequence[Line]) -> str:
 def against(
     ours: Times, found: Mapping[str, Times | None], marks: Mapping[str, str], least: Times | None
 ) -> list[str]:
-    """snnjax to the floor, the fastest of the others that are not snnjax, and snnjax to it."""
+    """Return snnjax over the lower limit, the fastest other library, and snnjax over it.
+
+    Args:
+        ours: Times of snnjax.
+        found: Times by contestant.
+        marks: Marks by contestant.
+        least: The lower limit.
+    """
     others = {
         name: times
         for name, times in found.items()
@@ -207,28 +268,48 @@ def against(
 
 
 def cell(times: Times | None, ours: Times | None, mark: str, entry: Sequence[Line]) -> str:
-    """A contestant as a multiple of snnjax, or why not."""
+    """Return the times of a contestant as a multiple of snnjax, or the reason why there are none.
+
+    Args:
+        times: Times of the contestant.
+        ours: Times of snnjax.
+        mark: Mark of the contestant.
+        entry: Its results.
+    """
     if times is None:
         return "" if not entry else "-" if "unsupported" in entry[0] else "failed"
     return "" if ours is None else ratio(times, ours) + mark
 
 
 def mark(work: str, entry: Sequence[Line]) -> str:
-    """A star where the contestant did another thing than the work says."""
+    """Return a star if the contestant did not do exactly what the work specifies.
+
+    Args:
+        work: Name of the work.
+        entry: Results of the contestant.
+    """
     return (
         "*" if any(line.get("form", WORKS[work].form) != WORKS[work].form for line in entry) else ""
     )
 
 
 def problem(entry: Sequence[Line]) -> str:
-    """Why a contestant has no times, where it has none."""
+    """Return the reason why a contestant has no times, or an empty text if it has times.
+
+    Args:
+        entry: Its results.
+    """
     if times_of(entry) is not None:
         return ""
     return next((line[k] for line in entry for k in ("unsupported", "error") if k in line), "")
 
 
 def kinds(lines: Sequence[Line]) -> str:
-    """Which neuron each contestant has, at which works."""
+    """Return the neurons of each contestant.
+
+    Args:
+        lines: The results.
+    """
     found: dict[str, dict[str, None]] = {}
     for line in select(lines, "step"):
         if "neuron" in line:
@@ -242,7 +323,11 @@ def kinds(lines: Sequence[Line]) -> str:
 
 
 def memory(lines: Sequence[Line]) -> str:
-    """Peak resident memory of whole processes, the largest over rounds."""
+    """Return the table of peak resident memory of whole processes, the largest over rounds.
+
+    Args:
+        lines: The results.
+    """
     if not select(lines, "step"):
         return ""
     works, contestants = names(lines)
@@ -260,7 +345,13 @@ def memory(lines: Sequence[Line]) -> str:
 
 
 def first_step(lines: Sequence[Line]) -> str:
-    """From the process' start to the end of its first step, as multiples of snnjax's, without and with compilations kept on the disk."""
+    """Return the table of times from the start of the process to the end of its first step.
+
+    The times are multiples of snnjax's time, without and with compiled programs cached on disk.
+
+    Args:
+        lines: The results.
+    """
     if not select(lines, "step"):
         return ""
     works, contestants = names(lines)
@@ -297,7 +388,13 @@ def first_step(lines: Sequence[Line]) -> str:
 
 
 def growth(lines: Sequence[Line]) -> str:
-    """snnjax's step time at each value as a multiple of that at the first, and in brackets per unit of the value."""
+    """Return the table of snnjax's step time at each value as a multiple of that at the first.
+
+    In brackets is the multiple per unit of the value.
+
+    Args:
+        lines: The results.
+    """
     rows = []
     found: dict[tuple[str, str], dict[int, Times]] = {}
     for change in dict.fromkeys((line["work"], line["change"]) for line in select(lines, "growth")):
@@ -322,7 +419,13 @@ def growth(lines: Sequence[Line]) -> str:
 
 
 def axis_of(work: str, change: str) -> tuple[list[str], dict[str, int]]:
-    """The axes that a change lies on, and its value on each; one hidden layer of 128 begins both width and depth.
+    """Return the axes of a change, and its value on each.
+
+    One hidden layer of 128 is the first point of both width and depth.
+
+    Args:
+        work: Name of the work.
+        change: The change, FIELD=VALUE.
 
     >>> axis_of("W1", "hidden=128,128"), axis_of("W1", "steps=100")
     ((['depth'], {'depth': 2}), (['steps'], {'steps': 100}))
@@ -343,7 +446,11 @@ def axis_of(work: str, change: str) -> tuple[list[str], dict[str, int]]:
 
 
 def loader(lines: Sequence[Line]) -> str:
-    """Samples a second, and how many times what a step of W1 uses up."""
+    """Return the table of samples per second, also as a multiple of what a step of W1 needs.
+
+    Args:
+        lines: The results.
+    """
     found = [line["samples_per_s"] for line in select(lines, "loader") if "samples_per_s" in line]
     if not found:
         return ""

@@ -1,21 +1,30 @@
-"""The works of `benchmarks.speed` and their inputs. Numpy alone, so that every contestant's environment can import it.
+"""The works of `benchmarks.speed` and their inputs.
 
-A work is one training step: forward, loss, backward and Adam in float32, on one batch of random spikes that stays the same.
+The module needs only numpy, so that it can be imported in every contestant's environment. A work is
+one training step: forward, loss, backward and Adam in float32, on one constant batch of random
+spikes.
 
-    W1    700-128-20, 350 steps, batch 64, 3 % of the input's bins hold a spike; cross-entropy of the readout's maximum over time
+    W1    700-128-20, 350 steps, batch 64, spikes in 3 % of the input's bins; cross-entropy of the
+          readout's maximum over time
     W2    the same with a recurrent hidden layer
-    W3    512-512 without readout, 500 steps, batch 16, 5 %; the loss is the sum of the spikes (the layout of the Open Neuromorphic benchmark)
-    W4    three recurrent convolutions over 700 units, 16, 32 and 64 feature maps, and a readout; 350 steps, batch 16, 3 %
-    W4f   the same without recurrence, which all contestants can do
+    W3    512-512 without readout, 500 steps, batch 16, 5 %; the loss is the sum of the spikes
+          (the layout of the Open Neuromorphic benchmark)
+    W4    three recurrent convolutions over 700 units, 16, 32 and 64 feature maps, and a readout;
+          350 steps, batch 16, 3 %
+    W4f   the same without recurrence, which all contestants support
     S1    W1 for eight seeds, one step of each
 
-Neurons, as far as a contestant has them: current-based LIF with tau_mem 20 ms, tau_syn 10 ms, steps of 2 ms, and SuperSpike with beta 20. All begin at the
-same weights, drawn so that every membrane would fluctuate with a standard deviation of 1 (the threshold) if it did not reset,
+Neurons, if the contestant supports them: current-based LIF with tau_mem 20 ms, tau_syn 10 ms, steps
+of 2 ms, and SuperSpike with beta 20. All start from the same weights. Without reset, every membrane
+would fluctuate with a standard deviation of 1 (the threshold):
 
-    sigma_w = 1 / sqrt(n p sum_t eps[t]^2)      n inputs with spikes in a fraction p of their bins; eps: membrane after one spike through a weight of 1
+    sigma_w = 1 / sqrt(n p sum_t eps[t]^2)
 
-because time depends on activity: in a silent network numbers fade into the denormal range, where some libraries are several times slower. Neurons whose
-membrane takes the whole current, and not 1 - exp(-dt/tau_mem) of it, get weights that much smaller (`gain`).
+with n inputs that have spikes in a fraction p of their bins, and eps the membrane after one spike
+through a weight of 1. This is needed because time depends on activity: in a silent network, numbers
+decay to the denormal range, where some libraries are several times slower. If the membrane of a
+neuron takes the whole current, and not 1 - exp(-dt/tau_mem) of it, its weights are smaller by this
+factor (`gain`).
 """
 
 from __future__ import annotations
@@ -34,12 +43,27 @@ CONVS = ((16, 21, 10), (32, 7, 3), (64, 7, 3))
 RECURRENT_KERNEL = 5
 RECURRENT, FEED_FORWARD = "recurrent", "feed-forward"
 HIDDEN_DENSITY, INPUT_SHARE = 0.02, 0.9
-"""What the weights are drawn for: bins with a spike in a hidden layer, and the input's share of the variance in a recurrent layer."""
+"""Assumptions for the weights: fraction of a hidden layer's bins with a spike, and the input's
+share of the variance in a recurrent layer.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One training step. `classes` None: no readout, the loss is the sum of the spikes. `conv`: `CONVS` in place of `hidden`."""
+    """One training step.
+
+    Attributes:
+        name: Its name.
+        units: Input units.
+        hidden: Widths of the dense hidden layers.
+        classes: Number of classes. None: no readout, and the loss is the sum of the spikes.
+        steps: Time steps.
+        batch: Samples per batch.
+        density: Fraction of the input's bins with a spike.
+        recurrent: Whether hidden layers are recurrent.
+        conv: Whether the hidden layers are `CONVS` instead of `hidden`.
+        seeds: Number of networks.
+    """
 
     name: str
     units: int = 700
@@ -54,7 +78,7 @@ class Work:
 
     @property
     def form(self) -> str:
-        """Whether the hidden layers see their own spikes."""
+        """Whether the hidden layers receive their own spikes."""
         return RECURRENT if self.recurrent else FEED_FORWARD
 
 
@@ -72,7 +96,15 @@ WORKS = {
 
 
 class Layer(NamedTuple):
-    """A hidden layer: `maps` features at each of `positions`, each seeing `kernel` positions of `maps_in` features. Dense: one position."""
+    """A hidden layer; a dense layer has one position.
+
+    Attributes:
+        maps_in: Features of the input.
+        maps: Features at each position.
+        kernel: Positions of the input that each position receives.
+        stride: Distance between positions.
+        positions: Number of positions.
+    """
 
     maps_in: int
     maps: int
@@ -82,12 +114,15 @@ class Layer(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Its neurons."""
+        """Its number of neurons."""
         return self.maps * self.positions
 
 
 def layers_of(work: Work) -> list[Layer]:
-    """The hidden layers, first to last.
+    """Return the hidden layers, first to last.
+
+    Args:
+        work: The work.
 
     >>> [layer.size for layer in layers_of(WORKS["W4"])]
     [1088, 672, 320]
@@ -103,23 +138,43 @@ def layers_of(work: Work) -> list[Layer]:
 
 
 def inputs_of(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes (steps, batch, units), uint8, and labels (batch,), int32; the same in every process."""
+    """Return the same random inputs in every process.
+
+    Args:
+        work: The work.
+
+    Returns:
+        Spikes (steps, batch, units), uint8, and labels (batch,), int32.
+    """
     rng = np.random.default_rng(0)
     x = np.empty((work.steps, work.batch, work.units), np.uint8)
-    for step in x:  # one at a time: the random numbers take more memory than the spikes
+    for step in x:  # one by one: the random numbers need more memory than the spikes
         step[:] = rng.random(step.shape, np.float32) < work.density
     return x, (np.arange(work.batch) % (work.classes or 1)).astype(np.int32)
 
 
 class Weights(NamedTuple):
-    """Weights of a layer: `kernel` (window, maps_in, maps), and `recurrent` (window, maps, maps) or None."""
+    """Weights of a layer.
+
+    Attributes:
+        kernel: (window, maps_in, maps).
+        recurrent: (window, maps, maps), or None.
+    """
 
     kernel: np.ndarray
     recurrent: np.ndarray | None
 
 
 def weights_of(work: Work, seed: int) -> tuple[list[Weights], np.ndarray | None]:
-    """Weights of the hidden layers and of the readout (neurons, classes), float32; convolutions have one row a position of the window."""
+    """Return the weights of the hidden layers and of the readout.
+
+    Args:
+        work: The work.
+        seed: Seed of the weights.
+
+    Returns:
+        Weights of each hidden layer, and of the readout (neurons, classes), float32.
+    """
     rng, layers, density, out = np.random.default_rng((1, seed)), layers_of(work), work.density, []
 
     def draw(shape: tuple[int, ...], density: float, share: float) -> np.ndarray:
@@ -148,7 +203,7 @@ def weights_of(work: Work, seed: int) -> tuple[list[Weights], np.ndarray | None]
 
 
 def _power() -> float:
-    """sum_t eps[t]^2."""
+    """Return sum_t eps[t]^2."""
     u, i, total = 0.0, 1.0, 0.0
     for _ in range(int(20 * TAU_MEM / DT)):
         u, i = decay(TAU_MEM) * u + gain(TAU_MEM) * i, decay(TAU_SYN) * i
@@ -157,20 +212,32 @@ def _power() -> float:
 
 
 def gain(tau: float) -> float:
-    """What a membrane with time constant tau (s) takes of its current in a step."""
+    """Return the fraction of its current that a membrane takes in a step.
+
+    Args:
+        tau: Time constant of the membrane, s.
+    """
     return 1 - decay(tau)
 
 
 def decay(tau: float) -> float:
-    """What a step leaves of a trace with time constant tau (s)."""
+    """Return the fraction of a trace that remains after a step.
+
+    Args:
+        tau: Time constant of the trace, s.
+    """
     return math.exp(-DT / tau)
 
 
 def parse(name: str, changes: Sequence[str] = ()) -> Work:
-    """The work `name` with fields replaced, "steps=1000" or "hidden=128,128".
+    """Return the work `name` with changed fields.
+
+    Args:
+        name: Name of the work.
+        changes: Changes such as "steps=1000" or "hidden=128,128".
 
     Raises:
-      ValueError: there is no such work or field, or it is not a number.
+        ValueError: There is no such work or field, or the value is not a number.
 
     >>> parse("W1", ["steps=100", "hidden=64,32"]).hidden
     (64, 32)

@@ -1,7 +1,10 @@
-"""Run notebooks from top to bottom and write them back with their outputs: `make notebooks`, or `python notebooks/execute.py [NAME.ipynb ...]`.
+"""Run notebooks from top to bottom and write them back with their outputs.
 
-Notebooks 3 and 6 read real recordings where SNNJAX_DATA names them. What differs from run to run and says nothing (times, ids, the machine's Python) is
-not written.
+    make notebooks
+    python notebooks/execute.py [NAME.ipynb ...]
+
+Notebooks 3 and 6 read real recordings from SNNJAX_DATA, if it is set. Details that differ from run
+to run and carry no information (times, ids, the machine's Python) are not written.
 """
 
 from __future__ import annotations
@@ -26,20 +29,24 @@ METADATA = {
 def execute(
     notebook: nbformat.NotebookNode, *, small: bool = False, timeout: int = 600
 ) -> nbformat.NotebookNode:
-    """A copy of `notebook` with the outputs of a fresh kernel, which runs in an empty folder; nothing else of the copy differs.
+    """Return a copy of `notebook` with the outputs of a new kernel.
+
+    The kernel runs in an empty folder. Nothing else in the copy differs.
 
     Args:
-      small: the small settings of tests (SNNJAX_SMALL).   timeout: for each cell, s.
+        notebook: The notebook.
+        small: Whether to use the small settings of tests (SNNJAX_SMALL).
+        timeout: Limit for each cell, s.
 
     Raises:
-      nbclient.exceptions.CellExecutionError: a cell failed; has its traceback.
+        nbclient.exceptions.CellExecutionError: A cell failed; the error has its traceback.
     """
     fresh = copy.deepcopy(notebook)
     environment = os.environ | {"SNNJAX_SMALL": "1" if small else ""}
     for name in (
         "SNNJAX_DATA",
         "PYTHONPATH",
-    ):  # relative to where we are, not to the kernel's folder
+    ):  # relative to the present folder, not to the kernel's
         if environment.get(name):
             environment[name] = os.pathsep.join(
                 str(Path(part).resolve()) for part in environment[name].split(os.pathsep)
@@ -57,7 +64,13 @@ def execute(
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy without what differs from run to run and says nothing; output streams that were written in pieces are joined."""
+    """Return a copy without details that differ from run to run and carry no information.
+
+    Parts of an output stream are joined.
+
+    Args:
+        notebook: The notebook.
+    """
     out = copy.deepcopy(notebook)
     out.metadata = nbformat.from_dict(METADATA)
     for k, cell in enumerate(out.cells):
@@ -81,7 +94,11 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main(names: list[str]) -> None:
-    """Execute those named, or all."""
+    """Execute the given notebooks, or all.
+
+    Args:
+        names: Names of notebooks.
+    """
     for path in [FOLDER / Path(name).name for name in names] or sorted(FOLDER.glob("*.ipynb")):
         begin = time.perf_counter()
         nbformat.write(execute(nbformat.read(path, as_version=4)), path)

@@ -58,7 +58,7 @@ from snnjax._check import Scalar
 from snnjax.psp import PSP
 from snnjax.surrogate import SpikeFunction
 
-__all__ = ["backward_gain", "correlation_slope", "steepness_for_gain", "surrogate_moments"]
+__all__ = ["surrogate_moments", "backward_gain", "steepness_for_gain", "correlation_slope"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _HALVINGS = 24

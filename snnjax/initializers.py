@@ -32,14 +32,14 @@ from snnjax.surrogate import SpikeFunction, superspike
 from snnjax.theory import Afferent, WeightStatistics, check_target, connection_weights
 
 __all__ = [
-    "fluctuation_driven_centered",
     "fluctuation_driven_normal",
-    "ikun_normal",
-    "kaiming_normal",
-    "lecun_normal",
-    "micheli_normal",
-    "normal",
+    "fluctuation_driven_centered",
     "scaled_normal",
+    "normal",
+    "kaiming_normal",
+    "micheli_normal",
+    "ikun_normal",
+    "lecun_normal",
 ]
 
 Axes = int | Sequence[int]

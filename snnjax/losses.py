@@ -35,15 +35,15 @@ from snnjax import _check
 
 __all__ = [
     "CrossEntropy",
-    "Loss",
     "MeanSquare",
-    "SigmoidCrossEntropy",
     "SquaredError",
-    "accuracy",
-    "last_step",
+    "SigmoidCrossEntropy",
+    "Loss",
     "max_over_time",
-    "mean_over_time",
     "sum_over_time",
+    "mean_over_time",
+    "last_step",
+    "accuracy",
 ]
 
 ReadoutFn = Callable[[jax.Array], jax.Array]

@@ -49,7 +49,7 @@ from snnjax.nn._conv import Padding
 from snnjax.nn._dalian import DalianOptions
 from snnjax.nn._synaptic import LayerOptions
 
-__all__ = ["build", "csnn", "csnn2d", "dense"]
+__all__ = ["dense", "csnn", "csnn2d", "build"]
 
 RECURRENT_KERNEL = 5
 

@@ -39,7 +39,7 @@ from snnjax import _check
 from snnjax._pytree import PyTree
 from snnjax.nn._nonnegative import nonnegative
 
-__all__ = ["keep_nonnegative", "muon", "smorms3"]
+__all__ = ["muon", "smorms3", "keep_nonnegative"]
 
 LearningRate = jax.typing.ArrayLike | optax.Schedule
 """A number, a traced value or an optax schedule `step -> value`."""

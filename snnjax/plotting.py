@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from snnjax.diagnostics import Probe
 
-__all__ = ["activity_snapshot", "depth", "learning_curves", "sweep_curves", "sweep_maps"]
+__all__ = ["learning_curves", "activity_snapshot", "depth", "sweep_curves", "sweep_maps"]
 
 
 EXCITATORY, INHIBITORY = "tab:blue", "tab:red"

@@ -30,7 +30,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
-__all__ = ["ExcInhKernels", "Kernel"]
+__all__ = ["Kernel", "ExcInhKernels"]
 
 KernelMode = Literal["discrete", "continuous"]
 

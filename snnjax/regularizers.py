@@ -33,7 +33,7 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
-__all__ = ["lower_bound", "upper_bound"]
+__all__ = ["upper_bound", "lower_bound"]
 
 Pool = Literal["population", "feature_map", "neuron"]
 Side = Literal["upper", "lower"]

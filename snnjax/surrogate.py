@@ -34,13 +34,13 @@ from snnjax._pytree import pytree_dataclass, static
 
 __all__ = [
     "SpikeFunction",
-    "atan",
-    "fast_sigmoid",
-    "sigmoid",
     "superspike",
-    "superspike_asymptotic",
     "superspike_rescaled",
+    "superspike_asymptotic",
+    "fast_sigmoid",
+    "atan",
     "triangular",
+    "sigmoid",
 ]
 
 Derivative = Callable[..., jax.Array]

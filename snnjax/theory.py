@@ -45,13 +45,13 @@ from snnjax._check import Scalar
 from snnjax.psp import PSP, ExcInhKernels, namespace
 
 __all__ = [
-    "Afferent",
-    "afferent_weights",
-    "connection_weights",
-    "dalian_rates",
     "membrane_statistics",
-    "mu_u_limit",
+    "connection_weights",
+    "afferent_weights",
+    "Afferent",
     "xi_of",
+    "mu_u_limit",
+    "dalian_rates",
 ]
 
 
@@ -395,8 +395,10 @@ def dalian_rates(
     _check.number("cv", cv, at_least=0)
     ebar_e, ebar_i = (kernel.mean() for kernel in kernels)
     ehat_e, ehat_i = (kernel.power() for kernel in kernels)
-    nu_rec = 0.0 if rec is None else rec.nu
-    xp = namespace(sigma_u, exc.nu, inh.nu, nu_rec, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv)
+    nu_recurrent = 0.0 if rec is None else rec.nu
+    xp = namespace(
+        sigma_u, exc.nu, inh.nu, nu_recurrent, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv
+    )
     drive_e, drive_i = exc.n * exc.nu, inh.n * inh.nu
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0

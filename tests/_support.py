@@ -1,4 +1,7 @@
-"""What several test modules share: the shared data, 64-bit mode, and theory.md's LIF equations in plain numpy, forward and backward."""
+"""Shared by several test modules: shared data, 64-bit mode, and LIF equations in plain numpy.
+
+The equations are those of theory.md, forward and backward.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def data_path(relative: str) -> Path:
-    """A file of the shared data: below $SNNJAX_DATA, else below ../shared/data. Where it is absent the test is skipped; in CI it fails."""
+    """Return a file of the shared data, below $SNNJAX_DATA or else below ../shared/data.
+
+    If it is absent, the test is skipped; in CI it fails.
+    """
     root = os.environ.get("SNNJAX_DATA")
     path = (Path(root) if root else REPOSITORY.parent / "shared" / "data") / relative
     if not path.exists():
@@ -33,7 +39,10 @@ def data_path(relative: str) -> Path:
 
 
 def require(module: str) -> None:
-    """Skip the test, or at the top of a module all of its tests, where an optional dependency is absent; in CI, which installs all of them, fail."""
+    """Skip the test, or at the top of a module all of its tests, if an optional package is absent.
+
+    CI installs all of them, so there the test fails.
+    """
     if importlib.util.find_spec(module) is None:
         message = f"{module} is not installed; it is among the dev dependencies"
         if os.environ.get("CI") == "true":
@@ -42,7 +51,7 @@ def require(module: str) -> None:
 
 
 def enable_x64() -> AbstractContextManager:
-    """float64 within a `with` block."""
+    """Use float64 within a `with` block."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
     from jax.experimental import enable_x64 as experimental  # jax < 0.8
@@ -57,14 +66,21 @@ def populations(exc, inh, rec=(0, 1.0)) -> dict[str, Afferent]:
 
 
 def spikes(seed: int, shape: tuple[int, ...], *, rate, dt: float = 2e-3) -> jax.Array:
-    """Poisson spike counts (time, batch, ...units), float32, `rate` in Hz: drawn by NumPy, as XLA compiles slowly and runs slowly in tests."""
+    """Poisson spike counts (time, batch, ...units), float32, `rate` in Hz.
+
+    They are drawn by NumPy, because XLA compiles slowly and, in tests, runs slowly.
+    """
     return jnp.asarray(
         np.random.default_rng(seed).poisson(np.asarray(rate) * dt, shape), jnp.float32
     )
 
 
 def assert_close(actual, desired, rtol: float) -> None:
-    """|actual - desired| <= rtol * max |desired|: relative to the array's scale, so that cancelled entries need no digits of their own."""
+    """Assert |actual - desired| <= rtol * max |desired|.
+
+    The tolerance is relative to the scale of the array, so that entries that cancel need no
+    precision of their own.
+    """
     desired = np.asarray(desired, dtype=np.float64)
     actual = np.asarray(actual, dtype=np.float64)
     assert actual.shape == desired.shape
@@ -81,7 +97,10 @@ ON_CPU = pytest.mark.skipif(
 
 
 def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unused=()) -> None:
-    """The gradient of `loss` for each argument, along a random direction of the argument's own scale, is the central difference."""
+    """Assert that gradients of `loss` are central differences.
+
+    For each argument, the difference is along a random direction of the argument's own scale.
+    """
     value, rng = jax.jit(loss), np.random.default_rng(99)
     gradients = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments)))))(*arguments)
     for k, (argument, gradient) in enumerate(zip(arguments, gradients, strict=True)):
@@ -95,7 +114,7 @@ def assert_gradients_are_finite_differences(loss, arguments, *, rtol=1e-6, unuse
         difference = float(up - down) / 2
         along = float(np.sum(gradient * step))
         assert (along == 0) == (k in unused)
-        # the difference has the rounding of the two values it is made of
+        # the difference has the rounding errors of its two values
         assert abs(along - difference) <= rtol * abs(difference) + 1e-14 * abs(float(up)), (
             k,
             along,
@@ -134,7 +153,10 @@ def lif_loop(
     reset="multiplicative",
     dt=2e-3,
 ) -> LIFRun:
-    """theory.md's LIF step by step in float64: drive (T, B, n), recurrent weights v (n, n), sender by receiver."""
+    """theory.md's LIF, step by step in float64.
+
+    drive is (T, B, n); the recurrent weights v are (n, n), (sender, receiver).
+    """
     lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
     u, i = np.zeros(drive.shape[1:]) + u0, np.zeros(drive.shape[1:]) + i0
     zs, us = [], []
@@ -156,7 +178,10 @@ def lif_backward(
     drive, g_z, g_u, g_u_final, g_i_final, *, v, u0, i0, reset_grad=False, h=superspike_derivative, reset="multiplicative",
     tau_mem=20e-3, tau_syn=10e-3, theta=1.0, u_reset=0.0, dt=2e-3,
 ) -> LIFGradients:  # fmt: skip
-    """Gradients of sum(g_z z) + sum(g_u u) + sum(g_u_final u[T]) + sum(g_i_final i[T]): backpropagation through time by hand."""
+    """Gradients by hand-written backpropagation through time.
+
+    The loss is sum(g_z z) + sum(g_u u) + sum(g_u_final u[T]) + sum(g_i_final i[T]).
+    """
     lm, ls = np.exp(-dt / np.asarray(tau_mem)), np.exp(-dt / np.asarray(tau_syn))
     run = lif_loop(
         drive,
@@ -180,7 +205,8 @@ def lif_backward(
         free = lm * u + (1 - lm) * currents[t]
         g_drive[t] = gi
         g_v += z.T @ gi
-        # u[t+1] = R(free, z): its derivative with respect to free, and with respect to z where the reset is differentiated
+        # u[t+1] = R(free, z): its derivative by free, and by z if the reset is
+        # differentiated
         d_free = 1.0 if reset == "subtractive" else 1 - z
         d_z = (
             {"multiplicative": -free, "to_value": u_reset - free, "subtractive": -theta}[reset]

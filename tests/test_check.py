@@ -90,7 +90,7 @@ def test_random_keys_of_both_kinds_pass_traced_or_not():
     ):
         assert _check.key("key", key) is key
         assert jax.jit(lambda k: _check.key("key", k))(key).shape == key.shape
-    # a batch of keys is one key inside vmap
+    # inside vmap, a batch of keys is one key
     assert jax.vmap(lambda k: _check.key("key", k))(
         jax.random.split(jax.random.key(0), 3)
     ).shape == (3,)

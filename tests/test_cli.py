@@ -143,7 +143,7 @@ def test_probe_of_a_saved_run_and_of_an_untrained_network(tmp_path, capsys):
     saved = capsys.readouterr().out
     assert "of the neurons never spike" in saved
     assert (tmp_path / "probe.png").read_bytes().startswith(b"\x89PNG")
-    # the same network, not yet trained, from its settings
+    # the same network before training, from its settings
     assert call(["probe", "randman", *SMALL, "--init", "kaiming"]) == 0
     assert capsys.readouterr().out.splitlines()[:6] == saved.splitlines()[:6]
     assert call(["probe", "run", str(run)]) == 0
@@ -169,7 +169,10 @@ def test_probe_of_a_damaged_run(tmp_path, content, message, capsys):
 
 
 def test_importing_the_package_is_lazy():
-    """`import snnjax` loads neither flax nor what only the command line, files and figures need; `snnjax.nn` needs flax."""
+    """`import snnjax` loads neither flax nor packages for command line, files and figures.
+
+    `snnjax.nn` needs flax.
+    """
     code = "import sys, snnjax, snnjax.theory, snnjax.dynamics, snnjax.initializers; print(*sys.modules)"
     loaded = set(
         subprocess.run(
@@ -253,7 +256,7 @@ def test_options_of_a_sweep_may_stand_anywhere():
         "sweep",
         "--seeds",
         "randman",
-    ]  # its value is missing: for the parser to say
+    ]  # its value is missing: the parser reports this
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys, tmp_path):

@@ -31,7 +31,10 @@ def mean_weights(n_rec: int, n: int = 400_000) -> dict[str, float]:
 
 @pytest.mark.parametrize(("kind", "n_rec"), [("recurrent", 128), ("feedforward", 0)])
 def test_weights_have_the_rates_of_the_reference(kind, n_rec):
-    """dalian_rates itself to 1e-3 is in test_theory.py; here the weights that are drawn: a mean of 400,000 of them is good to 0.16 %."""
+    """The rates of the drawn weights: a mean of 400,000 weights is accurate to 0.16 %.
+
+    test_theory.py compares dalian_rates itself to 1e-3.
+    """
     reference = np.load(data_path("reference/reference_traces.npz"))
     means = mean_weights(n_rec)
     for population in ("exc", "inh"):
@@ -55,7 +58,8 @@ def test_lognormal_moments_are_those_derived(cv, x64):
 def test_exponential_weights_are_exponential(x64):
     w = np.sort(np.asarray(exponential(5.0)(jax.random.key(0), (1000, 100), jnp.float64)).ravel())
     assert w[0] >= 0
-    # Kolmogorov-Smirnov: the largest distance of 100,000 samples is above 1.95 / sqrt(n) once in a thousand times
+    # Kolmogorov-Smirnov: the largest distance of 100,000 samples is above 1.95 / sqrt(n) once in a
+    # thousand times
     assert np.abs((np.arange(w.size) + 0.5) / w.size + np.expm1(-5 * w)).max() < 1.95 / np.sqrt(
         w.size
     )
@@ -69,7 +73,7 @@ FAN_INS = {"exc": 600, "rec": 300, "inh": 200}
 
 @pytest.fixture(scope="module")
 def trains():
-    """Poisson spike counts, 200 trials of 1.2 s: sparse matrices (steps trials, inputs)."""
+    """Poisson spike counts, 200 trials of 1.2 s, as sparse matrices (steps trials, inputs)."""
     rng = np.random.default_rng(0)
     rows = STEPS * TRIALS
     out = {}
@@ -81,11 +85,12 @@ def trains():
 
 
 def membrane(trains, init, tau_inh):
-    """U without threshold (time, trial, neuron), after a burn-in."""
+    """U without threshold (time, trial, neuron), after an initial period."""
 
     def drive(k, name):
         w = np.asarray(getattr(init, name)(jax.random.key(k), (FAN_INS[name], NEURONS)))
-        # exactly the mean asked for: each of the two cancelling means is some 10 sigma_u, and so its sampling error would be what is seen
+        # exactly the target mean: each of the two means that cancel is about 10 sigma_u, so its
+        # sampling error would dominate
         mean = np.mean(
             [
                 getattr(init, name)(jax.random.key(100 + j), (FAN_INS[name], 4000)).mean()
@@ -103,7 +108,11 @@ def membrane(trains, init, tau_inh):
 
 
 def assert_on_target(u, mu_u, sigma_u):
-    """Mean within 0.03, standard deviation within 3 %: 200 s of input, whose common part alone has a standard error of 0.7 sqrt(2 30 ms / 200 s) = 0.012."""
+    """Assert a mean within 0.03 and a standard deviation within 3 %.
+
+    The input lasts 200 s. Its common part has a standard error of 0.7 sqrt(2 30 ms / 200 s) =
+    0.012.
+    """
     assert abs(u.mean() - mu_u) < 0.03
     np.testing.assert_allclose(np.sqrt(u.var(axis=(0, 1)).mean()), sigma_u, rtol=0.03)
 

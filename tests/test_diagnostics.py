@@ -93,7 +93,8 @@ def test_gradients_and_updates(x):
         [report.readout_grad_w, report.readout_update], [readout, 0.1 * readout], rtol=1e-4
     )
 
-    # dL/dz of the last layer: what a small change of its spikes does to the loss, through the readout and the bound
+    # dL/dz of the last layer: the effect of a small change of its spikes on the loss, through the
+    # readout and the bound
     def of_spikes(z):
         return losses.CrossEntropy()(net.layers[-1](z).output, LABELS).mean() + bound(z)
 
@@ -112,7 +113,7 @@ def test_gradient_columns_equal_a_second_computation(x):
     def outputs(p):
         return nnx.merge(graphdef, p, rest)(x)
 
-    def centred(p, which):  # mean(y) - y in place of the gradient with respect to the logits
+    def centred(p, which):  # mean(y) - y instead of the gradient with respect to the logits
         wanted = jax.nn.one_hot(LABELS[which], 4)
         return (losses.max_over_time(outputs(p)[0])[which] * (wanted.mean(axis=0) - wanted)).sum()
 
@@ -173,7 +174,7 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
     assert memory[0] > memory[1] > memory[2] > 0
     once = (
         jnp.zeros_like(x).at[0, :, 0].set(1.0)
-    )  # no spike of this input is dropped, with the key that the probe has
+    )  # with the key of the probe, no spike of this input is dropped
     strong = network(FluctuationDriven(nu=NU), depth=1)
     strong.layers[0].kernel[...] = 40 * jnp.abs(strong.layers[0].kernel[...])
     alone = probe(strong, once * (1 + jnp.arange(8.0)[:, None]), LABELS).layers[0]
@@ -311,7 +312,7 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
     report = probe(network(FluctuationDriven(nu=NU)), x, LABELS)
     text = str(report)
     assert report.table().row_count == 3
-    assert report.gradient_table().row_count == 4  # with the readout
+    assert report.gradient_table().row_count == 4  # including the readout
     assert "…" not in text
     for p in report.layers:
         assert f"{p.rate:.1f}" in text
@@ -434,7 +435,7 @@ def test_both_populations_of_a_dalian_layer(x):
 
 
 def test_penalties_and_losses_of_ones_own(x):
-    """A regularizer that is a function, several labels per sample, and an optimizer that looks at the loss."""
+    """A function as regularizer, several labels per sample, an optimizer that needs the loss."""
     net = network(FluctuationDriven(nu=NU), depth=1)
     labels = jnp.stack([LABELS % 2, LABELS // 2, LABELS % 2, LABELS // 2], axis=1)
     loss = losses.SigmoidCrossEntropy(losses.mean_over_time)

@@ -1,6 +1,7 @@
-"""The documentation: every example on its pages runs, every command and every name in it exists, and docstrings come to the reference as they should."""
+"""The documentation: examples run, commands and names exist, and docstrings are converted."""
 
 import doctest
+import importlib
 import importlib.util
 import os
 import pkgutil
@@ -113,7 +114,7 @@ def script(title):
 
 @pytest.mark.slow
 def test_script_for_several_hosts(tmp_path):
-    """Two processes with two devices each; the numbers are those of one device."""
+    """Two processes with two devices each give the numbers of one device."""
     import socket
 
     (tmp_path / "hosts.py").write_text(script("hosts.py"))
@@ -143,7 +144,7 @@ def test_script_for_several_hosts(tmp_path):
     one, two = (np.load(tmp_path / name / "result.npz") for name in ("one", "two"))
     assert (int(one["devices"]), int(two["devices"])) == (1, 4)
     assert two["accuracy"].shape == (8,)
-    # 30 samples a test set: rounding may turn one over
+    # 30 samples per test set: rounding may change the result of one
     np.testing.assert_allclose(two["accuracy"], one["accuracy"], atol=1.5 / 30)
 
 
@@ -153,7 +154,7 @@ def test_script_for_several_hosts(tmp_path):
     ids=lambda p: p.stem,
 )
 def test_commands_are_understood(path, monkeypatch):
-    """Every `snnjax` line, placeholders and all, becomes a configuration; nothing is run."""
+    """Every `snnjax` line, with its placeholders, gives a configuration; nothing is run."""
     understood = []
     for command in (cli.Train, cli.Sweep, cli.Probe, cli.Reproduce, cli.Theory):
         monkeypatch.setattr(command, "__call__", lambda self, *rest: understood.append(self) or 0)
@@ -169,7 +170,7 @@ def test_commands_are_understood(path, monkeypatch):
 
 
 def commands_joined(path):
-    """Lines of console blocks, those that end in a backslash with the next."""
+    """Lines of console blocks; a line that ends in a backslash is joined with the next."""
     return "\n".join(commands(path)).replace("\\\n", " ").splitlines()
 
 
@@ -183,7 +184,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_names_of_the_package_exist(path):
-    """`snnjax.a.b` in a page is something that can be imported; the site links each of them."""
+    """`snnjax.a.b` in a page can be imported; the site links each of them."""
     for name in set(re.findall(r"`(snnjax(?:\.\w+)+)`", path.read_text())):
         pkgutil.resolve_name(name)
 
@@ -263,11 +264,11 @@ def test_every_public_module_has_a_page():
     import snnjax
 
     site = hook("pages")
-    pages = dict(site.modules())
-    assert {f"snnjax.{name}" for name in snnjax._SUBMODULES} <= set(pages)
-    text = site.module_page("snnjax.dynamics")
-    assert "::: snnjax.dynamics.lif\n" in text
-    assert "::: snnjax.dynamics._simulate.simulate\n" in text
+    assert [name for name, _ in site.modules()] == [f"snnjax.{m}" for m in snnjax._SUBMODULES]
+    for name, _ in site.modules():
+        shown = re.findall(r"^::: (\S+)$", site.module_page(name), re.MULTILINE)
+        listed = importlib.import_module(name).__all__
+        assert shown == [name, *(f"{name}.{public}" for public in listed)]
     assert (
         site.with_links("`snnjax.theory`\n```\n`snnjax.theory`\n```\n")
         == "[`snnjax.theory`][snnjax.theory]\n```\n`snnjax.theory`\n```\n"
@@ -293,7 +294,7 @@ def test_docstrings_are_split_into_arguments():
         "Args:\n    a: (`a`, `b`) two, s.\n    b: (`a`, `b`) two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
         "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```"
     )
-    # the form with one argument per line and four spaces stays as it is
+    # the form with one argument per line and four spaces does not change
     google = (
         "Add.\n\nArgs:\n    a: one, s.\n        More.\n    b: two.\n\nRaises:\n    ValueError: bad."
     )

@@ -1,7 +1,7 @@
-"""Gain of the gradient and memory of the input: against integrals, and against simulated layers.
+"""Gain of the gradient and memory of the input, compared with integrals and simulated layers.
 
-What the theory leaves out is measured here, for docs/explanation/gradient.md: without reset its
-gain for white errors is right to 3 %; the reset takes a quarter of it.
+Effects outside the theory are measured here, for docs/explanation/gradient.md. Without reset, the
+theory's gain for white errors is accurate to 3 %; the reset reduces it by a quarter.
 """
 
 import math
@@ -32,7 +32,7 @@ require("scipy")
 from scipy import integrate, stats  # noqa: E402
 
 KERNEL = Kernel(tau_mem=20e-3, tau_syn=10e-3, dt=2e-3)
-# the surrogate of a steepness, its h, and the areas below h and h^2, in plain numpy
+# the surrogate as a function of steepness, its h, and the integrals of h and h^2, in plain numpy
 CASES = {
     "superspike": (
         surrogate.superspike,
@@ -117,7 +117,7 @@ def test_moments_are_the_integrals(name):
 def test_moments_in_float64(name, x64):
     h = CASES[name][1]
     expected = [reference(lambda v: h(v, 20.0), *m) for m in MEMBRANES]
-    # the reference itself: Simpson across the kink of the triangle is right to 1e-7
+    # accuracy of the reference: Simpson's rule across the kink of the triangle is accurate to 1e-7
     rtol = 3e-7 if name == "triangular" else 1e-10
     np.testing.assert_allclose(all_moments(name)[:, 3].T, expected, rtol=rtol)
 
@@ -128,7 +128,7 @@ def test_moments_of_steep_surrogates_tend_to_the_table(name):
     beta = 1e4
     moments = surrogate_moments(make(beta), mu_u=0.2, sigma_u=0.7)
     p = stats.norm.pdf(1.0, 0.2, 0.7)
-    # what is left of E[h] falls like log(beta)/beta where h has the tails of 1/v^2
+    # the rest of E[h] falls like log(beta)/beta if h has the tails of 1/v^2
     np.testing.assert_allclose(moments, p * np.array(areas(beta)), rtol=1e-3)
 
 
@@ -240,14 +240,14 @@ def test_errors_of_the_surrogate():
 
 
 # --- the backward gain of simulated layers
-# Over seeds the ratios below have a standard deviation of 1 to 2.5 %.
+# Over seeds, the ratios below have a standard deviation of 1 to 2.5 %.
 
 N, NU, STEPS, BATCH, CUT = 200, 15.0, 500, 6, 100
 BETAS = (2.0, 5.0, 20.0)
 
 
 def balanced_weights(seed, sigma_u):
-    """Weights (N, N) that put the membrane at 0 and sigma_u, zero-sum: all neurons have mean 0."""
+    """Zero-sum weights (N, N) that put the membrane at 0 and sigma_u: all neurons have mean 0."""
     noise = np.random.default_rng(seed).standard_normal((N, N))
     noise -= noise.mean(axis=0)
     sigma_w = connection_weights(0.0, sigma_u, Afferent(N, NU), KERNEL).sigma_w
@@ -256,7 +256,10 @@ def balanced_weights(seed, sigma_u):
 
 @jax.jit
 def _gains(x, signs, kernel, beta):
-    """Gain (with reset, without) x (white, constant) for errors of +-1, trials' ends cut."""
+    """Gain (with reset, without) x (white, constant) for errors of +-1.
+
+    The ends of the trials are cut.
+    """
     neuron = LIF(spike=surrogate.superspike(beta))
     init = lambda key, shape, dtype: jnp.zeros(shape, dtype)
     layer = SpikingDense(N, N, init=init, neuron=neuron, rngs=nnx.Rngs(0))
@@ -274,7 +277,7 @@ def _gains(x, signs, kernel, beta):
 
 @pytest.fixture(scope="module")
 def gains():
-    """(sigma_u 0.5 and 1, beta, reset or not, white or constant): measured over theory."""
+    """Measured gain over theory: (sigma_u 0.5 and 1, beta, reset or not, white or constant)."""
     x = spikes(1, (STEPS, BATCH, N), rate=NU)
     signs = jnp.asarray(np.random.default_rng(2).choice([-1.0, 1.0], x.shape), jnp.float32)
     rows = []
@@ -292,7 +295,7 @@ def test_simulated_gain_of_white_errors_without_reset(gains):
 
 
 def test_simulated_gain_of_constant_errors_without_reset(gains):
-    """The kernel sees h at several steps of the same excursion: more than from E[h]^2."""
+    """The kernel sums h over several steps of one excursion, which gives more than E[h]^2."""
     expected = [[1.21, 1.54, 2.43], [1.20, 1.36, 1.67]]
     np.testing.assert_allclose(gains[:, :, 1, 1], expected, rtol=0.07)
 
@@ -339,7 +342,10 @@ def test_correlation_slope_values():
 
 
 def event_correlation(k, c):
-    """Of u > theta, for normal membranes that correlate by c: an integral of their density."""
+    """Correlation of events u > theta, for normal membranes with correlation c.
+
+    It is an integral of their density.
+    """
     p = stats.norm.sf(k)
     density = lambda r: np.exp(-k * k / (1 + r)) / (2 * np.pi * np.sqrt(1 - r * r))
     return integrate.quad(density, 0, c)[0] / (p * (1 - p))
@@ -354,7 +360,7 @@ def test_correlation_slope_is_that_of_the_exact_curve(k):
 
 @jax.jit
 def _correlations(drives):
-    """Of two drives: of free membranes, events u > theta, spikes per step, and filtered spikes."""
+    """Correlations for two drives: of free membranes, events, spikes per step, filtered spikes."""
     neuron = LIF()
     u = [free_membrane(neuron, d) for d in drives]
     z = [simulate(neuron, d).output for d in drives]
@@ -381,8 +387,8 @@ def test_simulated_correlation(sigma_u, per_step, filtered_spikes):
     assert abs(u / c - 1) < 0.03
     # an event at the same time in both: the theory
     assert abs(events / event_correlation(1 / sigma_u, c) - 1) < 0.05
-    # a spike marks one step of an event, seldom the same in both; filtered by the kernel of a next
-    # layer it is as wide as the event again, and correlates by more than s c
+    # a spike marks one step of an event, seldom the same in both; after the filter of the next
+    # layer it is again as wide as the event, and the correlation is larger than s c
     expected = float(correlation_slope(mu_u=0.0, sigma_u=sigma_u)) * c
     found = [spikes_per_step / expected, next_layer / expected]
     np.testing.assert_allclose(found, [per_step, filtered_spikes], rtol=0.15)

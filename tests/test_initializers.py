@@ -28,7 +28,7 @@ KEY = jax.random.key(0)
 
 
 def assert_statistics(w, mu, sigma):
-    """Mean and standard deviation within 4.5 standard errors of what N samples give."""
+    """Assert that mean and standard deviation are within 4.5 standard errors for N samples."""
     w = np.asarray(w, np.float64).ravel()
     assert abs(w.mean() - mu) < 4.5 * sigma / np.sqrt(w.size)
     assert abs(w.std() - sigma) < 4.5 * sigma / np.sqrt(2 * w.size)
@@ -100,7 +100,7 @@ def test_scaled_kaiming_and_lecun_normal():
 def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
     axes = {"in_axis": in_axis, "out_axis": out_axis}
     assert fan_in(shape, **axes) == expected
-    # the same random numbers whatever the axes: only their scale depends on the fan-in
+    # the same random numbers for any axes: only their scale depends on the fan-in
     normal = scaled_normal(power=0, **axes)(KEY, shape)
     np.testing.assert_allclose(
         scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6
@@ -167,7 +167,7 @@ def test_dtype(init, dtype):
     ],
 )
 def test_16_bit_weights_are_float32_weights_rounded(init, dtype):
-    """Numbers drawn in 16 bits have no tail, and a mean that is off."""
+    """Numbers drawn in 16 bits would have no tail, and a wrong mean."""
     w = init(KEY, (300, 400))
     np.testing.assert_array_equal(init(KEY, (300, 400), dtype), w.astype(dtype))
 
@@ -182,7 +182,7 @@ def test_16_bit_weights_are_float32_weights_rounded(init, dtype):
     ],
 )
 def test_one_rate_per_input_acts_through_the_sum_over_inputs(shape, axes):
-    """sum_j nu_j takes the place of n nu, whatever the layout, and mu_w and sigma_w are the same for all weights."""
+    """sum_j nu_j replaces n nu in any layout; mu_w and sigma_w are the same for all weights."""
     nu = np.linspace(1.0, 50.0, 20)
     w = fluctuation_driven_normal(0.2, 0.5, nu=nu, **axes)(KEY, shape)
     np.testing.assert_array_equal(
@@ -248,10 +248,10 @@ def test_density(density):
     w = np.asarray(fluctuation_driven_normal(-0.2, 1.2, nu=15.8, density=density)(KEY, (n, n_out)))
     kept = w != 0
     assert abs(kept.mean() - density) < 4.5 * np.sqrt(density * (1 - density) / w.size) + 1e-12
-    # density * n inputs get larger weights in exchange
+    # the density * n remaining inputs have larger weights
     expected = connection_weights(-0.2, 1.2, Afferent(n * density, 15.8), KERNEL)
     assert_statistics(w[kept], *expected)
-    # ... so that the membrane does not notice: all weights, zeros included, have the second moment that it needs
+    # so the membrane does not change: all weights, including zeros, have the same second moment
     membrane = membrane_statistics(float(w.mean()), float(w.std()), n=n, nu=15.8, kernel=KERNEL)
     np.testing.assert_allclose(membrane.sigma_u, 1.2, rtol=0.03)
 
@@ -348,7 +348,10 @@ def test_other_errors():
 
 @pytest.mark.parametrize(("nu", "dt"), [(15.8, 2e-3), (5.0, 1e-3)])
 def test_micheli_keeps_the_variance_of_one_step_s_input(nu, dt):
-    """Inputs that spike with probability nu dt give each neuron, in a step, an input of variance 1 over weights."""
+    """Inputs that spike with probability nu dt give each neuron an input of variance 1 per step.
+
+    The variance is over weights.
+    """
     w = micheli_normal(nu=nu, dt=dt)(jax.random.key(0), (400, 2000))
     z = jax.random.bernoulli(jax.random.key(1), nu * dt, (300, 400)).astype(jnp.float32)
     np.testing.assert_allclose(jnp.square(z @ w).mean(), 1.0, rtol=0.05)

@@ -37,7 +37,7 @@ def test_cross_entropy_equals_numpy(logits, reference, jit):
 def test_gradient_of_max_goes_to_the_first_of_equal_maxima():
     o = jnp.zeros((4, 1, 2)).at[2, 0, 1].set(1.0)
     g = jax.grad(lambda o: losses.max_over_time(o).sum())(o)
-    # class 0 is flat: its gradient sits at step 0 alone; class 1 peaks at step 2
+    # class 0 is flat: only step 0 has a gradient; class 1 has its maximum at step 2
     np.testing.assert_array_equal(np.asarray(g)[:, 0], [[1, 0], [0, 0], [0, 1], [0, 0]])
 
 
@@ -155,7 +155,10 @@ def test_several_labels_are_as_in_optax():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_16_bits_are_computed_in_32(dtype):
-    """100 steps of 100 sum to 10,000: their square is beyond float16, and a sum in bfloat16 stops early."""
+    """100 steps of 100 sum to 10,000.
+
+    The square is beyond float16, and a sum in bfloat16 would stop early.
+    """
     o = jnp.full((100, 2, 3), 100.0, dtype)
     zero = jnp.zeros((2, 3))
     assert losses.sum_over_time(o).tolist() == [[10_000.0] * 3] * 2

@@ -1,4 +1,4 @@
-"""Weights that stay >= 0 under any optimizer, and what marks them."""
+"""Weights that stay >= 0 under any optimizer, and the type that marks them."""
 
 import tempfile
 from pathlib import Path
@@ -47,7 +47,7 @@ def gradients(params, key):
 
 
 def train(optimizer, params):
-    """Parameters after so many updates, and the smallest entry that each ever had."""
+    """Parameters after these updates, and the smallest entry that each ever had."""
 
     def step(carry, key):
         params, state, low = carry
@@ -149,7 +149,7 @@ def test_parameters_are_needed():
 
 
 def test_nnx_optimizer_needs_the_mask_and_keeps_to_it():
-    """It hands on plain arrays: without a mask nothing would be kept, in silence."""
+    """It passes plain arrays: without a mask, no weight would be projected, without any error."""
     from snnjax.nn import DalianDense, DalianFluctuationDriven
 
     layer = DalianDense(

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom; what is committed came from such a run; and what each one claims is true in both."""
+"""Every notebook runs, its committed outputs are from such a run, and its claims are true."""
 
 import importlib.util
 import re
@@ -10,7 +10,8 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 COLAB = "https://colab.research.google.com/github/snnjax/snnjax/blob/main/notebooks/"
 
-# Of each notebook the sentence of its last code cell, which also asserts it, and what must hold of the numbers in it, with small settings too.
+# For each notebook: the sentence of its last code cell, which also asserts it, and a condition on
+# its numbers, which must be true with small settings too.
 CLAIMS = {
     "1_fluctuation_driven": (r"within ([\d.]+) % of its target", lambda error: error < 5),
     "2_first_network": (
@@ -97,7 +98,7 @@ def test_committed_outputs_are_of_one_run(name):
     assert any("image/png" in o.get("data", {}) for o in outputs)
     assert not any(
         "widget" in kind for o in outputs for kind in o.get("data", {})
-    )  # sliders need a kernel to show anything
+    )  # sliders only work with a kernel
     assert_claim(name, notebook)
 
 

@@ -76,7 +76,10 @@ def test_errors():
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_parameters_of_16_bits_step_as_those_of_32(dtype):
-    """At the first step r = 1/2: g2 = g^2 / 2 and x = 1/2, so a step is lr sqrt(2) whatever the gradient; eps and squares are 0 in float16."""
+    """At the first step r = 1/2, g2 = g^2 / 2 and x = 1/2: a step is lr sqrt(2) for any gradient.
+
+    In float16, eps and squares are 0.
+    """
     optimizer, grads = smorms3(5e-3), jnp.array([0.0, 1e-5, 1e-4, 1e-2, 1.0])
     narrow, wide = optimizer.init(jnp.ones(5, dtype)), optimizer.init(jnp.ones(5))
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {
@@ -94,7 +97,7 @@ def test_parameters_of_16_bits_step_as_those_of_32(dtype):
 
 
 def test_muon_turns_every_direction_by_the_same_share_of_the_weights():
-    """Singular values of the step are those of 0.7 to 1.2 times lr sqrt(inputs) rms(W), whatever the gradient's are."""
+    """Singular values of the step are 0.7 to 1.2 times lr sqrt(inputs) rms(W), for any gradient."""
     rng = np.random.default_rng(0)
     params = {
         "wide": jnp.asarray(rng.normal(size=(12, 30)), jnp.float32),
@@ -152,7 +155,7 @@ def test_muon_has_a_momentum_and_computes_in_32_bits():
     zeros = {"w": jnp.zeros((2, 2))}
     leaves, _ = optimizer.update({"w": jnp.eye(2)}, optimizer.init(zeros))
     assert 0.07 < -leaves["w"][0, 0] < 0.12  # singular values are 0.7 to 1.2
-    # a network that has fallen silent: the momentum shrinks until it vanishes
+    # a network that is now silent: the momentum shrinks until it vanishes
     matrix = {"w": jnp.asarray([[3.0, 1.0], [-2.0, 2.0]])}
     expected, _ = optimizer.update(matrix, optimizer.init(matrix))
     for size in (1e-30, 1e-20, 1e30):

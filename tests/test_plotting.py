@@ -85,7 +85,7 @@ def swept(**columns):
 
 def test_sweep_curves_show_mean_and_range_over_seeds():
     rows = [row for row in swept() if row["mu_w"] == 1.0]
-    rows[0]["test_accuracy_final"] = float("nan")  # a seed without a result leaves the others
+    rows[0]["test_accuracy_final"] = float("nan")  # a seed without a result
     accuracy, rate, gradient = plotting.sweep_curves(rows, "sigma_u").axes
     np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[0.1, 0.155], [10.0, 0.6]])
     band = accuracy.collections[0].get_paths()[0].vertices

@@ -85,7 +85,7 @@ def test_a_sweep_prints_how_far_it_is_and_how_long_it_takes():
     lines = console.file.getvalue().splitlines()
     assert (
         lines[0].rstrip() == "member-epoch 10/20  valid 25.0 to 75.0 %"
-    )  # nothing is known of the speed yet
+    )  # the speed is not known yet
     assert re.fullmatch(
         r"member-epoch 20/20  valid 25.0 to 25.0 %  [\d.]+ member-epochs/s  0 s left", lines[-1]
     )

@@ -12,7 +12,8 @@ from scipy.integrate import quad
 from snnjax.dynamics import LIF, simulate
 from snnjax.psp import Kernel
 
-# (tau_mem, tau_syn, dt): the usual one, equal taus, nearly equal, dt << tau, dt ~ tau, and the synapse slower than the membrane
+# (tau_mem, tau_syn, dt): the usual case, equal taus, nearly equal taus, dt << tau, dt ~ tau, and a
+# synapse that is slower than the membrane
 CASES = [
     (20e-3, 10e-3, 2e-3),
     (10e-3, 10e-3, 1e-3),
@@ -30,7 +31,10 @@ def integrals(**options):
 
 
 def impulse_response(tau_mem, tau_syn, dt):
-    """The membrane after one input spike of weight 1, by stepping theory.md's equations; 40 tau long, so the rest is < 1e-16."""
+    """The membrane after one input spike of weight 1, from theory.md's equations step by step.
+
+    It is 40 tau long, so the rest is < 1e-16.
+    """
     lm, ls = math.exp(-dt / tau_mem), math.exp(-dt / tau_syn)
     u, i, trace = 0.0, 0.0, []
     for t in range(int(40 * max(tau_mem, tau_syn) / dt)):
@@ -126,7 +130,7 @@ def test_continuous_is_the_limit_of_discrete(tau_mem, tau_syn):
 
     for dt in (1e-5, 1e-6):
         np.testing.assert_allclose(error(dt) / error(dt / 10), 10, rtol=0.02)  # first order in dt
-    assert np.all(error(1e-12) < 1e-9)  # no digits are lost to 1 - exp(-x)
+    assert np.all(error(1e-12) < 1e-9)  # 1 - exp(-x) loses no precision
 
 
 @pytest.mark.parametrize("mode", ["discrete", "continuous"])

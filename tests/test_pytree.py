@@ -60,7 +60,7 @@ def test_static_field_retraces_and_leaf_does_not():
 
 
 def test_replaced_runs_no_checks_of_ours_and_the_constructor_of_others():
-    """Values that a program computes need no check; another class may derive more from its fields."""
+    """Values that a program computes need no check; other classes may compute more from fields."""
     assert replaced(LIF(), tau_mem=-1.0).tau_mem == -1.0
     assert replaced(LIF(theta=2.0), tau_mem=0.1) == LIF(theta=2.0, tau_mem=0.1)
 

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, block after block in one namespace, and its commands exist."""
+"""The README's Python runs unchanged, all blocks in one namespace, and its commands exist."""
 
 import re
 from pathlib import Path

@@ -95,14 +95,17 @@ def test_errors(call, match):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.uint8, bool])
 def test_counts_of_any_type_are_those_of_float32(dtype):
-    """Counts of 300 are no numbers of bfloat16, and (300 - 4)^2 is none of float16."""
+    """bfloat16 cannot represent counts of 300, and float16 cannot represent (300 - 4)^2."""
     s = jnp.ones((300, 2, 3), dtype)
     found = upper_bound(0.5, 4.0)(s)
     assert (float(found), found.dtype) == (0.5 * 296.0**2, jnp.float32)
 
 
 def test_a_limited_bound_takes_over_no_layer():
-    """Its gradient is scaled to `share` times the rms of what comes from above, for each bound alone; values stay."""
+    """Its gradient is scaled to `share` times the rms of the gradient from above.
+
+    This applies to each bound separately; values do not change.
+    """
     rng = np.random.default_rng(0)
     z, above = (jnp.asarray(rng.normal(size=(6, 3, 5)) ** 2, jnp.float32) for _ in range(2))
     strong, weak = upper_bound(1e4, 0.5, share=0.3), lower_bound(1e-6, 100.0, share=0.3)
@@ -120,7 +123,7 @@ def test_a_limited_bound_takes_over_no_layer():
     np.testing.assert_allclose(
         found, above + 0.3 * rms(above) / rms(of_strong) * of_strong + of_weak, rtol=1e-4
     )
-    # nothing comes from above: a bound may wake what is silent
+    # no gradient from above: a bound may make a silent layer active
     np.testing.assert_allclose(grad(z, 0.0, [strong]), of_strong, rtol=1e-6)
     assert (
         float(jax.grad(lambda s: objective(z, 1.0, [upper_bound(s, 0.5, share=0.3)]))(1e4)) == 0.0

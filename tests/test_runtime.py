@@ -49,7 +49,7 @@ def run_with_cache(code, **env):
 
 @pytest.mark.more
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
-    # how often XLA compiles, by JAX's own account
+    # the number of compilations, from JAX's own log
     code = """
 import sys, jax, jax.numpy as jnp
 from snnjax.runtime import use_compilation_cache
@@ -72,7 +72,7 @@ def test_what_was_used_longest_ago_is_removed(tmp_path):
         (tmp_path / f"p{k}-cache").write_bytes(bytes(300 * 2**10))
         os.utime(
             tmp_path / f"p{k}-cache", (1e9 + (k + 2) % 5, 1e9)
-        )  # p3 is the oldest, then p4, p0
+        )  # p3 is the oldest, then p4 and p0
     (tmp_path / "mine.txt").write_bytes(bytes(2**20))
     code = f"from snnjax.runtime import use_compilation_cache as f; f({str(tmp_path)!r}, max_mib=1)"
     run_with_cache(code)

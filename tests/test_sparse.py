@@ -1,4 +1,4 @@
-"""The product of events with weights, against the dense product."""
+"""The product of events with weights, compared with the dense product."""
 
 import chex
 import jax
@@ -18,7 +18,7 @@ from snnjax.sparse import EventRaster, as_dense, events_dot
 
 
 def events_of(counts):
-    """The whole of spike counts (time, samples, units), as a batch of events."""
+    """All spike counts (time, samples, units) as a batch of events."""
     data = EventDataset.from_dense(counts, np.zeros(counts.shape[1], int), 1e-3)
     return SparseEvents.from_events(DeviceEvents.from_dataset(data, dt=1e-3)).batch(
         jnp.arange(counts.shape[1])
@@ -43,7 +43,7 @@ def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, see
     counts = rng.poisson(rate, shape).astype(np.uint8)
     kernel = jnp.asarray(
         rng.integers(-8, 9, (shape[2], n)), jnp.float32
-    )  # whole numbers: every order of the sums gives the same
+    )  # whole numbers: any order of the sums gives the same result
     g = jnp.asarray(rng.integers(-8, 9, (*shape[:2], n)), jnp.float32)
     events, dense = both(counts, kernel, g)
     for a, b in zip(events, dense, strict=True):
@@ -53,7 +53,7 @@ def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, see
 def test_equal_to_a_loop_in_float64(rng, x64):
     counts = rng.poisson(0.2, (300, 7, 41)).astype(np.uint8)
     counts[:, 2] = (
-        0  # a sample without a spike, a unit without one, a crowded step, and one unit that is busier than all others
+        0  # a sample and a unit without a spike, a step with many, and a unit with more than others
     )
     counts[:, :, 5] = 0
     counts[17] += 3
@@ -153,7 +153,7 @@ def test_dense_and_shape(rng):
 
 
 def test_the_longest_lists_do_not_reach_into_other_samples(rng):
-    # each list is read UNROLL entries at a time, beyond its end: what is there must not count
+    # each list is read UNROLL entries at a time, beyond its end: entries after it must not count
     counts = np.zeros((2, 3, 2), np.uint8)
     counts[-1, :, -1] = 2 * sparse.UNROLL + 1
     kernel, g = (

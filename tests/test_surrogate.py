@@ -8,7 +8,7 @@ import pytest
 from snnjax import surrogate
 from snnjax.surrogate import SpikeFunction
 
-# each factory called with (parameters), and h(v) as its docstring gives it, in plain Python
+# a call of each factory with its parameters, and h(v) of its docstring in plain Python
 CASES = {
     "superspike": (surrogate.superspike, (20.0,), lambda v, b: 1 / (b * abs(v) + 1) ** 2),
     "rescaled": (
@@ -46,7 +46,7 @@ def make(name) -> SpikeFunction:
 @cases
 def test_derivative_is_the_docstrings_formula(name, x64):
     _, parameters, formula = CASES[name]
-    # atol: far from threshold the sigmoid's 1 - s cannot be smaller than rounding
+    # atol: far from threshold, the sigmoid's 1 - s is not smaller than rounding
     np.testing.assert_allclose(
         make(name).derivative(jnp.asarray(V)),
         [formula(v, *parameters) for v in V],
@@ -142,7 +142,7 @@ def test_vmap_over_steepness_equals_a_loop(name):
     def gradient(scale):
         return jax.grad(lambda v: factory(*(scale * p for p in parameters))(v).sum())(v)
 
-    # an ensemble may also hold one spike function whose leaf has a leading axis
+    # an ensemble may also have one spike function whose leaf has a leading axis
     stacked = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[factory(*(s * p for p in parameters)) for s in scales]
     )

@@ -52,7 +52,7 @@ def test_round_trip(kernel, theta, mu_u, xi, n, nu):
 
 @pytest.mark.parametrize(("kernel", "theta"), KERNELS)
 def test_formulas_of_the_paper(kernel, theta):
-    # written out once more from theory.md, with ebar and ehat from the tested module
+    # written out again from theory.md, with ebar and ehat from the tested module
     ebar, ehat = kernel.mean(), kernel.power()
     n, nu, mu_w, sigma_w = 300, 7.0, 0.002, 0.05
     s = membrane_statistics(mu_w, sigma_w, n=n, nu=nu, kernel=kernel)
@@ -106,7 +106,7 @@ def test_infeasible_example_names_the_limits():
         match=r"mu_u = 0.5 has no weights at sigma_u = 0.25: .*-0.2594 <= mu_u <= 0.2594",
     ):
         connection_weights(0.5, 0.25, Afferent(18, 1.0), KERNEL)
-    # the continuous kernel is infeasible there, too
+    # the target is infeasible for the continuous kernel, too
     with pytest.raises(ValueError, match="sigma_w\\^2 would be negative"):
         connection_weights(
             0.5, 0.25, Afferent(18, 1.0), Kernel(tau_mem=20e-3, tau_syn=10e-3, mode="continuous")
@@ -114,7 +114,7 @@ def test_infeasible_example_names_the_limits():
 
 
 def test_limits_at_a_fixed_xi_are_the_papers():
-    """Where sigma_u = (theta - mu_u) / xi moves with mu_u: theta / (1 + k) and -theta / (k - 1)."""
+    """If sigma_u = (theta - mu_u) / xi: theta / (1 + k) and -theta / (k - 1)."""
     k = 2 * math.sqrt(18 * KERNEL.power()) / (18 * KERNEL.mean())
     lower, upper = -1 / (k - 1), 1 / (1 + k)
     np.testing.assert_allclose([lower, upper], [-1.078, 0.3416], rtol=5e-4)
@@ -145,7 +145,7 @@ def test_limits_are_where_weights_cease_to_exist(n, nu, sigma_u, tau_mem, tau_sy
         assert all(
             np.isfinite(w.sigma_w) and w.sigma_w >= 0 for w in weights(sign * limit * (1 - 1e-5))
         )
-        # on the limit one of the variances is gone
+        # on the limit, one of the variances is 0
         mu_w, _ = weights(sign * limit)[0]
         assert min(w.sigma_w for w in weights(sign * limit)) <= 1e-6 * abs(mu_w)
         with pytest.raises(ValueError, match="sigma_w\\^2 would be negative") as error:
@@ -201,7 +201,7 @@ def reference():
     return np.load(data_path("reference/reference_traces.npz"))
 
 
-# the reference sums the discrete kernel over 10 tau only, which is worth about 1e-4
+# the reference sums the discrete kernel only over 10 tau, which changes it by about 1e-4
 @pytest.mark.parametrize(
     ("kind", "mode", "rtol"), [("analytical", "continuous", 1e-9), ("numerical", "discrete", 1e-3)]
 )
@@ -360,7 +360,10 @@ def test_quenched_spread():
 
 @pytest.fixture(scope="module")
 def poisson_input():
-    """Poisson counts (not at most one spike a bin: that has variance p(1-p), not p) of 200 inputs at 20 Hz, 24 trials of 1 s and a burn-in."""
+    """Poisson counts of 200 inputs at 20 Hz, 24 trials of 1 s after an initial period.
+
+    Counts may exceed one per bin; otherwise the variance would be p(1-p), not p.
+    """
     rng = np.random.default_rng(2)
     return {
         dt: rng.poisson(20.0 * dt, (round(1.2 / dt), 24, 200)).astype(np.float32)
@@ -384,11 +387,11 @@ def _moments(x, mu_w, sigma_w, noise, neuron, skip):
 def test_simulated_membrane_has_the_predicted_mean_and_spread(poisson_input, dt, xi, mu_u):
     neuron, sigma_u = LIF(dt=dt, theta=1e9), (1 - mu_u) / xi
     weights = connection_weights(mu_u, sigma_u, Afferent(200, 20.0), neuron.kernel)
-    # the weights' own mean and standard deviation are made exactly those asked for: what is left is the noise of 96,000 input spikes,
-    # 0.3 % of the mean and 0.4 % of sigma_u
+    # mean and standard deviation of the weights are exact: only the noise of 96,000 input spikes
+    # remains, 0.3 % of the mean and 0.4 % of sigma_u
     noise = np.random.default_rng(3).standard_normal((200, 200)).astype(np.float32)
     noise = (noise - noise.mean()) / noise.std()
-    # a simulation threshold that is never reached: the theory is for the membrane without spikes
+    # the threshold is never reached: the theory is for the membrane without spikes
     mean, std = _moments(poisson_input[dt], *weights, noise, neuron, round(0.2 / dt))
     assert abs(std / sigma_u - 1) < 0.02
     assert abs(mean - mu_u) < 0.02 * max(abs(mu_u), sigma_u)
@@ -408,13 +411,14 @@ def test_simulated_dalian_membrane_is_balanced(n_rec):
         weights = rng.exponential(1, (count, neurons))
         weights *= (
             1 / rate / weights.mean()
-        )  # as above: exactly the mean asked for, or the balance would only be approximate
+        )  # exactly the target mean, as above; otherwise the balance would be approximate
         return rng.poisson(nu * dt, (1100, 8, count)) @ weights
 
     exc = drive(n[0], rates.exc) + (drive(n[1], rates.rec) if n_rec else 0)
     neuron = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=dt, theta=1e9)
     drives = ExcInhDrive(*(jnp.asarray(d, jnp.float32) for d in (exc, drive(n[2], rates.inh))))
     u = np.asarray(simulate(neuron, drives, membrane=True).membrane)[100:]
-    # E[W^2] of the drawn weights is off by 1 %, and 16 s of input of only 80 inhibitory units by another 1 %
+    # E[W^2] of the drawn weights is off by 1 %, and 16 s of input from only 80 inhibitory units
+    # adds another 1 %
     np.testing.assert_allclose(np.sqrt(np.mean(np.var(u, axis=(0, 1)))), 0.8, rtol=0.04)
     assert abs(float(u.mean())) < 0.04 * 0.8

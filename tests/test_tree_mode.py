@@ -2,7 +2,7 @@
 
     NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false python tests/test_tree_mode.py
 
-prints those of tree mode, which Flax plans to make its default (FLIP 5310).
+prints the numbers of tree mode, the planned default of Flax (FLIP 5310).
 """
 
 import json
@@ -32,7 +32,10 @@ LABELS = jnp.array([0, 1, 0, 1, 0, 1])
 
 
 def build():
-    """A convolution and a dense layer, both recurrent, and inputs (time, batch, length, channels) for them."""
+    """A convolution and a dense layer, both recurrent, and their inputs.
+
+    The inputs are (time, batch, length, channels).
+    """
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=40.0)
     neuron = LIF(
         tau_syn=np.linspace(5e-3, 15e-3, 8)
@@ -66,9 +69,9 @@ def losses_of_an_own_loop(network, x):
 
 
 def numbers():
-    """What a user does with a network: {what: list of numbers}."""
+    """The usual operations of a user on a network: {what: list of numbers}."""
     network, x = build()
-    # without the neuron that holds arrays, of which Flax cannot make a table in tree mode
+    # without the neuron that has arrays, because Flax cannot tabulate it in tree mode
     table = nnx.tabulate(Sequential(*network.layers[:2]), x, console_kwargs={"width": 200})
     found = {"readout": network(x)[0], "rows of the table": jnp.array(table.count("layers/"))}
     others = {

@@ -1,7 +1,7 @@
-"""What the contestants on PyTorch share: projections of all steps at once, the training step, and what a network is built of.
+"""Shared code of the contestants on PyTorch: projections, training step, and network.
 
-Products with the input's and the layers' weights are made for all time steps at once, before the loop over time, which is faster than one a step as most
-tutorials have it.
+Products with the weights of the input and of the layers are computed for all time steps at once,
+before the loop over time. This is faster than one product per step, as in most tutorials.
 """
 
 # pyright: reportMissingImports=false
@@ -41,10 +41,11 @@ class OverTime(nn.Module):
 
 
 class Unbound(nn.Module):
-    """`cell(x[t], state)` -> (output, state), or with `stateful` `cell(x[t])` -> output, one step after another.
+    """`cell(x[t], state)` -> (output, state), or with `stateful` `cell(x[t])` -> output, in a loop.
 
-    Steps taken apart by `unbind` give their gradients back at once. Those of x[t], as some libraries loop, are each a whole sequence of zeros: the backward
-    pass takes time with the square of the steps.
+    The steps come from `unbind`, whose backward pass computes all gradients at once. Some libraries
+    use x[t] instead. The gradient of each x[t] is a whole sequence of zeros, so that the time of
+    the backward pass grows with the square of the number of steps.
     """
 
     def __init__(self, cell: nn.Module, *, stateful: bool = False) -> None:
@@ -66,15 +67,22 @@ MODE: tuple[str, dict[str, Any]] = (
     "--mode",
     {"choices": ("sequence", "loop"), "default": "sequence"},
 )
-"""For libraries that have both: modules over whole sequences, or cells in a loop over unbound steps."""
+"""For libraries with both: modules over whole sequences, or cells in a loop over unbound steps."""
 
 
 def projection(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) -> nn.Module:
-    """`gain` times the weights between the layer below and this one, for x (time, batch, ...)."""
+    """Return a map with `gain` times the weights from the layer below, for x (time, batch, ...).
+
+    Args:
+        work: The work.
+        layer: The layer.
+        weights: Its weights.
+        gain: Factor of the weights.
+    """
     if not work.conv:
         return filled(
             nn.Linear(layer.maps_in, layer.maps, bias=False), weights.kernel, gain
-        )  # of any leading axes
+        )  # works for any leading axes
     return OverTime(
         filled(
             nn.Conv1d(layer.maps_in, layer.maps, layer.kernel, stride=layer.stride, bias=False),
@@ -85,7 +93,14 @@ def projection(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) ->
 
 
 def recurrence(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) -> nn.Module | None:
-    """`gain` times the weights from a layer to itself, for the spikes of one step, or None."""
+    """Return a map with `gain` times the recurrent weights, for the spikes of one step, or None.
+
+    Args:
+        work: The work.
+        layer: The layer.
+        weights: Its weights.
+        gain: Factor of the weights.
+    """
     if weights.recurrent is None:
         return None
     if not work.conv:
@@ -97,7 +112,13 @@ def recurrence(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) ->
 
 
 def filled(module: Any, kernel: Any, gain: float = 1.0) -> Any:
-    """A linear map or convolution (of any number of axes) with weights `gain` times `kernel`, ([window,] in, out), and no bias."""
+    """Return a linear map or convolution with weights `gain` times `kernel`, and no bias.
+
+    Args:
+        module: The map or convolution, with any number of axes.
+        kernel: Weights ([window,] in, out).
+        gain: Factor of the weights.
+    """
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(gain * kernel.T).reshape(module.weight.shape))
         if module.bias is not None:
@@ -108,7 +129,13 @@ def filled(module: Any, kernel: Any, gain: float = 1.0) -> Any:
 def stacked(
     work: Work, spiking: Callable[..., nn.Module], readout: Callable[..., nn.Module]
 ) -> Callable[[list[Weights], Any], nn.Module]:
-    """`make` of `contest`: modules `spiking(work, layer, weights)`, one a hidden layer, and `readout(weights, tau)` where the work has one."""
+    """Return the function `make` of `contest`.
+
+    Args:
+        work: The work.
+        spiking: Returns the module of a hidden layer, `spiking(work, layer, weights)`.
+        readout: Returns the readout, `readout(weights, tau)`, if the work has one.
+    """
     layers = layers_of(work)
 
     def make(hidden: list[Weights], last: Any) -> nn.Module:
@@ -121,14 +148,26 @@ def stacked(
 
 
 def loss_of(work: Work, out: Any, labels: Any) -> Any:
-    """The sum of the spikes, or the cross-entropy of the maxima over time."""
+    """Return the sum of the spikes, or the cross-entropy of the maxima over time.
+
+    Args:
+        work: The work.
+        out: Outputs of the network (time, batch, ...).
+        labels: Classes (batch,).
+    """
     return out.sum() if work.classes is None else cross_entropy(out.max(dim=0).values, labels)
 
 
 def contest(
     work: Work, make: Callable[[list[Weights], Any], Callable[[Any], Any]], **facts: Any
 ) -> Contest:
-    """A step of each of `work.seeds` networks that `make(*weights_of(...))` gives, one after another. `facts`: fields of the `Contest`."""
+    """Return a contest whose step trains each of `work.seeds` networks, one after another.
+
+    Args:
+        work: The work.
+        make: Returns a network, `make(*weights_of(...))`.
+        **facts: Fields of the `Contest`.
+    """
     x, labels = inputs_of(work)
     raster, targets = torch.from_numpy(x).float(), torch.from_numpy(labels).long()
     if work.conv:

@@ -1,7 +1,8 @@
-"""Norse: `LIF` (two states, SuperSpike), `LIFRecurrent` where the layer is dense and recurrent, and `LI` as readout.
+"""Norse: `LIF` (two states, SuperSpike), `LIFRecurrent`, and `LI` as readout.
 
-`--mode sequence`: its modules over whole sequences in a `SequentialState`; `--mode loop`: its cells, one step after another (`Unbound` says why).
-Norse has no recurrent convolution: those layers are measured feed-forward.
+`--mode sequence`: modules over whole sequences in a `SequentialState`. `--mode loop`: cells, one
+step after another (`Unbound` explains why). Dense recurrent layers are `LIFRecurrent`. Norse has no
+recurrent convolution: these layers are measured feed-forward.
 """
 
 # pyright: reportMissingImports=false
@@ -43,7 +44,12 @@ class Outputs(nn.Module):
 
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
-    """The network of all works."""
+    """Return the contest for any work.
+
+    Args:
+        work: The work.
+        options: The mode.
+    """
     layers, recurrent, loop = (
         layers_of(work),
         work.recurrent and not work.conv,

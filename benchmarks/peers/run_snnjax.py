@@ -1,6 +1,6 @@
-"""snnjax itself, as `snnjax train` and, for several seeds, `snnjax sweep` make a step: parts of a batch that fit the cache.
+"""snnjax, with the same steps as in `snnjax train` and, for several seeds, `snnjax sweep`.
 
-The form of the input is one function of `FORMS`: what it returns is the `BatchSource` of the step, which gives x and labels of a part of the batch.
+Gradients are computed for parts of a batch that fit the cache. The functions of `FORMS` return the `BatchSource` of the step, each in one form of the input.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from snnjax.training._step import train_step
 
 @pytree_dataclass
 class Raster:
-    """A batch that lies on the device as a raster x (time, batch, units), float32."""
+    """A batch on the device as a raster x (time, batch, units), float32."""
 
     x: jax.Array
     labels: jax.Array
@@ -60,13 +60,24 @@ class Raster:
 
 
 def raster(work: Work) -> Raster:
-    """Dense, as the other contestants have it."""
+    """Return dense inputs, as for the other contestants.
+
+    Args:
+        work: The work.
+    """
     x, labels = inputs_of(work)
     return Raster(x=jnp.asarray(x, jnp.float32), labels=jnp.asarray(labels))
 
 
 def events(work: Work) -> BatchSource:
-    """Events, as `snnjax train` has them: lists where the first layer is dense, else scattered into a raster part by part."""
+    """Return events, as in `snnjax train`.
+
+    They are lists if the first layer is dense; otherwise they are scattered into a raster, part by
+    part.
+
+    Args:
+        work: The work.
+    """
     x, labels = inputs_of(work)
     per_sample = np.moveaxis(x, 1, 0).reshape(work.batch, -1)
     addresses = np.nonzero(per_sample)[1].astype(np.int32)
@@ -84,7 +95,12 @@ FORMS: dict[str, tuple[str, Callable[[Work], BatchSource]]] = {
 
 
 def network_of(work: Work, seed: int) -> Any:
-    """The network with the weights of all contestants, or the spiking layer alone for a work without classes."""
+    """Return the network with the weights of all contestants.
+
+    Args:
+        work: The work. Without classes, the network is only the spiking layer.
+        seed: Seed of the weights.
+    """
     hidden, readout = weights_of(work, seed)
     neuron, init, rngs = (
         LIF(tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=DT, spike=superspike(BETA)),
@@ -119,7 +135,13 @@ def network_of(work: Work, seed: int) -> Any:
 
 
 def trainer_of(work: Work, seed: int, sizes: dict[str, Any] | None = None) -> Trainer:
-    """The trainer of one seed."""
+    """Return the trainer of one seed.
+
+    Args:
+        work: The work.
+        seed: Seed of the weights.
+        sizes: Sizes of batch and parts.
+    """
     network, optimizer = network_of(work, seed), optax.adam(LEARNING_RATE)
     sizes = {"batch_size": work.batch} if sizes is None else sizes
     if work.classes is not None:
@@ -140,7 +162,12 @@ def trainer_of(work: Work, seed: int, sizes: dict[str, Any] | None = None) -> Tr
 
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
-    """One jitted step, of all seeds where there are several, its state donated."""
+    """Return a contest with one jitted step of all seeds. The state is donated.
+
+    Args:
+        work: The work.
+        options: Form of the input.
+    """
     use_cpu_devices()
     name, form = FORMS[options.input]
     source, indices = form(work), jnp.arange(work.batch)

@@ -1,4 +1,7 @@
-"""snnTorch: `Synaptic` and `RSynaptic` (two states) in a loop over time; the readout is a `Synaptic` that does not reset, read at its membrane."""
+"""snnTorch: `Synaptic` and `RSynaptic` (two states) in a loop over time.
+
+The readout is a `Synaptic` without reset; its output is the membrane.
+"""
 
 # pyright: reportMissingImports=false
 
@@ -38,7 +41,7 @@ class Spiking(nn.Module):
             work.recurrent,
             work.conv,
         )
-        # reset by subtraction, its default: to reset to zero it makes each step twice
+        # reset by subtraction, its default: the reset to zero computes each step twice
         options: dict[str, Any] = {
             "alpha": decay(TAU_SYN),
             "beta": decay(TAU_MEM),
@@ -46,7 +49,7 @@ class Spiking(nn.Module):
         }
         if not work.recurrent:
             self.neuron = snn.Synaptic(**options)
-        elif work.conv:  # its recurrent convolutions are over planes: a line is a plane of height 1
+        elif work.conv:  # recurrent convolutions are two-dimensional: a line has height 1
             self.neuron = snn.RSynaptic(
                 conv2d_channels=layer.maps, kernel_size=(1, RECURRENT_KERNEL), **options
             )
@@ -90,7 +93,11 @@ class Readout(nn.Module):
 
 
 def build(work: Work, _: argparse.Namespace) -> contest.Contest:
-    """The network of all works."""
+    """Return the contest for any work.
+
+    Args:
+        work: The work.
+    """
     neuron = "RSynaptic" if work.recurrent else "Synaptic"
     return on_torch(
         work, stacked(work, Spiking, Readout), neuron=f"{neuron}, two states", form=work.form

@@ -1,8 +1,9 @@
-"""SpikingJelly on the CPU's torch backend.
+"""SpikingJelly on the torch backend for CPUs.
 
-`--mode sequence`: multi-step layers of `LIFNode` (one state), which have code of their own for whole sequences; `--mode loop`: `CUBALIFNode` (two states) in
-single-step mode, which as a multi-step layer takes time with the square of the steps (`Unbound` says why). Recurrent layers are in an
-`ElementWiseRecurrentContainer`. The readout is a `SynapseFilter`, an integrator with one state.
+`--mode sequence`: multi-step layers of `LIFNode` (one state), which have special code for whole
+sequences. `--mode loop`: `CUBALIFNode` (two states) in single-step mode. As a multi-step layer, its
+time grows with the square of the number of steps (`Unbound` explains why). Recurrent layers are in
+an `ElementWiseRecurrentContainer`. The readout is a `SynapseFilter`, an integrator with one state.
 """
 
 # pyright: reportMissingImports=false
@@ -22,7 +23,7 @@ from benchmarks.works import DT, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay, 
 
 
 class Feedback(nn.Module):
-    """The input of a step and, through weights, the spikes of the step before."""
+    """The input of a step plus, through weights, the spikes of the previous step."""
 
     def __init__(self, weights: nn.Module) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Feedback(nn.Module):
 
 
 class Reset(nn.Module):
-    """A network whose neurons begin each sequence at rest."""
+    """A network whose neurons start each sequence at rest."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,7 +46,14 @@ class Reset(nn.Module):
 
 
 def project(work: Work, size: Layer, weights: Weights, strength: float) -> nn.Module:
-    """Its own linear maps over all steps at once."""
+    """Return SpikingJelly's own linear map over all steps at once.
+
+    Args:
+        work: The work.
+        size: The layer.
+        weights: Its weights.
+        strength: Factor of the weights.
+    """
     if work.conv:
         own = layer.Conv1d(
             size.maps_in, size.maps, size.kernel, stride=size.stride, bias=False, step_mode="m"
@@ -56,7 +64,14 @@ def project(work: Work, size: Layer, weights: Weights, strength: float) -> nn.Mo
 
 
 def spiking(work: Work, size: Layer, weights: Weights, *, loop: bool) -> nn.Module:
-    """The neurons of a layer."""
+    """Return the neurons of a layer.
+
+    Args:
+        work: The work.
+        size: The layer.
+        weights: Its weights.
+        loop: Whether the mode is `loop`.
+    """
     options: dict[str, Any] = {"v_threshold": 1.0, "surrogate_function": surrogate.SuperSpike()}
     if loop:
         node = neuron.CUBALIFNode(c_decay=decay(TAU_SYN), v_decay=decay(TAU_MEM), **options)
@@ -70,12 +85,23 @@ def spiking(work: Work, size: Layer, weights: Weights, *, loop: bool) -> nn.Modu
 
 
 def strength(loop: bool) -> float:
-    """Of the weights. A neuron without a synapse gets at once what a current would bring it in all."""
+    """Return the factor of the weights.
+
+    A neuron without a synapse gets at once the total charge that a current would bring.
+
+    Args:
+        loop: Whether the mode is `loop`.
+    """
     return gain(TAU_MEM) / (1 if loop else gain(TAU_SYN))
 
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
-    """The network of all works."""
+    """Return the contest for any work.
+
+    Args:
+        work: The work.
+        options: The mode.
+    """
     sizes, tau, loop = layers_of(work), work.steps * DT, options.mode == "loop"
 
     def make(hidden: list[Weights], readout: Any) -> nn.Module:

@@ -1,8 +1,10 @@
-"""Spyx on flax.nnx: `CuBaLIF` and `RCuBaLIF` (two states), readout `LI` (one state), in its `Sequential` and `run`, one jitted step; seeds by `jax.vmap`.
+"""Spyx on flax.nnx: `CuBaLIF` and `RCuBaLIF` (two states), readout `LI` (one state).
 
-`--mode loop`: as its documentation has it, everything one step after another; `--mode hoisted`: products and convolutions of all steps at once, and the loop
-over the neurons alone. Which is faster depends on the work. Only weights are trained, as in the other contestants; by default Spyx also trains its decays.
-It has no recurrent convolution: those layers are measured feed-forward.
+The network is Spyx' `Sequential` with `run`, in one jitted step; seeds use `jax.vmap`.
+`--mode loop`: everything one step after another, as in its documentation. `--mode hoisted`:
+products and convolutions of all steps at once, and only the neurons in the loop. Which is faster
+depends on the work. Only weights are trained, as in the other contestants; by default, Spyx also
+trains its decays. It has no recurrent convolution: these layers are measured feed-forward.
 """
 
 # pyright: reportMissingImports=false
@@ -35,7 +37,7 @@ from benchmarks.works import (
 
 
 class Reshape(nnx.Module):
-    """One step's x (batch, ...) as (batch, *shape)."""
+    """x (batch, ...) of one step as (batch, *shape)."""
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
@@ -45,7 +47,15 @@ class Reshape(nnx.Module):
 
 
 def network_of(work: Work, seed: int) -> snn.Sequential:
-    """The network with the weights of all contestants. Spyx' two-part states lie on the last of two axes, so convolutions are flattened around neurons."""
+    """Return the network with the weights of all contestants.
+
+    The two parts of a state of Spyx are on the last of two axes, so convolutions are flattened
+    around neurons.
+
+    Args:
+        work: The work.
+        seed: Seed of the weights.
+    """
     (hidden, readout), rngs = works.weights_of(work, seed), nnx.Rngs(0)
     make = snn.RCuBaLIF if recurrent(work) else snn.CuBaLIF
     options: dict[str, Any] = {
@@ -80,19 +90,29 @@ def network_of(work: Work, seed: int) -> snn.Sequential:
             neurons.recurrent_w[...] = jnp.asarray(gain(TAU_MEM) * weights.recurrent[0])
     if readout is not None:
         last = nnx.Linear(*readout.shape, use_bias=False, rngs=rngs)
-        # without a synapse, whose current would bring 1 / (1 - decay) of a spike in all
+        # there is no synapse, whose current would bring 1 / (1 - decay) of a spike in total
         last.kernel[...] = jnp.asarray(gain(work.steps * DT) / gain(TAU_SYN) * readout)
         stack += [last, snn.LI(readout.shape[1:], decay(work.steps * DT), rngs=rngs)]
     return snn.Sequential(*stack)
 
 
 def recurrent(work: Work) -> bool:
-    """Whether Spyx can make the work's recurrence, if it has one."""
+    """Return whether the work is recurrent and Spyx supports its recurrence.
+
+    Args:
+        work: The work.
+    """
     return work.recurrent and not work.conv
 
 
 def outputs(network: snn.Sequential, x: jax.Array, *, hoisted: bool) -> jax.Array:
-    """The network's outputs (time, batch, ...)."""
+    """Return the outputs of the network (time, batch, ...).
+
+    Args:
+        network: The network.
+        x: Spikes (time, batch, units).
+        hoisted: Whether products are computed for all steps at once.
+    """
     if not hoisted:
         return snn.run(network, x)[0]
     for layer in network.layers:
@@ -105,12 +125,22 @@ def outputs(network: snn.Sequential, x: jax.Array, *, hoisted: bool) -> jax.Arra
 
 
 def trained(path: Any, value: Any) -> bool:
-    """Weights, not decays."""
+    """Return True for weights, and False for decays.
+
+    Args:
+        path: Path of the parameter.
+        value: The parameter.
+    """
     return isinstance(value, nnx.Param) and path[-1] in ("kernel", "recurrent_w")
 
 
 def build(work: Work, options: argparse.Namespace) -> contest.Contest:
-    """One jitted step of the network of all works."""
+    """Return a contest with one jitted step.
+
+    Args:
+        work: The work.
+        options: The mode.
+    """
     raster, labels = works.inputs_of(work)
     x, targets, optimizer = (
         jnp.asarray(raster, jnp.float32),

@@ -1,4 +1,7 @@
-"""Plain PyTorch: the very network of snnjax, written as a loop over time without a library. Runs in any environment with torch."""
+"""Plain PyTorch: the same network as in snnjax, as a loop over time without a library.
+
+Runs in any environment with torch.
+"""
 
 # pyright: reportMissingImports=false
 
@@ -17,7 +20,7 @@ from benchmarks.works import BETA, TAU_MEM, TAU_SYN, Layer, Weights, Work, decay
 
 
 class SuperSpike(torch.autograd.Function):
-    """1 where v > 0; backward 1 / (beta |v| + 1)^2."""
+    """1 if v > 0; in the backward pass 1 / (beta |v| + 1)^2."""
 
     @staticmethod
     def forward(ctx: Any, v: Any) -> Any:
@@ -31,7 +34,13 @@ class SuperSpike(torch.autograd.Function):
 
 
 class Spiking(nn.Module):
-    """u[t+1] = (lm u + (1 - lm) i) (1 - z), i[t+1] = ls i + drive[t] + z V; the reset is not differentiated."""
+    """A layer of LIF neurons whose reset is not differentiated.
+
+        u[t+1] = (lm u + (1 - lm) i) (1 - z)
+        i[t+1] = ls i + drive[t] + z V
+
+    lm and ls are the decays of membrane and current per step.
+    """
 
     def __init__(self, work: Work, layer: Layer, weights: Weights) -> None:
         super().__init__()
@@ -74,7 +83,11 @@ class Readout(nn.Module):
 
 
 def build(work: Work, _: argparse.Namespace) -> contest.Contest:
-    """The network of all works."""
+    """Return the contest for any work.
+
+    Args:
+        work: The work.
+    """
     return on_torch(work, stacked(work, Spiking, Readout), neuron="LIF, two states", form=work.form)
 
 

@@ -8,15 +8,15 @@ from snnjax.calibration._report import LayerReport
 from snnjax.calibration._sequential import calibrate
 
 __all__ = [
-    "GradientTarget",
-    "LayerReport",
-    "Target",
     "calibrate",
     "calibrate_gradient",
     "calibrate_layer",
-    "data_driven",
-    "free_membrane",
-    "input_powers",
     "scale_to_rate",
+    "Target",
+    "GradientTarget",
+    "LayerReport",
+    "data_driven",
+    "input_powers",
     "source_powers",
+    "free_membrane",
 ]

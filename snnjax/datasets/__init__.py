@@ -6,7 +6,7 @@ from snnjax.datasets._crop import random_crop
 from snnjax.datasets._device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets._dvs_gesture import load_dvs_gesture
 from snnjax.datasets._events import EventDataset
-from snnjax.datasets._images import DeviceImages, ImageDataset, digits, load_cifar10
+from snnjax.datasets._images import DeviceImages, ImageDataset, load_cifar10
 from snnjax.datasets._nmnist import load_nmnist
 from snnjax.datasets._poisson import poisson, poisson_raster
 from snnjax.datasets._randman import randman
@@ -16,26 +16,25 @@ from snnjax.datasets._splits import Splits
 from snnjax.datasets._stream import Recordings, Stream
 
 __all__ = [
-    "Augmented",
-    "BatchSource",
-    "Batches",
-    "DeviceArrays",
-    "DeviceEvents",
-    "DeviceImages",
     "EventDataset",
     "ImageDataset",
-    "Recordings",
     "Splits",
-    "Stream",
-    "digits",
-    "download_shd",
-    "load_cifar10",
-    "load_dvs_gesture",
-    "load_nmnist",
+    "DeviceEvents",
+    "DeviceArrays",
+    "DeviceImages",
     "load_shd",
     "load_shd_tfds",
+    "download_shd",
+    "load_nmnist",
+    "load_dvs_gesture",
+    "load_cifar10",
+    "randman",
     "poisson",
     "poisson_raster",
-    "randman",
+    "Stream",
+    "Recordings",
+    "Batches",
+    "BatchSource",
+    "Augmented",
     "random_crop",
 ]

@@ -99,15 +99,11 @@ def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
     Raises:
         ValueError: As `read_events`.
     """
-    rows = [
-        (
-            *span,
-            (overflow << 31) + int(events["time"].min()),
-            (overflow << 31) + int(events["time"].max()),
-        )
-        for span, overflow, events in _packets(path, None)
-        if events.size
-    ]
+    rows = []
+    for span, overflow, events in _packets(path, None):
+        if events.size:
+            low, high = int(events["time"].min()), int(events["time"].max())
+            rows.append((*span, (overflow << 31) + low, (overflow << 31) + high))
     begin, end, low, high = np.array(rows, np.int64).reshape(-1, 4).T
     found = []
     for start, stop in windows:
@@ -123,44 +119,33 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            raise ValueError(
-                f"{path}: has become shorter than {stop} bytes while it was in use, got {size}"
-            )
+            got = f"shorter than {stop} bytes while it was in use, got {size}"
+            raise ValueError(f"{path}: has become {got}")
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)
             if len(head) < _PACKET.size:
                 raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
             kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            if (
-                min(width, capacity, number, valid, overflow) < 0
-                or not valid <= number <= capacity
-                or (number and not width)
-            ):
-                raise ValueError(
-                    f"{path}: damaged packet at byte {at}: events of {width} bytes, {number} of "
-                    f"them, {valid} valid, "
-                    f"capacity {capacity}, overflow {overflow}"
-                )
+            damaged = f"damaged packet at byte {at}"
+            negative = min(width, capacity, number, valid, overflow) < 0
+            if negative or not valid <= number <= capacity or (number and not width):
+                got = f"events of {width} bytes, {number} of them, {valid} valid"
+                more = f"capacity {capacity}, overflow {overflow}"
+                raise ValueError(f"{path}: {damaged}: {got}, {more}")
             end = at + _PACKET.size + number * width
             if end > stop:
-                raise ValueError(
-                    f"{path}: truncated, or a damaged packet at byte {at}: claims {number} events "
-                    f"of {width} bytes, {end - stop} bytes "
-                    "more than the file contains"
-                )
+                got = f"claims {number} events of {width} bytes"
+                more = f"{end - stop} bytes more than the file contains"
+                raise ValueError(f"{path}: truncated, or a {damaged}: {got}, {more}")
             if kind == _POLARITY:
                 if (width, offset) != (8, 4) and number:
-                    raise ValueError(
-                        f"{path}: damaged packet at byte {at}: polarity events have 8 bytes and "
-                        f"their time at byte 4, got {width} and {offset}"
-                    )
+                    needed = "polarity events have 8 bytes and their time at byte 4"
+                    raise ValueError(f"{path}: {damaged}: {needed}, got {width} and {offset}")
                 events = np.frombuffer(file.read(number * 8), _EVENT)
-                if events.size and events["time"].min() < 0:
-                    raise ValueError(
-                        f"{path}: damaged packet at byte {at}: contains the negative time "
-                        f"{events['time'].min()} us"
-                    )
+                first = events["time"].min(initial=0)
+                if first < 0:
+                    raise ValueError(f"{path}: {damaged}: contains the negative time {first} us")
                 yield (at, end), overflow, events
             file.seek(end)
             at = end
@@ -174,8 +159,7 @@ def _skip_header(path: Path, file: BinaryIO) -> int:
     while line != _LAST:
         line = file.readline(_LONGEST_LINE)
         if not line.startswith(b"#") or not line.endswith(b"\n"):
-            raise ValueError(
-                f"{path}: damaged or truncated header: no line {_LAST!r} before {line[:20]!r} at "
-                f"byte {file.tell() - len(line)}"
-            )
+            where = f"{line[:20]!r} at byte {file.tell() - len(line)}"
+            wrong = f"damaged or truncated header: no line {_LAST!r} before"
+            raise ValueError(f"{path}: {wrong} {where}")
     return file.tell()

@@ -39,17 +39,32 @@ def vector(name: str, value: ArrayLike, kinds: str) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if array.dtype.kind not in kinds and array.size:
-        raise TypeError(
-            f"{name} must contain {'real numbers' if 'f' in kinds else 'integers'}, got dtype "
-            f"{array.dtype}"
-        )
+        needed = "real numbers" if "f" in kinds else "integers"
+        raise TypeError(f"{name} must contain {needed}, got dtype {array.dtype}")
     return array if array.size else np.zeros(0, np.float32 if "f" in kinds else np.int64)
 
 
+def check_size(name: str, size: int, n: int, things: str, *, per: str = "sample") -> None:
+    """Raise unless an array has one entry per sample.
+
+    Args:
+        name: Name of the array, for the message.
+        size: Its number of entries.
+        n: The number of samples.
+        things: What determines this number, in the plural: labels, recordings.
+        per: What an entry belongs to, in the singular.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    if size != n:
+        raise ValueError(f"{name} must have one entry per {per}, got {size} for {n} {things}")
+
+
 def _where(e: int, offsets: np.ndarray | None) -> str:
-    return f"at position {e}" + (
-        "" if offsets is None else f" (sample {int(np.searchsorted(offsets, e, side='right')) - 1})"
-    )
+    if offsets is None:
+        return f"at position {e}"
+    return f"at position {e} (sample {int(np.searchsorted(offsets, e, side='right')) - 1})"
 
 
 def integers(
@@ -67,20 +82,16 @@ def check_offsets(value: ArrayLike, *, num_samples: int, n_events: int) -> np.nd
     """Return `value` as int64 after a check that it divides the events into samples."""
     offsets = vector("offsets", value, "iu")
     if offsets.size != num_samples + 1:
-        raise ValueError(
-            f"offsets must have one entry more than labels, got {offsets.size} for {num_samples} "
-            "labels"
-        )
+        got = f"{offsets.size} for {num_samples} labels"
+        raise ValueError(f"offsets must have one entry more than labels, got {got}")
     if offsets[0] != 0 or offsets[-1] != n_events:
-        raise ValueError(
-            f"offsets must run from 0 to the {n_events} events, got {offsets[0]} to {offsets[-1]}"
-        )
+        got = f"{offsets[0]} to {offsets[-1]}"
+        raise ValueError(f"offsets must run from 0 to the {n_events} events, got {got}")
     back = offsets[1:] < offsets[:-1]
     if back.any():
         s = int(back.argmax())
-        raise ValueError(
-            f"offsets must not decrease, got {offsets[s]} then {offsets[s + 1]} at position {s}"
-        )
+        got = f"{offsets[s]} then {offsets[s + 1]} at position {s}"
+        raise ValueError(f"offsets must not decrease, got {got}")
     return np.ascontiguousarray(offsets, np.int64)
 
 
@@ -99,13 +110,11 @@ def check_times(value: np.ndarray, offsets: np.ndarray | None = None) -> np.ndar
     """
     times = as_times(value)
     if times.size and not (times.min() >= 0 and times.max() < LATEST):  # a NaN fails both
-        bad = ~((times >= 0) & np.isfinite(times))
-        what = (
-            "finite and >= 0 s"
-            if bad.any()
-            else f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
-        )
-        e = int((bad if bad.any() else times >= LATEST).argmax())
+        bad, what = ~((times >= 0) & np.isfinite(times)), "finite and >= 0 s"
+        if not bad.any():
+            bad = times >= LATEST
+            what = f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
+        e = int(bad.argmax())
         raise ValueError(f"times must be {what}, got {value[e]} {_where(e, offsets)}")
     return times
 
@@ -163,22 +172,18 @@ def as_indices(indices: Indices, n: int) -> np.ndarray:
         return np.arange(n)[indices]
     array = np.asarray(indices)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
-        raise TypeError(
-            "indices must be a sequence of integers, a boolean mask or a slice, got dtype "
-            f"{array.dtype}, shape {array.shape}"
-        )
+        needed = "a sequence of integers, a boolean mask or a slice"
+        got = f"dtype {array.dtype}, shape {array.shape}"
+        raise TypeError(f"indices must be {needed}, got {got}")
     if array.dtype.kind == "b":
         if array.size != n:
-            raise ValueError(
-                f"indices, a boolean mask, must have one entry per sample ({n}), got {array.size}"
-            )
+            needed = f"one entry per sample ({n})"
+            raise ValueError(f"indices, a boolean mask, must have {needed}, got {array.size}")
         return np.flatnonzero(array)
     bad = (array < -n) | (array >= n)
     if bad.any():
-        raise ValueError(
-            f"indices must be in [{-n}, {n}), got {array[int(bad.argmax())]} at position "
-            f"{int(bad.argmax())}"
-        )
+        k = int(bad.argmax())
+        raise ValueError(f"indices must be in [{-n}, {n}), got {array[k]} at position {k}")
     array = array.astype(np.int64)
     return np.where(array < 0, array + n, array)
 
@@ -192,11 +197,15 @@ def rng_of(seed: int | Sequence[int]) -> np.random.Generator:
 def check_steps(num_steps: int) -> int:
     """Return `num_steps` after a check that float32 times resolve the steps."""
     if num_steps > MAX_STEPS:
-        raise ValueError(
-            f"num_steps must be <= 2**20 (float32 times do not resolve more), got {num_steps}; is "
-            "dt in seconds?"
-        )
+        needed = "<= 2**20 (float32 times do not resolve more)"
+        raise ValueError(f"num_steps must be {needed}, got {num_steps}; is dt in seconds?")
     return num_steps
+
+
+def check_dt(dt: ArrayLike) -> None:
+    """Raise unless a time step is finite and > 0 s; warn if it may not be in seconds."""
+    _check.number("dt", dt, above=0, unit="s")
+    _check.hint_seconds("dt", dt)
 
 
 def largest_count(dtype: DTypeLike) -> int:
@@ -209,38 +218,3 @@ def largest_count(dtype: DTypeLike) -> int:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be boolean, integer or floating, got {dtype}")
     return 2 ** (jnp.finfo(dtype).nmant + 1)
-
-
-def split_indices(
-    labels: np.ndarray,
-    num_classes: int,
-    fractions: Sequence[float],
-    *,
-    seed: int | Sequence[int],
-    stratify: bool,
-) -> list[np.ndarray]:
-    """Return the sample indices, ascending, of each part of `EventDataset.split`."""
-    shares = np.asarray(
-        _check.number("fractions", np.asarray(fractions, np.float64), above=0, at_most=1)
-    )
-    if shares.ndim != 1 or shares.size == 0:
-        raise ValueError(f"fractions must be a sequence of at least one number, got {fractions!r}")
-    if shares.sum() > 1 + 1e-9:
-        raise ValueError(
-            f"fractions must add up to at most 1, got {fractions!r}, which adds up to "
-            f"{shares.sum():g}"
-        )
-    n = labels.size
-    order = rng_of(seed).permutation(n)
-    if stratify:
-        # Sample r of a class with n samples goes to position (r + 1/2) / n on the interval [0, 1],
-        # which the fractions divide. So every class is spread evenly over the parts.
-        shuffled = labels[order]
-        sizes = np.bincount(shuffled, minlength=num_classes)
-        rank = np.empty(n, np.int64)
-        rank[np.argsort(shuffled, kind="stable")] = np.arange(n) - np.repeat(
-            np.cumsum(sizes) - sizes, sizes
-        )
-        order = order[np.argsort((rank + 0.5) / sizes[shuffled], kind="stable")]
-    edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * n + 0.5).astype(np.int64)
-    return [np.sort(part) for part in np.split(order[: edges[-1]], edges[:-1])]

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets._device import DeviceEvents, Events
 from snnjax.datasets._sparse_events import SparseEvents
@@ -66,10 +67,10 @@ class Augmented:
     """
 
     source: DeviceEvents | SparseEvents
-    time_stretch: Any = 0.0
-    drop: Any = 0.0
-    time_jitter: Any = 0.0
-    unit_jitter: Any = 0.0
+    time_stretch: Scalar = 0.0
+    drop: Scalar = 0.0
+    time_jitter: Scalar = 0.0
+    unit_jitter: Scalar = 0.0
     unit_shift: int = static(default=0)
     insert: float = static(default=0.0)
 
@@ -77,10 +78,9 @@ class Augmented:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, DeviceEvents | SparseEvents):
-            raise TypeError(
-                f"source must be DeviceEvents, got {type(self.source).__name__}; images have their "
-                "own augmentations, flip and shift"
-            )
+            hint = "images have their own augmentations, flip and shift"
+            got = type(self.source).__name__
+            raise TypeError(f"source must be DeviceEvents, got {got}; {hint}")
         _check.integer("unit_shift", self.unit_shift, at_least=0)
         _check.number("time_stretch", self.time_stretch, at_least=0, below=1)
         _check.number("drop", self.drop, at_least=0, below=1)
@@ -88,19 +88,14 @@ class Augmented:
         _check.number("unit_jitter", self.unit_jitter, at_least=0, unit="units")
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
-            raise TypeError(
-                "insert must be one number known before tracing, because shapes depend on it; got "
-                f"{self.insert!r}"
-            )
+            needed = "one number known before tracing, because shapes depend on it"
+            raise TypeError(f"insert must be {needed}; got {self.insert!r}")
         # parts of the tree's structure must be hashable
         object.__setattr__(self, "insert", float(self.insert))
-        if isinstance(self.source, SparseEvents) and any(
-            value is not None and value.any() for value in self._of_events
-        ):
-            raise ValueError(
-                "source must be DeviceEvents for drop, time_jitter, unit_jitter or insert, which "
-                "change single events, got SparseEvents"
-            )
+        changed = any(value is not None and value.any() for value in self._of_events)
+        if changed and isinstance(self.source, SparseEvents):
+            options = "drop, time_jitter, unit_jitter or insert, which change single events"
+            raise ValueError(f"source must be DeviceEvents for {options}, got SparseEvents")
 
     @property
     def keeps_lists(self) -> bool:
@@ -110,10 +105,8 @@ class Augmented:
     @property
     def _of_events(self) -> list[Any]:
         """Strengths of the changes to single events; None if traced."""
-        return [
-            _check.concrete(value)
-            for value in (self.drop, self.time_jitter, self.unit_jitter, self.insert)
-        ]
+        strengths = (self.drop, self.time_jitter, self.unit_jitter, self.insert)
+        return [_check.concrete(value) for value in strengths]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -154,9 +147,8 @@ class Augmented:
     def _draw(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Draw shift and stretch of n samples, (n, 1) each, and a key for dropped events."""
         shift_key, stretch_key, drop_key = jax.random.split(key, 3)
-        shift = jax.random.randint(
-            shift_key, (n, 1), -self.unit_shift, self.unit_shift + 1, dtype=jnp.int32
-        )
+        most = self.unit_shift
+        shift = jax.random.randint(shift_key, (n, 1), -most, most + 1, dtype=jnp.int32)
         pace = jax.random.uniform(stretch_key, (n, 1), dtype=jnp.float32, minval=-1.0, maxval=1.0)
         return shift, 1 + pace * self.time_stretch, drop_key
 
@@ -174,9 +166,8 @@ class Augmented:
         new_step = _stretched(jnp.arange(steps, dtype=jnp.int32)[:, None], stretch.T)
         # for each new step, the number of old steps that become an earlier one
         edges = jnp.arange(steps + 1, dtype=jnp.int32)
-        earlier = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)(
-            new_step
-        )
+        before = jax.vmap(lambda new: jnp.searchsorted(new, edges), in_axes=1, out_axes=1)
+        earlier = before(new_step)
         unit = jnp.clip(jnp.arange(num_units + 1, dtype=jnp.int32)[:, None] - shift.T, 0, num_units)
         return dataclasses.replace(
             x,
@@ -210,12 +201,10 @@ class Augmented:
         """Draw events (batch, slots) to insert into samples of `count` (batch, 1) events."""
         address_key, present_key = jax.random.split(key)
         shape, num_units = (count.shape[0], self.slots), self._events.num_units
-        address = jax.random.randint(
-            address_key, shape, 0, self._events.steps * num_units, dtype=jnp.int32
-        )
-        present = jax.random.uniform(present_key, shape, dtype=jnp.float32) < count * (
-            self.insert / self.slots
-        )
+        places = self._events.steps * num_units
+        address = jax.random.randint(address_key, shape, 0, places, dtype=jnp.int32)
+        draw = jax.random.uniform(present_key, shape, dtype=jnp.float32)
+        present = draw < count * (self.insert / self.slots)
         return Events(address // num_units, address % num_units, present)
 
 
@@ -224,16 +213,15 @@ def _stretched(step: jax.Array, stretch: jax.Array) -> jax.Array:
     return jnp.floor((step + 0.5) * stretch).astype(step.dtype)
 
 
-def _moves(key: jax.Array, deviation: Any, like: jax.Array) -> jax.Array:
+def _moves(key: jax.Array, deviation: Scalar, like: jax.Array) -> jax.Array:
     """Draw rounded normal numbers with the shape and dtype of `like`.
 
     For a deviation of 0 nothing is drawn, because normal numbers are slow.
     """
 
     def draw() -> jax.Array:
-        return jnp.round(deviation * jax.random.normal(key, like.shape, dtype=jnp.float32)).astype(
-            like.dtype
-        )
+        normal = jax.random.normal(key, like.shape, dtype=jnp.float32)
+        return jnp.round(deviation * normal).astype(like.dtype)
 
     known = _check.concrete(deviation)
     if known is None:

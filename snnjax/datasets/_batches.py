@@ -12,6 +12,7 @@ import numpy as np
 
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass
+from snnjax.datasets import _arrays
 
 
 @pytree_dataclass
@@ -105,8 +106,7 @@ class Batches:
             except TypeError:
                 raise TypeError(f"{wanted}, lambda epoch: ..., got {batches!r}") from None
         if dt is not None:
-            _check.number("dt", dt, above=0, unit="s")
-            _check.hint_seconds("dt", dt)
+            _arrays.check_dt(dt)
         self._batches, self.batch_first, self.dt = batches, batch_first, dt
 
     def epoch(self, epoch: int) -> Generator[Batch, None, None]:
@@ -142,9 +142,8 @@ class Batches:
         for target in jax.tree.leaves(y):
             if target.ndim < 3 and target.shape[:1] != (n,):
                 expected = f"x must be time-major, with as many samples as y {target.shape}"
-                swapped = target.shape[:1] == x.shape[:1] and not self.batch_first
-                hint = (
-                    "; Batches(..., batch_first=True) takes (batch, time, ...)" if swapped else ""
-                )
+                hint = ""
+                if target.shape[:1] == x.shape[:1] and not self.batch_first:
+                    hint = "; Batches(..., batch_first=True) takes (batch, time, ...)"
                 raise ValueError(f"{expected}, got (time, batch, ...) = {x.shape}{hint}")
         return Batch(x=jnp.asarray(x), y=jax.tree.map(jnp.asarray, y))

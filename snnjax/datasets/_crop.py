@@ -98,9 +98,8 @@ def _events(times: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Return times and units as arrays, after a check of the times and of the lengths."""
     times, units = _arrays.check_times(_arrays.vector("times", times, "fiu")), np.asarray(units)
     if units.shape != times.shape:
-        raise ValueError(
-            f"units must have one entry per event, got shape {units.shape} for {times.size} times"
-        )
+        got = f"shape {units.shape} for {times.size} times"
+        raise ValueError(f"units must have one entry per event, got {got}")
     return times, units
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from snnjax import _check, _time
 from snnjax._pytree import pytree_dataclass, static
+from snnjax.datasets import _arrays
 from snnjax.datasets._events import EventDataset
 from snnjax.sparse import scatter_counts
 
@@ -104,15 +105,11 @@ class DeviceEvents:
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one sample, got an empty data set")
-        steps = (
-            _time.num_steps(data.duration, dt)
-            if steps is None
-            else _check.integer("steps", steps, at_least=1)
-        )
-        addresses, offsets = data.bins(dt, steps)
-        return cls.from_bins(
-            addresses, offsets, data.labels, steps=steps, num_units=data.num_units, dt=float(dt)
-        )
+        if steps is None:
+            steps = _time.num_steps(data.duration, dt)
+        _check.integer("steps", steps, at_least=1)
+        grid: dict[str, Any] = {"steps": steps, "num_units": data.num_units, "dt": float(dt)}
+        return cls.from_bins(*data.bins(dt, steps), data.labels, **grid)
 
     @classmethod
     def from_bins(
@@ -142,9 +139,8 @@ class DeviceEvents:
             ValueError: There are 2^31 events or more.
         """
         if len(addresses) >= 2**31:
-            raise ValueError(
-                f"data must hold fewer than 2^31 events, got {len(addresses)}; split it"
-            )
+            got = f"{len(addresses)}; split it"
+            raise ValueError(f"data must hold fewer than 2^31 events, got {got}")
         up = _power_of_two if pad else int
         longest = up(np.diff(offsets).max())
         # at least one element, because a position is read even if there are no events
@@ -242,12 +238,10 @@ class DeviceArrays:
 
     def __post_init__(self) -> None:
         if self.dt is not None:
-            _check.number("dt", self.dt, above=0, unit="s")
-            _check.hint_seconds("dt", self.dt)
+            _arrays.check_dt(self.dt)
         if jnp.ndim(self.x) < 3:
-            raise ValueError(
-                f"x must have shape (samples, time, ...features), got {jnp.shape(self.x)}"
-            )
+            needed = "(samples, time, ...features)"
+            raise ValueError(f"x must have shape {needed}, got {jnp.shape(self.x)}")
         n, steps = self.x.shape[:2]
         shape, dtype = jnp.shape(self.labels), jnp.result_type(self.labels)
         classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)

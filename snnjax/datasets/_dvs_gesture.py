@@ -42,7 +42,7 @@ import numpy as np
 
 from snnjax import _check
 from snnjax._npy import read_head
-from snnjax.datasets import _aedat, _arrays
+from snnjax.datasets import _aedat, _arrays, _fetch
 from snnjax.datasets._crop import crop
 from snnjax.datasets._events import EventDataset
 
@@ -64,6 +64,7 @@ CLASS_NAMES = (
 _PIXELS = 128
 _NAME = re.compile(r"user(\d{1,6})_([A-Za-z0-9_]{1,100})", re.ASCII)
 _COLUMNS = "class,startTime_usec,endTime_usec"
+_ROW = re.compile(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*")
 _MOST_ROWS = 10_000  # a recording of this data set has 12
 
 
@@ -124,7 +125,7 @@ class DVSGesture:
             _check.integer("downsample", downsample, at_least=1),
             tuple(2**k for k in range(8)),
         )
-        self._samples = _find(Path(folder), split)
+        self._samples = _find(_fetch.check_folder(folder), split)
         self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
         side = _PIXELS // downsample
         self.sensor = (side, side, 2)
@@ -155,14 +156,11 @@ class DVSGesture:
             duration: Length of the window, s.
             start: Start of the window, s from the start of the gesture.
         """
-        times, units = [], []
-        for i in range(len(self)):
-            t, u = crop(*self[i], duration=duration, start=start)
-            times.append(t)
-            units.append(u)
+        window = {"duration": duration, "start": start}
+        windows = [crop(*self[i], **window) for i in range(len(self))]
         return EventDataset.from_lists(
-            times,
-            units,
+            [times for times, _ in windows],
+            [units for _, units in windows],
             self.labels,
             num_units=self.num_units,
             duration=duration,
@@ -179,23 +177,18 @@ class DVSGesture:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(index, slice | list | np.ndarray):
-            raise TypeError(
-                f"index must be one whole number, got {index!r}; subset(indices) takes several"
-            )
+            hint = "subset(indices) takes several"
+            raise TypeError(f"index must be one whole number, got {index!r}; {hint}")
         path, _, _, _, window = self._samples[index]
+        where = ""
         if window is None:
             x, y, polarity, times = _read_array(path)
         else:
-            times, x, y, polarity = _aedat.read_events(
-                path, span=self._span(path, window), window=window
-            )
+            span = self._span(path, window)
+            times, x, y, polarity = _aedat.read_events(path, span=span, window=window)
             times = (times - window[0]) * 1e-6
+            where = f" from {window[0]} to {window[1]} us, where its labels have a gesture"
         if times.size == 0:
-            where = (
-                ""
-                if window is None
-                else f" from {window[0]} to {window[1]} us, where its labels have a gesture"
-            )
             raise ValueError(f"{path}: contains no event{where}")
         for name, values in (("x", x), ("y", y)):
             if values.max() >= _PIXELS:
@@ -209,11 +202,7 @@ class DVSGesture:
         The first call for a recording reads the whole file and finds the parts of all its gestures.
         """
         if path not in self._spans:
-            windows = [
-                sample.window
-                for sample in self._samples
-                if sample.path == path and sample.window is not None
-            ]
+            windows = [w for other, *_, w in self._samples if other == path and w is not None]
             self._spans[path] = dict(zip(windows, _aedat.find_spans(path, windows), strict=True))
         return self._spans[path][window]
 
@@ -248,22 +237,15 @@ def load_dvs_gesture(
 
 
 def _find(folder: Path, split: Split) -> list[_Sample]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: "
-            f"{'not a folder; give its parent folder' if folder.exists() else 'no such folder'}"
-        )
-    prepared, original = (
-        folder / f"ibmGesture{split.capitalize()}",
-        folder / f"trials_to_{split}.txt",
-    )
+    prepared = folder / f"ibmGesture{split.capitalize()}"
+    original = folder / f"trials_to_{split}.txt"
     if prepared.is_dir():
         return _find_arrays(prepared)
     if original.is_file():
         return _find_recordings(original)
+    got = f"it contains {_fetch.names_in(folder)}"
     raise FileNotFoundError(
-        f"{folder}: contains neither {prepared.name} nor {original.name}; it contains "
-        f"{sorted(p.name for p in folder.iterdir())[:20]}"
+        f"{folder}: contains neither {prepared.name} nor {original.name}; {got}"
     )
 
 
@@ -294,10 +276,8 @@ def _find_recordings(trials: Path) -> list[_Sample]:
         if not path.is_file():
             raise ValueError(f"{path}: no such file, but {trials.name} names it")
         seen.add(name)
-        samples += [
-            _Sample(path, user, lighting, label, window)
-            for label, window in _read_labels(path.with_name(f"{path.stem}_labels.csv"))
-        ]
+        labels = _read_labels(path.with_name(f"{path.stem}_labels.csv"))
+        samples += [_Sample(path, user, lighting, label, window) for label, window in labels]
     if not samples:
         raise ValueError(f"{trials}: must name at least one recording with a gesture, got none")
     return samples
@@ -316,10 +296,8 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text("ascii")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: must be plain text, got the byte {error.object[error.start]:#x} at "
-            f"{error.start}"
-        ) from None
+        got = f"the byte {error.object[error.start]:#x} at {error.start}"
+        raise ValueError(f"{path}: must be plain text, got {got}") from None
 
 
 def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
@@ -333,21 +311,15 @@ def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
     for number, row in enumerate(rows, start=2):
         if not row.strip():
             continue
-        match = re.fullmatch(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*", row)
+        match, line = _ROW.fullmatch(row), f"{path}: line {number}"
         if match is None:
-            raise ValueError(
-                f"{path}: line {number} must contain three whole numbers >= 0, got {row[:100]!r}"
-            )
+            raise ValueError(f"{line} must contain three whole numbers >= 0, got {row[:100]!r}")
         label, start, stop = map(int, match.groups())
         if not 1 <= label <= len(CLASS_NAMES):
-            raise ValueError(
-                f"{path}: line {number} must have a class from 1 to {len(CLASS_NAMES)}, got {label}"
-            )
+            raise ValueError(f"{line} must have a class from 1 to {len(CLASS_NAMES)}, got {label}")
         if not last <= start < stop:
-            raise ValueError(
-                f"{path}: line {number} must be a gesture that starts at or after the one before "
-                f"it ({last} us) and ends later, got {row[:100]!r}"
-            )
+            needed = f"starts at or after the one before it ({last} us) and ends later"
+            raise ValueError(f"{line} must be a gesture that {needed}, got {row[:100]!r}")
         found.append((label - 1, (start, stop)))
         last = start
     return found
@@ -355,24 +327,22 @@ def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
 
 def _read_array(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return x, y, polarity and time of a prepared gesture, with time in s from the first event."""
-    events = _read_rows(path)
-    columns = []
-    for k, (name, limit) in enumerate((("x", _PIXELS - 1), ("y", _PIXELS - 1), ("polarity", 1))):
-        values = events[:, k]
-        bad = ~((values >= 0) & (values <= limit) & (values == np.floor(values)))  # a NaN is bad
-        if bad.any():
-            raise ValueError(
-                f"{path}: {name} must be a whole number from 0 to {limit}, got {values[bad][0]} in "
-                f"event {bad.argmax()}"
-            )
-        columns.append(values.astype(np.int32))
-    times = events[:, 3].astype(np.float64)
-    bad = ~((times >= 0) & np.isfinite(times))
-    if bad.any():
-        raise ValueError(
-            f"{path}: times must be finite and >= 0 ms, got {times[bad][0]} in event {bad.argmax()}"
-        )
-    return columns[0], columns[1], columns[2], (times - times.min(initial=np.inf)) * 1e-3
+    x, y, polarity, times = _read_rows(path).T
+    times = times.astype(np.float64)
+    limits = (("x", x, _PIXELS - 1), ("y", y, _PIXELS - 1), ("polarity", polarity, 1))
+    for name, values, limit in limits:
+        good = (values >= 0) & (values <= limit) & (values == np.floor(values))  # a NaN is not
+        _all_good(f"{path}: {name} must be a whole number from 0 to {limit}", values, good)
+    good = (times >= 0) & np.isfinite(times)
+    _all_good(f"{path}: times must be finite and >= 0 ms", times, good)
+    seconds = (times - times.min(initial=np.inf)) * 1e-3
+    return x.astype(np.int32), y.astype(np.int32), polarity.astype(np.int32), seconds
+
+
+def _all_good(rule: str, values: np.ndarray, good: np.ndarray) -> None:
+    if not good.all():
+        e = int(good.argmin())
+        raise ValueError(f"{rule}, got {values[e]} in event {e}")
 
 
 def _read_rows(path: Path) -> np.ndarray:
@@ -393,10 +363,7 @@ def _read_rows(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: must contain an array (events, 4), got shape {shape}")
         n_bytes = shape[0] * 4 * dtype.itemsize
         if file.tell() + n_bytes > size:
-            raise ValueError(
-                f"{path}: truncated or damaged: claims {shape[0]} events, more than its {size} "
-                "bytes allow"
-            )
-        return np.frombuffer(file.read(n_bytes), dtype).reshape(
-            shape, order="F" if fortran else "C"
-        )
+            got = f"claims {shape[0]} events, more than its {size} bytes allow"
+            raise ValueError(f"{path}: truncated or damaged: {got}")
+        events = np.frombuffer(file.read(n_bytes), dtype)
+        return events.reshape(shape, order="F" if fortran else "C")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +27,13 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from snnjax import _check, _time
 from snnjax.datasets import _arrays
+from snnjax.datasets._labelled import LabelledDataset
 
 _EVENTS_AT_ONCE = 2**22  # events binned together, which takes about 60 bytes of memory per event
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class EventDataset:
+class EventDataset(LabelledDataset):
     """S labelled samples of spike events on `num_units` channels.
 
     Arrays of another real dtype are converted: times of 16 bits to float32, all other times to
@@ -84,57 +84,30 @@ class EventDataset:
 
     def __post_init__(self) -> None:
         num_units = _check.integer("num_units", self.num_units, at_least=1, at_most=2**31 - 1)
-        num_classes = _check.integer("num_classes", self.num_classes, at_least=1, at_most=2**31 - 1)
         duration = float(_check.number("duration", self.duration, above=0, unit="s"))
-        labels = _arrays.integers("labels", self.labels, 0, num_classes - 1)
-        raw_times = _arrays.vector("times", self.times, "fiu")
-        offsets = _arrays.check_offsets(
-            self.offsets, num_samples=labels.size, n_events=raw_times.size
-        )
-        times = _arrays.check_times(raw_times, offsets)
+        self._set_classes()
+        times = _arrays.vector("times", self.times, "fiu")
+        offsets = _arrays.check_offsets(self.offsets, num_samples=len(self), n_events=times.size)
+        times = _arrays.check_times(times, offsets)
         units = _arrays.integers("units", self.units, 0, num_units - 1, offsets)
         if units.size != times.size:
-            raise ValueError(
-                f"units must have one entry per event, got {units.size} units for {times.size} "
-                "times"
-            )
+            got = f"{units.size} units for {times.size} times"
+            raise ValueError(f"units must have one entry per event, got {got}")
         groups = self.groups
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
-            if groups.size != labels.size:
-                raise ValueError(
-                    f"groups must have one entry per sample, got {groups.size} for {labels.size} "
-                    "labels"
-                )
-        names = self.class_names
-        if names is not None:
-            names = tuple(str(name) for name in names)
-            if len(names) != num_classes:
-                raise ValueError(
-                    f"class_names must contain num_classes = {num_classes} names, got "
-                    f"{len(names)}: {names[:20]}"
-                )
-        self._set(times=times, units=units, offsets=offsets, labels=labels, groups=groups)
-        self._set(
-            num_units=num_units, num_classes=num_classes, duration=duration, class_names=names
-        )
+            _arrays.check_size("groups", groups.size, len(self), "labels")
+        self._set(times=times, units=units, offsets=offsets, groups=groups)
+        self._set(num_units=num_units, duration=duration)
         late = np.count_nonzero(times >= duration)
         if 2 * late > times.size:
+            share = f"{100 * late / times.size:.1f} % of the events"
             _check.warn(
-                f"{100 * late / times.size:.1f} % of the events are at or after duration = "
-                f"{duration:g} s and are left out; "
+                f"{share} are at or after duration = {duration:g} s and are left out; "
                 "are the times in seconds, counted from the start of each trial?"
             )
 
-    def _set(self, **fields: Any) -> None:
-        """Set fields to values that are known to be valid."""
-        for name, value in fields.items():
-            if isinstance(value, np.ndarray):
-                value = value.view()
-                value.flags.writeable = False
-            object.__setattr__(self, name, value)
-
-    def _with(self, **fields: Any) -> EventDataset:
+    def _with(self, **fields: object) -> EventDataset:
         """Return a copy with other values of some fields, without checks or warnings."""
         other = copy.copy(self)
         other._set(**fields)
@@ -176,19 +149,15 @@ class EventDataset:
         """
         labels = _arrays.vector("labels", labels, "iu")
         if not len(times) == len(units) == len(labels):
-            raise ValueError(
-                f"times, units and labels must have one entry per sample, got {len(times)} times, "
-                f"{len(units)} units, {len(labels)} labels"
-            )
+            got = f"{len(times)} times, {len(units)} units, {len(labels)} labels"
+            raise ValueError(f"times, units and labels must have one entry per sample, got {got}")
         all_times, all_units = [], []
         for s, (t, u) in enumerate(zip(times, units, strict=True)):
             with _check.at(f"sample {s}"):
                 t, u = _arrays.vector("times", t, "fiu"), _arrays.vector("units", u, "iu")
             if t.shape != u.shape:
-                raise ValueError(
-                    f"times[{s}] and units[{s}] must be one-dimensional and equally long, got "
-                    f"shapes {t.shape} and {u.shape}"
-                )
+                needed, got = "one-dimensional and equally long", f"shapes {t.shape} and {u.shape}"
+                raise ValueError(f"times[{s}] and units[{s}] must be {needed}, got {got}")
             all_times.append(t)
             all_units.append(u)
         return cls(
@@ -232,39 +201,30 @@ class EventDataset:
         >>> EventDataset.from_dense(np.array([[[0, 2]], [[1, 0]]]), [0], dt=1e-3).times
         array([0.   , 0.   , 0.001])
         """
-        _check.number("dt", dt, above=0, unit="s")
-        _check.hint_seconds("dt", dt)
+        _arrays.check_dt(dt)
         labels = _arrays.vector("labels", labels, "iu")
         x = np.asarray(x)
         if x.dtype.kind not in "biu" and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"x must contain real numbers, got dtype {x.dtype}")
         if x.ndim != 3 or x.shape[0] == 0 or x.shape[2] == 0:
-            raise ValueError(
-                "x must have shape (time, samples, units) with at least one step and one unit, "
-                f"got {x.shape}"
-            )
+            needed = "(time, samples, units) with at least one step and one unit"
+            raise ValueError(f"x must have shape {needed}, got {x.shape}")
         _arrays.check_steps(x.shape[0])
-        if len(labels) != x.shape[1]:
-            raise ValueError(
-                f"labels must have one entry per sample, got {len(labels)} for x of shape {x.shape}"
-            )
+        _arrays.check_size("labels", len(labels), x.shape[1], f"samples in x of shape {x.shape}")
         by_sample = x.swapaxes(0, 1)
         sample, step, unit = np.nonzero(by_sample)
         found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
         bad = ~((found > 0) & (found == np.floor(found)) & np.isfinite(found))
         if bad.any():
             e = int(bad.argmax())
-            raise ValueError(
-                f"x must contain whole numbers >= 0, got {found[e]} at (time, sample, unit) = "
-                f"({step[e]}, {sample[e]}, {unit[e]})"
-            )
+            where = f"(time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
+            raise ValueError(f"x must contain whole numbers >= 0, got {found[e]} at {where}")
         repeats = found.astype(np.int64)
+        lengths = np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
         return cls(
             times=np.repeat(step * float(dt), repeats),
             units=np.repeat(unit, repeats),
-            offsets=_arrays.offsets_of(
-                np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
-            ),
+            offsets=_arrays.offsets_of(lengths),
             labels=labels,
             num_units=x.shape[2],
             num_classes=_arrays.count_classes(labels, num_classes, class_names),
@@ -272,10 +232,6 @@ class EventDataset:
             groups=None if groups is None else np.asarray(groups),
             class_names=None if class_names is None else tuple(class_names),
         )
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return self.labels.size
 
     def __repr__(self) -> str:
         return (
@@ -317,32 +273,6 @@ class EventDataset:
             groups=None if self.groups is None else self.groups[index],
         )
 
-    def split(
-        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
-    ) -> tuple[EventDataset, ...]:
-        """Return disjoint random parts, each with about the given fraction of the samples.
-
-        Samples keep their original order in each part. Part i has round(S f_0 + ... + S f_i)
-        samples minus those of the parts before. So no sample is in two parts, and no sample is left
-        out if the fractions add up to 1.
-
-        Args:
-            fractions: Each in (0, 1]. They add up to at most 1; the remainder is left out.
-            seed: Whole number >= 0, or several.
-            stratify: Keep the proportions of the labels in every part: exactly if they divide,
-                otherwise to about one sample per class.
-
-        >>> empty = [[]] * 10
-        >>> data = EventDataset.from_lists(empty, empty, [0, 1] * 5, num_units=1, duration=1.0)
-        >>> train, valid = data.split([0.8, 0.2], seed=0)
-        >>> len(train), sorted(valid.labels.tolist())
-        (8, [0, 1])
-        """
-        parts = _arrays.split_indices(
-            self.labels, self.num_classes, fractions, seed=seed, stratify=stratify
-        )
-        return tuple(self.subset(part) for part in parts)
-
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
         """Return all other samples, and the samples of the groups `held_out`.
 
@@ -366,10 +296,8 @@ class EventDataset:
         wanted = _arrays.integers("held_out", np.atleast_1d(held_out), -(2**31), 2**31 - 1)
         missing = np.setdiff1d(wanted, self.groups)
         if missing.size:
-            raise ValueError(
-                f"held_out must be among the groups {np.unique(self.groups).tolist()}, got "
-                f"{missing.tolist()}"
-            )
+            known = np.unique(self.groups).tolist()
+            raise ValueError(f"held_out must be among the groups {known}, got {missing.tolist()}")
         mask = np.isin(self.groups, wanted)
         return self.subset(~mask), self.subset(mask)
 
@@ -399,10 +327,9 @@ class EventDataset:
         [[0, 1], [2, 3], [4]]
         """
         size = _check.integer("batch_size", batch_size, at_least=1)
-        order = (
-            np.arange(len(self)) if seed is None else _arrays.rng_of(seed).permutation(len(self))
-        )
-        stop = len(self) - len(self) % size if drop_last else len(self)
+        n = len(self)
+        order = np.arange(n) if seed is None else _arrays.rng_of(seed).permutation(n)
+        stop = n - n % size if drop_last else n
         return (self.subset(order[i : i + size]) for i in range(0, stop, size))
 
     def bins(self, dt: float, num_steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -433,10 +360,9 @@ class EventDataset:
     def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.num_units
         if stride >= 2**31:
-            raise ValueError(
-                f"num_steps * num_units must be < 2**31, got {steps} * {self.num_units} = "
-                f"{stride}; take a longer dt or fewer units"
-            )
+            got = f"{steps} * {self.num_units} = {stride}"
+            hint = "take a longer dt or fewer units"
+            raise ValueError(f"num_steps * num_units must be < 2**31, got {got}; {hint}")
         addresses, counts = [], []
         for part in self._blocks(_EVENTS_AT_ONCE):
             sample, step, unit = part._on_grid(dt, steps)
@@ -454,9 +380,8 @@ class EventDataset:
         """
         start = 0
         while True:
-            stop = (
-                int(np.searchsorted(self.offsets, self.offsets[start] + n_events, side="right")) - 1
-            )
+            most = self.offsets[start] + n_events
+            stop = int(np.searchsorted(self.offsets, most, side="right")) - 1
             stop = min(max(stop, start + 1), len(self))
             own = slice(self.offsets[start], self.offsets[stop])
             yield self._with(
@@ -497,22 +422,18 @@ class EventDataset:
         """
         steps = self._steps(dt, num_steps)
         sample, step, unit = self._on_grid(dt, steps)
-        place, count = np.unique(
-            (step * len(self) + sample) * self.num_units + unit, return_counts=True
-        )
+        shape = (steps, len(self), self.num_units)
+        address = (step * len(self) + sample) * self.num_units + unit
+        place, count = np.unique(address, return_counts=True)
         limit = _arrays.largest_count(dtype)
         if not binary and count.size and count.max() > limit:
-            worst = int(count.argmax())
-            at = tuple(
-                int(i) for i in np.unravel_index(place[worst], (steps, len(self), self.num_units))
-            )
+            at = tuple(map(int, np.unravel_index(place[count.argmax()], shape)))
+            got = f"{np.dtype(dtype)} (up to {limit}) for {count.max()} events"
             raise ValueError(
-                f"dtype must represent every count exactly, got {np.dtype(dtype)} (up to {limit}) "
-                "for "
-                f"{count[worst]} events "
-                f"at (time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
+                f"dtype must represent every count exactly, got {got} at (time, sample, unit) = "
+                f"{at}; take a wider dtype, a shorter dt or binary=True"
             )
-        dense = np.zeros((steps, len(self), self.num_units), dtype)
+        dense = np.zeros(shape, dtype)
         dense.reshape(-1)[place] = 1 if binary else count.astype(dtype)
         return dense
 
@@ -535,26 +456,23 @@ class EventDataset:
                [0., 2.]])
         """
         rows = self.num_classes if per_class else 1
+        row_of = lambda labels: labels.astype(np.int64) if per_class else np.zeros_like(labels)
         events = np.zeros((rows, self.num_units), np.int64)
         for part in self._blocks(_EVENTS_AT_ONCE):
             kept = _arrays.not_before_edge(part.times) < self.duration
-            row_of_sample = (
-                part.labels.astype(np.int64) if per_class else np.zeros(len(part), np.int64)
-            )
-            row = np.repeat(row_of_sample, part.counts)[kept]
+            row = np.repeat(row_of(part.labels), part.counts)[kept]
             place = row * self.num_units + part.units[kept]
             events += np.bincount(place, minlength=events.size).reshape(events.shape)
-        samples = np.bincount(self.labels, minlength=rows) if per_class else np.array([len(self)])
+        samples = np.bincount(row_of(self.labels), minlength=rows)
         rate = np.full(events.shape, np.nan)
         np.divide(events, samples[:, None] * self.duration, out=rate, where=samples[:, None] > 0)
         return rate if per_class else rate[0]
 
     def _steps(self, dt: float, num_steps: int | None) -> int:
-        _check.number("dt", dt, above=0, unit="s")
-        _check.hint_seconds("dt", dt)
-        if num_steps is not None:
-            return _arrays.check_steps(_check.integer("num_steps", num_steps, at_least=1))
-        return _arrays.check_steps(_time.num_steps(self.duration, dt))
+        _arrays.check_dt(dt)
+        if num_steps is None:
+            return _arrays.check_steps(_time.num_steps(self.duration, dt))
+        return _arrays.check_steps(_check.integer("num_steps", num_steps, at_least=1))
 
     def _on_grid(self, dt: float, num_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the sample, step and unit, int64, of each event inside the window."""

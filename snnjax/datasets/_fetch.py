@@ -1,7 +1,8 @@
-"""Download a file, or extract a file from a zip archive; the result is complete or absent.
+"""Find folders, download a file, or extract a file from a zip archive.
 
-Bytes are written to a temporary file `.NAME.RANDOM.tmp` in the same folder
-(`snnjax._files.whole`). It is renamed only after all checks, and removed if a check fails.
+What is downloaded or extracted is complete or absent. Bytes are written to a temporary file
+`.NAME.RANDOM.tmp` in the same folder (`snnjax._files.whole`). It is renamed only after all checks,
+and removed if a check fails.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import http.client
+import os
 import struct
 import urllib.request
 import zipfile
@@ -20,6 +22,23 @@ from pathlib import Path, PurePosixPath
 from snnjax._files import whole
 
 BLOCK = 2**20
+# what zipfile raises for a damaged archive
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError)
+_DAMAGED += (OverflowError, OSError)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder, or raise a FileNotFoundError if there is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        wrong = "not a folder; give its parent folder" if path.exists() else "no such folder"
+        raise FileNotFoundError(f"{path}: {wrong}")
+    return path
+
+
+def names_in(folder: Path, pattern: str = "*") -> list[str]:
+    """Return the names of files in a folder, at most 20, for messages."""
+    return sorted(path.name for path in folder.glob(pattern))[:20]
 
 
 def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60.0) -> Path:
@@ -64,14 +83,11 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
             digest.update(block)
             out.write(block)
         if promised is not None and promised.isdecimal() and size < int(promised):
-            raise OSError(
-                f"{url}: the connection ended after {size} of {promised} bytes; try again"
-            )
+            got = f"{size} of {promised} bytes"
+            raise OSError(f"{url}: the connection ended after {got}; try again")
         if digest.hexdigest() != md5:
-            raise ValueError(
-                f"{url}: MD5 must be {md5}, got {digest.hexdigest()} ({size} bytes); the file was "
-                "not kept"
-            )
+            got = f"{digest.hexdigest()} ({size} bytes)"
+            raise ValueError(f"{url}: MD5 must be {md5}, got {got}; the file was not kept")
     return path
 
 
@@ -94,7 +110,24 @@ def unpack(archive: Path, member: str, path: Path, *, max_bytes: int) -> Path:
             archive, or the file is larger than `max_bytes`. The message names the archive.
     """
     with open_zip(archive) as z:
-        _unpack(z, member, path, max_bytes)
+        names = z.namelist()
+        for name in names:
+            # ZipFile has turned backslashes into slashes on Windows only
+            parts = PurePosixPath(name.replace("\\", "/"))
+            if parts.is_absolute() or ".." in parts.parts or ":" in name:
+                raise ValueError(f"must contain no path outside the archive, got {name!r}")
+        if names.count(member) != 1:
+            raise ValueError(f"must contain one file {member!r}, got {names[:20]}")
+        info = z.getinfo(member)
+        _check_member(info, max_bytes)
+        if path.is_file() and path.stat().st_size == info.file_size and _crc32(path) == info.CRC:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with z.open(info) as source, whole(path, unique=True) as out:
+            # never gives more than file_size bytes, and ends with a check of the CRC
+            while block := source.read(BLOCK):
+                out.write(block)
+            _check_length(info, out.tell())
     return path
 
 
@@ -117,21 +150,12 @@ def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield z
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        RuntimeError,
-        OverflowError,
-        OSError,
-    ) as error:
+    except _DAMAGED as error:
         # EINVAL: the archive points before its own begin. Other OSErrors come from the disk.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ValueError(
-            f"{archive}: truncated or damaged zip archive ({type(error).__name__}: {error})"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{archive}: truncated or damaged zip archive ({reason})") from error
 
 
 def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) -> bytes:
@@ -150,45 +174,22 @@ def read_member(z: zipfile.ZipFile, info: zipfile.ZipInfo, *, max_bytes: int) ->
     with z.open(info) as file:
         # without a size, zipfile would first expand the whole block
         content = file.read(info.file_size)
-    if len(content) != info.file_size:
-        raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {len(content)}")
+    _check_length(info, len(content))
     return content
 
 
 def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
+    name = repr(info.filename)
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(
-            f"{info.filename!r} must be stored or deflated and not encrypted, got method "
-            f"{info.compress_type}, flags {info.flag_bits}"
-        )
+        got = f"method {info.compress_type}, flags {info.flag_bits}"
+        raise ValueError(f"{name} must be stored or deflated and not encrypted, got {got}")
     if info.file_size > max_bytes:
-        raise ValueError(
-            f"{info.filename!r} must be at most {max_bytes} bytes, got {info.file_size}"
-        )
+        raise ValueError(f"{name} must be at most {max_bytes} bytes, got {info.file_size}")
 
 
-def _unpack(z: zipfile.ZipFile, member: str, path: Path, max_bytes: int) -> None:
-    names = z.namelist()
-    for name in names:
-        # ZipFile has turned backslashes into slashes on Windows only
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in name:
-            raise ValueError(f"must contain no path outside the archive, got {name!r}")
-    if names.count(member) != 1:
-        raise ValueError(f"must contain one file {member!r}, got {names[:20]}")
-    info = z.getinfo(member)
-    _check_member(info, max_bytes)
-    if path.is_file() and path.stat().st_size == info.file_size and _crc32(path) == info.CRC:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with z.open(info) as source, whole(path, unique=True) as out:
-        # never gives more than file_size bytes, and ends with a check of the CRC
-        written = 0
-        while block := source.read(BLOCK):
-            written += len(block)
-            out.write(block)
-        if written != info.file_size:
-            raise ValueError(f"{member!r} must have {info.file_size} bytes, got {written}")
+def _check_length(info: zipfile.ZipInfo, length: int) -> None:
+    if length != info.file_size:
+        raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {length}")
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 r"""Reader for one-dimensional HDF5 datasets, also with variable-length rows, from untrusted files.
 
-The HDF5 library parses only the metadata here. Its own functions that read data are not safe with
-a hostile or damaged file: they inflate a compressed chunk to any size, and they never return from
-a damaged heap of variable-length rows (HDF5 2.0). So this module reads the bytes. It checks each
-length before use, and memory stays within the size of the file plus `max_length` rows.
+The loader of SHD needs this reader, because files from the network must not stop a program. The
+HDF5 library (h5py) parses only the metadata here. Its own functions that read data are not safe
+with a hostile or damaged file. Measured with HDF5 2.0 and h5py 3.16: they never return from a heap
+with an object of 2^64 - 16 bytes; a row that claims 10^9 elements takes 1.9 GB for a file of 12 kB;
+a compressed chunk of 24 bytes in a file of 2 MB is inflated to 2 GB. So this module reads the
+bytes. It checks each length before use, and memory stays within the size of the file plus
+`max_length` rows. Reading 9.8 million events takes 0.3 s; the library alone takes 0.2 s.
 
     contiguous   n rows at one address
     chunked      rows in blocks of equal length, optionally shuffled, then compressed by gzip
@@ -50,30 +53,25 @@ def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = F
     """
     import h5py
 
-    node, parts = f, name.split("/")
-    for i, part in enumerate(parts):
-        here = "/".join(parts[: i + 1])
+    node, here = f, ""
+    for part in name.split("/"):
         if not isinstance(node, h5py.Group):
-            raise ValueError(
-                f"{'/'.join(parts[:i])} must be a group, got a {type(node).__name__.lower()}"
-            )
+            raise ValueError(f"{here} must be a group, got a {type(node).__name__.lower()}")
+        here = f"{here}/{part}".lstrip("/")
         link = node.get(part, getlink=True)
         if link is None:
             if optional:
                 return None
             raise ValueError(f"has no {here}; {node.name} contains {list(islice(node, 20))}")
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(
-                f"{here} must not be a link, got {type(link).__name__} to "
-                f"{getattr(link, 'path', None)!r}"
-            )
+            raise ValueError(f"{here} must not be a link, got {type(link).__name__}")
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
     if node.is_virtual or node.external:
+        kind = "virtual" if node.is_virtual else "external"
         raise ValueError(
-            f"{name} must have its data in this file, got a dataset with "
-            f"{'virtual' if node.is_virtual else 'external'} storage"
+            f"{name} must have its data in this file, got a dataset with {kind} storage"
         )
     if node.shape is None or len(node.shape) != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
@@ -147,12 +145,8 @@ def read_references(
     import h5py
 
     base = h5py.check_vlen_dtype(dataset.dtype)
-    if (
-        not isinstance(base, np.dtype)
-        or base.kind not in kinds
-        or base.itemsize > 8
-        or not _is_plain(dataset.id.get_type().get_super(), base)
-    ):
+    right = isinstance(base, np.dtype) and base.kind in kinds and base.itemsize <= 8
+    if not right or not _is_plain(dataset.id.get_type().get_super(), base):
         what = "integers" if "i" in kinds else "float16, float32 or float64"
         got = f"dtype {dataset.dtype}" if base is None else f"variable-length arrays of {base}"
         raise ValueError(f"{name} must contain variable-length arrays of {what}, got {got}")
@@ -172,38 +166,30 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
         ValueError: The rows are longer than the file, or a heap or an object is missing or damaged.
     """
     lengths = references["length"].astype(np.int64)
-    ends = np.cumsum(lengths)
-    size = _size(file)
-    if lengths.sum() * base.itemsize > size:
-        raise ValueError(
-            f"{name} claims {lengths.sum()} elements of {base.itemsize} bytes, more than the file "
-            f"contains ({size} bytes)"
-        )
-    out = np.empty(int(lengths.sum()), base)
-    order = np.argsort(references["address"], kind="stable")
-    order = order[lengths[order] > 0]
-    addresses, first = np.unique(references["address"][order], return_index=True)
+    ends, total, size = np.cumsum(lengths), int(lengths.sum()), file.seek(0, 2)
+    if total * base.itemsize > size:
+        got = f"claims {total} elements of {base.itemsize} bytes"
+        raise ValueError(f"{name} {got}, more than the file contains ({size} bytes)")
+    out = np.empty(total, base)
     left = size  # heaps do not overlap: together they cannot be longer than the file
-    for address, rows in zip(
-        addresses.tolist(), np.split(order, first[1:]), strict=bool(addresses.size)
-    ):
-        magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
-        left -= heap_size
-        if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-            raise ValueError(
-                f"{name} refers to a heap at byte {address}, which is missing or damaged"
-            )
-        heap = _read_at(file, name, address, heap_size)
-        objects = _objects(heap)
-        for s in rows.tolist():
-            start, stored = objects.get(int(references["index"][s]), (0, -1))
-            n = int(lengths[s])
-            if stored != n * base.itemsize:
-                raise ValueError(
-                    f"{name} refers in sample {s} to an object that the heap at byte {address} "
-                    "does not contain"
-                )
-            out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
+    last, heap, objects = -1, b"", {}
+    for s in np.argsort(references["address"], kind="stable").tolist():
+        n, address = int(lengths[s]), int(references["address"][s])
+        if n == 0:
+            continue
+        if address != last:
+            magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
+            left -= heap_size
+            if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
+                heap_at = f"a heap at byte {address}, which is missing or damaged"
+                raise ValueError(f"{name} refers to {heap_at}")
+            heap = _read_at(file, name, address, heap_size)
+            last, objects = address, _objects(heap)
+        start, stored = objects.get(int(references["index"][s]), (0, -1))
+        if stored != n * base.itemsize:
+            missing = f"an object that the heap at byte {address} does not contain"
+            raise ValueError(f"{name} refers in sample {s} to {missing}")
+        out[ends[s] - n : ends[s]] = np.frombuffer(heap, base, n, start)
     return out
 
 
@@ -233,22 +219,16 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
         raise ValueError("must have addresses of 8 bytes and no user block")
     rows = np.zeros(n, dtype)
     if dataset.chunks is None:
-        address = dataset.id.get_offset()
-        if address is not None:
-            rows = np.frombuffer(_read_at(file, name, address, rows.nbytes), dtype)
-        elif dataset.id.get_storage_size():
-            raise ValueError(
-                f"{name} must be stored contiguously or in chunks, got compact storage"
-            )
-        else:
-            _check_fill(name, plist)
+        if (address := dataset.id.get_offset()) is not None:
+            return np.frombuffer(_read_at(file, name, address, rows.nbytes), dtype)
+        if dataset.id.get_storage_size():
+            raise ValueError(f"{name} must be stored contiguously or in chunks, not compactly")
+        _check_fill(name, plist)
         return rows
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if filters not in ([], [_GZIP], [_SHUFFLE], [_SHUFFLE, _GZIP]):
-        raise ValueError(
-            f"{name} must be compressed with gzip (and shuffle) or not at all, got HDF5 filters "
-            f"{filters}"
-        )
+        needed = "compressed with gzip (and shuffle) or not at all"
+        raise ValueError(f"{name} must be {needed}, got HDF5 filters {filters}")
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
@@ -257,10 +237,8 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
         _check_fill(name, plist)
     for chunk in chunks:
         if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            raise ValueError(
-                f"{name} has a chunk of {chunk.size} bytes for {dataset.chunks[0]} entries of "
-                f"{dtype.itemsize}"
-            )
+            entries = f"{dataset.chunks[0]} entries of {dtype.itemsize}"
+            raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {entries}")
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
         part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
@@ -280,9 +258,9 @@ def unpack_chunk(
         except zlib.error as error:
             raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
     if len(stored) != size:
+        got = "more" if len(stored) > size else len(stored)
         raise ValueError(
-            f"{name} has a chunk that does not unpack to its {size} bytes, but to "
-            f"{'more' if len(stored) > size else len(stored)}"
+            f"{name} has a chunk that does not unpack to its {size} bytes, but to {got}"
         )
     if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
         stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
@@ -300,16 +278,10 @@ def _check_longest(name: str, longest: int, max_bytes: int) -> None:
         raise ValueError(f"{name} must contain strings of at most {max_bytes} bytes, got {longest}")
 
 
-def _size(file: BinaryIO) -> int:
-    return file.seek(0, 2)
-
-
 def _read_at(file: BinaryIO, name: str, address: int, n: int) -> bytes:
-    size = _size(file)
+    size = file.seek(0, 2)
     if address + n > size:
-        raise ValueError(
-            f"{name} has data at bytes {address} to {address + n}, beyond the end of the file "
-            f"({size}): truncated or damaged"
-        )
+        place = f"bytes {address} to {address + n}, beyond the end of the file ({size})"
+        raise ValueError(f"{name} has data at {place}: truncated or damaged")
     file.seek(address)
     return file.read(n)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import jax
@@ -26,12 +25,13 @@ import numpy as np
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets import _arrays
+from snnjax.datasets._labelled import LabelledDataset
 
 Split = Literal["train", "test"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ImageDataset:
+class ImageDataset(LabelledDataset):
     """S labelled images, stored with numpy on the host like `EventDataset`.
 
     Attributes:
@@ -60,37 +60,19 @@ class ImageDataset:
         if images.dtype.kind not in "fiu":
             raise TypeError(f"images must hold real numbers, got dtype {images.dtype}")
         if images.ndim != 4 or 0 in images.shape[1:]:
-            raise ValueError(
-                f"images must have shape (samples, height, width, channels), got {images.shape}"
-            )
+            needed = "(samples, height, width, channels)"
+            raise ValueError(f"images must have shape {needed}, got {images.shape}")
         if images.dtype.kind == "f" and not np.isfinite(images).all():
             raise ValueError(f"images must be finite, got {images[~np.isfinite(images)][0]}")
-        num_classes = _check.integer("num_classes", self.num_classes, at_least=1, at_most=2**31 - 1)
-        labels = _arrays.integers("labels", self.labels, 0, num_classes - 1)
-        if labels.size != len(images):
-            raise ValueError(
-                f"labels must have one entry per image, got {labels.size} for {len(images)} images"
-            )
-        names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
-        if names is not None and len(names) != num_classes:
-            raise ValueError(
-                f"class_names must have num_classes = {num_classes} names, got {len(names)}: "
-                f"{names[:20]}"
-            )
-        for name, value in (("images", images.view()), ("labels", labels.view())):
-            value.flags.writeable = False
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "class_names", names)
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return self.labels.size
+        self._set_classes()
+        _arrays.check_size("labels", len(self), len(images), "images", per="image")
+        self._set(images=images)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.images.shape[1:]))
         return f"ImageDataset({len(self)} images, {size}, {self.num_classes} classes)"
 
-    def subset(self, indices: Any) -> ImageDataset:
+    def subset(self, indices: _arrays.Indices) -> ImageDataset:
         """Return the images `indices` in that order.
 
         Args:
@@ -98,21 +80,6 @@ class ImageDataset:
         """
         index = _arrays.as_indices(indices, len(self))
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
-
-    def split(
-        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
-    ) -> tuple[ImageDataset, ...]:
-        """Return disjoint random parts, as `EventDataset.split`.
-
-        Args:
-            fractions: Each in (0, 1]. They add up to at most 1; the remainder is left out.
-            seed: Whole number >= 0, or several.
-            stratify: Keep the proportions of the labels in every part.
-        """
-        parts = _arrays.split_indices(
-            self.labels, self.num_classes, fractions, seed=seed, stratify=stratify
-        )
-        return tuple(self.subset(part) for part in parts)
 
     def downsample(self, factor: int) -> ImageDataset:
         """Return means over squares of `factor` x `factor` pixels, float32.
@@ -130,9 +97,8 @@ class ImageDataset:
         if n == 1:
             return self
         s, height, width, channels = self.images.shape
-        cut = self.images[:, : height // n * n, : width // n * n].reshape(
-            s, height // n, n, width // n, n, channels
-        )
+        cut = self.images[:, : height // n * n, : width // n * n]
+        cut = cut.reshape(s, height // n, n, width // n, n, channels)
         return dataclasses.replace(self, images=cut.mean(axis=(2, 4), dtype=np.float32))
 
 
@@ -203,17 +169,13 @@ class DeviceImages:
         if like is None:
             mean, std = _moments(data.images)
             if not (std > 0).all():
-                raise ValueError(
-                    "images must not be constant in a channel, got standard deviations "
-                    f"{std.tolist()}"
-                )
+                got = f"standard deviations {std.tolist()}"
+                raise ValueError(f"images must not be constant in a channel, got {got}")
             scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
         else:
-            if like.images.shape[1:] != data.images.shape[1:]:
-                raise ValueError(
-                    f"data must have images of shape {like.images.shape[1:]}, got "
-                    f"{data.images.shape[1:]}"
-                )
+            size, expected = data.images.shape[1:], like.images.shape[1:]
+            if size != expected:
+                raise ValueError(f"data must have images of shape {expected}, got {size}")
             scale = like.mean, like.std
         # larger types become float32, because values beyond 32-bit integers would wrap around
         images = data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
@@ -250,11 +212,8 @@ class DeviceImages:
     def _change(self, x: jax.Array, key: jax.Array) -> jax.Array:
         flip_key, shift_key = jax.random.split(key)
         if self.flip:
-            x = jnp.where(
-                jax.random.bernoulli(flip_key, jnp.float32(0.5), (len(x), 1, 1, 1)),
-                x[:, :, ::-1],
-                x,
-            )
+            mirrored = jax.random.bernoulli(flip_key, jnp.float32(0.5), (len(x), 1, 1, 1))
+            x = jnp.where(mirrored, x[:, :, ::-1], x)
         if self.shift:
             n = self.shift
             start = jax.random.randint(shift_key, (len(x), 2), 0, 2 * n + 1, dtype=jnp.int32)
@@ -287,9 +246,8 @@ def digits() -> ImageDataset:
     except ImportError:
         raise ImportError("digits needs scikit-learn: pip install 'snnjax[digits]'") from None
     images, labels = load_digits(return_X_y=True)
-    return ImageDataset(
-        images=images.reshape(-1, 8, 8, 1).astype(np.uint8), labels=labels, num_classes=10
-    )
+    images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
+    return ImageDataset(images=images, labels=labels, num_classes=10)
 
 
 def load_cifar10(
@@ -309,9 +267,10 @@ def load_cifar10(
     _check.one_of("split", split, get_args(Split))
     import tensorflow_datasets as tfds
 
-    where = None if data_dir is None else os.fspath(data_dir)
+    data_dir = None if data_dir is None else os.fspath(data_dir)
+    where = data_dir or "the default folder of tensorflow-datasets"
     try:
-        builder: Any = tfds.builder("cifar10", data_dir=where, file_format="array_record")
+        builder: Any = tfds.builder("cifar10", data_dir=data_dir, file_format="array_record")
         if download:
             builder.download_and_prepare()
         if split not in builder.info.splits:
@@ -322,14 +281,12 @@ def load_cifar10(
         rows = [source[i] for i in range(len(source))]
     except (FileNotFoundError, tfds.core.DatasetNotFoundError, AssertionError) as error:
         raise FileNotFoundError(
-            "no CIFAR-10 prepared by tensorflow-datasets (array_record) in "
-            f"{where or 'its default folder'}: {_first_line(error)}; download=True fetches it"
+            f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where}: "
+            f"{_first_line(error)}; download=True fetches it"
         ) from None
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SyntaxError) as error:
-        raise ValueError(
-            f"{where or 'the default folder'}: damaged CIFAR-10 data "
-            f"({type(error).__name__}: {_first_line(error)})"
-        ) from error
+        got = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"{where}: damaged CIFAR-10 data ({got})") from error
     return ImageDataset(
         images=np.stack([row["image"] for row in rows]),
         labels=np.array([row["label"] for row in rows]),

@@ -139,7 +139,7 @@ def load_nmnist(
     _check.number("duration", duration, above=0, unit="s")
     _check.integer("max_events", max_events, at_least=1)
     parts: list[_Events] = []
-    with _open(Path(folder), split.capitalize()) as files:
+    with _open(_fetch.check_folder(folder), split.capitalize()) as files:
         recordings = _find(files, split.capitalize())
         total = sum(recording.file.size for recording in recordings) // _EVENT
         if total > max_events:
@@ -162,28 +162,20 @@ def load_nmnist(
 @contextlib.contextmanager
 def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
     """Yield the files of the archive, or of the folder `name`. Errors name their place."""
-    if not folder.is_dir():
-        wrong = "not a folder; give its parent folder" if folder.exists() else "no such folder"
-        raise FileNotFoundError(f"{folder}: {wrong}")
     archive, unpacked = folder / f"{name}.zip", folder / name
     if archive.is_file():
         with _fetch.open_zip(archive) as z:
-            yield [
-                _File(
-                    info.filename,
-                    info.file_size,
-                    partial(_fetch.read_member, z, info, max_bytes=_MOST_BYTES),
-                )
-                for info in z.infolist()
-            ]
+            read = partial(_fetch.read_member, z, max_bytes=_MOST_BYTES)
+            members = z.infolist()
+            yield [_File(m.filename, m.file_size, partial(read, m)) for m in members]
     elif unpacked.is_dir():
         with _check.at(str(folder)):
             paths = {path.relative_to(folder).as_posix(): path for path in unpacked.rglob("*.bin")}
             yield [_File(key, path.stat().st_size, path.read_bytes) for key, path in paths.items()]
     else:
-        got = sorted(path.name for path in folder.iterdir())[:20]
         wanted = f"must contain {archive.name} or the folder {name} of N-MNIST"
-        raise FileNotFoundError(f"{folder}: {wanted}, got {got}; get the archives from {SOURCE}")
+        got = f"{_fetch.names_in(folder)}; get the archives from {SOURCE}"
+        raise FileNotFoundError(f"{folder}: {wanted}, got {got}")
 
 
 def _find(files: Iterable[_File], name: str) -> list[_Recording]:

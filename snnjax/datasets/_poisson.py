@@ -66,33 +66,23 @@ def poisson(
     duration = float(_check.number("duration", duration, above=0, unit="s"))
     rates = np.asarray(_check.number("rate", np.asarray(rate), at_least=0, unit="Hz"), np.float64)
     if rates.ndim > 2 or (rates.ndim and rates.shape[-1] != num_units) or rates.shape[:1] == (0,):
-        raise ValueError(
-            f"rate must be a scalar, (num_units,) or (num_classes, num_units) with num_units = "
-            f"{num_units}, got shape {rates.shape}"
-        )
+        needed = f"(num_units,) or (num_classes, num_units) with num_units = {num_units}"
+        raise ValueError(f"rate must be a scalar, {needed}, got shape {rates.shape}")
     rng = _arrays.rng_of(seed)
+    num_classes = len(rates) if rates.ndim == 2 else None if num_samples else 1
     if labels is None:
-        labels = rng.permutation(np.arange(num_samples) % (len(rates) if rates.ndim == 2 else 1))
-    num_classes = (
-        len(rates)
-        if rates.ndim == 2
-        else _arrays.count_classes(labels, None if num_samples else 1, None)
-    )
+        labels = rng.permutation(np.arange(num_samples) % (num_classes or 1))
+    num_classes = _arrays.count_classes(labels, num_classes, None)
     labels = _arrays.integers("labels", labels, 0, num_classes - 1)
     if labels.size != num_samples:
         raise ValueError(f"labels must have num_samples = {num_samples} entries, got {labels.size}")
-    mean = np.broadcast_to(
-        (rates[labels] if rates.ndim == 2 else rates) * duration, (num_samples, num_units)
-    )
+    rates = rates[labels] if rates.ndim == 2 else rates
+    mean = np.broadcast_to(rates * duration, (num_samples, num_units))
     if mean.sum() > _MAX_EVENTS:
-        raise ValueError(
-            f"rate * duration * num_samples must give at most {_MAX_EVENTS:g} events, got "
-            f"{mean.sum():g} on average"
-        )
+        needed, got = f"at most {_MAX_EVENTS:g} events", f"{mean.sum():g} on average"
+        raise ValueError(f"rate * duration * num_samples must give {needed}, got {got}")
     counts = rng.poisson(mean)
-    units = np.repeat(
-        np.broadcast_to(np.arange(num_units, dtype=np.int32), counts.shape).ravel(), counts.ravel()
-    )
+    units = np.repeat(np.tile(np.arange(num_units, dtype=np.int32), num_samples), counts.ravel())
     per_sample = counts.sum(axis=1)
     position = rng.random(units.size)
     order = np.argsort(np.repeat(np.arange(num_samples), per_sample) + position)
@@ -133,8 +123,7 @@ def poisson_raster(
     ((500, 40, 50), dtype('float32'), 20)
     """
     _check.number("rate", rate, at_least=0, unit="Hz")
-    _check.number("dt", dt, above=0, unit="s")
-    _check.hint_seconds("dt", dt)
+    _arrays.check_dt(dt)
     shape = tuple(_check.integer("shape", size, at_least=0) for size in shape)
     mean = jnp.asarray(rate, jnp.float32) * dt
     try:

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from snnjax import _check
-from snnjax.datasets import _arrays, _hdf5
+from snnjax.datasets import _arrays, _fetch, _hdf5
 from snnjax.datasets._events import EventDataset
 
 Split = Literal["train", "valid", "test"]
@@ -96,16 +97,10 @@ def read_shd(
         raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        MemoryError,
-    ) as error:  # whatever HDF5 says of a damaged file
-        raise ValueError(
-            f"{path}: truncated or damaged HDF5 file ({type(error).__name__}: {error})"
-        ) from error
+    except (OSError, RuntimeError, KeyError, TypeError, MemoryError) as error:
+        # all these types occur when HDF5 reads damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: truncated or damaged HDF5 file ({reason})") from error
 
 
 def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> EventDataset:
@@ -121,25 +116,14 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
         ValueError: There are several such files, or as in `read_shd`.
     """
     _check.one_of("split", split, get_args(Split))
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: "
-            f"{'not a folder; give its parent folder' if folder.exists() else 'no such folder'}"
-        )
-    found = sorted(folder.glob(f"*_{split}.h5"))
+    folder, pattern = _fetch.check_folder(folder), f"*_{split}.h5"
+    found = _fetch.names_in(folder, pattern)
     if not found:
-        raise FileNotFoundError(
-            f"{folder}: contains no file *_{split}.h5; its .h5 files: "
-            f"{sorted(p.name for p in folder.glob('*.h5'))[:20]}"
-        )
+        others = _fetch.names_in(folder, "*.h5")
+        raise FileNotFoundError(f"{folder}: contains no file {pattern}; its .h5 files: {others}")
     if len(found) > 1:
-        raise ValueError(
-            f"{folder}: must contain one file *_{split}.h5, got {[p.name for p in found][:20]}; "
-            "use "
-            "read_shd"
-        )
-    return read_shd(found[0], **options)
+        raise ValueError(f"{folder}: must contain one file {pattern}, got {found}; use read_shd")
+    return read_shd(folder / found[0], **options)
 
 
 def _read(
@@ -155,56 +139,43 @@ def _read(
     if not h5py.is_hdf5(path):
         with path.open("rb") as f:
             head = f.read(8)
-        kind = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
-        raise ValueError(
-            f"is not an HDF5 file but {kind}; unpack it first"
-            if kind
-            else f"is not an HDF5 file: it begins with {head!r}"
-        )
+        for magic, kind in _SIGNATURES.items():
+            if head.startswith(magic):
+                raise ValueError(f"is not an HDF5 file but {kind}; unpack it first")
+        raise ValueError(f"is not an HDF5 file: it begins with {head!r}")
 
     with h5py.File(path, "r") as f, path.open("rb") as file:
-        names = ("spikes/times", "spikes/units", "labels")
-        times, units, labels = (
-            _hdf5.find_dataset(f, name, max_length=max_samples) for name in names
-        )
-        speaker = _hdf5.find_dataset(f, "extra/speaker", max_length=max_samples, optional=True)
-        keys = _hdf5.find_dataset(f, "extra/keys", max_length=_MAX_NAMES, optional=True)
+        find = partial(_hdf5.find_dataset, f, max_length=max_samples)
+        times, units, labels = map(find, ("spikes/times", "spikes/units", "labels"))
+        speaker = find("extra/speaker", optional=True)
+        keys = find("extra/keys", max_length=_MAX_NAMES, optional=True)
         n = labels.shape[0]
-        for name, dataset in (
-            ("spikes/times", times),
-            ("spikes/units", units),
-            ("extra/speaker", speaker),
-        ):
-            if dataset is not None and dataset.shape[0] != n:
-                raise ValueError(
-                    f"{name} must have one entry per sample, got {dataset.shape[0]} for {n} labels"
-                )
+        named = {"spikes/times": times, "spikes/units": units, "extra/speaker": speaker}
+        for name, dataset in named.items():
+            if dataset is not None:
+                _arrays.check_size(name, dataset.shape[0], n, "labels")
         if n == 0:
             raise ValueError("labels must contain at least one sample, got none")
         if keys is not None and keys.shape[0] == 0:
             raise ValueError("extra/keys must contain at least one name, got none")
-        label_array = _hdf5.read_integers(file, "labels", labels)
-        groups = None if speaker is None else _hdf5.read_integers(file, "extra/speaker", speaker)
-        class_names = (
-            None
-            if keys is None
-            else _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
-        )
+        classes = _hdf5.read_integers(file, "labels", labels)
+        groups = class_names = None
+        if speaker is not None:
+            groups = _hdf5.read_integers(file, "extra/speaker", speaker)
+        if keys is not None:
+            class_names = _hdf5.read_strings(file, "extra/keys", keys, max_bytes=_MAX_NAME)
         time_rows, time_dtype = _hdf5.read_references(file, "spikes/times", times, "f")
         unit_rows, unit_dtype = _hdf5.read_references(file, "spikes/units", units, "iu")
         lengths = time_rows["length"].astype(np.int64)
         differ = lengths != unit_rows["length"]
         if differ.any():
             s = int(differ.argmax())
+            needed = "the same length in each sample"
             got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
-            raise ValueError(
-                f"spikes/times and spikes/units must have the same length in each sample, got {got}"
-            )
+            raise ValueError(f"spikes/times and spikes/units must have {needed}, got {got}")
         if lengths.sum() > max_events:
-            raise ValueError(
-                f"spikes/times must contain at most max_events = {max_events} events, got "
-                f"{lengths.sum()}"
-            )
+            needed = f"at most max_events = {max_events} events"
+            raise ValueError(f"spikes/times must contain {needed}, got {lengths.sum()}")
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
         all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 
@@ -214,12 +185,11 @@ def _read(
         times=times,
         units=all_units,
         offsets=_arrays.offsets_of(lengths),
-        labels=label_array,
+        labels=classes,
         num_units=num_units,
-        num_classes=_arrays.count_classes(label_array, None, class_names),
-        duration=(math.floor(last) + 1) / 1000
-        if math.isfinite(last)
-        else 1.0,  # the constructor refuses such times
+        num_classes=_arrays.count_classes(classes, None, class_names),
+        # the constructor refuses times that are not finite
+        duration=(math.floor(last) + 1) / 1000 if math.isfinite(last) else 1.0,
         groups=groups,
         class_names=class_names,
     )

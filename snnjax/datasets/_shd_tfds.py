@@ -83,15 +83,10 @@ def download_shd(
     paths = {}
     for split, expected in md5.items():
         _check.one_of("md5's split", split, get_args(Split))
-        name = f"shd_{split}.h5"
-        archive = _fetch.fetch(
-            f"{url.rstrip('/')}/{name}.zip",
-            Path(folder) / f"{name}.zip",
-            md5=expected,
-            max_bytes=max_bytes,
-            timeout=timeout,
-        )
-        paths[split] = _fetch.unpack(archive, name, Path(folder) / name, max_bytes=max_bytes)
+        path = Path(folder, f"shd_{split}.h5")
+        archive, address = Path(f"{path}.zip"), f"{url.rstrip('/')}/{path.name}.zip"
+        _fetch.fetch(address, archive, md5=expected, max_bytes=max_bytes, timeout=timeout)
+        paths[split] = _fetch.unpack(archive, path.name, path, max_bytes=max_bytes)
     return paths
 
 
@@ -143,29 +138,21 @@ def prepare_shd(
     (array([4, 4], dtype=int32), array([9], dtype=int32))
     """
     folder = _folder(data_dir, name)
-    if files is None:
-        if _prepared(folder):
-            _same(folder, "md5", dict(md5), num_units)
-            return folder
-        files, origin = (
-            download_shd(folder.parents[1] / "downloads" / name, url=url, md5=md5),
-            dict(md5),
-        )
-    else:
-        files, origin = _check_files(files), None
-        if _prepared(folder):
-            _same(
-                folder, "sha256", {split: _sha256(path) for split, path in files.items()}, num_units
-            )
-            return folder
+    origin = dict(md5) if files is None else None
+    given = {} if files is None else _check_files(files)
+    if _prepared(folder):
+        key, wanted = ("sha256", _hashes(given)) if origin is None else ("md5", origin)
+        _same(folder, key, wanted, num_units)
+        return folder
     import tensorflow_datasets as tfds
 
-    builder = shd_builder(files, folder.parents[1], name=name, num_units=num_units, md5=origin)
+    cache = folder.parents[1]
+    given = given or download_shd(cache / "downloads" / name, url=url, md5=md5)
+    builder = shd_builder(given, cache, name=name, num_units=num_units, md5=origin)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS reports on standard output, which belongs to the program
     with contextlib.redirect_stdout(sys.stderr):
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        builder.download_and_prepare(download_config=config)
     return folder
 
 
@@ -198,15 +185,13 @@ def shd_builder(
     files = _check_files(files)
     data = {split: read_shd(path, num_units=num_units) for split, path in files.items()}
     first, *others = data.values()
+    speakers = [d.groups is not None for d in data.values()]
     for other in others:
-        if other.class_names != first.class_names or (other.groups is None) != (
-            first.groups is None
-        ):
+        if other.class_names != first.class_names or len(set(speakers)) > 1:
+            got = f"{first.class_names} and {other.class_names}, speakers {speakers}"
             raise ValueError(
                 "files must have the same class names, and all or none must have speakers; got "
-                f"{first.class_names} and {other.class_names}, "
-                f"speakers {[d.groups is not None for d in data.values()]} in "
-                f"{[str(p) for p in files.values()]}"
+                f"{got} in {[str(p) for p in files.values()]}"
             )
     num_classes = max(d.num_classes for d in data.values())
     time_dtype = np.result_type(*(d.times for d in data.values()))
@@ -215,17 +200,17 @@ def shd_builder(
         "num_classes": num_classes,
         "class_names": first.class_names,
         "duration": {split: d.duration for split, d in data.items()},
-        "sha256": {split: _sha256(path) for split, path in files.items()},
+        "sha256": _hashes(files),
         "md5": None if md5 is None else dict(md5),
     }
     # TFDS stores one name per line, stripped and unique
     names = first.class_names if first.class_names and _writable(first.class_names) else None
+    counted = None if names else num_classes  # one of the two only
+    ragged: dict[str, Any] = {"shape": (None,), "encoding": "bytes"}
     features = {
-        "times": tfds.features.Tensor(shape=(None,), dtype=time_dtype, encoding="bytes", doc="s"),
-        "units": tfds.features.Tensor(shape=(None,), dtype=np.int32, encoding="bytes"),
-        "label": tfds.features.ClassLabel(names=names)
-        if names
-        else tfds.features.ClassLabel(num_classes=num_classes),
+        "times": tfds.features.Tensor(dtype=time_dtype, doc="s", **ragged),
+        "units": tfds.features.Tensor(dtype=np.int32, **ragged),
+        "label": tfds.features.ClassLabel(names=names, num_classes=counted),
     }
     if first.groups is not None:
         features["speaker"] = tfds.features.Scalar(dtype=np.int32)
@@ -265,10 +250,8 @@ def shd_builder(
                     example["speaker"] = d.groups[s]
                 yield s, example
 
-    return Builder(
-        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
-        file_format="array_record",
-    )
+    cache = None if data_dir is None else Path(data_dir).expanduser()
+    return Builder(data_dir=cache, file_format="array_record")
 
 
 def load_shd_tfds(
@@ -328,9 +311,8 @@ def _folder(data_dir: PathLike | None, name: str) -> Path:
 
 def _check_name(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(
-            f"name must be lower-case letters, digits and _, beginning with a letter, got {name!r}"
-        )
+        needed = "lower-case letters, digits and _, beginning with a letter"
+        raise ValueError(f"name must be {needed}, got {name!r}")
     return name
 
 
@@ -354,29 +336,28 @@ def _same(folder: Path, key: str, wanted: dict[str, str], num_units: int) -> Non
     found = metadata.get(key) or {}
     advice = "name another data_dir or name, or remove the folder"
     if not wanted.items() <= found.items():
-        raise ValueError(
-            f"{folder}: contains a data set made of other files ({key} {found}, not {wanted}); "
-            f"{advice}"
-        )
+        made = f"made of other files ({key} {found}, not {wanted})"
+        raise ValueError(f"{folder}: contains a data set {made}; {advice}")
     if metadata.get("num_units") != num_units:
-        raise ValueError(
-            f"{folder}: contains a data set of {metadata.get('num_units')} units, not num_units = "
-            f"{num_units}; {advice}"
-        )
+        made = f"of {metadata.get('num_units')} units, not num_units = {num_units}"
+        raise ValueError(f"{folder}: contains a data set {made}; {advice}")
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "metadata.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"{folder}: metadata.json is damaged ({error}); remove the folder and prepare it again"
-        ) from error
+        advice = "remove the folder and prepare it again"
+        raise ValueError(f"{folder}: metadata.json is damaged ({error}); {advice}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the SHA-256 of the file of each split."""
+    hashes = {}
+    for split, path in files.items():
+        with path.open("rb") as f:
+            hashes[split] = hashlib.file_digest(f, "sha256").hexdigest()
+    return hashes
 
 
 def _writable(names: tuple[str, ...]) -> bool:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax._pytree import pytree_dataclass
+from snnjax.datasets._arrays import offsets_of
 from snnjax.datasets._device import DeviceEvents
 from snnjax.sparse import EventRaster
 
@@ -65,10 +66,8 @@ class SparseEvents:
             TypeError: `source` is not `DeviceEvents`.
         """
         if not isinstance(source, DeviceEvents):
-            raise TypeError(
-                "source must be DeviceEvents, whose events are known one by one, got "
-                f"{type(source).__name__}"
-            )
+            needed = "DeviceEvents, whose events are known one by one"
+            raise TypeError(f"source must be {needed}, got {type(source).__name__}")
         offsets = np.asarray(source.offsets)
         addresses = np.asarray(source.addresses)[: offsets[-1]]
         steps, num_units = source.steps, source.num_units
@@ -156,7 +155,5 @@ def _first(places: np.ndarray, samples: int, n: int) -> np.ndarray:
     Returns:
         int32 (samples, n + 1).
     """
-    edges = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=samples * n))]).astype(
-        np.int32
-    )
+    edges = offsets_of(np.bincount(places, minlength=samples * n)).astype(np.int32)
     return edges[np.arange(samples)[:, None] * n + np.arange(n + 1)]

@@ -100,8 +100,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         _check.number("duration", self.duration, above=0, unit="s")
-        _check.number("dt", self.dt, above=0, unit="s")
-        _check.hint_seconds("dt", self.dt)
+        _arrays.check_dt(self.dt)
         _check.integer("shard_size", self.shard_size, at_least=1)
         _check.integer("seed", self.seed, at_least=0)
         _check.one_of("crop", self.crop, get_args(Crop))
@@ -109,18 +108,13 @@ class Stream:
         if not isinstance(self.events, bool):
             raise TypeError(f"events must be True or False, got {self.events!r}")
         _check.integer("workers", self.workers, at_least=1)
-        n = len(self.recordings)
+        n, name = len(self.recordings), "labels of recordings"
         if self.shard_size > n:
-            raise ValueError(
-                f"shard_size must be at most the number of recordings {n}, got {self.shard_size}"
-            )
-        labels = _arrays.integers(
-            "labels of recordings", self.recordings.labels, 0, self.recordings.num_classes - 1
-        )
-        if labels.size != n:
-            raise ValueError(
-                f"labels of recordings must be one a recording, got {labels.size} for {n}"
-            )
+            needed = f"at most the number of recordings {n}"
+            raise ValueError(f"shard_size must be {needed}, got {self.shard_size}")
+        most = self.recordings.num_classes - 1
+        labels = _arrays.integers(name, self.recordings.labels, 0, most)
+        _arrays.check_size(name, labels.size, n, "recordings", per="recording")
         # raises if int32 addresses cannot represent the units and steps
         self._bin(np.zeros(0), np.zeros(0, np.int32))
 
@@ -205,21 +199,13 @@ class Stream:
         """
         addresses, by_unit = zip(*parts, strict=True)
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
-        labels, num_units = self.labels[indices], self.recordings.num_units
-        shard = DeviceEvents.from_bins(
-            np.concatenate(addresses),
-            offsets,
-            labels,
-            steps=self.steps,
-            num_units=num_units,
-            dt=self.dt,
-            pad=True,
-        )
-        return (
-            SparseEvents.from_events(shard, steps_by_unit=np.concatenate(by_unit))
-            if self.events
-            else shard
-        )
+        bins = np.concatenate(addresses), offsets, self.labels[indices]
+        num_units = self.recordings.num_units
+        grid: dict[str, Any] = {"steps": self.steps, "num_units": num_units, "dt": self.dt}
+        shard = DeviceEvents.from_bins(*bins, **grid, pad=True)
+        if not self.events:
+            return shard
+        return SparseEvents.from_events(shard, steps_by_unit=np.concatenate(by_unit))
 
     def _read(self, epoch: int, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the addresses of recording i, and its steps in order of units if `events`."""
@@ -229,21 +215,17 @@ class Stream:
             if self.crop == "random":
                 times, units = random_crop(rng, times, units, duration=self.duration)
             else:
-                times, units = crop(
-                    times,
-                    units,
-                    duration=self.duration,
-                    start=start_of(times, duration=self.duration),
-                )
+                start = start_of(times, duration=self.duration)
+                times, units = crop(times, units, duration=self.duration, start=start)
             if self.drop:
                 times, units = drop_events(rng, times, units, self.drop)
             addresses = self._bin(times, units)
         if not self.events:
             return addresses, None
-        step, unit = np.divmod(addresses.astype(np.int64), self.recordings.num_units)
-        return addresses, order_by_unit(
-            np.zeros(1, np.int64), step, unit, steps=self.steps, num_units=self.recordings.num_units
-        )
+        num_units, sample = self.recordings.num_units, np.zeros(1, np.int64)
+        step, unit = np.divmod(addresses.astype(np.int64), num_units)
+        by_unit = order_by_unit(sample, step, unit, steps=self.steps, num_units=num_units)
+        return addresses, by_unit
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
         one = EventDataset(

@@ -8,12 +8,12 @@ from snnjax.dynamics._readout import LeakyIntegrator
 from snnjax.dynamics._simulate import simulate
 
 __all__ = [
+    "simulate",
+    "Simulation",
     "LIF",
     "AdaptiveLIF",
     "ExcInhLIF",
     "LeakyIntegrator",
     "Neuron",
-    "Simulation",
     "apply_reset",
-    "simulate",
 ]

@@ -71,13 +71,13 @@ from snnjax.exchange._parameters import load_parameters, save_parameters
 from snnjax.exchange._tonic import from_tonic, to_tonic
 
 __all__ = [
-    "from_nir",
-    "from_tonic",
-    "load_nir",
-    "load_parameters",
-    "nir_writer",
-    "save_nir",
-    "save_parameters",
     "to_nir",
+    "from_nir",
+    "save_nir",
+    "load_nir",
+    "nir_writer",
+    "save_parameters",
+    "load_parameters",
     "to_tonic",
+    "from_tonic",
 ]

@@ -9,9 +9,14 @@ from all that spike, as with skip connections.
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
+
+from snnjax.exchange import _nir_convention as convention
+
+if TYPE_CHECKING:
+    import nir
 
 IMPORTED = (
     "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d without "
@@ -57,8 +62,11 @@ class Skip(NamedTuple):
 class Graph:
     """The nodes by name, and the sources and targets of each node."""
 
-    def __init__(self, graph: Any) -> None:
-        self.nodes: dict[str, Any] = dict(graph.nodes)
+    def __init__(self, graph: nir.NIRGraph) -> None:
+        self.nodes: dict[str, nir.NIRNode] = dict(graph.nodes)
+        for name, node in self.nodes.items():
+            if not isinstance(node, convention.import_nir().NIRNode):
+                raise TypeError(f"nodes must be nodes of nir, got {node!r} as {name!r}")
         self.sources: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.targets: dict[str, list[str]] = {name: [] for name in self.nodes}
         for edge in graph.edges:
@@ -82,7 +90,11 @@ class Graph:
     def kind(self, name: str) -> str:
         return type(self.nodes[name]).__name__
 
-    def metadata(self, name: str) -> dict[str, Any]:
+    def field(self, name: str, field: str) -> object:
+        """Return a field of a node, unchecked, or None if the node does not have it."""
+        return vars(self.nodes[name]).get(field)
+
+    def metadata(self, name: str) -> dict[str, object]:
         return metadata_of(self.nodes[name])
 
     def fail(self, name: str, what: str) -> NoReturn:
@@ -90,7 +102,7 @@ class Graph:
 
     def array(self, name: str, field: str) -> np.ndarray:
         """Return a field of a node after a check that it holds finite real numbers."""
-        given = getattr(self.nodes[name], field, None)
+        given = self.field(name, field)
         try:
             value = np.asarray(given)
         except (TypeError, ValueError):
@@ -124,8 +136,10 @@ class Graph:
         return others[0]
 
 
-def metadata_of(node: Any) -> dict[str, Any]:
-    return node.metadata if isinstance(getattr(node, "metadata", None), dict) else {}
+def metadata_of(node: nir.NIRNode) -> dict[str, object]:
+    """Return the metadata of a node or a graph, which may have none, or another type of it."""
+    metadata = vars(node).get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def shape_of(value: object) -> tuple[int, ...] | None:
@@ -152,9 +166,8 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
                 allowed = "only weights are allowed there"
                 graph.fail(node, f"cannot stand in the loop of the neurons {name!r}; {allowed}")
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
-            graph.fail(
-                name, "must have one set of weights to itself, with nothing else in the loop"
-            )
+            needed = "one set of weights to itself, with nothing else in the loop"
+            graph.fail(name, f"must have {needed}")
         if not forward:
             graph.fail(name, "must get its input through weights")
         parts = [(*_split_scales(graph, name, chain), source) for chain, source in forward]
@@ -164,11 +177,8 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
                 allowed = "only the last neurons may have several sources"
                 graph.fail(name, f"gets input from {sources[:10]}; {allowed}")
             skips = [Skip(source, chain[-1], scales) for chain, scales, source in parts]
-        chain, scales, source = (
-            max(parts, key=lambda part: _depth(graph, part[2], start))
-            if len(parts) > 1
-            else parts[0]
-        )
+            parts.sort(key=lambda part: -_depth(graph, part[2], start))
+        chain, scales, source = parts[0]
         stages.insert(0, Stage(name, chain, scales, loops[0][0] if loops else None))
         used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
         name = source
@@ -180,9 +190,8 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Skip]]:
 def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list[str], str]]]:
     """Return the chains from a population to itself, and those from others with their sources."""
     chains = [_chain(graph, source) for source in graph.sources[name]]
-    return [chain for chain, source in chains if source == name], [
-        (chain, source) for chain, source in chains if source != name
-    ]
+    own = [chain for chain, source in chains if source == name]
+    return own, [(chain, source) for chain, source in chains if source != name]
 
 
 def _split_scales(graph: Graph, name: str, chain: list[str]) -> tuple[list[str], list[str]]:
@@ -231,9 +240,8 @@ def _in_order(graph: Graph, stages: list[Stage], skips: list[Skip]) -> list[Skip
         graph.fail(last, f"must get input from {needed}; got {sources}")
     for _, name, _ in skips:
         chain, _ = _chain(graph, name)
-        if [graph.kind(n) for n in chain[:-1]] not in ([], ["Flatten"]) or graph.kind(
-            name
-        ) not in _LINEAR:
+        *before, kind = map(graph.kind, chain)
+        if before not in ([], ["Flatten"]) or kind not in _LINEAR:
             needed = "Linear, with nothing but a Flatten before it, in a skip connection"
             graph.fail(name, f"must be {needed}, got {chain}")
     return [by_source[source] for source in spiking]

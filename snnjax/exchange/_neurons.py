@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph
 from snnjax.exchange._nir_convention import Scheme
 
+_CUBA = {"tau_mem": "tau_mem", "tau_syn": "tau_syn"}
+# time constants of each kind of node: our name and NIR's
+_TIMES = {"CubaLIF": _CUBA, "CubaLI": _CUBA, "LIF": {"tau_mem": "tau"}, "LI": {"tau_mem": "tau"}}
 _SAME = 1e-6  # relative rounding error allowed between the values of a node and its metadata
 
 
@@ -62,13 +65,8 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
     field = lambda f: _per_unit(graph, name, f, shape)
     if field("v_leak").any():
         graph.fail(name, "must have v_leak = 0")
-    times = (
-        {"tau_mem": "tau_mem", "tau_syn": "tau_syn"}
-        if kind.startswith("Cuba")
-        else {"tau_mem": "tau"}
-    )
     tau, written = {}, {}
-    for ours, theirs in times.items():
+    for ours, theirs in _TIMES[kind].items():
         written[ours] = field(theirs)
         if not (written[ours] > 0).all():
             graph.fail(name, f"must have {theirs} > 0 s, got {written[ours].min()}")
@@ -84,27 +82,21 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
                 tau[ours] = np.broadcast_to(np.asarray(held), np.shape(written[ours]))
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
+        per_step = convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
         with np.errstate(over="ignore"):  # the caller refuses non-finite weights
-            gain = (
-                gain
-                * field("w_in")
-                * convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
-            )
+            gain = gain * field("w_in") * per_step
     logs = {which: log for which in tau if (log := metadata.log(which, tau[which])) is not None}
     values = {
         which: metadata.original(which) if which in logs else metadata.agreed(which, value)
         for which, value in tau.items()
     }
     values.setdefault("tau_syn", convention.NO_SYNAPSE * clock.dt)
-    spiking = _spiking(field, metadata) if kind in SPIKING else {}
+    initial = metadata.original("initial")
+    begin = {"initial": 0.0 if initial is None else initial}
+    options: dict[str, Any] = _spiking(field, metadata) if kind in SPIKING else begin
     try:
-        if kind in SPIKING:
-            neuron: Neuron = LIF(**values, **spiking, dt=clock.dt)
-        else:
-            initial = metadata.original("initial")
-            neuron = LeakyIntegrator(
-                **values, initial=0.0 if initial is None else initial, dt=clock.dt
-            )
+        model = LIF if kind in SPIKING else LeakyIntegrator
+        neuron = model(**values, **options, dt=clock.dt)
     except (ValueError, TypeError) as error:
         graph.fail(name, f"has a parameter out of range: {error}")
     return Read(neuron, logs, _one_a_unit(graph, name, "w_in, r and tau_syn", gain))
@@ -118,9 +110,8 @@ def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
         name: The Scale node.
         shape: Shape (*spatial, units) of the output that is scaled.
     """
-    return _one_a_unit(
-        graph, name, "scale", np.asarray(_per_unit(graph, name, "scale", shape), np.float64)
-    )
+    scale = np.asarray(_per_unit(graph, name, "scale", shape), np.float64)
+    return _one_a_unit(graph, name, "scale", scale)
 
 
 def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, Any]:
@@ -134,10 +125,8 @@ def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, A
         options |= {"reset": "to_value", "u_reset": metadata.agreed("u_reset", v_reset)}
     elif said in get_args(Reset):
         options["reset"] = said
-    make, steepness = (
-        convention.SURROGATES.get(metadata.word("surrogate")),
-        metadata.array("steepness"),
-    )
+    make = convention.SURROGATES.get(metadata.word("surrogate"))
+    steepness = metadata.array("steepness")
     if make is not None and steepness is not None and steepness.ndim == 1 and (steepness > 0).all():
         # calibration may have added a scale of the derivative; then there is one more number
         for spike in (make(), make().scaled()):
@@ -152,7 +141,7 @@ class _Held:
     The metadata is not trusted. An entry of a wrong type or shape counts as missing.
     """
 
-    def __init__(self, metadata: dict[str, Any], shape: tuple[int, ...]) -> None:
+    def __init__(self, metadata: Mapping[str, object], shape: tuple[int, ...]) -> None:
         self._metadata, self._shape = metadata, shape
 
     def word(self, name: str) -> str:
@@ -170,10 +159,7 @@ class _Held:
     def original(self, name: str) -> Any:
         """Return a parameter as snnjax stored it, or None."""
         value = self.array(name)
-        try:
-            if value is None or np.broadcast_shapes(value.shape, self._shape) != self._shape:
-                return None
-        except ValueError:
+        if value is None or not _broadcasts(value.shape, self._shape):
             return None
         if name in self.word("jax").split():
             return jnp.asarray(value)
@@ -195,16 +181,16 @@ class _Held:
         None also if they do not agree with the node's own time constant `tau`.
         """
         log = self.array(f"log_{which}")
-        trained = (
-            which in self.word("trainable").split()
-            and log is not None
-            and log.shape == self._shape[-1:]
-        )
-        return (
-            log
-            if trained and self.original(which) is not None and _agree(np.exp(np.asarray(log)), tau)
-            else None
-        )
+        trained = which in self.word("trainable").split() and self.original(which) is not None
+        if not trained or log is None or log.shape != self._shape[-1:]:
+            return None
+        return log if _agree(np.exp(log), tau) else None
+
+
+def _broadcasts(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether an array of the shape `given` broadcasts to `shape`."""
+    pairs = zip(reversed(given), reversed(shape), strict=False)
+    return len(given) <= len(shape) and all(n in (1, size) for n, size in pairs)
 
 
 def _agree(a: ArrayLike, b: np.ndarray) -> bool:
@@ -218,13 +204,10 @@ def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np
     """
     value = graph.array(name, field)
     first = (shape[-1], *shape[:-1])
-    try:
-        whole = convention.channels_last(np.broadcast_to(value, first))
-    except ValueError:
-        graph.fail(
-            name,
-            f"must have {field} of the shape (channels, *spatial) = {first}, got {value.shape}",
-        )
+    if not _broadcasts(value.shape, first):
+        needed = f"{field} of the shape (channels, *spatial) = {first}"
+        graph.fail(name, f"must have {needed}, got {value.shape}")
+    whole = convention.channels_last(np.broadcast_to(value, first))
     flat = whole.reshape(-1, shape[-1])
     return flat[0] if (flat == flat[0]).all() else whole
 

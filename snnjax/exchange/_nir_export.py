@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -36,8 +36,12 @@ from snnjax.nn import (
     SpikingDense,
 )
 from snnjax.nn._conv import SpikingConv
+from snnjax.nn._layer import Shape
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
+
+if TYPE_CHECKING:
+    import nir
 
 EXPORTED = (
     "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout "
@@ -86,7 +90,7 @@ def nir_writer(
 
 def to_nir(
     network: Sequential, *, features: Sequence[int] | None = None, scheme: Scheme = "exponential"
-) -> Any:
+) -> nir.NIRGraph:
     """Convert a network to a `nir.NIRGraph`.
 
     `from_nir` converts the graph back to a network with exactly the same parameters and spikes.
@@ -144,48 +148,43 @@ class NirWriter:
         binary: Whether this output is spikes.
     """
 
-    def __init__(
-        self, network: Sequential, features: tuple[int | None, ...] | None, scheme: Scheme
-    ) -> None:
+    def __init__(self, network: Sequential, features: Shape | None, scheme: Scheme) -> None:
         self.nir = convention.import_nir()
-        layers = list(network.layers)
         self.network = network
         self.scheme: Scheme = scheme
-        self._k = len(layers) - 1
-        last = layers[-1]
+        self._layers = list(network.layers)
+        self._k = len(self._layers) - 1
+        last, first = self._layers[-1], self._layers[0]
         if not isinstance(last, NeuronLayer):
             self.fail("the last layer must be a layer of neurons")
-        self.dt = last.dt
-        self._k = 0
-        shape = layers[0].in_shape if features is None else features
+        self.dt, self._k = last.dt, 0
+        shape = first.in_shape if features is None else features
         if shape is None or None in shape:
             raise ValueError(
                 "features must be given, the shape (*spatial, channels) of the network's input; "
                 f"the layers determine only {shape}"
             )
         metadata = {}
-        if isinstance(layers[0], Reshape):
+        if isinstance(first, Reshape):
             # NIR has no Reshape: the graph's input has the shape after the Reshape
-            given, shape = shape, self.shape_after(layers[0], shape)
+            given, shape = shape, self.shape_after(first, shape)
             metadata = {"features": np.array(given)} if given != shape else {}
         self.shape: tuple[int, ...] = shape  # type: ignore[assignment]
         self.flattened: tuple[int, ...] | None = None
         self.binary = False
-        self._last = "input"
-        first = self.nir.Input({"input": self.first(shape)}, metadata=metadata)
-        self._nodes: dict[str, Any] = {"input": first}
+        self._last: str | None = None
+        self._nodes: dict[str, nir.NIRNode] = {}
         self._edges: list[tuple[str, str]] = []
         self._outputs: dict[int, tuple[int, ...]] = {}  # shape of each spiking layer's output
+        self.append("input", self.nir.Input({"input": self.first(shape)}, metadata=metadata))
 
-    def graph(self) -> Any:
+    def graph(self) -> nir.NIRGraph:
         """Return the graph of the whole network."""
-        layers = list(self.network.layers)
-        skip, last = self.network.skip, len(layers) - 1
+        layers = self._layers
         for self._k, layer in enumerate(layers):
             # with skip connections the last layer gets only spikes
-            ignored = (
-                skip and self._k < last and not any(la.spiking for la in layers[self._k : last])
-            )
+            between = layers[self._k : -1]
+            ignored = self.network.skip and between and not any(la.spiking for la in between)
             if ignored or (self._k == 0 and isinstance(layer, Reshape)):
                 continue
             if type(layer) not in _WRITERS:
@@ -199,17 +198,20 @@ class NirWriter:
     def name(self) -> str:
         return f"layer{self._k}"
 
-    def append(self, name: str, node: Any) -> None:
+    def append(self, name: str, node: nir.NIRNode) -> None:
         """Add a node after the last one."""
         self._nodes[name] = node
-        self._edges.append((self._last, name))
+        if self._last is not None:
+            self._edges.append((self._last, name))
         self._last = name
 
     def pass_on(self, layer: Layer) -> None:
         """Update `shape` for a layer that the output of the last node has passed."""
         self.shape = self.shape_after(layer, self.shape)
 
-    def neurons(self, layer: Synaptic, weights: Any, recurrent: Any = None) -> None:
+    def neurons(
+        self, layer: Synaptic, weights: nir.NIRNode, recurrent: nir.NIRNode | None = None
+    ) -> None:
         """Add a layer of neurons.
 
         Args:
@@ -217,23 +219,17 @@ class NirWriter:
             weights: The node of its weights, from `linear` or `convolution`.
             recurrent: The node of its recurrent weights, or None without recurrence.
         """
-        neuron = layer.neuron
         expected = LIF if layer.spiking else LeakyIntegrator
-        if type(neuron) is not expected:
-            got = type(neuron).__name__
+        if type(layer.neuron) is not expected:
+            got = type(layer.neuron).__name__
             self.fail(f"its neuron must be a {expected.__name__}, got {got}, which is not in NIR")
-        skip = self.network.skip and self._k == len(self.network.layers) - 1
-        if skip:
+        if self.network.skip and self._k == len(self._layers) - 1:
             self._connect_all(_array(layer.kernel))
-            self.shape = (layer.out_features,)
+            self.shape, self._last = (layer.out_features,), None
         else:
             self.append(f"{self.name}_kernel", weights)
             self.pass_on(layer)
-        node = self._node(layer, neuron)
-        if skip:
-            self._nodes[self.name], self._last = node, self.name
-        else:
-            self.append(self.name, node)
+        self.append(self.name, self._node(layer))
         if recurrent is not None:
             loop = f"{self.name}_recurrent_kernel"
             self._nodes[loop] = recurrent
@@ -246,10 +242,8 @@ class NirWriter:
         """Return weights with the given number of spatial axes as an array (*sizes, in, out)."""
         kernel = _array(param)
         if kernel.ndim != 2 + axes:
-            self.fail(
-                f"it must be one layer, but its kernel of shape {kernel.shape} is that of an "
-                "ensemble; select one member"
-            )
+            given = f"its kernel of shape {kernel.shape} is that of an ensemble"
+            self.fail(f"it must be one layer, but {given}; select one member")
         return kernel
 
     def _connect_all(self, kernel: np.ndarray) -> None:
@@ -260,15 +254,13 @@ class NirWriter:
         ends = itertools.accumulate(math.prod(shape) for shape in self._outputs.values())
         parts = np.split(kernel, list(ends)[:-1])
         for (k, shape), part in zip(self._outputs.items(), parts, strict=True):
-            source, weights = f"layer{k}", f"{self.name}_kernel{k}"
+            self._last = f"layer{k}"
             if len(shape) > 1:
-                self._nodes[f"{source}_flat"] = self.flatten(shape)
-                self._edges.append((source, f"{source}_flat"))
-                source = f"{source}_flat"
-            self._nodes[weights] = self.linear(part, shape)
-            self._edges += [(source, weights), (weights, self.name)]
+                self.append(f"{self._last}_flat", self.flatten(shape))
+            self.append(f"{self.name}_kernel{k}", self.linear(part, shape))
+            self._edges.append((self._last, self.name))
 
-    def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> Any:
+    def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> nir.Linear:
         """Return a node of dense weights.
 
         Args:
@@ -278,10 +270,10 @@ class NirWriter:
         """
         if flattened is not None:
             kernel = np.moveaxis(kernel.reshape(*flattened, -1), -2, 0).reshape(kernel.shape)
-        weight = np.ascontiguousarray(_storable(kernel).T)
-        return self.nir.Linear(weight, metadata=_kind(kernel))
+        weight, metadata = _weights(kernel)
+        return self.nir.Linear(weight, metadata=metadata)
 
-    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> Any:
+    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> nir.NIRNode:
         """Return a node of convolution weights.
 
         Args:
@@ -293,40 +285,39 @@ class NirWriter:
         if axes > 2:
             self.fail(f"NIR has convolutions over one or two axes, got {axes}")
         expected = self.shape_after(layer, self.shape)
-        padding: Any = map.padding
+        padding = map.padding
         if padding == "valid":
             padding = (0,) * axes
         elif padding == "same" and any(s > 1 for s in map.stride):
             pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
             if any(low != high for low, high in pads):
-                self.fail(
-                    f"padding 'same' with stride {map.stride} is {pads} (before, after) here, but "
-                    "NIR pads both ends equally"
-                )
+                given = f"padding 'same' with stride {map.stride} is {pads} (before, after) here"
+                self.fail(f"{given}, but NIR pads both ends equally")
             padding = tuple(low for low, _ in pads)
         node = self.conv_node(kernel, spatial, map.stride, padding)
         found = tuple(int(n) for n in node.output_type["output"])
         if found != (expected[-1], *expected[:-1]):  # nir 1.0 would then refuse the graph
-            self.fail(
-                f"the package nir computes {found[1:]} positions instead of {expected[:-1]}; it "
-                "needs one kernel size for both axes"
-            )
+            got = f"{found[1:]} positions instead of {expected[:-1]}"
+            self.fail(f"the package nir computes {got}; it needs one kernel size for both axes")
         return node
 
-    def conv_node(self, kernel: np.ndarray, spatial: Any, stride: Any, padding: Any) -> Any:
-        axes = kernel.ndim - 2
-        weight = np.ascontiguousarray(np.moveaxis(_storable(kernel), (-1, -2), (0, 1)))
-        one = lambda v: v[0] if axes == 1 and not isinstance(v, str | int) else v
-        make = self.nir.Conv1d if axes == 1 else self.nir.Conv2d
+    def conv_node(
+        self, kernel: np.ndarray, spatial: Shape, stride: Shape, padding: Shape | str
+    ) -> nir.NIRNode:
+        """Return a node of convolution weights, from numbers per axis and a kernel as stored."""
+        line = kernel.ndim == 3
+        weight, metadata = _weights(kernel)
         bias = np.zeros(len(weight), weight.dtype)
-        sizes = one(spatial), weight, one(stride), one(padding)
-        return make(*sizes, 1, 1, bias, metadata=_kind(kernel))
+        one = lambda v: v[0] if line and not isinstance(v, str) else v
+        make = self.nir.Conv1d if line else self.nir.Conv2d
+        return make(one(spatial), weight, one(stride), one(padding), 1, 1, bias, metadata=metadata)
 
-    def _node(self, layer: Synaptic, neuron: Any) -> Any:
+    def _node(self, layer: Synaptic) -> nir.NIRNode:
         """Return a node of neurons.
 
         The node has every parameter once per neuron. Its metadata has the parameters as stored.
         """
+        neuron = layer.neuron
         names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if layer.spiking else ("initial",)))
         held = {name: getattr(layer.given_neuron, name) for name in names}
         metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
@@ -349,20 +340,17 @@ class NirWriter:
             return self.nir.CubaLI(**shared, metadata=metadata)
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
-            self.fail(
-                f"its spike must be a SpikeFunction, with a step as forward value, got {spike!r}"
-            )
+            needed = "a SpikeFunction, with a step as forward value"
+            self.fail(f"its spike must be {needed}, got {spike!r}")
         if spike.name in convention.SURROGATES:
             steepness = np.array([float(v) for v in spike.steepness])
             metadata |= {"surrogate": spike.name, "steepness": steepness}
         metadata |= {"reset": neuron.reset, "reset_grad": str(neuron.reset_grad)}
-        levels = {
-            "v_threshold": whole(neuron.theta),
-            "v_reset": whole(neuron.u_reset if neuron.reset == "to_value" else 0.0),
-        }
+        v_reset = whole(neuron.u_reset if neuron.reset == "to_value" else 0.0)
+        levels = {"v_threshold": whole(neuron.theta), "v_reset": v_reset}
         return self.nir.CubaLIF(**shared, **levels, metadata=metadata)
 
-    def flatten(self, shape: tuple[int, ...]) -> Any:
+    def flatten(self, shape: tuple[int, ...]) -> nir.Flatten:
         """Return a node that flattens an input (*spatial, channels) of the given shape."""
         return self.nir.Flatten({"input": self.first(shape)}, start_dim=0, end_dim=-1)
 
@@ -370,7 +358,7 @@ class NirWriter:
         """Return a shape (*spatial, channels) with the channels first, as in NIR."""
         return np.array([shape[-1], *shape[:-1]])
 
-    def shape_after(self, layer: Layer, shape: Any) -> tuple[int, ...]:
+    def shape_after(self, layer: Layer, shape: Shape) -> tuple[int, ...]:
         """Return the shape of the features after the layer."""
         try:
             return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
@@ -379,7 +367,7 @@ class NirWriter:
 
     def fail(self, what: str) -> NoReturn:
         """Raise a ValueError that names the present layer."""
-        name = type(self.network.layers[self._k]).__name__
+        name = type(self._layers[self._k]).__name__
         raise ValueError(f"layer {self._k}, a {name}, cannot be written as NIR: {what}. {EXPORTED}")
 
 
@@ -398,7 +386,7 @@ def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
     recurrent = None
     if own is not None:
         spatial = writer.shape_after(layer, writer.shape)[:-1]
-        recurrent = writer.conv_node(_array(own), spatial, 1, "same")
+        recurrent = writer.conv_node(_array(own), spatial, (1,) * len(spatial), "same")
     writer.neurons(layer, writer.convolution(layer, map, kernel), recurrent)
 
 
@@ -408,10 +396,8 @@ def _write_pool(writer: NirWriter, layer: Pool) -> None:
         writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
     largest = layer.kind == "max"
     if largest and not writer.binary:
-        writer.fail(
-            "NIR has no maximum; for spikes it is written as a sum and a threshold, but the input "
-            "here is not spikes"
-        )
+        reason = "for spikes it is written as a sum and a threshold, but the input is not spikes"
+        writer.fail(f"NIR has no maximum; {reason}")
     sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
     make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
     writer.append(writer.name, make(*sizes, np.zeros(2, int)))
@@ -445,10 +431,11 @@ def _array(param: nnx.Param) -> np.ndarray:
     return np.asarray(param[...])
 
 
-def _storable(a: np.ndarray) -> np.ndarray:
-    """Convert bfloat16 to float32, which every reader supports and which has all its values."""
-    return a.astype(np.float32) if a.dtype.kind == "V" else a
+def _weights(kernel: np.ndarray) -> tuple[np.ndarray, dict[str, str]]:
+    """Return a kernel (*sizes, in, out) as NIR stores it, (out, in, *sizes), and its metadata.
 
-
-def _kind(a: np.ndarray) -> dict[str, Any]:
-    return {"dtype": a.dtype.name} if a.dtype.kind == "V" else {}
+    bfloat16 becomes float32, which every reader supports and which has all its values.
+    """
+    metadata = {"dtype": kernel.dtype.name} if kernel.dtype.kind == "V" else {}
+    stored = kernel.astype(np.float32) if metadata else kernel
+    return np.ascontiguousarray(np.moveaxis(stored, (-1, -2), (0, 1))), metadata

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from snnjax._files import write_whole
 from snnjax.exchange import _nir_convention as convention
@@ -15,6 +15,9 @@ from snnjax.exchange._nir_convention import Scheme
 from snnjax.exchange._nir_export import to_nir
 from snnjax.exchange._nir_import import from_nir
 from snnjax.nn import Sequential
+
+if TYPE_CHECKING:
+    import h5py
 
 _MOST_BYTES = 2**32  # of all arrays of a file
 _DEEPEST = 8  # nested groups; files of the package nir have 4
@@ -122,7 +125,7 @@ def _check_file(path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        groups: list[tuple[Any, int]] = [(file, 0)]
+        groups: list[tuple[h5py.Group, int]] = [(file, 0)]
         total = 0
         while groups:
             group, depth = groups.pop()
@@ -137,8 +140,7 @@ def _check_file(path: Path) -> None:
                 elif isinstance(item, h5py.Dataset):
                     if item.is_virtual or item.external:
                         raise ValueError(f"{item.name} has its data in another file")
+                    chunk = max(item.chunks or (0,)) * item.dtype.itemsize
                     total += item.nbytes if item.shape is not None else 0
-                    if total > _MOST_BYTES or any(
-                        c * item.dtype.itemsize > _MOST_BYTES for c in (item.chunks or ())
-                    ):
+                    if max(total, chunk) > _MOST_BYTES:
                         raise ValueError(f"its arrays have more than {_MOST_BYTES:,} bytes")

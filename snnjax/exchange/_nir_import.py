@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.exchange import _nir_convention as convention
@@ -20,7 +21,9 @@ from snnjax.exchange._graph import SPIKING, Graph, Stage, metadata_of, shape_of,
 from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn import (
+    ConvMap,
     Flatten,
+    Layer,
     Pool,
     Readout,
     Reshape,
@@ -30,10 +33,15 @@ from snnjax.nn import (
     SpikingDense,
 )
 
+if TYPE_CHECKING:
+    import nir
+
 Shape = tuple[int, ...]  # here always (*spatial, channels)
 
 
-def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = None) -> Sequential:
+def from_nir(
+    graph: nir.NIRGraph, *, dt: float | None = None, scheme: Scheme | None = None
+) -> Sequential:
     """Convert a `nir.NIRGraph` to a network.
 
     Args:
@@ -66,45 +74,23 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
     >>> network(jnp.ones((20, 2, 5)))[0].shape, round(network.layers[0].neuron.tau_mem, 5)
     ((20, 2, 3), 0.0195)
     """
-    nir = convention.import_nir()
-    if not isinstance(graph, nir.NIRGraph):
+    if not isinstance(graph, convention.import_nir().NIRGraph):
         raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
-    metadata = metadata_of(graph)
-    written = metadata.get("dt")
-    if written is not None:
-        if np.ndim(written):
-            raise ValueError(
-                f"dt in the graph's metadata must be one number, got shape {np.shape(written)}"
-            )
-        written = float(_check.number("dt in the graph's metadata", written, above=0, unit="s"))
-    if dt is None and written is None:
-        raise ValueError(
-            "dt must be given, s: the graph's metadata has none, and NIR is continuous in time"
-        )
-    if dt is not None and np.ndim(dt):
-        raise ValueError(f"dt must be one number, got shape {np.shape(dt)}")
-    step: Any = written if dt is None else float(_check.number("dt", dt, above=0, unit="s"))
-    clock = Clock(
-        step,
-        step if written is None else written,
-        convention.check_scheme(
-            metadata.get("scheme", "exponential") if scheme is None else scheme
-        ),
-    )
-    nodes = Graph(graph)
+    nodes, clock = Graph(graph), _clock(metadata_of(graph), dt, scheme)
     stages, skips = stages_of(nodes)
-    layers, shape, spikes = _begin(nodes, nodes.end("Input"))
+    layers, shape = _begin(nodes, nodes.end("Input"))
+    spikes = False
     outputs: dict[str, Shape] = {}
     for stage in stages:
         before, shape, flat, spikes = _before(nodes, stage, shape, spikes)
         kernel = _kernel(nodes, stage.before[-1], flat)
         if skips and stage is stages[-1]:
-            kernels = [
-                (_kernel(nodes, skip.weights, outputs[skip.source]), skip.scales) for skip in skips
+            kernels = [_kernel(nodes, skip.weights, outputs[skip.source]) for skip in skips]
+            scaled = [
+                _rescaled(nodes, skip.scales, part, part.shape[-1:])
+                for skip, part in zip(skips, kernels, strict=True)
             ]
-            kernel = np.concatenate(
-                [_rescaled(nodes, scales, part, part.shape[-1:]) for part, scales in kernels]
-            )
+            kernel = np.concatenate(scaled)
             stage, shape = stage._replace(scales=[]), (len(kernel),)
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
@@ -112,21 +98,41 @@ def from_nir(graph: Any, *, dt: float | None = None, scheme: Scheme | None = Non
     return Sequential(*layers, skip=bool(skips))
 
 
-def _begin(graph: Graph, name: str) -> tuple[list[Any], Shape, bool]:
-    """Return layers for the network's input, the shape after them, and False: not only spikes."""
-    given = getattr(graph.nodes[name], "output_type", None)
+def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None) -> Clock:
+    """Return the time steps and the scheme, from the arguments of `from_nir` and the metadata."""
+    written = _seconds("dt in the graph's metadata", metadata.get("dt"))
+    step = _seconds("dt", dt)
+    step = written if step is None else step
+    if step is None:
+        reason = "the graph's metadata has none, and NIR is continuous in time"
+        raise ValueError(f"dt must be given, s: {reason}")
+    named = metadata.get("scheme", "exponential") if scheme is None else scheme
+    return Clock(step, step if written is None else written, convention.check_scheme(named))
+
+
+def _seconds(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if np.ndim(np.asarray(value)):
+        raise ValueError(f"{name} must be one number, got shape {np.shape(np.asarray(value))}")
+    return float(np.asarray(_check.number(name, value, above=0, unit="s")))
+
+
+def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
+    """Return layers for the network's input, and the shape after them."""
+    given = graph.field(name, "output_type")
     given = given.get("output") if isinstance(given, dict) else given
     first, features = shape_of(given), shape_of(graph.metadata(name).get("features"))
     if first is None:
         graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
     shape = (*first[1:], first[0])
     other = features is not None and features != shape and math.prod(features) == math.prod(shape)
-    return [Reshape(*shape)] if other else [], shape, False
+    return [Reshape(*shape)] if other else [], shape
 
 
 def _before(
     graph: Graph, stage: Stage, shape: Shape, spikes: bool
-) -> tuple[list[Any], Shape, Shape | None, bool]:
+) -> tuple[list[Layer], Shape, Shape | None, bool]:
     """Read the pooling and flattening before a stage's weights.
 
     Args:
@@ -139,13 +145,12 @@ def _before(
         The layers; the shape after them; the shape before a Flatten, or None; and whether the
         values after them are spikes.
     """
-    layers: list[Any] = []
+    layers: list[Layer] = []
     flat: Shape | None = None
-    names = iter(stage.before)
-    for name in names:
+    *names, weights = stage.before
+    rest = iter(names)
+    for name in rest:
         kind = graph.kind(name)
-        if name == stage.before[-1]:
-            break
         if kind == "Flatten":
             start, end = (
                 graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
@@ -157,17 +162,14 @@ def _before(
                 layers.append(Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
-            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(names))):
-                graph.fail(
-                    name,
-                    "must count spikes, with a Threshold in [0, 1) after it: "
-                    "together they are the maximum of the window",
-                )
+            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(rest, weights))):
+                needed = "count spikes, with a Threshold in [0, 1) after it"
+                graph.fail(name, f"must {needed}: together they are the maximum of the window")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
             shape, spikes = pool.feature_shape(shape), spikes and pool.kind == "max"  # type: ignore[assignment]
         else:
-            graph.fail(name, f"cannot stand before {stage.before[-1]!r}")
+            graph.fail(name, f"cannot stand before {weights!r}")
     return layers, shape, flat, spikes
 
 
@@ -186,9 +188,8 @@ def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
-        graph.fail(
-            name, f"must get (height, width, channels) of at least its window {window}, got {shape}"
-        )
+        needed = f"(height, width, channels) of at least its window {window}"
+        graph.fail(name, f"must get {needed}, got {shape}")
     return Pool(window, kind=kind, stride=stride)
 
 
@@ -202,11 +203,8 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     if weight.ndim != 2 + axes or 0 in weight.shape:
         needed = f"(out, in{', *sizes' if axes else ''})"
         graph.fail(name, f"must have weights of the shape {needed}, got {weight.shape}")
-    if (
-        kind != "Linear"
-        and getattr(graph.nodes[name], "bias", None) is not None
-        and graph.array(name, "bias").any()
-    ):
+    biased = kind != "Linear" and graph.field(name, "bias") is not None
+    if biased and graph.array(name, "bias").any():
         graph.fail(name, "must have a bias of 0: layers of snnjax have none")
     if str(graph.metadata(name).get("dtype")) == "bfloat16":
         weight = weight.astype(jnp.bfloat16)
@@ -223,7 +221,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
 
 def _layer(
     graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
-) -> tuple[Any, Shape]:
+) -> tuple[Layer, Shape]:
     """Return the layer of a stage whose weights get the given shape, and its output's shape."""
     name, weights = stage.name, stage.before[-1]
     axes, (in_features, out_features) = kernel.ndim - 2, kernel.shape[-2:]
@@ -232,45 +230,30 @@ def _layer(
         graph.fail(weights, f"has {in_features} inputs and {axes} spatial axes, but {given}")
     spiking = graph.kind(name) in SPIKING
     if not spiking and (axes or stage.loop):
-        graph.fail(
-            name,
-            "does not spike; such neurons must have Linear weights and no recurrence",
-        )
-    geometry = _geometry(graph, weights, kernel.shape[:-2], shape[:-1]) if axes else {}
+        graph.fail(name, "does not spike; such neurons must have Linear weights and no recurrence")
+    map = _conv_map(graph, weights, kernel) if axes else None
     recurrent = None if stage.loop is None else _recurrent(graph, stage.loop, axes, out_features)
-    out = (
-        (*_positions(graph, weights, shape[:-1], kernel.shape[:-2], geometry), out_features)
-        if axes
-        else (out_features,)
-    )
+    try:
+        positions = () if map is None else map.out_shape(shape[:-1])
+    except ValueError as error:
+        graph.fail(weights, f"must not be larger than its input: {error}")
+    out: Shape = (*positions, out_features)  # type: ignore[assignment]  # all sizes are known
     kernel = _rescaled(graph, stage.scales, kernel, out)
     read = read_neurons(graph, name, out, clock)
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
         graph.fail(name, "must have w_in and r that leave the weights finite")
     init = _Given(drawn)
-    options: dict[str, Any] = {
-        "neuron": read.neuron,
-        "trainable": tuple(read.logs),
-        "dtype": kernel.dtype,
-        "rngs": nnx.Rngs(0),
-    }
-    if axes:
-        size = None if recurrent is None else recurrent.shape[:-2]
+    options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs)}
+    options |= {"dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
+    if map is not None:
         make = (SpikingConv1d, SpikingConv2d)[axes - 1]
-        layer: Any = make(
-            in_features,
-            out_features,
-            kernel_size=kernel.shape[:-2],
-            init=init,
-            recurrent_kernel_size=size,
-            **geometry,
-            **options,
-        )
+        options |= {"kernel_size": map.kernel_size, "stride": map.stride, "padding": map.padding}
+        size = None if recurrent is None else recurrent.shape[:-2]
+        layer = make(in_features, out_features, init=init, recurrent_kernel_size=size, **options)
     elif spiking:
-        layer = SpikingDense(
-            in_features, out_features, init=init, recurrent=recurrent is not None, **options
-        )
+        recurs = recurrent is not None
+        layer = SpikingDense(in_features, out_features, init=init, recurrent=recurs, **options)
     else:
         layer = Readout(in_features, out_features, kernel_init=init, **options)
     for which, log in read.logs.items():
@@ -284,42 +267,26 @@ class _Given:
     def __init__(self, weights: Sequence[np.ndarray]) -> None:
         self._weights = iter(weights)
 
-    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(
+        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
         return jnp.asarray(next(self._weights))
 
 
-def _geometry(graph: Graph, name: str, sizes: Shape, spatial: Shape) -> dict[str, Any]:
-    """Return stride and padding of a convolution as arguments of the layer."""
-    axes, given = len(sizes), getattr(graph.nodes[name], "padding", None)
+def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
+    """Return the convolution of a node with weights (*sizes, in, out)."""
+    *sizes, in_features, out_features = kernel.shape
+    axes, padding = len(sizes), graph.field(name, "padding")
     stride = graph.sizes(name, "stride", axes, at_least=1)
-    for field in ("dilation", "groups"):
-        if any(
-            n != 1 for n in graph.sizes(name, field, 1 if field == "groups" else axes, at_least=0)
-        ):
+    for field, numbers in (("dilation", axes), ("groups", 1)):
+        if any(n != 1 for n in graph.sizes(name, field, numbers, at_least=0)):
             graph.fail(name, f"must have {field} of 1, got {graph.array(name, field)}")
-    if isinstance(given, str):
-        if given not in ("same", "valid") or (given == "same" and any(s != 1 for s in stride)):
-            needed = "padding of numbers, 'valid', or 'same' with stride 1"
-            graph.fail(name, f"must have {needed}, got {given!r} and {stride}")
-        return {"stride": stride, "padding": given}
-    return {"stride": stride, "padding": graph.sizes(name, "padding", axes, at_least=0)}
-
-
-def _positions(
-    graph: Graph, name: str, spatial: Shape, sizes: Shape, geometry: dict[str, Any]
-) -> Shape:
-    """Return the spatial shape of a convolution's output."""
-    if geometry["padding"] == "same":
-        return spatial
-    padding = (0,) * len(spatial) if geometry["padding"] == "valid" else geometry["padding"]
-    out = tuple(
-        (n + 2 * p - k) // s + 1
-        for n, p, k, s in zip(spatial, padding, sizes, geometry["stride"], strict=True)
-    )
-    if min(out) < 1:
-        got = f"sizes {sizes} with padding {padding}, got {spatial}"
-        graph.fail(name, f"must not be larger than its input, {got}")
-    return out
+    if not isinstance(padding, str):
+        padding = graph.sizes(name, "padding", axes, at_least=0)
+    elif padding != "valid" and (padding != "same" or any(s != 1 for s in stride)):
+        needed = "padding of numbers, 'valid', or 'same' with stride 1"
+        graph.fail(name, f"must have {needed}, got {padding!r} and {stride}")
+    return ConvMap(in_features, out_features, tuple(sizes), stride, padding)
 
 
 def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
@@ -327,18 +294,16 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     kernel = _kernel(graph, name, None)
     if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
         needed = f"weights from {n} to {n} on {axes} spatial axes"
-        graph.fail(name, f"must have {needed}, got the shape {graph.nodes[name].weight.shape}")
+        graph.fail(name, f"must have {needed}, got {kernel.shape} as (*sizes, from, to)")
     if axes:
-        sizes = kernel.shape[:-2]
-        geometry = _geometry(graph, name, sizes, ())
-        same = geometry["padding"] in ("same", tuple(size // 2 for size in sizes))
+        map = _conv_map(graph, name, kernel)
+        same = map.padding in ("same", tuple(size // 2 for size in map.kernel_size))
         if (
-            any(size % 2 == 0 for size in sizes)
-            or not same
-            or any(s != 1 for s in geometry["stride"])
+            not same
+            or not all(size % 2 for size in map.kernel_size)
+            or any(s != 1 for s in map.stride)
         ):
-            needed = "keep the positions, with odd sizes and stride 1"
-            graph.fail(name, f"must {needed}, got sizes {sizes} and {geometry}")
+            graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got {map}")
     return kernel
 
 

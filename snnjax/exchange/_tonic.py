@@ -99,11 +99,8 @@ def from_tonic(
         t, u = _read(s, sample[0], sensor)
         times.append(t)
         units.append(u)
-        label = (
-            sample[1].item()
-            if isinstance(sample[1], np.ndarray) and sample[1].ndim == 0
-            else sample[1]
-        )
+        label = sample[1]
+        label = label.item() if isinstance(label, np.ndarray) and label.ndim == 0 else label
         labels.append(_check.integer(f"label of sample {s}", label, at_least=0, at_most=_LARGEST))
     if origin == "first" or (origin is None and _runs_before(times, duration)):
         times = [t - t.min(initial=_LATEST) for t in times]
@@ -143,11 +140,8 @@ def _runs_before(times: Sequence[np.ndarray], duration: float | None) -> bool:
     late = [s for s, begin in begins.items() if begin >= duration * 1e6]
     most = 2 * len(late) > len(begins)
     if late:
-        what = (
-            "times are counted from the first event of each recording"
-            if most
-            else "these samples have no event"
-        )
+        shifted = "times are counted from the first event of each recording"
+        what = shifted if most else "these samples have no event"
         first = f"sample {late[0]} begins at {begins[late[0]] * 1e-6:g} s"
         _check.warn(
             f"{len(late)} of {len(begins)} recordings have no event before duration = "
@@ -188,29 +182,22 @@ def to_tonic(
     pairs = []
     for s, label in enumerate(data.labels):
         part = slice(data.offsets[s], data.offsets[s + 1])
-        t, pixel = (
-            np.rint(data.times[part].astype(np.float64) * 1e6),
-            data.units[part] // polarities,
-        )
-        events = np.empty(t.size, dtype)
-        events["t"], events["x"], events["y"], events["p"] = (
-            t,
-            pixel % width,
-            pixel // width,
-            data.units[part] % polarities,
-        )
+        pixel, polarity = np.divmod(data.units[part], polarities)
+        events = np.empty(pixel.size, dtype)
+        events["t"] = np.rint(data.times[part].astype(np.float64) * 1e6)
+        events["y"], events["x"] = np.divmod(pixel, width)
+        events["p"] = polarity
         pairs.append((events[np.argsort(events["t"], kind="stable")], int(label)))
     return pairs
 
 
 def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
+    wanted = "(width, height, polarities)"
     if size is None:
-        raise ValueError(
-            "sensor_size must be given, (width, height, polarities): the samples have none"
-        )
+        raise ValueError(f"sensor_size must be given, {wanted}: the samples have none")
     size = size.tolist() if isinstance(size, np.ndarray) else size
     if not isinstance(size, Sequence) or len(size) != 3:
-        raise ValueError(f"sensor_size must be (width, height, polarities), got {size!r}")
+        raise ValueError(f"sensor_size must be {wanted}, got {size!r}")
     width, height, polarities = (_check.integer("sensor_size", n, at_least=1) for n in size)
     if polarities > 2:
         raise ValueError(f"sensor_size must have 1 or 2 polarities, got {polarities}")
@@ -223,16 +210,15 @@ def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
 
 def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the times (us) and units of a recording."""
-    names = getattr(getattr(events, "dtype", None), "names", None)
-    if not isinstance(events, np.ndarray) or names is None or events.ndim != 1:
+    if not isinstance(events, np.ndarray) or events.dtype.names is None or events.ndim != 1:
         needed = "a one-dimensional structured array with the fields t, x and p"
-        raise TypeError(f"events of sample {s} must be {needed}, got {_what(events)}")
-    needed = [
-        "t",
-        "x",
-        *(["y"] if sensor[1] > 1 or "y" in names else []),
-        *(["p"] if sensor[2] > 1 else []),
-    ]
+        got = f"a {type(events).__name__}"
+        if isinstance(events, np.ndarray):
+            got = f"an array of dtype {events.dtype}, shape {events.shape}"
+        raise TypeError(f"events of sample {s} must be {needed}, got {got}")
+    names = events.dtype.names
+    used = {"t": True, "x": True, "y": sensor[1] > 1 or "y" in names, "p": sensor[2] > 1}
+    needed = [name for name, given in used.items() if given]
     if missing := [name for name in needed if name not in names]:
         raise ValueError(
             f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, "
@@ -260,11 +246,3 @@ def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
         needed = f"a whole number from 0 to {limit}"
         raise ValueError(f"{name} of sample {s} must be {needed}, got {values[e]} in event {e}")
     return values.astype(np.int64)
-
-
-def _what(value: object) -> str:
-    return (
-        f"an array of dtype {value.dtype}, shape {value.shape}"
-        if isinstance(value, np.ndarray)
-        else f"a {type(value).__name__}"
-    )

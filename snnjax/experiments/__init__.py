@@ -10,15 +10,15 @@ from snnjax.experiments.shd import SHDConfig
 from snnjax.experiments.sweep import grid, run_sweep
 
 __all__ = [
+    "run",
+    "Run",
+    "load_run",
+    "run_sweep",
+    "grid",
+    "RandmanConfig",
+    "SHDConfig",
+    "NMNISTConfig",
     "CIFAR10Config",
     "DVSGestureConfig",
     "DigitsConfig",
-    "NMNISTConfig",
-    "RandmanConfig",
-    "Run",
-    "SHDConfig",
-    "grid",
-    "load_run",
-    "run",
-    "run_sweep",
 ]

@@ -39,7 +39,7 @@ from snnjax.experiments.build import (
     updates_of,
 )
 from snnjax.experiments.config import TrainConfig
-from snnjax.nn import Sensory, Sequential
+from snnjax.nn import Dalian, Sensory, Sequential
 from snnjax.training._callbacks import Callback, Row
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._objective import Objective
@@ -225,7 +225,7 @@ def _put_stream(
 
 
 def _events_data(
-    config: TrainConfig,
+    config: Any,
     train: DeviceEvents | Stream,
     sample: DeviceEvents,
     sizes: EventDataset | Recordings,
@@ -237,7 +237,7 @@ def _events_data(
         "in_features": sizes.num_units,
         "num_classes": sizes.num_classes,
         "duration": valid.duration,
-        "image": getattr(config, "sensor", None),
+        "image": config.sensor,
     }
     return Data(Splits(train, *held), sample, needs)
 
@@ -417,7 +417,7 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
 
 def write_outputs(
     folder: RunFolder,
-    config: TrainConfig,
+    config: Any,
     network: Sequential,
     result: FitResult,
     summary: dict[str, Any],
@@ -465,5 +465,9 @@ def activity_figure(
         labels,
         dt=config.dt,
         predicted=LOSSES[config.loss].readout_fn(readout).argmax(axis=-1),
-        n_exc=[getattr(layer, "n_exc", None) for layer in network.layers if layer.spiking],
+        n_exc=[
+            layer.n_exc if isinstance(layer, Dalian) else None
+            for layer in network.layers
+            if layer.spiking
+        ],
     )

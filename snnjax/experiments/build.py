@@ -113,7 +113,7 @@ def _network(
         )
     depth = int(config.model.rpartition("csnn")[2])
     if image is not None:
-        shared["padding"] = getattr(config, "padding", "same")
+        shared["padding"] = config.conv_padding
         return models.csnn2d(
             image,
             num_classes,

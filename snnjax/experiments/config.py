@@ -220,6 +220,21 @@ class TrainConfig:
     """Run folder. None: a new folder in ./runs."""
 
     @property
+    def sensor(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of events on a plane. None: events on a line, or images."""
+        return None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether training data are read from the disk in each epoch."""
+        return False
+
+    @property
+    def conv_padding(self) -> int | Literal["same"]:
+        """Padding of two-dimensional convolutions."""
+        return "same"
+
+    @property
     def dalian(self) -> bool:
         """Whether the model obeys Dale's law."""
         return self.model.startswith("dalian")

@@ -88,6 +88,16 @@ class DVSGestureConfig(TrainConfig):
                     )
 
     @property
+    def streamed(self) -> bool:
+        """Whether training data are read from the disk in each epoch."""
+        return self.stream
+
+    @property
+    def conv_padding(self) -> int:
+        """Padding of the convolutions."""
+        return self.padding
+
+    @property
     def sensor(self) -> tuple[int, int, int]:
         """Height, width and number of polarities of the network's input."""
         side = 128 // self.downsample

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from snnjax import _check
-from snnjax.datasets import Splits, digits, load_cifar10
+from snnjax.datasets import Splits, load_cifar10
+from snnjax.datasets._images import digits
 from snnjax.experiments.config import Model, TrainConfig
 
 

@@ -70,6 +70,11 @@ class NMNISTConfig(TrainConfig):
                 raise ValueError(f"{name} {rule}, got {got}")
 
     @property
+    def conv_padding(self) -> int:
+        """Padding of the convolutions."""
+        return self.padding
+
+    @property
     def sensor(self) -> tuple[int, int, int]:
         """Height, width and number of polarities of the network's input."""
         return sensor_shape(self.downsample)

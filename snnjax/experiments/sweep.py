@@ -235,7 +235,7 @@ def run_sweep(
     content = content_of(config, {"patience": patience, "order": order}, swept=members[0])
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     check_folder(folder, content, defaults, resume=resume)
-    if getattr(config, "stream", False):
+    if config.streamed:
         raise ValueError(
             "stream must be False (--no-stream) in a sweep, because its members share the training "
             "data on the device"

@@ -68,7 +68,7 @@ class Arm:
         config = self.task.config
         return (
             (0, 0)
-            if getattr(config, "stream", False)
+            if config.streamed
             else (len(self.members()), config.epochs + config.priming_epochs)
         )
 
@@ -100,7 +100,7 @@ class Arm:
         """Train what is missing and return one row per network. Errors are those of `run_sweep`."""
         folder, config = self.folder(root), self.task.config
         facts = {"arm": self.name, **self.task.facts, **self.facts}
-        if getattr(config, "stream", False):
+        if config.streamed:
             return [facts | self._one(folder, member) for member in self.members()]
         sets = SOURCES[self.task.source](config)
         finished = run_sweep(

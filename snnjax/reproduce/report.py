@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -210,10 +211,11 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
 def _settings(unit: Unit) -> str:
     if not isinstance(unit, Arm):
         return f"- {unit.name}: {', '.join(f'{k} {_words(v)}' for k, v in unit.given.items())}"
-    config, defaults = unit.task.config, type(unit.task.config)
+    config = unit.task.config
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     ignored = {"data", "out"} | ({"hidden"} if "csnn" in config.model else set())
     own = {f: getattr(config, f) for f in vars(config) if f not in ignored}
-    changed = {k: v for k, v in own.items() if k in ALWAYS or v != getattr(defaults, k, None)}
+    changed = {k: v for k, v in own.items() if k in ALWAYS or v != defaults.get(k)}
     swept = "; ".join(f"{k} {', '.join(f'{v:g}' for v in vs)}" for k, vs in unit.varied.items())
     given = ", ".join(f"{k} {_words(v)}" for k, v in changed.items())
     swept = f"swept: {swept}; " if swept else ""

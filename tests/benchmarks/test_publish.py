@@ -1,4 +1,4 @@
-"""Pages made of the results of `snnjax reproduce`."""
+"""Pages made from the results of `snnjax reproduce`."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     index = publish(runs, pages, machine="a machine", commit="abc1234").read_text()
     monkeypatch.chdir(
         runs.parent
-    )  # a report names the folder that it was made in, however it is called now
+    )  # a report names the folder in which it was made, even if the folder was renamed
     assert publish(Path("out"), pages, machine="a machine", commit="abc1234").read_text() == index
     assert {p.name for p in (pages / "figure1").iterdir()} == {
         "figure1.png",
@@ -46,7 +46,7 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     assert noted == f"{index}\n## Where a statement does not hold\n\n**Figure 1.** Because.\n"
     reproduce(
         "figure2", Options("smoke"), tmp_path / "later"
-    )  # elsewhere and later: what was published before stays listed
+    )  # another place and time: earlier studies stay listed
     later = publish(tmp_path / "later", pages, machine="another", commit="def5678").read_text()
     assert "(figure1/report.md)" in later
     assert "(figure2/report.md)" in later
@@ -57,4 +57,4 @@ def test_pages_have_no_paths_and_say_what_is_missing(tmp_path, monkeypatch):
     (runs / "figure1" / "report.md").write_text(original + "\nSee /tmp/elsewhere/file.\n")
     with pytest.raises(ValueError, match="names a path of this machine, /tmp/elsewhere/file"):
         publish(runs, pages, machine="a machine", commit="abc1234")
-    assert (pages / "figure1" / "report.md").read_text() == report  # what was there stays
+    assert (pages / "figure1" / "report.md").read_text() == report  # existing reports stay

@@ -1,4 +1,7 @@
-"""The pure parts of `benchmarks.speed`: works, floor, order of the processes, what they say, tables. Nothing is measured here."""
+"""The pure parts of `benchmarks.speed`: works, lower limit, order of processes, output, tables.
+
+Nothing is measured here.
+"""
 
 import doctest
 import itertools
@@ -35,7 +38,7 @@ def test_layers_are_those_of_the_papers_network():
 
 @pytest.mark.parametrize("name", WORKS)
 def test_flops_and_bytes_are_a_count_over_layers(name):
-    """Every product written out as the multiplications of its loop nest, forward and for each gradient."""
+    """Each product is written out as the multiplications of its loops, forward and per gradient."""
     work = WORKS[name]
     rows, multiplications, arrays = work.steps * work.batch, 0, 2 * work.units
     sizes = [700, *([68, 21, 5] if work.conv else [])]
@@ -46,7 +49,7 @@ def test_flops_and_bytes_are_a_count_over_layers(name):
         multiplications += neurons * into_one  # gradient of W
         multiplications += (
             neurons * into_one if k > 0 else 0
-        )  # gradient of x, which for the first layer is the data's
+        )  # gradient of x; for the first layer, x is the data and needs none
         if work.recurrent:
             multiplications += 3 * neurons * layer.maps * (5 if work.conv else 1)
         arrays += 6 * neurons
@@ -77,7 +80,7 @@ def test_inputs_have_the_density_and_are_the_same_each_time():
 
 
 def test_weights_move_the_membrane_by_the_threshold():
-    """Measured: the membrane without reset of W1's layer on W1's input, over time, in plain numpy."""
+    """Measured in numpy: the membrane without reset of W1's layer on W1's input, over time."""
     work = parse("W1", ["steps=400", "batch=4"])
     x, _ = inputs_of(work)
     (layer,), _ = weights_of(work, 0)
@@ -87,7 +90,8 @@ def test_weights_move_the_membrane_by_the_threshold():
     for d in drive:
         trace.append(u)
         u, i = works.decay(20e-3) * u + works.gain(20e-3) * i, works.decay(10e-3) * i + d
-    # its variance around the mean is 1 - density of sigma^2; the mean over 512 membranes of 350 correlated steps is good to a few percent
+    # its variance around the mean is 1 - density of sigma^2; the mean over 512 membranes of 350
+    # correlated steps is accurate to a few per cent
     assert np.mean(np.var(trace[50:], axis=0)) == pytest.approx(1 - 0.03, rel=0.1)
 
 
@@ -95,7 +99,7 @@ def test_weights_are_the_papers_formula():
     kernel = psp.Kernel(tau_mem=works.TAU_MEM, tau_syn=works.TAU_SYN, dt=works.DT)
     sigma = (700 * WORKS["W1"].density / works.DT * kernel.power()) ** -0.5
     (layer,), readout = weights_of(WORKS["W1"], 0)
-    # 89,600 and 2,560 normal numbers: four standard errors
+    # 89,600 and 2,560 normal numbers: within four standard errors
     assert layer.kernel.std() == pytest.approx(sigma, rel=4 / math.sqrt(2 * 89_600))
     assert readout is not None
     assert readout.std() == pytest.approx(128**-0.5, rel=4 / math.sqrt(2 * 2_560))
@@ -139,7 +143,10 @@ def test_wrong_changes_are_named(name, change, match):
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6, unique=True), st.integers(1, 7))
 def test_round_robin(contestants, rounds):
-    """Each round has every contestant once a work, all of them next to each other, and begins with another one than the round before."""
+    """In each round, every contestant runs once per work, one directly after another.
+
+    Each round begins with another contestant than the previous round.
+    """
     jobs = list(speed.jobs_of("steps", ["W1", "W2"], contestants, rounds))
     by_round = [list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.round)]
     assert len(by_round) == rounds
@@ -195,7 +202,7 @@ def test_what_a_process_says_is_read():
     assert speed.read_outcome(0, 'chatter\n{"ms": [1.0]}\n', "warning") == {"ms": [1.0]}
     assert speed.read_outcome(0, "", "") == {"error": "printed no JSON but ''"}
     assert speed.read_outcome(0, "[1]", "") == {"error": "printed no JSON object but [1]"}
-    # the first line of a message of several names the error
+    # in a message of several lines, the first names the error
     assert speed.read_outcome(1, "", "Traceback\n  x\nlib.SomeError: bad\n\n  hint\n") == {
         "error": "status 1: lib.SomeError: bad"
     }
@@ -248,7 +255,7 @@ def test_commands():
 
 
 class Clock:
-    """Time that a step of `cost` seconds moves on."""
+    """A clock on which each step takes `cost` seconds."""
 
     def __init__(self, cost):
         self.now, self.cost, self.steps = 100.0, cost, 0
@@ -271,7 +278,7 @@ def test_steps_are_timed():
 def test_slow_steps_are_few():
     clock = Clock(30.0)
     found = contest.measure(clock.step, steps=10, warmup=5, seconds=10, begin=0.0, clock=clock)
-    # the first, one of the warm-up which began within ten seconds, and the fewest that are timed
+    # the first, one warm-up step that began within ten seconds, and the minimum of timed steps
     assert clock.steps == 1 + 1 + contest.FEWEST
     assert found["ms"] == [30_000.0] * contest.FEWEST
 
@@ -319,7 +326,7 @@ def step(work, contestant, k, ms, form="feed-forward", **rest):
 
 
 def rows_of(text, head):
-    """Cells of the table whose first header is `head`, after its two first lines."""
+    """Cells of the table whose first header is `head`, without its first two lines."""
     lines = text.splitlines()
     begin = next(k for k, text in enumerate(lines) if text.startswith(f"| {head} |"))
     rows = itertools.takewhile(lambda text: text.startswith("|"), lines[begin:])
@@ -330,7 +337,7 @@ def test_table_of_ratios():
     rates = {
         "flops": floor.flops(WORKS["W1"]) / 1e-3,
         "bytes": floor.traffic(WORKS["W1"]) / 1e-3,
-    }  # a floor of 2 ms
+    }  # a lower limit of 2 ms
     lines = [line("floor", "", "floor", k, **rates) for k in (0, 1)]
     for k, scale in ((0, 1.0), (1, 2.0)):
         lines += [
@@ -354,7 +361,7 @@ def test_table_of_ratios():
         "norse / snnjax",
     ]
     assert set("".join(separator)) == {"-"}
-    # medians 15, 5, 40 and 45; another form of snnjax is no other
+    # medians 15, 5, 40 and 45; another form of snnjax does not count as another library
     assert first == [
         "W1",
         "7.50 (5.00-10.0)",
@@ -373,7 +380,7 @@ def test_table_of_ratios():
     ]
     assert second[4:] == ["", "-", "0.50 (0.50-0.50)*", ""]
     assert "Not measured: W1, norse: status 1: it | broke; W2, torch: cannot." in text
-    assert "10.0 ms" not in text  # ratios alone
+    assert "10.0 ms" not in text  # only ratios
 
 
 def ratio_text(a, b):

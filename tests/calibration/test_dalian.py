@@ -25,14 +25,14 @@ from snnjax.nn import (
 )
 from snnjax.theory import dalian_rates
 
-calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
+calibrate = functools.partial(calibrate_both, gradient=None)  # test_gradient.py tests the gradient
 SIZES = populations((50, 10.0), (20, 25.0), (30, 15.0))
 NEURON = ExcInhLIF(tau_mem=20e-3, tau_exc=10e-3, tau_inh=20e-3, dt=2e-3)
 
 
 @pytest.mark.parametrize("mu_u", [-0.3, 0.0, 0.4])
 def test_scales_of_poisson_moments_are_the_theory(mu_u, x64):
-    """M = D ebar, C = 2 D ehat, nothing in common."""
+    """M = D ebar and C = 2 D ehat, without a common part."""
     e, i = NEURON.kernels
     de, di, dr = 500.0, 500.0, 450.0
     p = Moments(*(jnp.asarray(v) for v in (
@@ -46,7 +46,7 @@ def test_scales_of_poisson_moments_are_the_theory(mu_u, x64):
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("mu_u", [0.0, 0.3])
 def test_scales_put_correlated_input_on_target_exactly(recurrent, mu_u, rng, x64):
-    # three populations with a common, slowly changing rate
+    # three populations with a common rate that changes slowly
     rate = 0.02 * (1 + np.sin(np.arange(300) / 20))[:, None, None] * rng.exponential(size=(1, 5, 1))
     exc, rec, inh = (
         rng.poisson(np.broadcast_to(rate, (300, 5, n))) @ rng.exponential(size=(n, 40))
@@ -97,7 +97,7 @@ def conv():
 
 @pytest.fixture(scope="module")
 def x():
-    """Input with a rate that rises and falls together: the formula's sigma_u would be far off."""
+    """Input with a common rate that rises and falls, for which the formula's sigma_u is far off."""
     rate = 10.0 * (1 + jnp.sin(jnp.arange(300) / 25.0))[:, None, None]
     return spikes(0, (300, 20, 200), rate=rate)
 
@@ -142,7 +142,7 @@ def test_every_layer_is_put_on_target(x, name, sigma_u, new_weights):
 
 @pytest.mark.more
 def test_a_layer_too_quiet_to_balance_is_reported(x):
-    """At a sigma_u of 0.4 the inhibitory neurons hardly spike."""
+    """At a sigma_u of 0.4, the inhibitory neurons hardly spike."""
     with pytest.warns(
         UserWarning,
         match=r"layer 0 has sigma_u = .* the targets are sigma_u = 0\.4, mu_u = 0\.0: its inhibitory spikes are too few",

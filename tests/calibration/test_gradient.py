@@ -49,7 +49,10 @@ def dense(depth=4, recurrent=False, skip=False, seed=0, spike=None, width=60):
 
 
 def levels(network, x, y):
-    """Root mean square of dL/dz of what every spiking layer emits, by zeros that are added to it: independent of the calibration's own layerwise passes."""
+    """Root mean square of dL/dz of the output of every spiking layer.
+
+    It uses zeros that are added to the output, and is independent of the calibration's own passes.
+    """
 
     def loss(taps):
         h, trains = x, []
@@ -101,7 +104,10 @@ KINDS = {
 @pytest.mark.more
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
-    """At beta 20 it falls two to three fold per layer; afterwards 15 % per layer at most, the tolerance of 10 % and what is rounded."""
+    """At beta 20 the gradient falls two- to threefold per layer.
+
+    After calibration, it changes by at most 15 % per layer: the tolerance of 10 %, and rounding.
+    """
     network, x, y = KINDS[kind](), inputs(), labels()
     calibrated, reports = calibrate_gradient(network, x, y)
     level = levels(calibrated, x, y)
@@ -109,7 +115,7 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
     assert all(bool(r.reached) for r in reports[1:])
     assert steps.max() < 0.15, level
     assert level.max() / level.min() < 2
-    # what was reported is what an independent gradient finds
+    # the report agrees with an independent gradient
     np.testing.assert_allclose(
         level[:-1] / level[1:], [float(r.gain) for r in reports[1:]], rtol=0.02
     )
@@ -117,7 +123,10 @@ def test_the_gradient_is_level_from_the_readout_to_the_first_layer(kind):
 
 @pytest.mark.more
 def test_a_recurrent_layer_whose_gradient_overflows_at_wide_surrogates():
-    """At the lower end of the range the gradient explodes over 500 steps, beyond float32; the gain 1 is between the ends all the same."""
+    """At the lower end of the range, the gradient explodes over 500 steps, beyond float32.
+
+    The gain 1 is still between the two ends.
+    """
     x, y = inputs(steps=500, batch=4), labels(4)
     wide = dense(2, recurrent=True, spike=surrogate.superspike(0.4))
     before = calibrate_gradient(wide, x, y)[1][1].before
@@ -149,7 +158,7 @@ def test_the_scale_of_the_readout_is_kept_without_a_logit_spread():
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # small layers are not within 5 % of their membranes' target
+        )  # the membranes of small layers are not within 5 % of their target
         target = GradientTarget(logit_spread=None)
         both, _ = calibrate(network, x, gradient=target)
         alone, _ = calibrate(network, x, gradient=None)
@@ -171,7 +180,7 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
             scale * surrogate.superspike(20.0).derivative(v),
             rtol=1e-6,
         )
-    # again, from where it is: the scale is not nested
+    # again, from the present scale: scales are not nested
     again, _ = calibrate_gradient(
         calibrated, x, target=GradientTarget(adjust="scale", logit_spread=None)
     )
@@ -182,7 +191,10 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
 
 
 def test_skip_connections_leave_every_layer_a_gain_of_its_own():
-    """The readout speaks to every layer, so the level rises downwards; the part through each layer has the gain 1."""
+    """The readout is connected to every layer, so the gradient increases towards the first layer.
+
+    The path through each layer has the gain 1.
+    """
     network, x, y = dense(3, skip=True), inputs(), labels()
     calibrated, reports = calibrate_gradient(network, x, y)
     np.testing.assert_allclose([float(r.gain) for r in reports[1:]], 1.0, rtol=0.1)
@@ -217,7 +229,7 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # small layers are not within 5 % of their membranes' target
+            )  # the membranes of small layers are not within 5 % of their target
             _, reports = calibrate(network, x, y)
         np.testing.assert_allclose(
             steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02
@@ -243,7 +255,7 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
 
 
 def test_training_leaves_the_steepness_alone():
-    """Also an optimizer that decays all weights."""
+    """Training does not change it, even with an optimizer that decays all weights."""
     x, y = inputs(), labels()
     calibrated, _ = calibrate_gradient(dense(2), x)
     trainer = Trainer(
@@ -266,7 +278,7 @@ def test_training_leaves_the_steepness_alone():
 
 
 def test_says_where_the_target_cannot_be_met():
-    """h of superspike is at most 1, so that a gain of 1000 is out of reach; the end of the range that is nearest is taken."""
+    """h of superspike is at most 1, so a gain of 1000 is impossible; the nearest end is used."""
     network, x = dense(2), inputs()
     with pytest.warns(UserWarning, match="layer 1 has the backward gain"):
         _, reports = calibrate(network, x, gradient=GradientTarget(gain=1000.0))

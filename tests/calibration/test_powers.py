@@ -68,7 +68,10 @@ def test_powers_of_poisson_input_are_the_theory_s():
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_powers_of_a_convolution_equal_loops_over_positions(balance, rng, x64):
-    """Kernel 3, stride 2, padding 1 over 7 positions of 2 channels: 4 output positions of 6 inputs, those in the padding silent."""
+    """Kernel 3, stride 2, padding 1 over 7 positions of 2 channels.
+
+    There are 4 output positions with 6 inputs each; those in the padding are silent.
+    """
     x = rng.poisson(0.2, (40, 3, 7, 2)).astype(np.float64)
     h = np.pad(np.asarray(filtered(x, LIF())), ((0, 0), (0, 0), (1, 1), (0, 0)))
     windows = np.stack(
@@ -109,7 +112,7 @@ def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
     data = DeviceEvents.from_dataset(randman(samples_per_class=4, seed=0), dt=2e-3)  # 40 samples
     whole = input_powers(data.batch(jnp.arange(40))[0], LIF(), balance=balance)
     parts = source_powers(data, LIF(), batch_size=batch_size, balance=balance)
-    # every unit of Randman spikes once, so what balance leaves of Q is a small difference of two sums
+    # every unit of Randman spikes once, so Q after balance is a small difference of two sums
     np.testing.assert_allclose(parts[:4], whole[:4], rtol=1e-5, atol=1e-5 * float(whole.summed))
     assert parts[4:] == whole[4:] == (20, balance)
 
@@ -118,7 +121,7 @@ def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.5, 2.0])
 def test_initializer_puts_the_membrane_on_target(balance, sigma_u):
-    """5 % over 1000 neurons, on Randman, where the formula of the paper is off by 16 %."""
+    """Within 5 % over 1000 neurons on Randman, where the paper's formula is off by 16 %."""
     x = DeviceEvents.from_dataset(randman(samples_per_class=10, seed=0), dt=2e-3).batch(
         jnp.arange(100)
     )[0]

@@ -34,7 +34,7 @@ def x():
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("rate", [3.0, 25.0])
 def test_every_layer_fires_at_the_target(x, rate, recurrent):
-    """Within 5 %, in layers started ten times too weak; measured by running the network anew."""
+    """Within 5 %, from a start that is ten times too weak; measured in another run."""
     scaled, reports = scale_to_rate(network(recurrent=recurrent, sigma_u=0.1), x, rate=rate)
     _, activity = scaled(x)
     measured = [float(z.mean()) / 2e-3 for z in activity.spikes]
@@ -85,7 +85,7 @@ def test_silent_input_keeps_the_weights_and_an_unreachable_rate_is_said():
     assert not any(bool(r.reached) for r in reports)
     one_spike = (
         jnp.zeros((100, 2, 60)).at[50].set(1.0)
-    )  # no weights make of one volley a train of 200 Hz
+    )  # no weights turn one volley into a train of 200 Hz
     _, reports = scale_to_rate(given, one_spike, rate=200.0)
     assert not bool(reports[0].reached)
 

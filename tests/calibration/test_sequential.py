@@ -24,7 +24,7 @@ from snnjax.nn import (
     SpikingDense,
 )
 
-calibrate = functools.partial(calibrate_both, gradient=None)  # the gradient has its own file
+calibrate = functools.partial(calibrate_both, gradient=None)  # test_gradient.py tests the gradient
 
 
 def randman_batch(n=40):
@@ -34,7 +34,7 @@ def randman_batch(n=40):
 
 
 def free_membrane(layer, x, recurrent_input=None):
-    """U of a layer that cannot spike, driven by x and, where given, by its own spikes as a further input."""
+    """U of a layer that cannot spike, driven by x and, if given, by its own spikes."""
     drive = x @ layer.kernel[...]
     if recurrent_input is not None:
         drive = drive + recurrent_input @ layer.recurrent_kernel[...]
@@ -56,7 +56,10 @@ def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("redraw", [True, False])
 def test_every_layer_is_on_target(balance, redraw):
-    """Mean over 8 seeds of the measured sigma_U (no reset) within 5 % on Randman, where the formula of the paper is off by 16 %."""
+    """The mean sigma_u (no reset) over 8 seeds is within 5 % of its target on Randman.
+
+    The paper's formula is off by 16 %.
+    """
     x, targets = randman_batch(), (0.8, 1.5, 1.0)
 
     @jax.jit
@@ -80,7 +83,7 @@ def test_every_layer_is_on_target(balance, redraw):
 
 @functools.partial(jax.jit, static_argnames="balance")
 def recurrent_fixed_point(network, x, key, sigma_u, balance):
-    """Variances of the one hidden layer's free membrane: of its feed-forward part, of the whole, and as reported."""
+    """Variances of the hidden layer's free membrane: feed-forward part, total, and as reported."""
     calibrated, (report,) = calibrate(network, x, key=key, target=Target(sigma_u, balance=balance))
     layer = calibrated.layers[0]
     z = layer(x).output
@@ -92,7 +95,11 @@ def recurrent_fixed_point(network, x, key, sigma_u, balance):
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.2, 0.3, 1.0, 3.0])
 def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
-    """Mean over 4 seeds; at 0.2 and 0.3 the layer hardly fires, and large recurrent weights would make it fire by itself."""
+    """The mean over 4 seeds is tested.
+
+    At 0.2 and 0.3 the layer hardly fires, and large recurrent weights would make it fire without
+    input.
+    """
     x = spikes(0, (300, 12, 60), rate=10.0)
     seeds = [
         (networks(1, recurrent=True, n_in=60, width=128, seed=s), x, jax.random.key(s))
@@ -124,7 +131,7 @@ def test_quenched_spread_is_predicted():
 
 
 def test_balance_removes_the_spread_of_the_mean_for_equal_rates():
-    # the same train on every input: all that a zero-sum neuron receives cancels exactly
+    # the same train on every input: the input of a zero-sum neuron cancels exactly
     x = jnp.broadcast_to(spikes(0, (300, 4, 1), rate=20.0), (300, 4, 50))
     network = networks(1, n_in=50)
     calibrated, _ = calibrate(
@@ -299,7 +306,7 @@ def test_errors(options, match):
 
 @pytest.mark.more
 def test_time_constants_of_each_neuron_count_with_their_mean():
-    """As they all start from one value, learned time constants change nothing."""
+    """Trained time constants all start from one value, so at first they change nothing."""
     x = randman_batch(10)
     rngs = [nnx.Rngs(0), nnx.Rngs(0)]
     nets = [
@@ -317,9 +324,10 @@ def test_time_constants_of_each_neuron_count_with_their_mean():
 
 @pytest.mark.more
 def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates():
-    """Over 500 s, where counting noise has averaged out: below 2 % of sigma_u, against 80 % without balance."""
+    """Below 2 % of sigma_u over 500 s, which averages out counting noise; 80 % without balance."""
     x = spikes(0, (350, 32, 200), rate=10.0)
-    # U is linear in its inputs: its mean over time and over 32 trials is that of the filtered inputs' mean over trials, through the weights
+    # U is linear in its inputs: its mean over time and over 32 trials is the product of the
+    # weights and the filtered inputs' mean over trials
     mean_of_trials = spikes(1, (8000, 1, 200), rate=32 * 10.0) / 32
     seen = np.asarray(filtered(mean_of_trials, LIF()))[200:].mean(axis=(0, 1))
     spread = {}
@@ -358,7 +366,7 @@ def conv_network(seed, *, recurrent_kernel_size=None):
 
 @pytest.fixture(scope="module")
 def waves():
-    """Input that is far from Poisson and from independent: bumps of rate that travel over 60 channels."""
+    """Dependent, non-Poisson input: bumps of rate that travel over 60 channels."""
     t, channel = jnp.arange(200)[:, None, None] * 2e-3, jnp.arange(60)
     start = jax.random.uniform(jax.random.key(1), (12, 1))
     rate = 150 * jnp.exp(-0.5 * jnp.square((channel / 60 - jnp.mod(2 * t + start, 1)) / 0.1))
@@ -368,7 +376,10 @@ def waves():
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.slow
 def test_convolutions_are_on_target_through_pooling_and_flattening(waves, balance):
-    """Mean over 12 seeds within 5 % in the two convolutions and the dense layer on top; 24 shared kernels a layer are few, hence the seeds."""
+    """Means over 12 seeds are within 5 % in two convolutions and the dense layer above.
+
+    24 shared kernels per layer are few, so several seeds are needed.
+    """
 
     @jax.jit
     def measure(network, key):

@@ -81,7 +81,10 @@ def test_stretch_moves_times_by_one_factor_a_sample():
     "options", [{"unit_shift": 4}, {"time_stretch": 0.4}, {"unit_shift": 9, "time_stretch": 0.2}]
 )
 def test_lists_are_moved_as_events_are(options, rng):
-    """The same draws on lists and on single events: the same raster, product and weight gradient, with spikes that leave it on every side."""
+    """The same draws on lists and on single events give the same raster, product and gradient.
+
+    Spikes leave the raster on every side.
+    """
     source = DeviceEvents.from_dataset(
         poisson(num_samples=7, num_units=12, rate=60.0, duration=0.1, seed=0), dt=2e-3
     )
@@ -128,7 +131,7 @@ def test_drop_keeps_the_expected_share_and_adds_nothing(source):
 
 
 def test_draws_of_shift_stretch_and_drop_are_those_before_there_were_other_changes(source):
-    """Runs that are resumed rely on it: the change as it was at first, written out."""
+    """The first version of the change, written out, because resumed runs depend on it."""
     key, events = jax.random.key(5), source.events(EVERYTHING)
     shift_key, stretch_key, drop_key = jax.random.split(key, 3)
     shift = jax.random.randint(shift_key, (12, 1), -6, 7)
@@ -181,7 +184,7 @@ def test_jitter_is_normal_and_rounded(middle, name, deviation):
     assert abs(moved.mean()) < 4 * np.sqrt(variance / n)
     assert abs((moved**2).mean() - variance) < 4 * np.sqrt((fourth - variance**2) / n)
     assert abs((moved == 0).mean() - p[150]) < 4 * np.sqrt(p[150] * (1 - p[150]) / n)
-    # each event by itself: moves of neighbours, and those of one event in two samples, do not correlate
+    # events are independent: moves of neighbours, and of one event in two samples, do not correlate
     for a, b in ((moved[:, 1:], moved[:, :-1]), (moved[1:], moved[:-1])):
         assert abs((a * b).mean() / variance) < 4 / np.sqrt(a.size)
 
@@ -195,7 +198,10 @@ def test_time_and_unit_move_independently(middle):
 
 
 def test_jitter_moves_out_of_the_raster_what_lies_at_its_edge():
-    """Events in the first step and on the first unit: those moved below are gone, not clipped. Moves are >= 0 with probability Phi(1 / (2 s))."""
+    """Events that move below the first step or the first unit are lost, not clipped.
+
+    Moves are >= 0 with probability Phi(1 / (2 s)).
+    """
     events = [np.full(4000, 1e-3)] * 4, [np.zeros(4000, int)] * 4
     source = DeviceEvents.from_dataset(
         EventDataset.from_lists(*events, [0] * 4, num_units=100, duration=0.2), dt=2e-3
@@ -271,7 +277,7 @@ def test_every_key_draws_anew_and_jit_and_vmap_agree(source):
 
 
 def test_strengths_may_be_traced(source):
-    """So that members of an ensemble can have strengths of their own."""
+    """The members of an ensemble can therefore have different strengths."""
     key = jax.random.key(2)
     one = lambda t, u, d: Augmented(source=source, time_jitter=t, unit_jitter=u, drop=d).batch(
         EVERYTHING, key

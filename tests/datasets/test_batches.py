@@ -1,4 +1,4 @@
-"""Batches of other libraries: what is taken, what is refused, and that training on them is training on the samples."""
+"""Batches of other libraries: which are accepted, which are refused, and training on them."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 
 
 class Tensor:
-    """What a tensor of another library shows of itself."""
+    """The interface of another library's tensor."""
 
     def __init__(self, a):
         self.a = np.asarray(a)
@@ -65,7 +65,10 @@ def kinds(size):
 
 @pytest.mark.parametrize("kind", ["list", "generator", "loader"])
 def test_training_is_gradient_descent_over_the_batches_in_order(kind):
-    """Batches of 4, 4 and 2 samples, two epochs, against a loop of jax.grad; every sample counts once in the metrics."""
+    """Batches of 4, 4 and 2 samples, two epochs, compared with a loop of jax.grad.
+
+    Every sample counts once in the metrics.
+    """
     x, y = data()
     net, loss, rate = Linear(), CrossEntropy(), 0.1
     problem, params = Problem.from_objective(Linear(), Objective())
@@ -127,7 +130,7 @@ def test_a_function_gets_the_number_of_the_epoch_and_zero_for_evaluation():
 
 
 def test_values_and_traces_in_parts_of_a_batch():
-    """A loss of ours on a batch is computed in parts: the same gradient."""
+    """One of our losses on a batch can be computed in parts, with the same gradient."""
     x = np.moveaxis(inputs(8), 0, 1)
     objective = Objective(SquaredError(mean_over_time))
     steps = {}

@@ -21,7 +21,10 @@ def test_crop_is_the_events_of_a_loop(rng):
 
 
 def test_random_crop_starts_uniformly_over_what_fits(rng):
-    """Of a recording of one event every ms and 3 s, windows of 1 s start between 0 and 2 s: mean 1, standard deviation 2 / sqrt(12)."""
+    """The recording has one event per ms and 3 s; windows of 1 s start between 0 and 2 s.
+
+    Their mean is 1 s, and their standard deviation 2 / sqrt(12) s.
+    """
     times, units = np.arange(3001) / 1000, np.arange(3001)
     starts = []
     for _ in range(600):
@@ -49,7 +52,10 @@ def test_a_short_recording_stays_whole_and_draws_as_much():
 
 
 def test_edges_of_a_window_are_those_of_bins():
-    """Windows of whole microseconds, which neither 0.3 nor 1e-6 is in binary: first us in, the next window's first out."""
+    """Windows of whole microseconds, although 0.3 and 1e-6 are not exact in binary.
+
+    The first microsecond is inside, the first of the next window is outside.
+    """
     us = np.array([299_999, 300_000, 300_001, 599_999, 600_000, 600_001])
     for times in (us * 1e-6, us / 1e6, (us * 1e-6).astype(np.float32)):
         got, units = crop(times, us, duration=0.3, start=0.3)
@@ -73,7 +79,7 @@ def test_a_recording_on_a_clock_that_ran_before_starts_at_its_first_event(rng):
         starts.append(times[u[0]] - t[0] - 1000)
     assert 0 <= min(starts) < 0.1
     assert 1.9 < max(starts) <= 2.0
-    # shorter than the window: whole, from its first event
+    # shorter than the window: the whole recording, from its first event
     t, u = random_crop(rng, times[:500], units[:500], duration=1.0)
     np.testing.assert_allclose(t, np.arange(500) / 1000, atol=1e-9)
     assert len(u) == 500

@@ -21,7 +21,7 @@ from snnjax.training import Objective, fit
 def ragged(seed=0, samples=9, units=6):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 30, samples)
-    counts[3] = 0  # a silent sample must come out as zeros
+    counts[3] = 0  # a silent sample must give zeros
     return EventDataset.from_lists(
         [np.sort(rng.uniform(0, 0.12, c)) for c in counts], [rng.integers(0, units, c) for c in counts],
         rng.integers(0, 4, samples), num_units=units, num_classes=4, duration=0.1,
@@ -137,7 +137,7 @@ def test_sources_know_their_time_step():
     ]
     for source in wrapped:
         assert source.dt == 2e-3
-        assert jax.jit(lambda s: s)(source).dt == 2e-3  # a part of the structure
+        assert jax.jit(lambda s: s)(source).dt == 2e-3  # part of the structure
         _check.same_dt("train", source, 2e-3)
         with pytest.raises(
             ValueError, match=r"dt must be the time step of train, 0\.002 s, got 0\.001 s"

@@ -15,7 +15,7 @@ LABELS = "class,startTime_usec,endTime_usec\n"
 
 
 def draw(rng, n, *, start=0, stop=3_000_000):
-    """Columns x, y, polarity and time, us, in order of time."""
+    """Columns x, y, polarity and time (us), in order of time."""
     return np.stack(
         [
             *rng.integers(0, 128, (2, n)),
@@ -38,7 +38,7 @@ def packet(
     capacity=None,
     claimed_valid=None,
 ) -> bytes:
-    """The bytes of one packet of events (n, 4); `valid` (n,) marks, all by default."""
+    """The bytes of one packet of events (n, 4); `valid` (n,) marks events, by default all."""
     valid = np.ones(len(events), int) if valid is None else np.asarray(valid)
     number = len(events) if number is None else number
     head = struct.pack(
@@ -54,7 +54,7 @@ def packet(
 
 
 def write_recording(path, events, *, size=50, labels="", header=HEADER, between=b"") -> Path:
-    """The file and its labels; `between` comes before every packet of `size` events."""
+    """Write the file and its labels; `between` comes before every packet of `size` events."""
     parts = [between + packet(events[i : i + size]) for i in range(0, len(events), size)]
     path.write_bytes(header + b"".join(parts))
     path.with_name(f"{path.stem}_labels.csv").write_text(LABELS + labels)
@@ -87,7 +87,10 @@ def unit_of(x, y, p, d):
 @pytest.mark.parametrize("d", [1, 4, 128])
 @pytest.mark.parametrize("dtype", ["u2", "i8", "f4", ">f8"])
 def test_prepared_arrays(tmp_path, rng, d, dtype):
-    """Order by user, light and class; every event kept, on the unit of its pixel; ms become s from the first event."""
+    """Order by user, light and class; every event is kept, on the unit of its pixel.
+
+    Times in ms become s from the first event.
+    """
     arrays = {
         f"{name}.npy": draw(rng, 60, start=20, stop=5000)
         for name in ("user02_led/3", "user01_natural/10", "user01_led/0", "user02_led/1")
@@ -113,12 +116,12 @@ def test_prepared_arrays(tmp_path, rng, d, dtype):
         assert (times.dtype, units.dtype) == (np.float64, np.int32)
         np.testing.assert_allclose(times, (events[:, 3] - events[0, 3]) / 1000, atol=1e-12)
         np.testing.assert_array_equal(units, [unit_of(x, y, p, d) for x, y, p, _ in events])
-    assert len(list(found)) == 4  # a sequence: iteration ends
+    assert len(list(found)) == 4  # it is a sequence: iteration ends
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_original_recordings_are_cut_by_their_labels(tmp_path, rng, size):
-    """Against a loop over the events; other packets are passed over, labels count from 0."""
+    """Compared with a loop over the events; other packets are skipped, labels count from 0."""
     events = draw(rng, 300)
     other = struct.pack("<hhiiiiii", 2, 0, 5, 0, 0, 4, 4, 4) + bytes(
         20
@@ -155,7 +158,7 @@ def test_a_gesture_is_read_from_its_own_part_of_the_file(tmp_path, rng):
 
 
 def test_overflow_order_and_valid_marks(tmp_path):
-    """time = overflow 2^31 + timestamp; packets in any order; events that are not valid are left out."""
+    """time = overflow 2^31 + timestamp; packets may have any order; invalid events are left out."""
     late, early = (np.array([[1, 2, 1, t], [3, 4, 0, t + 5]]) for t in ((1 << 31) + 7, 100))
     path = tmp_path / "a.aedat"
     path.write_bytes(HEADER + packet(late, overflow=1) + packet(early, valid=[0, 1], capacity=9))
@@ -166,7 +169,11 @@ def test_overflow_order_and_valid_marks(tmp_path):
 
 
 def test_is_what_another_reader_reads(tmp_path, rng):
-    """tonic 1.7.0; the two functions it needs work, though `read_dvs_ibm`, which calls them, does not. It knows no marks and no overflow."""
+    """Compared with tonic 1.7.0, which supports neither marks nor overflow.
+
+    The two functions of tonic that are needed work, although `read_dvs_ibm`, which calls them, does
+    not.
+    """
     io = pytest.importorskip("tonic.io")
     path = write_recording(tmp_path / "user01_led.aedat", draw(rng, 500), size=37)
     version, start, _ = io.read_aedat_header_from_file(str(path))
@@ -178,7 +185,10 @@ def test_is_what_another_reader_reads(tmp_path, rng):
 
 
 def test_both_layouts_give_the_same(tmp_path, rng):
-    """One gesture written both ways, its first event at the start of its window, its times whole milliseconds."""
+    """One gesture in both layouts.
+
+    Its first event is at the start of its window, and its times are whole milliseconds.
+    """
     events = draw(rng, 200, stop=900)
     events[0, 3] = 0
     a, b = tmp_path / "a", tmp_path / "b"
@@ -191,7 +201,7 @@ def test_both_layouts_give_the_same(tmp_path, rng):
 
 
 def test_load(tmp_path, rng):
-    """One window of each gesture; rasters fold into (time, batch, height, width, polarity)."""
+    """One window per gesture; rasters fold into (time, batch, height, width, polarity)."""
     arrays = {f"user{u:02}_led/{c}.npy": draw(rng, 80, stop=2000) for u in (1, 2) for c in (0, 9)}
     prepared(tmp_path, arrays, split="Test")
     data = load_dvs_gesture(tmp_path, "test", downsample=16, duration=0.5, start=0.25)
@@ -429,7 +439,7 @@ def test_folders_and_arguments(tmp_path):
     st.sampled_from(["npy", "aedat"]),
 )
 def test_damaged_files_raise_value_errors_or_are_read(tmp_path_factory, put, at, cut, kind):
-    """Whatever bytes are written into a file, wherever it is cut: a ValueError that names it, or events within the sensor."""
+    """For any change of bytes and any cut: a ValueError that names the file, or valid events."""
     folder = tmp_path_factory.mktemp("damaged")
     if kind == "npy":
         path = prepared(folder, {"user01_led/3.npy": EVENTS}) / "ibmGestureTrain/user01_led/3.npy"

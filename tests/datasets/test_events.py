@@ -15,13 +15,13 @@ from snnjax.datasets import _events as module
 
 # many of the trials here are cut on purpose
 pytestmark = pytest.mark.filterwarnings("ignore:.*of the events are at or after duration")
-# the last: rounded down to float32 by half a unit, and its multiples once more
+# the last is rounded down to float32 by half a unit, and its multiples are rounded again
 STEPS = [1e-3, 2e-3, 5e-4, 3e-3, 1 / 128, 7e-5, (1 + 1.49 * 2.0**-23) / 1024]
 
 
 @st.composite
 def samples(draw, min_samples=0):
-    """What a data set is made of: a list of (times, units) on a grid of unknown step, labels, groups."""
+    """The contents of a data set: (times, units) on a grid of unknown step, labels, groups."""
     num_units = draw(st.integers(1, 5))
     # an event k + f steps after the start: on the edge of step k (f = 0), or well inside it
     place = st.tuples(
@@ -43,7 +43,7 @@ def build(made, dt, num_steps):
 
 
 def rows(data):
-    """The data set as plain lists, one tuple a sample."""
+    """The data set as plain lists, one tuple per sample."""
     out = []
     for s in range(len(data)):
         a, b = data.offsets[s], data.offsets[s + 1]
@@ -53,7 +53,7 @@ def rows(data):
 
 
 def numbered(labels, groups=None, num_classes=None):
-    """One event a sample, on a unit of its own, so that every sample can be recognized."""
+    """One event per sample, on a separate unit, so that every sample can be recognized."""
     n = len(labels)
     return EventDataset(
         times=np.arange(n) / n if n else [], units=np.arange(n), offsets=np.arange(n + 1), labels=labels,
@@ -88,7 +88,7 @@ def test_dense_equals_loops(made, dt, window, num_steps):
 def test_bins_equal_loops(made, dt, window, num_steps, at_once):
     data = build(made, dt, window)
     whole, rate, class_rate = data.bins(dt, num_steps), data.rate(), data.rate(per_class=True)
-    with mock.patch.object(module, "_EVENTS_AT_ONCE", at_once):  # as large data sets are: in blocks
+    with mock.patch.object(module, "_EVENTS_AT_ONCE", at_once):  # in blocks, as for large data sets
         address, offsets = data.bins(dt, num_steps)
         np.testing.assert_array_equal(data.rate(), rate)
         np.testing.assert_array_equal(data.rate(per_class=True), class_rate)
@@ -118,7 +118,7 @@ def test_a_time_on_an_edge_is_in_the_step_that_begins_there(dt):
             duration=1.01 * k.size * dt,
         )
         np.testing.assert_array_equal(data.bins(dt, k.size)[0], k)
-        # the tolerance is no more than a few units in the last place: 2^-20 below the edge is the step before
+        # the tolerance is a few units in the last place: 2^-20 below the edge is the step before
         below = EventDataset(
             times=(t[1:].astype(np.float64) * (1 - 2.0**-20)), units=np.zeros(k.size - 1, int), offsets=[0, k.size - 1], labels=[0],
             num_units=1, num_classes=1, duration=data.duration,
@@ -128,7 +128,7 @@ def test_a_time_on_an_edge_is_in_the_step_that_begins_there(dt):
 
 @st.composite
 def microseconds(draw):
-    """A step of d us, a trial of `end` us, and times in us: on edges, next to them, and anywhere."""
+    """A step of d us, a trial of `end` us, and times in us: on edges, near edges, anywhere."""
     d = draw(st.sampled_from([1, 7, 100, 125, 1000, 2000, 3333, 10_000]))
     steps = draw(st.integers(1, 2**20))
     offset = st.one_of(st.sampled_from([-1, 0, 1]), st.integers(0, d - 1))
@@ -141,7 +141,7 @@ def test_whole_microseconds_are_in_the_bin_that_whole_numbers_give(drawn):
     d, steps, end, times = drawn
     expected = sorted(t // d for t in times if t < end)
     seconds = {"divided": np.array(times) / 1e6, "multiplied": np.array(times) * 1e-6}
-    if max(times) < 6_000_000:  # float32 has them less than 0.24 us away
+    if max(times) < 6_000_000:  # float32 represents them within 0.24 us
         seconds["float32"] = (np.array(times) * 1e-6).astype(np.float32)
     for how, t in seconds.items():
         data = EventDataset(
@@ -164,7 +164,10 @@ def test_whole_microseconds_are_in_the_bin_that_whole_numbers_give(drawn):
     st.booleans(),
 )
 def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
-    """bin(t) = floor(t' / dt) with t <= t' <= t + 2^-23 t, and at most 0.5 us later in float64, in exact arithmetic."""
+    """bin(t) = floor(t' / dt) with t <= t' <= t + 2^-23 t, in exact arithmetic.
+
+    In float64, t' is at most 0.5 us later than t.
+    """
     places = [round(k) + f if f < 0 or round(k) == 0 else k for k, f in places]
     t = np.abs(np.array(places) * dt).astype(np.float32 if narrow else np.float64)
     one = EventDataset(
@@ -194,7 +197,7 @@ def test_bins_are_floors_of_times_that_are_hardly_later(dt, places, narrow):
 
 
 def test_late_times_keep_their_precision():
-    """Clocks that run since 1970, in us: float64 holds them, float32 would be wrong by minutes."""
+    """Clocks that started in 1970, in us: float64 is exact, float32 would be wrong by minutes."""
     us = 1_600_000_000_000_000 + np.arange(5) * 7
     data = EventDataset.from_lists([us / 1e6], [[0] * 5], [0], num_units=1, duration=2e9)
     assert data.times.dtype == np.float64
@@ -251,7 +254,7 @@ def test_events_after_the_trial_are_taken_for_another_unit():
         warnings.simplefilter("error")
         EventDataset.from_lists(**late(0.5))
         EventDataset.from_lists([[]], [[]], [0], num_units=1, duration=0.1)
-        # once a data set is built nothing more is said of it, or of parts of it
+        # after a data set is built, there are no further warnings about it or its parts
         data.split([0.5], seed=0)
         data.subset([0, 0]).shuffle(0)
         list(data.batches(1))
@@ -278,7 +281,7 @@ def test_nothing_is_clipped_into_the_last_step():
     data = EventDataset.from_lists([t], [[0] * 5], [0], num_units=1, duration=0.006)
     assert data.times.size == 5
     np.testing.assert_array_equal(data.to_dense(2e-3).ravel(), [1, 0, 1])
-    # a longer grid shows nothing after the duration, a shorter one cuts
+    # a longer grid is empty after the duration, a shorter one cuts
     np.testing.assert_array_equal(data.to_dense(2e-3, 5).ravel(), [1, 0, 1, 0, 0])
     np.testing.assert_array_equal(data.to_dense(2e-3, 2).ravel(), [1, 0])
     # a duration inside a step cuts there
@@ -295,7 +298,7 @@ def test_from_dense_inverts_to_dense(made, dt):
     assert np.all(
         np.diff(data.times)[np.diff(np.repeat(np.arange(len(data)), data.counts)) == 0] >= 0
     )
-    # events that lie on the edges come back themselves
+    # events on the edges are preserved exactly
     on_grid = (made[0], [sorted((k, 0.0, u) for k, _, u in sample) for sample in made[1]], made[2])
     for (times, units, label, _), sample in zip(rows(data), on_grid[1], strict=True):
         assert (times, units) == ([k * dt for k, _, _ in sample], [u for _, _, u in sample])
@@ -444,11 +447,11 @@ def test_split_stratifies(seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(10), 24))
     parts = numbered(labels).split([0.5, 0.25, 0.25], seed=seed)
     assert [np.bincount(part.labels).tolist() for part in parts] == [[12] * 10, [6] * 10, [6] * 10]
-    # unequal classes: each within a sample or two of its share
+    # unequal classes: each within one or two samples of its share
     labels = np.repeat([0, 1, 2], [97, 31, 5])
     small, _ = numbered(labels).split([0.3, 0.7], seed=seed)
     np.testing.assert_allclose(np.bincount(small.labels, minlength=3), [29.1, 9.3, 1.5], atol=1.6)
-    # classes of a single sample go to either part alike
+    # a class with a single sample goes to either part with equal probability
     labels = np.concatenate([np.zeros(40, int), np.arange(1, 21)])
     assert [
         np.bincount(part.labels > 0).tolist()
@@ -527,7 +530,7 @@ def test_batches_cover_the_data(made, size, seed, drop_last):
 
 def test_batches_checks_at_once():
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
-        numbered([0]).batches(0)  # not only when the first batch is asked for
+        numbered([0]).batches(0)  # not only at the first batch
 
 
 # --- construction
@@ -672,7 +675,7 @@ def test_fields():
         "i4",
         "i4",
     ]
-    assert np.shares_memory(data.times, times)  # no copy where none is needed
+    assert np.shares_memory(data.times, times)  # no copy if none is needed
     assert times.flags.writeable
     for array in (data.times, data.units, data.offsets, data.labels, data.groups):
         with pytest.raises(ValueError, match="read-only"):

@@ -11,9 +11,9 @@ from snnjax.datasets import (
     DeviceImages,
     EventDataset,
     ImageDataset,
-    digits,
     load_cifar10,
 )
+from snnjax.datasets._images import digits
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_cifar10_of_a_prepared_folder():
         "cat",
     )
     assert np.bincount(test.labels).tolist() == [200] * 10
-    # photographs: neighbouring pixels are alike, and the sky of ships is bluer than that of frogs
+    # photographs: neighbouring pixels are similar, and the sky of ships is bluer than that of frogs
     images = test.images.astype(float)
     assert np.corrcoef(images[:, :, :-1].ravel(), images[:, :, 1:].ravel())[0, 1] > 0.9
     blue = lambda label: (
@@ -151,7 +151,11 @@ def test_cifar10_that_is_not_there_or_damaged(tmp_path):
             "labels must have one entry per image, got 39 for 40 images",
         ),
         ({"labels": np.arange(40)}, ValueError, "labels must be in"),
-        ({"class_names": ("a",)}, ValueError, "class_names must have num_classes = 4 names, got 1"),
+        (
+            {"class_names": ("a",)},
+            ValueError,
+            "class_names must contain num_classes = 4 names, got 1",
+        ),
     ],
 )
 def test_wrong_images(data, change, error, match):

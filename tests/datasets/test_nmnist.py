@@ -100,7 +100,7 @@ def test_order_is_by_digit_then_number(tmp_path):
 def test_archive_equals_folder(tmp_path):
     for place in ("zip", "stored", "folder"):
         (tmp_path / place).mkdir()
-    # what is no recording of the split is left alone
+    # files that are not recordings of the split are ignored
     more = {
         "Train/": b"",
         "Train/5/": b"",
@@ -115,7 +115,7 @@ def test_archive_equals_folder(tmp_path):
     same(from_zip, load_nmnist(unpacked(tmp_path / "folder", EVENTS), "train", downsample=2))
     assert [p.name for p in (tmp_path / "zip").iterdir()] == ["Train.zip"]  # nothing was unpacked
     unpacked(tmp_path / "zip", {"Train/5/00001.bin": draw(9)})
-    same(from_zip, load_nmnist(tmp_path / "zip", "train", downsample=2))  # the archive is taken
+    same(from_zip, load_nmnist(tmp_path / "zip", "train", downsample=2))  # the archive is used
 
 
 def test_test_split_is_a_file_of_its_own(tmp_path):
@@ -149,7 +149,7 @@ def test_times_may_go_back_and_lie_beyond_the_trial(tmp_path):
         (0, 6),
         (20, 2),
         (40, 0),
-    ]  # all but the one at 0.3 s
+    ]  # all except the one at 0.3 s
 
 
 def test_recordings_of_several_blocks_are_in_order(tmp_path):
@@ -231,7 +231,7 @@ def encrypt(content):
 
 
 def claim(size):
-    """The directory says so, the file does not: the four bytes of the size in the last entry."""
+    """A change of the size in the last directory entry, which then disagrees with the file."""
 
     def change(content):
         at = content.rindex(b"PK\x01\x02") + 24
@@ -335,7 +335,7 @@ def test_real_recordings():
     assert (np.diff(train.labels) >= 0).all()
     assert np.mean(train.times < 0.3) > 0.997
     assert all((np.diff(t) >= 0).all() for t in np.split(train.times, train.offsets[1:-1]))
-    # pixels: digits lie in the middle, and the picture of the ones is higher than it is wide
+    # pixels: digits are in the middle, and the picture of the ones is higher than it is wide
     ones = train.subset(train.labels == 1).rate().reshape(34, 34, 2).sum(axis=2)
     away = np.square(np.arange(34) - 16.5)
     high, wide = (np.average(away, weights=ones.sum(axis=axis)) for axis in (1, 0))

@@ -14,7 +14,7 @@ def test_counts_are_poisson():
     counts = data.to_dense(0.5, dtype=np.int64)[0]
     mean = np.array([0.0, 1.0, 5.0, 20.0, 2.5])
     assert counts[:, 0].sum() == 0
-    # five standard errors of the mean and of the variance of a Poisson variable
+    # within five standard errors of the mean and of the variance of a Poisson variable
     assert np.all(np.abs(counts.mean(0) - mean) <= 5 * np.sqrt(mean / 2000))
     assert np.all(np.abs(counts.var(0) - mean) <= 5 * np.sqrt((mean + 2 * mean**2) / 2000))
     # units are independent
@@ -34,7 +34,7 @@ def test_times_are_uniform_and_continuous():
 
 @pytest.mark.parametrize("duration", [0.1, 0.7, 1.0, 1 / 3, 100.0])
 def test_every_event_survives_binning(duration):
-    # with this seed one of the 598089 events lies within 2e-7 of the end of its trial
+    # with this seed, one of the 598089 events is within 2e-7 of the end of its trial
     data = poisson(num_samples=10, num_units=3, rate=20_000 / duration, duration=duration, seed=8)
     assert data.times.size > 500_000
     address, _ = data.bins(min(duration / 10, 1.0))

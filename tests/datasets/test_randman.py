@@ -59,7 +59,10 @@ def test_seed_decides_everything():
 
 
 def test_samples_of_a_class_lie_on_a_curve():
-    """Along the one coordinate of a 1-d manifold, spike times move continuously: neighbours in one unit's order are close in the others."""
+    """Along the coordinate of a 1-d manifold, spike times change continuously.
+
+    Neighbours in the order of one unit are close in the other units.
+    """
     theta = draw_manifold(np.random.default_rng(0), num_units=3, dim=1, smoothness=2.0)
     f = evaluate_manifold(np.linspace(0, 1, 2001)[:, None], theta, smoothness=2.0)
     steps = np.abs(np.diff(f, axis=0)).max(axis=0) / np.ptp(f, axis=0)

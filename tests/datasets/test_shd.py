@@ -54,7 +54,11 @@ def write(
     spikes=None,
     flat=None,
 ):
-    """A file of the layout. What is None is left out; `spikes` and `flat` are options of the datasets with and without rows."""
+    """Write a file of the layout.
+
+    Fields that are None are left out. `spikes` and `flat` are options of the datasets with and
+    without rows.
+    """
     with h5py.File(path, "w") as f:
         for name, rows, dtype in (("spikes/times", times, t), ("spikes/units", units, u)):
             if rows is not None:
@@ -74,7 +78,7 @@ def assert_holds(data, times=TIMES, units=UNITS, labels=LABELS):
 
 
 def refuses(path, message, **options):
-    """Reading fails with one ValueError that names the file and the problem."""
+    """Assert that reading fails with one ValueError that names the file and the problem."""
     with pytest.raises(ValueError, match=message) as caught:
         read_shd(path, **options)
     assert str(caught.value).startswith(f"{path}: ")
@@ -85,7 +89,7 @@ def path(tmp_path):
     return tmp_path / "x_train.h5"
 
 
-# --- what it reads
+# --- valid files
 
 
 def test_reads_what_was_written(path):
@@ -131,7 +135,7 @@ def test_storage(path, spikes, flat):
 
 @pytest.mark.parametrize("filters", [[], [1], [2], [2, 1]])
 def test_chunks_of_references_unpack(filters):
-    # this HDF5 no longer compresses references, older ones did
+    # this HDF5 no longer compresses references; older versions did
     rows = np.array([(3, 4096, 1), (2**31, 2**40 + 7, 65535), (0, 0, 0)], REFERENCE)
     stored = rows.tobytes()
     if 2 in filters:
@@ -163,14 +167,14 @@ def test_duration(path):
     assert data.duration * 1000 == pytest.approx(round(data.duration * 1000))
     assert data.to_dense(1e-3, dtype=np.int32).sum() == data.times.size  # nothing is lost
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a short trial of a file in seconds is meant
+        warnings.simplefilter("error")  # a file in seconds may have short trials
         assert read_shd(path, duration=0.1).duration == 0.1
     cut = read_shd(path, duration=0.3)
     assert cut.times.size == data.times.size
     assert cut.to_dense(1e-3, dtype=np.int32).sum() == sum(
         int((row.astype(float) < 0.3).sum()) for row in TIMES
     )
-    # an event on a whole millisecond lies inside too
+    # an event on a whole millisecond is inside too
     times = [np.float32([0.8])] * 12
     assert read_shd(write(path, times=times, units=[[0]] * 12, t="f4")).duration == 0.801
 
@@ -278,7 +282,7 @@ def test_directory(tmp_path):
 
 
 def test_fifo(path):
-    os.mkfifo(path)  # opening it would wait for ever
+    os.mkfifo(path)  # opening it would wait forever
     refuses(path, "must be a regular file")
 
 
@@ -300,7 +304,8 @@ def test_fifo(path):
             "truncated or damaged HDF5 file",
         ),
     ],
-    # the bytes themselves would be names that differ between the workers of a parallel run: gzip writes the time
+    # the bytes cannot be test names, because gzip writes the time: they would differ between the
+    # workers of a parallel run
     ids=[
         "empty",
         "text",
@@ -629,12 +634,12 @@ def test_data_in_other_files(path, tmp_path):
     )
 
 
-# --- more than the file can hold
+# --- more than the size of the file allows
 
 
 def traced(path, message, limit, **options):
-    """Refused, with less than `limit` bytes taken on the way."""
-    refuses(path, message, **options)  # imports and caches are not counted
+    """Assert that the file is refused with less than `limit` bytes of memory."""
+    refuses(path, message, **options)  # so that imports and caches are not counted
     tracemalloc.start()
     try:
         refuses(path, message, **options)
@@ -726,7 +731,7 @@ def test_samples_that_share_their_spikes(path):
     )
 
 
-# --- damaged heaps of rows: HDF5's own reader loops for ever on some of these
+# --- damaged heaps of rows: HDF5's own reader loops forever on some of these
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**16, 2**62, 2**64 - 16, 2**64 - 1])
@@ -751,7 +756,7 @@ def test_damaged_heap_size(path, size):
 
 
 def test_heaps_that_overlap(path):
-    # many heaps in one another would take the square of the file's size to read
+    # nested heaps would need the square of the file's size to read
     write(path, times=[[0.5]] * 12, units=[[1]] * 12)
     with h5py.File(path) as f:
         refs = f["spikes/times"].id.get_offset()
@@ -766,7 +771,7 @@ def test_heaps_that_overlap(path):
 
 @pytest.mark.parametrize("chunks", [None, (4,)])
 def test_random_damage_to_the_rows(path, chunks):
-    """Any bytes in the references and heaps: another data set that obeys its rules, or one ValueError."""
+    """For any bytes in references and heaps: another valid data set, or one ValueError."""
     rng = np.random.default_rng(3)
     content = write(path, spikes={"chunks": chunks}).read_bytes()
     first = content.index(b"GCOL")

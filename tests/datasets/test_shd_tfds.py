@@ -25,7 +25,7 @@ KEYS = ("zero", "one", "zwölf")
 
 
 def write(path, *, n=12, seed=0, keys=KEYS, speaker=True, longest=40):
-    """A file of the SHD layout, float16 times and a silent sample as in the real ones."""
+    """Write a file of the SHD layout, with float16 times and a silent sample as in real files."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, longest, n)
     sizes[n // 2] = 0
@@ -61,7 +61,7 @@ def assert_same(a, b):
 
 
 def contents(folder):
-    """Every file below a folder, hidden ones too, and its bytes."""
+    """Every file below a folder, including hidden ones, and its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -148,7 +148,7 @@ def test_classes_are_counted_over_all_files(tmp_path, cache):
 
 @pytest.mark.more
 def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache):
-    """In a process of its own, which never imports tensorflow; the cache is the default one."""
+    """In a separate process, which never imports tensorflow; the cache is the default one."""
     code = """if True:
         import sys
         import snnjax.datasets
@@ -179,7 +179,7 @@ def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache)
 def test_prepared_once_and_never_taken_for_other_files(files, cache, monkeypatch):
     folder = prepare_shd(cache, files=files)
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    monkeypatch.setattr(module, "read_shd", None)  # nothing is read again
+    monkeypatch.setattr(module, "read_shd", None)  # no file is read again
     assert prepare_shd(cache, files=files) == folder
     assert prepare_shd(cache, files={"test": files["test"]}) == folder
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
@@ -278,7 +278,7 @@ def md5_of(path):
 
 @pytest.fixture
 def site(tmp_path, files):
-    """The folder of a server: archives as of SHD, and their MD5."""
+    """The folder of a server: archives as for SHD, and their MD5."""
     root = tmp_path / "site"
     root.mkdir()
     archives = {
@@ -290,7 +290,10 @@ def site(tmp_path, files):
 
 @contextlib.contextmanager
 def serve(root, *, cut=0, wait=0.0):
-    """`(url, requests)`. The last `cut` bytes of a file are promised and never sent; answers come after `wait` s."""
+    """Return `(url, requests)`.
+
+    The last `cut` bytes of a file are announced but never sent; answers come after `wait` s.
+    """
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -311,7 +314,7 @@ def serve(root, *, cut=0, wait=0.0):
             pass
 
     class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *_):  # clients hang up, as they should
+        def handle_error(self, *_):  # clients close the connection, as they should
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
@@ -339,7 +342,7 @@ def test_download(site, files, tmp_path):
             "shd_train.h5",
             "shd_train.h5.zip",
         ]
-        # what is whole is not downloaded again, what is damaged is
+        # complete files are not downloaded again, damaged ones are
         paths["train"].write_bytes(b"rotten")
         (folder / "shd_test.h5.zip").write_bytes((root / "shd_test.h5.zip").read_bytes()[:-1])
         download_shd(folder, url=url, md5=md5)
@@ -355,7 +358,7 @@ def test_download_to_the_cache(site, files, cache):
     for split, path in files.items():
         assert_same(load_shd_tfds(split, cache), read_shd(path))
     assert json.loads((folder / "metadata.json").read_text())["md5"] == md5
-    # the server is gone: nothing is asked of it any more
+    # the server has stopped: there are no more requests
     assert prepare_shd(cache, url=url, md5=md5) == folder
     assert prepare_shd(cache, files=files) == folder  # the same files
     assert len(requests) == 2
@@ -370,7 +373,7 @@ def test_download_from_a_file_url(site, files, tmp_path):
 
 
 def refuses(folder, error, message, **options):
-    """One error that says what is wrong, and no trace of it on the disk."""
+    """Assert one error that states the problem, and no files left on disk."""
     before = contents(folder)
     with pytest.raises(error, match=message):
         download_shd(folder, **options)
@@ -432,7 +435,7 @@ def test_what_goes_wrong_on_the_way(site, tmp_path):
 
 
 def test_defaults_are_those_of_the_data_set(monkeypatch, tmp_path):
-    """The real server is out of reach of the tests: only what would be asked of it."""
+    """The tests cannot reach the real server; only the requests are checked."""
     asked = []
     monkeypatch.setattr(
         module._fetch,
@@ -447,7 +450,7 @@ def test_defaults_are_those_of_the_data_set(monkeypatch, tmp_path):
     ]
 
 
-# --- archives that are not what they should be, with the checksum that makes them pass
+# --- wrong archives with a valid checksum
 
 
 def bomb(path):
@@ -455,7 +458,7 @@ def bomb(path):
 
 
 def liar(path):
-    """Says 1000 bytes, and unpacks to more."""
+    """An archive that declares 1000 bytes, and unpacks to more."""
     content = bytearray(zipped(path, bytes(10**6)).read_bytes())
     size = (10**6).to_bytes(4, "little")
     assert content.count(size) == 2
@@ -515,7 +518,7 @@ def test_hostile_archives(tmp_path, make, message):
     with pytest.raises(ValueError, match=message) as caught:
         download_shd(folder, url=root.as_uri(), md5={"train": md5_of(archive)}, max_bytes=10**6)
     assert str(caught.value).startswith(f"{folder / 'shd_train.h5.zip'}: ")
-    # the archive is the one that was wanted and is kept, nothing of its content is
+    # the archive is the right one and is kept, but none of its content
     assert {p for p in tmp_path.parent.rglob("*") if p not in everything} <= {
         folder,
         folder / "shd_train.h5.zip",
@@ -523,7 +526,7 @@ def test_hostile_archives(tmp_path, make, message):
 
 
 def test_damaged_archives_give_an_error_or_the_file(tmp_path):
-    """Cut anywhere, or with any byte changed."""
+    """The archive is cut anywhere, or any byte is changed."""
     content = np.random.default_rng(0).integers(0, 4, 300).astype("u1").tobytes()
     with io.BytesIO() as buffer:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as z:

@@ -17,7 +17,7 @@ OPTIONS = {"duration": 0.5, "dt": 0.01, "shard_size": 8, "seed": 3}
 
 
 class Fake:
-    """Recordings of 0.3 to 2 s made on demand; remembers who asked for what."""
+    """Recordings of 0.3 to 2 s that are generated on request; it records the requests."""
 
     def __init__(self, n=29, num_units=7, scale=1):
         self.labels, self.num_units, self.num_classes, self.scale = (
@@ -40,7 +40,10 @@ class Fake:
 
 
 def brute_force(stream, epoch):
-    """Rasters (shards, steps, shard_size, num_units) and labels by loops, from the definition at the top of the module."""
+    """Rasters (shards, steps, shard_size, num_units) and labels by loops.
+
+    The loops follow the definition at the top of the module.
+    """
     rasters, labels = [], []
     order = np.random.default_rng([0, stream.seed, epoch]).permutation(len(stream.recordings))
     for k in range(len(order) // stream.shard_size):
@@ -91,7 +94,7 @@ def test_an_epoch_depends_on_seed_and_epoch_alone():
         read(Stream(Fake(), **OPTIONS | {"seed": 4}), 1),
     ):
         assert not np.array_equal(labels, other[1])
-    # a recording is cut elsewhere in another epoch
+    # in another epoch, a recording is cut at another place
     stream = Stream(Fake(1), **OPTIONS | {"shard_size": 1})
     assert not np.array_equal(read(stream, 0)[0], read(stream, 1)[0])
 
@@ -113,7 +116,7 @@ def test_reads_ahead_in_threads_but_never_more_than_a_shard():
     for k, _ in enumerate(stream.shards(0), start=1):
         deadline = time.monotonic() + 5
         while len(fake.reads) < min((k + 1) * 8, 80) and time.monotonic() < deadline:
-            time.sleep(0.01)  # the threads go on while a shard is in use
+            time.sleep(0.01)  # the threads continue while a shard is in use
         assert len(fake.reads) == min((k + 1) * 8, 80)
         assert sorted(fake.reads) == sorted(expected[: len(fake.reads)])
     assert len(fake.threads) == 2
@@ -217,7 +220,7 @@ class OwnError(RuntimeError):
             FileNotFoundError,
             "[Errno 2] No such file or directory: 'a.h5'",
         ),
-        (KeyError("x"), LookupError, "KeyError: 'x'"),  # its own message would stand in quotes
+        (KeyError("x"), LookupError, "KeyError: 'x'"),  # its own message would be in quotes
         (
             UnicodeDecodeError("ascii", b"a", 0, 1, "bad"),
             UnicodeError,
@@ -227,7 +230,7 @@ class OwnError(RuntimeError):
             OwnError(3, "broken"),
             RuntimeError,
             "OwnError: broken, code 3",
-        ),  # it takes more than a message
+        ),  # its constructor needs more than a message
     ],
 )
 def test_any_error_of_a_recording_names_it(error, kind, message):
@@ -251,7 +254,7 @@ def test_a_shard_knows_its_time_step():
 
 
 class Shifted(Fake):
-    """The same recordings on a clock that has run for years."""
+    """The same recordings with a clock that started years ago."""
 
     def __getitem__(self, i):
         times, units = super().__getitem__(i)
@@ -267,7 +270,7 @@ def test_recordings_on_a_clock_that_ran_before_are_shown_from_their_first_event(
             times, units = Fake()[i]
             expected = np.zeros((50, 7))
             for t, u in zip(times - times.min(), units, strict=True):
-                # a clock of 1e9 s has steps of 0.12 us: none of the times here is as near to an edge
+                # a clock of 1e9 s has steps of 0.12 us: no time here is so near to an edge
                 assert abs(t - 0.01 * round(t / 0.01)) > 0.2e-6 or t == 0
                 if t < 0.5:
                     expected[int(t / 0.01), u] += 1

@@ -13,7 +13,10 @@ RESETS = ["multiplicative", "to_value", "subtractive"]
 
 
 def adaptive_loop(drive, v, state, *, tau_mem, tau_syn, tau_adapt, b, theta, u_reset, reset, dt):
-    """LIF with the threshold theta + b a[t], a a low-pass of the neuron's own spikes (Bellec et al. 2018, equations 1 and 2)."""
+    """LIF with the threshold theta + b a[t], where a is a low-pass of the neuron's own spikes.
+
+    Bellec et al. 2018, equations 1 and 2.
+    """
     lm, ls, la = (np.exp(-dt / np.asarray(tau)) for tau in (tau_mem, tau_syn, tau_adapt))
     u, i, a = state
     zs, us = [], []

@@ -18,7 +18,7 @@ def recurrence(z, weights):
 
 
 def exc_inh_loop(exc, inh, weights, state, *, tau_mem, tau_exc, tau_inh, theta, u_reset, reset, dt):
-    """theory.md: two synaptic currents, net current i_exc - i_inh."""
+    """theory.md: two synaptic currents, with the net current i_exc - i_inh."""
     lm, le, li = (np.exp(-dt / np.asarray(tau)) for tau in (tau_mem, tau_exc, tau_inh))
     u, i_exc, i_inh = state
     zs, us = [], []
@@ -79,7 +79,7 @@ def test_with_one_current_it_is_lif(rng, x64):
 def partial_recurrence(z, weights):
     return ExcInhDrive(
         jnp.zeros((), z.dtype), z[..., 2:] @ weights[1, 2:]
-    )  # no E -> E, and inhibition from some neurons alone
+    )  # no E -> E, and inhibition only from some neurons
 
 
 @pytest.mark.parametrize("membrane", [False, True])
@@ -203,7 +203,10 @@ def test_drives_that_do_not_fit(shapes, message):
 
 @dataclasses.dataclass(frozen=True)
 class Gated(Neuron):
-    """A neuron of the user's own whose drives are of different shapes: currents (T, B, N), and a gate for all of them (T, 1)."""
+    """A user-defined neuron whose drives have different shapes.
+
+    They are the currents (T, B, N), and one gate for all of them (T, 1).
+    """
 
     dt: float = 2e-3
 

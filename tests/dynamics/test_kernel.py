@@ -48,7 +48,7 @@ class Oscillator(Neuron):
 
 
 def oscillator_integrals(radius, angle, dt=2e-3):
-    """The geometric series, summed: int eps and int eps^2."""
+    """The sums of the geometric series: int eps and int eps^2."""
     pole = radius * np.exp(1j * angle)
     mean = (1 / (1 - pole)).imag
     power = (1 / (1 - radius**2) - (1 / (1 - pole**2)).real) / 2
@@ -74,14 +74,14 @@ def values(kernel):
     ],
 )
 def test_the_measured_kernel_of_a_lif_is_the_closed_form(neuron):
-    """In float32: to 3e-7 for the default time constants, to 5e-5 for slow ones."""
+    """In float32: within 3e-7 for the default time constants, within 5e-5 for slow ones."""
     found, expected = values(measured(neuron)), values(neuron.kernel)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=5e-5)
 
 
 def test_in_float64_it_is_the_closed_form_to_1e_10(x64):
-    # |eps| below 1e-6 of the peak counts as decayed at the first check, long after that
+    # |eps| below 1e-6 of the peak counts as decayed; the first check is long after that
     np.testing.assert_allclose(values(measured(LIF())), values(LIF().kernel), rtol=1e-10)
 
 
@@ -123,7 +123,11 @@ def test_one_radius_per_neuron():
 
 @pytest.mark.parametrize(("mu_u", "sigma_u"), [(0.0, 1.0), (0.3, 0.5)])
 def test_fluctuation_driven_puts_an_oscillator_on_target(mu_u, sigma_u):
-    """80 s of 200 Poisson inputs, 600 neurons: 0.5 % of sigma_u; the mean of the quenched spread: 2 % of it."""
+    """80 s of 200 Poisson inputs, 600 neurons.
+
+    The standard error is 0.5 % for sigma_u, and, from the quenched spread, 2 % of sigma_u for the
+    mean.
+    """
     layer = SpikingDense(
         200,
         600,
@@ -138,7 +142,7 @@ def test_fluctuation_driven_puts_an_oscillator_on_target(mu_u, sigma_u):
 
 
 class Rectified(LIF):
-    """Linear for positive inputs alone."""
+    """Linear only for positive inputs."""
 
     def step(self, state, drive):
         after, z = super().step(state, drive)

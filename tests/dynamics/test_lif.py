@@ -15,7 +15,10 @@ T, B, N = 40, 3, 8
 
 @pytest.fixture
 def problem(rng):
-    """A population that spikes at a few to thirty percent of the steps, with random cotangents for all that `simulate` returns."""
+    """A population that spikes in a few to thirty per cent of the steps.
+
+    It has random cotangents for all outputs of `simulate`.
+    """
     return {
         "drive": rng.normal(0.3, 1.0, (T, B, N)),
         "v": rng.normal(0, 0.4, (N, N)),
@@ -102,7 +105,8 @@ def test_gradients_equal_hand_derived_backpropagation(problem, reset, reset_grad
 
 @pytest.mark.parametrize("reset", RESETS)
 def test_smooth_spikes_have_gradients_equal_to_finite_differences(problem, reset, x64):
-    # a smooth spike function differentiated through the reset leaves nothing that autodiff and finite differences could disagree on
+    # with a smooth spike function, differentiated through the reset, autodiff and finite
+    # differences must agree
     p = problem
 
     def loss(drive, v, u0, i0, tau_mem, tau_syn, theta, u_reset):
@@ -171,7 +175,7 @@ def test_a_step_at_threshold_does_not_spike():
 def test_neuron_is_a_pytree_whose_checks_do_not_run_again():
     doubled = jax.tree.map(
         lambda leaf: -leaf, LIF(tau_mem=30e-3)
-    )  # a negative time constant, but no person wrote it
+    )  # a negative time constant, but not from a user
     assert doubled.tau_mem == -30e-3
     assert doubled.dt == 2e-3
     assert LIF() == LIF()

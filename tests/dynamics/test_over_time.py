@@ -1,4 +1,7 @@
-"""Loops over time: the kernel for GPUs, run by Pallas' interpreter, against the scan that it stands for; and who gets which."""
+"""Loops over time: the kernel for GPUs compared with the scan that it replaces.
+
+Pallas' interpreter runs the kernel. Further tests check which programs use the kernel.
+"""
 
 import sys
 import types
@@ -27,7 +30,7 @@ from snnjax.surrogate import (
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Everything that a GPU would give to the kernel goes to the interpreter; how often."""
+    """Run the kernel in the interpreter wherever a GPU would run it, and record the calls."""
     calls = []
 
     def kernel(body, constants, carry, xs, *, reverse=False):
@@ -36,13 +39,16 @@ def interpreted(monkeypatch):
 
     monkeypatch.setattr(_over_time, "elementwise", kernel)
     monkeypatch.setattr(_over_time, "on_gpu", lambda: True)
-    jax.clear_caches()  # programs that were compiled before know nothing of it
+    jax.clear_caches()  # earlier compiled programs do not use the interpreter
     yield calls
     jax.clear_caches()
 
 
 def body(constants, carry, x):
-    """Everything that a neuron's step has: several states, a threshold, an output of another type, one that is None."""
+    """A step with all features of a neuron's step.
+
+    It has several states, a threshold, an output of another type, and one that is None.
+    """
     (decay, gain), (u, i) = constants, carry
     z = u > 1
     return (jnp.where(z, 0, decay * u + gain * i), decay * i + x["a"]), (
@@ -61,7 +67,10 @@ def body(constants, carry, x):
 )
 @pytest.mark.slow
 def test_kernel_equals_scan(steps, shape, reverse, seed):
-    """Sizes that are a multiple of a program's and not, steps that are a multiple of those read ahead and not, constants that broadcast."""
+    """Covers sizes that are multiples of a program's size or not, and constants that broadcast.
+
+    The number of steps is a multiple of the steps that are read ahead, or not.
+    """
     rng = np.random.default_rng(seed)
     draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
     arguments = (
@@ -134,7 +143,7 @@ def test_two_currents_by_the_kernel(rng, x64, interpreted):
     jax.grad(lambda d: simulate(ExcInhLIF(), d).output.sum())(one_for_all)
     assert set(interpreted) == {
         True
-    }  # a drive that broadcasts is not the population's shape; its gradient is
+    }  # a drive that broadcasts does not have the population's shape, but its gradient has
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_readouts_have_derivatives_of_all_kinds_on_a_cpu(rng, x64):
 
 
 def program(f, *arguments, platform):
-    """The text of f's program for `platform`, of which this machine needs no device."""
+    """The text of f's program for `platform`; no such device is needed."""
     kind = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
     device = jax.sharding.AbstractMesh((), (), abstract_device=kind if platform == "cuda" else None)
     with jax.sharding.use_abstract_mesh(device):
@@ -191,7 +200,7 @@ def program(f, *arguments, platform):
 
 
 def feedforward(drive):
-    """A gradient through four loops that have no recurrent weights, for the kernel."""
+    """A gradient through four loops without recurrent weights, which use the kernel."""
     loss = lambda d: jnp.square(simulate(LeakyIntegrator(), simulate(LIF(), d).output).output).sum()
     return jax.grad(loss)(drive)
 
@@ -204,7 +213,7 @@ def recurrent(drive):
 
 @pytest.fixture
 def pretended_gpu(monkeypatch):
-    """This process takes its machine for one with a GPU."""
+    """Simulate a process that has a GPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jax.clear_caches()
     _over_time.has_triton.cache_clear()
@@ -223,7 +232,7 @@ def test_without_a_gpu_no_program_has_the_kernel(rng):
 
 @pytest.mark.usefixtures("pretended_gpu")
 def test_who_gets_the_kernel(rng):
-    """Only programs for CUDA, and only where there is a GPU; loops are unrolled there."""
+    """Only programs for CUDA use it, and only if there is a GPU; there, loops are unrolled."""
     drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
     programs = {
         p: program(lambda d: feedforward(d), drive, platform=p) for p in ("cuda", "cpu", "tpu")

@@ -56,7 +56,7 @@ def test_gradients_equal_finite_differences(rng, x64):
 
 
 def test_starts_slightly_below_zero():
-    # a class without input must lose against one that has some, not tie with it at 0
+    # a class without input must lose against one with input, not tie with it at 0
     state = LeakyIntegrator().initial_state((2, 3))
     assert state.o.tolist() == [[np.float32(-1e-3)] * 3] * 2
     assert not state.i.any()

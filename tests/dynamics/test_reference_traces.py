@@ -1,4 +1,7 @@
-"""Number for number against the reference implementation (float64): spikes, readout, loss and surrogate gradients of two networks."""
+"""Comparison with the numbers of the reference implementation (float64).
+
+Spikes, readout, loss and surrogate gradients of two networks.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +25,7 @@ def reference():
 
 @pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
 def precision(request):
-    """(dtype, relative tolerance), in 64-bit mode where it is needed."""
+    """(dtype, relative tolerance), in 64-bit mode if needed."""
     if request.param is np.float32:
         yield np.float32, 1e-4
     else:
@@ -31,14 +34,17 @@ def precision(request):
 
 
 def loss_of(readout, labels):
-    """Cross-entropy on the max over time, its gradient to the first of several equal maxima; readout (T, B, classes)."""
+    """Cross-entropy on the maximum over time; readout (T, B, classes).
+
+    Of several equal maxima, the first gets the gradient.
+    """
     first = jnp.argmax(readout, axis=0)
     logits = jnp.take_along_axis(readout, first[None], axis=0)[0]
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 
 
 def check(reference, name, loss, readout, spikes, gradients, rtol):
-    """All arrays as the reference has them: batch first."""
+    """Compare all arrays with those of the reference, which are batch-first."""
     for k, z in enumerate(spikes):
         assert reference[f"{name}/spikes{k}"].mean() > 0.01
         np.testing.assert_array_equal(z, reference[f"{name}/spikes{k}"])
@@ -100,7 +106,7 @@ def test_conv1d_through_simulate(reference, precision, fused):
     steps, batch = x.shape[:2]
 
     def convolve(x, kernel, stride, padding):
-        # all steps of all trials are one batch
+        # all steps of all trials form one batch
         flat = x.reshape(-1, *x.shape[2:])
         out = jax.lax.conv_general_dilated(
             flat, kernel, (stride,), [(padding, padding)], dimension_numbers=("NCH", "OIH", "NCH")

@@ -64,7 +64,7 @@ def test_fused_equals_autodiff(recurrent, membrane, neuron, rng, x64):
     def loss(drive, v, state, fused):
         options = {"recurrent": dense_recurrence, "weights": v} if recurrent else {}
         sim = simulate(neuron, drive, state=state, membrane=membrane, fused=fused, **options)
-        # not linear in what comes back, so that all cotangents differ
+        # not linear in the outputs, so that all cotangents differ
         trace = jnp.sum(jnp.square(sim.membrane - target)) if membrane else 0.0
         return jnp.sum(jnp.square(sim.output.mean(0) - 0.1)) + trace + jnp.sum(
             jnp.tanh(sim.state.u)
@@ -106,7 +106,7 @@ def test_bfloat16_traces_change_the_gradient_by_a_percent_and_no_spike(neuron, r
     np.testing.assert_array_equal(z, spikes)
     for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(expected), strict=True):
         assert jnp.linalg.norm(a - b) <= 0.01 * jnp.linalg.norm(b)
-    # what is kept, by the types of what the pullback closes over
+    # the stored arrays, by the types that the pullback closes over
     _, pull = jax.vjp(lambda d: loss(d, v, neuron)[0], drive)
     whole = [a for a in jax.tree.leaves(pull) if a.shape == (T, B, N)]
     assert [a.dtype for a in whole] == [jnp.bfloat16]
@@ -293,7 +293,7 @@ def test_states_are_kept_in_at_least_float32_and_cotangents_in_the_type_of_the_d
     assert {leaf.dtype for leaf in jax.tree.leaves((sim.output, sim.state))} == {
         jnp.dtype(jnp.float32)
     }
-    # the cotangent of the drive, through whichever backward pass applies
+    # the cotangent of the drive, through the backward pass that applies
     gradient = jax.eval_shape(
         jax.grad(lambda d: simulate(neuron, d, **options).output.astype(jnp.float32).sum()), drive
     )
@@ -320,7 +320,7 @@ def test_bfloat16_is_close_to_float32(fused, rng):
     ],
 )
 def test_slow_membranes_under_16_bit_drives_equal_float64(neuron):
-    """A membrane that moves by less than 1/256 per step: in bfloat16 it would stand still."""
+    """A membrane that moves by less than 1/256 per step would not move at all in bfloat16."""
     steps = 400
     value = np.float64(jnp.bfloat16(0.04))
     drive = jnp.full((steps, 1, 1), value, jnp.bfloat16)
@@ -453,7 +453,7 @@ def test_eager_calls_compile_once():
     "neuron", [LIF(reset="subtractive"), AdaptiveLIF(), LIF(), LeakyIntegrator()]
 )
 def test_arrays_of_a_neuron_are_no_reason_to_compile_again(neuron):
-    """Trained time constants change at each step: the program takes them as arguments."""
+    """Trained time constants change at each step: they are arguments of the program."""
 
     def call(tau):
         return simulate(

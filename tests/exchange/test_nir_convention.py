@@ -1,4 +1,7 @@
-"""Graphs run by NIR's own equations, node by node in numpy, spike as the networks do that they were written from."""
+"""Graphs have the same spikes as the networks from which they were written.
+
+NIR's own equations are run node by node in numpy.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +18,11 @@ require("nir")
 
 
 def run(graph, x, *, dt, scheme):
-    """Outputs (time, *shape) of every population for inputs x (time, channels, *spatial), in float64 and from the numbers of the graph alone.
+    """Outputs (time, *shape) of every population for inputs x (time, channels, *spatial).
 
-    Between two steps each equation is solved with its input held; order and reset are those that `snnjax.exchange.nir_convention` says are ours.
+    They are in float64, and computed only from the numbers of the graph. Each equation is solved
+    with constant input between two steps. Order and reset are those of snnjax, as described in
+    `snnjax.exchange.nir_convention`.
     """
     sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
     kind = {name: type(node).__name__ for name, node in graph.nodes.items()}
@@ -61,7 +66,7 @@ def run(graph, x, *, dt, scheme):
 
 
 def apply(node, s):
-    """A node without state, by brute force."""
+    """A stateless node, by brute force."""
     kind = type(node).__name__
     if kind == "Linear":
         return node.weight.astype(float) @ s

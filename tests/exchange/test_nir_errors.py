@@ -1,4 +1,4 @@
-"""What NIR cannot say is refused when a network is written, by the name of the layer."""
+"""Networks that NIR cannot represent are refused when they are written, with the layer's name."""
 
 import importlib
 import re

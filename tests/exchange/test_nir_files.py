@@ -1,4 +1,4 @@
-"""NIR files: whole or not at all, never over another, and clear words about what is not one."""
+"""NIR files are written completely or not at all, never replace a file, and give clear errors."""
 
 import h5py
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Graphs of other tools, and graphs that nobody vouches for."""
+"""Graphs of other tools, and graphs from unknown sources."""
 
 import contextlib
 import copy
@@ -55,7 +55,7 @@ def x(*features, steps=80):
 
 @pytest.mark.parametrize("scheme", ["exponential", "euler"])
 def test_scales_become_part_of_the_weights(scheme, x64):
-    """w_in, r and one threshold and time constant a neuron, against the equations in numpy."""
+    """w_in, r, and one threshold and time constant per neuron, compared with numpy."""
     r, w_in, tau_syn, tau_mem = (
         2 + np.arange(M),
         np.array([3.0, -4.0, 5.0, 6.0]),
@@ -90,7 +90,10 @@ def test_scales_become_part_of_the_weights(scheme, x64):
 
 @pytest.mark.parametrize("scheme", ["exponential", "euler"])
 def test_neurons_without_a_synaptic_current(scheme, x64):
-    """LIF and LI: the input moves the membrane itself, here one step later than it would with no step between."""
+    """In LIF and LI, the input moves the membrane directly.
+
+    Here this is one step later than it would be without a step in between.
+    """
     one = np.ones(M)
     lif = nir.LIF(tau=10e-3 * one, r=12 * one, v_leak=0 * one, v_threshold=one, v_reset=-0.2 * one)
     li = nir.LI(tau=np.array([20e-3, 30e-3]), r=np.array([2.0, 3.0]), v_leak=np.zeros(2))
@@ -116,7 +119,10 @@ def test_neurons_without_a_synaptic_current(scheme, x64):
 
 
 def test_a_scale_after_weights_becomes_part_of_them(x64):
-    """Once or twice, without touching the recurrence; in convolutions, and in connections past other neurons."""
+    """One or two scales, without an effect on the recurrence.
+
+    Also in convolutions, and in connections that skip neurons.
+    """
     s, c = np.array([2.0, -1.0, 0.5, 3.0]), np.array(1.5)
     graph = chain(nir.Linear(W), nir.Scale(s), nir.Scale(c), cuba())
     graph.nodes["loop"] = nir.Linear(V)
@@ -151,7 +157,7 @@ def test_shapes_of_all_sizes_of_one_are_given():
     network = from_nir(chain(conv, neurons, first=(2, 6, 5)), dt=DT)
     assert network(jnp.ones((5, 1, 6, 5, 2)))[0].shape == (5, 1, 5, 4, 3)
     layer = network.layers[0]
-    assert isinstance(layer.neuron.tau_mem, float)  # not one a neuron: all are equal
+    assert isinstance(layer.neuron.tau_mem, float)  # not one per neuron: all are equal
     np.testing.assert_allclose(
         layer.kernel[...], np.moveaxis(weight, (0, 1), (3, 2)) * (1 - np.exp(-0.2)) * 5, rtol=1e-6
     )
@@ -258,7 +264,7 @@ def test_what_cannot_be_read_is_named(graph, match):
 
 @pytest.mark.parametrize("first", ["n0", "n1", "in"])
 def test_a_field_that_is_missing_is_named_with_its_node(first):
-    """Each one on its own, of a convolution, of its neurons and of the input."""
+    """Each field of a convolution, of its neurons and of the input."""
     whole = chain(conv(), cuba((M, 2, 2)), first=(2, 4, 4))
     optional = {"bias", "input_shape", "metadata", "input_type", "v_reset", "w_in"} | (
         {"output_type"} if first != "in" else set()
@@ -278,7 +284,7 @@ def test_euler_s_step_must_be_shorter_than_its_time_constants():
         from_nir(chain(nir.Linear(W), cuba()), dt=20e-3, scheme="euler")
     network = from_nir(
         chain(nir.Linear(W), cuba(tau_syn=DT)), dt=DT, scheme="euler"
-    )  # a current that lasts one step
+    )  # a current that lasts for one step
     assert np.exp(-DT / network.layers[0].neuron.tau_syn) == 0
 
 
@@ -368,7 +374,7 @@ def test_neurons_in_a_circle():
 
 
 def test_metadata_counts_only_where_it_agrees():
-    """An edited node is what it says, and nothing in the metadata is trusted."""
+    """The values of an edited node count; its metadata are not trusted."""
     network = Sequential(SpikingDense(N, M, init=weights, trainable=("tau_mem",), rngs=nnx.Rngs(0)))
     graph = to_nir(network)
     graph.nodes["layer0"].tau_mem = graph.nodes["layer0"].tau_mem * 2
@@ -437,5 +443,5 @@ def test_any_broken_graph_is_a_value_error(data):
             graph.edges.pop(data.draw(st.integers(0, len(graph.edges) - 1)))
         elif what == "node":
             graph.nodes[name] = copy.deepcopy(data.draw(st.sampled_from(others)))
-    with contextlib.suppress(ValueError, TypeError):  # and nothing else
+    with contextlib.suppress(ValueError, TypeError):  # and no other error
         assert isinstance(from_nir(graph), Sequential)

@@ -1,4 +1,7 @@
-"""A network that goes out as NIR and comes back is the same network: parameters bit for bit, and the same spikes."""
+"""A network that is written as NIR and read back is the same network.
+
+It has the same parameters, bit for bit, and the same spikes.
+"""
 
 import io
 import itertools
@@ -33,13 +36,13 @@ SCHEMES = ("exponential", "euler")
 
 
 def INIT(key, shape, dtype=jnp.float32):
-    """Weights of every connection, by numpy: nothing to compile for every new shape."""
+    """Weights of every connection, by numpy: no compilation for every new shape."""
     rng = np.random.default_rng(shape)
     return jnp.asarray(rng.normal(0.8, 5.0, shape) / np.sqrt(np.prod(shape[:-1])), dtype)
 
 
 def through_bytes(graph):
-    """The graph as it comes out of a file."""
+    """The graph after writing and reading a file."""
     import nir
 
     buffer = io.BytesIO()
@@ -140,7 +143,7 @@ def test_skip_connections_past_convolutions():
     )
     back = assert_round_trip(
         network, events(240), names=False
-    )  # what stands before the readout, and does nothing, is left out
+    )  # a node before the readout that has no effect is left out
     assert back.skip
 
 
@@ -294,7 +297,10 @@ def test_a_second_round_trip_changes_nothing():
 
 
 def test_another_time_step():
-    """Time constants are those of continuous time, and an event moves a current by its weight whatever the step."""
+    """Time constants are those of continuous time.
+
+    For any step, an event moves a current by its weight.
+    """
     network = Sequential(SpikingDense(20, 24, init=INIT, recurrent=True, rngs=nnx.Rngs(0)))
     for scheme in SCHEMES:
         back = from_nir(to_nir(network, scheme=scheme), dt=0.5e-3)
@@ -302,7 +308,7 @@ def test_another_time_step():
         np.testing.assert_array_equal(back.layers[0].kernel[...], network.layers[0].kernel[...])
 
 
-# Euler's decay is 0 in float64 where tau_syn is far below dt
+# Euler's decay is 0 in float64 if tau_syn is far below dt
 @example([1], False, False, "euler", 0.5, 1e-4, 7.8125e-3)
 @settings(max_examples=20)
 @given(

@@ -1,4 +1,4 @@
-"""Parameters in .npz and .safetensors files: the same bits back, and every mismatch by name."""
+"""Parameters in .npz and .safetensors files: the same bits, and an error that names a mismatch."""
 
 import importlib
 import io
@@ -199,7 +199,7 @@ def head(shape, dtype="<f4"):
 
 
 def test_an_archive_is_not_believed(tmp_path):
-    """Arrays that claim much, Python objects, and a name that is there twice are refused before anything is allocated or loaded."""
+    """Wrong sizes, Python objects and a repeated name are refused before anything is loaded."""
     path = tmp_path / "a.npz"
     save_parameters(path, make())
     with np.load(path) as archive:

@@ -1,4 +1,7 @@
-"""Events to and from tonic's structured arrays, against plain loops. tonic itself is not needed."""
+"""Events from and to tonic's structured arrays, compared with plain loops.
+
+tonic itself is not needed.
+"""
 
 import warnings
 
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from snnjax.datasets import EventDataset
 from snnjax.exchange import from_tonic, to_tonic
 
-# the fields of tonic's data sets, in their orders and types
+# the fields of tonic's data sets, with their orders and types
 DVS = np.dtype([("x", np.int16), ("y", np.int16), ("p", bool), ("t", np.int64)])
 NMNIST = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])
 SHD = np.dtype([("t", int), ("x", int), ("p", int)])
@@ -63,7 +66,7 @@ def test_there_and_back(drawn, dtype):
 
 
 def test_a_raster_is_the_sensor_s_frame():
-    """The count of the events of each pixel and polarity, by tonic's axes (polarity, height, width)."""
+    """The number of events per pixel and polarity, on tonic's axes (polarity, height, width)."""
     rng = np.random.default_rng(0)
     events = np.zeros(500, DVS)
     for name, n in (("x", 5), ("y", 4), ("p", 2), ("t", 10_000)):
@@ -93,7 +96,7 @@ def test_a_long_recording_is_binned_as_whole_numbers_are():
 
 
 def shifted(begins, n=100):
-    """Recordings of an event every ms, each of which begins at a time of its own, us."""
+    """Recordings with one event per ms; each begins at a different time, us."""
     pairs = []
     for begin in begins:
         events = np.zeros(n, SHD)
@@ -133,9 +136,7 @@ def test_recordings_on_a_clock_that_ran_before_are_counted_from_their_first_even
         assert counts(
             from_tonic([*shifted([10]), (np.zeros(0, SHD), 0)], origin="first", **options)
         ) == [100, 0]
-    whole = from_tonic(
-        shifted(begins), sensor_size=(1, 1, 1)
-    )  # without a window there is nothing to lose
+    whole = from_tonic(shifted(begins), sensor_size=(1, 1, 1))  # without a window, no event is lost
     assert [events["t"][0] for events, _ in to_tonic(whole)] == begins
     assert from_tonic(
         shifted(begins), sensor_size=(1, 1, 1), origin="first"
@@ -196,7 +197,7 @@ def test_a_data_set_of_tonic_s_form_brings_its_sensor():
     pairs = [(events, np.array(label)) for events, label in to_tonic(data, sensor_size=(3, 2, 2))]
     again = from_tonic(
         pairs, sensor_size=np.array([3, 2, 2]), duration=0.1
-    )  # as loaders of arrays have them
+    )  # the types that loaders of arrays return
     assert again.labels.tolist() == data.labels.tolist()
     assert again.units.tolist() == data.units.tolist()
 

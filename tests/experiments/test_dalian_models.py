@@ -49,7 +49,7 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
         if marked
     ]
     assert len(smallest) == 3
-    assert min(smallest) == 0  # the projection was at work
+    assert min(smallest) == 0  # the projection had an effect
     assert run.fit.history[-1]["train_loss"] < 0.7 * run.fit.history[0]["train_loss"]
     assert all(row["rate_1"] > 0 for row in run.fit.history)
 

@@ -21,7 +21,7 @@ SMALL = {
 
 @pytest.fixture
 def folder(tmp_path, rng):
-    """Two classes, in the layout of the prepared arrays: hands in the left or in the right half, for 0.3 s."""
+    """Two classes in the layout of the prepared arrays: hands on the left or right, 0.3 s."""
     for split, users in (("Train", range(1, 8)), ("Test", range(24, 27))):
         for user in users:
             where = tmp_path / f"ibmGesture{split}" / f"user{user:02d}_led"
@@ -44,7 +44,7 @@ def test_sets_are_split_by_user(folder):
     assert sorted(set(train.recordings.users)) == [1, 2, 4, 5, 6, 7]
     assert set(valid.groups) == {3}
     assert set(test.groups) == {24, 25, 26}
-    assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # rather than 8 of 12
+    assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # and not 8 of 12
     assert (valid.num_units, valid.duration) == (128, 0.1)
     held, _, _ = DVSGestureConfig(data=folder, stream=False, **SMALL).datasets()
     whole = DVSGesture(folder, "train", downsample=16)
@@ -59,7 +59,7 @@ def test_network_sees_the_sensor(folder):
     prepared = prepare(DVSGestureConfig(data=folder, init="data_driven_balanced", **SMALL))
     x, _ = prepared.sample.batch(np.arange(4))
     readout, activity = jax.jit(lambda n, x: n(x))(prepared.network, x)
-    # 3 x 3 with padding 2: two more positions a layer
+    # 3 x 3 with padding 2: two more positions per layer
     assert [z.shape[2:] for z in activity.spikes] == [(10, 10, 16), (12, 12, 16)]
     assert readout.shape == (50, 4, 11)
     np.testing.assert_allclose(
@@ -76,7 +76,7 @@ def test_training_learns_the_side(folder, tmp_path, stream):
     finished = run(config, folder=RunFolder(tmp_path / "run"))
     assert (
         finished.summary["test_accuracy"] >= 5 / 6
-    )  # six gestures of people it has not seen; chance 1/11
+    )  # six gestures of people who are not in the training data; chance 1/11
     again = load_run(tmp_path / "run")
     x, _ = again.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)

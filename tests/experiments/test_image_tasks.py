@@ -97,7 +97,10 @@ def test_wrong_settings(options, match):
 
 
 def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it_is_measured(sets):
-    """At 1 Hz no weights of the first layer give mu_u = 0.5 with sigma_u = 0.5; at the rate of these images there are some."""
+    """At 1 Hz, no weights of the first layer give mu_u = 0.5 with sigma_u = 0.5.
+
+    At the rate of these images, such weights exist.
+    """
     prepared = prepare(
         DigitsConfig(start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets
     )

@@ -14,7 +14,7 @@ from snnjax.experiments.build import build_network
 
 @pytest.fixture
 def folder(tmp_path, rng):
-    """Zeros in the upper half of the picture, ones in the lower: 200 events each, over 0.1 s."""
+    """Zeros in the upper half of the image, ones in the lower half: 200 events each, over 0.1 s."""
     for name, per_digit, first in (("Train", 20, 1), ("Test", 6, 60_001)):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             for k in range(2 * per_digit):
@@ -69,7 +69,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
 
 @pytest.mark.more
 def test_training_learns_real_recordings(tmp_path):
-    """A part of the archives, so that it takes seconds: zeros and ones, which lie far apart."""
+    """A part of the archives, to limit the time: zeros and ones, which are easy to distinguish."""
     source, part = data_path("nmnist"), tmp_path / "part"
     part.mkdir()
     for name, n in (("Train", 32), ("Test", 10)):

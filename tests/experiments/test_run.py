@@ -128,7 +128,7 @@ def test_learning_rate_reaches_the_optimizer(name):
     optimizer = build_optimizer(dataclasses.replace(SMALL, optimizer=name, learning_rate=1e-3))
     w = np.ones(2, np.float32)
     updates, _ = optimizer.update(np.array([1e-3, -1e-3], np.float32), optimizer.init(w))
-    # at the first step SMORMS3's effective step is lr |g| / sqrt(g2) = lr sqrt(2)
+    # at the first step, SMORMS3's effective step is lr |g| / sqrt(g2) = lr sqrt(2)
     expected = {"sgd": 1e-6, "adam": 1e-3, "smorms3": np.sqrt(2) * 1e-3, "muon": 1e-3}[name]
     np.testing.assert_allclose(updates, [-expected, expected], rtol=1e-3)
 
@@ -149,7 +149,7 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
     }
     config = json.loads((folder.path / "config.json").read_text())
     assert config["config"] == "RandmanConfig"
-    np.testing.assert_allclose(config["nu"], 5.0)  # one spike a unit in 0.2 s, measured
+    np.testing.assert_allclose(config["nu"], 5.0)  # one spike per unit in 0.2 s, measured
     assert config["epochs"] == 3
     with (folder.path / "metrics.csv").open() as f:
         rows = list(csv.DictReader(f))

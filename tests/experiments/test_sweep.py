@@ -68,7 +68,7 @@ def test_results_have_a_row_a_member(whole):
         r["initial_rate_1"] for r in whole.rows[2:]
     )
     assert not (whole.folder / "wave").exists()
-    # smaller weights: a smaller membrane; every member's gradient was seen
+    # smaller weights: a smaller membrane; the gradient of every member was measured
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(
         r["initial_sigma_u_1"] for r in whole.rows[2:]
     )
@@ -105,7 +105,7 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
         assert file.exists() is drawn
 
 
-# in the first wave; in the second, before its first epoch; after its last one
+# in the first wave; in the second wave before its first epoch, and after its last epoch
 @pytest.mark.parametrize("calls", [2, 5, 8])
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
@@ -133,7 +133,7 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
         CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS
     )
     assert trained == [{"sigma_u": [0.5], "seed": [2]}]
-    # what was asked for before is still there
+    # earlier members are still there
     assert more.rows[:4] == whole.rows
     assert [(r["sigma_u"], r["seed"]) for r in more.rows[4:]] == [(0.5, 2)]
     with (whole.folder / "results.csv").open() as f:
@@ -154,7 +154,7 @@ def test_one_process_at_a_time(tmp_path):
 
 @pytest.mark.slow
 def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
-    """Its checkpoint holds the members alone, not those that fill up the devices."""
+    """Its checkpoint has only the members, not the padding for the devices."""
     members, options = MEMBERS[:3], {"wave": 3, "placement": "map"}
     with pytest.raises(KeyboardInterrupt):
         run_sweep(CONFIG, members, tmp_path / "cut", on_epoch=[stop_after(3)], **options)
@@ -277,7 +277,7 @@ def test_a_sweep_begun_before_a_setting_existed_goes_on(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same():
-    """SIGKILL, five times here; `python -m benchmarks.kill_sweep` does twenty."""
+    """SIGKILL, five times; `python -m benchmarks.kill_sweep` does it twenty times."""
     assert kill_sweep.main(kill_sweep.Options(kills=5, seed=1)) == 0
 
 

@@ -33,7 +33,7 @@ class Case(NamedTuple):
     spatial: tuple[int, ...]
     kernel_size: tuple[int, ...]
     options: dict
-    pads: tuple[tuple[int, int], ...]  # zeros at either end of each axis, by hand
+    pads: tuple[tuple[int, int], ...]  # zeros at either end of each axis, computed by hand
     out: tuple[int, ...]
 
 
@@ -42,7 +42,7 @@ CASES = {
     "1d-stride": Case((11,), (5,), {"stride": 3, "padding": 2}, ((2, 2),), (4,)),
     "1d-same-stride": Case(
         (9,), (4,), {"stride": 2, "padding": "same"}, ((1, 2),), (5,)
-    ),  # 3 zeros in all, the odd one at the end
+    ),  # 3 zeros in total, the odd one at the end
     "1d-recurrent": Case((9,), (3,), {"recurrent_kernel_size": 5}, ((0, 0),), (7,)),
     "2d": Case((5, 6), (3, 2), {}, ((0, 0), (0, 0)), (3, 5)),
     "2d-same": Case((5, 4), (3, 3), {"padding": "same"}, ((1, 1), (1, 1)), (5, 4)),
@@ -84,7 +84,7 @@ def inputs(case, rng, dtype=np.float64):
 
 
 def convolve_loop(x, kernel, stride, pads):
-    """Position by position, (batch, *spatial, in) -> (batch, *positions, out)."""
+    """Position by position: (batch, *spatial, in) -> (batch, *positions, out)."""
     x = np.pad(x, [(0, 0), *pads, (0, 0)])
     sizes = kernel.shape[:-2]
     positions = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], sizes, stride, strict=True)]
@@ -193,7 +193,10 @@ def test_project_and_recur_take_any_number_of_outputs(case, rng, x64):
     ("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 1e-4)], ids=["float64", "float32"]
 )
 def test_conv1d_equals_the_reference(dtype, rtol):
-    """Number for number against the reference implementation, whose arrays are batch-major, weights (out, in, size) and features channel-major."""
+    """Compared with the numbers of the reference implementation.
+
+    Its arrays are batch-major, its weights (out, in, size) and its features channel-major.
+    """
     reference = np.load(data_path("reference/reference_traces.npz"))
 
     def kernel(w):
@@ -262,7 +265,7 @@ def test_conv1d_equals_the_reference(dtype, rtol):
 
 @recurrent_cases
 def test_gradients_equal_autodiff(case, rng, x64):
-    """The hand-written backward pass against autodiff of the steps, for both kernels and the input."""
+    """The hand-written backward pass compared with autodiff of the steps, for kernels and input."""
     layer, x = make(case), inputs(case, rng)
     target = rng.normal(size=(T, B, *case.out, OUT))
 
@@ -310,7 +313,7 @@ def test_trainable_time_constants_are_one_a_feature_map(case, rng, x64):
     gradient = nnx.jit(nnx.grad(lambda layer: layer(x, membrane=True).membrane.sum()))(layer)
 
     def loss(log_tau_mem, log_tau_syn):
-        # every neuron with time constants of its own: the gradient of the map's is their sum over positions
+        # one time constant per neuron: the gradient for a feature map is their sum over positions
         neuron = LIF(tau_mem=jnp.exp(log_tau_mem), tau_syn=jnp.exp(log_tau_syn))
         weights = layer.recurrent_kernel[...]
         return simulate(
@@ -365,7 +368,7 @@ def test_connections_have_the_fan_in_of_one_position():
 @pytest.mark.parametrize(("spatial", "kernel_size"), [((40,), (7,)), ((8, 8), (3, 3))])
 @pytest.mark.parametrize(("recurrent", "share"), [(None, 1.0), (3, 0.9)])
 def test_simulated_layer_hits_sigma_u(spatial, kernel_size, recurrent, share, rng):
-    # an unreachable threshold keeps the layer silent: what is left is the feed-forward part of the variance
+    # an unreachable threshold keeps the layer silent: only the feed-forward variance remains
     channels, maps = 8, 64
     layer = SpikingConv(
         channels, maps, kernel_size=kernel_size, recurrent_kernel_size=recurrent, init=FluctuationDriven(nu=15.8, sigma_u=0.8),
@@ -407,7 +410,7 @@ def test_a_seed_changes_numbers_only():
 
 
 class Variants(chex.TestCase):
-    """Under jit, without it and on the device: the same spikes and shapes."""
+    """With jit, without it, and on the device: the same spikes and shapes."""
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     def test_forward_and_gradient(self):
@@ -440,7 +443,7 @@ def test_eager_calls_compile_once(caplog):
 
     compilations(first, x)
     assert compilations(first, x) == compilations(second, x) == []
-    assert compilations(first, longer) != []  # such a record is what is looked for
+    assert compilations(first, longer) != []  # the search depends on such records
 
 
 # --- dtypes
@@ -466,7 +469,7 @@ def test_weights_have_the_dtype_and_neurons_at_least_float32(case, dtype):
 
 @recurrent_cases
 def test_half_precision_weights_give_the_numbers_of_float32(case, rng):
-    """Only the weights are rounded: products are summed in float32, and so are their gradients."""
+    """Only the weights are rounded: products and their gradients are summed in float32."""
     x = inputs(case, rng, np.float32)
     half, full = (make(case, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32))
     for name in ("kernel", "recurrent_kernel"):
@@ -634,7 +637,7 @@ def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
 
 @pytest.mark.parametrize(
     "n", [12, 13]
-)  # in blocks of 4; in blocks of 5 and what is left, as 13 has no divisor near
+)  # in blocks of 4; in blocks of 5 and a rest, because 13 has no suitable divisor
 def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
     x, kernel = rng.normal(size=(n, 6, 2)), rng.normal(size=(3, 2, 4))
     whole = jax.value_and_grad(lambda x, kernel: jnp.sin(convolve(x, kernel)).sum(), argnums=(0, 1))
@@ -653,7 +656,7 @@ def test_blocks_of_windows_are_the_whole(n, rng, x64, monkeypatch):
     ],
 )
 def test_accelerators_convolve_and_a_cpu_multiplies(platform, feed_forward, recurrent):
-    """So does CUDA in single steps."""
+    """For single steps, CUDA also multiplies."""
     for size, expected in ((None, feed_forward), (3, recurrent)):
         layer = SpikingConv1d(
             2, 4, kernel_size=5, recurrent_kernel_size=size, init=INIT, rngs=nnx.Rngs(0)

@@ -91,7 +91,10 @@ def loop(
     dt=2e-3,
     reset="multiplicative",
 ):
-    """The equations of the module, step by step: `forward` (T, B, ...) is x @ W, `own` (z_E, z_I) -> what they bring to exc and inh."""
+    """The equations of the module, step by step.
+
+    `forward` (T, B, ...) is x @ W; `own` maps (z_E, z_I) to their input to exc and inh.
+    """
     lm, le, li = (np.exp(-dt / np.asarray(tau)) for tau in (tau_mem, tau_exc, tau_inh))
     u, exc, inh = (np.zeros(shape) for _ in range(3))
     zs, us = [], []
@@ -241,7 +244,7 @@ def test_gradients_are_finite_differences(name, rng, x64):
 
     def loss(*leaves):
         readout, activity = nnx.merge(graphdef, treedef.unflatten(leaves), rest)(x)
-        # the inhibitory neurons count for themselves too, as for a regularizer
+        # inhibitory neurons count too, as for a regularizer
         return CrossEntropy()(readout, jnp.array([0, 2])).mean() + sum(
             z.sum(axis=0).var() for z in activity.spikes
         )
@@ -253,7 +256,7 @@ def test_surrogate_gradient_reaches_every_neuron(x, x64):
     layer = make()
     gradient = nnx.jit(nnx.grad(lambda layer: layer.emit(layer(x).output).sum()))(layer)
     for name in ("kernel", "inhibitory_kernel", "recurrent_kernel"):
-        # the weights onto every neuron, inhibitory ones too, which the layer above never sees
+        # weights to all neurons, also to inhibitory ones, whose spikes do not reach the layer above
         assert (np.abs(np.asarray(gradient[name][...])).sum(axis=0) > 0).all()
 
 
@@ -362,7 +365,10 @@ def test_vmap_over_seeds_equals_a_loop(x, x64):
 @pytest.mark.more
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd"])
 def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
-    """1,000 updates of a small recurrent network at a large learning rate; the readout's weights go where they want."""
+    """1,000 updates of a small recurrent network at a large learning rate.
+
+    The weights of the readout may have any sign.
+    """
     optimizer = optax.chain(
         {"smorms3": smorms3, "adam": optax.adam, "sgd": optax.sgd}[name](3e-2), keep_nonnegative()
     )
@@ -391,7 +397,7 @@ def test_training_keeps_every_dalian_weight_at_or_above_0(name, rng):
     assert marks.count(True) == 6
     for smallest, marked in zip(jax.tree.leaves(low), marks, strict=True):
         assert (float(smallest) >= 0) is marked
-    # and the projection was at work
+    # and the projection had an effect
     assert (
         sum(
             float((w == 0).mean())

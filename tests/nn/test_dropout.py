@@ -30,12 +30,12 @@ def x(rng):
 def test_share_mean_and_one_mask_a_trial():
     x = jnp.ones((5, 400, 50))
     y = Dropout(0.3)(x, key=jax.random.key(0)).output
-    # 20,000 masks: the share's standard deviation is 0.0032
+    # 20,000 masks: the standard deviation of the fraction is 0.0032
     assert abs(float((y[0] == 0).mean()) - 0.3) < 0.015
     assert abs(float(y[0].mean()) - 1) < 0.02
     np.testing.assert_allclose(y[y > 0], 1 / 0.7, rtol=1e-6)
     assert (y == y[:1]).all()
-    shares = (y[0] == 0).mean(axis=0)  # trials draw on their own
+    shares = (y[0] == 0).mean(axis=0)  # trials draw independently
     assert float(shares.min()) > 0.1
     assert float(shares.max()) < 0.5
 
@@ -60,7 +60,7 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
         state, (out, _) = step(state, x_t, key=key)
         streamed.append(out)
     assert_close(np.stack(streamed), readout, 1e-6)
-    # by hand: the layers one after the other, each with its own mask
+    # written out: the layers one after another, each with its own mask
     masked = network.layers[0](x, key=jax.random.fold_in(key, 0)).output
     assert_close(activity.spikes[0], network.layers[1](masked).output, 0)
 
@@ -137,7 +137,7 @@ def test_skip_connections_carry_what_dropout_leaves(x):
         [left, layers[3](second, key=jax.random.fold_in(key, 3)).output], axis=-1
     )
     assert_close(readout, network.layers[-1](both).output, 1e-6)
-    assert_close(activity.spikes[0], first, 0)  # what the layer did
+    assert_close(activity.spikes[0], first, 0)  # the spikes before dropout
     assert_close(activity.spikes[1], second, 0)
     state, streamed, step = network.initial_state(B), [], jax.jit(network.step)
     for x_t in np.asarray(x):

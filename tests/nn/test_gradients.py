@@ -37,7 +37,10 @@ def loss_and_gradients(net, x):
 
 
 def loop(x, hidden, out):
-    """Loss and gradients by Python loops over layers and steps, forward and backward; `hidden` holds (W, V) of each layer."""
+    """Loss and gradients by Python loops over layers and steps, forward and backward.
+
+    `hidden` has (W, V) of each layer.
+    """
     inputs, drives = [x], []
     for w, v in hidden:
         drives.append(inputs[-1] @ w)

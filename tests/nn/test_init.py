@@ -88,7 +88,7 @@ def test_density_counts_the_kept_weights_only():
 
 @pytest.mark.parametrize(("recurrent", "share"), [(False, 1.0), (True, 0.9)])
 def test_simulated_layer_hits_sigma_u(recurrent, share, rng):
-    # an unreachable threshold keeps the layer silent: what is left is the feed-forward part of the variance
+    # an unreachable threshold keeps the layer silent: only the feed-forward variance remains
     layer = SpikingDense(
         200,
         200,
@@ -229,7 +229,7 @@ def test_another_number_of_rates_is_an_error(make, name):
         make()
 
 
-# --- what a layer takes as init
+# --- values of init
 
 
 def test_a_plain_function_is_an_initializer_whatever_its_arguments_are_called():
@@ -296,7 +296,7 @@ def test_weights_of_another_shape_than_asked_for_are_an_error(shape, turned):
 
 
 def test_layers_draw_16_bit_weights_in_float32():
-    """Also by initializers of others, which draw in the type that they are asked for."""
+    """Also with initializers of other libraries, which draw in the requested type."""
     make = lambda dtype: SpikingDense(
         50, 60, init=jax.nn.initializers.normal(1.0), dtype=dtype, rngs=nnx.Rngs(0)
     ).kernel[...]

@@ -158,7 +158,7 @@ def test_weights_have_the_dtype_and_neurons_at_least_float32(dtype):
 )
 def test_trainable_time_constants_get_the_gradient_of_autodiff(neuron, names, x, x64):
     layer = make(neuron, trainable=names)
-    for name in names:  # one value a neuron, at first that of the neuron it was made of
+    for name in names:  # one value per neuron, at first that of the given neuron
         np.testing.assert_allclose(
             getattr(layer.neuron, name), np.broadcast_to(getattr(neuron, name), OUT), rtol=1e-12
         )
@@ -280,7 +280,10 @@ def test_other_errors():
 
 
 def test_half_precision_weights_keep_the_neurons_in_float32(rng):
-    """Sequence and steps agree to the spike, and a slow readout is as right as its weights."""
+    """Sequence and single steps have the same spikes.
+
+    A slow readout is as accurate as its weights.
+    """
     x = jnp.asarray(rng.poisson(0.1, (200, 4, IN)), jnp.float32)
     layer = make(dtype=jnp.bfloat16)
     outputs, _ = stream(layer, x)
@@ -305,7 +308,7 @@ def test_step_checks_the_shape(batch, shape):
 @pytest.mark.parametrize("name", ["tau_mem", "theta", "tau_syn"])
 @pytest.mark.parametrize("shape", [(OUT + 1,), (1,), (OUT, 1), (1, OUT), (B, OUT)])
 def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
-    """Not one per trial, and not found out in the loop over time."""
+    """One per trial is refused, and before the loop over time."""
     message = rf"{name} of the neuron must be one number, or one for each of the layer's {OUT} units, got shape \({shape[0]},"
     for value in (np.ones(shape), jnp.ones(shape)):
         with pytest.raises(ValueError, match=message):

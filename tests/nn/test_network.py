@@ -61,9 +61,9 @@ def test_shapes_and_activity(x, x64):
         == [(T, B, n) for n in SIZES]
     )
     assert all(0.01 < float(z.mean()) < 0.5 for z in activity.spikes)
-    # a LIF spikes where its membrane is above threshold, and only there
+    # a LIF spikes if and only if its membrane is above threshold
     np.testing.assert_array_equal(activity.spikes[0], activity.membranes[0] > 1)
-    # the network is its layers one after another
+    # the network equals its layers one after another
     by_hand = x
     for layer in network.layers:
         by_hand = layer(by_hand).output
@@ -122,7 +122,7 @@ def test_vmap_over_seeds_equals_a_loop(x, x64):
     parts = [nnx.split(make(nnx.Rngs(seed))) for seed in range(3)]
     assert all(
         graphdef == parts[0][0] for graphdef, _ in parts
-    )  # a seed changes numbers only: one program for all
+    )  # a seed changes only numbers: one program for all
 
     def run(state):
         return nnx.value_and_grad(lambda network: jnp.sum(network(x)[0] ** 2))(
@@ -190,7 +190,7 @@ def test_states_of_another_network_or_batch_are_errors(x):
 
 @pytest.mark.more
 def test_nnx_tabulate_shows_every_kind_of_layer_and_leaves_the_classes_usable():
-    """One row per layer, no rows of the methods that layers use, and the number of parameters."""
+    """One row per layer with the number of parameters, and no rows for internal methods."""
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=50.0)
     network = Sequential(
         Reshape(20, 1),
@@ -253,7 +253,10 @@ def image(rng):
 
 
 def make_conv(rngs=None, dtype=jnp.float64):
-    """Two convolutions, one recurrent, a pooling between them, and a dense end: features (20, 2), (18, 6), (9, 6), (5, 8), (40,), (12,), (4,)."""
+    """Two convolutions, one of them recurrent, a pooling between them, and dense layers.
+
+    The features are (20, 2), (18, 6), (9, 6), (5, 8), (40,), (12,), (4,).
+    """
     rngs = nnx.Rngs(0) if rngs is None else rngs
     options = {"init": FluctuationDriven(nu=50.0, sigma_u=1.5), "dtype": dtype, "rngs": rngs}
     return Sequential(
@@ -341,7 +344,7 @@ def test_initial_state_needs_the_features_where_they_are_not_known():
         make_conv(dtype=jnp.float32).initial_state(B)
     rngs = nnx.Rngs(0)
     conv = SpikingConv1d(1, 4, kernel_size=3, init=FluctuationDriven(nu=5.0), rngs=rngs)
-    # a shape that is written down, and dense layers, say it themselves
+    # an explicit shape, and dense layers, determine it
     known = Sequential(Reshape(20, 1), conv, Flatten(), Readout(72, CLASSES, rngs=rngs))
     assert [jax.tree.map(jnp.shape, s) for s in known.initial_state(B)[1]] == [(B, 18, 4)] * 2
     flat = Sequential(Flatten(), Readout(20, CLASSES, rngs=rngs))

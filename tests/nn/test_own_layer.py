@@ -1,4 +1,4 @@
-"""Layers of a user's own: one that is a linear map of its own, and one derived from `Layer` alone."""
+"""User-defined layers: one with its own linear map, and one derived directly from `Layer`."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ N, T, B, DT = 60, 200, 12, 2e-3
 
 @dataclasses.dataclass(frozen=True)
 class Ring(LinearMap):
-    """Each neuron sees the inputs at a distance of at most `reach` on a ring."""
+    """Each neuron receives the inputs at a distance of at most `reach` on a ring."""
 
     reach: int = 3
 
@@ -42,7 +42,7 @@ class Ring(LinearMap):
 
 
 class RingLayer(Spiking):
-    """Recurrent neurons on a ring, of which the layer above gets every second one."""
+    """Recurrent neurons on a ring; the layer above gets every second one."""
 
     def __init__(self, n, *, reach, rngs, neuron=None):
         init = FluctuationDriven(nu=50.0)
@@ -81,7 +81,7 @@ def test_is_calibrated_in_both_directions_probed_and_trained(x):
     calibrated, reports = calibrate(given, x, LABELS, key=jax.random.key(0))
     layer, second, _ = calibrated.layers
     z = layer(x).output
-    # by hand: masked products, and what every second neuron sends on, twice as large
+    # written out: masked products, and the output of every second neuron, twice as large
     near, own = layer.map.near(), layer.recurrent_map.near()
     drive = x @ (near * layer.kernel[...]) + z @ (own * layer.recurrent_kernel[...])
     u = free_membrane(LIF(), drive)
@@ -154,11 +154,15 @@ def test_is_written_by_a_writer_of_its_own(x):
     assert_close(back(x).readout, given(x).readout, 1e-6)
 
 
-# --- a layer derived from `Layer` alone
+# --- a layer derived directly from `Layer`
 
 
 class Depressing(Layer):
-    """Synapses that tire: r recovers with `tau` and loses the share `use` with each spike, of which r is passed on."""
+    """Synapses with depression.
+
+    r recovers with `tau`, and loses the fraction `use` with each spike. Each spike is passed on
+    with the size r.
+    """
 
     def __init__(self, tau, use, *, dt=DT):
         self.keep, self.use, self.step_size = float(np.exp(-dt / tau)), use, dt
@@ -190,7 +194,7 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
     for x_t in x:
         state, (out, _) = step(state, x_t)
     assert_close(out, readout[-1], 1e-4)
-    # calibration of the layer above is for what it really gets
+    # the layer above is calibrated for its real input
     calibrated, (report,) = calibrate(net, x, key=jax.random.key(0), gradient=None)
     u = free_membrane(
         LIF(), jnp.asarray(np.stack(passed), jnp.float32) @ calibrated.layers[1].kernel[...]
@@ -207,7 +211,7 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
 
 
 class Thresholds(Layer):
-    """Spikes where the input is above a threshold."""
+    """Spikes if the input is above a threshold."""
 
     spiking = True
 

@@ -64,7 +64,7 @@ def test_the_layer_above_is_calibrated_on_what_it_gets_and_all_of_it_is_trained(
     first, linear, norm, second, _ = calibrated.layers
     u = free_membrane(LIF(), norm(linear(first(x).output).output).output @ second.kernel[...])
     np.testing.assert_allclose(reports[1].sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
-    # the norm multiplies the gradient by more than any steepness can make up for, and the report says so
+    # the norm multiplies the gradient by more than any steepness can compensate; the report says so
     assert not reports[1].gradient.reached
     assert "layer 3 has the backward gain" in str(reports)
     labels = jnp.arange(B) % 3

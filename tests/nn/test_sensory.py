@@ -40,7 +40,10 @@ def test_equals_a_loop(rng, x64):
 
 
 def test_rate_of_a_constant_current(x64):
-    """Charging from 0 to theta takes tau_mem ln(i / (i - theta)); the spike is seen a step after, and the membrane rests for that step."""
+    """Charging from 0 to theta takes tau_mem ln(i / (i - theta)).
+
+    The spike is one step later, and the membrane stays at rest for that step.
+    """
     dt, i = 1e-4, np.array([1.2, 2.0, 4.0])
     x = np.broadcast_to(i - 1, (20000, 1, 3))
     counts = Sensory(3, neuron=LIF(dt=dt))(x).output[10000:].sum(axis=0)[0]
@@ -70,7 +73,7 @@ def test_stands_before_hidden_layers(rng):
     grads = nnx.grad(lambda n: jnp.sum(n(x)[0] ** 2))(network)
     for name in ("gain", "bias"):
         assert float(jnp.abs(grads["layers"][1][name][...]).sum()) > 0
-    # streamed steps
+    # step by step
     state, streamed = network.initial_state(B, features=(8, 8, 1)), []
     for t in range(T):
         state, (out, _) = network.step(state, x[t])
@@ -117,7 +120,7 @@ def test_wrong_channels():
 
 @pytest.mark.more
 def test_float64_pixels_and_rematerialization(rng, x64):
-    """Neurons have the dtype of gain and bias, whatever that of the pixels."""
+    """Neurons have the dtype of gain and bias, for any dtype of the pixels."""
     make = lambda c: models.csnn2d(
         (4, 4, 1), 3, blocks=((2,),), sensory=True, remat_steps=c, init=INIT, rngs=nnx.Rngs(0)
     )

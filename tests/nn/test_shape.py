@@ -23,7 +23,7 @@ def pool_loop(x, window, stride, reduce):
 @pytest.mark.parametrize(
     ("spatial", "window", "stride", "sizes"),
     [
-        ((7,), 2, None, ((2,), (2,))),  # the last position is left over
+        ((7,), 2, None, ((2,), (2,))),  # the last position is left out
         ((7,), (3,), 2, ((3,), (2,))),
         ((6, 5), 2, None, ((2, 2), (2, 2))),
         ((6, 5), (3, 1), None, ((3, 1), (3, 1))),
@@ -42,7 +42,8 @@ def test_pool_equals_a_loop(kind, reduce, spatial, window, stride, sizes, rng, x
 
 
 def test_pool_gradients(x64):
-    # of the two spikes in the first window the first gets it, in the silent second window the first position
+    # in the first window, the first of two spikes gets it; in the silent second window, the first
+    # position
     x = jnp.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 6, 1)
     gradient = jax.grad(lambda x: (Pool(3)(x).output.ravel() * jnp.array([2.0, 5.0])).sum())(x)
     assert gradient.ravel().tolist() == [0, 2, 0, 5, 0, 0]
@@ -64,7 +65,7 @@ def test_pool_dtypes(dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_the_mean_of_a_large_window_is_summed_in_float32(dtype):
-    """16 bits count to 256 (bfloat16) or 2048 (float16), one by one."""
+    """With increments of 1, 16 bits count to 256 (bfloat16) or 2048 (float16)."""
     assert (
         float(Pool(60, kind="average")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 1
     )
@@ -117,7 +118,7 @@ def test_sequence_equals_streamed_steps(layer, rng):
     np.testing.assert_array_equal(sim.output, np.stack(outputs))
     assert state == sim.state == ()
     assert not layer.spiking
-    # no arrays: whatever differs is structure
+    # no arrays: all differences are differences of structure
     graphdef, arrays = nnx.split(layer)
     assert jax.tree.leaves(arrays) == []
     np.testing.assert_array_equal(nnx.merge(graphdef, arrays)(x).output, sim.output)

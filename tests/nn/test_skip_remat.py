@@ -1,4 +1,4 @@
-"""`Sequential(skip=..., remat_steps=...)`: connections past the layers between, and traces computed twice instead of kept."""
+"""`Sequential(skip=..., remat_steps=...)`: skip connections, and traces that are recomputed."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def test_readout_gets_every_layer_s_spikes(x, x64):
     z1 = conv(x).output
     z2 = dense(z1.reshape(T, B, -1)).output
     w = last.kernel[...]
-    # one connection a layer: the sum of two products
+    # one connection per layer: the sum of two products
     drive = z1.reshape(T, B, -1) @ w[:24] + z2 @ w[24:]
     from snnjax.dynamics import simulate
 
@@ -65,7 +65,7 @@ def test_readout_gets_every_layer_s_spikes(x, x64):
 
 
 def test_gradient_reaches_the_first_layer_past_a_silent_one(x, x64):
-    """Without skip connections only the surrogate's tail, about 1/400, gets through a silent layer."""
+    """Without skip connections, a silent layer passes only the surrogate's tail, about 1/400."""
 
     def size(skip):
         network = make(skip=skip)
@@ -132,14 +132,18 @@ def test_remat_saves_memory():
         ).temporaries
 
     whole, parts = temporaries(None), temporaries(20)
-    # at least the membranes and spikes of 400 steps of 4 layers; in parts the input, states, counts and traces of 20 steps
+    # at least the membranes and spikes of 400 steps of 4 layers; in parts, the input, states,
+    # counts and traces of 20 steps
     assert whole > 4 * 400 * 8 * 64 * 4 * 2
     assert parts < 400 * 8 * 30 * 4 + 0.25 * whole
 
 
 @pytest.mark.more
 def test_memory_grows_with_the_square_root_of_time():
-    """But for the input: four times the steps, in twice as large parts, take twice the memory; without parts four times."""
+    """Memory apart from the input, for four times as many steps.
+
+    With parts that are twice as large it doubles; without parts it is four times as large.
+    """
 
     def beside_the_input(steps, remat_steps):
         data = DeviceArrays(x=np.zeros((4, steps, 6), np.uint8), labels=np.zeros(4, np.int32))
@@ -154,7 +158,7 @@ def test_memory_grows_with_the_square_root_of_time():
         needed = step_memory(
             network, data, Objective(), optax.sgd(0.1), batch_size=4, micro_batch=4
         ).temporaries
-        return needed - 4 * steps * (6 + 3) * 4  # and the readout's trace
+        return needed - 4 * steps * (6 + 3) * 4  # without the readout's trace
 
     assert beside_the_input(1600, 40) < 2.6 * beside_the_input(400, 20)
     assert beside_the_input(1600, None) > 3.5 * beside_the_input(400, None)
@@ -162,7 +166,7 @@ def test_memory_grows_with_the_square_root_of_time():
 
 @pytest.mark.parametrize("steps", [8, 11, 40])
 def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
-    """33 steps in parts of 8 and one of 1, in three, and in one, of which nothing is left out."""
+    """33 steps in parts of 8 and one of 1, in three parts, and in one, which has no rest."""
     network = make(remat_steps=steps)
     _, whole = make()(x)
     readout, parts = network(x, counts=True)

@@ -1,6 +1,7 @@
-"""The `paper` presets: every network and task that they train builds, its training step lowers for GPU and TPU, and two steps run.
+"""The `paper` presets: each network and task builds, lowers for GPU and TPU, and runs two steps.
 
-Data are made up, of the real shape: units, classes, pixels, steps. Batches are of two samples instead of 16 to 400, to fit a test machine's memory.
+Data are artificial but have the real shape: units, classes, pixels, steps. Batches have two samples
+instead of 16 to 400, to fit the memory of a test machine.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ SAMPLES = 4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What makes a data folder; the files are never read."""
+    """The files of a data folder; they are never read."""
     root = tmp_path_factory.mktemp("data")
     for name in ("shd/shd_train.h5", "tfds/cifar10", "dvs_gesture/ibmGestureTrain"):
         (root / name).mkdir(parents=True)
@@ -37,7 +38,7 @@ def studies(folder):
 
 
 def kind(arm):
-    """What decides the training step's program; how weights are drawn does not."""
+    """The settings that determine the training step's program; drawing weights does not."""
     c = arm.task.config
     hidden = c.hidden if c.model in ("dense", "dalian") else ()
     bounds = (c.upper_strength > 0, c.lower_strength > 0)
@@ -53,7 +54,7 @@ def kind(arm):
     )
 
 
-# all kinds of the paper presets, by a name
+# all kinds of the paper presets, by name
 KINDS = {
     "randman": ("RandmanConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
     "feed-forward": ("SHDConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
@@ -123,7 +124,7 @@ def test_they_have_the_papers_sizes(folder):
 )
 def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     arm = arms(folder)[KINDS[name]]
-    # Kaiming's eight layers are silent, and then nothing moves
+    # Kaiming's eight layers are silent, so there are no updates
     changes = {"batch_size": 2, "calibration_samples": 2, "init": "fluctuation_driven"} | (
         {"stream": False} if hasattr(arm.task.config, "stream") else {}
     )
@@ -160,7 +161,7 @@ def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     )
     assert bool(after.healthy)
     assert np.isfinite(float(metrics.loss))
-    # two updates of the readout at least, whatever the hidden layers' gradients are
+    # at least two updates of the readout, for any gradients of the hidden layers
     moved = [
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)

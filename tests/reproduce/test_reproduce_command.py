@@ -1,4 +1,7 @@
-"""`snnjax reproduce` as a person types it; the smoke preset of everything, in a process of its own."""
+"""`snnjax reproduce` from the command line, and the smoke preset of everything.
+
+The latter runs in a separate process.
+"""
 
 import os
 import subprocess
@@ -15,10 +18,10 @@ from snnjax.reproduce.targets import TARGETS
 
 
 def command(capsys, monkeypatch, *arguments):
-    """Exit status and output."""
+    """Run the command, and return exit status and output."""
     monkeypatch.setenv(
         "XLA_FLAGS", os.environ.get("XLA_FLAGS", "")
-    )  # which the command may add to, and which is put back
+    )  # the command may add to it; it is restored afterwards
     with pytest.raises(SystemExit) as stop:
         main(["reproduce", *arguments])
     out = capsys.readouterr()
@@ -108,7 +111,7 @@ def test_every_smoke_preset_runs_and_reports_every_statement(tmp_path):
         assert all((tmp_path / name / p).read_bytes().startswith(b"\x89PNG") for p in pictures)
         rows = (tmp_path / name / "results.csv").read_text().splitlines()
         assert len(rows) > sum(len(u.members()) if isinstance(u, Arm) else 1 for u in study.units)
-    # networks that figures share were trained once: fewer sweeps than arms
+    # networks that figures share are trained only once: fewer sweeps than arms
     arms = [
         u for make in TARGETS.values() for u in make(Options("smoke")).units if isinstance(u, Arm)
     ]
@@ -117,7 +120,7 @@ def test_every_smoke_preset_runs_and_reports_every_statement(tmp_path):
         == len({u.folder(tmp_path) for u in arms})
         < len(arms)
     )
-    # once more: nothing is trained, nothing changes
+    # again: nothing is trained, nothing changes
     before = files(tmp_path)
     again = subprocess.run(
         arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]

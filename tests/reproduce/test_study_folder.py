@@ -1,4 +1,7 @@
-"""A study's folder: what is finished stays, what is foreign is refused, the report says what was found."""
+"""The folder of a study: finished results are kept, and other folders are refused.
+
+The report has the results.
+"""
 
 import csv
 import dataclasses
@@ -74,7 +77,7 @@ def test_a_study_cut_off_half_way_computes_no_unit_twice(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_study(study(unit("a"), unit("b", "stop"), unit("c")), tmp_path)
     assert not (tmp_path / "figure9" / "report.md").exists()
-    # the same settings, and this time it comes to its end
+    # the same settings, and this time it finishes
     whole = study(unit("a"), dataclasses.replace(unit("b"), given={"value": "stop"}), unit("c"))
     finished = run_study(whole, tmp_path)
     assert CALLS == ["a", "b", "b", "c"]
@@ -170,7 +173,7 @@ def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch
         assert run_study(study(arm, name="second"), root).shared == shared
         assert (
             run_study(study(arm, name="second"), root).shared == shared
-        )  # and when it is asked for again
+        )  # and when it is requested again
     assert (
         "Trained before for another figure, and not included in this time: curve."
         in (tmp_path / "whole" / "second" / "report.md").read_text()
@@ -242,7 +245,7 @@ def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkey
     text = done.report.read_text()
     assert "s4: not run: no such data" in text
     assert "holds: 1, does not hold: 1, not tested at this scale: 1" in text
-    # and again: nothing is computed
+    # again: nothing is computed
     targets.reproduce_all(Options("laptop"), tmp_path)
     assert CALLS == ["a"]
 
@@ -281,7 +284,7 @@ def test_unknown_presets_seeds_and_data(tmp_path):
 
 
 def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_path, monkeypatch):
-    """With the last good parameters: what was reached, and how they do on the test set."""
+    """The row has the accuracies so far, and the test accuracy of the last good parameters."""
     calls = []
     row = {
         "epoch": 0,
@@ -316,6 +319,6 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
         "valid_accuracy": 0.375, "best_valid_accuracy": 0.375, "test_accuracy_final": 0.75, "test_accuracy_best": 0.625,
         "epochs_to_90": pytest.approx(float("nan"), nan_ok=True), "initial_rate_1": 5.0, "final_rate_1": 7.0,
     }  # fmt: skip
-    # nothing was reached by a network that is not finite before training
+    # a network that is not finite before training has no accuracy
     assert (rows[1]["finite"], rows[1]["epochs"]) == (False, 0)
     assert math.isnan(rows[1]["test_accuracy_final"])

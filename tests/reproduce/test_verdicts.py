@@ -1,4 +1,4 @@
-"""Statements judged on rows made up for the purpose."""
+"""Statements judged on artificial rows."""
 
 import pytest
 
@@ -21,7 +21,7 @@ HOLDS, FAILS = "holds", "does not hold"
 
 
 def runs(arm, by_sigma, *, chance=0.1, seeds=1, **more):
-    """A row for each sigma_u and seed with this test accuracy."""
+    """One row per sigma_u and seed with this test accuracy."""
     return [
         {
             "arm": arm,
@@ -98,7 +98,7 @@ def test_where_training_succeeds():
         assert three.judge(runs("3 layers", good | change)).status == FAILS
     assert (
         three.judge(runs("3 layers", {0.05: 0.8, 1.0: 0.8})).status == UNTESTED
-    )  # nothing outside the range
+    )  # no values outside the range
     assert three.judge(runs("1 layer", good)).status == UNTESTED
     assert (
         trains_within("", None, 1.0, arm="a")
@@ -243,7 +243,7 @@ def test_the_supplements_statements():
     ] * 2
     beyond = runs(
         "rescaled", {0.05: 0.7, 1.0: 0.3, 2.0: 0.1}, initial_grad_z_1=None
-    )  # larger than float32 holds
+    )  # larger than the largest float32
     assert (
         supplement.s8(options)
         .statements[1]

@@ -1,4 +1,7 @@
-"""A module that returns the readout alone, and a source with any targets: what they learn can be computed."""
+"""A module that returns only the readout, and a source with any targets.
+
+Their optimal parameters can be computed.
+"""
 
 import dataclasses
 
@@ -11,7 +14,7 @@ STEPS, INPUTS, OUTPUTS = 3, 4, 2
 
 
 class Linear(nnx.Module):
-    """The same linear map at each time step, no activity."""
+    """The same linear map at each time step, without activity."""
 
     def __init__(self, inputs=INPUTS, outputs=OUTPUTS, seed=0):
         self.map = nnx.Linear(inputs, outputs, use_bias=False, rngs=nnx.Rngs(seed))
@@ -23,7 +26,10 @@ class Linear(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Inputs (samples, time, features) and targets (samples, ...), or traces (samples, time, k) handed out time-major."""
+    """Inputs (samples, time, features) and targets (samples, ...).
+
+    Traces are (samples, time, k) and are returned time-major.
+    """
 
     x: jax.Array
     y: jax.Array

@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: order of calls, early stopping, loggers, progress, and runs that are resumed."""
+"""Callbacks of `fit`: order of calls, early stopping, loggers, progress, and resumed runs."""
 
 import sys
 import types
@@ -48,7 +48,7 @@ def train(*callbacks, epochs=4, splits=None, optimizer=None, **options):
 
 
 class Calls(Callback):
-    """Notes what is called; stops after `last`."""
+    """Records the calls; stops after `last`."""
 
     def __init__(self, last=None):
         self.calls, self.last = [], last
@@ -88,7 +88,7 @@ def test_finish_comes_after_an_interrupt_too():
 
 
 def test_early_stopping_counts_epochs_without_a_better_validation():
-    """Without learning the first epoch stays the best."""
+    """Without learning, the first epoch remains the best."""
     assert [
         row["epoch"] for row in train(EarlyStopping(2), optimizer=optax.sgd(0.0), epochs=9).history
     ] == [0, 1, 2, 3]
@@ -111,7 +111,7 @@ def test_early_stopping_does_not_count_priming():
     assert over == [False] * 4 + [True]
     assert stopping.start(
         types.SimpleNamespace(priming=2, history=history)
-    )  # nothing is left after a resume
+    )  # no epochs remain after a resume
 
 
 def same(a, b):
@@ -125,7 +125,7 @@ def without_time(history):
 
 @pytest.mark.parametrize("batches", [False, True])
 def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path, batches):
-    """Bit by bit, the state of the optimizer included: its step falls with the number of steps."""
+    """Bit by bit, including the optimizer's state: its step falls with the number of steps."""
     x, y = np.moveaxis(inputs(8), 0, 1), np.arange(8) % 2
 
     def shuffled(epoch):
@@ -150,7 +150,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path, batches):
     same(again.best, whole.best)
     assert again.best_epoch == whole.best_epoch
     assert without_time(again.history) == without_time(whole.history)
-    # the last epoch has a checkpoint, so that nothing is left to train
+    # the last epoch has a checkpoint, so that no epochs remain
     calls = Calls()
     same(train(calls, epochs=5, resume=tmp_path, **options).final, whole.final)
     assert [call[0] for call in calls.calls] == ["start", "f"]

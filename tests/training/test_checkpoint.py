@@ -6,7 +6,7 @@ from snnjax.training._ensemble import Snapshot
 
 
 def snapshot(epoch):
-    """Large enough for its numbers to have a file of their own."""
+    """A snapshot whose arrays are so large that they are in a separate file."""
     numbers = np.random.default_rng(epoch).normal(size=(3, 4000)).astype(np.float32)
     return Snapshot(
         epoch,
@@ -40,7 +40,7 @@ def test_the_last_of_two(folder):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flip"])
 def test_a_damaged_snapshot_is_passed_over(folder, damage):
-    """Whichever file it is in, what comes back is a snapshot as it was saved."""
+    """For damage to any file, the restored snapshot is complete."""
     largest = max(
         (p for p in (folder / "2").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
     )
@@ -51,7 +51,7 @@ def test_a_damaged_snapshot_is_passed_over(folder, damage):
     )
     checkpoints = Checkpoints(folder)
     assert same(checkpoints.restore(snapshot(0).state), snapshot(1))
-    checkpoints.save(snapshot(2))  # the damaged one is out of the way
+    checkpoints.save(snapshot(2))  # the damaged one is not in the way
     assert same(Checkpoints(folder).restore(snapshot(0).state), snapshot(2))
 
 

@@ -57,7 +57,7 @@ def trained(task):
 
 
 def assert_same(a, b, **tolerance):
-    """Two results, bit for bit unless a tolerance is given."""
+    """Assert that two results are equal, bit for bit unless a tolerance is given."""
     close = (
         (lambda x, y: np.testing.assert_allclose(x, y, **tolerance))
         if tolerance
@@ -69,7 +69,7 @@ def assert_same(a, b, **tolerance):
 
 @pytest.mark.slow
 def test_a_member_is_the_run_it_would_be_alone(trained):
-    """Three epochs: later, rounding flips single spikes."""
+    """After three epochs; later, rounding changes single spikes."""
     for k in (1, 3):
         alone = run(
             RandmanConfig(
@@ -135,7 +135,7 @@ def test_a_member_that_is_not_finite_is_frozen_and_the_others_go_on(task, traine
 @pytest.mark.slow
 def test_members_that_share_an_order_see_the_same_batches(task, trained):
     shared = train(task, order="shared")
-    # the shared order is that of seed 0; without training there is no difference
+    # the shared order is that of seed 0; without training, there is no difference
     assert_same(shared.history["valid_loss"][:, 0], trained.history["valid_loss"][:, 0])
     assert (
         (shared.history["train_loss"][:, 1] == trained.history["train_loss"][:, 1])
@@ -165,7 +165,7 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
         jax.effects_barrier()
         runs[order] = len(
             set(seen)
-        )  # of the evaluations, which go through the data in their own order, and of the epoch
+        )  # of the evaluations, which read the data in their own order, and of the epoch
     assert runs["member"] == runs["shared"] + 1
 
 
@@ -224,7 +224,7 @@ def test_patience_stops_members_one_by_one(task):
         task, {**MEMBERS, "learning_rate": np.array([0.0, 0.02, 0.02, 0.02])}, epochs=6, patience=2
     )
     accuracy = result.history["valid_accuracy"]
-    # without learning the first epoch is the best there will be
+    # without learning, the first epoch remains the best
     assert (result.best_epoch[0], result.epochs[0]) == (1, 3)
     for k in range(4):
         done = result.epochs[k]
@@ -280,7 +280,7 @@ SHARDED = """
 
 
 def start(tmp_path, name, devices, *arguments, total=None):
-    """A process of its own with so many devices; its result in the file that comes back."""
+    """A separate process with this number of devices; returns the file of its result."""
     script, file = tmp_path / f"{name}.py", tmp_path / f"{name}.npz"
     tests = str(REPOSITORY / "tests")
     script.write_text(

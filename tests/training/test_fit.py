@@ -45,7 +45,7 @@ def test_learns_a_separable_task(sources):
     assert rows[-1]["train_accuracy"] > 0.7
     assert result.test["final"]["accuracy"] > 0.6  # chance is 0.25
     assert rows[-1]["train_loss"] < 0.65 * rows[0]["train_loss"]
-    # the network holds the final parameters
+    # the network has the final parameters
     for a, b in zip(
         jax.tree.leaves(nnx.state(net, nnx.Param)), jax.tree.leaves(result.final), strict=True
     ):
@@ -230,7 +230,7 @@ def classes(n=8):
 
 
 def test_an_interrupt_within_an_epoch_says_what_the_parameters_hold(monkeypatch):
-    """Cut off after the steps of epoch 2 and before its row."""
+    """The interrupt is after the steps of epoch 2 and before its row."""
 
     def cut_off(train, epoch, key):
         yield train, key
@@ -253,7 +253,7 @@ def test_an_interrupt_within_an_epoch_says_what_the_parameters_hold(monkeypatch)
 
 
 def test_what_diverged_is_tested_as_it_ended():
-    """Four good steps, then one that overflows: the test metrics are those of the parameters that are kept."""
+    """One step overflows: test metrics are those of the last good parameters."""
     source, net = classes(), Linear()
     late = optax.sgd(lambda step: jnp.where(step < 2, 0.1, jnp.inf))
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 2, step 0 of 2") as caught:
@@ -266,7 +266,10 @@ def test_what_diverged_is_tested_as_it_ended():
 @pytest.mark.more
 @pytest.mark.parametrize("old_key", [False, True])
 def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
-    """Against a loop that computes the gradient of the mean square error by hand; the step is halved at each plateau."""
+    """Compared with a loop that computes the gradient of the mean square error explicitly.
+
+    The step is halved at each plateau.
+    """
     source = Given(jnp.asarray(inputs(8)), jnp.asarray(noisy_map(inputs(8))))
 
     def make(accumulation):
@@ -276,7 +279,7 @@ def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
         return optax.chain(optax.sgd(0.3), plateau)
 
     steps = 30
-    for accumulation in (1, 3):  # with 3 the optimizer's state holds an infinity for two steps
+    for accumulation in (1, 3):  # with 3, the optimizer's state contains an infinity for two steps
         optimizer, net = make(accumulation), Linear()
         w = np.asarray(net.map.kernel[...], np.float64)
         key = jax.random.PRNGKey(0) if old_key else jax.random.key(0)
@@ -300,7 +303,7 @@ def test_optimizers_that_look_at_the_loss_get_that_of_each_batch(old_key):
 
 
 class Ends(nnx.Module):
-    """Returns whatever it is given."""
+    """Returns any value that it is given."""
 
     def __init__(self, out):
         self.out, self.w = out, nnx.Param(jnp.ones(()))
@@ -374,7 +377,10 @@ def test_a_network_that_shows_no_spikes_has_no_rates():
 
 @pytest.mark.more
 def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
-    """The gradient of a bound on 0 spikes is 0 in silence; the own penalty would move the weights."""
+    """For silent layers, the gradient of a bound on 0 spikes is 0.
+
+    The user's penalty would change the weights.
+    """
     rngs = nnx.Rngs(0)
     net = Sequential(
         SpikingDense(4, 3, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(3, 2, rngs=rngs)
@@ -395,7 +401,7 @@ def test_penalties_of_ones_own_are_trained_on_and_left_out_of_priming():
 
 
 def test_rates_of_16_bit_spikes_are_of_float32():
-    """A mean of 10,000 spikes in 16 bits has three digits."""
+    """In 16 bits, a mean of 10,000 spikes has only three digits."""
 
     class Activity(tuple):
         spikes = (jnp.asarray(np.arange(10_000).reshape(100, 2, 50) % 7 == 0, jnp.bfloat16),)

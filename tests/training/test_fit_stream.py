@@ -32,7 +32,7 @@ class Recordings:
             num_classes=num_classes,
             num_units=8,
             samples_per_class=60 // num_classes,
-            alpha=2.0,
+            smoothness=2.0,
             seed=0,
         ).shuffle(0)
         self.data, self.labels, self.num_units, self.num_classes = data, data.labels, 8, num_classes
@@ -46,7 +46,7 @@ class Recordings:
 
 
 class Counted(Stream):
-    """Knows how many shards of all such streams are alive."""
+    """Counts how many shards of all such streams exist."""
 
     alive: ClassVar = []
     most: ClassVar = [0]
@@ -84,7 +84,7 @@ def objective_and_params(bounds=()):
 
 
 def by_hand(data, params, phases):
-    """The state after an epoch on each objective of `phases`, and the metrics of every shard."""
+    """The state after an epoch for each objective of `phases`, and the metrics of every shard."""
     state, found = init_state(params, OPTIMIZER), []
     for epoch, objective in enumerate(phases, start=1):
         run = jax.jit(functools.partial(train_epoch, Recipe(objective, OPTIMIZER, Sizes(7, 7))))
@@ -99,9 +99,12 @@ def by_hand(data, params, phases):
 
 @pytest.mark.slow
 def test_is_train_epoch_over_the_shards():
-    """Parameters to the bit, metrics to rounding: means over the shards, the first row from the first shard of epoch 0."""
+    """Parameters are equal to the bit, metrics to rounding.
+
+    Metrics are means over the shards; the first row is from the first shard of epoch 0.
+    """
     require("grain")
-    data, net, rows = stream(drop=0.1, events=True), network(), []  # what `fit` chooses for it
+    data, net, rows = stream(drop=0.1, events=True), network(), []  # the choice of `fit`
     result = fit(net, Splits(data), Objective(), OPTIMIZER, callbacks=[rows.append], **OPTIONS)
     objective, params = objective_and_params()
     untrained = jax.jit(functools.partial(evaluate, Recipe(objective, OPTIMIZER, Sizes(7, 7))))(
@@ -143,7 +146,10 @@ def test_priming_comes_first():
 
 
 def test_a_shard_of_everything_is_the_data_set():
-    """All recordings in one shard, cut at the start: the samples of `DeviceEvents.from_dataset` in the stream's order."""
+    """One shard with all recordings, cut at the start.
+
+    It has the samples of `DeviceEvents.from_dataset` in the stream's order.
+    """
     require("grain")
     data = stream(shard_size=60, crop="start")
     (shard,) = data.shards(1)
@@ -181,7 +187,10 @@ def test_at_most_two_shards_are_on_the_device():
 
 @pytest.mark.more
 def test_says_in_which_shard_training_went_wrong():
-    """Two steps a shard, three shards an epoch: steps 0 to 8 are good, so the one that is not is step 1 of shard 1 of epoch 2."""
+    """Two steps per shard, three shards per epoch: steps 0 to 8 are good.
+
+    So the bad step is step 1 of shard 1 of epoch 2.
+    """
     require("grain")
     late = optax.sgd(lambda step: jnp.where(step < 9, 0.0, jnp.inf))
     with pytest.raises(
@@ -234,7 +243,7 @@ def test_errors(changes, error, match):
 
 
 def test_labels_of_every_shard_are_checked():
-    """The first shard may lack the class that the readout has no unit for."""
+    """The first shard may have no sample of the class for which the readout has no unit."""
     require("grain")
     recordings = Recordings()
     first = stream(recordings, shard_size=2).order(0)[0]

@@ -112,7 +112,7 @@ def test_training_on_events_is_training_on_arrays(data, recurrent):
     assert on_events.history[0]["train_loss"] > on_events.history[-1]["train_loss"]
     for a, b in zip(on_events.history, on_arrays.history, strict=True):
         for name in ("train_loss", "valid_loss", "penalty"):
-            # the order of sums differs, and now and then a spike with it
+            # the order of sums differs, and therefore sometimes a spike
             assert a[name] == pytest.approx(b[name], rel=2e-3, abs=1e-6)
     for a, b in zip(weights, expected, strict=True):
         assert np.abs(a - b).max() < 2e-2 * np.abs(b).max()
@@ -120,7 +120,10 @@ def test_training_on_events_is_training_on_arrays(data, recurrent):
 
 @pytest.mark.slow
 def test_devices_share_a_batch():
-    """Two CPU devices against one, with augmentation, dropout and recurrence: the same history and weights to rounding, and a network on one device."""
+    """Two CPU devices compared with one, with augmentation, dropout and recurrence.
+
+    History and weights are equal to rounding, and the network is on one device.
+    """
     code = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax import nnx

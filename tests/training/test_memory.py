@@ -41,7 +41,7 @@ def test_micro_batches_need_less():
 
 @ON_CPU
 def test_lists_of_events_need_no_raster():
-    """700 units are more than all else that a step holds."""
+    """A raster of 700 units would be larger than everything else in a step."""
     data = DeviceEvents.from_dataset(
         poisson(num_samples=12, num_units=700, rate=10.0, duration=0.2, seed=0), dt=2e-3
     )

@@ -1,4 +1,4 @@
-"""What has been compiled is not compiled again where nothing changed, and is where something did."""
+"""Programs are compiled again if something changed, and only then."""
 
 import dataclasses
 import functools
@@ -51,7 +51,10 @@ def spiking(seed=0, tau_mem=20e-3):
 
 @pytest.mark.more
 def test_fit_evaluate_and_ensembles_compile_once():
-    """Networks of one structure with other numbers, optimizers and programs that are built anew, arrays of neurons, priming."""
+    """Covers networks of one structure with other numbers, arrays of neurons, and priming.
+
+    Optimizers and programs are built again.
+    """
     bounds = [lower_bound(1.0, 1.0), upper_bound(1.0, 2.0)]
 
     def train(seed):
@@ -89,7 +92,7 @@ def test_fit_evaluate_and_ensembles_compile_once():
         assert compilations(call) == 0
     again = []
     assert compilations(lambda: again.append(train(2))) == 0
-    # its arrays are arguments: another network gives its own numbers
+    # its arrays are arguments: another network has other numbers
     x, labels = source(seed=2).batch(jnp.arange(8))
     readout, _ = spiking(2, tau_mem=jnp.full(5, 0.04))(x)
     np.testing.assert_allclose(
@@ -198,7 +201,7 @@ def test_the_last_programs_are_kept_and_a_dropped_one_is_freed(monkeypatch):
     assert first(1.0) == 1.0
     for k in range(1, 3):
         assert program(add, {"a": k})(1.0) == 1.0 + k
-    assert program(add, {"a": 0}).func is first.func  # used again, so it is not the oldest
+    assert program(add, {"a": 0}).func is first.func  # used again, so it is no longer the oldest
     oldest = weakref.ref(program(add, {"a": 1}).func)
     program(add, {"a": 2}), program(add, {"a": 0}), program(add, {"a": 3})
     del first

@@ -64,7 +64,7 @@ def recipe(problem, batch_size, micro_batch=None, optimizer=None):
 
 
 def step_on(problem, optimizer, state, x, labels):
-    """`train_step` on a batch as it is."""
+    """`train_step` on a whole batch."""
     n = x.shape[1]
     return train_step(
         recipe(problem, n, optimizer=optimizer), state, Batch(x=x, y=labels), jnp.arange(n), None
@@ -165,12 +165,12 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
 
 @ON_CPU
 def test_parts_fit_the_cache(parts, monkeypatch):
-    """A layer of 16 neurons over 30 steps is 1920 bytes a sample."""
+    """A layer of 16 neurons over 30 steps has 1920 bytes per sample."""
     size = lambda batch: micro_batch_size(*parts, data(), batch)
     assert size(22) == 22
     monkeypatch.setattr(step_module, "CACHE_BYTES", 5 * 1920)
     assert (size(20), size(12), size(4)) == (5, 4, 4)
-    assert size(23) == 23  # a prime: parts of one sample would be further from 5 than is good
+    assert size(23) == 23  # a prime: parts of one sample would be too small, compared with 5
     monkeypatch.setattr(step_module, "CACHE_BYTES", 1)
     assert size(20) == 4
     recurrent = Problem.from_objective(
@@ -182,7 +182,7 @@ def test_parts_fit_the_cache(parts, monkeypatch):
     assert micro_batch_size(*recurrent, data(), 64) == 16
     assert micro_batch_size(*recurrent, data(), 20) == 10
     strange = parts[0]._replace(loss=losses.OwnLoss(lambda readout, labels: readout.sum((0, 2))))
-    assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may look at the whole batch
+    assert micro_batch_size(strange, parts[1], data(), 20) == 20  # it may need the whole batch
     assert (
         micro_batch_size(
             parts[0]._replace(regularizers=(lambda z: z.mean() ** 2,)), parts[1], data(), 20
@@ -207,7 +207,10 @@ def test_loss_must_be_one_value_a_sample(parts):
 
 
 def test_sums_of_16_bits_are_taken_in_32(parts):
-    """256 gradients of 1: a sum in bfloat16 stops at 256 where each next one is less than half a unit."""
+    """256 gradients of 1: a sum in bfloat16 stops at 256.
+
+    There, each further gradient is less than half a unit.
+    """
     total = losses.OwnLoss(lambda o, y: o.astype(jnp.float32).sum((0, 2)))
     objective = Problem(lambda p, x: (jnp.ones((1, x.shape[1], 3)) * p, Activity((x,))), total)
     source = DeviceArrays(x=jnp.zeros((600, 2, 1)), labels=jnp.zeros(600, jnp.int32))
@@ -296,7 +299,10 @@ def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
 
 
 def test_state_shares_no_buffer_with_the_parameters(parts):
-    """An optimizer that keeps the parameters in its state: an epoch that donates its argument must not donate one buffer twice."""
+    """An optimizer may keep the parameters in its state.
+
+    An epoch that donates its argument must not donate one buffer twice.
+    """
     objective, params = parts
     keeps = optax.GradientTransformation(
         lambda p: p, lambda g, s, p=None: (jax.tree.map(lambda a: -0.1 * a, g), s)

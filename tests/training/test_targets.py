@@ -1,4 +1,4 @@
-"""Training on values, traces, several labels and classes: the loss decides what a target is."""
+"""Training on values, traces, several labels and classes: the loss determines the targets."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_regression_reaches_the_least_squares_error(loss, y, best):
     result = fit(
         net, Splits(source, held, source), Objective(loss), OPTIMIZER, epochs=60, **OPTIONS
     )
-    # the loss of an epoch is a mean over steps on the way; that of the test set is at the end
+    # the loss of an epoch is a mean over its steps; that of the test set is from the end
     np.testing.assert_allclose(result.test["final"]["loss"], smallest, rtol=2e-3)
     np.testing.assert_allclose(net.map.kernel[...], w, atol=0.02)
     assert [list(row) for row in result.history[:2]] == [COLUMNS] * 2
@@ -89,7 +89,7 @@ def test_several_labels_per_sample_against_optax():
 
 
 def test_a_loss_of_ones_own_names_what_is_reported():
-    """Also without classes in integers: a loss that says so is believed."""
+    """Integer targets do not count as classes if the loss sets `metric`."""
 
     def absolute(readout, target):
         return jnp.abs(readout.mean(axis=0)[:, 0] - target)
@@ -117,7 +117,7 @@ def test_a_loss_of_ones_own_names_what_is_reported():
 
 
 def test_parts_of_a_batch_give_the_same():
-    """A source of one's own gets whole batches, unless the size of a part is given."""
+    """A user's source gets whole batches, unless the size of a part is given."""
     source = Given(jnp.asarray(inputs(16)), jnp.asarray(noisy_map(inputs(16).mean(axis=1))))
     objective = Objective(losses.SquaredError(losses.mean_over_time))
     whole, parts = (
@@ -140,7 +140,7 @@ def test_an_ensemble_on_values_takes_the_smallest_validation_loss():
     program = Program(
         network=lambda hyper: Linear(),
         objective=lambda hyper: Objective(losses.SquaredError(losses.mean_over_time)),
-        # the step falls with the loss's plateaus, which the optimizer sees
+        # the optimizer gets the loss, and reduces the step at its plateaus
         optimizer=lambda hyper: optax.chain(
             optax.adam(hyper["rate"]),
             optax.contrib.reduce_on_plateau(patience=8, accumulation_size=4),

@@ -1,4 +1,4 @@
-"""`Trainer`: its steps, epochs and evaluations are those of the pure functions, and a loop of one's own is `fit`."""
+"""`Trainer` gives the results of the pure functions, and a user's loop gives those of `fit`."""
 
 import jax
 import jax.numpy as jnp
@@ -118,11 +118,11 @@ def test_sizes():
     assert trainer().sizes(source())[:2] == (
         4,
         4,
-    )  # a source that does not say that it is separable
+    )  # a source that is not marked as separable
     arrays = DeviceArrays(x=jnp.asarray(inputs(8)), labels=jnp.arange(8) % 2)
     assert trainer(batch_size=8, micro_batch=2).sizes(arrays)[:2] == (8, 2)
     made = trainer(batch_size=8, micro_batch=2)
-    assert made.sizes(arrays, 5)[:2] == (5, 5)  # a last batch that the parts do not divide
+    assert made.sizes(arrays, 5)[:2] == (5, 5)  # a last batch that is not a multiple of the parts
 
 
 @pytest.mark.parametrize(
