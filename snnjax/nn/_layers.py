@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from snnjax.dynamics import LeakyIntegrator
-from snnjax.initializers import Initializer, scaled_normal
+from snnjax.initializers import Initializer, kaiming_normal
 from snnjax.nn._init import LayerInit, SameForAll
 from snnjax.nn._maps import DenseMap
 from snnjax.nn._synaptic import LayerOptions, Spiking, Synaptic
@@ -85,5 +85,5 @@ class Readout(Synaptic):
         kernel_init: Initializer | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
-        init = SameForAll(scaled_normal() if kernel_init is None else kernel_init)
+        init = SameForAll(kaiming_normal() if kernel_init is None else kernel_init)
         super().__init__(DenseMap(in_features, out_features), init=init, **options)
