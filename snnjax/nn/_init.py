@@ -13,7 +13,7 @@ import abc
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -184,8 +184,7 @@ class DalianFluctuationDriven(MembraneTarget):
         mu_u: Target mean, in membrane units, below theta.
         alpha: Share of the excitatory variance that feed-forward connections carry if there are
             recurrent excitatory connections.
-        distribution: Distribution of the weights, `"exponential"` or `"lognormal"`.
-        cv: Standard deviation of log-normal weights over their mean.
+        cv: Standard deviation of log-normal weights over their mean. None: exponential weights.
         kernels: Post-synaptic potentials for which the weights are computed. None: those of the
             neuron.
 
@@ -199,16 +198,15 @@ class DalianFluctuationDriven(MembraneTarget):
     """
 
     nu_inh: Scalar | None = None
-    distribution: Literal["exponential", "lognormal"] = "exponential"
-    cv: Scalar = 1.0
+    cv: Scalar | None = None
     kernels: ExcInhKernels | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nu_inh is not None:
             check_rates("nu_inh", self.nu_inh)
-        _check.one_of("distribution", self.distribution, ("exponential", "lognormal"))
-        _check.number("cv", self.cv, at_least=0)
+        if self.cv is not None:
+            _check.number("cv", self.cv, at_least=0)
 
     def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
         role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
@@ -237,7 +235,7 @@ class DalianFluctuationDriven(MembraneTarget):
             kernels=neuron.kernels if self.kernels is None else self.kernels,
             mu_u=self.mu_u,
             alpha=self.alpha,
-            cv=self.cv if self.distribution == "lognormal" else None,
+            cv=self.cv,
         )
         return [getattr(initializers, role(c)) for c in connections]
 
