@@ -336,6 +336,10 @@ def main(options: Options) -> None:
             flush=True,
         )
     print(table(rows))
+    for name, own in studies(rows).items():
+        for depth in sorted({row["depth"] for row in own}):
+            if len({row["arm"] for row in own if row["depth"] == depth}) >= STARTS:
+                print(rates_table(rows, name, depth))
     print(levels(rows))
     if options.figure is not None:
         plotting.save(
@@ -454,6 +458,32 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = [_cell(chosen(own, depth, arm)) for depth in depths]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines[1:])
+
+
+def rates_table(rows: list[dict[str, Any]], study: str, depth: int) -> str:
+    """Return a table of starts: accuracy of seed 0 at each rate, and of all seeds at the best one.
+
+    Args:
+        rows: The results.
+        study: Name of the study.
+        depth: Number of hidden layers.
+    """
+    own = [row for row in studies(rows)[study] if row["depth"] == depth]
+    lines = [
+        f"| {study}, {depth} layers | learning rate: accuracy of seed 0 (%) | best rate (%) |",
+        "|---|---|---|",
+    ]
+    for arm in (name for name in ARMS if any(row["arm"] == name for row in own)):
+        first = [row for row in own if (row["arm"], row["seed"]) == (arm, 0)]
+        tried = ", ".join(
+            f"{row['rate']:g}: {100 * final(row):.1f}" for row in sorted(first, key=_rate)
+        )
+        lines.append(f"| {arm} | {tried} | {_cell(chosen(own, depth, arm))} |")
+    return "\n".join(lines)
+
+
+def _rate(row: dict[str, Any]) -> float:
+    return row["rate"]
 
 
 def _cell(runs: list[dict[str, Any]]) -> str:

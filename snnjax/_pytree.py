@@ -44,27 +44,19 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
-    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+    key_of = jax.tree_util.GetAttrKey
 
     def flatten(obj: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(obj, name) for name in data), tuple(
-            getattr(obj, name) for name in meta
-        )
+        children = tuple((key_of(name), getattr(obj, name)) for name in data)
+        return children, tuple(getattr(obj, name) for name in meta)
 
-    def flatten_with_keys(obj: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(
-            (key, getattr(obj, name)) for key, name in zip(keys, data, strict=True)
-        ), tuple(getattr(obj, name) for name in meta)
-
-    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> T:
+    def unflatten(aux: Iterable[object], children: Iterable[object]) -> T:
         obj = object.__new__(cls)
-        for name, value in zip(meta, aux, strict=True):
-            object.__setattr__(obj, name, value)
-        for name, value in zip(data, children, strict=True):
+        for name, value in zip((*meta, *data), (*aux, *children), strict=True):
             object.__setattr__(obj, name, value)
         return obj
 
-    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
     return cls
 
 
@@ -87,7 +79,7 @@ def replaced(obj: T, **values: Any) -> T:
     0.1
     """
     children, structure = jax.tree_util.tree_flatten_with_path(obj, is_leaf=lambda x: x is not obj)
-    names = [str(getattr(path[0], "name", path[0])) for path, _ in children if path]
+    names = [jax.tree_util.keystr(path[:1], simple=True) for path, _ in children if path]
     if values.keys() <= set(names):
         return structure.unflatten(
             [values.get(name, child) for name, (_, child) in zip(names, children, strict=True)]

@@ -30,6 +30,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from snnjax import _check
 
@@ -48,6 +49,8 @@ __all__ = [
 
 ReadoutFn = Callable[[jax.Array], jax.Array]
 LossFn = Callable[[jax.Array, Any], jax.Array]
+Target = ArrayLike
+"""Targets: classes (batch,), values or labels (batch, k), or traces (time, batch, k)."""
 
 
 class Metric(NamedTuple):
@@ -73,14 +76,14 @@ class Loss(abc.ABC):
     separable: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample, (batch,), for a trace (time, batch, k)."""
 
-    def metric(self, target: Any) -> Metric | None:
+    def metric(self, target: Target) -> Metric | None:
         """The metric that is reported in addition to the loss for such targets, or None."""
         return None
 
-    def check(self, name: str, targets: Any, outputs: int) -> None:
+    def check(self, name: str, targets: Target, outputs: int) -> None:
         """Raise ValueError if a target is out of range, unless it is traced.
 
         Args:
@@ -110,7 +113,7 @@ class OwnLoss(Loss):
         """The attribute `separable` of the function, or False."""
         return getattr(self.function, "separable", False)
 
-    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample, (batch,).
 
         Raises:
@@ -122,7 +125,7 @@ class OwnLoss(Loss):
             raise ValueError(f"{expected}, got {jnp.shape(values)}")
         return values
 
-    def metric(self, target: Any) -> Metric | None:
+    def metric(self, target: Target) -> Metric | None:
         """The function's metric, or the accuracy of classes."""
         return getattr(self.function, "metric", accuracy() if are_classes(target) else None)
 
@@ -175,7 +178,7 @@ class CrossEntropy(Loss):
 
     readout_fn: ReadoutFn = max_over_time
 
-    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample.
 
         Args:
@@ -193,7 +196,7 @@ class CrossEntropy(Loss):
         logits = _check.as_wide(self.readout_fn(readout))
         return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
-    def metric(self, target: Any) -> Metric:
+    def metric(self, target: Target) -> Metric:
         """The accuracy."""
         return accuracy(self.readout_fn)
 
@@ -212,7 +215,7 @@ class MeanSquare(Loss):
 
     readout_fn: ReadoutFn = max_over_time
 
-    def __call__(self, readout: jax.Array, target: Any) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample.
 
         Args:
@@ -237,7 +240,7 @@ class MeanSquare(Loss):
             raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
         return jnp.mean(jnp.square(readout - target), axis=(0, 2))
 
-    def metric(self, target: Any) -> Metric | None:
+    def metric(self, target: Target) -> Metric | None:
         """The accuracy of classes; None for traces."""
         return accuracy(self.readout_fn) if are_classes(target) else None
 
@@ -257,7 +260,7 @@ class SquaredError(Loss):
 
     readout_fn: ReadoutFn = last_step
 
-    def __call__(self, readout: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample.
 
         Args:
@@ -290,7 +293,7 @@ class SigmoidCrossEntropy(Loss):
 
     readout_fn: ReadoutFn = mean_over_time
 
-    def __call__(self, readout: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample.
 
         Args:
@@ -309,15 +312,15 @@ class SigmoidCrossEntropy(Loss):
         target = jnp.asarray(target, logits.dtype)
         return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
 
-    def check(self, name: str, targets: Any, outputs: int) -> None:
+    def check(self, name: str, targets: Target, outputs: int) -> None:
         """Raise ValueError unless all `targets` are in [0, 1] or traced."""
         _check.number(name, jnp.asarray(targets), at_least=0, at_most=1)
 
-    def metric(self, target: Any) -> Metric:
+    def metric(self, target: Target) -> Metric:
         """Share of a sample's labels that are predicted correctly: the logit is > 0 for label 1."""
         return Metric("label_accuracy", self._right)
 
-    def _right(self, readout: jax.Array, target: jax.Array) -> jax.Array:
+    def _right(self, readout: jax.Array, target: Target) -> jax.Array:
         logits = _read(self.readout_fn, readout, target)
         right = ((logits > 0) == (jnp.asarray(target) > 0.5)) & ~jnp.isnan(logits)
         return right.mean(axis=-1, dtype=logits.dtype)
@@ -359,7 +362,7 @@ def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
     return Metric("accuracy", functools.partial(correct, readout_fn=readout_fn))
 
 
-def are_classes(target: Any) -> bool:
+def are_classes(target: Target) -> bool:
     """Whether a target has the form of classes: integers, one per sample.
 
     >>> are_classes(jnp.array([0, 2])), are_classes(jnp.zeros((2, 3), int))
@@ -368,7 +371,7 @@ def are_classes(target: Any) -> bool:
     return jnp.ndim(target) == 1 and jnp.issubdtype(jnp.result_type(target), jnp.integer)
 
 
-def check_classes(name: str, labels: Any, num_classes: int) -> None:
+def check_classes(name: str, labels: Target, num_classes: int) -> None:
     """Raise ValueError unless all labels are in [0, num_classes), or traced.
 
     >>> check_classes("labels", jnp.array([0, 4]), 4)
@@ -383,7 +386,7 @@ def check_classes(name: str, labels: Any, num_classes: int) -> None:
         raise ValueError(f"{expected}, got {bad:g}")
 
 
-def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
+def _check_labels(readout: jax.Array, labels: Target) -> None:
     _check.time_major("readout", readout)
     batch, classes = readout.shape[1], readout.shape[-1]
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
@@ -398,7 +401,7 @@ def _check_labels(readout: jax.Array, labels: jax.Array) -> None:
     check_classes("labels", labels, classes)
 
 
-def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Any) -> jax.Array:
+def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> jax.Array:
     """The values (batch, k) that the readout function gives, compared with the target's shape."""
     _check.time_major("readout", readout)
     values = _check.as_wide(readout_fn(readout))
@@ -408,7 +411,7 @@ def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Any) -> jax.Array:
     return values
 
 
-def _hint(readout: jax.Array, target: Any) -> str:
+def _hint(readout: jax.Array, target: Target) -> str:
     """What to do about a target that does not fit, if the cause can be guessed; else ""."""
     (time, batch, *_, k), shape = readout.shape, jnp.shape(target)
     if time != batch and (shape[0] == time if len(shape) in (1, 2) else shape == (batch, time, k)):

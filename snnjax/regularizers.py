@@ -24,7 +24,7 @@ Counts and penalties have at least float32, for every type of spikes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class ActivityBound:
 
 
 def upper_bound(
-    strength: Any,
+    strength: Scalar,
     threshold: Scalar,
     *,
     pool: Pool = "population",
@@ -118,7 +118,7 @@ def upper_bound(
 
 
 def lower_bound(
-    strength: Any,
+    strength: Scalar,
     threshold: Scalar,
     *,
     pool: Pool = "neuron",
@@ -174,18 +174,26 @@ def limited(spikes: jax.Array, bounds: Sequence[ActivityBound]) -> tuple[jax.Arr
     return spikes, total_penalty(bounds, [spikes])
 
 
-def _limited_forward(spikes: jax.Array, bounds: Sequence[ActivityBound]) -> tuple[Any, Any]:
+Kept = tuple[jax.Array, Sequence[ActivityBound]]
+"""Spikes and bounds."""
+
+
+def _limited_forward(
+    spikes: jax.Array, bounds: Sequence[ActivityBound]
+) -> tuple[tuple[jax.Array, jax.Array], Kept]:
     return limited(spikes, bounds), (spikes, bounds)
 
 
-def _limited_backward(kept: Any, cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, Any]:
+def _limited_backward(
+    kept: Kept, cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, Sequence[ActivityBound]]:
     spikes, bounds = kept
     from_above, of_penalty = cotangents
     rms = lambda a: jnp.sqrt(jnp.square(_check.as_wide(a)).mean())
     said, total = rms(from_above), from_above
     for bound in bounds:
         own = of_penalty * jax.grad(bound)(spikes)
-        most = bound.share * said / jnp.maximum(rms(own), jnp.finfo(said.dtype).tiny)
+        most = (bound.share or 0.0) * said / jnp.maximum(rms(own), jnp.finfo(said.dtype).tiny)
         total = total + (jnp.where(said > 0, jnp.minimum(most, 1.0), 1.0) * own).astype(total.dtype)
     return total, jax.tree.map(jnp.zeros_like, bounds)
 

@@ -280,22 +280,26 @@ def test_examples_in_the_hooks():
     assert [doctest.testmod(hook(name)).failed for name in ("pages", "docstrings")] == [0, 0]
 
 
-def test_docstrings_are_split_into_arguments():
+def test_docstrings_get_links_examples_and_annotations():
     require("griffe")
     normalized = hook("docstrings").normalized
     text = normalized(
-        "A layer, see `snnjax.nn`.\n\n    z = x @ W\n\nArgs:\n  a, b: two, s.   c: a third\n    with more.   d: last.\n  Others, and errors: as there.\n\n"
-        "Returns:\n  Two: and three.\n\nRaises:\n  ValueError, TypeError: bad.   OSError: worse.\n\n>>> 1 + 1  # doctest: +ELLIPSIS\n2\n",
-        ["a", "b", "c", "d"],
+        "A layer, see `snnjax.nn`.\n\n    z = x @ W, `snnjax.psp`\n\nArgs:\n    a: one, see `snnjax.psp`.\n        More.\n    b: two.\n\n"
+        "Returns:\n    Two: and three.\n\nRaises:\n    ValueError: bad.\n\n>>> 1 + 1  # doctest: +ELLIPSIS\n2",
         "int",
     )
     assert text == (
-        "A layer, see [`snnjax.nn`][snnjax.nn].\n\n    z = x @ W\n\n"
-        "Args:\n    a: (`a`, `b`) two, s.\n    b: (`a`, `b`) two, s.\n    c: a third\n        with more.\n    d: last.\n\nOthers, and errors: as there.\n\n"
-        "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError, TypeError: bad.\n    OSError: worse.\n\n```pycon\n>>> 1 + 1\n2\n```"
+        "A layer, see [`snnjax.nn`][snnjax.nn].\n\n    z = x @ W, `snnjax.psp`\n\nArgs:\n    a: one, see [`snnjax.psp`][snnjax.psp].\n        More.\n    b: two.\n\n"
+        "Returns:\n    int: Two: and three.\n\nRaises:\n    ValueError: bad.\n\n```pycon\n>>> 1 + 1\n2\n```"
     )
-    # the form with one argument per line and four spaces does not change
-    google = (
-        "Add.\n\nArgs:\n    a: one, s.\n        More.\n    b: two.\n\nRaises:\n    ValueError: bad."
-    )
-    assert normalized(google, ["a", "b"]) == google
+
+
+def test_classes_in_the_reference_have_their_constructor_and_their_call():
+    griffe = pytest.importorskip("griffe")
+    loaded = griffe.load(
+        "snnjax", search_paths=[str(REPOSITORY)], extensions=griffe.load_extensions(hook("docstrings").Docstrings)
+    )  # fmt: skip
+    assert [p.name for p in loaded["datasets._device.DeviceArrays"].parameters] == ["self", "x", "labels", "dt"]  # fmt: skip
+    call = loaded["nn._init.FluctuationDriven.__call__"]
+    assert "Returns:" in call.docstring.value  # that of `LayerInit`
+    assert min(m.lineno for m in loaded["nn._network.Sequential"].functions.values()) == loaded["nn._network.Sequential.__call__"].lineno  # fmt: skip

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Self
 
 import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays
-
-D = TypeVar("D", bound="LabelledDataset")
 
 
 class LabelledDataset(abc.ABC):
@@ -53,12 +51,12 @@ class LabelledDataset(abc.ABC):
         return self.labels.size
 
     @abc.abstractmethod
-    def subset(self: D, indices: _arrays.Indices) -> D:
+    def subset(self, indices: _arrays.Indices) -> Self:
         """Return the samples `indices` in that order."""
 
     def split(
-        self: D, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
-    ) -> tuple[D, ...]:
+        self, fractions: Sequence[float], *, seed: int | Sequence[int], stratify: bool = True
+    ) -> tuple[Self, ...]:
         """Return disjoint random parts, each with about the given fraction of the samples.
 
         Samples keep their original order in each part. Part i has round(S f_0 + ... + S f_i)

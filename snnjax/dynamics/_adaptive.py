@@ -10,10 +10,11 @@ arXiv 1803.09574, equations 1 and 2, on the current-based dynamics of Rossbroich
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
@@ -71,7 +72,9 @@ class AdaptiveLIF(IntegrateAndFire):
             return super().kernel
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> AdaptiveLIFState:
+    def initial_state(
+        self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+    ) -> AdaptiveLIFState:
         """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
         return AdaptiveLIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 

@@ -12,10 +12,11 @@ doi 10.1088/2634-4386/ac97bb, section 4.5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
@@ -100,7 +101,7 @@ class ExcInhLIF(CurrentBased):
         )
         return ExcInhKernels(exc, inh)
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> ExcInhState:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ExcInhState:
         """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
         return ExcInhState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 

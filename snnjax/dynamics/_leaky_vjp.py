@@ -11,18 +11,21 @@ go[t]     = lr g[t],   gi[t] = ls gi[t+1] + (1 - lr) g[t]
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from snnjax.dynamics import _over_time
 
 State = tuple[jax.Array, jax.Array]
+"""(o, i), or the cotangents of both."""
+Coefficients = tuple[jax.Array, jax.Array, jax.Array]
+"""(lr, 1 - lr, ls)."""
 
 
 @jax.custom_vjp
-def leaky_scan(coefficients: Any, state: State, drive: jax.Array) -> tuple[State, jax.Array]:
+def leaky_scan(
+    coefficients: Coefficients, state: State, drive: jax.Array
+) -> tuple[State, jax.Array]:
     """Run the filter.
 
     Args:
@@ -34,7 +37,7 @@ def leaky_scan(coefficients: Any, state: State, drive: jax.Array) -> tuple[State
         The final state, and the trace of the drive's shape.
     """
 
-    def body(constants: Any, carry: State, d: jax.Array) -> tuple[State, jax.Array]:
+    def body(constants: Coefficients, carry: State, d: jax.Array) -> tuple[State, jax.Array]:
         lr, gain, ls = constants
         o, i = carry
         o_next = lr * o + gain * i
@@ -43,15 +46,16 @@ def leaky_scan(coefficients: Any, state: State, drive: jax.Array) -> tuple[State
     return _over_time.elementwise(body, coefficients, state, drive)
 
 
-def _forward(coefficients: Any, state: State, drive: jax.Array) -> tuple[Any, Any]:
+def _forward(
+    coefficients: Coefficients, state: State, drive: jax.Array
+) -> tuple[tuple[State, jax.Array], Coefficients]:
     return leaky_scan(coefficients, state, drive), coefficients
 
 
 def _backward(
-    coefficients: Any,
-    cotangents: tuple[State, jax.Array],
-) -> tuple[Any, State, jax.Array]:
-    def body(constants: Any, carry: State, gtrace: jax.Array) -> tuple[State, jax.Array]:
+    coefficients: Coefficients, cotangents: tuple[State, jax.Array]
+) -> tuple[Coefficients, State, jax.Array]:
+    def body(constants: Coefficients, carry: State, gtrace: jax.Array) -> tuple[State, jax.Array]:
         lr, gain, ls = constants
         go, gi = carry
         g = go + gtrace

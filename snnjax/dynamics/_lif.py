@@ -11,18 +11,30 @@ doi 10.1088/2634-4386/ac97bb, section 4.1.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics._lif_vjp import Leaves, Program, jitted_lif_scan
-from snnjax.dynamics._neuron import Neuron, Recurrent, Reset, Simulation, apply_reset, check_reset
+from snnjax.dynamics._neuron import (
+    Drive,
+    Neuron,
+    Recurrent,
+    Reset,
+    Simulation,
+    State,
+    Weights,
+    apply_reset,
+    check_reset,
+)
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 
@@ -69,10 +81,11 @@ class IntegrateAndFire(Neuron):
         if not isinstance(self.reset_grad, bool):
             raise TypeError(f"reset_grad must be True or False, got {self.reset_grad!r}")
 
-    def reset_where(self, z: jax.Array, u: jax.Array, threshold: Scalar) -> jax.Array:
-        """Reset the membrane u where z is 1; a subtractive reset subtracts `threshold`."""
-        options: Any = {"reset": self.reset, "reset_grad": self.reset_grad, "theta": threshold}
-        return apply_reset(u, z, u_reset=self.u_reset, **options)
+    def reset_where(self, z: jax.Array, u: jax.Array, theta: Scalar) -> jax.Array:
+        """Reset the membrane u where z is 1; a subtractive reset subtracts `theta`."""
+        return apply_reset(
+            u, z, reset=self.reset, reset_grad=self.reset_grad, theta=theta, u_reset=self.u_reset
+        )
 
 
 @pytree_dataclass
@@ -108,7 +121,7 @@ class CurrentBased(IntegrateAndFire):
             and all(isinstance(value, CONSTANT) for value in constant)
         )
 
-    def population(self, drive: Any) -> tuple[int, ...]:
+    def population(self, drive: Drive) -> tuple[int, ...]:
         """Return the shape (batch, ...features) to which the drives of all currents broadcast."""
         leaves = jax.tree.leaves(drive)
         shapes = ", ".join(str(leaf.shape) for leaf in leaves)
@@ -123,29 +136,29 @@ class CurrentBased(IntegrateAndFire):
 
     def scan(
         self,
-        drive: Any,
-        state: Any,
+        drive: Drive,
+        state: State,
         *,
         recurrent: Recurrent | None = None,
-        weights: Any = None,
+        weights: Weights = None,
         membrane: bool = False,
     ) -> Simulation:
         """`Neuron.scan`, with the backward pass of `_lif_vjp` where it applies."""
         if not self.fused:
-            options: Any = {"recurrent": recurrent, "weights": weights, "membrane": membrane}
-            return super().scan(drive, state, **options)
+            return super().scan(
+                drive, state, recurrent=recurrent, weights=weights, membrane=membrane
+            )
         if recurrent is not None and weights is None:
             # A custom_vjp cannot see weights that the function closes over, which may be traced.
             # They become arguments.
             silent = jnp.zeros(jnp.shape(state[0]), state[0].dtype)
             closed, weights = jax.closure_convert(recurrent, silent, None)
             recurrent = lambda z, w: closed(z, None, *w)
-        drive = tuple(jax.tree.leaves(drive))
-        dtype = drive[0].dtype
+        currents = tuple(jax.tree.leaves(drive))
+        dtype = currents[0].dtype
 
-        def in_dtype(tree: Any) -> Any:
-            library = lambda v: np if isinstance(v, CONSTANT) else jnp
-            return jax.tree.map(lambda v: library(v).asarray(v, dtype), tree)
+        library = lambda v: np if isinstance(v, CONSTANT) else jnp
+        in_dtype = functools.partial(jax.tree.map, lambda v: library(v).asarray(v, dtype))
 
         taus = (self.tau_mem, *(getattr(self, name) for name in self.currents))
         lm, *ls = (_time.decay(self.dt, tau) for tau in taus)
@@ -157,10 +170,12 @@ class CurrentBased(IntegrateAndFire):
             membrane,
             jnp.dtype(self.trace_dtype or dtype),
         )
-        constants = in_dtype(((lm, 1 - lm, ls, self.theta), self.spike.steepness))
-        out = jitted_lif_scan(program, drive, in_dtype(tuple(state)), weights, *constants)
-        output, trace, final = out
-        return Simulation(output, trace, type(state)(*final))
+        coefficients = in_dtype((lm, 1 - lm, ls, self.theta))
+        steepness = in_dtype(self.spike.steepness)
+        output, trace, final = jitted_lif_scan(
+            program, currents, in_dtype(tuple(state)), weights, coefficients, steepness
+        )
+        return Simulation(output, trace, jax.tree.unflatten(jax.tree.structure(state), final))
 
 
 class LIFState(NamedTuple):
@@ -220,7 +235,7 @@ class LIF(CurrentBased):
             return super().kernel
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
 
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> LIFState:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LIFState:
         """Return u = i = 0 for a population of `shape` (batch, ...features), at least float32."""
         return LIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(2)))
 

@@ -20,16 +20,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from snnjax.dynamics import _over_time
-from snnjax.dynamics._neuron import Recurrent
+from snnjax.dynamics._neuron import Recurrent, State, Weights
 from snnjax.surrogate import Derivative
 
 Currents = tuple[jax.Array, ...]
+"""One array for each synaptic current."""
+Output = tuple[jax.Array, jax.Array | None, State]
+"""Spikes or the trace v, the membrane or None, and the final state; or their cotangents."""
+Steepness = tuple[jax.Array, ...]
+"""Parameters of a surrogate derivative."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Leaves:
 
     recurrent: Recurrent
 
-    def __call__(self, z: jax.Array, weights: Any) -> Currents:
+    def __call__(self, z: jax.Array, weights: Weights) -> Currents:
         """Return what spikes z bring to each current."""
         return tuple(jax.tree.leaves(self.recurrent(z, weights)))
 
@@ -63,18 +70,26 @@ class Program(NamedTuple):
     recurrent: Leaves | None
     signs: tuple[int, ...]
     membrane: bool
-    trace: Any
+    trace: np.dtype
+
+
+Coefficients = tuple[jax.Array, jax.Array, Sequence[jax.Array], jax.Array]
+"""The constants of a scan: lm, 1 - lm, ls of each current, and theta."""
+
+
+Residuals = tuple[jax.Array, tuple[jax.Array | None, ...], Weights, Coefficients, Steepness]
+"""Trace v, drives that broadcast to the membrane (None for others), and arguments of `lif_scan`."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def lif_scan(
     program: Program,
     drive: Currents,
-    state: tuple[jax.Array, ...],
-    weights: Any,
-    coefficients: Any,
-    steepness: tuple[jax.Array, ...],
-) -> tuple[jax.Array, jax.Array | None, tuple[jax.Array, ...]]:
+    state: State,
+    weights: Weights,
+    coefficients: Coefficients,
+    steepness: Steepness,
+) -> Output:
     """Run the neurons.
 
     Args:
@@ -83,7 +98,7 @@ def lif_scan(
             `program.recurrent` returns, broadcast to the shape of the membrane.
         state: (u, *currents) before the first step.
         weights: Second argument of `program.recurrent`.
-        coefficients: (lm, 1 - lm, (ls, ...), theta), constants: their gradient is zero.
+        coefficients: Constants: their gradient is zero.
         steepness: Parameters of the surrogate derivative, likewise.
 
     Returns:
@@ -94,12 +109,14 @@ def lif_scan(
 
 
 def _run(
-    program: Program, drive: Currents, state: tuple[jax.Array, ...], weights: Any, coefficients: Any
-) -> tuple[jax.Array, jax.Array | None, tuple[jax.Array, ...]]:
+    program: Program, drive: Currents, state: State, weights: Weights, coefficients: Coefficients
+) -> Output:
     """Return the trace v, the membrane or None, and the final state."""
     recurrent = program.recurrent
 
-    def body(constants: Any, carry: tuple[jax.Array, ...], d: Currents) -> tuple[Any, Any]:
+    def body(
+        constants: Coefficients, carry: State, d: Currents
+    ) -> tuple[State, tuple[jax.Array, jax.Array | None]]:
         lm, gain, ls, theta = constants
         u, *i = carry
         z = u > theta
@@ -121,11 +138,11 @@ def _run(
 def _forward(
     program: Program,
     drive: Currents,
-    state: tuple[jax.Array, ...],
-    weights: Any,
-    coefficients: Any,
-    steepness: tuple[jax.Array, ...],
-) -> tuple[Any, Any]:
+    state: State,
+    weights: Weights,
+    coefficients: Coefficients,
+    steepness: Steepness,
+) -> tuple[Output, Residuals]:
     v, u, final = _run(program, drive, state, weights, coefficients)
     # Drives that broadcast are small. A whole drive must not be kept for the sake of its shape.
     broadcast = tuple(None if d.shape == v.shape else d for d in drive)
@@ -133,17 +150,23 @@ def _forward(
     return output, (v, broadcast, weights, coefficients, steepness)
 
 
-def _backward(program: Program, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+def _backward(
+    program: Program, residuals: Residuals, cotangents: Output
+) -> tuple[Currents, State, Weights, Coefficients, Steepness]:
     v, broadcast, weights, coefficients, steepness = residuals
     gz_out, gu_out, final = cotangents
     dtype = gz_out.dtype
     recurrent = program.recurrent
 
-    def onto_all(z: jax.Array, w: Any) -> Currents:
+    def onto_all(z: jax.Array, w: Weights) -> Currents:
         assert recurrent is not None
         return tuple(jnp.broadcast_to(r, z.shape) for r in recurrent(z, w))
 
-    def body(constants: Any, carry: tuple[jax.Array, ...], at_t: Any) -> tuple[Any, Currents]:
+    def body(
+        constants: tuple[Coefficients, Steepness],
+        carry: State,
+        at_t: tuple[jax.Array, jax.Array, jax.Array | None],
+    ) -> tuple[State, Currents]:
         (lm, gain, ls, _), steepness = constants
         gu, *gi = carry
         v_t, gz, gu_t = at_t

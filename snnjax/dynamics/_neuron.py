@@ -12,14 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
+from numpy.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._pytree import PyTree
 from snnjax.dynamics import _over_time
-from snnjax.dynamics._response import Response, arrays_of, integrals_of, response
+from snnjax.dynamics._response import HasMembrane, Response, arrays_of, integrals_of, response
 from snnjax.psp import PSP, ExcInhKernels, Integrals
 
 Reset = Literal["multiplicative", "to_value", "subtractive"]
+State = tuple[jax.Array, ...]
+"""State of a population: a NamedTuple of arrays (batch, ...features)."""
+Drive = PyTree
+"""What the synaptic currents receive: an array (time, batch, ...features), or several of them."""
+Weights = PyTree
+"""Weights of a recurrence: an array, or a pytree of arrays."""
 Recurrent = Callable[[jax.Array, Any], Any]
 """`(z, weights) -> drive` for the output z (batch, ...features) of one step, linear in z."""
 
@@ -55,7 +64,7 @@ class Neuron(abc.ABC):
     n_currents: ClassVar[int] = 1
 
     @abc.abstractmethod
-    def initial_state(self, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
         """Return the state before the first step.
 
         Args:
@@ -102,7 +111,7 @@ class Neuron(abc.ABC):
         """Whether `scan` has a backward pass written by hand for these parameters."""
         return False
 
-    def population(self, drive: Any) -> tuple[int, ...]:
+    def population(self, drive: Drive) -> tuple[int, ...]:
         """Return the shape (batch, ...features) of the population that a drive is for.
 
         Args:
@@ -112,11 +121,11 @@ class Neuron(abc.ABC):
 
     def scan(
         self,
-        drive: Any,
-        state: Any,
+        drive: Drive,
+        state: State,
         *,
         recurrent: Recurrent | None = None,
-        weights: Any = None,
+        weights: Weights = None,
         membrane: bool = False,
     ) -> Simulation:
         """Run the neurons over a sequence; `snnjax/dynamics/_simulate.py` without its checks.
@@ -157,16 +166,16 @@ class Static(NamedTuple):
     """
 
     structure: Any
-    numbers: tuple[Any, ...]
+    numbers: tuple[object, ...]
 
-    def neuron(self, arrays: Sequence[Any]) -> Any:
+    def neuron(self, arrays: Sequence[ArrayLike]) -> Neuron:
         """Return the neuron with one array for each None."""
         rest = iter(arrays)
         leaves = [next(rest) if number is None else number for number in self.numbers]
         return self.structure.unflatten(leaves)
 
 
-def split(neuron: Neuron) -> tuple[Static, list[Any]] | None:
+def split(neuron: Neuron) -> tuple[Static, list[ArrayLike]] | None:
     """Split a neuron into its static part and its arrays.
 
     Returns:
@@ -186,7 +195,7 @@ def split(neuron: Neuron) -> tuple[Static, list[Any]] | None:
     return static, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
 
 
-def _is_value(neuron: Any) -> bool:
+def _is_value(neuron: Neuron) -> bool:
     """Return whether equal objects are interchangeable, which is true of frozen dataclasses.
 
     A subclass that is no dataclass itself inherits an equality that ignores its own attributes.
@@ -196,8 +205,7 @@ def _is_value(neuron: Any) -> bool:
 
 
 def measured(
-    neuron: Neuron,
-    drive_of: Callable[[jax.Array], Any] = lambda drive: drive,
+    neuron: Neuron, drive_of: Callable[[jax.Array], Drive] = lambda drive: drive
 ) -> Integrals:
     """Return the post-synaptic potential of a neuron, measured from its `step`.
 
@@ -215,7 +223,9 @@ def measured(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _jitted_response(static: Static, arrays: Any, drive_of: Callable[[Any], Any]) -> Response:
+def _jitted_response(
+    static: Static, arrays: Sequence[ArrayLike], drive_of: Callable[[jax.Array], Drive]
+) -> Response:
     return response(static.neuron(arrays), drive_of)
 
 
@@ -226,11 +236,11 @@ def _jitted_response(static: Static, arrays: Any, drive_of: Callable[[Any], Any]
 @functools.partial(jax.jit, static_argnums=(0, 3, 6))
 def _jitted_scan(
     static: Static,
-    arrays: Any,
-    drive: Any,
-    recurrent: Any,
-    weights: Any,
-    state: Any,
+    arrays: Sequence[ArrayLike],
+    drive: Drive,
+    recurrent: Recurrent | None,
+    weights: Weights,
+    state: State,
     membrane: bool,
 ) -> Simulation:
     return _scan(static.neuron(arrays), drive, recurrent, weights, state, membrane)
@@ -238,14 +248,14 @@ def _jitted_scan(
 
 def _scan(
     neuron: Neuron,
-    drive: Any,
-    recurrent: Any,
-    weights: Any,
-    state: Any,
+    drive: Drive,
+    recurrent: Recurrent | None,
+    weights: Weights,
+    state: State,
     membrane: bool,
 ) -> Simulation:
-    def body(_: None, s: Any, d: Any) -> tuple[Any, tuple[jax.Array, Any]]:
-        u = s.u if membrane else None
+    def body(_: None, s: State, d: Drive) -> tuple[State, tuple[jax.Array, jax.Array | None]]:
+        u = s.u if membrane and isinstance(s, HasMembrane) else None
         if recurrent is None:
             s, z = neuron.step(s, d)
             return s, (z, u)
@@ -265,13 +275,7 @@ def check_reset(reset: str) -> None:
 
 
 def apply_reset(
-    u: jax.Array,
-    z: jax.Array,
-    *,
-    reset: Reset,
-    reset_grad: bool,
-    theta: Scalar,
-    u_reset: Scalar,
+    u: jax.Array, z: jax.Array, *, reset: Reset, reset_grad: bool, theta: Scalar, u_reset: Scalar
 ) -> jax.Array:
     """Reset the membrane where the neuron spiked.
 

@@ -24,12 +24,20 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-Body = Callable[[Any, Any, Any], tuple[Any, Any]]
+C = TypeVar("C")
+"""Constants of a loop."""
+S = TypeVar("S")
+"""What a loop carries from step to step."""
+X = TypeVar("X")
+"""What a step takes."""
+Y = TypeVar("Y")
+"""What a step gives."""
 
 UNROLL = 8
 """Steps of a loop that are unrolled on a GPU."""
@@ -68,13 +76,8 @@ def has_triton() -> bool:
 
 
 def elementwise(
-    body: Body,
-    constants: Any,
-    carry: Any,
-    xs: Any,
-    *,
-    reverse: bool = False,
-) -> tuple[Any, Any]:
+    body: Callable[[C, S, X], tuple[S, Y]], constants: C, carry: S, xs: X, *, reverse: bool = False
+) -> tuple[S, Y]:
     """Run `carry, y = body(constants, carry, x)` over time. Not differentiable.
 
     Args:
@@ -102,13 +105,8 @@ def elementwise(
 
 
 def loop(
-    body: Body,
-    constants: Any,
-    carry: Any,
-    xs: Any,
-    *,
-    reverse: bool = False,
-) -> tuple[Any, Any]:
+    body: Callable[[C, S, X], tuple[S, Y]], constants: C, carry: S, xs: X, *, reverse: bool = False
+) -> tuple[S, Y]:
     """`elementwise` by `jax.lax.scan`, for any body; differentiable."""
     step = lambda s, x: body(constants, s, x)
     return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
@@ -119,14 +117,14 @@ def _padded(size: int) -> int:
 
 
 def kernel(
-    body: Body,
-    constants: Any,
-    carry: Any,
-    xs: Any,
+    body: Callable[[C, S, X], tuple[S, Y]],
+    constants: C,
+    carry: S,
+    xs: X,
     *,
     reverse: bool = False,
     interpret: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[S, Y]:
     """`elementwise` by the kernel. With `interpret` it runs without a GPU, slowly, for tests."""
     from jax.experimental import pallas as pl
 
@@ -139,7 +137,7 @@ def kernel(
     size = math.prod(shape)
     padded = _padded(size)
 
-    def flat(a: Any, lead: tuple[int, ...]) -> jax.Array:
+    def flat(a: ArrayLike, lead: tuple[int, ...]) -> jax.Array:
         a = jnp.broadcast_to(a, (*lead, *shape)).reshape(*lead, size)
         widths = [*((0, 0) for _ in lead), (0, padded - size)]
         return a if size == padded else jnp.pad(a, widths, mode="edge")
@@ -159,7 +157,7 @@ def kernel(
         read = functools.partial(jax.tree.map, lambda ref: ref[...])
         c = read(constant_refs)
 
-        def some(first: Any, s: Any, n: int) -> Any:
+        def some(first: int | jax.Array, s: S, n: int) -> S:
             at = [steps - 1 - (first + k) if reverse else first + k for k in range(n)]
             ahead = [jax.tree.map(lambda ref, t=t: ref[t, :], x_refs) for t in at]
             for t, x in zip(at, ahead, strict=True):

@@ -11,11 +11,12 @@ doi 10.1088/2634-4386/ac97bb, section 4.1.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
@@ -23,7 +24,7 @@ from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics import _over_time
 from snnjax.dynamics._leaky_vjp import jitted_leaky_scan
 from snnjax.dynamics._lif import CONSTANT, check_dt, check_tau
-from snnjax.dynamics._neuron import Neuron, Recurrent, Simulation
+from snnjax.dynamics._neuron import Drive, Neuron, Recurrent, Simulation, State, Weights
 from snnjax.psp import PSP, Kernel
 
 
@@ -80,18 +81,14 @@ class LeakyIntegrator(Neuron):
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
 
     def initial_state(
-        self,
-        shape: tuple[int, ...],
-        dtype: Any = jnp.float32,
+        self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     ) -> LeakyIntegratorState:
         """Return o = `initial` and i = 0 for a population of `shape`, in at least float32."""
         dtype = _check.wide(dtype)
         return LeakyIntegratorState(jnp.full(shape, self.initial, dtype), jnp.zeros(shape, dtype))
 
     def step(
-        self,
-        state: LeakyIntegratorState,
-        drive: jax.Array,
+        self, state: LeakyIntegratorState, drive: jax.Array
     ) -> tuple[LeakyIntegratorState, jax.Array]:
         """Return the next state and the trace o[t+1]."""
         o, i = state
@@ -101,28 +98,29 @@ class LeakyIntegrator(Neuron):
 
     def scan(
         self,
-        drive: Any,
-        state: Any,
+        drive: Drive,
+        state: State,
         *,
         recurrent: Recurrent | None = None,
-        weights: Any = None,
+        weights: Weights = None,
         membrane: bool = False,
     ) -> Simulation:
         """`Neuron.scan`, on a GPU by the kernel of `_over_time` where it applies.
 
         Elsewhere autodiff is as fast, and has derivatives of all kinds.
         """
-        plain = (
-            _over_time.on_gpu()
+        if not (
+            isinstance(drive, jax.Array)
+            and _over_time.on_gpu()
             and type(self).step is LeakyIntegrator.step
             and recurrent is None
             and all(isinstance(tau, CONSTANT) for tau in (self.tau_mem, self.tau_syn))
             and all(s.shape == drive.shape[1:] and s.dtype == drive.dtype for s in state)
-        )
-        if not plain:
-            options: Any = {"recurrent": recurrent, "weights": weights, "membrane": membrane}
-            return super().scan(drive, state, **options)
+        ):
+            return super().scan(
+                drive, state, recurrent=recurrent, weights=weights, membrane=membrane
+            )
         lr, ls = (_time.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_syn))
         coefficients = tuple(np.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls))
         final, output = jitted_leaky_scan(coefficients, tuple(state), drive)
-        return Simulation(output, None, type(state)(*final))
+        return Simulation(output, None, LeakyIntegratorState(*final))

@@ -21,14 +21,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 from snnjax.psp import Integrals
+
+if TYPE_CHECKING:
+    from snnjax.dynamics._neuron import Neuron
 
 SIZES = (*((-2.0) ** k for k in range(10, -21, -1)), 0.0)
 FIRST, LAST = 2**8, 2**17
@@ -37,6 +41,14 @@ DECAYED = 1e-6
 """Largest |eps| that counts as decayed, relative to its peak."""
 LINEAR = 1e-2
 """Largest difference of the responses to a and -2 a that counts as linear, relative to the peak."""
+
+
+@runtime_checkable
+class HasMembrane(Protocol):
+    """A state of neurons with a membrane potential `u`, an array (batch, ...features)."""
+
+    @property
+    def u(self) -> jax.Array: ...
 
 
 class Response(NamedTuple):
@@ -71,13 +83,13 @@ class _Sums(NamedTuple):
     spiked: jax.Array
 
 
-def arrays_of(neuron: Any) -> list[Any]:
+def arrays_of(neuron: Neuron) -> list[jax.Array | np.ndarray]:
     """Return the arrays among the parameters of a neuron, which need not be a registered pytree."""
-    fields = [getattr(neuron, f.name) for f in dataclasses.fields(neuron)]
+    fields = [getattr(neuron, f.name) for f in dataclasses.fields(neuron)]  # type: ignore[arg-type]
     return [x for x in jax.tree.leaves(fields) if isinstance(x, jax.Array | np.ndarray)]
 
 
-def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
+def response(neuron: Neuron, drive_of: Callable[[jax.Array], PyTree]) -> Response:
     """Measure the response to an impulse.
 
     Args:
@@ -89,7 +101,7 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
     sizes = jnp.asarray(SIZES, dtype).reshape(-1, *(1,) * len(features))
     zeros = jnp.zeros((len(SIZES), *features), dtype)
 
-    def record(sums: _Sums, state: Any, z: jax.Array) -> _Sums:
+    def record(sums: _Sums, state: HasMembrane, z: jax.Array) -> _Sums:
         u = state.u.astype(dtype)
         eps = (u - u[-1:]) / jnp.where(sizes == 0, 1, sizes)
         size = jnp.abs(eps)
@@ -107,13 +119,15 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
         rounding = 8 * jnp.finfo(dtype).eps * sums.scale / jnp.where(sizes == 0, 1, abs(sizes))
         return sums.recent <= DECAYED * sums.peak + rounding
 
-    def unfinished(carry: tuple[jax.Array, Any, _Sums]) -> jax.Array:
+    def unfinished(carry: tuple[jax.Array, HasMembrane, _Sums]) -> jax.Array:
         k, _, sums = carry
         is_check = (k >= FIRST) & ((k & (k - 1)) == 0)
         done = jnp.all(decayed(sums) | sums.spiked)
         return ~(is_check & done) & (k < LAST)
 
-    def advance(carry: tuple[jax.Array, Any, _Sums]) -> tuple[jax.Array, Any, _Sums]:
+    def advance(
+        carry: tuple[jax.Array, HasMembrane, _Sums],
+    ) -> tuple[jax.Array, HasMembrane, _Sums]:
         k, state, sums = carry
         is_check = (k >= FIRST) & ((k & (k - 1)) == 0)
         sums = sums._replace(recent=jnp.where(is_check, 0, sums.recent))
@@ -121,7 +135,7 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
         return k + 1, state, record(sums, state, z)
 
     start = neuron.initial_state(zeros.shape, dtype)
-    if not hasattr(start, "u"):
+    if not isinstance(start, HasMembrane):
         got = f"the state {type(start).__name__} of {type(neuron).__name__} has none"
         raise TypeError(f"a kernel is measured at the membrane u of a state, but {got}")
     state, z = neuron.step(start, drive_of(zeros + sizes))
@@ -146,7 +160,7 @@ def response(neuron: Any, drive_of: Callable[[jax.Array], Any]) -> Response:
     )
 
 
-def integrals_of(r: Response, neuron: Any) -> Integrals:
+def integrals_of(r: Response, neuron: Neuron) -> Integrals:
     """Return the integrals of a response, or raise if the neuron has none.
 
     Args:

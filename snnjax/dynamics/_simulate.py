@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics._neuron import Neuron, Recurrent, Simulation, check_neuron
+from snnjax._pytree import PyTree
+from snnjax.dynamics._neuron import (
+    Drive,
+    Neuron,
+    Recurrent,
+    Simulation,
+    State,
+    Weights,
+    check_neuron,
+)
+from snnjax.dynamics._response import HasMembrane
 
 
 def simulate(
     neuron: Neuron,
-    drive: Any,
+    drive: Drive,
     *,
     recurrent: Recurrent | None = None,
-    weights: Any = None,
-    state: Any = None,
+    weights: Weights = None,
+    state: State | None = None,
     membrane: bool = False,
     fused: bool | None = None,
 ) -> Simulation:
@@ -63,17 +74,17 @@ def simulate(
     """
     check_neuron(neuron)
     for leaf in jax.tree.leaves(drive):
-        if not hasattr(leaf, "shape"):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             got = type(leaf).__name__
             raise TypeError(f"drive must hold arrays (time, batch, ...features), got {got}")
-        if leaf.ndim < 2 or leaf.shape[0] == 0:
+        if leaf.ndim < 2 or 0 in leaf.shape[:1]:
             needed = "shape (time, batch, ...features) with at least one time step"
             raise ValueError(f"drive must have {needed}, got {leaf.shape}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"drive must be floating point, got {leaf.dtype}")
     drive = jax.tree.map(_check.as_wide, drive)
     state = _start(neuron, state, neuron.population(drive), jax.tree.leaves(drive)[0].dtype)
-    if membrane and not hasattr(state, "u"):
+    if membrane and not isinstance(state, HasMembrane):
         got = type(state).__name__
         raise ValueError(f"membrane=True needs a state with a membrane u, which {got} has not")
     if fused and not neuron.fused:
@@ -86,7 +97,7 @@ def simulate(
     return scan(drive, state, recurrent=recurrent, weights=weights, membrane=membrane)
 
 
-def _start(neuron: Neuron, state: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def _start(neuron: Neuron, state: State | None, shape: tuple[int, ...], dtype: DTypeLike) -> State:
     """Return the initial state, or `state` after a check that it is one of such a population."""
     if state is None:
         return neuron.initial_state(shape, dtype)
@@ -98,13 +109,11 @@ def _start(neuron: Neuron, state: Any, shape: tuple[int, ...], dtype: Any) -> An
         hint = "a state fits the batch size and the layer that it comes from"
         raise ValueError(f"state must be {needed}, as for this input, got {got}; {hint}")
 
-    def converted(s: Any, e: Any) -> jax.Array:
-        return jnp.asarray(s, jnp.promote_types(jnp.result_type(s), e.dtype))
-
+    converted = lambda s, e: jnp.asarray(s, jnp.promote_types(jnp.result_type(s), e.dtype))
     return jax.tree.map(converted, state, expected)
 
 
-def _shapes(tree: Any) -> list[str]:
+def _shapes(tree: PyTree) -> list[str]:
     return [str(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)]
 
 

@@ -223,6 +223,6 @@ def build_objective(config: TrainConfig, *, duration: float) -> Objective:
                 share=share,
             )
         )
-    if used(config.lower_strength):
+    if config.lower_strength is not None and used(config.lower_strength):
         bounds.append(lower_bound(config.lower_strength, config.lower_threshold, share=share))
     return Objective(LOSSES[config.loss], bounds)

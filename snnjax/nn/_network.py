@@ -132,11 +132,15 @@ class Sequential(nnx.Module):
 
     @unlisted
     def walk(
-        self, x: Any, visit: Callable[[int, Layer, Any], jax.Array], *, lead: int = 2
+        self,
+        x: jax.Array | EventRaster,
+        visit: Callable[[int, Layer, Any], jax.Array],
+        *,
+        lead: int = 2,
     ) -> jax.Array:
         """Call a function with every layer and its input, first to last.
 
-        All functions that run or measure a network use this method.
+        All functions that measure a network use this method.
 
         Args:
             x: The network's input.
@@ -148,16 +152,22 @@ class Sequential(nnx.Module):
             The output of the last layer.
         """
         passed: list[jax.Array] = []
-        last = len(self.layers) - 1
+        out: Any = x
         for k, layer in enumerate(self.layers):
-            x = visit(k, layer, self.input_of(k, x, passed, lead=lead))
-            if k < last:
-                x = layer.emit(x)
-            if layer.spiking:
-                passed.append(x)
-            elif layer.masks and k and self.layers[k - 1].spiking:
-                passed[-1] = x
-        return x
+            below = self.input_of(k, out, passed, lead=lead)
+            out = self._output_of(k, visit(k, layer, below), passed)
+        return out
+
+    def _output_of(self, k: int, out: jax.Array, passed: list[jax.Array]) -> jax.Array:
+        """What layers above receive of the output of layer k; spikes are added to `passed`."""
+        layer = self.layers[k]
+        if k < len(self.layers) - 1:
+            out = layer.emit(out)
+        if layer.spiking:
+            passed.append(out)
+        elif layer.masks and k and self.layers[k - 1].spiking:
+            passed[-1] = out
+        return out
 
     def __call__(
         self,
@@ -213,76 +223,77 @@ class Sequential(nnx.Module):
         _check.time_major("x", x)
         if state is not None:
             self._check_state(state)
-        given: Any = x if self.takes_events else as_dense(x)
-        if self.remat_steps is None or len(given) <= self.remat_steps:
-            return self._run_whole(given, state, membranes, key, tap)
+        out: Any = x if self.takes_events else as_dense(x)
+        if self.remat_steps is not None and len(out) > self.remat_steps:
+            return self._run_in_parts(out, state, membranes=membranes, counts=counts, key=key)
+        states: list[State] = []
+        spikes: list[jax.Array] = []
+        traces: list[jax.Array] = []
+        passed: list[jax.Array] = []
+        for k, layer in enumerate(self.layers):
+            # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
+            asked = self._options(k, key)
+            if membranes and layer.spiking:
+                asked["membrane"] = True
+            start = None if state is None else state[k]
+            below = self.input_of(k, out, passed)
+            sim = layer(below, state=start, **asked)
+            states.append(sim.state)
+            out = sim.output
+            if layer.spiking:
+                out = out if tap is None else tap(out)
+                spikes.append(out)
+                if sim.membrane is not None:
+                    traces.append(sim.membrane)
+            out = self._output_of(k, out, passed)
+        return tuple(states), NetworkOutput(out, Activity(tuple(spikes), tuple(traces)))
+
+    def _run_in_parts(
+        self,
+        x: jax.Array,
+        state: tuple[State, ...] | None,
+        *,
+        membranes: bool,
+        counts: bool,
+        key: jax.Array | None,
+    ) -> tuple[tuple[State, ...], NetworkOutput]:
+        """`run` in parts of `remat_steps` steps, whose traces are computed again for gradients."""
         if state is None:
-            state = self.initial_state(given.shape[1], features=given.shape[2:])
-        parts, rest = divmod(len(given), self.remat_steps)
+            state = self.initial_state(x.shape[1], features=x.shape[2:])
+        steps = self.remat_steps or len(x)
+        parts, rest = divmod(len(x), steps)
 
         @jax.checkpoint  # type: ignore[arg-type]
-        def part(state: Any, x: jax.Array) -> tuple[Any, NetworkOutput]:
-            state, (readout, activity) = self._run_whole(x, state, membranes, key)
+        def part(state: tuple[State, ...], x: jax.Array) -> tuple[tuple[State, ...], NetworkOutput]:
+            state, (readout, activity) = self.run(x, state, membranes=membranes, key=key)
             if counts:
                 sums = tuple(z.sum(axis=0, keepdims=True) for z in activity.spikes)
                 activity = activity._replace(spikes=sums)
             return state, NetworkOutput(readout, activity)
 
-        whole = given[: len(given) - rest].reshape(parts, self.remat_steps, *given.shape[1:])
+        whole = x[: len(x) - rest].reshape(parts, steps, *x.shape[1:])
         final, out = jax.lax.scan(part, state, whole)
         out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
         if rest:
-            final, last = part(final, given[-rest:])
+            final, last = part(final, x[-rest:])
             out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
         readout, activity = out
-        return final, NetworkOutput(
-            readout, activity._replace(steps=len(given) if counts else None)
-        )
+        return final, NetworkOutput(readout, activity._replace(steps=len(x) if counts else None))
 
-    def _check_state(self, state: Any) -> None:
-        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
-            got = f"a {type(state).__name__}"
-            if isinstance(state, tuple | list):
-                got = f"{len(state)} entries"
+    def _check_state(self, state: object) -> None:
+        listed = isinstance(state, tuple | list)
+        if not listed or len(state) != len(self.layers):
+            got = f"{len(state)} entries" if listed else f"a {type(state).__name__}"
             raise ValueError(
                 f"state must have one entry for each of the network's {len(self.layers)} layers, "
                 f"as initial_state(...) and run(...) return it, got {got}"
             )
 
-    def _options(self, k: int, key: jax.Array | None) -> dict[str, jax.Array]:
+    def _options(self, k: int, key: jax.Array | None) -> dict[str, Any]:
         """Further arguments of layer k: its own key if it is stochastic."""
         if key is None or not self.layers[k].stochastic:
             return {}
         return {"key": jax.random.fold_in(key, k)}
-
-    def _run_whole(
-        self,
-        x: jax.Array,
-        state: tuple[State, ...] | None,
-        membranes: bool,
-        key: jax.Array | None,
-        tap: Tap | None = None,
-    ) -> tuple[tuple[State, ...], NetworkOutput]:
-        states: list[State] = []
-        spikes: list[jax.Array] = []
-        traces: list[jax.Array] = []
-
-        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-            # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
-            asked: dict[str, Any] = {"membrane": True} if membranes and layer.spiking else {}
-            start = None if state is None else state[k]
-            asked |= self._options(k, key)
-            sim = layer(x, state=start, **asked)
-            states.append(sim.state)
-            if not layer.spiking:
-                return sim.output
-            spikes.append(sim.output if tap is None else tap(sim.output))
-            if sim.membrane is not None:
-                traces.append(sim.membrane)
-            return spikes[-1]
-
-        readout = self.walk(x, visit)
-        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
 
     @unlisted
     def initial_state(
@@ -345,7 +356,7 @@ class Sequential(nnx.Module):
         return tuple(states), (readout, tuple(spikes))
 
 
-def _as_layer(k: int, layer: Any) -> Layer:
+def _as_layer(k: int, layer: object) -> Layer:
     """The layer itself, or a `PerStep` of another module of Flax."""
     if isinstance(layer, Layer):
         return layer
@@ -359,7 +370,7 @@ def _as_layer(k: int, layer: Any) -> Layer:
         return PerStep(layer)
 
 
-def check_sequential(name: str, network: Any) -> None:
+def check_sequential(name: str, network: object) -> None:
     """Raise unless `network` is a `Sequential`.
 
     Args:

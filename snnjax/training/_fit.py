@@ -27,7 +27,7 @@ from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, qua
 from snnjax.training._inputs import choose_form
 from snnjax.training._objective import Metrics, Objective
 from snnjax.training._params import flatten_params
-from snnjax.training._step import batch_gradient, batch_key, epoch_order
+from snnjax.training._step import batch_key, epoch_order, gradient_of
 from snnjax.training._trainer import Trainer, weighted_mean
 
 
@@ -497,9 +497,9 @@ def _explain(trainer: Trainer, state: Any, source: BatchSource, key: jax.Array, 
         indices, key = order[step], batch_key(key, step)
         where += f", step {step} of {len(order)}"
     recipe = trainer.recipe(sizes._replace(devices=1))
-    again = jax.jit(lambda p: batch_gradient(recipe, p, source, indices, key))
+    again = jax.jit(lambda p: gradient_of(recipe)(p, source, indices, key))
     x, _ = source.batch(indices, key)
-    _, metrics, grads = again(state.params)
+    (_, metrics), grads = again(state.params)
     facts = [f"loss {float(metrics.loss):g}, penalty {float(metrics.penalty):g}"]
     for what, tree in (("weights", state.params), ("gradient", grads)):
         bad = [n for n, leaf in flatten_params(tree).items() if not np.isfinite(leaf).all()]

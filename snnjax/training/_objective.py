@@ -14,19 +14,52 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from flax import nnx
 
 from snnjax import _check, regularizers
-from snnjax._pytree import pytree_dataclass, static
-from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss
-from snnjax.nn._network import Activity, Sequential
+from snnjax._pytree import PyTree, pytree_dataclass, static
+from snnjax.datasets import BatchSource
+from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Target
+from snnjax.nn._network import Activity, NetworkOutput, Sequential
 from snnjax.regularizers import ActivityBound, Penalty
 
 Tap = Callable[[jax.Array], jax.Array]
+Params = optax.Params
+"""Parameters of a network: an `nnx.State` of `nnx.Param`, or the pytree that its function takes."""
+Inputs = PyTree
+"""Inputs of a network: an array (time, batch, ...features) or an `EventRaster`."""
+_NOISE = 2**31 - 1  # the network must not draw the same random numbers as the source
+
+
+@runtime_checkable
+class HasSpikes(Protocol):
+    """The activity of a network: spikes of every spiking layer (`snnjax.nn.Activity`)."""
+
+    @property
+    def spikes(self) -> tuple[jax.Array, ...]: ...
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """A network that says whether it draws random numbers in training."""
+
+    @property
+    def stochastic(self) -> bool: ...
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A loss, regularizer or source that says whether it treats samples independently."""
+
+    @property
+    def separable(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +156,7 @@ class NetworkFn:
     counts: bool = static()
     taps: bool = static()
 
-    def network(self, params: Any) -> Any:
+    def network(self, params: Params) -> Any:
         """The network with these parameters."""
         return nnx.merge(self.graphdef, params, self.rest)
 
@@ -150,7 +183,9 @@ class Problem(NamedTuple):
     noisy: bool = False
 
     @classmethod
-    def from_objective(cls, network: Any, objective: Objective) -> tuple[Problem, Any]:
+    def from_objective(
+        cls, network: nnx.Module | tuple[Callable[..., Any], Params], objective: Objective
+    ) -> tuple[Problem, Any]:
         """The problem of a network, and its parameters.
 
         Args:
@@ -172,10 +207,9 @@ class Problem(NamedTuple):
         [(5, 2)]
         """
         if not isinstance(objective, Objective):
-            made = (
-                "objective must be a snnjax.training.Objective, such as Objective(CrossEntropy())"
-            )
-            raise TypeError(f"{made}, got {type(objective).__name__} {objective!r}")
+            made = "objective must be a snnjax.training.Objective"
+            got = f"{type(objective).__name__} {objective!r}"
+            raise TypeError(f"{made}, such as Objective(CrossEntropy()), got {got}")
         loss: Any = objective.loss
         if isinstance(network, tuple):
             apply, params = network
@@ -190,7 +224,7 @@ class Problem(NamedTuple):
         counts = counted and type(network) is Sequential and network.remat_steps is not None
         taps = isinstance(network, Sequential) and network.remat_steps is None
         call = NetworkFn(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
-        noisy = getattr(network, "stochastic", False)
+        noisy = isinstance(network, Stochastic) and network.stochastic
         return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
 
     def priming(self) -> Problem:
@@ -226,16 +260,34 @@ class Problem(NamedTuple):
         bounds = [r for r in self.regularizers if isinstance(r, ActivityBound)]
         return [bound for bound in bounds if bound.share is not None]
 
-    def outputs(
-        self, params: Any, x: Any, key: jax.Array | None = None, tap: Tap | None = None
-    ) -> tuple[jax.Array, Any]:
-        """Readout (time, batch, k) and activity for inputs x (time, batch, ...features).
+    def call(
+        self, params: Params, key: jax.Array | None = None, tap: Tap | None = None
+    ) -> Callable[[Inputs], object]:
+        """The network as a function of its inputs; `read` checks what it returns.
 
         Args:
             params: Parameters of the network.
-            x: The inputs.
             key: Random key of the network in training; None in evaluation.
             tap: A function of the spikes of every layer, as in `snnjax.nn.Sequential`.
+        """
+        if not isinstance(self.apply, NetworkFn):
+            return partial(self.apply, params)
+        network = self.apply.network(params)
+        options: dict[str, Any] = {"counts": True} if self.apply.counts else {}
+        options |= {} if tap is None else {"tap": tap}
+        options |= {"key": key} if self.noisy and key is not None else {}
+        # a class of the user that is derived from Sequential may have its own __call__
+        return partial(network.run if type(network) is Sequential else network, **options)
+
+    def outputs(self, params: Params, x: Inputs) -> tuple[jax.Array, HasSpikes]:
+        """Readout (time, batch, k) and activity in evaluation, for inputs x."""
+        return self.read(self.call(params)(x))
+
+    def read(self, out: Any) -> tuple[jax.Array, HasSpikes]:
+        """The readout (time, batch, k) and the activity in what the network returned.
+
+        Args:
+            out: What the function `call(...)` returned.
 
         Returns:
             The readout and the activity. If the network returns only a readout, the `Activity` has
@@ -246,15 +298,10 @@ class Problem(NamedTuple):
             ValueError: The readout has other axes, or there are regularizers and the network
                 returns no spikes.
         """
-        if isinstance(self.apply, NetworkFn):
-            options: dict[str, Any] = {"counts": True} if self.apply.counts else {}
-            options |= {} if tap is None else {"tap": tap}
-            options |= {"key": key} if self.noisy and key is not None else {}
-            out: Any = self.apply.network(params)(x, **options)
-        else:
-            out = self.apply(params, x)
-        alone = hasattr(out, "ndim")
-        pair = isinstance(out, tuple | list) and len(out) == 2 and hasattr(out[1], "spikes")
+        if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], NetworkOutput):
+            out = out[1]  # of `Sequential.run`, without the state
+        alone = isinstance(out, jax.Array | np.ndarray)
+        pair = isinstance(out, tuple | list) and len(out) == 2 and isinstance(out[1], HasSpikes)
         if not alone and not pair:
             raise TypeError(f"{_RETURNS}, got {_described(out)}")
         readout: Any = out if alone else out[0]
@@ -267,21 +314,21 @@ class Problem(NamedTuple):
             raise ValueError(f"{needs}: {_RETURNS}, got only the readout")
         return readout, Activity(())
 
-    def sample_scores(self, readout: jax.Array, target: Any) -> dict[str, jax.Array]:
+    def sample_scores(self, readout: jax.Array, target: Target) -> dict[str, jax.Array]:
         """The metric of each sample by its name, {name: (batch,)}; empty if there is none."""
         metric = self.loss.metric(target)
         return {} if metric is None else {metric.name: metric.of(readout, target)}
 
     def value(
-        self, params: Any, x: jax.Array, target: Any, key: jax.Array | None = None
+        self, params: Params, source: BatchSource, indices: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
         """The scalar that is minimized, and the metrics of a batch.
 
         Args:
             params: Parameters of the network.
-            x: Inputs (time, batch, ...features).
-            target: Targets in the form that the loss takes, such as classes (batch,).
-            key: Random key of the network. None: it draws no random numbers.
+            source: The samples.
+            indices: Samples of the batch, integers (batch,).
+            key: Random key of the source and the network. None: they draw no random numbers.
 
         Returns:
             The objective, a scalar, and its `Metrics`.
@@ -294,7 +341,10 @@ class Problem(NamedTuple):
             penalties.append(penalty)
             return spikes
 
-        readout, activity = self.outputs(params, x, key, tap if limited else None)
+        x, target = source.batch(indices, key)
+        noise = jax.random.fold_in(key, _NOISE) if self.noisy and key is not None else None
+        returned = self.call(params, noise, tap if limited else None)(x)
+        readout, activity = self.read(returned)
         loss = self.loss(readout, target).mean()
         others = [r for r in self.regularizers if not any(r is bound for bound in limited)]
         penalty = sum(penalties, start=regularizers.total_penalty(others, activity.spikes))
@@ -306,26 +356,26 @@ class Problem(NamedTuple):
         return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
 
 
-def is_separable(part: Any) -> bool:
+def is_separable(part: object) -> bool:
     """Whether a loss, regularizer or source treats samples independently (`separable`).
 
     The user's own functions and sources may lack this attribute; then they are not separable.
     """
-    return getattr(part, "separable", False)
+    return isinstance(part, Separable) and part.separable
 
 
-def steps_of_a_row(activity: Any, spikes: jax.Array) -> float:
+def steps_of_a_row(activity: HasSpikes, spikes: jax.Array) -> float:
     """Number of time steps per entry of the first axis of `spikes`.
 
     It is 1 for spike trains. For counts it is the length of a part of the trial.
     """
-    steps = getattr(activity, "steps", None)
+    steps = activity.steps if isinstance(activity, Activity) else None
     return 1 if steps is None else steps / len(spikes)
 
 
 _RETURNS = "network must return the readout (time, batch, k), or (readout, activity with .spikes)"
 
 
-def _described(out: Any) -> str:
+def _described(out: object) -> str:
     parts = [type(part).__name__ for part in out] if isinstance(out, tuple | list) else ""
     return f"a {type(out).__name__} {parts}".rstrip()

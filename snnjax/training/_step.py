@@ -16,8 +16,9 @@ the last good one.
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +26,20 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import ArrayLike
 
 from snnjax import _check, regularizers
+from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
 from snnjax.nn._neurons import Steepness
-from snnjax.training._objective import Metrics, Problem, is_separable, steps_of_a_row
+from snnjax.training._objective import (
+    Inputs,
+    Metrics,
+    Params,
+    Problem,
+    is_separable,
+    steps_of_a_row,
+)
 
 
 class TrainState(NamedTuple):
@@ -42,8 +52,8 @@ class TrainState(NamedTuple):
         healthy: Whether every step so far was finite.
     """
 
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: optax.OptState
     steps: jax.Array
     healthy: jax.Array
 
@@ -64,21 +74,29 @@ class Sizes(NamedTuple):
     devices: int = 1
 
 
-def check_optimizer(optimizer: Any) -> None:
+@runtime_checkable
+class _Transformation(Protocol):
+    """An optax transformation, of optax or of another library."""
+
+    def init(self, params: Params, /) -> optax.OptState: ...
+    def update(self, updates: Params, state: optax.OptState, /) -> tuple[Params, PyTree]: ...
+
+
+def check_optimizer(optimizer: object) -> None:
     """Raise TypeError unless `optimizer` is an optax transformation. The text says what to do."""
-    made = not isinstance(optimizer, type) and not isinstance(optimizer, nnx.Optimizer)
-    if made and all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+    if isinstance(optimizer, _Transformation) and not isinstance(optimizer, type | nnx.Optimizer):
         return
     expected = "optimizer must be an optax transformation such as optax.adam(1e-3)"
     if isinstance(optimizer, nnx.Optimizer):
         raise TypeError(f"{expected}, got an nnx.Optimizer; pass its attribute `tx`")
     if callable(optimizer):
-        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        is_named = isinstance(optimizer, type | types.FunctionType)
+        name = optimizer.__name__ if is_named else type(optimizer).__name__
         raise TypeError(f"{expected}, got the function {name} itself; call it, {name}(...)")
     raise TypeError(f"{expected}, got {type(optimizer).__name__} {optimizer!r}")
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step.
 
     Args:
@@ -112,62 +130,53 @@ class Recipe(NamedTuple):
     sizes: Sizes
 
 
-def gradient_of(recipe: Recipe) -> Callable[..., tuple[jax.Array, Metrics, Any]]:
-    """`batch_gradient` of a recipe, on all devices that share a batch.
+Gradient = Callable[..., tuple[tuple[jax.Array, Metrics], Params]]
+"""`(params, source, indices, key) -> (objective, metrics), gradient`, means over the batch."""
+
+
+def gradient_of(recipe: Recipe) -> Gradient:
+    """The objective, its metrics and its gradient, on all devices that share a batch.
 
     Args:
         recipe: The problem and the sizes. The optimizer is not used.
 
     Returns:
-        A function of parameters, source, indices and key; see `batch_gradient`.
+        A function of parameters, source, indices (batch,) and key.
     """
-    gradient = functools.partial(batch_gradient, recipe)
-    if recipe.sizes.devices == 1:
+    sizes = recipe.sizes
+    gradient = jax.value_and_grad(recipe.problem.value, has_aux=True)
+    if sizes.micro_batch == sizes.batch_size:
         return gradient
+    of_parts = functools.partial(_mean_over_parts, gradient, sizes)
+    if sizes.devices == 1:
+        return of_parts
     everywhere, split = PartitionSpec(), PartitionSpec(_AXIS)
-    specs = (everywhere, everywhere, split, everywhere)
-    mesh = batch_mesh(recipe.sizes.devices)
+    specs, mesh = (everywhere, everywhere, split, everywhere), batch_mesh(sizes.devices)
     # the loops carry sums that differ between devices until the mean is taken; the check of
     # replication would reject them
-    return jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+    return jax.shard_map(of_parts, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
 
 
-def batch_gradient(
-    recipe: Recipe,
-    params: Any,
+def _mean_over_parts(
+    gradient: Gradient,
+    sizes: Sizes,
+    params: Params,
     source: BatchSource,
     indices: jax.Array,
     key: jax.Array | None,
-) -> tuple[jax.Array, Metrics, Any]:
-    """Objective, metrics and gradient on the samples `indices` of `source`.
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """`gradient` as the mean over parts of `micro_batch` samples, one after another.
 
-    If several devices share a batch, this runs on each of them (`gradient_of`).
-
-    Args:
-        recipe: The problem and the sizes. The optimizer is not used.
-        params: Parameters of the network.
-        source: The samples.
-        indices: Samples of the batch, or those of this device, integers (n,).
-        key: Random key of the source and the network. None: they draw no random numbers.
-
-    Returns:
-        The objective, a scalar; its metrics; and the gradient, a pytree like `params`. They are
-        means over the whole batch.
+    If several devices share a batch, this runs on each of them, with `indices` of its own samples.
     """
-    problem, _, sizes = recipe
     parts, shared = len(indices) // sizes.micro_batch, sizes.devices > 1
     first = jax.lax.axis_index(_AXIS) * parts if shared else 0
     mean = functools.partial(jax.lax.pmean, axis_name=_AXIS) if shared else lambda tree: tree
 
-    def part(k: Any, some: jax.Array) -> tuple[jax.Array, Metrics, Any]:
-        own = key
-        if key is not None and (shared or parts > 1):
-            # each part has its own key; with the same key all would draw the same augmentation
-            own = jax.random.fold_in(key, first + k)
-        noise = jax.random.fold_in(own, _NOISE) if problem.noisy and own is not None else None
-        gradient = jax.value_and_grad(problem.value, has_aux=True)
-        (value, metrics), grads = gradient(params, *source.batch(some, own), noise)
-        return value, metrics, grads
+    def part(k: ArrayLike, some: jax.Array) -> tuple[tuple[jax.Array, Metrics], Params]:
+        # each part has its own key; with the same key all would draw the same augmentation
+        own = None if key is None else jax.random.fold_in(key, first + k)
+        return gradient(params, source, some, own)
 
     if parts == 1:
         return mean(part(0, indices))
@@ -181,7 +190,6 @@ def batch_gradient(
 
 
 _AXIS = "sample"
-_NOISE = 2**31 - 1  # the network must not draw the same random numbers as the source
 
 
 def batch_mesh(devices: int) -> Mesh:
@@ -226,7 +234,7 @@ took half as long as 4, because each step multiplies a matrix with one row per s
 """
 
 
-def micro_batch_size(problem: Problem, params: Any, source: BatchSource, batch_size: int) -> int:
+def micro_batch_size(problem: Problem, params: Params, source: BatchSource, batch_size: int) -> int:
     """The number of samples of a batch to compute at a time on this machine.
 
     Args:
@@ -247,7 +255,7 @@ def micro_batch_size(problem: Problem, params: Any, source: BatchSource, batch_s
     x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))
     sizes: list[float] = []
 
-    def measure(params: Any, x: Any) -> None:
+    def measure(params: Params, x: Inputs) -> None:
         _, activity = problem.outputs(params, x)
         trains = activity.spikes
         sizes.extend(z.size * z.dtype.itemsize * steps_of_a_row(activity, z) for z in trains)
@@ -278,14 +286,14 @@ def check_micro_batch(micro_batch: int | None, batch_size: int) -> None:
 def update(
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    value: jax.Array,
-    metrics: Metrics,
-    grads: Any,
+    found: tuple[jax.Array, Metrics],
+    grads: Params,
 ) -> tuple[TrainState, Metrics]:
     """The state after a step with this gradient, and the unchanged metrics.
 
     If the step is not finite, only `healthy` changes.
     """
+    value, metrics = found
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
     new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
     # a finite gradient may overflow inside the optimizer, whose state may begin with an infinity
@@ -298,11 +306,11 @@ def update(
 
 def optimizer_update(
     optimizer: optax.GradientTransformation,
-    grads: Any,
-    opt_state: Any,
-    params: Any,
+    grads: Params,
+    opt_state: optax.OptState,
+    params: Params,
     value: jax.Array,
-) -> tuple[Any, Any]:
+) -> tuple[Any, optax.OptState]:
     """The update for a gradient, and the optimizer's next state. A `Steepness` gets no update.
 
     Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
@@ -326,7 +334,7 @@ def optimizer_update(
     return jax.tree.map(keep, updates, is_leaf=is_variable), state
 
 
-def _all_finite(tree: Any, before: Any = None) -> jax.Array:
+def _all_finite(tree: PyTree, before: PyTree = None) -> jax.Array:
     """Whether all numbers are finite or unchanged from `before` (a tree of the same structure)."""
     leaves = jax.tree.leaves(tree)
     old = [None] * len(leaves) if before is None else jax.tree.leaves(before)
@@ -394,12 +402,12 @@ def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:
     return jax.random.permutation(key, n)[: batches * batch_size].reshape(batches, batch_size)
 
 
-def batch_key(key: jax.Array, step: Any) -> jax.Array:
+def batch_key(key: jax.Array, step: ArrayLike) -> jax.Array:
     """The random key of batch `step` in the epoch with `key`."""
     return jax.random.fold_in(jax.random.fold_in(key, 1), step)
 
 
-def evaluate(recipe: Recipe, params: Any, source: BatchSource) -> Metrics:
+def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
     """Metrics over all samples of `source`. Every sample counts once.
 
     Args:

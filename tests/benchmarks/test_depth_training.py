@@ -14,6 +14,7 @@ from benchmarks.depth_training import (
     of_depth,
     predictors,
     rank_correlation,
+    rates_table,
     runs,
     table,
     tasks,
@@ -77,6 +78,15 @@ def test_validation_data_are_a_part_of_the_training_file():
     train, valid, test = few(task.config, (60, 40))
     assert (len(train), len(valid)) == (60, 40)
     assert test is valid
+
+
+def test_the_table_of_rates_has_all_rates_of_seed_0_and_all_seeds_of_the_best():
+    which = {"task": "dense", "depth": 7, "arm": "formula", "epochs": 12}
+    tried = ((0.03, 0, 0.5), (0.003, 0, 0.2), (0.03, 1, 0.6), (0.03, 2, 0.7))
+    rows = [row(which | {"rate": rate, "seed": seed}, of) for rate, seed, of in tried]
+    assert rates_table(rows, "dense, 12 epochs", 7).splitlines()[2:] == [
+        "| formula | 0.003: 20.0, 0.03: 50.0 | 60.0 +- 10.0 (0.03, 3) |"
+    ]
 
 
 def test_predictors_are_ranked_within_each_task():

@@ -10,7 +10,7 @@ from snnjax.datasets import DeviceArrays, Splits
 from snnjax.nn import Dropout, Flatten, FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.training import Objective, fit
 from snnjax.training._objective import Problem
-from snnjax.training._step import Recipe, Sizes, batch_gradient
+from snnjax.training._step import Recipe, Sizes, gradient_of
 
 T, B, N = 20, 4, 30
 
@@ -69,9 +69,9 @@ def test_a_key_gives_the_same_network_whole_streamed_and_rematerialized(x):
 def test_training_draws_and_evaluation_does_not(x, micro_batch):
     objective, params = Problem.from_objective(make(), Objective())
     source = DeviceArrays(x=jnp.moveaxis(x, 1, 0), labels=jnp.arange(B) % 3)
-    value_of = lambda o, key: batch_gradient(
-        Recipe(o, None, Sizes(B, micro_batch)), params, source, jnp.arange(B), key
-    )[0]
+    value_of = lambda o, key: gradient_of(Recipe(o, None, Sizes(B, micro_batch)))(
+        params, source, jnp.arange(B), key
+    )[0][0]
     at = jax.jit(lambda key: value_of(objective, key))
     first, again, other, none = (
         at(jax.random.key(0)),

@@ -8,6 +8,7 @@ from flax import nnx
 
 from snnjax import losses, optimizers
 from snnjax.datasets import DeviceArrays, DeviceEvents, Splits, randman
+from snnjax.datasets._batches import Batch
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import EarlyStopping, Objective, Trainer, TrainingDivergedError, fit
@@ -408,5 +409,5 @@ def test_rates_of_16_bit_spikes_are_of_float32():
 
     problem = Problem(lambda p, x: (x * p, Activity()), losses.SquaredError())
     x, y = jnp.ones((100, 2, 3)), jnp.zeros((2, 3))
-    _, m = problem.value(jnp.ones(()), x, y)
+    _, m = problem.value(jnp.ones(()), Batch(x=x, y=y), jnp.arange(2))
     np.testing.assert_allclose(m.rates, [np.mean(np.arange(10_000) % 7 == 0)], rtol=1e-6)

@@ -21,9 +21,9 @@ from snnjax.training._objective import Problem
 from snnjax.training._step import (
     Recipe,
     Sizes,
-    batch_gradient,
     epoch_order,
     evaluate,
+    gradient_of,
     init_state,
     micro_batch_size,
     train_epoch,
@@ -119,14 +119,12 @@ def test_gradient_of_parts_is_that_of_the_batch(parts, pool):
     )
     params, source, indices = parts[1], data(), jnp.arange(20)[::-1]
     of_batch = jax.jit(
-        jax.value_and_grad(lambda p: objective.value(p, *source.batch(indices)), has_aux=True)
+        jax.value_and_grad(lambda p: objective.value(p, source, indices), has_aux=True)
     )
     (value, metrics), grads = of_batch(params)
     for micro_batch in (1, 4, 10, 20):
         found = jax.jit(
-            lambda p, m=micro_batch: batch_gradient(
-                recipe(objective, 20, m), p, source, indices, None
-            )
+            lambda p, m=micro_batch: gradient_of(recipe(objective, 20, m))(p, source, indices, None)
         )(params)
         for a, b in zip(leaves(found), leaves((value, metrics, grads)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=str(micro_batch))
@@ -156,8 +154,8 @@ def test_parts_of_a_batch_draw_augmentations_of_their_own(parts):
     )
     mean = jax.jit(lambda k: source.batch(sample, jax.random.fold_in(key, k))[0].mean())
     each = [float(mean(k)) for k in range(4)]
-    _, metrics, _ = jax.jit(
-        lambda p: batch_gradient(recipe(objective, 4, 1), p, source, jnp.zeros(4, jnp.int32), key)
+    (_, metrics), _ = jax.jit(
+        lambda p: gradient_of(recipe(objective, 4, 1))(p, source, jnp.zeros(4, jnp.int32), key)
     )(jnp.ones(3))
     assert len(set(each)) > 1
     np.testing.assert_allclose(metrics.rates, [np.mean(each)], rtol=1e-6)
@@ -214,8 +212,8 @@ def test_sums_of_16_bits_are_taken_in_32(parts):
     total = losses.OwnLoss(lambda o, y: o.astype(jnp.float32).sum((0, 2)))
     objective = Problem(lambda p, x: (jnp.ones((1, x.shape[1], 3)) * p, Activity((x,))), total)
     source = DeviceArrays(x=jnp.zeros((600, 2, 1)), labels=jnp.zeros(600, jnp.int32))
-    _, _, grads = batch_gradient(
-        recipe(objective, 600, 1), jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None
+    _, grads = gradient_of(recipe(objective, 600, 1))(
+        jnp.ones(3, jnp.bfloat16), source, jnp.arange(600), None
     )
     assert grads.dtype == jnp.bfloat16
     np.testing.assert_array_equal(grads.astype(np.float32), np.ones(3))
