@@ -131,14 +131,9 @@ class Dalian(Synaptic):
         super().__init__(map, recurrent=lateral if recurrent else None, init=init, **options)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        window = self.lateral_map.window
-        shapes = {
-            "kernel": (*self.map.window, self.in_features, self.units),
-            "inhibitory_kernel": (*window, self.n_inh, self.units),
-        }
-        if self.recurrent_map is not None:
-            shapes["recurrent_kernel"] = (*window, self.n_exc, self.units)
-        return shapes
+        shapes = super()._shapes()
+        inhibitory = (*self.lateral_map.window, self.n_inh, self.units)
+        return {"kernel": shapes.pop("kernel"), "inhibitory_kernel": inhibitory, **shapes}
 
     def _param(self, name: str, weights: jax.Array) -> NonNegative:
         known = _check.concrete(weights)

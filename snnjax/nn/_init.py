@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,21 +151,22 @@ class FluctuationDriven(MembraneTarget):
         named = {True: ("nu_recurrent", own), False: ("nu", self.nu)}
         rates = [c.mean_rate(*named[c.recurrent]) for c in connections]
         drives = (c.n * self.density * nu for c, nu in zip(connections, rates, strict=True))
-        options: Any = {
-            "kernel": neuron.kernel if self.kernel is None else self.kernel,
-            "theta": neuron.theta,
-            "density": self.density,
-            "total_drive": sum(drives),
-        }
+        normal = functools.partial(
+            fluctuation_driven_normal,
+            self.mu_u,
+            self.sigma_u,
+            kernel=neuron.kernel if self.kernel is None else self.kernel,
+            theta=neuron.theta,
+            density=self.density,
+            total_drive=sum(drives),
+        )
 
         def share(c: Connection) -> Scalar:
             alpha = self.alpha if n_recurrent else 1.0
             return (1 - alpha) / n_recurrent if c.recurrent else alpha / n_forward
 
-        return [
-            fluctuation_driven_normal(self.mu_u, self.sigma_u, nu=nu, share=share(c), **options)
-            for c, nu in zip(connections, rates, strict=True)
-        ]
+        pairs = zip(connections, rates, strict=True)
+        return [normal(nu=nu, share=share(c)) for c, nu in pairs]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
