@@ -31,6 +31,8 @@ class SpikingDense(Spiking):
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
     `log_tau[name]` (out,), log seconds.
 
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> init = FluctuationDriven(nu=5.0)
     >>> layer = SpikingDense(20, 128, init=init, recurrent=True, rngs=nnx.Rngs(0))
@@ -69,6 +71,8 @@ class Readout(Synaptic):
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.dynamics import LeakyIntegrator
     >>> readout = Readout(128, 10, neuron=LeakyIntegrator(tau_mem=0.2), rngs=nnx.Rngs(0))
     >>> readout(jnp.ones((100, 4, 128))).output.shape
