@@ -81,12 +81,9 @@ def number(
     ...
     ValueError: tau_mem must be finite and > 0 s, got -1.0
     """
-    if isinstance(value, bool | np.bool_ | str | bytes | list | tuple) or value is None:
-        raise TypeError(
-            f"{name} must be a real number or an array of them, got {type(value).__name__} "
-            f"{value!r}"
-        )
     try:
+        if isinstance(value, bool | np.bool_ | str | bytes | list | tuple) or value is None:
+            raise TypeError
         array = concrete(value)
     except (TypeError, ValueError):
         raise TypeError(

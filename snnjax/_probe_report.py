@@ -55,12 +55,12 @@ class LayerProbe(NamedTuple):
     grad_z: Any
     grad_w: Any
     update: Any
-    populations: Mapping[str, Any] = {}  # never written to
-    gain: Any = None
-    agreement: Any = None
-    bounds: Any = ()
-    step: Any = None
-    memory: Any = None
+    populations: Mapping[str, Any]
+    gain: Any
+    agreement: Any
+    bounds: Any
+    step: Any
+    memory: Any
 
 
 class Probe(NamedTuple):
@@ -89,7 +89,7 @@ class Probe(NamedTuple):
         """
         lines = []
         largest = max((p.grad_w for p in self.layers), default=0.0)
-        clearest = max((p.agreement for p in self.layers if p.agreement is not None), default=0.0)
+        clearest = max((p.agreement for p in self.layers), default=0.0)
         for k, p in enumerate(self.layers, start=1):
             finding = _membrane_finding(p, largest, first=k == 1) or _gradient_finding(p, clearest)
             if finding:

@@ -152,20 +152,16 @@ def _look(
     assert isinstance(problem.apply, NetworkFn)  # `probe` gives a network
     network_of = problem.apply.network
 
-    def run(
-        params: nnx.State, taps: list[jax.Array] | None
-    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-        return _run(network_of(params), x, taps)
-
     def outputs(
         params: nnx.State, taps: list[jax.Array]
     ) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
-        inputs, spikes, readout = run(params, taps)
+        inputs, spikes, readout = _run(network_of(params), x, taps)
         penalties = [total_penalty([r], spikes) for r in problem.regularizers]
         return (readout, penalties), (inputs, spikes)
 
     # a tap of zeros is added to every spike train; its gradient is dL/dz
-    taps = [jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(lambda p: run(p, None)[1], params)]
+    shapes = jax.eval_shape(lambda p: _run(network_of(p), x, None)[1], params)
+    taps = [jnp.zeros(z.shape, z.dtype) for z in shapes]
     (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
     # the gradients of the loss, of each bound and of both halves of the batch are computed one
     # after another, so that the memory is that of one
@@ -206,16 +202,12 @@ def _look(
     probes = []
     for i, k in enumerate(hidden):
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
-        seen = _look_at(
-            layers[k],
-            inputs[i],
-            spikes[i],
-            _mean_abs(total_of(each_z[i], left[i])),
-            grad_w[k],
-            update[k],
-        )
         probes.append(
-            seen._replace(
+            LayerProbe(
+                **_activity(layers[k], inputs[i], spikes[i]),
+                grad_z=_mean_abs(total_of(each_z[i], left[i])),
+                grad_w=grad_w[k],
+                update=update[k],
                 gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
                 agreement=_cosine(part(each, -2)["layers"][k], part(each, -1)["layers"][k]),
                 bounds=tuple(
@@ -333,14 +325,8 @@ def _mean_abs(tree: PyTree) -> jax.Array:
     )
 
 
-def _look_at(
-    layer: Synaptic,
-    x: jax.Array,
-    z: jax.Array,
-    grad_z: jax.Array,
-    grad_w: jax.Array,
-    update: jax.Array,
-) -> LayerProbe:
+def _activity(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
+    """The fields of `LayerProbe` that describe the spikes and the membranes of a layer."""
     neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
@@ -357,7 +343,7 @@ def _look_at(
     ]
     rate = z.mean(axis=(0, 1)) / neuron.dt
     pairs = zip(connections, predicted, strict=True)
-    return LayerProbe(
+    return dict(
         input_rate=x.mean() / neuron.dt,
         rate=rate.mean(),
         rates=jnp.percentile(rate, jnp.array([5.0, 50.0, 95.0])),
@@ -369,8 +355,5 @@ def _look_at(
         predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
         xi=theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
         spread=u.mean(axis=(0, 1)).std(),
-        grad_z=grad_z,
-        grad_w=grad_w,
-        update=update,
         populations={name: rate[..., of].mean() for name, of in layer.populations().items()},
     )

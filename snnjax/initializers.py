@@ -34,7 +34,6 @@ from snnjax.theory import Afferent, WeightStatistics, check_target, connection_w
 __all__ = [
     "fluctuation_driven_normal",
     "fluctuation_driven_centered",
-    "scaled_normal",
     "normal",
     "kaiming_normal",
     "micheli_normal",
@@ -271,24 +270,21 @@ def fluctuation_driven_centered(
     return fluctuation_driven_normal(0.0, sigma_u, nu=nu, kernel=kernel, **options)
 
 
-def scaled_normal(
-    gain: Scalar = 1.0,
-    *,
-    power: float = 0.5,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
+def kaiming_normal(
+    gain: Scalar = 1.0, *, power: float = 0.5, in_axis: Axes = -2, out_axis: Axes = -1
 ) -> Initializer:
     """Normal(0, gain / k^power) with k the fan-in.
 
     Args:
-        gain: Factor, > 0.
+        gain: Factor, > 0. 1 is what the paper compares with; sqrt(2) is that of He et al. (2015),
+            arXiv 1502.01852, for ReLU.
         power: 0.5 gives 1/sqrt(k), as in the paper's readout, and 1 gives 1/k.
         in_axis: Input channel axes.
         out_axis: Output channel axes.
 
     >>> import jax
-    >>> f"{scaled_normal(power=0.5)(jax.random.key(0), (400, 50)).std():.3f}"
-    '0.050'
+    >>> f"{kaiming_normal()(jax.random.key(0), (100, 100)).std():.2f}"
+    '0.10'
     """
     _check.number("gain", gain, above=0)
     _check.number("power", power, at_least=0)
@@ -299,22 +295,6 @@ def scaled_normal(
         return jnp.asarray(gain / k**power, dtype) * jax.random.normal(key, shape, dtype)
 
     return init
-
-
-def kaiming_normal(gain: Scalar = 1.0, *, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
-    """Normal(0, gain / sqrt(fan-in)).
-
-    Args:
-        gain: 1 is what the paper compares with; sqrt(2) is that of He et al. (2015),
-            arXiv 1502.01852, for ReLU.
-        in_axis: Input channel axes.
-        out_axis: Output channel axes.
-
-    >>> import jax
-    >>> f"{kaiming_normal()(jax.random.key(0), (100, 100)).std():.2f}"
-    '0.10'
-    """
-    return scaled_normal(gain, power=0.5, in_axis=in_axis, out_axis=out_axis)
 
 
 def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
@@ -372,7 +352,7 @@ def micheli_normal(
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         rate = mean_rate("nu", nu, math.prod(shape[a] for a in _axes(in_axis)))
-        draw = scaled_normal((rate * dt) ** -0.5, power=0.5, in_axis=in_axis, out_axis=out_axis)
+        draw = kaiming_normal((rate * dt) ** -0.5, in_axis=in_axis, out_axis=out_axis)
         return draw(key, shape, dtype)
 
     return init

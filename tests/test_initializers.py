@@ -17,7 +17,6 @@ from snnjax.initializers import (
     lecun_normal,
     micheli_normal,
     normal,
-    scaled_normal,
 )
 from snnjax.psp import Kernel
 from snnjax.surrogate import atan, superspike, triangular
@@ -74,8 +73,8 @@ def test_centered_is_normal_at_mean_zero():
 
 
 def test_scaled_kaiming_and_lecun_normal():
-    assert_statistics(scaled_normal(2.0, power=1.0)(KEY, (200, 300)), 0, 2 / 200)
-    assert_statistics(scaled_normal()(KEY, (200, 300)), 0, 1 / np.sqrt(200))
+    assert_statistics(kaiming_normal(2.0, power=1.0)(KEY, (200, 300)), 0, 2 / 200)
+    assert_statistics(kaiming_normal()(KEY, (200, 300)), 0, 1 / np.sqrt(200))
     assert_statistics(kaiming_normal(np.sqrt(2))(KEY, (3, 3, 16, 500)), 0, np.sqrt(2) / 12)
     w = lecun_normal()(KEY, (3, 3, 16, 500))
     assert_statistics(w, 0, 1 / 12)
@@ -101,9 +100,9 @@ def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
     axes = {"in_axis": in_axis, "out_axis": out_axis}
     assert fan_in(shape, **axes) == expected
     # the same random numbers for any axes: only their scale depends on the fan-in
-    normal = scaled_normal(power=0, **axes)(KEY, shape)
+    normal = kaiming_normal(power=0, **axes)(KEY, shape)
     np.testing.assert_allclose(
-        scaled_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6
+        kaiming_normal(power=1, **axes)(KEY, shape), normal / expected, rtol=1e-6
     )
     sigma_w = connection_weights(0.0, 1.0, Afferent(expected, 5.0), KERNEL).sigma_w
     np.testing.assert_allclose(
@@ -124,7 +123,7 @@ def test_fan_in_of_any_axes(shape, in_axis, out_axis, expected):
     ],
 )
 def test_shape_errors(shape, axes, message):
-    for init in (fluctuation_driven_centered(nu=5.0, **axes), scaled_normal(**axes)):
+    for init in (fluctuation_driven_centered(nu=5.0, **axes), kaiming_normal(**axes)):
         with pytest.raises(ValueError, match=message):
             init(KEY, shape)
 
@@ -137,7 +136,6 @@ def test_shape_errors(shape, axes, message):
     "init",
     [
         fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5),
-        scaled_normal(),
         kaiming_normal(),
         lecun_normal(),
     ],
@@ -157,7 +155,7 @@ def test_dtype(init, dtype):
     "init",
     [
         fluctuation_driven_centered(1.0, nu=15.8),
-        scaled_normal(),
+        kaiming_normal(),
         normal(),
         lecun_normal(),
         ikun_normal(),
@@ -341,9 +339,9 @@ def test_other_errors():
     with pytest.raises(TypeError, match="nu"):
         fluctuation_driven_centered(1.0)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="gain must be"):
-        scaled_normal(0.0)
+        kaiming_normal(0.0)
     with pytest.raises(ValueError, match="power must be"):
-        scaled_normal(1.0, power=-1)
+        kaiming_normal(1.0, power=-1)
 
 
 @pytest.mark.parametrize(("nu", "dt"), [(15.8, 2e-3), (5.0, 1e-3)])

@@ -128,7 +128,7 @@ def test_figures_leave_pyplot_alone_and_save(tmp_path):
 
 
 def test_depth_shows_every_layer_and_leaves_out_zeros():
-    layer = LayerProbe(*[1.0] * 14)
+    layer = LayerProbe(*[1.0] * 20)._replace(populations={})
     layers = tuple(
         layer._replace(rates=np.array([1.0, 2.0, 3.0]) * k, grad_w=0.0 if k == 2 else 0.1 * k)
         for k in (1, 2, 3)
@@ -152,8 +152,8 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
 
 def test_depth_shows_at_least_a_decade():
     layers = tuple(
-        LayerProbe(*[1.0] * 14)._replace(
-            rates=np.ones(3), update=7e-3 * (1 + 1e-3 * k), grad_z=10.0**k
+        LayerProbe(*[1.0] * 20)._replace(
+            populations={}, rates=np.ones(3), update=7e-3 * (1 + 1e-3 * k), grad_z=10.0**k
         )
         for k in range(3)
     )

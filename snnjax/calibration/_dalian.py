@@ -62,17 +62,17 @@ from snnjax.nn import Dalian
 
 
 class Moments(NamedTuple):
-    """M_c and C_cd, scalars. The recurrent ones are 0 without a recurrent excitatory connection."""
+    """M_c and C_cd of the connections E, R and I, in this order.
 
-    m_e: jax.Array
-    m_r: jax.Array
-    m_i: jax.Array
-    ee: jax.Array
-    er: jax.Array
-    rr: jax.Array
-    ei: jax.Array
-    ri: jax.Array
-    ii: jax.Array
+    Those of R are 0 without a recurrent excitatory connection.
+
+    Attributes:
+        mean: M_c, (3,).
+        cov: C_cd, (3, 3).
+    """
+
+    mean: jax.Array
+    cov: jax.Array
 
 
 class Scales(NamedTuple):
@@ -97,19 +97,24 @@ def scales_from_moments(
     Returns:
         The scales. They are NaN, infinite or negative if the targets have no solution.
 
-    >>> p = Moments(*(jnp.asarray(v) for v in (10.0, 0.0, 5.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.4)))
+    >>> p = Moments(jnp.array([10.0, 0.0, 5.0]), jnp.diag(jnp.array([0.2, 0.0, 0.4])))
     >>> s = scales_from_moments(p, sigma_u=1.0)
     >>> f"{10 * s.exc - 5 * s.inh:.3f} {0.2 * s.exc**2 + 0.4 * s.inh**2:.3f}"
     '0.000 1.000'
     """
-    rho = jnp.where(
-        p.rr > 0, jnp.sqrt((1 - alpha) * p.ee / (alpha * jnp.where(p.rr > 0, p.rr, 1))), 0
-    )
-    r, q = (p.m_e + rho * p.m_r) / p.m_i, jnp.divide(mu_u, p.m_i)
-    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
-    a, b, d = v - 2 * r * w + r**2 * p.ii, q * (w - r * p.ii), q**2 * p.ii - sigma_u**2
+    (m_e, m_r, m_i), (ee, rr, ii) = p.mean, jnp.diag(p.cov)
+    rho = jnp.where(rr > 0, jnp.sqrt((1 - alpha) * ee / (alpha * jnp.where(rr > 0, rr, 1))), 0)
+    r, q = (m_e + rho * m_r) / m_i, jnp.divide(mu_u, m_i)
+    v, w = _excitatory(p, rho)
+    a, b, d = v - 2 * r * w + r**2 * ii, q * (w - r * ii), q**2 * ii - sigma_u**2
     exc = (-b + jnp.sqrt(b**2 - a * d)) / a
     return Scales(exc, rho * exc, r * exc - q)
+
+
+def _excitatory(p: Moments, rho: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """V and W of the module."""
+    (ee, er, ei), (_, rr, ri), _ = p.cov
+    return ee + 2 * rho * er + rho**2 * rr, ei + rho * ri
 
 
 def current_membrane(neuron: ExcInhLIF, drive: jax.Array, tau: Scalar) -> jax.Array:
@@ -131,13 +136,15 @@ def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
 
     >>> u = jnp.array([0.0, 2.0]).reshape(2, 1, 1)
     >>> p = moments(u, None, 3 * u)
-    >>> float(p.m_i), float(p.ei), float(p.ii)
-    (3.0, 3.0, 9.0)
+    >>> p.mean.tolist(), p.cov[2].tolist()
+    ([1.0, 0.0, 3.0], [3.0, 0.0, 9.0])
     """
     membranes = [u_e, jnp.zeros_like(u_e[:1]) if u_r is None else u_r, u_i]
     e, r, i = (u - u.mean(axis=0) for u in membranes)
-    mean, pairs = [u.mean() for u in membranes], ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
-    return Moments(*mean, *((a * b).mean() for a, b in pairs))
+    pairs = ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
+    ee, er, rr, ei, ri, ii = ((a * b).mean() for a, b in pairs)
+    cov = jnp.array([[ee, er, ei], [er, rr, ri], [ei, ri, ii]])
+    return Moments(jnp.array([u.mean() for u in membranes]), cov)
 
 
 _Passes = tuple[Scales, tuple[jax.Array, jax.Array], tuple[Scales, jax.Array]]
@@ -199,7 +206,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         # If inhibition is too quiet for a balance, excitation is set to reach sigma_u with the
         # present inhibition. The geometric mean with the last value prevents oscillation.
         exc = jnp.sqrt(scales.exc * _excitation(measured, new, sigma_u))
-        new = new._replace(exc=jnp.where(measured.m_i < lowest.m_i, exc, new.exc))
+        new = new._replace(exc=jnp.where(measured.mean[2] < lowest.mean[2], exc, new.exc))
         good = jnp.isfinite(jnp.stack(new)).all() & (new.exc > 0) & (new.inh > 0)
         scales, before = jax.tree.map(
             lambda a, b: jnp.where(good, a, b), (new, (at, to)), (scales, before)
@@ -207,9 +214,8 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         return (scales, before, found), None
 
     # before the first pass, the layer's spikes are assumed Poisson at the rate of its input
-    first = _poisson(layer, shapes, jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ))
-    alone = moments(u_e, None, u_e)
-    first = first._replace(m_e=alone.m_e, ee=alone.ee)
+    rate, alone = jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ), moments(u_e, None, u_e)
+    first = _poisson(layer, shapes, rate, alone.mean[0], alone.cov[0, 0])
     start = scales_from_moments(first, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
     there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
     start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
@@ -224,7 +230,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         sigma_w=tuple(c.weights.std() for c in layer.connections()),
         quenched_spread=jnp.sqrt(jnp.square(u.mean(axis=0)).mean()),
         sigma_u=found,
-        silent=alone.ee == 0,
+        silent=alone.cov[0, 0] == 0,
         calibrated=there,
         mu_u=mean,
         on_target=near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u),
@@ -236,9 +242,10 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
 
 def _miss(p: Moments, s: Scales, sigma_u: Scalar, mu_u: Scalar) -> jax.Array:
     """Square of the distance to the target, in units of sigma_u. NaN becomes infinity."""
-    mean = s.exc * p.m_e + s.rec * p.m_r - s.inh * p.m_i
-    excitation = s.exc**2 * p.ee + 2 * s.exc * s.rec * p.er + s.rec**2 * p.rr
-    variance = excitation - 2 * s.inh * (s.exc * p.ei + s.rec * p.ri) + s.inh**2 * p.ii
+    (m_e, m_r, m_i), ((ee, er, ei), (_, rr, ri), (*_, ii)) = p
+    mean = s.exc * m_e + s.rec * m_r - s.inh * m_i
+    excitation = s.exc**2 * ee + 2 * s.exc * s.rec * er + s.rec**2 * rr
+    variance = excitation - 2 * s.inh * (s.exc * ei + s.rec * ri) + s.inh**2 * ii
     miss = (jnp.sqrt(jnp.maximum(variance, 0)) / sigma_u - 1) ** 2 + ((mean - mu_u) / sigma_u) ** 2
     return jnp.where(jnp.isfinite(miss), miss, jnp.inf)
 
@@ -249,8 +256,8 @@ def _excitation(p: Moments, scales: Scales, sigma_u: Scalar) -> jax.Array:
     Where no such m_E exists, the m_E of `scales`.
     """
     rho, inh = scales.rec / scales.exc, scales.inh
-    v, w = p.ee + 2 * rho * p.er + rho**2 * p.rr, p.ei + rho * p.ri
-    root = (w * inh) ** 2 - v * (p.ii * inh**2 - sigma_u**2)
+    v, w = _excitatory(p, rho)
+    root = (w * inh) ** 2 - v * (p.cov[2, 2] * inh**2 - sigma_u**2)
     return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
 
 
@@ -270,18 +277,25 @@ def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
     return scales.exc, scales.inh, scales.rec
 
 
-def _poisson(layer: Dalian, shapes: list[jax.Array], rate: Scalar) -> Moments:
+def _poisson(
+    layer: Dalian,
+    shapes: list[jax.Array],
+    rate: Scalar,
+    mean: Scalar = 0.0,
+    variance: Scalar = 0.0,
+) -> Moments:
     """Moments of the layer's own populations if these fired as Poisson processes at `rate`, Hz.
 
-    The moments of the input are 0.
+    `mean` and `variance` are the moments of the input.
     """
-    zero, found = jnp.zeros((), jnp.float32), []
+    found: list[tuple[Scalar, Scalar]] = [(mean, variance)]
     for c, g in zip(layer.connections()[1:], shapes[1:], strict=True):
         drive = fan_in(g.shape) * rate
         power = jnp.square(g).mean() * drive * jnp.mean(c.kernel.power())
         found.append((drive * jnp.mean(c.kernel.mean()), power))
-    (m_i, ii), (m_r, rr) = (*found, (zero, zero))[:2]
-    return Moments(zero, m_r, m_i, zero, zero, rr, zero, zero, ii)
+    e, i, r = (*found, (0.0, 0.0))[:3]
+    means, variances = zip(e, r, i, strict=True)
+    return Moments(jnp.array(means), jnp.diag(jnp.array(variances)))
 
 
 def _at_least(lowest: Moments, p: Moments) -> Moments:
@@ -289,17 +303,6 @@ def _at_least(lowest: Moments, p: Moments) -> Moments:
 
     The covariances of such a population with the others are set to 0.
     """
-    pick = lambda low, measured, lowest_value: jnp.where(low, lowest_value, measured)
-    few_i, few_r = p.m_i < lowest.m_i, p.m_r < lowest.m_r
-    p = p._replace(
-        m_i=pick(few_i, p.m_i, lowest.m_i),
-        ii=pick(few_i, p.ii, lowest.ii),
-        ei=pick(few_i, p.ei, 0.0),
-        ri=pick(few_i, p.ri, 0.0),
-    )
-    return p._replace(
-        m_r=pick(few_r, p.m_r, lowest.m_r),
-        rr=pick(few_r, p.rr, lowest.rr),
-        er=pick(few_r, p.er, 0.0),
-        ri=pick(few_r, p.ri, 0.0),
-    )
+    few = p.mean < lowest.mean
+    cov = jnp.where(few[:, None] | few, lowest.cov, p.cov)
+    return Moments(jnp.where(few, lowest.mean, p.mean), cov)

@@ -28,7 +28,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -170,11 +170,13 @@ def calibrate_gradient(
         known = layers[k].hold_steepness(scale=target.adjust == "scale")
         parts = [nnx.split(layer) for layer in layers[start : k + 1]]
         how = _Segment(
-            tuple(graph for graph, _ in parts), known, 0 if target.adjust == "steepness" else -1
+            graphs=tuple(graph for graph, _ in parts),
+            known=known,
+            searched=n > 0 and known,
+            which=0 if target.adjust == "steepness" else -1,
         )
         states = [state for _, state in parts]
-        solve = _solve if n and known else _take
-        report, steepness, change, g = solve(how, states, below, g, target.gain, change)
+        report, steepness, change, g = _adjust(how, states, below, g, target.gain, change)
         if (held := layers[k].steepness) is not None:
             held[...] = steepness
         reports.append(report)
@@ -215,14 +217,16 @@ class _Segment(NamedTuple):
     Attributes:
         graphs: Their structure, the spiking layer last.
         known: Whether the spiking layer has a surrogate that can be adjusted.
+        searched: Whether its steepness is searched; else it changes by a given factor.
         which: Index of the surrogate's parameter that is adjusted.
     """
 
-    graphs: tuple[Any, ...]
+    graphs: tuple[nnx.GraphDef, ...]
     known: bool
+    searched: bool
     which: int
 
-    def steepness(self, states: Sequence[Any], change: Scalar) -> Any:
+    def steepness(self, states: Sequence[nnx.GraphState], change: Scalar) -> jax.Array | None:
         """The layer's steepness, the adjusted parameter times exp(change)."""
         if not self.known:
             return None
@@ -230,7 +234,7 @@ class _Segment(NamedTuple):
         return given.at[self.which].multiply(jnp.exp(change))
 
     def passed(
-        self, states: Sequence[Any], below: jax.Array, g: jax.Array, change: Scalar
+        self, states: Sequence[nnx.GraphState], below: jax.Array, g: jax.Array, change: Scalar
     ) -> tuple[jax.Array, jax.Array]:
         """The gain after `change`, and the gradient with respect to `below`."""
 
@@ -249,28 +253,21 @@ class _Segment(NamedTuple):
         rms = lambda a: jnp.sqrt(jnp.square(a).mean())
         return rms(lower) / jnp.maximum(rms(g), jnp.finfo(g.dtype).tiny), lower
 
-    def report(
-        self, before: jax.Array, gain: jax.Array, steepness: Any, reached: Any, target: Any
-    ) -> GradientReport:
-        """The report of the layer."""
-        number = jnp.full((), jnp.nan) if steepness is None else steepness[self.which]
-        return GradientReport(before, gain, number, jnp.asarray(reached), jnp.asarray(target))
-
-
-_Solved = tuple[GradientReport, Any, jax.Array, jax.Array]
-
 
 # compiled once for all layers of the same type and size
 @functools.partial(jax.jit, static_argnums=0)
-def _solve(
+def _adjust(
     how: _Segment,
-    states: Sequence[Any],
+    states: Sequence[nnx.GraphState],
     below: jax.Array,
     g: jax.Array,
     target: Scalar,
-    _: jax.Array,
-) -> _Solved:
+    change: jax.Array,
+) -> tuple[GradientReport, jax.Array | None, jax.Array, jax.Array]:
     """Adjust a layer.
+
+    The steepness of the first layer is not searched, and neither is that of a surrogate that cannot
+    be adjusted. `change` is then given: the logarithm of the factor on the steepness.
 
     Returns:
         Its report, its steepness, the logarithm of the factor on the steepness, and the gradient
@@ -287,30 +284,18 @@ def _solve(
             jnp.log(jnp.maximum(gain, jnp.finfo(g.dtype).tiny)) - jnp.log(target), -_FAR, _FAR
         )
 
-    before, change = _search(gain, off)
+    if how.searched:
+        before, change = _search(gain, off)
+    else:
+        before, _ = how.passed(states, below, g, 0.0)
     reached, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
-    on_target = jnp.abs(reached - target) <= TOLERANCE * target
-    return how.report(before, reached, steepness, on_target, target), steepness, change, lower
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _take(
-    how: _Segment,
-    states: Sequence[Any],
-    below: jax.Array,
-    g: jax.Array,
-    target: Scalar,
-    change: jax.Array,
-) -> _Solved:
-    """As `_solve`, with a given change.
-
-    For the first layer, and for surrogates that cannot be adjusted.
-    """
-    before, _ = how.passed(states, below, g, 0.0)
-    gain, lower = how.passed(states, below, g, change)
-    steepness = how.steepness(states, change)
-    return how.report(before, gain, steepness, True, target), steepness, change, lower
+    number = jnp.full((), jnp.nan) if steepness is None else steepness[how.which]
+    on_target = jnp.asarray(True)
+    if how.searched:
+        on_target = jnp.abs(reached - target) <= TOLERANCE * target
+    report = GradientReport(before, reached, number, on_target, jnp.asarray(target))
+    return report, steepness, change, lower
 
 
 def _search(

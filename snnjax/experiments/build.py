@@ -149,13 +149,12 @@ def layer_init(config: TrainConfig, nu: float) -> LayerInit:
     if config.dalian:
         if config.init in FROM_DATA:  # rescaled later, so no formula may refuse the target here
             return DalianFluctuationDriven(nu=nu, alpha=config.alpha)
-        distribution = "lognormal" if config.init == "lognormal" else "exponential"
         return DalianFluctuationDriven(
             nu=nu,
             sigma_u=config.sigma_u,
             mu_u=config.mu_u,
             alpha=config.alpha,
-            distribution=distribution,
+            cv=1.0 if config.init == "lognormal" else None,
         )
     plain = {
         "kaiming": kaiming_normal,

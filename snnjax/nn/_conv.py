@@ -335,6 +335,7 @@ class SpikingConv(Spiking):
             kernel.
         TypeError: An argument has a wrong type.
 
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> init, rngs = FluctuationDriven(nu=5.0), nnx.Rngs(0)
     >>> layer = SpikingConv(2, 16, kernel_size=(3, 3), padding="same", init=init, rngs=rngs)
@@ -369,6 +370,7 @@ class SpikingConv1d(SpikingConv):
 
     It maps (time, batch, length, in) to (time, batch, length', out).
 
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> init, rngs = FluctuationDriven(nu=15.8), nnx.Rngs(0)
     >>> layer = SpikingConv1d(1, 16, kernel_size=21, stride=10, init=init, rngs=rngs)
@@ -384,6 +386,7 @@ class SpikingConv2d(SpikingConv):
 
     It maps (time, batch, height, width, in) to (time, batch, height', width', out).
 
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> options = {"padding": 2, "recurrent_kernel_size": 3, "init": FluctuationDriven(nu=5.0)}
     >>> layer = SpikingConv2d(2, 16, kernel_size=5, **options, rngs=nnx.Rngs(0))

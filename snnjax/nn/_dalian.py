@@ -101,6 +101,7 @@ class Dalian(Synaptic):
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
+    >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven
     >>> init = DalianFluctuationDriven(nu=5.0)
     >>> layer = Dalian(DenseMap(20, 128), lateral=DenseMap(128, 128), init=init, rngs=nnx.Rngs(0))
@@ -131,14 +132,9 @@ class Dalian(Synaptic):
         super().__init__(map, recurrent=lateral if recurrent else None, init=init, **options)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        window = self.lateral_map.window
-        shapes = {
-            "kernel": (*self.map.window, self.in_features, self.units),
-            "inhibitory_kernel": (*window, self.n_inh, self.units),
-        }
-        if self.recurrent_map is not None:
-            shapes["recurrent_kernel"] = (*window, self.n_exc, self.units)
-        return shapes
+        shapes = super()._shapes()
+        inhibitory = (*self.lateral_map.window, self.n_inh, self.units)
+        return {"kernel": shapes.pop("kernel"), "inhibitory_kernel": inhibitory, **shapes}
 
     def _param(self, name: str, weights: jax.Array) -> NonNegative:
         known = _check.concrete(weights)
@@ -232,6 +228,7 @@ class DalianDense(Dalian):
         ValueError: A size is out of range, or a weight is below 0.
         TypeError: The neuron does not have the two currents.
 
+    >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven
     >>> init = DalianFluctuationDriven(nu=5.0)
     >>> layer = DalianDense(20, 128, init=init, recurrent=True, rngs=nnx.Rngs(0))
@@ -279,6 +276,7 @@ class DalianConv(Dalian):
     (*lateral_kernel_size, n_inh, n_exc + n_inh); `recurrent_kernel` (*lateral_kernel_size, n_exc,
     n_exc + n_inh); all `NonNegative`. `log_tau[name]` (n_exc + n_inh,).
 
+    >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven
     >>> options = {"init": DalianFluctuationDriven(nu=5.0), "rngs": nnx.Rngs(0)}
     >>> sizes = {"kernel_size": (3, 3), "padding": "same", "lateral_kernel_size": 3}
@@ -311,6 +309,7 @@ class DalianConv1d(DalianConv):
 
     It maps (time, batch, length, in) to (time, batch, length', n_exc + n_inh).
 
+    >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven
     >>> options = {"init": DalianFluctuationDriven(nu=15.8), "rngs": nnx.Rngs(0)}
     >>> sizes = {"kernel_size": 21, "stride": 10, "lateral_kernel_size": 5}
@@ -327,6 +326,7 @@ class DalianConv2d(DalianConv):
 
     It maps (time, batch, height, width, in) to (time, batch, height', width', n_exc + n_inh).
 
+    >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven
     >>> options = {"init": DalianFluctuationDriven(nu=5.0), "rngs": nnx.Rngs(0)}
     >>> layer = DalianConv2d(2, 8, kernel_size=5, padding=2, lateral_kernel_size=3, **options)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,10 +65,10 @@ class LayerInit(abc.ABC):
     the neuron or several connections at once, derive a class from it. Any other callable `init` of
     a layer is an initializer `(key, shape, dtype) -> weights`.
 
-    >>> from snnjax.initializers import scaled_normal
+    >>> from snnjax.initializers import kaiming_normal
     >>> class WeakRecurrence(LayerInit):
     ...     def __call__(self, neuron, connections):
-    ...         return [scaled_normal(0.1 if c.recurrent else 1.0) for c in connections]
+    ...         return [kaiming_normal(0.1 if c.recurrent else 1.0) for c in connections]
     >>> from flax import nnx
     >>> from snnjax.nn import SpikingDense
     >>> layer = SpikingDense(100, 100, init=WeakRecurrence(), recurrent=True, rngs=nnx.Rngs(0))
@@ -89,7 +90,29 @@ class LayerInit(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FluctuationDriven(LayerInit):
+class MembraneTarget(LayerInit):
+    """Weights that give every membrane a mean and a standard deviation.
+
+    `FluctuationDriven` and `DalianFluctuationDriven` describe the attributes.
+    """
+
+    nu: Scalar
+    nu_recurrent: Scalar | None = None
+    sigma_u: Scalar = 1.0
+    mu_u: Scalar = 0.0
+    alpha: Scalar = 0.9
+
+    def __post_init__(self) -> None:
+        check_rates("nu", self.nu)
+        if self.nu_recurrent is not None:
+            check_rates("nu_recurrent", self.nu_recurrent)
+        _check.number("sigma_u", self.sigma_u, above=0)
+        _check.number("mu_u", self.mu_u)
+        _check.number("alpha", self.alpha, above=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FluctuationDriven(MembraneTarget):
     """Weights that give every membrane the mean `mu_u` and the standard deviation `sigma_u`.
 
     Attributes:
@@ -114,21 +137,11 @@ class FluctuationDriven(LayerInit):
     '0.200 0.155'
     """
 
-    nu: Scalar
-    nu_recurrent: Scalar | None = None
-    sigma_u: Scalar = 1.0
-    mu_u: Scalar = 0.0
-    alpha: Scalar = 0.9
     density: float = 1.0
     kernel: PSP | None = None
 
     def __post_init__(self) -> None:
-        check_rates("nu", self.nu)
-        if self.nu_recurrent is not None:
-            check_rates("nu_recurrent", self.nu_recurrent)
-        _check.number("sigma_u", self.sigma_u, above=0)
-        _check.number("mu_u", self.mu_u)
-        _check.number("alpha", self.alpha, above=0, below=1)
+        super().__post_init__()
         _check.number("density", self.density, above=0, at_most=1)
 
     def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
@@ -138,25 +151,26 @@ class FluctuationDriven(LayerInit):
         named = {True: ("nu_recurrent", own), False: ("nu", self.nu)}
         rates = [c.mean_rate(*named[c.recurrent]) for c in connections]
         drives = (c.n * self.density * nu for c, nu in zip(connections, rates, strict=True))
-        options: Any = {
-            "kernel": neuron.kernel if self.kernel is None else self.kernel,
-            "theta": neuron.theta,
-            "density": self.density,
-            "total_drive": sum(drives),
-        }
+        normal = functools.partial(
+            fluctuation_driven_normal,
+            self.mu_u,
+            self.sigma_u,
+            kernel=neuron.kernel if self.kernel is None else self.kernel,
+            theta=neuron.theta,
+            density=self.density,
+            total_drive=sum(drives),
+        )
 
         def share(c: Connection) -> Scalar:
             alpha = self.alpha if n_recurrent else 1.0
             return (1 - alpha) / n_recurrent if c.recurrent else alpha / n_forward
 
-        return [
-            fluctuation_driven_normal(self.mu_u, self.sigma_u, nu=nu, share=share(c), **options)
-            for c, nu in zip(connections, rates, strict=True)
-        ]
+        pairs = zip(connections, rates, strict=True)
+        return [normal(nu=nu, share=share(c)) for c, nu in pairs]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DalianFluctuationDriven(LayerInit):
+class DalianFluctuationDriven(MembraneTarget):
     """Weights >= 0 that give the membranes of a Dalian layer `mu_u` and `sigma_u`.
 
     `snnjax.dale` gives the formulas.
@@ -172,8 +186,7 @@ class DalianFluctuationDriven(LayerInit):
         mu_u: Target mean, in membrane units, below theta.
         alpha: Share of the excitatory variance that feed-forward connections carry if there are
             recurrent excitatory connections.
-        distribution: Distribution of the weights, `"exponential"` or `"lognormal"`.
-        cv: Standard deviation of log-normal weights over their mean.
+        cv: Standard deviation of log-normal weights over their mean. None: exponential weights.
         kernels: Post-synaptic potentials for which the weights are computed. None: those of the
             neuron.
 
@@ -186,26 +199,16 @@ class DalianFluctuationDriven(LayerInit):
     '0.036 0.40'
     """
 
-    nu: Scalar
     nu_inh: Scalar | None = None
-    nu_recurrent: Scalar | None = None
-    sigma_u: Scalar = 1.0
-    mu_u: Scalar = 0.0
-    alpha: Scalar = 0.9
-    distribution: Literal["exponential", "lognormal"] = "exponential"
-    cv: Scalar = 1.0
+    cv: Scalar | None = None
     kernels: ExcInhKernels | None = None
 
     def __post_init__(self) -> None:
-        check_rates("nu", self.nu)
-        for name, nu in (("nu_inh", self.nu_inh), ("nu_recurrent", self.nu_recurrent)):
-            if nu is not None:
-                check_rates(name, nu)
-        _check.number("sigma_u", self.sigma_u, above=0)
-        _check.number("mu_u", self.mu_u)
-        _check.number("alpha", self.alpha, above=0, below=1)
-        _check.one_of("distribution", self.distribution, ("exponential", "lognormal"))
-        _check.number("cv", self.cv, at_least=0)
+        super().__post_init__()
+        if self.nu_inh is not None:
+            check_rates("nu_inh", self.nu_inh)
+        if self.cv is not None:
+            _check.number("cv", self.cv, at_least=0)
 
     def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
         role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
@@ -234,7 +237,7 @@ class DalianFluctuationDriven(LayerInit):
             kernels=neuron.kernels if self.kernels is None else self.kernels,
             mu_u=self.mu_u,
             alpha=self.alpha,
-            cv=self.cv if self.distribution == "lognormal" else None,
+            cv=self.cv,
         )
         return [getattr(initializers, role(c)) for c in connections]
 

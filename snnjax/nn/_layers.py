@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from snnjax.dynamics import LeakyIntegrator
-from snnjax.initializers import Initializer, scaled_normal
+from snnjax.initializers import Initializer, kaiming_normal
 from snnjax.nn._init import LayerInit, SameForAll
 from snnjax.nn._maps import DenseMap
 from snnjax.nn._synaptic import LayerOptions, Spiking, Synaptic
@@ -31,6 +31,8 @@ class SpikingDense(Spiking):
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
     `log_tau[name]` (out,), log seconds.
 
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven
     >>> init = FluctuationDriven(nu=5.0)
     >>> layer = SpikingDense(20, 128, init=init, recurrent=True, rngs=nnx.Rngs(0))
@@ -69,6 +71,8 @@ class Readout(Synaptic):
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
     >>> from snnjax.dynamics import LeakyIntegrator
     >>> readout = Readout(128, 10, neuron=LeakyIntegrator(tau_mem=0.2), rngs=nnx.Rngs(0))
     >>> readout(jnp.ones((100, 4, 128))).output.shape
@@ -85,5 +89,5 @@ class Readout(Synaptic):
         kernel_init: Initializer | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
-        init = SameForAll(scaled_normal() if kernel_init is None else kernel_init)
+        init = SameForAll(kaiming_normal() if kernel_init is None else kernel_init)
         super().__init__(DenseMap(in_features, out_features), init=init, **options)

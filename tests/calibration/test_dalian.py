@@ -35,9 +35,10 @@ def test_scales_of_poisson_moments_are_the_theory(mu_u, x64):
     """M = D ebar and C = 2 D ehat, without a common part."""
     e, i = NEURON.kernels
     de, di, dr = 500.0, 500.0, 450.0
-    p = Moments(*(jnp.asarray(v) for v in (
-        de * e.mean(), dr * e.mean(), di * i.mean(), 2 * de * e.power(), 0.0, 2 * dr * e.power(), 0.0, 0.0, 2 * di * i.power(),
-    )))  # fmt: skip
+    p = Moments(
+        jnp.array([de * e.mean(), dr * e.mean(), di * i.mean()]),
+        jnp.diag(jnp.array([2 * de * e.power(), 2 * dr * e.power(), 2 * di * i.power()])),
+    )
     scales = scales_from_moments(p, sigma_u=0.8, mu_u=mu_u, alpha=0.7)
     rates = dalian_rates(0.8, mu_u=mu_u, alpha=0.7, **SIZES, kernels=NEURON.kernels)
     np.testing.assert_allclose([1 / scales.exc, 1 / scales.rec, 1 / scales.inh], rates, rtol=1e-12)
@@ -67,7 +68,9 @@ def test_scales_put_correlated_input_on_target_exactly(recurrent, mu_u, rng, x64
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 0.9, rtol=1e-9)
     if recurrent:
         np.testing.assert_allclose(
-            s.exc**2 * p.ee / (s.exc**2 * p.ee + s.rec**2 * p.rr), 0.8, rtol=1e-9
+            s.exc**2 * p.cov[0, 0] / (s.exc**2 * p.cov[0, 0] + s.rec**2 * p.cov[1, 1]),
+            0.8,
+            rtol=1e-9,
         )
 
 

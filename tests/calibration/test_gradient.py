@@ -158,7 +158,7 @@ def test_the_scale_of_the_readout_is_kept_without_a_logit_spread():
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # small layers are not within 5 % of their membranes' target
+        )  # the membranes of small layers are not within 5 % of their target
         target = GradientTarget(logit_spread=None)
         both, _ = calibrate(network, x, gradient=target)
         alone, _ = calibrate(network, x, gradient=None)
@@ -229,7 +229,7 @@ def test_jit_and_vmap_over_seeds_give_what_each_network_gets_alone():
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # small layers are not within 5 % of their membranes' target
+            )  # the membranes of small layers are not within 5 % of their target
             _, reports = calibrate(network, x, y)
         np.testing.assert_allclose(
             steepness[seed], [float(r.gradient.steepness) for r in reports], rtol=0.02

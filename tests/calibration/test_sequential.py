@@ -83,7 +83,7 @@ def test_every_layer_is_on_target(balance, redraw):
 
 @functools.partial(jax.jit, static_argnames="balance")
 def recurrent_fixed_point(network, x, key, sigma_u, balance):
-    """Variances of the one hidden layer's free membrane: of its feed-forward part, of the whole, and as reported."""
+    """Variances of the hidden layer's free membrane: feed-forward part, total, and as reported."""
     calibrated, (report,) = calibrate(network, x, key=key, target=Target(sigma_u, balance=balance))
     layer = calibrated.layers[0]
     z = layer(x).output

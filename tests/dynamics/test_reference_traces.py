@@ -11,7 +11,7 @@ from _support import assert_close, data_path, enable_x64
 from flax import nnx
 
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
-from snnjax.initializers import scaled_normal
+from snnjax.initializers import kaiming_normal
 from snnjax.nn import Readout, SameForAll, Sequential, SpikingDense
 
 LIF_PARAMETERS = {"tau_mem": 20e-3, "tau_syn": 10e-3, "theta": 1.0, "dt": 2e-3}
@@ -78,7 +78,7 @@ def test_dense_through_simulate(reference, precision, fused):
 def test_dense_through_modules(reference, precision):
     dtype, rtol = precision
     options = {"dtype": dtype, "rngs": nnx.Rngs(0)}
-    hidden = {"neuron": LIF(**LIF_PARAMETERS), "init": SameForAll(scaled_normal()), **options}
+    hidden = {"neuron": LIF(**LIF_PARAMETERS), "init": SameForAll(kaiming_normal()), **options}
     network = Sequential(
         SpikingDense(20, 32, **hidden),
         SpikingDense(32, 24, **hidden),

@@ -11,7 +11,7 @@ from flax import nnx
 
 from snnjax import losses
 from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, simulate
-from snnjax.initializers import scaled_normal
+from snnjax.initializers import kaiming_normal
 from snnjax.nn import (
     Flatten,
     FluctuationDriven,
@@ -207,7 +207,7 @@ def test_conv1d_equals_the_reference(dtype, rtol):
         options = {"dtype": dtype, "rngs": nnx.Rngs(0)}
         hidden = {
             "neuron": LIF(tau_mem=20e-3, tau_syn=10e-3, theta=1.0, dt=2e-3),
-            "init": SameForAll(scaled_normal()),
+            "init": SameForAll(kaiming_normal()),
             **options,
         }
         network = Sequential(

@@ -294,7 +294,7 @@ def test_ratio_gives_the_number_of_inhibitory_neurons():
 
 @pytest.mark.parametrize(
     "init",
-    [INIT, DalianFluctuationDriven(nu=5.0, distribution="lognormal", cv=0.5), exponential(3.0)],
+    [INIT, DalianFluctuationDriven(nu=5.0, cv=0.5), exponential(3.0)],
 )
 def test_any_initializer_of_weights_not_below_0_goes_in(init):
     layer = make(init=init, dtype=jnp.float32)
@@ -460,7 +460,7 @@ def test_other_errors():
         {"nu": 0.0},
         {"nu": 5.0, "nu_inh": 0.0},
         {"nu": 5.0, "alpha": 1.0},
-        {"nu": 5.0, "distribution": "normal"},
+        {"nu": 5.0, "cv": -1.0},
     ):
         with pytest.raises(ValueError, match="must be"):
             DalianFluctuationDriven(**bad)
