@@ -25,10 +25,11 @@ import optax
 from flax import nnx
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 from snnjax.datasets import Splits
-from snnjax.training import _placement as _placement
+from snnjax.training import _placement
 from snnjax.training._objective import Metrics, Objective
-from snnjax.training._placement import Placement
+from snnjax.training._placement import Kind, Placement
 from snnjax.training._programs import program as compiled
 from snnjax.training._step import TrainState, check_micro_batch
 from snnjax.training._trainer import Trainer
@@ -200,57 +201,52 @@ def fit_ensemble(
         most = f"at most the number of training samples {len(splits.train)}"
         raise ValueError(f"batch_size must be {most}, got {batch_size}")
     check_micro_batch(micro_batch, batch_size)
-    padded, n = _placement.pad(check_members(members), placement=placement)
-    hypers, splits = _placement.put(padded, splits, placement=placement)
+    kind = _placement.resolve(placement)
+    padded, n = _placement.pad(check_members(members), kind)
+    hypers, splits = _placement.put(padded, splits, kind)
+    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
 
-    how = _How(batch_size, micro_batch, order)
-    options = {"program": program, "placement": _placement.resolve(placement)}
+    how = _How(program, kind, batch_size, micro_batch, order)
+    first = how.compiled(_start)
     snapshot = None
     if resume is not None:
-        like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, splits)[0][1]
+        (_, like), _, _ = jax.eval_shape(first, hypers, splits)
         # a snapshot has no padding members, so that it can be resumed on other devices
         snapshot = resume(
             jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like)
         )
     if snapshot is None:
-        ensemble, metrics, seen = _start(hypers, splits, how=how, **options)
-        done, history = 0, {name: value[:n, None] for name, value in _named(metrics, dt).items()}
-        initial = {name: value[:n] for name, value in _placement.gather(seen).items()}
-        _announce(on_epoch, 0, ensemble, history, initial)
+        ensemble, metrics, seen = first(hypers, splits)
+        history = {name: value[:, None] for name, value in _named(cut(metrics), dt).items()}
+        snapshot = Snapshot(0, None, history, cut(seen))
+        _announce(on_epoch, snapshot, cut, ensemble)
     else:
-        done, history, initial = snapshot.epoch, dict(snapshot.history), dict(snapshot.initial)
-        ensemble = (
-            hypers,
-            _placement.put(
-                _placement.pad(snapshot.state, placement=placement)[0], None, placement=placement
-            )[0],
-        )
-    for epoch in range(done + 1, priming_epochs + epochs + 1):
+        padded, _ = _placement.pad(snapshot.state, kind)
+        ensemble = hypers, _placement.put(padded, None, kind)[0]
+    for epoch in range(snapshot.epoch + 1, priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
-        priming = epoch <= priming_epochs
-        phase = (
-            how._replace(priming=True)
-            if priming
-            else how._replace(primed=priming_epochs, patience=patience)
-        )
-        ensemble, metrics = _epoch(ensemble, splits, how=phase, **options)
+        phase = how._replace(primed=priming_epochs, patience=patience)
+        if epoch <= priming_epochs:
+            phase = how._replace(priming=True)
+        ensemble, metrics = phase.compiled(_epoch, donate=0)(ensemble, splits)
         history = {
-            name: np.concatenate([history[name], value[:n, None]], axis=1)
-            for name, value in _named(metrics, dt).items()
+            name: np.concatenate([snapshot.history[name], value[:, None]], axis=1)
+            for name, value in _named(cut(metrics), dt).items()
         }
-        _announce(on_epoch, epoch, ensemble, history, initial)
-    tested = _placement.gather(_finish(ensemble, splits, how=how, **options))
+        snapshot = Snapshot(epoch, None, history, snapshot.initial)
+        _announce(on_epoch, snapshot, cut, ensemble)
+    tested = cut(how.compiled(_finish)(ensemble, splits))
     _, state = ensemble
     test = {
         which: {
-            name.removeprefix("train_"): value[:n]
+            name.removeprefix("train_"): value
             for name, value in _named((m, None), dt).items()
             if name != "penalty"
         }
         for which, m in zip(("final", "best"), tested, strict=True)
     }
-    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
+    history, initial = snapshot.history, snapshot.initial
     return EnsembleResult(
         history=history,
         final=cut(state.train.params),
@@ -300,11 +296,13 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 class _How(NamedTuple):
-    """The options of an epoch that are part of its program.
+    """The settings of an epoch that are part of its program.
 
     `primed` is the number of epochs of priming before it.
     """
 
+    program: Program
+    placement: Kind
     batch_size: int
     micro_batch: int | None
     order: Order
@@ -312,96 +310,79 @@ class _How(NamedTuple):
     primed: int = 0
     patience: int | None = None
 
-    def trainer(self, program: Program, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
+    def trainer(self, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
         """A member's trainer, on one device."""
-        network = program.network(hyper) if network is None else network
-        made = network, program.objective(hyper), program.optimizer(hyper)
+        network = self.program.network(hyper) if network is None else network
+        made = network, self.program.objective(hyper), self.program.optimizer(hyper)
         sizes = {"batch_size": self.batch_size, "micro_batch": self.micro_batch, "devices": 1}
         return Trainer(*made, **sizes)
 
+    def compiled(
+        self, one: Callable[..., PyTree], *, donate: int | None = None
+    ) -> Callable[..., Any]:
+        """`one(how, member, splits)` for all members. Equal settings share a program."""
+        return compiled(_of_members, (one, self), donate=donate, identity=True)
 
-# Ensembles of one program and size share their compilations.
+
+def _of_members(
+    given: tuple[Callable[..., PyTree], _How], members: PyTree, splits: Splits
+) -> PyTree:
+    one, how = given
+    return _placement.over_members(functools.partial(one, how), how.placement)(members, splits)
+
+
+Member = tuple[Hyper, MemberState]
+
+
 def _start(
-    hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> Any:
+    how: _How, hyper: Hyper, splits: Splits
+) -> tuple[Member, tuple[Metrics, Metrics], dict[str, jax.Array]]:
     """The state before training, its metrics, and the results of the program's `look`."""
-    return compiled(_start_members, (program, placement, how), identity=True)(hypers, splits)
+    program = how.program
+    network = program.network(hyper)
+    if program.start is not None:
+        network = program.start(hyper, network, splits)
+    trainer = how.trainer(hyper, network)
+    state = trainer.init()
+    trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
+    zero = jnp.zeros((), jnp.int32)
+    seen = {} if program.look is None else program.look(hyper, network, splits)
+    best = -jnp.float32(jnp.inf)
+    member = MemberState(state, state.params, best, zero, zero, jnp.asarray(True))
+    return (hyper, member), (trained, held), seen
 
 
-def _start_members(given: Any, hypers: Hyper, splits: Splits) -> Any:
-    program, placement, how = given
-
-    def start(hyper: Hyper, splits: Splits) -> Any:
-        network = program.network(hyper)
-        if program.start is not None:
-            network = program.start(hyper, network, splits)
-        trainer = how.trainer(program, hyper, network)
-        state = trainer.init()
-        trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
-        zero = jnp.zeros((), jnp.int32)
-        seen = {} if program.look is None else program.look(hyper, network, splits)
-        best = -jnp.float32(jnp.inf)
-        member = MemberState(state, state.params, best, zero, zero, jnp.asarray(True))
-        return (hyper, member), (trained, held), seen
-
-    return _placement.over_members(start, placement=placement)(hypers, splits)
-
-
-def _epoch(
-    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> Any:
-    """One epoch of every member and its validation.
+def _epoch(how: _How, member: Member, splits: Splits) -> tuple[Member, tuple[Metrics, Metrics]]:
+    """One epoch of a member and its validation.
 
     A member that is not active does not change. Its metrics are NaN.
     """
-    # the state is donated, so that an ensemble is in memory only once
-    given = (program, placement, how)
-    return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, splits)
+    hyper, state = member
+    go = functools.partial(_train_and_validate, how, hyper, splits)
+
+    def stay(state: MemberState) -> tuple[MemberState, Any]:
+        like = jax.eval_shape(go, state)[1]
+        return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), like)
+
+    state, metrics = jax.lax.cond(state.active, go, stay, state)
+    return (hyper, state), metrics
 
 
-def _epoch_of_members(given: Any, ensemble: Any, splits: Splits) -> Any:
-    program, placement, how = given
-
-    def run(member: tuple[Hyper, MemberState], splits: Splits) -> Any:
-        hyper, state = member
-        go = functools.partial(_train_and_validate, program, hyper, splits, how)
-
-        def stay(state: MemberState) -> tuple[MemberState, Any]:
-            like = jax.eval_shape(go, state)[1]
-            return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), like)
-
-        state, metrics = jax.lax.cond(state.active, go, stay, state)
-        return (hyper, state), metrics
-
-    return _placement.over_members(run, placement=placement)(ensemble, splits)
-
-
-def _finish(
-    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> tuple[Metrics, Metrics]:
+def _finish(how: _How, member: Member, splits: Splits) -> tuple[Metrics, ...]:
     """Test metrics of the final and of the best parameters."""
-    return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, splits)
-
-
-def _finish_members(given: Any, ensemble: Any, splits: Splits) -> tuple[Metrics, Metrics]:
-    program, placement, how = given
-
-    def finish(member: tuple[Hyper, MemberState], splits: Splits) -> tuple[Metrics, ...]:
-        hyper, state = member
-        trainer = how.trainer(program, hyper)
-        chosen = state.train.params, state.best
-        return tuple(trainer.evaluate(params, splits.test) for params in chosen)
-
-    return _placement.over_members(finish, placement=placement)(ensemble, splits)
+    hyper, state = member
+    trainer = how.trainer(hyper)
+    chosen = state.train.params, state.best
+    return tuple(trainer.evaluate(params, splits.test) for params in chosen)
 
 
 def _train_and_validate(
-    program: Program, hyper: Hyper, splits: Splits, how: _How, state: MemberState
+    how: _How, hyper: Hyper, splits: Splits, state: MemberState
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
     seed = hyper["seed"] if how.order == "member" else 0
     key = jax.random.fold_in(jax.random.key(seed), epoch)
-    trainer = how.trainer(program, hyper)
+    trainer = how.trainer(hyper)
     phase = trainer.priming() if how.priming else trainer
     train, trained = phase.epoch(state.train, splits.train, key)
     held = trainer.evaluate(train.params, splits.valid)
@@ -420,25 +401,22 @@ def _train_and_validate(
     return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
-def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
+def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, Any]:
     """Metrics of all members by their names in `fit`, numpy arrays (members,); rates in Hz."""
-    trained, held = _placement.gather(metrics)
-    row = trained.named("train_") | {"penalty": trained.penalty}
-    row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}
+    trained, held = metrics
+    row: dict[str, Any] = trained.named("train_") | {"penalty": trained.penalty}
+    rates = np.moveaxis(np.asarray(trained.rates), -1, 0)
+    row |= {f"rate_{k}": r / dt for k, r in enumerate(rates, start=1)}
     return row if held is None else row | held.named("valid_")
 
 
 def _announce(
     on_epoch: Sequence[Callable[[Snapshot], None]],
-    epoch: int,
-    ensemble: tuple[Hyper, MemberState],
-    history: dict[str, np.ndarray],
-    initial: dict[str, np.ndarray],
+    snapshot: Snapshot,
+    cut: Callable[[PyTree], Any],
+    ensemble: Member,
 ) -> None:
     if on_epoch:
-        n = len(next(iter(history.values())))
-        snapshot = Snapshot(
-            epoch, jax.tree.map(lambda a: a[:n], _placement.gather(ensemble[1])), history, initial
-        )
+        snapshot = snapshot._replace(state=cut(ensemble[1]))
         for callback in on_epoch:
             callback(snapshot)

@@ -16,7 +16,7 @@ from snnjax.experiments._run import load, prepare, spread
 from snnjax.experiments.build import build_optimizer
 from snnjax.experiments.sweep import program_of
 from snnjax.training import fit_ensemble
-from snnjax.training._ensemble import Snapshot, _epoch, _How, check_members
+from snnjax.training._ensemble import Snapshot, _epoch, _How, _start, check_members
 
 CONFIG = RandmanConfig(
     start="paper",
@@ -332,15 +332,9 @@ def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(
 def test_an_epoch_lowers_for_accelerators(task, platform):
     program, sources, config = task
     hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
-    options = {
-        "program": program,
-        "placement": "vmap",
-        "how": _How(config.batch_size, None, "member"),
-    }
-    from snnjax.training._ensemble import _start
-
-    ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
-    epoch = jax.jit(lambda e, s: _epoch(e, s, **options)[1])
+    how = _How(program, "vmap", config.batch_size, None, "member")
+    ensemble = jax.eval_shape(lambda h, s: how.compiled(_start)(h, s)[0], hypers, sources)
+    epoch = jax.jit(lambda e, s: how.compiled(_epoch)(e, s)[1])
     exported = jax.export.export(epoch, platforms=[platform])(ensemble, sources)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (4,)
