@@ -173,7 +173,15 @@ def program_of(config: Any, data: Data) -> Program:
         numbered = list(enumerate(layers, start=1))
         return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in numbered}
 
-    return Program(network, objective, optimizer, start if needs_data(config) else None, look)
+    return Program(
+        network,
+        objective,
+        optimizer,
+        config.batch_size,
+        start if needs_data(config) else None,
+        look,
+        priming_epochs=config.priming_epochs,
+    )
 
 
 def run_sweep(
@@ -278,7 +286,7 @@ def _train(
     # this reads every finished member, so that a damaged file is found before training
     rows = write_results(folder, members, figure=figure)
     epochs = config.epochs + config.priming_epochs
-    program = program_of(config, data)
+    program = program_of(config, data)._replace(patience=patience, order=order)
     # members in one batch have separate lists of events, each as long as the longest of all
     events = False if config.events is None and resolve(placement) == "vmap" else config.events
     # an abstract network is sufficient to choose the form of the input
@@ -309,11 +317,7 @@ def _train(
             {name: np.array([m[name] for m in waiting]) for name in waiting[0]},
             splits,
             epochs=config.epochs,
-            priming_epochs=config.priming_epochs,
-            batch_size=config.batch_size,
             dt=config.dt,
-            patience=patience,
-            order=order,
             placement=placement,
             resume=checkpoints.restore,
             on_epoch=[save, announce],

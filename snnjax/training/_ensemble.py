@@ -26,12 +26,12 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._pytree import PyTree
-from snnjax.datasets import Splits
+from snnjax.datasets import BatchSource, Splits
 from snnjax.training import _placement
 from snnjax.training._objective import Metrics, Objective
 from snnjax.training._placement import Kind, Placement
 from snnjax.training._programs import program as compiled
-from snnjax.training._step import TrainState, check_micro_batch
+from snnjax.training._step import TrainState, check_divisor
 from snnjax.training._trainer import Trainer
 
 Hyper = Mapping[str, Any]
@@ -39,26 +39,48 @@ Order = Literal["member", "shared"]
 
 
 class Program(NamedTuple):
-    """The functions that define one member.
+    """What defines the training of a member: functions of its hyper-parameters, and settings.
 
-    Their argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
+    The argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
     traced; they must not depend on the values of `hyper` in Python control flow.
 
     Attributes:
         network: `hyper -> nnx.Module`.
         objective: `hyper -> Objective`.
         optimizer: `hyper -> optax.GradientTransformation`.
+        batch_size: Samples per batch, at most the number of training samples.
         start: `(hyper, network, splits) -> network`, an initialization from data. None keeps the
             network as it is built.
         look: `(hyper, network, splits) -> dict of scalars`, measurements on a member before it is
             trained. None measures nothing.
+        micro_batch: As in `fit`.
+        order: Order of the training samples. `"member"`: each member has its own order, from its
+            seed. `"shared"`: all members have the same batches.
+        priming_epochs: As in `fit`.
+        patience: A member stops after this number of supervised epochs without a better validation
+            accuracy (or validation loss, if the targets are not classes). None: it never stops
+            early.
     """
 
     network: Callable[[Hyper], nnx.Module]
     objective: Callable[[Hyper], Objective]
     optimizer: Callable[[Hyper], optax.GradientTransformation]
+    batch_size: int
     start: Callable[[Hyper, Any, Splits], Any] | None = None
     look: Callable[[Hyper, Any, Splits], dict[str, jax.Array]] | None = None
+    micro_batch: int | None = None
+    order: Order = "member"
+    priming_epochs: int = 0
+    patience: int | None = None
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError unless the settings are in range."""
+        _check.integer("batch_size", self.batch_size, at_least=1)
+        check_divisor("micro_batch", self.micro_batch, self.batch_size)
+        _check.one_of("order", self.order, get_args(Order))
+        _check.integer("priming_epochs", self.priming_epochs, at_least=0)
+        if self.patience is not None:
+            _check.integer("patience", self.patience, at_least=1)
 
 
 class MemberState(NamedTuple):
@@ -130,12 +152,7 @@ def fit_ensemble(
     splits: Splits,
     *,
     epochs: int,
-    batch_size: int,
     dt: float,
-    priming_epochs: int = 0,
-    patience: int | None = None,
-    order: Order = "member",
-    micro_batch: int | None = None,
     placement: Placement = "auto",
     resume: Callable[[Any], Snapshot | None] | None = None,
     on_epoch: Sequence[Callable[[Snapshot], None]] = (),
@@ -143,20 +160,12 @@ def fit_ensemble(
     """Initialize, train and evaluate every member.
 
     Args:
-        program: The functions that define a member.
+        program: What defines the training of a member.
         members: Hyper-parameters, each an array (members,). An integer `seed` is required.
         splits: Training, validation and test data on the device.
-        epochs: Number of epochs of supervised training, after `priming_epochs`. Both are in
+        epochs: Number of epochs of supervised training, after those of priming. Both are in
             `history`.
-        batch_size: Samples per batch, at most the number of training samples.
         dt: Time step, s, for rates in Hz.
-        priming_epochs: As in `fit`.
-        patience: A member stops after this number of supervised epochs without a better validation
-            accuracy (or validation loss, if the targets are not classes). None: it never stops
-            early.
-        order: Order of the training samples. `"member"`: each member has its own order, from its
-            seed. `"shared"`: all members have the same batches.
-        micro_batch: As in `fit`.
         placement: See `snnjax/training/_placement.py`.
         resume: A function of the structure, shapes and types of an untrained ensemble's state. It
             returns the snapshot from which to continue, or None.
@@ -176,37 +185,32 @@ def fit_ensemble(
     ...     rngs = nnx.Rngs(jax.random.key(hyper["seed"]))
     ...     init = FluctuationDriven(nu=5.0, sigma_u=hyper["sigma_u"])
     ...     return Sequential(SpikingDense(20, 16, init=init, rngs=rngs), Readout(16, 2, rngs=rngs))
-    >>> program = Program(network, lambda hyper: Objective(), lambda hyper: optax.adam(1e-2))
+    >>> of = lambda hyper: Objective(), lambda hyper: optax.adam(1e-2)
+    >>> program = Program(network, *of, batch_size=20)
     >>> data = DeviceEvents.from_dataset(randman(num_classes=2, samples_per_class=20), dt=2e-3)
     >>> members = {"seed": np.array([0, 1, 0]), "sigma_u": np.array([0.5, 0.5, 1.0])}
-    >>> options = dict(epochs=2, batch_size=20, dt=2e-3)
-    >>> result = fit_ensemble(program, members, Splits(data, data, data), **options)
+    >>> result = fit_ensemble(program, members, Splits(data, data, data), epochs=2, dt=2e-3)
     >>> result.history["valid_accuracy"].shape, result.test["final"]["accuracy"].shape
     ((3, 3), (3,))
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        _check.integer(name, value, at_least=1)
-    _check.integer("priming_epochs", priming_epochs, at_least=0)
-    if patience is not None:
-        _check.integer("patience", patience, at_least=1)
+    _check.integer("epochs", epochs, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
-    _check.one_of("order", order, get_args(Order))
     for name, source in splits._asdict().items():
-        if not callable(getattr(source, "batch", None)):
+        if not isinstance(source, BatchSource):
             hint = "use DeviceEvents or DeviceArrays"
             kind = type(source).__name__
             raise TypeError(f"{name} must be on the device, for all members, got {kind}; {hint}")
         _check.same_dt(name, source, dt)
-    if batch_size > len(splits.train):
+    program.check()
+    if program.batch_size > len(splits.train):
         most = f"at most the number of training samples {len(splits.train)}"
-        raise ValueError(f"batch_size must be {most}, got {batch_size}")
-    check_micro_batch(micro_batch, batch_size)
+        raise ValueError(f"batch_size must be {most}, got {program.batch_size}")
     kind = _placement.resolve(placement)
     padded, n = _placement.pad(check_members(members), kind)
     hypers, splits = _placement.put(padded, splits, kind)
     cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
 
-    how = _How(program, kind, batch_size, micro_batch, order)
+    how = _How(program, kind)
     first = how.compiled(_start)
     snapshot = None
     if resume is not None:
@@ -223,12 +227,10 @@ def fit_ensemble(
     else:
         padded, _ = _placement.pad(snapshot.state, kind)
         ensemble = hypers, _placement.put(padded, None, kind)[0]
-    for epoch in range(snapshot.epoch + 1, priming_epochs + epochs + 1):
+    for epoch in range(snapshot.epoch + 1, program.priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
-        phase = how._replace(primed=priming_epochs, patience=patience)
-        if epoch <= priming_epochs:
-            phase = how._replace(priming=True)
+        phase = how._replace(priming=epoch <= program.priming_epochs)
         ensemble, metrics = phase.compiled(_epoch, donate=0)(ensemble, splits)
         history = {
             name: np.concatenate([snapshot.history[name], value[:, None]], axis=1)
@@ -296,26 +298,19 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 class _How(NamedTuple):
-    """The settings of an epoch that are part of its program.
-
-    `primed` is the number of epochs of priming before it.
-    """
+    """The parts of a compiled program."""
 
     program: Program
     placement: Kind
-    batch_size: int
-    micro_batch: int | None
-    order: Order
     priming: bool = False
-    primed: int = 0
-    patience: int | None = None
 
     def trainer(self, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
         """A member's trainer, on one device."""
-        network = self.program.network(hyper) if network is None else network
-        made = network, self.program.objective(hyper), self.program.optimizer(hyper)
-        sizes = {"batch_size": self.batch_size, "micro_batch": self.micro_batch, "devices": 1}
-        return Trainer(*made, **sizes)
+        program = self.program
+        network = program.network(hyper) if network is None else network
+        made = network, program.objective(hyper), program.optimizer(hyper)
+        sizes = {"batch_size": program.batch_size, "micro_batch": program.micro_batch}
+        return Trainer(*made, **sizes, devices=1)
 
     def compiled(
         self, one: Callable[..., PyTree], *, donate: int | None = None
@@ -380,7 +375,7 @@ def _train_and_validate(
     how: _How, hyper: Hyper, splits: Splits, state: MemberState
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
-    seed = hyper["seed"] if how.order == "member" else 0
+    seed = hyper["seed"] if how.program.order == "member" else 0
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     trainer = how.trainer(hyper)
     phase = trainer.priming() if how.priming else trainer
@@ -394,8 +389,9 @@ def _train_and_validate(
     # would not help
     healthy = train.healthy & jnp.isfinite(held.loss)
     active = healthy
-    if how.patience is not None:
-        active &= epoch - jnp.maximum(best_epoch, how.primed) < how.patience
+    patience, primed = how.program.patience, how.program.priming_epochs
+    if patience is not None and not how.priming:
+        active &= epoch - jnp.maximum(best_epoch, primed) < patience
     best_quality = jnp.where(better, quality, state.best_quality)
     train = train._replace(healthy=healthy)
     return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)

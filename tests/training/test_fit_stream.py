@@ -32,7 +32,7 @@ class Recordings:
             num_classes=num_classes,
             num_units=8,
             samples_per_class=60 // num_classes,
-            alpha=2.0,
+            smoothness=2.0,
             seed=0,
         ).shuffle(0)
         self.data, self.labels, self.num_units, self.num_classes = data, data.labels, 8, num_classes
