@@ -210,6 +210,11 @@ def fit_ensemble(
     hypers, splits = _placement.put(padded, splits, kind)
     cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
 
+    def announce(snapshot: Snapshot, ensemble: Member) -> None:
+        shown = snapshot._replace(state=cut(ensemble[1])) if on_epoch else snapshot
+        for callback in on_epoch:
+            callback(shown)
+
     how = _How(program, kind)
     first = how.compiled(_start)
     snapshot = None
@@ -223,7 +228,7 @@ def fit_ensemble(
         ensemble, metrics, seen = first(hypers, splits)
         history = {name: value[:, None] for name, value in _named(cut(metrics), dt).items()}
         snapshot = Snapshot(0, None, history, cut(seen))
-        _announce(on_epoch, snapshot, cut, ensemble)
+        announce(snapshot, ensemble)
     else:
         padded, _ = _placement.pad(snapshot.state, kind)
         ensemble = hypers, _placement.put(padded, None, kind)[0]
@@ -237,7 +242,7 @@ def fit_ensemble(
             for name, value in _named(cut(metrics), dt).items()
         }
         snapshot = Snapshot(epoch, None, history, snapshot.initial)
-        _announce(on_epoch, snapshot, cut, ensemble)
+        announce(snapshot, ensemble)
     tested = cut(how.compiled(_finish)(ensemble, splits))
     _, state = ensemble
     test = {
@@ -248,17 +253,9 @@ def fit_ensemble(
         }
         for which, m in zip(("final", "best"), tested, strict=True)
     }
-    history, initial = snapshot.history, snapshot.initial
-    return EnsembleResult(
-        history=history,
-        final=cut(state.train.params),
-        best=cut(state.best),
-        best_epoch=cut(state.best_epoch),
-        epochs=cut(state.epoch),
-        finite=cut(state.train.healthy),
-        test=test,
-        initial=initial,
-    )
+    train, best, _, best_epoch, trained, _ = cut(state)
+    kept = train.params, best, best_epoch, trained, train.healthy
+    return EnsembleResult(snapshot.history, *kept, test, snapshot.initial)
 
 
 def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -280,21 +277,17 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name, a in arrays.items():
         if a.size and a.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be numbers, got {a.dtype}")
-    if arrays["seed"].size and arrays["seed"].dtype.kind not in "iu":
-        raise TypeError(f"seed must be integers, got {arrays['seed'].dtype}")
-    if arrays["seed"].size and (arrays["seed"].min() < 0 or arrays["seed"].max() >= 2**31):
-        raise ValueError(
-            f"seed must be >= 0 and < 2^31, got {arrays['seed'].min()} to {arrays['seed'].max()}"
-        )
+    seeds = arrays["seed"]
+    if seeds.size and seeds.dtype.kind not in "iu":
+        raise TypeError(f"seed must be integers, got {seeds.dtype}")
+    if seeds.size and (seeds.min() < 0 or seeds.max() >= 2**31):
+        raise ValueError(f"seed must be >= 0 and < 2^31, got {seeds.min()} to {seeds.max()}")
     shapes = {name: a.shape for name, a in arrays.items()}
-    if arrays["seed"].ndim != 1 or arrays["seed"].size == 0 or len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"members must hold arrays (members,) of one length, at least 1, got {shapes}"
-        )
-    return {
-        name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32)
-        for name, a in sorted(arrays.items())
-    }
+    if seeds.ndim != 1 or seeds.size == 0 or len(set(shapes.values())) > 1:
+        needed = "arrays (members,) of one length, at least 1"
+        raise ValueError(f"members must hold {needed}, got {shapes}")
+    plain = lambda a: a.astype(np.float32 if a.dtype.kind == "f" else np.int32)
+    return {name: plain(a) for name, a in sorted(arrays.items())}
 
 
 class _How(NamedTuple):
@@ -404,15 +397,3 @@ def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, Any]
     rates = np.moveaxis(np.asarray(trained.rates), -1, 0)
     row |= {f"rate_{k}": r / dt for k, r in enumerate(rates, start=1)}
     return row if held is None else row | held.named("valid_")
-
-
-def _announce(
-    on_epoch: Sequence[Callable[[Snapshot], None]],
-    snapshot: Snapshot,
-    cut: Callable[[PyTree], Any],
-    ensemble: Member,
-) -> None:
-    if on_epoch:
-        snapshot = snapshot._replace(state=cut(ensemble[1]))
-        for callback in on_epoch:
-            callback(snapshot)
