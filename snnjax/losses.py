@@ -25,7 +25,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,14 @@ ReadoutFn = Callable[[jax.Array], jax.Array]
 LossFn = Callable[[jax.Array, Any], jax.Array]
 Target = ArrayLike
 """Targets: classes (batch,), values or labels (batch, k), or traces (time, batch, k)."""
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A loss, regularizer or source that says whether it treats samples independently."""
+
+    @property
+    def separable(self) -> bool: ...
 
 
 class Metric(NamedTuple):
@@ -111,7 +119,7 @@ class OwnLoss(Loss):
     @property
     def separable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The attribute `separable` of the function, or False."""
-        return getattr(self.function, "separable", False)
+        return isinstance(self.function, Separable) and self.function.separable
 
     def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
         """The loss of each sample, (batch,).

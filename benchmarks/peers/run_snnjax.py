@@ -190,12 +190,11 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
             return state, metrics.loss
 
         states: Any = [trainer.init() for trainer in trainers]
-        members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-        state, shared = placement.put(members, (source, indices))
-        over, how = (
-            jax.jit(placement.over_members(one), donate_argnums=0),
-            f", placement {placement.resolve('auto')}",
-        )
+        kind = placement.resolve("auto")
+        members, _ = placement.pad(jax.tree.map(lambda *leaves: np.stack(leaves), *states), kind)
+        state, shared = placement.put(members, (source, indices), kind)
+        over = jax.jit(placement.over_members(one, kind), donate_argnums=0)
+        how = f", placement {kind}"
         step = lambda state: over(state, shared)
     held = [state]
 

@@ -7,7 +7,7 @@ device is 4 bytes per spike instead of steps * units bytes per sample.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from snnjax.datasets._events import EventDataset
 from snnjax.sparse import scatter_counts
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """What training reads: `len(source)` samples in batches that are made under jit.
 

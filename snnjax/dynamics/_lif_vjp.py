@@ -104,14 +104,18 @@ def lif_scan(
     Returns:
         Spikes, the membrane or None, both (time, batch, ...features), and the final state.
     """
-    v, u, final = _run(program, drive, state, weights, coefficients)
-    return (v > 0).astype(state[0].dtype), u, final
+    output, _ = _forward(program, drive, state, weights, coefficients, steepness)
+    return output
 
 
-def _run(
-    program: Program, drive: Currents, state: State, weights: Weights, coefficients: Coefficients
-) -> Output:
-    """Return the trace v, the membrane or None, and the final state."""
+def _forward(
+    program: Program,
+    drive: Currents,
+    state: State,
+    weights: Weights,
+    coefficients: Coefficients,
+    steepness: Steepness,
+) -> tuple[Output, Residuals]:
     recurrent = program.recurrent
 
     def body(
@@ -132,18 +136,6 @@ def _run(
     alone = recurrent is None and all(d.shape[1:] == state[0].shape for d in drive)
     run = _over_time.elementwise if alone else _over_time.loop
     final, (v, u) = run(body, coefficients, state, drive)
-    return v, u, final
-
-
-def _forward(
-    program: Program,
-    drive: Currents,
-    state: State,
-    weights: Weights,
-    coefficients: Coefficients,
-    steepness: Steepness,
-) -> tuple[Output, Residuals]:
-    v, u, final = _run(program, drive, state, weights, coefficients)
     # Drives that broadcast are small. A whole drive must not be kept for the sake of its shape.
     broadcast = tuple(None if d.shape == v.shape else d for d in drive)
     output = ((v > 0).astype(state[0].dtype), u, final)

@@ -173,7 +173,9 @@ def program_of(config: Any, data: Data) -> Program:
         numbered = list(enumerate(layers, start=1))
         return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in numbered}
 
-    return Program(network, objective, optimizer, start if needs_data(config) else None, look)
+    program = Program(network, objective, optimizer, config.batch_size, look=look)
+    start_from_data = start if needs_data(config) else None
+    return program._replace(start=start_from_data, priming_epochs=config.priming_epochs)
 
 
 def run_sweep(
@@ -203,8 +205,8 @@ def run_sweep(
         datasets: Training, validation and test set. None: `config.datasets()`.
         wave: Number of members that train at once.
         placement: As in `fit_ensemble`.
-        patience: As in `fit_ensemble`.
-        order: As in `fit_ensemble`.
+        patience: As in `snnjax.training.Program`.
+        order: As in `snnjax.training.Program`.
         checkpoint_every: Epochs between checkpoints.
         figure: If True, draw sweep.png.
         on_epoch: Functions that are called with the `Snapshot` of each epoch, the number of members
@@ -246,83 +248,50 @@ def run_sweep(
     with alone(folder):
         check_folder(folder, content, defaults, resume=resume)
         members = open_folder(folder, content, members)
-        return _train(
-            config,
-            data,
-            members,
-            folder,
-            wave,
-            placement,
-            patience,
-            order,
-            checkpoint_every,
-            figure,
-            on_epoch,
-        )
-
-
-def _train(
-    config: Any,
-    data: Data,
-    members: Sequence[Member],
-    folder: Path,
-    wave: int,
-    placement: Placement,
-    patience: int | None,
-    order: Order,
-    checkpoint_every: int,
-    figure: bool,
-    on_epoch: Sequence[Callable[[Snapshot, int, int], None]],
-) -> Sweep:
-    """Train the missing members in waves, and write their files."""
-    # this reads every finished member, so that a damaged file is found before training
-    rows = write_results(folder, members, figure=figure)
-    epochs = config.epochs + config.priming_epochs
-    program = program_of(config, data)
-    # members in one batch have separate lists of events, each as long as the longest of all
-    events = False if config.events is None and resolve(placement) == "vmap" else config.events
-    # an abstract network is sufficient to choose the form of the input
-    network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))
-    splits = data.splits._replace(train=train_source(config, data.splits.train))
-    splits = Splits(*(choose_form(network, source, events=events) for source in splits))
-    while waiting := next_wave(folder, members, wave):
-        finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
-        checkpoints = Checkpoints(folder / "wave" / "checkpoints")
-
-        def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
-            # always save the last epoch, because the files of the members are not written yet
-            if (
-                snapshot.epoch % checkpoint_every == 0
-                or snapshot.epoch == epochs
-                or not snapshot.state.active.any()
-            ):
-                checkpoints.save(snapshot)
-
-        def announce(
-            snapshot: Snapshot, finished: int = finished, size: int = len(waiting)
-        ) -> None:
-            for callback in on_epoch:
-                callback(snapshot, finished, size)
-
-        result = fit_ensemble(
-            program,
-            {name: np.array([m[name] for m in waiting]) for name in waiting[0]},
-            splits,
-            epochs=config.epochs,
-            priming_epochs=config.priming_epochs,
-            batch_size=config.batch_size,
-            dt=config.dt,
-            patience=patience,
-            order=order,
-            placement=placement,
-            resume=checkpoints.restore,
-            on_epoch=[save, announce],
-        )
-        for k, member in enumerate(waiting):
-            write_member(member_file(folder, member), member, result, k)
-        close_wave(folder)
+        # this reads every finished member, so that a damaged file is found before training
         rows = write_results(folder, members, figure=figure)
-    return Sweep(rows, folder)
+        epochs = config.epochs + config.priming_epochs
+        program = program_of(config, data)._replace(patience=patience, order=order)
+        # members in one batch have separate lists of events, each as long as the longest of all
+        events = False if config.events is None and resolve(placement) == "vmap" else config.events
+        # an abstract network is sufficient to choose the form of the input
+        network = nnx.eval_shape(lambda: build_network(config, nu=config.nu, **data.needs))
+        splits = data.splits._replace(train=train_source(config, data.splits.train))
+        splits = Splits(*(choose_form(network, source, events=events) for source in splits))
+        while waiting := next_wave(folder, members, wave):
+            finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
+            checkpoints = Checkpoints(folder / "wave" / "checkpoints")
+
+            def save(snapshot: Snapshot, checkpoints: Checkpoints = checkpoints) -> None:
+                # always save the last epoch, because the files of the members are not written yet
+                if (
+                    snapshot.epoch % checkpoint_every == 0
+                    or snapshot.epoch == epochs
+                    or not snapshot.state.active.any()
+                ):
+                    checkpoints.save(snapshot)
+
+            def announce(
+                snapshot: Snapshot, finished: int = finished, size: int = len(waiting)
+            ) -> None:
+                for callback in on_epoch:
+                    callback(snapshot, finished, size)
+
+            result = fit_ensemble(
+                program,
+                {name: np.array([m[name] for m in waiting]) for name in waiting[0]},
+                splits,
+                epochs=config.epochs,
+                dt=config.dt,
+                placement=placement,
+                resume=checkpoints.restore,
+                on_epoch=[save, announce],
+            )
+            for k, member in enumerate(waiting):
+                write_member(member_file(folder, member), member, result, k)
+            close_wave(folder)
+            rows = write_results(folder, members, figure=figure)
+        return Sweep(rows, folder)
 
 
 _ON_TARGET = ("fluctuation_driven", "lognormal", "data_driven", "data_driven_balanced")

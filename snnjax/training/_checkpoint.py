@@ -11,8 +11,12 @@ import jax
 import numpy as np
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
+
+Content = dict[str, dict[str, np.ndarray]]
+"""Arrays of a checkpoint by group ("state" and "seen") and name."""
 
 
 class Checkpoints(Callback):
@@ -84,19 +88,16 @@ class Checkpoints(Callback):
                 found = f"{saved.initial[name].tolist()}, got {value.tolist()}"
                 raise ValueError(f"{name} must be that of the checkpoint, {found}")
         names, columns = list(saved.history), list(saved.history.values())
-        rows = [
-            dict(zip(names, map(float, values), strict=True))
-            for values in zip(*columns, strict=True)
-        ]
+        each = zip(*columns, strict=True)
+        rows = [dict(zip(names, map(float, values), strict=True)) for values in each]
         history = [row | {"epoch": int(row["epoch"])} for row in rows]
         train, best, best_epoch, best_quality = saved.state
         return FitState(train, best, int(best_epoch), float(best_quality), history, like.seed)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all checkpoints except the last two."""
-        leaves = {
-            f"{k:04d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(snapshot.state))
-        }
+        state = enumerate(jax.tree.leaves(snapshot.state))
+        leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in state}
         # both groups are in one dict, because orbax does not write empty ones
         seen = {
             f"{group}.{name}": value
@@ -104,11 +105,10 @@ class Checkpoints(Callback):
             for name, value in getattr(snapshot, group).items()
         }
         content = {"state": leaves, "seen": seen}
-        self._manager.save(
-            snapshot.epoch, args=self._args.StandardSave(content | {"digest": _digest(content)})
-        )
+        saved = self._args.StandardSave(content | {"digest": _digest(content)})
+        self._manager.save(snapshot.epoch, args=saved)
 
-    def restore(self, like: Any) -> Snapshot | None:
+    def restore(self, like: PyTree) -> Snapshot | None:
         """The last complete snapshot. Damaged ones are removed.
 
         Args:
@@ -126,19 +126,17 @@ class Checkpoints(Callback):
             self._manager.delete(epoch)
         return None
 
-    def _read(self, epoch: int) -> Any:
+    def _read(self, epoch: int) -> Content | None:
         """The content of a checkpoint, or None if it is damaged."""
         try:
             saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
-            content = {
-                group: {name: np.asarray(a) for name, a in saved[group].items()}
-                for group in ("state", "seen")
-            }
+            arrays = lambda group: {name: np.asarray(a) for name, a in saved[group].items()}
+            content = {group: arrays(group) for group in ("state", "seen")}
             return content if np.array_equal(_digest(content), saved["digest"]) else None
         except Exception:  # damaged files raise many types in orbax, tensorstore and protobuf
             return None
 
-    def _snapshot(self, epoch: int, saved: Any, like: Any) -> Snapshot:
+    def _snapshot(self, epoch: int, saved: Content, like: PyTree) -> Snapshot:
         leaves = [np.asarray(saved["state"][name]) for name in sorted(saved["state"])]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
@@ -159,7 +157,7 @@ def _state_of(state: FitState) -> tuple[Any, ...]:
     return jax.device_get(state.train), state.best, *scalars
 
 
-def _digest(content: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
+def _digest(content: Content) -> np.ndarray:
     """SHA-256 of all names, types, shapes and numbers, (32,) bytes."""
     digest = hashlib.sha256()
     for group, arrays in sorted(content.items()):

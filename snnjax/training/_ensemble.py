@@ -25,12 +25,13 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.datasets import Splits
-from snnjax.training import _placement as _placement
+from snnjax._pytree import PyTree
+from snnjax.datasets import BatchSource, Splits
+from snnjax.training import _placement
 from snnjax.training._objective import Metrics, Objective
-from snnjax.training._placement import Placement
+from snnjax.training._placement import Kind, Placement
 from snnjax.training._programs import program as compiled
-from snnjax.training._step import TrainState, check_micro_batch
+from snnjax.training._step import TrainState, check_divisor
 from snnjax.training._trainer import Trainer
 
 Hyper = Mapping[str, Any]
@@ -38,26 +39,48 @@ Order = Literal["member", "shared"]
 
 
 class Program(NamedTuple):
-    """The functions that define one member.
+    """What defines the training of a member: functions of its hyper-parameters, and settings.
 
-    Their argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
+    The argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
     traced; they must not depend on the values of `hyper` in Python control flow.
 
     Attributes:
         network: `hyper -> nnx.Module`.
         objective: `hyper -> Objective`.
         optimizer: `hyper -> optax.GradientTransformation`.
+        batch_size: Samples per batch, at most the number of training samples.
         start: `(hyper, network, splits) -> network`, an initialization from data. None keeps the
             network as it is built.
         look: `(hyper, network, splits) -> dict of scalars`, measurements on a member before it is
             trained. None measures nothing.
+        micro_batch: As in `fit`.
+        order: Order of the training samples. `"member"`: each member has its own order, from its
+            seed. `"shared"`: all members have the same batches.
+        priming_epochs: As in `fit`.
+        patience: A member stops after this number of supervised epochs without a better validation
+            accuracy (or validation loss, if the targets are not classes). None: it never stops
+            early.
     """
 
     network: Callable[[Hyper], nnx.Module]
     objective: Callable[[Hyper], Objective]
     optimizer: Callable[[Hyper], optax.GradientTransformation]
+    batch_size: int
     start: Callable[[Hyper, Any, Splits], Any] | None = None
     look: Callable[[Hyper, Any, Splits], dict[str, jax.Array]] | None = None
+    micro_batch: int | None = None
+    order: Order = "member"
+    priming_epochs: int = 0
+    patience: int | None = None
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError unless the settings are in range."""
+        _check.integer("batch_size", self.batch_size, at_least=1)
+        check_divisor("micro_batch", self.micro_batch, self.batch_size)
+        _check.one_of("order", self.order, get_args(Order))
+        _check.integer("priming_epochs", self.priming_epochs, at_least=0)
+        if self.patience is not None:
+            _check.integer("patience", self.patience, at_least=1)
 
 
 class MemberState(NamedTuple):
@@ -129,12 +152,7 @@ def fit_ensemble(
     splits: Splits,
     *,
     epochs: int,
-    batch_size: int,
     dt: float,
-    priming_epochs: int = 0,
-    patience: int | None = None,
-    order: Order = "member",
-    micro_batch: int | None = None,
     placement: Placement = "auto",
     resume: Callable[[Any], Snapshot | None] | None = None,
     on_epoch: Sequence[Callable[[Snapshot], None]] = (),
@@ -142,20 +160,12 @@ def fit_ensemble(
     """Initialize, train and evaluate every member.
 
     Args:
-        program: The functions that define a member.
+        program: What defines the training of a member.
         members: Hyper-parameters, each an array (members,). An integer `seed` is required.
         splits: Training, validation and test data on the device.
-        epochs: Number of epochs of supervised training, after `priming_epochs`. Both are in
+        epochs: Number of epochs of supervised training, after those of priming. Both are in
             `history`.
-        batch_size: Samples per batch, at most the number of training samples.
         dt: Time step, s, for rates in Hz.
-        priming_epochs: As in `fit`.
-        patience: A member stops after this number of supervised epochs without a better validation
-            accuracy (or validation loss, if the targets are not classes). None: it never stops
-            early.
-        order: Order of the training samples. `"member"`: each member has its own order, from its
-            seed. `"shared"`: all members have the same batches.
-        micro_batch: As in `fit`.
         placement: See `snnjax/training/_placement.py`.
         resume: A function of the structure, shapes and types of an untrained ensemble's state. It
             returns the snapshot from which to continue, or None.
@@ -175,92 +185,77 @@ def fit_ensemble(
     ...     rngs = nnx.Rngs(jax.random.key(hyper["seed"]))
     ...     init = FluctuationDriven(nu=5.0, sigma_u=hyper["sigma_u"])
     ...     return Sequential(SpikingDense(20, 16, init=init, rngs=rngs), Readout(16, 2, rngs=rngs))
-    >>> program = Program(network, lambda hyper: Objective(), lambda hyper: optax.adam(1e-2))
+    >>> of = lambda hyper: Objective(), lambda hyper: optax.adam(1e-2)
+    >>> program = Program(network, *of, batch_size=20)
     >>> data = DeviceEvents.from_dataset(randman(num_classes=2, samples_per_class=20), dt=2e-3)
     >>> members = {"seed": np.array([0, 1, 0]), "sigma_u": np.array([0.5, 0.5, 1.0])}
-    >>> options = dict(epochs=2, batch_size=20, dt=2e-3)
-    >>> result = fit_ensemble(program, members, Splits(data, data, data), **options)
+    >>> result = fit_ensemble(program, members, Splits(data, data, data), epochs=2, dt=2e-3)
     >>> result.history["valid_accuracy"].shape, result.test["final"]["accuracy"].shape
     ((3, 3), (3,))
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        _check.integer(name, value, at_least=1)
-    _check.integer("priming_epochs", priming_epochs, at_least=0)
-    if patience is not None:
-        _check.integer("patience", patience, at_least=1)
+    _check.integer("epochs", epochs, at_least=1)
     _check.number("dt", dt, above=0, unit="s")
-    _check.one_of("order", order, get_args(Order))
     for name, source in splits._asdict().items():
-        if not callable(getattr(source, "batch", None)):
+        if not isinstance(source, BatchSource):
             hint = "use DeviceEvents or DeviceArrays"
             kind = type(source).__name__
             raise TypeError(f"{name} must be on the device, for all members, got {kind}; {hint}")
         _check.same_dt(name, source, dt)
-    if batch_size > len(splits.train):
+    program.check()
+    if program.batch_size > len(splits.train):
         most = f"at most the number of training samples {len(splits.train)}"
-        raise ValueError(f"batch_size must be {most}, got {batch_size}")
-    check_micro_batch(micro_batch, batch_size)
-    padded, n = _placement.pad(check_members(members), placement=placement)
-    hypers, splits = _placement.put(padded, splits, placement=placement)
+        raise ValueError(f"batch_size must be {most}, got {program.batch_size}")
+    kind = _placement.resolve(placement)
+    padded, n = _placement.pad(check_members(members), kind)
+    hypers, splits = _placement.put(padded, splits, kind)
+    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
 
-    how = _How(batch_size, micro_batch, order)
-    options = {"program": program, "placement": _placement.resolve(placement)}
+    def announce(snapshot: Snapshot, ensemble: Member) -> None:
+        shown = snapshot._replace(state=cut(ensemble[1])) if on_epoch else snapshot
+        for callback in on_epoch:
+            callback(shown)
+
+    how = _How(program, kind)
+    first = how.compiled(_start)
     snapshot = None
     if resume is not None:
-        like = jax.eval_shape(functools.partial(_start, how=how, **options), hypers, splits)[0][1]
+        (_, like), _, _ = jax.eval_shape(first, hypers, splits)
         # a snapshot has no padding members, so that it can be resumed on other devices
         snapshot = resume(
             jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape[1:]), s.dtype), like)
         )
     if snapshot is None:
-        ensemble, metrics, seen = _start(hypers, splits, how=how, **options)
-        done, history = 0, {name: value[:n, None] for name, value in _named(metrics, dt).items()}
-        initial = {name: value[:n] for name, value in _placement.gather(seen).items()}
-        _announce(on_epoch, 0, ensemble, history, initial)
+        ensemble, metrics, seen = first(hypers, splits)
+        history = {name: value[:, None] for name, value in _named(cut(metrics), dt).items()}
+        snapshot = Snapshot(0, None, history, cut(seen))
+        announce(snapshot, ensemble)
     else:
-        done, history, initial = snapshot.epoch, dict(snapshot.history), dict(snapshot.initial)
-        ensemble = (
-            hypers,
-            _placement.put(
-                _placement.pad(snapshot.state, placement=placement)[0], None, placement=placement
-            )[0],
-        )
-    for epoch in range(done + 1, priming_epochs + epochs + 1):
+        padded, _ = _placement.pad(snapshot.state, kind)
+        ensemble = hypers, _placement.put(padded, None, kind)[0]
+    for epoch in range(snapshot.epoch + 1, program.priming_epochs + epochs + 1):
         if not bool(_placement.gather(ensemble[1].active).any()):
             break
-        priming = epoch <= priming_epochs
-        phase = (
-            how._replace(priming=True)
-            if priming
-            else how._replace(primed=priming_epochs, patience=patience)
-        )
-        ensemble, metrics = _epoch(ensemble, splits, how=phase, **options)
+        phase = how._replace(priming=epoch <= program.priming_epochs)
+        ensemble, metrics = phase.compiled(_epoch, donate=0)(ensemble, splits)
         history = {
-            name: np.concatenate([history[name], value[:n, None]], axis=1)
-            for name, value in _named(metrics, dt).items()
+            name: np.concatenate([snapshot.history[name], value[:, None]], axis=1)
+            for name, value in _named(cut(metrics), dt).items()
         }
-        _announce(on_epoch, epoch, ensemble, history, initial)
-    tested = _placement.gather(_finish(ensemble, splits, how=how, **options))
+        snapshot = Snapshot(epoch, None, history, snapshot.initial)
+        announce(snapshot, ensemble)
+    tested = cut(how.compiled(_finish)(ensemble, splits))
     _, state = ensemble
     test = {
         which: {
-            name.removeprefix("train_"): value[:n]
+            name.removeprefix("train_"): value
             for name, value in _named((m, None), dt).items()
             if name != "penalty"
         }
         for which, m in zip(("final", "best"), tested, strict=True)
     }
-    cut = lambda tree: jax.tree.map(lambda a: a[:n], _placement.gather(tree))
-    return EnsembleResult(
-        history=history,
-        final=cut(state.train.params),
-        best=cut(state.best),
-        best_epoch=cut(state.best_epoch),
-        epochs=cut(state.epoch),
-        finite=cut(state.train.healthy),
-        test=test,
-        initial=initial,
-    )
+    train, best, _, best_epoch, trained, _ = cut(state)
+    kept = train.params, best, best_epoch, trained, train.healthy
+    return EnsembleResult(snapshot.history, *kept, test, snapshot.initial)
 
 
 def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -282,126 +277,100 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name, a in arrays.items():
         if a.size and a.dtype.kind not in "fiub":
             raise TypeError(f"{name} must be numbers, got {a.dtype}")
-    if arrays["seed"].size and arrays["seed"].dtype.kind not in "iu":
-        raise TypeError(f"seed must be integers, got {arrays['seed'].dtype}")
-    if arrays["seed"].size and (arrays["seed"].min() < 0 or arrays["seed"].max() >= 2**31):
-        raise ValueError(
-            f"seed must be >= 0 and < 2^31, got {arrays['seed'].min()} to {arrays['seed'].max()}"
-        )
+    seeds = arrays["seed"]
+    if seeds.size and seeds.dtype.kind not in "iu":
+        raise TypeError(f"seed must be integers, got {seeds.dtype}")
+    if seeds.size and (seeds.min() < 0 or seeds.max() >= 2**31):
+        raise ValueError(f"seed must be >= 0 and < 2^31, got {seeds.min()} to {seeds.max()}")
     shapes = {name: a.shape for name, a in arrays.items()}
-    if arrays["seed"].ndim != 1 or arrays["seed"].size == 0 or len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"members must hold arrays (members,) of one length, at least 1, got {shapes}"
-        )
-    return {
-        name: a.astype(np.float32 if a.dtype.kind == "f" else np.int32)
-        for name, a in sorted(arrays.items())
-    }
+    if seeds.ndim != 1 or seeds.size == 0 or len(set(shapes.values())) > 1:
+        needed = "arrays (members,) of one length, at least 1"
+        raise ValueError(f"members must hold {needed}, got {shapes}")
+    plain = lambda a: a.astype(np.float32 if a.dtype.kind == "f" else np.int32)
+    return {name: plain(a) for name, a in sorted(arrays.items())}
 
 
 class _How(NamedTuple):
-    """The options of an epoch that are part of its program.
+    """The parts of a compiled program."""
 
-    `primed` is the number of epochs of priming before it.
-    """
-
-    batch_size: int
-    micro_batch: int | None
-    order: Order
+    program: Program
+    placement: Kind
     priming: bool = False
-    primed: int = 0
-    patience: int | None = None
 
-    def trainer(self, program: Program, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
+    def trainer(self, hyper: Hyper, network: nnx.Module | None = None) -> Trainer:
         """A member's trainer, on one device."""
+        program = self.program
         network = program.network(hyper) if network is None else network
         made = network, program.objective(hyper), program.optimizer(hyper)
-        sizes = {"batch_size": self.batch_size, "micro_batch": self.micro_batch, "devices": 1}
-        return Trainer(*made, **sizes)
+        sizes = {"batch_size": program.batch_size, "micro_batch": program.micro_batch}
+        return Trainer(*made, **sizes, devices=1)
+
+    def compiled(
+        self, one: Callable[..., PyTree], *, donate: int | None = None
+    ) -> Callable[..., Any]:
+        """`one(how, member, splits)` for all members. Equal settings share a program."""
+        return compiled(_of_members, (one, self), donate=donate, identity=True)
 
 
-# Ensembles of one program and size share their compilations.
+def _of_members(
+    given: tuple[Callable[..., PyTree], _How], members: PyTree, splits: Splits
+) -> PyTree:
+    one, how = given
+    return _placement.over_members(functools.partial(one, how), how.placement)(members, splits)
+
+
+Member = tuple[Hyper, MemberState]
+
+
 def _start(
-    hypers: Hyper, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> Any:
+    how: _How, hyper: Hyper, splits: Splits
+) -> tuple[Member, tuple[Metrics, Metrics], dict[str, jax.Array]]:
     """The state before training, its metrics, and the results of the program's `look`."""
-    return compiled(_start_members, (program, placement, how), identity=True)(hypers, splits)
+    program = how.program
+    network = program.network(hyper)
+    if program.start is not None:
+        network = program.start(hyper, network, splits)
+    trainer = how.trainer(hyper, network)
+    state = trainer.init()
+    trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
+    zero = jnp.zeros((), jnp.int32)
+    seen = {} if program.look is None else program.look(hyper, network, splits)
+    best = -jnp.float32(jnp.inf)
+    member = MemberState(state, state.params, best, zero, zero, jnp.asarray(True))
+    return (hyper, member), (trained, held), seen
 
 
-def _start_members(given: Any, hypers: Hyper, splits: Splits) -> Any:
-    program, placement, how = given
-
-    def start(hyper: Hyper, splits: Splits) -> Any:
-        network = program.network(hyper)
-        if program.start is not None:
-            network = program.start(hyper, network, splits)
-        trainer = how.trainer(program, hyper, network)
-        state = trainer.init()
-        trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
-        zero = jnp.zeros((), jnp.int32)
-        seen = {} if program.look is None else program.look(hyper, network, splits)
-        best = -jnp.float32(jnp.inf)
-        member = MemberState(state, state.params, best, zero, zero, jnp.asarray(True))
-        return (hyper, member), (trained, held), seen
-
-    return _placement.over_members(start, placement=placement)(hypers, splits)
-
-
-def _epoch(
-    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> Any:
-    """One epoch of every member and its validation.
+def _epoch(how: _How, member: Member, splits: Splits) -> tuple[Member, tuple[Metrics, Metrics]]:
+    """One epoch of a member and its validation.
 
     A member that is not active does not change. Its metrics are NaN.
     """
-    # the state is donated, so that an ensemble is in memory only once
-    given = (program, placement, how)
-    return compiled(_epoch_of_members, given, donate=0, identity=True)(ensemble, splits)
+    hyper, state = member
+    go = functools.partial(_train_and_validate, how, hyper, splits)
+
+    def stay(state: MemberState) -> tuple[MemberState, Any]:
+        like = jax.eval_shape(go, state)[1]
+        return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), like)
+
+    state, metrics = jax.lax.cond(state.active, go, stay, state)
+    return (hyper, state), metrics
 
 
-def _epoch_of_members(given: Any, ensemble: Any, splits: Splits) -> Any:
-    program, placement, how = given
-
-    def run(member: tuple[Hyper, MemberState], splits: Splits) -> Any:
-        hyper, state = member
-        go = functools.partial(_train_and_validate, program, hyper, splits, how)
-
-        def stay(state: MemberState) -> tuple[MemberState, Any]:
-            like = jax.eval_shape(go, state)[1]
-            return state, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), like)
-
-        state, metrics = jax.lax.cond(state.active, go, stay, state)
-        return (hyper, state), metrics
-
-    return _placement.over_members(run, placement=placement)(ensemble, splits)
-
-
-def _finish(
-    ensemble: Any, splits: Splits, *, program: Program, placement: Placement, how: _How
-) -> tuple[Metrics, Metrics]:
+def _finish(how: _How, member: Member, splits: Splits) -> tuple[Metrics, ...]:
     """Test metrics of the final and of the best parameters."""
-    return compiled(_finish_members, (program, placement, how), identity=True)(ensemble, splits)
-
-
-def _finish_members(given: Any, ensemble: Any, splits: Splits) -> tuple[Metrics, Metrics]:
-    program, placement, how = given
-
-    def finish(member: tuple[Hyper, MemberState], splits: Splits) -> tuple[Metrics, ...]:
-        hyper, state = member
-        trainer = how.trainer(program, hyper)
-        chosen = state.train.params, state.best
-        return tuple(trainer.evaluate(params, splits.test) for params in chosen)
-
-    return _placement.over_members(finish, placement=placement)(ensemble, splits)
+    hyper, state = member
+    trainer = how.trainer(hyper)
+    chosen = state.train.params, state.best
+    return tuple(trainer.evaluate(params, splits.test) for params in chosen)
 
 
 def _train_and_validate(
-    program: Program, hyper: Hyper, splits: Splits, how: _How, state: MemberState
+    how: _How, hyper: Hyper, splits: Splits, state: MemberState
 ) -> tuple[MemberState, tuple[Metrics, Metrics]]:
     epoch = state.epoch + 1
-    seed = hyper["seed"] if how.order == "member" else 0
+    seed = hyper["seed"] if how.program.order == "member" else 0
     key = jax.random.fold_in(jax.random.key(seed), epoch)
-    trainer = how.trainer(program, hyper)
+    trainer = how.trainer(hyper)
     phase = trainer.priming() if how.priming else trainer
     train, trained = phase.epoch(state.train, splits.train, key)
     held = trainer.evaluate(train.params, splits.valid)
@@ -413,32 +382,18 @@ def _train_and_validate(
     # would not help
     healthy = train.healthy & jnp.isfinite(held.loss)
     active = healthy
-    if how.patience is not None:
-        active &= epoch - jnp.maximum(best_epoch, how.primed) < how.patience
+    patience, primed = how.program.patience, how.program.priming_epochs
+    if patience is not None and not how.priming:
+        active &= epoch - jnp.maximum(best_epoch, primed) < patience
     best_quality = jnp.where(better, quality, state.best_quality)
     train = train._replace(healthy=healthy)
     return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
-def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, np.ndarray]:
+def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, Any]:
     """Metrics of all members by their names in `fit`, numpy arrays (members,); rates in Hz."""
-    trained, held = _placement.gather(metrics)
-    row = trained.named("train_") | {"penalty": trained.penalty}
-    row |= {f"rate_{k}": r / dt for k, r in enumerate(np.moveaxis(trained.rates, -1, 0), start=1)}
+    trained, held = metrics
+    row: dict[str, Any] = trained.named("train_") | {"penalty": trained.penalty}
+    rates = np.moveaxis(np.asarray(trained.rates), -1, 0)
+    row |= {f"rate_{k}": r / dt for k, r in enumerate(rates, start=1)}
     return row if held is None else row | held.named("valid_")
-
-
-def _announce(
-    on_epoch: Sequence[Callable[[Snapshot], None]],
-    epoch: int,
-    ensemble: tuple[Hyper, MemberState],
-    history: dict[str, np.ndarray],
-    initial: dict[str, np.ndarray],
-) -> None:
-    if on_epoch:
-        n = len(next(iter(history.values())))
-        snapshot = Snapshot(
-            epoch, jax.tree.map(lambda a: a[:n], _placement.gather(ensemble[1])), history, initial
-        )
-        for callback in on_epoch:
-            callback(snapshot)

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,18 @@ from snnjax import _check
 from snnjax.datasets import Batches, BatchSource, EventDataset, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
+from snnjax.losses import Target
+from snnjax.nn import Layer
 from snnjax.sparse import as_dense
 from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, quality_of
 from snnjax.training._inputs import choose_form
-from snnjax.training._objective import Metrics, Objective
+from snnjax.training._objective import Metrics, Objective, Params
 from snnjax.training._params import flatten_params
-from snnjax.training._step import batch_key, epoch_order, gradient_of
+from snnjax.training._step import TrainState, batch_key, epoch_order, gradient_of
 from snnjax.training._trainer import Trainer, weighted_mean
+
+Training = BatchSource | Stream | Batches
+"""Training data."""
 
 
 class FitResult(NamedTuple):
@@ -171,7 +176,7 @@ def fit(
         raise TypeError(f"network must be a flax.nnx.Module, got a tuple; {hint}")
     trainer = Trainer(network, objective, optimizer, batch_size=batch_size, micro_batch=micro_batch)
     prepared = _prepare(network, trainer, splits, dt, events)
-    run = _Run(network, trainer, prepared, priming_epochs, key)
+    run = _Run(network, trainer, prepared, priming_epochs, key, called)
     del prepared  # it would keep the first shard of a stream alive
     if resume is not None:
         run.restore(Path(resume))
@@ -183,11 +188,11 @@ def fit(
             stop = bool(callback.start(plan)) or stop
         try:
             if not run.history:
-                stop = run.untrained(called) or stop
+                stop = run.untrained() or stop
             for epoch in range(plan.first, plan.last + 1):
                 if stop:
                     break
-                stop = run.train(epoch, called)
+                stop = run.train(epoch)
         except KeyboardInterrupt:
             run.leave()
             steps = int(run.state.steps) - run.reported
@@ -208,23 +213,29 @@ class _Run:
     """Training under way: everything that changes from epoch to epoch."""
 
     def __init__(
-        self, network: nnx.Module, trainer: Trainer, data: _Data, priming: int, key: jax.Array
+        self,
+        network: nnx.Module,
+        trainer: Trainer,
+        data: _Data,
+        priming: int,
+        key: jax.Array,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.network, self.trainer, self.data, self.key = network, trainer, data, key
-        self.priming = priming
+        self.priming, self.callbacks = priming, callbacks
         self.phases = [trainer.priming() if priming else trainer, trainer]
         self.state = trainer.init()
         self.history: list[Row] = []
         self.reported = 0  # steps before the last row of the history
         self.best, self.best_epoch, self.best_quality = _host(self.state.params), 0, -np.inf
 
-    def untrained(self, callbacks: Sequence[Callback]) -> bool:
+    def untrained(self) -> bool:
         """Report row 0. Whether training should stop."""
         first = self.data.first
         self.data = self.data._replace(first=None)  # a shard takes memory
-        return self.report(0, self.trainer.evaluate(self.state.params, first), 0.0, callbacks)
+        return self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
 
-    def train(self, epoch: int, callbacks: Sequence[Callback]) -> bool:
+    def train(self, epoch: int) -> bool:
         """Train one epoch and report it. Whether training should stop."""
         trainer, begin = self.phases[epoch > self.priming], time.perf_counter()
         found: list[tuple[Metrics, float]] = []
@@ -238,23 +249,16 @@ class _Run:
                     self.state, metrics = trainer.epoch(self.state, part, part_key)
                 # waits, so that shards do not pile up on the device; the next one is read meanwhile
                 if not bool(self.state.healthy):
-                    where = self._where(epoch, len(found), part)
+                    what = "batch" if isinstance(part, Batch) else "shard"
+                    whole = part is self.data.splits.train
+                    where = f"epoch {epoch}" + ("" if whole else f", {what} {len(found)}")
                     why = _explain(trainer, self.state, part, part_key, where)
                     raise TrainingDivergedError(why, self.finish())
                 found.append((metrics, float(len(part)) if isinstance(part, Batch) else 1.0))
         metrics = jax.block_until_ready(weighted_mean(found))
-        return self.report(epoch, metrics, time.perf_counter() - begin, callbacks)
+        return self.report(epoch, metrics, time.perf_counter() - begin)
 
-    def _where(self, epoch: int, k: int, part: BatchSource) -> str:
-        if isinstance(part, Batch):
-            return f"epoch {epoch}, batch {k}"
-        return f"epoch {epoch}" + (
-            f", shard {k}" if isinstance(self.data.splits.train, Stream) else ""
-        )
-
-    def report(
-        self, epoch: int, metrics: Metrics, seconds: float, callbacks: Sequence[Callback]
-    ) -> bool:
+    def report(self, epoch: int, metrics: Metrics, seconds: float) -> bool:
         """Validate, append the epoch's row, and call the callbacks. Whether one asks to stop."""
         row: Row = {"epoch": epoch, **_columns("train_", metrics)}
         row |= {"penalty": float(metrics.penalty), **_rates(metrics, self.data.dt)}
@@ -273,7 +277,7 @@ class _Run:
             self.best, self.best_epoch = _host(self.state.params), epoch
             self.best_quality = -np.inf if quality is None else quality
         state = self.snapshot()
-        return any([bool(callback.epoch_end(row, state)) for callback in callbacks])
+        return any([bool(callback.epoch_end(row, state)) for callback in self.callbacks])
 
     def snapshot(self) -> FitState:
         """What callbacks see."""
@@ -349,7 +353,7 @@ def _rates(metrics: Metrics, dt: float | None) -> Row:
 
 
 def _prepare(
-    network: Any, trainer: Trainer, splits: Splits, dt: float | None, events: bool | None
+    network: nnx.Module, trainer: Trainer, splits: Splits, dt: float | None, events: bool | None
 ) -> _Data:
     """Check the data, choose their form and place them."""
     if not isinstance(splits, Splits):
@@ -365,11 +369,12 @@ def _prepare(
             outputs = _check_source(name, source, trainer, of_all)
             _check.same_dt(name, source, dt)
     _check_batch_size(trainer, train, first)
-    form = lambda source: None if source is None else choose_form(network, source, events=events)
-    place = lambda source: source if isinstance(source, Batches) else trainer.place(source)
-    first = form(first)
-    trainer.sizes(first)  # chooses the devices
-    first, valid, test = place(first), place(form(valid)), place(form(test))
+    form = lambda source: choose_form(network, source, events=events)
+    place = lambda source: (
+        trainer.place(form(source)) if isinstance(source, BatchSource) else source
+    )
+    trainer.sizes(form(first))  # chooses the devices
+    first, valid, test = place(first), place(valid), place(test)
     if isinstance(train, Stream):  # all shards like the first, so that they share programs
         train = dataclasses.replace(train, events=isinstance(first, SparseEvents))
     elif not isinstance(train, Batches):
@@ -377,29 +382,26 @@ def _prepare(
     return _Data(Splits(train, valid, test), first, dt, outputs)
 
 
-def _check_batch_size(trainer: Trainer, train: Any, first: BatchSource) -> None:
+def _check_batch_size(trainer: Trainer, train: Training, first: BatchSource) -> None:
     """A batch size where one is needed; of `Batches` that of the first."""
     if isinstance(train, Batches):
         if trainer.batch_size is not None:
             given = f"got {trainer.batch_size}"
             raise ValueError(f"batch_size must be None for Batches, which have their own, {given}")
         trainer.batch_size = len(first)
-    elif trainer.batch_size is None:
-        raise ValueError("batch_size must be given for data that do not come in batches, got None")
-    elif trainer.batch_size > len(first):
-        most = f"at most the number of training samples {len(first)}"
-        raise ValueError(f"batch_size must be {most}, got {trainer.batch_size}")
+    else:
+        trainer.check_batch_size(first)
 
 
-def _time_step(network: Any, dt: float | None, splits: Splits) -> float | None:
+def _time_step(network: nnx.Module, dt: float | None, splits: Splits) -> float | None:
     """The time step that was given, of the network's neurons, or of the data, s; or None.
 
     Another one than that of the neurons would make rates wrong without any sign.
     """
     if dt is not None:
         _check.number("dt", dt, above=0, unit="s")
-    neurons = [getattr(layer, "neuron", None) for layer in getattr(network, "layers", ())]
-    steps = {neuron.dt for neuron in neurons if neuron is not None and hasattr(neuron, "dt")}
+    layers = [layer for layer in vars(network).get("layers", ()) if isinstance(layer, Layer)]
+    steps = {layer.dt for layer in layers if layer.dt is not None}
     if dt is None:
         dt = min(steps, default=getattr(splits.train, "dt", None))
     if dt is not None and isinstance(splits.train, Stream | Batches):
@@ -411,7 +413,7 @@ def _time_step(network: Any, dt: float | None, splits: Splits) -> float | None:
     return dt
 
 
-def _first(train: BatchSource | Stream | Batches) -> BatchSource:
+def _first(train: Training) -> BatchSource:
     """The training data, or their first part in epoch 0."""
     if isinstance(train, Stream | Batches):
         with contextlib.closing(_parts(train, 0, jax.random.key(0))) as parts:
@@ -420,7 +422,7 @@ def _first(train: BatchSource | Stream | Batches) -> BatchSource:
 
 
 def _parts(
-    train: BatchSource | Stream | Batches, epoch: int, key: jax.Array
+    train: Training, epoch: int, key: jax.Array
 ) -> Generator[tuple[BatchSource, jax.Array], None, None]:
     """What an epoch runs over, with a key each: the source itself, shards, or batches."""
     if not isinstance(train, Stream | Batches):
@@ -432,7 +434,9 @@ def _parts(
             yield part, jax.random.fold_in(key, k)
 
 
-def _check_source(name: str, source: Any, trainer: Trainer, labels_of_all: Any = None) -> int:
+def _check_source(
+    name: str, source: object, trainer: Trainer, labels_of_all: Target | None = None
+) -> int:
     """Find what would otherwise fail deep inside jit, or never show.
 
     Args:
@@ -450,9 +454,11 @@ def _check_source(name: str, source: Any, trainer: Trainer, labels_of_all: Any =
     if isinstance(source, Batches):
         source = _first(source)
     leaves = jax.tree.leaves(source)
-    if not callable(getattr(source, "batch", None)) or any(leaf is source for leaf in leaves):
+    if not isinstance(source, BatchSource) or any(leaf is source for leaf in leaves):
         pytree = "a JAX pytree with len(...) and batch(indices, key) (see BatchSource)"
-        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)" if _iterable(source) else ""
+        # a function may return an iterable
+        iterable = isinstance(source, Iterable) or callable(source)
+        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)" if iterable else ""
         raise TypeError(f"{name} must be {pytree}, got {type(source).__name__}{hint}")
     if len(source) == 0:
         raise ValueError(f"{name} must hold at least one sample, got none")
@@ -470,23 +476,20 @@ def _check_source(name: str, source: Any, trainer: Trainer, labels_of_all: Any =
     values = labels_of_all
     if values is None:
         values = source.y if isinstance(source, Batch) else getattr(source, "labels", None)
-    held = getattr(target, "shape", None)  # what the batches hold
-    if values is not None and held is not None and np.ndim(values) == len(held):
+    array = isinstance(target, jax.ShapeDtypeStruct)
+    if values is not None and array and np.ndim(values) == len(target.shape):
         problem.loss.check(f"labels of {name}", values, readout.shape[-1])
     return readout.shape[-1]
 
 
-def _iterable(source: Any) -> bool:
-    """Whether something can be iterated, or is a function that may return an iterable."""
-    return hasattr(source, "__iter__") or callable(source)
-
-
-def _host(params: Any) -> Any:
+def _host(params: Params) -> Any:
     """A copy in host memory, safe from donation."""
     return jax.tree.map(np.asarray, jax.device_get(params))
 
 
-def _explain(trainer: Trainer, state: Any, source: BatchSource, key: jax.Array, where: str) -> str:
+def _explain(
+    trainer: Trainer, state: TrainState, source: BatchSource, key: jax.Array, where: str
+) -> str:
     """Run the failed step again from the last good parameters. Say what is not finite."""
     if isinstance(source, Batch):
         sizes, indices = trainer.sizes(source, len(source)), jnp.arange(len(source))

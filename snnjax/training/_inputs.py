@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TypeVar
 
 import jax
 
 from snnjax.datasets import Augmented, DeviceEvents
 from snnjax.datasets._sparse_events import SparseEvents
+from snnjax.nn import Layer, Sequential
+
+T = TypeVar("T")
 
 MAX_DENSITY = 0.15
 """Largest density, in spikes per unit and step, at which lists are used by default.
@@ -18,7 +21,7 @@ because lists differ in length.
 """
 
 
-def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any:
+def choose_form(network: object, source: T, *, events: bool | None = None) -> T | SparseEvents:
     """`source`, or `SparseEvents` of it.
 
     Args:
@@ -53,10 +56,9 @@ def choose_form(network: Any, source: Any, *, events: bool | None = None) -> Any
     if events is False or isinstance(source, SparseEvents):
         return source
     if isinstance(source, Augmented) and source.keeps_lists:
-        return dataclasses.replace(
-            source, source=choose_form(network, source.source, events=events)
-        )
-    able = getattr(network, "takes_events", False)
+        inner = choose_form(network, source.source, events=events)
+        return dataclasses.replace(source, source=inner)
+    able = isinstance(network, Layer | Sequential) and network.takes_events
     if events and not able:
         raise TypeError(
             "events must not be True for a network that takes no events, got a "

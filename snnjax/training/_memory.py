@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,6 @@ from snnjax import _check
 from snnjax.datasets import BatchSource
 from snnjax.training._inputs import choose_form
 from snnjax.training._objective import Objective
-from snnjax.training._step import train_step
 from snnjax.training._trainer import Trainer
 
 
@@ -86,12 +84,9 @@ def step_memory(
     sizes = {"batch_size": batch_size, "micro_batch": micro_batch, "devices": 1}
     trainer = Trainer(network, objective, optimizer, **sizes)
     source = choose_form(network, source, events=events)
-    recipe = trainer.recipe(trainer.sizes(source))
-    state = jax.eval_shape(trainer.init)
+    state, key = jax.eval_shape(trainer.init), jax.eval_shape(lambda: jax.random.key(0))
     indices = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    step = jax.jit(functools.partial(train_step, recipe))
-    lowered = step.lower(state, source, indices, key)
+    lowered = jax.jit(trainer.step).lower(state, (source, indices), key)
     stats: Any = lowered.compile().memory_analysis()
     if stats is None:
         backend = jax.default_backend()

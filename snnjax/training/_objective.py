@@ -26,7 +26,7 @@ from flax import nnx
 from snnjax import _check, regularizers
 from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.datasets import BatchSource
-from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Target
+from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
 from snnjax.regularizers import ActivityBound, Penalty
 
@@ -52,14 +52,6 @@ class Stochastic(Protocol):
 
     @property
     def stochastic(self) -> bool: ...
-
-
-@runtime_checkable
-class Separable(Protocol):
-    """A loss, regularizer or source that says whether it treats samples independently."""
-
-    @property
-    def separable(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)

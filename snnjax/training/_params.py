@@ -15,7 +15,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,16 @@ import numpy as np
 
 from snnjax import _check
 from snnjax._npy import read_head
+from snnjax._pytree import PyTree
 
+T = TypeVar("T")
 SUFFIXES = (".npz", ".safetensors")
 # names of types in safetensors
 _TENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 Described = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def flatten_params(params: Any) -> dict[str, np.ndarray]:
+def flatten_params(params: PyTree) -> dict[str, np.ndarray]:
     """A pytree of arrays as {path: array}. The parts of a path are joined by dots.
 
     >>> sorted(flatten_params({"layers": [{"kernel": np.zeros(2)}]}))
@@ -38,14 +40,12 @@ def flatten_params(params: Any) -> dict[str, np.ndarray]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(
-            leaf
-        )
-        for path, leaf in leaves
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): np.asarray(a)
+        for path, a in leaves
     }
 
 
-def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def unflatten_params(like: T, arrays: Mapping[str, np.ndarray]) -> T:
     """The inverse of `flatten_params`.
 
     Args:
@@ -60,12 +60,11 @@ def unflatten_params(like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """
     expected = flatten_params(like)
     _compare(expected, {name: (a.shape, a.dtype) for name, a in arrays.items()})
-    return jax.tree.unflatten(
-        jax.tree.structure(like), [_as(arrays[name], leaf.dtype) for name, leaf in expected.items()]
-    )
+    leaves = [_as(arrays[name], leaf.dtype) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def encode_params(params: Any, suffix: str) -> bytes:
+def encode_params(params: PyTree, suffix: str) -> bytes:
     """The content of a parameter file.
 
     Args:
@@ -89,7 +88,7 @@ def encode_params(params: Any, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def load_params(like: Any, file: Path) -> Any:
+def load_params(like: T, file: Path) -> T:
     """Read a file of parameters.
 
     Args:
@@ -110,18 +109,14 @@ def load_params(like: Any, file: Path) -> Any:
     suffix = _check.one_of("suffix of the file", file.suffix, SUFFIXES)
     expected = flatten_params(like)
     try:
-        arrays = (
-            _read_safetensors(file, expected)
-            if suffix == ".safetensors"
-            else _read_npz(file, expected)
-        )
+        read = _read_safetensors if suffix == ".safetensors" else _read_npz
+        arrays = read(file, expected)
     except (FileNotFoundError, ImportError):
         raise
     except _MismatchError as error:
         raise ValueError(f"{file}: {error}") from None
-    except (
-        Exception
-    ) as error:  # damaged files raise errors of zipfile, zlib, numpy, safetensors, OS
+    # damaged files raise errors of zipfile, zlib, numpy, safetensors and the system
+    except Exception as error:
         raise ValueError(f"{file} is not a readable parameter file: {error}") from error
     return unflatten_params(like, arrays)
 

@@ -16,7 +16,7 @@ it makes one device per core, and each device trains its own members.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 
+Kind = Literal["vmap", "map", "shard"]
 Placement = Literal["auto", "vmap", "map", "shard"]
 _AXIS = "member"
+T = TypeVar("T")
+S = TypeVar("S")
 
 
-def resolve(placement: Placement) -> Literal["vmap", "map", "shard"]:
+def resolve(placement: Placement) -> Kind:
     """The placement that `"auto"` means on this machine; other placements stay as they are.
 
     Args:
@@ -54,73 +58,69 @@ def _on_one_device() -> Literal["vmap", "map"]:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def over_members(
-    fn: Callable[[Any, Any], Any], *, placement: Placement = "auto"
-) -> Callable[[Any, Any], Any]:
+def over_members(fn: Callable[[Any, Any], PyTree], kind: Kind) -> Callable[[Any, Any], Any]:
     """Map `fn(member, shared)` over all members.
 
     Args:
         fn: A pure function of one member's pytree and a pytree that all members share. It returns a
             pytree of arrays.
-        placement: How the members are computed; see the module.
+        kind: How the members are computed; see the module.
 
     Returns:
         `mapped(members, shared)`. The leaves of `members` and of the result have a leading axis
         with one entry per member. With `"shard"` its size must be a multiple of the number of
         devices (`pad`).
 
-    >>> double = over_members(lambda x, y: 2 * x + y, placement="map")
+    >>> double = over_members(lambda x, y: 2 * x + y, "map")
     >>> double(jnp.arange(3), 1).tolist()
     [1, 3, 5]
     """
-    kind = resolve(placement)
     if kind == "shard":
-        inner = over_members(fn, placement=_on_one_device())
-        return jax.shard_map(
-            inner,
-            mesh=_mesh(),
-            in_specs=(PartitionSpec(_AXIS), PartitionSpec()),
-            out_specs=PartitionSpec(_AXIS),
-            check_vma=False,
+        inner, own, whole = (
+            over_members(fn, _on_one_device()),
+            PartitionSpec(_AXIS),
+            PartitionSpec(),
         )
+        specs = {"in_specs": (own, whole), "out_specs": own}
+        return jax.shard_map(inner, mesh=_mesh(), **specs, check_vma=False)
     if kind == "vmap":
         return jax.vmap(fn, in_axes=(0, None))
     return lambda members, shared: jax.lax.map(lambda member: fn(member, shared), members)
 
 
-def pad(members: Any, *, placement: Placement = "auto") -> tuple[Any, int]:
+def pad(members: T, kind: Kind) -> tuple[T, int]:
     """Fill up `members` with copies of the last one, to a multiple of the number of devices.
 
     Args:
         members: A pytree of numpy arrays with a leading axis, one entry per member.
-        placement: How the members are computed; only `"shard"` needs copies.
+        kind: How the members are computed; only `"shard"` needs copies.
 
     Returns:
         The padded members, and the number of members before.
 
-    >>> pad({"seed": np.arange(3)}, placement="map")
+    >>> pad({"seed": np.arange(3)}, "map")
     ({'seed': array([0, 1, 2])}, 3)
     """
     n = len(jax.tree.leaves(members)[0])
-    multiple = jax.device_count() if resolve(placement) == "shard" else 1
-    extra = -n % multiple
-    return jax.tree.map(
-        lambda a: np.concatenate([a, np.repeat(a[-1:], extra, axis=0)]) if extra else a, members
-    ), n
+    extra = -n % jax.device_count() if kind == "shard" else 0
+    if not extra:
+        return members, n
+    longer = lambda a: np.concatenate([a, np.repeat(a[-1:], extra, axis=0)])
+    return jax.tree.map(longer, members), n
 
 
-def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[Any, Any]:
+def put(members: T, shared: S, kind: Kind) -> tuple[T, S]:
     """Place the arguments of `over_members` on the devices.
 
     Args:
         members: A pytree with a leading axis. With `"shard"` each device gets its own members.
         shared: A pytree. Each device gets all of it.
-        placement: How the members are computed.
+        kind: How the members are computed.
 
     Returns:
         Both pytrees, on the devices.
     """
-    if resolve(placement) != "shard":
+    if kind != "shard":
         return jax.tree.map(jnp.asarray, members), shared
     mesh = _mesh()
 
@@ -130,19 +130,17 @@ def put(members: Any, shared: Any, *, placement: Placement = "auto") -> tuple[An
             np.shape(a), NamedSharding(mesh, spec), lambda index: np.asarray(a)[index]
         )
 
-    return jax.tree.map(place(PartitionSpec(_AXIS)), members), jax.tree.map(
-        place(PartitionSpec()), shared
-    )
+    own, whole = place(PartitionSpec(_AXIS)), place(PartitionSpec())
+    return jax.tree.map(own, members), jax.tree.map(whole, shared)
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: T) -> T:
     """A pytree of arrays, sharded or not, as complete numpy arrays in every process."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        return jax.tree.map(
-            lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True)), tree
-        )
+        whole = lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True))
+        return jax.tree.map(whole, tree)
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 

@@ -31,6 +31,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from snnjax._pytree import PyTree
+
 KEPT = 32
 """Number of programs in the cache; a call of `fit` needs two, or three with priming."""
 _LARGEST = 2**20  # largest numpy array that is compared by its content, in bytes
@@ -44,7 +46,7 @@ class _UnknownError(TypeError):
 class _Same:
     """Equal only for the same object. It keeps a reference, so that the `id` stays unique."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -59,11 +61,7 @@ _lock = threading.Lock()
 
 
 def program(
-    body: Callable[..., Any],
-    given: Any,
-    *,
-    donate: int | None = None,
-    identity: bool = False,
+    body: Callable[..., Any], given: PyTree, *, donate: int | None = None, identity: bool = False
 ) -> functools.partial[Any]:
     """`jax.jit` of `lambda *arguments: body(given, *arguments)`, shared by equal `given`.
 
@@ -112,7 +110,7 @@ _BY_VALUE = (bool, int, float, complex, str, bytes, np.generic)
 _ONE_OF_A_KIND = (type, types.ModuleType, types.BuiltinFunctionType, enum.Enum, np.dtype)
 
 
-def _leaf(value: Any, identity: bool) -> Hashable:
+def _leaf(value: object, identity: bool) -> Hashable:
     try:
         return fingerprint(value)
     except _UnknownError:
@@ -121,7 +119,7 @@ def _leaf(value: Any, identity: bool) -> Hashable:
         return _Same(value)
 
 
-def fingerprint(value: Any) -> Hashable:
+def fingerprint(value: object) -> Hashable:
     """A hashable key that is equal for two values only if they behave the same, now and later.
 
     Args:
@@ -141,7 +139,7 @@ def fingerprint(value: Any) -> Hashable:
     return _fingerprint(value, (), False)
 
 
-def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
+def _fingerprint(value: object, above: tuple[object, ...], trusted: bool) -> Hashable:
     """The key of a value.
 
     Args:
@@ -170,17 +168,16 @@ def _fingerprint(value: Any, above: tuple[Any, ...], trusted: bool) -> Hashable:
         return _Same(value)
     if isinstance(value, np.ndarray) and value.nbytes <= _LARGEST and not value.dtype.hasobject:
         return value.shape, value.dtype, value.tobytes()
-    parameters = getattr(type(value), "__dataclass_params__", None)
-    if parameters is not None and parameters.frozen:
-        made: Any = value
-        fields = (getattr(made, f.name) for f in dataclasses.fields(made))
-        return type(value), tuple(of(field) for field in fields)
+    kind: Any = type(value)
+    frozen = lambda: kind.__dataclass_params__.frozen
+    if dataclasses.is_dataclass(kind) and frozen():
+        return kind, tuple(of(getattr(value, f.name)) for f in dataclasses.fields(kind))
     if trusted or type(value).__module__.partition(".")[0] in ("jax", "jaxlib", "optax"):
         return _Same(value)  # jitted functions and the like
     raise _UnknownError(f"a {type(value).__name__} may change in place")
 
 
-def _function(value: types.FunctionType, above: tuple[Any, ...]) -> Hashable:
+def _function(value: types.FunctionType, above: tuple[object, ...]) -> Hashable:
     if any(value is one for one in above):
         return "itself", next(k for k, one in enumerate(above) if one is value)
     trusted = (value.__module__ or "").partition(".")[0] in _LIBRARIES

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from snnjax._files import write_whole
+from snnjax._pytree import PyTree
 from snnjax.training._params import encode_params
 
 
@@ -71,17 +72,15 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write `content` to NAME.json atomically."""
-        write_whole(
-            self.path / f"{name}.json",
-            (json.dumps(content, indent=2, default=_plain) + "\n").encode(),
-        )
+        text = json.dumps(content, indent=2, default=_plain) + "\n"
+        write_whole(self.path / f"{name}.json", text.encode())
 
-    def write_params(self, name: str, params: Any) -> None:
+    def write_params(self, name: str, params: PyTree) -> None:
         """Write a pytree of arrays to NAME.npz, one entry per leaf, named by its path."""
         write_whole(self.path / f"{name}.npz", encode_params(params, ".npz"))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> str | list[Any] | float:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, np.ndarray | np.generic | jax.Array):

@@ -274,13 +274,10 @@ def micro_batch_size(problem: Problem, params: Params, source: BatchSource, batc
     return max((d for d in divisors if fitting <= 2 * d <= 2 * fitting), default=batch_size)
 
 
-def check_micro_batch(micro_batch: int | None, batch_size: int) -> None:
-    """Raise ValueError unless `micro_batch` is None or a divisor of `batch_size`."""
-    if micro_batch is None:
-        return
-    if _check.integer("micro_batch", micro_batch, at_least=1) and batch_size % micro_batch:
-        expected = f"micro_batch must be a divisor of batch_size {batch_size}"
-        raise ValueError(f"{expected}, got {micro_batch}")
+def check_divisor(name: str, value: int | None, batch_size: int) -> None:
+    """Raise ValueError unless `value` is None or a divisor of `batch_size`."""
+    if value is not None and batch_size % _check.integer(name, value, at_least=1):
+        raise ValueError(f"{name} must be a divisor of batch_size {batch_size}, got {value}")
 
 
 def update(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from snnjax import _check
+from snnjax._pytree import PyTree
 from snnjax.datasets import Batches, BatchSource
 from snnjax.datasets._batches import Batch
 from snnjax.optimizers import keep_nonnegative
-from snnjax.training._objective import Metrics, Objective, Problem
+from snnjax.training._objective import Metrics, Objective, Params, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import (
     Recipe,
@@ -30,7 +31,7 @@ from snnjax.training._step import (
     TrainState,
     batch_devices,
     batch_mesh,
-    check_micro_batch,
+    check_divisor,
     check_optimizer,
     evaluate,
     init_state,
@@ -40,6 +41,8 @@ from snnjax.training._step import (
 )
 
 Pair = tuple[Any, Any]
+"""(x, y), inputs and targets; or (source, indices), a `BatchSource` and samples of it."""
+T = TypeVar("T")
 
 
 class Trainer:
@@ -93,17 +96,13 @@ class Trainer:
         micro_batch: int | None = None,
         devices: int | None = None,
     ) -> None:
+        if devices is not None:
+            _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
         if batch_size is not None:
             _check.integer("batch_size", batch_size, at_least=1)
-            check_micro_batch(micro_batch, batch_size)
-        if devices is not None:
-            most = jax.local_device_count()
-            _check.integer("devices", devices, at_least=1, at_most=most)
-            if batch_size is not None and batch_size % devices:
-                expected = f"devices must be a divisor of batch_size {batch_size}"
-                raise ValueError(f"{expected}, got {devices}")
-            if batch_size is not None:
-                check_micro_batch(micro_batch, batch_size // devices)
+            check_divisor("micro_batch", micro_batch, batch_size)
+            check_divisor("devices", devices, batch_size)
+            check_divisor("micro_batch", micro_batch, batch_size // (devices or 1))
         check_optimizer(optimizer)
         self.problem, self.params = Problem.from_objective(network, objective)
         if not isinstance(network, tuple):
@@ -174,15 +173,13 @@ class Trainer:
             ValueError: The source has fewer samples than a batch.
         """
         _check.key("key", key)
+        self.check_batch_size(source)
         sizes = self.sizes(source)
-        if sizes.batch_size > len(source):
-            most = f"at most the number of training samples {len(source)}"
-            raise ValueError(f"batch_size must be {most}, got {sizes.batch_size}")
         source = self.place(source)
         run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, key)
 
-    def evaluate(self, params: Any, source: BatchSource | Batches) -> Metrics:
+    def evaluate(self, params: Params, source: BatchSource | Batches) -> Metrics:
         """Metrics over all samples of `source`. Every sample counts once.
 
         Args:
@@ -212,9 +209,7 @@ class Trainer:
         Raises:
             ValueError: The trainer has no `batch_size`, and `n` is None.
         """
-        n = self.batch_size if n is None else n
-        if n is None:
-            raise ValueError("batch_size must be given for data that do not come in batches")
+        n = self.check_batch_size() if n is None else n
         leaves, structure = jax.tree.flatten(source)
         known = structure, n, tuple(jnp.shape(a) for a in leaves)
         if known not in self._sizes:
@@ -227,7 +222,23 @@ class Trainer:
             self._sizes[known] = Sizes(n, micro, devices)
         return self._sizes[known]
 
-    def place(self, tree: Any) -> Any:
+    def check_batch_size(self, source: BatchSource | None = None) -> int:
+        """The batch size, if it is given and `source` has as many samples.
+
+        Raises:
+            ValueError: It is not given, or too large.
+        """
+        n = self.batch_size
+        if n is None:
+            raise ValueError(
+                "batch_size must be given for data that do not come in batches, got None"
+            )
+        if source is not None and n > len(source):
+            most = f"at most the number of training samples {len(source)}"
+            raise ValueError(f"batch_size must be {most}, got {n}")
+        return n
+
+    def place(self, tree: T) -> T:
         """A pytree on all devices that share a batch; as it is where there is one."""
         if (self.devices or 1) == 1:
             return tree
@@ -238,7 +249,7 @@ class Trainer:
         return Recipe(self.problem, self.optimizer, sizes)
 
     def _compiled(
-        self, body: Callable[..., Any], recipe: Recipe, given: Any, donate: int | None = None
+        self, body: Callable[..., Any], recipe: Recipe, given: PyTree, donate: int | None = None
     ) -> Callable[..., Any]:
         """`body` with a recipe, compiled; as it is where `given` is part of a larger program."""
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, given))):
@@ -262,7 +273,7 @@ def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
     """A source and the samples of it that make the batch."""
     if isinstance(batch, tuple):
         first, second = batch
-        if callable(getattr(first, "batch", None)):
+        if isinstance(first, BatchSource):
             return first, second
         batch = Batch(x=first, y=second)
     return batch, jnp.arange(len(batch))

@@ -266,4 +266,4 @@ def test_ensembles_want_data_on_the_device():
         TypeError,
         match="train must be on the device, for all members, got Batches; use DeviceEvents",
     ):
-        fit_ensemble(None, {"seed": [0]}, splits, epochs=1, batch_size=2, dt=1e-3)
+        fit_ensemble(None, {"seed": [0]}, splits, epochs=1, dt=1e-3)

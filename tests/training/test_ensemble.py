@@ -16,7 +16,7 @@ from snnjax.experiments._run import load, prepare, spread
 from snnjax.experiments.build import build_optimizer
 from snnjax.experiments.sweep import program_of
 from snnjax.training import fit_ensemble
-from snnjax.training._ensemble import Snapshot, _epoch, _How, check_members
+from snnjax.training._ensemble import Snapshot, _epoch, _How, _start, check_members
 
 CONFIG = RandmanConfig(
     start="paper",
@@ -45,10 +45,10 @@ def task():
 
 def train(task, members=None, *, placement="map", **options):
     program, sources, config = task
-    options = {"epochs": config.epochs, "batch_size": config.batch_size, "dt": config.dt} | options
-    return fit_ensemble(
-        program, MEMBERS if members is None else members, sources, placement=placement, **options
-    )
+    settings = {name: options.pop(name) for name in program._fields if name in options}
+    options = {"epochs": config.epochs, "dt": config.dt, "placement": placement} | options
+    members = MEMBERS if members is None else members
+    return fit_ensemble(program._replace(**settings), members, sources, **options)
 
 
 @pytest.fixture(scope="module")
@@ -153,14 +153,12 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
     for order in ("shared", "member"):
         seen.clear()
         fit_ensemble(
-            program._replace(objective=objective),
+            program._replace(objective=objective, batch_size=96, order=order),
             members,
             sources,
             epochs=1,
-            batch_size=96,
             dt=config.dt,
             placement="map",
-            order=order,
         )
         jax.effects_barrier()
         runs[order] = len(
@@ -204,13 +202,10 @@ def test_the_best_epoch_is_never_one_of_priming(task):
         {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])},
     )
     result = fit_ensemble(
-        program_of(config, data),
+        program_of(config, data)._replace(priming_epochs=2, patience=2),
         members,
         sources,
         epochs=4,
-        priming_epochs=2,
-        patience=2,
-        batch_size=24,
         dt=config.dt,
         placement="map",
     )
@@ -246,10 +241,8 @@ def test_priming_wakes_a_silent_layer_and_learns_no_class():
     )
     config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
     sources, members = data.splits, {"seed": np.array([0, 1])}
-    options = {"batch_size": config.batch_size, "dt": config.dt, "placement": "map"}
-    result = fit_ensemble(
-        program_of(config, data), members, sources, epochs=1, priming_epochs=4, **options
-    )
+    options = {"epochs": 1, "dt": config.dt, "placement": "map"}
+    result = fit_ensemble(program_of(config, data), members, sources, **options)
     assert (result.history["rate_1"][:, 0] < 0.1).all()
     assert (result.history["rate_1"][:, 4] > 0.5).all()
     assert (result.best_epoch == 5).all()
@@ -330,17 +323,11 @@ def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_an_epoch_lowers_for_accelerators(task, platform):
-    program, sources, config = task
+    program, sources, _ = task
     hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
-    options = {
-        "program": program,
-        "placement": "vmap",
-        "how": _How(config.batch_size, None, "member"),
-    }
-    from snnjax.training._ensemble import _start
-
-    ensemble = jax.eval_shape(lambda h, s: _start(h, s, **options)[0], hypers, sources)
-    epoch = jax.jit(lambda e, s: _epoch(e, s, **options)[1])
+    how = _How(program, "vmap")
+    ensemble = jax.eval_shape(lambda h, s: how.compiled(_start)(h, s)[0], hypers, sources)
+    epoch = jax.jit(lambda e, s: how.compiled(_epoch)(e, s)[1])
     exported = jax.export.export(epoch, platforms=[platform])(ensemble, sources)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (4,)

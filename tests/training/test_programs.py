@@ -80,11 +80,14 @@ def test_fit_evaluate_and_ensembles_compile_once():
 
     def ensemble():
         made = Program(
-            lambda hyper: Linear(), lambda hyper: Objective(), lambda hyper: optax.sgd(0.1)
+            lambda hyper: Linear(),
+            lambda hyper: Objective(),
+            lambda hyper: optax.sgd(0.1),
+            batch_size=4,
         )
         data = source()
         return fit_ensemble(
-            made, {"seed": np.arange(2)}, Splits(data, data, data), epochs=1, batch_size=4, dt=2e-3
+            made, {"seed": np.arange(2)}, Splits(data, data, data), epochs=1, dt=2e-3
         )
 
     for call in (lambda: train(1), score, ensemble):

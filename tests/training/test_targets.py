@@ -145,6 +145,7 @@ def test_an_ensemble_on_values_takes_the_smallest_validation_loss():
             optax.adam(hyper["rate"]),
             optax.contrib.reduce_on_plateau(patience=8, accumulation_size=4),
         ),
+        batch_size=16,
     )
     members = {"seed": np.array([0, 1]), "rate": np.array([0.1, 1e-4])}
     result = fit_ensemble(
@@ -152,7 +153,6 @@ def test_an_ensemble_on_values_takes_the_smallest_validation_loss():
         members,
         Splits(source, held, source),
         epochs=60,
-        batch_size=16,
         dt=2e-3,
         placement="map",
     )
