@@ -164,7 +164,8 @@ def _before(
                 graph.fail(name, f"must {needed}: together they are the maximum of the window")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
-            shape, spikes = pool.feature_shape(shape), spikes and pool.kind == "max"  # type: ignore[assignment]
+            shape = pool.feature_shape(shape)  # type: ignore[assignment]
+            spikes = spikes and pool.kind == "max"
         else:
             graph.fail(name, f"cannot stand before {weights!r}")
     return layers, shape, flat, spikes
@@ -205,7 +206,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
         graph.fail(name, "must have a bias of 0: layers of snnjax have none")
     if str(graph.metadata(name).get("dtype")) == "bfloat16":
         weight = weight.astype(jnp.bfloat16)
-    elif weight.dtype.kind != "f" or (weight.dtype == np.float64 and not jax.config.jax_enable_x64):  # pyright: ignore[reportAttributeAccessIssue]
+    elif weight.dtype.kind != "f" or weight.dtype != jax.dtypes.canonicalize_dtype(weight.dtype):
         weight = weight.astype(np.float32)
     kernel = np.ascontiguousarray(np.moveaxis(weight, (0, 1), (-1, -2)))
     if flat is None:

@@ -69,7 +69,8 @@ def look(
         A list over layers for each of `NUMBERS`.
     """
     prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
-    x, labels = prepared.splits.train.batch(np.arange(len(prepared.splits.train)))  # type: ignore[arg-type]
+    train = prepared.splits.train
+    x, labels = train.batch(np.arange(len(train)))  # type: ignore[arg-type]
     layers = probe(prepared.network, x, labels).layers
     return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 

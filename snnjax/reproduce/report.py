@@ -18,7 +18,8 @@ from snnjax.reproduce.statements import RULES, Row, Statement, Verdict, spread, 
 if TYPE_CHECKING:
     from snnjax.reproduce.study import Finished
 
-PAPER = "Rossbroich, Gygax & Zenke (2022), [doi 10.1088/2634-4386/ac97bb](https://doi.org/10.1088/2634-4386/ac97bb)"
+_DOI = "10.1088/2634-4386/ac97bb"
+PAPER = f"Rossbroich, Gygax & Zenke (2022), [doi {_DOI}](https://doi.org/{_DOI})"
 SOURCES = (
     "P: printed in the paper; R: read in the published examples of its reference implementation; "
     "ours: not in the paper"
