@@ -97,8 +97,7 @@ class CurrentBased(IntegrateAndFire):
             half the bytes, the same spikes, and a surrogate derivative within 1 %. None: that of
             the membrane. Only the backward pass that is written by hand uses it (see
             `snnjax/dynamics/_simulate.py`). Whether a training step needs less memory depends on
-            the
-            compiler: on a CPU it did not (`snnjax.training.step_memory`).
+            the compiler: on a CPU it did not (`snnjax.training.step_memory`).
     """
 
     trace_dtype: Any = static(default=None)

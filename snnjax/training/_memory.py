@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from snnjax import _check
 from snnjax.datasets import BatchSource
@@ -40,7 +41,7 @@ class StepMemory(NamedTuple):
 
 
 def step_memory(
-    network: Any,
+    network: nnx.Module,
     source: BatchSource,
     objective: Objective,
     optimizer: optax.GradientTransformation,
