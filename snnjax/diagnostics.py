@@ -56,7 +56,7 @@ from snnjax._pytree import PyTree
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
-from snnjax.nn._neurons import Steepness
+from snnjax.nn._neuron_layer import Steepness
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty

@@ -48,8 +48,9 @@ _SpikeArguments = tuple[jax.Array, tuple[jax.Array, ...]]
 """v, and the parameters of the derivative."""
 
 
-# A rule for tangents, not for cotangents: JAX transposes it, so that forward mode, reverse mode and
-# mixtures of both work.
+# The default path of layers bypasses this function: a LIF with constant parameters uses the same
+# comparison and derivative in `dynamics/_lif_vjp.py`. This is a rule for tangents, not for
+# cotangents: JAX transposes it, so that forward mode, reverse mode and mixtures of both work.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _spike(derivative: Derivative, v: jax.Array, params: tuple[jax.Array, ...]) -> jax.Array:
     return (v > 0).astype(v.dtype)
@@ -84,6 +85,10 @@ class SpikeFunction:
     elementwise: bool = static(default=False)
 
     def __call__(self, v: jax.Array) -> jax.Array:
+        """Return spikes z = 1 if v > 0, else 0, in the dtype of v = u - theta.
+
+        In the backward pass dz/dv is the surrogate derivative.
+        """
         v = jnp.asarray(v)
         return _spike(self.function, v, tuple(jnp.asarray(p, v.dtype) for p in self.steepness))
 

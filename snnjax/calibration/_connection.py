@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from snnjax import _check
 from snnjax.calibration._powers import InputPowers, input_powers, standard_weights
 from snnjax.dynamics import Neuron
-from snnjax.nn._synaptic import Incoming
+from snnjax.nn._synaptic import Connection
 
 FLOOR_HZ = 1.0
 """A population that fires below this rate gets the weights of one that fires at this rate.
@@ -22,7 +22,7 @@ that size keep the layer firing by itself once anything starts it.
 """
 
 
-def powers_of(c: Incoming, spikes: jax.Array, neuron: Neuron, balance: bool) -> InputPowers:
+def powers_of(c: Connection, spikes: jax.Array, neuron: Neuron, balance: bool) -> InputPowers:
     """Powers of the input that a neuron of the layer receives from `spikes` through `c`."""
     ones = jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
     gather = lambda h: c.project(h, ones)
@@ -52,11 +52,12 @@ def shared_times(neuron: Neuron) -> Neuron:
     return dataclasses.replace(neuron, **means)  # type: ignore[type-var]
 
 
-def standardized(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Array:
-    """Weights of mean 0 and variance 1.
+def standardized(c: Connection, key: jax.Array | None, balance: bool) -> jax.Array:
+    """Weights of mean 0 and variance 1 for a connection.
 
     Args:
-        w: The present weights, (..., in, out). Weights of exactly 0 (in sparse layers) stay 0.
+        c: The connection. Weights (..., in, out) of exactly 0 (in sparse layers) stay 0. Weights
+            that its map does not use are 0 and do not count.
         key: Draws new weights. None standardizes the present weights.
         balance: Whether the weights of each neuron sum to zero.
 
@@ -64,14 +65,20 @@ def standardized(w: jax.Array, key: jax.Array | None, balance: bool) -> jax.Arra
         The weights, (..., in, out). NaN if all present weights are equal: then no scale gives them
         a variance.
     """
+    w, used = c.weights, c.connected
     if key is not None:
-        return standard_weights(key, w.shape, balance=balance, dtype=w.dtype)
+        w = standard_weights(key, w.shape, balance=balance and used is None, dtype=w.dtype)
+        if used is None:
+            return w
     w = _check.as_wide(w)
+    if used is not None:
+        w = jnp.where(used, w, 0)
     kept = w != 0
     axes = tuple(range(w.ndim - 1)) if balance else None
     mean = w.sum(axis=axes, keepdims=True) / jnp.maximum(kept.sum(axis=axes, keepdims=True), 1)
     g = jnp.where(kept, w - mean, 0)
-    power, before = jnp.square(g).mean(), jnp.square(w).mean()
+    size = w.size if used is None else used.sum()
+    power, before = jnp.square(g).sum() / size, jnp.square(w).sum() / size
     enough = power > 100 * jnp.finfo(w.dtype).eps ** 2 * before
     return g / jnp.sqrt(jnp.where(enough, power, jnp.nan))
 

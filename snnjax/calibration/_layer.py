@@ -120,7 +120,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     neuron = shared_times(layer.neuron)
     below = powers_of(connections[0], x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
-    shapes = [standardized(c.weights, k, balance) for c, k in zip(connections, keys, strict=False)]
+    shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]
     shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]
 
     def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:

@@ -29,7 +29,7 @@ from snnjax.calibration._powers import as_floats, free_membrane
 from snnjax.calibration._report import TOLERANCE, Of, RateReport, RateReports
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
-from snnjax.nn._synaptic import Incoming, Synaptic
+from snnjax.nn._synaptic import Connection, Synaptic
 
 _RANGE = math.log(100.0)
 
@@ -120,7 +120,7 @@ def _scalable(layer: Layer) -> Synaptic:
     return layer
 
 
-def _draw_orthogonal(connections: list[Incoming], key: jax.Array) -> None:
+def _draw_orthogonal(connections: list[Connection], key: jax.Array) -> None:
     """Draw orthogonal weights. The weights of each neuron have norm 1 in each connection."""
     for k, c in enumerate(connections):
         shape, dtype = c.param.shape, c.param.dtype

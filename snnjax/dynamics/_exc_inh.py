@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
-from snnjax.dynamics._lif import CurrentBased
+from snnjax.dynamics._lif import FusedScan
 from snnjax.dynamics._neuron import measured
 from snnjax.psp import ExcInhKernels, Kernel
 
@@ -53,7 +53,7 @@ class ExcInhDrive(NamedTuple):
 
 
 @pytree_dataclass
-class ExcInhLIF(CurrentBased):
+class ExcInhLIF(FusedScan):
     """Parameters of a LIF population with two currents: those of `LIF`, but two for `tau_syn`.
 
     Attributes:
@@ -80,7 +80,7 @@ class ExcInhLIF(CurrentBased):
     @property
     def fused(self) -> bool:
         """Whether `scan` has a backward pass written by hand for these parameters."""
-        return type(self).step is ExcInhLIF.step and self._plain
+        return type(self).step is ExcInhLIF.step and self._can_fuse
 
     @property
     def kernel(self) -> NoReturn:

@@ -89,7 +89,7 @@ class IntegrateAndFire(Neuron):
 
 
 @pytree_dataclass
-class CurrentBased(IntegrateAndFire):
+class FusedScan(IntegrateAndFire):
     """A model with a fixed threshold, whose `scan` has a backward pass written by hand.
 
     Attributes:
@@ -110,7 +110,7 @@ class CurrentBased(IntegrateAndFire):
             raise ValueError(f"trace_dtype must be {allowed}, got {self.trace_dtype!r}")
 
     @property
-    def _plain(self) -> bool:
+    def _can_fuse(self) -> bool:
         """Whether the backward pass that is written by hand is right for these parameters."""
         constant = [getattr(self, name) for name in ("tau_mem", "theta", *self.currents)]
         return (
@@ -190,7 +190,7 @@ class LIFState(NamedTuple):
 
 
 @pytree_dataclass
-class LIF(CurrentBased):
+class LIF(FusedScan):
     """Parameters of a LIF population.
 
     Attributes:
@@ -203,7 +203,7 @@ class LIF(CurrentBased):
         dt: Time step, s.
         reset: `"multiplicative"`, `"to_value"` or `"subtractive"`.
         reset_grad: Whether to differentiate through the reset.
-        trace_dtype: Type of the trace that the gradient needs, see `CurrentBased`.
+        trace_dtype: Type of the trace that the gradient needs, see `FusedScan`.
 
     Raises:
         ValueError: A value is out of range.
@@ -225,7 +225,7 @@ class LIF(CurrentBased):
     @property
     def fused(self) -> bool:
         """Whether `scan` has a backward pass written by hand for these parameters."""
-        return type(self).step is LIF.step and self._plain
+        return type(self).step is LIF.step and self._can_fuse
 
     @property
     def kernel(self) -> PSP:
@@ -239,7 +239,11 @@ class LIF(CurrentBased):
         return LIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(2)))
 
     def step(self, state: LIFState, drive: jax.Array) -> tuple[LIFState, jax.Array]:
-        """Return the next state and the spikes z[t], all of the state's shape and dtype."""
+        """Return the next state and the spikes z[t], all of the state's shape and dtype.
+
+        `scan` does not call this if all parameters are constant: it computes the same step in
+        `snnjax/dynamics/_lif_vjp.py`, with a backward pass written by hand. Change both together.
+        """
         u, i = state
         z = self.spike(u - self.theta)
         lm, ls = _time.decay(self.dt, self.tau_mem), _time.decay(self.dt, self.tau_syn)

@@ -147,8 +147,14 @@ class Neuron(abc.ABC):
 
 
 def check_neuron(neuron: object) -> None:
-    """Raise unless `neuron` is a `Neuron`."""
+    """Raise unless `neuron` is a `Neuron` and a registered pytree."""
     if isinstance(neuron, Neuron):
+        if any(leaf is neuron for leaf in jax.tree.leaves(neuron)):
+            raise TypeError(
+                "neuron must be a registered pytree, so that jit and calibration see its "
+                "parameters; write @jax.tree_util.register_dataclass above the frozen dataclass "
+                f"{type(neuron).__name__}"
+            )
         return
     got = f"the class {neuron.__name__} itself" if isinstance(neuron, type) else repr(neuron)
     raise TypeError(

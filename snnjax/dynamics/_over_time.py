@@ -100,14 +100,14 @@ def elementwise(
     # A process without a GPU neither imports nor traces the kernel.
     if not on_gpu() or not 0 < steps * _padded(math.prod(shape)) <= MOST or not has_triton():
         return by_loop(constants, carry, xs)
-    by_kernel = functools.partial(kernel, body, reverse=reverse)
+    by_kernel = functools.partial(gpu_kernel, body, reverse=reverse)
     return jax.lax.platform_dependent(constants, carry, xs, cuda=by_kernel, default=by_loop)
 
 
 def loop(
     body: Callable[[C, S, X], tuple[S, Y]], constants: C, carry: S, xs: X, *, reverse: bool = False
 ) -> tuple[S, Y]:
-    """`elementwise` by `jax.lax.scan`, for any body; differentiable."""
+    """Run any body with `jax.lax.scan`; it can be differentiated."""
     step = lambda s, x: body(constants, s, x)
     return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=UNROLL if on_gpu() else 1)
 
@@ -116,7 +116,7 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def kernel(
+def gpu_kernel(
     body: Callable[[C, S, X], tuple[S, Y]],
     constants: C,
     carry: S,
@@ -125,7 +125,7 @@ def kernel(
     reverse: bool = False,
     interpret: bool = False,
 ) -> tuple[S, Y]:
-    """`elementwise` by the kernel. With `interpret` it runs without a GPU, slowly, for tests."""
+    """Run an elementwise body in one GPU kernel. `interpret=True` needs no GPU; for tests."""
     from jax.experimental import pallas as pl
 
     compiler_params = None

@@ -44,7 +44,7 @@ from snnjax.nn._init import LayerInit
 from snnjax.nn._layer import unlisted
 from snnjax.nn._maps import DenseMap, LinearMap, Recurrence
 from snnjax.nn._nonnegative import NonNegative
-from snnjax.nn._synaptic import Incoming, LayerOptions, Synaptic
+from snnjax.nn._synaptic import Connection, LayerOptions, Synaptic
 
 
 def inhibitory_size(n_exc: int, n_inh: int | None = None, ei_ratio: float = 4.0) -> int:
@@ -175,16 +175,16 @@ class Dalian(Synaptic):
         return _own_drive(self.lateral_map.recurrence), weights
 
     @unlisted
-    def connections(self) -> list[Incoming]:
+    def connections(self) -> list[Connection]:
         """All connections to the layer's neurons: feed-forward, inhibitory, recurrent."""
         exc, inh = self.populations().values()
         kernels, own = self.neuron.kernels, self.lateral_map.recurrence
         found = [
-            Incoming(self.kernel, self.map.project, kernels.exc),
-            Incoming(self.inhibitory_kernel, own, kernels.inh, inh, -1),
+            Connection(self.kernel, self.map.project, kernels.exc),
+            Connection(self.inhibitory_kernel, own, kernels.inh, inh, -1),
         ]
         if self.recurrent_kernel is not None:
-            found.append(Incoming(self.recurrent_kernel, own, kernels.exc, exc))
+            found.append(Connection(self.recurrent_kernel, own, kernels.exc, exc))
         return found
 
 

@@ -29,7 +29,7 @@ from snnjax.psp import PSP, ExcInhKernels
 from snnjax.theory import Afferent
 
 
-class Connection(NamedTuple):
+class ConnectionSize(NamedTuple):
     """One connection to a layer.
 
     Attributes:
@@ -38,12 +38,14 @@ class Connection(NamedTuple):
         inhibitory: Whether it is inhibitory (Dale's law).
         channels: Number of presynaptic channels: `n` divided by the kernel's positions. None means
             `n`.
+        density: Fraction of the weights that the layer's map uses.
     """
 
     n: int
     recurrent: bool = False
     inhibitory: bool = False
     channels: int | None = None
+    density: float = 1.0
 
     def mean_rate(self, name: str, nu: Scalar) -> Scalar:
         """Return the mean of the rates of the inputs.
@@ -77,7 +79,9 @@ class LayerInit(abc.ABC):
     """
 
     @abc.abstractmethod
-    def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> Sequence[Initializer]:
+    def __call__(
+        self, neuron: Neuron, connections: Sequence[ConnectionSize]
+    ) -> Sequence[Initializer]:
         """Return one initializer per connection.
 
         Args:
@@ -129,7 +133,7 @@ class FluctuationDriven(MembraneTarget):
             below their threshold.
 
     >>> from snnjax.dynamics import LIF
-    >>> connections = [Connection(700), Connection(128, recurrent=True)]
+    >>> connections = [ConnectionSize(700), ConnectionSize(128, recurrent=True)]
     >>> ff, rec = FluctuationDriven(nu=15.8)(LIF(), connections)
     >>> import jax
     >>> ff, rec = ff(jax.random.key(0), (700, 128)), rec(jax.random.key(1), (128, 128))
@@ -144,12 +148,14 @@ class FluctuationDriven(MembraneTarget):
         super().__post_init__()
         _check.number("density", self.density, above=0, at_most=1)
 
-    def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
+    def __call__(self, neuron: Neuron, connections: Sequence[ConnectionSize]) -> list[Initializer]:
         n_recurrent = sum(c.recurrent for c in connections)
         n_forward = len(connections) - n_recurrent
         own = mean_rate("nu", self.nu) if self.nu_recurrent is None else self.nu_recurrent
         named = {True: ("nu_recurrent", own), False: ("nu", self.nu)}
         rates = [c.mean_rate(*named[c.recurrent]) for c in connections]
+        # inputs whose weights the map does not use are like silent ones
+        rates = [nu * c.density for c, nu in zip(connections, rates, strict=True)]
         drives = (c.n * self.density * nu for c, nu in zip(connections, rates, strict=True))
         normal = functools.partial(
             fluctuation_driven_normal,
@@ -161,7 +167,7 @@ class FluctuationDriven(MembraneTarget):
             total_drive=sum(drives),
         )
 
-        def share(c: Connection) -> Scalar:
+        def share(c: ConnectionSize) -> Scalar:
             alpha = self.alpha if n_recurrent else 1.0
             return (1 - alpha) / n_recurrent if c.recurrent else alpha / n_forward
 
@@ -191,7 +197,7 @@ class DalianFluctuationDriven(MembraneTarget):
             neuron.
 
     >>> from snnjax.dynamics import ExcInhLIF
-    >>> connections = [Connection(700), Connection(32, recurrent=True, inhibitory=True)]
+    >>> connections = [ConnectionSize(700), ConnectionSize(32, recurrent=True, inhibitory=True)]
     >>> ff, inh = DalianFluctuationDriven(nu=15.8)(ExcInhLIF(), connections)
     >>> import jax
     >>> ff, inh = ff(jax.random.key(0), (700, 160)), inh(jax.random.key(1), (32, 160))
@@ -210,7 +216,7 @@ class DalianFluctuationDriven(MembraneTarget):
         if self.cv is not None:
             _check.number("cv", self.cv, at_least=0)
 
-    def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
+    def __call__(self, neuron: Neuron, connections: Sequence[ConnectionSize]) -> list[Initializer]:
         role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
         by_role = {role(c): c for c in connections}
         if len(by_role) != len(connections) or not {"exc", "inh"} <= by_role.keys():
@@ -323,12 +329,12 @@ class SameForAll(LayerInit):
 
     >>> from snnjax.initializers import kaiming_normal
     >>> from snnjax.dynamics import LIF
-    >>> connections = [Connection(20), Connection(128, recurrent=True)]
+    >>> connections = [ConnectionSize(20), ConnectionSize(128, recurrent=True)]
     >>> len(SameForAll(kaiming_normal())(LIF(), connections))
     2
     """
 
     initializer: Initializer
 
-    def __call__(self, neuron: Neuron, connections: Sequence[Connection]) -> list[Initializer]:
+    def __call__(self, neuron: Neuron, connections: Sequence[ConnectionSize]) -> list[Initializer]:
         return [self.initializer] * len(connections)

@@ -12,6 +12,8 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from snnjax import _check
 from snnjax.dynamics._simulate import dense_recurrence
@@ -26,7 +28,9 @@ class LinearMap(abc.ABC):
     """A linear map (..., *spatial, in_features) -> (..., *spatial', n) through weights.
 
     To define your own map, derive a frozen dataclass whose fields are numbers and tuples, and give
-    it to `Spiking`. Its method `project` must be linear in the input and in the weights.
+    it to `Spiking`. Its method `project` must be linear in the input and in the weights. It may
+    leave weights out, but it must not scale them: initializers and calibration count the weights
+    that it uses (`connected`).
 
     Attributes:
         in_features: Number of input features or channels.
@@ -82,6 +86,20 @@ class LinearMap(abc.ABC):
             The drive (..., *spatial', n).
         """
 
+    @property
+    def connected(self) -> np.ndarray | None:
+        """Which weights the map uses, (in_features, out_features); None: all of them.
+
+        Raises:
+            ValueError: `project` multiplies weights by other factors than 0 and 1.
+        """
+        return _connected(self)
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that the map uses."""
+        return 1.0 if self.connected is None else float(self.connected.mean())
+
     def out_shape(self, spatial: Shape) -> Shape:
         """Spatial sizes of the output.
 
@@ -110,6 +128,25 @@ def _recurrence(map: LinearMap) -> Recurrence:
     return lambda z, weights: map.project(z, weights)
 
 
+@functools.cache
+def _connected(map: LinearMap) -> np.ndarray | None:
+    """Measure which weights `project` uses: the derivative of the drive by each weight."""
+    if map.window:
+        return None  # a convolution uses all weights, except at the borders
+    with jax.ensure_compile_time_eval():  # layers may be built under jit and vmap
+        x, ones = jnp.ones((1, map.in_features)), jnp.ones((map.in_features, map.out_features))
+        drive, back = jax.vjp(lambda kernel: map.project(x, kernel), ones)
+        factors = np.asarray(back(jnp.ones_like(drive))[0])
+    used = factors == 1
+    if not (used | (factors == 0)).all():
+        wrong = factors[~used & (factors != 0)][0]
+        raise ValueError(
+            "project must use each weight as it is or leave it out, got a weight multiplied by "
+            f"{wrong:g} in {map}; put constant factors into the weights"
+        )
+    return None if used.all() else used
+
+
 @dataclasses.dataclass(frozen=True)
 class DenseMap(LinearMap):
     """All-to-all connections, x @ kernel, computed in at least float32.
@@ -122,6 +159,10 @@ class DenseMap(LinearMap):
     @property
     def takes_events(self) -> bool:
         return True
+
+    @property
+    def connected(self) -> None:
+        return None
 
     def project(self, x: jax.Array | EventRaster, kernel: jax.Array) -> jax.Array:
         return events_dot(x, kernel) if isinstance(x, EventRaster) else dense_dot(x, kernel)

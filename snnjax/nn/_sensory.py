@@ -25,7 +25,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax.dynamics import LIF, Simulation, simulate
 from snnjax.nn._layer import Shape, State, unlisted
-from snnjax.nn._neurons import NeuronLayer, check_units
+from snnjax.nn._neuron_layer import NeuronLayer, check_units
 
 
 class Sensory(NeuronLayer):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -20,14 +21,14 @@ from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
 from snnjax.dynamics._neuron import check_neuron
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn._init import Connection, LayerInit, as_layer_init, draw_weights
+from snnjax.nn._init import ConnectionSize, LayerInit, as_layer_init, draw_weights
 from snnjax.nn._layer import Shape, State, unlisted
 from snnjax.nn._maps import LinearMap
-from snnjax.nn._neurons import NeuronLayer, _with_arrays, check_units
+from snnjax.nn._neuron_layer import NeuronLayer, _with_arrays, check_units
 from snnjax.psp import PSP
 
 
-class Incoming(NamedTuple):
+class Connection(NamedTuple):
     """A connection to a layer's neurons.
 
     Attributes:
@@ -37,6 +38,7 @@ class Incoming(NamedTuple):
         own: The presynaptic neurons of the layer itself, a slice of the last axis of its output;
             None for the layer's input.
         sign: Sign of its effect, 1 or -1.
+        connected: Which of the weights the map uses, (in, units); None: all of them.
     """
 
     param: nnx.Param
@@ -44,6 +46,7 @@ class Incoming(NamedTuple):
     kernel: PSP
     own: slice | None = None
     sign: int = 1
+    connected: np.ndarray | None = None
 
     @property
     def weights(self) -> jax.Array:
@@ -51,8 +54,9 @@ class Incoming(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Fan-in of a neuron."""
-        return math.prod(self.param.shape[:-1])
+        """Fan-in of a neuron, on average."""
+        whole = math.prod(self.param.shape[:-1])
+        return whole if self.connected is None else round(whole * self.connected.mean())
 
     def spikes(self, x: jax.Array, z: jax.Array) -> jax.Array:
         """The presynaptic spikes, from the layer's input x and output z."""
@@ -150,12 +154,14 @@ class Synaptic(NeuronLayer):
     def _draw(self, init: LayerInit, neuron: Neuron, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         """Draw the weights of all connections."""
         shapes = self._shapes()
+        maps = {"kernel": self.map, "recurrent_kernel": self.recurrent_map}
         connections = [
-            Connection(
+            ConnectionSize(
                 fan_in(shape),
                 recurrent=name != "kernel",
                 inhibitory=name == "inhibitory_kernel",
                 channels=shape[-2],
+                density=1.0 if (map := maps.get(name)) is None else map.density,
             )
             for name, shape in shapes.items()
         ]
@@ -218,12 +224,14 @@ class Synaptic(NeuronLayer):
         return drive if recurrent is None else jax.tree.map(jnp.add, drive, recurrent(z, weights))
 
     @unlisted
-    def connections(self) -> list[Incoming]:
+    def connections(self) -> list[Connection]:
         """All connections to the layer's neurons, the feed-forward one first."""
         kernel, own = self.neuron.kernel, self.recurrent_map
-        found = [Incoming(self.kernel, self.map.project, kernel)]
+        used = self.map.connected
+        found = [Connection(self.kernel, self.map.project, kernel, connected=used)]
         if own is not None and self.recurrent_kernel is not None:
-            found.append(Incoming(self.recurrent_kernel, own.recurrence, kernel, slice(None)))
+            weights, used = self.recurrent_kernel, own.connected
+            found.append(Connection(weights, own.recurrence, kernel, slice(None), connected=used))
         return found
 
     @unlisted

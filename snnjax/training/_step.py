@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
-from snnjax.nn._neurons import Steepness
+from snnjax.nn._neuron_layer import Steepness
 from snnjax.training._objective import (
     Inputs,
     Metrics,

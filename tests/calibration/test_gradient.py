@@ -24,7 +24,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
-from snnjax.nn._neurons import Steepness
+from snnjax.nn._neuron_layer import Steepness
 from snnjax.training import Objective, Trainer
 
 DT = 4e-3

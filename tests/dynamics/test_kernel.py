@@ -1,5 +1,6 @@
 """The kernel of any neuron, measured from its step."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -181,6 +182,21 @@ def test_a_subclass_with_another_step_has_another_kernel():
     np.testing.assert_allclose(
         values(neuron.kernel), [2e-3 * eps.sum(), 2e-3 * (eps**2).sum()], rtol=1e-4
     )
+
+
+def test_a_neuron_that_is_no_pytree_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Own(Neuron):
+        dt: float = 2e-3
+
+        def initial_state(self, shape, dtype=jnp.float32):
+            return (jnp.zeros(shape, dtype),)
+
+        def step(self, state, drive):
+            return (0.9 * state[0] + drive,), jnp.zeros_like(drive)
+
+    with pytest.raises(TypeError, match=r"register_dataclass above the frozen dataclass Own"):
+        simulate(Own(), jnp.zeros((3, 1, 2)))
 
 
 def test_a_state_without_a_membrane_is_an_error():

@@ -35,7 +35,7 @@ def interpreted(monkeypatch):
 
     def kernel(body, constants, carry, xs, *, reverse=False):
         calls.append(reverse)
-        return _over_time.kernel(body, constants, carry, xs, reverse=reverse, interpret=True)
+        return _over_time.gpu_kernel(body, constants, carry, xs, reverse=reverse, interpret=True)
 
     monkeypatch.setattr(_over_time, "elementwise", kernel)
     monkeypatch.setattr(_over_time, "on_gpu", lambda: True)
@@ -78,7 +78,7 @@ def test_kernel_equals_scan(steps, shape, reverse, seed):
         (draw(*shape), draw(*shape)),
         {"a": draw(steps, *shape), "b": None},
     )
-    found = _over_time.kernel(body, *arguments, reverse=reverse, interpret=True)
+    found = _over_time.gpu_kernel(body, *arguments, reverse=reverse, interpret=True)
     wanted = _over_time.loop(body, *arguments, reverse=reverse)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -90,7 +90,7 @@ def test_kernel_under_vmap(rng):
     draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
     c, s, x = (jnp.float32(0.9), draw(5, 40)), (draw(5, 40), draw(5, 40)), {"a": draw(5, 11, 40)}
     axes = ((None, 0), 0, 0)
-    found = jax.vmap(lambda *a: _over_time.kernel(body, *a, interpret=True), axes)(c, s, x)
+    found = jax.vmap(lambda *a: _over_time.gpu_kernel(body, *a, interpret=True), axes)(c, s, x)
     wanted = jax.vmap(lambda *a: _over_time.loop(body, *a), axes)(c, s, x)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert_close(a, b, 1e-2 if a.dtype == jnp.bfloat16 else 2e-6)

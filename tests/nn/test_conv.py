@@ -23,7 +23,7 @@ from snnjax.nn import (
     SpikingConv2d,
 )
 from snnjax.nn._conv import SpikingConv, convolve
-from snnjax.nn._init import Connection
+from snnjax.nn._init import ConnectionSize
 
 T, B, IN, OUT = 30, 2, 2, 3
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
@@ -349,8 +349,8 @@ def test_connections_have_the_fan_in_of_one_position():
         IN, OUT, kernel_size=(3, 2), recurrent_kernel_size=(5, 1), trainable=("tau_mem",), init=Spy(), rngs=nnx.Rngs(0)
     )  # fmt: skip
     assert seen == [
-        Connection(3 * 2 * IN, channels=IN),
-        Connection(5 * OUT, recurrent=True, channels=OUT),
+        ConnectionSize(3 * 2 * IN, channels=IN),
+        ConnectionSize(5 * OUT, recurrent=True, channels=OUT),
     ]
     shapes = {
         "/".join(map(str, path)): p.shape

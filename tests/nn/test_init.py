@@ -19,7 +19,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
-from snnjax.nn._init import Connection
+from snnjax.nn._init import ConnectionSize
 from snnjax.psp import Kernel
 from snnjax.theory import Afferent, afferent_weights
 
@@ -38,20 +38,20 @@ def assert_statistics(w, mu, sigma):
 @pytest.mark.parametrize(
     ("connections", "nu_recurrent", "expected"),
     [
-        ([Connection(200)], None, [(200, 15.8, 1.0)]),
+        ([ConnectionSize(200)], None, [(200, 15.8, 1.0)]),
         (
-            [Connection(200), Connection(200, recurrent=True)],
+            [ConnectionSize(200), ConnectionSize(200, recurrent=True)],
             None,
             [(200, 15.8, 0.7), (200, 15.8, 0.3)],
         ),
         (
-            [Connection(200), Connection(200, recurrent=True)],
+            [ConnectionSize(200), ConnectionSize(200, recurrent=True)],
             5.0,
             [(200, 15.8, 0.7), (200, 5.0, 0.3)],
         ),
         # two feed-forward connections share alpha, two recurrent ones 1 - alpha
         (
-            [*[Connection(200)] * 2, *[Connection(200, recurrent=True)] * 2],
+            [*[ConnectionSize(200)] * 2, *[ConnectionSize(200, recurrent=True)] * 2],
             None,
             [*[(200, 15.8, 0.35)] * 2, *[(200, 15.8, 0.15)] * 2],
         ),
@@ -76,7 +76,7 @@ def test_connections_get_the_weights_of_the_theory(
 
 def test_density_counts_the_kept_weights_only():
     initializers = FluctuationDriven(nu=15.8, mu_u=0.4, sigma_u=0.2, density=0.25)(
-        LIF(), [Connection(200), Connection(200, recurrent=True)]
+        LIF(), [ConnectionSize(200), ConnectionSize(200, recurrent=True)]
     )
     afferents = [Afferent(50, 15.8, 0.9), Afferent(50, 15.8, 0.1)]
     expected = afferent_weights(0.4, 0.2, afferents, Kernel())
@@ -109,7 +109,7 @@ def test_simulated_layer_hits_sigma_u(recurrent, share, rng):
 
 def test_per_neuron_time_constants():
     taus = np.repeat([5e-3, 40e-3], 100)
-    w = FluctuationDriven(nu=15.8)(LIF(tau_mem=taus), [Connection(200)])[0](KEYS[0], (200, 200))
+    w = FluctuationDriven(nu=15.8)(LIF(tau_mem=taus), [ConnectionSize(200)])[0](KEYS[0], (200, 200))
     for half, tau in ((w[:, :100], 5e-3), (w[:, 100:], 40e-3)):
         assert_statistics(
             half, *afferent_weights(0.0, 1.0, [Afferent(200, 15.8)], Kernel(tau_mem=tau))[0]
@@ -118,7 +118,7 @@ def test_per_neuron_time_constants():
 
 def test_vmap_over_sigma_u_equals_a_loop():
     def kernel(sigma_u):
-        return FluctuationDriven(nu=15.8, sigma_u=sigma_u)(LIF(), [Connection(200)])[0](
+        return FluctuationDriven(nu=15.8, sigma_u=sigma_u)(LIF(), [ConnectionSize(200)])[0](
             KEYS[0], (200, 200)
         )
 
@@ -128,7 +128,7 @@ def test_vmap_over_sigma_u_equals_a_loop():
 
 def test_same_for_all():
     plain = kaiming_normal()
-    connections = [Connection(20), Connection(30, recurrent=True)]
+    connections = [ConnectionSize(20), ConnectionSize(30, recurrent=True)]
     assert SameForAll(plain)(LIF(), connections) == [plain, plain]
 
 
@@ -332,7 +332,7 @@ def test_mean_above_threshold_names_mu_u():
 
 
 def test_centered_is_fluctuation_driven_without_recurrence():
-    (ours,) = FluctuationDriven(nu=15.8, sigma_u=0.7)(LIF(), [Connection(200)])
+    (ours,) = FluctuationDriven(nu=15.8, sigma_u=0.7)(LIF(), [ConnectionSize(200)])
     np.testing.assert_array_equal(
         ours(KEYS[0], (200, 200)), fluctuation_driven_centered(0.7, nu=15.8)(KEYS[0], (200, 200))
     )

@@ -119,6 +119,42 @@ def test_is_calibrated_in_both_directions_probed_and_trained(x):
     assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_formula_counts_the_weights_that_a_map_uses(recurrent):
+    """17 of 60 inputs: the membrane is on target for Poisson input, without calibration."""
+    own = Ring(N, N, 4) if recurrent else None
+    init = FluctuationDriven(nu=20.0, sigma_u=1.0, alpha=0.5)
+    layer = Spiking(Ring(N, N, 8), recurrent=own, init=init, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.map.connected, layer.map.near())
+    drive = layer.drive(spikes(1, (1000, 40, N), rate=20.0))
+    variance = float(free_membrane(layer.neuron, drive).var(axis=0).mean())
+    # 60 neurons x 17 weights: their sample variance scatters by 4 %
+    np.testing.assert_allclose(variance, 0.5 if recurrent else 1.0, rtol=0.1)
+
+
+def test_balance_is_over_the_weights_that_a_map_uses(x):
+    layer = Spiking(Ring(N, N, 8), init=FluctuationDriven(nu=20.0), rngs=nnx.Rngs(0))
+    given = Sequential(layer, Readout(N, 3, rngs=nnx.Rngs(1)))
+    found, (report,) = calibrate(
+        given, x, key=jax.random.key(2), target=Target(balance=True), gradient=None
+    )
+    kernel = np.asarray(found.layers[0].kernel[...])
+    used = np.where(layer.map.near(), kernel, 0)
+    np.testing.assert_allclose(used.sum(axis=0), 0, atol=1e-5 * np.abs(used).sum(axis=0).max())
+    np.testing.assert_allclose(float(report.sigma_u), 1.0, rtol=0.03)
+    np.testing.assert_allclose(used[used != 0].std(), float(report.sigma_w[0]), rtol=1e-3)
+
+
+def test_maps_that_scale_weights_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Twice(LinearMap):
+        def project(self, x, kernel):
+            return 2 * x @ kernel
+
+    with pytest.raises(ValueError, match=r"project must use each weight .* multiplied by 2 in"):
+        Spiking(Twice(5, 4), init=FluctuationDriven(nu=20.0), rngs=nnx.Rngs(0))
+
+
 def test_is_scaled_to_a_rate(x):
     scaled, reports = scale_to_rate(network(), x, rate=15.0, steps=10)
     np.testing.assert_allclose(float(scaled(x).activity.spikes[0].mean()) / DT, 15.0, rtol=0.05)
