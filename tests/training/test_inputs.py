@@ -44,10 +44,10 @@ def test_what_is_chosen(data, monkeypatch):
     for net, source in (
         (network(remat_steps=10), data),
         (
-            models.csnn(
-                20,
+            models.build(
+                [models.Conv(4, 5, 2)],
+                (20, 1),
                 3,
-                layers=[models.Conv(4, 5, 2)],
                 init=FluctuationDriven(nu=5.0),
                 rngs=nnx.Rngs(0),
             ),
