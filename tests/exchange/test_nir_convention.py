@@ -22,7 +22,7 @@ def run(graph, x, *, dt, scheme):
 
     They are in float64, and computed only from the numbers of the graph. Each equation is solved
     with constant input between two steps. Order and reset are those of snnjax, as described in
-    `snnjax.exchange.nir_convention`.
+    `snnjax.exchange`.
     """
     sources = {name: [a for a, b in graph.edges if b == name] for name in graph.nodes}
     kind = {name: type(node).__name__ for name, node in graph.nodes.items()}
