@@ -115,13 +115,14 @@ def fit(
         splits: `Splits(train, valid, test)`; the last two may be left out. Each is `DeviceEvents`,
             `DeviceArrays`, your own `BatchSource` (a pytree), or `Batches` of another library.
             Training data may also be a `Stream`: an epoch runs over its shards one after another.
-            Of `Stream` and `Batches`, row 0 is the first part of epoch 0, which is not trained on.
+            For `Stream` and `Batches`, row 0 is measured on the first part of epoch 0. Training
+            starts at epoch 1.
         objective: The loss and the regularizers. With regularizers the network must return its
             activity.
-        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights
-            of Dalian layers are kept >= 0 with any. Those that look at the loss get the objective
-            of the batch as `value` (`optax.contrib.reduce_on_plateau`); those that search along a
-            line (`optax.lbfgs`) are refused.
+        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. With
+            every optimizer, Dalian weights stay >= 0. An optimizer that needs the loss
+            (`optax.contrib.reduce_on_plateau`) gets the objective of the batch as `value`.
+            Optimizers with a line search (`optax.lbfgs`) are not supported.
         epochs: At least 1.
         key: Random key, decides the order of the samples; the same key gives the same run.
         batch_size: At most the training set or the shard. A last, incomplete batch of the random
@@ -139,11 +140,11 @@ def fit(
         progress: Whether a progress bar is shown; None: in a terminal and in a notebook.
         resume: Folder of `Checkpoints`. Training continues from the last one, with the same
             numbers as if it had never stopped. Without a checkpoint in it, it starts anew.
-        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
-            what suits the machine (`snnjax/training/_step.py`). Several CPU devices
-            (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
-        events: Give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True,
-            False, or None: where that is faster. The results are the same to rounding.
+        micro_batch: Number of samples whose gradient is computed at a time, a divisor of
+            `batch_size`. None: chosen for this machine (`snnjax/training/_step.py`). Several CPU
+            devices (`snnjax.runtime.use_cpu_devices`) share each batch: as many as divide its size.
+        events: Whether the network gets the spikes of `DeviceEvents` and `Stream` as lists of
+            events. None chooses the faster form. The results are equal up to rounding.
 
     Returns:
         `FitResult`.
@@ -152,8 +153,9 @@ def fit(
         ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
             passed to jit; a checkpoint of another run; an argument of another kind.
         TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
-        TrainingDivergedError: A non-finite loss or gradient; says epoch, step and where it first
-            shows. The network then holds the last good parameters.
+        TrainingDivergedError: The loss or the gradient is not finite. The message gives the epoch,
+            the step and the arrays that are not finite. The network then holds the last good
+            parameters.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -347,7 +349,7 @@ def _columns(prefix: str, metrics: Metrics) -> Row:
 def _rates(metrics: Metrics, dt: float | None) -> Row:
     """Rates of all layers as columns of a row, Hz."""
     if dt is None and len(metrics.rates):
-        needs = "dt must be given for rates in Hz, for neither the network nor the data have it"
+        needs = "dt must be given for rates in Hz, because neither network nor data define it"
         raise ValueError(f"{needs}; dt=1e-3 is a time step of 1 ms")
     return {f"rate_{k}": float(r) / (dt or 1.0) for k, r in enumerate(metrics.rates, start=1)}
 

@@ -165,7 +165,7 @@ def test_shapes_of_all_sizes_of_one_are_given():
 
 def test_time_step_must_be_known():
     graph = chain(nir.Linear(W), cuba())
-    with pytest.raises(ValueError, match="dt must be given"):
+    with pytest.raises(ValueError, match=r"dt \(in seconds\) must be given"):
         from_nir(graph)
     with pytest.raises(ValueError, match="dt must be finite and > 0 s, got 0"):
         from_nir(graph, dt=0.0)
