@@ -109,12 +109,12 @@ def _scalable(layer: Layer) -> Synaptic:
     """The layer, if one gain can scale all its weights."""
     if not isinstance(layer, Synaptic):
         raise TypeError(
-            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got a "
+            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got "
             f"{type(layer).__name__}"
         )
     if any(c.sign < 0 for c in layer.connections()):
         raise TypeError(
-            f"network must have weights of both signs to be scaled to a rate, got a "
+            f"network must have weights of both signs to be scaled to a rate, got "
             f"{type(layer).__name__}; Dalian layers have two scales: use calibrate(...)"
         )
     return layer

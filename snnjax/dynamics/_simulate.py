@@ -104,8 +104,8 @@ def _start(neuron: Neuron, state: State | None, shape: tuple[int, ...], dtype: D
     expected = jax.eval_shape(lambda: neuron.initial_state(shape, dtype))
     same_structure = jax.tree.structure(state) == jax.tree.structure(expected)
     if not same_structure or _shapes(state) != _shapes(expected):
-        needed = f"a {type(expected).__name__} with arrays of shape {', '.join(_shapes(expected))}"
-        got = f"a {type(state).__name__} with {', '.join(_shapes(state)) or 'no arrays'}"
+        needed = f"{type(expected).__name__} with arrays of shape {', '.join(_shapes(expected))}"
+        got = f"{type(state).__name__} with {', '.join(_shapes(state)) or 'no arrays'}"
         hint = "a state fits the batch size and the layer that it comes from"
         raise ValueError(f"state must be {needed}, as for this input, got {got}; {hint}")
 
