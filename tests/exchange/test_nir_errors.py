@@ -1,5 +1,6 @@
 """Networks that NIR cannot represent are refused when they are written, with the layer's name."""
 
+import dataclasses
 import importlib
 import re
 
@@ -44,6 +45,8 @@ def conv(n_in=2, n_out=2, *, kernel_size=3, **options):
     )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class OwnLIF(LIF):
     pass
 
