@@ -117,18 +117,16 @@ def check_outcome(layer: Layer, outcome: object) -> Outcome:
         TypeError: It is something else.
     """
     kinds = (LayerReport, _check.Shaped, str)
-    listed = isinstance(outcome, tuple) and len(outcome) == len(kinds)
-    if not listed or not all(map(isinstance, outcome, kinds)):
-        got = type(outcome).__name__
-        if isinstance(outcome, tuple):
-            got = f"({', '.join(type(part).__name__ for part in outcome)})"
+    parts = outcome if isinstance(outcome, tuple) else (outcome,)
+    if len(parts) != len(kinds) or not all(map(isinstance, parts, kinds)):
+        got = ", ".join(type(part).__name__ for part in parts)
         raise TypeError(
             f"the function that is registered with calibrate_layer for {type(layer).__name__} "
             "must return (report, output, reason): a snnjax.calibration.LayerReport, the output "
             "of the layer (time, batch, ...units), and a str with the likely reason if the layer "
             f"is off target; got {got}"
         )
-    return Outcome(*outcome)
+    return Outcome(*parts)
 
 
 @calibrate_layer.register

@@ -273,7 +273,7 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
     ):
         scale_to_rate(net, x, rate=10.0)
 
-    for wrong, got in (((1.0, x), r"\(float, ArrayImpl\)"), (x, "ArrayImpl"), (None, "NoneType")):
+    for wrong, got in (((1.0, x), "float, ArrayImpl"), (x, "ArrayImpl"), (None, "NoneType")):
         calibrate_layer.register(Thresholds, lambda *_, wrong=wrong: wrong)
         with pytest.raises(
             TypeError,
