@@ -64,10 +64,10 @@ class Smorms3State(NamedTuple):
 def smorms3(
     learning_rate: LearningRate = 5e-3, *, eps: float = 1e-16
 ) -> optax.GradientTransformation:
-    """The SMORMS3 optimizer.
+    """Return the SMORMS3 optimizer.
 
-    It computes in at least float32, also for parameters of 16 bits: in float16, squares of small
-    gradients and `eps` itself are 0. The updates have the dtype of the gradients.
+    It computes in at least float32, also for parameters of 16 bits, because in float16 squares of
+    small gradients and `eps` itself are 0. The updates have the dtype of the gradients.
 
     Args:
         learning_rate: Largest relative step.
@@ -156,7 +156,7 @@ class MuonState(NamedTuple):
 
 
 def muon(learning_rate: LearningRate = 0.015, *, beta: float = 0.9) -> optax.GradientTransformation:
-    """Muon with steps relative to the size of the weights at the start.
+    """Return Muon with steps relative to the size of the weights at the start.
 
     Args:
         learning_rate: Fraction of the size of the weights that one step changes in every direction.

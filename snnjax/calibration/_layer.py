@@ -116,17 +116,16 @@ def check_outcome(layer: Layer, outcome: object) -> Outcome:
     Raises:
         TypeError: It is something else.
     """
-    kinds = (LayerReport, _check.Shaped, str)
+    match outcome:
+        case (LayerReport() as report, jax.Array() as output, str() as reason):
+            return Outcome(report, output, reason)
     parts = outcome if isinstance(outcome, tuple) else (outcome,)
-    if len(parts) != len(kinds) or not all(map(isinstance, parts, kinds)):
-        got = ", ".join(type(part).__name__ for part in parts)
-        raise TypeError(
-            f"the function that is registered with calibrate_layer for {type(layer).__name__} "
-            "must return (report, output, reason): a snnjax.calibration.LayerReport, the output "
-            "of the layer (time, batch, ...units), and a str with the likely reason if the layer "
-            f"is off target; got {got}"
-        )
-    return Outcome(*parts)
+    raise TypeError(
+        f"the function that is registered with calibrate_layer for {type(layer).__name__} must "
+        "return (report, output, reason): a snnjax.calibration.LayerReport, the output of the "
+        "layer (time, batch, ...units) as a jax.Array, and a str with the likely reason if the "
+        f"layer is off target; got {', '.join(type(part).__name__ for part in parts)}"
+    )
 
 
 @calibrate_layer.register
