@@ -167,7 +167,7 @@ def _before(
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
             spikes = spikes and pool.kind == "max"
         else:
-            graph.fail(name, f"cannot stand before {weights!r}")
+            graph.fail(name, f"cannot be before {weights!r}")
     return layers, shape, flat, spikes
 
 
