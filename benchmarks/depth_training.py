@@ -356,7 +356,7 @@ def main(options: Options) -> None:
 STARTS = 4
 
 PREDICTORS: dict[str, Any] = {
-    "smallest gain, on a logarithm, from 1": lambda b: (
+    "gain farthest from 1, on a logarithm": lambda b: (
         -max((abs(math.log(max(g, 1e-30))) for g in b["gain"] if math.isfinite(g)), default=0.0)
     ),
     "agreement, mean over layers": lambda b: (
@@ -366,7 +366,7 @@ PREDICTORS: dict[str, Any] = {
     "agreement of the last layer": lambda b: _or_nothing(b["agreement"][-1]),
     "smallest agreement": lambda b: min(map(_or_nothing, b["agreement"])),
     "memory of the last layer": lambda b: _or_nothing(b["memory"][-1]),
-    "largest share of a bound": lambda b: -max(b["bounds"]),
+    "largest share of a bound": lambda b: -max(map(_or_inf, b["bounds"])),
     "gradient of the first layer over the last": lambda b: (
         -abs(math.log(max(b["grad_z"][0], 1e-30) / max(b["grad_z"][-1], 1e-30)))
     ),
@@ -380,6 +380,11 @@ PREDICTORS: dict[str, Any] = {
 def _or_nothing(value: float) -> float:
     """Return the number, or 0 if it is not finite, as for a silent layer."""
     return value if math.isfinite(value) else 0.0
+
+
+def _or_inf(value: float) -> float:
+    """Return a number, or infinity where a silent layer has none."""
+    return value if math.isfinite(value) else math.inf
 
 
 def _from_step(before: dict[str, list[float]], good: float) -> float:

@@ -208,8 +208,8 @@ def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
         )
     if any(share > 1 for share in p.bounds):
         return (
-            f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a share of "
-            "1, or lower its strength"
+            f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a "
+            "share of 1 or less, or lower its strength"
         )
     if p.step > 0.02:
         return (

@@ -16,7 +16,8 @@ The gradient of the loss may shrink from layer to layer; the gradient of a bound
 networks the latter can be thousands of times larger in the first layers, which then only learn to
 satisfy the bound. With `share`, it is scaled down in every layer: its root mean square is at most
 `share` times that of the gradient that the layer's spikes receive from the layers above
-(`limited`). If this gradient is exactly zero, a bound is not limited.
+(`limited`). That gradient contains the bounds of the layers above: over L layers they can add up to
+(1 + share)^L - 1 times the gradient of the loss. If it is exactly zero, a bound is not limited.
 
 Counts and penalties have at least float32, for every type of spikes.
 """
@@ -53,7 +54,8 @@ class ActivityBound:
         side: `"upper"` or `"lower"`.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
+        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
+            has their bounds in it; None: no limit.
     """
 
     separable: ClassVar[bool] = True
@@ -103,7 +105,8 @@ def upper_bound(
         threshold: Spikes per trial.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
+        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
+            has their bounds in it; None: no limit.
 
     Returns:
         The bound.
@@ -132,7 +135,8 @@ def lower_bound(
         threshold: Spikes per trial.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient relative to that of the loss; None: no limit.
+        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
+            has their bounds in it; None: no limit.
 
     Returns:
         The bound.

@@ -10,6 +10,7 @@ from flax import nnx
 
 from snnjax import losses
 from snnjax.calibration import GradientTarget, Target, calibrate, calibrate_gradient
+from snnjax.datasets._batches import Batch
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
 from snnjax.initializers import kaiming_normal
@@ -155,7 +156,8 @@ def test_limited_bounds_count_as_training_limits_them(x):
         both = [
             Problem.from_objective(net, Objective(regularizers=bounds)) for bounds in ([bound], [])
         ]
-        grads = [jax.grad(lambda p, o=o: o.value(p, x, LABELS)[0])(params) for o, params in both]
+        batch = Batch(x=x, y=LABELS), jnp.arange(len(LABELS))
+        grads = [jax.grad(lambda p, o=o: o.value(p, *batch)[0])(params) for o, params in both]
         total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
         rms = lambda a: np.sqrt(np.square(a).mean())
         last = report.layers[1]
@@ -195,7 +197,7 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
         ),
         (
             {"bounds": (0.1, 30.0)},
-            "a bound's gradient is 30 times the loss's; limit it by a share of 1, or lower its strength",
+            "a bound's gradient is 30 times the loss's; limit it by a share of 1 or less, or lower its strength",
         ),
         (
             {"step": 0.04},

@@ -5,6 +5,7 @@ import pytest
 from _support import spikes as poisson
 from flax import nnx
 
+from snnjax.datasets._batches import Batch
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.regularizers import limited, lower_bound, total_penalty, upper_bound
 from snnjax.training._objective import Objective, Problem
@@ -140,7 +141,9 @@ def test_training_limits_bounds_layer_by_layer_but_not_in_priming_or_parts():
     def gradient(bound, network=network, priming=False):
         objective, params = Problem.from_objective(network, Objective(regularizers=[bound]))
         objective = objective.priming() if priming else objective
-        grads, metrics = jax.jit(jax.grad(lambda p: objective.value(p, x, y), has_aux=True))(params)
+        batch = Batch(x=x, y=y), jnp.arange(4)
+        value = jax.jit(jax.grad(lambda p: objective.value(p, *batch), has_aux=True))
+        grads, metrics = value(params)
         return [np.asarray(grads["layers"][k]["kernel"][...]) for k in range(2)], float(
             metrics.penalty
         )

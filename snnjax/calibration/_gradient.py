@@ -173,6 +173,7 @@ def calibrate_gradient(
             graphs=tuple(graph for graph, _ in parts),
             known=known,
             searched=n > 0 and known,
+            first=n == 0,
             which=0 if target.adjust == "steepness" else -1,
         )
         states = [state for _, state in parts]
@@ -218,12 +219,14 @@ class _Segment(NamedTuple):
         graphs: Their structure, the spiking layer last.
         known: Whether the spiking layer has a surrogate that can be adjusted.
         searched: Whether its steepness is searched; else it changes by a given factor.
+        first: Whether it is the first layer, whose gain reaches no other layer.
         which: Index of the surrogate's parameter that is adjusted.
     """
 
     graphs: tuple[nnx.GraphDef, ...]
     known: bool
     searched: bool
+    first: bool
     which: int
 
     def steepness(self, states: Sequence[nnx.GraphState], change: Scalar) -> jax.Array | None:
@@ -291,9 +294,7 @@ def _adjust(
     reached, lower = how.passed(states, below, g, change)
     steepness = how.steepness(states, change)
     number = jnp.full((), jnp.nan) if steepness is None else steepness[how.which]
-    on_target = jnp.asarray(True)
-    if how.searched:
-        on_target = jnp.abs(reached - target) <= TOLERANCE * target
+    on_target = jnp.asarray(how.first) | (jnp.abs(reached - target) <= TOLERANCE * target)
     report = GradientReport(before, reached, number, on_target, jnp.asarray(target))
     return report, steepness, change, lower
 

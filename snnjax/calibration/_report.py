@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar, overload
 
@@ -22,7 +23,8 @@ class GradientReport(NamedTuple):
         gain: Backward gain of the layer after calibration.
         steepness: First parameter of its surrogate (beta, ...), or the scale of h if the scale was
             adjusted. NaN if the layer's neuron has no surrogate that can be adjusted.
-        reached: Whether `gain` is within 10 % of the target.
+        reached: Whether `gain` is within 10 % of the target; True for the first layer, whose gain
+            reaches no other layer.
         target: Target of the backward gain.
     """
 
@@ -187,11 +189,14 @@ class GradientReports(Reports[GradientReport]):
     def _finding(self, of: Of, report: GradientReport) -> str | None:
         if report.reached:
             return None
+        gain, target = float(report.gain), float(report.target)
+        off = f"layer {of.at} has the backward gain {gain:.3g}; the target is {target:.3g}"
+        if math.isnan(float(report.steepness)):
+            return f"{off}: its surrogate is no SpikeFunction, whose steepness could be adjusted"
         return (
-            f"layer {of.at} has the backward gain {float(report.gain):.3g} with the steepness "
-            f"{float(report.steepness):.3g}; the target is {float(report.target):.3g}: no "
-            "steepness within a factor of 50 of the original one reaches it; try another "
-            "surrogate or GradientTarget(adjust='scale')"
+            f"{off}: the search within a factor of 50 of the original value ended at "
+            f"{float(report.steepness):.3g}; try another surrogate or another `adjust` in "
+            "GradientTarget"
         )
 
     def _row(self, report: GradientReport) -> tuple[str, ...]:

@@ -147,14 +147,8 @@ class Neuron(abc.ABC):
 
 
 def check_neuron(neuron: object) -> None:
-    """Raise unless `neuron` is a `Neuron` and a registered pytree."""
+    """Raise unless `neuron` is a `Neuron`."""
     if isinstance(neuron, Neuron):
-        if any(leaf is neuron for leaf in jax.tree.leaves(neuron)):
-            raise TypeError(
-                "neuron must be a registered pytree, so that jit and calibration see its "
-                "parameters; write @jax.tree_util.register_dataclass above the frozen dataclass "
-                f"{type(neuron).__name__}"
-            )
         return
     got = f"the class {neuron.__name__} itself" if isinstance(neuron, type) else repr(neuron)
     raise TypeError(
@@ -167,10 +161,14 @@ class Static(NamedTuple):
     """The part of a neuron that a program is compiled for.
 
     Attributes:
+        types: Types of the neuron and of its fields. JAX compares structures of pytrees by their
+            fields, so a class that was changed in a notebook and run again would equal its former
+            version.
         structure: Structure of the pytree.
         numbers: Its leaves, with None in place of arrays.
     """
 
+    types: tuple[type, ...]
     structure: Any
     numbers: tuple[object, ...]
 
@@ -193,7 +191,8 @@ def split(neuron: Neuron) -> tuple[Static, list[ArrayLike]] | None:
     if len(leaves) == 1 and leaves[0] is neuron and not _is_value(neuron):
         return None
     numbers = (None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
-    static = Static(structure, tuple(numbers))
+    types = (type(neuron), *map(type, vars(neuron).values()))
+    static = Static(types, structure, tuple(numbers))
     try:
         hash(static)
     except TypeError:

@@ -194,9 +194,9 @@ class TrainConfig:
     """Lower bound: spikes per neuron and trial."""
 
     bound_share: float | None = None
-    """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient of
-    the loss. 0: no limit. None: 1 with start `calibrated`, 0 with start `paper`. There is no limit
-    if `remat_steps` divides trials into parts."""
+    """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient
+    from the layers above. 0: no limit. None: 1 with start `calibrated`, 0 with start `paper`. There
+    is no limit if `remat_steps` divides trials into parts."""
 
     augment_shift: int = 0
     """Augmentation: shift each training sample by up to this number of input units."""

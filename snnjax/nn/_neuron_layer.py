@@ -63,10 +63,17 @@ def check_units(neuron: Neuron, units: int, positions: Shape = ()) -> None:
         positions: Sizes of its spatial axes; None stands for any size.
 
     Raises:
+        TypeError: The neuron is no registered pytree.
         ValueError: A parameter has another shape. It would fail in the loop over time, or would be
             taken as one value per sample. The text names the parameter.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(neuron):
+        if leaf is neuron:
+            raise TypeError(
+                "neuron must be a registered pytree, so that jit and calibration see its "
+                "parameters; write @jax.tree_util.register_dataclass above the frozen dataclass "
+                f"{type(neuron).__name__}"
+            )
         if not isinstance(leaf, jax.Array | np.ndarray) or leaf.shape in ((), (units,)):
             continue
         full = (*positions, units)
@@ -164,7 +171,8 @@ class NeuronLayer(Layer):
                 initial value is 1.
 
         Returns:
-            Whether the neuron has such parameters: its `spike` must be a `SpikeFunction`.
+            Whether the neuron has such parameters: its `spike` must be a `SpikeFunction` with
+            parameters.
         """
         neuron = self.neuron
         if not isinstance(neuron, _HasSpike) or not isinstance(neuron.spike, SpikeFunction):
@@ -173,6 +181,8 @@ class NeuronLayer(Layer):
         if scale and not spike.has_scale:
             spike = spike.scaled()
             self._neuron = _hold(replaced(self._neuron, spike=spike))
+        if not spike.steepness:
+            return False
         values = [jnp.asarray(p, self._state_dtype) for p in spike.steepness]
         self.steepness = Steepness(jnp.stack(values))
         return True

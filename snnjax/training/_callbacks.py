@@ -44,7 +44,8 @@ class FitState(NamedTuple):
         best_epoch: Their epoch.
         best_quality: Their validation accuracy, or minus their validation loss.
         history: One row per epoch so far.
-        seed: The key of the run and its batch size, by which a checkpoint knows its run.
+        seed: Key, batch size, priming epochs and number of samples, which identify the run of a
+            checkpoint.
     """
 
     train: TrainState
@@ -119,11 +120,11 @@ class EarlyStopping(Callback):
         return self._over(state.history)
 
     def _over(self, history: Sequence[Row]) -> bool:
-        quality = [quality_of(row) for row in history[1 + self._priming :]]
-        known = [value for value in quality if value is not None]
-        if len(known) < len(quality):
+        quality = [quality_of(row) for row in history]
+        if None in quality:
             needs = "EarlyStopping needs validation data"
             raise ValueError(f"{needs}; give Splits(train, valid), or leave it out")
+        known = [value for value in quality[1 + self._priming :] if value is not None]
         return bool(known) and len(known) - 1 - known.index(max(known)) >= self.patience
 
 

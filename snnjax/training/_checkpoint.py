@@ -60,6 +60,14 @@ class Checkpoints(Callback):
 
     def start(self, plan: Plan) -> None:
         self._last = plan.last
+        if not plan.history:
+            self._manager.reload()  # `resume` may have removed damaged checkpoints
+            if steps := self._manager.all_steps():
+                raise ValueError(
+                    "folder must have no checkpoints of another run, got "
+                    f"{self._manager.directory} with one of epoch {max(steps)}; continue that run "
+                    "with fit(..., resume=folder), or choose another folder"
+                )
 
     def epoch_end(self, row: Row, state: FitState) -> None:
         epoch = int(row["epoch"])
@@ -77,8 +85,8 @@ class Checkpoints(Callback):
             The state, or None if there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint belongs to another run: parameters of other shapes, another
-                key or another batch size.
+            ValueError: The checkpoint belongs to another run: parameters of other shapes, or
+                another key, batch size, number of priming epochs or number of samples.
         """
         saved = self.restore(_state_of(like))
         if saved is None:
@@ -106,7 +114,12 @@ class Checkpoints(Callback):
         }
         content = {"state": leaves, "seen": seen}
         saved = self._args.StandardSave(content | {"digest": _digest(content)})
-        self._manager.save(snapshot.epoch, args=saved)
+        if not self._manager.save(snapshot.epoch, args=saved):
+            raise ValueError(
+                f"folder must have no checkpoint of epoch {snapshot.epoch} or later, got "
+                f"{self._manager.directory} with one of epoch {self._manager.latest_step()}; "
+                "continue from it, or choose another folder"
+            )
 
     def restore(self, like: PyTree) -> Snapshot | None:
         """The last complete snapshot. Damaged ones are removed.

@@ -285,6 +285,9 @@ class _Run:
         """What callbacks see."""
         seed = {"key": np.asarray(jax.random.key_data(self.key))}
         seed["batch_size"] = np.asarray(self.trainer.batch_size)
+        seed["priming_epochs"] = np.asarray(self.priming)
+        if isinstance(train := self.data.splits.train, BatchSource):
+            seed["number of training samples"] = np.asarray(len(train))
         best = self.best, self.best_epoch, self.best_quality
         return FitState(self.state, *best, self.history, seed)
 

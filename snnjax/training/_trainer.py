@@ -275,5 +275,6 @@ def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
         first, second = batch
         if isinstance(first, BatchSource):
             return first, second
-        batch = Batch(x=first, y=second)
+        x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
+        batch = Batch(x=x, y=y)
     return batch, jnp.arange(len(batch))

@@ -196,7 +196,7 @@ def test_a_neuron_that_is_no_pytree_is_refused():
             return (0.9 * state[0] + drive,), jnp.zeros_like(drive)
 
     with pytest.raises(TypeError, match=r"register_dataclass above the frozen dataclass Own"):
-        simulate(Own(), jnp.zeros((3, 1, 2)))
+        SpikingDense(3, 2, neuron=Own(), init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
 
 
 def test_a_state_without_a_membrane_is_an_error():

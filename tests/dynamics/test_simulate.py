@@ -547,3 +547,27 @@ def test_subclasses_that_differ_only_in_their_own_attributes_are_not_confused():
     none, some = (float(simulate(Biased(bias), drive).output.sum()) for bias in (0.0, 0.5))
     assert none == 0
     assert some > 0
+
+
+def test_a_neuron_that_is_defined_again_has_its_new_step():
+    """As when a notebook cell is changed and run again: same name, same fields, another step."""
+
+    def define(scale):
+        @jax.tree_util.register_dataclass
+        @dataclasses.dataclass(frozen=True)
+        class Own(Neuron):
+            theta: float = 1.0
+            dt: float = dataclasses.field(default=2e-3, metadata={"static": True})
+
+            def initial_state(self, shape, dtype=jnp.float32):
+                return LIFState(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+            def step(self, state, drive):
+                return LIFState(scale * drive, state.i), jnp.zeros_like(drive)
+
+        return Own()
+
+    drive = jnp.ones((3, 1, 2))
+    for scale in (1.0, 5.0):
+        u = simulate(define(scale), drive, membrane=True).membrane
+        np.testing.assert_allclose(u[1:], scale, rtol=1e-6)

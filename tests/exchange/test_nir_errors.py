@@ -1,6 +1,5 @@
 """Networks that NIR cannot represent are refused when they are written, with the layer's name."""
 
-import dataclasses
 import importlib
 import re
 
@@ -11,6 +10,7 @@ import pytest
 from _support import require
 from flax import nnx
 
+from snnjax._pytree import pytree_dataclass
 from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator
 from snnjax.exchange import from_nir, load_nir, save_nir, to_nir
 from snnjax.nn import (
@@ -45,8 +45,7 @@ def conv(n_in=2, n_out=2, *, kernel_size=3, **options):
     )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree_dataclass
 class OwnLIF(LIF):
     pass
 

@@ -89,13 +89,15 @@ def test_finish_comes_after_an_interrupt_too():
 
 def test_early_stopping_counts_epochs_without_a_better_validation():
     """Without learning, the first epoch remains the best."""
+    rows = []
     assert [
         row["epoch"] for row in train(EarlyStopping(2), optimizer=optax.sgd(0.0), epochs=9).history
     ] == [0, 1, 2, 3]
     with pytest.raises(
         ValueError, match=r"EarlyStopping needs validation data; give Splits\(train, valid\)"
     ):
-        train(EarlyStopping(2), splits=Splits(source()))
+        train(rows.append, EarlyStopping(2), splits=Splits(source()))
+    assert [row["epoch"] for row in rows] == [0]  # before an epoch is trained
     with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
         EarlyStopping(0)
 
@@ -164,8 +166,20 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(epochs=2, resume=tmp_path, batch_size=2)
     with pytest.raises(ValueError, match="the checkpoint of epoch 1 is of another"):
         train(epochs=2, resume=tmp_path, optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"number of training samples must be that .* 8, got 12"):
+        train(epochs=2, resume=tmp_path, splits=Splits(source(12), source(4)))
     with pytest.raises(ValueError, match="every must be >= 1, got 0"):
         Checkpoints(tmp_path, every=0)
+
+
+def test_a_new_run_does_not_write_into_the_folder_of_another(tmp_path):
+    """The checkpoints of the former run stay, and nothing is trained before the error."""
+    train(Checkpoints(tmp_path), epochs=2)
+    rows = []
+    with pytest.raises(ValueError, match=r"of another run, got .* epoch 2; continue .*resume="):
+        train(Checkpoints(tmp_path), rows.append, epochs=1)
+    assert rows == []
+    assert len(train(Checkpoints(tmp_path), epochs=3, resume=tmp_path).history) == 4
 
 
 def test_tensorboard_gets_every_column(monkeypatch, tmp_path):

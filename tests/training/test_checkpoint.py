@@ -61,6 +61,11 @@ def test_nothing_whole_is_nothing(folder):
     assert Checkpoints(folder).restore(snapshot(0).state) is None
 
 
+def test_a_snapshot_that_would_not_be_written_is_an_error(folder):
+    with pytest.raises(ValueError, match=r"no checkpoint of epoch 1 or later, got .* of epoch 2;"):
+        Checkpoints(folder).save(snapshot(1))
+
+
 def test_another_ensemble_s(folder):
     with pytest.raises(
         ValueError,
