@@ -157,7 +157,10 @@ def test_limited_bounds_count_as_training_limits_them(x):
             Problem.from_objective(net, Objective(regularizers=bounds)) for bounds in ([bound], [])
         ]
         batch = Batch(x=x, y=LABELS), jnp.arange(len(LABELS))
-        grads = [jax.grad(lambda p, o=o: o.value(p, *batch)[0])(params) for o, params in both]
+        grads = [
+            jax.grad(lambda p, o=o, batch=batch: o.value(p, *batch)[0])(params)
+            for o, params in both
+        ]
         total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
         rms = lambda a: np.sqrt(np.square(a).mean())
         last = report.layers[1]

@@ -174,7 +174,7 @@ class FusedScan(IntegrateAndFire):
         output, trace, final = jitted_lif_scan(
             program, currents, in_dtype(tuple(state)), weights, coefficients, steepness
         )
-        return Simulation(output, trace, jax.tree.unflatten(jax.tree.structure(state), final))
+        return Simulation(jax.tree.unflatten(jax.tree.structure(state), final), output, trace)
 
 
 class LIFState(NamedTuple):

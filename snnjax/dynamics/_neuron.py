@@ -37,14 +37,14 @@ class Simulation(NamedTuple):
     """What a population did.
 
     Attributes:
+        state: State after the last step.
         output: Output of the neurons, (time, batch, ...features).
         membrane: Membrane potential before each step, of the same shape, or None.
-        state: State after the last step.
     """
 
-    output: jax.Array
-    membrane: jax.Array | None
     state: Any
+    output: jax.Array
+    membrane: jax.Array | None = None
 
 
 class Neuron(abc.ABC):
@@ -271,7 +271,7 @@ def _scan(
         return s, (z, u)
 
     state, (output, trace) = _over_time.loop(body, None, state, drive)
-    return Simulation(output, trace, state)
+    return Simulation(state, output, trace)
 
 
 def check_reset(reset: str) -> None:

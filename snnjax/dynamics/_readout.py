@@ -123,4 +123,4 @@ class LeakyIntegrator(Neuron):
         lr, ls = (_time.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_syn))
         coefficients = tuple(np.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls))
         final, output = jitted_leaky_scan(coefficients, tuple(state), drive)
-        return Simulation(output, None, LeakyIntegratorState(*final))
+        return Simulation(LeakyIntegratorState(*final), output)

@@ -59,7 +59,7 @@ def simulate(
             mode and mixtures of them work.
 
     Returns:
-        `Simulation(output, membrane, state)`.
+        `Simulation(state, output, membrane)`.
 
     Raises:
         TypeError: `neuron` is no `Neuron`, or the drive is not floating point.

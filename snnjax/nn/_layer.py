@@ -171,7 +171,7 @@ class Layer(nnx.Module):
             key: Random key of a stochastic layer; it is passed on to `step`.
 
         Returns:
-            `Simulation(output, membrane, state)`.
+            `Simulation(state, output, membrane)`.
 
         Raises:
             ValueError: `membrane` is True and the layer has no neurons.
@@ -183,4 +183,4 @@ class Layer(nnx.Module):
         start = self.initial_state(x.shape[1], x.shape[2:]) if state is None else state
         drawn: dict[str, Any] = {"key": key} if self.stochastic else {}
         final, output = jax.lax.scan(lambda s, x_t: self.step(s, x_t, **drawn), start, x)
-        return Simulation(output, None, final)
+        return Simulation(final, output)

@@ -120,7 +120,7 @@ class Sensory(NeuronLayer):
             key: Not used; the layer draws no random numbers.
 
         Returns:
-            `Simulation(output, membrane, state)`.
+            `Simulation(state, output, membrane)`.
         """
         _check.time_major("x", x, features=self.channels)
         check_units(self.neuron, self.channels, x.shape[2:-1])

@@ -47,7 +47,7 @@ class Stateless(Layer):
             raise ValueError(f"membrane=True needs a layer of neurons, which {name} is not")
         self.feature_shape(x.shape[2:])
         out = self._map(x.reshape(-1, *x.shape[2:]))
-        return Simulation(out.reshape(*x.shape[:2], *out.shape[1:]), None, ())
+        return Simulation((), out.reshape(*x.shape[:2], *out.shape[1:]))
 
     @unlisted
     def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:

@@ -290,7 +290,7 @@ class Synaptic(NeuronLayer):
             key: Not used; the layer draws no random numbers.
 
         Returns:
-            `Simulation(output, membrane, state)`. Output and membrane have the shape (time, batch,
+            `Simulation(state, output, membrane)`. Output and membrane have the shape (time, batch,
             *out_shape(spatial), units).
         """
         _check.time_major("x", x, features=self.in_features)
