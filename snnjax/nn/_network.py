@@ -365,7 +365,7 @@ def _as_layer(k: int, layer: object) -> Layer:
         if isinstance(layer, type):
             got = f"the class {layer.__name__}; create an object of it"
         elif callable(layer) and not isinstance(layer, nnx.Module):
-            got = f"{layer!r}; wrap a function in a module, for example nnx.Sequential(nnx.relu)"
+            got += "; wrap a function in a module, for example nnx.Sequential(nnx.relu)"
         raise TypeError(
             "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
             f"such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got {got}"
