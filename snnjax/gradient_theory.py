@@ -208,8 +208,8 @@ def backward_gain(
         theta: Firing threshold.
 
     Returns:
-        `BackwardGain(white, constant)`: two amplitudes, sqrt(chi). Errors of a real loss are
-        neither; `snnjax.calibration` measures their gain.
+        `BackwardGain(white, constant)`: two amplitudes, sqrt(chi), for white and for constant
+        errors. Errors of a real loss are neither; `snnjax.calibration` measures their gain.
 
     Raises:
         ValueError: An argument is out of range.
