@@ -594,8 +594,9 @@ def picture(rows: list[dict[str, Any]], study: str) -> Figure:
         xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None)
     )
     by_epoch.set(xlabel="epoch", title="calibrated")
+    by_epoch.legend(frameon=False)
+    by_depth.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for ax in (by_depth, by_epoch):
-        ax.legend(frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
     return figure
 
