@@ -160,7 +160,7 @@ def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> s
     if p.input_rate == 0 and first:
         return "the network's input is silent; look at the data"
     if p.input_rate == 0:
-        return "its inputs are silent, nothing can reach it; mend the layer below"
+        return "its inputs are silent, so it cannot learn; correct the layer below first"
     if p.silent >= 0.5:
         cause = _cause(p, "calibrate, or raise sigma_u")
         return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; {cause}"

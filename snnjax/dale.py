@@ -61,7 +61,7 @@ class DalianInitializers(NamedTuple):
 
 
 def exponential(rate: Scalar) -> Initializer:
-    """Exponential weights of mean 1 / `rate`, for any shape.
+    """Return an initializer that draws exponential weights of mean 1 / `rate`, for any shape.
 
     Args:
         rate: One number, or one per neuron, > 0.
@@ -81,11 +81,11 @@ def exponential(rate: Scalar) -> Initializer:
 
 
 def lognormal(mean: Scalar, cv: Scalar = 1.0) -> Initializer:
-    """Log-normal weights, for any shape.
+    """Return an initializer that draws log-normal weights, for any shape.
 
     Args:
         mean: Mean of the weights: one number, or one per neuron, > 0.
-        cv: Standard deviation over mean, likewise, >= 0.
+        cv: Standard deviation over mean, one number, or one per neuron, >= 0.
 
     >>> w = lognormal(0.25, 0.5)(jax.random.key(0), (200, 200))
     >>> f"{w.mean():.2f} {w.std():.3f} {bool((w > 0).all())}"
@@ -114,15 +114,15 @@ def fluctuation_driven_dalian(
     alpha: Scalar = 0.9,
     cv: Scalar | None = None,
 ) -> DalianInitializers:
-    """Weights >= 0 that put the membrane at mean `mu_u` and standard deviation `sigma_u`.
+    """Return initializers of weights >= 0 that put the membrane at mean `mu_u` and std `sigma_u`.
 
     Args:
         sigma_u: Target standard deviation, in membrane units.
         exc: Feed-forward inputs of one neuron: their number (for a convolution, kernel positions
             times channels) and their rate in Hz, one number or one per input (for a convolution,
             per channel). The field `share` has no effect.
-        inh: Inhibitory inputs, likewise.
-        rec: Recurrent excitatory inputs, likewise. None: no recurrence.
+        inh: Inhibitory inputs, in the same form.
+        rec: Recurrent excitatory inputs, in the same form. None: no recurrence.
         kernels: Post-synaptic potentials of the two currents, for example `ExcInhLIF().kernels`.
         mu_u: Target mean, in membrane units.
         alpha: Share of the excitatory variance that is feed-forward. Used with `rec`.

@@ -57,6 +57,7 @@ from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._neuron_layer import Steepness
+from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import ActivityBound, total_penalty
@@ -111,14 +112,14 @@ def probe(
     if not isinstance(network, Sequential):
         needs = "network must be a snnjax.nn.Sequential, whose layers are measured one by one"
         hint = "put the layers of your module in a Sequential; snnjax.training.fit takes any module"
-        raise TypeError(f"{needs}, got a {type(network).__name__}; {hint}")
+        raise TypeError(f"{needs}, got {type(network).__name__}; {hint}")
     _check.time_major("x", x)
     x = as_dense(x)
     labels = jnp.asarray(labels)
     layers = list(network.layers)
     last = layers[-1]
     if last.spiking or not isinstance(last, Synaptic):
-        raise ValueError(f"network must end in a readout, got a {type(last).__name__}")
+        raise ValueError(f"network must end in a readout, got {layer_name(last)}")
     spiking = [layer for layer in layers if layer.spiking]
     if not spiking:
         raise ValueError("network must have a spiking layer, got none")
@@ -126,7 +127,7 @@ def probe(
         if not isinstance(layer, Synaptic):
             raise TypeError(
                 "spiking layers must be derived from snnjax.nn.Synaptic, such as Spiking, so that "
-                f"their membranes can be measured, got a {type(layer).__name__}"
+                f"their membranes can be measured, got {type(layer).__name__}"
             )
     problem, params = Problem.from_objective(
         network, Objective() if objective is None else objective

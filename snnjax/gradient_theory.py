@@ -208,8 +208,8 @@ def backward_gain(
         theta: Firing threshold.
 
     Returns:
-        `BackwardGain(white, constant)`: two amplitudes, sqrt(chi). Errors of a real loss are
-        neither; `snnjax.calibration` measures their gain.
+        `BackwardGain(white, constant)`: two amplitudes, sqrt(chi), for white and for constant
+        errors. Errors of a real loss are neither; `snnjax.calibration` measures their gain.
 
     Raises:
         ValueError: An argument is out of range.
@@ -245,9 +245,9 @@ def steepness_for_gain(
     """Return the first parameter of a surrogate for which white errors have the gain `gain`.
 
     The layer has as many inputs as neurons, and weights that put its membrane at sigma_u. Then the
-    kernel and the number of neurons drop out, and E[h^2] = gain^2 nu dt / sigma_u^2 is left. So the
-    best steepness depends on the rate of the input and on the time step: for superspike it tends to
-    beta = 2 p(theta) sigma_u^2 / (3 nu dt) where that is large.
+    kernel and the number of neurons cancel: E[h^2] = gain^2 nu dt / sigma_u^2. The best steepness
+    therefore depends on the rate of the input and on the time step. If it is large, it approaches
+    beta = 2 p(theta) sigma_u^2 / (3 nu dt) for superspike.
 
     Args:
         spike: The surrogate; its other parameters are kept.
@@ -259,9 +259,9 @@ def steepness_for_gain(
         gain: Target, > 0.
 
     Returns:
-        The steepness, of the broadcast shape; between 0.001 and 100,000, found by bisection. Pure:
-        works under jit and vmap. One of them if several have this gain; NaN if none has it and
-        values are traced.
+        The steepness, of the broadcast shape; between 0.001 and 100,000, found by bisection. If
+        several values have this gain, it is one of them. If none has it and values are traced, it
+        is NaN. The function is pure: it works under jit and vmap.
 
     Raises:
         ValueError: An argument is out of range, or no steepness has this gain.
@@ -322,9 +322,9 @@ def _solve(
 def correlation_slope(*, mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0) -> jax.Array:
     """Return how much of a correlation between two inputs the threshold of a layer passes on.
 
-    Two inputs whose membranes correlate by c give events u > theta that correlate by s c. That is
-    the first order in c; the exact curve bends upwards, to 1 at c = 1. What is lost cannot come
-    back: depth multiplies the s of its layers.
+    If the membranes of two inputs correlate by c, the events u > theta correlate by s c, to first
+    order in c. The exact curve bends upwards, to 1 at c = 1. Layers above cannot restore a lost
+    correlation: the slope of a deep network is the product of the s of its layers.
 
     Args:
         mu_u: Mean of the membrane.
@@ -332,7 +332,7 @@ def correlation_slope(*, mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0) -> 
         theta: Firing threshold.
 
     Returns:
-        s, of the broadcast shape; at most 2/pi = 0.64, which it is at mu_u = theta.
+        s, of the broadcast shape; at most 2/pi = 0.64, at mu_u = theta.
 
     Raises:
         ValueError: An argument is not finite, or sigma_u is not positive.

@@ -186,7 +186,7 @@ def fluctuation_driven_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
 ) -> Initializer:
-    """Normal weights that put the membrane at mean `mu_u` and standard deviation `sigma_u`.
+    """Return an initializer of normal weights that put the membrane at `mu_u` and `sigma_u`.
 
     The targets, theta and the kernel may have one value per neuron (the size of `out_axis`).
 
@@ -249,7 +249,7 @@ def fluctuation_driven_centered(
     dt: Scalar = 2e-3,
     **options: Any,
 ) -> Initializer:
-    """`fluctuation_driven_normal` at mu_u = 0 for LIF neurons, from plain numbers.
+    """Return `fluctuation_driven_normal` at mu_u = 0 for LIF neurons, from plain numbers.
 
     sigma_w = sigma_u sqrt(share / (n nu ehat)), with ehat of `snnjax.psp.Kernel`.
 
@@ -273,11 +273,11 @@ def fluctuation_driven_centered(
 def kaiming_normal(
     gain: Scalar = 1.0, *, power: float = 0.5, in_axis: Axes = -2, out_axis: Axes = -1
 ) -> Initializer:
-    """Normal(0, gain / k^power) with k the fan-in.
+    """Return an initializer that draws from Normal(0, gain / k^power) with k the fan-in.
 
     Args:
-        gain: Factor, > 0. 1 is what the paper compares with; sqrt(2) is that of He et al. (2015),
-            arXiv 1502.01852, for ReLU.
+        gain: Factor, > 0. 1 is the baseline of the paper. sqrt(2) is the factor of He et al.
+            (2015), arXiv 1502.01852, for ReLU.
         power: 0.5 gives 1/sqrt(k), as in the paper's readout, and 1 gives 1/k.
         in_axis: Input channel axes.
         out_axis: Output channel axes.
@@ -298,9 +298,9 @@ def kaiming_normal(
 
 
 def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
-    """Normal(mu_w, sigma_w) for any shape, for studies over the weights themselves.
+    """Return an initializer that draws from Normal(mu_w, sigma_w), for any shape.
 
-    `jax.nn.initializers.normal` has no mean.
+    It is for studies over the weights themselves. `jax.nn.initializers.normal` has no mean.
 
     Args:
         mu_w: Mean.
@@ -329,12 +329,13 @@ def micheli_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
 ) -> Initializer:
-    """Normal(0, 1 / sqrt(fan-in P)), with P = nu dt the probability of an input spike in a step.
+    """Return an initializer that draws from Normal(0, 1 / sqrt(fan-in P)).
 
-    This preserves the variance of the input of a step from layer to layer. It ignores the membrane
-    and the synapse (no leak, no memory across steps) and the threshold. So it depends on dt, and
-    `fluctuation_driven_normal` does not. The two agree if ehat happens to equal dt, as it nearly
-    does for 20 and 10 ms at dt = 2 ms. Source: Micheli et al. (2024), arXiv 2410.00580.
+    P = nu dt is the probability of an input spike in a step. This preserves the variance of the
+    input of a step from layer to layer. It ignores the membrane and the synapse (no leak, no memory
+    across steps) and the threshold. So it depends on dt, and `fluctuation_driven_normal` does not.
+    The two agree if ehat happens to equal dt, as it nearly does for 20 and 10 ms at dt = 2 ms.
+    Source: Micheli et al. (2024), arXiv 2410.00580.
 
     Args:
         nu: Rate of the inputs, Hz, one number or one per input; nu dt <= 1.
@@ -365,13 +366,13 @@ def ikun_normal(
     in_axis: Axes = -2,
     out_axis: Axes = -1,
 ) -> Initializer:
-    """IKUN: Normal(0, sqrt(b / fan)), b = 1 / mean of the surrogate derivative over -1 <= v <= 1.
+    """Return the initializer IKUN, which draws from Normal(0, sqrt(b / fan)).
 
-    For SuperSpike at beta = 20 the mean is 1/21 and b = 21. IKUN compensates for the factor by
-    which the surrogate shrinks a gradient. It ignores the rate of the input, the membrane, the
-    synapse, the threshold and the time step, so the membrane may end up anywhere. Source: Chang,
-    Wang & Yang (2024), arXiv 2411.18250, as in the authors' published code
-    (MaeChd/SurrogateVarStabe).
+    1 / b is the mean of the surrogate derivative over -1 <= v <= 1. For SuperSpike at beta = 20 the
+    mean is 1/21 and b = 21. IKUN compensates for the factor by which the surrogate shrinks a
+    gradient. It ignores the rate of the input, the membrane, the synapse, the threshold and the
+    time step, so the membrane may end up anywhere. Source: Chang, Wang & Yang (2024), arXiv
+    2411.18250, as in the authors' published code (MaeChd/SurrogateVarStabe).
 
     Args:
         spike: Spike function of the layer. None: `superspike(20.0)`.
@@ -404,7 +405,9 @@ def ikun_normal(
 
 
 def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
-    """The default of Flax: normal of standard deviation 1/sqrt(fan-in), truncated at two of them.
+    """Return the default of Flax: normal weights, truncated at two standard deviations.
+
+    The standard deviation is 1/sqrt(fan-in).
 
     Args:
         in_axis: Input channel axes.

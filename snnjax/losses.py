@@ -139,7 +139,7 @@ class OwnLoss(Loss):
 
 
 def max_over_time(readout: jax.Array) -> jax.Array:
-    """(time, batch, classes) -> (batch, classes), the largest value of each trace.
+    """Return the largest value of each trace: (time, batch, classes) -> (batch, classes).
 
     >>> max_over_time(jnp.array([[[0.0, 1.0]], [[2.0, -1.0]]])).tolist()
     [[2.0, 1.0]]
@@ -151,13 +151,13 @@ def max_over_time(readout: jax.Array) -> jax.Array:
 
 
 def sum_over_time(readout: jax.Array) -> jax.Array:
-    """(time, batch, classes) -> (batch, classes), the sum over steps, in at least float32."""
+    """Return the sum over steps: (time, batch, classes) -> (batch, classes), at least float32."""
     _check.time_major("readout", readout)
     return readout.sum(axis=0, dtype=_check.wide(readout.dtype))
 
 
 def mean_over_time(readout: jax.Array) -> jax.Array:
-    """(time, batch, k) -> (batch, k), the mean over steps, in at least float32.
+    """Return the mean over steps: (time, batch, k) -> (batch, k), in at least float32.
 
     >>> mean_over_time(jnp.array([[[0.0, 1.0]], [[2.0, -1.0]]])).tolist()
     [[1.0, 0.0]]
@@ -167,7 +167,7 @@ def mean_over_time(readout: jax.Array) -> jax.Array:
 
 
 def last_step(readout: jax.Array) -> jax.Array:
-    """(time, batch, classes) -> (batch, classes), the last step."""
+    """Return the last step: (time, batch, classes) -> (batch, classes)."""
     _check.time_major("readout", readout)
     return readout[-1]
 
@@ -356,7 +356,7 @@ def correct(
 
 
 def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
-    """The metric "accuracy": `correct` with this readout function.
+    """Return the metric "accuracy": `correct` with this readout function.
 
     Args:
         readout_fn: Maps a trace (time, batch, classes) to scores (batch, classes).

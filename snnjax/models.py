@@ -248,7 +248,7 @@ def _after(
 def dense(
     in_features: int, num_classes: int, *, hidden: Sequence[int], **options: Unpack[NetworkOptions]
 ) -> Sequential:
-    """A network of dense spiking layers.
+    """Build a network of dense spiking layers.
 
     Args:
         in_features: Units of the input.
@@ -286,7 +286,9 @@ def dense(
 def csnn(
     in_features: int, num_classes: int, *, depth: int = 3, **options: Unpack[NetworkOptions]
 ) -> Sequential:
-    """A network of spiking convolutions over one axis of input units, (time, batch, in_features).
+    """Build a network of spiking convolutions over one axis of input units.
+
+    The input is (time, batch, in_features).
 
     Args:
         in_features: Units of the input.
@@ -335,7 +337,7 @@ def csnn2d(
     pool: int = 2,
     **options: Unpack[NetworkOptions],
 ) -> Sequential:
-    """A network of spiking convolutions and pooling over images or frames of an event camera.
+    """Build a network of spiking convolutions and pooling, for images or event cameras.
 
     The input is (time, batch, height, width, channels), or flattened.
 

@@ -11,16 +11,16 @@ with mem = 1, g = g2 = 0 at the start. Source: S. Funk (2015), RMSprop loses to 
 epsilon!; used by Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, with lr = 5e-3 and
 eps = 1e-16.
 
-Muon (K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) has steps relative to the
-weights here, for networks of any depth. With all weights to a layer as a matrix W (inputs,
-outputs),
+Muon is from K. Jordan et al. (2024), https://kellerjordan.github.io/posts/muon. Here, Muon's steps
+are relative to the weights. W (inputs, outputs) is the matrix of all weights into a layer:
 
     M    = beta M + (1 - beta) grad,        O = the matrix of M's singular vectors, all
                                                 singular values 1
     step = -lr s O,                         s = sqrt(inputs) rms(W at the start)
 
-so that lr is the fraction of their size by which one step can change the weights: the same value
-suits layers of any fan-in and depth. Adam trains parameters that are not matrices.
+One step changes the weights by at most the fraction lr of their root mean square at the start. The
+same value therefore suits layers of any fan-in and networks of any depth. Adam trains parameters
+that are not matrices.
 
 The projection keeps weights >= 0 under any optimizer, for Dale's law: step <- max(step, -w).
 """
@@ -64,10 +64,10 @@ class Smorms3State(NamedTuple):
 def smorms3(
     learning_rate: LearningRate = 5e-3, *, eps: float = 1e-16
 ) -> optax.GradientTransformation:
-    """The SMORMS3 optimizer.
+    """Return the SMORMS3 optimizer.
 
-    It computes in at least float32, also for parameters of 16 bits: in float16, squares of small
-    gradients and `eps` itself are 0. The updates have the dtype of the gradients.
+    It computes in at least float32, also for parameters of 16 bits, because in float16 squares of
+    small gradients and `eps` itself are 0. The updates have the dtype of the gradients.
 
     Args:
         learning_rate: Largest relative step.
@@ -156,7 +156,7 @@ class MuonState(NamedTuple):
 
 
 def muon(learning_rate: LearningRate = 0.015, *, beta: float = 0.9) -> optax.GradientTransformation:
-    """Muon with steps relative to the size of the weights at the start.
+    """Return Muon with steps relative to the size of the weights at the start.
 
     Args:
         learning_rate: Fraction of the size of the weights that one step changes in every direction.

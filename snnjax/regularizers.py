@@ -98,7 +98,7 @@ def upper_bound(
     p: int = 2,
     share: float | None = None,
 ) -> ActivityBound:
-    """Penalty on more than `threshold` spikes per trial.
+    """Return a penalty on more than `threshold` spikes per trial.
 
     Args:
         strength: Factor of the penalty.
@@ -128,7 +128,7 @@ def lower_bound(
     p: int = 2,
     share: float | None = None,
 ) -> ActivityBound:
-    """Penalty on fewer than `threshold` spikes per trial.
+    """Return a penalty on fewer than `threshold` spikes per trial.
 
     Args:
         strength: Factor of the penalty.

@@ -182,7 +182,9 @@ def _named(name: str, function: Derivative, **steepness: Scalar) -> SpikeFunctio
 
 
 def superspike(beta: Scalar = 20.0) -> SpikeFunction:
-    """SuperSpike, h = 1 / (beta |v| + 1)^2. At rest (v = -1, beta = 20) it is 1/21^2 = 0.00227.
+    """Return SuperSpike, h = 1 / (beta |v| + 1)^2.
+
+    At rest (v = -1, beta = 20), h is 1/21^2 = 0.00227.
 
     Args:
         beta: Steepness, > 0.
@@ -201,10 +203,10 @@ def superspike(beta: Scalar = 20.0) -> SpikeFunction:
 
 
 def superspike_rescaled(beta: Scalar = 20.0, *, theta: Scalar = 1.0) -> SpikeFunction:
-    """SuperSpike divided by its value at rest, so that h(-theta) = 1.
+    """Return SuperSpike divided by its value at rest, so that h(-theta) = 1.
 
-    It saves silent networks, but their gradients explode once they spike (supplement S8 of the
-    paper).
+    It lets silent networks learn, but their gradients explode when they spike (supplement S8 of
+    the paper).
 
     Args:
         beta: Steepness, > 0.
@@ -220,7 +222,7 @@ def superspike_rescaled(beta: Scalar = 20.0, *, theta: Scalar = 1.0) -> SpikeFun
 
 
 def superspike_asymptotic(beta: Scalar = 20.0) -> SpikeFunction:
-    """SuperSpike times beta, h = beta / (beta |v| + 1)^2, so that h(0) = beta.
+    """Return SuperSpike times beta, h = beta / (beta |v| + 1)^2, so that h(0) = beta.
 
     Args:
         beta: Steepness, > 0.
@@ -235,9 +237,10 @@ def superspike_asymptotic(beta: Scalar = 20.0) -> SpikeFunction:
 
 
 def fast_sigmoid(slope: Scalar = 25.0) -> SpikeFunction:
-    """h = 1 / (slope |v| + 1)^2, the derivative of v / (1 + slope |v|).
+    """Return the spike function with h = 1 / (slope |v| + 1)^2, as in snnTorch.
 
-    This is `superspike` under the name and with the default of snnTorch.
+    h is the derivative of v / (1 + slope |v|). This is `superspike` with the name and the default
+    steepness of snnTorch.
 
     Args:
         slope: Steepness, > 0.
@@ -252,7 +255,7 @@ def fast_sigmoid(slope: Scalar = 25.0) -> SpikeFunction:
 
 
 def atan(alpha: Scalar = 2.0) -> SpikeFunction:
-    """h = (alpha/2) / (1 + (pi alpha v / 2)^2).
+    """Return the spike function with h = (alpha/2) / (1 + (pi alpha v / 2)^2).
 
     Args:
         alpha: Steepness, > 0.
@@ -267,7 +270,7 @@ def atan(alpha: Scalar = 2.0) -> SpikeFunction:
 
 
 def triangular(width: Scalar = 1.0, *, height: Scalar = 1.0) -> SpikeFunction:
-    """h = height max(0, 1 - |v| / width).
+    """Return the spike function with h = height max(0, 1 - |v| / width).
 
     It is exactly 0 beyond `width`: a neuron that is further from its threshold gets no gradient.
 
@@ -285,7 +288,7 @@ def triangular(width: Scalar = 1.0, *, height: Scalar = 1.0) -> SpikeFunction:
 
 
 def sigmoid(beta: Scalar = 4.0) -> SpikeFunction:
-    """h = beta s (1 - s) with s = 1 / (1 + exp(-beta v)).
+    """Return the spike function with h = beta s (1 - s), s = 1 / (1 + exp(-beta v)).
 
     Args:
         beta: Steepness, > 0.

@@ -291,8 +291,8 @@ def test_errors(x):
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU)
     hidden = SpikingDense(N, 8, init=init, rngs=rngs)
     for layers, match in (
-        ((hidden,), "network must end in a readout, got a SpikingDense"),
-        ((hidden, Flatten()), "network must end in a readout, got a Flatten"),
+        ((hidden,), "network must end in a readout, got SpikingDense"),
+        ((hidden, Flatten()), "network must end in a readout, got Flatten"),
         ((Readout(N, 4, rngs=rngs),), "network must have a spiking layer, got none"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -469,7 +469,7 @@ class Own(nnx.Module):
 def test_what_cannot_be_looked_at_is_named(x):
     net = network(FluctuationDriven(nu=NU), depth=1)
     with pytest.raises(
-        TypeError, match=r"network must be a snnjax\.nn\.Sequential, .*, got a Own; put the layers"
+        TypeError, match=r"network must be a snnjax\.nn\.Sequential, .*, got Own; put the layers"
     ):
         probe(Own(), x, LABELS)
     with pytest.raises(

@@ -100,9 +100,31 @@ def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: T
     """
     name = type(layer).__name__
     raise TypeError(
-        f"layer must be a snnjax.nn.Synaptic, whose connections can be measured, got a {name}; "
+        f"layer must be a snnjax.nn.Synaptic, whose connections can be measured, got {name}; "
         "derive it from snnjax.nn.Spiking, or register a function for it with "
         f"snnjax.calibration.calibrate_layer.register({name})"
+    )
+
+
+def check_outcome(layer: Layer, outcome: object) -> Outcome:
+    """Return `outcome` if it is what a function for `calibrate_layer` must return.
+
+    Args:
+        layer: The layer that was calibrated.
+        outcome: The value that the function for its type returned.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    match outcome:
+        case (LayerReport() as report, jax.Array() as output, str() as reason):
+            return Outcome(report, output, reason)
+    parts = outcome if isinstance(outcome, tuple) else (outcome,)
+    raise TypeError(
+        f"the function that is registered with calibrate_layer for {type(layer).__name__} must "
+        "return (report, output, reason): a snnjax.calibration.LayerReport, the output of the "
+        "layer (time, batch, ...units) as a jax.Array, and a str with the likely reason if the "
+        f"layer is off target; got {', '.join(type(part).__name__ for part in parts)}"
     )
 
 
@@ -113,7 +135,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     own = [c for c in connections if c.own is not None]
     if len(connections) - len(own) != 1 or len(own) > 1:
         raise TypeError(
-            f"a {type(layer).__name__} must have one connection from its input and at most one "
+            f"{type(layer).__name__} must have one connection from its input and at most one "
             f"from itself, got {len(connections)}; register a function of your own with "
             "snnjax.calibration.calibrate_layer.register"
         )

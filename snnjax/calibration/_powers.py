@@ -78,7 +78,7 @@ class InputPowers(NamedTuple):
 
 
 def free_membrane(neuron: Neuron, drive: jax.Array) -> jax.Array:
-    """The membrane of `neuron` without threshold, and therefore without reset.
+    """Compute the membrane of `neuron` without threshold, and therefore without reset.
 
     Args:
         neuron: A neuron model with the field `theta`.
@@ -129,7 +129,7 @@ def input_powers(
     gather: Callable[[jax.Array], jax.Array] | None = None,
     n: int | None = None,
 ) -> InputPowers:
-    """Powers of the input `x`, filtered by the kernel of `neuron`.
+    """Measure the powers of the input `x`, filtered by the kernel of `neuron`.
 
     Args:
         x: Spike counts or any other signal, (time, batch, ...features).
@@ -192,7 +192,7 @@ def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
 def source_powers(
     source: BatchSource, neuron: Neuron, *, batch_size: int = 100, balance: bool = False
 ) -> InputPowers:
-    """Powers of a whole data set as the input of a dense layer.
+    """Measure the powers of a whole data set as the input of a dense layer.
 
     They are computed batch by batch on the device. No raster is larger than one batch.
 
@@ -293,7 +293,7 @@ def _nonzero(value: Scalar) -> bool:
 def data_driven(
     powers: InputPowers, *, sigma_u: Scalar = 1.0, mu_u: Scalar = 0.0, share: Scalar = 1.0
 ) -> Initializer:
-    """Initializer of one connection whose input has the given powers, for Linen or plain JAX code.
+    """Return an initializer of one connection, for Linen or plain JAX code, from measured powers.
 
     Args:
         powers: From `input_powers` or `source_powers`. With `balanced` powers, the weights of each

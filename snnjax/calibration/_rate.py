@@ -52,13 +52,14 @@ def scale_to_rate(
         rate: Target rate of all spiking layers, Hz; above 0 and below 1 / (2 dt).
         key: Draws new orthogonal weights first, as in LSUV. The weights of each neuron have norm 1
             in each connection. None scales the present weights.
-        steps: Steps of the bisection. Each is one forward pass of the layer and halves log g's
-            interval, which begins at 1/100 to 100 times the weights that would make the membrane
-            fluctuate with a standard deviation of 1.
+        steps: Steps of the bisection. Each is one forward pass of the layer. It halves the interval
+            of the logarithm of the gain. The first interval is 1/100 to 100 times the weights that
+            would make the membrane fluctuate with a standard deviation of 1.
 
     Returns:
-        The scaled network, and `RateReports`: one `RateReport` per spiking layer. Pure: works under
-        jit, and under vmap over keys. A layer whose input is silent keeps its weights.
+        The scaled network, and `RateReports`: one `RateReport` per spiking layer. The function is
+        pure: it works under jit, and under vmap over keys. A layer whose input is silent keeps its
+        weights.
 
     Raises:
         ValueError: rate or steps are out of range.
@@ -109,12 +110,12 @@ def _scalable(layer: Layer) -> Synaptic:
     """The layer, if one gain can scale all its weights."""
     if not isinstance(layer, Synaptic):
         raise TypeError(
-            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got a "
+            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got "
             f"{type(layer).__name__}"
         )
     if any(c.sign < 0 for c in layer.connections()):
         raise TypeError(
-            f"network must have weights of both signs to be scaled to a rate, got a "
+            f"network must have weights of both signs to be scaled to a rate, got "
             f"{type(layer).__name__}; Dalian layers have two scales: use calibrate(...)"
         )
     return layer

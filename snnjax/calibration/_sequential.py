@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from snnjax import _check
 from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
-from snnjax.calibration._layer import Target, calibrate_layer
+from snnjax.calibration._layer import Target, calibrate_layer, check_outcome
 from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import LayerReport, LayerReports, Of, infeasible
 from snnjax.nn import Layer, Sequential
@@ -96,7 +96,8 @@ def calibrate(
         if isinstance(layer, Synaptic):
             _check.time_major("x", x, features=layer.in_features)
         if layer.spiking:
-            report, output, reason = calibrate_layer(layer, x, layer_key, targets[len(reports)])
+            outcome = calibrate_layer(layer, x, layer_key, targets[len(reports)])
+            report, output, reason = check_outcome(layer, outcome)
             silent, there = _check.concrete(report.silent), _check.concrete(report.calibrated)
             if silent == 0 and there == 0:
                 raise ValueError(infeasible(k, report.targets))

@@ -161,7 +161,7 @@ def load_nmnist(
 
 @contextlib.contextmanager
 def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
-    """Yield the files of the archive, or of the folder `name`. Errors name their place."""
+    """Yield the files of the archive, or of the folder `name`. Error messages give the file."""
     archive, unpacked = folder / f"{name}.zip", folder / name
     if archive.is_file():
         with _fetch.open_zip(archive) as z:

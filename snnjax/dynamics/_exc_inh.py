@@ -54,7 +54,8 @@ class ExcInhDrive(NamedTuple):
 
 @pytree_dataclass
 class ExcInhLIF(FusedScan):
-    """Parameters of a LIF population with two currents: those of `LIF`, but two for `tau_syn`.
+    """Parameters of a LIF population with two currents: as `LIF`, with `tau_exc`
+    and `tau_inh` instead of `tau_syn`.
 
     Attributes:
         tau_exc: Time constant of the excitatory current, s.

@@ -35,28 +35,29 @@ def simulate(
 ) -> Simulation:
     """Run a population of neurons over a sequence.
 
-    Running two halves of a sequence, the second one from the final state of the first, equals
-    running the whole. All results are in at least float32, whatever the type of the drive.
+    A sequence may be run in two parts, the second one from the final state of the first. The
+    result is that of the whole sequence. All results are in at least float32, for every type of the
+    drive.
 
     Args:
         neuron: The neuron model.
-        drive: What the synaptic current receives in each step, (time, batch, ...features): the
+        drive: Input of the synaptic current in each step, (time, batch, ...features): the
             product of inputs and weights for all steps. A pytree of such arrays for neurons with
             several currents.
         recurrent: `(z, weights) -> drive` for the output z (batch, ...features) of one step, linear
             in z. None without recurrence.
-        weights: Second argument of `recurrent`, or None if it brings its own.
+        weights: Second argument of `recurrent`, or None if it has its own.
         state: State before the first step, of the structure and shapes of `neuron.initial_state`.
             None: the initial state.
         membrane: Whether to return the trace of `state.u` (time, batch, ...features), too.
         fused: Whether to use the backward pass of `LIF` and `ExcInhLIF` that is written by hand.
-            It stores u - theta alone, in their `trace_dtype`. None: wherever it applies, that is
-            for a multiplicative, undifferentiated reset, a `SpikeFunction`, and time constants and
-            a threshold that are plain numbers or numpy arrays. JAX arrays get their gradients from
-            autodiff. True raises where it does not apply. It supports neither forward-mode
-            derivatives (`jax.jvp`) nor, on a GPU, second derivatives. The same is true of the one
-            that `LeakyIntegrator` has on a GPU. False disables both, so that forward mode, reverse
-            mode and mixtures of them work.
+            It stores only u - theta, in their `trace_dtype`. None uses it if it applies: the reset
+            must be multiplicative and not differentiated, the spike function a `SpikeFunction`,
+            and time constants and threshold plain numbers or numpy arrays (JAX arrays get their
+            gradients from autodiff). True raises an error if it does not apply. It supports
+            neither forward-mode derivatives (`jax.jvp`) nor, on a GPU, second derivatives. On a
+            GPU, the same is true of the backward pass of `LeakyIntegrator`. False uses neither of
+            the two, so that forward mode, reverse mode and mixtures of them work.
 
     Returns:
         `Simulation(state, output, membrane)`.
@@ -104,8 +105,8 @@ def _start(neuron: Neuron, state: State | None, shape: tuple[int, ...], dtype: D
     expected = jax.eval_shape(lambda: neuron.initial_state(shape, dtype))
     same_structure = jax.tree.structure(state) == jax.tree.structure(expected)
     if not same_structure or _shapes(state) != _shapes(expected):
-        needed = f"a {type(expected).__name__} with arrays of shape {', '.join(_shapes(expected))}"
-        got = f"a {type(state).__name__} with {', '.join(_shapes(state)) or 'no arrays'}"
+        needed = f"{type(expected).__name__} with arrays of shape {', '.join(_shapes(expected))}"
+        got = f"{type(state).__name__} with {', '.join(_shapes(state)) or 'no arrays'}"
         hint = "a state fits the batch size and the layer that it comes from"
         raise ValueError(f"state must be {needed}, as for this input, got {got}; {hint}")
 

@@ -96,7 +96,7 @@ class Graph:
         return metadata_of(self.nodes[name])
 
     def fail(self, name: str, what: str) -> NoReturn:
-        raise ValueError(f"node {name!r}, a {self.kind(name)}, {what}. {IMPORTED}")
+        raise ValueError(f"node {name!r} ({self.kind(name)}) {what}. {IMPORTED}")
 
     def array(self, name: str, field: str) -> np.ndarray:
         """Return a field of a node after a check that it holds finite real numbers."""
@@ -156,7 +156,7 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
     if graph.kind(name) not in NEURONS:
-        graph.fail(name, "stands before the Output; the node before the Output must be neurons")
+        graph.fail(name, "is before the Output; the node before the Output must be neurons")
     stages: list[Stage] = []
     skips: list[Link] = []
     while name != start:
@@ -166,7 +166,7 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
         for node in itertools.chain(*loops):
             if graph.kind(node) not in _WEIGHTS:
                 allowed = "only weights are allowed there"
-                graph.fail(node, f"cannot stand in the loop of the neurons {name!r}; {allowed}")
+                graph.fail(node, f"cannot be in the loop of the neurons {name!r}; {allowed}")
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
             needed = "one set of weights to itself, with nothing else in the loop"
             graph.fail(name, f"must have {needed}")
@@ -204,7 +204,7 @@ def _link(graph: Graph, name: str, chain: list[str], source: str) -> Link:
         graph.fail(name, "must get its input through weights")
     if graph.kind(chain[n - 1]) not in _WEIGHTS:
         needed = "they must get their input through weights"
-        graph.fail(chain[n - 1], f"cannot stand right before the neurons {name!r}; {needed}")
+        graph.fail(chain[n - 1], f"cannot be directly before the neurons {name!r}; {needed}")
     return Link(source, chain[:n], chain[n:])
 
 

@@ -37,6 +37,7 @@ from snnjax.nn import (
 )
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
+from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
 
@@ -160,9 +161,10 @@ class NirWriter:
         self.dt, self._k = last.dt, 0
         shape = first.in_shape if features is None else features
         if shape is None or None in shape:
+            unknown = "it" if shape is None else f"all sizes, {shape}"
             raise ValueError(
                 "features must be given, the shape (*spatial, channels) of the network's input; "
-                f"the layers determine only {shape}"
+                f"the layers do not determine {unknown}"
             )
         metadata = {}
         if isinstance(first, Reshape):
@@ -367,8 +369,8 @@ class NirWriter:
 
     def fail(self, what: str) -> NoReturn:
         """Raise a ValueError that names the present layer."""
-        name = type(self._layers[self._k]).__name__
-        raise ValueError(f"layer {self._k}, a {name}, cannot be written as NIR: {what}. {EXPORTED}")
+        name = layer_name(self._layers[self._k])
+        raise ValueError(f"layer {self._k} ({name}) cannot be written as NIR: {what}. {EXPORTED}")
 
 
 @nir_writer(SpikingDense, Readout)

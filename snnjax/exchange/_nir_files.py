@@ -116,7 +116,7 @@ def _node_of(path: Path) -> str:
             try:
                 dict2NIRNode(node)
             except Exception as error:
-                return f"node {name!r}, a {node.get('type')}: {str(error) or type(error).__name__}"
+                return f"node {name!r} ({node.get('type')}): {str(error) or type(error).__name__}"
     return ""
 
 

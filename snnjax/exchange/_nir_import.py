@@ -102,7 +102,7 @@ def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None)
     step = written if step is None else step
     if step is None:
         reason = "the graph's metadata has none, and NIR is continuous in time"
-        raise ValueError(f"dt must be given, s: {reason}")
+        raise ValueError(f"dt (in seconds) must be given: {reason}")
     named = metadata.get("scheme", "exponential") if scheme is None else scheme
     return Clock(step, step if written is None else written, convention.check_scheme(named))
 
@@ -167,7 +167,7 @@ def _before(
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
             spikes = spikes and pool.kind == "max"
         else:
-            graph.fail(name, f"cannot stand before {weights!r}")
+            graph.fail(name, f"cannot be before {weights!r}")
     return layers, shape, flat, spikes
 
 

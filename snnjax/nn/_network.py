@@ -19,7 +19,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax.nn._layer import Layer, Shape, State, unlisted
-from snnjax.nn._per_step import PerStep
+from snnjax.nn._per_step import PerStep, layer_name
 from snnjax.nn._shape import Stateless, known
 from snnjax.sparse import EventRaster, as_dense
 
@@ -283,7 +283,7 @@ class Sequential(nnx.Module):
     def _check_state(self, state: object) -> None:
         listed = isinstance(state, tuple | list)
         if not listed or len(state) != len(self.layers):
-            got = f"{len(state)} entries" if listed else f"a {type(state).__name__}"
+            got = f"{len(state)} entries" if listed else f"{type(state).__name__}"
             raise ValueError(
                 f"state must have one entry for each of the network's {len(self.layers)} layers, "
                 f"as initial_state(...) and run(...) return it, got {got}"
@@ -321,7 +321,7 @@ class Sequential(nnx.Module):
             if sizes is None:
                 raise ValueError(
                     "features must be given, the shape (*spatial, channels) of the network's "
-                    f"input: the size of layer {k}, a {type(layer).__name__}, depends on it"
+                    f"input: the size of layer {k} ({layer_name(layer)}) depends on it"
                 )
             states.append(layer.initial_state(batch_size, sizes))
         return tuple(states)
@@ -361,10 +361,14 @@ def _as_layer(k: int, layer: object) -> Layer:
     if isinstance(layer, Layer):
         return layer
     if not isinstance(layer, nnx.Module) or isinstance(layer, Sequential | nnx.List):
+        got = type(layer).__name__
+        if isinstance(layer, type):
+            got = f"the class {layer.__name__}; create an object of it"
+        elif callable(layer) and not isinstance(layer, nnx.Module):
+            got += "; wrap a function in a module, for example nnx.Sequential(nnx.relu)"
         raise TypeError(
             "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
-            "such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got a "
-            f"{type(layer).__name__}"
+            f"such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got {got}"
         )
     with _check.at(f"layer {k}"):
         return PerStep(layer)
@@ -415,9 +419,9 @@ def _input_shapes(
             except ValueError as error:
                 below = "the network's input"
                 if k:
-                    below = f"layer {k - 1}, a {type(layers[k - 1]).__name__}"
-                name = type(layer).__name__
-                raise ValueError(f"layer {k}, a {name}, does not fit on {below}: {error}") from None
+                    below = f"the output of layer {k - 1} ({layer_name(layers[k - 1])})"
+                name = layer_name(layer)
+                raise ValueError(f"layer {k} ({name}) does not fit {below}: {error}") from None
         if layer.spiking:
             sizes = known(features)
             spiking.append(None if sizes is None else math.prod(sizes))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from snnjax.nn._layer import Shape, unlisted
+from snnjax.nn._layer import Layer, Shape, unlisted
 from snnjax.nn._shape import Stateless, known
 
 
@@ -23,7 +23,7 @@ class PerStep(Stateless):
         module: A callable module whose only variables are parameters.
 
     Raises:
-        TypeError: The module is not callable, or it carries variables from call to call: running
+        TypeError: The module is not callable, or it has variables that are no parameters: running
             statistics, random numbers or a state.
 
     >>> layer = PerStep(nnx.Linear(20, 8, rngs=nnx.Rngs(0)))
@@ -35,7 +35,7 @@ class PerStep(Stateless):
         name = type(module).__name__
         if isinstance(module, nnx.RNNCellBase | nnx.RNN):
             raise TypeError(
-                f"a {name} has its own state over time, which Sequential cannot carry; derive a "
+                f"{name} has its own state over time, which Sequential cannot carry; derive a "
                 "layer from snnjax.nn.Layer, with initial_state and step"
             )
         if not callable(module):
@@ -43,10 +43,10 @@ class PerStep(Stateless):
         carried = {type(v).__name__ for v in _variables(module) if not isinstance(v, nnx.Param)}
         if carried:
             raise TypeError(
-                f"a {name} changes {', '.join(sorted(carried))} when it is called, which training "
-                "does not carry from batch to batch; use nnx.LayerNorm, nnx.RMSNorm or "
-                "nnx.GroupNorm in place of nnx.BatchNorm, and snnjax.nn.Dropout in place of "
-                "nnx.Dropout"
+                f"{name} has variables that are no parameters ({', '.join(sorted(carried))}), "
+                "which training does not carry from batch to batch; use nnx.LayerNorm, "
+                "nnx.RMSNorm or nnx.GroupNorm in place of nnx.BatchNorm, and snnjax.nn.Dropout in "
+                "place of nnx.Dropout"
             )
         self.module = module
 
@@ -69,8 +69,8 @@ class PerStep(Stateless):
             module.in_features,
         ):
             raise ValueError(
-                f"a {type(module).__name__} with {module.in_features} inputs stands on a layer "
-                f"with {features[-1]} outputs; the two numbers must be equal"
+                f"{type(module).__name__} expects {module.in_features} inputs but gets "
+                f"{features[-1]}"
             )
         if sizes is None:
             return (*features[:-1], module.out_features) if isinstance(module, nnx.Linear) else None
@@ -80,10 +80,10 @@ class PerStep(Stateless):
             out = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, x)
         except (TypeError, ValueError) as error:
             name = type(module).__name__
-            raise ValueError(f"a {name} cannot take features of shape {sizes}: {error}") from error
+            raise ValueError(f"{name} cannot take features of shape {sizes}: {error}") from error
         if not isinstance(out, jax.ShapeDtypeStruct) or out.shape[:1] != (1,) or out.ndim < 2:
             raise ValueError(
-                f"a {type(module).__name__} between layers must return one array (batch, "
+                f"{type(module).__name__} between layers must return one array (batch, "
                 f"...features), got {out}"
             )
         return out.shape[1:]
@@ -91,6 +91,11 @@ class PerStep(Stateless):
     def _map(self, x: jax.Array) -> jax.Array:
         # spikes may be integers or booleans
         return self.module(x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32))
+
+
+def layer_name(layer: Layer) -> str:
+    """Return the name of the class of a layer, or of the module that `PerStep` wraps."""
+    return type(layer.module if isinstance(layer, PerStep) else layer).__name__
 
 
 def _variables(module: nnx.Module) -> list[Any]:

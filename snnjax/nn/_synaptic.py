@@ -264,8 +264,7 @@ class Synaptic(NeuronLayer):
             )
         if features[-1] not in (None, self.in_features):
             raise ValueError(
-                f"a layer with {self.in_features} inputs stands on one with {features[-1]} "
-                "outputs; the two numbers must be equal"
+                f"{type(self).__name__} expects {self.in_features} inputs but gets {features[-1]}"
             )
         return (*self.out_shape(features[:-1]), self.out_features)
 

@@ -1,4 +1,4 @@
-"""What `snnjax.training.fit` calls beside training: early stopping, loggers, and your own.
+"""Objects that `snnjax.training.fit` calls during training: early stopping, loggers, and your own.
 
 A logger of your own is a `Callback` that writes each row in `epoch_end`. Checkpoints are in
 `snnjax/training/_checkpoint.py`, the progress bar in `snnjax/_progress.py`.
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     Attributes:
         first: The first epoch to train: 1, or the one after the checkpoint.
         priming: Epochs of priming, at the beginning.
-        last: The last epoch, those of priming counted.
+        last: The last epoch. Epochs of priming are counted.
         history: Rows of the epochs before `first`; empty if training starts anew.
     """
 
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 class FitState(NamedTuple):
-    """Where training is after an epoch.
+    """The state of a run after an epoch.
 
     Attributes:
         train: State of training. Its arrays are donated to the next epoch: copy what you keep.
@@ -57,7 +57,7 @@ class FitState(NamedTuple):
 
 
 class Callback:
-    """Base class of callbacks of `snnjax.training.fit`. Every method may be left out.
+    """Base class of callbacks of `snnjax.training.fit`. All methods are optional.
 
     >>> class Print(Callback):
     ...     def epoch_end(self, row, state):
@@ -78,7 +78,7 @@ class Callback:
 
 
 class OnRow(Callback):
-    """A plain function of the row as a callback. What it returns is ignored."""
+    """A plain function of the row as a callback. Its return value is ignored."""
 
     def __init__(self, function: Callable[[Row], Any]) -> None:
         self.function = function
@@ -88,9 +88,9 @@ class OnRow(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after some epochs without a better validation accuracy.
+    """Stop training if the validation accuracy has not improved for some epochs.
 
-    Where targets are no classes, without a lower validation loss. Epochs of priming do not count.
+    If the targets are not classes, the validation loss is used. Epochs of priming do not count.
     The best parameters are in `FitResult.best`.
 
     Args:

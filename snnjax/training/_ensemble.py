@@ -39,7 +39,7 @@ Order = Literal["member", "shared"]
 
 
 class Program(NamedTuple):
-    """What defines the training of a member: functions of its hyper-parameters, and settings.
+    """The definition of the training of a member: functions of hyper-parameters, and settings.
 
     The argument `hyper` is a dict of scalars with at least an integer `seed`. The functions are
     traced; they must not depend on the values of `hyper` in Python control flow.
@@ -115,7 +115,7 @@ class EnsembleResult(NamedTuple):
         best: Parameters after the best epoch, a pytree.
         best_epoch: The best epoch of each member, (members,).
         epochs: Number of trained epochs of each member, (members,).
-        finite: False for members whose loss or gradient became not finite, (members,).
+        finite: False for members with a loss or gradient that is not finite, (members,).
         test: Test metrics (members,) of the "final" and of the "best" parameters.
         initial: Results of the program's `look` before training, each (members,).
     """
@@ -160,7 +160,7 @@ def fit_ensemble(
     """Initialize, train and evaluate every member.
 
     Args:
-        program: What defines the training of a member.
+        program: The definition of the training of a member.
         members: Hyper-parameters, each an array (members,). An integer `seed` is required.
         splits: Training, validation and test data on the device.
         epochs: Number of epochs of supervised training, after those of priming. Both are in

@@ -37,7 +37,7 @@ Training = BatchSource | Stream | Batches
 
 
 class FitResult(NamedTuple):
-    """What training leaves.
+    """The result of training.
 
     Attributes:
         final: Parameters after the last epoch, a pytree (`nnx.State` of `nnx.Param`).
@@ -57,7 +57,7 @@ class FitResult(NamedTuple):
 
 
 class TrainingDivergedError(RuntimeError):
-    """The objective or its gradient became non-finite.
+    """The objective, its gradient or the validation loss is not finite.
 
     Attributes:
         result: The last good parameters, the history so far, and test metrics of these parameters.
@@ -115,13 +115,14 @@ def fit(
         splits: `Splits(train, valid, test)`; the last two may be left out. Each is `DeviceEvents`,
             `DeviceArrays`, your own `BatchSource` (a pytree), or `Batches` of another library.
             Training data may also be a `Stream`: an epoch runs over its shards one after another.
-            Of `Stream` and `Batches`, row 0 is the first part of epoch 0, which is not trained on.
+            For `Stream` and `Batches`, row 0 is measured on the first part of epoch 0. Training
+            starts at epoch 1.
         objective: The loss and the regularizers. With regularizers the network must return its
             activity.
-        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. Weights
-            of Dalian layers are kept >= 0 with any. Those that look at the loss get the objective
-            of the batch as `value` (`optax.contrib.reduce_on_plateau`); those that search along a
-            line (`optax.lbfgs`) are refused.
+        optimizer: An optax transformation, for example `snnjax.optimizers.smorms3(5e-3)`. With
+            every optimizer, Dalian weights stay >= 0. An optimizer that needs the loss
+            (`optax.contrib.reduce_on_plateau`) gets the objective of the batch as `value`.
+            Optimizers with a line search (`optax.lbfgs`) are not supported.
         epochs: At least 1.
         key: Random key, decides the order of the samples; the same key gives the same run.
         batch_size: At most the training set or the shard. A last, incomplete batch of the random
@@ -139,11 +140,11 @@ def fit(
         progress: Whether a progress bar is shown; None: in a terminal and in a notebook.
         resume: Folder of `Checkpoints`. Training continues from the last one, with the same
             numbers as if it had never stopped. Without a checkpoint in it, it starts anew.
-        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
-            what suits the machine (`snnjax/training/_step.py`). Several CPU devices
-            (`snnjax.runtime.use_cpu_devices`) share each batch where it divides.
-        events: Give the network the spikes of `DeviceEvents` and `Stream` as lists of events: True,
-            False, or None: where that is faster. The results are the same to rounding.
+        micro_batch: Number of samples whose gradient is computed at a time, a divisor of
+            `batch_size`. None: chosen for this machine (`snnjax/training/_step.py`). Several CPU
+            devices (`snnjax.runtime.use_cpu_devices`) share each batch: as many as divide its size.
+        events: Whether the network gets the spikes of `DeviceEvents` and `Stream` as lists of
+            events. None chooses the faster form. The results are equal up to rounding.
 
     Returns:
         `FitResult`.
@@ -152,8 +153,9 @@ def fit(
         ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
             passed to jit; a checkpoint of another run; an argument of another kind.
         TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
-        TrainingDivergedError: A non-finite loss or gradient; says epoch, step and where it first
-            shows. The network then holds the last good parameters.
+        TrainingDivergedError: The loss or the gradient is not finite. The message gives the epoch,
+            the step and the arrays that are not finite. The network then holds the last good
+            parameters.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -230,13 +232,13 @@ class _Run:
         self.best, self.best_epoch, self.best_quality = _host(self.state.params), 0, -np.inf
 
     def untrained(self) -> bool:
-        """Report row 0. Whether training should stop."""
+        """Report row 0. Return whether training should stop."""
         first = self.data.first
         self.data = self.data._replace(first=None)  # a shard takes memory
         return self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
 
     def train(self, epoch: int) -> bool:
-        """Train one epoch and report it. Whether training should stop."""
+        """Train one epoch and report it. Return whether training should stop."""
         trainer, begin = self.phases[epoch > self.priming], time.perf_counter()
         found: list[tuple[Metrics, float]] = []
         key = jax.random.fold_in(self.key, epoch)
@@ -259,7 +261,7 @@ class _Run:
         return self.report(epoch, metrics, time.perf_counter() - begin)
 
     def report(self, epoch: int, metrics: Metrics, seconds: float) -> bool:
-        """Validate, append the epoch's row, and call the callbacks. Whether one asks to stop."""
+        """Validate, append a row, and call the callbacks. Return whether one asks to stop."""
         row: Row = {"epoch": epoch, **_columns("train_", metrics)}
         row |= {"penalty": float(metrics.penalty), **_rates(metrics, self.data.dt)}
         valid = self.data.splits.valid
@@ -300,17 +302,17 @@ class _Run:
             self.history, self.reported = saved.history, int(saved.train.steps)
 
     def leave(self) -> None:
-        """The network with the parameters so far, on one device as they came."""
+        """Put the present parameters into the network, on one device as at the start."""
         params = self.state.params
         shared = (self.trainer.devices or 1) > 1
         nnx.update(self.network, jax.tree.map(jnp.asarray, _host(params)) if shared else params)
 
     def result(self) -> FitResult:
-        """The parameters and the history so far, without tests."""
+        """Return the parameters and the history so far, without tests."""
         return FitResult(_host(self.state.params), self.best, self.best_epoch, self.history, {})
 
     def finish(self) -> FitResult:
-        """What training leaves, tested."""
+        """Test the final and the best parameters, and return the result of training."""
         self.leave()
         result, test = self.result(), self.data.splits.test
         if test is not None:
@@ -323,7 +325,7 @@ class _Run:
 def _as_callbacks(
     callbacks: Sequence[Callback | Callable[[Row], Any]], progress: bool | None
 ) -> list[Callback]:
-    """All callbacks, and the progress bar if it is to be shown."""
+    """Return all callbacks, and the progress bar if it is to be shown."""
     expected = "callbacks must be a sequence of callbacks and functions of a row"
     if callable(callbacks) or isinstance(callbacks, Callback):
         raise TypeError(f"{expected}, got {callbacks!r}; write [it]")
@@ -343,14 +345,14 @@ def _as_callbacks(
 
 
 def _columns(prefix: str, metrics: Metrics) -> Row:
-    """Loss and scores as columns of a row."""
+    """Return loss and scores as columns of a row."""
     return {name: float(value) for name, value in metrics.named(prefix).items()}
 
 
 def _rates(metrics: Metrics, dt: float | None) -> Row:
-    """Rates of all layers as columns of a row, Hz."""
+    """Return the rates of all layers as columns of a row, Hz."""
     if dt is None and len(metrics.rates):
-        needs = "dt must be given for rates in Hz, for neither the network nor the data have it"
+        needs = "dt must be given for rates in Hz, because neither network nor data define it"
         raise ValueError(f"{needs}; dt=1e-3 is a time step of 1 ms")
     return {f"rate_{k}": float(r) / (dt or 1.0) for k, r in enumerate(metrics.rates, start=1)}
 
@@ -386,7 +388,7 @@ def _prepare(
 
 
 def _check_batch_size(trainer: Trainer, train: Training, first: BatchSource) -> None:
-    """A batch size where one is needed; of `Batches` that of the first."""
+    """Check the batch size. For `Batches`, take that of the first batch."""
     if isinstance(train, Batches):
         if trainer.batch_size is not None:
             given = f"got {trainer.batch_size}"
@@ -397,9 +399,9 @@ def _check_batch_size(trainer: Trainer, train: Training, first: BatchSource) -> 
 
 
 def _time_step(network: nnx.Module, dt: float | None, splits: Splits) -> float | None:
-    """The time step that was given, of the network's neurons, or of the data, s; or None.
+    """Return `dt` if it is given, else that of the network's neurons or of the data, s; or None.
 
-    Another one than that of the neurons would make rates wrong without any sign.
+    A value other than that of the neurons is an error, because all rates would be wrong.
     """
     if dt is not None:
         _check.number("dt", dt, above=0, unit="s")
@@ -417,7 +419,7 @@ def _time_step(network: nnx.Module, dt: float | None, splits: Splits) -> float |
 
 
 def _first(train: Training) -> BatchSource:
-    """The training data, or their first part in epoch 0."""
+    """Return the training data, or their first part in epoch 0."""
     if isinstance(train, Stream | Batches):
         with contextlib.closing(_parts(train, 0, jax.random.key(0))) as parts:
             return next(parts)[0]
@@ -427,7 +429,7 @@ def _first(train: Training) -> BatchSource:
 def _parts(
     train: Training, epoch: int, key: jax.Array
 ) -> Generator[tuple[BatchSource, jax.Array], None, None]:
-    """What an epoch runs over, with a key each: the source itself, shards, or batches."""
+    """Yield the parts of an epoch, each with a key: the source itself, shards, or batches."""
     if not isinstance(train, Stream | Batches):
         yield train, key
         return
@@ -440,12 +442,12 @@ def _parts(
 def _check_source(
     name: str, source: object, trainer: Trainer, labels_of_all: Target | None = None
 ) -> int:
-    """Find what would otherwise fail deep inside jit, or never show.
+    """Raise errors that would otherwise occur deep inside jit, or not at all.
 
     Args:
         name: Name of the source in errors.
         source: The source.
-        trainer: What will use it.
+        trainer: The trainer that will use it.
         labels_of_all: The labels of the whole set, if the source is a part of it.
 
     Returns:
@@ -486,14 +488,14 @@ def _check_source(
 
 
 def _host(params: Params) -> Any:
-    """A copy in host memory, safe from donation."""
+    """Return a copy in host memory, which donation does not delete."""
     return jax.tree.map(np.asarray, jax.device_get(params))
 
 
 def _explain(
     trainer: Trainer, state: TrainState, source: BatchSource, key: jax.Array, where: str
 ) -> str:
-    """Run the failed step again from the last good parameters. Say what is not finite."""
+    """Run the failed step again from the last good parameters. Describe what is not finite."""
     if isinstance(source, Batch):
         sizes, indices = trainer.sizes(source, len(source)), jnp.arange(len(source))
     else:

@@ -61,7 +61,7 @@ def choose_form(network: object, source: T, *, events: bool | None = None) -> T 
     able = isinstance(network, Layer | Sequential) and network.takes_events
     if events and not able:
         raise TypeError(
-            "events must not be True for a network that takes no events, got a "
+            "events must not be True for a network that takes no events, got "
             f"{type(network).__name__}; its first layer must be dense"
         )
     if not isinstance(source, DeviceEvents):

@@ -50,7 +50,7 @@ def step_memory(
     micro_batch: int | None = None,
     events: bool | None = None,
 ) -> StepMemory:
-    """The memory of one training step on one device. The step is compiled, and nothing is run.
+    """Measure the memory of one training step on one device. The step is compiled, not run.
 
     Args:
         network: As in `fit`.

@@ -208,7 +208,11 @@ class Problem(NamedTuple):
             return cls(apply, loss, tuple(objective.regularizers)), params
         if not isinstance(network, nnx.Module):
             is_class = isinstance(network, type)
-            what = f"the class {network.__name__}" if is_class else f"a {type(network).__name__}"
+            what = (
+                f"the class {network.__name__}"
+                if is_class
+                else f"an object of type {type(network).__name__}"
+            )
             raise TypeError(f"network must be a flax.nnx.Module such as nn.Sequential, got {what}")
         graphdef, params, rest = nnx.split(network, nnx.Param, ...)
         # bounds need only counts; the user's own penalties may need every spike
@@ -370,4 +374,4 @@ _RETURNS = "network must return the readout (time, batch, k), or (readout, activ
 
 def _described(out: object) -> str:
     parts = [type(part).__name__ for part in out] if isinstance(out, tuple | list) else ""
-    return f"a {type(out).__name__} {parts}".rstrip()
+    return f"{type(out).__name__} {parts}".rstrip()

@@ -48,19 +48,19 @@ T = TypeVar("T")
 class Trainer:
     """Trains the parameters of a network on an objective with an optimizer.
 
-    Programs are compiled at the first call and kept: a second trainer that is made of equal things
-    reuses them (`snnjax.training.fit` says when). Weights of Dalian layers
-    in an `nnx.Module` stay >= 0.
+    Programs are compiled at the first call and kept: a second trainer that has equal arguments
+    reuses them (`snnjax.training.fit` describes when). Weights of Dalian layers in an `nnx.Module`
+    stay >= 0.
 
     Args:
         network: An `nnx.Module`, as `snnjax.training.fit` takes it. It is not changed. Or
-            `(apply, params)`: a pure function `(params, x)` and its parameters, as of Flax Linen.
+            `(apply, params)`: a pure function `(params, x)` and its parameters, as in Flax Linen.
         objective: What is minimized.
         optimizer: An optax transformation.
         batch_size: Samples per batch of an epoch. None if all data come in batches.
-        micro_batch: Samples whose gradient is computed at a time, a divisor of `batch_size`; None:
-            what suits this machine and the first data that come.
-        devices: CPU devices that share each batch; None: what suits the first data that come.
+        micro_batch: Number of samples whose gradient is computed at a time, a divisor of
+            `batch_size`. None: chosen for this machine and the first data.
+        devices: Number of CPU devices that share each batch. None: chosen for the first data.
 
     Attributes:
         problem: The objective as a function of parameters.
@@ -114,7 +114,7 @@ class Trainer:
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def priming(self) -> Trainer:
-        """The same trainer on the activity bounds alone (homeostatic priming).
+        """Return the same trainer on the activity bounds alone (homeostatic priming).
 
         Raises:
             ValueError: The objective has no lower bound.
@@ -124,25 +124,25 @@ class Trainer:
         return other
 
     def init(self) -> TrainState:
-        """The state before the first step, with copies of the network's parameters."""
+        """Return the state before the first step, with copies of the network's parameters."""
         params = self.place(jax.tree.map(jnp.copy, self.params))
         return init_state(params, self.optimizer)
 
     def step(
         self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
-        """One update. The arrays of `state` are donated: use the state that comes back.
+        """Update the parameters once. The arrays of `state` are donated: use the returned state.
 
         Args:
             state: From `init`, or the step or epoch before.
             batch: `(x, y)`, inputs (time, batch, ...features) and targets as the loss takes them.
                 Or `(source, indices)`, a `BatchSource` and samples of it, integers (batch,).
-            key: For what the source and the network draw; None: they draw nothing.
+            key: Random key for the source and the network. None: they draw nothing.
 
         Returns:
             The state after the step, and the metrics of the batch before it. If the objective, its
-            gradient or the update is not finite, or was not before, the state is unchanged but for
-            `healthy`, which is False.
+            gradient or the update is not finite, now or in an earlier step, only `healthy` changes:
+            it is then False.
         """
         if key is not None:
             _check.key("key", key)
@@ -155,19 +155,19 @@ class Trainer:
     def epoch(
         self, state: TrainState, source: BatchSource, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """One pass over `source` in random order, one compiled loop over batches.
+        """Train on all of `source` once, in random order: one compiled loop over batches.
 
-        A last, incomplete batch is left out. The arrays of `state` are donated: use the state that
-        comes back.
+        A last, incomplete batch is left out. The arrays of `state` are donated: use the returned
+        state.
 
         Args:
             state: From `init`, or the step or epoch before.
             source: The samples, at least one batch.
-            key: For the order, and what the source and the network draw.
+            key: Random key for the order, the source and the network.
 
         Returns:
-            The state after the epoch, and the means of the metrics over its steps. From a step that
-            is not finite on, nothing changes, and `healthy` is False.
+            The state after the epoch, and the means of the metrics over its steps. After a step
+            that is not finite nothing changes any more, and `healthy` is False.
 
         Raises:
             ValueError: The source has fewer samples than a batch.
@@ -180,7 +180,7 @@ class Trainer:
         return run(state, source, key)
 
     def evaluate(self, params: Params, source: BatchSource | Batches) -> Metrics:
-        """Metrics over all samples of `source`. Every sample counts once.
+        """Compute metrics over all samples of `source`. Every sample counts once.
 
         Args:
             params: Parameters of the network.
@@ -200,7 +200,7 @@ class Trainer:
         return self._compiled(evaluate, recipe, (params, source))(params, source)
 
     def sizes(self, source: BatchSource, n: int | None = None) -> Sizes:
-        """How a batch of `source` is computed. The number of devices is chosen by the first source.
+        """Choose how a batch of `source` is computed. The first source sets the number of devices.
 
         Args:
             source: The samples.
@@ -223,7 +223,7 @@ class Trainer:
         return self._sizes[known]
 
     def check_batch_size(self, source: BatchSource | None = None) -> int:
-        """The batch size, if it is given and `source` has as many samples.
+        """Return the batch size if it is given and `source` has as many samples.
 
         Raises:
             ValueError: It is not given, or too large.
@@ -239,19 +239,19 @@ class Trainer:
         return n
 
     def place(self, tree: T) -> T:
-        """A pytree on all devices that share a batch; as it is where there is one."""
+        """Return a pytree on all devices that share a batch; unchanged if there is one device."""
         if (self.devices or 1) == 1:
             return tree
         return jax.device_put(tree, NamedSharding(batch_mesh(self.devices or 1), PartitionSpec()))
 
     def recipe(self, sizes: Sizes) -> Recipe:
-        """What a compiled step of these sizes is made of."""
+        """Return the parts of a compiled step of these sizes."""
         return Recipe(self.problem, self.optimizer, sizes)
 
     def _compiled(
         self, body: Callable[..., Any], recipe: Recipe, given: PyTree, donate: int | None = None
     ) -> Callable[..., Any]:
-        """`body` with a recipe, compiled; as it is where `given` is part of a larger program."""
+        """Return `body` with a recipe, compiled unless `given` is part of a larger program."""
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self.problem, given))):
             return functools.partial(body, recipe)  # as in an ensemble
         known = body, recipe.sizes
@@ -261,7 +261,7 @@ class Trainer:
 
 
 def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
-    """The mean of metrics, each with its weight."""
+    """Return the mean of metrics, each with its weight."""
     if len(each) == 1:
         return each[0][0]
     total = sum(weight for _, weight in each)
@@ -270,7 +270,7 @@ def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
 
 
 def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
-    """A source and the samples of it that make the batch."""
+    """Return a source and the indices of its samples that make the batch."""
     if isinstance(batch, tuple):
         first, second = batch
         if isinstance(first, BatchSource):

@@ -507,7 +507,7 @@ def test_a_parameter_that_is_a_flax_variable_is_read_at_each_call():
     ],
 )
 def test_the_state_of_another_population_is_an_error(neuron, state):
-    with pytest.raises(ValueError, match=rf"state must be a \w+ with arrays of shape \({B}, {N}\)"):
+    with pytest.raises(ValueError, match=rf"state must be \w+ with arrays of shape \({B}, {N}\)"):
         simulate(neuron, jnp.ones((T, B, N)), state=state)
 
 

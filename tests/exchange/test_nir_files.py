@@ -121,8 +121,8 @@ def test_hostile_files(file, tmp_path, how):
         else:
             del nodes["layer0/tau_mem"]
     named = {
-        "unknown": "node 'layer0', a Mystery: ",
-        "missing field": "node 'layer0', a CubaLIF: .*tau_mem",
+        "unknown": r"node 'layer0' \(Mystery\): ",
+        "missing field": r"node 'layer0' \(CubaLIF\): .*tau_mem",
     }.get(how, "")
     with pytest.raises(ValueError, match=r"network\.nir: not a readable NIR file: " + named):
         load_nir(file)
@@ -132,6 +132,6 @@ def test_a_node_that_cannot_be_read_is_named_with_the_file(file):
     with h5py.File(file, "a") as f:
         f["node/nodes/layer0/v_leak"][...] = 0.5
     with pytest.raises(
-        ValueError, match=r"network\.nir: node 'layer0', a CubaLIF, must have v_leak = 0"
+        ValueError, match=r"network\.nir: node 'layer0' \(CubaLIF\) must have v_leak = 0"
     ):
         load_nir(file)

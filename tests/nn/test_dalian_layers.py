@@ -448,7 +448,7 @@ def test_other_errors():
         DalianConv1d(2, 4, kernel_size=3, lateral_kernel_size=2, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="DalianConv1d and DalianConv2d take one number"):
         DalianConv(2, 4, kernel_size=3, lateral_kernel_size=3, init=INIT, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"a layer with 17 inputs stands on one with 12 outputs"):
+    with pytest.raises(ValueError, match=r"expects 17 inputs but gets 12"):
         DalianDense(17, 4, init=INIT, rngs=nnx.Rngs(0)).feature_shape(
             make(dtype=jnp.float32).feature_shape((IN,))
         )

@@ -406,7 +406,7 @@ def test_time_constants_that_leave_the_floats_leave_a_network_that_runs(log_tau,
 def test_a_call_with_the_state_of_another_batch_is_an_error(x):
     layer = make(dtype=jnp.float32)
     with pytest.raises(
-        ValueError, match=rf"state must be a LIFState with arrays of shape \({B}, {OUT}\)"
+        ValueError, match=rf"state must be LIFState with arrays of shape \({B}, {OUT}\)"
     ):
         layer(jnp.asarray(x, jnp.float32), state=layer.initial_state(1))
 

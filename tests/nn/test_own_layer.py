@@ -175,7 +175,7 @@ def test_is_written_by_a_writer_of_its_own(x):
     given = Sequential(hidden, Readout(N, 3, rngs=rngs))
     with pytest.raises(
         ValueError,
-        match=r"layer 0, a Written, cannot be written as NIR: NIR has no such layer.*nir_writer",
+        match=r"layer 0 \(Written\) cannot be written as NIR: NIR has no such layer.*nir_writer",
     ):
         to_nir(given)
 
@@ -261,17 +261,25 @@ class Thresholds(Layer):
 def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_register(x):
     net = Sequential(Thresholds(), Readout(N, 3, rngs=nnx.Rngs(0)))
     needs = "derive it from snnjax.nn.Spiking, or register a function for it with snnjax.calibration.calibrate_layer.register"
-    with pytest.raises(TypeError, match=rf"got a Thresholds; {needs}\(Thresholds\)"):
+    with pytest.raises(TypeError, match=rf"got Thresholds; {needs}\(Thresholds\)"):
         calibrate(net, x)
     with pytest.raises(
         TypeError,
-        match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got a Thresholds",
+        match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got Thresholds",
     ):
         probe(net, x, LABELS)
     with pytest.raises(
         TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"
     ):
         scale_to_rate(net, x, rate=10.0)
+
+    for wrong, got in (((1.0, x), "float, ArrayImpl"), (x, "ArrayImpl"), (None, "NoneType")):
+        calibrate_layer.register(Thresholds, lambda *_, wrong=wrong: wrong)
+        with pytest.raises(
+            TypeError,
+            match=rf"calibrate_layer for Thresholds must return \(report, output, reason\).* {got}",
+        ):
+            calibrate(net, x)
 
     @calibrate_layer.register
     def _(layer: Thresholds, x, key, target):

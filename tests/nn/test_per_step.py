@@ -112,15 +112,15 @@ def test_what_does_not_fit_or_carries_something_is_refused():
     for layers, match in (
         (
             (hidden, nnx.Linear(15, 8, rngs=rngs), readout),
-            r"layer 1, a PerStep, .* a Linear with 15 inputs stands on a layer with 16",
+            r"layer 1 \(Linear\) .* expects 15 inputs but gets 16",
         ),
         (
             (hidden, linear, readout),
-            r"layer 2, a Readout, .* a layer with 8 inputs stands on one with 10",
+            r"layer 2 \(Readout\) .* expects 8 inputs but gets 10",
         ),
         (
             (hidden, nnx.Conv(16, 8, (3, 3), rngs=rngs), readout),
-            "layer 1, a PerStep, .* a Conv cannot take features of shape",
+            r"layer 1 \(Conv\) .* Conv cannot take features of shape",
         ),
     ):
         with pytest.raises(ValueError, match=match):
@@ -128,16 +128,17 @@ def test_what_does_not_fit_or_carries_something_is_refused():
     for module, match in (
         (
             nnx.BatchNorm(16, rngs=rngs),
-            "layer 1: a BatchNorm changes BatchStat when it is called, .* nnx.LayerNorm",
+            r"layer 1: BatchNorm has variables that are no parameters \(BatchStat\), .* nnx.LayerNorm",
         ),
-        (nnx.Dropout(0.1, rngs=rngs), "a Dropout changes Rng.*snnjax.nn.Dropout"),
+        (nnx.Dropout(0.1, rngs=rngs), "Dropout has variables .*Rng.*snnjax.nn.Dropout"),
         (
             nnx.LSTMCell(16, 16, rngs=rngs),
-            "a LSTMCell has its own state over time, .* derive a layer from snnjax.nn.Layer",
+            "LSTMCell has its own state over time, .* derive a layer from snnjax.nn.Layer",
         ),
         (nnx.Dict(a=nnx.Param(jnp.ones(3))), "module must be a callable flax.nnx module, got Dict"),
         (Sequential(hidden), "layers are given one by one"),
-        (jax.nn.relu, "layers are given one by one.* got a "),
+        (jax.nn.relu, "layers are given one by one.* wrap a function in a module"),
+        (nnx.Linear, "layers are given one by one.* got the class Linear; create an object"),
     ):
         with pytest.raises(TypeError, match=match):
             Sequential(hidden, module, readout)

@@ -226,7 +226,7 @@ def test_calibration_and_probe_know_skip_connections(x):
 def test_errors():
     init, rngs = FluctuationDriven(nu=80.0), nnx.Rngs(0)
     layer = SpikingDense(6, 5, init=init, rngs=rngs)
-    with pytest.raises(ValueError, match="with 7 inputs stands on one with 5 outputs"):
+    with pytest.raises(ValueError, match="expects 7 inputs but gets 5"):
         Sequential(layer, Readout(7, 2, rngs=rngs), skip=True)
     with pytest.raises(TypeError, match="skip must be True or False, got 3"):
         Sequential(layer, Readout(5, 2, rngs=rngs), skip=3)

@@ -79,7 +79,7 @@ def test_what_is_chosen(data, monkeypatch):
 def test_errors(data):
     with pytest.raises(
         TypeError,
-        match="events must not be True for a network that takes no events, got a Sequential; its first layer must be dense",
+        match="events must not be True for a network that takes no events, got Sequential; its first layer must be dense",
     ):
         choose_form(network(remat_steps=10), data, events=True)
     with pytest.raises(
