@@ -132,7 +132,11 @@ def test_sizes():
         ({"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),
         ({"micro_batch": 3}, ValueError, "micro_batch must be a divisor of batch_size 4, got 3"),
         ({"devices": 0}, ValueError, "devices must be >= 1"),
-        ({"network": 3}, TypeError, "network must be a flax.nnx.Module .*, got an object of type int"),
+        (
+            {"network": 3},
+            TypeError,
+            "network must be a flax.nnx.Module .*, got an object of type int",
+        ),
     ],
 )
 def test_errors(options, error, match):
