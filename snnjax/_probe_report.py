@@ -23,7 +23,8 @@ class LayerProbe(NamedTuple):
         rates: 5 %, 50 % and 95 % percentile of the rate over neurons, Hz.
         silent: Share of neurons that never spike.
         saturated: Share of neurons that fire above `SATURATED_HZ`.
-        mu_u: Mean of the membrane without reset.
+        mu_u: Mean of the membrane without reset. This and the next five are None for layers that
+            are not derived from `snnjax.nn.Synaptic`.
         sigma_u: Its standard deviation in time.
         predicted_mu_u: The mean by the paper's formula.
         predicted_sigma_u: The standard deviation by the paper's formula.
@@ -117,11 +118,7 @@ class Probe(NamedTuple):
                     "/".join(f"{r:.1f}" for r in p.rates),
                     f"{100 * p.silent:.0f} %",
                     f"{100 * p.saturated:.0f} %",
-                    f"{p.mu_u:.2f}",
-                    f"{p.sigma_u:.2f}",
-                    f"{p.predicted_mu_u:.2f}, {p.predicted_sigma_u:.2f}",
-                    f"{p.xi:.2f}",
-                    f"{p.spread:.2f}",
+                    *_of_membrane(p),
                 )
             )
         accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
@@ -149,8 +146,20 @@ class Probe(NamedTuple):
         return report_html(self.findings(), [self.table(), self.gradient_table()])
 
 
+def _of_membrane(p: LayerProbe) -> tuple[str, ...]:
+    """The columns of the table on the membrane; empty where it is not known."""
+    if p.mu_u is None:
+        return ("",) * 5
+    numbers = (p.mu_u, p.sigma_u, p.predicted_mu_u, p.predicted_sigma_u, p.xi, p.spread)
+    mean, std, by_theory, std_by_theory, xi, spread = (f"{v:.2f}" for v in numbers)
+    return mean, std, f"{by_theory}, {std_by_theory}", xi, spread
+
+
 def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
     """Problems of the membrane; `largest_grad_w` is the largest `grad_w` of all layers."""
+    if p.mu_u is None:
+        silent = f"{100 * p.silent:.0f} % of the neurons never spike"
+        return silent if p.silent >= 0.5 else None
     membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
     if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
         return (

@@ -36,6 +36,7 @@ silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,10 +125,10 @@ def probe(
     if not spiking:
         raise ValueError("network must have a spiking layer, got none")
     for layer in spiking:
-        if not isinstance(layer, Synaptic):
+        if not jax.tree.leaves(nnx.state(layer, nnx.Param)):
             raise TypeError(
-                "spiking layers must be derived from snnjax.nn.Synaptic, such as Spiking, so that "
-                f"their membranes can be measured, got {type(layer).__name__}"
+                "spiking layers must have parameters, so that their gradients can be measured, got "
+                f"{type(layer).__name__}"
             )
     problem, params = Problem.from_objective(
         network, Objective() if objective is None else objective
@@ -205,7 +206,8 @@ def _look(
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
         probes.append(
             LayerProbe(
-                **_activity(layers[k], inputs[i], spikes[i]),
+                **_activity(layers[k], inputs[i], spikes[i], layers[-1].dt),
+                **_membrane(layers[k], inputs[i], spikes[i]),
                 grad_z=_mean_abs(total_of(each_z[i], left[i])),
                 grad_w=grad_w[k],
                 update=update[k],
@@ -326,8 +328,30 @@ def _mean_abs(tree: PyTree) -> jax.Array:
     )
 
 
-def _activity(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
-    """The fields of `LayerProbe` that describe the spikes and the membranes of a layer."""
+def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float) -> dict[str, Any]:
+    """The fields of `LayerProbe` that describe the inputs and the spikes of a layer."""
+    rate = _check.as_wide(z).mean(axis=(0, 1)) / dt
+    return dict(
+        input_rate=_check.as_wide(x).mean() / dt,
+        rate=rate.mean(),
+        rates=jnp.percentile(rate, jnp.array([5.0, 50.0, 95.0])),
+        silent=(rate == 0).mean(),
+        saturated=(rate > SATURATED_HZ).mean(),
+        populations={name: rate[..., of].mean() for name, of in layer.populations().items()},
+    )
+
+
+_OF_MEMBRANE = ("mu_u", "sigma_u", "predicted_mu_u", "predicted_sigma_u", "xi", "spread")
+
+
+@functools.singledispatch
+def _membrane(layer: Layer, x: jax.Array, z: jax.Array) -> dict[str, Any]:
+    """The fields of `LayerProbe` on the membranes; None if the connections are unknown."""
+    return dict.fromkeys(_OF_MEMBRANE)
+
+
+@_membrane.register
+def _(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
     neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
     mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
@@ -342,19 +366,13 @@ def _activity(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
         )
         for c in connections
     ]
-    rate = z.mean(axis=(0, 1)) / neuron.dt
     pairs = zip(connections, predicted, strict=True)
-    return dict(
-        input_rate=x.mean() / neuron.dt,
-        rate=rate.mean(),
-        rates=jnp.percentile(rate, jnp.array([5.0, 50.0, 95.0])),
-        silent=(rate == 0).mean(),
-        saturated=(rate > SATURATED_HZ).mean(),
-        mu_u=mu_u,
-        sigma_u=sigma_u,
-        predicted_mu_u=sum(c.sign * jnp.mean(p.mu_u) for c, p in pairs),
-        predicted_sigma_u=jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
-        xi=theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
-        spread=u.mean(axis=(0, 1)).std(),
-        populations={name: rate[..., of].mean() for name, of in layer.populations().items()},
+    values = (
+        mu_u,
+        sigma_u,
+        sum(c.sign * jnp.mean(p.mu_u) for c, p in pairs),
+        jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
+        theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
+        u.mean(axis=(0, 1)).std(),
     )
+    return dict(zip(_OF_MEMBRANE, values, strict=True))

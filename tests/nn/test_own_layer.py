@@ -263,11 +263,12 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
     needs = "derive it from snnjax.nn.Spiking, or register a function for it with snnjax.calibration.calibrate_layer.register"
     with pytest.raises(TypeError, match=rf"got Thresholds; {needs}\(Thresholds\)"):
         calibrate(net, x)
-    with pytest.raises(
-        TypeError,
-        match=r"spiking layers must be derived from snnjax.nn.Synaptic, .* got Thresholds",
-    ):
-        probe(net, x, LABELS)
+    report = probe(net, x, LABELS)
+    (row,) = report.layers
+    np.testing.assert_allclose(row.rate, float(net(x).activity.spikes[0].mean()) / DT, rtol=1e-5)
+    assert row.mu_u is None
+    assert row.grad_w == 0.0  # a comparison has no derivative
+    assert report.table().rows[0][-5:] == ("",) * 5
     with pytest.raises(
         TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"
     ):
