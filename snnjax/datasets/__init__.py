@@ -11,7 +11,7 @@ from snnjax.datasets._nmnist import load_nmnist
 from snnjax.datasets._poisson import poisson, poisson_raster
 from snnjax.datasets._randman import randman
 from snnjax.datasets._shd import load_shd
-from snnjax.datasets._shd_tfds import download_shd, load_shd_tfds
+from snnjax.datasets._shd_tfds import download_shd, load_shd_tfds, prepare_shd
 from snnjax.datasets._splits import Splits
 from snnjax.datasets._stream import Recordings, Stream
 
@@ -25,6 +25,7 @@ __all__ = [
     "load_shd",
     "load_shd_tfds",
     "download_shd",
+    "prepare_shd",
     "load_nmnist",
     "load_dvs_gesture",
     "load_cifar10",

@@ -153,7 +153,7 @@ def test_tfds_reads_it_without_this_package_and_without_tensorflow(files, cache)
         import sys
         import snnjax.datasets
         assert not {"tensorflow_datasets", "h5py"} & set(sys.modules)
-        snnjax.datasets._shd_tfds.prepare_shd(files={"train": sys.argv[1]})
+        snnjax.datasets.prepare_shd(files={"train": sys.argv[1]})
         print(snnjax.datasets.load_shd_tfds("train").duration)
         import tensorflow_datasets as tfds
         for e in tfds.data_source("spiking_heidelberg_digits", split="train", download=False):
