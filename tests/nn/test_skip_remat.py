@@ -11,6 +11,7 @@ from flax import nnx
 from snnjax import models
 from snnjax.calibration import calibrate
 from snnjax.datasets import DeviceArrays
+from snnjax.datasets._batches import Batch
 from snnjax.diagnostics import probe
 from snnjax.nn import Flatten, FluctuationDriven, Readout, Sequential, SpikingConv1d, SpikingDense
 from snnjax.regularizers import lower_bound, upper_bound
@@ -195,8 +196,9 @@ def test_training_in_parts_has_the_same_penalty_rates_and_gradient(x, x64):
             make(remat_steps=steps), Objective(regularizers=bounds)
         )
         labels = jnp.arange(B)
+        batch = Batch(x=x, y=labels), jnp.arange(len(labels))
         (_, metrics), grads = jax.value_and_grad(
-            lambda p, o=objective, y=labels: o.value(p, x, y), has_aux=True
+            lambda p, o=objective, b=batch: o.value(p, *b), has_aux=True
         )(params)
         source = DeviceArrays(x=x.swapaxes(0, 1), labels=labels)
         found.append(
