@@ -121,6 +121,12 @@ def load_params(like: T, file: Path) -> T:
     return unflatten_params(like, arrays)
 
 
+_HINT = (
+    "; the file is of a network whose gradient was calibrated: call layer.hold_steepness() for "
+    "each spiking layer of the new network first"
+)
+
+
 class _MismatchError(ValueError):
     """The parameters belong to another network."""
 
@@ -131,6 +137,7 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
     if missing or extra:
         raise _MismatchError(
             f"parameters do not fit the network: {missing} are missing, and {extra} are not in it"
+            f"{_HINT if any(name.endswith('steepness') for name in extra) else ''}"
         )
     for name, leaf in expected.items():
         shape, dtype = found[name]

@@ -243,6 +243,13 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
     save_parameters(tmp_path / "network.npz", calibrated)
     other, _ = calibrate_gradient(dense(2, seed=1), inputs())
     load_parameters(tmp_path / "network.npz", other)
+    built = dense(2, seed=2)
+    with pytest.raises(ValueError, match=r"gradient was calibrated: call layer.hold_steepness\(\)"):
+        load_parameters(tmp_path / "network.npz", built)
+    for layer in built.layers[:-1]:
+        assert layer.hold_steepness()
+    load_parameters(tmp_path / "network.npz", built)
+    np.testing.assert_array_equal(built.layers[0].steepness[...], other.layers[0].steepness[...])
     save_nir(tmp_path / "network.nir", calibrated)
     back = load_nir(tmp_path / "network.nir", dt=DT)
     for layer, loaded, read in zip(
