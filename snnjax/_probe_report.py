@@ -157,9 +157,16 @@ def _of_membrane(p: LayerProbe) -> tuple[str, ...]:
 
 def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
     """Problems of the membrane; `largest_grad_w` is the largest `grad_w` of all layers."""
-    if p.mu_u is None:
-        silent = f"{100 * p.silent:.0f} % of the neurons never spike"
-        return silent if p.silent >= 0.5 else None
+    if p.mu_u is None:  # a layer whose connections are unknown: only its spikes say something
+        if p.silent >= 0.5:
+            share = f"{100 * p.silent:.0f} % of the neurons never spike"
+            return f"{share}; increase its weights, or lower its threshold"
+        if p.saturated >= 0.2:
+            share = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
+            return f"{share}; decrease its weights, or raise its threshold"
+        if p.grad_w == 0:
+            return "its gradient is 0; give its spikes a surrogate derivative (snnjax.surrogate)"
+        return None
     membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
     if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
         return (

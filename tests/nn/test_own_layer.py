@@ -269,6 +269,13 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
     assert row.mu_u is None
     assert row.grad_w == 0.0  # a comparison has no derivative
     assert report.table().rows[0][-5:] == ("",) * 5
+    assert report.findings() == [
+        "layer 1: its gradient is 0; give its spikes a surrogate derivative (snnjax.surrogate)"
+    ]
+    quiet = probe(net, 0 * x, LABELS).findings()
+    assert quiet == [
+        "layer 1: 100 % of the neurons never spike; increase its weights, or lower its threshold"
+    ]
     with pytest.raises(
         TypeError, match=r"layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"
     ):
