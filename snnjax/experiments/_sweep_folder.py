@@ -1,20 +1,20 @@
 r"""The files of a sweep, and the order of writing that makes a sweep safe to interrupt.
 
-    FOLDER/config.json      configuration of the task and options of the sweep, without the seed and
-                            the swept parameters
+    FOLDER/config.json      options of the base experiment and of the sweep, without the seed and
+                            the swept options
     FOLDER/plan.json        every member that was ever requested
-    FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its
-                            hyper-parameters, "seed=0,sigma_u=0.5"
-    FOLDER/wave/            the ensemble in training: its members (wave.json) and a checkpoint after
-                            every few epochs, written by orbax
-    FOLDER/results.csv      one row per member: hyper-parameters, accuracies, rates, and the probe
-                            before training
-    FOLDER/sweep.png        for one swept parameter curves, mean and range over seeds; for two, heat
+    FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its seed
+                            and its values, "seed=0,sigma_u=0.5"
+    FOLDER/waves/K/         an unfinished wave, members that train together: wave.json, and a
+                            checkpoint after every few epochs, written by orbax
+    FOLDER/results.csv      one row per member: its values, accuracies, rates, and the probe before
+                            training
+    FOLDER/sweep.png        for one swept number curves, mean and range over seeds; for two, heat
                             maps, mean over seeds
 
 Each file is written completely or not at all. The order of writing ensures that the same numbers
 follow from every intermediate state: after an interruption at any point, the sweep continues and
-ends with bit-identical results (`snnjax.experiments.sweep`).
+ends with bit-identical results (`snnjax.experiments.run_sweep`).
 """
 
 from __future__ import annotations
@@ -28,65 +28,37 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-import snnjax
-from snnjax._files import as_dict, write_whole
-from snnjax.experiments.config import TrainConfig
+from snnjax._files import write_whole
+from snnjax.experiments._load import read_json
 from snnjax.training._ensemble import EnsembleResult
 from snnjax.training._params import flatten_params
 
-SWEEPABLE = (
-    "sigma_u",
-    "mu_u",
-    "mu_w",
-    "sigma_w",
-    "alpha",
-    "learning_rate",
-    "upper_strength",
-    "upper_rate",
-    "lower_strength",
-    "lower_threshold",
-    "beta",
-    "lsuv_rate",
-)
-"""Parameters that can be swept, because they do not change shapes."""
 FIGURE = "sweep.png"
 Member = dict[str, Any]
 """Seed and swept values."""
 
 
-def _name(member: Mapping[str, Any]) -> str:
-    """Return the name of a member, which lists its hyper-parameters."""
-    return ",".join(f"{name}={value:.10g}" for name, value in sorted(member.items()))
+def shown(value: object) -> str:
+    """Return a value as text, in names of files and in tables.
+
+    >>> shown(0.1), shown((64, 32)), shown("lsuv")
+    ('0.1', '64x32', 'lsuv')
+    """
+    if isinstance(value, tuple | list):
+        return "x".join(map(shown, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     """Return the file of a finished member of the sweep in `folder`."""
-    return folder / "members" / f"{_name(member)}.npz"
-
-
-def content_of(
-    config: TrainConfig, options: dict[str, Any], *, swept: Collection[str]
-) -> dict[str, Any]:
-    """Return what identifies a sweep, as JSON reads it back.
-
-    Args:
-        config: The configuration of the task.
-        options: Options of the sweep.
-        swept: Names of swept parameters. Their values in `config` are left out, because every
-            member replaces them.
-    """
-    left_out = {"out", "seed", *swept}
-    content = {
-        name: value for name, value in as_dict(config).items() if name not in left_out
-    } | options
-    return json.loads(json.dumps(content, default=str))
+    name = ",".join(f"{name}={shown(value)}" for name, value in sorted(member.items()))
+    return folder / "members" / f"{name.replace('/', '_')}.npz"
 
 
 _OWN = (".lock", ".config.json.tmp")
@@ -101,14 +73,14 @@ def check_folder(
 
     Args:
         folder: The folder.
-        content: What identifies the sweep, from `content_of`.
-        defaults: Values of settings that an older version did not save.
+        content: What identifies the sweep, as JSON reads it back.
+        defaults: Values of options that an older version did not save.
         resume: Whether the sweep in the folder is to be continued.
 
     Raises:
         FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
             False.
-        ValueError: The folder has a sweep of another configuration.
+        ValueError: The folder has a sweep of another experiment.
     """
     file = folder / "config.json"
     if not file.exists():
@@ -124,56 +96,50 @@ def check_folder(
             f"sweep folder {folder} has a sweep; continue it with resume (--resume), or name "
             "another folder"
         )
-    saved = _read_json(file)
+    saved = read_json(file)
     # the folder of the data may change
     different = (
-        [
-            k
-            for k in content
-            if k != "data" and _known_as(k, saved.get(k, defaults.get(k))) != content[k]
-        ]
+        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]]
         if isinstance(saved, dict)
         else ["all of it"]
     )
     if different:
         raise ValueError(
-            f"{folder} has a sweep of another configuration; it differs in {different}. Name "
+            f"{folder} has a sweep of another experiment; it differs in {different}. Name "
             "another folder"
         )
 
 
-def _known_as(name: str, saved: Any) -> Any:
-    """Convert a saved setting: older versions saved "float32" for the present None."""
-    return None if (name, saved) == ("trace_dtype", "float32") else saved
-
-
-def open_folder(folder: Path, content: dict[str, Any], members: Sequence[Member]) -> list[Member]:
+def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member]) -> list[Member]:
     """Write new parts of the configuration and of the plan. Return all members of the plan.
 
     Args:
         folder: The folder of the sweep.
-        content: What identifies the sweep, from `content_of`.
+        config: Content of config.json.
         members: The requested members.
 
     Raises:
-        ValueError: The folder has a sweep over other parameters, or a file is damaged.
+        ValueError: The folder has a sweep over other options, or a file is damaged.
     """
+    (folder / "members").mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        versions = {"snnjax": snnjax.__version__, "jax": jax.__version__}
-        write_whole(
-            folder / "config.json", (json.dumps(content | versions, indent=2) + "\n").encode()
-        )
+        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     file = folder / "plan.json"
-    plan: list[Member] = _read_json(file) if file.exists() else []
+    plan: list[Member] = [_member(m) for m in read_json(file)] if file.exists() else []
     if plan and plan[0].keys() != members[0].keys():
         raise ValueError(
             f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
-            "the same parameters, or another folder"
+            "the same options, or another folder"
         )
     union = plan + [m for m in members if m not in plan]
     if union != plan:
         write_whole(file, json.dumps(union).encode())
     return union
+
+
+def _member(saved: Mapping[str, Any]) -> Member:
+    """Return a member as it was before JSON turned its tuples into lists."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
 
 
 @contextlib.contextmanager
@@ -195,41 +161,41 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a JSON file: {error}") from None
+def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> None:
+    """Write the waves of all members that are neither finished nor in an unfinished wave.
 
-
-def next_wave(folder: Path, members: Sequence[Member], size: int) -> list[Member]:
-    """Return the members to train next.
-
-    These are the members of an unfinished wave, otherwise the first `size` members that are not
-    finished. The list is empty if all are finished.
+    The waves depend only on the plan and `size`, so that one process and many have the same.
 
     Args:
         folder: The folder of the sweep.
-        members: All members of the plan.
+        groups: All members of the plan; the members of one group can train together.
         size: Largest number of members in a wave.
     """
-    (folder / "members").mkdir(exist_ok=True)
-    if (folder / "wave.done").exists():  # the process was killed while removing it
-        shutil.rmtree(folder / "wave.done")
-    file = folder / "wave" / "wave.json"
-    if file.exists():
-        return _read_json(file)
-    waiting = [m for m in members if not member_file(folder, m).exists()][:size]
-    if waiting:
-        file.parent.mkdir(exist_ok=True)
-        write_whole(file, json.dumps(waiting).encode())
-    return waiting
+    for done in (folder / "waves").glob("*.done"):  # the process was killed while removing it
+        shutil.rmtree(done)
+    unfinished = [m for _, wave in waves_in(folder) for m in wave]
+    number = max((int(f.name) for f, _ in waves_in(folder)), default=-1) + 1
+    for group in groups:
+        waiting = [m for m in group if m not in unfinished and not member_file(folder, m).exists()]
+        for first in range(0, len(waiting), size):
+            wave = folder / "waves" / f"{number:04d}"
+            wave.mkdir(parents=True, exist_ok=True)
+            write_whole(wave / "wave.json", json.dumps(waiting[first : first + size]).encode())
+            number += 1
 
 
-def close_wave(folder: Path) -> None:
-    """Remove the wave atomically."""
-    os.replace(folder / "wave", folder / "wave.done")
-    shutil.rmtree(folder / "wave.done")
+def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
+    """Return the folder and the members of every unfinished wave, in order."""
+    files = sorted((folder / "waves").glob("*/wave.json"))
+    whole = [file for file in files if file.parent.suffix != ".done"]
+    return [(file.parent, [_member(m) for m in read_json(file)]) for file in whole]
+
+
+def close_wave(wave: Path) -> None:
+    """Remove a wave atomically."""
+    done = wave.with_suffix(".done")
+    os.replace(wave, done)
+    shutil.rmtree(done)
 
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
@@ -251,7 +217,7 @@ def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> 
         "epochs": result.epochs[k],
         "finite": result.finite[k],
     }
-    arrays = {f"hyper.{name}": value for name, value in member.items()} | {
+    arrays = {f"hyper.{name}": np.asarray(value) for name, value in member.items()} | {
         f"result.{name}": v for name, v in (facts | test).items()
     }
     arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
@@ -289,7 +255,7 @@ def row_of(file: Path) -> dict[str, Any]:
                 part("initial."),
             )
             done, best = int(result["epochs"]), int(result["best_epoch"])
-            row = {name: value.item() for name, value in hyper.items()}
+            row = {n: v.item() if v.ndim == 0 else shown(v.tolist()) for n, v in hyper.items()}
             row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
             row |= {
                 "train_accuracy": history["train_accuracy"][done].item(),
@@ -344,7 +310,8 @@ def write_results(
     if not rows:
         return rows
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)  # networks differ in depth
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(folder / "results.csv", text.getvalue().encode())
@@ -361,12 +328,13 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
         file: The file to write.
 
     Returns:
-        False, without a file, if the number of swept parameters is not one or two.
+        False, without a file, unless one or two numbers are swept.
     """
     from snnjax import plotting
 
     varied = varied_in(rows)
-    if len(varied) not in (1, 2):
+    numbers = all(isinstance(row[name], int | float) for row in rows for name in varied)
+    if len(varied) not in (1, 2) or not numbers:
         return False
     figure = (
         plotting.sweep_curves(rows, *varied)
@@ -380,10 +348,11 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
 
 
 def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the hyper-parameters that differ between rows of results.csv, without the seed.
+    """Return the swept options that differ between rows of results.csv, without the seed.
 
     >>> row = {"seed": 0, "mu_u": 0.0, "finite": True}
     >>> varied_in([{"sigma_u": 1.0} | row, {"sigma_u": 2.0} | row])
     ['sigma_u']
     """
-    return [name for name in SWEEPABLE if len({row.get(name) for row in rows}) > 1]
+    swept = list(rows[0])[: list(rows[0]).index("finite")]
+    return [n for n in swept if n != "seed" and len({row.get(n) for row in rows}) > 1]
