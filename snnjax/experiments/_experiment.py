@@ -65,14 +65,14 @@ class Experiment(Part):
         default=parts.Dense(), metadata={"flag": "model", "choices": parts.NETWORKS}
     )
     """The network. `csnnN` stands for `csnn` with N layers."""
-    neuron: parts.Neuron = parts.Neuron()
-    start: parts.Start = parts.Start()
-    objective: parts.Objective = parts.Objective()
+    neuron: parts.Neuron = dataclasses.field(default_factory=parts.Neuron)
+    start: parts.Start = dataclasses.field(default_factory=parts.Start)
+    objective: parts.Objective = dataclasses.field(default_factory=parts.Objective)
     optimizer: parts.Optimizer = dataclasses.field(
         default=parts.Muon(), metadata={"flag": "optimizer", "choices": parts.OPTIMIZERS}
     )
     """The optimizer."""
-    training: parts.Training = parts.Training()
+    training: parts.Training = dataclasses.field(default_factory=parts.Training)
     seed: int = 0
     """Seed of the weights and of the order of samples."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,7 +146,7 @@ def _chosen(old: Part, flag: str, choices: tuple[type[Part], ...], name: str) ->
 
 
 def _defined_by(cls: type[Part], name: str) -> type:
-    return next(base for base in cls.__mro__ if name in base.__dict__.get("__annotations__", {}))
+    return next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
 
 
 def _unknown(name: str, part: Part) -> str:

@@ -265,9 +265,9 @@ class SHD(LineTask, HeldOut):
         from snnjax.datasets import Splits, download_shd, load_shd
 
         splits = ("train", "test")
-        if self.download and self.data is not None:
-            if not all((self.data / f"shd_{split}.h5").exists() for split in splits):
-                download_shd(self.data)
+        here = lambda folder: all((folder / f"shd_{split}.h5").exists() for split in splits)
+        if self.download and self.data is not None and not here(self.data):
+            download_shd(self.data)
         folder = find(type(self), self.data)
         data, test = (load_shd(folder, split, duration=self.duration) for split in splits)
         if not self.valid_speakers:
