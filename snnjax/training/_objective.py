@@ -331,9 +331,11 @@ class Problem(NamedTuple):
         """
         limited = self.limited()
         penalties: list[jax.Array] = []
+        fractions: Any = np.zeros(1 + len(limited), np.float32)
 
         def tap(spikes: jax.Array) -> jax.Array:
-            spikes, penalty = regularizers.limited(spikes, limited)
+            nonlocal fractions
+            spikes, penalty, fractions = regularizers.limited(spikes, limited, fractions)
             penalties.append(penalty)
             return spikes
 
