@@ -34,6 +34,8 @@ from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
@@ -158,9 +160,32 @@ def lower_bound(
 Penalty = Callable[[jax.Array], jax.Array]
 
 
+class LimitedPenalties:
+    """The penalties of bounds with a `share`, and the limit of their gradients in training.
+
+    A call with the spikes of a layer returns them for the layer above, as `tap` of
+    `snnjax.nn.Sequential` does. The calls must be in the order of the layers.
+
+    Attributes:
+        bounds: Bounds with a `share`.
+        fractions: What the backward pass uses; see `limited`.
+        penalties: The penalty of each layer so far, scalars.
+    """
+
+    def __init__(self, bounds: Sequence[ActivityBound]) -> None:
+        self.bounds = bounds
+        self.fractions: ArrayLike = np.zeros(1 + len(bounds), np.float32)
+        self.penalties: list[jax.Array] = []
+
+    def __call__(self, spikes: jax.Array) -> jax.Array:
+        spikes, penalty, self.fractions = limited(spikes, self.bounds, self.fractions)
+        self.penalties.append(penalty)
+        return spikes
+
+
 @jax.custom_vjp
 def limited(
-    spikes: jax.Array, bounds: Sequence[ActivityBound], fractions: jax.Array
+    spikes: jax.Array, bounds: Sequence[ActivityBound], fractions: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The unchanged spikes for the layer above, and the penalty of `bounds` on them.
 
@@ -184,7 +209,7 @@ def limited(
     >>> [jax.grad(objective)(z, slope).max().tolist() for slope in (1.0, 0.0)]
     [1.5, 133.3333282470703]
     """
-    return spikes, total_penalty(bounds, [spikes]), fractions
+    return spikes, total_penalty(bounds, [spikes]), jnp.asarray(fractions)
 
 
 def limits(

@@ -8,7 +8,13 @@ from flax import nnx
 from snnjax.calibration import calibrate_gradient
 from snnjax.datasets._batches import Batch
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.regularizers import limited, lower_bound, total_penalty, upper_bound
+from snnjax.regularizers import (
+    LimitedPenalties,
+    limited,
+    lower_bound,
+    total_penalty,
+    upper_bound,
+)
 from snnjax.training._objective import Objective, Problem
 
 
@@ -213,23 +219,17 @@ def test_limits_under_vmap_and_of_bfloat16():
 def gradients_of_spikes(network, bounds, x, labels):
     """dL/dz of every spiking layer."""
     problem, _ = Problem.from_objective(network, Objective(regularizers=bounds))
-    free = [bound for bound in bounds if bound.share is None]
+    bounds, others = problem.limited()
 
     def objective(taps):
-        added = iter(taps)
-        total, fractions = [], jnp.zeros(1 + len(problem.limited()))
+        limited, added = LimitedPenalties(bounds), iter(taps)
 
         def tap(z):
-            nonlocal fractions
-            z = z + next(added)
-            total.append(total_penalty(free, [z]))
-            if problem.limited():
-                z, penalty, fractions = limited(z, problem.limited(), fractions)
-                total.append(penalty)
-            return z
+            return limited(z + next(added)) if bounds else z + next(added)
 
-        readout, _ = network(x, tap=tap)
-        return problem.loss(readout, labels).mean() + sum(total)
+        readout, activity = network(x, tap=tap)
+        penalty = sum(limited.penalties, start=total_penalty(others, activity.spikes))
+        return problem.loss(readout, labels).mean() + penalty
 
     shapes = jax.eval_shape(network, x).activity.spikes
     return jax.jit(jax.grad(objective))([jnp.zeros(z.shape) for z in shapes])
