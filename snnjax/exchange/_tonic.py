@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.datasets import EventDataset
+from snnjax.datasets._arrays import check_whole
 
 _LARGEST = 2**31 - 1
 _LATEST = 2**32 * 10**6 - 1  # us
@@ -240,11 +241,5 @@ def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
     """Return a field as int64 after a check of its values."""
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name} of sample {s} must hold numbers, got dtype {values.dtype}")
-    bad = ~((values >= 0) & (values <= limit))  # a NaN is bad
-    if values.dtype.kind == "f":
-        bad |= values != np.floor(values)
-    if bad.any():
-        e = int(bad.argmax())
-        needed = f"a whole number from 0 to {limit}"
-        raise ValueError(f"{name} of sample {s} must be {needed}, got {values[e]} in event {e}")
+    check_whole(f"{name} of sample {s}", values, limit)
     return values.astype(np.int64)
