@@ -388,10 +388,10 @@ def check_classes(name: str, labels: Target, num_classes: int) -> None:
     ValueError: labels must be in [0, 4), one class per output of the readout, got 4
     """
     known = _check.concrete(labels)
-    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
-        bad = known.min() if known.min() < 0 else known.max()
+    bad = [] if known is None else known[(known < 0) | (known >= num_classes)]
+    if len(bad):
         expected = f"{name} must be in [0, {num_classes}), one class per output of the readout"
-        raise ValueError(f"{expected}, got {bad:g}")
+        raise ValueError(f"{expected}, got {bad[0]:g}")
 
 
 def _check_labels(readout: jax.Array, labels: Target) -> None:
@@ -402,9 +402,7 @@ def _check_labels(readout: jax.Array, labels: Target) -> None:
         hint = "; SigmoidCrossEntropy takes several labels per sample" if several else ""
         raise TypeError(f"labels must be integers, got {jnp.result_type(labels)}{hint}")
     if jnp.shape(labels) != (batch,):
-        expected = (
-            f"labels must have shape ({batch},), one per sample of the readout {readout.shape}"
-        )
+        expected = f"labels must have shape ({batch},) for a readout {readout.shape}"
         raise ValueError(f"{expected}, got {jnp.shape(labels)}{_hint(readout, labels)}")
     check_classes("labels", labels, classes)
 

@@ -247,8 +247,8 @@ def _put_images(
 ) -> tuple[float, Data]:
     """Return the mean rate of the sensory neurons, Hz, or the configured rate, and the data."""
     steps = _time.num_steps(config.duration, config.dt)
-    shown = DeviceImages.from_dataset(train, steps=steps, flip=config.flip, shift=config.shift)
-    held = [DeviceImages.from_dataset(data, steps=steps, like=shown) for data in (valid, test)]
+    shown = DeviceImages.from_dataset(train, num_steps=steps, flip=config.flip, shift=config.shift)
+    held = [DeviceImages.from_dataset(data, num_steps=steps, like=shown) for data in (valid, test)]
     height, width, channels = train.images.shape[1:]
     needs = {
         "in_features": height * width * channels,
