@@ -388,10 +388,10 @@ def check_classes(name: str, labels: Target, num_classes: int) -> None:
     ValueError: labels must be in [0, 4), one class per output of the readout, got 4
     """
     known = _check.concrete(labels)
-    bad = [] if known is None else known[(known < 0) | (known >= num_classes)]
-    if len(bad):
+    if known is not None and known.size and (known.min() < 0 or known.max() >= num_classes):
+        bad = known.min() if known.min() < 0 else known.max()
         expected = f"{name} must be in [0, {num_classes}), one class per output of the readout"
-        raise ValueError(f"{expected}, got {bad[0]:g}")
+        raise ValueError(f"{expected}, got {bad:g}")
 
 
 def _check_labels(readout: jax.Array, labels: Target) -> None:
