@@ -154,19 +154,13 @@ class Sequential(nnx.Module):
         passed: list[jax.Array] = []
         out: Any = x
         for k, layer in enumerate(self.layers):
-            below = self.input_of(k, out, passed, lead=lead)
-            out = self._output_of(k, visit(k, layer, below), passed)
-        return out
-
-    def _output_of(self, k: int, out: jax.Array, passed: list[jax.Array]) -> jax.Array:
-        """What layers above receive of the output of layer k; spikes are added to `passed`."""
-        layer = self.layers[k]
-        if k < len(self.layers) - 1:
-            out = layer.emit(out)
-        if layer.spiking:
-            passed.append(out)
-        elif layer.masks and k and self.layers[k - 1].spiking:
-            passed[-1] = out
+            out = visit(k, layer, self.input_of(k, out, passed, lead=lead))
+            if k < len(self.layers) - 1:
+                out = layer.emit(out)
+            if layer.spiking:
+                passed.append(out)
+            elif layer.masks and k and self.layers[k - 1].spiking:
+                passed[-1] = out
         return out
 
     def __call__(
@@ -229,24 +223,23 @@ class Sequential(nnx.Module):
         states: list[State] = []
         spikes: list[jax.Array] = []
         traces: list[jax.Array] = []
-        passed: list[jax.Array] = []
-        for k, layer in enumerate(self.layers):
+
+        def visit(k: int, layer: Layer, x: Any) -> jax.Array:
             # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
             asked = self._options(k, key)
             if membranes and layer.spiking:
                 asked["membrane"] = True
-            start = None if state is None else state[k]
-            below = self.input_of(k, out, passed)
-            sim = layer(below, state=start, **asked)
+            sim = layer(x, state=None if state is None else state[k], **asked)
             states.append(sim.state)
-            out = sim.output
-            if layer.spiking:
-                out = out if tap is None else tap(out)
-                spikes.append(out)
-                if sim.membrane is not None:
-                    traces.append(sim.membrane)
-            out = self._output_of(k, out, passed)
-        return tuple(states), NetworkOutput(out, Activity(tuple(spikes), tuple(traces)))
+            if not layer.spiking:
+                return sim.output
+            spikes.append(sim.output if tap is None else tap(sim.output))
+            if sim.membrane is not None:
+                traces.append(sim.membrane)
+            return spikes[-1]
+
+        readout = self.walk(out, visit)
+        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
 
     def _run_in_parts(
         self,
