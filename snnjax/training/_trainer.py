@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.core import Tracer
@@ -258,6 +259,22 @@ class Trainer:
         if known not in self._programs:
             self._programs[known] = program(body, recipe, donate=donate)
         return self._programs[known]
+
+
+def columns(metrics: Metrics, dt: float | None, prefix: str = "") -> dict[str, np.ndarray]:
+    """Return metrics of one network, or of all members, by their names in a row.
+
+    Args:
+        metrics: Numbers, or arrays (members,).
+        dt: Time step, s, for rates in Hz.
+        prefix: Prefix of the names of loss and scores. "train_" adds the penalty.
+    """
+    rates = np.moveaxis(np.asarray(metrics.rates), -1, 0)
+    if dt is None and len(rates):
+        needs = "dt must be given for rates in Hz, because neither network nor data define it"
+        raise ValueError(f"{needs}; dt=1e-3 is a time step of 1 ms")
+    row = metrics.named(prefix) | ({"penalty": metrics.penalty} if prefix == "train_" else {})
+    return row | {f"rate_{k}": rate / (dt or 1.0) for k, rate in enumerate(rates, start=1)}
 
 
 def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
