@@ -181,13 +181,13 @@ def build(
         neuron = options.get("neuron")
         stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
     sizes = []
-    for k, of in enumerate(layers):
+    for of in layers:
         if not isinstance(of, Conv | Pool) and shape[1:]:
             stack.append(Flatten())
             shape = (math.prod(shape),)
         layer = of if isinstance(of, Pool) else _hidden(of, shape[-1], len(shape) - 1, **options)
         stack.append(layer)
-        shape = _after(k, of, layer, shape, given)
+        shape = _after(len(sizes), of, layer, shape, given)
         if layer.spiking:
             sizes.append(math.prod(shape))
             stack += [Dropout(dropout)] if dropout else []
@@ -227,21 +227,26 @@ def _hidden(
 
 
 def _after(
-    k: int, of: int | Conv | Pool, layer: Layer, shape: tuple[int, ...], given: tuple[int, ...]
+    below: int, of: int | Conv | Pool, layer: Layer, shape: tuple[int, ...], given: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape of the features after layer k. An error names the user's argument."""
+    """The shape of the features after a layer, above `below` spiking ones.
+
+    An error names the user's argument.
+    """
     try:
         return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
     except ValueError as error:
         if not isinstance(of, Conv | Pool):
             raise
-        window = f"kernel is {of.kernel}" if isinstance(of, Conv) else f"window is {of.window}"
+        what = f"layer {below + 1}, whose kernel is"
+        window: object = of.kernel if isinstance(of, Conv) else of.window
+        if isinstance(of, Pool):
+            what = f"the pooling after layer {below}, whose window is"
         name, size, left = "image", given, shape[:-1]
         if len(given) == 2:
             name, size, left = "in_features", given[0], shape[0]
         raise ValueError(
-            f"{name} must be enough for layer {k}, whose {window}, got {size}: {left} positions "
-            "are left"
+            f"{name} must be enough for {what} {window}, got {size}: {left} positions are left"
         ) from error
 
 

@@ -314,7 +314,7 @@ class Sequential(nnx.Module):
             if sizes is None:
                 raise ValueError(
                     "features must be given, the shape (*spatial, channels) of the network's "
-                    f"input: the size of layer {k} ({layer_name(layer)}) depends on it"
+                    f"input: the size of layers[{k}] ({layer_name(layer)}) depends on it"
                 )
             states.append(layer.initial_state(batch_size, sizes))
         return tuple(states)
@@ -363,7 +363,7 @@ def _as_layer(k: int, layer: object) -> Layer:
             "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
             f"such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got {got}"
         )
-    with _check.at(f"layer {k}"):
+    with _check.at(f"layers[{k}]"):
         return PerStep(layer)
 
 
@@ -412,9 +412,9 @@ def _input_shapes(
             except ValueError as error:
                 below = "the network's input"
                 if k:
-                    below = f"the output of layer {k - 1} ({layer_name(layers[k - 1])})"
+                    below = f"the output of layers[{k - 1}] ({layer_name(layers[k - 1])})"
                 name = layer_name(layer)
-                raise ValueError(f"layer {k} ({name}) does not fit {below}: {error}") from None
+                raise ValueError(f"layers[{k}] ({name}) does not fit {below}: {error}") from None
         if layer.spiking:
             sizes = known(features)
             spiking.append(None if sizes is None else math.prod(sizes))

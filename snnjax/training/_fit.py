@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.datasets import Batches, BatchSource, EventDataset, Splits, Stream
+from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.losses import Target
@@ -30,7 +30,7 @@ from snnjax.training._inputs import choose_form
 from snnjax.training._objective import Metrics, Objective, Params
 from snnjax.training._params import flatten_params
 from snnjax.training._step import TrainState, batch_key, epoch_order, gradient_of
-from snnjax.training._trainer import Trainer, columns, weighted_mean
+from snnjax.training._trainer import Trainer, check_source, columns, weighted_mean
 
 Training = BatchSource | Stream | Batches
 """Training data."""
@@ -443,18 +443,7 @@ def _check_source(
     Returns:
         Number of outputs of the readout.
     """
-    if isinstance(source, EventDataset):
-        put = "use DeviceEvents.from_dataset(data, dt=...)"
-        raise TypeError(f"{name} must be on the device, got an EventDataset; {put}")
-    if isinstance(source, Batches):
-        source = _first(source)
-    leaves = jax.tree.leaves(source)
-    if not isinstance(source, BatchSource) or any(leaf is source for leaf in leaves):
-        pytree = "a JAX pytree with len(...) and batch(indices, key) (see BatchSource)"
-        # a function may return an iterable
-        iterable = isinstance(source, Iterable) or callable(source)
-        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)" if iterable else ""
-        raise TypeError(f"{name} must be {pytree}, got {type(source).__name__}{hint}")
+    source = check_source(name, _first(source) if isinstance(source, Batches) else source)
     if len(source) == 0:
         raise ValueError(f"{name} must hold at least one sample, got none")
     # shapes only: nothing is computed here

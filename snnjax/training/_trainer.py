@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 import jax
@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from snnjax import _check
 from snnjax._pytree import PyTree
-from snnjax.datasets import Batches, BatchSource
+from snnjax.datasets import Batches, BatchSource, EventDataset
 from snnjax.datasets._batches import Batch
 from snnjax.optimizers import keep_nonnegative
 from snnjax.training._objective import Metrics, Objective, Params, Problem
@@ -144,10 +144,14 @@ class Trainer:
             The state after the step, and the metrics of the batch before it. If the objective, its
             gradient or the update is not finite, now or in an earlier step, only `healthy` changes:
             it is then False.
+
+        Raises:
+            TypeError: An argument is of another kind.
         """
+        _check_state(state)
         if key is not None:
             _check.key("key", key)
-        source, indices = _as_source(batch)
+        source, indices = _as_source("batch", batch)
         sizes = self.sizes(source, len(indices))
         source, indices = self.place((source, indices))
         run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
@@ -172,28 +176,39 @@ class Trainer:
 
         Raises:
             ValueError: The source has fewer samples than a batch.
+            TypeError: An argument is of another kind. Batches of another library have their own
+                order: train on each with `step`, or give `Batches` to `fit`.
         """
+        _check_state(state)
         _check.key("key", key)
+        check_source("source", source)
         self.check_batch_size(source)
         sizes = self.sizes(source)
         source = self.place(source)
         run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, key)
 
-    def evaluate(self, params: Params, source: BatchSource | Batches) -> Metrics:
+    def evaluate(self, params: Params, source: BatchSource | Batches | Pair) -> Metrics:
         """Compute metrics over all samples of `source`. Every sample counts once.
 
         Args:
             params: Parameters of the network.
-            source: The samples. Of `Batches`, epoch 0.
+            source: The samples, or one batch (x, y). Of `Batches`, epoch 0.
 
         Returns:
             Means over samples; the loss is NaN where an input is not finite. `penalty` is a mean
             over batches.
+
+        Raises:
+            TypeError: An argument is of another kind.
         """
+        if isinstance(params, TrainState):
+            raise TypeError("params must be parameters, got a TrainState; give state.params")
         if isinstance(source, Batches):
             each = [(self.evaluate(params, b), float(len(b))) for b in source.epoch(0)]
             return weighted_mean(each)
+        source = _as_source("source", source)[0] if isinstance(source, tuple) else source
+        check_source("source", source)
         n = self.sizes(source, len(source) if isinstance(source, Batch) else None).micro_batch
         # the same program whatever the optimizer
         recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
@@ -286,12 +301,48 @@ def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
     return jax.tree.map(lambda *m: sum(m) / total, *scaled)
 
 
-def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
+def check_source(name: str, source: object) -> BatchSource:
+    """Return `source` if it is one that compiled programs can read.
+
+    Args:
+        name: Name of the argument, for the message.
+        source: The source.
+
+    Raises:
+        TypeError: It is something else. The text says what to do.
+    """
+    if isinstance(source, EventDataset):
+        put = "use DeviceEvents.from_dataset(data, dt=...)"
+        raise TypeError(f"{name} must be on the device, got an EventDataset; {put}")
+    if isinstance(source, BatchSource) and not any(x is source for x in jax.tree.leaves(source)):
+        return source
+    pytree = "a JAX pytree with len(...) and batch(indices, key) (see BatchSource)"
+    hint = ""
+    # a function may return an iterable
+    if isinstance(source, Iterable) or callable(source):
+        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)"
+    if isinstance(source, Batches | Iterator):
+        hint = "; train on each batch (x, y) with Trainer.step, or give Batches to fit"
+    raise TypeError(f"{name} must be {pytree}, got {type(source).__name__}{hint}")
+
+
+def _check_state(state: object) -> None:
+    if not isinstance(state, TrainState):
+        made = "state must be the TrainState of trainer.init() or of the step or epoch before"
+        raise TypeError(f"{made}, got {type(state).__name__}")
+
+
+def _as_source(name: str, batch: object) -> tuple[BatchSource, jax.Array]:
     """Return a source and the indices of its samples that make the batch."""
-    if isinstance(batch, tuple):
-        first, second = batch
-        if isinstance(first, BatchSource):
-            return first, second
-        x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
-        batch = Batch(x=x, y=y)
+    if isinstance(batch, Batch):
+        return batch, jnp.arange(len(batch))
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = f"{type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, Sized) else ''}"
+        raise TypeError(f"{name} must be (x, y) or (source, indices), got {got}")
+    first, second = batch
+    if isinstance(first, BatchSource):
+        return first, second
+    x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
+    _check.time_major("x", x)
+    batch = Batch(x=x, y=y)
     return batch, jnp.arange(len(batch))
