@@ -6,13 +6,12 @@ A traced value (inside jit, vmap or grad) has no number yet; it is not checked.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import numbers
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -186,27 +185,6 @@ def _with_place(error: Exception, place: str) -> Exception:
             if str(new) == message:
                 return new
     return RuntimeError(f"{place}: {own.__name__}")
-
-
-def package(module: str, extra: str, user: str) -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        module: The module.
-        extra: The extra of snnjax that installs the package.
-        user: What needs it, for the error.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: The package is not installed. The text says how to install it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        needs = f"{user} needs the package {module.partition('.')[0]}"
-        raise ImportError(f"{needs}: pip install 'snnjax[{extra}]'") from None
 
 
 def same_dt(name: str, source: object, dt: object) -> None:

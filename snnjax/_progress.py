@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -100,12 +99,7 @@ class _Live:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -147,7 +141,7 @@ class TrainingProgress(Callback):
 
     def finish(self) -> None:
         if self._live is not None:
-            self._live.__exit__(None, None, None)
+            self._live.__exit__()
 
 
 def in_notebook() -> bool:
@@ -233,14 +227,9 @@ class UnitProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
-            self._bar.__exit__(kind, error, trace)
+            self._bar.__exit__()
             self._bar = None
 
     def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
@@ -254,7 +243,7 @@ class UnitProgress:
         Returns:
             The `on_epoch` callback of the sweep, or None without members.
         """
-        self.__exit__(None, None, None)
+        self.__exit__()
         self.console.print(name, highlight=False, soft_wrap=True, markup=False)
         if members:
             self._bar = SweepProgress(members, epochs, console=self.console)

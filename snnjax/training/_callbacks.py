@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _extras
 from snnjax.training._step import TrainState
 
 Row = dict[str, float]
@@ -148,7 +148,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        tensorboard = _check.package("tensorboardX", "tensorboard", "this logger")
+        tensorboard = _extras.package("tensorboardX", "tensorboard", "this logger")
         self._writer = tensorboard.SummaryWriter(os.fspath(folder))
 
     def epoch_end(self, row: Row, state: FitState) -> None:
@@ -177,7 +177,7 @@ class WeightsAndBiases(Callback):
     def __init__(
         self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
-        wandb = _check.package("wandb", "wandb", "this logger")
+        wandb = _extras.package("wandb", "wandb", "this logger")
         self._run = wandb.init(project=project, config=dict(config or {}), **options)
 
     def epoch_end(self, row: Row, state: FitState) -> None:

@@ -382,7 +382,7 @@ def _train_and_validate(
     return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
-def _row(metrics: tuple[Metrics, Metrics], dt: float) -> dict[str, np.ndarray]:
+def _row(metrics: tuple[Metrics, Metrics], dt: float) -> dict[str, Any]:
     """Metrics of all members by their names in `fit`, numpy arrays (members,)."""
     trained, held = metrics
     return columns(trained, dt, "train_") | held.named("valid_")

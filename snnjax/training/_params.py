@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _extras
 from snnjax._npy import read_head
 from snnjax._pytree import PyTree
 
@@ -196,4 +196,4 @@ def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _safetensors(module: str) -> Any:
-    return _check.package(module, "safetensors", "a .safetensors file")
+    return _extras.package(module, "safetensors", "a .safetensors file")

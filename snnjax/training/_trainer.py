@@ -24,22 +24,10 @@ from snnjax._pytree import PyTree
 from snnjax.datasets import Batches, BatchSource, EventDataset
 from snnjax.datasets._batches import Batch
 from snnjax.optimizers import keep_nonnegative
+from snnjax.training import _step
 from snnjax.training._objective import Metrics, Objective, Params, Problem
 from snnjax.training._programs import program
-from snnjax.training._step import (
-    Recipe,
-    Sizes,
-    TrainState,
-    batch_devices,
-    batch_mesh,
-    check_divisor,
-    check_optimizer,
-    evaluate,
-    init_state,
-    micro_batch_size,
-    train_epoch,
-    train_step,
-)
+from snnjax.training._step import Recipe, Sizes, TrainState
 
 Pair = tuple[Any, Any]
 """(x, y), inputs and targets; or (source, indices), a `BatchSource` and samples of it."""
@@ -101,10 +89,10 @@ class Trainer:
             _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
         if batch_size is not None:
             _check.integer("batch_size", batch_size, at_least=1)
-            check_divisor("micro_batch", micro_batch, batch_size)
-            check_divisor("devices", devices, batch_size)
-            check_divisor("micro_batch", micro_batch, batch_size // (devices or 1))
-        check_optimizer(optimizer)
+            _step.check_divisor("micro_batch", micro_batch, batch_size)
+            _step.check_divisor("devices", devices, batch_size)
+            _step.check_divisor("micro_batch", micro_batch, batch_size // (devices or 1))
+        _step.check_optimizer(optimizer)
         self.problem, self.params = Problem.from_objective(network, objective)
         if not isinstance(network, tuple):
             # does nothing to weights without the mark, or if the optimizer does it already
@@ -127,7 +115,7 @@ class Trainer:
     def init(self) -> TrainState:
         """Return the state before the first step, with copies of the network's parameters."""
         params = self.place(jax.tree.map(jnp.copy, self.params))
-        return init_state(params, self.optimizer)
+        return _step.init_state(params, self.optimizer)
 
     def step(
         self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
@@ -154,7 +142,7 @@ class Trainer:
         source, indices = _as_source("batch", batch)
         sizes = self.sizes(source, len(indices))
         source, indices = self.place((source, indices))
-        run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
+        run = self._compiled(_step.train_step, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, indices, key)
 
     def epoch(
@@ -185,7 +173,7 @@ class Trainer:
         self.check_batch_size(source)
         sizes = self.sizes(source)
         source = self.place(source)
-        run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
+        run = self._compiled(_step.train_epoch, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, key)
 
     def evaluate(self, params: Params, source: BatchSource | Batches | Pair) -> Metrics:
@@ -213,7 +201,7 @@ class Trainer:
         # the same program whatever the optimizer
         recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
         source = self.place(source)
-        return self._compiled(evaluate, recipe, (params, source))(params, source)
+        return self._compiled(_step.evaluate, recipe, (params, source))(params, source)
 
     def sizes(self, source: BatchSource, n: int | None = None) -> Sizes:
         """Choose how a batch of `source` is computed. The first source sets the number of devices.
@@ -231,10 +219,10 @@ class Trainer:
         if known not in self._sizes:
             given = self.micro_batch if n % (self.micro_batch or 1) == 0 else None
             if self.devices is None:
-                self.devices = batch_devices(self.problem, source, n, given)
+                self.devices = _step.batch_devices(self.problem, source, n, given)
             devices = self.devices if n % (self.devices * (given or 1)) == 0 else 1
             most = n // devices
-            micro = given or micro_batch_size(self.problem, self.params, source, most)
+            micro = given or _step.micro_batch_size(self.problem, self.params, source, most)
             self._sizes[known] = Sizes(n, micro, devices)
         return self._sizes[known]
 
@@ -246,9 +234,8 @@ class Trainer:
         """
         n = self.batch_size
         if n is None:
-            raise ValueError(
-                "batch_size must be given for data that do not come in batches, got None"
-            )
+            needed = "for data that do not come in batches"
+            raise ValueError(f"batch_size must be given {needed}, got None")
         if source is not None and n > len(source):
             most = f"at most the number of training samples {len(source)}"
             raise ValueError(f"batch_size must be {most}, got {n}")
@@ -256,9 +243,10 @@ class Trainer:
 
     def place(self, tree: T) -> T:
         """Return a pytree on all devices that share a batch; unchanged if there is one device."""
-        if (self.devices or 1) == 1:
+        devices = self.devices or 1
+        if devices == 1:
             return tree
-        return jax.device_put(tree, NamedSharding(batch_mesh(self.devices or 1), PartitionSpec()))
+        return jax.device_put(tree, NamedSharding(_step.batch_mesh(devices), PartitionSpec()))
 
     def recipe(self, sizes: Sizes) -> Recipe:
         """Return the parts of a compiled step of these sizes."""
@@ -276,7 +264,7 @@ class Trainer:
         return self._programs[known]
 
 
-def columns(metrics: Metrics, dt: float | None, prefix: str = "") -> dict[str, np.ndarray]:
+def columns(metrics: Metrics, dt: float | None, prefix: str = "") -> dict[str, Any]:
     """Return metrics of one network, or of all members, by their names in a row.
 
     Args:
