@@ -26,7 +26,6 @@ from snnjax.nn import (
     Dropout,
     Flatten,
     Layer,
-    NeuronLayer,
     Pool,
     Readout,
     Reshape,
@@ -37,6 +36,7 @@ from snnjax.nn import (
 )
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
+from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
@@ -360,7 +360,7 @@ class NirWriter:
     def fail(self, what: str) -> NoReturn:
         """Raise a ValueError that names the present layer."""
         name = layer_name(self._layers[self._k])
-        raise ValueError(f"layer {self._k} ({name}) cannot be written as NIR: {what}. {EXPORTED}")
+        raise ValueError(f"layers[{self._k}] ({name}) cannot be written as NIR: {what}. {EXPORTED}")
 
 
 @nir_writer(SpikingDense, Readout)
