@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,9 +23,6 @@ from rich.table import Table
 
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
-
-if TYPE_CHECKING:
-    from snnjax.reproduce.statements import Statement, Verdict
 
 _PERIOD = 3600.0
 """Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
@@ -235,16 +231,6 @@ class UnitProgress:
             self._bar = SweepProgress(members, epochs, console=self.console)
             self._bar.__enter__()
         return self._bar
-
-
-def verdict_table(title: str, verdicts: Sequence[tuple[Statement, Verdict]]) -> Table:
-    """Return a table with one line per statement of `snnjax.reproduce` and its verdict."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("statement", "verdict", "here"):
-        table.add_column(name, overflow="fold")
-    for statement, verdict in verdicts:
-        table.add_row(escape(statement.text), verdict.status, escape(verdict.found))
-    return table
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> Table:
