@@ -53,10 +53,19 @@ class Checkpoints(Callback):
         self._args = ocp.args
         # orbax requires an absolute path; `save` returns only when the snapshot is on disk
         last_two = ocp.checkpoint_managers.LatestN(2)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=last_two, create=True, enable_async_checkpointing=False
+        folder, process = Path(folder).absolute(), jax.process_index()
+        folder.mkdir(parents=True, exist_ok=True)
+        # each process of a cluster has folders of its own, and waits for no other
+        own = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
         )
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=last_two,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=own,
+        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def start(self, plan: Plan) -> None:
         self._last = plan.last
