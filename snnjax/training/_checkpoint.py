@@ -14,6 +14,7 @@ from snnjax import _check
 from snnjax._pytree import PyTree
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
+from snnjax.training._params import HOLD
 
 Content = dict[str, dict[str, np.ndarray]]
 """Arrays of a checkpoint by group ("state" and "seen") and name."""
@@ -131,7 +132,7 @@ class Checkpoints(Callback):
             The snapshot, with a state of the structure of `like`; None if there is none.
 
         Raises:
-            ValueError: The snapshot belongs to another ensemble.
+            ValueError: The snapshot belongs to another network or ensemble.
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
@@ -153,9 +154,11 @@ class Checkpoints(Callback):
         leaves = [np.asarray(saved["state"][name]) for name in sorted(saved["state"])]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
+            hint = f"; if the gradient of its network was calibrated, {HOLD}"
             raise ValueError(
-                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes "
-                f"{[a.shape for a in leaves]}, not {shapes}"
+                f"the checkpoint of epoch {epoch} is of another network or ensemble: its arrays "
+                f"have shapes {[a.shape for a in leaves]}, not {shapes}"
+                f"{hint if len(leaves) > len(shapes) else ''}"
             )
         groups: dict[str, dict[str, np.ndarray]] = {"history": {}, "initial": {}}
         for name, value in saved["seen"].items():
