@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -98,3 +98,22 @@ class LabelledDataset(abc.ABC):
         edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * n + 0.5).astype(np.int64)
         parts = np.split(order[: edges[-1]], edges[:-1])
         return tuple(self.subset(np.sort(part)) for part in parts)
+
+
+class Splits(NamedTuple):
+    """Training, validation and test data: three sources for training, or three data sets.
+
+    Attributes:
+        train: What is trained on.
+        valid: What selects the best parameters, or None.
+        test: What is evaluated at the end, or None.
+
+    >>> from snnjax.datasets import randman
+    >>> splits = Splits(*randman(samples_per_class=20).split((0.8, 0.1, 0.1), seed=0))
+    >>> [len(part) for part in splits]
+    [160, 20, 20]
+    """
+
+    train: Any
+    valid: Any = None
+    test: Any = None
