@@ -36,7 +36,7 @@ import copy
 import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,8 +45,7 @@ from snnjax._npy import read_head
 from snnjax.datasets import _aedat, _arrays, _fetch
 from snnjax.datasets._crop import crop
 from snnjax.datasets._events import EventDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import Split, check_split
 
 CLASS_NAMES = (
     "hand clapping",
@@ -119,7 +118,7 @@ class DVSGesture:
     def __init__(
         self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4
     ) -> None:
-        _check.one_of("split", split, get_args(Split))
+        check_split(split)
         _check.integer("downsample", downsample, at_least=1)
         self.downsample = _check.one_of("downsample", downsample, [2**k for k in range(8)])
         self._samples = _find(_fetch.check_folder(folder), split)

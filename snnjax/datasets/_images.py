@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,7 @@ import numpy as np
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets import _arrays
-from snnjax.datasets._labelled import LabelledDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import LabelledDataset, Split, check_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -256,7 +254,7 @@ def load_cifar10(
         FileNotFoundError: The data are missing, and `download` is False.
         ValueError: The data are damaged or of another kind.
     """
-    _check.one_of("split", split, get_args(Split))
+    check_split(split)
     import tensorflow_datasets as tfds
 
     data_dir = None if data_dir is None else os.fspath(data_dir)

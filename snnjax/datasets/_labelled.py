@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays
+
+Split = Literal["train", "test"]
+
+
+def check_split(split: Split) -> None:
+    """Raise unless the data set has this split."""
+    _check.one_of("split", split, get_args(Split))
 
 
 class LabelledDataset(abc.ABC):
@@ -40,9 +47,10 @@ class LabelledDataset(abc.ABC):
         if names is not None:
             names = tuple(str(name) for name in names)
             if len(names) != num_classes:
-                needed = f"num_classes = {num_classes} names"
                 got = f"{len(names)}: {names[:20]}"
-                raise ValueError(f"class_names must contain {needed}, got {got}")
+                raise ValueError(
+                    f"class_names must contain num_classes = {num_classes} names, got {got}"
+                )
         labels = _arrays.integers("labels", self.labels, 0, num_classes - 1)
         self._set(labels=labels, num_classes=num_classes, class_names=names)
 
@@ -79,11 +87,9 @@ class LabelledDataset(abc.ABC):
         given = np.asarray(fractions, np.float64)
         shares = np.asarray(_check.number("fractions", given, above=0, at_most=1))
         if shares.ndim != 1 or shares.size == 0:
-            needed = "a sequence of at least one number"
-            raise ValueError(f"fractions must be {needed}, got {fractions!r}")
-        if shares.sum() > 1 + 1e-9:
-            got = f"{fractions!r}, which adds up to {shares.sum():g}"
-            raise ValueError(f"fractions must add up to at most 1, got {got}")
+            raise ValueError(f"fractions must be one number or more, got {fractions!r}")
+        if (total := shares.sum()) > 1 + 1e-9:
+            raise ValueError(f"fractions must add up to at most 1, got {total:g}: {fractions!r}")
         n = len(self)
         order = _arrays.rng_of(seed).permutation(n)
         if stratify:

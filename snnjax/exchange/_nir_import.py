@@ -146,17 +146,20 @@ def _before(
     for name in rest:
         kind = graph.kind(name)
         if kind == "Flatten":
-            start, end = (
-                graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
-            )
+            dims = (graph.sizes(name, f"{which}_dim", 1, at_least=-1) for which in ("start", "end"))
+            (start,), (end,) = dims
             if start != 0 or end not in (-1, len(shape) - 1):
                 graph.fail(name, f"must flatten all axes, from 0 to -1, got {start} and {end}")
             if len(shape) > 1:
                 layers.append(Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
-            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(rest, weights))):
-                graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
+            if kind == "SumPool2d":
+                after = next(rest, weights)
+                found = spikes and graph.kind(after) == "Threshold"
+                threshold = graph.array(after, "threshold") if found else np.array(-1)
+                if not ((threshold >= 0) & (threshold < 1)).all():
+                    graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
@@ -166,18 +169,8 @@ def _before(
     return layers, shape, flat, spikes
 
 
-def _is_maximum(graph: Graph, name: str) -> bool:
-    """Return whether a node turns a count of spikes into their maximum."""
-    if graph.kind(name) != "Threshold":
-        return False
-    threshold = graph.array(name, "threshold")
-    return bool(((threshold >= 0) & (threshold < 1)).all())
-
-
 def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> Pool:
-    window, stride = (
-        graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
-    )
+    window, stride = (graph.sizes(name, key, 2, at_least=1) for key in ("kernel_size", "stride"))
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
