@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import http.client
-import os
 import struct
 import urllib.request
 import zipfile
@@ -19,14 +18,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from snnjax._files import whole
+from snnjax._files import PathLike, whole
 
 BLOCK = 2**20
 # what zipfile raises for a damaged archive
 _DAMAGED = zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError
 
 
-def check_folder(folder: str | os.PathLike[str]) -> Path:
+def check_folder(folder: PathLike) -> Path:
     """Return the path of a folder, or raise a FileNotFoundError if there is none."""
     path = Path(folder)
     if not path.is_dir():

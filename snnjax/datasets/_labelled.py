@@ -47,10 +47,9 @@ class LabelledDataset(abc.ABC):
         if names is not None:
             names = tuple(str(name) for name in names)
             if len(names) != num_classes:
+                needed = f"num_classes = {num_classes} names"
                 got = f"{len(names)}: {names[:20]}"
-                raise ValueError(
-                    f"class_names must contain num_classes = {num_classes} names, got {got}"
-                )
+                raise ValueError(f"class_names must contain {needed}, got {got}")
         labels = _arrays.integers("labels", self.labels, 0, num_classes - 1)
         self._set(labels=labels, num_classes=num_classes, class_names=names)
 

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -43,6 +42,7 @@ from typing import NamedTuple
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _arrays, _fetch
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._labelled import Split, check_split
@@ -89,7 +89,7 @@ def sensor_shape(downsample: int = 1) -> tuple[int, int, int]:
 
 
 def load_nmnist(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     split: Split,
     *,
     downsample: int = 1,

@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _fetch
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._shd import Split, read_shd
@@ -51,7 +51,6 @@ NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
 _INFO = "dataset_info.json"  # TFDS writes it last
 MAX_BYTES = 4 * 2**30
 """Size limit of an archive, and of the file in it."""
-PathLike = str | os.PathLike[str]
 
 
 def download_shd(
