@@ -252,8 +252,7 @@ class LayerReports(Reports[LayerReport]):
         return (
             *(_number(v) for v in membrane),
             ", ".join(_number(w) for w in report.sigma_w),
-            "" if gradient is None else _number(gradient.gain),
-            "" if gradient is None else _number(gradient.steepness),
+            *(map(_number, (gradient.gain, gradient.steepness)) if gradient else ("", "")),
         )
 
 

@@ -156,10 +156,8 @@ class Checkpoints(Callback):
         leaves = [a for _, a in sorted(groups.pop("state").items())]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
-            raise ValueError(
-                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes "
-                f"{[a.shape for a in leaves]}, not {shapes}"
-            )
+            why = f"its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
+            raise ValueError(f"the checkpoint of epoch {epoch} is of another ensemble: {why}")
         return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 
 
