@@ -24,7 +24,6 @@ from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn import Sequential
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
-from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
