@@ -567,10 +567,11 @@ def reproduce(words: list[str], out: Out) -> int:
     if options.preset == "smoke":
         compile_quickly()
     _prepare_jax()
-    from snnjax._progress import UnitProgress, verdict_table
+    from snnjax._progress import UnitProgress
     from snnjax.reproduce import reproduce
-    from snnjax.reproduce.settings import Options
-    from snnjax.reproduce.targets import reproduce_all
+    from snnjax.reproduce._report import screen_table
+    from snnjax.reproduce._settings import Options
+    from snnjax.reproduce._targets import reproduce_all
 
     given = Options(options.preset, options.data, options.seeds)
     root = options.out or Path("runs") / f"reproduce-{options.preset}"
@@ -579,7 +580,7 @@ def reproduce(words: list[str], out: Out) -> int:
         if isinstance(result, str):
             out(f"{name}: not run: {result}")
         else:
-            out(verdict_table(result.study.title, result.verdicts))
+            out(screen_table(result.study.title, result.verdicts))
             out(f"report: {result.folder / 'report.md'}")
 
     with UnitProgress() as progress:
