@@ -85,7 +85,7 @@ def study(options: Options) -> Study:
         ),
     }
     few = {"samples": 500, "learning_rate": 0.01, "epochs": 8} if options.laptop else {}
-    heat = options.arm(MAP, "randman", cells, 2, init="normal", **few)
+    heat = options.arm(MAP, "randman", cells, 2, {"init": "normal", **few})
     units, own = [curve, heat, options.shallow_curve(SPOKEN)], CURVE
     # smoke skips the long training; in the paper preset the curve itself has these settings
     if options.laptop:

@@ -29,6 +29,7 @@ Preset = Literal["smoke", "laptop", "paper"]
 """Size of a study; see the module."""
 Settings = Mapping[str, object]
 """Options of an experiment, by name."""
+UNCHANGED: Settings = {}
 T = TypeVar("T")
 
 SIGMAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0)
@@ -198,10 +199,10 @@ class Options:
         network: str,
         over: Mapping[str, Sequence[float]],
         seeds: int,
+        changes: Settings = UNCHANGED,
         *,
         depth: int | None = None,
         source: Source | None = None,
-        **changes: object,
     ) -> Arm:
         """Return networks to train on the data of the user.
 
@@ -210,9 +211,9 @@ class Options:
             network: Name of the network in `NETWORKS`.
             over: The swept options.
             seeds: Number of seeds in the laptop preset.
+            changes: Options that differ from those of the preset.
             depth: Number of convolutional layers.
             source: The data. None: those of the preset.
-            **changes: Options that differ from those of the preset.
 
         Raises:
             MissingDataError: The folder of the data is missing.
@@ -242,7 +243,7 @@ class Options:
         sweep = Sweep(base=base, over=over, seeds=self.seeds_of(seeds))
         return Arm(name, sweep, columns, source or "own", wave=5 if heavy else 16)
 
-    def shallow_curve(self, name: str, **changes: object) -> Arm:
+    def shallow_curve(self, name: str, changes: Settings = UNCHANGED) -> Arm:
         """Return one hidden layer on spoken words over sigma_u.
 
         Laptop, both cores: 3 to 4 min, or 6 min with recurrence (measured while other programs
@@ -250,18 +251,18 @@ class Options:
 
         Args:
             name: Name of the arm.
-            **changes: Other settings.
+            changes: Options that differ from those of the preset.
         """
-        return self.arm(name, "shallow", self.sigmas(SHALLOW_SIGMAS), 3, **changes)
+        return self.arm(name, "shallow", self.sigmas(SHALLOW_SIGMAS), 3, changes)
 
     def conv_curve(
         self,
         name: str,
         depth: int,
-        laptop: Sequence[float] | None = None,
+        changes: Settings = UNCHANGED,
         *,
+        laptop: Sequence[float] | None = None,
         seeds: int = 2,
-        **changes: object,
     ) -> Arm:
         """Return a convolutional network over sigma_u.
 
@@ -270,10 +271,10 @@ class Options:
         Args:
             name: Name of the arm.
             depth: Number of hidden layers.
+            changes: Options that differ from those of the preset.
             laptop: Values of sigma_u in the laptop preset. None: `CONV_SIGMAS`.
             seeds: Number of seeds in the laptop preset.
-            **changes: Other settings.
         """
         if laptop is None:
             laptop = CONV_SIGMAS if depth >= 7 else (0.01, *CONV_SIGMAS)
-        return self.arm(name, "conv", self.sigmas(laptop), seeds, depth=depth, **changes)
+        return self.arm(name, "conv", self.sigmas(laptop), seeds, changes, depth=depth)
