@@ -212,7 +212,7 @@ def _settings(unit: Unit) -> str:
     usual = Experiment.from_options(base.task.name, start="paper").options()
     own = {k: v for k, v in base.options().items() if k not in ("task", "data", "seed", *over)}
     listed = [f"{k} {_words(v)}" for k, v in own.items() if k in ALWAYS or v != usual.get(k)]
-    head = f"{unit.name}: {unit.columns['task']}, {', '.join(listed)}"
+    head = f"{unit.name}: {unit.columns['task']}, start paper, {', '.join(listed)}"
     swept = "; ".join(f"{k} {', '.join(map(shown, values))}" for k, values in over.items())
     seeds = len({member["seed"] for member in unit.sweep.members()})
     runs = f"swept: {swept}; " * bool(swept) + f"{seeds} seed{'s' * (seeds > 1)}"
