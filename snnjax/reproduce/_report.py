@@ -200,8 +200,17 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
     return "\n\n".join(parts) + "\n"
 
 
-ALWAYS = ("model", "hidden", "dt", "duration", "batch_size", "optimizer", "learning_rate")
-ALWAYS += ("epochs", "init")
+ALWAYS = (
+    "model",
+    "hidden",
+    "dt",
+    "duration",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "epochs",
+    "init",
+)
 """Settings that a report lists even if they have their default values."""
 
 

@@ -42,6 +42,7 @@ CONV_SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 TWO_SPEAKERS: Settings = {"duration": 0.4, "dt": 5e-3, "valid_fraction": 0.25}
 _ADAM: Settings = {"optimizer": "adam", "learning_rate": 5e-3}
 _TINY: Settings = {"duration": 0.06, "dt": 5e-3, "batch_size": 12, "epochs": 1}
+_TINY_DENSE: Settings = {**_TINY, "hidden": (16,)}
 
 
 class Network(NamedTuple):
@@ -73,7 +74,13 @@ NETWORKS: Mapping[str, Network] = {
         0.1,
         {},
         {
-            "smoke": {**_TINY, "duration": 0.2, "classes": 3, "samples": 40, "batch_size": 24},
+            "smoke": {
+                **_TINY_DENSE,
+                "duration": 0.2,
+                "classes": 3,
+                "samples": 40,
+                "batch_size": 24,
+            },
             "laptop": {"batch_size": 50, "epochs": 20},
             "paper": {},
         },
@@ -85,7 +92,7 @@ NETWORKS: Mapping[str, Network] = {
         0.05,
         _NO_LOWER,
         {
-            "smoke": _TINY,
+            "smoke": _TINY_DENSE,
             "laptop": {"dt": 4e-3, "batch_size": 50, "learning_rate": 0.01, "epochs": 10},
             "paper": {"batch_size": 400},
         },
@@ -225,8 +232,6 @@ class Options:
             settings["depth"] = depth
         if self.smoke:
             chance = 1 / 3
-            if network in ("randman", "shallow"):
-                settings["hidden"] = (16,)
             if task is not Randman:
                 source = "generated"
                 label = f"generated {'spikes' if task is SHD else 'images'}"
