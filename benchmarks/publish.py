@@ -11,7 +11,7 @@ times, can be combined. The index also names studies that were never published.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import datetime
 import json
 import re
@@ -21,27 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from snnjax.reproduce._targets import TARGETS, study_name
 
 VERDICTS = ("holds", "does not hold", "not tested at this scale")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to publish."""
-
-    runs: tyro.conf.Positional[Path]
-    """The folder OUT of `snnjax reproduce`."""
-    pages: tyro.conf.Positional[Path]
-    """Folder for the pages."""
-    machine: str
-    """The machine of the runs."""
-    commit: str
-    """The commit of the runs."""
-    notes: Path | None = None
-    """Markdown for the index: reasons why statements do not hold."""
 
 
 def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = "") -> Path:
@@ -115,8 +97,8 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     presets = " and ".join(dict.fromkeys(f"`{f['preset']}`" for f in facts.values()))
     lines = [
         "# The paper's figures and tables, as they came out here",
-        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, our numbers beside the published ones, and a verdict on "
-        "every statement of the paper.",
+        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, "
+        "our numbers beside the published ones, and a verdict on every statement of the paper.",
         f"| | {' | '.join(VERDICTS)} | run on | at commit | minutes |\n|{'---|' * (len(VERDICTS) + 4)}",
     ]
     lines[-1] += "".join(
@@ -134,20 +116,20 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def main(options: Options) -> int:
-    """Publish, and print the path of the index.
-
-    Args:
-        options: What to publish.
-    """
-    notes = "" if options.notes is None else options.notes.read_text()
-    print(
-        publish(
-            options.runs, options.pages, machine=options.machine, commit=options.commit, notes=notes
-        )
-    )
+def main() -> int:
+    """Publish, and print the path of the index."""
+    parser = argparse.ArgumentParser(description="Make pages from finished studies.")
+    parser.add_argument("runs", type=Path, help="the folder OUT of snnjax reproduce")
+    parser.add_argument("pages", type=Path, help="folder for the pages")
+    parser.add_argument("--machine", required=True, help="the machine of the runs")
+    parser.add_argument("--commit", required=True, help="the commit of the runs")
+    parser.add_argument("--notes", type=Path, help="Markdown: why statements do not hold")
+    given = parser.parse_args()
+    notes = "" if given.notes is None else given.notes.read_text()
+    facts = {"machine": given.machine, "commit": given.commit}
+    print(publish(given.runs, given.pages, notes=notes, **facts))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(main())

@@ -16,6 +16,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +36,7 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._hosts import here, wait
 from snnjax.experiments._load import as_json, load_experiment, read_json
 from snnjax.experiments._options import options_of
-from snnjax.experiments._run import run
+from snnjax.experiments._run import CHECKPOINTS, run
 from snnjax.experiments._sweep_folder import (
     Member,
     alone,
@@ -50,6 +52,7 @@ from snnjax.experiments._sweep_folder import (
     write_results,
 )
 from snnjax.nn import Sequential
+from snnjax.training._callbacks import Row
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import (
     EnsembleResult,
@@ -221,7 +224,9 @@ def run_sweep(
             groups: dict[Experiment, list[Member]] = {}
             for member in members:
                 groups.setdefault(_group(sweep, member), []).append(member)
-            plan_waves(folder, list(groups.values()), execution.wave)
+            # a streamed member is a wave of its own: its file is written when it is finished
+            size = 1 if sweep.base.task.streamed else execution.wave
+            plan_waves(folder, list(groups.values()), size)
         wait("planned")
         members = planned(folder)
         for wave, waiting in waves_in(folder):
@@ -386,12 +391,18 @@ def _train_one_by_one(
     trained = []
     for k, member in enumerate(members):
         folder = wave / f"{k:04d}"
+        if (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists():
+            shutil.rmtree(folder)  # it ended, and was killed before its file was written
         one = sweep.experiment(member)
         resume = (folder / "config.json").exists()
         try:
             found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
         except TrainingDivergedError as error:
             found, finite = error.result, False
+        if not found.history:  # the untrained network was not finite
+            row: Row = {"train_accuracy": math.nan, "valid_accuracy": math.nan}
+            tested: Row = {"accuracy": math.nan}
+            found = found._replace(history=[row], test={"final": tested, "best": tested})
         names = [name for name in found.history[0] if name != "epoch"]
         lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
         history = {n: np.array([[row[n] for row in found.history]]) for n in names}
