@@ -57,7 +57,7 @@ def accuracy_table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Train what is missing, and show mean and standard deviation over all rows of each sweep."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SWEEPS))
     options = parser.parse_args()

@@ -14,12 +14,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from snnjax.reproduce._layers import NUMBERS, OTHERS, SIGMAS, STATEMENTS, few, figure, setting
 
 from benchmarks.studies import Row, compute, numbered, study, table
 from snnjax import plotting
 from snnjax.datasets import Splits
 from snnjax.experiments import Experiment, Sweep
+from snnjax.reproduce._layers import NUMBERS, OTHERS, SIGMAS, STATEMENTS, few, figure, setting
 
 SAMPLES = 32
 
@@ -49,7 +49,7 @@ def seen(row: Row) -> Row:
 
 def main() -> None:
     """Measure what is missing, draw, and show each statement and the means over seeds."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
     parser.add_argument("figure", type=Path, help="PNG file to write")
     options = parser.parse_args()

@@ -31,6 +31,7 @@ from snnjax.datasets import Splits
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._data import at
 from snnjax.gradient_theory import steepness_for_gain
+from snnjax.reproduce._data import datasets
 from snnjax.surrogate import superspike
 
 
@@ -114,8 +115,8 @@ def few(experiment: Experiment, sizes: tuple[int, int] | None) -> Splits:
         The data. The validation data also replace the test data.
     """
     if sizes is None:
-        train, valid, _ = (part.split_groups((3, 5))[1] for part in experiment.datasets())
-        return Splits(train, valid, valid)
+        two: Any = datasets(experiment, "two speakers")
+        return two._replace(test=two.valid)
     data: Any = at(experiment, {"valid_fraction": 0.01}).datasets().train
     shares = [size / len(data) for size in sizes]
     train, valid, *_ = data.split((*shares, 1 - sum(shares)), seed=0)
@@ -123,7 +124,7 @@ def few(experiment: Experiment, sizes: tuple[int, int] | None) -> Splits:
 
 
 def train(place: Path, options: argparse.Namespace) -> None:
-    """Train what is missing.
+    """Train what is missing: all learning rates for seed 0, then the best one for other seeds.
 
     Args:
         place: Folder of the study.
@@ -131,18 +132,16 @@ def train(place: Path, options: argparse.Namespace) -> None:
     """
     for name in options.tasks:
         task = TASKS[name]
-        plain = Experiment.from_options(**task.options)
-        epochs = options.epochs or plain.training.epochs
-        sets = few(plain, task.sizes)
+        sets = few(Experiment.from_options(**task.options), task.sizes)
         for arm in options.arms:
-            base = Experiment.from_options(
-                **(task.options | ARMS[arm].options | {"epochs": epochs})
-            )
-            if ARMS[arm].theory:
+            changes, rates, theory = ARMS[arm]
+            base = Experiment.from_options(**task.options, **changes)
+            base = base.replace(epochs=options.epochs or base.training.epochs)
+            if theory:
                 base = base.replace(beta=_from_theory(base, sets))
-            folder = place / f"{name}, {epochs} epochs" / arm
+            folder = place / f"{name}, {base.training.epochs} epochs" / arm
             for depth in options.depths or task.depths:
-                train_arm(base, depth, ARMS[arm].rates, options.seeds, folder, sets)
+                train_arm(base, depth, rates, options.seeds, folder, sets)
 
 
 def train_arm(
@@ -151,23 +150,13 @@ def train_arm(
     rates: Sequence[float],
     seeds: int,
     folder: Path,
-    datasets: Splits | None = None,
+    sets: Splits,
 ) -> None:
-    """Train a network with all learning rates for seed 0, then the other seeds with the best one.
-
-    Args:
-        base: The experiment.
-        depth: Number of hidden layers.
-        rates: Learning rates.
-        seeds: Number of seeds.
-        folder: Folder of the sweep, which has all depths.
-        datasets: Training, validation and test set. None: those of the task.
-    """
-    over = {"depth": (depth,), "learning_rate": tuple(rates)}
-    rows = compute(Sweep(base=base, over=over, seeds=1), folder, datasets)
+    """Train one arm and depth. The sweep in `folder` has all depths."""
+    over = {"depth": (depth,), "learning_rate": rates}
+    rows = compute(Sweep(base=base, over=over, seeds=1), folder, sets)
     best = at_best_rate(pick(rows, depth=depth))[0]["learning_rate"]
-    over["learning_rate"] = (best,)
-    compute(Sweep(base=base, over=over, seeds=seeds), folder, datasets)
+    compute(Sweep(base=base, over=over | {"learning_rate": (best,)}, seeds=seeds), folder, sets)
 
 
 def _from_theory(experiment: Experiment, sets: Splits) -> float:
@@ -399,7 +388,7 @@ def picture(rows: Sequence[Row]) -> Figure:
 
 def main() -> None:
     """Train what is missing, and show all tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("place", type=Path, help="folder of the study, or a file with its rows")
     add("--tasks", nargs="+", choices=TASKS, default=["dense"])

@@ -50,7 +50,7 @@ def timed(*arguments: str) -> tuple[float, float]:
 def main() -> None:
     """Print one line per placement."""
     kinds = ("shard", "map", "vmap")
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--seeds", type=int, default=8, help="members")
     add("--epochs", type=int, default=40, help="epochs of each")

@@ -54,7 +54,7 @@ def child(folder: str) -> dict[str, float]:
 
 def main() -> None:
     """Print one line per process."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of processes")
     options = parser.parse_args()
     for _ in range(options.rounds):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from benchmarks.studies import Row, accuracy_after, compute, pick, spread, study, table
 from snnjax.datasets import Splits
 from snnjax.experiments import Experiment, Sweep
+from snnjax.reproduce._data import Source, datasets
 
 NAMES = {
     "fluctuation_driven": "paper's formula",
@@ -42,7 +43,7 @@ class Study(NamedTuple):
         sweeps: Swept options by the kind of network and a name.
         seeds: Number of seeds.
         samples: Number of training recordings. None: all.
-        speakers: The only speakers. Empty: all.
+        source: The recordings of all speakers, or of two.
         few: The table also has the accuracy after this number of epochs.
     """
 
@@ -50,14 +51,12 @@ class Study(NamedTuple):
     sweeps: Mapping[tuple[str, str], Mapping[str, Sequence[Any]]]
     seeds: int = 3
     samples: int | None = None
-    speakers: tuple[int, ...] = ()
+    source: Source = "own"
     few: int = 3
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the data."""
-        sets: Any = experiment.datasets()
-        if self.speakers:
-            sets = Splits(*(part.split_groups(self.speakers)[1] for part in sets))
+        sets: Any = datasets(experiment, self.source) or experiment.datasets()
         if self.samples is None:
             return sets
         share = self.samples / len(sets.train)
@@ -95,7 +94,7 @@ STUDIES = {
                 "depth": (3, 7),
             },
         },
-        speakers=(3, 5),
+        source="two speakers",
         few=5,
     ),
 }
@@ -152,7 +151,7 @@ def _cell(rows: Sequence[Row], few: int) -> str:
 
 def main() -> None:
     """Train what is missing, and show the table of each study."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("place", type=Path, help="folder of the studies, or a file with their rows")
     parser.add_argument("--study", choices=STUDIES, default="words")
     options = parser.parse_args()

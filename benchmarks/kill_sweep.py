@@ -85,7 +85,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
 def main() -> int:
     """Print the moment of each kill, and the differences of every sweep that finished."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=20, help="number of kills")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     options = parser.parse_args()

@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Measure every combination in a separate process."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--depth", type=int, default=10, help="layers: 1, 3, 7 or 10")
     add("--batch-size", type=int, default=16, help="samples")

@@ -14,6 +14,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+
 from snnjax.reproduce._membranes import (
     DT,
     METHODS,
@@ -26,7 +27,7 @@ from snnjax.reproduce._membranes import (
 
 def main() -> None:
     """Print one row per input, target and method."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     add = parser.add_argument
     add("--data", type=Path, help="folder with NAME_train.h5 in the SHD layout")
     add("--seeds", type=int, default=8, help="networks of each kind")
@@ -45,19 +46,18 @@ def main() -> None:
     if options.data is not None:
         inputs["spoken digits"] = spoken_input(options.data, options.samples)
     network = {"depth": depth, "width": width, "recurrent": recurrent}
-    for name, sigma_u, method in itertools.product(inputs, options.sigma_u, METHODS):
-        of = lambda seed: measure(*inputs[name], sigma_u, method, seed, **network)  # noqa: B023
-        variance, quenched, predicted, rate, silent = np.mean(
-            [of(seed) for seed in range(options.seeds)], axis=0
-        )
-        shown = {
-            "measured/target": (np.sqrt(variance) / sigma_u, 2),
-            "| rate Hz": (rate, 1),
-            "| silent %": (100 * silent, 0),
-            "| spread/predicted": (np.sqrt(quenched / predicted), 2),
-        }
-        parts = [f"{n} {' '.join(f'{v:.{k}f}' for v in vs)}" for n, (vs, k) in shown.items()]
-        print(f"{name:14s} sigma_u {sigma_u:g} {method:22s}", *parts, flush=True)
+    for name, (x, nu) in inputs.items():
+        for sigma_u, method in itertools.product(options.sigma_u, METHODS):
+            networks = [measure(x, nu, sigma_u, method, k, **network) for k in range(options.seeds)]
+            variance, quenched, predicted, rate, silent = np.mean(networks, axis=0)
+            shown = {
+                "measured/target": (np.sqrt(variance) / sigma_u, 2),
+                "| rate Hz": (rate, 1),
+                "| silent %": (100 * silent, 0),
+                "| spread/predicted": (np.sqrt(quenched / predicted), 2),
+            }
+            parts = [f"{n} {' '.join(f'{v:.{k}f}' for v in vs)}" for n, (vs, k) in shown.items()]
+            print(f"{name:14s} sigma_u {sigma_u:g} {method:22s}", *parts, flush=True)
 
 
 if __name__ == "__main__":

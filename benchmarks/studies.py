@@ -12,7 +12,6 @@ were sweeps, and have other measurements too.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -23,9 +22,8 @@ import numpy as np
 
 from snnjax.datasets import Splits
 from snnjax.experiments import Sweep, run_sweep
-from snnjax.experiments._sweep_folder import member_file
-
-Row = dict[str, Any]
+from snnjax.experiments._results import Row, read_csv
+from snnjax.experiments._sweep_folder import member_file, write_csv
 
 
 def study(place: Path, train: Callable[[Path], None], labels: Sequence[str]) -> list[Row]:
@@ -43,10 +41,7 @@ def study(place: Path, train: Callable[[Path], None], labels: Sequence[str]) -> 
     for file in sorted(place.glob("*/" * len(labels) + "results.csv")):
         own = dict(zip(labels, file.relative_to(place).parts, strict=False))
         rows += [own | row | _curve(file.parent, row) for row in read(file)]
-    with (place / "results.csv").open("w", newline="") as f:
-        writer = csv.DictWriter(f, list(dict.fromkeys(itertools.chain(*rows))), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, place / "results.csv")
     return rows
 
 
@@ -71,18 +66,8 @@ def _curve(folder: Path, row: Row) -> Row:
 
 
 def read(file: Path) -> list[Row]:
-    """Return the rows of a CSV file, with numbers as floats and without empty cells."""
-    with file.open(newline="") as f:
-        return [{n: _value(v) for n, v in row.items() if v != ""} for row in csv.DictReader(f)]
-
-
-def _value(text: str) -> bool | float | str:
-    if text in ("True", "False"):
-        return text == "True"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    """Return the rows of a CSV file, without the columns that a row does not have."""
+    return [{n: v for n, v in row.items() if v is not None} for row in read_csv(file)]
 
 
 def pick(rows: Sequence[Row], **values: Any) -> list[Row]:

@@ -331,15 +331,20 @@ def write_results(
     rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
     if not rows or not write:
         return rows
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)  # networks differ in depth
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / "results.csv", text.getvalue().encode())
+    write_csv(rows, folder / "results.csv")
     if figure:
         draw(rows, folder / FIGURE)
     return rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write rows to a CSV file. Columns that a row lacks, as in a smaller network, stay empty."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue().encode())
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:

@@ -73,7 +73,7 @@ def test_rates_are_chosen_on_seed_0_and_what_is_done_is_known_again(monkeypatch,
         return done
 
     monkeypatch.setattr(depth_training, "compute", compute)
-    train_arm(of("dense", "paper"), 3, ARMS["paper"].rates, 3, tmp_path)
+    train_arm(of("dense", "paper"), 3, ARMS["paper"].rates, 3, tmp_path, None)
     assert [(r["learning_rate"], r["seed"]) for r in done] == [
         (0.0003, 0),
         (0.001, 0),
