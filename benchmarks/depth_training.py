@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from scipy import stats
 
 from benchmarks.studies import Row, compute, numbered, pick, spread, study, table
 from snnjax import plotting
@@ -303,14 +304,10 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0])
     0.8
     """
-    ranks = [
-        (np.searchsorted(np.sort(v), v, "left") + np.searchsorted(np.sort(v), v, "right")) / 2
-        for v in map(np.asarray, (a, b))
-    ]
-    if min(np.ptp(r) for r in ranks) == 0:  # a constant has no correlation
+    if 1 in (len(set(a)), len(set(b))):  # a constant has no correlation
         return 0.0
-    matrix: Any = np.corrcoef(ranks)
-    return float(np.round(matrix[0, 1], 10))
+    found: Any = stats.spearmanr(a, b)
+    return round(float(found.statistic), 10)
 
 
 def predictors(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
