@@ -16,7 +16,6 @@ import datetime
 import json
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,20 +115,20 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main() -> None:
     """Publish, and print the path of the index."""
-    parser = argparse.ArgumentParser(description="Make pages from finished studies.")
-    parser.add_argument("runs", type=Path, help="the folder OUT of snnjax reproduce")
-    parser.add_argument("pages", type=Path, help="folder for the pages")
-    parser.add_argument("--machine", required=True, help="the machine of the runs")
-    parser.add_argument("--commit", required=True, help="the commit of the runs")
-    parser.add_argument("--notes", type=Path, help="Markdown: why statements do not hold")
-    given = parser.parse_args()
-    notes = "" if given.notes is None else given.notes.read_text()
-    facts = {"machine": given.machine, "commit": given.commit}
-    print(publish(given.runs, given.pages, notes=notes, **facts))
-    return 0
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("runs", type=Path, help="the folder OUT of snnjax reproduce")
+    add("pages", type=Path, help="folder for the pages")
+    add("--machine", required=True, help="the machine of the runs")
+    add("--commit", required=True, help="the commit of the runs")
+    add("--notes", type=Path, help="Markdown for the index: why statements do not hold")
+    options = parser.parse_args()
+    notes = "" if options.notes is None else options.notes.read_text()
+    facts = {"machine": options.machine, "commit": options.commit, "notes": notes}
+    print(publish(options.runs, options.pages, **facts))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

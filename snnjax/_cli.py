@@ -383,6 +383,7 @@ def results(words: list[str], out: Out) -> int:
     folders = found.pop("folders")
     options = dataclasses.replace(ResultsOptions(), **found)
     from snnjax.experiments import _results
+    from snnjax.experiments._sweep_folder import write_csv
 
     for name in ("csv", "figure"):
         file = found.get(name)
@@ -391,7 +392,7 @@ def results(words: list[str], out: Out) -> int:
     rows = _results.read(folders)
     out(_results.sweep_table(rows, sort=options.sort))
     if options.csv is not None:
-        _results.write_csv(rows, options.csv)
+        write_csv(rows, options.csv)
         out(f"rows:   {options.csv}")
     if options.figure is not None:
         _results.draw(rows, options.figure)

@@ -69,7 +69,9 @@ from snnjax.training._placement import Placement, resolve
 
 PROBED = 64
 """Number of training samples of the probe."""
-_SEEN = ("sigma_u", "grad_z", "grad_w", "update")
+_SEEN = ("sigma_u", "grad_z", "grad_w", "update", "gain", "agreement", "step")
+"""Columns `initial_NAME_K`. `memory` would need a second forward pass, and `bounds` a second
+probe."""
 Watch = Callable[[Snapshot, int, int], None]
 """A function of the snapshot of an epoch, the number of finished members, and the members of the
 wave."""
