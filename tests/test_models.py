@@ -43,10 +43,10 @@ def test_skip_connects_every_layer_to_the_readout():
 
 def test_command_line_names_build_these():
     for model, depth in (("csnn1", 1), ("csnn7", 7)):
-        config = RandmanConfig(
+        config = Experiment.from_options("randman", 
             model=model, recurrent=True, skip=True, remat_steps=20, learn_tau=True
         )
-        network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
+        network = build_network(config, Inputs(700, num_classes=20, nu=15.8, duration=0.7)
         hidden = [layer for layer in network.layers if layer.spiking]
         assert len(hidden) == depth
         assert network.skip
@@ -73,7 +73,7 @@ def test_errors():
         ValueError,
         match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', 'dalian', 'dalian_csnn3', got 'csnn2'",
     ):
-        RandmanConfig(model="csnn2")
+        Experiment.from_options("randman", model="csnn2")
 
 
 @pytest.mark.parametrize(("depth", "inputs"), [(2, 4096), (4, 2048), (6, 1024), (8, 256)])
@@ -184,7 +184,7 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
 @pytest.mark.more
 @pytest.mark.parametrize("model", ["dalian", "dalian_csnn3"])
 def test_command_line_names_build_dalian_networks(model):
-    config = RandmanConfig(
+    config = Experiment.from_options("randman", 
         model=model,
         recurrent=True,
         learn_tau=True,
@@ -193,7 +193,7 @@ def test_command_line_names_build_dalian_networks(model):
         ei_ratio=8.0,
         sigma_u=0.5,
     )
-    network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
+    network = build_network(config, Inputs(700, num_classes=20, nu=15.8, duration=0.7)
     hidden = [layer for layer in network.layers if layer.spiking]
     assert [layer.n_inh for layer in hidden] == ([16] if model == "dalian" else [2, 4, 8])
     for layer in hidden:
@@ -205,6 +205,6 @@ def test_command_line_names_build_dalian_networks(model):
             w.std(), np.sqrt(np.log(2)), rtol=0.15
         )  # cv = 1; 1,600 weights and more
     with pytest.raises(ValueError, match=r"init must be one of .* with Dale's law, got 'kaiming'"):
-        RandmanConfig(model=model, init="kaiming")
+        Experiment.from_options("randman", model=model, init="kaiming")
     with pytest.raises(ValueError, match="init 'lognormal' needs a model with Dale's law"):
-        RandmanConfig(init="lognormal")
+        Experiment.from_options("randman", init="lognormal")

@@ -18,7 +18,7 @@ from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.nn._nonnegative import nonnegative
 from snnjax.psp import Kernel
 
-CONFIG = RandmanConfig(
+CONFIG = Experiment.from_options("randman", 
     start="paper",
     model="dalian",
     recurrent=True,
@@ -56,7 +56,7 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
 
 @pytest.mark.more
 def test_data_driven_initialization_is_on_target():
-    prepared = prepare(dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2))
+    prepared = prepare(CONFIG.replace(init="data_driven", hidden=(64,), sigma_u=1.2))
     x, _ = prepared.sample.batch(jnp.arange(len(prepared.sample)))
     layer = prepared.network.layers[0]
     u = free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output))
@@ -94,7 +94,7 @@ def test_probe_adds_up_all_three_connections(prepared):
 @pytest.mark.slow
 def test_a_sweep_keeps_them_too(tmp_path):
     sweep = run_sweep(
-        dataclasses.replace(CONFIG, epochs=3),
+        CONFIG.replace(epochs=3),
         grid([0], {"sigma_u": [0.5, 1.5]}),
         tmp_path / "sweep",
         placement="vmap",

@@ -39,14 +39,14 @@ def folder(tmp_path, rng):
 
 
 def test_sets_are_split_by_user(folder):
-    train, valid, test = DVSGestureConfig(data=folder, **SMALL).datasets()
+    train, valid, test = Experiment.from_options("dvs-gesture", data=folder, **SMALL).datasets()
     assert isinstance(train, Stream)
     assert sorted(set(train.recordings.users)) == [1, 2, 4, 5, 6, 7]
     assert set(valid.groups) == {3}
     assert set(test.groups) == {24, 25, 26}
     assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # and not 8 of 12
     assert (valid.num_units, valid.duration) == (128, 0.1)
-    held, _, _ = DVSGestureConfig(data=folder, stream=False, **SMALL).datasets()
+    held, _, _ = Experiment.from_options("dvs-gesture", data=folder, stream=False, **SMALL).datasets()
     whole = DVSGesture(folder, "train", downsample=16)
     expected = whole.subset(whole.users != 3).load(duration=0.1)
     np.testing.assert_array_equal(held.times, expected.times)
@@ -56,7 +56,7 @@ def test_sets_are_split_by_user(folder):
 @pytest.mark.more
 def test_network_sees_the_sensor(folder):
     require("grain")
-    prepared = prepare(DVSGestureConfig(data=folder, init="data_driven_balanced", **SMALL))
+    prepared = prepare(Experiment.from_options("dvs-gesture", data=folder, init="data_driven_balanced", **SMALL))
     x, _ = prepared.sample.batch(np.arange(4))
     readout, activity = jax.jit(lambda n, x: n(x))(prepared.network, x)
     # 3 x 3 with padding 2: two more positions per layer
@@ -72,7 +72,7 @@ def test_network_sees_the_sensor(folder):
 def test_training_learns_the_side(folder, tmp_path, stream):
     if stream:
         require("grain")
-    config = DVSGestureConfig(data=folder, stream=stream, **(SMALL | {"epochs": 6}))
+    config = Experiment.from_options("dvs-gesture", data=folder, stream=stream, **(SMALL | {"epochs": 6}))
     finished = run(config, folder=RunFolder(tmp_path / "run"))
     assert (
         finished.summary["test_accuracy"] >= 5 / 6
@@ -99,12 +99,12 @@ def test_training_learns_the_side(folder, tmp_path, stream):
 )
 def test_wrong_settings(options, match, tmp_path):
     with pytest.raises(ValueError, match=match):
-        DVSGestureConfig(data=tmp_path, **options)
+        Experiment.from_options("dvs-gesture", data=tmp_path, **options)
 
 
 def test_users_that_are_not_there_and_sweeps(folder, tmp_path):
-    config = DVSGestureConfig(data=folder, **SMALL)
+    config = Experiment.from_options("dvs-gesture", data=folder, **SMALL)
     with pytest.raises(ValueError, match="valid_users must be some but not all of the users"):
-        dataclasses.replace(config, valid_users=(99,)).datasets()
+        config.replace(valid_users=(99,)).datasets()
     with pytest.raises(ValueError, match="stream must be False"):
         run_sweep(config, grid([0], {"sigma_u": [0.5, 1.0]}), tmp_path / "sweep")

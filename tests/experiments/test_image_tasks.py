@@ -26,7 +26,7 @@ def sets(rng):
 
 @pytest.mark.more
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
-    prepared = prepare(DigitsConfig(duration=0.1), sets)
+    prepared = prepare(Experiment.from_options("digits", duration=0.1), sets)
     x, _ = prepared.splits.train.batch(np.arange(36))
     spikes = sensory_spikes(prepared.network, x)
     np.testing.assert_allclose(prepared.config.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
@@ -43,7 +43,7 @@ def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
 )
 @pytest.mark.slow
 def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
-    config = DigitsConfig(
+    config = Experiment.from_options("digits", 
         start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options
     )
     folder = RunFolder(tmp_path / "run")
@@ -58,12 +58,12 @@ def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path,
 
 
 def test_digits_are_split_without_overlap():
-    train, valid, test = DigitsConfig().datasets()
+    train, valid, test = Experiment.from_options("digits").datasets()
     assert (len(train), len(valid), len(test)) == (1294, 144, 359)
 
 
 def test_cifar10_takes_a_fraction_and_downsamples():
-    train, valid, test = CIFAR10Config(
+    train, valid, test = Experiment.from_options("cifar10", 
         data=data_path("tfds"), fraction=0.1, downsample=2
     ).datasets()
     assert (len(train), len(valid), len(test), train.images.shape[1:]) == (
@@ -93,7 +93,7 @@ def test_cifar10_takes_a_fraction_and_downsamples():
 )
 def test_wrong_settings(options, match):
     with pytest.raises(ValueError, match=match):
-        DigitsConfig(**options)
+        Experiment.from_options("digits", **options)
 
 
 def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it_is_measured(sets):
@@ -102,7 +102,7 @@ def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it
     At the rate of these images, such weights exist.
     """
     prepared = prepare(
-        DigitsConfig(start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets
+        Experiment.from_options("digits", start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets
     )
     with pytest.raises(ValueError, match="mu_u"):
-        prepare(dataclasses.replace(prepared.config, nu=1.0), sets)
+        prepare(prepared.config.replace(nu=1.0), sets)

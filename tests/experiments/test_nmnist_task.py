@@ -33,7 +33,7 @@ def folder(tmp_path, rng):
 
 @pytest.mark.more
 def test_sets_and_the_plane_that_the_network_sees(folder):
-    config = NMNISTConfig(
+    config = Experiment.from_options("nmnist", 
         data=folder,
         model="csnn2",
         downsample=4,
@@ -49,7 +49,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
     ]
     assert not set(train.groups) & set(valid.groups)
     assert (test.groups > 60_000).all()
-    other, _, _ = dataclasses.replace(config, data_seed=1).datasets()
+    other, _, _ = config.replace(data_seed=1).datasets()
     assert set(other.groups) != set(train.groups)
 
     prepared = prepare(config, (train, valid, test))
@@ -80,7 +80,7 @@ def test_training_learns_real_recordings(tmp_path):
             digits = f"{name}/0/", f"{name}/1/"
             for member in [member for member in whole.namelist() if member.startswith(digits)][:n]:
                 some.writestr(member, whole.read(member))
-    config = NMNISTConfig(
+    config = Experiment.from_options("nmnist", 
         start="paper",
         data=part,
         model="csnn2",
@@ -101,7 +101,7 @@ DEPTHS = [("csnn4", 1), ("csnn6", 2), ("csnn8", 1), ("csnn8", 2)]
 
 @pytest.mark.parametrize(("model", "downsample"), DEPTHS)
 def test_every_depth_fits_on_the_plane(folder, model, downsample):
-    config = NMNISTConfig(data=folder, model=model, downsample=downsample)
+    config = Experiment.from_options("nmnist", data=folder, model=model, downsample=downsample)
     network = build_network(
         config,
         in_features=int(np.prod(config.sensor)),
@@ -131,7 +131,7 @@ def test_every_depth_fits_on_the_plane(folder, model, downsample):
 )
 def test_wrong_settings(options, match, tmp_path):
     with pytest.raises(ValueError, match=match):
-        NMNISTConfig(data=tmp_path, **options)
+        Experiment.from_options("nmnist", data=tmp_path, **options)
 
 
 def test_archives_that_are_not_there(tmp_path, capsys):

@@ -18,7 +18,7 @@ from snnjax.experiments.sweep import program_of
 from snnjax.training import fit_ensemble
 from snnjax.training._ensemble import Snapshot, _epoch, _How, _start, check_members
 
-CONFIG = RandmanConfig(
+CONFIG = Experiment.from_options("randman", 
     start="paper",
     classes=3,
     samples=40,
@@ -72,7 +72,7 @@ def test_a_member_is_the_run_it_would_be_alone(trained):
     """After three epochs; later, rounding changes single spikes."""
     for k in (1, 3):
         alone = run(
-            RandmanConfig(
+            Experiment.from_options("randman", 
                 **{**vars(CONFIG), **{name: values[k].item() for name, values in MEMBERS.items()}}
             )
         ).fit  # the same as `snnjax train`
@@ -195,7 +195,7 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
 @pytest.mark.slow
 def test_the_best_epoch_is_never_one_of_priming(task):
     config, data = load(
-        dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0)
+        CONFIG.replace(init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0)
     )
     sources, members = (
         data.splits,
@@ -230,7 +230,7 @@ def test_patience_stops_members_one_by_one(task):
 
 @pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
-    silent = RandmanConfig(
+    silent = Experiment.from_options("randman", 
         **{
             **vars(CONFIG),
             "init": "fluctuation_driven",
@@ -239,7 +239,7 @@ def test_priming_wakes_a_silent_layer_and_learns_no_class():
             "lower_threshold": 0.5,
         }
     )
-    config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
+    config, data = load(Experiment.from_options("randman", **{**vars(silent), "priming_epochs": 4}))
     sources, members = data.splits, {"seed": np.array([0, 1])}
     options = {"epochs": 1, "dt": config.dt, "placement": "map"}
     result = fit_ensemble(program_of(config, data), members, sources, **options)
@@ -247,7 +247,7 @@ def test_priming_wakes_a_silent_layer_and_learns_no_class():
     assert (result.history["rate_1"][:, 4] > 0.5).all()
     assert (result.best_epoch == 5).all()
     # the same phases in `fit`
-    alone = run(RandmanConfig(**{**vars(silent), "priming_epochs": 4, "epochs": 1})).fit
+    alone = run(Experiment.from_options("randman", **{**vars(silent), "priming_epochs": 4, "epochs": 1})).fit
     np.testing.assert_allclose(
         result.history["rate_1"][0], [row["rate_1"] for row in alone.history], rtol=1e-3
     )
