@@ -2,7 +2,7 @@
 
     python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234
 
-Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce.study`).
+Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce._study`).
 Paths of the machine are removed; date, machine and commit of the run are added. Then writes an
 index with the same facts, the computing time, and which statements hold. The facts of each study
 are stored in `studies.json` beside the index, so that studies of several OUTs, from different
@@ -23,7 +23,7 @@ from typing import Any
 
 import tyro
 
-from snnjax.reproduce.targets import TARGETS, study_name
+from snnjax.reproduce._targets import TARGETS, study_name
 
 VERDICTS = ("holds", "does not hold", "not tested at this scale")
 
@@ -98,16 +98,13 @@ def _facts(folder: Path, report: str) -> dict[str, Any]:
         verdict: sum(verdict in (cell.strip() for cell in row) for row in rows)
         for verdict in VERDICTS
     }
-    seconds = sum(
-        json.loads(line)["seconds"] for line in (folder / "results.jsonl").read_text().splitlines()
-    )
-    day = datetime.datetime.fromtimestamp(
-        (folder / "results.jsonl").stat().st_mtime, datetime.UTC
-    ).date()
-    settings = json.loads((folder / "study.json").read_text())
+    file = folder / "study.json"
+    study = json.loads(file.read_text())
+    seconds = sum(unit["seconds"] for unit in study["done"].values())
+    day = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC).date()
     return {
         "title": report.splitlines()[0].removeprefix("# "),
-        "preset": settings["preset"],
+        "preset": study["settings"]["preset"],
         "minutes": round(seconds / 60, 1),
         "day": str(day),
         **counts,

@@ -4,44 +4,62 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, Task, TimeElapsedColumn, TimeRemainingColumn
+from rich.spinner import SPINNERS
 from rich.table import Table
+from rich.text import Text
 
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
 
-if TYPE_CHECKING:
-    from snnjax.reproduce.statements import Statement, Verdict
-
 _PERIOD = 3600.0
 """Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
+_DROPPED = ("rates", "speed", "train", "loss", "bar", "elapsed", "spin", "score", "valid", "phase")
+"""Parts of a line that are left out on a narrow terminal, in this order."""
+_BAR = 10, 40
+"""Smallest and largest width of the bar."""
 
 
-def _columns(unit: str) -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn(unit),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+def _line(task: Task, width: int) -> Text:
+    """Return one line: a spinner, the count, a bar, `parts`, the elapsed and the remaining time.
+
+    Count and remaining time are always shown.
+
+    Args:
+        task: The task of the bar. Its description is the unit, its field `parts` the texts.
+        width: Columns of the terminal.
+    """
+    total, frames = task.total or 1, SPINNERS["dots"]["frames"]
+    shown = {
+        "spin": Text(" " if task.finished else frames[int(10 * task.get_time()) % len(frames)]),
+        "count": Text(f"{task.description} {task.completed:.0f}/{total:.0f}"),
+        "bar": Text(" " * _BAR[0]),
+        **{name: Text(text) for name, text in task.fields["parts"].items()},
+        "elapsed": TimeElapsedColumn().render(task),
+        "left": Text("left ") + TimeRemainingColumn().render(task),
+    }
+    free = lambda: width + 2 - sum(text.cell_len + 2 for text in shown.values())
+    for name in _DROPPED:
+        if free() < 0:
+            shown.pop(name, None)
+    if "bar" in shown:
+        size = min(_BAR[1], _BAR[0] + free())
+        done = int(size * task.completed / total)
+        rest = Text("─" * (size - done), style="bar.back")
+        shown["bar"] = Text("━" * done, style="bar.complete") + rest
+    return Text("  ").join(shown.values())
+
+
+class _Bar(Progress):
+    """A progress bar whose tasks are one `_line` each."""
+
+    def get_renderables(self) -> Iterator[Text]:
+        return (_line(task, self.console.width) for task in self.tasks)
 
 
 class _Live:
@@ -55,23 +73,21 @@ class _Live:
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr, force_jupyter=False)
-        self._bar = (
-            Progress(*_columns(unit), console=self.console, speed_estimate_period=_PERIOD)
-            if self.console.is_terminal
-            else None
-        )
-        self._task = self._bar.add_task("compiling", total=total) if self._bar else None
+        self._bar = None
+        if self.console.is_terminal:
+            self._bar = _Bar(console=self.console, speed_estimate_period=_PERIOD)
+            self._task = self._bar.add_task(unit, total=total, parts={"phase": "compiling"})
 
-    def update(self, completed: int, text: str) -> bool:
+    def update(self, completed: int, parts: Mapping[str, str]) -> bool:
         """Move the bar and return True, or return False if there is no bar.
 
         Args:
             completed: Number of completed units.
-            text: Description beside the bar.
+            parts: Texts beside the bar. Their names are those of `_DROPPED`.
         """
-        if self._bar is None or self._task is None:
+        if self._bar is None:
             return False
-        self._bar.update(self._task, completed=completed, description=text)
+        self._bar.update(self._task, completed=completed, parts=parts)
         return True
 
     def __enter__(self) -> Self:
@@ -79,12 +95,7 @@ class _Live:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -113,11 +124,11 @@ class TrainingProgress(Callback):
         self._live.__enter__()
 
     def epoch_end(self, row: Row, state: FitState) -> None:
-        epoch, text = int(row["epoch"]), describe(row)
-        line = f"epoch {epoch}/{self._last}  {text}  {row['seconds']:.1f} s"
+        epoch = int(row["epoch"])
+        line = f"epoch {epoch}/{self._last}  {describe(row)}  {row['seconds']:.1f} s"
         if self._live is None:
             self._line = _show_line(line, self._line)
-        elif not self._live.update(epoch, text) and self._plain(epoch):
+        elif not self._live.update(epoch, _texts_of(row)) and self._plain(epoch):
             self._live.console.print(line, highlight=False, soft_wrap=True)
 
     def _plain(self, epoch: int) -> bool:
@@ -126,7 +137,7 @@ class TrainingProgress(Callback):
 
     def finish(self) -> None:
         if self._live is not None:
-            self._live.__exit__(None, None, None)
+            self._live.__exit__()
 
 
 def in_notebook() -> bool:
@@ -180,14 +191,18 @@ class SweepProgress(_Live):
         speed = (done - self._began[1]) / max(now - self._began[0], 1e-9)
         accuracy = 100 * snapshot.history["valid_accuracy"][:, -1]
         accuracy = accuracy[np.isfinite(accuracy)]  # stopped members have NaN
-        spread = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %  " if accuracy.size else ""
-        text = spread + (f"{speed:.2f} member-epochs/s" if speed > 0 else "")
-        if not self.update(done, text) and done * 20 // self.total > self._shown:
+        parts: dict[str, str] = {}
+        if accuracy.size:
+            parts["valid"] = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %"
+        if speed > 0:
+            parts["speed"] = f"{speed:.2f} member-epochs/s"
+        # until the first epoch has been trained, its program is compiled
+        live = self.update(done, parts if speed > 0 else parts | {"phase": "compiling"})
+        if not live and done * 20 // self.total > self._shown:
             self._shown = done * 20 // self.total
-            left = f"  {(self.total - done) / speed:.0f} s left" if speed > 0 else ""
-            self.console.print(
-                f"member-epoch {done}/{self.total}  {text}{left}", highlight=False, soft_wrap=True
-            )
+            left = [f"{(self.total - done) / speed:.0f} s left"] if speed > 0 else []
+            line = "  ".join([f"member-epoch {done}/{self.total}", *parts.values(), *left])
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 class UnitProgress:
@@ -208,14 +223,9 @@ class UnitProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
-            self._bar.__exit__(kind, error, trace)
+            self._bar.__exit__()
             self._bar = None
 
     def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
@@ -229,64 +239,12 @@ class UnitProgress:
         Returns:
             The `on_epoch` callback of the sweep, or None without members.
         """
-        self.__exit__(None, None, None)
+        self.__exit__()
         self.console.print(name, highlight=False, soft_wrap=True, markup=False)
         if members:
             self._bar = SweepProgress(members, epochs, console=self.console)
             self._bar.__enter__()
         return self._bar
-
-
-def verdict_table(title: str, verdicts: Sequence[tuple[Statement, Verdict]]) -> Table:
-    """Return a table with one line per statement of `snnjax.reproduce` and its verdict."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("statement", "verdict", "here"):
-        table.add_column(name, overflow="fold")
-    for statement, verdict in verdicts:
-        table.add_row(escape(statement.text), verdict.status, escape(verdict.found))
-    return table
-
-
-def sweep_table(rows: list[dict[str, Any]]) -> Table:
-    """Return a table with one line per combination of swept values.
-
-    Args:
-        rows: Rows of results.csv. The table has their means and standard deviations over seeds.
-    """
-    swept = list(rows[0])[: list(rows[0]).index("finite")]
-    names = [name for name in swept if name != "seed"]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (
-        *names,
-        "n",
-        "not finite",
-        "valid %",
-        "test %, final",
-        "test %, best",
-        "layer 1, Hz",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    for values, group in groups.items():
-        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023
-        table.add_row(
-            *(f"{v:g}" for v in values),
-            str(len(group)),
-            str(sum(not row["finite"] for row in group)),
-            percent("valid_accuracy"),
-            percent("test_accuracy_final"),
-            percent("test_accuracy_best"),
-            _spread([row["final_rate_1"] for row in group]),
-        )
-    return table
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" + (
-        f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    )
 
 
 def describe(row: Row) -> str:
@@ -298,18 +256,23 @@ def describe(row: Row) -> str:
     >>> describe({"epoch": 1, "train_loss": 2.3, "valid_loss": 2.5})
     'loss 2.300  valid 2.500'
     """
+    return "  ".join(_texts_of(row).values())
+
+
+def _texts_of(row: Row) -> dict[str, str]:
+    """Return the parts of `describe` by name."""
     name = score_of(row)
-    parts = [f"loss {row['train_loss']:.3f}"]
+    parts = {"loss": f"loss {row['train_loss']:.3f}"}
     if name != "loss" and not name.endswith("accuracy"):
-        parts.append(name.replace("_", " "))
+        parts["score"] = name.replace("_", " ")
     for split in ("train", "valid"):
         if f"{split}_{name}" in row and (split, name) != ("train", "loss"):
             value, share = row[f"{split}_{name}"], name.endswith("accuracy")
-            parts.append(f"{split} " + (f"{100 * value:.1f} %" if share else f"{value:.3f}"))
+            parts[split] = f"{split} " + (f"{100 * value:.1f} %" if share else f"{value:.3f}")
     rates = [v for k, v in row.items() if k.startswith("rate_")]
     if rates:
-        parts.append("rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz")
-    return "  ".join(parts)
+        parts["rates"] = "rates " + " ".join(f"{r:.1f}" for r in rates) + " Hz"
+    return parts
 
 
 def score_of(row: Row) -> str:

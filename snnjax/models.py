@@ -25,26 +25,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Required, Unpack
 
-from snnjax import _check
+from snnjax import _check, nn
 from snnjax.dynamics import LeakyIntegrator
 from snnjax.initializers import Initializer
-from snnjax.nn import (
-    DalianConv1d,
-    DalianConv2d,
-    DalianDense,
-    Dropout,
-    Flatten,
-    Layer,
-    LayerInit,
-    Pool,
-    Readout,
-    Reshape,
-    Sensory,
-    Sequential,
-    SpikingConv1d,
-    SpikingConv2d,
-    SpikingDense,
-)
 from snnjax.nn._conv import Padding
 from snnjax.nn._dalian import DalianOptions
 from snnjax.nn._synaptic import LayerOptions
@@ -104,7 +87,7 @@ class HiddenOptions(LayerOptions, total=False):
             their sizes are those of the excitatory populations. None: no Dale's law.
     """
 
-    init: Required[LayerInit | Initializer]
+    init: Required[nn.LayerInit | Initializer]
     recurrent: bool
     ei_ratio: float | None
 
@@ -128,7 +111,7 @@ class NetworkOptions(HiddenOptions, total=False):
 
 
 def build(
-    layers: Sequence[int | Conv | Pool],
+    layers: Sequence[int | Conv | nn.Pool],
     features: Sequence[int],
     num_classes: int,
     *,
@@ -138,7 +121,7 @@ def build(
     remat_steps: int | None = None,
     dropout: float = 0.0,
     **options: Unpack[HiddenOptions],
-) -> Sequential:
+) -> nn.Sequential:
     """Build a network of the given layers and a readout.
 
     Args:
@@ -166,7 +149,7 @@ def build(
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
-    >>> from snnjax.nn import FluctuationDriven
+    >>> from snnjax.nn import FluctuationDriven, Pool
     >>> table = (Conv(4, kernel=3, padding="same"), Pool(2), 32)
     >>> network = build(table, (8, 8, 2), 10, init=FluctuationDriven(nu=5.0), rngs=nnx.Rngs(0))
     >>> [type(layer).__name__ for layer in network.layers]
@@ -176,78 +159,84 @@ def build(
         raise ValueError("layers must hold at least one layer, got none")
     given: tuple[int, ...] = tuple(features)
     shape: tuple[int, ...] = given
-    stack: list[Layer] = [Reshape(*given)] if len(given) > 1 else [Flatten()] if sensory else []
+    stack: list[nn.Layer] = [nn.Reshape(*given)] if len(given) > 1 else []
     if sensory:
+        stack = stack or [nn.Flatten()]
         neuron = options.get("neuron")
-        stack.append(Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
+        stack.append(nn.Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
     sizes = []
-    for k, of in enumerate(layers):
-        if not isinstance(of, Conv | Pool) and shape[1:]:
-            stack.append(Flatten())
+    for of in layers:
+        if not isinstance(of, Conv | nn.Pool) and shape[1:]:
+            stack.append(nn.Flatten())
             shape = (math.prod(shape),)
-        layer = of if isinstance(of, Pool) else _hidden(of, shape[-1], len(shape) - 1, **options)
+        if isinstance(of, nn.Pool):
+            layer, what = of, f"the pooling after layer {len(sizes)}, whose window is {of.window}"
+        else:
+            layer, what = _hidden(of, shape, **options), f"layer {len(sizes) + 1}"
+            what += f", whose kernel is {of.kernel}" if isinstance(of, Conv) else ""
         stack.append(layer)
-        shape = _after(k, of, layer, shape, given)
+        shape = _after(what, layer, shape, given)
         if layer.spiking:
             sizes.append(math.prod(shape))
-            stack += [Dropout(dropout)] if dropout else []
+            stack += [nn.Dropout(dropout)] if dropout else []
     if len(shape) > 1:
-        stack.append(Flatten())
+        stack.append(nn.Flatten())
     in_features = sum(sizes) if skip else math.prod(shape)
-    readout = Readout(in_features, num_classes, neuron=readout_neuron, rngs=options["rngs"])
-    return Sequential(*stack, readout, skip=skip, remat_steps=remat_steps)
+    readout = nn.Readout(in_features, num_classes, neuron=readout_neuron, rngs=options["rngs"])
+    return nn.Sequential(*stack, readout, skip=skip, remat_steps=remat_steps)
 
 
 def _hidden(
     of: int | Conv,
-    in_features: int,
-    axes: int,
-    *,
-    init: LayerInit | Initializer,
+    below: Sequence[int],
+    init: nn.LayerInit | Initializer,
     recurrent: bool = False,
     ei_ratio: float | None = None,
     **options: Unpack[LayerOptions],
-) -> Layer:
-    """A hidden layer for an input with `axes` spatial axes."""
+) -> nn.Layer:
+    """A hidden layer for an input with features of the shape `below`."""
     dale: DalianOptions = {"recurrent": recurrent, **options}
     if ei_ratio is not None:
         dale["ei_ratio"] = ei_ratio
     if not isinstance(of, Conv):
         if ei_ratio is not None:
-            return DalianDense(in_features, of, init=init, **dale)
-        return SpikingDense(in_features, of, init=init, recurrent=recurrent, **options)
-    shape = in_features, of.maps
+            return nn.DalianDense(below[-1], of, init=init, **dale)
+        return nn.SpikingDense(below[-1], of, init=init, recurrent=recurrent, **options)
+    sizes, axes = (below[-1], of.maps), len(below) - 1
     window = {"kernel_size": of.kernel, "stride": of.stride, "padding": of.padding}
     if ei_ratio is not None:
-        convolution = (DalianConv1d, DalianConv2d)[axes - 1]
-        return convolution(*shape, **window, lateral_kernel_size=of.lateral, init=init, **dale)
-    convolution = (SpikingConv1d, SpikingConv2d)[axes - 1]
+        convolution = (nn.DalianConv1d, nn.DalianConv2d)[axes - 1]
+        return convolution(*sizes, **window, lateral_kernel_size=of.lateral, init=init, **dale)
+    convolution = (nn.SpikingConv1d, nn.SpikingConv2d)[axes - 1]
     own = of.lateral if recurrent else None
-    return convolution(*shape, **window, recurrent_kernel_size=own, init=init, **options)
+    return convolution(*sizes, **window, recurrent_kernel_size=own, init=init, **options)
 
 
 def _after(
-    k: int, of: int | Conv | Pool, layer: Layer, shape: tuple[int, ...], given: tuple[int, ...]
+    what: str, layer: nn.Layer, shape: tuple[int, ...], given: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape of the features after layer k. An error names the user's argument."""
+    """The shape of the features after a layer. An error names the user's argument.
+
+    Args:
+        what: What the layer is.
+        layer: The layer.
+        shape: Shape of its input's features.
+        given: The shape that the user gave.
+    """
     try:
         return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
     except ValueError as error:
-        if not isinstance(of, Conv | Pool):
-            raise
-        window = f"kernel is {of.kernel}" if isinstance(of, Conv) else f"window is {of.window}"
         name, size, left = "image", given, shape[:-1]
         if len(given) == 2:
             name, size, left = "in_features", given[0], shape[0]
         raise ValueError(
-            f"{name} must be enough for layer {k}, whose {window}, got {size}: {left} positions "
-            "are left"
+            f"{name} must be enough for {what}, got {size}: {left} positions are left"
         ) from error
 
 
 def dense(
     in_features: int, num_classes: int, *, hidden: Sequence[int], **options: Unpack[NetworkOptions]
-) -> Sequential:
+) -> nn.Sequential:
     """Build a network of dense spiking layers.
 
     Args:
@@ -285,7 +274,7 @@ def dense(
 
 def csnn(
     in_features: int, num_classes: int, *, depth: int = 3, **options: Unpack[NetworkOptions]
-) -> Sequential:
+) -> nn.Sequential:
     """Build a network of spiking convolutions over one axis of input units.
 
     The input is (time, batch, in_features).
@@ -336,7 +325,7 @@ def csnn2d(
     padding: Padding = "same",
     pool: int = 2,
     **options: Unpack[NetworkOptions],
-) -> Sequential:
+) -> nn.Sequential:
     """Build a network of spiking convolutions and pooling, for images or event cameras.
 
     The input is (time, batch, height, width, channels), or flattened.
@@ -378,8 +367,8 @@ def csnn2d(
             f"blocks must hold at least one block, each of at least one layer, got {blocks}"
         )
     _check.integer("pool", pool, at_least=1)
-    table: list[Conv | Pool] = []
+    table: list[Conv | nn.Pool] = []
     for block in blocks:
         table += [Conv(n, kernel, padding=padding, lateral=kernel) for n in block]
-        table += [Pool(pool)] if pool > 1 else []
+        table += [nn.Pool(pool)] if pool > 1 else []
     return build(table, sizes, num_classes, **options)

@@ -62,7 +62,7 @@ def test_errors():
         models.csnn(700, 20, depth=5, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError,
-        match="in_features must be enough for layer 0, whose kernel is 21, got 20: 20 positions are left",
+        match="in_features must be enough for layer 1, whose kernel is 21, got 20: 20 positions are left",
     ):
         models.csnn(20, 10, depth=3, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="hidden must name at least one layer"):
@@ -118,7 +118,7 @@ def test_csnn2d_errors():
         models.csnn2d((8, 8, 1), 10, depth=3, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError,
-        match=r"image must be enough for layer 11, whose window is \(2,\), got \(8, 8, 1\): \(1, 1\) positions are left",
+        match=r"image must be enough for the pooling after layer 8, whose window is \(2,\), got \(8, 8, 1\): \(1, 1\) positions are left",
     ):
         models.csnn2d((8, 8, 1), 10, depth=8, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="image must be"):
@@ -177,7 +177,7 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
         ((7, 32, 80), (5, 16, 80), (5, 64, 80), (3,)),
     ]
     assert network.layers[-1].in_features == 320
-    with pytest.raises(ValueError, match="in_features must be enough for layer 0"):
+    with pytest.raises(ValueError, match="in_features must be enough for layer 1"):
         models.csnn(20, 10, ei_ratio=4.0, init=DALIAN, rngs=nnx.Rngs(0))
 
 

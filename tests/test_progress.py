@@ -3,7 +3,12 @@ import re
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
+from flax import nnx
 from rich.console import Console
 
 from snnjax._progress import (
@@ -13,6 +18,9 @@ from snnjax._progress import (
     summary_table,
     sweep_table,
 )
+from snnjax.datasets import DeviceArrays, Splits
+from snnjax.nn import Readout, Sequential
+from snnjax.training import Objective, TrainingInterrupted, fit
 from snnjax.training._callbacks import Plan
 from snnjax.training._ensemble import Snapshot
 
@@ -53,6 +61,86 @@ def test_a_terminal_gets_a_bar_that_reaches_the_end():
     text = text_of(5, terminal=True)
     assert "5/5" in text
     assert "loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz" in text
+
+
+def last_line(width, epochs=200, at=13, minutes=3):
+    """The line of a terminal after epoch `at`, `minutes` before the end."""
+    now = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    progress = TrainingProgress(console=console)
+    progress.start(Plan(1, 0, epochs, []))
+    progress._live._bar.get_time = lambda: now[0]
+    for k in range(at + 1):
+        now[0] = k * 60.0 * minutes / (epochs - at)
+        progress.epoch_end(row(k), None)
+    progress._live._bar.refresh()
+    text = without_codes(console)
+    progress.finish()
+    return text.splitlines()[-1].split("\r")[-1]
+
+
+def without_codes(console):
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", console.file.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "hidden"),
+    [
+        (120, ("loss 1.250", "train 50.0 %", "valid 25.0 %", "rates 7.0 3.5 Hz", "━", "─"), ()),
+        (80, ("loss 1.250", "valid 25.0 %", "─"), ("rates", "train")),
+        (50, ("valid 25.0 %",), ("rates", "train", "loss", "─")),
+        (30, (), ("rates", "train", "loss", "─", "valid")),
+    ],
+)
+def test_epoch_and_remaining_time_are_never_cut_off(width, shown, hidden):
+    line = last_line(width)
+    assert "epoch 13/200" in line
+    assert re.search(r"left 0:0[23]:\d\d$", line.rstrip())
+    assert len(line) <= width
+    assert all(part in line for part in shown)
+    assert not any(part in line for part in hidden)
+
+
+def test_a_message_after_an_interrupt_is_below_the_bar():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    one = DeviceArrays(x=jnp.ones((4, 5, 4)), labels=jnp.arange(4) % 2)
+    with pytest.raises(TrainingInterrupted):
+        fit(
+            Sequential(Readout(4, 2, rngs=nnx.Rngs(0))),
+            Splits(one),
+            Objective(),
+            optax.sgd(0.1),
+            epochs=2,
+            batch_size=4,
+            key=jax.random.key(0),
+            callbacks=[interrupt, TrainingProgress(console=console)],
+            progress=False,
+        )
+    console.print("interrupted")
+    text = without_codes(console)
+    assert text.endswith("\ninterrupted\n")
+    assert "epoch 0/2" in text
+
+
+def test_a_sweep_that_compiles_shows_a_sign_of_life():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    with SweepProgress(4, 5, console=console) as progress:
+        bar, now = progress._bar, [0.0]
+        bar.tasks[0].start_time, bar.tasks[0]._get_time = 0.0, lambda: now[0]
+        for snapshot in (None, Snapshot(0, None, {"valid_accuracy": np.full((2, 1), 0.5)}, {})):
+            if snapshot is not None:
+                progress(snapshot, 0, 2)
+            lines = []
+            for now[0] in (10.1, 23.4):
+                (line,) = bar.get_renderables()
+                lines.append(line.plain)
+            assert all("member-epoch 0/20" in line and "compiling" in line for line in lines)
+            assert lines[0][0] != lines[1][0]  # the spinner turns
+            assert "0:00:23" in lines[1]
 
 
 def test_summary_table():

@@ -53,9 +53,9 @@ from flax import nnx
 
 from snnjax._check import Scalar
 from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
-from snnjax.calibration._layer import Outcome, Target, calibrate_layer
+from snnjax.calibration._layer import Target, calibrate_layer
 from snnjax.calibration._powers import free_membrane
-from snnjax.calibration._report import LayerReport, near
+from snnjax.calibration._report import LayerReport, Outcome, near
 from snnjax.dynamics import LIF, ExcInhLIF
 from snnjax.initializers import fan_in
 from snnjax.nn import Dalian
@@ -152,7 +152,7 @@ _Passes = tuple[Scales, tuple[jax.Array, jax.Array], tuple[Scales, jax.Array]]
 
 
 @calibrate_layer.register
-def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome[LayerReport]:
     """Set the three scales of a Dalian layer."""
     sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
     if target.balance:
@@ -268,13 +268,9 @@ _LARGEST = 0.7  # largest step of log m_I
 def _put(
     layer: Dalian, shapes: list[jax.Array], scales: Scales, there: jax.Array | bool = True
 ) -> None:
-    for c, shape, scale in zip(layer.connections(), shapes, _ordered(scales), strict=False):
+    ordered = scales.exc, scales.inh, scales.rec
+    for c, shape, scale in zip(layer.connections(), shapes, ordered, strict=False):
         set_weights(c.param, scale * shape, there=there)
-
-
-def _ordered(scales: Scales) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The scales in the order of the layer's connections."""
-    return scales.exc, scales.inh, scales.rec
 
 
 def _poisson(

@@ -181,7 +181,7 @@ def calibrate_gradient(
         if (held := layers[k].steepness) is not None:
             held[...] = steepness
         reports.append(report)
-    of = [Of(k, type(layers[k]).__name__) for k in spiking]
+    of = [Of(type(layers[k]).__name__) for k in spiking]
     return network, GradientReports(reports[::-1], of)
 
 

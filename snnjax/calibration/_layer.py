@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from snnjax.calibration._connection import (
     standardized,
 )
 from snnjax.calibration._powers import InputPowers, free_membrane, weights_from_powers
-from snnjax.calibration._report import LayerReport, near
+from snnjax.calibration._report import LayerReport, Outcome, near
 from snnjax.nn import Layer
 from snnjax.nn._synaptic import Synaptic
 from snnjax.theory import WeightStatistics
@@ -64,22 +64,10 @@ class Target:
         _check.integer("passes", self.passes, at_least=1)
 
 
-class Outcome(NamedTuple):
-    """What `calibrate_layer` returns.
-
-    Attributes:
-        report: The report on the layer.
-        output: The layer's output for its input, (time, batch, ...units).
-        reason: Why such a layer may be off target, and what to do.
-    """
-
-    report: LayerReport
-    output: jax.Array
-    reason: str
-
-
 @functools.singledispatch
-def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+def calibrate_layer(
+    layer: Layer, x: jax.Array, key: jax.Array | None, target: Target
+) -> Outcome[LayerReport]:
     """Set the weights of a spiking layer for its inputs.
 
     Layers that are derived from `snnjax.nn.Synaptic` (such as `Spiking`) and from
@@ -106,7 +94,7 @@ def calibrate_layer(layer: Layer, x: jax.Array, key: jax.Array | None, target: T
     )
 
 
-def check_outcome(layer: Layer, outcome: object) -> Outcome:
+def check_outcome(layer: Layer, outcome: object) -> Outcome[LayerReport]:
     """Return `outcome` if it is what a function for `calibrate_layer` must return.
 
     Args:
@@ -129,7 +117,7 @@ def check_outcome(layer: Layer, outcome: object) -> Outcome:
 
 
 @calibrate_layer.register
-def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome:
+def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome[LayerReport]:
     sigma_u, mu_u, alpha, balance = target.sigma_u, target.mu_u, target.alpha, target.balance
     connections = layer.connections()
     own = [c for c in connections if c.own is not None]

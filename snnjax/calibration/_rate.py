@@ -26,7 +26,8 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.calibration._connection import set_weights
 from snnjax.calibration._powers import as_floats, free_membrane
-from snnjax.calibration._report import TOLERANCE, Of, RateReport, RateReports
+from snnjax.calibration._report import TOLERANCE, Outcome, RateReport, RateReports
+from snnjax.calibration._walk import each_layer
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
 from snnjax.nn._synaptic import Connection, Synaptic
@@ -77,32 +78,19 @@ def scale_to_rate(
     [10.0, 10.0]
     """
     check_sequential("scale_to_rate", network)
-    x = as_floats(x)
     _check.integer("steps", steps, at_least=1)
-    if key is not None:
-        _check.key("key", key)
-    network = nnx.clone(network)
-    spiking = {k: _scalable(layer) for k, layer in enumerate(network.layers) if layer.spiking}
+    spiking = [_scalable(layer) for layer in network.layers if layer.spiking]
     if not spiking:
         raise ValueError("network must have a spiking layer, got none")
-    dt = next(layer.dt for layer in spiking.values())
-    _check.number("rate", rate, above=0, below=0.5 / dt, unit="Hz")
-    reports: list[RateReport] = []
+    _check.number("rate", rate, above=0, below=0.5 / spiking[0].dt, unit="Hz")
 
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-        if isinstance(layer, Synaptic):
-            _check.time_major("x", x, features=layer.in_features)
-        if k not in spiking:
-            return layer(x).output
-        layer = spiking[k]
+    def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[RateReport]:
+        layer = _scalable(layer)
         if key is not None:
-            _draw_orthogonal(layer.connections(), jax.random.fold_in(key, k))
-        report, output = _scale(layer, x, rate=rate, steps=steps)
-        reports.append(report)
-        return output
+            _draw_orthogonal(layer.connections(), key)
+        return _scale(layer, x, rate=rate, steps=steps)
 
-    network.walk(x, visit)
-    of = [Of(k, type(layer).__name__) for k, layer in spiking.items()]
+    network, reports, of = each_layer(network, as_floats(x), key, one)
     return network, RateReports(reports, of)
 
 
@@ -130,9 +118,7 @@ def _draw_orthogonal(connections: list[Connection], key: jax.Array) -> None:
         set_weights(c.param, draw(jax.random.fold_in(key, k), shape, _check.wide(dtype)))
 
 
-def _scale(
-    layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int
-) -> tuple[RateReport, jax.Array]:
+def _scale(layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int) -> Outcome[RateReport]:
     original = [c.weights for c in layer.connections()]
     dt = layer.dt
     # the search range is centred on the scale that the feed-forward membrane gives
@@ -165,4 +151,5 @@ def _scale(
     output = layer(x).output
     reached = output.mean() / dt
     on_target = jnp.abs(reached / rate - 1) < TOLERANCE
-    return RateReport(jnp.exp(log_gain), reached, on_target, jnp.asarray(rate)), output
+    report = RateReport(jnp.exp(log_gain), reached, on_target, jnp.asarray(rate))
+    return Outcome(report, output)

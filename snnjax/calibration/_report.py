@@ -97,12 +97,10 @@ class Of(NamedTuple):
     """The layer that a report describes.
 
     Attributes:
-        at: Its index in the network.
         name: The name of its class.
         reason: Why such a layer may be off target, and what to do.
     """
 
-    at: int
     name: str
     reason: str = ""
 
@@ -110,8 +108,24 @@ class Of(NamedTuple):
 T = TypeVar("T", LayerReport, GradientReport, RateReport)
 
 
+class Outcome(NamedTuple, Generic[T]):
+    """What the calibration of one layer returns.
+
+    Attributes:
+        report: The report on the layer.
+        output: The layer's output for its input, (time, batch, ...units).
+        reason: Why such a layer may be off target, and what to do.
+    """
+
+    report: T
+    output: jax.Array
+    reason: str = ""
+
+
 class Reports(Sequence[T], abc.ABC, Generic[T]):
     """Reports on all spiking layers, first to last: a sequence that is printed as a table.
+
+    Texts number the spiking layers from 1, as rates and the probe do.
 
     Args:
         layers: One report per spiking layer.
@@ -143,8 +157,8 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
         return iter(self.layers)
 
     @abc.abstractmethod
-    def _finding(self, of: Of, report: T) -> str | None:
-        """One sentence on a layer that is off target; None if it is on target."""
+    def _finding(self, layer: str, reason: str, report: T) -> str | None:
+        """One sentence on a layer that is off target, for example "layer 1"; None if it is not."""
 
     @abc.abstractmethod
     def _row(self, report: T) -> tuple[str, ...]: ...
@@ -157,8 +171,8 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 
     def problems(self) -> list[str]:
         """One sentence per layer that is off target; empty under jit and vmap."""
-        pairs = zip(self.of, self.layers, strict=True) if self._plain else ()
-        found = (self._finding(of, report) for of, report in pairs)
+        each = enumerate(zip(self.of, self.layers, strict=True), 1) if self._plain else ()
+        found = (self._finding(f"layer {k}", of.reason, report) for k, (of, report) in each)
         return [line for line in found if line is not None]
 
     def findings(self) -> list[str]:
@@ -169,8 +183,8 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 
     def table(self) -> Table:
         """The numbers, one row per layer."""
-        pairs = zip(self.of, self.layers, strict=True)
-        rows = [(f"{of.at} {of.name}", *self._row(report)) for of, report in pairs]
+        each = enumerate(zip(self.of, self.layers, strict=True), 1)
+        rows = [(f"{k} {of.name}", *self._row(report)) for k, (of, report) in each]
         return Table(self.title, ("layer", *self.columns), rows)
 
     def __str__(self) -> str:
@@ -186,11 +200,11 @@ class GradientReports(Reports[GradientReport]):
     title = "backward gain of each layer"
     columns = ("gain before", "after", "steepness")
 
-    def _finding(self, of: Of, report: GradientReport) -> str | None:
+    def _finding(self, layer: str, reason: str, report: GradientReport) -> str | None:
         if report.reached:
             return None
         gain, target = float(report.gain), float(report.target)
-        off = f"layer {of.at} has the backward gain {gain:.3g}; the target is {target:.3g}"
+        off = f"{layer} has the backward gain {gain:.3g}; the target is {target:.3g}"
         if math.isnan(float(report.steepness)):
             return f"{off}: its surrogate is no SpikeFunction, whose steepness could be adjusted"
         return (
@@ -209,17 +223,17 @@ class LayerReports(Reports[LayerReport]):
     title = "membrane without reset, and backward gain, of each layer"
     columns = ("std U", "target", "mean U", "target", "spread", "std w", "gain", "steepness")
 
-    def _finding(self, of: Of, report: LayerReport) -> str | None:
+    def _finding(self, layer: str, reason: str, report: LayerReport) -> str | None:
         sigma_u, mu_u = report.targets
         if report.silent:
-            return f"layer {of.at} kept its weights: its input is silent"
+            return f"{layer} kept its weights: its input is silent"
         if not report.calibrated:
-            return infeasible(of.at, report.targets)
+            return infeasible(layer, report.targets)
         if not report.on_target:
             return (
-                f"layer {of.at} has sigma_u = {float(report.sigma_u):.3g} and mu_u = "
+                f"{layer} has sigma_u = {float(report.sigma_u):.3g} and mu_u = "
                 f"{float(report.mu_u):.3g} on these inputs; the targets are "
-                f"sigma_u = {sigma_u}, mu_u = {mu_u}: {of.reason}"
+                f"sigma_u = {sigma_u}, mu_u = {mu_u}: {reason}"
             )
         return None
 
@@ -228,12 +242,8 @@ class LayerReports(Reports[LayerReport]):
 
     def gradient(self) -> GradientReports:
         """The reports on the gradients; empty if only the membranes were calibrated."""
-        pairs = [
-            (r.gradient, of)
-            for r, of in zip(self.layers, self.of, strict=True)
-            if r.gradient is not None
-        ]
-        return GradientReports([r for r, _ in pairs], [of for _, of in pairs])
+        found = [report.gradient for report in self.layers if report.gradient is not None]
+        return GradientReports(found, self.of[: len(found)])
 
     def _row(self, report: LayerReport) -> tuple[str, ...]:
         sigma_u, mu_u = report.targets
@@ -253,11 +263,11 @@ class RateReports(Reports[RateReport]):
     title = "rate of each layer"
     columns = ("rate Hz", "target", "gain")
 
-    def _finding(self, of: Of, report: RateReport) -> str | None:
+    def _finding(self, layer: str, reason: str, report: RateReport) -> str | None:
         if report.reached:
             return None
         return (
-            f"layer {of.at} fires at {float(report.rate):.3g} Hz; the target is "
+            f"{layer} fires at {float(report.rate):.3g} Hz; the target is "
             f"{float(report.target):.3g} Hz: no weights within a factor of 100 reach it, or its "
             "input is silent"
         )
@@ -266,11 +276,11 @@ class RateReports(Reports[RateReport]):
         return tuple(_number(v) for v in (report.rate, report.target, report.gain))
 
 
-def infeasible(index: int, targets: tuple[Scalar, Scalar]) -> str:
-    """Explains why layer `index` has no weights for its targets (sigma_u, mu_u)."""
+def infeasible(layer: str, targets: tuple[Scalar, Scalar]) -> str:
+    """Explains why a layer, for example "layer 1", has no weights for its targets."""
     sigma_u, mu_u = targets
     return (
-        f"layer {index} has no weights for mu_u = {mu_u}, sigma_u = {sigma_u}: the mean alone "
+        f"{layer} has no weights for mu_u = {mu_u}, sigma_u = {sigma_u}: the mean alone "
         "would move the membrane by more than sigma_u (raise sigma_u or lower |mu_u|), the "
         "weights to rescale are all equal, or the input is not finite"
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-from flax import nnx
 from jax.typing import ArrayLike
 
 from snnjax import _check
@@ -19,10 +18,10 @@ from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
 from snnjax.calibration._layer import Target, calibrate_layer, check_outcome
 from snnjax.calibration._powers import as_floats
-from snnjax.calibration._report import LayerReport, LayerReports, Of, infeasible
+from snnjax.calibration._report import LayerReport, LayerReports, Outcome, infeasible
+from snnjax.calibration._walk import each_layer
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
-from snnjax.nn._synaptic import Synaptic
 
 
 def calibrate(
@@ -78,9 +77,6 @@ def calibrate(
     4
     """
     check_sequential("calibrate", network)
-    if key is not None:
-        _check.key("key", key)
-    network = nnx.clone(network)
     spiking = sum(layer.spiking for layer in network.layers)
     targets = [target] * spiking if isinstance(target, Target) else list(target)
     if len(targets) != spiking:
@@ -88,25 +84,16 @@ def calibrate(
             f"target must be one Target or {spiking}, one per spiking layer, got {len(targets)}"
         )
     inputs = as_floats(x)
-    reports: list[LayerReport] = []
-    of: list[Of] = []
 
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-        layer_key = None if key is None else jax.random.fold_in(key, k)
-        if isinstance(layer, Synaptic):
-            _check.time_major("x", x, features=layer.in_features)
-        if layer.spiking:
-            outcome = calibrate_layer(layer, x, layer_key, targets[len(reports)])
-            report, output, reason = check_outcome(layer, outcome)
-            silent, there = _check.concrete(report.silent), _check.concrete(report.calibrated)
-            if silent == 0 and there == 0:
-                raise ValueError(infeasible(k, report.targets))
-            reports.append(report)
-            of.append(Of(k, type(layer).__name__, reason))
-            return output
-        return layer(x).output
+    def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[LayerReport]:
+        outcome = check_outcome(layer, calibrate_layer(layer, x, key, targets[n]))
+        report = outcome.report
+        silent, there = _check.concrete(report.silent), _check.concrete(report.calibrated)
+        if silent == 0 and there == 0:
+            raise ValueError(infeasible(f"layer {n + 1}", report.targets))
+        return outcome
 
-    network.walk(inputs, visit)
+    network, reports, of = each_layer(network, inputs, key, one)
     if gradient is not None:
         network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
         pairs = zip(reports, found, strict=True)

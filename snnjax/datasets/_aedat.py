@@ -117,33 +117,30 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            got = f"shorter than {stop} bytes while it was in use, got {size}"
-            raise ValueError(f"{path}: has become {got}")
+            raise ValueError(f"{path}: has become shorter than {stop} bytes in use, got {size}")
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)
             if len(head) < _PACKET.size:
                 raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
             kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            damaged = f"damaged packet at byte {at}"
+            damaged = f"{path}: damaged packet at byte {at}"
             negative = min(width, capacity, number, valid, overflow) < 0
             if negative or not valid <= number <= capacity or (number and not width):
                 got = f"events of {width} bytes, {number} of them, {valid} valid"
-                more = f"capacity {capacity}, overflow {overflow}"
-                raise ValueError(f"{path}: {damaged}: {got}, {more}")
+                raise ValueError(f"{damaged}: {got}, capacity {capacity}, overflow {overflow}")
             end = at + _PACKET.size + number * width
             if end > stop:
-                got = f"claims {number} events of {width} bytes"
-                more = f"{end - stop} bytes more than the file contains"
-                raise ValueError(f"{path}: truncated, or a {damaged}: {got}, {more}")
+                got = f"claims {number} events of {width} bytes, {end - stop} bytes more than"
+                raise ValueError(f"{damaged} or truncated: {got} the file contains")
             if kind == _POLARITY:
                 if (width, offset) != (8, 4) and number:
                     needed = "polarity events have 8 bytes and their time at byte 4"
-                    raise ValueError(f"{path}: {damaged}: {needed}, got {width} and {offset}")
+                    raise ValueError(f"{damaged}: {needed}, got {width} and {offset}")
                 events = np.frombuffer(file.read(number * 8), _EVENT)
                 first = events["time"].min(initial=0)
                 if first < 0:
-                    raise ValueError(f"{path}: {damaged}: contains the negative time {first} us")
+                    raise ValueError(f"{damaged}: contains the negative time {first} us")
                 yield (at, end), overflow, events
             file.seek(end)
             at = end
@@ -157,7 +154,6 @@ def _skip_header(path: Path, file: BinaryIO) -> int:
     while line != _LAST:
         line = file.readline(_LONGEST_LINE)
         if not line.startswith(b"#") or not line.endswith(b"\n"):
-            where = f"{line[:20]!r} at byte {file.tell() - len(line)}"
-            wrong = f"damaged or truncated header: no line {_LAST!r} before"
-            raise ValueError(f"{path}: {wrong} {where}")
+            where = f"no line {_LAST!r} before {line[:20]!r} at byte {file.tell() - len(line)}"
+            raise ValueError(f"{path}: damaged or truncated header: {where}")
     return file.tell()

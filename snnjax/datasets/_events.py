@@ -90,9 +90,7 @@ class EventDataset(LabelledDataset):
         offsets = _arrays.check_offsets(self.offsets, num_samples=len(self), n_events=times.size)
         times = _arrays.check_times(times, offsets)
         units = _arrays.integers("units", self.units, 0, num_units - 1, offsets)
-        if units.size != times.size:
-            got = f"{units.size} units for {times.size} times"
-            raise ValueError(f"units must have one entry per event, got {got}")
+        _arrays.check_size("units", units.size, times.size, "times", per="event")
         groups = self.groups
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
@@ -214,11 +212,10 @@ class EventDataset(LabelledDataset):
         by_sample = x.swapaxes(0, 1)
         sample, step, unit = np.nonzero(by_sample)
         found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
-        bad = ~((found > 0) & (found == np.floor(found)) & np.isfinite(found))
-        if bad.any():
-            e = int(bad.argmax())
-            where = f"(time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
-            raise ValueError(f"x must contain whole numbers >= 0, got {found[e]} at {where}")
+        good = (found > 0) & (found == np.floor(found)) & np.isfinite(found)
+        place = lambda e: f"(time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
+        value = lambda e: f"{found[e]} at {place(e)}"
+        _arrays.all_good(good, "x must contain whole numbers >= 0", value)
         repeats = found.astype(np.int64)
         lengths = np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
         return cls(
@@ -354,9 +351,8 @@ class EventDataset(LabelledDataset):
     def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.num_units
         if stride >= 2**31:
-            got = f"{steps} * {self.num_units} = {stride}"
-            hint = "take a longer dt or fewer units"
-            raise ValueError(f"num_steps * num_units must be < 2**31, got {got}; {hint}")
+            got = f"{steps} * {self.num_units} = {stride}; take a longer dt or fewer units"
+            raise ValueError(f"num_steps * num_units must be < 2**31, got {got}")
         addresses, counts = [], []
         for part in self._blocks(_EVENTS_AT_ONCE):
             sample, step, unit = part._on_grid(dt, steps)

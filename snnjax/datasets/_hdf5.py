@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from snnjax.datasets._arrays import check_size
+
 if TYPE_CHECKING:
     import h5py
 
@@ -35,21 +37,24 @@ REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
 
 
-def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = False) -> Any:
+def find_dataset(
+    f: h5py.File, name: str, *, max_length: int, entries: int | None = None, optional: bool = False
+) -> Any:
     """Return the dataset `name` of an open file after a check of its metadata.
 
     Args:
         f: The open file, an `h5py.File`.
         name: Path of the dataset in the file.
         max_length: Largest number of rows, and of rows per chunk.
+        entries: Number of rows that it must have, that of the labels. None: at least one.
         optional: Return None if the file has no such dataset.
 
     Returns:
         The `h5py.Dataset`, or None.
 
     Raises:
-        ValueError: The dataset is missing, a link, not one-dimensional, too long, or its data are
-            in another file.
+        ValueError: The dataset is missing, a link, not one-dimensional, empty, too long, or its
+            data are in another file.
     """
     import h5py
 
@@ -70,15 +75,17 @@ def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = F
         raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
     if node.is_virtual or node.external:
         kind = "virtual" if node.is_virtual else "external"
-        raise ValueError(
-            f"{name} must have its data in this file, got a dataset with {kind} storage"
-        )
+        raise ValueError(f"{name} must have its data in this file, got one with {kind} storage")
     if node.shape is None or len(node.shape) != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
     chunk = (node.chunks or (0,))[0]
     for what, length in (("entries", node.shape[0]), ("entries per chunk", chunk)):
         if length > max_length:
             raise ValueError(f"{name} must have at most {max_length} {what}, got {length}")
+    if entries is not None:
+        check_size(name, node.shape[0], entries, "labels")
+    elif node.shape[0] == 0:
+        raise ValueError(f"{name} must contain at least one entry, got none")
     return node
 
 

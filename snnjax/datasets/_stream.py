@@ -201,7 +201,7 @@ class Stream:
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         bins = np.concatenate(addresses), offsets, self.labels[indices]
         num_units = self.recordings.num_units
-        grid: dict[str, Any] = {"steps": self.steps, "num_units": num_units, "dt": self.dt}
+        grid: dict[str, Any] = {"num_steps": self.steps, "num_units": num_units, "dt": self.dt}
         shard = DeviceEvents.from_bins(*bins, **grid, pad=True)
         if not self.events:
             return shard

@@ -46,12 +46,6 @@ def leaky_scan(
     return _over_time.elementwise(body, coefficients, state, drive)
 
 
-def _forward(
-    coefficients: Coefficients, state: State, drive: jax.Array
-) -> tuple[tuple[State, jax.Array], Coefficients]:
-    return leaky_scan(coefficients, state, drive), coefficients
-
-
 def _backward(
     coefficients: Coefficients, cotangents: tuple[State, jax.Array]
 ) -> tuple[Coefficients, State, jax.Array]:
@@ -65,5 +59,5 @@ def _backward(
     return jax.tree.map(jnp.zeros_like, coefficients), g_state, g_drive
 
 
-leaky_scan.defvjp(_forward, _backward)
+leaky_scan.defvjp(lambda *given: (leaky_scan(*given), given[0]), _backward)
 jitted_leaky_scan = jax.jit(leaky_scan)

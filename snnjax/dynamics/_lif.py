@@ -23,18 +23,8 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics._lif_vjp import Leaves, Program, jitted_lif_scan
-from snnjax.dynamics._neuron import (
-    Drive,
-    Neuron,
-    Recurrent,
-    Reset,
-    Simulation,
-    State,
-    Weights,
-    apply_reset,
-    check_reset,
-)
+from snnjax.dynamics._lif_vjp import Arguments, Leaves, Program, jitted_lif_scan
+from snnjax.dynamics._neuron import Drive, Neuron, Reset, Run, Simulation, apply_reset, check_reset
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 
@@ -133,27 +123,18 @@ class FusedScan(IntegrateAndFire):
             needed = "arrays (time, batch, ...features) that broadcast against each other"
             raise ValueError(f"drive must hold {needed}, got {shapes}") from None
 
-    def scan(
-        self,
-        drive: Drive,
-        state: State,
-        *,
-        recurrent: Recurrent | None = None,
-        weights: Weights = None,
-        membrane: bool = False,
-    ) -> Simulation:
+    def scan(self, run: Run) -> Simulation:
         """`Neuron.scan`, with the backward pass of `_lif_vjp` where it applies."""
         if not self.fused:
-            return super().scan(
-                drive, state, recurrent=recurrent, weights=weights, membrane=membrane
-            )
+            return super().scan(run)
+        state, recurrent, weights = run.state, run.recurrent, run.weights
         if recurrent is not None and weights is None:
             # A custom_vjp cannot see weights that the function closes over, which may be traced.
             # They become arguments.
             silent = jnp.zeros(jnp.shape(state[0]), state[0].dtype)
             closed, weights = jax.closure_convert(recurrent, silent, None)
             recurrent = lambda z, w: closed(z, None, *w)
-        currents = tuple(jax.tree.leaves(drive))
+        currents = tuple(jax.tree.leaves(run.drive))
         dtype = currents[0].dtype
 
         library = lambda v: np if isinstance(v, CONSTANT) else jnp
@@ -166,14 +147,13 @@ class FusedScan(IntegrateAndFire):
             self.spike.elementwise,
             None if recurrent is None else Leaves(recurrent),
             tuple(self.currents.values()),
-            membrane,
+            run.membrane,
             jnp.dtype(self.trace_dtype or dtype),
         )
         coefficients = in_dtype((lm, 1 - lm, ls, self.theta))
-        steepness = in_dtype(self.spike.steepness)
-        output, trace, final = jitted_lif_scan(
-            program, currents, in_dtype(tuple(state)), weights, coefficients, steepness
-        )
+        start, steepness = in_dtype(tuple(state)), in_dtype(self.spike.steepness)
+        given = Arguments(currents, start, weights, coefficients, steepness)
+        output, trace, final = jitted_lif_scan(program, given)
         return Simulation(jax.tree.unflatten(jax.tree.structure(state), final), output, trace)
 
 

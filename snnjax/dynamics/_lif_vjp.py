@@ -77,45 +77,45 @@ Coefficients = tuple[jax.Array, jax.Array, Sequence[jax.Array], jax.Array]
 """The constants of a scan: lm, 1 - lm, ls of each current, and theta."""
 
 
+class Arguments(NamedTuple):
+    """The arrays of a scan, or their cotangents.
+
+    Attributes:
+        drive: One array (time, batch, ...features) per current. These, and what
+            `Program.recurrent` returns, broadcast to the shape of the membrane.
+        state: (u, *currents) before the first step.
+        weights: Second argument of `Program.recurrent`.
+        coefficients: Constants: their gradient is zero.
+        steepness: Parameters of the surrogate derivative, likewise.
+    """
+
+    drive: Currents
+    state: State
+    weights: Weights
+    coefficients: Coefficients
+    steepness: Steepness
+
+
 Residuals = tuple[jax.Array, tuple[jax.Array | None, ...], Weights, Coefficients, Steepness]
-"""Trace v, drives that broadcast to the membrane (None for others), and arguments of `lif_scan`."""
+"""Trace v, drives that broadcast to the membrane (None for others), and further `Arguments`."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def lif_scan(
-    program: Program,
-    drive: Currents,
-    state: State,
-    weights: Weights,
-    coefficients: Coefficients,
-    steepness: Steepness,
-) -> Output:
+def lif_scan(program: Program, given: Arguments) -> Output:
     """Run the neurons.
 
     Args:
         program: What is compiled.
-        drive: One array (time, batch, ...features) per current. These, and what
-            `program.recurrent` returns, broadcast to the shape of the membrane.
-        state: (u, *currents) before the first step.
-        weights: Second argument of `program.recurrent`.
-        coefficients: Constants: their gradient is zero.
-        steepness: Parameters of the surrogate derivative, likewise.
+        given: The arrays.
 
     Returns:
         Spikes, the membrane or None, both (time, batch, ...features), and the final state.
     """
-    output, _ = _forward(program, drive, state, weights, coefficients, steepness)
-    return output
+    return _forward(program, given)[0]
 
 
-def _forward(
-    program: Program,
-    drive: Currents,
-    state: State,
-    weights: Weights,
-    coefficients: Coefficients,
-    steepness: Steepness,
-) -> tuple[Output, Residuals]:
+def _forward(program: Program, given: Arguments) -> tuple[Output, Residuals]:
+    drive, state, weights, coefficients, steepness = given
     recurrent = program.recurrent
 
     def body(
@@ -142,9 +142,7 @@ def _forward(
     return output, (v, broadcast, weights, coefficients, steepness)
 
 
-def _backward(
-    program: Program, residuals: Residuals, cotangents: Output
-) -> tuple[Currents, State, Weights, Coefficients, Steepness]:
+def _backward(program: Program, residuals: Residuals, cotangents: Output) -> tuple[Arguments]:
     v, broadcast, weights, coefficients, steepness = residuals
     gz_out, gu_out, final = cotangents
     dtype = gz_out.dtype
@@ -183,7 +181,8 @@ def _backward(
         (g_weights,) = transposed(g_drive)
     pairs = zip(g_drive, broadcast, strict=True)
     g_drive = tuple(g if d is None else _sum_to(g, d.shape) for g, d in pairs)
-    return g_drive, g_state, g_weights, *jax.tree.map(jnp.zeros_like, (coefficients, steepness))
+    zeros = jax.tree.map(jnp.zeros_like, (coefficients, steepness))
+    return (Arguments(g_drive, g_state, g_weights, *zeros),)
 
 
 def _signed(sign: int, x: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax._pytree import PyTree
+from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.dynamics import _over_time
 from snnjax.dynamics._response import HasMembrane, Response, arrays_of, integrals_of, response
 from snnjax.psp import PSP, ExcInhKernels, Integrals
@@ -45,6 +45,25 @@ class Simulation(NamedTuple):
     state: Any
     output: jax.Array
     membrane: jax.Array | None = None
+
+
+@pytree_dataclass
+class Run:
+    """What a population runs over: the arguments of `Neuron.scan`.
+
+    Attributes:
+        drive: Drive of all steps, arrays (time, batch, ...features).
+        weights: Second argument of `recurrent`.
+        state: State before the first step.
+        recurrent: What the output of a step adds to the drive of that step; None for nothing.
+        membrane: Whether the trace of `state.u` is returned, too.
+    """
+
+    drive: Drive
+    weights: Weights = None
+    state: State
+    recurrent: Recurrent | None = static(default=None)
+    membrane: bool = static(default=False)
 
 
 class Neuron(abc.ABC):
@@ -119,31 +138,17 @@ class Neuron(abc.ABC):
         """
         return jax.tree.leaves(drive)[0].shape[1:]
 
-    def scan(
-        self,
-        drive: Drive,
-        state: State,
-        *,
-        recurrent: Recurrent | None = None,
-        weights: Weights = None,
-        membrane: bool = False,
-    ) -> Simulation:
+    def scan(self, run: Run) -> Simulation:
         """Run the neurons over a sequence; `snnjax/dynamics/_simulate.py` without its checks.
 
         The default is a `jax.lax.scan` over `step`, which JAX differentiates. A model may override
         it with a faster program that gives the same values and gradients.
 
         Args:
-            drive: Drive of all steps, arrays (time, batch, ...features).
-            state: State before the first step.
-            recurrent: What the output of a step adds to the drive of that step.
-            weights: Second argument of `recurrent`.
-            membrane: Whether to return the trace of `state.u`, too.
+            run: The drive, the state before the first step, and the recurrence.
         """
         known = split(self)
-        if known is None:
-            return _scan(self, drive, recurrent, weights, state, membrane)
-        return _jitted_scan(*known, drive, recurrent, weights, state, membrane)
+        return _scan(self, run) if known is None else _jitted_scan(*known, run)
 
 
 def check_neuron(neuron: object) -> None:
@@ -235,42 +240,27 @@ def _jitted_response(
 
 
 # Outside jit, a scan over a new function is compiled at each call. This function is the same at
-# each call, and its static arguments are everything that it is compiled for. The arrays of the
-# neuron are not static, so that a trained time constant costs no compilation. Under jit it is
+# each call. What is static in its arguments is everything that it is compiled for. The arrays of
+# the neuron are not static, so that a trained time constant costs no compilation. Under jit it is
 # inlined.
-@functools.partial(jax.jit, static_argnums=(0, 3, 6))
-def _jitted_scan(
-    static: Static,
-    arrays: Sequence[ArrayLike],
-    drive: Drive,
-    recurrent: Recurrent | None,
-    weights: Weights,
-    state: State,
-    membrane: bool,
-) -> Simulation:
-    return _scan(static.neuron(arrays), drive, recurrent, weights, state, membrane)
+@functools.partial(jax.jit, static_argnums=0)
+def _jitted_scan(static: Static, arrays: Sequence[ArrayLike], run: Run) -> Simulation:
+    return _scan(static.neuron(arrays), run)
 
 
-def _scan(
-    neuron: Neuron,
-    drive: Drive,
-    recurrent: Recurrent | None,
-    weights: Weights,
-    state: State,
-    membrane: bool,
-) -> Simulation:
+def _scan(neuron: Neuron, run: Run) -> Simulation:
     def body(_: None, s: State, d: Drive) -> tuple[State, tuple[jax.Array, jax.Array | None]]:
-        u = s.u if membrane and isinstance(s, HasMembrane) else None
-        if recurrent is None:
+        u = s.u if run.membrane and isinstance(s, HasMembrane) else None
+        if run.recurrent is None:
             s, z = neuron.step(s, d)
             return s, (z, u)
         # z[t] depends on the state alone, so a step without drive yields it. XLA removes the unused
         # half of that step as dead code.
         _, z = neuron.step(s, jax.tree.map(jnp.zeros_like, d))
-        s, z = neuron.step(s, jax.tree.map(jnp.add, d, recurrent(z, weights)))
+        s, z = neuron.step(s, jax.tree.map(jnp.add, d, run.recurrent(z, run.weights)))
         return s, (z, u)
 
-    state, (output, trace) = _over_time.loop(body, None, state, drive)
+    state, (output, trace) = _over_time.loop(body, None, run.state, run.drive)
     return Simulation(state, output, trace)
 
 

@@ -24,7 +24,7 @@ from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics import _over_time
 from snnjax.dynamics._leaky_vjp import jitted_leaky_scan
 from snnjax.dynamics._lif import CONSTANT, check_dt, check_tau
-from snnjax.dynamics._neuron import Drive, Neuron, Recurrent, Simulation, State, Weights
+from snnjax.dynamics._neuron import Neuron, Run, Simulation
 from snnjax.psp import PSP, Kernel
 
 
@@ -96,30 +96,21 @@ class LeakyIntegrator(Neuron):
         o_next = (lr * o + (1 - lr) * i).astype(o.dtype)
         return LeakyIntegratorState(o_next, (ls * i + drive).astype(i.dtype)), o_next
 
-    def scan(
-        self,
-        drive: Drive,
-        state: State,
-        *,
-        recurrent: Recurrent | None = None,
-        weights: Weights = None,
-        membrane: bool = False,
-    ) -> Simulation:
+    def scan(self, run: Run) -> Simulation:
         """`Neuron.scan`, on a GPU by the kernel of `_over_time` where it applies.
 
         Elsewhere autodiff is as fast, and has derivatives of all kinds.
         """
+        drive, state = run.drive, run.state
         if not (
             isinstance(drive, jax.Array)
             and _over_time.on_gpu()
             and type(self).step is LeakyIntegrator.step
-            and recurrent is None
+            and run.recurrent is None
             and all(isinstance(tau, CONSTANT) for tau in (self.tau_mem, self.tau_syn))
             and all(s.shape == drive.shape[1:] and s.dtype == drive.dtype for s in state)
         ):
-            return super().scan(
-                drive, state, recurrent=recurrent, weights=weights, membrane=membrane
-            )
+            return super().scan(run)
         lr, ls = (_time.decay(self.dt, tau) for tau in (self.tau_mem, self.tau_syn))
         coefficients = tuple(np.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls))
         final, output = jitted_leaky_scan(coefficients, tuple(state), drive)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +9,8 @@ from numpy.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._pytree import PyTree
-from snnjax.dynamics._neuron import (
-    Drive,
-    Neuron,
-    Recurrent,
-    Simulation,
-    State,
-    Weights,
-    check_neuron,
-)
+from snnjax.dynamics import _neuron
+from snnjax.dynamics._neuron import Drive, Neuron, Recurrent, Run, Simulation, State, Weights
 from snnjax.dynamics._response import HasMembrane
 
 
@@ -73,7 +64,7 @@ def simulate(
     >>> sim.output.shape, sim.output.sum(0).tolist()
     ((50, 1, 2), [[5.0, 5.0]])
     """
-    check_neuron(neuron)
+    _neuron.check_neuron(neuron)
     for leaf in jax.tree.leaves(drive):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             got = type(leaf).__name__
@@ -94,8 +85,8 @@ def simulate(
             "SpikeFunction, and time constants and theta that are plain numbers or numpy arrays, "
             f"got {neuron!r}"
         )
-    scan = functools.partial(Neuron.scan, neuron) if fused is False else neuron.scan
-    return scan(drive, state, recurrent=recurrent, weights=weights, membrane=membrane)
+    run = Run(drive=drive, weights=weights, state=state, recurrent=recurrent, membrane=membrane)
+    return Neuron.scan(neuron, run) if fused is False else neuron.scan(run)
 
 
 def _start(neuron: Neuron, state: State | None, shape: tuple[int, ...], dtype: DTypeLike) -> State:

@@ -26,7 +26,6 @@ from snnjax.nn import (
     Dropout,
     Flatten,
     Layer,
-    NeuronLayer,
     Pool,
     Readout,
     Reshape,
@@ -37,6 +36,7 @@ from snnjax.nn import (
 )
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
+from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
@@ -161,11 +161,8 @@ class NirWriter:
         self.dt, self._k = last.dt, 0
         shape = first.in_shape if features is None else features
         if shape is None or None in shape:
-            unknown = "it" if shape is None else f"all sizes, {shape}"
-            raise ValueError(
-                "features must be given, the shape (*spatial, channels) of the network's input; "
-                f"the layers do not determine {unknown}"
-            )
+            hint = f"the layers do not determine {'it' if shape is None else f'all sizes, {shape}'}"
+            raise ValueError(f"features must be given, the input's (*spatial, channels); {hint}")
         metadata = {}
         if isinstance(first, Reshape):
             # NIR has no Reshape: the graph's input has the shape after the Reshape
@@ -207,10 +204,6 @@ class NirWriter:
             self._edges.append((self._last, name))
         self._last = name
 
-    def pass_on(self, layer: Layer) -> None:
-        """Update `shape` for a layer that the output of the last node has passed."""
-        self.shape = self.shape_after(layer, self.shape)
-
     def neurons(
         self, layer: Synaptic, weights: nir.NIRNode, recurrent: nir.NIRNode | None = None
     ) -> None:
@@ -224,13 +217,13 @@ class NirWriter:
         expected = LIF if layer.spiking else LeakyIntegrator
         if type(layer.neuron) is not expected:
             got = type(layer.neuron).__name__
-            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which is not in NIR")
+            self.fail(f"its neuron must be a {expected.__name__}, got {got}")
         if self.network.skip and self._k == len(self._layers) - 1:
             self._connect_all(_array(layer.kernel))
             self.shape, self._last = (layer.out_features,), None
         else:
             self.append(f"{self.name}_kernel", weights)
-            self.pass_on(layer)
+            self.shape = self.shape_after(layer, self.shape)
         self.append(self.name, self._node(layer))
         if recurrent is not None:
             loop = f"{self.name}_recurrent_kernel"
@@ -244,8 +237,7 @@ class NirWriter:
         """Return weights with the given number of spatial axes as an array (*sizes, in, out)."""
         kernel = _array(param)
         if kernel.ndim != 2 + axes:
-            given = f"its kernel of shape {kernel.shape} is that of an ensemble"
-            self.fail(f"it must be one layer, but {given}; select one member")
+            self.fail(f"its kernel of shape {kernel.shape} is that of an ensemble, not of a layer")
         return kernel
 
     def _connect_all(self, kernel: np.ndarray) -> None:
@@ -293,8 +285,8 @@ class NirWriter:
         elif padding == "same" and any(s > 1 for s in map.stride):
             pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
             if any(low != high for low, high in pads):
-                given = f"padding 'same' with stride {map.stride} is {pads} (before, after) here"
-                self.fail(f"{given}, but NIR pads both ends equally")
+                given = f"padding 'same' with stride {map.stride} is {pads}"
+                self.fail(f"{given} here (before, after), but NIR pads both ends equally")
             padding = tuple(low for low, _ in pads)
         node = self.conv_node(kernel, spatial, map.stride, padding)
         found = tuple(int(n) for n in node.output_type["output"])
@@ -331,10 +323,9 @@ class NirWriter:
         def whole(value: ArrayLike) -> np.ndarray:
             return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
 
-        def tau(value: ArrayLike) -> np.ndarray:
-            return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
-
-        times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
+        taus = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn}
+        written = lambda tau: convention.tau_to_nir(_as_numpy(tau), self.dt, self.scheme)
+        times = {name: whole(written(tau)) for name, tau in taus.items()}
         w_in = 1 / convention.input_gain(times["tau_syn"], self.dt, self.scheme)
         ones = np.ones_like(times["tau_mem"])
         shared = {**times, "r": ones, "v_leak": 0 * ones, "w_in": w_in}
@@ -342,8 +333,7 @@ class NirWriter:
             return self.nir.CubaLI(**shared, metadata=metadata)
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
-            needed = "a SpikeFunction, with a step as forward value"
-            self.fail(f"its spike must be {needed}, got {spike!r}")
+            self.fail(f"its spike must be a SpikeFunction, got {spike!r}")
         if spike.name in convention.SURROGATES:
             steepness = np.array([float(v) for v in spike.steepness])
             metadata |= {"surrogate": spike.name, "steepness": steepness}
@@ -370,7 +360,7 @@ class NirWriter:
     def fail(self, what: str) -> NoReturn:
         """Raise a ValueError that names the present layer."""
         name = layer_name(self._layers[self._k])
-        raise ValueError(f"layer {self._k} ({name}) cannot be written as NIR: {what}. {EXPORTED}")
+        raise ValueError(f"layers[{self._k}] ({name}) cannot be written as NIR: {what}. {EXPORTED}")
 
 
 @nir_writer(SpikingDense, Readout)
@@ -398,12 +388,11 @@ def _write_pool(writer: NirWriter, layer: Pool) -> None:
         writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
     largest = layer.kind == "max"
     if largest and not writer.binary:
-        reason = "for spikes it is written as a sum and a threshold, but the input is not spikes"
-        writer.fail(f"NIR has no maximum; {reason}")
+        writer.fail("NIR has no maximum; it is written as a sum and a threshold only for spikes")
     sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
     make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
     writer.append(writer.name, make(*sizes, np.zeros(2, int)))
-    writer.pass_on(layer)
+    writer.shape = writer.shape_after(layer, writer.shape)
     if largest:
         shape = tuple(writer.first(writer.shape))
         threshold = np.full(shape, convention.POOL_THRESHOLD, np.float32)
@@ -416,7 +405,7 @@ def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
     if len(writer.shape) > 1:
         writer.append(writer.name, writer.flatten(writer.shape))
         writer.flattened = writer.shape
-        writer.pass_on(layer)
+        writer.shape = writer.shape_after(layer, writer.shape)
 
 
 @nir_writer(Dropout)

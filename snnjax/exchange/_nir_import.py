@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax.exchange import _nir_convention as convention
@@ -98,11 +97,9 @@ def from_nir(
 def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None) -> Clock:
     """Return the time steps and the scheme, from the arguments of `from_nir` and the metadata."""
     written = _seconds("dt in the graph's metadata", metadata.get("dt"))
-    step = _seconds("dt", dt)
-    step = written if step is None else step
+    step = written if dt is None else _seconds("dt", dt)
     if step is None:
-        reason = "the graph's metadata has none, and NIR is continuous in time"
-        raise ValueError(f"dt (in seconds) must be given: {reason}")
+        raise ValueError("dt (in seconds) must be given: the graph's metadata has none")
     named = metadata.get("scheme", "exponential") if scheme is None else scheme
     return Clock(step, step if written is None else written, convention.check_scheme(named))
 
@@ -110,8 +107,8 @@ def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None)
 def _seconds(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if np.ndim(np.asarray(value)):
-        raise ValueError(f"{name} must be one number, got shape {np.shape(np.asarray(value))}")
+    if shape := np.asarray(value).shape:
+        raise ValueError(f"{name} must be one number, got shape {shape}")
     return float(np.asarray(_check.number(name, value, above=0, unit="s")))
 
 
@@ -153,15 +150,13 @@ def _before(
                 graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
             )
             if start != 0 or end not in (-1, len(shape) - 1):
-                needed = "all axes but time and batch, start_dim 0 and end_dim -1"
-                graph.fail(name, f"must flatten {needed}, got {start} and {end}")
+                graph.fail(name, f"must flatten all axes, from 0 to -1, got {start} and {end}")
             if len(shape) > 1:
                 layers.append(Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
             if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(rest, weights))):
-                needed = "count spikes, with a Threshold in [0, 1) after it"
-                graph.fail(name, f"must {needed}: together they are the maximum of the window")
+                graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
@@ -186,8 +181,7 @@ def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
-        needed = f"(height, width, channels) of at least its window {window}"
-        graph.fail(name, f"must get {needed}, got {shape}")
+        graph.fail(name, f"must get (height, width) of at least its window {window}, got {shape}")
     return Pool(window, kind=kind, stride=stride)
 
 
@@ -212,8 +206,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     if flat is None:
         return kernel
     if len(kernel) != math.prod(flat):
-        needed = f"{math.prod(flat)} inputs, one per flattened value"
-        graph.fail(name, f"must have {needed}, got {len(kernel)}")
+        graph.fail(name, f"must have {math.prod(flat)} inputs, got {len(kernel)}")
     return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
 
 
@@ -241,7 +234,8 @@ def _layer(
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
         graph.fail(name, "must have w_in and r that leave the weights finite")
-    init = _Given(drawn)
+    given = iter(drawn)
+    init = lambda key, shape, dtype=jnp.float32: jnp.asarray(next(given))
     options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs)}
     options |= {"dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
     if map is not None:
@@ -257,18 +251,6 @@ def _layer(
     for which, log in read.logs.items():
         layer.log_tau[which][...] = jnp.asarray(log)
     return layer, out
-
-
-class _Given:
-    """An initializer that returns given weights, one array per call, in the order of the calls."""
-
-    def __init__(self, weights: Sequence[np.ndarray]) -> None:
-        self._weights = iter(weights)
-
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
-    ) -> jax.Array:
-        return jnp.asarray(next(self._weights))
 
 
 def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
@@ -291,16 +273,13 @@ def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     """Return the weights in a population's loop."""
     kernel = _kernel(graph, name, None)
     if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
-        needed = f"weights from {n} to {n} on {axes} spatial axes"
-        graph.fail(name, f"must have {needed}, got {kernel.shape} as (*sizes, from, to)")
+        needed = f"weights (*sizes, {n}, {n}) with {axes} sizes"
+        graph.fail(name, f"must have {needed}, got {kernel.shape}")
     if axes:
         map = _conv_map(graph, name, kernel)
         same = map.padding in ("same", tuple(size // 2 for size in map.kernel_size))
-        if (
-            not same
-            or not all(size % 2 for size in map.kernel_size)
-            or any(s != 1 for s in map.stride)
-        ):
+        odd = all(size % 2 for size in map.kernel_size)
+        if not same or not odd or any(s != 1 for s in map.stride):
             graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got {map}")
     return kernel
 

@@ -115,8 +115,8 @@ def _put_images(
     """Return the data. `nu` is the mean rate of the sensory neurons."""
     task: Any = experiment.task
     steps = _time.num_steps(task.duration, experiment.neuron.dt)
-    shown = DeviceImages.from_dataset(train, steps=steps, flip=task.flip, shift=task.shift)
-    held = [DeviceImages.from_dataset(data, steps=steps, like=shown) for data in (valid, test)]
+    shown = DeviceImages.from_dataset(train, num_steps=steps, flip=task.flip, shift=task.shift)
+    held = [DeviceImages.from_dataset(data, num_steps=steps, like=shown) for data in (valid, test)]
     shape: Any = train.images.shape[1:]
     size, classes = int(np.prod(shape)), train.num_classes
     inputs = Inputs(size, classes, task.duration, 1.0, image=shape, sensory=True)

@@ -94,8 +94,9 @@ class Experiment(Part):
         kinds = {kind.name: kind for kind in TASKS}
         _check.one_of("task", task, tuple(kinds))
         _check.one_of("start", start, get_args(StartName))
-        bare = cls(task=kinds[task]())
-        return replaced(bare, STARTS[start] | dict(kinds[task].defaults)).replace(**options)
+        # a task and its defaults at once, because the task alone may not fit the other parts
+        defaults = {"task": task, **STARTS[start], **kinds[task].defaults}
+        return replaced(cls(task=TASKS[0]()), defaults).replace(**options)
 
     def replace(self, **options: object) -> Experiment:
         """Return the experiment with other values of some options.

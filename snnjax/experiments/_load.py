@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,11 +24,15 @@ def as_json(experiment: Experiment) -> dict[str, Any]:
     return experiment.options() | {"versions": {"snnjax": __version__, "jax": jax.__version__}}
 
 
-def load_experiment(folder: Path) -> Experiment:
+def load_experiment(
+    folder: Path, *, besides: Sequence[str] = (), replaced: Mapping[str, Any] | None = None
+) -> Experiment:
     """Return the experiment of the run in `folder`.
 
     Args:
         folder: The run folder.
+        besides: Entries of its config.json that are not options of the experiment.
+        replaced: Options with other values than in the file, or that the file does not have.
 
     Raises:
         FileNotFoundError: The folder has no config.json.
@@ -40,7 +45,8 @@ def load_experiment(folder: Path) -> Experiment:
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise ValueError(f"{file} must have the options of an experiment, with a task")
     try:
-        return Experiment.from_options(**{n: v for n, v in content.items() if n != "versions"})
+        own = {n: v for n, v in content.items() if n not in ("versions", *besides)}
+        return Experiment.from_options(**own | dict(replaced or {}))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from None
 

@@ -12,9 +12,11 @@ of them see. Waves depend only on the plan, so that every number of processes wr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -29,17 +31,20 @@ from snnjax.datasets import Splits
 from snnjax.experiments._build import build_network, build_objective, build_optimizer
 from snnjax.experiments._data import Data, at, calibrate_on, load, plain, spread, train_source
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._load import as_json
+from snnjax.experiments._hosts import here, wait
+from snnjax.experiments._load import as_json, load_experiment, read_json
 from snnjax.experiments._options import options_of
 from snnjax.experiments._run import run
 from snnjax.experiments._sweep_folder import (
     Member,
     alone,
     check_folder,
+    claim,
     close_wave,
     member_file,
     open_folder,
     plan_waves,
+    planned,
     waves_in,
     write_member,
     write_results,
@@ -197,22 +202,31 @@ def run_sweep(
     versions = identity.pop("versions")
     new = options_of(Experiment.from_options(sweep.base.task.name))
     defaults = {option.name: option.value for option in new}
-    check_folder(folder, identity, defaults, resume=resume)
+    first = here().process == 0
+    if first:
+        check_folder(folder, identity, defaults, resume=resume)
     members = sweep.members()
     # load first, so that a task that cannot be loaded leaves no folder
     loaded = _Loaded(datasets)
     loaded.data(sweep.experiment(members[0]))
-    folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
-        check_folder(folder, identity, defaults, resume=resume)
-        members = open_folder(folder, identity | {"versions": versions}, members)
-        # this reads every finished member, so that a damaged file is found before training
-        rows = write_results(folder, members, figure=figure)
-        groups: dict[Experiment, list[Member]] = {}
-        for member in members:
-            groups.setdefault(_group(sweep, member), []).append(member)
-        plan_waves(folder, list(groups.values()), execution.wave)
+    wait("loaded")
+    with contextlib.ExitStack() as stack:
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder))
+            check_folder(folder, identity, defaults, resume=resume)
+            members = open_folder(folder, identity | {"versions": versions}, members)
+            # this reads every finished member, so that a damaged file is found before training
+            write_results(folder, members, figure=figure)
+            groups: dict[Experiment, list[Member]] = {}
+            for member in members:
+                groups.setdefault(_group(sweep, member), []).append(member)
+            plan_waves(folder, list(groups.values()), execution.wave)
+        wait("planned")
+        members = planned(folder)
         for wave, waiting in waves_in(folder):
+            if not claim(wave):
+                continue
             finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
             watch = [_counted(callback, finished, len(waiting)) for callback in on_epoch]
             experiment = _group(sweep, waiting[0])
@@ -221,7 +235,11 @@ def run_sweep(
             for k, member in enumerate(waiting):
                 write_member(member_file(folder, member), member, *results[k])
             close_wave(wave)
-            rows = write_results(folder, members, figure=figure)
+            if first:
+                write_results(folder, members, figure=figure)
+        while waves_in(folder):  # other processes are training
+            time.sleep(1)
+        rows = write_results(folder, members, figure=figure and first, write=first)
         return SweepResult(rows, folder)
 
 
@@ -270,6 +288,8 @@ def _train_together(
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events
+    if here().count > 1 and placement in ("auto", "shard"):
+        placement = "local"
     if events is None and resolve(placement) == "vmap":
         # members in one batch have separate lists of events, each as long as the longest of all
         events = False
@@ -383,36 +403,22 @@ def _train_one_by_one(
     return trained
 
 
-def parse_values(text: str) -> list[float]:
-    """Parse values of the command line.
+def load_sweep(folder: Path) -> Sweep:
+    """Return a sweep that continues the one in `folder` without adding members.
 
     Args:
-        text: "0.1,0.3,1" or "low:high:number" or "low:high:log:number".
+        folder: The folder of the sweep.
 
     Raises:
-        ValueError: The text has another form.
-
-    >>> parse_values("0.5,1"), parse_values("0:1:3")
-    ([0.5, 1.0], [0.0, 0.5, 1.0])
-    >>> [round(v, 3) for v in parse_values("0.01:100:log:5")]
-    [0.01, 0.1, 1.0, 10.0, 100.0]
+        ValueError: The folder has no sweep, or a file is damaged.
     """
-    try:
-        if ":" not in text:
-            return [float(v) for v in text.split(",")]
-        low, high, *scale, number = text.split(":")
-        ends, count = (float(low), float(high)), int(number)
-        if (
-            count < 1
-            or scale not in ([], ["log"], ["lin"])
-            or (scale == ["log"] and min(ends) <= 0)
-        ):
-            raise ValueError
-    except ValueError:
-        raise ValueError(
-            "values must be like 0.1,0.3,1 or 0:1:5 or 0.01:100:log:13 "
-            f"(low:high:log:number, low > 0), got {text!r}"
-        ) from None
-    values = np.geomspace(*ends, count) if scale == ["log"] else np.linspace(*ends, count)
-    # ten digits, so that a value read from a file name is the same number
-    return [float(f"{v:.10g}") for v in values]
+    if not (folder / "plan.json").exists():
+        raise ValueError(f"{folder} has no sweep; name a folder of snnjax sweep")
+    first = planned(folder)[0]
+    saved = read_json(folder / "config.json")
+    seed = first.pop("seed")
+    base = load_experiment(folder, besides=("patience", "order"), replaced=first)
+    over = {name: (value,) for name, value in first.items()}
+    return Sweep(
+        base=base, over=over, seeds=(seed,), patience=saved["patience"], order=saved["order"]
+    )

@@ -126,7 +126,7 @@ def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member])
     if not (folder / "config.json").exists():
         write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     file = folder / "plan.json"
-    plan: list[Member] = [_member(m) for m in read_json(file)] if file.exists() else []
+    plan = planned(folder) if file.exists() else []
     if plan and plan[0].keys() != members[0].keys():
         raise ValueError(
             f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
@@ -136,6 +136,11 @@ def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member])
     if union != plan:
         write_whole(file, json.dumps(union).encode())
     return union
+
+
+def planned(folder: Path) -> list[Member]:
+    """Return all members of the plan."""
+    return [_member(m) for m in read_json(folder / "plan.json")]
 
 
 def _member(saved: Mapping[str, Any]) -> Member:
@@ -172,8 +177,10 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
         groups: All members of the plan; the members of one group can train together.
         size: Largest number of members in a wave.
     """
-    for done in (folder / "waves").glob("*.done"):  # the process was killed while removing it
-        shutil.rmtree(done)
+    for left in (folder / "waves").glob("*.done"):  # the process was killed while removing it
+        shutil.rmtree(left)
+    for left in (folder / "waves").glob(f"*/{_CLAIMED}"):  # a process was killed while training it
+        left.rmdir()
     unfinished = [m for _, wave in waves_in(folder) for m in wave]
     number = max((int(f.name) for f, _ in waves_in(folder)), default=-1) + 1
     for group in groups:
@@ -190,6 +197,18 @@ def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
     files = sorted((folder / "waves").glob("*/wave.json"))
     whole = [file for file in files if file.parent.suffix != ".done"]
     return [(file.parent, [_member(m) for m in read_json(file)]) for file in whole]
+
+
+_CLAIMED = "claimed"
+
+
+def claim(wave: Path) -> bool:
+    """Return True for one of the processes that want to train a wave, and False for all others."""
+    try:
+        (wave / _CLAIMED).mkdir()
+    except (FileExistsError, FileNotFoundError):  # in training, or finished in the meantime
+        return False
+    return True
 
 
 def close_wave(wave: Path) -> None:
@@ -298,7 +317,7 @@ def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
 
 
 def write_results(
-    folder: Path, members: Sequence[Member], *, figure: bool = True
+    folder: Path, members: Sequence[Member], *, figure: bool = True, write: bool = True
 ) -> list[dict[str, Any]]:
     """Write results.csv and the figure for the finished members, and return the rows.
 
@@ -306,9 +325,10 @@ def write_results(
         folder: The folder of the sweep.
         members: The members, in the order of the rows.
         figure: If True, draw sweep.png.
+        write: If False, write nothing.
     """
     rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
-    if not rows:
+    if not rows or not write:
         return rows
     text = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)  # networks differ in depth

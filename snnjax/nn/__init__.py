@@ -8,9 +8,7 @@ from snnjax.nn._init import DalianFluctuationDriven, FluctuationDriven, LayerIni
 from snnjax.nn._layer import Layer
 from snnjax.nn._maps import DenseMap, LinearMap
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
-from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._nonnegative import NonNegative, nonnegative
-from snnjax.nn._per_step import PerStep
 from snnjax.nn._sensory import Sensory
 from snnjax.nn._shape import Flatten, Pool, Reshape
 from snnjax.nn._synaptic import Spiking, Synaptic
@@ -34,10 +32,8 @@ __all__ = [
     "Pool",
     "Flatten",
     "Reshape",
-    "PerStep",
     "Sensory",
     "Layer",
-    "NeuronLayer",
     "Synaptic",
     "Spiking",
     "Dalian",

@@ -275,19 +275,9 @@ def _check_odd(name: str, sizes: Sequence[int]) -> None:
         )
 
 
-def conv_map(
-    in_features: int,
-    out_features: int,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] = 1,
-    padding: Padding = "valid",
-    *,
-    axes: int | None = None,
-) -> ConvMap:
-    """A `ConvMap`. If the number of axes is known, `kernel_size` may be one number."""
-    if axes is not None:
-        kernel_size = per_axis("kernel_size", kernel_size, axes, at_least=1)
-    return ConvMap(in_features, out_features, kernel_size, stride, padding)
+def fixed_size(kernel_size: int | Sequence[int], axes: int | None) -> int | Sequence[int]:
+    """One size per axis. If the number of axes is not known, `ConvMap` checks the sizes."""
+    return kernel_size if axes is None else per_axis("kernel_size", kernel_size, axes, at_least=1)
 
 
 def lateral_map(name: str, map: ConvMap, size: int | Sequence[int]) -> ConvMap:
@@ -357,8 +347,8 @@ class SpikingConv(Spiking):
         recurrent_kernel_size: int | Sequence[int] | None = None,
         **options: Unpack[LayerOptions],
     ) -> None:
-        axes = self._fixed_axes
-        map = conv_map(in_features, out_features, kernel_size, stride, padding, axes=axes)
+        kernel_size = fixed_size(kernel_size, self._fixed_axes)
+        map = ConvMap(in_features, out_features, kernel_size, stride, padding)
         recurrent = None
         if recurrent_kernel_size is not None:
             recurrent = lateral_map("recurrent_kernel_size", map, recurrent_kernel_size)

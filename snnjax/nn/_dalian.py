@@ -39,7 +39,7 @@ from snnjax import _check
 from snnjax.dynamics import ExcInhLIF
 from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.initializers import Initializer
-from snnjax.nn._conv import Padding, conv_map, lateral_map
+from snnjax.nn._conv import ConvMap, Padding, fixed_size, lateral_map
 from snnjax.nn._init import LayerInit
 from snnjax.nn._layer import unlisted
 from snnjax.nn._maps import DenseMap, LinearMap, Recurrence
@@ -299,7 +299,8 @@ class DalianConv(Dalian):
         padding: Padding = "valid",
         **options: Unpack[DalianOptions],
     ) -> None:
-        map = conv_map(in_features, n_exc, kernel_size, stride, padding, axes=self._fixed_axes)
+        kernel_size = fixed_size(kernel_size, self._fixed_axes)
+        map = ConvMap(in_features, n_exc, kernel_size, stride, padding)
         lateral = lateral_map("lateral_kernel_size", map, lateral_kernel_size)
         super().__init__(map, lateral=lateral, init=init, **options)
 

@@ -44,16 +44,9 @@ class Dropout(Stateless):
     def _map(self, x: jax.Array) -> jax.Array:
         return x
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        state: State | None = None,
-        membrane: bool = False,
-        key: jax.Array | None = None,
-    ) -> Simulation:
+    def _run(self, x: jax.Array, state: State | None, key: jax.Array | None) -> Simulation:
         """Run a whole sequence x (time, batch, ...features). Without a key the output is x."""
-        out = super().__call__(x, state=state, membrane=membrane)
+        out = super()._run(x, state, key)
         return out._replace(output=self._drop(out.output, key, x.shape[1:]))
 
     @unlisted

@@ -180,6 +180,10 @@ class Layer(nnx.Module):
         if membrane:
             name = type(self).__name__
             raise ValueError(f"membrane=True needs a layer of neurons, which {name} is not")
+        return self._run(x, state, key)
+
+    def _run(self, x: jax.Array, state: State | None, key: jax.Array | None) -> Simulation:
+        """`__call__` after its checks, for a layer without neurons."""
         start = self.initial_state(x.shape[1], x.shape[2:]) if state is None else state
         drawn: dict[str, Any] = {"key": key} if self.stochastic else {}
         final, output = jax.lax.scan(lambda s, x_t: self.step(s, x_t, **drawn), start, x)

@@ -10,6 +10,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,8 @@ class LinearMap(abc.ABC):
     in_features: int
     out_features: int
 
+    takes_events: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         _check.integer("in_features", self.in_features, at_least=1)
         _check.integer("out_features", self.out_features, at_least=1)
@@ -69,10 +72,6 @@ class LinearMap(abc.ABC):
     @property
     def window(self) -> tuple[int, ...]:
         return ()
-
-    @property
-    def takes_events(self) -> bool:
-        return False
 
     @abc.abstractmethod
     def project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -156,9 +155,7 @@ class DenseMap(LinearMap):
     (100, 4, 128)
     """
 
-    @property
-    def takes_events(self) -> bool:
-        return True
+    takes_events = True
 
     @property
     def connected(self) -> None:

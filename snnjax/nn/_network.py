@@ -154,19 +154,13 @@ class Sequential(nnx.Module):
         passed: list[jax.Array] = []
         out: Any = x
         for k, layer in enumerate(self.layers):
-            below = self.input_of(k, out, passed, lead=lead)
-            out = self._output_of(k, visit(k, layer, below), passed)
-        return out
-
-    def _output_of(self, k: int, out: jax.Array, passed: list[jax.Array]) -> jax.Array:
-        """What layers above receive of the output of layer k; spikes are added to `passed`."""
-        layer = self.layers[k]
-        if k < len(self.layers) - 1:
-            out = layer.emit(out)
-        if layer.spiking:
-            passed.append(out)
-        elif layer.masks and k and self.layers[k - 1].spiking:
-            passed[-1] = out
+            out = visit(k, layer, self.input_of(k, out, passed, lead=lead))
+            if k < len(self.layers) - 1:
+                out = layer.emit(out)
+            if layer.spiking:
+                passed.append(out)
+            elif layer.masks and k and self.layers[k - 1].spiking:
+                passed[-1] = out
         return out
 
     def __call__(
@@ -229,24 +223,23 @@ class Sequential(nnx.Module):
         states: list[State] = []
         spikes: list[jax.Array] = []
         traces: list[jax.Array] = []
-        passed: list[jax.Array] = []
-        for k, layer in enumerate(self.layers):
+
+        def visit(k: int, layer: Layer, x: Any) -> jax.Array:
             # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
             asked = self._options(k, key)
             if membranes and layer.spiking:
                 asked["membrane"] = True
-            start = None if state is None else state[k]
-            below = self.input_of(k, out, passed)
-            sim = layer(below, state=start, **asked)
+            sim = layer(x, state=None if state is None else state[k], **asked)
             states.append(sim.state)
-            out = sim.output
-            if layer.spiking:
-                out = out if tap is None else tap(out)
-                spikes.append(out)
-                if sim.membrane is not None:
-                    traces.append(sim.membrane)
-            out = self._output_of(k, out, passed)
-        return tuple(states), NetworkOutput(out, Activity(tuple(spikes), tuple(traces)))
+            if not layer.spiking:
+                return sim.output
+            spikes.append(sim.output if tap is None else tap(sim.output))
+            if sim.membrane is not None:
+                traces.append(sim.membrane)
+            return spikes[-1]
+
+        readout = self.walk(out, visit)
+        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
 
     def _run_in_parts(
         self,
@@ -321,7 +314,7 @@ class Sequential(nnx.Module):
             if sizes is None:
                 raise ValueError(
                     "features must be given, the shape (*spatial, channels) of the network's "
-                    f"input: the size of layer {k} ({layer_name(layer)}) depends on it"
+                    f"input: the size of layers[{k}] ({layer_name(layer)}) depends on it"
                 )
             states.append(layer.initial_state(batch_size, sizes))
         return tuple(states)
@@ -370,7 +363,7 @@ def _as_layer(k: int, layer: object) -> Layer:
             "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
             f"such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got {got}"
         )
-    with _check.at(f"layer {k}"):
+    with _check.at(f"layers[{k}]"):
         return PerStep(layer)
 
 
@@ -419,9 +412,9 @@ def _input_shapes(
             except ValueError as error:
                 below = "the network's input"
                 if k:
-                    below = f"the output of layer {k - 1} ({layer_name(layers[k - 1])})"
+                    below = f"the output of layers[{k - 1}] ({layer_name(layers[k - 1])})"
                 name = layer_name(layer)
-                raise ValueError(f"layer {k} ({name}) does not fit {below}: {error}") from None
+                raise ValueError(f"layers[{k}] ({name}) does not fit {below}: {error}") from None
         if layer.spiking:
             sizes = known(features)
             spiking.append(None if sizes is None else math.prod(sizes))

@@ -14,8 +14,9 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._pytree import replaced
-from snnjax.dynamics import Neuron
-from snnjax.nn._layer import Layer, Shape, unlisted
+from snnjax.dynamics import Neuron, Simulation, simulate
+from snnjax.dynamics._neuron import Recurrent, Weights
+from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.surrogate import SpikeFunction
 
 N = TypeVar("N", bound=Neuron)
@@ -127,6 +128,102 @@ class NeuronLayer(Layer):
         # a plain dictionary as data, because nnx.tabulate fails on an nnx.Dict
         self.log_tau: dict[str, nnx.Param] = nnx.data({name: log(name) for name in trainable})
         self.steepness = nnx.data(None)
+
+    @property
+    @abc.abstractmethod
+    def units(self) -> int:
+        """Number of neurons of the layer at each position."""
+
+    @unlisted
+    def out_shape(self, spatial: Shape) -> Shape:
+        """Spatial sizes of the output.
+
+        Args:
+            spatial: Spatial sizes of the input; None is an unknown size.
+
+        Returns:
+            One size per axis; None where the input's is None.
+
+        Raises:
+            ValueError: There is not one size per axis, or the input is smaller than the kernel.
+        """
+        return spatial
+
+    @abc.abstractmethod
+    def drive(self, x: jax.Array) -> Any:
+        """The drive of the neurons' currents by the input.
+
+        Args:
+            x: Inputs of one step or all steps.
+
+        Returns:
+            The neuron's drive, or leaves that broadcast to it.
+        """
+
+    @property
+    def _own(self) -> tuple[Recurrent | None, Weights]:
+        """The map of the layer's own spikes, `(z, weights) -> drive`, and its weights.
+
+        Without recurrence both are None. The map is the same function object at each call.
+        """
+        return None, None
+
+    @abc.abstractmethod
+    def _check_sequence(self, x: jax.Array) -> None:
+        """Raise unless x is an input (time, batch, ...features) of the layer."""
+
+    @abc.abstractmethod
+    def _check_step(self, state: tuple[int, ...], x: tuple[int, ...]) -> None:
+        """Raise unless x is the shape of one time step for a membrane of shape `state`."""
+
+    @unlisted
+    def initial_state(self, batch_size: int, features: tuple[int, ...] = ()) -> State:
+        shape = (batch_size, *self.out_shape(features[:-1]), self.units)
+        return self.neuron.initial_state(shape, self._state_dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        state: State | None = None,
+        membrane: bool = False,
+        key: jax.Array | None = None,
+    ) -> Simulation:
+        """Run a sequence.
+
+        Args:
+            x: Inputs (time, batch, *spatial, in_features).
+            state: The state to start from; the initial state if None.
+            membrane: Whether to also return the membranes.
+            key: Not used; the layer draws no random numbers.
+
+        Returns:
+            `Simulation(state, output, membrane)`. Output and membrane have the shape (time, batch,
+            *out_shape(spatial), units).
+        """
+        self._check_sequence(x)
+        recurrent, weights = self._own
+        run = {"recurrent": recurrent, "weights": weights, "state": state, "membrane": membrane}
+        return simulate(self.neuron, self.drive(x), **run)
+
+    @unlisted
+    def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:
+        """Advance by one time step.
+
+        Args:
+            state: The present state.
+            x: Inputs (batch, *spatial, in_features).
+
+        Returns:
+            The next state, and the output (batch, *out_shape(spatial), units).
+        """
+        self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
+        neuron, drive = self.neuron, self.drive(x)
+        recurrent, weights = self._own
+        if recurrent is not None:
+            _, z = neuron.step(state, jax.tree.map(jnp.zeros_like, drive))
+            drive = jax.tree.map(jnp.add, drive, recurrent(z, weights))
+        return neuron.step(state, drive)
 
     @property
     @abc.abstractmethod

@@ -23,8 +23,8 @@ from flax import nnx
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
-from snnjax.dynamics import LIF, Simulation, simulate
-from snnjax.nn._layer import Shape, State, unlisted
+from snnjax.dynamics import LIF
+from snnjax.nn._layer import Shape, unlisted
 from snnjax.nn._neuron_layer import NeuronLayer, check_units
 
 
@@ -89,49 +89,22 @@ class Sensory(NeuronLayer):
             )
         return features
 
-    @unlisted
-    def initial_state(self, batch_size: int, features: tuple[int, ...] = ()) -> State:
-        shape = (batch_size, *features[:-1], self.channels)
-        return self.neuron.initial_state(shape, self._state_dtype)
+    @property
+    def units(self) -> int:
+        return self.channels
 
     @unlisted
-    def current(self, x: jax.Array) -> jax.Array:
+    def drive(self, x: jax.Array) -> jax.Array:
         """The drive of the synaptic current per step by pixel values x (..., channels)."""
         x = jnp.asarray(x, self._state_dtype)
         neuron = self.neuron
         share = 1 - _time.decay(neuron.dt, neuron.tau_syn)
         return share * (self.gain[...] * x + self.bias[...])
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        state: State | None = None,
-        membrane: bool = False,
-        key: jax.Array | None = None,
-    ) -> Simulation:
-        """Run a sequence.
-
-        Args:
-            x: Pixel values (time, batch, *spatial, channels); the same at all steps for a constant
-                image.
-            state: The state to start from; the initial state if None.
-            membrane: Whether to also return the membranes.
-            key: Not used; the layer draws no random numbers.
-
-        Returns:
-            `Simulation(state, output, membrane)`.
-        """
+    def _check_sequence(self, x: jax.Array) -> None:
         _check.time_major("x", x, features=self.channels)
         check_units(self.neuron, self.channels, x.shape[2:-1])
-        return simulate(self.neuron, self.current(x), state=state, membrane=membrane)
 
-    @unlisted
-    def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:
-        """Advance by one time step with pixel values x (batch, *spatial, channels)."""
-        if jnp.shape(x) != state.u.shape:
-            raise ValueError(
-                f"x must have shape {state.u.shape}, one time step for this state, got "
-                f"{jnp.shape(x)}"
-            )
-        return self.neuron.step(state, self.current(x))
+    def _check_step(self, state: tuple[int, ...], x: tuple[int, ...]) -> None:
+        if x != state:
+            raise ValueError(f"x must have shape {state}, one time step for this state, got {x}")

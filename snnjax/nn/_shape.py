@@ -32,19 +32,8 @@ class Stateless(Layer):
     def _map(self, x: jax.Array) -> jax.Array:
         """The map for x (n, ...features)."""
 
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        state: State | None = None,
-        membrane: bool = False,
-        key: jax.Array | None = None,
-    ) -> Simulation:
+    def _run(self, x: jax.Array, state: State | None, key: jax.Array | None) -> Simulation:
         """Map a whole sequence x (time, batch, ...features), all steps at once."""
-        _check.time_major("x", x)
-        if membrane:
-            name = type(self).__name__
-            raise ValueError(f"membrane=True needs a layer of neurons, which {name} is not")
         self.feature_shape(x.shape[2:])
         out = self._map(x.reshape(-1, *x.shape[2:]))
         return Simulation((), out.reshape(*x.shape[:2], *out.shape[1:]))

@@ -18,11 +18,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics import LIF, Neuron, Simulation, simulate
-from snnjax.dynamics._neuron import check_neuron
+from snnjax.dynamics import LIF, Neuron
+from snnjax.dynamics._neuron import Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
 from snnjax.nn._init import ConnectionSize, LayerInit, as_layer_init, draw_weights
-from snnjax.nn._layer import Shape, State, unlisted
+from snnjax.nn._layer import Shape, unlisted
 from snnjax.nn._maps import LinearMap
 from snnjax.nn._neuron_layer import NeuronLayer, _with_arrays, check_units
 from snnjax.psp import PSP
@@ -175,7 +175,6 @@ class Synaptic(NeuronLayer):
 
     @property
     def units(self) -> int:
-        """Number of neurons of the layer at each position."""
         return self.out_features
 
     @property
@@ -189,22 +188,10 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def drive(self, x: jax.Array) -> Any:
-        """The drive of the neurons' currents by the input.
-
-        Args:
-            x: Inputs of one step or all steps.
-
-        Returns:
-            The neuron's drive, or leaves that broadcast to it.
-        """
         return self.map.project(x, self.kernel[...])
 
     @property
-    def _own(self) -> tuple[Callable[[jax.Array, Any], Any] | None, Any]:
-        """The map of the layer's own spikes, `(z, weights) -> drive`, and its weights.
-
-        Without recurrence both are None. The map is the same function object at each call.
-        """
+    def _own(self) -> tuple[Recurrent | None, Weights]:
         if self.recurrent_map is None or self.recurrent_kernel is None:
             return None, None
         return self.recurrent_map.recurrence, self.recurrent_kernel[...]
@@ -236,17 +223,6 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def out_shape(self, spatial: Shape) -> Shape:
-        """Spatial sizes of the output.
-
-        Args:
-            spatial: Spatial sizes of the input; None is an unknown size.
-
-        Returns:
-            One size per axis; None where the input's is None.
-
-        Raises:
-            ValueError: There is not one size per axis, or the input is smaller than the kernel.
-        """
         return self.map.out_shape(spatial)
 
     @property
@@ -268,31 +244,7 @@ class Synaptic(NeuronLayer):
             )
         return (*self.out_shape(features[:-1]), self.out_features)
 
-    @unlisted
-    def initial_state(self, batch_size: int, features: tuple[int, ...] = ()) -> State:
-        shape = (batch_size, *self.out_shape(features[:-1]), self.units)
-        return self.neuron.initial_state(shape, self._state_dtype)
-
-    def __call__(
-        self,
-        x: jax.Array,
-        *,
-        state: State | None = None,
-        membrane: bool = False,
-        key: jax.Array | None = None,
-    ) -> Simulation:
-        """Run a sequence.
-
-        Args:
-            x: Inputs (time, batch, *spatial, in_features).
-            state: The state to start from; the initial state if None.
-            membrane: Whether to also return the membranes.
-            key: Not used; the layer draws no random numbers.
-
-        Returns:
-            `Simulation(state, output, membrane)`. Output and membrane have the shape (time, batch,
-            *out_shape(spatial), units).
-        """
+    def _check_sequence(self, x: jax.Array) -> None:
         _check.time_major("x", x, features=self.in_features)
         if len(x.shape) != 3 + self._axes:
             sizes = "features)"
@@ -300,37 +252,8 @@ class Synaptic(NeuronLayer):
             if self._axes:
                 sizes, hint = f"*spatial, channels) with {self._axes} spatial axes", ""
             raise ValueError(f"x must have shape (time, batch, {sizes}, got {x.shape}{hint}")
-        neuron = self.neuron
         if self._axes:
-            check_units(neuron, self.units, self.out_shape(x.shape[2:-1]))
-        recurrent, weights = self._own
-        return simulate(
-            neuron,
-            self.drive(x),
-            recurrent=recurrent,
-            weights=weights,
-            state=state,
-            membrane=membrane,
-        )
-
-    @unlisted
-    def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:
-        """Advance by one time step.
-
-        Args:
-            state: The present state.
-            x: Inputs (batch, *spatial, in_features).
-
-        Returns:
-            The next state, and the output (batch, *out_shape(spatial), units).
-        """
-        self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
-        neuron, drive = self.neuron, self.drive(x)
-        recurrent, weights = self._own
-        if recurrent is not None:
-            _, z = neuron.step(state, jax.tree.map(jnp.zeros_like, drive))
-            drive = jax.tree.map(jnp.add, drive, recurrent(z, weights))
-        return neuron.step(state, drive)
+            check_units(self.neuron, self.units, self.out_shape(x.shape[2:-1]))
 
     def _check_step(self, state: tuple[int, ...], x: tuple[int, ...]) -> None:
         fits = len(x) == 2 + self._axes and (x[0], x[-1]) == (state[0], self.in_features)

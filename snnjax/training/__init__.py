@@ -4,6 +4,7 @@ from snnjax.training._callbacks import (
     Callback,
     EarlyStopping,
     FitState,
+    Plan,
     TensorBoard,
     WeightsAndBiases,
 )
@@ -11,16 +12,20 @@ from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import Program, fit_ensemble
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._memory import step_memory
-from snnjax.training._objective import Objective
+from snnjax.training._objective import Metrics, Objective
+from snnjax.training._step import TrainState
 from snnjax.training._trainer import Trainer
 
 __all__ = [
     "fit",
     "FitResult",
     "Trainer",
+    "TrainState",
+    "Metrics",
     "Objective",
     "Callback",
     "FitState",
+    "Plan",
     "EarlyStopping",
     "Checkpoints",
     "TensorBoard",

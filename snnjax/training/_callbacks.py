@@ -6,14 +6,13 @@ A logger of your own is a `Callback` that writes each row in `epoch_end`. Checkp
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _extras
 from snnjax.training._step import TrainState
 
 Row = dict[str, float]
@@ -149,7 +148,8 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._writer = _extra("tensorboardX", "tensorboard").SummaryWriter(os.fspath(folder))
+        tensorboard = _extras.package("tensorboardX", "tensorboard", "this logger")
+        self._writer = tensorboard.SummaryWriter(os.fspath(folder))
 
     def epoch_end(self, row: Row, state: FitState) -> None:
         step = int(row["epoch"])
@@ -177,7 +177,7 @@ class WeightsAndBiases(Callback):
     def __init__(
         self, project: str, *, config: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
-        wandb = _extra("wandb", "wandb")
+        wandb = _extras.package("wandb", "wandb", "this logger")
         self._run = wandb.init(project=project, config=dict(config or {}), **options)
 
     def epoch_end(self, row: Row, state: FitState) -> None:
@@ -185,11 +185,3 @@ class WeightsAndBiases(Callback):
 
     def finish(self) -> None:
         self._run.finish()
-
-
-def _extra(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        install = f"pip install 'snnjax[{extra}]'"
-        raise ImportError(f"this logger needs the package {module}: {install}") from None

@@ -15,8 +15,8 @@ from snnjax._pytree import PyTree
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
 
-Content = dict[str, dict[str, np.ndarray]]
-"""Arrays of a checkpoint by group ("state" and "seen") and name."""
+Content = dict[str, np.ndarray]
+"""Arrays of a checkpoint by "group.name"; the groups are "state", "history" and "initial"."""
 
 
 class Checkpoints(Callback):
@@ -53,10 +53,19 @@ class Checkpoints(Callback):
         self._args = ocp.args
         # orbax requires an absolute path; `save` returns only when the snapshot is on disk
         last_two = ocp.checkpoint_managers.LatestN(2)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=last_two, create=True, enable_async_checkpointing=False
+        folder, process = Path(folder).absolute(), jax.process_index()
+        folder.mkdir(parents=True, exist_ok=True)
+        # each process of a cluster has folders of its own, and waits for no other
+        own = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
         )
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=last_two,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=own,
+        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def start(self, plan: Plan) -> None:
         self._last = plan.last
@@ -104,15 +113,14 @@ class Checkpoints(Callback):
 
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all checkpoints except the last two."""
-        state = enumerate(jax.tree.leaves(snapshot.state))
-        leaves = {f"{k:04d}": np.asarray(leaf) for k, leaf in state}
-        # both groups are in one dict, because orbax does not write empty ones
-        seen = {
-            f"{group}.{name}": value
-            for group in ("history", "initial")
-            for name, value in getattr(snapshot, group).items()
+        state = {f"{k:04d}": leaf for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
+        groups = {"state": state, "history": snapshot.history, "initial": snapshot.initial}
+        # one flat dict, because orbax does not write empty ones
+        content = {
+            f"{group}.{name}": np.asarray(a)
+            for group, arrays in groups.items()
+            for name, a in arrays.items()
         }
-        content = {"state": leaves, "seen": seen}
         saved = self._args.StandardSave(content | {"digest": _digest(content)})
         if not self._manager.save(snapshot.epoch, args=saved):
             raise ValueError(
@@ -143,24 +151,24 @@ class Checkpoints(Callback):
         """The content of a checkpoint, or None if it is damaged."""
         try:
             saved: Any = self._manager.restore(epoch, args=self._args.StandardRestore())
-            arrays = lambda group: {name: np.asarray(a) for name, a in saved[group].items()}
-            content = {group: arrays(group) for group in ("state", "seen")}
-            return content if np.array_equal(_digest(content), saved["digest"]) else None
+            digest = saved.pop("digest")
+            content = {name: np.asarray(a) for name, a in saved.items()}
+            return content if np.array_equal(_digest(content), digest) else None
         except Exception:  # damaged files raise many types in orbax, tensorstore and protobuf
             return None
 
     def _snapshot(self, epoch: int, saved: Content, like: PyTree) -> Snapshot:
-        leaves = [np.asarray(saved["state"][name]) for name in sorted(saved["state"])]
+        groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
+        for name, a in saved.items():
+            group, _, name = name.partition(".")
+            groups[group][name] = a
+        leaves = [a for _, a in sorted(groups.pop("state").items())]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
             raise ValueError(
                 f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes "
                 f"{[a.shape for a in leaves]}, not {shapes}"
             )
-        groups: dict[str, dict[str, np.ndarray]] = {"history": {}, "initial": {}}
-        for name, value in saved["seen"].items():
-            group, _, name = name.partition(".")
-            groups[group][name] = np.asarray(value)
         return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 
 
@@ -173,8 +181,7 @@ def _state_of(state: FitState) -> tuple[Any, ...]:
 def _digest(content: Content) -> np.ndarray:
     """SHA-256 of all names, types, shapes and numbers, (32,) bytes."""
     digest = hashlib.sha256()
-    for group, arrays in sorted(content.items()):
-        for name, a in sorted(arrays.items()):
-            digest.update(f"{group}.{name} {a.dtype} {a.shape}\n".encode())
-            digest.update(np.ascontiguousarray(a).tobytes())
+    for name, a in sorted(content.items()):
+        digest.update(f"{name} {a.dtype} {a.shape}\n".encode())
+        digest.update(np.ascontiguousarray(a).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

@@ -31,8 +31,8 @@ from snnjax.training import _placement
 from snnjax.training._objective import Metrics, Objective
 from snnjax.training._placement import Kind, Placement
 from snnjax.training._programs import program as compiled
-from snnjax.training._step import TrainState, check_divisor
-from snnjax.training._trainer import Trainer
+from snnjax.training._step import TrainState
+from snnjax.training._trainer import Trainer, columns
 
 Hyper = Mapping[str, Any]
 Order = Literal["member", "shared"]
@@ -74,9 +74,10 @@ class Program(NamedTuple):
     patience: int | None = None
 
     def check(self) -> None:
-        """Raise ValueError or TypeError unless the settings are in range."""
-        _check.integer("batch_size", self.batch_size, at_least=1)
-        check_divisor("micro_batch", self.micro_batch, self.batch_size)
+        """Raise ValueError or TypeError unless the settings are in range.
+
+        A `Trainer` checks the sizes of batches.
+        """
         _check.one_of("order", self.order, get_args(Order))
         _check.integer("priming_epochs", self.priming_epochs, at_least=0)
         if self.patience is not None:
@@ -202,9 +203,6 @@ def fit_ensemble(
             raise TypeError(f"{name} must be on the device, for all members, got {kind}; {hint}")
         _check.same_dt(name, source, dt)
     program.check()
-    if program.batch_size > len(splits.train):
-        most = f"at most the number of training samples {len(splits.train)}"
-        raise ValueError(f"batch_size must be {most}, got {program.batch_size}")
     kind = _placement.resolve(placement)
     padded, n = _placement.pad(check_members(members), kind)
     hypers, splits = _placement.put(padded, splits, kind)
@@ -226,7 +224,7 @@ def fit_ensemble(
         )
     if snapshot is None:
         ensemble, metrics, seen = first(hypers, splits)
-        history = {name: value[:, None] for name, value in _named(cut(metrics), dt).items()}
+        history = {name: value[:, None] for name, value in _row(cut(metrics), dt).items()}
         snapshot = Snapshot(0, None, history, cut(seen))
         announce(snapshot, ensemble)
     else:
@@ -239,20 +237,13 @@ def fit_ensemble(
         ensemble, metrics = phase.compiled(_epoch, donate=0)(ensemble, splits)
         history = {
             name: np.concatenate([snapshot.history[name], value[:, None]], axis=1)
-            for name, value in _named(cut(metrics), dt).items()
+            for name, value in _row(cut(metrics), dt).items()
         }
         snapshot = Snapshot(epoch, None, history, snapshot.initial)
         announce(snapshot, ensemble)
     tested = cut(how.compiled(_finish)(ensemble, splits))
     _, state = ensemble
-    test = {
-        which: {
-            name.removeprefix("train_"): value
-            for name, value in _named((m, None), dt).items()
-            if name != "penalty"
-        }
-        for which, m in zip(("final", "best"), tested, strict=True)
-    }
+    test = {which: columns(m, dt) for which, m in zip(("final", "best"), tested, strict=True)}
     train, best, _, best_epoch, trained, _ = cut(state)
     kept = train.params, best, best_epoch, trained, train.healthy
     return EnsembleResult(snapshot.history, *kept, test, snapshot.initial)
@@ -331,6 +322,7 @@ def _start(
     if program.start is not None:
         network = program.start(hyper, network, splits)
     trainer = how.trainer(hyper, network)
+    trainer.check_batch_size(splits.train)
     state = trainer.init()
     trained, held = (trainer.evaluate(state.params, source) for source in splits[:2])
     zero = jnp.zeros((), jnp.int32)
@@ -390,10 +382,7 @@ def _train_and_validate(
     return MemberState(train, best, best_quality, best_epoch, epoch, active), (trained, held)
 
 
-def _named(metrics: tuple[Metrics, Metrics | None], dt: float) -> dict[str, Any]:
-    """Metrics of all members by their names in `fit`, numpy arrays (members,); rates in Hz."""
+def _row(metrics: tuple[Metrics, Metrics], dt: float) -> dict[str, Any]:
+    """Metrics of all members by their names in `fit`, numpy arrays (members,)."""
     trained, held = metrics
-    row: dict[str, Any] = trained.named("train_") | {"penalty": trained.penalty}
-    rates = np.moveaxis(np.asarray(trained.rates), -1, 0)
-    row |= {f"rate_{k}": r / dt for k, r in enumerate(rates, start=1)}
-    return row if held is None else row | held.named("valid_")
+    return columns(trained, dt, "train_") | held.named("valid_")

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import optax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.datasets import Batches, BatchSource, EventDataset, Splits, Stream
+from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.losses import Target
@@ -30,7 +30,7 @@ from snnjax.training._inputs import choose_form
 from snnjax.training._objective import Metrics, Objective, Params
 from snnjax.training._params import flatten_params
 from snnjax.training._step import TrainState, batch_key, epoch_order, gradient_of
-from snnjax.training._trainer import Trainer, weighted_mean
+from snnjax.training._trainer import Trainer, check_source, columns, weighted_mean
 
 Training = BatchSource | Stream | Batches
 """Training data."""
@@ -211,24 +211,23 @@ class _Data(NamedTuple):
     outputs: int
 
 
+@dataclasses.dataclass
 class _Run:
     """Training under way: everything that changes from epoch to epoch."""
 
-    def __init__(
-        self,
-        network: nnx.Module,
-        trainer: Trainer,
-        data: _Data,
-        priming: int,
-        key: jax.Array,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self.network, self.trainer, self.data, self.key = network, trainer, data, key
-        self.priming, self.callbacks = priming, callbacks
-        self.phases = [trainer.priming() if priming else trainer, trainer]
-        self.state = trainer.init()
-        self.history: list[Row] = []
-        self.reported = 0  # steps before the last row of the history
+    network: nnx.Module
+    trainer: Trainer
+    data: _Data
+    priming: int
+    key: jax.Array
+    callbacks: Sequence[Callback]
+    history: list[Row] = dataclasses.field(default_factory=list)
+    reported: int = 0
+    """Steps before the last row of the history."""
+
+    def __post_init__(self) -> None:
+        self.phases = [self.trainer.priming() if self.priming else self.trainer, self.trainer]
+        self.state = self.trainer.init()
         self.best, self.best_epoch, self.best_quality = _host(self.state.params), 0, -np.inf
 
     def untrained(self) -> bool:
@@ -262,11 +261,11 @@ class _Run:
 
     def report(self, epoch: int, metrics: Metrics, seconds: float) -> bool:
         """Validate, append a row, and call the callbacks. Return whether one asks to stop."""
-        row: Row = {"epoch": epoch, **_columns("train_", metrics)}
-        row |= {"penalty": float(metrics.penalty), **_rates(metrics, self.data.dt)}
+        row: Row = {"epoch": epoch, **self.columns(metrics, "train_")}
         valid = self.data.splits.valid
         if valid is not None:
-            row |= _columns("valid_", self.trainer.evaluate(self.state.params, valid))
+            held = self.trainer.evaluate(self.state.params, valid).named("valid_")
+            row |= {name: float(value) for name, value in held.items()}
             if not np.isfinite(row["valid_loss"]):
                 what = f"validation loss is {row['valid_loss']} at epoch {epoch}"
                 why = "its data or its membranes are not finite"
@@ -281,15 +280,20 @@ class _Run:
         state = self.snapshot()
         return any([bool(callback.epoch_end(row, state)) for callback in self.callbacks])
 
+    def columns(self, metrics: Metrics, prefix: str = "") -> Row:
+        """Return metrics as columns of a row, in double precision."""
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), metrics)
+        named = columns(wide, self.data.dt, prefix)
+        return {name: float(value) for name, value in named.items()}
+
     def snapshot(self) -> FitState:
         """What callbacks see."""
-        seed = {"key": np.asarray(jax.random.key_data(self.key))}
-        seed["batch_size"] = np.asarray(self.trainer.batch_size)
-        seed["priming_epochs"] = np.asarray(self.priming)
+        seed = {"key": jax.random.key_data(self.key), "batch_size": self.trainer.batch_size}
+        seed["priming_epochs"] = self.priming
         if isinstance(train := self.data.splits.train, BatchSource):
-            seed["number of training samples"] = np.asarray(len(train))
+            seed["number of training samples"] = len(train)
         best = self.best, self.best_epoch, self.best_quality
-        return FitState(self.state, *best, self.history, seed)
+        return FitState(self.state, *best, self.history, jax.tree.map(np.asarray, seed))
 
     def restore(self, folder: Path) -> None:
         """Continue from the last checkpoint in a folder, if there is one."""
@@ -317,8 +321,7 @@ class _Run:
         result, test = self.result(), self.data.splits.test
         if test is not None:
             for name, chosen in (("final", result.final), ("best", self.best)):
-                m = self.trainer.evaluate(chosen, test)
-                result.test[name] = _columns("", m) | _rates(m, self.data.dt)
+                result.test[name] = self.columns(self.trainer.evaluate(chosen, test))
         return result
 
 
@@ -342,19 +345,6 @@ def _as_callbacks(
     if progress or sys.stdout.isatty() or bars.in_notebook():
         called.append(bars.TrainingProgress())
     return called
-
-
-def _columns(prefix: str, metrics: Metrics) -> Row:
-    """Return loss and scores as columns of a row."""
-    return {name: float(value) for name, value in metrics.named(prefix).items()}
-
-
-def _rates(metrics: Metrics, dt: float | None) -> Row:
-    """Return the rates of all layers as columns of a row, Hz."""
-    if dt is None and len(metrics.rates):
-        needs = "dt must be given for rates in Hz, because neither network nor data define it"
-        raise ValueError(f"{needs}; dt=1e-3 is a time step of 1 ms")
-    return {f"rate_{k}": float(r) / (dt or 1.0) for k, r in enumerate(metrics.rates, start=1)}
 
 
 def _prepare(
@@ -453,18 +443,7 @@ def _check_source(
     Returns:
         Number of outputs of the readout.
     """
-    if isinstance(source, EventDataset):
-        put = "use DeviceEvents.from_dataset(data, dt=...)"
-        raise TypeError(f"{name} must be on the device, got an EventDataset; {put}")
-    if isinstance(source, Batches):
-        source = _first(source)
-    leaves = jax.tree.leaves(source)
-    if not isinstance(source, BatchSource) or any(leaf is source for leaf in leaves):
-        pytree = "a JAX pytree with len(...) and batch(indices, key) (see BatchSource)"
-        # a function may return an iterable
-        iterable = isinstance(source, Iterable) or callable(source)
-        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)" if iterable else ""
-        raise TypeError(f"{name} must be {pytree}, got {type(source).__name__}{hint}")
+    source = check_source(name, _first(source) if isinstance(source, Batches) else source)
     if len(source) == 0:
         raise ValueError(f"{name} must hold at least one sample, got none")
     # shapes only: nothing is computed here

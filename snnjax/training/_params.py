@@ -10,7 +10,6 @@ ones before an array is read.
 
 from __future__ import annotations
 
-import importlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import _check
+from snnjax import _check, _extras
 from snnjax._npy import read_head
 from snnjax._pytree import PyTree
 
@@ -197,9 +196,4 @@ def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _safetensors(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(
-            "a .safetensors file needs the package safetensors: pip install 'snnjax[safetensors]'"
-        ) from None
+    return _extras.package(module, "safetensors", "a .safetensors file")

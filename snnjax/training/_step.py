@@ -32,14 +32,8 @@ from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
 from snnjax.nn._neuron_layer import Steepness
-from snnjax.training._objective import (
-    Inputs,
-    Metrics,
-    Params,
-    Problem,
-    is_separable,
-    steps_of_a_row,
-)
+from snnjax.training import _objective
+from snnjax.training._objective import Inputs, Metrics, Params, Problem
 
 
 class TrainState(NamedTuple):
@@ -223,7 +217,7 @@ def batch_devices(
 
 def _in_parts(problem: Problem, source: BatchSource) -> bool:
     """Whether to split a batch: on a CPU, if the mean over parts is known to be exact."""
-    return jax.default_backend() == "cpu" and problem.separable and is_separable(source)
+    return jax.default_backend() == "cpu" and problem.separable and _objective.is_separable(source)
 
 
 CACHE_BYTES, FEWEST, FEWEST_RECURRENT = 2**20, 4, 16
@@ -257,8 +251,8 @@ def micro_batch_size(problem: Problem, params: Params, source: BatchSource, batc
 
     def measure(params: Params, x: Inputs) -> None:
         _, activity = problem.outputs(params, x)
-        trains = activity.spikes
-        sizes.extend(z.size * z.dtype.itemsize * steps_of_a_row(activity, z) for z in trains)
+        for z in activity.spikes:
+            sizes.append(z.size * z.dtype.itemsize * _objective.steps_of_a_row(activity, z))
 
     jax.eval_shape(measure, params, x)
     if not sizes:  # the network returns no spikes, so that its size is not known
@@ -429,7 +423,7 @@ def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
         each = problem.sample_scores(readout, target)
         scores = {name: (s * weight).sum() for name, s in each.items()}
         total = lambda s: (_rate_of_samples(s) * weight).sum()
-        rates = [total(s) / steps_of_a_row(activity, s) for s in activity.spikes]
+        rates = [total(s) / _objective.steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes, so that bad input would not be noticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(problem.regularizers, activity.spikes) * n / batches

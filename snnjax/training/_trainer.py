@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.core import Tracer
@@ -20,25 +21,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from snnjax import _check
 from snnjax._pytree import PyTree
-from snnjax.datasets import Batches, BatchSource
+from snnjax.datasets import Batches, BatchSource, EventDataset
 from snnjax.datasets._batches import Batch
 from snnjax.optimizers import keep_nonnegative
+from snnjax.training import _step
 from snnjax.training._objective import Metrics, Objective, Params, Problem
 from snnjax.training._programs import program
-from snnjax.training._step import (
-    Recipe,
-    Sizes,
-    TrainState,
-    batch_devices,
-    batch_mesh,
-    check_divisor,
-    check_optimizer,
-    evaluate,
-    init_state,
-    micro_batch_size,
-    train_epoch,
-    train_step,
-)
+from snnjax.training._step import Recipe, Sizes, TrainState
 
 Pair = tuple[Any, Any]
 """(x, y), inputs and targets; or (source, indices), a `BatchSource` and samples of it."""
@@ -100,10 +89,10 @@ class Trainer:
             _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
         if batch_size is not None:
             _check.integer("batch_size", batch_size, at_least=1)
-            check_divisor("micro_batch", micro_batch, batch_size)
-            check_divisor("devices", devices, batch_size)
-            check_divisor("micro_batch", micro_batch, batch_size // (devices or 1))
-        check_optimizer(optimizer)
+            _step.check_divisor("micro_batch", micro_batch, batch_size)
+            _step.check_divisor("devices", devices, batch_size)
+            _step.check_divisor("micro_batch", micro_batch, batch_size // (devices or 1))
+        _step.check_optimizer(optimizer)
         self.problem, self.params = Problem.from_objective(network, objective)
         if not isinstance(network, tuple):
             # does nothing to weights without the mark, or if the optimizer does it already
@@ -126,7 +115,7 @@ class Trainer:
     def init(self) -> TrainState:
         """Return the state before the first step, with copies of the network's parameters."""
         params = self.place(jax.tree.map(jnp.copy, self.params))
-        return init_state(params, self.optimizer)
+        return _step.init_state(params, self.optimizer)
 
     def step(
         self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
@@ -143,13 +132,17 @@ class Trainer:
             The state after the step, and the metrics of the batch before it. If the objective, its
             gradient or the update is not finite, now or in an earlier step, only `healthy` changes:
             it is then False.
+
+        Raises:
+            TypeError: An argument is of another kind.
         """
+        _check_state(state)
         if key is not None:
             _check.key("key", key)
-        source, indices = _as_source(batch)
+        source, indices = _as_source("batch", batch)
         sizes = self.sizes(source, len(indices))
         source, indices = self.place((source, indices))
-        run = self._compiled(train_step, self.recipe(sizes), (state, source), donate=0)
+        run = self._compiled(_step.train_step, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, indices, key)
 
     def epoch(
@@ -171,33 +164,44 @@ class Trainer:
 
         Raises:
             ValueError: The source has fewer samples than a batch.
+            TypeError: An argument is of another kind. Batches of another library have their own
+                order: train on each with `step`, or give `Batches` to `fit`.
         """
+        _check_state(state)
         _check.key("key", key)
+        check_source("source", source)
         self.check_batch_size(source)
         sizes = self.sizes(source)
         source = self.place(source)
-        run = self._compiled(train_epoch, self.recipe(sizes), (state, source), donate=0)
+        run = self._compiled(_step.train_epoch, self.recipe(sizes), (state, source), donate=0)
         return run(state, source, key)
 
-    def evaluate(self, params: Params, source: BatchSource | Batches) -> Metrics:
+    def evaluate(self, params: Params, source: BatchSource | Batches | Pair) -> Metrics:
         """Compute metrics over all samples of `source`. Every sample counts once.
 
         Args:
             params: Parameters of the network.
-            source: The samples. Of `Batches`, epoch 0.
+            source: The samples, or one batch (x, y). Of `Batches`, epoch 0.
 
         Returns:
             Means over samples; the loss is NaN where an input is not finite. `penalty` is a mean
             over batches.
+
+        Raises:
+            TypeError: An argument is of another kind.
         """
+        if isinstance(params, TrainState):
+            raise TypeError("params must be parameters, got a TrainState; give state.params")
         if isinstance(source, Batches):
             each = [(self.evaluate(params, b), float(len(b))) for b in source.epoch(0)]
             return weighted_mean(each)
+        source = _as_source("source", source)[0] if isinstance(source, tuple) else source
+        check_source("source", source)
         n = self.sizes(source, len(source) if isinstance(source, Batch) else None).micro_batch
         # the same program whatever the optimizer
         recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
         source = self.place(source)
-        return self._compiled(evaluate, recipe, (params, source))(params, source)
+        return self._compiled(_step.evaluate, recipe, (params, source))(params, source)
 
     def sizes(self, source: BatchSource, n: int | None = None) -> Sizes:
         """Choose how a batch of `source` is computed. The first source sets the number of devices.
@@ -215,10 +219,10 @@ class Trainer:
         if known not in self._sizes:
             given = self.micro_batch if n % (self.micro_batch or 1) == 0 else None
             if self.devices is None:
-                self.devices = batch_devices(self.problem, source, n, given)
+                self.devices = _step.batch_devices(self.problem, source, n, given)
             devices = self.devices if n % (self.devices * (given or 1)) == 0 else 1
             most = n // devices
-            micro = given or micro_batch_size(self.problem, self.params, source, most)
+            micro = given or _step.micro_batch_size(self.problem, self.params, source, most)
             self._sizes[known] = Sizes(n, micro, devices)
         return self._sizes[known]
 
@@ -230,9 +234,8 @@ class Trainer:
         """
         n = self.batch_size
         if n is None:
-            raise ValueError(
-                "batch_size must be given for data that do not come in batches, got None"
-            )
+            needed = "for data that do not come in batches"
+            raise ValueError(f"batch_size must be given {needed}, got None")
         if source is not None and n > len(source):
             most = f"at most the number of training samples {len(source)}"
             raise ValueError(f"batch_size must be {most}, got {n}")
@@ -240,9 +243,10 @@ class Trainer:
 
     def place(self, tree: T) -> T:
         """Return a pytree on all devices that share a batch; unchanged if there is one device."""
-        if (self.devices or 1) == 1:
+        devices = self.devices or 1
+        if devices == 1:
             return tree
-        return jax.device_put(tree, NamedSharding(batch_mesh(self.devices or 1), PartitionSpec()))
+        return jax.device_put(tree, NamedSharding(_step.batch_mesh(devices), PartitionSpec()))
 
     def recipe(self, sizes: Sizes) -> Recipe:
         """Return the parts of a compiled step of these sizes."""
@@ -260,6 +264,22 @@ class Trainer:
         return self._programs[known]
 
 
+def columns(metrics: Metrics, dt: float | None, prefix: str = "") -> dict[str, Any]:
+    """Return metrics of one network, or of all members, by their names in a row.
+
+    Args:
+        metrics: Numbers, or arrays (members,).
+        dt: Time step, s, for rates in Hz.
+        prefix: Prefix of the names of loss and scores. "train_" adds the penalty.
+    """
+    rates = np.moveaxis(np.asarray(metrics.rates), -1, 0)
+    if dt is None and len(rates):
+        needs = "dt must be given for rates in Hz, because neither network nor data define it"
+        raise ValueError(f"{needs}; dt=1e-3 is a time step of 1 ms")
+    row = metrics.named(prefix) | ({"penalty": metrics.penalty} if prefix == "train_" else {})
+    return row | {f"rate_{k}": rate / (dt or 1.0) for k, rate in enumerate(rates, start=1)}
+
+
 def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
     """Return the mean of metrics, each with its weight."""
     if len(each) == 1:
@@ -269,12 +289,48 @@ def weighted_mean(each: list[tuple[Metrics, float]]) -> Metrics:
     return jax.tree.map(lambda *m: sum(m) / total, *scaled)
 
 
-def _as_source(batch: Batch | Pair) -> tuple[BatchSource, jax.Array]:
+def check_source(name: str, source: object) -> BatchSource:
+    """Return `source` if it is one that compiled programs can read.
+
+    Args:
+        name: Name of the argument, for the message.
+        source: The source.
+
+    Raises:
+        TypeError: It is something else. The text says what to do.
+    """
+    if isinstance(source, EventDataset):
+        put = "use DeviceEvents.from_dataset(data, dt=...)"
+        raise TypeError(f"{name} must be on the device, got an EventDataset; {put}")
+    if isinstance(source, BatchSource) and not any(x is source for x in jax.tree.leaves(source)):
+        return source
+    pytree = "a JAX pytree with len(...) and batch(indices, key) (see BatchSource)"
+    hint = ""
+    # a function may return an iterable
+    if isinstance(source, Iterable) or callable(source):
+        hint = "; snnjax.datasets.Batches takes an iterable of (x, y)"
+    if isinstance(source, Batches | Iterator):
+        hint = "; train on each batch (x, y) with Trainer.step, or give Batches to fit"
+    raise TypeError(f"{name} must be {pytree}, got {type(source).__name__}{hint}")
+
+
+def _check_state(state: object) -> None:
+    if not isinstance(state, TrainState):
+        made = "state must be the TrainState of trainer.init() or of the step or epoch before"
+        raise TypeError(f"{made}, got {type(state).__name__}")
+
+
+def _as_source(name: str, batch: object) -> tuple[BatchSource, jax.Array]:
     """Return a source and the indices of its samples that make the batch."""
-    if isinstance(batch, tuple):
-        first, second = batch
-        if isinstance(first, BatchSource):
-            return first, second
-        x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
-        batch = Batch(x=x, y=y)
+    if isinstance(batch, Batch):
+        return batch, jnp.arange(len(batch))
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = f"{type(batch).__name__}{f' of {len(batch)}' if isinstance(batch, Sized) else ''}"
+        raise TypeError(f"{name} must be (x, y) or (source, indices), got {got}")
+    first, second = batch
+    if isinstance(first, BatchSource):
+        return first, second
+    x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
+    _check.time_major("x", x)
+    batch = Batch(x=x, y=y)
     return batch, jnp.arange(len(batch))

@@ -148,7 +148,7 @@ def test_a_layer_too_quiet_to_balance_is_reported(x):
     """At a sigma_u of 0.4, the inhibitory neurons hardly spike."""
     with pytest.warns(
         UserWarning,
-        match=r"layer 0 has sigma_u = .* the targets are sigma_u = 0\.4, mu_u = 0\.0: its inhibitory spikes are too few",
+        match=r"layer 1 has sigma_u = .* the targets are sigma_u = 0\.4, mu_u = 0\.0: its inhibitory spikes are too few",
     ):
         _, reports = calibrate(
             dense(False), x, key=jax.random.key(1), target=[Target(0.4), Target(1.0)]

@@ -167,7 +167,7 @@ def test_a_mean_that_is_out_of_reach_is_an_error_and_under_jit_a_report():
     network = networks(2)
     with pytest.raises(
         ValueError,
-        match=r"layer 0 has no weights for mu_u = 0\.9, sigma_u = 0\.02: the mean alone would move the membrane",
+        match=r"layer 1 has no weights for mu_u = 0\.9, sigma_u = 0\.02: the mean alone would move the membrane",
     ):
         calibrate(network, x, key=jax.random.key(0), target=Target(0.02, mu_u=0.9))
     weights, reports = jax.jit(
@@ -225,7 +225,7 @@ def test_a_layer_off_its_target_is_named_in_a_warning():
     )
     with pytest.warns(
         UserWarning,
-        match=r"layer 0 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights",
+        match=r"layer 1 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights",
     ):
         _, (report,) = calibrate(narrow, x, key=jax.random.key(3))
     assert not report.on_target

@@ -324,8 +324,14 @@ LATER = np.array([0, 0, 0, 1])
             r"polarity events have 8 bytes and their time at byte 4, got 8 and 0",
         ),
         (HEADER + packet(EVENTS + (LATER << 31)), r"contains the negative time -21474"),
-        (HEADER + packet(np.array([[128, 0, 0, 5]])), r"x must be in \[0, 128\), got 128"),
-        (HEADER + packet(np.array([[0, 128, 0, 5]])), r"y must be in \[0, 128\), got 128"),
+        (
+            HEADER + packet(np.array([[128, 0, 0, 5]])),
+            r"x must be a whole number from 0 to 127, got 128",
+        ),
+        (
+            HEADER + packet(np.array([[0, 128, 0, 5]])),
+            r"y must be a whole number from 0 to 127, got 128",
+        ),
         (HEADER, r"contains no event from 0 to 1000000 us"),
         (HEADER + packet(EVENTS + (LATER << 30)), r"contains no event from 0 to 1000000 us"),
     ],

@@ -380,8 +380,8 @@ def test_what_is_no_neuron_is_named(neuron, got):
 def test_a_neuron_owns_its_scan():
     @pytree_dataclass
     class Doubled(LIF):
-        def scan(self, drive, state, **options):
-            return super().scan(jax.tree.map(lambda d: 2 * d, drive), state, **options)
+        def scan(self, run):
+            return super().scan(dataclasses.replace(run, drive=2 * run.drive))
 
     drive = jnp.full((40, 1, 2), 0.4)
     once, twice = (simulate(LIF(), k * drive).output for k in (1, 2))

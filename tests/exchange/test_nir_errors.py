@@ -60,28 +60,28 @@ IMAGE = (8, 6, 2)
 @pytest.mark.parametrize(
     ("layers", "features", "match"),
     [
-        ([dense(), dense(neuron=AdaptiveLIF())], None, r"layer 1 \(SpikingDense\) .* its neuron must be a LIF, got AdaptiveLIF"),
-        ([dense(neuron=OwnLIF())], None, r"layer 0 \(SpikingDense\) .* its neuron must be a LIF, got OwnLIF"),
-        ([Readout(4, 4, neuron=LIF(), rngs=nnx.Rngs(0))], None, r"layer 0 \(Readout\) .* its neuron must be a LeakyIntegrator, got LIF"),
-        ([OwnDense(4, 4, init=draw, rngs=nnx.Rngs(0))], None, r"layer 0 \(OwnDense\) .* NIR has no such layer"),
-        ([DalianDense(4, 4, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)), dense()], None, r"layer 0 \(DalianDense\) .* NIR has no such layer"),
-        ([DalianDense(4, 4, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0))], None, r"layer 0 \(DalianDense\) .* NIR has no such layer"),
-        ([Sensory(4), dense()], (4,), r"layer 0 \(Sensory\) .* NIR has no such layer"),
-        ([conv(), Flatten(), Reshape(2, 24), Flatten(), dense(48)], IMAGE, r"layer 2 \(Reshape\) .* NIR has no such layer"),
-        ([dense(), Flatten()], None, r"layer 1 \(Flatten\) .* the last layer must be a layer of neurons"),
-        ([Flatten()], (4,), r"layer 0 \(Flatten\) .* the last layer must be a layer of neurons"),
-        ([Pool(2), Flatten(), dense(24)], IMAGE, r"layer 0 \(Pool\) .* NIR has no maximum"),
-        ([conv(), Pool(2, kind="average"), Pool(2), Flatten(), dense(2)], IMAGE, r"layer 2 \(Pool\) .* NIR has no maximum"),
-        ([SpikingConv1d(2, 2, kernel_size=3, init=draw, rngs=nnx.Rngs(0)), Pool(2), Flatten(), dense(6)], (8, 2), r"layer 1 \(Pool\) .* over two axes, got 1"),
-        ([SpikingConv(2, 2, kernel_size=(1, 1, 1), init=draw, rngs=nnx.Rngs(0))], (3, 3, 3, 2), r"layer 0 \(SpikingConv\) .* one or two axes, got 3"),
-        ([conv(kernel_size=(3, 2))], IMAGE, r"layer 0 \(SpikingConv2d\) .* computes \(6, 4\) positions instead of \(6, 5\)"),
-        ([conv(stride=2, padding="same")], IMAGE, r"layer 0 \(SpikingConv2d\) .* padding 'same' with stride \(2, 2\) is \[\(0, 1\), \(0, 1\)\]"),
-        ([dense(neuron=LIF(spike=jnp.tanh))], None, r"layer 0 \(SpikingDense\) .* its spike must be a SpikeFunction"),  # pyright: ignore
+        ([dense(), dense(neuron=AdaptiveLIF())], None, r"layers\[1\] \(SpikingDense\) .* its neuron must be a LIF, got AdaptiveLIF"),
+        ([dense(neuron=OwnLIF())], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got OwnLIF"),
+        ([Readout(4, 4, neuron=LIF(), rngs=nnx.Rngs(0))], None, r"layers\[0\] \(Readout\) .* its neuron must be a LeakyIntegrator, got LIF"),
+        ([OwnDense(4, 4, init=draw, rngs=nnx.Rngs(0))], None, r"layers\[0\] \(OwnDense\) .* NIR has no such layer"),
+        ([DalianDense(4, 4, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)), dense()], None, r"layers\[0\] \(DalianDense\) .* NIR has no such layer"),
+        ([DalianDense(4, 4, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0))], None, r"layers\[0\] \(DalianDense\) .* NIR has no such layer"),
+        ([Sensory(4), dense()], (4,), r"layers\[0\] \(Sensory\) .* NIR has no such layer"),
+        ([conv(), Flatten(), Reshape(2, 24), Flatten(), dense(48)], IMAGE, r"layers\[2\] \(Reshape\) .* NIR has no such layer"),
+        ([dense(), Flatten()], None, r"layers\[1\] \(Flatten\) .* the last layer must be a layer of neurons"),
+        ([Flatten()], (4,), r"layers\[0\] \(Flatten\) .* the last layer must be a layer of neurons"),
+        ([Pool(2), Flatten(), dense(24)], IMAGE, r"layers\[0\] \(Pool\) .* NIR has no maximum"),
+        ([conv(), Pool(2, kind="average"), Pool(2), Flatten(), dense(2)], IMAGE, r"layers\[2\] \(Pool\) .* NIR has no maximum"),
+        ([SpikingConv1d(2, 2, kernel_size=3, init=draw, rngs=nnx.Rngs(0)), Pool(2), Flatten(), dense(6)], (8, 2), r"layers\[1\] \(Pool\) .* over two axes, got 1"),
+        ([SpikingConv(2, 2, kernel_size=(1, 1, 1), init=draw, rngs=nnx.Rngs(0))], (3, 3, 3, 2), r"layers\[0\] \(SpikingConv\) .* one or two axes, got 3"),
+        ([conv(kernel_size=(3, 2))], IMAGE, r"layers\[0\] \(SpikingConv2d\) .* computes \(6, 4\) positions instead of \(6, 5\)"),
+        ([conv(stride=2, padding="same")], IMAGE, r"layers\[0\] \(SpikingConv2d\) .* padding 'same' with stride \(2, 2\) is \[\(0, 1\), \(0, 1\)\]"),
+        ([dense(neuron=LIF(spike=jnp.tanh))], None, r"layers\[0\] \(SpikingDense\) .* its spike must be a SpikeFunction"),  # pyright: ignore
         ([conv()], None, r"features must be given, .*; the layers do not determine all sizes, \(None, None, 2\)"),
         ([Flatten(), dense()], None, "features must be given, .*; the layers do not determine it"),
-        ([dense()], (5,), r"layer 0 \(SpikingDense\) .* expects 4 inputs but gets 5"),
+        ([dense()], (5,), r"layers\[0\] \(SpikingDense\) .* expects 4 inputs but gets 5"),
         ([dense()], (0,), "features must be >= 1, got 0"),
-        ([conv()], (2, 2, 2), r"layer 0 \(SpikingConv2d\) .* spatial must be at least kernel_size"),
+        ([conv()], (2, 2, 2), r"layers\[0\] \(SpikingConv2d\) .* spatial must be at least kernel_size"),
     ],
     ids=lambda v: v[:40] if isinstance(v, str) else "",
 )  # fmt: skip
@@ -96,7 +96,7 @@ def test_an_ensemble_is_not_a_network():
     )
     with pytest.raises(
         ValueError,
-        match=r"layer 0 \(SpikingDense\) .* kernel of shape \(2, 4, 3\) is that of an ensemble",
+        match=r"layers\[0\] \(SpikingDense\) .* kernel of shape \(2, 4, 3\) is that of an ensemble",
     ):
         to_nir(ensemble)
 

@@ -339,7 +339,7 @@ def test_vmap_over_seeds_of_a_conv_network_equals_a_loop(image, x64):
 def test_initial_state_needs_the_features_where_they_are_not_known():
     with pytest.raises(
         ValueError,
-        match=r"features must be given, .*: the size of layer 0 \(SpikingConv1d\) depends on it",
+        match=r"features must be given, .*: the size of layers\[0\] \(SpikingConv1d\) depends on it",
     ):
         make_conv(dtype=jnp.float32).initial_state(B)
     rngs = nnx.Rngs(0)
@@ -356,12 +356,12 @@ def test_initial_state_needs_the_features_where_they_are_not_known():
         assert state[-1].o.shape == (B, CLASSES)
     with pytest.raises(
         ValueError,
-        match=r"layer 1 \(Readout\) does not fit the output of layer 0 \(Flatten\): Readout expects 20 inputs but gets 21",
+        match=r"layers\[1\] \(Readout\) does not fit the output of layers\[0\] \(Flatten\): Readout expects 20 inputs but gets 21",
     ):
         flat.initial_state(B, features=(7, 3))
     with pytest.raises(
         ValueError,
-        match=r"layer 0 \(SpikingConv1d\) does not fit the network's input: features must have 2 axes",
+        match=r"layers\[0\] \(SpikingConv1d\) does not fit the network's input: features must have 2 axes",
     ):
         make_conv(dtype=jnp.float32).initial_state(B, features=(20,))
     with pytest.raises(TypeError, match="features must be an integer"):
@@ -377,16 +377,16 @@ def test_what_does_not_fit_is_told_when_the_network_is_built():
     for layers, match in (
         (
             (conv(1, 4), Readout(4, 2, rngs=rngs)),
-            r"layer 1 \(Readout\) .* the output of layer 0 \(SpikingConv1d\): .* got \(None, 4\); Flatten\(\)",
+            r"layers\[1\] \(Readout\) .* the output of layers\[0\] \(SpikingConv1d\): .* got \(None, 4\); Flatten\(\)",
         ),
         (
             (SpikingDense(4, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), conv(4, 4)),
-            r"layer 1 \(SpikingConv1d\) .* features must have 2 axes",
+            r"layers\[1\] \(SpikingConv1d\) .* features must have 2 axes",
         ),
         ((conv(1, 4), conv(5, 4)), "expects 5 inputs but gets 4"),
         (
             (conv(1, 4), Pool(2), conv(5, 4)),
-            r"layer 2 \(SpikingConv1d\) .*: SpikingConv1d expects 5 inputs but gets 4",
+            r"layers\[2\] \(SpikingConv1d\) .*: SpikingConv1d expects 5 inputs but gets 4",
         ),
         # 20 positions known: 18 after the kernel, of 4 maps
         (
@@ -395,9 +395,9 @@ def test_what_does_not_fit_is_told_when_the_network_is_built():
         ),
         (
             (Reshape(2, 1), conv(1, 4)),
-            r"layer 1 \(SpikingConv1d\) .*: spatial must be at least kernel_size \(3,\)",
+            r"layers\[1\] \(SpikingConv1d\) .*: spatial must be at least kernel_size \(3,\)",
         ),
-        ((conv(1, 4), Pool((2, 2))), r"layer 1 \(Pool\) .*: features must have 2 spatial axes"),
+        ((conv(1, 4), Pool((2, 2))), r"layers\[1\] \(Pool\) .*: features must have 2 spatial axes"),
     ):
         with pytest.raises(ValueError, match=match):
             Sequential(*layers)

@@ -175,7 +175,7 @@ def test_is_written_by_a_writer_of_its_own(x):
     given = Sequential(hidden, Readout(N, 3, rngs=rngs))
     with pytest.raises(
         ValueError,
-        match=r"layer 0 \(Written\) cannot be written as NIR: NIR has no such layer.*nir_writer",
+        match=r"layers\[0\] \(Written\) cannot be written as NIR: NIR has no such layer.*nir_writer",
     ):
         to_nir(given)
 

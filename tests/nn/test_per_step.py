@@ -13,13 +13,13 @@ from snnjax.dynamics import LIF
 from snnjax.nn import (
     Flatten,
     FluctuationDriven,
-    PerStep,
     Readout,
     Reshape,
     Sequential,
     SpikingConv1d,
     SpikingDense,
 )
+from snnjax.nn._per_step import PerStep
 from snnjax.training import Objective, fit
 
 T, B, N = 60, 6, 12
@@ -59,14 +59,14 @@ def test_a_linear_layer_and_a_norm_are_applied_at_each_step(x):
 
 @pytest.mark.more
 def test_the_layer_above_is_calibrated_on_what_it_gets_and_all_of_it_is_trained(x):
-    with pytest.warns(UserWarning, match="layer 3 has the backward gain"):
+    with pytest.warns(UserWarning, match="layer 2 has the backward gain"):
         calibrated, reports = calibrate(make(), x, key=jax.random.key(0))
     first, linear, norm, second, _ = calibrated.layers
     u = free_membrane(LIF(), norm(linear(first(x).output).output).output @ second.kernel[...])
     np.testing.assert_allclose(reports[1].sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
     # the norm multiplies the gradient by more than any steepness can compensate; the report says so
     assert not reports[1].gradient.reached
-    assert "layer 3 has the backward gain" in str(reports)
+    assert "layer 2 has the backward gain" in str(reports)
     labels = jnp.arange(B) % 3
     assert len(probe(calibrated, x, labels).layers) == 2
     before = np.asarray(linear.module.kernel[...])
@@ -112,15 +112,15 @@ def test_what_does_not_fit_or_carries_something_is_refused():
     for layers, match in (
         (
             (hidden, nnx.Linear(15, 8, rngs=rngs), readout),
-            r"layer 1 \(Linear\) .* expects 15 inputs but gets 16",
+            r"layers\[1\] \(Linear\) .* expects 15 inputs but gets 16",
         ),
         (
             (hidden, linear, readout),
-            r"layer 2 \(Readout\) .* expects 8 inputs but gets 10",
+            r"layers\[2\] \(Readout\) .* expects 8 inputs but gets 10",
         ),
         (
             (hidden, nnx.Conv(16, 8, (3, 3), rngs=rngs), readout),
-            r"layer 1 \(Conv\) .* Conv cannot take features of shape",
+            r"layers\[1\] \(Conv\) .* Conv cannot take features of shape",
         ),
     ):
         with pytest.raises(ValueError, match=match):
@@ -128,7 +128,7 @@ def test_what_does_not_fit_or_carries_something_is_refused():
     for module, match in (
         (
             nnx.BatchNorm(16, rngs=rngs),
-            r"layer 1: BatchNorm has variables that are no parameters \(BatchStat\), .* nnx.LayerNorm",
+            r"layers\[1\]: BatchNorm has variables that are no parameters \(BatchStat\), .* nnx.LayerNorm",
         ),
         (nnx.Dropout(0.1, rngs=rngs), "Dropout has variables .*Rng.*snnjax.nn.Dropout"),
         (

@@ -131,7 +131,7 @@ from snnjax import models
 from snnjax.datasets import Augmented, DeviceEvents, Splits, randman
 from snnjax.losses import OwnLoss
 from snnjax.nn import FluctuationDriven
-from snnjax.training import Objective, fit, _trainer as module
+from snnjax.training import Objective, fit, _step as module
 assert jax.device_count() == 2
 source = DeviceEvents.from_dataset(randman(num_classes=3, samples_per_class=30), dt=2e-3)
 data = Augmented(source=source, unit_shift=2, time_stretch=0.1)

@@ -8,13 +8,15 @@ import pytest
 from _linear import Given, Linear, inputs
 from flax import nnx
 
-from snnjax.datasets import DeviceArrays, Splits
+from snnjax.datasets import Batches, DeviceArrays, Splits
 from snnjax.losses import MeanSquare, OwnLoss
 from snnjax.nn import NonNegative
 from snnjax.regularizers import upper_bound
 from snnjax.training import Objective, Trainer, fit
 from snnjax.training._objective import is_separable
 from snnjax.training._step import batch_key, epoch_order
+
+KEY = jax.random.key(0)
 
 
 def source(n=10):
@@ -157,6 +159,57 @@ def test_errors_of_calls():
         ValueError, match="batch_size must be given for data that do not come in batches"
     ):
         trainer(batch_size=None).epoch(state, data, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda made, state, data: made.epoch(state, [data.batch(jnp.arange(4))], KEY),
+            r"source must be a JAX pytree .* got list; snnjax\.datasets\.Batches takes",
+        ),
+        (
+            lambda made, state, data: made.epoch(state, iter([data.batch(jnp.arange(4))]), KEY),
+            r"source must be .* got list_iterator; train on each batch \(x, y\) with Trainer\.step",
+        ),
+        (
+            lambda made, state, data: made.epoch(state, Batches([data.batch(jnp.arange(4))]), KEY),
+            r"source must be .* got Batches; .* Trainer\.step, or give Batches to fit",
+        ),
+        (lambda made, state, data: made.epoch(state, (3, 4), KEY), "source must be .* got tuple"),
+        (
+            lambda made, state, data: made.epoch(state.params, data, KEY),
+            r"state must be the TrainState of trainer\.init\(\) .*, got State",
+        ),
+        (lambda made, state, data: made.step(None, data.batch(jnp.arange(4))), "state must be"),
+        (
+            lambda made, state, data: made.step(state, jnp.zeros((5, 4, 4))),
+            r"batch must be \(x, y\) or \(source, indices\), got ArrayImpl of 5",
+        ),
+        (lambda made, state, data: made.step(state, (1, 2, 3)), "batch must be .* got tuple of 3"),
+        (lambda made, state, data: made.evaluate(state.params, None), "source must be .* NoneType"),
+        (
+            lambda made, state, data: made.evaluate(state.params, 3),
+            "source must be a JAX pytree .*, got int$",
+        ),
+        (
+            lambda made, state, data: made.evaluate(state, data),
+            r"params must be parameters, got a TrainState; give state\.params",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call, match):
+    made = trainer()
+    with pytest.raises(TypeError, match=match):
+        call(made, made.init(), source())
+
+
+def test_a_batch_of_arrays_is_evaluated_like_a_source():
+    made, data = trainer(), source()
+    x, y = map(np.asarray, data.batch(jnp.arange(10)))
+    same(made.evaluate(made.params, (x, y)), made.evaluate(made.params, data), rtol=1e-6)
+    state, _ = made.step(made.init(), [x, y])  # as a loader gives it
+    assert int(state.steps) == 1
 
 
 def test_what_is_separable():

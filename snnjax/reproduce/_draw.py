@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snnjax.reproduce.statements import Row, pick, values
+from snnjax.reproduce._statements import Row, pick, values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,14 +49,8 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
         return
     at = [v for v, _ in kept]
     (drawn,) = axes.plot(at, [f.mean() for _, f in kept], marker="o", ms=3, **style)
-    axes.fill_between(
-        at,
-        [f.min() for _, f in kept],
-        [f.max() for _, f in kept],
-        color=drawn.get_color(),
-        alpha=0.2,
-        lw=0,
-    )
+    low, high = ([end(f) for _, f in kept] for end in (np.min, np.max))
+    axes.fill_between(at, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
 
 
 def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
@@ -72,28 +66,21 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
         log_y: Make the y axis logarithmic if it has positive values.
     """
     axes.set(xlabel=r"target $\sigma_U$" if x == "sigma_u" else x, ylabel=y)
-    at = (
-        np.concatenate([np.asarray(found.get_xdata(), float) for found in axes.lines])
-        if axes.lines
-        else np.zeros(0)
+    across, along = (
+        np.array([v for line in axes.lines for v in np.asarray(line.get_data()[k])], float)
+        for k in (0, 1)
     )
-    if at.size and at.min() > 0 and at.max() > 10 * at.min():
+    if across.size and across.min() > 0 and across.max() > 10 * across.min():
         axes.set_xscale("log")
-    if log_y and any((np.asarray(found.get_ydata(), float) > 0).any() for found in axes.lines):
+    if log_y and (along > 0).any():
         axes.set_yscale("log")
     if "accuracy" in y:
         axes.set_ylim(0, 1.02)
     axes.spines[["top", "right"]].set_visible(False)
     if not axes.lines:
         axes.set(yticks=[])
-        axes.text(
-            0.5,
-            0.5,
-            "not reached" if y.startswith("epochs to") else "no finite number",
-            transform=axes.transAxes,
-            ha="center",
-            color="0.5",
-        )
+        why = "not reached" if y.startswith("epochs to") else "no finite number"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="0.5")
 
 
 def curves(
@@ -120,13 +107,7 @@ def curves(
         for k, name in enumerate(arms(rows)):
             line(axes, pick(rows, arm=name), x, column, color=f"C{k % 10}", label=name)
         finish(axes, x=x, y=label, log_y="|" in label)
-        if "accuracy" in label:
-            chance(axes, rows)
+        if "accuracy" in label and rows and "chance" in rows[0]:
+            axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)
     all_axes[0].legend(frameon=False, fontsize=7)
     return figure
-
-
-def chance(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draw a dotted line at chance accuracy."""
-    if rows and "chance" in rows[0]:
-        axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)

@@ -16,13 +16,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from snnjax.reproduce.published import Published
+from snnjax.reproduce._published import Published
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
+Source = Literal["P", "R", "ours"]
+"""Where a statement is from: `P` or `R` as in `snnjax.reproduce._published`, or `ours` if it is not
+in the paper."""
 Status = Literal["holds", "does not hold", "not tested at this scale"]
 UNTESTED: Status = "not tested at this scale"
-TEST = "test_accuracy_final"
+TEST, TRAIN = "test_accuracy_final", "train_accuracy"
 DIFFERS = 0.05
 """Accuracies differ if the difference is larger."""
 
@@ -49,12 +52,12 @@ class Statement(NamedTuple):
 
     Attributes:
         text: The statement.
-        source: `P` or `R` as in `published`, or `ours` if it is not in the paper.
+        source: Its source.
         judge: A function from the rows to a verdict.
     """
 
     text: str
-    source: Literal["P", "R", "ours"]
+    source: Source
     judge: Callable[[Rows], Verdict]
 
 
@@ -94,12 +97,9 @@ def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:
     numbers = np.asarray(numbers, float) * (100 if unit == "%" else 1)
     if not numbers.size:
         return "none"
-    digits = (lambda v: f"{v:.1f}") if unit == "%" else (lambda v: f"{v:#.3g}".rstrip("."))
-    return (
-        digits(numbers.mean())
-        + (f" +- {digits(numbers.std(ddof=1))}" if numbers.size > 1 else "")
-        + f" {unit}".rstrip()
-    )
+    parts = [numbers.mean(), *([numbers.std(ddof=1)] if numbers.size > 1 else [])]
+    texts = [f"{v:.1f}" if unit == "%" else f"{v:#.3g}".rstrip(".") for v in parts]
+    return f"{' +- '.join(texts)} {unit}".rstrip()
 
 
 def agrees(ours: np.ndarray, published: Published) -> bool:
@@ -109,12 +109,14 @@ def agrees(ours: np.ndarray, published: Published) -> bool:
         ours: At least one number, in the unit of `published`.
         published: The published number.
     """
-    own = ours.std(ddof=1) if ours.size > 1 else 0.0
-    tolerance = max(
-        2 * math.hypot(own, published.spread or 0.0),
-        2.0 if published.unit == "%" else 0.1 * published.value,
-    )
-    return bool(abs(ours.mean() - published.value) <= tolerance)
+    least = 2.0 if published.unit == "%" else 0.1 * published.value
+    joint = math.hypot(deviation(ours), published.spread or 0.0)
+    return bool(abs(ours.mean() - published.value) <= max(2 * joint, least))
+
+
+def deviation(numbers: np.ndarray) -> float:
+    """Return the standard deviation of a sample, or 0 for a single number."""
+    return float(numbers.std(ddof=1)) if numbers.size > 1 else 0.0
 
 
 def number(text: str, published: Published, column: str, **where: Any) -> Statement:
@@ -131,9 +133,8 @@ def number(text: str, published: Published, column: str, **where: Any) -> Statem
         chosen = pick(rows, **where)
         ours = values(chosen, column)
         if not ours.size:
-            return untested(
-                "not reached" if chosen and column == "epochs_to_90" else "not measured here"
-            )
+            reached = not chosen or column != "epochs_to_90"
+            return untested("not measured here" if reached else "not reached")
         found = f"{spread(ours, published.unit)} ({len(chosen)} run{'s' * (len(chosen) > 1)})"
         if not all(row["as_published"] for row in chosen):
             return untested(f"other data or less training than the paper's: {found}")
@@ -142,6 +143,33 @@ def number(text: str, published: Published, column: str, **where: Any) -> Statem
         return verdict(agrees(ours * (100 if published.unit == "%" else 1), published), found)
 
     return Statement(f"{text}: {published}", published.source, judge)
+
+
+def compared(
+    text: str,
+    source: Source,
+    arms: tuple[str, str],
+    holds: Callable[[np.ndarray, np.ndarray], bool | np.bool_],
+    **where: Any,
+) -> Statement:
+    """Return a statement on the test accuracies of two arms.
+
+    Args:
+        text: The statement.
+        source: As in `Statement`.
+        arms: Names of the two arms.
+        holds: A function from the accuracies of both arms to whether the statement holds.
+        **where: Values of columns that select rows.
+    """
+
+    def judge(rows: Rows) -> Verdict:
+        a, b = (values(pick(rows, arm=arm, **where), TEST) for arm in arms)
+        if not a.size or not b.size:
+            return untested("not trained here")
+        found = ", ".join(f"{arm} {spread(v, '%')}" for arm, v in zip(arms, (a, b), strict=True))
+        return verdict(bool(holds(a, b)), found)
+
+    return Statement(text, source, judge)
 
 
 def accuracies(rows: Rows, by: str = "sigma_u") -> dict[float, float]:
@@ -167,11 +195,9 @@ def trained(rows: Rows, by: str = "sigma_u", best: float | None = None) -> dict[
         return None
     found, chance = accuracies(rows, by), rows[0]["chance"]
     top = max(found.values()) if best is None else best
-    return (
-        None
-        if top < chance + 0.2
-        else {v: a >= chance + 0.5 * (top - chance) for v, a in found.items()}
-    )
+    if top < chance + 0.2:
+        return None
+    return {v: a >= chance + 0.5 * (top - chance) for v, a in found.items()}
 
 
 def curve(rows: Rows, by: str = "sigma_u") -> str:
@@ -185,7 +211,7 @@ def curve(rows: Rows, by: str = "sigma_u") -> str:
 
 
 def trains_within(
-    text: str, low: float | None, high: float, source: Literal["P", "ours"] = "P", **where: Any
+    text: str, low: float | None, high: float, source: Source = "P", **where: Any
 ) -> Statement:
     """Return the statement that training succeeds for sigma_u in [low, high] and nowhere else.
 
@@ -205,10 +231,8 @@ def trains_within(
         inside = {v: t for v, t in found.items() if (low is None or v >= low) and v <= high}
         outside = {v: t for v, t in found.items() if v not in inside}
         if not inside or not outside:
-            return untested(
-                f"no network was trained {'outside' if inside else 'inside'} the range: "
-                f"{curve(chosen)}"
-            )
+            where_not = "outside" if inside else "inside"
+            return untested(f"no network was trained {where_not} the range: {curve(chosen)}")
         return verdict(all(inside.values()) and not any(outside.values()), curve(chosen))
 
     return Statement(text, source, judge)

@@ -38,9 +38,8 @@ def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.
         dt: Time step, s.
     """
     part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
-    return DeviceEvents.from_dataset(part, dt=dt).batch(jnp.arange(len(part)))[0], float(
-        data.rate().mean()
-    )
+    spikes, _ = DeviceEvents.from_dataset(part, dt=dt).batch(jnp.arange(len(part)))
+    return spikes, float(data.rate().mean())
 
 
 def randman_input(samples: int) -> tuple[jax.Array, float]:
@@ -105,25 +104,15 @@ def _measure(
 ) -> jax.Array:
     predicted = [jnp.nan] * (len(network.layers) - 1)
     if method != "paper":
-        network, reports = calibrate(
-            network, x, key=key, target=Target(sigma_u, balance=method.endswith("balanced"))
-        )
+        target = Target(sigma_u, balance=method.endswith("balanced"))
+        network, reports = calibrate(network, x, key=key, target=target)
         predicted = [r.quenched_spread**2 for r in reports]
     rows = []
     for layer, p in zip(list(network.layers)[:-1], predicted, strict=True):
         assert isinstance(layer, Synaptic)
         below, x = x, layer(x).output
         u = free_membrane(layer.neuron, layer.whole_drive(below, x))
+        spread, rate = u.mean(axis=0).var(axis=-1).mean(), x.mean() / layer.neuron.dt
         silent = (x.sum(axis=(0, 1)) == 0).mean()
-        rows.append(
-            jnp.stack(
-                [
-                    u.var(axis=0).mean(),
-                    u.mean(axis=0).var(axis=-1).mean(),
-                    jnp.asarray(p),
-                    x.mean() / layer.neuron.dt,
-                    silent,
-                ]
-            )
-        )
+        rows.append(jnp.stack([u.var(axis=0).mean(), spread, jnp.asarray(p), rate, silent]))
     return jnp.stack(rows, axis=1)

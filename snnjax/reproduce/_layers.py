@@ -8,19 +8,28 @@ the spikes, and the first update of the weights (SMORMS3). There is one row per 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from snnjax._probe_report import SATURATED_HZ
 from snnjax.datasets import Splits
 from snnjax.diagnostics import probe
-from snnjax.experiments._run import prepare, spread
-from snnjax.experiments.config import TrainConfig
-from snnjax.reproduce.statements import Row, Rows, Statement, Verdict, pick, untested, verdict
+from snnjax.experiments import Experiment
+from snnjax.experiments._data import at, spread
+from snnjax.experiments._run import prepare
+from snnjax.reproduce._statements import (
+    Row,
+    Rows,
+    Source,
+    Statement,
+    Verdict,
+    pick,
+    untested,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,9 +52,8 @@ def setting(init: str, sigma_u: float) -> str:
     >>> setting("kaiming", 1.0), setting("fluctuation_driven", 0.2)
     ('Kaiming', 'sigma_u 0.2')
     """
-    return {"kaiming": "Kaiming", "data_driven_balanced": "data-driven, 1"}.get(
-        init, f"sigma_u {sigma_u:g}"
-    )
+    others = {"kaiming": "Kaiming", "data_driven_balanced": "data-driven, 1"}
+    return others.get(init, f"sigma_u {sigma_u:g}")
 
 
 def few(sets: Splits, samples: int) -> Splits:
@@ -54,23 +62,24 @@ def few(sets: Splits, samples: int) -> Splits:
 
 
 def look(
-    base: TrainConfig, sets: Splits, init: str, sigma_u: float, seed: int
+    base: Experiment, sets: Splits, init: str, sigma_u: float, seed: int
 ) -> dict[str, list[float]]:
     """Probe one network.
 
     Args:
-        base: Configuration of the network.
+        base: Experiment of the network.
         sets: The data, from `few`.
         init: Initialization.
-        sigma_u: Target standard deviation of the membrane.
+        sigma_u: Target standard deviation of the membrane, if the initialization has one.
         seed: Seed of the weights.
 
     Returns:
         A list over layers for each of `NUMBERS`.
     """
-    prepared = prepare(dataclasses.replace(base, init=init, sigma_u=sigma_u, seed=seed), sets)
-    train = prepared.splits.train
-    x, labels = train.batch(np.arange(len(train)))  # type: ignore[arg-type]
+    samples = len(sets.train)
+    values = {"sigma_u": sigma_u, "seed": seed, "batch_size": samples}
+    prepared = prepare(at(base.replace(init=init), values), sets)
+    x, labels = prepared.data.splits.train.batch(np.arange(samples))
     layers = probe(prepared.network, x, labels).layers
     return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 
@@ -93,21 +102,10 @@ def figure(rows: Rows) -> Figure:
         ax = axes[row, column]
         for k, name in enumerate(names):
             mean = _mean(pick(rows, depth=depth, setting=name), key)
-            style: dict[str, Any] = {
-                "color": f"C{k}",
-                "marker": "o",
-                "ms": 4,
-                "ls": "-" if name.startswith("sigma") else "--",
-            }
-            ax.plot(
-                np.arange(1, mean.size + 1), np.where(mean > 0, mean, np.nan), label=name, **style
-            )
-        ax.set(
-            yscale="log",
-            xlabel="layer" if row == 2 else "",
-            ylabel=label if column == 0 else "",
-            xlim=(0.5, max(depths) + 0.5),
-        )
+            layer, style = np.arange(1, mean.size + 1), "o-" if name.startswith("sigma") else "o--"
+            ax.plot(layer, np.where(mean > 0, mean, np.nan), style, label=name, color=f"C{k}", ms=4)
+        ax.set(yscale="log", xlim=(0.5, max(depths) + 0.5))
+        ax.set(xlabel="layer" if row == 2 else "", ylabel="" if column else label)
         ax.spines[["top", "right"]].set_visible(False)
     for column, depth in enumerate(depths):
         axes[0, column].set_title(f"{depth} layer{'s' * (depth > 1)}")
@@ -119,23 +117,17 @@ def _mean(rows: Sequence[Row], key: str) -> np.ndarray:
     return np.mean([row[key] for row in rows], axis=0) if rows else np.zeros(0)
 
 
-def _text(numbers: np.ndarray) -> str:
-    return " ".join(f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in numbers)
-
-
 def _rates(
-    text: str,
-    name: str,
-    holds: Callable[[np.ndarray], bool | np.bool_],
-    source: Literal["P", "R", "ours"] = "P",
+    text: str, name: str, holds: Callable[[np.ndarray], bool | np.bool_], source: Source = "P"
 ) -> Statement:
     def judge(rows: Rows) -> Verdict:
         rates = _mean(pick(rows, depth=7, setting=name), "rate")
         if not rates.size:
             return untested("no network of seven layers with these weights was measured")
-        return verdict(bool(holds(rates)), f"rates {_text(rates)} Hz, layer 1 to 7")
+        text = " ".join(f"{x:.0f}" if x >= 10 else f"{x:.2g}" for x in rates)
+        return verdict(bool(holds(rates)), f"rates {text} Hz, layer 1 to 7")
 
-    return Statement(text, source, judge)
+    return Statement(f"Seven layers, {text}", source, judge)
 
 
 def _active(rates: np.ndarray) -> int:
@@ -148,14 +140,13 @@ def _level(rates: np.ndarray) -> bool:
 
 def _divides(rows: Rows) -> Verdict:
     """Judge the ratio of gradients of a silent layer and of the layer below it."""
-    ratios = []
-    for row in (
-        r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)
-    ):
-        rate, grad = row["rate"], row["grad_z"]
-        ratios += [
-            grad[k] / grad[k - 1] for k in range(1, len(rate)) if rate[k] == 0 and grad[k - 1] > 0
-        ]
+    silent = [r for name in ("sigma_u 0.2", "Kaiming") for r in pick(rows, depth=7, setting=name)]
+    ratios = [
+        row["grad_z"][k] / row["grad_z"][k - 1]
+        for row in silent
+        for k in range(1, len(row["rate"]))
+        if row["rate"][k] == 0 and row["grad_z"][k - 1] > 0
+    ]
     if not ratios:
         return untested("no silent layer below another in seven layers")
     middle = float(np.median(ratios))
@@ -165,48 +156,36 @@ def _divides(rows: Rows) -> Verdict:
 def _no_update(rows: Rows) -> Verdict:
     seen = [(row["rate"], row["update"]) for row in rows if "setting" in row]
     above = [update[k] for rate, update in seen for k in range(1, len(rate)) if rate[k - 1] == 0]
-    return (
-        verdict(all(u == 0 for u in above), f"largest of {len(above)}: {max(above):g}")
-        if above
-        else untested("no silent layer below another")
-    )
+    if not above:
+        return untested("no silent layer below another")
+    return verdict(all(u == 0 for u in above), f"largest of {len(above)}: {max(above):g}")
 
 
 STATEMENTS = (
     _rates(
-        f"Seven layers, sigma_u 0.2: only the first layer spikes (above {SILENT_HZ:g} Hz)",
+        f"sigma_u 0.2: only the first layer spikes (above {SILENT_HZ:g} Hz)",
         "sigma_u 0.2",
         lambda r: _active(r) == 1,
     ),
+    _rates("sigma_u 0.5: the first four layers spike", "sigma_u 0.5", lambda r: _active(r) == 4),
     _rates(
-        "Seven layers, sigma_u 0.5: the first four layers spike",
-        "sigma_u 0.5",
-        lambda r: _active(r) == 4,
-    ),
-    _rates(
-        "Seven layers, sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 "
-        "Hz)",
+        "sigma_u 1: stable sparse rates throughout (within a factor of 2, below 30 Hz)",
         "sigma_u 1",
         lambda r: _level(r) and r.max() < 30,
     ),
     _rates(
-        "Seven layers, sigma_u 2: rates grow with depth (to more than twice the first)",
+        "sigma_u 2: rates grow with depth (to more than twice the first)",
         "sigma_u 2",
         lambda r: r[-1] > 2 * r[0],
     ),
     _rates(
-        f"Seven layers, sigma_u 20: saturated (all above {SATURATED_HZ:g} Hz)",
+        f"sigma_u 20: saturated (all above {SATURATED_HZ:g} Hz)",
         "sigma_u 20",
         lambda r: (r > SATURATED_HZ).all(),
     ),
+    _rates("Kaiming: as silent as sigma_u 0.2", "Kaiming", lambda r: _active(r) == 1, "ours"),
     _rates(
-        "Seven layers, Kaiming: as silent as sigma_u 0.2",
-        "Kaiming",
-        lambda r: _active(r) == 1,
-        "ours",
-    ),
-    _rates(
-        "Seven layers, weights from data, sigma_u 1: level rates (within a factor of 2)",
+        "weights from data, sigma_u 1: level rates (within a factor of 2)",
         "data-driven, 1",
         _level,
         "ours",

@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from snnjax._files import write_whole
+from snnjax.experiments import MissingDataError
 from snnjax.reproduce import (
-    figure1,
-    figure2,
-    figure3,
-    figure4,
-    figure5,
-    figure6,
-    figure7,
-    report,
-    supplement,
+    _figure1,
+    _figure2,
+    _figure3,
+    _figure4,
+    _figure5,
+    _figure6,
+    _figure7,
+    _report,
+    _supplement,
 )
-from snnjax.reproduce.arms import Watch
-from snnjax.reproduce.data import MissingDataError
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.study import Finished, Study, check, run_study
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._study import Announce, Finished, Study, check, run_study
 
 TARGETS: Mapping[str, Callable[[Options], Study]] = {
-    "figure1": figure1.study,
-    "figure2": figure2.study,
-    "figure3": figure3.study,
-    "figure4": figure4.study,
-    "figure5": figure5.study,
-    "figure6": figure6.study,
-    "figure7": figure7.study,
-    "table1": figure6.study,
-    "s4": supplement.s4,
-    "s5": supplement.s5,
-    "s8": supplement.s8,
-    "s9": supplement.s9,
-    "s10": supplement.s10,
+    "figure1": _figure1.study,
+    "figure2": _figure2.study,
+    "figure3": _figure3.study,
+    "figure4": _figure4.study,
+    "figure5": _figure5.study,
+    "figure6": _figure6.study,
+    "figure7": _figure7.study,
+    "table1": _figure6.study,
+    "s4": _supplement.s4,
+    "s5": _supplement.s5,
+    "s8": _supplement.s8,
+    "s9": _supplement.s9,
+    "s10": _supplement.s10,
 }
 """Name -> study. Figure 6 and table 1 show the same runs and are one study, in the folder
 `figure6`."""
@@ -57,7 +55,9 @@ class All(NamedTuple):
     report: Path
 
 
-def reproduce(name: str, options: Options, root: Path, *, watch: Watch | None = None) -> Finished:
+def reproduce(
+    name: str, options: Options, root: Path, *, watch: Announce | None = None
+) -> Finished:
     """Run or continue one figure or table.
 
     Args:
@@ -76,8 +76,8 @@ def reproduce_all(
     options: Options,
     root: Path,
     *,
-    watch: Watch | None = None,
-    on_study: Callable[[str, Finished | str], None] | None = None,
+    watch: Announce | None = None,
+    on_study: Callable[[str, Finished | str], None] = lambda name, result: None,
 ) -> All:
     """Run or continue all figures and tables whose data are available.
 
@@ -92,32 +92,29 @@ def reproduce_all(
 
     Raises:
         ValueError: `root` has studies with other settings, or a damaged one; see
-            `snnjax.reproduce.study.check`. It is raised before any computation.
+            `snnjax.reproduce._study.check`. It is raised before any computation.
         FileExistsError: `root` has other content. It is raised before any computation.
     """
-    finished, skipped, studies = [], {}, {}
-    for name in dict.fromkeys(study_name(name) for name in TARGETS):
+    studies: dict[str, Study | MissingDataError] = {}
+    for name in dict.fromkeys(map(study_name, TARGETS)):
         try:
-            studies[name] = TARGETS[name](options)
+            studies[name] = study = TARGETS[name](options)
+            check(study, root)
         except MissingDataError as error:
-            studies[name] = str(error)
-        else:
-            check(studies[name], root)
+            studies[name] = error
+    done = All([], {}, root / "report.md")
     for name, study in studies.items():
-        if isinstance(study, str):
-            result = skipped[name] = study
-        else:
-            try:
-                finished.append(result := run_study(study, root, watch=watch))
-            except MissingDataError as error:
-                result = skipped[name] = str(error)
-        if on_study is not None:
-            on_study(name, result)
-    page = root / "report.md"
-    with contextlib.suppress(FileExistsError):
-        root.mkdir(parents=True)
-    write_whole(page, report.index(finished, skipped, options.preset).encode())
-    return All(finished, skipped, page)
+        try:
+            if isinstance(study, MissingDataError):
+                raise study
+            done.finished.append(run_study(study, root, watch=watch))
+            on_study(name, done.finished[-1])
+        except MissingDataError as error:
+            done.skipped[name] = str(error)
+            on_study(name, str(error))
+    root.mkdir(parents=True, exist_ok=True)
+    write_whole(done.report, _report.index(done.finished, done.skipped, options.preset).encode())
+    return done
 
 
 def study_name(name: str) -> str:

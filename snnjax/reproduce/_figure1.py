@@ -10,7 +10,7 @@ function and the normal one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,10 +21,10 @@ from snnjax import theory
 from snnjax.calibration import free_membrane
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF, simulate
-from snnjax.reproduce.arms import Measurement, Row
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.statements import Rows, Statement, Verdict, pick, untested, verdict
-from snnjax.reproduce.study import Study
+from snnjax.reproduce import _statements as st
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._study import Study
+from snnjax.reproduce._units import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def measure(
     seconds: float,
     trials: int,
     dt: float = 2e-3,
-) -> list[Row]:
+) -> list[st.Row]:
     """Return the rows of a study.
 
     Args:
@@ -57,23 +57,18 @@ def measure(
     x = poisson_raster(jax.random.key(0), (round(seconds / dt), trials, inputs), rate=rate, dt=dt)
     w = jax.random.normal(jax.random.key(1), (inputs, neurons))
     w = (w - w.mean(axis=0)) * math.sqrt(inputs / (inputs - 1))
-    rows = []
+    neuron, begin, rows = LIF(dt=dt), round(_BEGIN / dt), []
     for xi in xis:
-        weights = theory.connection_weights(
-            0.0, 1 / xi, theory.Afferent(inputs, rate), LIF(dt=dt).kernel
-        )
-        drive = x @ (w * weights.sigma_w)
-        neuron = LIF(dt=dt)
+        afferent = theory.Afferent(inputs, rate)
+        drive = x @ (w * theory.connection_weights(0.0, 1 / xi, afferent, neuron.kernel).sigma_w)
         run = simulate(neuron, drive, membrane=True)
-        begin = round(_BEGIN / dt)
+        spikes = float(run.output.mean() / dt)
         for reset, u in ((False, free_membrane(neuron, drive)), (True, run.membrane)):
-            rows.append(
-                _row(np.asarray(u, np.float64)[begin:], xi, reset, float(run.output.mean() / dt))
-            )
+            rows.append(_row(np.asarray(u, np.float64)[begin:], xi, reset, spikes))
     return rows
 
 
-def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> Row:
+def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> st.Row:
     target = 1 / xi
     edges = np.linspace(-4 * target, 4 * target, 61)
     density, _ = np.histogram(u, edges, density=True)
@@ -92,104 +87,75 @@ def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> Row:
     }
 
 
-def _draw(rows: Rows) -> Mapping[str, Figure]:
+def _draw(rows: st.Rows) -> Figure:
     from matplotlib.figure import Figure
 
     xis = sorted({row["xi"] for row in rows})
     figure = Figure(figsize=(3.2 * len(xis), 5.4), layout="constrained")
     axes = figure.subplots(2, len(xis), squeeze=False)
-    for (k, xi), (line, reset) in (
-        (a, b) for a in enumerate(xis) for b in enumerate((False, True))
-    ):
-        (row,) = pick(rows, xi=xi, reset=reset)
-        edges, sigma = np.array(row["edges"]), row["target"]
+    for row in rows:
+        xi, edges, sigma = row["xi"], np.array(row["edges"]), row["target"]
         u = np.linspace(edges[0], edges[-1], 200)
-        ax = axes[line, k]
+        normal = np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+        ax = axes[int(row["reset"]), xis.index(xi)]
         ax.stairs(row["density"], edges, fill=True, color="0.75", label="simulated")
-        ax.plot(
-            u,
-            np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi)),
-            color="C0",
-            label="theory",
-        )
+        ax.plot(u, normal, color="C0", label="theory")
         ax.axvline(1.0, color="C3", ls=":", lw=1, label="threshold")
-        ax.set(
-            xlabel="U",
-            title=rf"$\xi$ = {xi:g}, {'reset' if reset else 'no reset'}",
-            ylabel="density" if k == 0 else "",
-        )
+        title = rf"$\xi$ = {xi:g}, {'reset' if row['reset'] else 'no reset'}"
+        ax.set(xlabel="U", title=title, ylabel="density" if xi == xis[0] else "")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False, fontsize=7)
-    return {"figure1": figure}
+    return figure
 
 
-def _as_theory(rows: Rows) -> Verdict:
-    found = pick(rows, reset=False)
+def _as_theory(rows: st.Rows) -> st.Verdict:
+    found = st.pick(rows, reset=False)
     if not found:
-        return untested("not measured")
+        return st.untested("not measured")
     text = ", ".join(
         f"xi {r['xi']:g}: std {r['std']:.3f} for {r['target']:.3f}, distance {r['distance']:.3f}"
         for r in found
     )
-    return verdict(
-        all(abs(r["std"] / r["target"] - 1) < 0.05 and r["distance"] < 0.05 for r in found), text
-    )
+    close = [abs(r["std"] / r["target"] - 1) < 0.05 and r["distance"] < 0.05 for r in found]
+    return st.verdict(all(close), text)
 
 
-def _with_reset(rows: Rows) -> Verdict:
-    found = {r["xi"]: r for r in pick(rows, reset=True)}
+def _with_reset(rows: st.Rows) -> st.Verdict:
+    found = sorted(st.pick(rows, reset=True), key=lambda row: row["xi"])
     if len(found) < 2:
-        return untested("fewer than two xi")
+        return st.untested("fewer than two xi")
     text = ", ".join(
-        f"xi {xi:g}: distance {r['distance']:.3f}, {r['rate']:.1f} Hz"
-        for xi, r in sorted(found.items())
+        f"xi {r['xi']:g}: distance {r['distance']:.3f}, {r['rate']:.1f} Hz" for r in found
     )
-    by_xi = [found[xi]["distance"] for xi in sorted(found)]
-    return verdict(by_xi[-1] < 0.05 and by_xi == sorted(by_xi, reverse=True), text)
+    by_xi = [row["distance"] for row in found]
+    return st.verdict(by_xi[-1] < 0.05 and by_xi == sorted(by_xi, reverse=True), text)
 
 
 def study(options: Options) -> Study:
     """Return the study. It takes seconds in every preset, because nothing is trained."""
+    seconds, trials = options.choose((0.5, 4), (2.0, 20), (2.0, 100))
     given: dict[str, Any] = {"xis": [1.0, 2.0, 3.0], "inputs": 200, "neurons": 100, "rate": 10.0}
-    given |= options.choose(
-        smoke={"seconds": 0.5, "trials": 4},
-        laptop={"seconds": 2.0, "trials": 20},
-        paper={"seconds": 2.0, "trials": 100},
+    given |= {"seconds": seconds, "trials": trials}
+    run = lambda: measure(**given)
+    theory_holds = (
+        "Without reset the membrane is normal with standard deviation sigma_U = (theta - mu_U) / "
+        "xi (within 5 %)"
     )
+    reset_holds = (
+        "With reset the theory is more accurate for larger xi (distance < 0.05 at the largest)"
+    )
+    headings = ("target", "std", "mean", "distance")
     return Study(
         name="figure1",
         title="Figure 1: the membrane's distribution",
         preset=options.preset,
-        units=[
-            Measurement(
-                "membrane",
-                given,
-                lambda: measure(**given),
-                {"task": "Poisson", "as_published": True},
-            )
-        ],
-        draw=_draw,
+        units=[Measurement("membrane", given, run, {"task": "Poisson", "as_published": True})],
+        figures={"figure1": _draw},
         statements=[
-            Statement(
-                "Without reset the membrane is normal with standard deviation sigma_U = (theta - "
-                "mu_U) / xi (within 5 %)",
-                "P",
-                _as_theory,
-            ),
-            Statement(
-                "With reset the theory is more accurate for larger xi (distance < 0.05 at the "
-                "largest)",
-                "ours",
-                _with_reset,
-            ),
+            st.Statement(theory_holds, "P", _as_theory),
+            st.Statement(reset_holds, "ours", _with_reset),
         ],
-        columns={
-            "target": ("target", ""),
-            "std": ("std", ""),
-            "mean": ("mean", ""),
-            "distance": ("distance", ""),
-            "rate": ("rate", "Hz"),
-        },
+        columns={**{name: (name, "") for name in headings}, "rate": ("rate", "Hz")},
         notes=[
             "Sizes, rates and the values of xi are our choice. Weights are balanced, so that all "
             "neurons have the same mean."

@@ -23,11 +23,8 @@ class Published(NamedTuple):
     source: Literal["P", "R"] = "P"
 
     def __str__(self) -> str:
-        return (
-            f"{self.value:g}"
-            + ("" if self.spread is None else f" +- {self.spread:g}")
-            + f" {self.unit}"
-        )
+        spread = "" if self.spread is None else f" +- {self.spread:g}"
+        return f"{self.value:g}{spread} {self.unit}"
 
 
 NUMBERS: dict[str, Published] = {
