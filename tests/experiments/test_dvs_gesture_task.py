@@ -1,12 +1,16 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from _support import require
 
+from benchmarks import kill_sweep
 from snnjax.datasets import Stream
 from snnjax.datasets._dvs_gesture import DVSGesture
-from snnjax.experiments import Experiment, load_run, run
+from snnjax.experiments import Experiment, Sweep, load_run, run, run_sweep
 from snnjax.experiments._run import prepare
+from snnjax.training._run_folder import RunFolder
 
 SMALL = {
     "start": "paper",
@@ -111,3 +115,36 @@ def test_users_that_are_not_there(folder):
     experiment = Experiment.from_options("dvs-gesture", data=folder, **SMALL)
     with pytest.raises(ValueError, match="valid_users must be some but not all of the users"):
         experiment.replace(valid_users=(99,)).datasets()
+
+
+@pytest.mark.slow
+def test_streamed_members_of_a_sweep_train_one_by_one(folder, tmp_path, monkeypatch):
+    """Interrupted in the second member and resumed, the numbers are those without interruption."""
+    require("grain")
+    options = SMALL | {"epochs": 2, "duration": 0.05}
+    base = Experiment.from_options("dvs-gesture", data=folder, **options)
+    sweep = Sweep(base=base, over={"learning_rate": (0.01, 0.02)}, seeds=1)
+    whole = run_sweep(sweep, tmp_path / "whole", figure=False)
+    assert [row["epochs"] for row in whole.rows] == [2, 2]
+    alone = run(base.replace(learning_rate=0.02)).summary
+    assert whole.rows[1]["test_accuracy_final"] == alone["test_accuracy"]
+
+    append, calls = RunFolder.append, []
+
+    def interrupt(self, row):
+        append(self, row)
+        calls.append(row["epoch"])
+        # after the first epoch of the second member, whose checkpoint is not written yet
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, tmp_path / "cut", figure=False)
+    cut = run_sweep(sweep, tmp_path / "cut", resume=True, figure=False)
+    assert kill_sweep.differences(tmp_path / "whole", tmp_path / "cut") == []
+    # the first member is not trained again, and the second one starts from its beginning
+    assert calls == [0, 1, 2, 0, 1, 0, 1, 2]
+    assert cut.rows == whole.rows
+    with pytest.raises(ValueError, match="patience and order have no effect on streamed data"):
+        run_sweep(dataclasses.replace(sweep, patience=1), tmp_path / "new")

@@ -26,7 +26,7 @@ def sets(rng):
 
 @pytest.mark.more
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
-    prepared = prepare(Experiment.from_options("digits", duration=0.1), sets)
+    prepared = prepare(Experiment.from_options("digits", duration=0.1, batch_size=12), sets)
     x, _ = prepared.data.splits.train.batch(np.arange(36))
     spikes = sensory_spikes(prepared.network, x)
     np.testing.assert_allclose(prepared.data.inputs.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
@@ -103,7 +103,7 @@ def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it
     """
     prepared = prepare(
         Experiment.from_options(
-            "digits", start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5
+            "digits", start="paper", batch_size=12, duration=0.1, sigma_u=0.5, mu_u=0.5
         ),
         sets,
     )
