@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._hosts import here, wait
 from snnjax.experiments._load import as_json, load_experiment, read_json
 from snnjax.experiments._options import options_of
-from snnjax.experiments._run import run
+from snnjax.experiments._run import CHECKPOINTS, run
 from snnjax.experiments._sweep_folder import (
     Member,
     alone,
@@ -221,7 +222,8 @@ def run_sweep(
             groups: dict[Experiment, list[Member]] = {}
             for member in members:
                 groups.setdefault(_group(sweep, member), []).append(member)
-            plan_waves(folder, list(groups.values()), execution.wave)
+            size = 1 if sweep.base.task.streamed else execution.wave
+            plan_waves(folder, list(groups.values()), size)
         wait("planned")
         members = planned(folder)
         for wave, waiting in waves_in(folder):
@@ -387,7 +389,9 @@ def _train_one_by_one(
     for k, member in enumerate(members):
         folder = wave / f"{k:04d}"
         one = sweep.experiment(member)
-        resume = (folder / "config.json").exists()
+        resume = (folder / CHECKPOINTS).exists()
+        if not resume:  # it stopped before its first checkpoint, or after its last epoch
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
         except TrainingDivergedError as error:
