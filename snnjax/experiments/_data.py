@@ -68,7 +68,7 @@ def load(experiment: Experiment, datasets: Splits | None = None) -> Data:
     Raises:
         ValueError: A set is empty, the training set is smaller than a batch, or it has no spikes.
     """
-    splits = experiment.datasets() if datasets is None else datasets
+    splits = experiment.datasets() if datasets is None else Splits(*datasets)
     sizes = [len(part) for part in splits]
     for name, size in zip(("training", "validation", "test"), sizes, strict=True):
         if size == 0:

@@ -393,10 +393,10 @@ def _train_one_by_one(
     trained = []
     for k, member in enumerate(members):
         folder = wave / f"{k:04d}"
-        if (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists():
-            shutil.rmtree(folder)  # it ended, and was killed before its file was written
         one = sweep.experiment(member)
-        resume = (folder / "config.json").exists()
+        resume = (folder / CHECKPOINTS).exists()
+        if not resume:  # it stopped before its first checkpoint, or after its last epoch
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
         except TrainingDivergedError as error:

@@ -24,6 +24,7 @@ import csv
 import io
 import json
 import math
+import numbers
 import os
 import shutil
 import zipfile
@@ -236,9 +237,9 @@ def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> 
         "epochs": result.epochs[k],
         "finite": result.finite[k],
     }
-    arrays = {f"hyper.{name}": np.asarray(value) for name, value in member.items()} | {
-        f"result.{name}": v for name, v in (facts | test).items()
-    }
+    plain = lambda value: value if isinstance(value, numbers.Real) else shown(value)
+    arrays = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
+    arrays |= {f"result.{name}": v for name, v in (facts | test).items()}
     arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
     arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
     for which, params in (("final", result.final), ("best", result.best)):
@@ -276,7 +277,7 @@ def row_of(file: Path) -> dict[str, Any]:
                 part("initial."),
             )
             done, best = int(result["epochs"]), int(result["best_epoch"])
-            row = {n: v.item() if v.ndim == 0 else shown(v.tolist()) for n, v in hyper.items()}
+            row = {name: value.item() for name, value in hyper.items()}
             row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
             row |= {
                 "train_accuracy": history["train_accuracy"][done].item(),

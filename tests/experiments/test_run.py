@@ -301,3 +301,42 @@ def test_shd_fetches_what_is_not_there_once(tmp_path, monkeypatch):
     assert calls == [tmp_path]
     with pytest.raises(TypeError, match="download must be True or False, got 1"):
         Experiment.from_options("shd", data=tmp_path, download=1)
+
+
+def test_a_batch_above_the_training_set_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="batch_size must be at most the size of the training set, 96, got 97"
+    ):
+        run(SMALL.replace(batch_size=97), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
+    experiment = SMALL.replace(epochs=41)  # checkpoints after every second epoch, and the last one
+
+    def interrupt(row):
+        if row["epoch"] == 7:
+            raise KeyboardInterrupt
+
+    whole = run(experiment, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, folder, callbacks=[interrupt])
+    assert "stopped" in json.loads((folder / "results.json").read_text())
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run(experiment, folder)
+    with pytest.raises(ValueError, match=r"other options; these differ: \['tau_mem', 'epochs'\]"):
+        run(experiment.replace(epochs=3, tau_mem=0.03), folder, resume=True)
+    resumed = run(experiment, folder, resume=True)
+    for a, b in zip(jax.tree.leaves(resumed.fit), jax.tree.leaves(whole.fit), strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    for name in ("metrics.csv", "config.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("cut", "whole")]
+    assert all(result.pop("seconds") > 0 for result in results)
+    assert results[0] == results[1]
+    with pytest.raises(ValueError, match="is finished; name another folder for a new run"):
+        run(experiment, folder, resume=True)
