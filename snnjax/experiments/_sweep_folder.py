@@ -255,9 +255,9 @@ def row_of(file: Path) -> dict[str, Any]:
     The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
     accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
     training there are also the standard deviation of the membrane, sigma_u, and, from the loss
-    without bounds, the magnitudes of gradients and of the first update, the backward gain, the
-    agreement of both halves of the batch, and the first update over the weights, `step`
-    (`snnjax.diagnostics`).
+    without bounds, the magnitudes of gradients, the backward gain, the agreement of both halves of
+    the batch, and the first update at the largest learning rate: its magnitude, and over the
+    weights, `step` (`snnjax.diagnostics`).
 
     Args:
         file: The file of the member.
