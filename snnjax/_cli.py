@@ -383,6 +383,7 @@ def results(words: list[str], out: Out) -> int:
     folders = found.pop("folders")
     options = dataclasses.replace(ResultsOptions(), **found)
     from snnjax.experiments import _results
+    from snnjax.experiments._sweep_folder import write_csv
 
     for name in ("csv", "figure"):
         file = found.get(name)
@@ -391,7 +392,7 @@ def results(words: list[str], out: Out) -> int:
     rows = _results.read(folders)
     out(_results.sweep_table(rows, sort=options.sort))
     if options.csv is not None:
-        _results.write_csv(rows, options.csv)
+        write_csv(rows, options.csv)
         out(f"rows:   {options.csv}")
     if options.figure is not None:
         _results.draw(rows, options.figure)
@@ -406,8 +407,8 @@ class ProbeOptions(Part):
     The network is the untrained one of a task, or that of a finished run: snnjax probe run FOLDER.
     """
 
-    samples: int = 64
-    """Number of training samples."""
+    probe_samples: int = 64
+    """Number of training samples to measure on."""
     figure: Path | None = None
     """Also plot rate, gradient and update over depth to this PNG file, which must not exist."""
     parameters: Literal["final", "best", "initial"] = "final"
@@ -423,7 +424,7 @@ def probe(words: list[str], out: Out) -> int:
         words = words[:at] + words[at + 2 :]
     usage = _Usage(words, "probe", ProbeOptions())
     options = dataclasses.replace(ProbeOptions(), **usage.own)
-    _check.integer("samples", options.samples, at_least=1)
+    _check.integer("probe_samples", options.probe_samples, at_least=1)
     if options.figure is not None and options.figure.exists():
         raise FileExistsError(f"--figure {options.figure} exists; name another file or remove it")
     if folder is None:
@@ -441,7 +442,7 @@ def probe(words: list[str], out: Out) -> int:
     else:
         prepared = prepare(experiment)
     sample = prepared.data.sample
-    x, labels = sample.batch(spread(sample, options.samples))
+    x, labels = sample.batch(spread(sample, options.probe_samples))
     objective, optimizer = prepared.objective(), prepared.optimizer()
     report = diagnostics.probe(prepared.network, x, labels, objective, optimizer=optimizer)
     out(str(report))
@@ -567,10 +568,11 @@ def reproduce(words: list[str], out: Out) -> int:
     if options.preset == "smoke":
         compile_quickly()
     _prepare_jax()
-    from snnjax._progress import UnitProgress, verdict_table
+    from snnjax._progress import UnitProgress
     from snnjax.reproduce import reproduce
-    from snnjax.reproduce.settings import Options
-    from snnjax.reproduce.targets import reproduce_all
+    from snnjax.reproduce._report import screen_table
+    from snnjax.reproduce._settings import Options
+    from snnjax.reproduce._targets import reproduce_all
 
     given = Options(options.preset, options.data, options.seeds)
     root = options.out or Path("runs") / f"reproduce-{options.preset}"
@@ -579,7 +581,7 @@ def reproduce(words: list[str], out: Out) -> int:
         if isinstance(result, str):
             out(f"{name}: not run: {result}")
         else:
-            out(verdict_table(result.study.title, result.verdicts))
+            out(screen_table(result.study.title, result.verdicts))
             out(f"report: {result.folder / 'report.md'}")
 
     with UnitProgress() as progress:

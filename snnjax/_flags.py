@@ -15,6 +15,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from snnjax.experiments._options import Option, Part, kinds_of, options_of
+from snnjax.experiments._options import Option, Part, kinds_of, of_another_choice, options_of
 
 ALIASES = {"--lr": "--learning-rate"}
 
@@ -33,7 +34,13 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line with a suggestion."""
+    """A parser whose errors are one line with a suggestion.
+
+    Attributes:
+        tree: The parts that its flags are from (`add_flags`).
+    """
+
+    tree: Part | None = None
 
     def __init__(self, **options: Any) -> None:
         kind = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
@@ -51,10 +58,13 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: A flag is unknown or has a wrong value. The message names it.
         """
-        found, rest = self.parse_known_args([_alias(word) for word in argv])
+        found, rest = self.parse_known_args(_spelled_out(argv))
         for word in rest:
             flag = word.partition("=")[0]
             if flag.startswith("--"):
+                name = flag[2:].replace("-", "_")
+                if self.tree is not None and (why := of_another_choice(name, self.tree)):
+                    raise UsageError(flag + why.removeprefix(name))
                 near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
                 raise UsageError(f"unknown flag {flag}; {hint}")
@@ -63,9 +73,16 @@ class Parser(argparse.ArgumentParser):
         return vars(found)
 
 
-def _alias(word: str) -> str:
-    flag, equals, value = word.partition("=")
-    return ALIASES.get(flag, flag) + equals + value
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Replace short names, and join a flag and a value that begins with a minus sign by "="."""
+    words: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if re.match(r"-[\d.]", word) and words and words[-1].startswith("--"):
+            words[-1] += f"={word}"
+        else:
+            words.append(ALIASES.get(flag, flag) + equals + value)
+    return words
 
 
 def add_flags(parser: Parser, part: Part, *, several: bool = False) -> None:
@@ -76,6 +93,7 @@ def add_flags(parser: Parser, part: Part, *, several: bool = False) -> None:
         part: The tree, with the values that hold if a flag is not given.
         several: Whether a flag takes several values. Then each result is a list.
     """
+    parser.tree = part
     groups: dict[int, Any] = {}
     for option in options_of(part):
         owner = option.part

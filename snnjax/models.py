@@ -229,9 +229,8 @@ def _after(
         name, size, left = "image", given, shape[:-1]
         if len(given) == 2:
             name, size, left = "in_features", given[0], shape[0]
-        raise ValueError(
-            f"{name} must be enough for {what}, got {size}: {left} positions are left"
-        ) from error
+        needed = f"{name} must be enough for {what}"
+        raise ValueError(f"{needed}, got {size}: {left} positions are left") from error
 
 
 def dense(
@@ -363,9 +362,8 @@ def csnn2d(
     if blocks is None:
         blocks = BLOCKS[_check.one_of("depth", depth, tuple(BLOCKS))]
     if not blocks or not all(blocks):
-        raise ValueError(
-            f"blocks must hold at least one block, each of at least one layer, got {blocks}"
-        )
+        needed = "blocks must hold at least one block, each of at least one layer"
+        raise ValueError(f"{needed}, got {blocks}")
     _check.integer("pool", pool, at_least=1)
     table: list[Conv | nn.Pool] = []
     for block in blocks:

@@ -53,11 +53,8 @@ def use_compilation_cache(folder: str | Path | None = None, *, max_mib: int = 10
     configured = config.jax_compilation_cache_dir
     if folder is None and configured:
         return Path(configured)
-    path = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snnjax" / "compiled"
-        if folder is None
-        else Path(folder)
-    )
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = caches / "snnjax" / "compiled" if folder is None else Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -171,7 +171,7 @@ def test_commands_are_understood(path, monkeypatch):
     ):
         monkeypatch.setattr(f"snnjax.experiments.{name}", understood, raising=False)
     monkeypatch.setattr("snnjax.reproduce.reproduce", understood)
-    monkeypatch.setattr("snnjax.reproduce.targets.reproduce_all", understood)
+    monkeypatch.setattr("snnjax.reproduce._targets.reproduce_all", understood)
     lines = [line for line in commands_joined(path) if line.startswith("snnjax ")]
     assert lines
     for line in lines:

@@ -156,10 +156,8 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     """Set the three scales of a Dalian layer."""
     sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
     if target.balance:
-        raise ValueError(
-            "balance must be False for Dalian layers, got True: their weights have one sign, and "
-            "inhibition balances the layer as a whole"
-        )
+        why = "their weights have one sign, and inhibition balances the layer as a whole"
+        raise ValueError(f"balance must be False for Dalian layers, got True: {why}")
     keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
     connections = layer.connections()
     shapes = [positive(c.weights, k) for c, k in zip(connections, keys, strict=False)]
@@ -176,12 +174,9 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
 
     def own(z: jax.Array) -> tuple[jax.Array | None, jax.Array]:
         """Membranes that are driven by the layer's own spikes."""
+        tau = {-1: neuron.tau_inh, 1: neuron.tau_exc}
         u_i, *u_r = (
-            current_membrane(
-                neuron,
-                c.project(c.spikes(x, z), shape),
-                neuron.tau_inh if c.sign < 0 else neuron.tau_exc,
-            )
+            current_membrane(neuron, c.project(c.spikes(x, z), shape), tau[c.sign])
             for c, shape in zip(connections[1:], shapes[1:], strict=True)
         )
         return (u_r[0] if u_r else None), u_i

@@ -158,9 +158,8 @@ def input_powers(
         gather, n = functools.partial(jnp.sum, axis=-1, keepdims=True), x.shape[-1]
     n = _check.integer("n", n, at_least=1)
     if balance and n < 2:
-        raise ValueError(
-            f"balance needs at least 2 inputs per neuron, got {n} for x of shape {x.shape}"
-        )
+        needed = "balance needs at least 2 inputs per neuron"
+        raise ValueError(f"{needed}, got {n} for x of shape {x.shape}")
     h = filtered(as_floats(x), neuron)
     total = gather(h)
     temporal, quenched = gather(h.var(axis=0)), gather(jnp.square(h.mean(axis=0)))
@@ -218,10 +217,8 @@ def source_powers(
     (True, 20)
     """
     if isinstance(source, EventDataset):
-        raise TypeError(
-            "source must be on the device, got an EventDataset; use "
-            "DeviceEvents.from_dataset(data, dt=...)"
-        )
+        hint = "use DeviceEvents.from_dataset(data, dt=...)"
+        raise TypeError(f"source must be on the device, got an EventDataset; {hint}")
     _check.same_dt("source", source, neuron.dt)
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
     n = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))[0].shape[-1]
@@ -270,19 +267,15 @@ def weights_from_powers(
     _check.number("sigma_u", sigma_u, above=0)
     _check.number("mu_u", mu_u)
     if len(powers) != len(shares):
-        raise ValueError(
-            f"shares must be one per connection, got {len(shares)} for {len(powers)} connections"
-        )
+        needed = "shares must be one per connection"
+        raise ValueError(f"{needed}, got {len(shares)} for {len(powers)} connections")
     mu_w = mu_u / sum(p.mean for p in powers) if _nonzero(mu_u) else 0.0 * powers[0].mean
     # assumes that the summed inputs of two connections are uncorrelated; this is exact for one
     # connection, and for mu_u = 0
     left = sigma_u**2 - mu_w**2 * sum(p.summed for p in powers)
-    return [
-        WeightStatistics(
-            mu_w, jnp.sqrt(share * left / jnp.where(p.temporal > 0, p.temporal, jnp.nan))
-        )
-        for p, share in zip(powers, shares, strict=True)
-    ]
+    power = lambda p: jnp.where(p.temporal > 0, p.temporal, jnp.nan)
+    pairs = zip(powers, shares, strict=True)
+    return [WeightStatistics(mu_w, jnp.sqrt(share * left / power(p))) for p, share in pairs]
 
 
 def _nonzero(value: Scalar) -> bool:
@@ -324,10 +317,8 @@ def data_driven(
     known = _check.concrete(weights.sigma_w)
     if known is not None and not jnp.isfinite(known).all():
         if _check.concrete(powers.temporal) == 0:
-            raise ValueError(
-                "powers must be those of an input that spikes, got a temporal power of 0; measure "
-                "them on other inputs"
-            )
+            needed = "powers must be those of an input that spikes"
+            raise ValueError(f"{needed}, got a temporal power of 0; measure them on other inputs")
         raise ValueError(
             f"sigma_u = {sigma_u} has no weights at mu_u = {mu_u}: the mean weight alone moves the "
             "membrane by more than sigma_u; raise sigma_u or lower |mu_u|"
@@ -335,10 +326,8 @@ def data_driven(
 
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
         if fan_in(shape) != powers.n:
-            raise ValueError(
-                f"shape must have {powers.n} inputs, as the powers were measured for, got "
-                f"{tuple(shape)}"
-            )
+            needed = f"shape must have {powers.n} inputs, as the powers were measured for"
+            raise ValueError(f"{needed}, got {tuple(shape)}")
         return (
             weights.mu_w + weights.sigma_w * standard_weights(key, shape, balance=powers.balanced)
         ).astype(dtype)

@@ -97,15 +97,12 @@ def scale_to_rate(
 def _scalable(layer: Layer) -> Synaptic:
     """The layer, if one gain can scale all its weights."""
     if not isinstance(layer, Synaptic):
-        raise TypeError(
-            "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate, got "
-            f"{type(layer).__name__}"
-        )
+        needed = "layers must be derived from snnjax.nn.Synaptic to be scaled to a rate"
+        raise TypeError(f"{needed}, got {type(layer).__name__}")
     if any(c.sign < 0 for c in layer.connections()):
-        raise TypeError(
-            f"network must have weights of both signs to be scaled to a rate, got "
-            f"{type(layer).__name__}; Dalian layers have two scales: use calibrate(...)"
-        )
+        needed = "network must have weights of both signs to be scaled to a rate"
+        hint = "Dalian layers have two scales: use calibrate(...)"
+        raise TypeError(f"{needed}, got {type(layer).__name__}; {hint}")
     return layer
 
 

@@ -80,9 +80,8 @@ def calibrate(
     spiking = sum(layer.spiking for layer in network.layers)
     targets = [target] * spiking if isinstance(target, Target) else list(target)
     if len(targets) != spiking:
-        raise ValueError(
-            f"target must be one Target or {spiking}, one per spiking layer, got {len(targets)}"
-        )
+        needed = f"target must be one Target or {spiking}, one per spiking layer"
+        raise ValueError(f"{needed}, got {len(targets)}")
     inputs = as_floats(x)
 
     def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[LayerReport]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,25 +33,9 @@ Span = tuple[int, int]
 """First byte of the first packet of a part of the file, and first byte after its last packet."""
 
 
-class PolarityEvents(NamedTuple):
-    """Events in the order of the file.
-
-    Attributes:
-        times: Times, int64 (events,), us.
-        x: Columns, int32 (events,).
-        y: Rows, int32 (events,).
-        polarity: 0 or 1, int32 (events,).
-    """
-
-    times: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    polarity: np.ndarray
-
-
 def read_events(
     path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None
-) -> PolarityEvents:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read the valid events of a file.
 
     Args:
@@ -60,7 +44,8 @@ def read_events(
         window: Return only events with window[0] <= time < window[1], us. None returns all events.
 
     Returns:
-        The events in the order of the file.
+        The events in the order of the file: times, int64 (events,), us; x, the columns, y, the
+        rows, and the polarity, 0 or 1, int32 (events,).
 
     Raises:
         ValueError: The file is not AEDAT 3.1, truncated, or damaged. The message names the file,
@@ -78,7 +63,7 @@ def read_events(
     words = np.concatenate(data)
     bits = ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
     x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in bits)
-    return PolarityEvents(np.concatenate(times), x, y, polarity)
+    return np.concatenate(times), x, y, polarity
 
 
 def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:

@@ -18,6 +18,9 @@ from snnjax.datasets import _arrays
 from snnjax.datasets._events import EventDataset
 from snnjax.sparse import scatter_counts
 
+ArrayBatch = tuple[jax.Array, jax.Array]
+"""Inputs (time, batch, ...features), and labels."""
+
 
 @runtime_checkable
 class BatchSource(Protocol):
@@ -184,9 +187,7 @@ class DeviceEvents:
         """
         return scatter_counts(*events, steps=self.steps, num_units=self.num_units)
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:
@@ -247,9 +248,7 @@ class DeviceArrays:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:

@@ -33,20 +33,19 @@ event-based gesture recognition system, CVPR.
 from __future__ import annotations
 
 import copy
-import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax._npy import read_head
 from snnjax.datasets import _aedat, _arrays, _fetch
 from snnjax.datasets._crop import crop
 from snnjax.datasets._events import EventDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import Split, check_split
 
 CLASS_NAMES = (
     "hand clapping",
@@ -116,10 +115,8 @@ class DVSGesture:
     (array([0. , 1.5]), array([  1, 126], dtype=int32))
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4
-    ) -> None:
-        _check.one_of("split", split, get_args(Split))
+    def __init__(self, folder: PathLike, split: Split, *, downsample: int = 4) -> None:
+        check_split(split)
         _check.integer("downsample", downsample, at_least=1)
         self.downsample = _check.one_of("downsample", downsample, [2**k for k in range(8)])
         self._samples = _find(_fetch.check_folder(folder), split)
@@ -209,7 +206,7 @@ class DVSGesture:
 
 
 def load_dvs_gesture(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     split: Split,
     *,
     downsample: int = 4,
@@ -244,10 +241,8 @@ def _find(folder: Path, split: Split) -> list[_Sample]:
         return _find_arrays(prepared)
     if original.is_file():
         return _find_recordings(original)
-    got = f"it contains {_fetch.names_in(folder)}"
-    raise FileNotFoundError(
-        f"{folder}: contains neither {prepared.name} nor {original.name}; {got}"
-    )
+    got = f"{original.name}; it contains {_fetch.names_in(folder)}"
+    raise FileNotFoundError(f"{folder}: contains neither {prepared.name} nor {got}")
 
 
 def _find_arrays(folder: Path) -> list[_Sample]:

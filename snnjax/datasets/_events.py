@@ -158,6 +158,7 @@ class EventDataset(LabelledDataset):
                 raise ValueError(f"times[{s}] and units[{s}] must be {needed}, got {got}")
             all_times.append(t)
             all_units.append(u)
+
         return cls(
             times=_arrays.join(all_times),
             units=_arrays.join(all_units),
@@ -317,8 +318,7 @@ class EventDataset(LabelledDataset):
         >>> [batch.labels.tolist() for batch in data.batches(2)]
         [[0, 1], [2, 3], [4]]
         """
-        size = _check.integer("batch_size", batch_size, at_least=1)
-        n = len(self)
+        size, n = _check.integer("batch_size", batch_size, at_least=1), len(self)
         order = np.arange(n) if seed is None else _arrays.rng_of(seed).permutation(n)
         stop = n - n % size if drop_last else n
         return (self.subset(order[i : i + size]) for i in range(0, stop, size))
@@ -412,13 +412,11 @@ class EventDataset(LabelledDataset):
         address = (step * len(self) + sample) * self.num_units + unit
         place, count = np.unique(address, return_counts=True)
         limit = _arrays.largest_count(dtype)
-        if not binary and count.size and count.max() > limit:
+        if not binary and count.max(initial=0) > limit:
             at = tuple(map(int, np.unravel_index(place[count.argmax()], shape)))
             got = f"{np.dtype(dtype)} (up to {limit}) for {count.max()} events"
-            raise ValueError(
-                f"dtype must represent every count exactly, got {got} at (time, sample, unit) = "
-                f"{at}; take a wider dtype, a shorter dt or binary=True"
-            )
+            hint = f"(time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
+            raise ValueError(f"dtype must represent every count exactly, got {got} at {hint}")
         dense = np.zeros(shape, dtype)
         dense.reshape(-1)[place] = 1 if binary else count.astype(dtype)
         return dense

@@ -175,8 +175,8 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
     lengths = references["length"].astype(np.int64)
     ends, total, size = np.cumsum(lengths), int(lengths.sum()), file.seek(0, 2)
     if total * base.itemsize > size:
-        got = f"claims {total} elements of {base.itemsize} bytes"
-        raise ValueError(f"{name} {got}, more than the file contains ({size} bytes)")
+        claim = f"{total} elements of {base.itemsize} bytes, more than the file contains"
+        raise ValueError(f"{name} claims {claim} ({size} bytes)")
     out = np.empty(total, base)
     left = size  # heaps do not overlap: together they cannot be longer than the file
     last, heap, objects = -1, b"", {}
@@ -188,8 +188,8 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
             magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
             left -= heap_size
             if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-                heap_at = f"a heap at byte {address}, which is missing or damaged"
-                raise ValueError(f"{name} refers to {heap_at}")
+                what = f"a heap at byte {address}, which is missing or damaged"
+                raise ValueError(f"{name} refers to {what}")
             heap = _read_at(file, name, address, heap_size)
             last, objects = address, _objects(heap)
         start, stored = objects.get(int(references["index"][s]), (0, -1))
@@ -240,15 +240,16 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
         raise ValueError(f"{name} must have at most one chunk per row, got {len(chunks)} for {n}")
-    if len(chunks) * dataset.chunks[0] < n:
+    size = dataset.chunks[0]
+    if len(chunks) * size < n:
         _check_fill(name, plist)
     for chunk in chunks:
-        if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            entries = f"{dataset.chunks[0]} entries of {dtype.itemsize}"
+        if chunk.size > 2 * size * dtype.itemsize + 1024:
+            entries = f"{size} entries of {dtype.itemsize}"
             raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {entries}")
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
-        part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
+        part = unpack_chunk(name, stored, active, size, dtype)
         start = chunk.chunk_offset[0]
         rows[start : start + len(part)] = part[: max(n - start, 0)]
     return rows
@@ -265,10 +266,8 @@ def unpack_chunk(
         except zlib.error as error:
             raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
     if len(stored) != size:
-        got = "more" if len(stored) > size else len(stored)
-        raise ValueError(
-            f"{name} has a chunk that does not unpack to its {size} bytes, but to {got}"
-        )
+        got = f"{size} bytes, but to {'more' if len(stored) > size else len(stored)}"
+        raise ValueError(f"{name} has a chunk that does not unpack to its {got}")
     if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
         stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
     return np.frombuffer(stored, dtype)

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets import _arrays
-from snnjax.datasets._labelled import LabelledDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._device import ArrayBatch
+from snnjax.datasets._labelled import LabelledDataset, Split, check_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -184,9 +184,7 @@ class DeviceImages:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:
@@ -243,7 +241,7 @@ def digits() -> ImageDataset:
 
 
 def load_cifar10(
-    split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    split: Split, *, data_dir: PathLike | None = None, download: bool = False
 ) -> ImageDataset:
     """Load CIFAR-10, prepared by tensorflow-datasets: 32 x 32 x 3 bytes per image.
 
@@ -256,7 +254,7 @@ def load_cifar10(
         FileNotFoundError: The data are missing, and `download` is False.
         ValueError: The data are damaged or of another kind.
     """
-    _check.one_of("split", split, get_args(Split))
+    check_split(split)
     import tensorflow_datasets as tfds
 
     data_dir = None if data_dir is None else os.fspath(data_dir)
@@ -272,10 +270,9 @@ def load_cifar10(
         names = tuple(features["label"].names)
         rows = [source[i] for i in range(len(source))]
     except (FileNotFoundError, tfds.core.DatasetNotFoundError, AssertionError) as error:
-        raise FileNotFoundError(
-            f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where}: "
-            f"{_first_line(error)}; download=True fetches it"
-        ) from None
+        missing = f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where}"
+        hint = f"{_first_line(error)}; download=True fetches it"
+        raise FileNotFoundError(f"{missing}: {hint}") from None
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SyntaxError) as error:
         got = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"{where}: damaged CIFAR-10 data ({got})") from error

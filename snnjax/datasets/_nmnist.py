@@ -33,20 +33,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _arrays, _fetch
 from snnjax.datasets._events import EventDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import Split, check_split
 
 CLASS_NAMES = tuple("0123456789")
 SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
@@ -90,7 +89,7 @@ def sensor_shape(downsample: int = 1) -> tuple[int, int, int]:
 
 
 def load_nmnist(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     split: Split,
     *,
     downsample: int = 1,
@@ -132,7 +131,7 @@ def load_nmnist(
     >>> np.unravel_index(data.units[0], sensor_shape(2))  # row, column, polarity
     (np.int64(1), np.int64(16), np.int64(1))
     """
-    _check.one_of("split", split, get_args(Split))
+    check_split(split)
     shape = sensor_shape(downsample)
     _check.number("duration", duration, above=0, unit="s")
     _check.integer("max_events", max_events, at_least=1)

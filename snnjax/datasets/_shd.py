@@ -19,7 +19,6 @@ Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.30443
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +26,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _arrays, _fetch, _hdf5
 from snnjax.datasets._events import EventDataset
 
@@ -42,7 +42,7 @@ _MAX_NAMES, _MAX_NAME = 10_000, 1_000
 
 
 def read_shd(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     num_units: int = 700,
     duration: float | None = None,
@@ -103,7 +103,7 @@ def read_shd(
     return data if duration is None else data._with(duration=float(duration))
 
 
-def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> EventDataset:
+def load_shd(folder: PathLike, split: Split, **options: Any) -> EventDataset:
     """Read the single file `*_<split>.h5` of a folder, for example shd_train.h5.
 
     Args:
@@ -163,9 +163,8 @@ def _read(path: Path, num_units: int, max_samples: int, max_events: int) -> Even
             got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
             raise ValueError(f"times and units must have the same length in each sample, got {got}")
         if (n := lengths.sum()) > max_events:
-            raise ValueError(
-                f"spikes/times must contain at most max_events = {max_events} events, got {n}"
-            )
+            limit = f"at most max_events = {max_events} events"
+            raise ValueError(f"spikes/times must contain {limit}, got {n}")
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
         all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 

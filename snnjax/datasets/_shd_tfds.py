@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _fetch
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._shd import Split, read_shd
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 URL = "https://zenkelab.org/datasets/"
 MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
 NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
+_INFO = "dataset_info.json"  # TFDS writes it last
 MAX_BYTES = 4 * 2**30
 """Size limit of an archive, and of the file in it."""
-PathLike = str | os.PathLike[str]
 
 
 def download_shd(
@@ -139,8 +139,8 @@ def prepare_shd(
     """
     folder = _folder(data_dir, name)
     origin = dict(md5) if files is None else None
-    if _prepared(folder):
-        key, wanted = ("md5", origin) if files is None else ("sha256", _hashes(files))
+    if (folder / _INFO).is_file():
+        key, wanted = ("md5", dict(md5)) if files is None else ("sha256", _hashes(files))
         _check_same(folder, key, wanted, num_units)
         return folder
     import tensorflow_datasets as tfds
@@ -188,9 +188,7 @@ def shd_builder(
     speakers = [d.groups is not None for d in data.values()]
     if others or len(set(speakers)) > 1:
         got = f"{[class_names, *others]}, speakers {speakers} in {[str(p) for p in files.values()]}"
-        raise ValueError(
-            f"files must have the same class names, and all or none must have speakers; got {got}"
-        )
+        raise ValueError(f"files must have the same class names, and all or no speakers; got {got}")
     num_classes = max(d.num_classes for d in data.values())
     time_dtype = np.result_type(*(d.times for d in data.values()))
     metadata = {
@@ -270,7 +268,7 @@ def load_shd_tfds(
     if duration is not None:
         _check.number("duration", duration, above=0, unit="s")
     folder = _folder(data_dir, name)
-    if not _prepared(folder):
+    if not (folder / _INFO).is_file():
         raise FileNotFoundError(f"{folder}: no prepared data set; make it with prepare_shd")
     import tensorflow_datasets as tfds
 
@@ -309,10 +307,6 @@ def _check_name(name: str) -> str:
         needed = "lower-case letters, digits and _, beginning with a letter"
         raise ValueError(f"name must be {needed}, got {name!r}")
     return name
-
-
-def _prepared(folder: Path) -> bool:
-    return (folder / "dataset_info.json").is_file()
 
 
 def _check_same(folder: Path, key: str, wanted: Mapping[str, str], num_units: int) -> None:

@@ -96,11 +96,8 @@ class ExcInhLIF(FusedScan):
         """The post-synaptic potentials of both currents, in closed form and without their signs."""
         if type(self).step is not ExcInhLIF.step:
             return ExcInhKernels(measured(self, _to_exc), measured(self, _to_inh))
-        exc, inh = (
-            Kernel(tau_mem=self.tau_mem, tau_syn=tau_syn, dt=self.dt)  # one per current
-            for tau_syn in (self.tau_exc, self.tau_inh)
-        )
-        return ExcInhKernels(exc, inh)
+        kernel = lambda tau_syn: Kernel(tau_mem=self.tau_mem, tau_syn=tau_syn, dt=self.dt)
+        return ExcInhKernels(kernel(self.tau_exc), kernel(self.tau_inh))
 
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ExcInhState:
         """Return zeros for a population of `shape` (batch, ...features), in at least float32."""

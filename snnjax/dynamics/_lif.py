@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics._lif_vjp import Arguments, Leaves, Program, jitted_lif_scan
-from snnjax.dynamics._neuron import Drive, Neuron, Reset, Run, Simulation, apply_reset, check_reset
+from snnjax.dynamics._neuron import Drive, Neuron, Reset, Run, Simulation, apply_reset
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 
@@ -67,7 +67,7 @@ class IntegrateAndFire(Neuron):
         if not callable(self.spike):
             expected = "a function of u - theta, for example snnjax.surrogate.superspike(20.0)"
             raise TypeError(f"spike must be {expected}, got {self.spike!r}")
-        check_reset(self.reset)
+        _check.one_of("reset", self.reset, get_args(Reset))
         if not isinstance(self.reset_grad, bool):
             raise TypeError(f"reset_grad must be True or False, got {self.reset_grad!r}")
 

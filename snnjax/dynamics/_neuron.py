@@ -6,7 +6,7 @@ import abc
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import DTypeLike
 
-from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.dynamics import _over_time
@@ -120,10 +119,9 @@ class Neuron(abc.ABC):
     @property
     def kernels(self) -> ExcInhKernels:
         """The post-synaptic potentials of an excitatory and an inhibitory current."""
-        raise TypeError(
-            f"neuron must have an excitatory and an inhibitory current, got {type(self).__name__}; "
-            "use ExcInhLIF, or define the property kernels"
-        )
+        needed = "neuron must have an excitatory and an inhibitory current"
+        hint = "use ExcInhLIF, or define the property kernels"
+        raise TypeError(f"{needed}, got {type(self).__name__}; {hint}")
 
     @property
     def fused(self) -> bool:
@@ -262,11 +260,6 @@ def _scan(neuron: Neuron, run: Run) -> Simulation:
 
     state, (output, trace) = _over_time.loop(body, None, run.state, run.drive)
     return Simulation(state, output, trace)
-
-
-def check_reset(reset: str) -> None:
-    """Raise unless `reset` is the name of a reset."""
-    _check.one_of("reset", reset, get_args(Reset))
 
 
 def apply_reset(

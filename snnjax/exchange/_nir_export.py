@@ -17,26 +17,13 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from snnjax import _check
+from snnjax import _check, nn
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
-from snnjax.nn import (
-    ConvMap,
-    Dropout,
-    Flatten,
-    Layer,
-    Pool,
-    Readout,
-    Reshape,
-    Sequential,
-    SpikingConv1d,
-    SpikingConv2d,
-    SpikingDense,
-)
+from snnjax.nn import Sequential
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
-from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
@@ -50,8 +37,8 @@ EXPORTED = (
     "training), a Reshape as the first layer, and custom layers with a snnjax.exchange.nir_writer"
 )
 
-L = TypeVar("L", bound=Layer)
-_WRITERS: dict[type[Layer], Callable[[NirWriter, Any], None]] = {}
+L = TypeVar("L", bound=nn.Layer)
+_WRITERS: dict[type[nn.Layer], Callable[[NirWriter, Any], None]] = {}
 
 
 def nir_writer(
@@ -69,7 +56,7 @@ def nir_writer(
         A decorator of a function `(writer, layer)` that adds the layer's nodes through the writer.
 
     >>> from flax import nnx
-    >>> from snnjax.nn import FluctuationDriven
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
     >>> class Masked(SpikingDense):
     ...     '''A custom layer.'''
     >>> @nir_writer(Masked)
@@ -119,7 +106,7 @@ def to_nir(
         ImportError: The package nir is not installed.
 
     >>> from flax import nnx
-    >>> from snnjax.nn import FluctuationDriven
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
     >>> rngs = nnx.Rngs(0)
     >>> hidden = SpikingDense(20, 8, init=FluctuationDriven(nu=5.0), recurrent=True, rngs=rngs)
     >>> graph = to_nir(Sequential(hidden, Readout(8, 3, rngs=rngs)))
@@ -156,7 +143,7 @@ class NirWriter:
         self._layers = list(network.layers)
         self._k = len(self._layers) - 1
         last, first = self._layers[-1], self._layers[0]
-        if not isinstance(last, NeuronLayer):
+        if not isinstance(last, nn.NeuronLayer):
             self.fail("the last layer must be a layer of neurons")
         self.dt, self._k = last.dt, 0
         shape = first.in_shape if features is None else features
@@ -164,7 +151,7 @@ class NirWriter:
             hint = f"the layers do not determine {'it' if shape is None else f'all sizes, {shape}'}"
             raise ValueError(f"features must be given, the input's (*spatial, channels); {hint}")
         metadata = {}
-        if isinstance(first, Reshape):
+        if isinstance(first, nn.Reshape):
             # NIR has no Reshape: the graph's input has the shape after the Reshape
             given, shape = shape, self.shape_after(first, shape)
             metadata = {"features": np.array(given)} if given != shape else {}
@@ -184,7 +171,7 @@ class NirWriter:
             # with skip connections the last layer gets only spikes
             between = layers[self._k : -1]
             ignored = self.network.skip and between and not any(la.spiking for la in between)
-            if ignored or (self._k == 0 and isinstance(layer, Reshape)):
+            if ignored or (self._k == 0 and isinstance(layer, nn.Reshape)):
                 continue
             if type(layer) not in _WRITERS:
                 self.fail("NIR has no such layer")
@@ -267,7 +254,7 @@ class NirWriter:
         weight, metadata = _weights(kernel)
         return self.nir.Linear(weight, metadata=metadata)
 
-    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> nir.NIRNode:
+    def convolution(self, layer: nn.Layer, map: nn.ConvMap, kernel: np.ndarray) -> nir.NIRNode:
         """Return a node of convolution weights.
 
         Args:
@@ -350,7 +337,7 @@ class NirWriter:
         """Return a shape (*spatial, channels) with the channels first, as in NIR."""
         return np.array([shape[-1], *shape[:-1]])
 
-    def shape_after(self, layer: Layer, shape: Shape) -> tuple[int, ...]:
+    def shape_after(self, layer: nn.Layer, shape: Shape) -> tuple[int, ...]:
         """Return the shape of the features after the layer."""
         try:
             return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
@@ -363,17 +350,17 @@ class NirWriter:
         raise ValueError(f"layers[{self._k}] ({name}) cannot be written as NIR: {what}. {EXPORTED}")
 
 
-@nir_writer(SpikingDense, Readout)
-def _write_dense(writer: NirWriter, layer: SpikingDense | Readout) -> None:
+@nir_writer(nn.SpikingDense, nn.Readout)
+def _write_dense(writer: NirWriter, layer: nn.SpikingDense | nn.Readout) -> None:
     weights = writer.linear(writer.kernel(layer.kernel), writer.flattened)
     own = layer.recurrent_kernel
     writer.neurons(layer, weights, None if own is None else writer.linear(_array(own)))
 
 
-@nir_writer(SpikingConv, SpikingConv1d, SpikingConv2d)
+@nir_writer(SpikingConv, nn.SpikingConv1d, nn.SpikingConv2d)
 def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
     map, own = layer.map, layer.recurrent_kernel
-    assert isinstance(map, ConvMap)
+    assert isinstance(map, nn.ConvMap)
     kernel = writer.kernel(layer.kernel, len(map.window))
     recurrent = None
     if own is not None:
@@ -382,8 +369,8 @@ def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
     writer.neurons(layer, writer.convolution(layer, map, kernel), recurrent)
 
 
-@nir_writer(Pool)
-def _write_pool(writer: NirWriter, layer: Pool) -> None:
+@nir_writer(nn.Pool)
+def _write_pool(writer: NirWriter, layer: nn.Pool) -> None:
     if len(writer.shape) != 3:
         writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
     largest = layer.kind == "max"
@@ -400,16 +387,16 @@ def _write_pool(writer: NirWriter, layer: Pool) -> None:
     writer.binary = largest
 
 
-@nir_writer(Flatten)
-def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
+@nir_writer(nn.Flatten)
+def _write_flatten(writer: NirWriter, layer: nn.Flatten) -> None:
     if len(writer.shape) > 1:
         writer.append(writer.name, writer.flatten(writer.shape))
         writer.flattened = writer.shape
         writer.shape = writer.shape_after(layer, writer.shape)
 
 
-@nir_writer(Dropout)
-def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
+@nir_writer(nn.Dropout)
+def _write_dropout(writer: NirWriter, layer: nn.Dropout) -> None:
     """Write nothing, because dropout has no effect outside training."""
 
 

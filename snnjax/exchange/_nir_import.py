@@ -14,23 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from snnjax import _check
+from snnjax import _check, nn
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph, Link, Stage, metadata_of, shape_of, stages_of
 from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange._nir_convention import Scheme
-from snnjax.nn import (
-    ConvMap,
-    Flatten,
-    Layer,
-    Pool,
-    Readout,
-    Reshape,
-    Sequential,
-    SpikingConv1d,
-    SpikingConv2d,
-    SpikingDense,
-)
 
 if TYPE_CHECKING:
     import nir
@@ -40,7 +28,7 @@ Shape = tuple[int, ...]  # here always (*spatial, channels)
 
 def from_nir(
     graph: nir.NIRGraph, *, dt: float | None = None, scheme: Scheme | None = None
-) -> Sequential:
+) -> nn.Sequential:
     """Convert a `nir.NIRGraph` to a network.
 
     Args:
@@ -91,7 +79,7 @@ def from_nir(
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
         layers += [*before, layer]
-    return Sequential(*layers, skip=bool(skips))
+    return nn.Sequential(*layers, skip=bool(skips))
 
 
 def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None) -> Clock:
@@ -112,7 +100,7 @@ def _seconds(name: str, value: object) -> float | None:
     return float(np.asarray(_check.number(name, value, above=0, unit="s")))
 
 
-def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
+def _begin(graph: Graph, name: str) -> tuple[list[nn.Layer], Shape]:
     """Return layers for the network's input, and the shape after them."""
     given = graph.field(name, "output_type")
     given = given.get("output") if isinstance(given, dict) else given
@@ -121,12 +109,12 @@ def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
         graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
     shape = (*first[1:], first[0])
     other = features is not None and features != shape and math.prod(features) == math.prod(shape)
-    return [Reshape(*shape)] if other else [], shape
+    return [nn.Reshape(*shape)] if other else [], shape
 
 
 def _before(
     graph: Graph, link: Link, shape: Shape, spikes: bool
-) -> tuple[list[Layer], Shape, Shape | None, bool]:
+) -> tuple[list[nn.Layer], Shape, Shape | None, bool]:
     """Read the pooling and flattening before the weights of a link.
 
     Args:
@@ -139,24 +127,27 @@ def _before(
         The layers; the shape after them; the shape before a Flatten, or None; and whether the
         values after them are spikes.
     """
-    layers: list[Layer] = []
+    layers: list[nn.Layer] = []
     flat: Shape | None = None
     *names, weights = link.before
     rest = iter(names)
     for name in rest:
         kind = graph.kind(name)
         if kind == "Flatten":
-            start, end = (
-                graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
-            )
+            dims = (graph.sizes(name, f"{which}_dim", 1, at_least=-1) for which in ("start", "end"))
+            (start,), (end,) = dims
             if start != 0 or end not in (-1, len(shape) - 1):
                 graph.fail(name, f"must flatten all axes, from 0 to -1, got {start} and {end}")
             if len(shape) > 1:
-                layers.append(Flatten())
+                layers.append(nn.Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
-            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(rest, weights))):
-                graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
+            if kind == "SumPool2d":
+                after = next(rest, weights)
+                found = spikes and graph.kind(after) == "Threshold"
+                threshold = graph.array(after, "threshold") if found else np.array(-1)
+                if not ((threshold >= 0) & (threshold < 1)).all():
+                    graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
@@ -166,23 +157,13 @@ def _before(
     return layers, shape, flat, spikes
 
 
-def _is_maximum(graph: Graph, name: str) -> bool:
-    """Return whether a node turns a count of spikes into their maximum."""
-    if graph.kind(name) != "Threshold":
-        return False
-    threshold = graph.array(name, "threshold")
-    return bool(((threshold >= 0) & (threshold < 1)).all())
-
-
-def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> Pool:
-    window, stride = (
-        graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
-    )
+def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> nn.Pool:
+    window, stride = (graph.sizes(name, key, 2, at_least=1) for key in ("kernel_size", "stride"))
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
         graph.fail(name, f"must get (height, width) of at least its window {window}, got {shape}")
-    return Pool(window, kind=kind, stride=stride)
+    return nn.Pool(window, kind=kind, stride=stride)
 
 
 def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
@@ -212,7 +193,7 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
 
 def _layer(
     graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
-) -> tuple[Layer, Shape]:
+) -> tuple[nn.Layer, Shape]:
     """Return the layer of a stage whose weights get the given shape, and its output's shape."""
     name, weights = stage.name, stage.link.before[-1]
     axes, (in_features, out_features) = kernel.ndim - 2, kernel.shape[-2:]
@@ -239,21 +220,21 @@ def _layer(
     options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs)}
     options |= {"dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
     if map is not None:
-        make = (SpikingConv1d, SpikingConv2d)[axes - 1]
+        make = (nn.SpikingConv1d, nn.SpikingConv2d)[axes - 1]
         options |= {"kernel_size": map.kernel_size, "stride": map.stride, "padding": map.padding}
         size = None if recurrent is None else recurrent.shape[:-2]
         layer = make(in_features, out_features, init=init, recurrent_kernel_size=size, **options)
     elif spiking:
         recurs = recurrent is not None
-        layer = SpikingDense(in_features, out_features, init=init, recurrent=recurs, **options)
+        layer = nn.SpikingDense(in_features, out_features, init=init, recurrent=recurs, **options)
     else:
-        layer = Readout(in_features, out_features, kernel_init=init, **options)
+        layer = nn.Readout(in_features, out_features, kernel_init=init, **options)
     for which, log in read.logs.items():
         layer.log_tau[which][...] = jnp.asarray(log)
     return layer, out
 
 
-def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
+def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> nn.ConvMap:
     """Return the convolution of a node with weights (*sizes, in, out)."""
     *sizes, in_features, out_features = kernel.shape
     axes, padding = len(sizes), graph.field(name, "padding")
@@ -266,7 +247,7 @@ def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
     elif padding != "valid" and (padding != "same" or any(s != 1 for s in stride)):
         needed = "padding of numbers, 'valid', or 'same' with stride 1"
         graph.fail(name, f"must have {needed}, got {padding!r} and {stride}")
-    return ConvMap(in_features, out_features, tuple(sizes), stride, padding)
+    return nn.ConvMap(in_features, out_features, tuple(sizes), stride, padding)
 
 
 def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:

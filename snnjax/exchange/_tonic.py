@@ -222,17 +222,15 @@ def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndar
     if missing := limits.keys() - set(names):
         needed = f"{', '.join(limits)} for a sensor {sensor}, {min(missing)} is not among {names}"
         raise ValueError(f"events of sample {s} must have the fields {needed}")
-    fields = {name: _field(s, name, events[name], limit) for name, limit in limits.items()}
+    fields: dict[str, np.ndarray] = {}
+    for name, limit in limits.items():
+        if events[name].dtype.kind not in "biuf":
+            got = f"dtype {events[name].dtype}"
+            raise TypeError(f"{name} of sample {s} must hold numbers, got {got}")
+        check_whole(f"{name} of sample {s}", events[name], limit)
+        fields[name] = events[name].astype(np.int64)
     if polarities == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
         needed = f"one polarity, as the sensor {sensor} has"
         raise ValueError(f"events of sample {s} must have {needed}, got several")
     pixel = fields.get("y", 0) * width + fields["x"]
     return fields["t"], pixel * polarities + fields.get("p", 0)
-
-
-def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
-    """Return a field as int64 after a check of its values."""
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"{name} of sample {s} must hold numbers, got dtype {values.dtype}")
-    check_whole(f"{name} of sample {s}", values, limit)
-    return values.astype(np.int64)

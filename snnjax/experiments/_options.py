@@ -151,15 +151,19 @@ def _defined_by(cls: type[Part], name: str) -> type:
 
 def _unknown(name: str, part: Part) -> str:
     """Say which choice has an option, or which option has a similar name."""
-    options = list(options_of(part))
-    for option in options:
-        having = [c.name for c in option.choices if name in {f.name for f in dataclasses.fields(c)}]
-        if having:
-            needed = " or ".join(map(repr, having))
-            return (
-                f"{name} is an option of {option.name} {needed}, got {option.name} {option.value!r}"
-            )
-    names = [option.name for option in options]
+    if elsewhere := of_another_choice(name, part):
+        return elsewhere
+    names = [option.name for option in options_of(part)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else f"; options are {', '.join(names)}"
     return f"{name} is not an option of this experiment{hint}"
+
+
+def of_another_choice(name: str, part: Part) -> str | None:
+    """Return the message that other classes of a choice have an option, or None."""
+    for option in options_of(part):
+        having = [c.name for c in option.choices if name in {f.name for f in dataclasses.fields(c)}]
+        if having:
+            needed = f"{option.name} {' or '.join(map(repr, having))}"
+            return f"{name} is an option of {needed}, got {option.name} {option.value!r}"
+    return None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
-
-from snnjax._files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,15 +36,18 @@ def read(folders: Sequence[Path]) -> list[Row]:
         file = folder / "results.csv"
         if not file.exists():
             raise ValueError(f"{folder} has no results.csv; name a folder of snnjax sweep")
-        with file.open(newline="") as text:
-            own: list[Row] = [
-                {n: _number(v) for n, v in row.items()} for row in csv.DictReader(text)
-            ]
+        own = read_csv(file)
         if not own or "finite" not in own[0]:
             raise ValueError(f"{file} is not the file of a sweep, which has a column finite")
         named = {"folder": folder.name} if len(folders) > 1 else {}
         rows += [named | row for row in own]
     return rows
+
+
+def read_csv(file: Path) -> list[Row]:
+    """Return the rows of a CSV file. Numbers are numbers, and empty cells are None."""
+    with file.open(newline="") as text:
+        return [{n: _number(v) for n, v in row.items()} for row in csv.DictReader(text)]
 
 
 def _number(text: str | None) -> Any:
@@ -121,16 +121,6 @@ def _spread(rows: Sequence[Row], key: str, factor: float) -> str:
     if not values.size:
         return ""
     return f"{values.mean():.1f}" + (f" +- {values.std(ddof=1):.1f}" if values.size > 2 else "")
-
-
-def write_csv(rows: Sequence[Row], file: Path) -> None:
-    """Write rows to a CSV file. Columns that a row lacks stay empty."""
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(file, text.getvalue().encode())
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:

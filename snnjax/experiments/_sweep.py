@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ from snnjax.experiments._sweep_folder import (
     write_results,
 )
 from snnjax.nn import Sequential
+from snnjax.training._callbacks import Row
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import (
     EnsembleResult,
@@ -67,7 +69,9 @@ from snnjax.training._placement import Placement, resolve
 
 PROBED = 64
 """Number of training samples of the probe."""
-_SEEN = ("sigma_u", "grad_z", "grad_w", "update")
+_SEEN = ("sigma_u", "grad_z", "grad_w", "update", "gain", "agreement", "step")
+"""Columns `initial_NAME_K`. `memory` would need a second forward pass, and `bounds` a second
+probe."""
 Watch = Callable[[Snapshot, int, int], None]
 """A function of the snapshot of an epoch, the number of finished members, and the members of the
 wave."""
@@ -222,6 +226,7 @@ def run_sweep(
             groups: dict[Experiment, list[Member]] = {}
             for member in members:
                 groups.setdefault(_group(sweep, member), []).append(member)
+            # a streamed member is a wave of its own: its file is written when it is finished
             size = 1 if sweep.base.task.streamed else execution.wave
             plan_waves(folder, list(groups.values()), size)
         wait("planned")
@@ -396,6 +401,10 @@ def _train_one_by_one(
             found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
         except TrainingDivergedError as error:
             found, finite = error.result, False
+        if not found.history:  # the untrained network was not finite
+            row: Row = {"train_accuracy": math.nan, "valid_accuracy": math.nan}
+            tested: Row = {"accuracy": math.nan}
+            found = found._replace(history=[row], test={"final": tested, "best": tested})
         names = [name for name in found.history[0] if name != "epoch"]
         lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
         history = {n: np.array([[row[n] for row in found.history]]) for n in names}

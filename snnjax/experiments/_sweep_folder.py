@@ -254,8 +254,10 @@ def row_of(file: Path) -> dict[str, Any]:
 
     The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
     accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
-    training there are also the standard deviation of the membrane, sigma_u, and the magnitudes of
-    gradients and of the first update, from the loss without bounds (`snnjax.diagnostics`).
+    training there are also the standard deviation of the membrane, sigma_u, and, from the loss
+    without bounds, the magnitudes of gradients and of the first update, the backward gain, the
+    agreement of both halves of the batch, and the first update over the weights, `step`
+    (`snnjax.diagnostics`).
 
     Args:
         file: The file of the member.
@@ -330,15 +332,20 @@ def write_results(
     rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
     if not rows or not write:
         return rows
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)  # networks differ in depth
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / "results.csv", text.getvalue().encode())
+    write_csv(rows, folder / "results.csv")
     if figure:
         draw(rows, folder / FIGURE)
     return rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write rows to a CSV file. Columns that a row lacks, as in a smaller network, stay empty."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue().encode())
 
 
 def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:

@@ -60,9 +60,8 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, *, at_least: int)
     """
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != axes:
-            raise ValueError(
-                f"{name} must be one number or {axes}, one per spatial axis, got {tuple(value)}"
-            )
+            needed = f"{name} must be one number or {axes}, one per spatial axis"
+            raise ValueError(f"{needed}, got {tuple(value)}")
         return tuple(_check.integer(name, v, at_least=at_least) for v in value)
     return (_check.integer(name, value, at_least=at_least),) * axes
 
@@ -269,10 +268,8 @@ class ConvMap(LinearMap):
 
 def _check_odd(name: str, sizes: Sequence[int]) -> None:
     if any(size % 2 == 0 for size in sizes):
-        raise ValueError(
-            f"{name} must be odd, so that every neuron is at the center of its own window, got "
-            f"{tuple(sizes)}"
-        )
+        needed = f"{name} must be odd, so that every neuron is at the center of its own window"
+        raise ValueError(f"{needed}, got {tuple(sizes)}")
 
 
 def fixed_size(kernel_size: int | Sequence[int], axes: int | None) -> int | Sequence[int]:

@@ -139,10 +139,9 @@ class Dalian(Synaptic):
     def _param(self, name: str, weights: jax.Array) -> NonNegative:
         known = _check.concrete(weights)
         if known is not None and (known < 0).any():
-            raise ValueError(
-                f"init must draw weights >= 0 for a Dalian layer, got {known.min():.3g} in {name}; "
-                "use for example DalianFluctuationDriven(nu=...)"
-            )
+            needed = "init must draw weights >= 0 for a Dalian layer"
+            hint = "use for example DalianFluctuationDriven(nu=...)"
+            raise ValueError(f"{needed}, got {known.min():.3g} in {name}; {hint}")
         return NonNegative(weights)
 
     @property

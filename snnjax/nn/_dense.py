@@ -49,12 +49,8 @@ class SpikingDense(Spiking):
         recurrent: bool = False,
         **options: Unpack[LayerOptions],
     ) -> None:
-        super().__init__(
-            DenseMap(in_features, out_features),
-            recurrent=DenseMap(out_features, out_features) if recurrent else None,
-            init=init,
-            **options,
-        )
+        own = DenseMap(out_features, out_features) if recurrent else None
+        super().__init__(DenseMap(in_features, out_features), recurrent=own, init=init, **options)
 
 
 class Readout(Synaptic):

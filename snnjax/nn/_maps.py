@@ -139,10 +139,9 @@ def _connected(map: LinearMap) -> np.ndarray | None:
     used = factors == 1
     if not (used | (factors == 0)).all():
         wrong = factors[~used & (factors != 0)][0]
-        raise ValueError(
-            "project must use each weight as it is or leave it out, got a weight multiplied by "
-            f"{wrong:g} in {map}; put constant factors into the weights"
-        )
+        needed = "project must use each weight as it is or leave it out"
+        hint = "put constant factors into the weights"
+        raise ValueError(f"{needed}, got a weight multiplied by {wrong:g} in {map}; {hint}")
     return None if used.all() else used
 
 

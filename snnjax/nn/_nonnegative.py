@@ -32,8 +32,5 @@ def nonnegative(params: PyTree) -> PyTree:
     >>> jax.tree.leaves(nonnegative(nnx.state(module, nnx.Param)))
     [True, False]
     """
-    return jax.tree.map(
-        lambda leaf: isinstance(leaf, NonNegative),
-        params,
-        is_leaf=lambda leaf: isinstance(leaf, NonNegative),
-    )
+    is_marked = lambda leaf: isinstance(leaf, NonNegative)
+    return jax.tree.map(is_marked, params, is_leaf=is_marked)

@@ -67,10 +67,8 @@ class Sensory(NeuronLayer):
 
         def per_channel(name: str, value: Scalar) -> nnx.Param:
             if jnp.shape(value) not in ((), (channels,)):
-                raise ValueError(
-                    f"{name} must be one number or one for each of {channels} channels, got shape "
-                    f"{jnp.shape(value)}"
-                )
+                needed = f"{name} must be one number or one for each of {channels} channels"
+                raise ValueError(f"{needed}, got shape {jnp.shape(value)}")
             values = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (channels,))
             return nnx.Param(jnp.array(values))
 
@@ -84,9 +82,8 @@ class Sensory(NeuronLayer):
     @unlisted
     def feature_shape(self, features: Shape) -> Shape:
         if features[-1] not in (None, self.channels):
-            raise ValueError(
-                f"features must have {self.channels} channels on their last axis, got {features}"
-            )
+            needed = f"features must have {self.channels} channels on their last axis"
+            raise ValueError(f"{needed}, got {features}")
         return features
 
     @property

@@ -91,10 +91,8 @@ class Pool(Stateless):
             expected = "at least one spatial axis"
             if self._axes is not None:
                 expected = f"{self._axes} spatial axes"
-            raise ValueError(
-                f"features must have {expected} and the channels to be pooled, got {axes} spatial "
-                "axes"
-            )
+            needed = f"features must have {expected} and the channels to be pooled"
+            raise ValueError(f"{needed}, got {axes} spatial axes")
         times = axes if self._axes is None else 1
         return self.window * times, self.stride * times
 
@@ -104,9 +102,8 @@ class Pool(Stateless):
         sizes = list(zip(spatial, *self._sizes(len(spatial)), strict=True))
         if any(n is not None and n < w for n, w, _ in sizes):
             window = tuple(w for _, w, _ in sizes)
-            raise ValueError(
-                f"features must have at least {window} positions, the window, got {features}"
-            )
+            needed = f"features must have at least {window} positions, the window"
+            raise ValueError(f"{needed}, got {features}")
         return (*(None if n is None else (n - w) // s + 1 for n, w, s in sizes), channels)
 
     def _map(self, x: jax.Array) -> jax.Array:

@@ -234,10 +234,8 @@ class Synaptic(NeuronLayer):
     def feature_shape(self, features: Shape) -> Shape:
         if len(features) != 1 + self._axes:
             axes = f"{1 + self._axes} axes, (*spatial, channels)" if self._axes else "1 axis"
-            raise ValueError(
-                f"features must have {axes}, got {features}; Flatten() makes one axis of several, "
-                "Reshape(...) several of one"
-            )
+            hint = "Flatten() makes one axis of several, Reshape(...) several of one"
+            raise ValueError(f"features must have {axes}, got {features}; {hint}")
         if features[-1] not in (None, self.in_features):
             raise ValueError(
                 f"{type(self).__name__} expects {self.in_features} inputs but gets {features[-1]}"

@@ -100,7 +100,7 @@ def study(options: Options) -> Study:
     if options.smoke:
         given |= {"depth": 1, "width": 16, "samples": 6, "sigma_u": [1.0]}
     spoken = options.shallow_curve("")
-    words, folder = str(spoken.columns["task"]), spoken.sweep.base.task.data
+    words, folder = str(spoken.columns["task"]), spoken.sweep.base.options()["data"]
     inputs: dict[str, Input] = {
         "Poisson": _membranes.poisson_input,
         "Randman": _membranes.randman_input,

@@ -85,13 +85,14 @@ def study(options: Options) -> Study:
         ),
     }
     few = {"samples": 500, "learning_rate": 0.01, "epochs": 8} if options.laptop else {}
-    heat = options.arm(MAP, "randman", cells, 2, init="normal", **few)
-    units, own = [curve, heat, options.shallow_curve(SPOKEN)], CURVE
+    heat = options.arm(MAP, "randman", cells, 2, {"init": "normal", **few})
+    units, own = [curve], CURVE
     # smoke skips the long training; in the paper preset the curve itself has these settings
     if options.laptop:
-        seeds = len(options.seeds_of(3))
-        paper = Options("paper", seeds=seeds).arm(PAPER, "randman", {"sigma_u": (1.0,)}, seeds)
-        units, own = [*units, paper], PAPER
+        seeds, own = len(options.seeds_of(3)), PAPER
+        paper = Options("paper", seeds=seeds)
+        units.append(paper.arm(PAPER, "randman", {"sigma_u": (1.0,)}, seeds))
+    units += [heat, options.shallow_curve(SPOKEN)]
     shown = [1.0] if options.smoke else [0.1, 1.0, 20.0]
     randman = functools.partial(st.number, arm=own, sigma_u=1.0)
     spoken = functools.partial(st.number, arm=SPOKEN, sigma_u=1.0)

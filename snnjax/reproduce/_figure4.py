@@ -34,9 +34,11 @@ def _probe(options: Options, depth: int) -> Measurement:
     samples, settings = 32, layers.SETTINGS
     if options.smoke:
         samples, settings = 12, (FORMULA, ("kaiming", 1.0))
-    changes = {"duration": 0.7, "dt": 2e-3} if options.laptop else {}
+    changes: dict[str, object] = {"remat_steps": None}
+    if options.laptop:
+        changes |= {"duration": 0.7, "dt": 2e-3}
     source = "own" if options.laptop else None
-    arm = options.arm("", "conv", {}, 2, depth=depth, source=source, remat_steps=None, **changes)
+    arm = options.arm("", "conv", {}, 2, changes, depth=depth, source=source)
     base, seeds = arm.sweep.base, _seeds(arm)
     given = {"depth": depth, "settings": settings, "seeds": seeds, "samples": samples}
     given |= {"dt": base.neuron.dt, "duration": base.task.duration}
@@ -55,7 +57,7 @@ def _probe(options: Options, depth: int) -> Measurement:
 
 def _dense(options: Options) -> Measurement:
     """Return the rates of three dense layers before training."""
-    arm = options.arm("", "shallow", {}, 3, hidden=(128, 128, 128))
+    arm = options.arm("", "shallow", {}, 3, {"hidden": (128, 128, 128)})
     base, seeds, samples = arm.sweep.base, _seeds(arm), 64
 
     def measure() -> list[st.Row]:

@@ -67,8 +67,8 @@ def study(options: Options) -> Study:
         preset=options.preset,
         units=[
             options.conv_curve(PLAIN, depth),
-            options.conv_curve(HOMEOSTASIS, depth, few, **lower),
-            options.conv_curve(PRIMING, depth, few, **primer),
+            options.conv_curve(HOMEOSTASIS, depth, lower, laptop=few),
+            options.conv_curve(PRIMING, depth, primer, laptop=few),
         ],
         figures={"figure5": curves},
         statements=[

@@ -46,7 +46,7 @@ def _arm(options: Options, task: str, depth: int, start: str) -> Arm:
         changes = {**changes, "learning_rate": 1e-3, "epochs": 12}
     if options.smoke and task == "SHD" and start == OURS:  # figure 4 has trained this network
         over = options.sigmas(())
-    arm = options.arm(name, network, over, seeds, depth=depth, **changes)
+    arm = options.arm(name, network, over, seeds, changes, depth=depth)
     columns = {**arm.columns, "network": f"{task} {depth}", "start": start}
     return dataclasses.replace(arm, columns=columns)
 

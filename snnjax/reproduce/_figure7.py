@@ -18,13 +18,13 @@ PLAIN, DALIAN = "without Dale's law", "Dalian"
 
 def _arm(options: Options, name: str, model: str, hidden: int) -> Arm:
     over = options.sigmas((0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0))
-    changes = {"recurrent": True, "model": model}
+    changes: dict[str, object] = {"recurrent": True, "model": model}
     if not options.smoke:
         changes["hidden"] = (hidden,)
-    if not options.laptop:
-        return options.arm(name, "shallow", over, 5, **changes)
-    changes |= {**TWO_SPEAKERS, "batch_size": 25, "epochs": 30}
-    return options.arm(name, "shallow", over, 5, source="two speakers", **changes)
+    if options.laptop:
+        changes |= {**TWO_SPEAKERS, "batch_size": 25, "epochs": 30}
+    source = "two speakers" if options.laptop else None
+    return options.arm(name, "shallow", over, 5, changes, source=source)
 
 
 def study(options: Options) -> Study:

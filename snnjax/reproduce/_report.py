@@ -200,8 +200,17 @@ def index(finished: Sequence[Finished], skipped: Mapping[str, str], preset: str)
     return "\n\n".join(parts) + "\n"
 
 
-ALWAYS = ("model", "hidden", "dt", "duration", "batch_size", "optimizer", "learning_rate")
-ALWAYS += ("epochs", "init")
+ALWAYS = (
+    "model",
+    "hidden",
+    "dt",
+    "duration",
+    "batch_size",
+    "optimizer",
+    "learning_rate",
+    "epochs",
+    "init",
+)
 """Settings that a report lists even if they have their default values."""
 
 
@@ -212,7 +221,7 @@ def _settings(unit: Unit) -> str:
     usual = Experiment.from_options(base.task.name, start="paper").options()
     own = {k: v for k, v in base.options().items() if k not in ("task", "data", "seed", *over)}
     listed = [f"{k} {_words(v)}" for k, v in own.items() if k in ALWAYS or v != usual.get(k)]
-    head = f"{unit.name}: {unit.columns['task']}, {', '.join(listed)}"
+    head = f"{unit.name}: {unit.columns['task']}, start paper, {', '.join(listed)}"
     swept = "; ".join(f"{k} {', '.join(map(shown, values))}" for k, values in over.items())
     seeds = len({member["seed"] for member in unit.sweep.members()})
     runs = f"swept: {swept}; " * bool(swept) + f"{seeds} seed{'s' * (seeds > 1)}"

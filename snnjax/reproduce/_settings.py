@@ -29,6 +29,7 @@ Preset = Literal["smoke", "laptop", "paper"]
 """Size of a study; see the module."""
 Settings = Mapping[str, object]
 """Options of an experiment, by name."""
+UNCHANGED: Settings = {}
 T = TypeVar("T")
 
 SIGMAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 100.0)
@@ -41,6 +42,7 @@ CONV_SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 TWO_SPEAKERS: Settings = {"duration": 0.4, "dt": 5e-3, "valid_fraction": 0.25}
 _ADAM: Settings = {"optimizer": "adam", "learning_rate": 5e-3}
 _TINY: Settings = {"duration": 0.06, "dt": 5e-3, "batch_size": 12, "epochs": 1}
+_TINY_DENSE: Settings = {**_TINY, "hidden": (16,)}
 
 
 class Network(NamedTuple):
@@ -72,7 +74,13 @@ NETWORKS: Mapping[str, Network] = {
         0.1,
         {},
         {
-            "smoke": {**_TINY, "duration": 0.2, "classes": 3, "samples": 40, "batch_size": 24},
+            "smoke": {
+                **_TINY_DENSE,
+                "duration": 0.2,
+                "classes": 3,
+                "samples": 40,
+                "batch_size": 24,
+            },
             "laptop": {"batch_size": 50, "epochs": 20},
             "paper": {},
         },
@@ -84,7 +92,7 @@ NETWORKS: Mapping[str, Network] = {
         0.05,
         _NO_LOWER,
         {
-            "smoke": _TINY,
+            "smoke": _TINY_DENSE,
             "laptop": {"dt": 4e-3, "batch_size": 50, "learning_rate": 0.01, "epochs": 10},
             "paper": {"batch_size": 400},
         },
@@ -198,10 +206,10 @@ class Options:
         network: str,
         over: Mapping[str, Sequence[float]],
         seeds: int,
+        changes: Settings = UNCHANGED,
         *,
         depth: int | None = None,
         source: Source | None = None,
-        **changes: object,
     ) -> Arm:
         """Return networks to train on the data of the user.
 
@@ -210,9 +218,9 @@ class Options:
             network: Name of the network in `NETWORKS`.
             over: The swept options.
             seeds: Number of seeds in the laptop preset.
+            changes: Options that differ from those of the preset.
             depth: Number of convolutional layers.
             source: The data. None: those of the preset.
-            **changes: Options that differ from those of the preset.
 
         Raises:
             MissingDataError: The folder of the data is missing.
@@ -224,8 +232,6 @@ class Options:
             settings["depth"] = depth
         if self.smoke:
             chance = 1 / 3
-            if network in ("randman", "shallow"):
-                settings["hidden"] = (16,)
             if task is not Randman:
                 source = "generated"
                 label = f"generated {'spikes' if task is SHD else 'images'}"
@@ -242,7 +248,7 @@ class Options:
         sweep = Sweep(base=base, over=over, seeds=self.seeds_of(seeds))
         return Arm(name, sweep, columns, source or "own", wave=5 if heavy else 16)
 
-    def shallow_curve(self, name: str, **changes: object) -> Arm:
+    def shallow_curve(self, name: str, changes: Settings = UNCHANGED) -> Arm:
         """Return one hidden layer on spoken words over sigma_u.
 
         Laptop, both cores: 3 to 4 min, or 6 min with recurrence (measured while other programs
@@ -250,18 +256,18 @@ class Options:
 
         Args:
             name: Name of the arm.
-            **changes: Other settings.
+            changes: Options that differ from those of the preset.
         """
-        return self.arm(name, "shallow", self.sigmas(SHALLOW_SIGMAS), 3, **changes)
+        return self.arm(name, "shallow", self.sigmas(SHALLOW_SIGMAS), 3, changes)
 
     def conv_curve(
         self,
         name: str,
         depth: int,
-        laptop: Sequence[float] | None = None,
+        changes: Settings = UNCHANGED,
         *,
+        laptop: Sequence[float] | None = None,
         seeds: int = 2,
-        **changes: object,
     ) -> Arm:
         """Return a convolutional network over sigma_u.
 
@@ -270,10 +276,10 @@ class Options:
         Args:
             name: Name of the arm.
             depth: Number of hidden layers.
+            changes: Options that differ from those of the preset.
             laptop: Values of sigma_u in the laptop preset. None: `CONV_SIGMAS`.
             seeds: Number of seeds in the laptop preset.
-            **changes: Other settings.
         """
         if laptop is None:
             laptop = CONV_SIGMAS if depth >= 7 else (0.01, *CONV_SIGMAS)
-        return self.arm(name, "conv", self.sigmas(laptop), seeds, depth=depth, **changes)
+        return self.arm(name, "conv", self.sigmas(laptop), seeds, changes, depth=depth)

@@ -167,7 +167,8 @@ def compared(
         if not a.size or not b.size:
             return untested("not trained here")
         found = ", ".join(f"{arm} {spread(v, '%')}" for arm, v in zip(arms, (a, b), strict=True))
-        return verdict(bool(holds(a, b)), found)
+        at = "".join(f" at {name} {value:g}" for name, value in where.items())
+        return verdict(bool(holds(a, b)), f"{found}{at}")
 
     return Statement(text, source, judge)
 

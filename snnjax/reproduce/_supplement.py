@@ -40,7 +40,7 @@ def s4(options: Options) -> Study:
         name="s4",
         title="Figure S4: activity regularization",
         preset=options.preset,
-        units=[options.shallow_curve(bound), options.shallow_curve(free, upper_strength=0.0)],
+        units=[options.shallow_curve(bound), options.shallow_curve(free, {"upper_strength": 0.0})],
         figures={"s4": functools.partial(curves, panels=RATES)},
         statements=[
             _rate_after(
@@ -73,7 +73,7 @@ def s5(options: Options) -> Study:
         name="s5",
         title="Figure S5: a recurrent hidden layer",
         preset=options.preset,
-        units=[options.shallow_curve(plain), options.shallow_curve(recurrent, recurrent=True)],
+        units=[options.shallow_curve(plain), options.shallow_curve(recurrent, {"recurrent": True})],
         figures={"s5": functools.partial(curves, panels=RATES)},
         statements=[
             st.trains_within(trains, None, 1.0, "ours", arm=recurrent),
@@ -134,7 +134,7 @@ def s8(options: Options) -> Study:
         preset=options.preset,
         units=[
             options.conv_curve(BASE, 3),
-            options.conv_curve("rescaled", 3, surrogate="superspike_rescaled"),
+            options.conv_curve("rescaled", 3, {"surrogate": "superspike_rescaled"}),
         ],
         figures={"s8": functools.partial(curves, panels=GRADIENTS)},
         statements=[
@@ -182,7 +182,7 @@ def s9(options: Options) -> Study:
         preset=options.preset,
         units=[
             options.conv_curve(BASE, 3),
-            options.conv_curve("SGD", 3, optimizer="sgd", learning_rate=1.0),
+            options.conv_curve("SGD", 3, {"optimizer": "sgd", "learning_rate": 1.0}),
         ],
         figures={"s9": curves},
         statements=[compare_ranges("SGD", text, lambda base, sgd: sgd < base)],
@@ -206,7 +206,7 @@ def s10(options: Options) -> Study:
         preset=options.preset,
         units=[
             options.conv_curve(BASE, 7),
-            options.conv_curve("skip", 7, seeds=1, skip=True),
+            options.conv_curve("skip", 7, {"skip": True}, seeds=1),
         ],
         figures={"s10": curves},
         statements=[

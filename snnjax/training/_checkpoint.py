@@ -14,6 +14,7 @@ from snnjax import _check
 from snnjax._pytree import PyTree
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
+from snnjax.training._params import HOLD
 
 Content = dict[str, np.ndarray]
 """Arrays of a checkpoint by "group.name"; the groups are "state", "history" and "initial"."""
@@ -139,7 +140,7 @@ class Checkpoints(Callback):
             The snapshot, with a state of the structure of `like`; None if there is none.
 
         Raises:
-            ValueError: The snapshot belongs to another ensemble.
+            ValueError: The snapshot belongs to another network or ensemble.
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
@@ -165,9 +166,11 @@ class Checkpoints(Callback):
         leaves = [a for _, a in sorted(groups.pop("state").items())]
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
+            hint = f"; if the gradient of its network was calibrated, {HOLD}"
             raise ValueError(
-                f"the checkpoint of epoch {epoch} is of another ensemble: its arrays have shapes "
-                f"{[a.shape for a in leaves]}, not {shapes}"
+                f"the checkpoint of epoch {epoch} is of another network or ensemble: its arrays "
+                f"have shapes {[a.shape for a in leaves]}, not {shapes}"
+                f"{hint if len(leaves) > len(shapes) else ''}"
             )
         return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 

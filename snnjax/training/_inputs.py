@@ -60,16 +60,13 @@ def choose_form(network: object, source: T, *, events: bool | None = None) -> T 
         return dataclasses.replace(source, source=inner)
     able = isinstance(network, Layer | Sequential) and network.takes_events
     if events and not able:
-        raise TypeError(
-            "events must not be True for a network that takes no events, got "
-            f"{type(network).__name__}; its first layer must be dense"
-        )
+        needed = "events must not be True for a network that takes no events"
+        raise TypeError(f"{needed}, got {type(network).__name__}; its first layer must be dense")
     if not isinstance(source, DeviceEvents):
         if events:
-            raise TypeError(
-                "events must not be True for a source whose lists change or are not known, got "
-                f"{type(source).__name__}; use DeviceEvents, or leave events out"
-            )
+            needed = "events must not be True for a source whose lists change or are not known"
+            hint = "use DeviceEvents, or leave events out"
+            raise TypeError(f"{needed}, got {type(source).__name__}; {hint}")
         return source
     fast = able and jax.default_backend() == "cpu" and source.density <= MAX_DENSITY
     return SparseEvents.from_events(source) if events or fast else source

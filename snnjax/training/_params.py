@@ -120,10 +120,9 @@ def load_params(like: T, file: Path) -> T:
     return unflatten_params(like, arrays)
 
 
-_HINT = (
-    "; the file is of a network whose gradient was calibrated: call layer.hold_steepness() for "
-    "each spiking layer of the new network first"
-)
+HOLD = "call layer.hold_steepness() for each spiking layer of the new network first"
+"""What a network needs before it takes the parameters of a calibrated network."""
+_HINT = f"; the file is of a network whose gradient was calibrated: {HOLD}"
 
 
 class _MismatchError(ValueError):
@@ -143,11 +142,8 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
         if leaf.shape != shape:
             raise _MismatchError(f"parameter {name} must have shape {leaf.shape}, got {shape}")
         # numpy writes types that it does not have, such as bfloat16, as raw bytes
-        raw = (
-            dtype.kind == leaf.dtype.kind == "V"
-            and dtype.names is None
-            and dtype.itemsize == leaf.dtype.itemsize
-        )
+        raw = dtype.kind == leaf.dtype.kind == "V" and dtype.names is None
+        raw &= dtype.itemsize == leaf.dtype.itemsize
         if leaf.dtype != dtype.newbyteorder("=") and not raw:
             raise _MismatchError(f"parameter {name} must have dtype {leaf.dtype}, got {dtype}")
 
@@ -182,9 +178,8 @@ def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[st
     # the format has no compression, so that the size of the file limits the memory
     tensors = dict(_safetensors("safetensors").deserialize(file.read_bytes()))
     if unknown := sorted({t["dtype"] for t in tensors.values()} - _TENSORS.keys()):
-        raise ValueError(
-            f"it contains numbers of the types {unknown}; parameters are {sorted(_TENSORS)}"
-        )
+        hint = f"parameters are {sorted(_TENSORS)}"
+        raise ValueError(f"it contains numbers of the types {unknown}; {hint}")
     found = {
         name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()
     }

@@ -179,7 +179,7 @@ def test_wrong_use(data):
         DeviceImages.from_dataset(data, num_steps=3, flip="no")
     with pytest.raises(
         TypeError,
-        match="source must be DeviceEvents, got DeviceImages; images have their own augmentations",
+        match="source must be DeviceEvents, got DeviceImages; images have flip and shift",
     ):
         Augmented(source=DeviceImages.from_dataset(data, num_steps=3), drop=0.1)
     with pytest.raises(ValueError, match="factor must be"):

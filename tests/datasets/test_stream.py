@@ -327,7 +327,7 @@ def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(
         ImportError,
-        match=r"Stream needs grain, which is not installed; pip install 'snnjax\[stream\]'",
+        match=r"Stream needs grain: pip install 'snnjax\[stream\]'",
     ):
         Stream(Fake(), **OPTIONS).shards(0)
 

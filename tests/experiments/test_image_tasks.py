@@ -19,9 +19,8 @@ def sets(rng):
         rng.normal(size=(60, 8, 8, 1))
         + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
     )
-    return ImageDataset(images=images.astype(np.float32), labels=labels, num_classes=2).split(
-        (0.6, 0.2, 0.2), seed=0
-    )
+    data = ImageDataset(images=images.astype(np.float32), labels=labels, num_classes=2)
+    return data.split((0.6, 0.2, 0.2), seed=0)
 
 
 @pytest.mark.more

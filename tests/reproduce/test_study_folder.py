@@ -311,12 +311,23 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
     results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
 
     def diverge(experiment, folder, *, resume, datasets):
+        assert not resume
         calls.append(experiment.seed)
+        folder.mkdir()
+        (folder / "results.json").touch()
         raise TrainingDivergedError("not finite", results[experiment.seed])
+
+    def die(*arguments):
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(_sweep, "run", diverge)
     base = Experiment.from_options("dvs-gesture", depth=2, start="paper")
     arm = Arm("streamed", Sweep(base=base, seeds=2), {"task": "gestures"}, "generated")
+    with monkeypatch.context() as patch:
+        patch.setattr(_sweep, "write_member", die)  # after training, before its file is written
+        with pytest.raises(KeyboardInterrupt):
+            arm.work(tmp_path)
+    assert calls.pop() == 0
     rows = arm.work(tmp_path)
     assert [row["seed"] for row in arm.work(tmp_path)] == calls == [0, 1]
     assert rows[0] == {
