@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import ImageDataset
+from snnjax.datasets import ImageDataset, Splits
 from snnjax.experiments import Experiment, load_run, run
 from snnjax.experiments._data import sensory_spikes
 from snnjax.experiments._run import prepare
@@ -48,7 +48,7 @@ def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path,
     folder = tmp_path / "run"
     finished = run(experiment, folder, datasets=sets)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
-    monkeypatch.setattr(Digits, "datasets", lambda self, experiment: sets)
+    monkeypatch.setattr(Digits, "datasets", lambda self, experiment: Splits(*sets))
     again = load_run(folder)
     x, _ = again.data.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
