@@ -290,6 +290,19 @@ def test_every_public_module_has_a_page():
     )
 
 
+def test_the_reference_shows_every_option_of_an_experiment():
+    from snnjax.experiments import Experiment
+    from snnjax.experiments._options import options_of
+    from snnjax.experiments._tasks import TASKS
+
+    rows = [line for line in "\n".join(hook("pages").options()).splitlines() if line[:3] == "| `"]
+    assert "| `hidden` | 128 | Neurons of each hidden layer; with Dale" in "\n".join(rows)
+    shown = {re.findall(r"`(\w+)`", row)[0] for row in rows}
+    for task in TASKS:
+        own = {option.name for option in options_of(Experiment.from_options(task.name))}
+        assert own - shown == {"task"}
+
+
 def test_examples_in_the_hooks():
     require("griffe")
     assert [doctest.testmod(hook(name)).failed for name in ("pages", "docstrings")] == [0, 0]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import kill_sweep
+from snnjax._flags import parse_values
 from snnjax.datasets import Augmented, DeviceEvents, randman
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import Execution, Experiment, Sweep, _sweep, _sweep_folder, run_sweep
 from snnjax.experiments._data import plain
-from snnjax._flags import parse_values
 
 BASE = Experiment.from_options(
     "randman",
