@@ -105,15 +105,13 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name, values in self.over.items():
-            if not values or len(set(values)) < len(values):
-                got = list(values)
+            got = list(map(_plain, values))
+            if not got or len(set(got)) < len(got):
                 raise ValueError(f"{name} must have at least one value and none twice, got {got}")
-        seeds = self.seeds
-        if isinstance(seeds, int):
-            _check.integer("seeds", seeds, at_least=1)
-        elif not seeds or len(set(seeds)) < len(seeds):
-            got = list(seeds)
-            raise ValueError(f"seeds must have at least one seed and none twice, got {got}")
+        if isinstance(self.seeds, int):
+            _check.integer("seeds", self.seeds, at_least=1)
+        elif not (seeds := list(self.seeds)) or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must have at least one seed and none twice, got {seeds}")
         if self.patience is not None:
             _check.integer("patience", self.patience, at_least=1)
         _check.one_of("order", self.order, get_args(Order))
@@ -124,7 +122,7 @@ class Sweep:
         """Return the values and the seed of every member."""
         first = self.base.seed
         seeds = range(first, first + self.seeds) if isinstance(self.seeds, int) else self.seeds
-        axes = [[(name, v) for v in values] for name, values in self.over.items()]
+        axes = [[(name, _plain(v)) for v in values] for name, values in self.over.items()]
         return [dict(c) for c in itertools.product(*axes, [("seed", int(s)) for s in seeds])]
 
     def experiment(self, member: Member) -> Experiment:
@@ -137,6 +135,15 @@ class Sweep:
         options = as_json(self.base) | {"patience": self.patience, "order": self.order}
         shared = {name: value for name, value in options.items() if name not in left_out}
         return json.loads(json.dumps(shared, default=str))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as plan.json gives it back: no NumPy numbers, lists or paths."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return tuple(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -405,7 +412,7 @@ def _train_one_by_one(
             row: Row = {"train_accuracy": math.nan, "valid_accuracy": math.nan}
             tested: Row = {"accuracy": math.nan}
             found = found._replace(history=[row], test={"final": tested, "best": tested})
-        names = [name for name in found.history[0] if name != "epoch"]
+        names = [name for name in found.history[0] if name not in ("epoch", "seconds")]
         lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
         history = {n: np.array([[row[n] for row in found.history]]) for n in names}
         epochs = len(found.history) - 1
