@@ -104,13 +104,11 @@ class Sweep:
     order: Order = "member"
 
     def __post_init__(self) -> None:
-        # numpy's numbers would not be equal to those that JSON reads back
-        item = lambda value: value.item() if isinstance(value, np.generic) else value
-        over = {name: tuple(map(item, values)) for name, values in self.over.items()}
+        over = {name: tuple(map(_plain, values)) for name, values in self.over.items()}
         object.__setattr__(self, "over", over)
-        for name, values in self.over.items():
-            got = list(map(_plain, values))
-            if not got or len(set(got)) < len(got):
+        for name, values in over.items():
+            if not values or len(set(values)) < len(values):
+                got = list(values)
                 raise ValueError(f"{name} must have at least one value and none twice, got {got}")
         if isinstance(self.seeds, int):
             _check.integer("seeds", self.seeds, at_least=1)
@@ -126,7 +124,7 @@ class Sweep:
         """Return the values and the seed of every member."""
         first = self.base.seed
         seeds = range(first, first + self.seeds) if isinstance(self.seeds, int) else self.seeds
-        axes = [[(name, _plain(v)) for v in values] for name, values in self.over.items()]
+        axes = [[(name, v) for v in values] for name, values in self.over.items()]
         return [dict(c) for c in itertools.product(*axes, [("seed", int(s)) for s in seeds])]
 
     def experiment(self, member: Member) -> Experiment:
@@ -142,7 +140,7 @@ class Sweep:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as plan.json gives it back: no NumPy numbers, lists or paths."""
+    """Return a value that is equal to what plan.json gives back for it."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list):
