@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ast
 import base64
+import dataclasses
+import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, NOTEBOOKS, RESULTS = ROOT / "snnjax", ROOT / "notebooks", ROOT / "docs" / "results"
@@ -194,7 +196,70 @@ def modules() -> list[tuple[str, str]]:
 def module_page(module: str) -> str:
     """Directives for a module and the names in its `__all__`, in their order there."""
     head = f"::: {module}\n    options: {{heading_level: 1, members: false}}"
-    return "\n\n".join([head, *(f"::: {module}.{name}" for name in exports(module))]) + "\n"
+    more = options() if module == "snnjax.experiments" else []
+    return "\n\n".join([head, *(f"::: {module}.{name}" for name in exports(module)), *more]) + "\n"
+
+
+def options() -> list[str]:
+    """The options of an experiment: a section for every part, and a table for every class."""
+    from snnjax.experiments import Experiment  # this does not load JAX
+
+    intro = (
+        "Each option is an argument of `Experiment.from_options` and `Experiment.replace`, a flag "
+        "of the command line (`sigma_u`: `--sigma-u`), and a name that a `Sweep` can vary. Tasks "
+        "have other defaults for some options; `--help` shows them."
+    )
+    return ["## Options", intro, *_part("experiment", Experiment, set())]
+
+
+def _part(title: str, cls: type, seen: set[type]) -> Iterator[str]:
+    """The section of a part, and those of the parts in it."""
+    from snnjax.experiments._options import kinds_of
+
+    yield f"### {title}"
+    yield from _tables([cls], seen)
+    for field in dataclasses.fields(cls):
+        kind = kinds_of(cls)[field.name][0]
+        if choices := field.metadata.get("choices", ()):
+            yield f"### {field.metadata['flag']}"
+            yield from _tables(choices, seen)
+        elif dataclasses.is_dataclass(kind):
+            yield from _part(field.name, kind, seen)
+
+
+def _tables(classes: Sequence[type], seen: set[type]) -> Iterator[str]:
+    """What every class is, and its own options; base classes come first."""
+    from snnjax._flags import texts_of
+
+    for cls in dict.fromkeys(base for each in classes for base in reversed(each.__mro__)):
+        if cls in seen or not dataclasses.is_dataclass(cls):
+            continue
+        seen.add(cls)
+        own = [f for f in dataclasses.fields(cls) if f.name in inspect.get_annotations(cls)]
+        texts = texts_of(cls)
+        rows = [_row(cls, field, texts[field.name]) for field in own if field.name in texts]
+        name = f"`{cls.name}`: " if vars(cls).get("name") else ""
+        if rows or name:
+            yield name + inspect.getdoc(cls).partition("\n\nAttributes:")[0]
+        if rows:
+            yield "\n".join(["| option | default | |", "|---|---|---|", *rows])
+
+
+def _row(cls: type, field: dataclasses.Field[Any], text: str) -> str:
+    """An option of a class as a row of a table."""
+    from snnjax._flags import shown
+    from snnjax.experiments._options import kinds_of
+
+    name, default = field.metadata.get("flag", field.name), field.default
+    choices = field.metadata.get("choices", ())
+    literals = [word for kind in kinds_of(cls)[field.name] for word in get_args(kind)]
+    words = [c.name for c in choices] or [word for word in literals if isinstance(word, str)]
+    if words:
+        text += " One of " + ", ".join(f"`{word}`" for word in words) + "."
+    if choices:
+        default = getattr(default, "name", dataclasses.MISSING)
+    value = "" if default is dataclasses.MISSING else shown(default)
+    return f"| `{name}` | {value} | {text.replace('|', chr(92) + '|')} |"
 
 
 def exports(module: str) -> list[str]:

@@ -104,20 +104,16 @@ class Sweep:
     order: Order = "member"
 
     def __post_init__(self) -> None:
-        # numpy's numbers would not be equal to those that JSON reads back
-        item = lambda value: value.item() if isinstance(value, np.generic) else value
-        over = {name: tuple(map(item, values)) for name, values in self.over.items()}
+        over = {name: tuple(map(_plain, values)) for name, values in self.over.items()}
         object.__setattr__(self, "over", over)
-        for name, values in self.over.items():
+        for name, values in over.items():
             if not values or len(set(values)) < len(values):
                 got = list(values)
                 raise ValueError(f"{name} must have at least one value and none twice, got {got}")
-        seeds = self.seeds
-        if isinstance(seeds, int):
-            _check.integer("seeds", seeds, at_least=1)
-        elif not seeds or len(set(seeds)) < len(seeds):
-            got = list(seeds)
-            raise ValueError(f"seeds must have at least one seed and none twice, got {got}")
+        if isinstance(self.seeds, int):
+            _check.integer("seeds", self.seeds, at_least=1)
+        elif not (seeds := list(self.seeds)) or len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must have at least one seed and none twice, got {seeds}")
         if self.patience is not None:
             _check.integer("patience", self.patience, at_least=1)
         _check.one_of("order", self.order, get_args(Order))
@@ -141,6 +137,15 @@ class Sweep:
         options = as_json(self.base) | {"patience": self.patience, "order": self.order}
         shared = {name: value for name, value in options.items() if name not in left_out}
         return json.loads(json.dumps(shared, default=str))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that is equal to what plan.json gives back for it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list):
+        return tuple(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -411,7 +416,7 @@ def _train_one_by_one(
             row: Row = {"train_accuracy": math.nan, "valid_accuracy": math.nan}
             tested: Row = {"accuracy": math.nan}
             found = found._replace(history=[row], test={"final": tested, "best": tested})
-        names = [name for name in found.history[0] if name != "epoch"]
+        names = [name for name in found.history[0] if name not in ("epoch", "seconds")]
         lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
         history = {n: np.array([[row[n] for row in found.history]]) for n in names}
         epochs = len(found.history) - 1

@@ -114,13 +114,13 @@ class Checkpoints(Callback):
 
     def save(self, snapshot: Snapshot) -> None:
         """Write `snapshot`, and remove all checkpoints except the last two."""
-        state = {f"{k:04d}": leaf for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
+        state = {str(k): leaf for k, leaf in enumerate(jax.tree.leaves(snapshot.state))}
         groups = {"state": state, "history": snapshot.history, "initial": snapshot.initial}
-        # one flat dict, because orbax does not write empty ones
+        # one flat dict, because orbax does not write empty ones; numbered, because it sorts names
         content = {
-            f"{group}.{name}": np.asarray(a)
+            f"{group}.{k:04d}.{name}": np.asarray(a)
             for group, arrays in groups.items()
-            for name, a in arrays.items()
+            for k, (name, a) in enumerate(arrays.items())
         }
         saved = self._args.StandardSave(content | {"digest": _digest(content)})
         if not self._manager.save(snapshot.epoch, args=saved):
@@ -160,10 +160,10 @@ class Checkpoints(Callback):
 
     def _snapshot(self, epoch: int, saved: Content, like: PyTree) -> Snapshot:
         groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
-        for name, a in saved.items():
-            group, _, name = name.partition(".")
+        for key, a in sorted(saved.items()):
+            group, _, name = key.split(".", 2)
             groups[group][name] = a
-        leaves = [a for _, a in sorted(groups.pop("state").items())]
+        leaves = list(groups.pop("state").values())
         shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
         if [leaf.shape for leaf in leaves] != shapes:
             hint = f"; if the gradient of its network was calibrated, {HOLD}"

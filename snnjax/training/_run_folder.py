@@ -71,8 +71,9 @@ class RunFolder:
         """Add one row to metrics.csv. The first row determines the columns."""
         file = self.path / "metrics.csv"
         fresh = not file.exists()
+        names = list(row) if fresh else file.read_text().partition("\n")[0].split(",")
         with file.open("a", newline="") as f:
-            writer = csv.DictWriter(f, fieldnames=list(row), lineterminator="\n")
+            writer = csv.DictWriter(f, fieldnames=names, lineterminator="\n")
             if fresh:
                 writer.writeheader()
             writer.writerow(row)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax.datasets import ImageDataset
+from snnjax.datasets import ImageDataset, Splits
 from snnjax.experiments import Experiment, load_run, run
 from snnjax.experiments._data import sensory_spikes
 from snnjax.experiments._run import prepare
@@ -19,9 +19,8 @@ def sets(rng):
         rng.normal(size=(60, 8, 8, 1))
         + 2 * (labels[:, None] == (np.arange(8) >= 4))[:, None, :, None]
     )
-    return ImageDataset(images=images.astype(np.float32), labels=labels, num_classes=2).split(
-        (0.6, 0.2, 0.2), seed=0
-    )
+    data = ImageDataset(images=images.astype(np.float32), labels=labels, num_classes=2)
+    return data.split((0.6, 0.2, 0.2), seed=0)
 
 
 @pytest.mark.more
@@ -49,7 +48,7 @@ def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path,
     folder = tmp_path / "run"
     finished = run(experiment, folder, datasets=sets)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
-    monkeypatch.setattr(Digits, "datasets", lambda self, experiment: sets)
+    monkeypatch.setattr(Digits, "datasets", lambda self, experiment: Splits(*sets))
     again = load_run(folder)
     x, _ = again.data.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)

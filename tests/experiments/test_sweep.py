@@ -115,6 +115,51 @@ def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
 
 
 @pytest.mark.slow
+def test_any_option_is_swept_in_groups_and_resumed_bit_identical(tmp_path):
+    """Depth changes shapes: each depth is a group, whose members train together."""
+    sweep = Sweep(
+        base=BASE.replace(epochs=2, hidden=(8,)),
+        over={"depth": (1, 2), "sigma_u": (0.5, 1.5)},
+        seeds=2,
+    )
+    together = Execution(placement="map")
+    seen = []
+    whole = run_sweep(
+        sweep, tmp_path / "whole", execution=together, on_epoch=[lambda *args: seen.append(args)]
+    )
+    # two waves of four members, two epochs each, from the untrained network on
+    assert [(s.epoch, done, size) for s, done, size in seen] == [
+        (epoch, done, 4) for done in (0, 4) for epoch in (0, 1, 2)
+    ]
+    assert [(r["depth"], r["sigma_u"], r["seed"]) for r in whole.rows] == [
+        (depth, sigma_u, seed) for depth in (1, 2) for sigma_u in (0.5, 1.5) for seed in (0, 1)
+    ]
+    assert ["initial_rate_2" in row for row in whole.rows] == 4 * [False] + 4 * [True]
+    # in the second group, after its first epoch
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, tmp_path / "cut", execution=together, on_epoch=[stop_after(5)])
+    run_sweep(sweep, tmp_path / "cut", execution=together, resume=True)
+    assert kill_sweep.differences(tmp_path / "whole", tmp_path / "cut") == []
+
+
+@pytest.mark.slow
+def test_choices_layers_and_none_are_swept(tmp_path):
+    base = BASE.replace(epochs=1, hidden=(8,))
+    over = {"init": ("data_driven", "lsuv"), "hidden": ((8,), (6, 4)), "tau_readout": (None, 0.1)}
+    sweep = Sweep(base=base, over=over, seeds=1)
+    rows = run_sweep(sweep, tmp_path / "sweep", figure=False).rows
+    assert [(row["init"], row["hidden"], row["tau_readout"]) for row in rows] == [
+        (init, hidden, tau)
+        for init in ("data_driven", "lsuv")
+        for hidden in ("8", "6x4")
+        for tau in ("None", 0.1)
+    ]
+    assert (tmp_path / "sweep/members/hidden=6x4,init=lsuv,seed=0,tau_readout=None.npz").exists()
+    again = run_sweep(sweep, tmp_path / "sweep", figure=False, resume=True)
+    assert again.rows == rows
+
+
+@pytest.mark.slow
 def test_finished_members_are_never_trained_again(whole, monkeypatch):
     trained = []
     original = _sweep.fit_ensemble
@@ -203,6 +248,20 @@ def test_values():
 def test_wrong_sweeps(options, match):
     with pytest.raises(ValueError, match=match):
         Sweep(base=BASE, **options)
+
+
+def test_values_may_be_numpy_numbers_lists_and_paths(tmp_path):
+    base = Experiment.from_options("shd", data=tmp_path)
+    numbers = {"sigma_u": np.linspace(0.5, 1.5, 2), "augment_shift": np.arange(2)}
+    over = numbers | {"hidden": [[8], [6, 4]], "data": [tmp_path]}
+    sweep = Sweep(base=base, over=over, seeds=np.arange(1))
+    member = sweep.members()[-1]
+    assert json.dumps(member) == json.dumps(
+        {"sigma_u": 1.5, "augment_shift": 1, "hidden": (6, 4), "data": str(tmp_path), "seed": 0}
+    )
+    assert sweep.experiment(member).task.data == tmp_path
+    with pytest.raises(ValueError, match=r"hidden must have .* none twice"):
+        Sweep(base=base, over={"hidden": ([8], (8,))})
 
 
 def test_folder_errors(whole, tmp_path):
