@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from snnjax.reproduce import _draw as draw
@@ -24,16 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMULA, DATA, BALANCED = _membranes.METHODS
-Input = Callable[[int], tuple[jax.Array, float]]
-"""A function of the number of samples that returns spikes (time, batch, units) and their rate."""
+Input = Callable[[int], _membranes.Trials]
+"""A function of the number of samples."""
 
 
 def _rows(show: Input, method: str, given: Mapping[str, Any]) -> list[st.Row]:
-    x, nu = show(given["samples"])
+    trials = show(given["samples"])
     sizes = {name: given[name] for name in ("depth", "width", "dt")}
     rows = []
     for sigma_u, seed in itertools.product(given["sigma_u"], range(given["seeds"])):
-        numbers = _membranes.measure(x, nu, sigma_u, method, seed, **sizes)
+        numbers = _membranes.measure(trials, sigma_u, method, seed, **sizes)
         for layer, (variance, spread, predicted, rate, silent) in enumerate(numbers.T, start=1):
             rows.append(
                 {
