@@ -44,8 +44,9 @@ def concrete(value: object) -> np.ndarray | None:
     """
     if not isinstance(value, float | int | np.ndarray):
         import jax
+        from jax.core import Tracer
 
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
             return None
     return np.asarray(value, dtype=np.float64)
 

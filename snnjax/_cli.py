@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         console = Console(width=160, emoji=False)
 
     def out(thing: object) -> None:
-        plain = {"highlight": False, "soft_wrap": True} if isinstance(thing, str) else {}
-        console.print(thing, markup=not isinstance(thing, str), **plain)
+        if isinstance(thing, str):
+            console.print(thing, highlight=False, markup=False, soft_wrap=True)
+        else:
+            console.print(thing)
 
     def fail(text: str) -> None:
         errors.print(f"snnjax: {text}", highlight=False, markup=False, soft_wrap=True)
@@ -427,8 +429,7 @@ def probe(words: list[str], out: Out) -> int:
     _check.integer("probe_samples", options.probe_samples, at_least=1)
     if options.figure is not None and options.figure.exists():
         raise FileExistsError(f"--figure {options.figure} exists; name another file or remove it")
-    if folder is None:
-        experiment = usage.experiment()
+    experiment = usage.experiment() if folder is None else None
     from snnjax.runtime import use_compilation_cache
 
     use_compilation_cache()
@@ -437,10 +438,10 @@ def probe(words: list[str], out: Out) -> int:
     from snnjax.experiments._data import spread
     from snnjax.experiments._run import prepare
 
-    if folder is not None:
-        prepared = load_run(folder, parameters=options.parameters)
-    else:
+    if experiment is not None:
         prepared = prepare(experiment)
+    else:
+        prepared = load_run(Path(folder or ""), parameters=options.parameters)
     sample = prepared.data.sample
     x, labels = sample.batch(spread(sample, options.probe_samples))
     objective, optimizer = prepared.objective(), prepared.optimizer()

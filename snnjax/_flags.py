@@ -245,7 +245,9 @@ def _texts(cls: type) -> Iterator[tuple[str, str]]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     body: list[Any] = getattr(tree, "body", [])
     for field, text in itertools.pairwise(body):
-        named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        string = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-        if named and string:
-            yield field.target.id, " ".join(str(text.value.value).split())
+        match field, text:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(found))),
+            ):
+                yield name, " ".join(found.split())

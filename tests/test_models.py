@@ -207,5 +207,7 @@ def test_command_line_names_build_dalian_networks(model):
         )  # cv = 1; 1,600 weights and more
     with pytest.raises(ValueError, match="init of model '.*' must be one of .*, got 'kaiming'"):
         Experiment.from_options("randman", model=model, init="kaiming")
-    with pytest.raises(ValueError, match="init of model 'dense' must be one of .*, got 'lognormal'"):
+    with pytest.raises(
+        ValueError, match="init of model 'dense' must be one of .*, got 'lognormal'"
+    ):
         Experiment.from_options("randman", init="lognormal")

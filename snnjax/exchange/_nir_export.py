@@ -24,6 +24,7 @@ from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn import Sequential
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
+from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.surrogate import SpikeFunction
@@ -143,7 +144,7 @@ class NirWriter:
         self._layers = list(network.layers)
         self._k = len(self._layers) - 1
         last, first = self._layers[-1], self._layers[0]
-        if not isinstance(last, nn.NeuronLayer):
+        if not isinstance(last, NeuronLayer):
             self.fail("the last layer must be a layer of neurons")
         self.dt, self._k = last.dt, 0
         shape = first.in_shape if features is None else features

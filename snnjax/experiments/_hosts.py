@@ -37,14 +37,14 @@ class Process(NamedTuple):
     """A process of a cluster: its number, and the number of processes."""
 
     process: int
-    count: int
+    processes: int
 
 
 def here() -> Process:
     """Return the place of this process in its cluster.
 
     >>> here()
-    Process(process=0, count=1)
+    Process(process=0, processes=1)
     """
     return Process(jax.process_index(), jax.process_count())
 

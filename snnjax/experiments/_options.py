@@ -115,7 +115,7 @@ def _replaced(part: P, options: Mapping[str, Any], used: set[str]) -> P:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        flag = field.metadata.get("flag")
+        flag: str = field.metadata.get("flag", "")
         if flag in options:
             used.add(flag)
             value = _chosen(value, flag, field.metadata["choices"], options[flag])

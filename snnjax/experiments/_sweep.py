@@ -104,6 +104,10 @@ class Sweep:
     order: Order = "member"
 
     def __post_init__(self) -> None:
+        # numpy's numbers would not be equal to those that JSON reads back
+        item = lambda value: value.item() if isinstance(value, np.generic) else value
+        over = {name: tuple(map(item, values)) for name, values in self.over.items()}
+        object.__setattr__(self, "over", over)
         for name, values in self.over.items():
             if not values or len(set(values)) < len(values):
                 got = list(values)
@@ -295,7 +299,7 @@ def _train_together(
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events
-    if here().count > 1 and placement in ("auto", "shard"):
+    if here().processes > 1 and placement in ("auto", "shard"):
         placement = "local"
     if events is None and resolve(placement) == "vmap":
         # members in one batch have separate lists of events, each as long as the longest of all
@@ -409,10 +413,10 @@ def _train_one_by_one(
         lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
         history = {n: np.array([[row[n] for row in found.history]]) for n in names}
         epochs = len(found.history) - 1
-        facts = lead((found.best_epoch, epochs, finite, found.test))
-        trained.append(
-            (EnsembleResult(history, lead(found.final), lead(found.best), *facts, {}), 0)
-        )
+        best_epoch, count, healthy, test = lead((found.best_epoch, epochs, finite, found.test))
+        ends = lead(found.final), lead(found.best)
+        result = EnsembleResult(history, *ends, best_epoch, count, healthy, test, {})
+        trained.append((result, 0))
     return trained
 
 

@@ -238,7 +238,7 @@ def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> 
         "finite": result.finite[k],
     }
     plain = lambda value: value if isinstance(value, numbers.Real) else shown(value)
-    arrays = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
+    arrays: Any = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
     arrays |= {f"result.{name}": v for name, v in (facts | test).items()}
     arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
     arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}

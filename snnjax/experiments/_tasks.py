@@ -238,7 +238,8 @@ class HeldOut(Task):
         from snnjax.datasets import Splits
 
         shares = (1 - self.valid_fraction, self.valid_fraction)
-        return Splits(*data.split(shares, seed=self.data_seed), test)
+        train, valid = data.split(shares, seed=self.data_seed)
+        return Splits(train, valid, test)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
