@@ -390,10 +390,8 @@ def dalian_rates(
     _check.number("cv", cv, at_least=0)
     ebar_e, ebar_i = (kernel.mean() for kernel in kernels)
     ehat_e, ehat_i = (kernel.power() for kernel in kernels)
-    nu_recurrent = 0.0 if rec is None else rec.nu
-    xp = namespace(
-        sigma_u, exc.nu, inh.nu, nu_recurrent, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv
-    )
+    integrals = ebar_e, ehat_e, ebar_i, ehat_i
+    xp = namespace(sigma_u, *exc, *inh, *(rec or ()), *integrals, alpha, mu_u, cv)
     drive_e, drive_i = exc.n * exc.nu, inh.n * inh.nu
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0
