@@ -13,6 +13,7 @@ import importlib
 
 TYPE_CHECKING = False  # not that of `typing`, whose import would take longer than all the rest
 if TYPE_CHECKING:
+    # a relative import also tells type checkers of the submodule
     from . import dale as dale
     from . import exchange as exchange
     from . import experiments as experiments
