@@ -228,7 +228,6 @@ def connection_weights(
     ValueError: mu_u = 0.5 has no weights at sigma_u = 0.25: sigma_w^2 would be negative. \
 Allowed: -0.2594 <= mu_u <= 0.2594. Raise n, nu or sigma_u, or lower |mu_u|
     """
-    _check_afferent(afferent)
     if total_drive is not None:
         _check.number("total_drive", total_drive, above=0, unit="Hz")
     check_target(mu_u, sigma_u, theta)
