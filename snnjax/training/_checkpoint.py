@@ -134,7 +134,7 @@ class Checkpoints(Callback):
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
-                return self._snapshot(epoch, saved, like)
+                return _snapshot(epoch, saved, like)
             self._manager.delete(epoch)
         return None
 
@@ -148,17 +148,18 @@ class Checkpoints(Callback):
         except Exception:  # damaged files raise many types in orbax, tensorstore and protobuf
             return None
 
-    def _snapshot(self, epoch: int, saved: Content, like: PyTree) -> Snapshot:
-        groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
-        for name, a in saved.items():
-            group, _, name = name.partition(".")
-            groups[group][name] = a
-        leaves = [a for _, a in sorted(groups.pop("state").items())]
-        shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
-        if [leaf.shape for leaf in leaves] != shapes:
-            why = f"its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
-            raise ValueError(f"the checkpoint of epoch {epoch} is of another ensemble: {why}")
-        return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
+
+def _snapshot(epoch: int, saved: Content, like: PyTree) -> Snapshot:
+    groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
+    for name, a in saved.items():
+        group, _, name = name.partition(".")
+        groups[group][name] = a
+    leaves = [a for _, a in sorted(groups.pop("state").items())]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
+    if [leaf.shape for leaf in leaves] != shapes:
+        why = f"its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
+        raise ValueError(f"the checkpoint of epoch {epoch} is of another ensemble: {why}")
+    return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 
 
 def _state_of(state: FitState) -> tuple[Any, ...]:
