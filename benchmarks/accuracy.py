@@ -1,96 +1,74 @@
-"""Accuracy over seeds.
+"""Test accuracy over seeds: the numbers of the README.
 
-    python -m benchmarks.accuracy RESULTS.jsonl [--data-seeds 0 1 2] [--seeds 5] TASK [FLAGS]
+    python -m benchmarks.accuracy FOLDER randman "digits, calibrated"
+    python -m benchmarks.accuracy benchmarks/results/randman.csv
 
-FLAGS are any flags of the task. Each run immediately appends one line to RESULTS.jsonl. Runs that
-are already in the file are not repeated. Prints mean and standard deviation.
+SNNJAX_DATA names the folder with the data. The second command shows the table of rows that exist
+(`benchmarks.studies`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import argparse
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import tyro
+from benchmarks.studies import Row, compute, pick, spread, study, table
+from snnjax.experiments import Experiment, Sweep
+from snnjax.experiments._sweep_folder import shown
 
-from snnjax._cli import Task
-from snnjax._files import as_dict
-from snnjax.experiments import run
-
-
-@dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """Train `task` for several seeds and report test accuracy."""
-
-    results: tyro.conf.Positional[Path]
-    """JSON lines, one per run."""
-    task: Task
-    seeds: int = 5
-    """Seeds 0 ... seeds - 1 of weights and sample order."""
-    data_seeds: tuple[int, ...] = (0,)
-    """Seeds of the data: manifold draws, or the split."""
-
-
-def key_of(config: dict[str, Any]) -> str:
-    """Return the identity of a run: its settings without the folders of its data and its output.
-
-    Args:
-        config: The run's configuration.
-    """
-    return json.dumps(
-        {
-            k: str(v) if isinstance(v, Path) else v
-            for k, v in config.items()
-            if k not in ("out", "data")
-        },
-        sort_keys=True,
-    )
+_of = Experiment.from_options
+_WORDS = {"epochs": 60, "augment_shift": 20, "augment_stretch": 0.1}
+_IMAGES = {"start": "paper", "epochs": 10}
+_CIFAR = _IMAGES | {"fraction": 0.3, "downsample": 2, "dt": 4e-3, "flip": True}
+SWEEPS = {
+    "randman": Sweep(base=_of("randman", start="paper"), over={"data_seed": (0, 1, 2)}),
+    "randman, calibrated": Sweep(base=_of("randman"), over={"data_seed": (0, 1, 2)}),
+    "digits": Sweep(
+        base=_of("shd", start="paper", learning_rate=0.01, **_WORDS),
+        over={"recurrent": (True, False)},
+    ),
+    "digits, calibrated": Sweep(base=_of("shd", recurrent=True, **_WORDS)),
+    "images": Sweep(base=_of("digits", duration=0.1, learning_rate=0.01, **_IMAGES), seeds=3),
+    "cifar10": Sweep(
+        base=_of("cifar10", depth=4, duration=0.2, learning_rate=0.001, **_CIFAR), seeds=1
+    ),
+}
+ACCURACIES = ("test_accuracy_final", "test_accuracy_best", "valid_accuracy", "train_accuracy")
 
 
-def main(options: Accuracy) -> None:
-    """Run what is missing, then print the table.
+def accuracy_table(rows: Sequence[Row]) -> str:
+    """Return accuracies in per cent, mean and standard deviation over the seeds of each network."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        swept = dict(itertools.takewhile(lambda item: item[0] != "finite", row.items()))
+        names = [n for n in swept if n not in ("sweep", "task", "seed", "data_seed")]
+        label = [row["sweep"], *(f"{name} {shown(swept[name])}" for name in names)]
+        groups.setdefault(", ".join(label), []).append(row)
+    lines = []
+    for name, own in groups.items():
+        cells = [spread([row[column] for row in own], 2) for column in ACCURACIES]
+        draws = [pick(own, data_seed=k) for k in sorted({row.get("data_seed", 0) for row in own})]
+        by_draw = [spread([row[ACCURACIES[0]] for row in d], 2, least=99) for d in draws if d]
+        lines.append([name, len(own), *cells, ", ".join(by_draw)])
+    return table(["networks", "n", *ACCURACIES, f"{ACCURACIES[0]} by data_seed"], lines)
 
-    Args:
-        options: The task, the seeds and the file of results.
-    """
-    done = {}
-    if options.results.exists():
-        for line in options.results.read_text().splitlines():
-            entry = json.loads(line)
-            done[key_of(entry["config"])] = entry
-    rows = []
-    for data_seed in options.data_seeds:
-        base = dataclasses.replace(options.task, data_seed=data_seed)
-        datasets = None
-        for seed in range(options.seeds):
-            config = dataclasses.replace(base, seed=seed)
-            settings = json.loads(key_of(as_dict(config)))
-            entry = done.get(key_of(settings))
-            if entry is None:
-                datasets = config.datasets() if datasets is None else datasets
-                entry = {"config": settings, "summary": run(config, datasets=datasets).summary}
-                with options.results.open("a") as f:
-                    f.write(json.dumps(entry) + "\n")
-            rows.append((data_seed, seed, entry["summary"]))
-            s = entry["summary"]
-            print(
-                f"data {data_seed} seed {seed}: test {100 * s['test_accuracy']:.2f} (best on validation {100 * s['test_accuracy_best']:.2f}), "
-                f"train {100 * s['train_accuracy']:.2f}, rate {s['initial_rates_hz']} -> {s['final_rates_hz']}, {s['seconds']:.0f} s",
-                flush=True,
-            )
-    for name in ("test_accuracy", "test_accuracy_best", "valid_accuracy", "train_accuracy"):
-        values = 100 * np.array([s[name] for _, _, s in rows])
-        by_draw = ", ".join(
-            f"{100 * np.mean([s[name] for d, _, s in rows if d == draw]):.2f}"
-            for draw in options.data_seeds
-        )
-        print(
-            f"{name}: {values.mean():.2f} +- {values.std(ddof=1) if len(values) > 1 else 0:.2f} (n = {len(values)}; by data seed {by_draw})"
-        )
+
+def main() -> None:
+    """Train what is missing, and show mean and standard deviation over all rows of each sweep."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SWEEPS))
+    options = parser.parse_args()
+
+    def train(place: Path) -> None:
+        for name in options.names:
+            compute(SWEEPS[name], place / name)
+
+    rows = study(options.place, train, ("sweep",))
+    print(accuracy_table(rows))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Accuracy, config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)))
+    main()

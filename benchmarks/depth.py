@@ -1,111 +1,69 @@
-"""Depth before training: the paper's figure 4d-f on files in the SHD layout.
+"""Depth before training: the paper's figure 4d-f, with the numbers behind each statement.
 
-    python -m benchmarks.depth RESULTS.jsonl FIGURE.png --data FOLDER
+    python -m benchmarks.depth FOLDER FIGURE.png
+    python -m benchmarks.depth benchmarks/results/depth.csv FIGURE.png
 
-The same measurements as `snnjax reproduce figure4` before training (`snnjax.reproduce.layers`), for
-any depths, seeds and time step: recurrent convolutional networks of 1, 3 and 7 layers, layer by
-layer. Then prints each statement of the paper with the numbers for or against it.
+The measurements of `snnjax reproduce figure4` (`snnjax.reproduce._layers`), as sweeps: 32 recordings
+in 2 ms steps, 5 seeds. SNNJAX_DATA names the folder with the data; test files are not read. The
+second command shows the table and the figure of rows that exist (`benchmarks.studies`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import json
+import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tyro
 
+from benchmarks.studies import Row, compute, numbered, study, table
 from snnjax import plotting
-from snnjax.experiments import SHDConfig
-from snnjax.reproduce.layers import NUMBERS, SETTINGS, STATEMENTS, few, figure, look, setting
+from snnjax.datasets import Splits
+from snnjax.experiments import Experiment, Sweep
+from snnjax.reproduce._layers import NUMBERS, OTHERS, SIGMAS, STATEMENTS, few, figure, setting
+
+SAMPLES = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure."""
-
-    results: tyro.conf.Positional[Path]
-    """JSON lines, one per network; existing ones are not measured again."""
-    figure: tyro.conf.Positional[Path]
-    """PNG file to write."""
-    data: Path = Path()
-    """Folder with NAME_train.h5 and NAME_test.h5."""
-    depths: tuple[int, ...] = (1, 3, 7)
-    """Layers."""
-    seeds: int = 5
-    """Draws of the weights."""
-    samples: int = 32
-    """Training recordings."""
-    dt: float = 2e-3
-    """Time step, s."""
-
-
-def measure(options: Options, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one dict per depth, setting and seed, with numbers by layer.
-
-    Args:
-        options: What to measure.
-        done: Existing rows. Missing rows are measured and appended to the results, one line each.
-    """
-    base = SHDConfig(
-        start="paper",
-        data=options.data,
-        recurrent=True,
-        dt=options.dt,
-        calibration_samples=options.samples,
+def train(place: Path) -> None:
+    """Measure the networks that are missing, and train them for one step."""
+    base = Experiment.from_options(
+        "shd", start="paper", model="csnn", recurrent=True, epochs=1, batch_size=SAMPLES
     )
-    rows, sets = [], None
-    for depth, (init, sigma_u), seed in itertools.product(
-        options.depths, SETTINGS, range(options.seeds)
+    data = few(base.datasets(), SAMPLES).train
+    depths = {"depth": (1, 3, 7)}
+    for init, over in (
+        ("fluctuation_driven", {"sigma_u": SIGMAS}),
+        *((init, {}) for init in OTHERS),
     ):
-        which = {
-            "depth": depth,
-            "setting": setting(init, sigma_u),
-            "seed": seed,
-            "samples": options.samples,
-            "dt": options.dt,
-        }
-        row = next((row for row in done if which.items() <= row.items()), None)
-        if row is None:
-            sets = few(base.datasets(), options.samples) if sets is None else sets
-            network = dataclasses.replace(base, model=f"csnn{depth}")  # type: ignore[arg-type]
-            found = look(network, sets, init, sigma_u, seed)
-            # the names of LayerProbe
-            row = which | {NUMBERS[name]: values for name, values in found.items()}
-            with options.results.open("a") as f:
-                f.write(json.dumps(row) + "\n")
-            print(depth, row["setting"], seed, np.round(row["rate"], 2).tolist(), flush=True)
-        rows.append(row)
-    return rows
+        sweep = Sweep(base=base.replace(init=init), over=over | depths)
+        compute(sweep, place / init, Splits(data, data, data))
 
 
-def main(options: Options) -> None:
-    """Measure, write, draw, judge.
+def seen(row: Row) -> Row:
+    """Return a row as the statements of figure 4 read it, with a list over layers per number."""
+    given = {"depth": int(row["depth"]), "seed": int(row["seed"])}
+    name = setting(row["init"], row.get("sigma_u", 1.0))
+    by_layer = {ours: numbered(row, f"initial_{theirs}") for ours, theirs in NUMBERS.items()}
+    return given | {"setting": name} | by_layer
 
-    Args:
-        options: What to measure.
-    """
-    done = (
-        [json.loads(line) for line in options.results.read_text().splitlines()]
-        if options.results.exists()
-        else []
-    )
-    rows = measure(options, done)
+
+def main() -> None:
+    """Measure what is missing, draw, and show each statement and the means over seeds."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
+    parser.add_argument("figure", type=Path, help="PNG file to write")
+    options = parser.parse_args()
+    rows = [seen(row) for row in study(options.place, train, ("init",))]
     plotting.save(figure(rows), options.figure)
-    print("| statement | holds here | measured |\n|---|---|---|")
-    for statement in STATEMENTS:
-        status, found = statement.judge(rows)
-        print(f"| {statement.text} | {status} | {found} |")
+    judged = [(s.text, *s.judge(rows)) for s in STATEMENTS]
+    print(table(["statement", "holds here", "measured"], judged))
     for depth, name in dict.fromkeys((row["depth"], row["setting"]) for row in rows):
         own = [row for row in rows if (row["depth"], row["setting"]) == (depth, name)]
-        rate, sigma_u = (
-            np.round(np.mean([row[key] for row in own], axis=0), 2) for key in ("rate", "sigma_u")
+        means = (
+            np.mean([row[key] for row in own], axis=0).round(2) for key in ("rate", "membrane")
         )
-        print(depth, name, "rates", rate, "sigma_u", sigma_u)
+        print(depth, name, "rates {}, sigma_u {}".format(*means))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

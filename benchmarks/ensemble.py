@@ -17,30 +17,13 @@ the machine, the figures are not reliable.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Literal
-
-import tyro
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The job."""
-
-    seeds: int = 8
-    """Members."""
-    epochs: int = 40
-    """Epochs of each."""
-    placements: tuple[Literal["shard", "map", "vmap"], ...] = ("shard", "map", "vmap")
-    """Ways to train them together."""
-    alone: int | None = None
-    """Seeds to run separately; the others are counted at their mean. None: all."""
 
 
 def timed(*arguments: str) -> tuple[float, float]:
@@ -64,12 +47,16 @@ def timed(*arguments: str) -> tuple[float, float]:
     return time.perf_counter() - begin, usage.ru_maxrss / 1024  # KiB on Linux
 
 
-def main(options: Options) -> None:
-    """Print one line per placement.
-
-    Args:
-        options: The job.
-    """
+def main() -> None:
+    """Print one line per placement."""
+    kinds = ("shard", "map", "vmap")
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("--seeds", type=int, default=8, help="members")
+    add("--epochs", type=int, default=40, help="epochs of each")
+    add("--placements", nargs="+", choices=kinds, default=kinds, help="ways to train together")
+    add("--alone", type=int, help="seeds to run separately; others count as their mean")
+    options = parser.parse_args()
     job = ("randman", "--start", "paper", "--epochs", str(options.epochs))
     with tempfile.TemporaryDirectory() as folder:
         runs = []
@@ -108,4 +95,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

@@ -9,22 +9,12 @@ the first process, and filled for the second.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 import time
-
-import tyro
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure."""
-
-    rounds: int = 3
-    """Pairs of processes."""
 
 
 def child(folder: str) -> dict[str, float]:
@@ -40,17 +30,17 @@ def child(folder: str) -> dict[str, float]:
     use_compilation_cache(folder)
     import jax
 
-    from snnjax.experiments import RandmanConfig
+    from snnjax.experiments import Experiment
+    from snnjax.experiments._build import build_optimizer
     from snnjax.experiments._run import prepare
-    from snnjax.experiments.build import build_optimizer
     from snnjax.training import Objective, Trainer
     from snnjax.training._inputs import choose_form
 
     imported = time.monotonic()
-    ready = prepare(RandmanConfig(start="paper"))
-    source = choose_form(ready.network, ready.splits.train)
+    ready = prepare(Experiment.from_options("randman", start="paper"))
+    source = choose_form(ready.network, ready.data.splits.train)
     made = time.monotonic()
-    size, optimizer = ready.config.batch_size, build_optimizer(ready.config, steps=1)
+    size, optimizer = ready.experiment.training.batch_size, build_optimizer(ready.experiment)
     trainer = Trainer(ready.network, Objective(), optimizer, batch_size=size)
     jax.block_until_ready(trainer.step(trainer.init(), (source, jax.numpy.arange(size))))
     end = time.monotonic()
@@ -62,12 +52,11 @@ def child(folder: str) -> dict[str, float]:
     }
 
 
-def main(options: Options) -> int:
-    """Print one line per process.
-
-    Args:
-        options: What to measure.
-    """
+def main() -> None:
+    """Print one line per process."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of processes")
+    options = parser.parse_args()
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for name in ("cold", "kept"):
@@ -78,11 +67,10 @@ def main(options: Options) -> int:
                     check=True,
                 )
                 print(name, run.stdout.strip().splitlines()[-1], flush=True)
-    return 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["child"]:
         print(json.dumps({name: round(seconds, 2) for name, seconds in child(sys.argv[2]).items()}))
     else:
-        sys.exit(main(tyro.cli(Options)))
+        main()

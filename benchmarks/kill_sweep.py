@@ -12,7 +12,7 @@ of writing. Otherwise the exit status is 1, with one line per difference.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import os
 import random
 import shutil
@@ -24,22 +24,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 ARGUMENTS = (
     "--seeds", "3", "--wave", "4", "randman", "--classes", "3", "--samples", "40", "--batch-size", "24", "--epochs", "6", "--hidden", "20",
     "--optimizer", "adam", "--dt", "0.004", "--sigma-u", "0.5,1",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How often to kill."""
-
-    kills: int = 20
-    """Number of kills."""
-    seed: int = 0
-    """Seed of the moments."""
 
 
 def start(folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
@@ -94,12 +83,12 @@ def differences(a: Path, b: Path) -> list[str]:
     return out
 
 
-def main(options: Options) -> int:
-    """Print the moment of each kill, and the differences of every sweep that finished.
-
-    Args:
-        options: Number of kills and seed.
-    """
+def main() -> int:
+    """Print the moment of each kill, and the differences of every sweep that finished."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    options = parser.parse_args()
     rng = random.Random(options.seed)
     found: list[str] = []
     with tempfile.TemporaryDirectory() as parent:
@@ -148,7 +137,7 @@ def where(folder: Path) -> str:
     if not folder.exists():
         return "before its folder was there"
     members = len(list((folder / "members").glob("*.npz")))
-    checkpoints = sorted(p.name for p in (folder / "wave" / "checkpoints").glob("*"))
+    checkpoints = sorted(p.name for p in folder.glob("waves/*/checkpoints/*"))
     writing = sorted(str(p.relative_to(folder)) for p in folder.rglob(".*.tmp"))
     return f"members finished {members}, checkpoints {checkpoints}" + (
         f", writing {writing}" if writing else ""
@@ -156,4 +145,4 @@ def where(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(main())

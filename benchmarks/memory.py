@@ -10,60 +10,41 @@ step.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
 from snnjax.datasets import DeviceEvents, poisson
-from snnjax.experiments import SHDConfig
-from snnjax.experiments.build import build_network, build_optimizer
+from snnjax.experiments import Experiment
+from snnjax.experiments._build import Inputs, build_network, build_optimizer
 from snnjax.training import Objective, Trainer, step_memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Which step to measure."""
-
-    depth: int = 10
-    """Layers: 1, 3, 7 or 10."""
-    batch_size: int = 16
-    """Samples."""
-    remat_steps: tuple[int, ...] = (0, 19)
-    """Time steps whose traces are stored; 0: all."""
-    duration: float = 0.7
-    """Duration of a trial, s, in steps of 2 ms."""
-    micro_batch: tuple[int, ...] = (16, 4)
-    """Samples whose gradient is computed at a time."""
-    repeats: int = 3
-    """Timed steps."""
-    alone: bool = False
-    """Measure only the first of each in this process, and print it as JSON."""
-
-
-def measure(options: Options) -> dict[str, float]:
+def measure(options: argparse.Namespace) -> dict[str, float]:
     """Return MiB by XLA, MiB resident, and the median seconds of a step.
 
     Args:
         options: The step.
     """
     remat, micro = options.remat_steps[0], options.micro_batch[0]
-    model: Any = f"csnn{options.depth}"
-    config = SHDConfig(
-        start="paper", data=Path(), model=model, recurrent=True, remat_steps=remat or None
+    experiment = Experiment.from_options(
+        "shd",
+        start="paper",
+        model="csnn",
+        depth=options.depth,
+        recurrent=True,
+        remat_steps=remat or None,
     )
-    network = build_network(
-        config, in_features=700, num_classes=20, nu=10.0, duration=options.duration
-    )
+    inputs = Inputs(700, 20, duration=options.duration, nu=10.0)
+    network = build_network(experiment, inputs)
     source = DeviceEvents.from_dataset(
         poisson(
             num_samples=options.batch_size,
@@ -74,7 +55,7 @@ def measure(options: Options) -> dict[str, float]:
         ),
         dt=2e-3,
     )
-    optimizer = build_optimizer(config)
+    optimizer = build_optimizer(experiment)
     sizes: dict[str, Any] = {"batch_size": options.batch_size, "micro_batch": micro}
     said = step_memory(network, source, Objective(), optimizer, **sizes)
     trainer, indices = (
@@ -94,12 +75,18 @@ def measure(options: Options) -> dict[str, float]:
     }
 
 
-def main(options: Options) -> None:
-    """Measure every combination in a separate process.
-
-    Args:
-        options: The steps.
-    """
+def main() -> None:
+    """Measure every combination in a separate process."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("--depth", type=int, default=10, help="layers: 1, 3, 7 or 10")
+    add("--batch-size", type=int, default=16, help="samples")
+    add("--remat-steps", type=int, nargs="+", default=(0, 19), help="steps stored; 0: all")
+    add("--duration", type=float, default=0.7, help="duration of a trial, s, in steps of 2 ms")
+    add("--micro-batch", type=int, nargs="+", default=(16, 4), help="samples at a time")
+    add("--repeats", type=int, default=3, help="timed steps")
+    add("--alone", action="store_true", help="measure the first of each, and print it as JSON")
+    options = parser.parse_args()
     if options.alone:
         print(json.dumps(measure(options)))
         return
@@ -108,29 +95,17 @@ def main(options: Options) -> None:
     )
     for micro in options.micro_batch:
         for remat in options.remat_steps:
-            flags = [
-                "--depth",
-                options.depth,
-                "--batch-size",
-                options.batch_size,
-                "--remat-steps",
-                remat,
-                "--micro-batch",
-                micro,
-            ]
-            flags += ["--duration", options.duration]
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.memory",
-                "--alone",
-                "--repeats",
-                options.repeats,
-                *flags,
-            ]
-            done = subprocess.run(
-                [str(part) for part in command], check=True, capture_output=True, text=True
-            )
+            flags = {
+                "--depth": options.depth,
+                "--batch-size": options.batch_size,
+                "--duration": options.duration,
+                "--repeats": options.repeats,
+                "--remat-steps": remat,
+                "--micro-batch": micro,
+            }
+            command = [sys.executable, "-m", "benchmarks.memory", "--alone"]
+            command += [str(word) for flag in flags.items() for word in flag]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])
             kept = f"of {remat} steps" if remat else "of all steps"
             print(
@@ -140,4 +115,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

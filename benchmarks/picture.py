@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from snnjax import plotting
 from snnjax.calibration import Target, calibrate
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF
-from snnjax.experiments import RandmanConfig, run
+from snnjax.experiments import Experiment, run
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
 
@@ -104,14 +103,9 @@ def main(path: Path) -> None:
         ("Kaiming", "kaiming"),
     )
     for name, init in choices:
-        options: dict[str, Any] = {
-            "init": init,
-            "hidden": (128, 128, 128),
-            "samples": 400,
-            "batch_size": 100,
-            "epochs": EPOCHS,
-        }
-        history = run(RandmanConfig(start="paper", **options)).fit.history
+        sizes = {"depth": 3, "samples": 400, "batch_size": 100, "epochs": EPOCHS}
+        experiment = Experiment.from_options("randman", start="paper", init=init, **sizes)
+        history = run(experiment).fit.history
         accuracy_axes.plot(
             [r["epoch"] for r in history],
             [100 * r["valid_accuracy"] for r in history],

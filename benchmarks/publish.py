@@ -2,7 +2,7 @@
 
     python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234
 
-Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce.study`).
+Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce._study`).
 Paths of the machine are removed; date, machine and commit of the run are added. Then writes an
 index with the same facts, the computing time, and which statements hold. The facts of each study
 are stored in `studies.json` beside the index, so that studies of several OUTs, from different
@@ -11,37 +11,18 @@ times, can be combined. The index also names studies that were never published.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import datetime
 import json
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from snnjax.reproduce.targets import TARGETS, study_name
+from snnjax.reproduce._targets import TARGETS, study_name
 
 VERDICTS = ("holds", "does not hold", "not tested at this scale")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to publish."""
-
-    runs: tyro.conf.Positional[Path]
-    """The folder OUT of `snnjax reproduce`."""
-    pages: tyro.conf.Positional[Path]
-    """Folder for the pages."""
-    machine: str
-    """The machine of the runs."""
-    commit: str
-    """The commit of the runs."""
-    notes: Path | None = None
-    """Markdown for the index: reasons why statements do not hold."""
 
 
 def publish(runs: Path, pages: Path, *, machine: str, commit: str, notes: str = "") -> Path:
@@ -98,16 +79,13 @@ def _facts(folder: Path, report: str) -> dict[str, Any]:
         verdict: sum(verdict in (cell.strip() for cell in row) for row in rows)
         for verdict in VERDICTS
     }
-    seconds = sum(
-        json.loads(line)["seconds"] for line in (folder / "results.jsonl").read_text().splitlines()
-    )
-    day = datetime.datetime.fromtimestamp(
-        (folder / "results.jsonl").stat().st_mtime, datetime.UTC
-    ).date()
-    settings = json.loads((folder / "study.json").read_text())
+    file = folder / "study.json"
+    study = json.loads(file.read_text())
+    seconds = sum(unit["seconds"] for unit in study["done"].values())
+    day = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC).date()
     return {
         "title": report.splitlines()[0].removeprefix("# "),
-        "preset": settings["preset"],
+        "preset": study["settings"]["preset"],
         "minutes": round(seconds / 60, 1),
         "day": str(day),
         **counts,
@@ -118,8 +96,8 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     presets = " and ".join(dict.fromkeys(f"`{f['preset']}`" for f in facts.values()))
     lines = [
         "# The paper's figures and tables, as they came out here",
-        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, our numbers beside the published ones, and a verdict on "
-        "every statement of the paper.",
+        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, "
+        "our numbers beside the published ones, and a verdict on every statement of the paper.",
         f"| | {' | '.join(VERDICTS)} | run on | at commit | minutes |\n|{'---|' * (len(VERDICTS) + 4)}",
     ]
     lines[-1] += "".join(
@@ -137,20 +115,20 @@ def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def main(options: Options) -> int:
-    """Publish, and print the path of the index.
-
-    Args:
-        options: What to publish.
-    """
+def main() -> None:
+    """Publish, and print the path of the index."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    add = parser.add_argument
+    add("runs", type=Path, help="the folder OUT of snnjax reproduce")
+    add("pages", type=Path, help="folder for the pages")
+    add("--machine", required=True, help="the machine of the runs")
+    add("--commit", required=True, help="the commit of the runs")
+    add("--notes", type=Path, help="Markdown for the index: why statements do not hold")
+    options = parser.parse_args()
     notes = "" if options.notes is None else options.notes.read_text()
-    print(
-        publish(
-            options.runs, options.pages, machine=options.machine, commit=options.commit, notes=notes
-        )
-    )
-    return 0
+    facts = {"machine": options.machine, "commit": options.commit, "notes": notes}
+    print(publish(options.runs, options.pages, **facts))
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    main()

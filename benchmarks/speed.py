@@ -33,7 +33,7 @@ that was stopped can continue. A file has one setting: the same machine, commit,
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 import os
 import platform
@@ -44,9 +44,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import tyro
+from typing import Any, NamedTuple
 
 from benchmarks import speed_tables
 from benchmarks.contest import BEGIN
@@ -103,30 +101,32 @@ AXES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Sizes to vary: for each a work and values."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to measure, and how long."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what to measure, and how long.
 
-    what: tyro.conf.Positional[Literal["all", "steps", "start", "growth", "loader", "table"]]
-    """See the description of `python -m benchmarks.speed`."""
-    results: tyro.conf.Positional[Path]
-    """JSON lines, one per process."""
-    venvs: Path | None = None
-    """Folder with the other libraries' environments, each with the name of the library."""
-    works: tuple[str, ...] = tuple(WORKS)
-    """Works, by name."""
-    contestants: tuple[str, ...] = tuple(CONTESTANTS)
-    """Contestants, by name."""
-    rounds: int = 3
-    """Processes of each contestant and work."""
-    steps: int = 10
-    """Timed steps per process."""
-    warmup: int = 2
-    """Steps after the first that are not timed."""
-    seconds: float = 10.0
-    """Time after which a process makes no further step (it makes at least three)."""
-    timeout: float = 600.0
-    """Seconds after which a process is stopped."""
+    Args:
+        argv: Arguments. None: those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("what", choices=("all", "steps", "start", "growth", "loader", "table"))
+    add("results", type=Path, help="JSON lines, one per process")
+    add("--venvs", type=Path, help="folder of environments, each with the name of its library")
+    add("--works", nargs="+", choices=WORKS, default=list(WORKS))
+    add("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
+    add("--rounds", type=int, default=3, help="processes of each contestant and work")
+    add("--steps", type=int, default=10, help="timed steps per process")
+    add("--warmup", type=int, default=2, help="steps after the first that are not timed")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="a process makes no further step after this time (it makes at least three)",
+    )
+    add("--timeout", type=float, default=600.0, help="seconds after which a process is stopped")
+    return parser.parse_args(argv)
 
 
 class Job(NamedTuple):
@@ -195,7 +195,7 @@ def points() -> Iterator[tuple[str, str]]:
             )
 
 
-def command_of(job: Job, python: str, options: Options) -> list[str]:
+def command_of(job: Job, python: str, options: argparse.Namespace) -> list[str]:
     """Return the command of a job.
 
     Args:
@@ -308,7 +308,7 @@ def read_outcome(status: int, out: str, err: str) -> dict[str, Any]:
     )
 
 
-def settings_of(options: Options) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that all results in a file share.
 
     Args:
@@ -375,7 +375,7 @@ def missing(jobs: Iterator[Job], lines: Sequence[Mapping[str, Any]]) -> list[Job
     return [job for job in jobs if job.key not in done]
 
 
-def measure(options: Options, what: str, pythons: Mapping[str, str]) -> None:
+def measure(options: argparse.Namespace, what: str, pythons: Mapping[str, str]) -> None:
     """Run every process of a measurement that has no result, and append its line.
 
     Args:
@@ -436,18 +436,9 @@ def read(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def main(options: Options) -> None:
-    """Measure and print.
-
-    Args:
-        options: What to measure.
-    """
-    for name, values, known in (
-        ("works", options.works, WORKS),
-        ("contestants", options.contestants, CONTESTANTS),
-    ):
-        if wrong := [value for value in values if value not in known]:
-            raise ValueError(f"{name} must be among {', '.join(known)}, got {', '.join(wrong)}")
+def main() -> None:
+    """Measure and print."""
+    options = parse()
     if options.what != "table":
         found = {name: python_of(CONTESTANTS[name], options.venvs) for name in options.contestants}
         for name in (name for name, python in found.items() if python is None):
@@ -464,4 +455,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

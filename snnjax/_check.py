@@ -1,6 +1,8 @@
 """Argument checks. The messages name the argument, the value and what is allowed.
 
 A traced value (inside jit, vmap or grad) has no number yet; it is not checked.
+
+JAX is imported where it is needed, so that the command line can check options without it.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import numbers
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
-import jax
 import numpy as np
-from jax.core import Tracer
-from numpy.typing import DTypeLike
+
+if TYPE_CHECKING:
+    import jax
+    from numpy.typing import DTypeLike
 
 T = TypeVar("T")
 
@@ -29,7 +32,7 @@ class Shaped(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-Scalar = float | np.ndarray | jax.Array
+Scalar: TypeAlias = "float | np.ndarray | jax.Array"
 """A real number, or an array of them that broadcasts (one per neuron)."""
 
 
@@ -39,8 +42,12 @@ def concrete(value: object) -> np.ndarray | None:
     Args:
         value: A number, an array, or a Flax variable with one of them.
     """
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
-        return None
+    if not isinstance(value, float | int | np.ndarray):
+        import jax
+        from jax.core import Tracer
+
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
+            return None
     return np.asarray(value, dtype=np.float64)
 
 
@@ -276,6 +283,8 @@ def key(name: str, value: T) -> T:
     ...
     TypeError: key must be a random key such as jax.random.key(0), got int 0
     """
+    import jax
+
     dtype, shape = (
         (value.dtype, value.shape) if isinstance(value, jax.Array | np.ndarray) else (None, ())
     )
@@ -326,12 +335,16 @@ def wide(dtype: DTypeLike) -> np.dtype:
     16 bits are not enough for a membrane that decays by less than 1/256 per step, for a sum of many
     values, or for the tail of a distribution.
 
-    >>> wide(jax.numpy.bfloat16), wide("float64")
+    >>> wide("bfloat16"), wide("float64")
     (dtype('float32'), dtype('float64'))
     """
+    import jax
+
     return jax.numpy.promote_types(dtype, jax.numpy.float32)
 
 
 def as_wide(x: jax.typing.ArrayLike) -> jax.Array:
     """Convert the array `x` to `wide` of its own dtype."""
+    import jax
+
     return jax.numpy.asarray(x, wide(jax.numpy.result_type(x)))

@@ -1,210 +1,460 @@
 """The `snnjax` command.
 
-snnjax train TASK
-snnjax sweep TASK
-snnjax probe TASK | run FOLDER
-snnjax reproduce NAME
-snnjax theory
+    snnjax train TASK [flags]           snnjax train --resume FOLDER
+    snnjax sweep TASK [flags]           snnjax sweep --resume FOLDER
+    snnjax results FOLDER ...
+    snnjax probe TASK [flags]           snnjax probe run FOLDER
+    snnjax reproduce NAME
+    snnjax theory [flags]
+
+The exit status is 0 on success, 1 if training diverged, 2 if an argument, file or option is
+invalid, and 130 after an interrupt. JAX is loaded only when something is computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import errno
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import Any, Literal
 
-import tyro
 from rich.console import Console
-from rich.table import Table
 
-from snnjax import _check
-from snnjax.experiments.tasks import TASKS, task_name
-from snnjax.runtime import compile_quickly, use_compilation_cache, use_cpu_devices
-from snnjax.training._ensemble import Order
-from snnjax.training._placement import Placement
+from snnjax import __version__, _check
+from snnjax._flags import Parser, UsageError, add_flags
+from snnjax.experiments import Experiment
+from snnjax.experiments._experiment import STARTS
+from snnjax.experiments._options import Part, options_of
+from snnjax.experiments._tasks import TASKS
 
-if TYPE_CHECKING:
-    from snnjax.reproduce.study import Finished
-
-Task = Union[  # type: ignore[valid-type]
-    *(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in TASKS.items())
-]
+_NAMES = {task.name: task for task in TASKS}
+Out = Callable[[object], None]
+"""A function that prints a line of text or a table."""
 
 
-def _say(console: Console, text: str) -> None:
-    """Print a line without colours and without line breaks."""
-    console.print(text, highlight=False, soft_wrap=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line, and exit.
+
+    Args:
+        argv: Arguments. None: those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
+    if not console.is_terminal:  # files and pipes have no width, so tables are not cut
+        console = Console(width=160, emoji=False)
+
+    def out(thing: object) -> None:
+        if isinstance(thing, str):
+            console.print(thing, highlight=False, markup=False, soft_wrap=True)
+        else:
+            console.print(thing)
+
+    def fail(text: str) -> None:
+        errors.print(f"snnjax: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        status = _command(words)(words[1:], out)
+    except KeyboardInterrupt:
+        fail("interrupted")
+        status = 130
+    except Exception as error:
+        if debug:
+            raise
+        known = isinstance(error, ValueError | TypeError | OSError | ImportError | MemoryError)
+        hint = "" if known else "; --debug shows where"
+        kind = "out of memory: " if isinstance(error, MemoryError) else ""
+        full = _is_full(error)
+        text = "no space left on the disk; what is written is complete" if full else str(error)
+        fail(f"error: {kind}{_with_flags(text) or type(error).__name__}{hint}")
+        status = 2
+    if status == 130 and argv is None:
+        # A running computation cannot be stopped. It would crash when Python frees its data.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train a spiking network and write a run folder with metrics, parameters and figures."""
-
-    task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
-
-    def __call__(self, console: Console) -> int:
-        """Run the task. Return 0, 1 if training diverged, or 130 if it was interrupted."""
-        from snnjax._progress import TrainingProgress, summary_table
-        from snnjax.experiments._run import run
-        from snnjax.training import TrainingDivergedError
-        from snnjax.training._fit import TrainingInterrupted
-        from snnjax.training._run_folder import RunFolder
-
-        use_cpu_devices()
-        config = self.task
-        name = task_name(config)
-        datasets = config.datasets()
-        folder = RunFolder.new(name) if config.out is None else RunFolder(config.out)
-        try:
-            finished = run(config, datasets=datasets, folder=folder, callbacks=[TrainingProgress()])
-        except TrainingDivergedError as error:
-            _say(console, f"snnjax: {error}")
-            _say(console, f"run folder: {folder.path}")
-            return 1
-        except TrainingInterrupted as error:
-            _say(console, f"snnjax: {error}; run folder: {folder.path}")
-            return 130
-        console.print(summary_table(finished.summary))
-        _say(console, f"run folder: {folder.path}")
-        for figure in ("learning_curves.png", "activity.png"):
-            _say(console, f"figure:     {folder.path / figure}")
-        return 0
+def _command(words: list[str]) -> Callable[[list[str], Out], int]:
+    """Return the function of the command that the arguments begin with."""
+    if not words or words[0] in ("-h", "--help"):
+        return _help
+    if words[0] == "--version":
+        return lambda words, out: out(f"snnjax {__version__}") or 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {words[0]!r}; {hint}")
+    return COMMANDS[words[0]][0]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Train every combination of seeds and swept values at once, with resume after interrupts.
+def _help(words: list[str], out: Out) -> int:
+    out("usage: snnjax COMMAND ...\n\nDeep spiking neural networks in JAX, initialized right.\n")
+    for name, (_, text) in COMMANDS.items():
+        out(f"  {name:<12}{text}")
+    out("\n  --version   print the version\n  --debug     show the traceback of an error")
+    out("\nsnnjax COMMAND --help shows the flags of a command.")
+    return 0
 
-    Any of --sigma-u, --mu-u, --mu-w, --sigma-w, --alpha, --learning-rate, --upper-strength,
-    --upper-rate, --lower-strength, --lower-threshold, --beta and --lsuv-rate takes several values:
-    0.1,0.3,1 or low:high:number or low:high:log:number, for example --sigma-u 0.01:100:log:13.
+
+def _with_flags(text: str) -> str:
+    """Write the option that a message begins with as a flag: `sigma_u must ...`."""
+    first = re.match(r"[a-z_]+(?= (must|is an option|is not an option|has no effect))", text)
+    return f"--{first[0].replace('_', '-')}{text[first.end() :]}" if first else text
+
+
+def _is_full(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    return full or "No space left on device" in str(error)
+
+
+class _Usage:
+    """The flags of a command on a task, and the experiment that they describe.
+
+    Args:
+        words: Arguments of the command.
+        command: Its name.
+        own: Its own options, a part.
+        several: Whether flags take several values.
     """
 
-    task: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Task]]
+    def __init__(self, words: list[str], command: str, own: Part, *, several: bool = False) -> None:
+        self.task = next((word for word in words if word in _NAMES), None)
+        prog = f"snnjax {command} {self.task or 'TASK'}"
+        self.parser = Parser(prog=prog, usage=f"{prog} [flags]", description=type(own).__doc__)
+        self.base: Experiment | None = None
+        add_flags(self.parser, own)
+        if self.task is not None:
+            self._choose(words, several)
+        else:
+            names = ", ".join(_NAMES)
+            self.parser.epilog = (
+                f"tasks: {names}. {prog.replace('TASK', 'randman')} --help shows more."
+            )
+            self.parser.add_argument("task", nargs="?", metavar="TASK", help=names)
+        found = self.parser.parse(words)
+        wrong = found.pop("task", None)
+        if self.task is None and wrong is not None:
+            near = difflib.get_close_matches(wrong, _NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"tasks are {', '.join(_NAMES)}"
+            raise UsageError(f"unknown task {wrong!r}; {hint}")
+        names = [option.name for option in options_of(own)]
+        self.own: dict[str, Any] = {name: found[name] for name in names if name in found}
+        self.options = {n: v for n, v in found.items() if n not in (*names, "start")}
+
+    def _choose(self, words: list[str], several: bool) -> None:
+        """Read the flags that choose a class, because the other flags depend on them."""
+        first = Parser(add_help=False)
+        bare = Experiment.from_options(str(self.task))
+        names = [o.name for o in options_of(bare) if o.choices and o.name != "task"]
+        for name in ("start", *names):
+            first.add_argument(f"--{name}", default=None)
+        chosen = {n: v for n, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
+        if several:
+            chosen = {name: text.split(",")[0] for name, text in chosen.items()}
+        with _FlagErrors():
+            self.base = Experiment.from_options(str(self.task), **chosen)
+        self.parser.add_argument("task", choices=[self.task], help="the task")
+        self.parser.add_argument(
+            "--start",
+            choices=list(STARTS),
+            default="calibrated",
+            help="Values of flags that are not given. calibrated: membranes and gradients are "
+            "calibrated on training data, and the size of the first step does not grow with depth. "
+            "paper: the published settings of Rossbroich, Gygax & Zenke (2022). [calibrated]",
+        )
+        add_flags(self.parser, self.base, several=several)
+
+    def experiment(self) -> Experiment:
+        """Return the experiment.
+
+        Raises:
+            UsageError: No task is named, or options do not fit together.
+        """
+        return self.needed().replace(**self.options)
+
+    def needed(self) -> Experiment:
+        """Return the experiment without the other flags, or raise if no task is named."""
+        if self.base is None:
+            raise UsageError(f"name a task: {', '.join(_NAMES)}")
+        return self.base
+
+
+class _FlagErrors:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError):
+            raise UsageError(_with_flags(str(error))) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(Part):
+    """Train a spiking network and write a run folder with metrics, parameters and figures."""
+
+    out: Path | None = None
+    """Run folder, new or empty. None: a new folder in ./runs."""
+    resume: Path | None = None
+    """Continue the interrupted run in this folder. Other flags are not needed."""
+
+
+def train(words: list[str], out: Out) -> int:
+    """Train one network."""
+    usage = _Usage(words, "train", TrainOptions())
+    options = dataclasses.replace(TrainOptions(), **usage.own)
+    from snnjax.experiments._load import load_experiment
+
+    resumed = options.resume
+    if resumed is not None and (usage.task or options.out):
+        raise UsageError("--resume FOLDER takes all other options from the folder; give only it")
+    experiment = usage.experiment() if resumed is None else load_experiment(resumed)
+    _prepare_jax()
+    from snnjax._progress import TrainingProgress, summary_table
+    from snnjax.experiments._run import run
+    from snnjax.training import TrainingDivergedError
+    from snnjax.training._fit import TrainingInterrupted
+
+    datasets = experiment.datasets()
+    folder = resumed or options.out or _new_folder(experiment.task.name)
+    again = f"continue with: snnjax train --resume {folder}"
+    try:
+        bar = [TrainingProgress()]
+        resume = resumed is not None
+        done = run(experiment, folder, resume=resume, datasets=datasets, callbacks=bar)
+    except TrainingDivergedError as error:
+        out(f"snnjax: {error}")
+        out(f"run folder: {folder}")
+        return 1
+    except TrainingInterrupted as error:
+        out(f"snnjax: {error}; run folder: {folder}; {again}")
+        return 130
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        raise OSError(f"no space left on the disk for {folder}; free some, and {again}") from None
+    out(summary_table(done.summary))
+    out(f"run folder: {folder}")
+    for figure in ("learning_curves.png", "activity.png"):
+        out(f"figure:     {folder / figure}")
+    return 0
+
+
+def _new_folder(name: str) -> Path:
+    from snnjax.training._run_folder import RunFolder
+
+    return RunFolder.new(name).path
+
+
+def _prepare_jax() -> None:
+    from snnjax.runtime import use_compilation_cache, use_cpu_devices
+
+    use_compilation_cache()
+    use_cpu_devices()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions(Part):
+    """Train every combination of seeds and values, with resume after interrupts.
+
+    Every flag of the task takes several values: 0.1,0.3,1 or low:high:number or
+    low:high:log:number, for example --sigma-u 0.01:100:log:13 --depth 1,3,7 --init lsuv,kaiming.
+    Several layers are written with x: --hidden 128,128x64.
+    """
+
     seeds: int = 5
     """Number of seeds, of weights and sample order: --seed and the numbers after it."""
-    resume: bool = False
-    """Continue the sweep in the folder --out. Finished members are kept; seeds and values may be
-    added."""
+    out: Path | None = None
+    """Folder of the sweep, new or empty. None: a new folder in ./runs."""
+    resume: Path | None = None
+    """Continue the sweep in this folder. Finished members are kept. With a task and flags, their
+    seeds and values are added; other flags must be as before."""
     patience: int | None = None
     """Stop a member after this number of epochs without a better validation accuracy."""
-    order: Order = "member"
+    order: Literal["member", "shared"] = "member"
     """Order of training samples: one per member, from its seed, or one shared by all members."""
     wave: int = 16
     """Members that train at once."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
-    placement: Placement = "auto"
+    placement: Literal["auto", "vmap", "map", "shard"] = "auto"
     """How members run: in one batch (vmap), one after another (map), over all devices (shard), or
     as suits the machine (auto)."""
+    distributed: bool = False
+    """This is one of several processes that share the sweep and its folder. SLURM, Open MPI,
+    Kubernetes and Cloud TPU are found by JAX; elsewhere, give the next three flags."""
+    coordinator: str | None = None
+    """Address and port of process 0, for example host0:1234."""
+    processes: int | None = None
+    """Number of processes."""
+    process: int | None = None
+    """Number of this process, from 0."""
 
-    def __call__(self, console: Console, varied: dict[str, list[float]] | None = None) -> int:
-        """Run what is missing. Return 0, or 130 if it was interrupted."""
-        from snnjax._progress import SweepProgress, sweep_table
-        from snnjax.experiments.sweep import grid, run_sweep
-        from snnjax.experiments.sweep_folder import FIGURE, varied_in
-        from snnjax.training._run_folder import RunFolder
 
-        _check.integer("seeds", self.seeds, at_least=1)
-        use_cpu_devices()
-        config = self.task
-        if self.resume and config.out is None:
-            raise ValueError(
-                "out must name the folder of the sweep to continue, got none; use --out FOLDER "
-                "--resume"
-            )
-        members = grid(range(config.seed, config.seed + self.seeds), varied or {})
-        folder = (
-            RunFolder.new(f"sweep-{task_name(config)}").path if config.out is None else config.out
+def sweep(words: list[str], out: Out) -> int:
+    """Train all members of a sweep."""
+    usage = _Usage(words, "sweep", SweepOptions(), several=True)
+    options = dataclasses.replace(SweepOptions(), **usage.own)
+    _check.integer("seeds", options.seeds, at_least=1)
+    from snnjax.experiments import _hosts
+
+    if options.distributed:
+        _hosts.join(options.coordinator, options.processes, options.process)
+    elif (options.coordinator, options.processes, options.process) != (None, None, None):
+        raise UsageError("--coordinator, --processes and --process need --distributed")
+    _prepare_jax()
+    from snnjax._progress import SweepProgress
+    from snnjax.experiments import Execution, Sweep, run_sweep
+    from snnjax.experiments._results import sweep_table
+    from snnjax.experiments._sweep import load_sweep
+    from snnjax.experiments._sweep_folder import FIGURE
+
+    folder = options.resume or options.out
+    if options.resume is not None and usage.task is None:
+        planned = load_sweep(options.resume)
+    else:
+        single = {name: v[0] for name, v in usage.options.items() if len(v) == 1}
+        over = {name: tuple(v) for name, v in usage.options.items() if len(v) > 1}
+        planned = Sweep(
+            base=usage.needed().replace(**single),
+            over=over,
+            seeds=options.seeds,
+            patience=options.patience,
+            order=options.order,
         )
-        epochs = config.epochs + config.priming_epochs
-        if self.resume and not (folder / "config.json").exists():
-            _say(console, f"nothing to continue in {folder}: a new sweep")
-        with SweepProgress(len(members), epochs) as progress:
-            try:
-                finished = run_sweep(
-                    config,
-                    members,
-                    folder,
-                    resume=self.resume,
-                    wave=self.wave,
-                    placement=self.placement,
-                    patience=self.patience,
-                    order=self.order,
-                    checkpoint_every=self.checkpoint_every,
-                    on_epoch=[progress],
-                )
-            except KeyboardInterrupt:
-                _say(
-                    console,
-                    f"snnjax: interrupted; continue with the same command, --out {folder} and "
-                    "--resume",
-                )
-                return 130
-        console.print(sweep_table(finished.rows))
-        _say(console, f"results: {folder / 'results.csv'}")
-        if (swept_names := varied_in(finished.rows)) and len(swept_names) > 2:
-            _say(
-                console,
-                f"figure:  none for more than two swept parameters, {', '.join(swept_names)}",
+    if folder is None:
+        if options.distributed:
+            raise UsageError("--distributed needs --out FOLDER, the same for all processes")
+        folder = _new_folder(f"sweep-{planned.base.task.name}")
+    execution = Execution(
+        wave=options.wave, placement=options.placement, checkpoint_every=options.checkpoint_every
+    )
+    training = planned.base.training
+    epochs = training.epochs + training.priming_epochs
+    with SweepProgress(len(planned.members()), epochs) as progress:
+        try:
+            resume = options.resume is not None
+            done = run_sweep(
+                planned, folder, resume=resume, execution=execution, on_epoch=[progress]
             )
-        elif swept_names:
-            _say(console, f"figure:  {folder / FIGURE}")
-        return 0
+        except KeyboardInterrupt:
+            progress.__exit__(None, None, None)  # the message stands below the bar
+            out(f"snnjax: interrupted; continue with: snnjax sweep --resume {folder}")
+            return 130
+        except Exception as error:
+            if not _is_full(error):
+                raise
+            raise OSError(
+                f"no space left on the disk for {folder}; finished members are safe: free some, "
+                f"and continue with: snnjax sweep --resume {folder}"
+            ) from None
+    out(sweep_table(done.rows))
+    out(f"results: {folder / 'results.csv'}")
+    if (folder / FIGURE).exists():
+        out(f"figure:  {folder / FIGURE}")
+    return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedRun:
-    """A run of `snnjax train`."""
+class ResultsOptions(Part):
+    """Show the results of one or several sweeps: one line per combination of swept values."""
 
-    folder: tyro.conf.Positional[Path]
-    """Its run folder."""
-    parameters: Literal["final", "best", "initial"] = "final"
-    """Parameters after the last epoch, at the best validation accuracy, or before training."""
+    sort: str | None = None
+    """Sort by this column of results.csv, the largest mean first; for example
+    test_accuracy_final."""
+    csv: Path | None = None
+    """Also write the rows of all folders to this CSV file, which must not exist."""
+    figure: Path | None = None
+    """Also draw test accuracy over the swept number, one line per folder and other values, to this
+    file (png, svg or pdf), which must not exist."""
+
+
+def results(words: list[str], out: Out) -> int:
+    """Print, export and draw the results of sweeps."""
+    prog = "snnjax results FOLDER"
+    parser = Parser(prog=prog, usage=f"{prog} ... [flags]", description=ResultsOptions.__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of sweeps")
+    add_flags(parser, ResultsOptions())
+    found = parser.parse(words)
+    folders = found.pop("folders")
+    options = dataclasses.replace(ResultsOptions(), **found)
+    from snnjax.experiments import _results
+    from snnjax.experiments._sweep_folder import write_csv
+
+    for name in ("csv", "figure"):
+        file = found.get(name)
+        if file is not None and file.exists():
+            raise FileExistsError(f"--{name} {file} exists; name another file or remove it")
+    rows = _results.read(folders)
+    out(_results.sweep_table(rows, sort=options.sort))
+    if options.csv is not None:
+        write_csv(rows, options.csv)
+        out(f"rows:   {options.csv}")
+    if options.figure is not None:
+        _results.draw(rows, options.figure)
+        out(f"figure: {options.figure}")
+    return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Examine every layer of a network: rates, membrane, gradients, updates, and problems."""
+class ProbeOptions(Part):
+    """Examine every layer of a network: rates, membrane, gradients, updates, and problems.
 
-    source: tyro.conf.OmitArgPrefixes[
-        tyro.conf.OmitSubcommandPrefixes[Annotated[SavedRun, tyro.conf.subcommand("run")] | Task]
-    ]
-    samples: int = 64
-    """Number of training samples."""
+    The network is the untrained one of a task, or that of a finished run: snnjax probe run FOLDER.
+    """
+
+    probe_samples: int = 64
+    """Number of training samples to measure on."""
     figure: Path | None = None
     """Also plot rate, gradient and update over depth to this PNG file, which must not exist."""
+    parameters: Literal["final", "best", "initial"] = "final"
+    """Of a run: parameters after the last epoch, at the best validation accuracy, or before
+    training."""
 
-    def __call__(self, console: Console) -> int:
-        """Print the probe of a saved run, or of an untrained network."""
-        from snnjax import plotting
-        from snnjax.diagnostics import probe
-        from snnjax.experiments import load_run
-        from snnjax.experiments._run import prepare, spread
 
-        _check.integer("samples", self.samples, at_least=1)
-        if self.figure is not None and self.figure.exists():
-            raise FileExistsError(f"figure {self.figure} exists; name another file or remove it")
-        prepared = (
-            load_run(self.source.folder, parameters=self.source.parameters)
-            if isinstance(self.source, SavedRun)
-            else prepare(self.source)
-        )
-        x, labels = prepared.sample.batch(spread(prepared.sample, self.samples))
-        objective, optimizer = prepared.objective(), prepared.optimizer()
-        report = probe(prepared.network, x, labels, objective, optimizer=optimizer)
-        _say(console, str(report))
-        if self.figure is not None:
-            plotting.save(plotting.depth(report), self.figure)
-            _say(console, f"figure: {self.figure}")
-        return 0
+def probe(words: list[str], out: Out) -> int:
+    """Print the probe of a saved run, or of an untrained network."""
+    folder = None
+    if "run" in words and (at := words.index("run")) + 1 < len(words):
+        folder = Path(words[at + 1])
+        words = words[:at] + words[at + 2 :]
+    usage = _Usage(words, "probe", ProbeOptions())
+    options = dataclasses.replace(ProbeOptions(), **usage.own)
+    _check.integer("probe_samples", options.probe_samples, at_least=1)
+    if options.figure is not None and options.figure.exists():
+        raise FileExistsError(f"--figure {options.figure} exists; name another file or remove it")
+    experiment = usage.experiment() if folder is None else None
+    from snnjax.runtime import use_compilation_cache
+
+    use_compilation_cache()
+    from snnjax import diagnostics, plotting
+    from snnjax.experiments import load_run
+    from snnjax.experiments._data import spread
+    from snnjax.experiments._run import prepare
+
+    if experiment is not None:
+        prepared = prepare(experiment)
+    else:
+        prepared = load_run(Path(folder or ""), parameters=options.parameters)
+    sample = prepared.data.sample
+    x, labels = sample.batch(spread(sample, options.probe_samples))
+    objective, optimizer = prepared.objective(), prepared.optimizer()
+    report = diagnostics.probe(prepared.network, x, labels, objective, optimizer=optimizer)
+    out(str(report))
+    if options.figure is not None:
+        plotting.save(plotting.depth(report), options.figure)
+        out(f"figure: {options.figure}")
+    return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Theory:
+class TheoryOptions(Part):
     """Print the kernel integrals and the weights that give a target membrane."""
 
     n: int = 128
@@ -230,61 +480,63 @@ class Theory:
     theta: float = 1.0
     """Firing threshold."""
 
-    def __call__(self, console: Console) -> int:
-        """Print the table."""
-        from snnjax import theory
-        from snnjax.psp import Kernel
 
-        _check.integer("n_recurrent", self.n_recurrent, at_least=0)
-        _check.number("sigma_u", self.sigma_u, above=0)
-        _check.number("theta", self.theta, above=0)
-        _check.number("mu_u", self.mu_u, below=self.theta)
-        _check.number("alpha", self.alpha, above=0, below=1)
-        kernel = Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
-        afferents = [theory.Afferent(self.n, self.nu, self.alpha if self.n_recurrent else 1.0)]
-        if self.n_recurrent:
-            nu = self.nu if self.nu_recurrent is None else self.nu_recurrent
-            afferents.append(theory.Afferent(self.n_recurrent, nu, 1 - self.alpha))
-        weights = theory.afferent_weights(
-            self.mu_u, self.sigma_u, afferents, kernel, theta=self.theta
-        )
-        limit = theory.mu_u_limit(self.sigma_u, afferents, kernel)
-        xi = float(theory.xi_of(self.mu_u, self.sigma_u, self.theta))
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for k in (kernel, dataclasses.replace(kernel, mode="continuous")):
-            integrals = f"ebar {1e3 * k.mean():.6g} ms, ehat {1e3 * k.power():.6g} ms"
-            table.add_row(f"kernel integrals, {k.mode}", integrals)
-        table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
-        for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
-            table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
-            spread = theory.membrane_statistics(
-                w.mu_w, w.sigma_w, n=a.n, nu=a.nu, kernel=kernel
-            ).quenched_spread
-            table.add_row("  quenched spread of the mean membrane", f"{spread:.4g}")
-        table.add_row("weights exist for", f"{-limit:.4g} <= mu_u <= {limit:.4g}")
-        console.print(table)
-        return 0
+def theory(words: list[str], out: Out) -> int:
+    """Print the table."""
+    parser = Parser(
+        prog="snnjax theory", usage="snnjax theory [flags]", description=TheoryOptions.__doc__
+    )
+    add_flags(parser, TheoryOptions())
+    o = dataclasses.replace(TheoryOptions(), **parser.parse(words))
+    from rich.table import Table
+
+    from snnjax import theory
+    from snnjax.psp import Kernel
+
+    _check.integer("n_recurrent", o.n_recurrent, at_least=0)
+    _check.number("sigma_u", o.sigma_u, above=0)
+    _check.number("theta", o.theta, above=0)
+    _check.number("mu_u", o.mu_u, below=o.theta)
+    _check.number("alpha", o.alpha, above=0, below=1)
+    kernel = Kernel(tau_mem=o.tau_mem, tau_syn=o.tau_syn, dt=o.dt)
+    afferents = [theory.Afferent(o.n, o.nu, o.alpha if o.n_recurrent else 1.0)]
+    if o.n_recurrent:
+        nu = o.nu if o.nu_recurrent is None else o.nu_recurrent
+        afferents.append(theory.Afferent(o.n_recurrent, nu, 1 - o.alpha))
+    weights = theory.afferent_weights(o.mu_u, o.sigma_u, afferents, kernel, theta=o.theta)
+    limit = theory.mu_u_limit(o.sigma_u, afferents, kernel)
+    xi = float(theory.xi_of(o.mu_u, o.sigma_u, o.theta))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for k in (kernel, dataclasses.replace(kernel, mode="continuous")):
+        integrals = f"ebar {1e3 * k.mean():.6g} ms, ehat {1e3 * k.power():.6g} ms"
+        table.add_row(f"kernel integrals, {k.mode}", integrals)
+    table.add_row("xi = (theta - mu_u) / sigma_u", f"{xi:.4g} ({_regime(xi)})")
+    for name, a, w in zip(("feed-forward", "recurrent"), afferents, weights, strict=False):
+        table.add_row(f"{name} weights", f"mu_w {w.mu_w:.6g}, sigma_w {w.sigma_w:.6g}")
+        statistics = theory.membrane_statistics(w.mu_w, w.sigma_w, n=a.n, nu=a.nu, kernel=kernel)
+        spread = f"{statistics.quenched_spread:.4g}"
+        table.add_row("  quenched spread of the mean membrane", spread)
+    table.add_row("weights exist for", f"{-limit:.4g} <= mu_u <= {limit:.4g}")
+    out(table)
+    return 0
 
 
 def _regime(xi: float) -> str:
     """Describe the regime of a distance `xi` from the mean membrane to the threshold."""
     if xi < 1:
         return "mean or noise near threshold: high rates"
-    return (
-        "fluctuation-driven"
-        if xi <= 3
-        else "threshold more than 3 standard deviations away: nearly silent"
-    )
+    if xi <= 3:
+        return "fluctuation-driven"
+    return "threshold more than 3 standard deviations away: nearly silent"
 
 
-Target = Literal[
-    "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
-    "table1", "s4", "s5", "s8", "s9", "s10", "all",
-]  # fmt: skip
+TARGETS = (
+    *(f"figure{k}" for k in range(1, 8)), "table1", "s4", "s5", "s8", "s9", "s10", "all"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reproduce:
+class ReproduceOptions(Part):
     """Compute a figure or table of the paper and compare it with the published one.
 
     The report has our numbers, the published numbers, and a verdict on each statement of the paper.
@@ -293,164 +545,64 @@ class Reproduce:
     available data; paper, the paper's data, epochs and seeds, for an accelerator.
     """
 
-    name: tyro.conf.Positional[Target]
-    """What to compute; all: everything for which data are available. Figure 6 and table 1 use the
-    same runs."""
     preset: Literal["smoke", "laptop", "paper"] = "laptop"
     """Data, sizes, epochs and seeds."""
     out: Path | None = None
     """Folder for all figures of one preset; None: runs/reproduce-PRESET."""
     data: Path | None = None
-    """Folder with the data sets, see snnjax.reproduce.data; None: the environment variable
-    SNNJAX_DATA."""
+    """Folder with the data sets; None: the environment variable SNNJAX_DATA."""
     seeds: int | None = None
     """Number of seeds; None: that of the preset."""
 
-    def __call__(self, console: Console) -> int:
-        """Run what is missing. Return 0, or 130 if it was interrupted."""
-        if self.preset == "smoke":
-            compile_quickly()
-        use_cpu_devices()
-        from snnjax._progress import UnitProgress, verdict_table
-        from snnjax.reproduce import reproduce
-        from snnjax.reproduce.settings import Options
-        from snnjax.reproduce.targets import reproduce_all
 
-        options = Options(self.preset, self.data, self.seeds)
-        root = Path("runs") / f"reproduce-{self.preset}" if self.out is None else self.out
+def reproduce(words: list[str], out: Out) -> int:
+    """Run what is missing of a figure or table."""
+    prog = "snnjax reproduce NAME"
+    parser = Parser(prog=prog, usage=f"{prog} [flags]", description=ReproduceOptions.__doc__)
+    parser.add_argument("name", choices=TARGETS, metavar="NAME", help=", ".join(TARGETS))
+    add_flags(parser, ReproduceOptions())
+    found = parser.parse(words)
+    name = found.pop("name")
+    options = dataclasses.replace(ReproduceOptions(), **found)
+    from snnjax.runtime import compile_quickly
 
-        def say(text: str) -> None:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if options.preset == "smoke":
+        compile_quickly()
+    _prepare_jax()
+    from snnjax._progress import UnitProgress
+    from snnjax.reproduce import reproduce
+    from snnjax.reproduce._report import screen_table
+    from snnjax.reproduce._settings import Options
+    from snnjax.reproduce._targets import reproduce_all
 
-        def show(name: str, result: Finished | str) -> None:
-            if isinstance(result, str):
-                say(f"{name}: not run: {result}")
+    given = Options(options.preset, options.data, options.seeds)
+    root = options.out or Path("runs") / f"reproduce-{options.preset}"
+
+    def show(name: str, result: Any) -> None:
+        if isinstance(result, str):
+            out(f"{name}: not run: {result}")
+        else:
+            out(screen_table(result.study.title, result.verdicts))
+            out(f"report: {result.folder / 'report.md'}")
+
+    with UnitProgress() as progress:
+        try:
+            if name == "all":
+                done = reproduce_all(given, root, watch=progress.unit, on_study=show)
+                out(f"report: {done.report}")
             else:
-                console.print(verdict_table(result.study.title, result.verdicts))
-                say(f"report: {result.folder / 'report.md'}")
-
-        with UnitProgress() as progress:
-            try:
-                if self.name == "all":
-                    say(
-                        "report: "
-                        f"{reproduce_all(options, root, watch=progress.unit, on_study=show).report}"
-                    )
-                else:
-                    show(self.name, reproduce(self.name, options, root, watch=progress.unit))
-            except KeyboardInterrupt:
-                say(f"snnjax: interrupted; continue with the same command, --out {root}")
-                return 130
-        return 0
+                show(name, reproduce(name, given, root, watch=progress.unit))
+        except KeyboardInterrupt:
+            out(f"snnjax: interrupted; continue with the same command, --out {root}")
+            return 130
+    return 0
 
 
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Theory, tyro.conf.subcommand("theory")]
-)
-
-
-def swept(argv: Sequence[str]) -> tuple[list[str], dict[str, list[float]]]:
-    """Separate the flags with several values from the arguments of `snnjax sweep`.
-
-    Args:
-        argv: Arguments of the command line.
-
-    Returns:
-        The other arguments, and the values by the name of the field.
-
-    Raises:
-        ValueError: The values of a flag are invalid.
-
-    >>> swept(["sweep", "randman", "--sigma-u", "0.5,1", "--epochs", "3"])
-    (['sweep', 'randman', '--epochs', '3'], {'sigma_u': [0.5, 1.0]})
-    """
-    if not argv or argv[0] != "sweep":
-        return list(argv), {}
-    from snnjax.experiments.sweep import parse_values
-    from snnjax.experiments.sweep_folder import SWEEPABLE
-
-    rest, varied, words = [], {}, iter(argv)
-    for word in words:
-        flag, given, value = word.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and name in SWEEPABLE:
-            value = value if given else next(words, "")
-            if ":" in value or "," in value:
-                try:
-                    varied[name] = parse_values(value)
-                except ValueError as error:
-                    raise ValueError(f"{flag}: {error}") from None
-                continue
-            rest += [flag, value]
-        else:
-            rest.append(word)
-    return _sweep_options_first(rest), varied
-
-
-def _sweep_options_first(words: list[str]) -> list[str]:
-    """Move the sweep's own options in front of the task, where the parser expects them."""
-    own = {
-        f"--{f.name.replace('_', '-')}"
-        for f in dataclasses.fields(Sweep)
-        if f.name not in ("task", "resume")
-    }
-    first, rest, at = [], [], iter(words[1:])
-    for word in at:
-        if word in own:
-            first += [word, *([value] if (value := next(at, None)) is not None else [])]
-        else:
-            (
-                first
-                if word in ("--resume", "--no-resume") or word.partition("=")[0] in own
-                else rest
-            ).append(word)
-    return [words[0], *first, *rest]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    The exit status is 0 on success, 1 if training diverged, 2 if an argument, file or setting is
-    invalid, and 130 after an interrupt.
-
-    Args:
-        argv: Arguments. None: those of the process.
-    """
-    console, errors = Console(emoji=False), Console(stderr=True, emoji=False)
-    if not console.is_terminal:  # files and pipes have no width, so tables are not cut
-        console = Console(width=160, emoji=False)
-    use_compilation_cache()
-    try:
-        arguments, varied = swept(sys.argv[1:] if argv is None else argv)
-        command = tyro.cli(
-            Command,  # type: ignore[arg-type]
-            args=arguments,
-            prog="snnjax",
-            description=(
-                "Deep spiking neural networks in JAX, initialized in the fluctuation-driven regime."
-            ),
-            config=(tyro.conf.OmitSubcommandPrefixes,),
-        )
-        given = (console, varied) if isinstance(command, Sweep) else (console,)
-        status = command(*given)  # type: ignore[operator]
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        errors.print(f"snnjax: error: {error}", highlight=False, markup=False, soft_wrap=True)
-        status = 2
-    except MemoryError as error:
-        errors.print(
-            f"snnjax: error: out of memory: {error}", highlight=False, markup=False, soft_wrap=True
-        )
-        status = 2
-    except KeyboardInterrupt:
-        errors.print("snnjax: interrupted")
-        status = 130
-    if status == 130 and argv is None:
-        # A running computation cannot be stopped. It would crash when Python frees its data.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+COMMANDS: dict[str, tuple[Callable[[list[str], Out], int], str]] = {
+    "train": (train, "train a network, or continue an interrupted run"),
+    "sweep": (sweep, "train every combination of seeds and values of flags"),
+    "results": (results, "show, export and draw the results of sweeps"),
+    "probe": (probe, "examine every layer of a network, before or after training"),
+    "reproduce": (reproduce, "compute a figure or table of the paper"),
+    "theory": (theory, "weights for a target membrane"),
+}

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+PathLike = str | os.PathLike[str]
+"""A path of a file or a folder, as `pathlib.Path` takes it."""
+
 
 @contextlib.contextmanager
 def whole(path: Path, *, unique: bool = False) -> Iterator[BinaryIO]:

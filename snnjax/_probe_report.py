@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from snnjax._table import Table, report_html, report_text
@@ -88,39 +89,31 @@ class Probe(NamedTuple):
             One sentence per unhealthy layer, on its first problem. If every layer is healthy, a
             single sentence says so.
         """
-        lines = []
         largest = max((p.grad_w for p in self.layers), default=0.0)
         clearest = max((p.agreement for p in self.layers), default=0.0)
-        for k, p in enumerate(self.layers, start=1):
-            finding = _membrane_finding(p, largest, first=k == 1) or _gradient_finding(p, clearest)
-            if finding:
-                lines.append(f"layer {k}: {finding}")
-        return lines or ["every layer is healthy"]
+        firsts = [
+            f"layer {k}: {problem}"
+            for k, p in enumerate(self.layers, start=1)
+            for problem in itertools.islice(_problems(p, largest, clearest, k), 1)
+        ]
+        return firsts or ["every layer is healthy"]
 
     def table(self) -> Table:
         """Activity and membranes, one row per layer.
 
         If a layer has several populations, each population has a column with its mean rate.
         """
-        names = {
-            name: None for p in self.layers if len(p.populations) > 1 for name in p.populations
-        }
+        several = [p.populations for p in self.layers if len(p.populations) > 1]
+        names = dict.fromkeys(itertools.chain(*several))
         columns = ("rate Hz", *(f"{name} Hz" for name in names), "5/50/95 %", "silent", "saturated")
         membrane = ("mean U", "std U", "predicted", "xi", "spread")
         rows = []
         for k, p in enumerate(self.layers, start=1):
             found = [p.populations.get(name) for name in names]
-            rows.append(
-                (
-                    str(k),
-                    f"{p.rate:.1f}",
-                    *("" if rate is None else f"{rate:.1f}" for rate in found),
-                    "/".join(f"{r:.1f}" for r in p.rates),
-                    f"{100 * p.silent:.0f} %",
-                    f"{100 * p.saturated:.0f} %",
-                    *_of_membrane(p),
-                )
-            )
+            rates = (f"{p.rate:.1f}", *("" if rate is None else f"{rate:.1f}" for rate in found))
+            percentiles = "/".join(f"{r:.1f}" for r in p.rates)
+            shares = (f"{100 * share:.0f} %" for share in (p.silent, p.saturated))
+            rows.append((str(k), *rates, percentiles, *shares, *_of_membrane(p)))
         accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
         return Table(f"loss {self.loss:.3f}{accuracy}", ("layer", *columns, *membrane), rows)
 
@@ -155,84 +148,63 @@ def _of_membrane(p: LayerProbe) -> tuple[str, ...]:
     return mean, std, f"{by_theory}, {std_by_theory}", xi, spread
 
 
-def _membrane_finding(p: LayerProbe, largest_grad_w: float, *, first: bool) -> str | None:
-    """Problems of the membrane; `largest_grad_w` is the largest `grad_w` of all layers."""
+def _problems(p: LayerProbe, largest_grad_w: float, clearest: float, k: int) -> Iterator[str]:
+    """Yield the problems of a layer, the most important first, and what to do.
+
+    Args:
+        p: The layer.
+        largest_grad_w: The largest `grad_w` of all layers.
+        clearest: The largest `agreement` of all layers.
+        k: Number of the layer, from 1.
+    """
+    never = f"{100 * p.silent:.0f} % of the neurons never spike"
+    often = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
     if p.mu_u is None:  # a layer whose connections are unknown: only its spikes say something
         if p.silent >= 0.5:
-            share = f"{100 * p.silent:.0f} % of the neurons never spike"
-            return f"{share}; increase its weights, or lower its threshold"
+            yield f"{never}; increase its weights, or lower its threshold"
         if p.saturated >= 0.2:
-            share = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
-            return f"{share}; decrease its weights, or raise its threshold"
+            yield f"{often}; decrease its weights, or raise its threshold"
         if p.grad_w == 0:
-            return "its gradient is 0; give its spikes a surrogate derivative (snnjax.surrogate)"
-        return None
-    membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
-    if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
-        return (
-            "its membrane or its gradient is not finite; look for NaN or overflow in the input "
-            "and the weights"
-        )
-    if p.input_rate == 0 and first:
-        return "the network's input is silent; look at the data"
-    if p.input_rate == 0:
-        return "its inputs are silent, so it cannot learn; correct the layer below first"
-    if p.silent >= 0.5:
-        cause = _cause(p, "calibrate, or raise sigma_u")
-        return f"{100 * p.silent:.0f} % of the neurons never spike: {membrane}; {cause}"
-    if p.saturated >= 0.2:
-        cause = _cause(p, "calibrate, or lower sigma_u")
-        share = f"{100 * p.saturated:.0f} % of the neurons fire above {SATURATED_HZ:.0f} Hz"
-        return f"{share}: {membrane}; {cause}"
-    if p.spread > 1.2 * p.sigma_u:
-        return (
-            f"constant drive differs between neurons by {p.spread:.2f}, more than it fluctuates "
-            f"({p.sigma_u:.2f}); calibrate with balance"
-        )
-    if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
-        ratio = p.sigma_u / p.predicted_sigma_u
-        target = "calibrate"
-        if not 2 / 3 < ratio < 1.5:
-            times = f"{ratio:.2g} times what the formula predicts for Poisson input"
-            target = f"{times}; calibrate on data"
-        return (
-            f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}, mean {p.mu_u:.2f}; "
-            f"{target}"
-        )
-    if p.grad_w < 1e-4 * largest_grad_w:
-        return (
-            f"its gradient is {p.grad_w / largest_grad_w:.1g} of the largest layer's: nothing will "
-            "be learned here; calibrate the gradient"
-        )
-    return None
-
-
-def _gradient_finding(p: LayerProbe, clearest: float) -> str | None:
-    """Problems of the gradient; `clearest` is the largest agreement of all layers."""
+            yield "its gradient is 0; give its spikes a surrogate derivative (snnjax.surrogate)"
+    else:
+        membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
+        if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
+            yield "its membrane or gradient is not finite; look for NaN or overflow in its input"
+        if p.input_rate == 0 and k == 1:
+            yield "the network's input is silent; look at the data"
+        if p.input_rate == 0:
+            yield "its inputs are silent, so it cannot learn; correct the layer below first"
+        if p.silent >= 0.5:
+            yield f"{never}: {membrane}; {_cause(p, 'calibrate, or raise sigma_u')}"
+        if p.saturated >= 0.2:
+            yield f"{often}: {membrane}; {_cause(p, 'calibrate, or lower sigma_u')}"
+        if p.spread > 1.2 * p.sigma_u:
+            more = f"{p.spread:.2f}, more than it fluctuates ({p.sigma_u:.2f})"
+            yield f"constant drive differs between neurons by {more}; calibrate with balance"
+        if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
+            ratio, target = p.sigma_u / p.predicted_sigma_u, "calibrate"
+            if not 2 / 3 < ratio < 1.5:
+                times = f"{ratio:.2g} times what the formula predicts for Poisson input"
+                target = f"{times}; calibrate on data"
+            regime = f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}"
+            yield f"{regime}, mean {p.mu_u:.2f}; {target}"
+        if p.grad_w < 1e-4 * largest_grad_w:
+            share = f"{p.grad_w / largest_grad_w:.1g} of the largest layer's"
+            yield f"its gradient is {share}: it will not learn; calibrate the gradient"
     if not math.isnan(p.gain) and not 0.5 < p.gain < 2:
-        kind = "wider" if p.gain < 1 else "steeper"
-        return (
-            f"it multiplies the gradient by {p.gain:.2g} on the way down; calibrate the gradient, "
-            f"or take a {kind} surrogate"
-        )
+        cure = f"calibrate the gradient, or take a {'wider' if p.gain < 1 else 'steeper'} surrogate"
+        yield f"it multiplies the gradient by {p.gain:.2g} on the way down; {cure}"
     # if the agreement is low in all layers, the batch is too small for a statement
     if clearest > 0.3 and p.agreement < 0.05:
         halves = f"agreement {p.agreement:.2f} between the halves of the batch"
-        return (
-            f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); calibrate the gradient, "
-            "or take larger batches"
-        )
+        cure = "calibrate the gradient, or take larger batches"
+        yield f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); {cure}"
     if any(share > 1 for share in p.bounds):
-        return (
-            f"a bound's gradient is {max(p.bounds):.2g} times the loss's; limit it by a "
-            "share of 1 or less, or lower its strength"
-        )
+        cure = "limit it by a share of 1 or less, or lower its strength"
+        yield f"a bound's gradient is {max(p.bounds):.2g} times the loss's; {cure}"
     if p.step > 0.02:
-        return (
-            f"the first update moves its weights by {100 * p.step:.2g} %; a learning rate "
-            f"{_LARGE / p.step:.1g} times as large would move them by 1 %"
-        )
-    return None
+        cure = f"a learning rate {_LARGE / p.step:.1g} times as large would move them by 1 %"
+        yield f"the first update moves its weights by {100 * p.step:.2g} %; {cure}"
 
 
 def _cause(p: LayerProbe, otherwise: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, Task, TimeElapsedColumn, TimeRemainingColumn
 from rich.spinner import SPINNERS
 from rich.table import Table
@@ -17,9 +16,6 @@ from rich.text import Text
 
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
-
-if TYPE_CHECKING:
-    from snnjax.reproduce.statements import Statement, Verdict
 
 _PERIOD = 3600.0
 """Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
@@ -249,58 +245,6 @@ class UnitProgress:
             self._bar = SweepProgress(members, epochs, console=self.console)
             self._bar.__enter__()
         return self._bar
-
-
-def verdict_table(title: str, verdicts: Sequence[tuple[Statement, Verdict]]) -> Table:
-    """Return a table with one line per statement of `snnjax.reproduce` and its verdict."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("statement", "verdict", "here"):
-        table.add_column(name, overflow="fold")
-    for statement, verdict in verdicts:
-        table.add_row(escape(statement.text), verdict.status, escape(verdict.found))
-    return table
-
-
-def sweep_table(rows: list[dict[str, Any]]) -> Table:
-    """Return a table with one line per combination of swept values.
-
-    Args:
-        rows: Rows of results.csv. The table has their means and standard deviations over seeds.
-    """
-    swept = list(rows[0])[: list(rows[0]).index("finite")]
-    names = [name for name in swept if name != "seed"]
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (
-        *names,
-        "n",
-        "not finite",
-        "valid %",
-        "test %, final",
-        "test %, best",
-        "layer 1, Hz",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    for values, group in groups.items():
-        percent = lambda key: _spread([100 * row[key] for row in group])  # noqa: B023
-        table.add_row(
-            *(f"{v:g}" for v in values),
-            str(len(group)),
-            str(sum(not row["finite"] for row in group)),
-            percent("valid_accuracy"),
-            percent("test_accuracy_final"),
-            percent("test_accuracy_best"),
-            _spread([row["final_rate_1"] for row in group]),
-        )
-    return table
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.1f}" + (
-        f" +- {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    )
 
 
 def describe(row: Row) -> str:

@@ -21,8 +21,8 @@ For each spiking layer, the effect of training:
                     (`snnjax/calibration/_gradient.py`)
     agreement       cosine between dL/dw of the two halves of the batch, without the part that all
                     samples share: 1 is only signal, 0 only noise
-    bounds          root mean square of each bound's dL/dw, over that of the loss; for a bound with
-                    a `share`, after the limit
+    bounds          root mean square of each bound's dL/dw (of this layer and of all layers above),
+                    over that of the loss; for a bound with a `share`, after the limit of training
     step            root mean square of the first update over that of the weights
     memory          1 - |c - c'| / |c - c''| for spike counts c per trial and neuron. c' are the
                     counts with a fraction `_DROPPED` of the input's spikes dropped, c'' those of
@@ -37,7 +37,6 @@ silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, se
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,9 +60,9 @@ from snnjax.nn._neuron_layer import Steepness
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
-from snnjax.regularizers import ActivityBound, total_penalty
+from snnjax.regularizers import LimitedPenalties, limits, total_penalty
 from snnjax.sparse import as_dense
-from snnjax.training._objective import NetworkFn, Objective, Problem
+from snnjax.training._objective import NetworkFn, Objective, Problem, Tap
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
@@ -156,45 +155,35 @@ def _look(
 
     def outputs(
         params: nnx.State, taps: list[jax.Array]
-    ) -> tuple[tuple[jax.Array, list[jax.Array]], Any]:
-        inputs, spikes, readout = _run(network_of(params), x, taps)
-        penalties = [total_penalty([r], spikes) for r in problem.regularizers]
-        return (readout, penalties), (inputs, spikes)
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[list[jax.Array], list[jax.Array]]]:
+        added = iter(taps)
+        inputs, spikes, readout = _run(network_of(params), x, lambda z: z + next(added))
+        penalties = [total_penalty([r], [z]) for r in problem.regularizers for z in spikes]
+        return (readout, jnp.array(penalties)), (inputs, spikes)
 
     # a tap of zeros is added to every spike train; its gradient is dL/dz
-    shapes = jax.eval_shape(lambda p: _run(network_of(p), x, None)[1], params)
+    shapes = jax.eval_shape(lambda p: _run(network_of(p), x)[1], params)
     taps = [jnp.zeros(z.shape, z.dtype) for z in shapes]
     (readout, penalties), pull, (inputs, spikes) = jax.vjp(outputs, params, taps, has_aux=True)
-    # the gradients of the loss, of each bound and of both halves of the batch are computed one
-    # after another, so that the memory is that of one
+    # the gradients of the loss, of each bound after its limit and of both halves of the batch are
+    # computed one after another, so that the memory is that of one
     value, error = jax.value_and_grad(lambda o: problem.loss(o, labels).mean())(readout)
     halves = _halves(problem, readout, labels, error)
-    seeds = [error, *[jnp.zeros_like(error) for _ in penalties], *halves]
-    ones = jnp.eye(len(seeds))[:, 1 : 1 + len(penalties)]
-    each, each_z = jax.lax.map(
-        lambda seed: pull((seed[0], list(seed[1]))), (jnp.stack(seeds), ones)
-    )
+    count = len(problem.regularizers)
+    seeds = [error, *[jnp.zeros_like(error)] * count, *halves]
+    factors = _factors(problem, network_of(params), x, labels, spikes)
+    weights = jnp.eye(len(seeds))[:, 1 : 1 + count, None] * factors
+    each, each_z = jax.lax.map(pull, (jnp.stack(seeds), weights.reshape(len(seeds), -1)))
     part = lambda tree, k: jax.tree.map(lambda a: a[k], tree)
+    # the gradient of training: that of the loss and of all bounds
+    of_training = lambda tree: jax.tree.map(lambda a: a[: 1 + count].sum(axis=0), tree)
     layers = network_of(params).layers
     hidden = [k for k, layer in enumerate(layers) if layer.spiking]
     level = [_rms(g) for g in part(each_z, 0)]
-    # per layer: the share of the gradient of the loss (1) and of each bound after its limit
-    left = [
-        jnp.array([1.0, *(_left(r, z, said) for r in problem.regularizers)])
-        for z, said in zip(spikes, level, strict=True)
-    ]
-
-    def total_of(tree: PyTree, left: jax.Array) -> Any:
-        """The gradient of the loss plus that of each bound after its limit."""
-        of = lambda a: jnp.tensordot(left.astype(a.dtype), a[: len(left)], 1)
-        return jax.tree.map(of, tree)
-
-    grads = part(each, 0)  # that of the readout is final: no bound depends on it
-    for i, k in enumerate(hidden):
-        grads["layers"][k] = total_of(each["layers"][k], left[i])
+    grads, grads_z = of_training(each), of_training(each_z)
     correct = problem.sample_scores(readout, labels).get("accuracy")
     accuracy = None if correct is None else correct.mean()
-    total = value + sum(penalties, start=jnp.zeros(()))
+    total = value + penalties.sum()
     updates, _ = optimizer_update(optimizer, grads, optimizer.init(params), params, total)
     weighted = [*hidden, len(layers) - 1]
     grad_w, update = (
@@ -203,20 +192,17 @@ def _look(
     memory = _memory(network_of(params), x, spikes)
     probes = []
     for i, k in enumerate(hidden):
-        of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + len(penalties))]
+        of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + count)]
         probes.append(
             LayerProbe(
                 **_activity(layers[k], inputs[i], spikes[i], layers[-1].dt),
                 **_membrane(layers[k], inputs[i], spikes[i]),
-                grad_z=_mean_abs(total_of(each_z[i], left[i])),
+                grad_z=_mean_abs(grads_z[i]),
                 grad_w=grad_w[k],
                 update=update[k],
                 gain=level[i - 1] / level[i] if i else jnp.full((), jnp.nan),
                 agreement=_cosine(part(each, -2)["layers"][k], part(each, -1)["layers"][k]),
-                bounds=tuple(
-                    bound * share / of_loss
-                    for bound, share in zip(of_bounds, left[i][1:], strict=True)
-                ),
+                bounds=tuple(bound / of_loss for bound in of_bounds),
                 step=_rms(updates["layers"][k]) / _rms(params["layers"][k]),
                 memory=memory[i],
             )
@@ -224,20 +210,45 @@ def _look(
     return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
 
 
-def _left(
-    bound: Callable[[jax.Array], jax.Array], spikes: jax.Array, said: jax.Array
-) -> jax.Array | float:
-    """Share of a bound's gradient that remains in a layer after its limit.
+def _factors(
+    problem: Problem,
+    network: Sequential,
+    x: jax.Array,
+    labels: jax.Array,
+    spikes: list[jax.Array],
+) -> jax.Array:
+    """The factor of each regularizer's gradient in each layer, (regularizers, layers).
 
-    Args:
-        bound: The bound, or another regularizer, which has no limit.
-        spikes: Spikes of the layer, (time, batch, ...features).
-        said: Root mean square of the loss's gradient with respect to the spikes, a scalar.
+    It is that of training for bounds with a `share`, and 1 for the others.
     """
-    if not isinstance(bound, ActivityBound) or bound.share is None:
-        return 1.0
-    own, most = _rms(jax.grad(bound)(_check.as_wide(spikes))), bound.share * said
-    return jnp.where((said > 0) & (own > most), most / own, 1.0)
+    bounds, others = problem.limited()
+    factors = jnp.ones((len(problem.regularizers), len(spikes)))
+    if not bounds:
+        return factors
+
+    def objective(taps: list[jax.Array], fractions: jax.Array) -> jax.Array:
+        limited = LimitedPenalties(bounds)
+        added = iter(zip(taps, fractions, strict=True))
+
+        def tap(z: jax.Array) -> jax.Array:
+            z = limited(z)
+            of_spikes, of_fractions = next(added)
+            limited.fractions = limited.fractions + of_fractions
+            return z + of_spikes
+
+        _, spikes, readout = _run(network, x, tap)
+        penalty = sum(limited.penalties, start=total_penalty(others, spikes))
+        return problem.loss(readout, labels).mean() + penalty
+
+    zeros = [jnp.zeros_like(z) for z in spikes], jnp.zeros((len(spikes), 1 + len(bounds)))
+    from_above, fractions = jax.grad(objective, argnums=(0, 1))(*zeros)
+    own = [jnp.stack([_rms(jax.grad(bound)(z)) for bound in bounds]) for z in spikes]
+    found = [
+        limits(bounds, size, _rms(g), f)[0]
+        for size, g, f in zip(own, from_above, fractions, strict=True)
+    ]
+    rows = [k for k, r in enumerate(problem.regularizers) if any(r is b for b in bounds)]
+    return factors.at[jnp.array(rows)].set(jnp.stack(found, axis=1))
 
 
 def _halves(
@@ -267,7 +278,7 @@ def _centred(a: jax.Array, chosen: jax.Array) -> jax.Array:
 def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[jax.Array]:
     """The `memory` of every layer; see the module."""
     kept = jax.random.bernoulli(jax.random.key(0), 1 - _DROPPED, x.shape)
-    _, disturbed, _ = _run(network, jnp.where(kept, x, 0), None)
+    _, disturbed, _ = _run(network, jnp.where(kept, x, 0))
 
     def of(z: jax.Array, changed: jax.Array) -> jax.Array:
         c, near = (_check.as_wide(a).sum(axis=0) for a in (z, changed))
@@ -303,9 +314,9 @@ def _trained(tree: PyTree) -> list[jax.Array]:
 
 
 def _run(
-    network: Sequential, x: jax.Array, taps: list[jax.Array] | None
+    network: Sequential, x: jax.Array, tap: Tap = lambda z: z
 ) -> tuple[list[jax.Array], list[jax.Array], jax.Array]:
-    """Inputs and spikes (plus taps) of all spiking layers, and the readout."""
+    """Inputs and spikes (after `tap`) of all spiking layers, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
 
@@ -313,7 +324,7 @@ def _run(
         output = layer(x).output
         if layer.spiking:
             inputs.append(x)
-            spikes.append(output if taps is None else output + taps[len(spikes)])
+            spikes.append(tap(output))
             return spikes[-1]
         return output
 

@@ -92,11 +92,7 @@ class BackwardGain(NamedTuple):
 
 
 def surrogate_moments(
-    spike: SpikeFunction,
-    *,
-    mu_u: Scalar,
-    sigma_u: Scalar,
-    theta: Scalar = 1.0,
+    spike: SpikeFunction, *, mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0
 ) -> SurrogateMoments:
     """Return E[h] and E[h^2] of a surrogate derivative over a normally distributed membrane.
 
@@ -139,10 +135,7 @@ def surrogate_moments(
 
 @jax.jit
 def _moments(
-    spike: SpikeFunction,
-    mu_u: Scalar,
-    sigma_u: Scalar,
-    theta: Scalar,
+    spike: SpikeFunction, mu_u: Scalar, sigma_u: Scalar, theta: Scalar
 ) -> SurrogateMoments:
     values = (mu_u, sigma_u, theta, *spike.steepness)
     dtype = _check.wide(jnp.result_type(*values))
@@ -157,9 +150,7 @@ def _moments(
 
 
 def _quadrature(
-    centre: jax.Array,
-    sigma_u: jax.Array,
-    steepness: list[jax.Array],
+    centre: jax.Array, sigma_u: jax.Array, steepness: list[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Return nodes v and weights (2 sides, ..., pieces, 8) for integrals over a normal membrane.
 
@@ -292,11 +283,7 @@ def steepness_for_gain(
 
 @jax.jit
 def _solve(
-    spike: SpikeFunction,
-    power: Scalar,
-    mu_u: Scalar,
-    sigma_u: Scalar,
-    theta: Scalar,
+    spike: SpikeFunction, power: Scalar, mu_u: Scalar, sigma_u: Scalar, theta: Scalar
 ) -> jax.Array:
     """Return the first parameter of `spike` with which E[h^2] is `power`; NaN if there is none."""
     power, others = _check.as_wide(power), spike.steepness[1:]

@@ -29,7 +29,7 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
-from snnjax.theory import Afferent, WeightStatistics, check_target, connection_weights
+from snnjax.theory import Afferent, check_target, connection_weights
 
 __all__ = [
     "fluctuation_driven_normal",
@@ -48,10 +48,7 @@ class Initializer(Protocol):
     """`(key, shape, dtype) -> Array`."""
 
     def __call__(
-        self,
-        key: jax.Array,
-        shape: Sequence[int],
-        dtype: DTypeLike = jnp.float32,
+        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
     ) -> jax.Array: ...
 
 
@@ -79,8 +76,8 @@ def fan_in(shape: Sequence[int], *, in_axis: Axes = -2, out_axis: Axes = -1) -> 
         raise ValueError(f"shape must have {needed}, got {shape}")
     outs = {a % len(shape) for a in _axes(out_axis)}
     if outs & {a % len(shape) for a in _axes(in_axis)}:
-        got = f"got {in_axis} and {out_axis} for shape {shape}"
-        raise ValueError(f"in_axis and out_axis must be different axes, {got}")
+        got = f"{in_axis} and {out_axis} for shape {shape}"
+        raise ValueError(f"in_axis and out_axis must be different axes, got {got}")
     n = math.prod(size for a, size in enumerate(shape) if a not in outs)
     if n == 0:
         raise ValueError(f"shape must have at least one input, got {shape}")
@@ -118,8 +115,8 @@ def check_rates(name: str, nu: Scalar) -> None:
     """Raise unless `nu` (Hz) is one positive number, or an array with one per input."""
     _check.number(name, nu, above=0, unit="Hz")
     if jnp.ndim(nu) > 1:
-        needed = "one rate, or one for each input"
-        raise ValueError(f"{name} must be {needed}, got shape {jnp.shape(nu)}")
+        got = jnp.shape(nu)
+        raise ValueError(f"{name} must be one rate, or one for each input, got shape {got}")
 
 
 def mean_rate(name: str, nu: Scalar, inputs: int | None = None) -> Scalar:
@@ -149,6 +146,16 @@ def mean_rate(name: str, nu: Scalar, inputs: int | None = None) -> Scalar:
 
 def _axes(axis: Axes) -> tuple[int, ...]:
     return (axis,) if isinstance(axis, int) else tuple(axis)
+
+
+def _centered(deviation: Callable[[Sequence[int]], Scalar]) -> Initializer:
+    """Return an initializer that draws from Normal(0, deviation(shape))."""
+
+    @in_float32
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+        return jnp.asarray(deviation(shape), dtype) * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 def per_neuron(name: str, value: Scalar, shape: Sequence[int], out_axis: Axes = -1) -> Scalar:
@@ -220,17 +227,15 @@ def fluctuation_driven_normal(
     _check.number("density", density, above=0, at_most=1)
     check_target(mu_u, sigma_u, theta)
 
-    def weights(shape: Sequence[int]) -> WeightStatistics:
+    @in_float32
+    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         rate = mean_rate("nu", nu, math.prod(shape[a] for a in _axes(in_axis)))
         afferent = Afferent(n * density, rate, share)
         options: Any = {"theta": theta, "total_drive": total_drive}
-        return connection_weights(mu_u, sigma_u, afferent, kernel, **options)
-
-    @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+        weights = connection_weights(mu_u, sigma_u, afferent, kernel, **options)
         name = "mu_u, sigma_u and the time constants of the kernel"
-        fitted = (per_neuron(name, value, shape, out_axis) for value in weights(shape))
+        fitted = (per_neuron(name, value, shape, out_axis) for value in weights)
         mu_w, sigma_w = (jnp.asarray(value, dtype) for value in fitted)
         w = mu_w + sigma_w * jax.random.normal(key, shape, dtype)
         if density < 1:
@@ -288,13 +293,9 @@ def kaiming_normal(
     """
     _check.number("gain", gain, above=0)
     _check.number("power", power, at_least=0)
-
-    @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
-        k = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
-        return jnp.asarray(gain / k**power, dtype) * jax.random.normal(key, shape, dtype)
-
-    return init
+    return _centered(
+        lambda shape: gain / fan_in(shape, in_axis=in_axis, out_axis=out_axis) ** power
+    )
 
 
 def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
@@ -323,11 +324,7 @@ def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
 
 
 def micheli_normal(
-    *,
-    nu: Scalar,
-    dt: Scalar,
-    in_axis: Axes = -2,
-    out_axis: Axes = -1,
+    *, nu: Scalar, dt: Scalar, in_axis: Axes = -2, out_axis: Axes = -1
 ) -> Initializer:
     """Return an initializer that draws from Normal(0, 1 / sqrt(fan-in P)).
 
@@ -351,12 +348,11 @@ def micheli_normal(
     _check.number("dt", dt, above=0, unit="s")
     _check.number("nu dt", nu * dt, at_most=1)
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    def deviation(shape: Sequence[int]) -> Scalar:
         rate = mean_rate("nu", nu, math.prod(shape[a] for a in _axes(in_axis)))
-        draw = kaiming_normal((rate * dt) ** -0.5, in_axis=in_axis, out_axis=out_axis)
-        return draw(key, shape, dtype)
+        return (rate * dt) ** -0.5 / fan_in(shape, in_axis=in_axis, out_axis=out_axis) ** 0.5
 
-    return init
+    return _centered(deviation)
 
 
 def ikun_normal(
@@ -387,21 +383,18 @@ def ikun_normal(
     _check.one_of("variant", variant, ("v1", "v2"))
     spike = superspike(20.0) if spike is None else spike
     if not isinstance(spike, SpikeFunction):
-        needed = "a snnjax.surrogate.SpikeFunction, whose derivative is known"
-        raise TypeError(f"spike must be {needed}, got {spike!r}")
+        raise TypeError(f"spike must be a snnjax.surrogate.SpikeFunction, got {spike!r}")
 
-    @in_float32
-    def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
+    def deviation(shape: Sequence[int]) -> jax.Array:
         n = fan_in(shape, in_axis=in_axis, out_axis=out_axis)
         if variant == "v2":
             n += fan_in(shape, in_axis=out_axis, out_axis=in_axis)
         # Midpoints of a grid that is fine compared with the narrowest surrogate in use. Their
         # number is even, so that a cusp at 0 is on an edge.
         grid = (jnp.arange(20_000) + 0.5) / 10_000 - 1
-        gain = 1 / spike.derivative(grid).mean()
-        return jnp.sqrt(gain / n).astype(dtype) * jax.random.normal(key, shape, dtype)
+        return jnp.sqrt(1 / spike.derivative(grid).mean() / n)
 
-    return init
+    return _centered(deviation)
 
 
 def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:

@@ -402,9 +402,7 @@ def _check_labels(readout: jax.Array, labels: Target) -> None:
         hint = "; SigmoidCrossEntropy takes several labels per sample" if several else ""
         raise TypeError(f"labels must be integers, got {jnp.result_type(labels)}{hint}")
     if jnp.shape(labels) != (batch,):
-        expected = (
-            f"labels must have shape ({batch},), one per sample of the readout {readout.shape}"
-        )
+        expected = f"labels must have shape ({batch},) for a readout {readout.shape}"
         raise ValueError(f"{expected}, got {jnp.shape(labels)}{_hint(readout, labels)}")
     check_classes("labels", labels, classes)
 

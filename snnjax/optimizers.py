@@ -207,14 +207,10 @@ def muon(learning_rate: LearningRate = 0.015, *, beta: float = 0.9) -> optax.Gra
         steps, of_others = adam.update(others, state.others)
         rest = iter([-lr * step for step in jax.tree.leaves(steps)])
         turned = iter([-lr * s * _orthogonal(m) for s, m in zip(state.sizes, ahead, strict=True)])
-        leaves, structure = jax.tree.flatten(updates)
-        new = [
-            next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype) for g in leaves
-        ]
+        new = lambda g: next(turned if g.ndim > 1 else rest).reshape(g.shape).astype(g.dtype)
+        changed = jax.tree.map(new, updates)
         counted = jnp.asarray(optax.safe_increment(state.steps))
-        return jax.tree.unflatten(structure, new), MuonState(
-            counted, state.sizes, momentum, of_others
-        )
+        return changed, MuonState(counted, state.sizes, momentum, of_others)
 
     return optax.GradientTransformation(init, update)
 
@@ -263,17 +259,14 @@ def keep_nonnegative(mask: PyTree = None) -> optax.GradientTransformation:
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         if params is None:
-            raise ValueError(
-                "params must be given to keep_nonnegative, as in optimizer.update(gradients, "
-                "state, params), got None"
-            )
+            example = "optimizer.update(gradients, state, params)"
+            raise ValueError(f"params must be given to keep_nonnegative, as in {example}, got None")
         check(params)
 
         def project(marked: bool, w: optax.Params, u: optax.Updates) -> optax.Updates:
             return jax.tree.map(lambda w, u: jnp.maximum(u, -w), w, u) if marked else u
 
-        return jax.tree.map(
-            project, nonnegative(params) if mask is None else mask, params, updates
-        ), state
+        marked = nonnegative(params) if mask is None else mask
+        return jax.tree.map(project, marked, params, updates), state
 
     return optax.GradientTransformation(init, update)

@@ -22,6 +22,8 @@ __all__ = ["learning_curves", "activity_snapshot", "depth", "sweep_curves", "swe
 
 
 EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`)."""
 
 
 def _panels(
@@ -183,7 +185,7 @@ def depth(report: Probe) -> Figure:
     return figure
 
 
-def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
+def sweep_curves(rows: Rows, name: str) -> Figure:
     """Plot accuracy, rates and gradient magnitudes against a swept parameter.
 
     Lines are means and bands are ranges over all rows with the same value: the seeds.
@@ -204,9 +206,8 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     figure, (all_axes,) = _panels(1, len(panels), (3.6 * len(panels), 3.2))
     for axes, (ylabel, columns) in zip(all_axes, panels.items(), strict=True):
         for k, (label, column) in enumerate(columns.items()):
-            table = _by_group(groups, column)
             mark = "o--" if label.endswith(("train", "before training")) else "o-"
-            mean, low, high = (_over_seeds(f, table) for f in (np.mean, np.min, np.max))
+            mean, low, high = (_over_seeds(f, groups, column) for f in (np.mean, np.min, np.max))
             axes.plot(values, mean, mark, color=f"C{k}", ms=3, label=label)
             axes.fill_between(values, low, high, color=f"C{k}", alpha=0.2, lw=0)
         axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
@@ -220,7 +221,7 @@ def sweep_curves(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     return figure
 
 
-def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
+def sweep_maps(rows: Rows, x: str, y: str) -> Figure:
     """Plot heat maps of accuracy, rate and gradient magnitude over two swept parameters.
 
     Colours are means over seeds, and white if there is no finite value. Rates and gradients are
@@ -251,7 +252,7 @@ def sweep_maps(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     figure, (all_axes,) = _panels(1, len(panels), (3.9 * len(panels), 3.4))
     for axes, (title, column) in zip(all_axes, panels.items(), strict=True):
         axes.spines[:].set_visible(True)
-        image = _over_seeds(np.mean, _by_group(groups, column)).reshape(len(up), len(across))
+        image = _over_seeds(np.mean, groups, column).reshape(len(up), len(across))
         positive = image[np.isfinite(image) & (image > 0)]
         logarithmic, norm = title.startswith("|") and positive.size, None
         if logarithmic:
@@ -278,7 +279,7 @@ _LABELS = {
 }
 
 
-def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+def _sweep_panels(rows: Rows) -> dict[str, dict[str, str]]:
     """Return the lines of each panel with their columns of results.csv, if these exist."""
     columns = list(rows[0])
     layers = _layers(rows)
@@ -298,20 +299,18 @@ def _sweep_panels(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]
     return {panel: known(lines) for panel, lines in panels.items()}
 
 
-def _layers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _layers(rows: Rows) -> list[str]:
     """Return the numbers of the spiking layers, as in the names of the columns."""
     return [name.removeprefix("final_rate_") for name in rows[0] if name.startswith("final_rate_")]
 
 
-def _by_group(groups: Sequence[Sequence[Mapping[str, Any]]], column: str) -> list[np.ndarray]:
-    """Return the finite values of a column for each group of rows."""
+def _over_seeds(
+    statistic: Callable[[np.ndarray], Any], groups: Sequence[Rows], column: str
+) -> np.ndarray:
+    """Apply `statistic` to the finite values of a column in each group; NaN without values."""
     found = [np.array([row[column] for row in group], float) for group in groups]
-    return [values[np.isfinite(values)] for values in found]
-
-
-def _over_seeds(statistic: Callable[[np.ndarray], Any], table: Sequence[np.ndarray]) -> np.ndarray:
-    """Apply `statistic` to the values of each group; NaN for an empty group."""
-    return np.array([statistic(values) if values.size else np.nan for values in table])
+    finite = [values[np.isfinite(values)] for values in found]
+    return np.array([statistic(values) if values.size else np.nan for values in finite])
 
 
 def save(figure: Figure, path: Path | BinaryIO) -> None:

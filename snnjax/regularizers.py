@@ -14,10 +14,15 @@ p = 2 on the population or feature map; lower bound: p = 2 on single neurons).
 
 The gradient of the loss may shrink from layer to layer; the gradient of a bound does not. In deep
 networks the latter can be thousands of times larger in the first layers, which then only learn to
-satisfy the bound. With `share`, it is scaled down in every layer: its root mean square is at most
-`share` times that of the gradient that the layer's spikes receive from the layers above
-(`limited`). That gradient contains the bounds of the layers above: over L layers they can add up to
-(1 + share)^L - 1 times the gradient of the loss. If it is exactly zero, a bound is not limited.
+satisfy the bound. With `share`, it is scaled down in every layer (`limited`): what the bound of
+this layer and of all layers above adds to the gradient with respect to the spikes is at most
+`share` times the gradient of the loss alone, in root mean square. If the latter is exactly zero, a
+bound is not limited. Penalties without `share` count as part of the loss.
+
+The backward pass contains only the sum of both gradients. It also passes down, from layer to layer,
+which fraction of this sum belongs to the loss and to each bound. A layer changes these fractions
+only by what its own bounds add. They are exact if a layer passes both gradients on alike, as it
+does on average if the gradient is calibrated (`snnjax.calibration`).
 
 Counts and penalties have at least float32, for every type of spikes.
 """
@@ -29,6 +34,8 @@ from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
@@ -54,8 +61,8 @@ class ActivityBound:
         side: `"upper"` or `"lower"`.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
-            has their bounds in it; None: no limit.
+        share: Limit of the gradient of the bound (of this layer and of all layers above), relative
+            to that of the loss; None: no limit.
     """
 
     separable: ClassVar[bool] = True
@@ -105,8 +112,8 @@ def upper_bound(
         threshold: Spikes per trial.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
-            has their bounds in it; None: no limit.
+        share: Limit of the gradient of the bound (of this layer and of all layers above), relative
+            to that of the loss; None: no limit.
 
     Returns:
         The bound.
@@ -135,8 +142,8 @@ def lower_bound(
         threshold: Spikes per trial.
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
-        share: Limit of the bound's gradient, relative to the gradient from the layers above, which
-            has their bounds in it; None: no limit.
+        share: Limit of the gradient of the bound (of this layer and of all layers above), relative
+            to that of the loss; None: no limit.
 
     Returns:
         The bound.
@@ -153,29 +160,81 @@ def lower_bound(
 Penalty = Callable[[jax.Array], jax.Array]
 
 
+class LimitedPenalties:
+    """The penalties of bounds with a `share`, and the limit of their gradients in training.
+
+    A call with the spikes of a layer returns them for the layer above, as `tap` of
+    `snnjax.nn.Sequential` does. The calls must be in the order of the layers.
+
+    Attributes:
+        bounds: Bounds with a `share`.
+        fractions: What the backward pass uses; see `limited`.
+        penalties: The penalty of each layer so far, scalars.
+    """
+
+    def __init__(self, bounds: Sequence[ActivityBound]) -> None:
+        self.bounds = bounds
+        self.fractions: ArrayLike = np.zeros(1 + len(bounds), np.float32)
+        self.penalties: list[jax.Array] = []
+
+    def __call__(self, spikes: jax.Array) -> jax.Array:
+        spikes, penalty, self.fractions = limited(spikes, self.bounds, self.fractions)
+        self.penalties.append(penalty)
+        return spikes
+
+
 @jax.custom_vjp
-def limited(spikes: jax.Array, bounds: Sequence[ActivityBound]) -> tuple[jax.Array, jax.Array]:
+def limited(
+    spikes: jax.Array, bounds: Sequence[ActivityBound], fractions: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The unchanged spikes for the layer above, and the penalty of `bounds` on them.
 
-    In the backward pass each bound's gradient is scaled down. Its root mean square is then at most
-    the bound's `share` times that of the gradient from the layer above.
+    In the backward pass each bound's gradient is scaled down; see the module and `limits`.
 
     Args:
         spikes: Spikes of a layer, (time, batch, ...features).
         bounds: Bounds with a `share`.
+        fractions: What the call for the layer below returned; zeros (1 + number of bounds,) for the
+            first layer. Only its cotangent has a meaning, from the last layer to the first: the
+            fraction of the loss and of each bound in the gradient.
 
     Returns:
-        The spikes, and the penalty, a scalar.
+        The spikes, the penalty, a scalar, and `fractions` for the layer above.
 
     >>> bound = upper_bound(100.0, 0.0, pool="neuron", share=0.5)
     >>> def objective(z, slope):
-    ...     z, penalty = limited(z, [bound])
+    ...     z, penalty, _ = limited(z, [bound], jnp.zeros(2))
     ...     return slope * z.sum() + penalty
     >>> z = jnp.ones((2, 1, 3))
     >>> [jax.grad(objective)(z, slope).max().tolist() for slope in (1.0, 0.0)]
     [1.5, 133.3333282470703]
     """
-    return spikes, total_penalty(bounds, [spikes])
+    return spikes, total_penalty(bounds, [spikes]), jnp.asarray(fractions)
+
+
+def limits(
+    bounds: Sequence[ActivityBound], own: jax.Array, above: jax.Array, fractions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The factor of each bound's gradient in one layer, at most 1.
+
+    Args:
+        bounds: Bounds with a `share`.
+        own: Root mean square of the gradient of each bound of this layer, (number of bounds,).
+        above: Root mean square of the gradient from above, a scalar.
+        fractions: The fractions of the loss and of each bound in the gradient from above,
+            (1 + number of bounds,). Zeros in the last layer: the gradient is that of the loss.
+
+    Returns:
+        The factors, (number of bounds,), and the fractions for the layer below.
+    """
+    only_loss = jnp.zeros_like(fractions).at[0].set(1.0)
+    parts = above * jnp.where(fractions.any(), fractions, only_loss)
+    most = jnp.array([bound.share or 0.0 for bound in bounds]) * parts[0] - parts[1:]
+    factors = jnp.clip(most / jnp.maximum(own, jnp.finfo(own.dtype).tiny), 0.0, 1.0)
+    factors = jnp.where(parts[0] > 0, factors, 1.0)
+    parts = parts.at[1:].add(factors * own)
+    total = parts.sum()
+    return factors, jnp.where(total > 0, parts / jnp.where(total > 0, total, 1.0), fractions)
 
 
 Kept = tuple[jax.Array, Sequence[ActivityBound]]
@@ -183,23 +242,23 @@ Kept = tuple[jax.Array, Sequence[ActivityBound]]
 
 
 def _limited_forward(
-    spikes: jax.Array, bounds: Sequence[ActivityBound]
-) -> tuple[tuple[jax.Array, jax.Array], Kept]:
-    return limited(spikes, bounds), (spikes, bounds)
+    spikes: jax.Array, bounds: Sequence[ActivityBound], fractions: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Kept]:
+    return limited(spikes, bounds, fractions), (spikes, bounds)
 
 
 def _limited_backward(
-    kept: Kept, cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, Sequence[ActivityBound]]:
+    kept: Kept, cotangents: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, Sequence[ActivityBound], jax.Array]:
     spikes, bounds = kept
-    from_above, of_penalty = cotangents
+    total, of_penalty, fractions = cotangents
     rms = lambda a: jnp.sqrt(jnp.square(_check.as_wide(a)).mean())
-    said, total = rms(from_above), from_above
-    for bound in bounds:
-        own = of_penalty * jax.grad(bound)(spikes)
-        most = (bound.share or 0.0) * said / jnp.maximum(rms(own), jnp.finfo(said.dtype).tiny)
-        total = total + (jnp.where(said > 0, jnp.minimum(most, 1.0), 1.0) * own).astype(total.dtype)
-    return total, jax.tree.map(jnp.zeros_like, bounds)
+    own = [of_penalty * jax.grad(bound)(spikes) for bound in bounds]
+    each = jnp.stack([rms(gradient) for gradient in own])
+    factors, below = limits(bounds, each, rms(total), fractions)
+    for factor, gradient in zip(factors, own, strict=True):
+        total = total + (factor * gradient).astype(total.dtype)
+    return total, jax.tree.map(jnp.zeros_like, bounds), below.astype(fractions.dtype)
 
 
 limited.defvjp(_limited_forward, _limited_backward)

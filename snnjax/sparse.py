@@ -81,11 +81,8 @@ class EventRaster:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(steps, batch, num_units)."""
-        return (
-            self.first_of_step.shape[0] - 1,
-            self.first_of_step.shape[1],
-            self.first_of_unit.shape[0] - 1,
-        )
+        ends, batch = self.first_of_step.shape
+        return ends - 1, batch, self.first_of_unit.shape[0] - 1
 
     @property
     def ndim(self) -> int:
@@ -102,13 +99,8 @@ class EventRaster:
         present = position < self.first_of_step[-1][:, None]
         step, unit = jnp.divmod(self.addresses.at[position].get(mode="clip"), num_units)
         sample = jnp.arange(batch, dtype=jnp.int32)[:, None]
-        return scatter_counts(
-            self.step_of(step, sample),
-            self.unit_of(unit, sample),
-            present,
-            steps=steps,
-            num_units=num_units,
-        )
+        step, unit = self.step_of(step, sample), self.unit_of(unit, sample)
+        return scatter_counts(step, unit, present, steps=steps, num_units=num_units)
 
     def unit_of(self, unit: jax.Array, sample: jax.Array) -> jax.Array:
         """Return the units after the move; they may be outside the raster.
@@ -151,15 +143,10 @@ def scatter_counts(
     n = step.shape[0]
     inside = present & (step >= 0) & (step < steps) & (unit >= 0) & (unit < num_units)
     size = steps * n * num_units
-    flat = jnp.where(
-        inside, (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * num_units + unit, size
-    )
-    return (
-        jnp.zeros(size, jnp.float32)
-        .at[flat.reshape(-1)]
-        .add(1.0, mode="drop")
-        .reshape(steps, n, num_units)
-    )
+    address = (step * n + jnp.arange(n, dtype=jnp.int32)[:, None]) * num_units + unit
+    flat = jnp.where(inside, address, size)
+    counts = jnp.zeros(size, jnp.float32).at[flat.reshape(-1)].add(1.0, mode="drop")
+    return counts.reshape(steps, n, num_units)
 
 
 @jax.custom_vjp
@@ -176,29 +163,26 @@ def events_dot(x: EventRaster, kernel: jax.Array) -> jax.Array:
     Returns:
         The product (steps, batch, n), in at least float32.
     """
-    return lax.platform_dependent(
-        x, kernel, cpu=_forward, default=lambda x, w: dense_dot(x.dense(), w)
-    )
+    dense = lambda x, w: dense_dot(x.dense(), w)
+    return lax.platform_dependent(x, kernel, cpu=_forward, default=dense)
 
 
-def _events_dot_fwd(
-    x: EventRaster, kernel: jax.Array
-) -> tuple[jax.Array, tuple[EventRaster, jax.Array]]:
+_Residuals = tuple[EventRaster, jax.Array]
+
+
+def _events_dot_fwd(x: EventRaster, kernel: jax.Array) -> tuple[jax.Array, _Residuals]:
     return events_dot(x, kernel), (x, kernel)
 
 
-def _events_dot_bwd(
-    residuals: tuple[EventRaster, jax.Array], g: jax.Array
-) -> tuple[EventRaster, jax.Array]:
+def _events_dot_bwd(residuals: _Residuals, g: jax.Array) -> tuple[EventRaster, jax.Array]:
     x, kernel = residuals
 
     def transposed(x: EventRaster, g: jax.Array) -> jax.Array:
         (weights,) = jax.linear_transpose(lambda w: dense_dot(x.dense(), w), kernel)(g)
         return weights
 
-    weights = lax.platform_dependent(
-        x, g, cpu=lambda x, g: _backward(x, g).astype(kernel.dtype), default=transposed
-    )
+    own = lambda x, g: _backward(x, g).astype(kernel.dtype)
+    weights = lax.platform_dependent(x, g, cpu=own, default=transposed)
     # the events are integers, which have no gradient
     return jax.tree.map(lambda a: np.zeros(a.shape, jax.dtypes.float0), x), weights
 
@@ -216,11 +200,8 @@ def dense_dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         The product (..., n), in at least float32.
     """
-    return jnp.matmul(
-        x.astype(kernel.dtype),
-        kernel,
-        preferred_element_type=jnp.promote_types(kernel.dtype, jnp.float32),
-    )
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=wide)
 
 
 def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
@@ -232,11 +213,9 @@ def _forward(x: EventRaster, kernel: jax.Array) -> jax.Array:
 
     def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
         unit = x.unit_of(x.addresses.at[position].get(mode="clip") % num_units, sample)
-        return (
-            (unit, True)
-            if x.shift is None
-            else (jnp.clip(unit, 0, num_units - 1), (unit >= 0) & (unit < num_units))
-        )
+        if x.shift is None:
+            return unit, True
+        return jnp.clip(unit, 0, num_units - 1), (unit >= 0) & (unit < num_units)
 
     out = lax.map(lambda part: sum_rows(kernel, row, *part), (first, stop))
     return out.reshape(-1, batch, kernel.shape[1])[:steps]
@@ -246,9 +225,7 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
     steps, batch, num_units = x.shape
     rows = g.reshape(-1, g.shape[-1])
 
-    def of_sample(
-        total: jax.Array, at: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[jax.Array, None]:
+    def of_sample(total: jax.Array, at: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         first, stop, b = at
 
         def row(position: jax.Array) -> tuple[jax.Array, jax.Array | bool]:
@@ -260,9 +237,8 @@ def _backward(x: EventRaster, g: jax.Array) -> jax.Array:
 
     def part(lists: tuple[jax.Array, jax.Array]) -> jax.Array:
         zero = jnp.zeros((lists[0].shape[0], rows.shape[1]), _check.wide(g.dtype))
-        return lax.scan(
-            of_sample, zero, (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32))
-        )[0]
+        at = (lists[0].T, lists[1].T, jnp.arange(batch, dtype=jnp.int32))
+        return lax.scan(of_sample, zero, at)[0]
 
     first, stop = _parts(x.first_of_unit, -(-num_units // BLOCK), flat=False)
     return lax.map(part, (first, stop)).reshape(-1, rows.shape[1])[:num_units]

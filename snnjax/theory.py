@@ -125,12 +125,7 @@ def xi_of(mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0) -> Scalar:
 
 
 def membrane_statistics(
-    mu_w: Scalar,
-    sigma_w: Scalar,
-    *,
-    n: Scalar,
-    nu: Scalar,
-    kernel: PSP,
+    mu_w: Scalar, sigma_w: Scalar, *, n: Scalar, nu: Scalar, kernel: PSP
 ) -> MembraneStatistics:
     """Return the statistics of the membranes that weights of given statistics produce.
 

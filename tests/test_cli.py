@@ -1,12 +1,19 @@
+import csv
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import snnjax
 from snnjax import theory
 from snnjax._cli import main
+from snnjax._flags import Parser, add_flags, texts_of
+from snnjax.experiments import Experiment
+from snnjax.experiments._options import options_of
 from snnjax.psp import Kernel
 
 SMALL = [
@@ -42,6 +49,7 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     assert str(tmp_path / "run" / "learning_curves.png") in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["sigma_u"], config["hidden"], config["epochs"]) == (0.7, [24], 2)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.more
@@ -65,11 +73,11 @@ def test_theory_prints_the_library_s_numbers(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["train", "randman", "--sigma-u", "-1"], "sigma_u must be finite and > 0, got -1.0"),
+        (["train", "randman", "--sigma-u", "-1"], "--sigma-u must be finite and > 0, got -1.0"),
         (["train", "shd", "--data", "no/such/folder"], "no/such/folder"),
-        (["theory", "--sigma-u", "0"], "sigma_u must be finite and > 0, got 0.0"),
-        (["theory", "--mu-u", "1.5"], "mu_u must be finite and < 1, got 1.5"),
-        (["theory", "--nu", "0"], "nu must be finite and > 0 Hz"),
+        (["theory", "--sigma-u", "0"], "--sigma-u must be finite and > 0, got 0.0"),
+        (["theory", "--mu-u", "1.5"], "--mu-u must be finite and < 1, got 1.5"),
+        (["theory", "--nu", "0"], "--nu must be finite and > 0 Hz"),
         (
             ["theory", "--n", "18", "--nu", "1", "--mu-u", "0.5", "--sigma-u", "0.25"],
             "-0.2594 <= mu_u <= 0.2594",
@@ -155,10 +163,10 @@ def test_probe_of_a_saved_run_and_of_an_untrained_network(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "config.json"),
+        (None, "has no config.json"),
         ("{", "is not a JSON file"),
-        ("[]", "must name one of the configurations"),
-        ('{"config": "RandmanConfig", "dt": -1}', "dt"),
+        ("[]", "must have the options of an experiment"),
+        ('{"task": "randman", "dt": -1}', "dt"),
     ],
 )
 def test_probe_of_a_damaged_run(tmp_path, content, message, capsys):
@@ -216,47 +224,149 @@ def test_top_level_names():
     assert np.isclose(snnjax.psp.Kernel(tau_syn=0.01, mode="continuous").mean(), 0.01)
 
 
-def test_options_of_a_sweep_may_stand_anywhere():
-    from snnjax._cli import swept
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean train?"),
+        (["train"], "name a task: randman, shd, digits, cifar10, dvs-gesture, nmnist"),
+        (["train", "randmann"], "unknown task 'randmann'; did you mean randman?"),
+        (["train", "randman", "--epoch", "2"], "unknown flag --epoch; did you mean --epochs?"),
+        (["train", "randman", "--sigma", "1.0"], "unknown flag --sigma; did you mean --sigma-u?"),
+        (["train", "randman", "more"], "unexpected 'more'"),
+        (["train", "randman", "--epochs", "two"], "--epochs: must be a whole number, got 'two'"),
+        (["train", "randman", "--epochs", "-1"], "--epochs must be >= 1, got -1"),
+        (["train", "randman", "--init", "lsuvv"], "--init must be one of 'data_driven'"),
+        (["train", "randman", "--loss", "mse"], "--loss: must be one of max_over_time"),
+        (
+            ["train", "randman", "--init", "lsuv", "--sigma-u", "1"],
+            "--sigma-u is an option of init",
+        ),
+        (["train", "randman", "--alpha", "0.5"], "--alpha has no effect, because the network is"),
+        (["train", "randman", "--model", "csnn4"], "--depth must be one of 1, 3, 7, 10, got 4"),
+        (
+            ["train", "randman", "--samples", "20", "--batch-size", "9999"],
+            "--batch-size must be at most the size of the training set, 160, got 9999",
+        ),
+        (["train", "shd"], "name their folder by data (--data FOLDER) or the environment"),
+        (["train", "--resume", "nowhere"], "nowhere is not the folder of a run"),
+        (["train", "randman", "--resume", "x"], "give only it"),
+        (["sweep", "randman", "--sigma-u", "1:2"], "values must be like 0.1,0.3,1 or 0:1:5"),
+        (["sweep", "randman", "--process", "1"], "need --distributed"),
+        (["sweep", "--resume", "nowhere"], "nowhere has no sweep"),
+        (["sweep", "randman", "--depth", "1,1"], "--depth must have at least one value and none"),
+        (["results", "nowhere"], "nowhere has no results.csv"),
+        (["reproduce", "figure9"], "figure9"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_flag(argv, message, capsys, monkeypatch):
+    monkeypatch.delenv("SNNJAX_DATA", raising=False)
+    assert call(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("snnjax: error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
-    rest, _ = swept(["sweep", "--seeds", "2", "randman", "--out", "here", "--resume"])
-    assert rest == ["sweep", "--seeds", "2", "--resume", "randman", "--out", "here"]
-    rest, varied = swept(
-        [
-            "sweep",
-            "shd",
-            "--data",
-            "here",
-            "--seeds",
-            "3",
-            "--sigma-u",
-            "0.5,1",
-            "--wave=4",
-            "--epochs",
-            "2",
-            "--placement",
-            "map",
-        ]
+
+def test_bare_command_and_version_and_traceback(capsys):
+    assert call([]) == 0
+    assert "usage: snnjax COMMAND" in capsys.readouterr().out
+    assert call(["--version"]) == 0
+    assert capsys.readouterr().out == f"snnjax {snnjax.__version__}\n"
+    with pytest.raises(ValueError, match="sigma_u must be"):
+        main(["theory", "--sigma-u", "0", "--debug"])
+
+
+def test_help_loads_no_jax():
+    code = (
+        "import sys\nfrom snnjax._cli import main\n"
+        "try: main(['sweep', 'nmnist', '--help'])\nexcept SystemExit: print(*sys.modules)"
     )
-    assert rest == [
-        "sweep",
-        "--seeds",
-        "3",
-        "--wave=4",
-        "--placement",
-        "map",
-        "shd",
-        "--data",
-        "here",
-        "--epochs",
-        "2",
-    ]
-    assert varied == {"sigma_u": [0.5, 1.0]}
-    assert swept(["sweep", "randman", "--seeds"])[0] == [
-        "sweep",
-        "--seeds",
-        "randman",
-    ]  # its value is missing: the parser reports this
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--learning-rate" in ran.stdout
+    assert not {"jax", "flax", "matplotlib"} & set(ran.stdout.splitlines()[-1].split())
+
+
+def test_help_shows_every_option_of_every_task_in_groups():
+    for name in ("randman", "shd", "digits", "cifar10", "dvs-gesture", "nmnist"):
+        experiment = Experiment.from_options(name)
+        parser = Parser(prog="x")
+        add_flags(parser, experiment)
+        text = " ".join(parser.format_help().split())
+        for option in options_of(experiment):
+            flag = f"--{option.name.replace('_', '-')}"
+            assert flag in text or option.name == "task"
+            assert option.name == "task" or texts_of(type(option.part))[option.field.name]
+        for group in ("neuron:", "training:", "objective:", "optimizer: muon:", "start:"):
+            assert group in text
+
+
+def test_flags_give_the_options_they_name():
+    parser = Parser(prog="x")
+    add_flags(parser, Experiment.from_options("shd"))
+    words = "--lr 0.1 --recurrent --no-skip --hidden 64 32 --data here --nu none --init lsuv"
+    assert parser.parse(words.split()) == {
+        "learning_rate": 0.1,
+        "recurrent": True,
+        "skip": False,
+        "hidden": [64, 32],
+        "data": Path("here"),
+        "nu": None,
+        "init": "lsuv",
+    }
+    parser = Parser(prog="x")
+    add_flags(parser, Experiment.from_options("shd"), several=True)
+    words = "--sigma-u=0.5:2:log:3 --mu-u -0.5,0 --depth 1,3 --hidden 64,64x32 --skip yes,no"
+    assert parser.parse([*words.split(), "--init", "lsuv,kaiming", "--seed", "3"]) == {
+        "sigma_u": [0.5, 1.0, 2.0],
+        "mu_u": [-0.5, 0.0],
+        "depth": [1, 3],
+        "hidden": [(64,), (64, 32)],
+        "skip": [True, False],
+        "init": ["lsuv", "kaiming"],
+        "seed": [3],
+    }
+
+
+@pytest.mark.more
+def test_a_sweep_over_depth_and_rate_is_one_command_and_is_resumed_and_plotted(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    small = [*SMALL, "--epochs", "1"]
+    varied = ["--depth", "1,2", "--learning-rate", "0.001,0.01"]
+    argv = ["sweep", "randman", *small, *varied, "--seeds", "1"]
+    assert call([*argv, "--out", str(folder)]) == 0
+    assert call([*argv, "--seeds", "2", "--resume", str(folder)]) == 0
+    assert call(["sweep", "--resume", str(folder)]) == 0
+    capsys.readouterr()
+    files = ["--csv", str(tmp_path / "all.csv"), "--figure", str(tmp_path / "all.png")]
+    assert call(["results", str(folder), "--sort", "test_accuracy_final", *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    means = [float(line.split()[5]) for line in lines[1:5]]
+    assert means == sorted(means, reverse=True)
+    assert [line.split()[2] for line in lines[1:5]] == ["2"] * 4
+    with (tmp_path / "all.csv").open() as file:
+        assert [(row["depth"], row["seed"]) for row in csv.DictReader(file)] == [
+            *[("1", "0")] * 2,
+            *[("2", "0")] * 2,
+            *[("1", "1")] * 2,
+            *[("2", "1")] * 2,
+        ]
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert call(["results", str(folder), "--csv", str(tmp_path / "all.csv")]) == 2
+    assert "exists; name another file" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("snnjax.training._run_folder.write_whole", full)
+    folder = tmp_path / "run"
+    assert call(["train", "randman", *SMALL, "--out", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"snnjax: error: no space left on the disk for {folder}; free some, and continue with: "
+        f"snnjax train --resume {folder}\n"
+    )
 
 
 def test_a_missing_extra_is_one_line(monkeypatch, capsys, tmp_path):

@@ -148,7 +148,7 @@ def test_gradient_columns_equal_a_second_computation(x):
 
 @pytest.mark.more
 def test_limited_bounds_count_as_training_limits_them(x):
-    net = network(FluctuationDriven(nu=NU), depth=2)
+    net = network(FluctuationDriven(nu=NU), depth=3)
     found = {}
     for share in (None, 0.5):
         bound = upper_bound(1e4, 0.0, share=share)
@@ -161,15 +161,35 @@ def test_limited_bounds_count_as_training_limits_them(x):
             jax.grad(lambda p, o=o, batch=batch: o.value(p, *batch)[0])(params)
             for o, params in both
         ]
-        total, loss = (np.asarray(g["layers"][1]["kernel"][...], np.float64) for g in grads)
         rms = lambda a: np.sqrt(np.square(a).mean())
-        last = report.layers[1]
-        np.testing.assert_allclose(last.bounds, [rms(total - loss) / rms(loss)], rtol=1e-3)
-        np.testing.assert_allclose(
-            last.step, 0.1 * rms(total) / rms(np.asarray(net.layers[1].kernel[...])), rtol=1e-3
-        )
-        found[share] = last.bounds[0]
+        for k, layer in enumerate(report.layers):
+            total, loss = (np.asarray(g["layers"][k]["kernel"][...], np.float64) for g in grads)
+            np.testing.assert_allclose(layer.bounds, [rms(total - loss) / rms(loss)], rtol=1e-3)
+            np.testing.assert_allclose(
+                layer.step, 0.1 * rms(total) / rms(np.asarray(net.layers[k].kernel[...])), rtol=1e-3
+            )
+        found[share] = report.layers[2].bounds[0]
     assert found[None] > 100 * found[0.5]
+
+
+@pytest.mark.more
+def test_several_bounds_some_limited_in_a_skip_network_update_as_training_does(x):
+    rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU)
+    hidden = [SpikingDense(N, N, init=init, rngs=rngs) for _ in range(3)]
+    net = Sequential(*hidden, Readout(3 * N, 4, rngs=rngs), skip=True)
+    bounds = [
+        lower_bound(100.0, 5.0, share=0.3),
+        lambda z: 1e-3 * jnp.square(z).mean(),
+        upper_bound(1e3, 0.1, share=1.0),
+    ]
+    objective = Objective(regularizers=bounds)
+    report = probe(net, x, LABELS, objective, optimizer=optax.sgd(0.1))
+    problem, params = Problem.from_objective(net, objective)
+    batch = Batch(x=x, y=LABELS), jnp.arange(len(LABELS))
+    grads = jax.grad(lambda p: problem.value(p, *batch)[0])(params)
+    mean = lambda tree: np.abs(np.asarray(tree["kernel"][...])).mean()
+    found = [p.grad_w for p in report.layers]
+    np.testing.assert_allclose(found, [mean(grads["layers"][k]) for k in range(3)], rtol=1e-3)
 
 
 def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from snnjax import models
-from snnjax.experiments import RandmanConfig
-from snnjax.experiments.build import build_network
+from snnjax.experiments import Experiment
+from snnjax.experiments._build import Inputs, build_network
 from snnjax.nn import DalianFluctuationDriven, FluctuationDriven
 
 INIT = FluctuationDriven(nu=15.8)
@@ -43,10 +43,10 @@ def test_skip_connects_every_layer_to_the_readout():
 
 def test_command_line_names_build_these():
     for model, depth in (("csnn1", 1), ("csnn7", 7)):
-        config = RandmanConfig(
-            model=model, recurrent=True, skip=True, remat_steps=20, learn_tau=True
+        experiment = Experiment.from_options(
+            "randman", model=model, recurrent=True, skip=True, remat_steps=20, learn_tau=True
         )
-        network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
+        network = build_network(experiment, Inputs(700, num_classes=20, nu=15.8, duration=0.7))
         hidden = [layer for layer in network.layers if layer.spiking]
         assert len(hidden) == depth
         assert network.skip
@@ -71,9 +71,9 @@ def test_errors():
         models.build((), (20, 1), 10, init=INIT, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError,
-        match="model must be one of 'dense', 'csnn1', 'csnn3', 'csnn7', 'csnn10', 'dalian', 'dalian_csnn3', got 'csnn2'",
+        match="depth must be one of 1, 3, 7, 10, got 2",
     ):
-        RandmanConfig(model="csnn2")
+        Experiment.from_options("randman", model="csnn2")
 
 
 @pytest.mark.parametrize(("depth", "inputs"), [(2, 4096), (4, 2048), (6, 1024), (8, 256)])
@@ -184,7 +184,8 @@ def test_dalian_csnn_is_the_csnn_with_inhibitory_maps_besides():
 @pytest.mark.more
 @pytest.mark.parametrize("model", ["dalian", "dalian_csnn3"])
 def test_command_line_names_build_dalian_networks(model):
-    config = RandmanConfig(
+    experiment = Experiment.from_options(
+        "randman",
         model=model,
         recurrent=True,
         learn_tau=True,
@@ -193,7 +194,7 @@ def test_command_line_names_build_dalian_networks(model):
         ei_ratio=8.0,
         sigma_u=0.5,
     )
-    network = build_network(config, in_features=700, num_classes=20, nu=15.8, duration=0.7)
+    network = build_network(experiment, Inputs(700, num_classes=20, nu=15.8, duration=0.7))
     hidden = [layer for layer in network.layers if layer.spiking]
     assert [layer.n_inh for layer in hidden] == ([16] if model == "dalian" else [2, 4, 8])
     for layer in hidden:
@@ -204,7 +205,9 @@ def test_command_line_names_build_dalian_networks(model):
         np.testing.assert_allclose(
             w.std(), np.sqrt(np.log(2)), rtol=0.15
         )  # cv = 1; 1,600 weights and more
-    with pytest.raises(ValueError, match=r"init must be one of .* with Dale's law, got 'kaiming'"):
-        RandmanConfig(model=model, init="kaiming")
-    with pytest.raises(ValueError, match="init 'lognormal' needs a model with Dale's law"):
-        RandmanConfig(init="lognormal")
+    with pytest.raises(ValueError, match=r"init of model '.*' must be one of .*, got 'kaiming'"):
+        Experiment.from_options("randman", model=model, init="kaiming")
+    with pytest.raises(
+        ValueError, match=r"init of model 'dense' must be one of .*, got 'lognormal'"
+    ):
+        Experiment.from_options("randman", init="lognormal")

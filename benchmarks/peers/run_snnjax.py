@@ -83,7 +83,7 @@ def events(work: Work) -> BatchSource:
     addresses = np.nonzero(per_sample)[1].astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(per_sample.sum(axis=1, dtype=np.int64))])
     source = DeviceEvents.from_bins(
-        addresses, offsets, labels, steps=work.steps, num_units=work.units
+        addresses, offsets, labels, num_steps=work.steps, num_units=work.units
     )
     return source if work.conv else SparseEvents.from_events(source)
 

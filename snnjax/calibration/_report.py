@@ -184,11 +184,15 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
         rows = [(f"{k} {of.name}", *self._row(report)) for k, (of, report) in each]
         return Table(self.title, ("layer", *self.columns), rows)
 
+    def tables(self) -> list[Table]:
+        """All tables that are printed."""
+        return [self.table()]
+
     def __str__(self) -> str:
-        return report_text(self.findings(), [self.table()])
+        return report_text(self.findings(), self.tables())
 
     def _repr_html_(self) -> str:
-        return report_html(self.findings(), [self.table()])
+        return report_html(self.findings(), self.tables())
 
 
 class GradientReports(Reports[GradientReport]):
@@ -217,8 +221,8 @@ class GradientReports(Reports[GradientReport]):
 class LayerReports(Reports[LayerReport]):
     """Results of `calibrate`, layer by layer."""
 
-    title = "membrane without reset, and backward gain, of each layer"
-    columns = ("std U", "target", "mean U", "target", "spread", "std w", "gain", "steepness")
+    title = "membrane without reset of each layer"
+    columns = ("std U", "target", "mean U", "target", "spread", "std w")
 
     def _finding(self, layer: str, reason: str, report: LayerReport) -> str | None:
         sigma_u, mu_u = report.targets
@@ -237,6 +241,10 @@ class LayerReports(Reports[LayerReport]):
     def problems(self) -> list[str]:
         return super().problems() + self.gradient().problems()
 
+    def tables(self) -> list[Table]:
+        gradient = self.gradient()
+        return [self.table(), gradient.table()] if len(gradient) else [self.table()]
+
     def gradient(self) -> GradientReports:
         """The reports on the gradients; empty if only the membranes were calibrated."""
         found = [report.gradient for report in self.layers if report.gradient is not None]
@@ -244,13 +252,8 @@ class LayerReports(Reports[LayerReport]):
 
     def _row(self, report: LayerReport) -> tuple[str, ...]:
         sigma_u, mu_u = report.targets
-        gradient = report.gradient
         membrane = (report.sigma_u, sigma_u, report.mu_u, mu_u, report.quenched_spread)
-        return (
-            *(_number(v) for v in membrane),
-            ", ".join(_number(w) for w in report.sigma_w),
-            *(map(_number, (gradient.gain, gradient.steepness)) if gradient else ("", "")),
-        )
+        return *(_number(v) for v in membrane), ", ".join(_number(w) for w in report.sigma_w)
 
 
 class RateReports(Reports[RateReport]):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,25 +33,9 @@ Span = tuple[int, int]
 """First byte of the first packet of a part of the file, and first byte after its last packet."""
 
 
-class PolarityEvents(NamedTuple):
-    """Events in the order of the file.
-
-    Attributes:
-        times: Times, int64 (events,), us.
-        x: Columns, int32 (events,).
-        y: Rows, int32 (events,).
-        polarity: 0 or 1, int32 (events,).
-    """
-
-    times: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    polarity: np.ndarray
-
-
 def read_events(
     path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None
-) -> PolarityEvents:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Read the valid events of a file.
 
     Args:
@@ -60,7 +44,8 @@ def read_events(
         window: Return only events with window[0] <= time < window[1], us. None returns all events.
 
     Returns:
-        The events in the order of the file.
+        The events in the order of the file: times, int64 (events,), us; x, the columns, y, the
+        rows, and the polarity, 0 or 1, int32 (events,).
 
     Raises:
         ValueError: The file is not AEDAT 3.1, truncated, or damaged. The message names the file,
@@ -78,7 +63,7 @@ def read_events(
     words = np.concatenate(data)
     bits = ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
     x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in bits)
-    return PolarityEvents(np.concatenate(times), x, y, polarity)
+    return np.concatenate(times), x, y, polarity
 
 
 def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
@@ -117,33 +102,30 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            got = f"shorter than {stop} bytes while it was in use, got {size}"
-            raise ValueError(f"{path}: has become {got}")
+            raise ValueError(f"{path}: has become shorter than {stop} bytes in use, got {size}")
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)
             if len(head) < _PACKET.size:
                 raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
             kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            damaged = f"damaged packet at byte {at}"
+            damaged = f"{path}: damaged packet at byte {at}"
             negative = min(width, capacity, number, valid, overflow) < 0
             if negative or not valid <= number <= capacity or (number and not width):
                 got = f"events of {width} bytes, {number} of them, {valid} valid"
-                more = f"capacity {capacity}, overflow {overflow}"
-                raise ValueError(f"{path}: {damaged}: {got}, {more}")
+                raise ValueError(f"{damaged}: {got}, capacity {capacity}, overflow {overflow}")
             end = at + _PACKET.size + number * width
             if end > stop:
-                got = f"claims {number} events of {width} bytes"
-                more = f"{end - stop} bytes more than the file contains"
-                raise ValueError(f"{path}: truncated, or a {damaged}: {got}, {more}")
+                got = f"claims {number} events of {width} bytes, {end - stop} bytes more than"
+                raise ValueError(f"{damaged} or truncated: {got} the file contains")
             if kind == _POLARITY:
                 if (width, offset) != (8, 4) and number:
                     needed = "polarity events have 8 bytes and their time at byte 4"
-                    raise ValueError(f"{path}: {damaged}: {needed}, got {width} and {offset}")
+                    raise ValueError(f"{damaged}: {needed}, got {width} and {offset}")
                 events = np.frombuffer(file.read(number * 8), _EVENT)
                 first = events["time"].min(initial=0)
                 if first < 0:
-                    raise ValueError(f"{path}: {damaged}: contains the negative time {first} us")
+                    raise ValueError(f"{damaged}: contains the negative time {first} us")
                 yield (at, end), overflow, events
             file.seek(end)
             at = end
@@ -157,7 +139,6 @@ def _skip_header(path: Path, file: BinaryIO) -> int:
     while line != _LAST:
         line = file.readline(_LONGEST_LINE)
         if not line.startswith(b"#") or not line.endswith(b"\n"):
-            where = f"{line[:20]!r} at byte {file.tell() - len(line)}"
-            wrong = f"damaged or truncated header: no line {_LAST!r} before"
-            raise ValueError(f"{path}: {wrong} {where}")
+            where = f"no line {_LAST!r} before {line[:20]!r} at byte {file.tell() - len(line)}"
+            raise ValueError(f"{path}: damaged or truncated header: {where}")
     return file.tell()

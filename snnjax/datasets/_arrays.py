@@ -5,7 +5,7 @@ Each error names the field, the first invalid value and its position.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +44,13 @@ def vector(name: str, value: ArrayLike, kinds: str) -> np.ndarray:
     return array if array.size else np.zeros(0, np.float32 if "f" in kinds else np.int64)
 
 
-def check_size(name: str, size: int, n: int, things: str, *, per: str = "sample") -> None:
+def check_size(name: str, size: object, n: object, things: str, *, per: str = "sample") -> None:
     """Raise unless an array has one entry per sample.
 
     Args:
         name: Name of the array, for the message.
-        size: Its number of entries.
-        n: The number of samples.
+        size: Its number of entries, or its shape.
+        n: The number of samples, or the expected shape.
         things: What determines this number, in the plural: labels, recordings.
         per: What an entry belongs to, in the singular.
 
@@ -59,6 +59,28 @@ def check_size(name: str, size: int, n: int, things: str, *, per: str = "sample"
     """
     if size != n:
         raise ValueError(f"{name} must have one entry per {per}, got {size} for {n} {things}")
+
+
+def all_good(good: np.ndarray, rule: str, got: Callable[[int], str]) -> None:
+    """Raise unless all elements of an array are good.
+
+    Args:
+        good: Booleans (n,).
+        rule: The name of the array, and what it must be.
+        got: Describes the element with a given index, for the message: its value and its place.
+
+    Raises:
+        ValueError: An element is not good. The message describes the first.
+    """
+    if not good.all():
+        raise ValueError(f"{rule}, got {got(int(good.argmin()))}")
+
+
+def check_whole(name: str, values: np.ndarray, limit: int) -> None:
+    """Raise unless all `values` (events,) of a recording are whole numbers from 0 to `limit`."""
+    good = (values >= 0) & (values <= limit) & (values == np.floor(values))  # a NaN is not
+    got = lambda e: f"{values[e]} in event {e}"
+    all_good(good, f"{name} must be a whole number from 0 to {limit}", got)
 
 
 def _where(e: int, offsets: np.ndarray | None) -> str:
@@ -73,8 +95,8 @@ def integers(
     """Return `value` as int32 after a check of its range [low, high]."""
     array = vector(name, value, "iu")
     if array.size and (array.min() < low or array.max() > high):
-        e = int(((array < low) | (array > high)).argmax())
-        raise ValueError(f"{name} must be in [{low}, {high}], got {array[e]} {_where(e, offsets)}")
+        first = lambda e: f"{array[e]} {_where(e, offsets)}"
+        all_good((array >= low) & (array <= high), f"{name} must be in [{low}, {high}]", first)
     return np.ascontiguousarray(array, np.int32)
 
 
@@ -84,14 +106,11 @@ def check_offsets(value: ArrayLike, *, num_samples: int, n_events: int) -> np.nd
     if offsets.size != num_samples + 1:
         got = f"{offsets.size} for {num_samples} labels"
         raise ValueError(f"offsets must have one entry more than labels, got {got}")
-    if offsets[0] != 0 or offsets[-1] != n_events:
-        got = f"{offsets[0]} to {offsets[-1]}"
-        raise ValueError(f"offsets must run from 0 to the {n_events} events, got {got}")
-    back = offsets[1:] < offsets[:-1]
-    if back.any():
-        s = int(back.argmax())
-        got = f"{offsets[s]} then {offsets[s + 1]} at position {s}"
-        raise ValueError(f"offsets must not decrease, got {got}")
+    first, last = offsets[0], offsets[-1]
+    if first != 0 or last != n_events:
+        raise ValueError(f"offsets must run from 0 to the {n_events} events, got {first} to {last}")
+    then = lambda s: f"{offsets[s]} then {offsets[s + 1]} at position {s}"
+    all_good(offsets[1:] >= offsets[:-1], "offsets must not decrease", then)
     return np.ascontiguousarray(offsets, np.int64)
 
 
@@ -110,12 +129,10 @@ def check_times(value: np.ndarray, offsets: np.ndarray | None = None) -> np.ndar
     """
     times = as_times(value)
     if times.size and not (times.min() >= 0 and times.max() < LATEST):  # a NaN fails both
-        bad, what = ~((times >= 0) & np.isfinite(times)), "finite and >= 0 s"
-        if not bad.any():
-            bad = times >= LATEST
-            what = f"below {LATEST:.0f} s, beyond which whole microseconds are lost"
-        e = int(bad.argmax())
-        raise ValueError(f"times must be {what}, got {value[e]} {_where(e, offsets)}")
+        first = lambda e: f"{value[e]} {_where(e, offsets)}"
+        all_good((times >= 0) & np.isfinite(times), "times must be finite and >= 0 s", first)
+        latest = f"{LATEST:.0f} s, beyond which whole microseconds are lost"
+        all_good(times < LATEST, f"times must be below {latest}", first)
     return times
 
 
@@ -173,17 +190,12 @@ def as_indices(indices: Indices, n: int) -> np.ndarray:
     array = np.asarray(indices)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
         needed = "a sequence of integers, a boolean mask or a slice"
-        got = f"dtype {array.dtype}, shape {array.shape}"
-        raise TypeError(f"indices must be {needed}, got {got}")
+        raise TypeError(f"indices must be {needed}, got {array.dtype} of shape {array.shape}")
     if array.dtype.kind == "b":
-        if array.size != n:
-            needed = f"one entry per sample ({n})"
-            raise ValueError(f"indices, a boolean mask, must have {needed}, got {array.size}")
+        check_size("indices, a boolean mask,", array.size, n, "samples")
         return np.flatnonzero(array)
-    bad = (array < -n) | (array >= n)
-    if bad.any():
-        k = int(bad.argmax())
-        raise ValueError(f"indices must be in [{-n}, {n}), got {array[k]} at position {k}")
+    first = lambda k: f"{array[k]} at position {k}"
+    all_good((array >= -n) & (array < n), f"indices must be in [{-n}, {n})", first)
     array = array.astype(np.int64)
     return np.where(array < 0, array + n, array)
 
@@ -197,8 +209,8 @@ def rng_of(seed: int | Sequence[int]) -> np.random.Generator:
 def check_steps(num_steps: int) -> int:
     """Return `num_steps` after a check that float32 times resolve the steps."""
     if num_steps > MAX_STEPS:
-        needed = "<= 2**20 (float32 times do not resolve more)"
-        raise ValueError(f"num_steps must be {needed}, got {num_steps}; is dt in seconds?")
+        got = f"{num_steps}: float32 times do not resolve more; is dt in seconds?"
+        raise ValueError(f"num_steps must be <= 2**20, got {got}")
     return num_steps
 
 

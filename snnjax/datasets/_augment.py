@@ -78,9 +78,8 @@ class Augmented:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, DeviceEvents | SparseEvents):
-            hint = "images have their own augmentations, flip and shift"
-            got = type(self.source).__name__
-            raise TypeError(f"source must be DeviceEvents, got {got}; {hint}")
+            hint = f"{type(self.source).__name__}; images have flip and shift of their own"
+            raise TypeError(f"source must be DeviceEvents, got {hint}")
         _check.integer("unit_shift", self.unit_shift, at_least=0)
         _check.number("time_stretch", self.time_stretch, at_least=0, below=1)
         _check.number("drop", self.drop, at_least=0, below=1)
@@ -88,8 +87,7 @@ class Augmented:
         _check.number("unit_jitter", self.unit_jitter, at_least=0, unit="units")
         _check.number("insert", self.insert, at_least=0, at_most=100)
         if _check.concrete(self.insert) is None or jnp.ndim(self.insert):
-            needed = "one number known before tracing, because shapes depend on it"
-            raise TypeError(f"insert must be {needed}; got {self.insert!r}")
+            raise TypeError(f"insert must be one number known before tracing, got {self.insert!r}")
         # parts of the tree's structure must be hashable
         object.__setattr__(self, "insert", float(self.insert))
         changed = any(value is not None and value.any() for value in self._of_events)

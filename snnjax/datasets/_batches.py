@@ -99,9 +99,8 @@ class Batches:
         wanted = "batches must be an iterable of (x, y), or a function of the epoch's number"
         if isinstance(batches, Iterable):
             if iter(batches) is batches:
-                hint = "give a function that makes it, lambda epoch: ..."
-                kind = type(batches).__name__
-                raise ValueError(f"{wanted}; a {kind} can be iterated only once, {hint}")
+                got = f"a {type(batches).__name__} can be iterated only once"
+                raise ValueError(f"{wanted}, as lambda epoch: ...; {got}")
         elif not callable(batches):
             raise TypeError(f"{wanted}, got {type(batches).__name__} {batches!r}")
         else:

@@ -97,9 +97,7 @@ def random_crop(
 def _events(times: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return times and units as arrays, after a check of the times and of the lengths."""
     times, units = _arrays.check_times(_arrays.vector("times", times, "fiu")), np.asarray(units)
-    if units.shape != times.shape:
-        got = f"shape {units.shape} for {times.size} times"
-        raise ValueError(f"units must have one entry per event, got {got}")
+    _arrays.check_size("units", units.shape, times.shape, "times", per="event")
     return times, units
 
 

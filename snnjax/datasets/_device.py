@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import _check, _time
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets import _arrays
 from snnjax.datasets._events import EventDataset
 from snnjax.sparse import scatter_counts
+
+ArrayBatch = tuple[jax.Array, jax.Array]
+"""Inputs (time, batch, ...features), and labels."""
 
 
 @runtime_checkable
@@ -91,26 +93,24 @@ class DeviceEvents:
 
     @classmethod
     def from_dataset(
-        cls, data: EventDataset, *, dt: float, steps: int | None = None
+        cls, data: EventDataset, *, dt: float, num_steps: int | None = None
     ) -> DeviceEvents:
         """Bin a data set and copy it to the default device.
 
         Args:
             data: The data set.
             dt: Time step, s.
-            steps: Number of steps. None: ceil(duration / dt).
+            num_steps: Number of steps. None: ceil(duration / dt).
 
         Raises:
             ValueError: The data set is empty, or too large for int32 addresses (2^31 events, or
-                steps * units).
+                num_steps * units).
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one sample, got an empty data set")
-        if steps is None:
-            steps = _time.num_steps(data.duration, dt)
-        _check.integer("steps", steps, at_least=1)
-        grid: dict[str, Any] = {"steps": steps, "num_units": data.num_units, "dt": float(dt)}
-        return cls.from_bins(*data.bins(dt, steps), data.labels, **grid)
+        steps = data._steps(dt, num_steps)
+        grid: dict[str, Any] = {"num_steps": steps, "num_units": data.num_units, "dt": float(dt)}
+        return cls.from_bins(*data._bins(dt, steps), data.labels, **grid)
 
     @classmethod
     def from_bins(
@@ -119,7 +119,7 @@ class DeviceEvents:
         offsets: np.ndarray,
         labels: np.ndarray,
         *,
-        steps: int,
+        num_steps: int,
         num_units: int,
         dt: float | None = None,
         pad: bool = False,
@@ -130,7 +130,7 @@ class DeviceEvents:
             addresses: step * num_units + unit of every event, int32 (events,).
             offsets: Sample s has the events offsets[s] : offsets[s + 1], (samples + 1,).
             labels: Classes (samples,).
-            steps: Number of time steps of a raster.
+            num_steps: Number of time steps of a raster.
             num_units: Number of units of a raster.
             dt: Time step of the bins, s, or None if it is unknown.
             pad: Round `longest` and the length of `addresses` up to powers of two, so that many
@@ -149,7 +149,7 @@ class DeviceEvents:
         padded[: len(addresses)] = addresses
         binned, first = jnp.asarray(padded), jnp.asarray(offsets, jnp.int32)
         classes = jnp.asarray(labels, jnp.int32)
-        grid: dict[str, Any] = {"steps": steps, "num_units": num_units, "dt": dt}
+        grid: dict[str, Any] = {"steps": num_steps, "num_units": num_units, "dt": dt}
         return cls(addresses=binned, offsets=first, labels=classes, longest=longest, **grid)
 
     def __len__(self) -> int:
@@ -187,9 +187,7 @@ class DeviceEvents:
         """
         return scatter_counts(*events, steps=self.steps, num_units=self.num_units)
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:
@@ -236,8 +234,8 @@ class DeviceArrays:
         if self.dt is not None:
             _arrays.check_dt(self.dt)
         if jnp.ndim(self.x) < 3:
-            needed = "(samples, time, ...features)"
-            raise ValueError(f"x must have shape {needed}, got {jnp.shape(self.x)}")
+            got = jnp.shape(self.x)
+            raise ValueError(f"x must have shape (samples, time, ...features), got {got}")
         n, steps = self.x.shape[:2]
         shape, dtype = jnp.shape(self.labels), jnp.result_type(self.labels)
         classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)
@@ -250,9 +248,7 @@ class DeviceArrays:
     def __len__(self) -> int:
         return self.x.shape[0]
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:

@@ -33,20 +33,19 @@ event-based gesture recognition system, CVPR.
 from __future__ import annotations
 
 import copy
-import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax._npy import read_head
 from snnjax.datasets import _aedat, _arrays, _fetch
 from snnjax.datasets._crop import crop
 from snnjax.datasets._events import EventDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import Split, check_split
 
 CLASS_NAMES = (
     "hand clapping",
@@ -116,10 +115,8 @@ class DVSGesture:
     (array([0. , 1.5]), array([  1, 126], dtype=int32))
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], split: Split, *, downsample: int = 4
-    ) -> None:
-        _check.one_of("split", split, get_args(Split))
+    def __init__(self, folder: PathLike, split: Split, *, downsample: int = 4) -> None:
+        check_split(split)
         _check.integer("downsample", downsample, at_least=1)
         self.downsample = _check.one_of("downsample", downsample, [2**k for k in range(8)])
         self._samples = _find(_fetch.check_folder(folder), split)
@@ -153,8 +150,7 @@ class DVSGesture:
             duration: Length of the window, s.
             start: Start of the window, s from the start of the gesture.
         """
-        window = {"duration": duration, "start": start}
-        windows = [crop(*self[i], **window) for i in range(len(self))]
+        windows = [crop(*recording, duration=duration, start=start) for recording in self]
         return EventDataset.from_lists(
             [times for times, _ in windows],
             [units for _, units in windows],
@@ -179,19 +175,24 @@ class DVSGesture:
         path, _, _, _, window = self._samples[index]
         where = ""
         if window is None:
-            x, y, polarity, times = _read_array(path)
+            *places, times = _read_rows(path).T
+            times = times.astype(np.float64)
+            value = lambda e: f"{times[e]} in event {e}"
+            good = (times >= 0) & np.isfinite(times)
+            _arrays.all_good(good, f"{path}: times must be finite and >= 0 ms", value)
+            times = (times - times.min(initial=np.inf)) * 1e-3
         else:
             span = self._span(path, window)
-            times, x, y, polarity = _aedat.read_events(path, span=span, window=window)
+            times, *places = _aedat.read_events(path, span=span, window=window)
             times = (times - window[0]) * 1e-6
             where = f" from {window[0]} to {window[1]} us, where its labels have a gesture"
         if times.size == 0:
             raise ValueError(f"{path}: contains no event{where}")
-        for name, values in (("x", x), ("y", y)):
-            if values.max() >= _PIXELS:
-                raise ValueError(f"{path}: {name} must be in [0, {_PIXELS}), got {values.max()}")
-        units = ((y // self.downsample) * self.sensor[1] + x // self.downsample) * 2 + polarity
-        return times, units.astype(np.int32)
+        for name, values in zip(("x", "y", "polarity"), places, strict=True):
+            largest = 1 if name == "polarity" else _PIXELS - 1
+            _arrays.check_whole(f"{path}: {name}", values, largest)
+        x, y, polarity = (values.astype(np.int32) for values in places)
+        return times, (y // self.downsample * self.sensor[1] + x // self.downsample) * 2 + polarity
 
     def _span(self, path: Path, window: tuple[int, int]) -> _aedat.Span:
         """Return the part of a recording that contains a gesture.
@@ -205,7 +206,7 @@ class DVSGesture:
 
 
 def load_dvs_gesture(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     split: Split,
     *,
     downsample: int = 4,
@@ -240,10 +241,8 @@ def _find(folder: Path, split: Split) -> list[_Sample]:
         return _find_arrays(prepared)
     if original.is_file():
         return _find_recordings(original)
-    got = f"it contains {_fetch.names_in(folder)}"
-    raise FileNotFoundError(
-        f"{folder}: contains neither {prepared.name} nor {original.name}; {got}"
-    )
+    got = f"{original.name}; it contains {_fetch.names_in(folder)}"
+    raise FileNotFoundError(f"{folder}: contains neither {prepared.name} nor {got}")
 
 
 def _find_arrays(folder: Path) -> list[_Sample]:
@@ -322,26 +321,6 @@ def _read_labels(path: Path) -> list[tuple[int, tuple[int, int]]]:
     return found
 
 
-def _read_array(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, y, polarity and time of a prepared gesture, with time in s from the first event."""
-    x, y, polarity, times = _read_rows(path).T
-    times = times.astype(np.float64)
-    limits = (("x", x, _PIXELS - 1), ("y", y, _PIXELS - 1), ("polarity", polarity, 1))
-    for name, values, limit in limits:
-        good = (values >= 0) & (values <= limit) & (values == np.floor(values))  # a NaN is not
-        _all_good(f"{path}: {name} must be a whole number from 0 to {limit}", values, good)
-    good = (times >= 0) & np.isfinite(times)
-    _all_good(f"{path}: times must be finite and >= 0 ms", times, good)
-    seconds = (times - times.min(initial=np.inf)) * 1e-3
-    return x.astype(np.int32), y.astype(np.int32), polarity.astype(np.int32), seconds
-
-
-def _all_good(rule: str, values: np.ndarray, good: np.ndarray) -> None:
-    if not good.all():
-        e = int(good.argmin())
-        raise ValueError(f"{rule}, got {values[e]} in event {e}")
-
-
 def _read_rows(path: Path) -> np.ndarray:
     """Read a numeric .npy array (events, 4).
 
@@ -350,17 +329,14 @@ def _read_rows(path: Path) -> np.ndarray:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        try:
+        with _check.at(str(path)):
             shape, fortran, dtype = read_head(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
         if dtype.kind not in "iuf" or dtype.shape:
             raise ValueError(f"{path}: must contain integers or floats, got dtype {dtype}")
         if len(shape) != 2 or shape[1] != 4 or shape[0] < 0:
             raise ValueError(f"{path}: must contain an array (events, 4), got shape {shape}")
         n_bytes = shape[0] * 4 * dtype.itemsize
         if file.tell() + n_bytes > size:
-            got = f"claims {shape[0]} events, more than its {size} bytes allow"
-            raise ValueError(f"{path}: truncated or damaged: {got}")
+            raise ValueError(f"{path}: truncated or damaged: {shape[0]} events in {size} bytes")
         events = np.frombuffer(file.read(n_bytes), dtype)
         return events.reshape(shape, order="F" if fortran else "C")

@@ -90,9 +90,7 @@ class EventDataset(LabelledDataset):
         offsets = _arrays.check_offsets(self.offsets, num_samples=len(self), n_events=times.size)
         times = _arrays.check_times(times, offsets)
         units = _arrays.integers("units", self.units, 0, num_units - 1, offsets)
-        if units.size != times.size:
-            got = f"{units.size} units for {times.size} times"
-            raise ValueError(f"units must have one entry per event, got {got}")
+        _arrays.check_size("units", units.size, times.size, "times", per="event")
         groups = self.groups
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
@@ -160,6 +158,7 @@ class EventDataset(LabelledDataset):
                 raise ValueError(f"times[{s}] and units[{s}] must be {needed}, got {got}")
             all_times.append(t)
             all_units.append(u)
+
         return cls(
             times=_arrays.join(all_times),
             units=_arrays.join(all_units),
@@ -214,11 +213,10 @@ class EventDataset(LabelledDataset):
         by_sample = x.swapaxes(0, 1)
         sample, step, unit = np.nonzero(by_sample)
         found = by_sample[sample, step, unit].astype(np.float64)  # a NaN is nonzero
-        bad = ~((found > 0) & (found == np.floor(found)) & np.isfinite(found))
-        if bad.any():
-            e = int(bad.argmax())
-            where = f"(time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
-            raise ValueError(f"x must contain whole numbers >= 0, got {found[e]} at {where}")
+        good = (found > 0) & (found == np.floor(found)) & np.isfinite(found)
+        place = lambda e: f"(time, sample, unit) = ({step[e]}, {sample[e]}, {unit[e]})"
+        value = lambda e: f"{found[e]} at {place(e)}"
+        _arrays.all_good(good, "x must contain whole numbers >= 0", value)
         repeats = found.astype(np.int64)
         lengths = np.bincount(np.repeat(sample, repeats), minlength=x.shape[1])
         return cls(
@@ -320,8 +318,7 @@ class EventDataset(LabelledDataset):
         >>> [batch.labels.tolist() for batch in data.batches(2)]
         [[0, 1], [2, 3], [4]]
         """
-        size = _check.integer("batch_size", batch_size, at_least=1)
-        n = len(self)
+        size, n = _check.integer("batch_size", batch_size, at_least=1), len(self)
         order = np.arange(n) if seed is None else _arrays.rng_of(seed).permutation(n)
         stop = n - n % size if drop_last else n
         return (self.subset(order[i : i + size]) for i in range(0, stop, size))
@@ -354,9 +351,8 @@ class EventDataset(LabelledDataset):
     def _bins(self, dt: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
         stride = steps * self.num_units
         if stride >= 2**31:
-            got = f"{steps} * {self.num_units} = {stride}"
-            hint = "take a longer dt or fewer units"
-            raise ValueError(f"num_steps * num_units must be < 2**31, got {got}; {hint}")
+            got = f"{steps} * {self.num_units} = {stride}; take a longer dt or fewer units"
+            raise ValueError(f"num_steps * num_units must be < 2**31, got {got}")
         addresses, counts = [], []
         for part in self._blocks(_EVENTS_AT_ONCE):
             sample, step, unit = part._on_grid(dt, steps)
@@ -416,13 +412,11 @@ class EventDataset(LabelledDataset):
         address = (step * len(self) + sample) * self.num_units + unit
         place, count = np.unique(address, return_counts=True)
         limit = _arrays.largest_count(dtype)
-        if not binary and count.size and count.max() > limit:
+        if not binary and count.max(initial=0) > limit:
             at = tuple(map(int, np.unravel_index(place[count.argmax()], shape)))
             got = f"{np.dtype(dtype)} (up to {limit}) for {count.max()} events"
-            raise ValueError(
-                f"dtype must represent every count exactly, got {got} at (time, sample, unit) = "
-                f"{at}; take a wider dtype, a shorter dt or binary=True"
-            )
+            hint = f"(time, sample, unit) = {at}; take a wider dtype, a shorter dt or binary=True"
+            raise ValueError(f"dtype must represent every count exactly, got {got} at {hint}")
         dense = np.zeros(shape, dtype)
         dense.reshape(-1)[place] = 1 if binary else count.astype(dtype)
         return dense

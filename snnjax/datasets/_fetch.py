@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import http.client
-import os
 import struct
 import urllib.request
 import zipfile
@@ -19,15 +18,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from snnjax._files import whole
+from snnjax._files import PathLike, whole
 
 BLOCK = 2**20
 # what zipfile raises for a damaged archive
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError)
-_DAMAGED += (OverflowError, OSError)
+_DAMAGED = zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError
 
 
-def check_folder(folder: str | os.PathLike[str]) -> Path:
+def check_folder(folder: PathLike) -> Path:
     """Return the path of a folder, or raise a FileNotFoundError if there is none."""
     path = Path(folder)
     if not path.is_dir():
@@ -68,25 +66,23 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
                 return path
     path.parent.mkdir(parents=True, exist_ok=True)
     size, digest = 0, _md5()
-    with whole(path, unique=True) as out, contextlib.ExitStack() as stack:
-        with _network(url):
-            response = stack.enter_context(urllib.request.urlopen(url, timeout=timeout))
-            promised = response.headers.get("Content-Length")
-        while True:
-            with _network(url):
-                block = response.read(BLOCK)
-            if not block:
-                break
-            size += len(block)
-            if size > max_bytes:
-                raise ValueError(f"{url}: must be at most {max_bytes} bytes, and is longer")
-            digest.update(block)
-            out.write(block)
-        if promised is not None and promised.isdecimal() and size < int(promised):
+    with whole(path, unique=True) as out:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout) as response:
+                promised = response.headers.get("Content-Length") or ""
+                while block := response.read(BLOCK):
+                    size += len(block)
+                    if size > max_bytes:
+                        raise ValueError(f"{url}: must be at most {max_bytes} bytes, and is longer")
+                    digest.update(block)
+                    out.write(block)
+        except (OSError, http.client.HTTPException) as error:  # of urllib's too
+            reason = f"{type(error).__name__}: {error}"
+            raise OSError(f"{url}: cannot be downloaded ({reason})") from error
+        if promised.isdecimal() and size < int(promised):
             got = f"{size} of {promised} bytes"
             raise OSError(f"{url}: the connection ended after {got}; try again")
-        if digest.hexdigest() != md5:
-            got = f"{digest.hexdigest()} ({size} bytes)"
+        if (got := digest.hexdigest()) != md5:
             raise ValueError(f"{url}: MD5 must be {md5}, got {got}; the file was not kept")
     return path
 
@@ -150,7 +146,7 @@ def open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield z
     except ValueError as error:
         raise ValueError(f"{archive}: {error}") from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
         # EINVAL: the archive points before its own begin. Other OSErrors come from the disk.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
@@ -190,15 +186,6 @@ def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
 def _check_length(info: zipfile.ZipInfo, length: int) -> None:
     if length != info.file_size:
         raise ValueError(f"{info.filename!r} must have {info.file_size} bytes, got {length}")
-
-
-@contextlib.contextmanager
-def _network(url: str) -> Iterator[None]:
-    """Put the address in front of the message of a network error."""
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:  # of urllib's too
-        raise OSError(f"{url}: cannot be downloaded ({type(error).__name__}: {error})") from error
 
 
 def _md5() -> hashlib._Hash:

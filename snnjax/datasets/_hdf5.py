@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from snnjax.datasets._arrays import check_size
+
 if TYPE_CHECKING:
     import h5py
 
@@ -35,21 +37,24 @@ REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _GZIP, _SHUFFLE = 1, 2  # HDF5's numbers of these filters
 
 
-def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = False) -> Any:
+def find_dataset(
+    f: h5py.File, name: str, *, max_length: int, entries: int | None = None, optional: bool = False
+) -> Any:
     """Return the dataset `name` of an open file after a check of its metadata.
 
     Args:
         f: The open file, an `h5py.File`.
         name: Path of the dataset in the file.
         max_length: Largest number of rows, and of rows per chunk.
+        entries: Number of rows that it must have, that of the labels. None: at least one.
         optional: Return None if the file has no such dataset.
 
     Returns:
         The `h5py.Dataset`, or None.
 
     Raises:
-        ValueError: The dataset is missing, a link, not one-dimensional, too long, or its data are
-            in another file.
+        ValueError: The dataset is missing, a link, not one-dimensional, empty, too long, or its
+            data are in another file.
     """
     import h5py
 
@@ -70,15 +75,17 @@ def find_dataset(f: h5py.File, name: str, *, max_length: int, optional: bool = F
         raise ValueError(f"{name} must be a dataset, got a {type(node).__name__.lower()}")
     if node.is_virtual or node.external:
         kind = "virtual" if node.is_virtual else "external"
-        raise ValueError(
-            f"{name} must have its data in this file, got a dataset with {kind} storage"
-        )
+        raise ValueError(f"{name} must have its data in this file, got one with {kind} storage")
     if node.shape is None or len(node.shape) != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {node.shape}")
     chunk = (node.chunks or (0,))[0]
     for what, length in (("entries", node.shape[0]), ("entries per chunk", chunk)):
         if length > max_length:
             raise ValueError(f"{name} must have at most {max_length} {what}, got {length}")
+    if entries is not None:
+        check_size(name, node.shape[0], entries, "labels")
+    elif node.shape[0] == 0:
+        raise ValueError(f"{name} must contain at least one entry, got none")
     return node
 
 
@@ -168,8 +175,8 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
     lengths = references["length"].astype(np.int64)
     ends, total, size = np.cumsum(lengths), int(lengths.sum()), file.seek(0, 2)
     if total * base.itemsize > size:
-        got = f"claims {total} elements of {base.itemsize} bytes"
-        raise ValueError(f"{name} {got}, more than the file contains ({size} bytes)")
+        claim = f"{total} elements of {base.itemsize} bytes, more than the file contains"
+        raise ValueError(f"{name} claims {claim} ({size} bytes)")
     out = np.empty(total, base)
     left = size  # heaps do not overlap: together they cannot be longer than the file
     last, heap, objects = -1, b"", {}
@@ -181,8 +188,8 @@ def read_heap(file: BinaryIO, name: str, references: np.ndarray, base: np.dtype)
             magic, version, heap_size = struct.unpack("<4sB3xQ", _read_at(file, name, address, 16))
             left -= heap_size
             if magic != b"GCOL" or version != 1 or heap_size < 16 or left < 0:
-                heap_at = f"a heap at byte {address}, which is missing or damaged"
-                raise ValueError(f"{name} refers to {heap_at}")
+                what = f"a heap at byte {address}, which is missing or damaged"
+                raise ValueError(f"{name} refers to {what}")
             heap = _read_at(file, name, address, heap_size)
             last, objects = address, _objects(heap)
         start, stored = objects.get(int(references["index"][s]), (0, -1))
@@ -233,15 +240,16 @@ def _read_rows(file: BinaryIO, name: str, dataset: h5py.Dataset, dtype: np.dtype
     dataset.id.chunk_iter(chunks.append)
     if len(chunks) > n:
         raise ValueError(f"{name} must have at most one chunk per row, got {len(chunks)} for {n}")
-    if len(chunks) * dataset.chunks[0] < n:
+    size = dataset.chunks[0]
+    if len(chunks) * size < n:
         _check_fill(name, plist)
     for chunk in chunks:
-        if chunk.size > 2 * dataset.chunks[0] * dtype.itemsize + 1024:
-            entries = f"{dataset.chunks[0]} entries of {dtype.itemsize}"
+        if chunk.size > 2 * size * dtype.itemsize + 1024:
+            entries = f"{size} entries of {dtype.itemsize}"
             raise ValueError(f"{name} has a chunk of {chunk.size} bytes for {entries}")
         stored = _read_at(file, name, chunk.byte_offset, chunk.size)
         active = [number for k, number in enumerate(filters) if not chunk.filter_mask >> k & 1]
-        part = unpack_chunk(name, stored, active, dataset.chunks[0], dtype)
+        part = unpack_chunk(name, stored, active, size, dtype)
         start = chunk.chunk_offset[0]
         rows[start : start + len(part)] = part[: max(n - start, 0)]
     return rows
@@ -258,10 +266,8 @@ def unpack_chunk(
         except zlib.error as error:
             raise ValueError(f"{name} has a damaged compressed chunk ({error})") from None
     if len(stored) != size:
-        got = "more" if len(stored) > size else len(stored)
-        raise ValueError(
-            f"{name} has a chunk that does not unpack to its {size} bytes, but to {got}"
-        )
+        got = f"{size} bytes, but to {'more' if len(stored) > size else len(stored)}"
+        raise ValueError(f"{name} has a chunk that does not unpack to its {got}")
     if _SHUFFLE in filters:  # first byte of every row, second byte of every row, ...
         stored = np.frombuffer(stored, np.uint8).reshape(dtype.itemsize, n).T.tobytes()
     return np.frombuffer(stored, dtype)

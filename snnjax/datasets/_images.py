@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.datasets import _arrays
-from snnjax.datasets._labelled import LabelledDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._device import ArrayBatch
+from snnjax.datasets._labelled import LabelledDataset, Split, check_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -120,7 +120,7 @@ class DeviceImages:
 
     >>> pixels = np.arange(12.0).reshape(3, 2, 2, 1)
     >>> data = ImageDataset(images=pixels, labels=[0, 1, 0], num_classes=2)
-    >>> x, labels = DeviceImages.from_dataset(data, steps=50).batch(jnp.array([0, 2]))
+    >>> x, labels = DeviceImages.from_dataset(data, num_steps=50).batch(jnp.array([0, 2]))
     >>> x.shape, bool((x[0] == x[49]).all()), round(float(x[7, 0, 0, 0, 0]), 2)
     ((50, 2, 2, 2, 1), True, -1.59)
     """
@@ -140,7 +140,7 @@ class DeviceImages:
         cls,
         data: ImageDataset,
         *,
-        steps: int,
+        num_steps: int,
         like: DeviceImages | None = None,
         flip: bool = False,
         shift: int = 0,
@@ -149,7 +149,7 @@ class DeviceImages:
 
         Args:
             data: The images.
-            steps: Number of time steps of a trial.
+            num_steps: Number of time steps of a trial.
             like: Take mean and standard deviation from this source, which has the training set.
                 None: compute them from `data`.
             flip: As the attribute.
@@ -162,15 +162,14 @@ class DeviceImages:
         """
         if len(data) == 0:
             raise ValueError("data must hold at least one image, got an empty data set")
-        _check.integer("steps", steps, at_least=1)
+        _check.integer("num_steps", num_steps, at_least=1)
         _check.integer("shift", shift, at_least=0, at_most=min(data.images.shape[1:3]))
         if not isinstance(flip, bool):
             raise TypeError(f"flip must be True or False, got {flip!r}")
         if like is None:
             mean, std = _moments(data.images)
             if not (std > 0).all():
-                got = f"standard deviations {std.tolist()}"
-                raise ValueError(f"images must not be constant in a channel, got {got}")
+                raise ValueError(f"images must not be constant in a channel, got std {std}")
             mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
         else:
             size, expected = data.images.shape[1:], like.images.shape[1:]
@@ -180,14 +179,12 @@ class DeviceImages:
         # larger types become float32, because values beyond 32-bit integers would wrap around
         images = data.images if data.images.dtype.itemsize < 4 else data.images.astype(np.float32)
         arrays = {"images": jnp.asarray(images), "labels": jnp.asarray(data.labels)}
-        return cls(**arrays, mean=mean, std=std, steps=steps, flip=flip, shift=shift)
+        return cls(**arrays, mean=mean, std=std, steps=num_steps, flip=flip, shift=shift)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def batch(
-        self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> ArrayBatch:
         """Return a batch.
 
         Args:
@@ -244,7 +241,7 @@ def digits() -> ImageDataset:
 
 
 def load_cifar10(
-    split: Split, *, data_dir: str | os.PathLike[str] | None = None, download: bool = False
+    split: Split, *, data_dir: PathLike | None = None, download: bool = False
 ) -> ImageDataset:
     """Load CIFAR-10, prepared by tensorflow-datasets: 32 x 32 x 3 bytes per image.
 
@@ -257,7 +254,7 @@ def load_cifar10(
         FileNotFoundError: The data are missing, and `download` is False.
         ValueError: The data are damaged or of another kind.
     """
-    _check.one_of("split", split, get_args(Split))
+    check_split(split)
     import tensorflow_datasets as tfds
 
     data_dir = None if data_dir is None else os.fspath(data_dir)
@@ -273,10 +270,9 @@ def load_cifar10(
         names = tuple(features["label"].names)
         rows = [source[i] for i in range(len(source))]
     except (FileNotFoundError, tfds.core.DatasetNotFoundError, AssertionError) as error:
-        raise FileNotFoundError(
-            f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where}: "
-            f"{_first_line(error)}; download=True fetches it"
-        ) from None
+        missing = f"no CIFAR-10 prepared by tensorflow-datasets (array_record) in {where}"
+        hint = f"{_first_line(error)}; download=True fetches it"
+        raise FileNotFoundError(f"{missing}: {hint}") from None
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SyntaxError) as error:
         got = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"{where}: damaged CIFAR-10 data ({got})") from error

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from snnjax import _check
 from snnjax.datasets import _arrays
+
+Split = Literal["train", "test"]
+
+
+def check_split(split: Split) -> None:
+    """Raise unless the data set has this split."""
+    _check.one_of("split", split, get_args(Split))
 
 
 class LabelledDataset(abc.ABC):
@@ -79,11 +86,9 @@ class LabelledDataset(abc.ABC):
         given = np.asarray(fractions, np.float64)
         shares = np.asarray(_check.number("fractions", given, above=0, at_most=1))
         if shares.ndim != 1 or shares.size == 0:
-            needed = "a sequence of at least one number"
-            raise ValueError(f"fractions must be {needed}, got {fractions!r}")
-        if shares.sum() > 1 + 1e-9:
-            got = f"{fractions!r}, which adds up to {shares.sum():g}"
-            raise ValueError(f"fractions must add up to at most 1, got {got}")
+            raise ValueError(f"fractions must be one number or more, got {fractions!r}")
+        if (total := shares.sum()) > 1 + 1e-9:
+            raise ValueError(f"fractions must add up to at most 1, got {total:g}: {fractions!r}")
         n = len(self)
         order = _arrays.rng_of(seed).permutation(n)
         if stratify:
@@ -98,3 +103,22 @@ class LabelledDataset(abc.ABC):
         edges = np.floor(np.minimum(np.cumsum(shares) + 1e-9, 1.0) * n + 0.5).astype(np.int64)
         parts = np.split(order[: edges[-1]], edges[:-1])
         return tuple(self.subset(np.sort(part)) for part in parts)
+
+
+class Splits(NamedTuple):
+    """Training, validation and test data: three sources for training, or three data sets.
+
+    Attributes:
+        train: What is trained on.
+        valid: What selects the best parameters, or None.
+        test: What is evaluated at the end, or None.
+
+    >>> from snnjax.datasets import randman
+    >>> splits = Splits(*randman(samples_per_class=20).split((0.8, 0.1, 0.1), seed=0))
+    >>> [len(part) for part in splits]
+    [160, 20, 20]
+    """
+
+    train: Any
+    valid: Any = None
+    test: Any = None

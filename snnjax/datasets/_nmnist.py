@@ -33,20 +33,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _arrays, _fetch
 from snnjax.datasets._events import EventDataset
-
-Split = Literal["train", "test"]
+from snnjax.datasets._labelled import Split, check_split
 
 CLASS_NAMES = tuple("0123456789")
 SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
@@ -59,12 +58,8 @@ _MOST_BYTES = 2**18  # per recording, 52,428 events; among 1,000 recordings, 7,1
 _BLOCK = 256  # recordings decoded at once
 
 
-class _File(NamedTuple):
-    """A file of either layout: its name relative to the top folder, its size in bytes, a reader."""
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
+_File = tuple[str, int, Callable[[], bytes]]
+"""A file of either layout: its name relative to the top folder, its size in bytes, a reader."""
 
 
 class _Recording(NamedTuple):
@@ -72,7 +67,9 @@ class _Recording(NamedTuple):
 
     label: int
     number: int
-    file: _File
+    name: str
+    size: int
+    read: Callable[[], bytes]
 
 
 def sensor_shape(downsample: int = 1) -> tuple[int, int, int]:
@@ -92,7 +89,7 @@ def sensor_shape(downsample: int = 1) -> tuple[int, int, int]:
 
 
 def load_nmnist(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     split: Split,
     *,
     downsample: int = 1,
@@ -134,22 +131,22 @@ def load_nmnist(
     >>> np.unravel_index(data.units[0], sensor_shape(2))  # row, column, polarity
     (np.int64(1), np.int64(16), np.int64(1))
     """
-    _check.one_of("split", split, get_args(Split))
+    check_split(split)
     shape = sensor_shape(downsample)
     _check.number("duration", duration, above=0, unit="s")
     _check.integer("max_events", max_events, at_least=1)
-    parts: list[_Events] = []
     with _open(_fetch.check_folder(folder), split.capitalize()) as files:
         recordings = _find(files, split.capitalize())
-        total = sum(recording.file.size for recording in recordings) // _EVENT
+        total = sum(recording.size for recording in recordings) // _EVENT
         if total > max_events:
             raise ValueError(f"must contain at most max_events = {max_events} events, got {total}")
-        for start in range(0, len(recordings), _BLOCK):
-            parts.append(_read(recordings[start : start + _BLOCK], downsample, shape[1]))
+        blocks = [recordings[k : k + _BLOCK] for k in range(0, len(recordings), _BLOCK)]
+        parts = zip(*(_read(block, downsample, shape[1]) for block in blocks), strict=True)
+        times, units, counts = map(np.concatenate, parts)
     return EventDataset(
-        times=np.concatenate([part.times for part in parts]),
-        units=np.concatenate([part.units for part in parts]),
-        offsets=_arrays.offsets_of(np.concatenate([part.counts for part in parts])),
+        times=times,
+        units=units,
+        offsets=_arrays.offsets_of(counts),
         labels=np.array([recording.label for recording in recordings]),
         num_units=int(np.prod(shape)),
         num_classes=len(CLASS_NAMES),
@@ -167,11 +164,12 @@ def _open(folder: Path, name: str) -> Iterator[Iterable[_File]]:
         with _fetch.open_zip(archive) as z:
             read = partial(_fetch.read_member, z, max_bytes=_MOST_BYTES)
             members = z.infolist()
-            yield [_File(m.filename, m.file_size, partial(read, m)) for m in members]
+            yield [(m.filename, m.file_size, partial(read, m)) for m in members]
     elif unpacked.is_dir():
         with _check.at(str(folder)):
-            paths = {path.relative_to(folder).as_posix(): path for path in unpacked.rglob("*.bin")}
-            yield [_File(key, path.stat().st_size, path.read_bytes) for key, path in paths.items()]
+            name_of = lambda path: path.relative_to(folder).as_posix()
+            paths = unpacked.rglob("*.bin")
+            yield [(name_of(path), path.stat().st_size, path.read_bytes) for path in paths]
     else:
         wanted = f"must contain {archive.name} or the folder {name} of N-MNIST"
         got = f"{_fetch.names_in(folder)}; get the archives from {SOURCE}"
@@ -182,49 +180,41 @@ def _find(files: Iterable[_File], name: str) -> list[_Recording]:
     """Return the recordings among `files`, in order."""
     found: list[_Recording] = []
     others: list[str] = []
-    for file in files:
-        parts = file.name.split("/")
+    for file, size, read in files:
+        parts = file.split("/")
         # names of metadata files that some systems add begin with a dot
         if parts[0] != name or not parts[-1].endswith(".bin") or parts[-1].startswith("."):
-            others.append(file.name)
+            others.append(file)
             continue
-        match = re.fullmatch(r"[^/]+/([0-9])/([0-9]{1,9})\.bin", file.name, re.ASCII)
+        match = re.fullmatch(r"[^/]+/([0-9])/([0-9]{1,9})\.bin", file, re.ASCII)
         if match is None:
             wanted = f"{name}/DIGIT/NUMBER.bin, with a digit from 0 to 9"
-            raise ValueError(f"a recording must be named {wanted}, got {file.name[:100]!r}")
-        if file.size > _MOST_BYTES:
-            raise ValueError(f"{file.name!r} must be at most {_MOST_BYTES} bytes, got {file.size}")
-        if file.size % _EVENT or file.size == 0:
+            raise ValueError(f"a recording must be named {wanted}, got {file[:100]!r}")
+        if size > _MOST_BYTES:
+            raise ValueError(f"{file!r} must be at most {_MOST_BYTES} bytes, got {size}")
+        if size % _EVENT or size == 0:
             wanted = f"must contain whole events of {_EVENT} bytes, at least one"
-            raise ValueError(f"{file.name!r} {wanted}, got {file.size} bytes; it is truncated")
-        found.append(_Recording(int(match[1]), int(match[2]), file))
+            raise ValueError(f"{file!r} {wanted}, got {size} bytes; it is truncated")
+        found.append(_Recording(int(match[1]), int(match[2]), file, size, read))
     if not found:
         raise ValueError(f"must contain recordings such as {name}/0/00002.bin, got {others[:20]}")
     found.sort(key=lambda recording: recording[:2])
     for one, other in itertools.pairwise(found):
         if one[:2] == other[:2]:
-            names = f"{one.file.name!r} and {other.file.name!r}"
-            raise ValueError(f"must contain each recording once, got {names}")
+            got = f"{one.name!r} and {other.name!r}"
+            raise ValueError(f"must contain each recording once, got {got}")
     return found
 
 
-class _Events(NamedTuple):
-    """Events of several recordings, concatenated.
+def _read(
+    recordings: Sequence[_Recording], downsample: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode recordings, at most `_BLOCK` at once.
 
-    Attributes:
-        times: Times (E,), s.
-        units: Units (E,).
-        counts: Number of events of each recording.
+    Returns:
+        Times (events,), s; units (events,); and the number of events of each recording.
     """
-
-    times: np.ndarray
-    units: np.ndarray
-    counts: np.ndarray
-
-
-def _read(recordings: Sequence[_Recording], downsample: int, width: int) -> _Events:
-    """Decode recordings, at most `_BLOCK` at once."""
-    raw = [recording.file.read() for recording in recordings]
+    raw = [recording.read() for recording in recordings]
     counts = np.array([len(part) // _EVENT for part in raw])
     x, y, high, middle, low = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, _EVENT).T
     microseconds = (high & 127).astype(np.int32) << 16 | middle.astype(np.int32) << 8 | low
@@ -236,7 +226,7 @@ def _read(recordings: Sequence[_Recording], downsample: int, width: int) -> _Eve
         s = int(np.searchsorted(ends, e, side="right"))
         where = f"event {e - ends[s] + counts[s]}"
         wanted = f"x and y must be in [0, {_PIXELS})"
-        name = recordings[s].file.name
+        name = recordings[s].name
         raise ValueError(f"{name!r}: {wanted}, got {x[e]} and {y[e]} in {where}")
     units = (y // np.uint8(downsample)).astype(np.int32)
     units *= width
@@ -250,4 +240,4 @@ def _read(recordings: Sequence[_Recording], downsample: int, width: int) -> _Eve
         microseconds = microseconds + (passed - before[sample]) * _OVERRUN
         microseconds, units = microseconds[~marks], units[~marks]
         counts = np.bincount(sample[~marks], minlength=counts.size)
-    return _Events(microseconds / 1e6, units, counts)
+    return microseconds / 1e6, units, counts

@@ -78,9 +78,9 @@ def poisson(
         raise ValueError(f"labels must have num_samples = {num_samples} entries, got {labels.size}")
     rates = rates[labels] if rates.ndim == 2 else rates
     mean = np.broadcast_to(rates * duration, (num_samples, num_units))
-    if mean.sum() > _MAX_EVENTS:
-        needed, got = f"at most {_MAX_EVENTS:g} events", f"{mean.sum():g} on average"
-        raise ValueError(f"rate * duration * num_samples must give {needed}, got {got}")
+    if (total := mean.sum()) > _MAX_EVENTS:
+        limit = f"{_MAX_EVENTS:g} events, got {total:g} on average"
+        raise ValueError(f"rate * duration * num_samples must give at most {limit}")
     counts = rng.poisson(mean)
     units = np.repeat(np.tile(np.arange(num_units, dtype=np.int32), num_samples), counts.ravel())
     per_sample = counts.sum(axis=1)
@@ -126,10 +126,7 @@ def poisson_raster(
     _arrays.check_dt(dt)
     shape = tuple(_check.integer("shape", size, at_least=0) for size in shape)
     mean = jnp.asarray(rate, jnp.float32) * dt
-    try:
-        fits = np.broadcast_shapes(mean.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    ends = zip(reversed(mean.shape), reversed(shape), strict=False)
+    if mean.ndim > len(shape) or any(own not in (1, size) for own, size in ends):
         raise ValueError(f"rate must broadcast against shape = {shape}, got shape {mean.shape}")
     return jax.random.poisson(key, mean, shape, dtype=jnp.int32).astype(jnp.float32)

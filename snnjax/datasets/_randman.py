@@ -86,10 +86,9 @@ def evaluate_manifold(x: np.ndarray, theta: np.ndarray, *, smoothness: float) ->
     for unit in range(num_units):
         for d in range(dim):
             for start in range(0, len(x), size):
-                turns = (
-                    x[start : start + size, d, None] * (i * theta[unit, d, 1]) + theta[unit, d, 2]
-                )
-                out[start : start + size, unit] *= _sin_of_turns(turns) @ amplitude[unit, d]
+                some, (_, scale, phase) = slice(start, start + size), theta[unit, d]
+                turns = x[some, d, None] * (i * scale) + phase
+                out[some, unit] *= _sin_of_turns(turns) @ amplitude[unit, d]
     return out
 
 
@@ -153,13 +152,10 @@ def randman(
     >>> len(data), data.num_units, float(data.times.max()) <= 0.1
     (500, 20, True)
     """
-    for name, value, low in (
-        ("num_classes", num_classes, 1),
-        ("num_units", num_units, 1),
-        ("samples_per_class", samples_per_class, 2),
-        ("dim", dim, 1),
-    ):
-        _check.integer(name, value, at_least=low)
+    _check.integer("num_classes", num_classes, at_least=1)
+    _check.integer("num_units", num_units, at_least=1)
+    _check.integer("samples_per_class", samples_per_class, at_least=2)
+    _check.integer("dim", dim, at_least=1)
     _check.integer("seed", seed, at_least=0)
     _check.number("smoothness", smoothness, above=0)
     _check.number("duration", duration, above=0, unit="s")
@@ -168,9 +164,8 @@ def randman(
     times = np.empty((num_classes, samples_per_class, num_units))
     for c in range(num_classes):
         theta = draw_manifold(rng, num_units=num_units, dim=dim, smoothness=smoothness)
-        values = evaluate_manifold(
-            rng.random((samples_per_class, dim)), theta, smoothness=smoothness
-        )
+        points = rng.random((samples_per_class, dim))
+        values = evaluate_manifold(points, theta, smoothness=smoothness)
         low, high = values.min(axis=0), values.max(axis=0)
         # the latest spike of a unit is just before active_duration, in the last step of that time
         times[c] = (values - low) / (high - low) * (active_duration * (1 - 1e-6))

@@ -19,7 +19,6 @@ Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.30443
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +26,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _arrays, _fetch, _hdf5
 from snnjax.datasets._events import EventDataset
 
@@ -42,7 +42,7 @@ _MAX_NAMES, _MAX_NAME = 10_000, 1_000
 
 
 def read_shd(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     num_units: int = 700,
     duration: float | None = None,
@@ -90,7 +90,7 @@ def read_shd(
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        return _read(path, num_units, duration, max_samples, max_events)
+        data = _read(path, num_units, max_samples, max_events)
     except PermissionError:
         raise
     except ValueError as error:
@@ -99,9 +99,11 @@ def read_shd(
         # all these types occur when HDF5 reads damaged files
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: truncated or damaged HDF5 file ({reason})") from error
+    # a shorter trial cuts on purpose
+    return data if duration is None else data._with(duration=float(duration))
 
 
-def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> EventDataset:
+def load_shd(folder: PathLike, split: Split, **options: Any) -> EventDataset:
     """Read the single file `*_<split>.h5` of a folder, for example shd_train.h5.
 
     Args:
@@ -124,15 +126,12 @@ def load_shd(folder: str | os.PathLike[str], split: Split, **options: Any) -> Ev
     return read_shd(folder / found[0], **options)
 
 
-def _read(
-    path: Path, num_units: int, duration: float | None, max_samples: int, max_events: int
-) -> EventDataset:
+def _read(path: Path, num_units: int, max_samples: int, max_events: int) -> EventDataset:
     import h5py  # here, so that snnjax.datasets comes without it
 
     if not path.is_file():
         raise ValueError("must be a regular file")
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise ValueError("is empty (0 bytes)")
     if not h5py.is_hdf5(path):
         with path.open("rb") as f:
@@ -144,18 +143,11 @@ def _read(
 
     with h5py.File(path, "r") as f, path.open("rb") as file:
         find = partial(_hdf5.find_dataset, f, max_length=max_samples)
-        times, units, labels = map(find, ("spikes/times", "spikes/units", "labels"))
+        labels = find("labels")
+        find = partial(find, entries=labels.shape[0])
+        times, units = find("spikes/times"), find("spikes/units")
         speaker = find("extra/speaker", optional=True)
-        keys = find("extra/keys", max_length=_MAX_NAMES, optional=True)
-        n = labels.shape[0]
-        named = {"spikes/times": times, "spikes/units": units, "extra/speaker": speaker}
-        for name, dataset in named.items():
-            if dataset is not None:
-                _arrays.check_size(name, dataset.shape[0], n, "labels")
-        if n == 0:
-            raise ValueError("labels must contain at least one sample, got none")
-        if keys is not None and keys.shape[0] == 0:
-            raise ValueError("extra/keys must contain at least one name, got none")
+        keys = _hdf5.find_dataset(f, "extra/keys", max_length=_MAX_NAMES, optional=True)
         classes = _hdf5.read_integers(file, "labels", labels)
         groups = class_names = None
         if speaker is not None:
@@ -168,18 +160,17 @@ def _read(
         differ = lengths != unit_rows["length"]
         if differ.any():
             s = int(differ.argmax())
-            needed = "the same length in each sample"
             got = f"{lengths[s]} and {unit_rows['length'][s]} in sample {s}"
-            raise ValueError(f"spikes/times and spikes/units must have {needed}, got {got}")
-        if lengths.sum() > max_events:
-            needed = f"at most max_events = {max_events} events"
-            raise ValueError(f"spikes/times must contain {needed}, got {lengths.sum()}")
+            raise ValueError(f"times and units must have the same length in each sample, got {got}")
+        if (n := lengths.sum()) > max_events:
+            limit = f"at most max_events = {max_events} events"
+            raise ValueError(f"spikes/times must contain {limit}, got {n}")
         all_times = _hdf5.read_heap(file, "spikes/times", time_rows, time_dtype)
         all_units = _hdf5.read_heap(file, "spikes/units", unit_rows, unit_dtype)
 
     times = _arrays.as_times(all_times)
     last = float(_arrays.not_before_edge(times.max(initial=0.0, keepdims=True))[0]) * 1000
-    data = EventDataset(
+    return EventDataset(
         times=times,
         units=all_units,
         offsets=_arrays.offsets_of(lengths),
@@ -191,5 +182,3 @@ def _read(
         groups=groups,
         class_names=class_names,
     )
-    # a shorter trial cuts on purpose
-    return data if duration is None else data._with(duration=float(duration))

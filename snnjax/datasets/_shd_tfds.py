@@ -28,7 +28,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import PathLike
 from snnjax.datasets import _fetch
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._shd import Split, read_shd
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 URL = "https://zenkelab.org/datasets/"
 MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
 NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
+_INFO = "dataset_info.json"  # TFDS writes it last
 MAX_BYTES = 4 * 2**30
 """Size limit of an archive, and of the file in it."""
-PathLike = str | os.PathLike[str]
 
 
 def download_shd(
@@ -139,16 +139,16 @@ def prepare_shd(
     """
     folder = _folder(data_dir, name)
     origin = dict(md5) if files is None else None
-    given = {} if files is None else _check_files(files)
-    if _prepared(folder):
-        key, wanted = ("sha256", _hashes(given)) if origin is None else ("md5", origin)
-        _same(folder, key, wanted, num_units)
+    if (folder / _INFO).is_file():
+        key, wanted = ("md5", dict(md5)) if files is None else ("sha256", _hashes(files))
+        _check_same(folder, key, wanted, num_units)
         return folder
     import tensorflow_datasets as tfds
 
     cache = folder.parents[1]
-    given = given or download_shd(cache / "downloads" / name, url=url, md5=md5)
-    builder = shd_builder(given, cache, name=name, num_units=num_units, md5=origin)
+    if files is None:
+        files = download_shd(cache / "downloads" / name, url=url, md5=md5)
+    builder = shd_builder(files, cache, name=name, num_units=num_units, md5=origin)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS reports on standard output, which belongs to the program
     with contextlib.redirect_stdout(sys.stderr):
@@ -182,37 +182,34 @@ def shd_builder(
     """
     import tensorflow_datasets as tfds
 
-    files = _check_files(files)
+    hashes = _hashes(files)
     data = {split: read_shd(path, num_units=num_units) for split, path in files.items()}
-    first, *others = data.values()
+    class_names, *others = {d.class_names: None for d in data.values()}
     speakers = [d.groups is not None for d in data.values()]
-    for other in others:
-        if other.class_names != first.class_names or len(set(speakers)) > 1:
-            got = f"{first.class_names} and {other.class_names}, speakers {speakers}"
-            raise ValueError(
-                "files must have the same class names, and all or none must have speakers; got "
-                f"{got} in {[str(p) for p in files.values()]}"
-            )
+    if others or len(set(speakers)) > 1:
+        got = f"{[class_names, *others]}, speakers {speakers} in {[str(p) for p in files.values()]}"
+        raise ValueError(f"files must have the same class names, and all or no speakers; got {got}")
     num_classes = max(d.num_classes for d in data.values())
     time_dtype = np.result_type(*(d.times for d in data.values()))
     metadata = {
         "num_units": num_units,
         "num_classes": num_classes,
-        "class_names": first.class_names,
+        "class_names": class_names,
         "duration": {split: d.duration for split, d in data.items()},
-        "sha256": _hashes(files),
+        "sha256": hashes,
         "md5": None if md5 is None else dict(md5),
     }
-    # TFDS stores one name per line, stripped and unique
-    names = first.class_names if first.class_names and _writable(first.class_names) else None
-    counted = None if names else num_classes  # one of the two only
+    # TFDS stores one name per line, stripped and unique; it takes names or their number
+    lines = [name.strip() for name in "\n".join(class_names or ()).splitlines()]
+    whole = tuple(dict.fromkeys(filter(None, lines))) == class_names
+    label: dict[str, Any] = {"names": class_names} if whole else {"num_classes": num_classes}
     ragged: dict[str, Any] = {"shape": (None,), "encoding": "bytes"}
     features = {
         "times": tfds.features.Tensor(dtype=time_dtype, doc="s", **ragged),
         "units": tfds.features.Tensor(dtype=np.int32, **ragged),
-        "label": tfds.features.ClassLabel(names=names, num_classes=counted),
+        "label": tfds.features.ClassLabel(**label),
     }
-    if first.groups is not None:
+    if all(speakers):
         features["speaker"] = tfds.features.Scalar(dtype=np.int32)
     homepage, citation = (None, None) if md5 is None else (URL, "doi 10.1109/TNNLS.2020.3044364")
     builder_name = _check_name(name)
@@ -240,15 +237,11 @@ def shd_builder(
             return {split: self._generate_examples(d) for split, d in data.items()}
 
         def _generate_examples(self, d: EventDataset) -> Iterator[tuple[int, dict[str, Any]]]:
-            for s, (begin, end) in enumerate(zip(d.offsets[:-1], d.offsets[1:], strict=True)):
-                example: dict[str, Any] = {
-                    "times": d.times[begin:end].astype(time_dtype),
-                    "units": d.units[begin:end],
-                    "label": int(d.labels[s]),
-                }
-                if d.groups is not None:
-                    example["speaker"] = d.groups[s]
-                yield s, example
+            for s, label in enumerate(d.labels.tolist()):
+                own = slice(d.offsets[s], d.offsets[s + 1])
+                times, units = d.times[own].astype(time_dtype), d.units[own]
+                speaker = {} if d.groups is None else {"speaker": d.groups[s]}
+                yield s, {"times": times, "units": units, "label": label, **speaker}
 
     cache = None if data_dir is None else Path(data_dir).expanduser()
     return Builder(data_dir=cache, file_format="array_record")
@@ -275,7 +268,7 @@ def load_shd_tfds(
     if duration is not None:
         _check.number("duration", duration, above=0, unit="s")
     folder = _folder(data_dir, name)
-    if not _prepared(folder):
+    if not (folder / _INFO).is_file():
         raise FileNotFoundError(f"{folder}: no prepared data set; make it with prepare_shd")
     import tensorflow_datasets as tfds
 
@@ -295,7 +288,7 @@ def load_shd_tfds(
             groups=np.array(parts["speaker"]) if "speaker" in parts else None,
             class_names=metadata["class_names"],
         )
-    except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError) as error:
         raise ValueError(f"{folder}: {error}") from error
     # a shorter trial cuts on purpose
     return data if duration is None else data._with(duration=float(duration))
@@ -316,31 +309,16 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_files(files: Mapping[str, PathLike]) -> dict[str, Path]:
-    if not files:
-        raise ValueError("files must name at least one split, got none")
-    for split, path in files.items():
-        _check.one_of("files' split", split, get_args(Split))
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-    return {split: Path(path) for split, path in files.items()}
-
-
-def _prepared(folder: Path) -> bool:
-    return (folder / "dataset_info.json").is_file()
-
-
-def _same(folder: Path, key: str, wanted: dict[str, str], num_units: int) -> None:
+def _check_same(folder: Path, key: str, wanted: Mapping[str, str], num_units: int) -> None:
     """Raise unless the prepared data set was made from these files."""
     metadata = _metadata(folder)
-    found = metadata.get(key) or {}
-    advice = "name another data_dir or name, or remove the folder"
+    found, units = metadata.get(key) or {}, metadata.get("num_units")
+    other = f"of {units} units, not num_units = {num_units}" if units != num_units else ""
     if not wanted.items() <= found.items():
-        made = f"made of other files ({key} {found}, not {wanted})"
-        raise ValueError(f"{folder}: contains a data set {made}; {advice}")
-    if metadata.get("num_units") != num_units:
-        made = f"of {metadata.get('num_units')} units, not num_units = {num_units}"
-        raise ValueError(f"{folder}: contains a data set {made}; {advice}")
+        other = f"made of other files ({key} {found}, not {wanted})"
+    if other:
+        advice = "name another data_dir or name, or remove the folder"
+        raise ValueError(f"{folder}: contains a data set {other}; {advice}")
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -351,16 +329,15 @@ def _metadata(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: metadata.json is damaged ({error}); {advice}") from error
 
 
-def _hashes(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the SHA-256 of the file of each split."""
+def _hashes(files: Mapping[str, PathLike]) -> dict[str, str]:
+    """Return the SHA-256 of the file of each split, after a check of the splits."""
+    if not files:
+        raise ValueError("files must name at least one split, got none")
     hashes = {}
     for split, path in files.items():
-        with path.open("rb") as f:
+        _check.one_of("files' split", split, get_args(Split))
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        with open(path, "rb") as f:
             hashes[split] = hashlib.file_digest(f, "sha256").hexdigest()
     return hashes
-
-
-def _writable(names: tuple[str, ...]) -> bool:
-    return len(set(names)) == len(names) and all(
-        n and n == n.strip() and n.splitlines() == [n] for n in names
-    )

@@ -113,10 +113,9 @@ class Stream:
         if not isinstance(self.events, bool):
             raise TypeError(f"events must be True or False, got {self.events!r}")
         _check.integer("workers", self.workers, at_least=1)
-        n, name = len(self.recordings), "labels of recordings"
-        if self.shard_size > n:
-            needed = f"at most the number of recordings {n}"
-            raise ValueError(f"shard_size must be {needed}, got {self.shard_size}")
+        n, size, name = len(self.recordings), self.shard_size, "labels of recordings"
+        if size > n:
+            raise ValueError(f"shard_size must be at most the number of recordings {n}, got {size}")
         most = self.recordings.num_classes - 1
         labels = _arrays.integers(name, self.recordings.labels, 0, most)
         _arrays.check_size(name, labels.size, n, "recordings", per="recording")
@@ -172,12 +171,9 @@ class Stream:
         try:
             import grain  # here, so that snnjax.datasets comes without it
         except ImportError as error:
-            raise ImportError(
-                "Stream needs grain, which is not installed; pip install 'snnjax[stream]'"
-            ) from error
-        options = grain.ReadOptions(
-            num_threads=self.workers, prefetch_buffer_size=max(self.shard_size, self.workers)
-        )
+            raise ImportError("Stream needs grain: pip install 'snnjax[stream]'") from error
+        ahead = max(self.shard_size, self.workers)
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=ahead)
         recordings = grain.MapDataset.source(order.ravel().tolist())
         elements = recordings.map(lambda i: self._read(epoch, i)).to_iter_dataset(options)
         return self._collect(iter(elements), order)
@@ -201,7 +197,7 @@ class Stream:
         offsets = _arrays.offsets_of(np.array([len(part) for part in addresses]))
         bins = np.concatenate(addresses), offsets, self.labels[indices]
         num_units = self.recordings.num_units
-        grid: dict[str, Any] = {"steps": self.steps, "num_units": num_units, "dt": self.dt}
+        grid: dict[str, Any] = {"num_steps": self.steps, "num_units": num_units, "dt": self.dt}
         shard = DeviceEvents.from_bins(*bins, **grid, pad=True)
         if not self.events:
             return shard
@@ -224,17 +220,10 @@ class Stream:
             return addresses, None
         num_units, sample = self.recordings.num_units, np.zeros(1, np.int64)
         step, unit = np.divmod(addresses.astype(np.int64), num_units)
-        by_unit = order_by_unit(sample, step, unit, steps=self.steps, num_units=num_units)
-        return addresses, by_unit
+        return addresses, order_by_unit(sample, step, unit, steps=self.steps, num_units=num_units)
 
     def _bin(self, times: np.ndarray, units: np.ndarray) -> np.ndarray:
-        one = EventDataset(
-            times=times,
-            units=units,
-            offsets=np.array([0, len(times)]),
-            labels=np.zeros(1, int),
-            num_units=self.recordings.num_units,
-            num_classes=self.recordings.num_classes,
-            duration=self.duration,
+        one = EventDataset.from_lists(
+            [times], [units], [0], num_units=self.recordings.num_units, duration=self.duration
         )
         return one._bins(self.dt, _arrays.check_steps(self.steps))[0]

@@ -8,6 +8,7 @@ from all that spike, as with skip connections.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -80,9 +81,8 @@ class Graph:
         """Return the name of the only node of the given kind."""
         found = [name for name in self.nodes if self.kind(name) == kind]
         if len(found) != 1:
-            raise ValueError(
-                f"the graph must have one {kind}, got {len(found)}: {found[:10]}. {IMPORTED}"
-            )
+            got = f"{len(found)}: {found[:10]}"
+            raise ValueError(f"the graph must have one {kind}, got {got}. {IMPORTED}")
         return found[0]
 
     def kind(self, name: str) -> str:
@@ -100,11 +100,9 @@ class Graph:
 
     def array(self, name: str, field: str) -> np.ndarray:
         """Return a field of a node after a check that it holds finite real numbers."""
-        given = self.field(name, field)
-        try:
+        given, value = self.field(name, field), np.asarray(None)
+        with contextlib.suppress(TypeError, ValueError):
             value = np.asarray(given)
-        except (TypeError, ValueError):
-            value = np.asarray(None)
         if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
             self.fail(name, f"must have {field} of finite real numbers, got {str(given)[:100]}")
         return value
@@ -119,11 +117,8 @@ class Graph:
             at_least: Smallest number allowed.
         """
         value = self.array(name, field)
-        if (
-            value.dtype.kind not in "iu"
-            or value.shape not in ((), (1,), (axes,))
-            or (value < at_least).any()
-        ):
+        fits = value.dtype.kind in "iu" and value.shape in ((), (1,), (axes,))
+        if not fits or (value < at_least).any():
             needed = f"{field} of one whole number >= {at_least}, or {axes}"
             self.fail(name, f"must have {needed}, got {str(value)[:100]}")
         return tuple(int(v) for v in np.broadcast_to(value, (axes,)))
@@ -165,21 +160,20 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
         loops, forward = _incoming(graph, name)
         for node in itertools.chain(*loops):
             if graph.kind(node) not in _WEIGHTS:
-                allowed = "only weights are allowed there"
-                graph.fail(node, f"cannot be in the loop of the neurons {name!r}; {allowed}")
+                graph.fail(node, f"cannot be in the loop of the neurons {name!r}; only weights can")
         if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
-            needed = "one set of weights to itself, with nothing else in the loop"
-            graph.fail(name, f"must have {needed}")
-        if not forward:
-            graph.fail(name, "must get its input through weights")
+            graph.fail(name, "must have one set of weights to itself, and nothing else in the loop")
         links = [_link(graph, name, chain, source) for chain, source in forward]
+        if not links:
+            graph.fail(name, "must get its input through weights")
         if len(links) > 1:
             if stages:
-                sources = [link.source for link in links]
-                allowed = "only the last neurons may have several sources"
-                graph.fail(name, f"gets input from {sources[:10]}; {allowed}")
+                got = [link.source for link in links[:10]]
+                graph.fail(name, f"gets input from {got}; only the last neurons may have several")
             skips = list(links)
-            links.sort(key=lambda link: -_depth(graph, link.source, start))
+            # the source that feeds no other source is the population below
+            below = {source for link in links for _, source in _incoming(graph, link.source)[1]}
+            links.sort(key=lambda link: link.source in below)
         stages.insert(0, Stage(name, links[0], loops[0][0] if loops else None))
         used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
         name = links[0].source
@@ -203,8 +197,7 @@ def _link(graph: Graph, name: str, chain: list[str], source: str) -> Link:
     if n == 0:
         graph.fail(name, "must get its input through weights")
     if graph.kind(chain[n - 1]) not in _WEIGHTS:
-        needed = "they must get their input through weights"
-        graph.fail(chain[n - 1], f"cannot be directly before the neurons {name!r}; {needed}")
+        graph.fail(chain[n - 1], f"cannot be directly before the neurons {name!r}; weights must be")
     return Link(source, chain[:n], chain[n:])
 
 
@@ -220,25 +213,14 @@ def _chain(graph: Graph, name: str) -> tuple[list[str], str]:
     return chain, name
 
 
-def _depth(graph: Graph, name: str, start: str) -> int:
-    """Return the number of populations from `name` back to the Input."""
-    seen: set[str] = set()
-    while name != start and name not in seen:
-        seen.add(name)
-        _, forward = _incoming(graph, name)
-        name = forward[0][1] if forward else start
-    return len(seen)
-
-
 def _in_order(graph: Graph, stages: list[Stage], skips: list[Link]) -> list[Link]:
     if not skips:
         return []
     last, by_source = stages[-1].name, {skip.source: skip for skip in skips}
     spiking = [stage.name for stage in stages[:-1] if graph.kind(stage.name) in SPIKING]
     if len(by_source) != len(skips) or set(by_source) != set(spiking):
-        sources = [skip.source for skip in skips]
         needed = f"one population, or once from each spiking population, {spiking}"
-        graph.fail(last, f"must get input from {needed}; got {sources}")
+        graph.fail(last, f"must get input from {needed}; got {[skip.source for skip in skips]}")
     for link in skips:
         *before, kind = map(graph.kind, link.before)
         if before not in ([], ["Flatten"]) or kind not in _LINEAR:

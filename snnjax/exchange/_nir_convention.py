@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,17 +12,8 @@ from numpy.typing import ArrayLike
 from snnjax import _check, surrogate
 
 Scheme = Literal["exponential", "euler"]
-SURROGATES = {
-    make().name: make
-    for make in (
-        surrogate.superspike,
-        surrogate.superspike_rescaled,
-        surrogate.superspike_asymptotic,
-        surrogate.fast_sigmoid,
-        surrogate.atan,
-        surrogate.triangular,
-        surrogate.sigmoid,
-    )
+SURROGATES: dict[str, Callable[[], surrogate.SpikeFunction]] = {
+    name: getattr(surrogate, name) for name in surrogate.__all__ if name != "SpikeFunction"
 }
 NO_SYNAPSE = 1e-3  # tau_syn / dt of a neuron without synaptic current: exp(-1000) is 0
 POOL_THRESHOLD = 0.5  # of a count of spikes: at least one
@@ -32,9 +24,7 @@ def import_nir() -> Any:
     try:
         return importlib.import_module("nir")
     except ImportError:
-        raise ImportError(
-            "exchange through NIR needs the package nir: pip install 'snnjax[nir]'"
-        ) from None
+        raise ImportError("NIR needs the package nir: pip install 'snnjax[nir]'") from None
 
 
 def check_scheme(scheme: object) -> Scheme:
@@ -81,9 +71,8 @@ def tau_from_nir(tau: np.ndarray, dt: float, scheme: Scheme) -> np.ndarray:
         return tau
     ratio = dt / np.asarray(tau, np.float64)
     if (ratio > 1).any():
-        raise ValueError(
-            f"must be at least dt = {dt:g} s under Euler's scheme, got {np.min(tau):g} s"
-        )
+        needed = f"at least dt = {dt:g} s under Euler's scheme"
+        raise ValueError(f"must be {needed}, got {np.min(tau):g} s")
     lasts = ratio < 1
     return np.where(lasts, -dt / np.log1p(-np.where(lasts, ratio, 0.5)), NO_SYNAPSE * dt)
 

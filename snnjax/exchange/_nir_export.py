@@ -17,23 +17,11 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
-from snnjax import _check
+from snnjax import _check, nn
 from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
-from snnjax.nn import (
-    ConvMap,
-    Dropout,
-    Flatten,
-    Layer,
-    Pool,
-    Readout,
-    Reshape,
-    Sequential,
-    SpikingConv1d,
-    SpikingConv2d,
-    SpikingDense,
-)
+from snnjax.nn import Sequential
 from snnjax.nn._conv import SpikingConv
 from snnjax.nn._layer import Shape
 from snnjax.nn._neuron_layer import NeuronLayer
@@ -50,8 +38,8 @@ EXPORTED = (
     "training), a Reshape as the first layer, and custom layers with a snnjax.exchange.nir_writer"
 )
 
-L = TypeVar("L", bound=Layer)
-_WRITERS: dict[type[Layer], Callable[[NirWriter, Any], None]] = {}
+L = TypeVar("L", bound=nn.Layer)
+_WRITERS: dict[type[nn.Layer], Callable[[NirWriter, Any], None]] = {}
 
 
 def nir_writer(
@@ -69,7 +57,7 @@ def nir_writer(
         A decorator of a function `(writer, layer)` that adds the layer's nodes through the writer.
 
     >>> from flax import nnx
-    >>> from snnjax.nn import FluctuationDriven
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
     >>> class Masked(SpikingDense):
     ...     '''A custom layer.'''
     >>> @nir_writer(Masked)
@@ -119,7 +107,7 @@ def to_nir(
         ImportError: The package nir is not installed.
 
     >>> from flax import nnx
-    >>> from snnjax.nn import FluctuationDriven
+    >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
     >>> rngs = nnx.Rngs(0)
     >>> hidden = SpikingDense(20, 8, init=FluctuationDriven(nu=5.0), recurrent=True, rngs=rngs)
     >>> graph = to_nir(Sequential(hidden, Readout(8, 3, rngs=rngs)))
@@ -161,13 +149,10 @@ class NirWriter:
         self.dt, self._k = last.dt, 0
         shape = first.in_shape if features is None else features
         if shape is None or None in shape:
-            unknown = "it" if shape is None else f"all sizes, {shape}"
-            raise ValueError(
-                "features must be given, the shape (*spatial, channels) of the network's input; "
-                f"the layers do not determine {unknown}"
-            )
+            hint = f"the layers do not determine {'it' if shape is None else f'all sizes, {shape}'}"
+            raise ValueError(f"features must be given, the input's (*spatial, channels); {hint}")
         metadata = {}
-        if isinstance(first, Reshape):
+        if isinstance(first, nn.Reshape):
             # NIR has no Reshape: the graph's input has the shape after the Reshape
             given, shape = shape, self.shape_after(first, shape)
             metadata = {"features": np.array(given)} if given != shape else {}
@@ -187,7 +172,7 @@ class NirWriter:
             # with skip connections the last layer gets only spikes
             between = layers[self._k : -1]
             ignored = self.network.skip and between and not any(la.spiking for la in between)
-            if ignored or (self._k == 0 and isinstance(layer, Reshape)):
+            if ignored or (self._k == 0 and isinstance(layer, nn.Reshape)):
                 continue
             if type(layer) not in _WRITERS:
                 self.fail("NIR has no such layer")
@@ -207,10 +192,6 @@ class NirWriter:
             self._edges.append((self._last, name))
         self._last = name
 
-    def pass_on(self, layer: Layer) -> None:
-        """Update `shape` for a layer that the output of the last node has passed."""
-        self.shape = self.shape_after(layer, self.shape)
-
     def neurons(
         self, layer: Synaptic, weights: nir.NIRNode, recurrent: nir.NIRNode | None = None
     ) -> None:
@@ -224,13 +205,13 @@ class NirWriter:
         expected = LIF if layer.spiking else LeakyIntegrator
         if type(layer.neuron) is not expected:
             got = type(layer.neuron).__name__
-            self.fail(f"its neuron must be a {expected.__name__}, got {got}, which is not in NIR")
+            self.fail(f"its neuron must be a {expected.__name__}, got {got}")
         if self.network.skip and self._k == len(self._layers) - 1:
             self._connect_all(_array(layer.kernel))
             self.shape, self._last = (layer.out_features,), None
         else:
             self.append(f"{self.name}_kernel", weights)
-            self.pass_on(layer)
+            self.shape = self.shape_after(layer, self.shape)
         self.append(self.name, self._node(layer))
         if recurrent is not None:
             loop = f"{self.name}_recurrent_kernel"
@@ -244,8 +225,7 @@ class NirWriter:
         """Return weights with the given number of spatial axes as an array (*sizes, in, out)."""
         kernel = _array(param)
         if kernel.ndim != 2 + axes:
-            given = f"its kernel of shape {kernel.shape} is that of an ensemble"
-            self.fail(f"it must be one layer, but {given}; select one member")
+            self.fail(f"its kernel of shape {kernel.shape} is that of an ensemble, not of a layer")
         return kernel
 
     def _connect_all(self, kernel: np.ndarray) -> None:
@@ -275,7 +255,7 @@ class NirWriter:
         weight, metadata = _weights(kernel)
         return self.nir.Linear(weight, metadata=metadata)
 
-    def convolution(self, layer: Layer, map: ConvMap, kernel: np.ndarray) -> nir.NIRNode:
+    def convolution(self, layer: nn.Layer, map: nn.ConvMap, kernel: np.ndarray) -> nir.NIRNode:
         """Return a node of convolution weights.
 
         Args:
@@ -293,8 +273,8 @@ class NirWriter:
         elif padding == "same" and any(s > 1 for s in map.stride):
             pads = jax.lax.padtype_to_pads(spatial, map.kernel_size, map.stride, "SAME")
             if any(low != high for low, high in pads):
-                given = f"padding 'same' with stride {map.stride} is {pads} (before, after) here"
-                self.fail(f"{given}, but NIR pads both ends equally")
+                given = f"padding 'same' with stride {map.stride} is {pads}"
+                self.fail(f"{given} here (before, after), but NIR pads both ends equally")
             padding = tuple(low for low, _ in pads)
         node = self.conv_node(kernel, spatial, map.stride, padding)
         found = tuple(int(n) for n in node.output_type["output"])
@@ -331,10 +311,9 @@ class NirWriter:
         def whole(value: ArrayLike) -> np.ndarray:
             return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
 
-        def tau(value: ArrayLike) -> np.ndarray:
-            return whole(convention.tau_to_nir(_as_numpy(value), self.dt, self.scheme))
-
-        times = {"tau_mem": tau(neuron.tau_mem), "tau_syn": tau(neuron.tau_syn)}
+        taus = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn}
+        written = lambda tau: convention.tau_to_nir(_as_numpy(tau), self.dt, self.scheme)
+        times = {name: whole(written(tau)) for name, tau in taus.items()}
         w_in = 1 / convention.input_gain(times["tau_syn"], self.dt, self.scheme)
         ones = np.ones_like(times["tau_mem"])
         shared = {**times, "r": ones, "v_leak": 0 * ones, "w_in": w_in}
@@ -342,8 +321,7 @@ class NirWriter:
             return self.nir.CubaLI(**shared, metadata=metadata)
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
-            needed = "a SpikeFunction, with a step as forward value"
-            self.fail(f"its spike must be {needed}, got {spike!r}")
+            self.fail(f"its spike must be a SpikeFunction, got {spike!r}")
         if spike.name in convention.SURROGATES:
             steepness = np.array([float(v) for v in spike.steepness])
             metadata |= {"surrogate": spike.name, "steepness": steepness}
@@ -360,7 +338,7 @@ class NirWriter:
         """Return a shape (*spatial, channels) with the channels first, as in NIR."""
         return np.array([shape[-1], *shape[:-1]])
 
-    def shape_after(self, layer: Layer, shape: Shape) -> tuple[int, ...]:
+    def shape_after(self, layer: nn.Layer, shape: Shape) -> tuple[int, ...]:
         """Return the shape of the features after the layer."""
         try:
             return layer.feature_shape(shape)  # type: ignore[return-value]  # all sizes are known
@@ -373,17 +351,17 @@ class NirWriter:
         raise ValueError(f"layers[{self._k}] ({name}) cannot be written as NIR: {what}. {EXPORTED}")
 
 
-@nir_writer(SpikingDense, Readout)
-def _write_dense(writer: NirWriter, layer: SpikingDense | Readout) -> None:
+@nir_writer(nn.SpikingDense, nn.Readout)
+def _write_dense(writer: NirWriter, layer: nn.SpikingDense | nn.Readout) -> None:
     weights = writer.linear(writer.kernel(layer.kernel), writer.flattened)
     own = layer.recurrent_kernel
     writer.neurons(layer, weights, None if own is None else writer.linear(_array(own)))
 
 
-@nir_writer(SpikingConv, SpikingConv1d, SpikingConv2d)
+@nir_writer(SpikingConv, nn.SpikingConv1d, nn.SpikingConv2d)
 def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
     map, own = layer.map, layer.recurrent_kernel
-    assert isinstance(map, ConvMap)
+    assert isinstance(map, nn.ConvMap)
     kernel = writer.kernel(layer.kernel, len(map.window))
     recurrent = None
     if own is not None:
@@ -392,18 +370,17 @@ def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
     writer.neurons(layer, writer.convolution(layer, map, kernel), recurrent)
 
 
-@nir_writer(Pool)
-def _write_pool(writer: NirWriter, layer: Pool) -> None:
+@nir_writer(nn.Pool)
+def _write_pool(writer: NirWriter, layer: nn.Pool) -> None:
     if len(writer.shape) != 3:
         writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
     largest = layer.kind == "max"
     if largest and not writer.binary:
-        reason = "for spikes it is written as a sum and a threshold, but the input is not spikes"
-        writer.fail(f"NIR has no maximum; {reason}")
+        writer.fail("NIR has no maximum; it is written as a sum and a threshold only for spikes")
     sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
     make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
     writer.append(writer.name, make(*sizes, np.zeros(2, int)))
-    writer.pass_on(layer)
+    writer.shape = writer.shape_after(layer, writer.shape)
     if largest:
         shape = tuple(writer.first(writer.shape))
         threshold = np.full(shape, convention.POOL_THRESHOLD, np.float32)
@@ -411,16 +388,16 @@ def _write_pool(writer: NirWriter, layer: Pool) -> None:
     writer.binary = largest
 
 
-@nir_writer(Flatten)
-def _write_flatten(writer: NirWriter, layer: Flatten) -> None:
+@nir_writer(nn.Flatten)
+def _write_flatten(writer: NirWriter, layer: nn.Flatten) -> None:
     if len(writer.shape) > 1:
         writer.append(writer.name, writer.flatten(writer.shape))
         writer.flattened = writer.shape
-        writer.pass_on(layer)
+        writer.shape = writer.shape_after(layer, writer.shape)
 
 
-@nir_writer(Dropout)
-def _write_dropout(writer: NirWriter, layer: Dropout) -> None:
+@nir_writer(nn.Dropout)
+def _write_dropout(writer: NirWriter, layer: nn.Dropout) -> None:
     """Write nothing, because dropout has no effect outside training."""
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snnjax._files import write_whole
+from snnjax._files import PathLike, write_whole
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.exchange._nir_export import to_nir
@@ -24,7 +23,7 @@ _DEEPEST = 8  # nested groups; files of the package nir have 4
 
 
 def save_nir(
-    path: str | os.PathLike[str],
+    path: PathLike,
     network: Sequential,
     *,
     features: Sequence[int] | None = None,
@@ -64,7 +63,7 @@ def save_nir(
 
 
 def load_nir(
-    path: str | os.PathLike[str], *, dt: float | None = None, scheme: Scheme | None = None
+    path: PathLike, *, dt: float | None = None, scheme: Scheme | None = None
 ) -> Sequential:
     """Read a network from a NIR file.
 

@@ -13,25 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
-from snnjax import _check
+from snnjax import _check, nn
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._graph import SPIKING, Graph, Link, Stage, metadata_of, shape_of, stages_of
 from snnjax.exchange._neurons import Clock, read_neurons, read_scale
 from snnjax.exchange._nir_convention import Scheme
-from snnjax.nn import (
-    ConvMap,
-    Flatten,
-    Layer,
-    Pool,
-    Readout,
-    Reshape,
-    Sequential,
-    SpikingConv1d,
-    SpikingConv2d,
-    SpikingDense,
-)
 
 if TYPE_CHECKING:
     import nir
@@ -41,7 +28,7 @@ Shape = tuple[int, ...]  # here always (*spatial, channels)
 
 def from_nir(
     graph: nir.NIRGraph, *, dt: float | None = None, scheme: Scheme | None = None
-) -> Sequential:
+) -> nn.Sequential:
     """Convert a `nir.NIRGraph` to a network.
 
     Args:
@@ -92,17 +79,15 @@ def from_nir(
         layer, shape = _layer(nodes, stage, kernel, shape, clock)
         outputs[stage.name], spikes = shape, layer.spiking
         layers += [*before, layer]
-    return Sequential(*layers, skip=bool(skips))
+    return nn.Sequential(*layers, skip=bool(skips))
 
 
 def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None) -> Clock:
     """Return the time steps and the scheme, from the arguments of `from_nir` and the metadata."""
     written = _seconds("dt in the graph's metadata", metadata.get("dt"))
-    step = _seconds("dt", dt)
-    step = written if step is None else step
+    step = written if dt is None else _seconds("dt", dt)
     if step is None:
-        reason = "the graph's metadata has none, and NIR is continuous in time"
-        raise ValueError(f"dt (in seconds) must be given: {reason}")
+        raise ValueError("dt (in seconds) must be given: the graph's metadata has none")
     named = metadata.get("scheme", "exponential") if scheme is None else scheme
     return Clock(step, step if written is None else written, convention.check_scheme(named))
 
@@ -110,12 +95,12 @@ def _clock(metadata: dict[str, object], dt: float | None, scheme: Scheme | None)
 def _seconds(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if np.ndim(np.asarray(value)):
-        raise ValueError(f"{name} must be one number, got shape {np.shape(np.asarray(value))}")
+    if shape := np.asarray(value).shape:
+        raise ValueError(f"{name} must be one number, got shape {shape}")
     return float(np.asarray(_check.number(name, value, above=0, unit="s")))
 
 
-def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
+def _begin(graph: Graph, name: str) -> tuple[list[nn.Layer], Shape]:
     """Return layers for the network's input, and the shape after them."""
     given = graph.field(name, "output_type")
     given = given.get("output") if isinstance(given, dict) else given
@@ -124,12 +109,12 @@ def _begin(graph: Graph, name: str) -> tuple[list[Layer], Shape]:
         graph.fail(name, f"must have a shape (channels, *spatial), got {given}")
     shape = (*first[1:], first[0])
     other = features is not None and features != shape and math.prod(features) == math.prod(shape)
-    return [Reshape(*shape)] if other else [], shape
+    return [nn.Reshape(*shape)] if other else [], shape
 
 
 def _before(
     graph: Graph, link: Link, shape: Shape, spikes: bool
-) -> tuple[list[Layer], Shape, Shape | None, bool]:
+) -> tuple[list[nn.Layer], Shape, Shape | None, bool]:
     """Read the pooling and flattening before the weights of a link.
 
     Args:
@@ -142,26 +127,27 @@ def _before(
         The layers; the shape after them; the shape before a Flatten, or None; and whether the
         values after them are spikes.
     """
-    layers: list[Layer] = []
+    layers: list[nn.Layer] = []
     flat: Shape | None = None
     *names, weights = link.before
     rest = iter(names)
     for name in rest:
         kind = graph.kind(name)
         if kind == "Flatten":
-            start, end = (
-                graph.sizes(name, field, 1, at_least=-1)[0] for field in ("start_dim", "end_dim")
-            )
+            dims = (graph.sizes(name, f"{which}_dim", 1, at_least=-1) for which in ("start", "end"))
+            (start,), (end,) = dims
             if start != 0 or end not in (-1, len(shape) - 1):
-                needed = "all axes but time and batch, start_dim 0 and end_dim -1"
-                graph.fail(name, f"must flatten {needed}, got {start} and {end}")
+                graph.fail(name, f"must flatten all axes, from 0 to -1, got {start} and {end}")
             if len(shape) > 1:
-                layers.append(Flatten())
+                layers.append(nn.Flatten())
                 flat, shape = shape, (math.prod(shape),)
         elif kind in ("AvgPool2d", "SumPool2d"):
-            if kind == "SumPool2d" and not (spikes and _is_maximum(graph, next(rest, weights))):
-                needed = "count spikes, with a Threshold in [0, 1) after it"
-                graph.fail(name, f"must {needed}: together they are the maximum of the window")
+            if kind == "SumPool2d":
+                after = next(rest, weights)
+                found = spikes and graph.kind(after) == "Threshold"
+                threshold = graph.array(after, "threshold") if found else np.array(-1)
+                if not ((threshold >= 0) & (threshold < 1)).all():
+                    graph.fail(name, "must count spikes, with a Threshold in [0, 1) after it")
             pool = _pool(graph, name, shape, "max" if kind == "SumPool2d" else "average")
             layers.append(pool)
             shape = pool.feature_shape(shape)  # type: ignore[assignment]
@@ -171,24 +157,13 @@ def _before(
     return layers, shape, flat, spikes
 
 
-def _is_maximum(graph: Graph, name: str) -> bool:
-    """Return whether a node turns a count of spikes into their maximum."""
-    if graph.kind(name) != "Threshold":
-        return False
-    threshold = graph.array(name, "threshold")
-    return bool(((threshold >= 0) & (threshold < 1)).all())
-
-
-def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> Pool:
-    window, stride = (
-        graph.sizes(name, field, 2, at_least=1) for field in ("kernel_size", "stride")
-    )
+def _pool(graph: Graph, name: str, shape: Shape, kind: Literal["average", "max"]) -> nn.Pool:
+    window, stride = (graph.sizes(name, key, 2, at_least=1) for key in ("kernel_size", "stride"))
     if any(graph.sizes(name, "padding", 2, at_least=0)):
         graph.fail(name, "must not pad")
     if len(shape) != 3 or any(n < w for n, w in zip(shape, window, strict=False)):
-        needed = f"(height, width, channels) of at least its window {window}"
-        graph.fail(name, f"must get {needed}, got {shape}")
-    return Pool(window, kind=kind, stride=stride)
+        graph.fail(name, f"must get (height, width) of at least its window {window}, got {shape}")
+    return nn.Pool(window, kind=kind, stride=stride)
 
 
 def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
@@ -212,14 +187,13 @@ def _kernel(graph: Graph, name: str, flat: Shape | None) -> np.ndarray:
     if flat is None:
         return kernel
     if len(kernel) != math.prod(flat):
-        needed = f"{math.prod(flat)} inputs, one per flattened value"
-        graph.fail(name, f"must have {needed}, got {len(kernel)}")
+        graph.fail(name, f"must have {math.prod(flat)} inputs, got {len(kernel)}")
     return np.moveaxis(kernel.reshape(flat[-1], *flat[:-1], -1), 0, -2).reshape(kernel.shape)
 
 
 def _layer(
     graph: Graph, stage: Stage, kernel: np.ndarray, shape: Shape, clock: Clock
-) -> tuple[Layer, Shape]:
+) -> tuple[nn.Layer, Shape]:
     """Return the layer of a stage whose weights get the given shape, and its output's shape."""
     name, weights = stage.name, stage.link.before[-1]
     axes, (in_features, out_features) = kernel.ndim - 2, kernel.shape[-2:]
@@ -241,37 +215,26 @@ def _layer(
     drawn = [_scaled(w, read.gain) for w in (kernel, recurrent) if w is not None]
     if not all(np.isfinite(w.astype(np.float32)).all() for w in drawn):
         graph.fail(name, "must have w_in and r that leave the weights finite")
-    init = _Given(drawn)
+    given = iter(drawn)
+    init = lambda key, shape, dtype=jnp.float32: jnp.asarray(next(given))
     options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs)}
     options |= {"dtype": kernel.dtype, "rngs": nnx.Rngs(0)}
     if map is not None:
-        make = (SpikingConv1d, SpikingConv2d)[axes - 1]
+        make = (nn.SpikingConv1d, nn.SpikingConv2d)[axes - 1]
         options |= {"kernel_size": map.kernel_size, "stride": map.stride, "padding": map.padding}
         size = None if recurrent is None else recurrent.shape[:-2]
         layer = make(in_features, out_features, init=init, recurrent_kernel_size=size, **options)
     elif spiking:
         recurs = recurrent is not None
-        layer = SpikingDense(in_features, out_features, init=init, recurrent=recurs, **options)
+        layer = nn.SpikingDense(in_features, out_features, init=init, recurrent=recurs, **options)
     else:
-        layer = Readout(in_features, out_features, kernel_init=init, **options)
+        layer = nn.Readout(in_features, out_features, kernel_init=init, **options)
     for which, log in read.logs.items():
         layer.log_tau[which][...] = jnp.asarray(log)
     return layer, out
 
 
-class _Given:
-    """An initializer that returns given weights, one array per call, in the order of the calls."""
-
-    def __init__(self, weights: Sequence[np.ndarray]) -> None:
-        self._weights = iter(weights)
-
-    def __call__(
-        self, key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
-    ) -> jax.Array:
-        return jnp.asarray(next(self._weights))
-
-
-def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
+def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> nn.ConvMap:
     """Return the convolution of a node with weights (*sizes, in, out)."""
     *sizes, in_features, out_features = kernel.shape
     axes, padding = len(sizes), graph.field(name, "padding")
@@ -284,23 +247,20 @@ def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> ConvMap:
     elif padding != "valid" and (padding != "same" or any(s != 1 for s in stride)):
         needed = "padding of numbers, 'valid', or 'same' with stride 1"
         graph.fail(name, f"must have {needed}, got {padding!r} and {stride}")
-    return ConvMap(in_features, out_features, tuple(sizes), stride, padding)
+    return nn.ConvMap(in_features, out_features, tuple(sizes), stride, padding)
 
 
 def _recurrent(graph: Graph, name: str, axes: int, n: int) -> np.ndarray:
     """Return the weights in a population's loop."""
     kernel = _kernel(graph, name, None)
     if kernel.ndim != 2 + axes or kernel.shape[-2:] != (n, n):
-        needed = f"weights from {n} to {n} on {axes} spatial axes"
-        graph.fail(name, f"must have {needed}, got {kernel.shape} as (*sizes, from, to)")
+        needed = f"weights (*sizes, {n}, {n}) with {axes} sizes"
+        graph.fail(name, f"must have {needed}, got {kernel.shape}")
     if axes:
         map = _conv_map(graph, name, kernel)
         same = map.padding in ("same", tuple(size // 2 for size in map.kernel_size))
-        if (
-            not same
-            or not all(size % 2 for size in map.kernel_size)
-            or any(s != 1 for s in map.stride)
-        ):
+        odd = all(size % 2 for size in map.kernel_size)
+        if not same or not odd or any(s != 1 for s in map.stride):
             graph.fail(name, f"must keep the positions, with odd sizes and stride 1, got {map}")
     return kernel
 

@@ -7,20 +7,17 @@ The file is NAME.npz or NAME.safetensors. It has one array per parameter, with n
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from flax import nnx
 
 from snnjax import _check
-from snnjax._files import write_whole
+from snnjax._files import PathLike, write_whole
 from snnjax.training._params import SUFFIXES, encode_params, flatten_params, load_params
 
 
-def save_parameters(
-    path: str | os.PathLike[str], network: nnx.Module, *, overwrite: bool = False
-) -> None:
+def save_parameters(path: PathLike, network: nnx.Module, *, overwrite: bool = False) -> None:
     """Write all parameters (`nnx.Param`) of a network or any Flax module to a file.
 
     The file is written completely or not at all.
@@ -48,12 +45,11 @@ def save_parameters(
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"path must end in {' or '.join(SUFFIXES)}, got {path}")
-    write_whole(
-        path, encode_params(nnx.state(network, nnx.Param), path.suffix), overwrite=overwrite
-    )
+    content = encode_params(nnx.state(network, nnx.Param), path.suffix)
+    write_whole(path, content, overwrite=overwrite)
 
 
-def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
+def load_parameters(path: PathLike, network: nnx.Module) -> None:
     """Load the parameters of a file into a network of the same architecture.
 
     The network changes only if all parameters fit.
@@ -73,8 +69,7 @@ def load_parameters(path: str | os.PathLike[str], network: nnx.Module) -> None:
             the file and the parameters.
     """
     params = load_params(nnx.state(network, nnx.Param), Path(path))
-    if bad := [
-        name for name, values in flatten_params(params).items() if not np.isfinite(values).all()
-    ]:
+    arrays = flatten_params(params)
+    if bad := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
         _check.warn(f"{path}: some loaded parameters are not finite: {', '.join(bad)}")
     nnx.update(network, params)

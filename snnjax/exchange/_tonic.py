@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.datasets import EventDataset
+from snnjax.datasets._arrays import check_whole
 
 _LARGEST = 2**31 - 1
 _LATEST = 2**32 * 10**6 - 1  # us
@@ -94,9 +95,8 @@ def from_tonic(
     times, units, labels = [], [], []
     for s, sample in _numbered(samples):
         if not isinstance(sample, tuple | list) or len(sample) != 2:
-            raise TypeError(
-                f"samples must be (events, label) pairs, got {type(sample).__name__} as sample {s}"
-            )
+            got = f"{type(sample).__name__} as sample {s}"
+            raise TypeError(f"samples must be (events, label) pairs, got {got}")
         t, u = _read(s, sample[0], sensor)
         times.append(t)
         units.append(u)
@@ -175,10 +175,9 @@ def to_tonic(
     """
     sensor = _sensor((data.num_units, 1, 1) if sensor_size is None else sensor_size)
     width, height, polarities = sensor
-    if width * height * polarities != data.num_units:
-        raise ValueError(
-            f"sensor_size must have as many units as the data, {data.num_units}, got {sensor}"
-        )
+    n = data.num_units
+    if width * height * polarities != n:
+        raise ValueError(f"sensor_size must have as many units as the data, {n}, got {sensor}")
     position = np.int16 if max(width, height) <= 2**15 else np.int32
     dtype = np.dtype([("t", np.int64), ("x", position), ("y", position), ("p", bool)])
     pairs = []
@@ -204,9 +203,7 @@ def _sensor(size: Sequence[int] | np.ndarray | None) -> tuple[int, int, int]:
     if polarities > 2:
         raise ValueError(f"sensor_size must have 1 or 2 polarities, got {polarities}")
     if width * height * polarities > _LARGEST:
-        raise ValueError(
-            f"sensor_size must have fewer than 2**31 units, got {width} x {height} x {polarities}"
-        )
+        raise ValueError(f"sensor_size must have fewer than 2**31 units, got {size}")
     return width, height, polarities
 
 
@@ -218,33 +215,22 @@ def _read(s: int, events: object, sensor: tuple[int, int, int]) -> tuple[np.ndar
         if isinstance(events, np.ndarray):
             got = f"an array of dtype {events.dtype}, shape {events.shape}"
         raise TypeError(f"events of sample {s} must be {needed}, got {got}")
-    names = events.dtype.names
-    used = {"t": True, "x": True, "y": sensor[1] > 1 or "y" in names, "p": sensor[2] > 1}
-    needed = [name for name, given in used.items() if given]
-    if missing := [name for name in needed if name not in names]:
-        raise ValueError(
-            f"events of sample {s} must have the fields {', '.join(needed)} for a sensor {sensor}, "
-            f"{missing[0]} is not among {names}"
-        )
-    limits = {"t": _LATEST, "x": sensor[0] - 1, "y": sensor[1] - 1, "p": sensor[2] - 1}
-    fields = {name: _field(s, name, events[name], limits[name]) for name in needed}
-    if sensor[2] == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
-        raise ValueError(
-            f"events of sample {s} must have one polarity, as the sensor {sensor} has, got several"
-        )
-    pixel = fields.get("y", 0) * sensor[0] + fields["x"]
-    return fields["t"], pixel * sensor[2] + fields.get("p", 0)
-
-
-def _field(s: int, name: str, values: np.ndarray, limit: int) -> np.ndarray:
-    """Return a field as int64 after a check of its values."""
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"{name} of sample {s} must hold numbers, got dtype {values.dtype}")
-    bad = ~((values >= 0) & (values <= limit))  # a NaN is bad
-    if values.dtype.kind == "f":
-        bad |= values != np.floor(values)
-    if bad.any():
-        e = int(bad.argmax())
-        needed = f"a whole number from 0 to {limit}"
-        raise ValueError(f"{name} of sample {s} must be {needed}, got {values[e]} in event {e}")
-    return values.astype(np.int64)
+    names, (width, height, polarities) = events.dtype.names, sensor
+    limits = {"t": _LATEST, "x": width - 1}
+    limits |= {"y": height - 1} if height > 1 or "y" in names else {}
+    limits |= {"p": 1} if polarities > 1 else {}
+    if missing := limits.keys() - set(names):
+        needed = f"{', '.join(limits)} for a sensor {sensor}, {min(missing)} is not among {names}"
+        raise ValueError(f"events of sample {s} must have the fields {needed}")
+    fields: dict[str, np.ndarray] = {}
+    for name, limit in limits.items():
+        if events[name].dtype.kind not in "biuf":
+            got = f"dtype {events[name].dtype}"
+            raise TypeError(f"{name} of sample {s} must hold numbers, got {got}")
+        check_whole(f"{name} of sample {s}", events[name], limit)
+        fields[name] = events[name].astype(np.int64)
+    if polarities == 1 and "p" in names and events.size and (events["p"] != events["p"][0]).any():
+        needed = f"one polarity, as the sensor {sensor} has"
+        raise ValueError(f"events of sample {s} must have {needed}, got several")
+    pixel = fields.get("y", 0) * width + fields["x"]
+    return fields["t"], pixel * polarities + fields.get("p", 0)

@@ -1,24 +1,48 @@
-"""Experiments: configurations of training runs, and functions that run them."""
+"""Experiments: training runs as values, and functions that run them.
 
-from snnjax.experiments._run import Run, run
-from snnjax.experiments.dvs_gesture import DVSGestureConfig
-from snnjax.experiments.image_tasks import CIFAR10Config, DigitsConfig
-from snnjax.experiments.load import load_run
-from snnjax.experiments.nmnist import NMNISTConfig
-from snnjax.experiments.randman import RandmanConfig
-from snnjax.experiments.shd import SHDConfig
-from snnjax.experiments.sweep import grid, run_sweep
+    Experiment    task, network, neuron, start, objective, optimizer, training, seed
+    Sweep         an experiment, and values for some of its options
+
+JAX is loaded on the first use of a function that runs something.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from snnjax.experiments._experiment import Experiment
+from snnjax.experiments._tasks import MissingDataError
+
+if TYPE_CHECKING:
+    from snnjax.experiments._load import load_run
+    from snnjax.experiments._run import Run, run
+    from snnjax.experiments._sweep import Execution, Sweep, SweepResult, run_sweep
 
 __all__ = [
+    "Experiment",
     "run",
     "Run",
-    "load_run",
+    "Sweep",
     "run_sweep",
-    "grid",
-    "RandmanConfig",
-    "SHDConfig",
-    "NMNISTConfig",
-    "CIFAR10Config",
-    "DVSGestureConfig",
-    "DigitsConfig",
+    "SweepResult",
+    "Execution",
+    "load_run",
+    "MissingDataError",
 ]
+
+_MODULE_OF = {
+    "run": "_run",
+    "Run": "_run",
+    "Sweep": "_sweep",
+    "run_sweep": "_sweep",
+    "SweepResult": "_sweep",
+    "Execution": "_sweep",
+    "load_run": "_load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

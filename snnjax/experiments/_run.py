@@ -1,46 +1,36 @@
-"""A single training run from a configuration: data, network, training, run folder."""
+"""A single training run of an experiment: data, network, training, run folder."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import shutil
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-import snnjax
-from snnjax import _time
-from snnjax._check import Scalar
-from snnjax._files import as_dict
-from snnjax.datasets import (
-    Augmented,
-    BatchSource,
-    DeviceEvents,
-    DeviceImages,
-    EventDataset,
-    ImageDataset,
-    Recordings,
-    Splits,
-    Stream,
+from snnjax.datasets import BatchSource, Splits
+from snnjax.experiments import _parts as parts
+from snnjax.experiments._build import LOSSES, build_network, build_objective, build_optimizer
+from snnjax.experiments._data import (
+    Data,
+    at,
+    calibrated,
+    load,
+    sensory_spikes,
+    spread,
+    train_source,
 )
-from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.experiments.build import (
-    FROM_DATA,
-    LOSSES,
-    build_network,
-    build_objective,
-    build_optimizer,
-    updates_of,
-)
-from snnjax.experiments.config import TrainConfig
-from snnjax.nn import Dalian, Sensory, Sequential
-from snnjax.training._callbacks import Callback, Row
+from snnjax.experiments._experiment import Experiment
+from snnjax.experiments._load import as_json, load_experiment
+from snnjax.experiments._options import options_of
+from snnjax.nn import Dalian, Sequential
+from snnjax.training._callbacks import Callback, FitState, Plan, Row
+from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._objective import Objective
 from snnjax.training._run_folder import RunFolder
@@ -63,330 +53,173 @@ class Run(NamedTuple):
     summary: dict[str, Any]
 
 
-def run(
-    config: Any,
-    *,
-    datasets: Splits | None = None,
-    folder: RunFolder | None = None,
-    callbacks: Sequence[Callback | Callable[[Row], Any]] = (),
-) -> Run:
-    """Train a network as configured.
+class Prepared(NamedTuple):
+    """Everything at the start of training.
+
+    Attributes:
+        experiment: The experiment.
+        network: The initialized network.
+        data: Data on the device.
+    """
+
+    experiment: Experiment
+    network: Sequential
+    data: Data
+
+    def objective(self) -> Objective:
+        """Return the loss and the bounds for trials of this length."""
+        steps = self.data.splits.train.steps
+        return build_objective(self.experiment, duration=steps * self.experiment.neuron.dt)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Return the optimizer, with its schedule over the whole run."""
+        return build_optimizer(self.experiment, samples=len(self.data.splits.train))
+
+
+def prepare(experiment: Experiment, datasets: Splits | None = None) -> Prepared:
+    """Load the data, build the network, and measure its weights where that is needed.
 
     Args:
-        config: The configuration, such as a `RandmanConfig`.
+        experiment: The experiment.
+        datasets: Training, validation and test set. None: those of its task.
+
+    Raises:
+        ValueError: As in `load`, or a layer cannot reach its target on these data.
+    """
+    data = load(experiment, datasets)
+    network = build_network(experiment, data.inputs)
+    weights = experiment.start.weights
+    if experiment.start.from_data:
+        on_target = isinstance(weights, parts.OnTarget)
+        sigma_u = weights.sigma_u if on_target else 1.0
+        base = at(experiment, {"seed": 0, "sigma_u": 1.0})
+        network, failed = calibrated(network, data.sample, experiment.seed, sigma_u, base)
+        if bool(failed.any()):
+            goals = {o.name: o.value for o in options_of(weights) if o.name != "alpha"}
+            target = ", ".join(f"{name} = {value}" for name, value in reversed(goals.items()))
+            layer = int(failed.argmax()) + 1
+            raise ValueError(
+                f"{weights.name} cannot bring layer {layer} to {target} on these data; "
+                "choose another target"
+            )
+    return Prepared(experiment, network, data)
+
+
+def run(
+    experiment: Experiment,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    datasets: Splits | None = None,
+    callbacks: Sequence[Callback | Callable[[Row], Any]] = (),
+) -> Run:
+    """Train the network of an experiment.
+
+    Args:
+        experiment: The experiment.
+        folder: A new or empty folder for config.json, metrics.csv, results.json, parameters,
+            checkpoints and figures. None: write nothing.
+        resume: Continue the run in `folder` from its last checkpoint.
         datasets: Training, validation and test set: three `EventDataset`s or `ImageDataset`s, the
-            first may be a `Stream`. None: load them with `config.datasets()`. Pass them to load the
-            data only once for many seeds.
-        folder: Folder for config.json, metrics.csv, results.json, parameters and figures. None:
-            write nothing.
+            first may be a `Stream`. None: those of the task. Pass them to load the data only once
+            for many seeds.
         callbacks: As in `snnjax.training.fit`. There is no progress bar unless it is one of them.
 
     Returns:
         The trained network, the result of training, and a summary.
 
     Raises:
-        ValueError: The data or a setting cannot be used.
+        FileExistsError: `folder` is not empty, and `resume` is False.
+        ValueError: The data or an option cannot be used, or `folder` has another experiment.
         TrainingDivergedError: As in `fit`. The available results are written to the folder first.
         TrainingInterrupted: As in `fit`. The available results are written to the folder first.
     """
-    prepared = prepare(config, datasets)
-    config, network, splits, _ = prepared
     if folder is not None:
-        folder.write_json(
-            "config", as_dict(config) | {"snnjax": snnjax.__version__, "jax": jax.__version__}
-        )
+        check_folder(folder, experiment, resume=resume)
+    prepared = prepare(experiment, datasets)
+    training, splits = experiment.training, prepared.data.splits
+    out = None if folder is None else _opened(folder, experiment)
+    keep: list[Callback | Callable[[Row], Any]] = []
+    if out is not None:
+        every = max(1, training.epochs // 20)
+        keep = [_Rows(out), Checkpoints(out.path / CHECKPOINTS, every=every)]
     begin = time.perf_counter()
     try:
         result = fit(
-            network,
-            splits._replace(train=train_source(config, splits.train)),
+            prepared.network,
+            splits._replace(train=train_source(experiment, splits.train)),
             prepared.objective(),
             prepared.optimizer(),
-            epochs=config.epochs,
-            priming_epochs=config.priming_epochs,
-            batch_size=config.batch_size,
-            key=jax.random.key(config.seed),
-            dt=config.dt,
-            events=config.events,
-            callbacks=[*([folder.append] if folder else []), *callbacks],
+            epochs=training.epochs,
+            priming_epochs=training.priming_epochs,
+            batch_size=training.batch_size,
+            key=jax.random.key(experiment.seed),
+            dt=experiment.neuron.dt,
+            events=training.events,
+            callbacks=[*keep, *callbacks],
             progress=False,
+            resume=None if out is None else out.path / CHECKPOINTS,
         )
     except (TrainingDivergedError, TrainingInterrupted) as error:
-        if folder is not None:
-            folder.write_params("final", error.result.final)
-            folder.write_params("best", error.result.best)
-            folder.write_json(
-                "results", {"stopped": str(error), "epochs": len(error.result.history) - 1}
-            )
+        if out is not None:
+            out.write_params("final", error.result.final)
+            out.write_params("best", error.result.best)
+            epochs = len(error.result.history) - 1
+            out.write_json("results", {"stopped": str(error), "epochs": epochs})
         raise
     summary = summarize(result, seconds=time.perf_counter() - begin)
-    if folder is not None:
-        write_outputs(folder, config, network, result, summary, splits.test)
-    return Run(network, result, summary)
+    summary["nu"] = prepared.data.inputs.nu
+    if out is not None:
+        write_outputs(out, experiment, prepared.network, result, summary, splits.test)
+        shutil.rmtree(out.path / CHECKPOINTS)
+    return Run(prepared.network, result, summary)
 
 
-class Prepared(NamedTuple):
-    """Everything at the start of training.
-
-    Attributes:
-        config: The configuration, completed with measured values.
-        network: The initialized network.
-        splits: Data on the device.
-        sample: Data for an initialization from data and for the probe: the training data, or the
-            first shard of a stream.
-    """
-
-    config: Any
-    network: Sequential
-    splits: Splits
-    sample: BatchSource
-
-    def objective(self) -> Objective:
-        """Return the loss and the bounds of the configuration for trials of this length."""
-        duration = self.splits.train.steps * self.config.dt
-        return build_objective(self.config, duration=duration)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Return the optimizer of the configuration, its schedule over the whole run."""
-        return build_optimizer(self.config, steps=updates_of(self.config, len(self.splits.train)))
+CHECKPOINTS = "checkpoints"
+"""Name of the folder with the state of an unfinished run."""
 
 
-class Data(NamedTuple):
-    """Data of a task on the device.
-
-    Attributes:
-        splits: Training, validation and test data.
-        sample: The training data, or a part of them if they are a stream.
-        needs: What a network for them needs, as `build_network` takes it.
-    """
-
-    splits: Splits
-    sample: BatchSource
-    needs: dict[str, Any]
-
-
-def load(config: Any, datasets: Splits | None = None) -> tuple[Any, Data]:
-    """Load the data and complete the configuration.
-
-    Args:
-        config: The configuration.
-        datasets: Training, validation and test set. None: `config.datasets()`.
-
-    Returns:
-        The configuration with `nu` and the batch size from the data, and the data.
+def check_folder(folder: Path, experiment: Experiment, *, resume: bool) -> None:
+    """Check that a run folder is new, or belongs to the same experiment. Nothing is written.
 
     Raises:
-        ValueError: A set is empty, or the training data have no spikes.
+        FileExistsError: The folder is not empty, and `resume` is False.
+        ValueError: There is nothing to resume, or the folder has another experiment.
     """
-    train, valid, test = config.datasets() if datasets is None else datasets
-    for name, data in (("training", train), ("validation", valid), ("test", test)):
-        if len(data) == 0:
-            sizes = f"{len(train)}, {len(valid)} and {len(test)}"
-            raise ValueError(
-                f"the {name} set must have samples, got {sizes} in the three sets; "
-                "choose other fractions"
-            )
-    put: Any = (
-        _put_images
-        if isinstance(train, ImageDataset)
-        else _put_stream
-        if isinstance(train, Stream)
-        else _put_events
-    )
-    nu, data = put(config, train, valid, test)
-    if nu == 0:
-        raise ValueError(
-            "the training data must have spikes within a trial to measure nu, got none"
-        )
-    return dataclasses.replace(config, nu=nu, batch_size=min(config.batch_size, len(train))), data
+    if not resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            what = "is not empty" if folder.is_dir() else "is a file"
+            raise FileExistsError(f"run folder {folder} {what}; name another one or remove it")
+        return
+    saved, own = load_experiment(folder).options(), experiment.options()
+    different = [k for k in saved | own if k != "data" and saved.get(k) != own.get(k)]
+    if different:
+        raise ValueError(f"{folder} has a run with other options; these differ: {different}")
+    if (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists():
+        raise ValueError(f"the run in {folder} is finished; name another folder for a new run")
 
 
-def _put_events(
-    config: TrainConfig, train: EventDataset, valid: EventDataset, test: EventDataset
-) -> tuple[float, Data]:
-    """Return the mean input rate, Hz, or the configured rate, and the data."""
-    nu = float(train.rate().mean()) if config.nu is None else config.nu
-    shown = DeviceEvents.from_dataset(train, dt=config.dt)
-    return nu, _events_data(config, shown, shown, train, valid, test)
+class _Rows(Callback):
+    """Writes metrics.csv, beginning with the rows before the checkpoint that a run resumes from."""
+
+    def __init__(self, out: RunFolder) -> None:
+        self.out = out
+
+    def start(self, plan: Plan) -> None:
+        for row in plan.history:
+            self.out.append(row)
+
+    def epoch_end(self, row: Row, state: FitState) -> None:
+        self.out.append(row)
 
 
-def _put_stream(
-    config: TrainConfig, train: Stream, valid: EventDataset, test: EventDataset
-) -> tuple[float, Data]:
-    """Return the same as `_put_events`, with the rate of the first shard before augmentation."""
-    with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
-        first: Any = next(shards)  # `DeviceEvents`, because `events` is False
-    nu = (
-        int(first.offsets[-1]) / (len(first) * train.steps * config.dt * first.num_units)
-        if config.nu is None
-        else config.nu
-    )
-    return nu, _events_data(config, train, first, train.recordings, valid, test)
-
-
-def _events_data(
-    config: Any,
-    train: DeviceEvents | Stream,
-    sample: DeviceEvents,
-    sizes: EventDataset | Recordings,
-    valid: EventDataset,
-    test: EventDataset,
-) -> Data:
-    held = [DeviceEvents.from_dataset(data, dt=config.dt) for data in (valid, test)]
-    needs = {
-        "in_features": sizes.num_units,
-        "num_classes": sizes.num_classes,
-        "duration": valid.duration,
-        "image": config.sensor,
-    }
-    return Data(Splits(train, *held), sample, needs)
-
-
-def _put_images(
-    config: Any, train: ImageDataset, valid: ImageDataset, test: ImageDataset
-) -> tuple[float, Data]:
-    """Return the mean rate of the sensory neurons, Hz, or the configured rate, and the data."""
-    steps = _time.num_steps(config.duration, config.dt)
-    shown = DeviceImages.from_dataset(train, steps=steps, flip=config.flip, shift=config.shift)
-    held = [DeviceImages.from_dataset(data, steps=steps, like=shown) for data in (valid, test)]
-    height, width, channels = train.images.shape[1:]
-    needs = {
-        "in_features": height * width * channels,
-        "num_classes": train.num_classes,
-        "duration": config.duration,
-    }
-    needs |= {"image": (height, width, channels), "sensory": True}
-    nu = config.nu
-    if nu is None:
-        # Only the sensory neurons are used. An initialization from data accepts any rate, but a
-        # formula may refuse it.
-        network = build_network(dataclasses.replace(config, init="data_driven"), nu=1.0, **needs)
-        x, _ = shown.batch(spread(shown, config.calibration_samples))
-        nu = float(sensory_spikes(network, x).mean() / config.dt)
-    return nu, Data(Splits(shown, *held), shown, needs)
-
-
-def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
-    """Return the input of the first layer with weights: x, or the spikes of the sensory neurons."""
-    kinds = [isinstance(layer, Sensory) for layer in network.layers]
-    for layer in list(network.layers)[: kinds.index(True) + 1] if any(kinds) else ():
-        x = layer(x).output
-    return x
-
-
-def prepare(config: Any, datasets: Splits | None = None) -> Prepared:
-    """Load the data, build the network and draw its weights.
-
-    Args:
-        config: The configuration.
-        datasets: Training, validation and test set. None: `config.datasets()`.
-
-    Raises:
-        ValueError: As in `load`, or a layer cannot reach its target on these data.
-    """
-    config, data = load(config, datasets)
-    network = build_network(config, nu=config.nu, **data.needs)
-    if needs_data(config):
-        base = dataclasses.replace(config, seed=0, sigma_u=1.0)
-        network, failed = _calibrated(network, data.sample, config.seed, config.sigma_u, base)
-        if bool(failed.any()):
-            target = (
-                f"lsuv_rate = {config.lsuv_rate}"
-                if config.init == "lsuv"
-                else f"mu_u = {config.mu_u}, sigma_u = {config.sigma_u}"
-            )
-            layer = int(failed.argmax()) + 1
-            raise ValueError(
-                f"{config.init} cannot bring layer {layer} to {target} on these data; "
-                "choose another target"
-            )
-    return Prepared(config, network, data.splits, data.sample)
-
-
-def train_source(config: TrainConfig, train: Any) -> BatchSource | Stream:
-    """Return the training data with the configured augmentation. A `Stream` has its own."""
-    if isinstance(train, Stream):
-        return train
-    changes = {
-        "unit_shift": config.augment_shift,
-        "time_stretch": config.augment_stretch,
-        "drop": config.augment_drop,
-        "time_jitter": config.augment_time_jitter / config.dt,
-        "unit_jitter": config.augment_unit_jitter,
-        "insert": config.augment_insert,
-    }
-    return Augmented(source=train, **changes) if any(changes.values()) else train
-
-
-def plain(source: BatchSource) -> BatchSource:
-    """Return a source without augmentation, with batches as arrays."""
-    while isinstance(source, Augmented):
-        source = source.source
-    return source.binned if isinstance(source, SparseEvents) else source
-
-
-def spread(source: Sized, n: int) -> jax.Array:
-    """Return indices of at most `n` samples, evenly spread over `source`.
-
-    Many data sets are ordered by class, so that the first samples would be of one class.
-    """
-    return jnp.asarray(np.linspace(0, len(source) - 1, min(n, len(source))).astype(int))
-
-
-def calibrate_on(
-    network: Sequential, source: BatchSource, config: Any, *, seed: Scalar | None = None
-) -> tuple[Sequential, jax.Array]:
-    """Calibrate a network on samples that are evenly spread over `source`.
-
-    Args:
-        network: The network.
-        source: Source of the samples.
-        config: The configuration.
-        seed: Seed of the calibration. None: `config.seed`.
-
-    Returns:
-        The calibrated network, and for each layer whether it failed to reach its target although
-        its input has spikes.
-    """
-    from snnjax.calibration import (
-        GradientTarget,
-        Target,
-        calibrate,
-        calibrate_gradient,
-        scale_to_rate,
-    )
-
-    x, labels = source.batch(spread(source, config.calibration_samples))
-    key = jax.random.key(config.seed if seed is None else seed)
-    failed = jnp.zeros(config.depth, bool)
-    if config.init == "lsuv":
-        network, rates = scale_to_rate(network, x, key=key, rate=config.lsuv_rate)
-        failed = jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
-    elif config.init in FROM_DATA:
-        balance = config.init.endswith("balanced")
-        membranes = Target(config.sigma_u, config.mu_u, config.alpha, balance=balance)
-        network, reports = calibrate(network, x, key=key, target=membranes, gradient=None)
-        failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
-    if config.gradient != "none":
-        readout_fn = LOSSES[config.loss].readout_fn
-        target = GradientTarget(
-            adjust=config.gradient, logit_spread=config.logit_spread, readout_fn=readout_fn
-        )
-        network, _ = calibrate_gradient(network, x, labels, target=target, key=key)
-    return network, failed
-
-
-def needs_data(config: TrainConfig) -> bool:
-    """Return whether the initialization that `config` names is measured on training data."""
-    return config.init in FROM_DATA or config.gradient != "none"
-
-
-@nnx.jit(static_argnames="base")
-def _calibrated(
-    network: Sequential, source: BatchSource, seed: Scalar, sigma_u: Scalar, base: TrainConfig
-) -> tuple[Sequential, jax.Array]:
-    """Calibrate a network. This compiles once for all seeds and targets."""
-    return calibrate_on(network, source, dataclasses.replace(base, sigma_u=sigma_u), seed=seed)
+def _opened(folder: Path, experiment: Experiment) -> RunFolder:
+    """Return the run folder, with config.json and without metrics.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = RunFolder.existing(folder)
+    out.write_json("config", as_json(experiment))
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    return out
 
 
 def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
@@ -417,7 +250,7 @@ def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
 
 def write_outputs(
     folder: RunFolder,
-    config: Any,
+    experiment: Experiment,
     network: Sequential,
     result: FitResult,
     summary: dict[str, Any],
@@ -427,7 +260,7 @@ def write_outputs(
 
     Args:
         folder: The run folder.
-        config: The configuration.
+        experiment: The experiment.
         network: The trained network.
         result: The result of `fit`.
         summary: The summary, from `summarize`.
@@ -439,16 +272,17 @@ def write_outputs(
     folder.write_params("best", result.best)
     folder.write_json("results", summary)
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
-    plotting.save(activity_figure(config, network, sample, samples=4), folder.path / "activity.png")
+    shown = activity_figure(experiment, network, sample, samples=4)
+    plotting.save(shown, folder.path / "activity.png")
 
 
 def activity_figure(
-    config: TrainConfig, network: Sequential, source: BatchSource, *, samples: int
+    experiment: Experiment, network: Sequential, source: BatchSource, *, samples: int
 ) -> Figure:
     """Plot spikes of the input and of every layer, and readout traces.
 
     Args:
-        config: The configuration of the network.
+        experiment: The experiment of the network.
         network: The network.
         source: Source of the samples, which are evenly spread over it.
         samples: Number of samples.
@@ -463,8 +297,8 @@ def activity_figure(
         trains,
         np.asarray(readout),
         labels,
-        dt=config.dt,
-        predicted=LOSSES[config.loss].readout_fn(readout).argmax(axis=-1),
+        dt=experiment.neuron.dt,
+        predicted=LOSSES[experiment.objective.loss].readout_fn(readout).argmax(axis=-1),
         n_exc=[
             layer.n_exc if isinstance(layer, Dalian) else None
             for layer in network.layers

@@ -1,5 +1,5 @@
 """The figures and tables of the paper as programs: `snnjax reproduce`."""
 
-from snnjax.reproduce.targets import reproduce
+from snnjax.reproduce._targets import reproduce
 
 __all__ = ["reproduce"]

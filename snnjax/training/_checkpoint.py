@@ -14,6 +14,7 @@ from snnjax import _check
 from snnjax._pytree import PyTree
 from snnjax.training._callbacks import Callback, FitState, Plan, Row
 from snnjax.training._ensemble import Snapshot
+from snnjax.training._params import HOLD
 
 Content = dict[str, np.ndarray]
 """Arrays of a checkpoint by "group.name"; the groups are "state", "history" and "initial"."""
@@ -53,10 +54,19 @@ class Checkpoints(Callback):
         self._args = ocp.args
         # orbax requires an absolute path; `save` returns only when the snapshot is on disk
         last_two = ocp.checkpoint_managers.LatestN(2)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=last_two, create=True, enable_async_checkpointing=False
+        folder, process = Path(folder).absolute(), jax.process_index()
+        folder.mkdir(parents=True, exist_ok=True)
+        # each process of a cluster has folders of its own, and waits for no other
+        own = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}, barrier_sync_key_prefix=str(process)
         )
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=last_two,
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=own,
+        )
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def start(self, plan: Plan) -> None:
         self._last = plan.last
@@ -130,7 +140,7 @@ class Checkpoints(Callback):
             The snapshot, with a state of the structure of `like`; None if there is none.
 
         Raises:
-            ValueError: The snapshot belongs to another ensemble.
+            ValueError: The snapshot belongs to another network or ensemble.
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
@@ -157,8 +167,12 @@ def _snapshot(epoch: int, saved: Content, like: PyTree) -> Snapshot:
     leaves = [a for _, a in sorted(groups.pop("state").items())]
     shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
     if [leaf.shape for leaf in leaves] != shapes:
-        why = f"its arrays have shapes {[a.shape for a in leaves]}, not {shapes}"
-        raise ValueError(f"the checkpoint of epoch {epoch} is of another ensemble: {why}")
+        hint = f"; if the gradient of its network was calibrated, {HOLD}"
+        raise ValueError(
+            f"the checkpoint of epoch {epoch} is of another network or ensemble: its arrays "
+            f"have shapes {[a.shape for a in leaves]}, not {shapes}"
+            f"{hint if len(leaves) > len(shapes) else ''}"
+        )
     return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 
 

@@ -23,12 +23,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from snnjax import _check, regularizers
+from snnjax import _check
 from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.datasets import BatchSource
 from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
-from snnjax.regularizers import ActivityBound, Penalty
+from snnjax.regularizers import ActivityBound, LimitedPenalties, Penalty, total_penalty
 
 Tap = Callable[[jax.Array], jax.Array]
 Params = optax.Params
@@ -244,17 +244,21 @@ class Problem(NamedTuple):
         """Whether the objective is known to be a mean over samples."""
         return self.loss.separable and all(is_separable(r) for r in self.regularizers)
 
-    def limited(self) -> list[ActivityBound]:
-        """The bounds whose gradient is limited relative to that of the loss.
+    def limited(self) -> tuple[list[ActivityBound], list[Penalty]]:
+        """The bounds whose gradient is limited relative to that of the loss, and all others.
 
-        These are the bounds with a `share`, in a `Sequential` that runs whole trials. In priming
-        the list is empty, because there is no loss.
+        Limited are the bounds with a `share`, in a `Sequential` that runs whole trials. In priming
+        none are limited, because there is no loss.
         """
         whole = isinstance(self.apply, NetworkFn) and self.apply.taps
-        if not (self.supervised and whole):
-            return []
-        bounds = [r for r in self.regularizers if isinstance(r, ActivityBound)]
-        return [bound for bound in bounds if bound.share is not None]
+        bounds: list[ActivityBound] = []
+        others: list[Penalty] = []
+        for r in self.regularizers:
+            if isinstance(r, ActivityBound) and r.share is not None and self.supervised and whole:
+                bounds.append(r)
+            else:
+                others.append(r)
+        return bounds, others
 
     def call(
         self, params: Params, key: jax.Array | None = None, tap: Tap | None = None
@@ -329,21 +333,14 @@ class Problem(NamedTuple):
         Returns:
             The objective, a scalar, and its `Metrics`.
         """
-        limited = self.limited()
-        penalties: list[jax.Array] = []
-
-        def tap(spikes: jax.Array) -> jax.Array:
-            spikes, penalty = regularizers.limited(spikes, limited)
-            penalties.append(penalty)
-            return spikes
-
+        bounds, others = self.limited()
+        limited = LimitedPenalties(bounds)
         x, target = source.batch(indices, key)
         noise = jax.random.fold_in(key, _NOISE) if self.noisy and key is not None else None
-        returned = self.call(params, noise, tap if limited else None)(x)
+        returned = self.call(params, noise, limited if bounds else None)(x)
         readout, activity = self.read(returned)
         loss = self.loss(readout, target).mean()
-        others = [r for r in self.regularizers if not any(r is bound for bound in limited)]
-        penalty = sum(penalties, start=regularizers.total_penalty(others, activity.spikes))
+        penalty = sum(limited.penalties, start=total_penalty(others, activity.spikes))
         each = self.sample_scores(readout, target)
         scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
         mean = lambda s: s.mean(dtype=_check.wide(s.dtype))

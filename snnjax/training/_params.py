@@ -120,10 +120,9 @@ def load_params(like: T, file: Path) -> T:
     return unflatten_params(like, arrays)
 
 
-_HINT = (
-    "; the file is of a network whose gradient was calibrated: call layer.hold_steepness() for "
-    "each spiking layer of the new network first"
-)
+HOLD = "call layer.hold_steepness() for each spiking layer of the new network first"
+"""What a network needs before it takes the parameters of a calibrated network."""
+_HINT = f"; the file is of a network whose gradient was calibrated: {HOLD}"
 
 
 class _MismatchError(ValueError):

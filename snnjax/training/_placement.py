@@ -7,6 +7,7 @@ Everything that differs between members has a leading axis.
              step does not fit in its caches. Every member gives the same numbers as alone.
     shard    Members spread over all devices (of all hosts if `jax.distributed` is set up). Each
              device uses vmap, or map if it is a CPU.
+    local    As shard, over the devices of this process only.
     auto     shard with several devices; else vmap on an accelerator and map on a CPU.
 
 A CPU is one device unless `snnjax.runtime.use_cpu_devices` splits it. The command line does this:
@@ -26,8 +27,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from snnjax import _check
 from snnjax._pytree import PyTree
 
-Kind = Literal["vmap", "map", "shard"]
-Placement = Literal["auto", "vmap", "map", "shard"]
+Kind = Literal["vmap", "map", "shard", "local"]
+Placement = Literal["auto", "vmap", "map", "shard", "local"]
 _AXIS = "member"
 T = TypeVar("T")
 S = TypeVar("S")
@@ -40,10 +41,10 @@ def resolve(placement: Placement) -> Kind:
         placement: The placement.
 
     Returns:
-        `"vmap"`, `"map"` or `"shard"`.
+        `"vmap"`, `"map"`, `"shard"` or `"local"`.
 
     Raises:
-        ValueError: `placement` is not one of the four.
+        ValueError: `placement` is not one of the five.
 
     >>> resolve("map")
     'map'
@@ -68,21 +69,21 @@ def over_members(fn: Callable[[Any, Any], PyTree], kind: Kind) -> Callable[[Any,
 
     Returns:
         `mapped(members, shared)`. The leaves of `members` and of the result have a leading axis
-        with one entry per member. With `"shard"` its size must be a multiple of the number of
-        devices (`pad`).
+        with one entry per member. With `"shard"` and `"local"` its size must be a multiple of the
+        number of devices (`pad`).
 
     >>> double = over_members(lambda x, y: 2 * x + y, "map")
     >>> double(jnp.arange(3), 1).tolist()
     [1, 3, 5]
     """
-    if kind == "shard":
+    if kind in _SPREAD:
         inner, own, whole = (
             over_members(fn, _on_one_device()),
             PartitionSpec(_AXIS),
             PartitionSpec(),
         )
         specs = {"in_specs": (own, whole), "out_specs": own}
-        return jax.shard_map(inner, mesh=_mesh(), **specs, check_vma=False)
+        return jax.shard_map(inner, mesh=_mesh(kind), **specs, check_vma=False)
     if kind == "vmap":
         return jax.vmap(fn, in_axes=(0, None))
     return lambda members, shared: jax.lax.map(lambda member: fn(member, shared), members)
@@ -93,7 +94,7 @@ def pad(members: T, kind: Kind) -> tuple[T, int]:
 
     Args:
         members: A pytree of numpy arrays with a leading axis, one entry per member.
-        kind: How the members are computed; only `"shard"` needs copies.
+        kind: How the members are computed; only `"shard"` and `"local"` need copies.
 
     Returns:
         The padded members, and the number of members before.
@@ -102,7 +103,7 @@ def pad(members: T, kind: Kind) -> tuple[T, int]:
     ({'seed': array([0, 1, 2])}, 3)
     """
     n = len(jax.tree.leaves(members)[0])
-    extra = -n % jax.device_count() if kind == "shard" else 0
+    extra = -n % _mesh(kind).size if kind in _SPREAD else 0
     if not extra:
         return members, n
     longer = lambda a: np.concatenate([a, np.repeat(a[-1:], extra, axis=0)])
@@ -113,16 +114,17 @@ def put(members: T, shared: S, kind: Kind) -> tuple[T, S]:
     """Place the arguments of `over_members` on the devices.
 
     Args:
-        members: A pytree with a leading axis. With `"shard"` each device gets its own members.
+        members: A pytree with a leading axis. With `"shard"` and `"local"` each device gets its own
+            members.
         shared: A pytree. Each device gets all of it.
         kind: How the members are computed.
 
     Returns:
         Both pytrees, on the devices.
     """
-    if kind != "shard":
+    if kind not in _SPREAD:
         return jax.tree.map(jnp.asarray, members), shared
-    mesh = _mesh()
+    mesh = _mesh(kind)
 
     def place(spec: PartitionSpec) -> Callable[[Any], jax.Array]:
         # every process has the whole value and contributes the part of its own devices
@@ -136,7 +138,7 @@ def put(members: T, shared: S, kind: Kind) -> tuple[T, S]:
 
 def gather(tree: T) -> T:
     """A pytree of arrays, sharded or not, as complete numpy arrays in every process."""
-    if jax.process_count() > 1:
+    if not all(a.is_fully_addressable for a in jax.tree.leaves(tree) if isinstance(a, jax.Array)):
         from jax.experimental import multihost_utils
 
         whole = lambda a: np.asarray(multihost_utils.process_allgather(a, tiled=True))
@@ -144,5 +146,9 @@ def gather(tree: T) -> T:
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
-def _mesh() -> Mesh:
-    return Mesh(np.array(jax.devices()), (_AXIS,))
+_SPREAD = ("shard", "local")
+
+
+def _mesh(kind: Kind) -> Mesh:
+    devices = jax.local_devices() if kind == "local" else jax.devices()
+    return Mesh(np.array(devices), (_AXIS,))

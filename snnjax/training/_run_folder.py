@@ -48,6 +48,13 @@ class RunFolder:
         self.path = path
 
     @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """Return the run folder at `path`, which may have files."""
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        return folder
+
+    @classmethod
     def new(cls, name: str, *, under: Path = Path("runs")) -> RunFolder:
         """Create a new folder under `under`, named after `name` and the time."""
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

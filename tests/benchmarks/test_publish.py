@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.publish import publish
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.targets import reproduce
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._targets import reproduce
 
 
 @pytest.mark.more

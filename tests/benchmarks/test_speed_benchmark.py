@@ -242,7 +242,8 @@ def test_peers_without_environment_are_none(tmp_path):
 
 
 def test_commands():
-    options = speed.Options(what="steps", results=None, steps=7, warmup=1, seconds=3.0)  # type: ignore[arg-type]
+    flags = ["--steps", "7", "--warmup", "1", "--seconds", "3"]
+    options = speed.parse(["steps", "speed.jsonl", *flags])
     command = speed.command_of(speed.Job("growth", "W1", "snnjax", 0, "steps=100"), "PY", options)
     assert command == [
         "PY", "-m", "benchmarks.peers.run_snnjax", "W1", "--set", "steps=100", "--steps", "7", "--warmup", "1", "--seconds", "3.0", "--input", "events",

@@ -11,6 +11,7 @@ from flax import nnx
 
 from snnjax import losses, models, surrogate
 from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
+from snnjax.datasets import DeviceArrays, Splits
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.exchange import load_nir, load_parameters, save_nir, save_parameters
 from snnjax.nn import (
@@ -25,7 +26,7 @@ from snnjax.nn import (
     SpikingDense,
 )
 from snnjax.nn._neuron_layer import Steepness
-from snnjax.training import Objective, Trainer
+from snnjax.training import Checkpoints, Objective, Trainer, fit
 
 DT = 4e-3
 INTEGRATOR = LeakyIntegrator(tau_mem=0.2, dt=DT)
@@ -190,16 +191,20 @@ def test_a_scale_of_h_multiplies_the_gain_without_recurrence():
     )
 
 
-def test_skip_connections_leave_every_layer_a_gain_of_its_own():
-    """The readout is connected to every layer, so the gradient increases towards the first layer.
+@pytest.mark.more
+def test_with_skip_connections_a_layer_passes_down_as_much_as_comes_from_the_readout():
+    """The sum is then sqrt(2) times the gradient of the last layer, whatever the depth.
 
-    The path through each layer has the gain 1.
+    The two parts are nearly uncorrelated. Measured over three networks of ten layers: 1.2 to 1.6.
     """
-    network, x, y = dense(3, skip=True), inputs(), labels()
+    network, x, y = dense(10, skip=True, width=40), inputs(), labels()
     calibrated, reports = calibrate_gradient(network, x, y)
-    np.testing.assert_allclose([float(r.gain) for r in reports[1:]], 1.0, rtol=0.1)
+    assert all(bool(r.reached) for r in reports)
     level = levels(calibrated, x, y)
-    assert level[0] < 2 * level[-1]
+    np.testing.assert_allclose(level[:-1] / level[-1], 2**0.5, rtol=0.25)
+    assert level.max() / level.min() < 2
+    passed = [float(r.target) for r in reports[1:-1]]
+    np.testing.assert_allclose(passed, 0.5**0.5, rtol=0.25)
 
 
 @pytest.mark.more
@@ -261,6 +266,29 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
         )
 
 
+def test_checkpoints_of_a_calibrated_network_say_what_a_new_network_needs(tmp_path):
+    calibrated, _ = calibrate_gradient(dense(2), inputs())
+    splits = Splits(DeviceArrays(x=inputs().swapaxes(0, 1), labels=labels()))
+
+    def train(network, epochs, **options):
+        return fit(
+            network, splits, Objective(), optax.sgd(0.1), epochs=epochs, batch_size=8,
+            key=jax.random.key(0), progress=False, **options,
+        )  # fmt: skip
+
+    train(calibrated, 1, callbacks=[Checkpoints(tmp_path)])
+    built = dense(2, seed=1)
+    with pytest.raises(ValueError, match=r"calibrated, call layer.hold_steepness\(\) for each"):
+        train(built, 2, resume=tmp_path)
+    for layer in built.layers[:-1]:
+        layer.hold_steepness()
+    assert len(train(built, 2, resume=tmp_path).history) == 3
+    np.testing.assert_array_equal(
+        built.layers[1].steepness[...], calibrated.layers[1].steepness[...]
+    )
+
+
+@pytest.mark.more
 def test_training_leaves_the_steepness_alone():
     """Training does not change it, even with an optimizer that decays all weights."""
     x, y = inputs(), labels()

@@ -7,8 +7,8 @@ import pytest
 
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson, randman
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.experiments import RandmanConfig
-from snnjax.experiments._run import train_source
+from snnjax.experiments import Experiment
+from snnjax.experiments._data import train_source
 from snnjax.sparse import events_dot
 
 
@@ -291,15 +291,18 @@ def test_strengths_may_be_traced(source):
 
 def test_settings_of_a_run_are_in_seconds(source):
     """1 ms is half a step of 2 ms."""
-    config = RandmanConfig(augment_time_jitter=1e-3, augment_unit_jitter=1.5, augment_insert=0.25)
-    augmented = train_source(config, source)
+    plain = Experiment.from_options("randman")
+    experiment = plain.replace(
+        augment_time_jitter=1e-3, augment_unit_jitter=1.5, augment_insert=0.25
+    )
+    augmented = train_source(experiment, source)
     assert (augmented.time_jitter, augmented.unit_jitter, augmented.insert) == (0.5, 1.5, 0.25)
     assert (augmented.unit_shift, augmented.time_stretch, augmented.drop) == (0, 0.0, 0.0)
     for name in ("augment_time_jitter", "augment_unit_jitter", "augment_insert"):
-        assert isinstance(train_source(RandmanConfig(**{name: 0.1}), source), Augmented)
+        assert isinstance(train_source(plain.replace(**{name: 0.1}), source), Augmented)
         with pytest.raises(ValueError, match=f"{name} must be finite and >= 0"):
-            RandmanConfig(**{name: -0.1})
-    assert train_source(RandmanConfig(), source) is source
+            plain.replace(**{name: -0.1})
+    assert train_source(plain, source) is source
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ X, Y = np.zeros((STEPS, 5, INPUTS)), np.zeros(5, int)
         (
             lambda: Batches(iter([(X, Y)])),
             ValueError,
-            "a list_iterator can be iterated only once, give a function that makes it, lambda epoch",
+            "lambda epoch: ...; a list_iterator can be iterated only once",
         ),
         (
             lambda: Batches(3),

@@ -105,7 +105,7 @@ def test_errors(rng):
         with pytest.raises(ValueError, match="times must be finite and >= 0 s, got -1"):
             cut(np.array([0.1, -1.0]), np.array([0, 0]), duration=1.0)
         with pytest.raises(
-            ValueError, match=r"units must have one entry per event, got shape \(1,\) for 2 times"
+            ValueError, match=r"units must have one entry per event, got \(1,\) for \(2,\) times"
         ):
             cut(np.array([0.1, 0.2]), np.array([0]), duration=1.0)
     with pytest.raises(ValueError, match="p must be finite and >= 0 and < 1, got 1"):

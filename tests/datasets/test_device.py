@@ -42,7 +42,7 @@ def test_batch_equals_the_dense_raster(indices, jit):
 
 def test_fewer_steps_drop_late_events():
     data = ragged()
-    x, _ = DeviceEvents.from_dataset(data, dt=2e-3, steps=20).batch(jnp.arange(9))
+    x, _ = DeviceEvents.from_dataset(data, dt=2e-3, num_steps=20).batch(jnp.arange(9))
     np.testing.assert_array_equal(x, data.to_dense(2e-3, 20))
 
 
@@ -99,7 +99,7 @@ def test_batches_are_float32_in_64_bit_mode():
                 Augmented(source=SparseEvents.from_events(plain), unit_shift=2, time_stretch=0.2),
                 key,
             ),
-            (DeviceImages.from_dataset(images, steps=3, flip=True, shift=1), key),
+            (DeviceImages.from_dataset(images, num_steps=3, flip=True, shift=1), key),
         ]:
             x, _ = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((4,), jnp.int32), drawn)
             assert all(
@@ -148,7 +148,7 @@ def test_sources_know_their_time_step():
         )  # not known yet
     addresses, offsets = ragged().bins(2e-3)
     for unknown in (
-        DeviceEvents.from_bins(addresses, offsets, ragged().labels, steps=50, num_units=6),
+        DeviceEvents.from_bins(addresses, offsets, ragged().labels, num_steps=50, num_units=6),
         DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3, int)),
         object(),
     ):
@@ -197,7 +197,10 @@ def test_data_of_another_time_step_are_not_trained_on():
             "data must hold at least one sample",
         ),
         (lambda: DeviceEvents.from_dataset(ragged(), dt=0.0), "dt must be finite and > 0"),
-        (lambda: DeviceEvents.from_dataset(ragged(), dt=1e-3, steps=0), "steps must be >= 1"),
+        (
+            lambda: DeviceEvents.from_dataset(ragged(), dt=1e-3, num_steps=0),
+            "num_steps must be >= 1",
+        ),
         (lambda: DeviceArrays(x=jnp.zeros((3, 4)), labels=jnp.zeros(3, int)), "x must have shape"),
         (
             lambda: DeviceArrays(x=jnp.zeros((3, 4, 2)), labels=jnp.zeros(3)),

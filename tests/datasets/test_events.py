@@ -408,7 +408,11 @@ def test_subset_equals_loops(made, draw):
     [
         ([0, 3], ValueError, r"indices must be in \[-3, 3\), got 3 at position 1"),
         ([0, 1, -4], ValueError, "got -4 at position 2"),
-        ([True, False], ValueError, r"boolean mask, must have one entry per sample \(3\), got 2"),
+        (
+            [True, False],
+            ValueError,
+            "boolean mask, must have one entry per sample, got 2 for 3 samples",
+        ),
         ([0.0, 1.0], TypeError, "sequence of integers.*float64"),
         (1, TypeError, r"indices must be .* shape \(\)"),
         ([[0, 1]], TypeError, r"shape \(1, 2\)"),
@@ -621,7 +625,7 @@ GOOD = {
             "units",
             [0, 1, 2],
             ValueError,
-            "units must have one entry per event, got 3 units for 4 times",
+            "units must have one entry per event, got 3 for 4 times",
         ),
         (
             "offsets",

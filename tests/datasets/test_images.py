@@ -56,13 +56,13 @@ def test_downsample_is_the_mean_of_squares(data):
 
 def test_batches_are_standardized_and_stay(data):
     train, valid = data.split((0.5, 0.5), seed=0)
-    shown = DeviceImages.from_dataset(train, steps=7)
+    shown = DeviceImages.from_dataset(train, num_steps=7)
     x, labels = jax.jit(DeviceImages.batch)(shown, jnp.arange(20))
     assert x.shape == (7, 20, 6, 5, 3)
     np.testing.assert_allclose(x.mean(axis=(0, 1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(axis=(0, 1, 2, 3)), 1, rtol=1e-4)
     np.testing.assert_array_equal(labels, train.labels)
-    held, _ = DeviceImages.from_dataset(valid, steps=7, like=shown).batch(jnp.array([3]))
+    held, _ = DeviceImages.from_dataset(valid, num_steps=7, like=shown).batch(jnp.array([3]))
     scaled = (valid.images[3] - train.images.mean(axis=(0, 1, 2))) / train.images.std(
         axis=(0, 1, 2)
     )
@@ -70,10 +70,10 @@ def test_batches_are_standardized_and_stay(data):
 
 
 def test_augmentation_flips_and_shifts_and_needs_a_key(data):
-    shown = DeviceImages.from_dataset(data, steps=2, flip=True, shift=2)
+    shown = DeviceImages.from_dataset(data, num_steps=2, flip=True, shift=2)
     plain, _ = shown.batch(jnp.arange(40))
     np.testing.assert_array_equal(
-        plain, DeviceImages.from_dataset(data, steps=2).batch(jnp.arange(40))[0]
+        plain, DeviceImages.from_dataset(data, num_steps=2).batch(jnp.arange(40))[0]
     )
     x, _ = shown.batch(jnp.arange(40), jax.random.key(0))
     np.testing.assert_array_equal(x[0], x[1])
@@ -168,30 +168,32 @@ def test_values_that_no_32_bit_integer_holds_do_not_wrap(data):
     large = ImageDataset(
         images=data.images.astype(np.int64) * 2**33, labels=data.labels, num_classes=4
     )
-    x, _ = DeviceImages.from_dataset(large, steps=1).batch(jnp.arange(40))
+    x, _ = DeviceImages.from_dataset(large, num_steps=1).batch(jnp.arange(40))
     np.testing.assert_allclose(
-        x, DeviceImages.from_dataset(data, steps=1).batch(jnp.arange(40))[0], atol=1e-5
+        x, DeviceImages.from_dataset(data, num_steps=1).batch(jnp.arange(40))[0], atol=1e-5
     )
 
 
 def test_wrong_use(data):
     with pytest.raises(TypeError, match="flip must be True or False, got 'no'"):
-        DeviceImages.from_dataset(data, steps=3, flip="no")
+        DeviceImages.from_dataset(data, num_steps=3, flip="no")
     with pytest.raises(
         TypeError,
-        match="source must be DeviceEvents, got DeviceImages; images have their own augmentations",
+        match="source must be DeviceEvents, got DeviceImages; images have flip and shift",
     ):
-        Augmented(source=DeviceImages.from_dataset(data, steps=3), drop=0.1)
+        Augmented(source=DeviceImages.from_dataset(data, num_steps=3), drop=0.1)
     with pytest.raises(ValueError, match="factor must be"):
         data.downsample(6)
     with pytest.raises(ValueError, match="images must not be constant in a channel"):
         DeviceImages.from_dataset(
-            ImageDataset(images=np.ones((2, 4, 4, 1)), labels=[0, 1], num_classes=2), steps=3
+            ImageDataset(images=np.ones((2, 4, 4, 1)), labels=[0, 1], num_classes=2), num_steps=3
         )
     other = ImageDataset(images=np.zeros((2, 4, 4, 3)), labels=[0, 1], num_classes=2)
     with pytest.raises(
         ValueError, match=r"data must have images of shape \(6, 5, 3\), got \(4, 4, 3\)"
     ):
-        DeviceImages.from_dataset(other, steps=3, like=DeviceImages.from_dataset(data, steps=3))
+        DeviceImages.from_dataset(
+            other, num_steps=3, like=DeviceImages.from_dataset(data, num_steps=3)
+        )
     with pytest.raises(ValueError, match="data must hold at least one image"):
-        DeviceImages.from_dataset(data.subset([]), steps=3)
+        DeviceImages.from_dataset(data.subset([]), num_steps=3)

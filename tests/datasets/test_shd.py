@@ -352,7 +352,7 @@ def test_missing_parts(path):
         )
     with h5py.File(path, "w") as f:
         f["data"] = np.zeros(3)
-    refuses(path, r"has no spikes; / contains \['data'\]")
+    refuses(path, r"has no labels; / contains \['data'\]")
 
 
 def replace(path, name, make):
@@ -505,7 +505,7 @@ def replace(path, name, make):
         (
             "extra/keys",
             lambda f: f.create_dataset("extra/keys", (0,), "S3"),
-            "extra/keys must contain at least one name, got none",
+            "extra/keys must contain at least one entry, got none",
         ),
         (
             "extra/keys",
@@ -521,7 +521,7 @@ def test_wrong_layout(path, name, make, message):
 def test_no_samples(path):
     refuses(
         write(path, times=[], units=[], labels=LABELS[:0], speaker=None),
-        "labels must contain at least one sample, got none",
+        "labels must contain at least one entry, got none",
     )
 
 
@@ -624,7 +624,7 @@ def test_data_in_other_files(path, tmp_path):
         replace(
             path, "labels", lambda f: f.create_dataset("labels", (12,), "u2", external=external)
         ),
-        "labels must have its data in this file, got a dataset with external storage",
+        "labels must have its data in this file, got one with external storage",
     )
     layout = h5py.VirtualLayout((12,), "u2")
     layout[:] = h5py.VirtualSource(str(write(tmp_path / "other.h5")), "labels", (12,))
@@ -651,7 +651,7 @@ def traced(path, message, limit, **options):
 def test_limits(path):
     write(path)
     total = sum(map(len, TIMES))
-    refuses(path, "spikes/times must have at most 11 entries, got 12", max_samples=11)
+    refuses(path, "labels must have at most 11 entries, got 12", max_samples=11)
     refuses(path, f"at most max_events = {total - 1} events, got {total}", max_events=total - 1)
     assert len(read_shd(path, max_samples=12, max_events=total)) == 12
     for name in ("max_samples", "max_events", "num_units"):

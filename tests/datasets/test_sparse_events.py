@@ -73,7 +73,7 @@ def test_padded_shards_of_a_stream(source):
         np.asarray(source.addresses)[: offsets[-1]],
         offsets,
         np.zeros(9, int),
-        steps=source.steps,
+        num_steps=source.steps,
         num_units=source.num_units,
         pad=True,
     )

@@ -153,7 +153,7 @@ def test_padding_changes_no_batch():
     addresses, offsets = np.array([0, 3, 3, 11], np.int32), np.array([0, 3, 3, 4])
     plain, padded = (
         DeviceEvents.from_bins(
-            addresses, offsets, np.array([2, 0, 1]), steps=4, num_units=3, pad=pad
+            addresses, offsets, np.array([2, 0, 1]), num_steps=4, num_units=3, pad=pad
         )
         for pad in (False, True)
     )
@@ -165,7 +165,7 @@ def test_padding_changes_no_batch():
     )
     np.testing.assert_array_equal(padded.batch(jnp.arange(3))[0], plain.batch(jnp.arange(3))[0])
     silent = DeviceEvents.from_bins(
-        addresses[:0], np.zeros(3, int), np.zeros(2), steps=4, num_units=3, pad=True
+        addresses[:0], np.zeros(3, int), np.zeros(2), num_steps=4, num_units=3, pad=True
     )
     assert (silent.longest, float(silent.batch(jnp.arange(2))[0].sum())) == (1, 0.0)
 
@@ -327,7 +327,7 @@ def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(
         ImportError,
-        match=r"Stream needs grain, which is not installed; pip install 'snnjax\[stream\]'",
+        match=r"Stream needs grain: pip install 'snnjax\[stream\]'",
     ):
         Stream(Fake(), **OPTIONS).shards(0)
 

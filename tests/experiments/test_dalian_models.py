@@ -1,6 +1,4 @@
-"""A network with Dale's law from a configuration: training, probe and sweep."""
-
-import dataclasses
+"""A network with Dale's law from an experiment: training, probe and sweep."""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from snnjax import experiments
 from snnjax.calibration import free_membrane
 from snnjax.diagnostics import probe
 from snnjax.dynamics._exc_inh import ExcInhDrive
-from snnjax.experiments import RandmanConfig
+from snnjax.experiments import Execution, Experiment, Sweep, run, run_sweep
 from snnjax.experiments._run import prepare
-from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.nn._nonnegative import nonnegative
 from snnjax.psp import Kernel
 
-CONFIG = RandmanConfig(
+EXPERIMENT = Experiment.from_options(
+    "randman",
     start="paper",
     model="dalian",
     recurrent=True,
@@ -34,13 +31,13 @@ CONFIG = RandmanConfig(
 
 @pytest.fixture(scope="module")
 def prepared():
-    return prepare(CONFIG)
+    return prepare(EXPERIMENT)
 
 
 @pytest.mark.slow
 def test_a_run_learns_and_keeps_its_weights_above_0():
-    run = experiments.run(CONFIG)
-    state = nnx.state(run.network, nnx.Param)
+    trained = run(EXPERIMENT)
+    state = nnx.state(trained.network, nnx.Param)
     smallest = [
         float(np.min(w))
         for w, marked in zip(
@@ -50,14 +47,14 @@ def test_a_run_learns_and_keeps_its_weights_above_0():
     ]
     assert len(smallest) == 3
     assert min(smallest) == 0  # the projection had an effect
-    assert run.fit.history[-1]["train_loss"] < 0.7 * run.fit.history[0]["train_loss"]
-    assert all(row["rate_1"] > 0 for row in run.fit.history)
+    assert trained.fit.history[-1]["train_loss"] < 0.7 * trained.fit.history[0]["train_loss"]
+    assert all(row["rate_1"] > 0 for row in trained.fit.history)
 
 
 @pytest.mark.more
 def test_data_driven_initialization_is_on_target():
-    prepared = prepare(dataclasses.replace(CONFIG, init="data_driven", hidden=(64,), sigma_u=1.2))
-    x, _ = prepared.sample.batch(jnp.arange(len(prepared.sample)))
+    prepared = prepare(EXPERIMENT.replace(init="data_driven", hidden=(64,), sigma_u=1.2))
+    x, _ = prepared.data.sample.batch(jnp.arange(len(prepared.data.sample)))
     layer = prepared.network.layers[0]
     u = free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output))
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 1.2, rtol=0.06)
@@ -66,7 +63,7 @@ def test_data_driven_initialization_is_on_target():
 
 @pytest.mark.more
 def test_probe_adds_up_all_three_connections(prepared):
-    x, labels = prepared.sample.batch(jnp.arange(40))
+    x, labels = prepared.data.sample.batch(jnp.arange(40))
     (p,) = probe(prepared.network, x, labels).layers
     layer = prepared.network.layers[0]
     z = layer(x).output
@@ -93,13 +90,9 @@ def test_probe_adds_up_all_three_connections(prepared):
 
 @pytest.mark.slow
 def test_a_sweep_keeps_them_too(tmp_path):
-    sweep = run_sweep(
-        dataclasses.replace(CONFIG, epochs=3),
-        grid([0], {"sigma_u": [0.5, 1.5]}),
-        tmp_path / "sweep",
-        placement="vmap",
-    )
-    assert len(sweep.rows) == 2
+    sweep = Sweep(base=EXPERIMENT.replace(epochs=3), over={"sigma_u": (0.5, 1.5)}, seeds=1)
+    together = Execution(placement="vmap")
+    assert len(run_sweep(sweep, tmp_path / "sweep", execution=together).rows) == 2
     smallest = []
     for file in (tmp_path / "sweep" / "members").glob("*.npz"):
         with np.load(file) as arrays:

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from _support import require
 
+from benchmarks import kill_sweep
 from snnjax.datasets import Stream
 from snnjax.datasets._dvs_gesture import DVSGesture
-from snnjax.experiments import DVSGestureConfig, load_run, run
+from snnjax.experiments import Experiment, Sweep, load_run, run, run_sweep
 from snnjax.experiments._run import prepare
-from snnjax.experiments.sweep import grid, run_sweep
 from snnjax.training._run_folder import RunFolder
 
 SMALL = {
     "start": "paper",
-    "model": "csnn2", "downsample": 16, "duration": 0.1, "batch_size": 4, "shard_size": 8, "valid_users": (3,), "epochs": 3, "learning_rate": 0.01,
+    "model": "csnn", "depth": 2, "downsample": 16, "duration": 0.1, "batch_size": 4, "shard_size": 8, "valid_users": (3,), "epochs": 3, "learning_rate": 0.01,
     "augment_drop": 0.1,
 }  # fmt: skip
 
@@ -39,14 +39,16 @@ def folder(tmp_path, rng):
 
 
 def test_sets_are_split_by_user(folder):
-    train, valid, test = DVSGestureConfig(data=folder, **SMALL).datasets()
+    train, valid, test = Experiment.from_options("dvs-gesture", data=folder, **SMALL).datasets()
     assert isinstance(train, Stream)
     assert sorted(set(train.recordings.users)) == [1, 2, 4, 5, 6, 7]
     assert set(valid.groups) == {3}
     assert set(test.groups) == {24, 25, 26}
     assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # and not 8 of 12
     assert (valid.num_units, valid.duration) == (128, 0.1)
-    held, _, _ = DVSGestureConfig(data=folder, stream=False, **SMALL).datasets()
+    held, _, _ = Experiment.from_options(
+        "dvs-gesture", data=folder, stream=False, **SMALL
+    ).datasets()
     whole = DVSGesture(folder, "train", downsample=16)
     expected = whole.subset(whole.users != 3).load(duration=0.1)
     np.testing.assert_array_equal(held.times, expected.times)
@@ -56,14 +58,16 @@ def test_sets_are_split_by_user(folder):
 @pytest.mark.more
 def test_network_sees_the_sensor(folder):
     require("grain")
-    prepared = prepare(DVSGestureConfig(data=folder, init="data_driven_balanced", **SMALL))
-    x, _ = prepared.sample.batch(np.arange(4))
+    prepared = prepare(
+        Experiment.from_options("dvs-gesture", data=folder, init="data_driven_balanced", **SMALL)
+    )
+    x, _ = prepared.data.sample.batch(np.arange(4))
     readout, activity = jax.jit(lambda n, x: n(x))(prepared.network, x)
     # 3 x 3 with padding 2: two more positions per layer
     assert [z.shape[2:] for z in activity.spikes] == [(10, 10, 16), (12, 12, 16)]
     assert readout.shape == (50, 4, 11)
     np.testing.assert_allclose(
-        prepared.config.nu, 3000 / 0.3 / 128, rtol=0.05
+        prepared.data.inputs.nu, 3000 / 0.3 / 128, rtol=0.05
     )  # before a tenth is dropped
 
 
@@ -72,20 +76,25 @@ def test_network_sees_the_sensor(folder):
 def test_training_learns_the_side(folder, tmp_path, stream):
     if stream:
         require("grain")
-    config = DVSGestureConfig(data=folder, stream=stream, **(SMALL | {"epochs": 6}))
-    finished = run(config, folder=RunFolder(tmp_path / "run"))
+    options = SMALL | {"epochs": 6}
+    if not stream:
+        del options["shard_size"]
+    experiment = Experiment.from_options("dvs-gesture", data=folder, stream=stream, **options)
+    finished = run(experiment, tmp_path / "run")
     assert (
         finished.summary["test_accuracy"] >= 5 / 6
     )  # six gestures of people who are not in the training data; chance 1/11
     again = load_run(tmp_path / "run")
-    x, _ = again.splits.test.batch(np.arange(4))
+    x, _ = again.data.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": "csnn3"}, "model must be one of 'dense', 'csnn2'"),
+        ({"model": "csnn3"}, "depth must be one of 2, 4, 6, 8, got 3"),
+        ({"model": "dalian"}, "model must be 'dense' or 'csnn' for inputs on a plane"),
+        ({"augment_shift": 2}, "augment_shift is an option of task 'randman' or 'shd', got task"),
         ({"downsample": 3}, "downsample must be one of"),
         ({"augment_insert": 0.1}, "augment_insert must be 0 for streamed data"),
         ({"valid_users": ()}, "valid_users must have at least one user"),
@@ -99,12 +108,43 @@ def test_training_learns_the_side(folder, tmp_path, stream):
 )
 def test_wrong_settings(options, match, tmp_path):
     with pytest.raises(ValueError, match=match):
-        DVSGestureConfig(data=tmp_path, **options)
+        Experiment.from_options("dvs-gesture", data=tmp_path, **options)
 
 
-def test_users_that_are_not_there_and_sweeps(folder, tmp_path):
-    config = DVSGestureConfig(data=folder, **SMALL)
+def test_users_that_are_not_there(folder):
+    experiment = Experiment.from_options("dvs-gesture", data=folder, **SMALL)
     with pytest.raises(ValueError, match="valid_users must be some but not all of the users"):
-        dataclasses.replace(config, valid_users=(99,)).datasets()
-    with pytest.raises(ValueError, match="stream must be False"):
-        run_sweep(config, grid([0], {"sigma_u": [0.5, 1.0]}), tmp_path / "sweep")
+        experiment.replace(valid_users=(99,)).datasets()
+
+
+@pytest.mark.slow
+def test_streamed_members_of_a_sweep_train_one_by_one(folder, tmp_path, monkeypatch):
+    """Interrupted in the second member and resumed, the numbers are those without interruption."""
+    require("grain")
+    options = SMALL | {"epochs": 2, "duration": 0.05}
+    base = Experiment.from_options("dvs-gesture", data=folder, **options)
+    sweep = Sweep(base=base, over={"learning_rate": (0.01, 0.02)}, seeds=1)
+    whole = run_sweep(sweep, tmp_path / "whole", figure=False)
+    assert [row["epochs"] for row in whole.rows] == [2, 2]
+    alone = run(base.replace(learning_rate=0.02)).summary
+    assert whole.rows[1]["test_accuracy_final"] == alone["test_accuracy"]
+
+    append, calls = RunFolder.append, []
+
+    def interrupt(self, row):
+        append(self, row)
+        calls.append(row["epoch"])
+        # after the first epoch of the second member, whose checkpoint is not written yet
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, tmp_path / "cut", figure=False)
+    cut = run_sweep(sweep, tmp_path / "cut", resume=True, figure=False)
+    assert kill_sweep.differences(tmp_path / "whole", tmp_path / "cut") == []
+    # the first member is not trained again, and the second one starts from its beginning
+    assert calls == [0, 1, 2, 0, 1, 0, 1, 2]
+    assert cut.rows == whole.rows
+    with pytest.raises(ValueError, match="patience and order have no effect on streamed data"):
+        run_sweep(dataclasses.replace(sweep, patience=1), tmp_path / "new")

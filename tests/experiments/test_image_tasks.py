@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -6,9 +5,10 @@ import pytest
 from _support import data_path
 
 from snnjax.datasets import ImageDataset
-from snnjax.experiments import CIFAR10Config, DigitsConfig, load_run, run
-from snnjax.experiments._run import prepare, sensory_spikes
-from snnjax.training._run_folder import RunFolder
+from snnjax.experiments import Experiment, load_run, run
+from snnjax.experiments._data import sensory_spikes
+from snnjax.experiments._run import prepare
+from snnjax.experiments._tasks import Digits
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def sets(rng):
 
 @pytest.mark.more
 def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
-    prepared = prepare(DigitsConfig(duration=0.1), sets)
-    x, _ = prepared.splits.train.batch(np.arange(36))
+    prepared = prepare(Experiment.from_options("digits", duration=0.1, batch_size=12), sets)
+    x, _ = prepared.data.splits.train.batch(np.arange(36))
     spikes = sensory_spikes(prepared.network, x)
-    np.testing.assert_allclose(prepared.config.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
-    assert 5 < prepared.config.nu < 60
+    np.testing.assert_allclose(prepared.data.inputs.nu, float(spikes.mean()) / 2e-3, rtol=1e-6)
+    assert 5 < prepared.data.inputs.nu < 60
     assert spikes.shape == (50, 36, 8, 8, 1)
 
 
@@ -43,28 +43,28 @@ def test_nu_is_the_measured_rate_of_the_sensory_neurons(sets):
 )
 @pytest.mark.slow
 def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path, monkeypatch):
-    config = DigitsConfig(
-        start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options
+    experiment = Experiment.from_options(
+        "digits", start="paper", duration=0.1, epochs=8, batch_size=6, learning_rate=0.01, **options
     )
-    folder = RunFolder(tmp_path / "run")
-    finished = run(config, datasets=sets, folder=folder)
+    folder = tmp_path / "run"
+    finished = run(experiment, folder, datasets=sets)
     assert finished.summary["test_accuracy"] >= 0.75  # 12 images, chance 1/2
-    monkeypatch.setattr(DigitsConfig, "datasets", lambda self: sets)
-    again = load_run(folder.path)
-    x, _ = again.splits.test.batch(np.arange(4))
+    monkeypatch.setattr(Digits, "datasets", lambda self, experiment: sets)
+    again = load_run(folder)
+    x, _ = again.data.splits.test.batch(np.arange(4))
     np.testing.assert_allclose(again.network(x)[0], finished.network(x)[0], rtol=1e-5)
-    assert json.loads((folder.path / "config.json").read_text())["config"] == "DigitsConfig"
-    assert (folder.path / "activity.png").exists()
+    assert json.loads((folder / "config.json").read_text())["task"] == "digits"
+    assert (folder / "activity.png").exists()
 
 
 def test_digits_are_split_without_overlap():
-    train, valid, test = DigitsConfig().datasets()
+    train, valid, test = Experiment.from_options("digits").datasets()
     assert (len(train), len(valid), len(test)) == (1294, 144, 359)
 
 
 def test_cifar10_takes_a_fraction_and_downsamples():
-    train, valid, test = CIFAR10Config(
-        data=data_path("tfds"), fraction=0.1, downsample=2
+    train, valid, test = Experiment.from_options(
+        "cifar10", data=data_path("tfds"), fraction=0.1, downsample=2
     ).datasets()
     assert (len(train), len(valid), len(test), train.images.shape[1:]) == (
         900,
@@ -80,11 +80,11 @@ def test_cifar10_takes_a_fraction_and_downsamples():
     [
         (
             {"model": "csnn3"},
-            "model must be one of 'dense', 'csnn2', 'csnn4', 'csnn6', 'csnn8', got 'csnn3'",
+            "depth must be one of 2, 4, 6, 8, got 3",
         ),
         (
             {"augment_drop": 0.1},
-            "augment_drop must be 0 for images, whose augmentations are flip and shift, got 0.1",
+            "augment_drop is an option of task 'randman' or 'shd' or .*, got task 'digits'",
         ),
         ({"downsample": 0}, "downsample must be"),
         ({"test_fraction": 1.0}, "test_fraction must be"),
@@ -93,7 +93,7 @@ def test_cifar10_takes_a_fraction_and_downsamples():
 )
 def test_wrong_settings(options, match):
     with pytest.raises(ValueError, match=match):
-        DigitsConfig(**options)
+        Experiment.from_options("digits", **options)
 
 
 def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it_is_measured(sets):
@@ -102,7 +102,10 @@ def test_a_target_that_is_feasible_at_the_measured_rate_is_not_refused_before_it
     At the rate of these images, such weights exist.
     """
     prepared = prepare(
-        DigitsConfig(start="paper", model="csnn2", duration=0.1, sigma_u=0.5, mu_u=0.5), sets
+        Experiment.from_options(
+            "digits", start="paper", batch_size=12, duration=0.1, sigma_u=0.5, mu_u=0.5
+        ),
+        sets,
     )
     with pytest.raises(ValueError, match="mu_u"):
-        prepare(dataclasses.replace(prepared.config, nu=1.0), sets)
+        prepare(prepared.experiment.replace(nu=1.0), sets)

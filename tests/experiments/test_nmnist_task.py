@@ -1,4 +1,3 @@
-import dataclasses
 import zipfile
 
 import jax
@@ -6,10 +5,9 @@ import numpy as np
 import pytest
 from _support import data_path
 
-from snnjax._cli import main
-from snnjax.experiments import NMNISTConfig, run
+from snnjax.experiments import Experiment, MissingDataError, run
+from snnjax.experiments._build import Inputs, build_network
 from snnjax.experiments._run import prepare
-from snnjax.experiments.build import build_network
 
 
 @pytest.fixture
@@ -33,7 +31,8 @@ def folder(tmp_path, rng):
 
 @pytest.mark.more
 def test_sets_and_the_plane_that_the_network_sees(folder):
-    config = NMNISTConfig(
+    experiment = Experiment.from_options(
+        "nmnist",
         data=folder,
         model="csnn2",
         downsample=4,
@@ -41,7 +40,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
         valid_fraction=0.25,
         init="data_driven",
     )
-    train, valid, test = config.datasets()
+    train, valid, test = experiment.datasets()
     assert [np.bincount(part.labels).tolist() for part in (train, valid, test)] == [
         [15, 15],
         [5, 5],
@@ -49,12 +48,12 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
     ]
     assert not set(train.groups) & set(valid.groups)
     assert (test.groups > 60_000).all()
-    other, _, _ = dataclasses.replace(config, data_seed=1).datasets()
+    other, _, _ = experiment.replace(data_seed=1).datasets()
     assert set(other.groups) != set(train.groups)
 
-    prepared = prepare(config, (train, valid, test))
-    np.testing.assert_allclose(prepared.config.nu, 200 / 0.1 / (9 * 9 * 2), rtol=1e-6)
-    x, labels = prepared.splits.train.batch(np.arange(30))
+    prepared = prepare(experiment, (train, valid, test))
+    np.testing.assert_allclose(prepared.data.inputs.nu, 200 / 0.1 / (9 * 9 * 2), rtol=1e-6)
+    x, labels = prepared.data.splits.train.batch(np.arange(30))
     assert x.shape == (20, 30, 162)
     # zeros are in rows 0 to 16, ones in 17 to 33
     rows = np.asarray(x).sum(axis=0).reshape(30, 9, 9, 2).sum(axis=(2, 3))
@@ -80,7 +79,8 @@ def test_training_learns_real_recordings(tmp_path):
             digits = f"{name}/0/", f"{name}/1/"
             for member in [member for member in whole.namelist() if member.startswith(digits)][:n]:
                 some.writestr(member, whole.read(member))
-    config = NMNISTConfig(
+    experiment = Experiment.from_options(
+        "nmnist",
         start="paper",
         data=part,
         model="csnn2",
@@ -91,7 +91,7 @@ def test_training_learns_real_recordings(tmp_path):
         learning_rate=0.02,
         valid_fraction=0.25,
     )
-    finished = run(config)
+    finished = run(experiment)
     losses = [row["train_loss"] for row in finished.fit.history]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -101,42 +101,32 @@ DEPTHS = [("csnn4", 1), ("csnn6", 2), ("csnn8", 1), ("csnn8", 2)]
 
 @pytest.mark.parametrize(("model", "downsample"), DEPTHS)
 def test_every_depth_fits_on_the_plane(folder, model, downsample):
-    config = NMNISTConfig(data=folder, model=model, downsample=downsample)
-    network = build_network(
-        config,
-        in_features=int(np.prod(config.sensor)),
-        num_classes=10,
-        nu=6.0,
-        duration=0.3,
-        image=config.sensor,
-    )
+    experiment = Experiment.from_options("nmnist", data=folder, model=model, downsample=downsample)
+    image = experiment.task.sensor
+    inputs = Inputs(int(np.prod(image)), num_classes=10, nu=6.0, duration=0.3, image=image)
+    network = build_network(experiment, inputs)
     assert sum(layer.spiking for layer in network.layers) == int(model[-1])
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": "csnn3"}, "model must be one of 'dense', 'csnn2'"),
+        ({"model": "csnn3"}, "depth must be one of 2, 4, 6, 8, got 3"),
         ({"downsample": 0}, "downsample must be >= 1 and <= 34, got 0"),
         ({"duration": 0.005}, "duration must be"),
         ({"padding": -1}, "padding must be >= 0, got -1"),
         ({"valid_fraction": 1.0}, "valid_fraction must be finite and > 0 and < 1"),
         ({"data_seed": -1}, "data_seed must be >= 0"),
-        (
-            {"augment_shift": 2},
-            "augment_shift must be 0 for a camera, whose units are not on a line, got 2",
-        ),
-        ({"augment_unit_jitter": 1.0}, "augment_unit_jitter must be 0 for a camera"),
+        ({"augment_shift": 2}, "augment_shift is an option of task 'randman' or 'shd', got task"),
+        ({"augment_unit_jitter": 1.0}, "augment_unit_jitter is an option of task 'randman' or"),
     ],
 )
 def test_wrong_settings(options, match, tmp_path):
     with pytest.raises(ValueError, match=match):
-        NMNISTConfig(data=tmp_path, **options)
+        Experiment.from_options("nmnist", data=tmp_path, **options)
 
 
-def test_archives_that_are_not_there(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "nmnist", "--data", str(tmp_path), "--out", str(tmp_path / "run")])
-    assert stopped.value.code == 2
-    assert "must contain Train.zip or the folder Train of N-MNIST" in capsys.readouterr().err
+def test_archives_that_are_not_there(tmp_path):
+    with pytest.raises(MissingDataError, match=r"needs Train\.zip or Train in the folder data"):
+        run(Experiment.from_options("nmnist", data=tmp_path), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,5 @@
 import csv
-import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import get_args
@@ -13,21 +13,22 @@ from flax import nnx
 from snnjax import surrogate
 from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, simulate
-from snnjax.experiments import RandmanConfig, SHDConfig, load_run, run
-from snnjax.experiments._run import spread
-from snnjax.experiments.build import (
-    SURROGATES,
+from snnjax.experiments import Experiment, load_run, run
+from snnjax.experiments._build import (
+    Inputs,
     build_network,
     build_objective,
     build_optimizer,
+    build_spike,
     learning_rate,
 )
-from snnjax.experiments.config import Surrogate
+from snnjax.experiments._data import spread
+from snnjax.experiments._parts import Surrogate
 from snnjax.training import TrainingDivergedError
 from snnjax.training._params import load_params
-from snnjax.training._run_folder import RunFolder
 
-SMALL = RandmanConfig(
+SMALL = Experiment.from_options(
+    "randman",
     start="paper",
     classes=3,
     inputs=6,
@@ -39,8 +40,9 @@ SMALL = RandmanConfig(
 )
 
 
-def test_network_follows_the_configuration():
-    config = RandmanConfig(
+def test_network_follows_the_experiment():
+    experiment = Experiment.from_options(
+        "randman",
         hidden=(64, 32),
         recurrent=True,
         tau_mem=15e-3,
@@ -48,15 +50,15 @@ def test_network_follows_the_configuration():
         sigma_u=0.5,
         beta=10.0,
         init="fluctuation_driven",
+        gradient="scale",
     )
-    network = build_network(config, in_features=20, num_classes=7, nu=5.0, duration=0.3)
+    network = build_network(experiment, Inputs(20, num_classes=7, nu=5.0, duration=0.3))
     assert [(layer.in_features, layer.out_features, layer.recurrent) for layer in network.layers] == [
         (20, 64, True), (64, 32, True), (32, 7, False),
     ]  # fmt: skip
     np.testing.assert_allclose(network.layers[0].neuron.tau_mem, 15e-3, rtol=1e-6)
-    np.testing.assert_array_equal(
-        network.layers[0].steepness[...], [10.0]
-    )  # until it is calibrated
+    # the scale is 1 until it is calibrated
+    np.testing.assert_array_equal(network.layers[0].steepness[...], [10.0, 1.0])
     assert network.layers[-1].neuron.tau_mem == 0.3
     # sigma_w = sigma_u sqrt(alpha / (n nu ehat)), ehat for tau_mem = 15 ms, tau_syn = 10 ms, dt = 2 ms
     lm, ls = np.exp(-2 / 15), np.exp(-2 / 10)
@@ -72,13 +74,8 @@ def test_network_follows_the_configuration():
     [("kaiming", 0.1), ("lecun", 0.1), ("micheli", 1.0), ("ikun", 0.21**0.5)],
 )
 def test_other_initializations(init, expected):
-    network = build_network(
-        RandmanConfig(init=init, hidden=(400,)),
-        in_features=100,
-        num_classes=7,
-        nu=5.0,
-        duration=0.3,
-    )
+    experiment = Experiment.from_options("randman", init=init, hidden=(400,))
+    network = build_network(experiment, Inputs(100, num_classes=7, nu=5.0, duration=0.3))
     np.testing.assert_allclose(network.layers[0].kernel[...].std(), expected, rtol=0.03)
 
 
@@ -96,7 +93,7 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
 
     monkeypatch.setattr("snnjax.experiments._run.fit", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(dataclasses.replace(SMALL, init=init, hidden=(2000,), sigma_u=0.6))
+        run(SMALL.replace(init=init, hidden=(2000,), sigma_u=0.6))
     np.testing.assert_allclose(np.sqrt(seen["u"].var(axis=0).mean()), 0.6, rtol=0.05)
     assert (np.abs(seen["w"].sum(axis=0)).max() < 1e-4) == (init == "data_driven_balanced")
 
@@ -104,20 +101,18 @@ def test_data_driven_initialization_is_on_target_before_training(init, monkeypat
 @pytest.mark.slow
 def test_lsuv_fires_at_its_rate_before_training():
     history = run(
-        dataclasses.replace(SMALL, init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)
+        SMALL.replace(init="lsuv", lsuv_rate=20.0, hidden=(100, 100), epochs=1)
     ).fit.history
     np.testing.assert_allclose([history[0][f"rate_{k}"] for k in (1, 2)], 20.0, rtol=0.1)
 
 
 def test_regularizers_are_rates_times_duration():
-    upper, lower = build_objective(
-        dataclasses.replace(SMALL, lower_strength=100.0), duration=0.7
-    ).regularizers
+    upper, lower = build_objective(SMALL.replace(lower_strength=100.0), duration=0.7).regularizers
     assert (upper.side, upper.threshold) == ("upper", 7.0)
     assert (lower.side, lower.threshold, lower.strength) == ("lower", 1e-3, 100.0)
     assert (
         build_objective(
-            dataclasses.replace(SMALL, upper_strength=0.0, lower_strength=0.0), duration=0.7
+            SMALL.replace(upper_strength=0.0, lower_strength=0.0), duration=0.7
         ).regularizers
         == ()
     )
@@ -125,7 +120,7 @@ def test_regularizers_are_rates_times_duration():
 
 @pytest.mark.parametrize("name", ["smorms3", "adam", "sgd", "muon"])
 def test_learning_rate_reaches_the_optimizer(name):
-    optimizer = build_optimizer(dataclasses.replace(SMALL, optimizer=name, learning_rate=1e-3))
+    optimizer = build_optimizer(SMALL.replace(optimizer=name, learning_rate=1e-3))
     w = np.ones(2, np.float32)
     updates, _ = optimizer.update(np.array([1e-3, -1e-3], np.float32), optimizer.init(w))
     # at the first step, SMORMS3's effective step is lr |g| / sqrt(g2) = lr sqrt(2)
@@ -135,9 +130,9 @@ def test_learning_rate_reaches_the_optimizer(name):
 
 @pytest.mark.more
 def test_run_folder_is_complete_and_consistent(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    finished = run(SMALL, folder=folder)
-    names = {p.name for p in folder.path.iterdir()}
+    folder = tmp_path / "run"
+    finished = run(SMALL, folder)
+    names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.json",
         "metrics.csv",
@@ -147,53 +142,52 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
         "learning_curves.png",
         "activity.png",
     }
-    config = json.loads((folder.path / "config.json").read_text())
-    assert config["config"] == "RandmanConfig"
-    np.testing.assert_allclose(config["nu"], 5.0)  # one spike per unit in 0.2 s, measured
-    assert config["epochs"] == 3
-    with (folder.path / "metrics.csv").open() as f:
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved.pop("versions").keys() == {"snnjax", "jax"}
+    assert saved == SMALL.options() | {"hidden": [24]}
+    assert (saved["task"], saved["epochs"], saved["nu"]) == ("randman", 3, None)
+    with (folder / "metrics.csv").open() as f:
         rows = list(csv.DictReader(f))
     assert [int(r["epoch"]) for r in rows] == [0, 1, 2, 3]
     assert float(rows[-1]["valid_accuracy"]) == finished.summary["valid_accuracy"]
-    results = json.loads((folder.path / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
+    np.testing.assert_allclose(results["nu"], 5.0)  # one spike per unit in 0.2 s, measured
     assert results["test_accuracy"] == finished.summary["test_accuracy"]
-    loaded = load_params(nnx.state(finished.network, nnx.Param), folder.path / "final.npz")
+    loaded = load_params(nnx.state(finished.network, nnx.Param), folder / "final.npz")
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(finished.fit.final), strict=True):
         np.testing.assert_array_equal(a, b)
     for figure in ("learning_curves.png", "activity.png"):
-        assert (folder.path / figure).read_bytes().startswith(b"\x89PNG")
+        assert (folder / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_same_configuration_same_numbers():
+def test_same_experiment_same_numbers():
     first, second = (run(SMALL).summary for _ in range(2))
     first.pop("seconds"), second.pop("seconds")
     assert first == second
 
 
 def test_mean_square_is_trained_on():
-    summary = run(dataclasses.replace(SMALL, loss="mean_square")).fit.history
+    summary = run(SMALL.replace(loss="mean_square")).fit.history
     # a readout near 0 is 1/3 away from the one-hot target in the mean square
     assert summary[0]["train_loss"] == pytest.approx(1 / 3, rel=0.3)
     assert summary[-1]["train_loss"] < summary[0]["train_loss"]
 
 
 def test_divergence_is_written_down(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 1"):
-        run(dataclasses.replace(SMALL, upper_strength=3e38, upper_rate=0.0), folder=folder)
-    assert (
-        "not finite at epoch 1" in json.loads((folder.path / "results.json").read_text())["stopped"]
-    )
-    with np.load(folder.path / "final.npz") as archive:
+        run(SMALL.replace(upper_strength=3e38, upper_rate=0.0), folder)
+    assert "not finite at epoch 1" in json.loads((folder / "results.json").read_text())["stopped"]
+    with np.load(folder / "final.npz") as archive:
         assert all(np.isfinite(archive[name]).all() for name in archive.files)
 
 
 def test_spoken_digits_split_is_stratified_and_by_speaker():
     folder = data_path("shd_format")
-    train, valid, test = SHDConfig(data=folder).datasets()
+    train, valid, test = Experiment.from_options("shd", data=folder).datasets()
     assert (len(train), len(valid), len(test)) == (2160, 240, 300)
     assert np.bincount(valid.labels).tolist() == [24] * 10
-    train, valid, _ = SHDConfig(data=folder, valid_speakers=(2, 5)).datasets()
+    train, valid, _ = Experiment.from_options("shd", data=folder, valid_speakers=(2, 5)).datasets()
     assert set(valid.groups.tolist()) == {2, 5}
     assert set(train.groups.tolist()) == {0, 1, 3, 4}
 
@@ -209,78 +203,70 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
         ({"samples": 3}, ValueError, "samples must be >= 10, got 3"),
         ({"dt": float("nan")}, ValueError, "dt must be finite"),
         ({"dt": 0.5}, ValueError, "duration must be finite and >= 1 s, got 0.2"),
-        ({"init": "Kaiming"}, ValueError, "init must be one of 'fluctuation_driven'"),
+        ({"init": "Kaiming"}, ValueError, "init must be one of 'data_driven'"),
         ({"loss": "mse"}, ValueError, "loss must be one of"),
         ({"surrogate": "x"}, ValueError, "surrogate must be one of"),
         ({"optimizer": "x"}, ValueError, "optimizer must be one of"),
         ({"recurrent": "no"}, TypeError, "recurrent must be True or False"),
     ],
 )
-def test_configuration_errors(options, error, match):
+def test_wrong_options(options, error, match):
     with pytest.raises(error, match=match):
-        RandmanConfig(**options)
+        Experiment.from_options("randman", **options)
 
 
 def test_surrogates_keep_their_own_default():
-    build = lambda **options: (
-        build_network(RandmanConfig(**options), in_features=4, num_classes=2, nu=5.0, duration=0.2)
-        .layers[0]
-        .neuron.spike
-    )
+    build = lambda **options: build_spike(Experiment.from_options("randman", **options).neuron)
     assert build(surrogate="triangular") == surrogate.triangular()
     assert build(surrogate="triangular", beta=0.5) == surrogate.triangular(0.5)
     assert build() == surrogate.superspike(20.0)
-    assert set(get_args(Surrogate)) == set(SURROGATES)
+    for name in get_args(Surrogate):
+        assert isinstance(build(surrogate=name), surrogate.SpikeFunction)
 
 
 def test_missing_data_folder():
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
-        run(SHDConfig(data=Path("nowhere")))
+        run(Experiment.from_options("shd", data=Path("nowhere")))
 
 
 def test_the_start_says_what_flags_leave_open():
-    ours, papers = RandmanConfig(hidden=(8, 8)), RandmanConfig(start="paper", hidden=(8, 8))
-    seen = lambda c: (
-        c.gradient,
-        c.init,
-        c.optimizer,
-        c.learning_rate,
-        c.schedule,
-        c.lower_strength,
-    )
+    build = functools.partial(Experiment.from_options, "randman", hidden=(8, 8))
+    ours, papers = build(), build(start="paper")
+    names = ("gradient", "init", "optimizer", "learning_rate", "schedule", "lower_strength")
+    seen = lambda experiment: tuple(experiment.options()[name] for name in names)
     assert seen(ours) == ("steepness", "data_driven", "muon", 0.015, "warmup_cosine", 0.0)
     assert seen(papers) == ("none", "fluctuation_driven", "smorms3", 0.005, "constant", 100.0)
-    assert RandmanConfig(start="paper", gradient="scale", learning_rate=1.0).learning_rate == 1.0
+    assert build(start="paper", gradient="scale", learning_rate=1.0).optimizer.learning_rate == 1.0
     with pytest.raises(ValueError, match="start must be one of"):
-        RandmanConfig(start="kaiming")
+        build(start="kaiming")
 
 
 @pytest.mark.more
 def test_the_calibrated_start_levels_the_gradient_and_the_run_folder_keeps_it(tmp_path):
-    config = RandmanConfig(
-        classes=3, inputs=6, samples=40, hidden=(32, 32, 32), epochs=1, batch_size=16
+    experiment = Experiment.from_options(
+        "randman", classes=3, inputs=6, samples=40, hidden=(32,), depth=3, epochs=1, batch_size=16
     )
-    folder = RunFolder(tmp_path / "run")
-    finished = run(config, folder=folder)
+    folder = tmp_path / "run"
+    finished = run(experiment, folder)
     steepness = [float(layer.steepness[0]) for layer in finished.network.layers[:-1]]
     for parameters in ("initial", "final"):
-        back = load_run(folder.path, parameters=parameters)
+        back = load_run(folder, parameters=parameters)
         np.testing.assert_allclose(
             [float(layer.steepness[0]) for layer in back.network.layers[:-1]], steepness, rtol=1e-3
         )
-    start = load_run(folder.path, parameters="initial")
-    x, labels = start.sample.batch(spread(start.sample, 64))
+    start = load_run(folder, parameters="initial")
+    x, labels = start.data.sample.batch(spread(start.data.sample, 64))
     gains = [p.gain for p in probe(start.network, x, labels).layers[1:]]
     np.testing.assert_allclose(gains, 1.0, atol=0.15)
 
 
 def test_schedules():
-    config = dataclasses.replace(SMALL, learning_rate=0.1, schedule="constant")
-    assert learning_rate(config, 100) == 0.1
-    cosine = learning_rate(dataclasses.replace(config, schedule="cosine"), 100)
+    experiment = SMALL.replace(learning_rate=0.1)
+    assert learning_rate(experiment, 100) == 0.1
+    cosine = learning_rate(experiment.replace(schedule="cosine"), 100)
     expected = [0.05 * (1 + np.cos(np.pi * t / 101)) for t in range(100)]
     np.testing.assert_allclose([cosine(t) for t in range(100)], expected, rtol=1e-5)
-    warm = learning_rate(dataclasses.replace(config, schedule="warmup_cosine"), 100)
+    warm = learning_rate(experiment.replace(schedule="warmup_cosine"), 100)
     values = np.array([warm(t) for t in range(100)])
     assert values.argmax() == 10
     assert values[10] == pytest.approx(0.1)
@@ -294,9 +280,9 @@ def test_a_target_out_of_reach_is_an_error():
         ValueError,
         match=r"data_driven cannot bring layer 1 to mu_u = 0\.9, sigma_u = 0\.01 on these data",
     ):
-        run(dataclasses.replace(SMALL, init="data_driven", mu_u=0.9, sigma_u=0.01))
+        run(SMALL.replace(init="data_driven", mu_u=0.9, sigma_u=0.01))
     with pytest.raises(ValueError, match=r"lower_strength must be > 0 for priming_epochs"):
-        dataclasses.replace(SMALL, priming_epochs=2, lower_strength=0.0)
+        SMALL.replace(priming_epochs=2, lower_strength=0.0)
 
 
 def test_shd_fetches_what_is_not_there_once(tmp_path, monkeypatch):
@@ -307,11 +293,50 @@ def test_shd_fetches_what_is_not_there_once(tmp_path, monkeypatch):
         for split in ("train", "test"):
             (folder / f"shd_{split}.h5").symlink_to(source / "fsdd_test.h5")
 
-    monkeypatch.setattr("snnjax.experiments.shd.download_shd", fetch)
-    config = SHDConfig(data=tmp_path, download=True)
-    sizes = [len(part) for part in config.datasets()]
+    monkeypatch.setattr("snnjax.datasets.download_shd", fetch)
+    experiment = Experiment.from_options("shd", data=tmp_path, download=True)
+    sizes = [len(part) for part in experiment.datasets()]
     assert sizes == [270, 30, 300]
-    config.datasets()
+    experiment.datasets()
     assert calls == [tmp_path]
     with pytest.raises(TypeError, match="download must be True or False, got 1"):
-        SHDConfig(data=tmp_path, download=1)
+        Experiment.from_options("shd", data=tmp_path, download=1)
+
+
+def test_a_batch_above_the_training_set_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="batch_size must be at most the size of the training set, 96, got 97"
+    ):
+        run(SMALL.replace(batch_size=97), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
+    experiment = SMALL.replace(epochs=41)  # checkpoints after every second epoch, and the last one
+
+    def interrupt(row):
+        if row["epoch"] == 7:
+            raise KeyboardInterrupt
+
+    whole = run(experiment, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, folder, callbacks=[interrupt])
+    assert "stopped" in json.loads((folder / "results.json").read_text())
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run(experiment, folder)
+    with pytest.raises(ValueError, match=r"other options; these differ: \['tau_mem', 'epochs'\]"):
+        run(experiment.replace(epochs=3, tau_mem=0.03), folder, resume=True)
+    resumed = run(experiment, folder, resume=True)
+    for a, b in zip(jax.tree.leaves(resumed.fit), jax.tree.leaves(whole.fit), strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    for name in ("metrics.csv", "config.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("cut", "whole")]
+    assert all(result.pop("seconds") > 0 for result in results)
+    assert results[0] == results[1]
+    with pytest.raises(ValueError, match="is finished; name another folder for a new run"):
+        run(experiment, folder, resume=True)

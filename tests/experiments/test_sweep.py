@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks import kill_sweep
-from snnjax._cli import swept
 from snnjax.datasets import Augmented, DeviceEvents, randman
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.experiments import RandmanConfig, SHDConfig, sweep, sweep_folder
-from snnjax.experiments._run import plain
-from snnjax.experiments.sweep import grid, parse_values, run_sweep
+from snnjax.experiments import Execution, Experiment, Sweep, _sweep, _sweep_folder, run_sweep
+from snnjax.experiments._data import plain
+from snnjax.experiments._sweep import parse_values
 
-CONFIG = RandmanConfig(
+BASE = Experiment.from_options(
+    "randman",
     classes=3,
     samples=40,
     batch_size=24,
@@ -27,14 +27,14 @@ CONFIG = RandmanConfig(
     learning_rate=0.02,
     dt=4e-3,
 )
-MEMBERS = grid([0, 1], {"sigma_u": [0.5, 1.5]})
-OPTIONS = {"wave": 2, "placement": "map"}
+SWEEP = Sweep(base=BASE, over={"sigma_u": (0.5, 1.5)}, seeds=2)
+TWO = Execution(wave=2, placement="map")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep") / "whole"
-    return run_sweep(CONFIG, MEMBERS, folder, **OPTIONS)
+    return run_sweep(SWEEP, folder, execution=TWO)
 
 
 def stop_after(calls):
@@ -67,7 +67,7 @@ def test_results_have_a_row_a_member(whole):
     assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(
         r["initial_rate_1"] for r in whole.rows[2:]
     )
-    assert not (whole.folder / "wave").exists()
+    assert not list((whole.folder / "waves").iterdir())
     # smaller weights: a smaller membrane; the gradient of every member was measured
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(
         r["initial_sigma_u_1"] for r in whole.rows[2:]
@@ -75,7 +75,7 @@ def test_results_have_a_row_a_member(whole):
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
     for row in whole.rows:
         with np.load(
-            sweep_folder.member_file(
+            _sweep_folder.member_file(
                 whole.folder, {name: row[name] for name in ("sigma_u", "seed")}
             )
         ) as member:
@@ -89,19 +89,18 @@ def test_results_have_a_row_a_member(whole):
 
 
 def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
-    row = {
-        name: 0.5
-        for name in ("test_accuracy_final", "train_accuracy", "initial_rate_1", "final_rate_1")
-    }
+    names = ("test_accuracy_final", "train_accuracy", "initial_rate_1", "final_rate_1")
+    row = {"seed": 0, "finite": True} | dict.fromkeys(names, 0.5)
     for varied, drawn in (
         ({}, False),
         ({"sigma_u": 2.0}, True),
         ({"mu_w": 1.0, "sigma_w": 1.0}, True),
         ({"mu_w": 1.0, "mu_u": 1.0, "beta": 5.0}, False),
+        ({"init": "lsuv"}, False),
     ):
-        rows = [row | {name: 0.0 for name in varied} | {"seed": 0}, row | varied | {"seed": 0}]
-        file = tmp_path / f"{len(varied)}.png"
-        assert sweep_folder.draw(rows, file) is drawn
+        rows = [member | row for member in (dict.fromkeys(varied, 0.0), varied)]
+        file = tmp_path / f"{'-'.join(varied)}.png"
+        assert _sweep_folder.draw(rows, file) is drawn
         assert file.exists() is drawn
 
 
@@ -110,28 +109,27 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
 @pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_identical(whole, tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(CONFIG, MEMBERS, tmp_path / "cut", on_epoch=[stop_after(calls)], **OPTIONS)
-    run_sweep(CONFIG, MEMBERS, tmp_path / "cut", resume=True, **OPTIONS)
+        run_sweep(SWEEP, tmp_path / "cut", execution=TWO, on_epoch=[stop_after(calls)])
+    run_sweep(SWEEP, tmp_path / "cut", execution=TWO, resume=True)
     assert kill_sweep.differences(whole.folder, tmp_path / "cut") == []
 
 
 @pytest.mark.slow
 def test_finished_members_are_never_trained_again(whole, monkeypatch):
     trained = []
-    original = sweep.fit_ensemble
+    original = _sweep.fit_ensemble
 
     def spy(program, members, *args, **options):
         trained.append({name: values.tolist() for name, values in members.items()})
         return original(program, members, *args, **options)
 
-    monkeypatch.setattr(sweep, "fit_ensemble", spy)
+    monkeypatch.setattr(_sweep, "fit_ensemble", spy)
     before = {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir()}
-    again = run_sweep(CONFIG, MEMBERS, whole.folder, resume=True, **OPTIONS)
+    again = run_sweep(SWEEP, whole.folder, execution=TWO, resume=True)
     assert trained == []
     assert again.rows == whole.rows
-    more = run_sweep(
-        CONFIG, grid([0, 1, 2], {"sigma_u": [0.5]}), whole.folder, resume=True, **OPTIONS
-    )
+    larger = Sweep(base=BASE, over={"sigma_u": (0.5,)}, seeds=3)
+    more = run_sweep(larger, whole.folder, execution=TWO, resume=True)
     assert trained == [{"sigma_u": [0.5], "seed": [2]}]
     # earlier members are still there
     assert more.rows[:4] == whole.rows
@@ -145,32 +143,35 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
 
 def test_one_process_at_a_time(tmp_path):
     with (
-        sweep_folder.alone(tmp_path),
+        _sweep_folder.alone(tmp_path),
         pytest.raises(BlockingIOError, match="another process trains in the sweep folder"),
     ):
-        run_sweep(CONFIG, MEMBERS, tmp_path)
+        run_sweep(SWEEP, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.slow
 def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
     """Its checkpoint has only the members, not the padding for the devices."""
-    members, options = MEMBERS[:3], {"wave": 3, "placement": "map"}
+    sweep = Sweep(base=BASE, over={"sigma_u": (0.5,)}, seeds=3)
+    three = Execution(wave=3, placement="map")
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(CONFIG, members, tmp_path / "cut", on_epoch=[stop_after(3)], **options)
+        run_sweep(sweep, tmp_path / "cut", execution=three, on_epoch=[stop_after(3)])
     script = f"""
         import jax
         jax.config.update("jax_num_cpu_devices", 2)
         from pathlib import Path
-        from snnjax.experiments import RandmanConfig
-        from snnjax.experiments.sweep import run_sweep
-        config = {CONFIG!r}
-        rows = run_sweep(config, {members!r}, Path({str(tmp_path / "cut")!r}), resume=True, wave=3, placement="shard").rows
+        from snnjax.experiments import Execution, Experiment, Sweep, run_sweep
+        base = Experiment.from_options(**{BASE.options()!r})
+        sweep = Sweep(base=base, over={sweep.over!r}, seeds=3)
+        folder, shard = Path({str(tmp_path / "cut")!r}), Execution(wave=3, placement="shard")
+        rows = run_sweep(sweep, folder, resume=True, execution=shard).rows
         assert jax.device_count() == 2 and len(rows) == 3
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
-    done = [sweep_folder.row_of(sweep_folder.member_file(tmp_path / "cut", m)) for m in members]
-    for a, b in zip(done, whole.rows[:3], strict=True):
+    members = sweep.members()[:2]  # those of `whole`
+    done = [_sweep_folder.row_of(_sweep_folder.member_file(tmp_path / "cut", m)) for m in members]
+    for a, b in zip(done, whole.rows[:2], strict=True):
         assert a["test_accuracy_final"] == b["test_accuracy_final"]
         assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)
 
@@ -184,69 +185,44 @@ def test_values():
             parse_values(text)
 
 
-def test_command_line_keeps_single_values_for_the_task():
-    assert swept(["train", "randman", "--sigma-u", "1,2"]) == (
-        ["train", "randman", "--sigma-u", "1,2"],
-        {},
-    )
-    rest, varied = swept(
-        [
-            "sweep",
-            "--seeds",
-            "3",
-            "randman",
-            "--sigma-u=0.5:2:log:3",
-            "--alpha",
-            "0.5",
-            "--mu-u",
-            "-0.5,0",
-        ]
-    )
-    assert rest == ["sweep", "--seeds", "3", "randman", "--alpha", "0.5"]
-    assert varied == {"sigma_u": [0.5, 1.0, 2.0], "mu_u": [-0.5, 0.0]}
-
-
 @pytest.mark.parametrize(
-    ("seeds", "varied", "match"),
+    ("options", "match"),
     [
-        ([0], {"tau_mem": [0.01]}, "swept parameter must be one of 'sigma_u'"),
-        ([0], {"sigma_u": [1.0, 1.0]}, "sigma_u must have at least one value and none twice"),
-        ([0, 0], {}, "seeds must have at least one seed and none twice"),
-        ([-1], {}, "seed must be >= 0"),
+        ({"over": {"tau_men": (0.01,)}}, "tau_men is not an option .* did you mean tau_mem"),
+        ({"over": {"sigma_u": (1.0, 1.0)}}, "sigma_u must have at least one value and none twice"),
+        ({"over": {"sigma_u": ()}}, "sigma_u must have at least one value and none twice"),
+        ({"over": {"mu_u": (0.0, 3.0)}}, "mu_u must be finite and < 1, got 3"),
+        ({"over": {"alpha": (0.3, 0.5)}}, "alpha has no effect, because the network is not recu"),
+        ({"over": {"mu_w": (0.3, 0.5)}}, "mu_w is an option of init 'normal', got init 'data_dr"),
+        ({"over": {"lsuv_rate": (3.0,)}}, "lsuv_rate is an option of init 'lsuv', got init 'dat"),
+        ({"seeds": (0, 0)}, "seeds must have at least one seed and none twice"),
+        ({"seeds": (-1,)}, "seed must be >= 0"),
+        ({"patience": 0}, "patience must be >= 1, got 0"),
     ],
 )
-def test_grid_errors(seeds, varied, match):
+def test_wrong_sweeps(options, match):
     with pytest.raises(ValueError, match=match):
-        grid(seeds, varied)
+        Sweep(base=BASE, **options)
 
 
 def test_folder_errors(whole, tmp_path):
     with pytest.raises(FileExistsError, match="has a sweep; continue it with resume"):
-        run_sweep(CONFIG, MEMBERS, whole.folder)
+        run_sweep(SWEEP, whole.folder)
+    other = dataclasses.replace(SWEEP, base=BASE.replace(hidden=(21,)))
     with pytest.raises(
-        ValueError, match=r"has a sweep of another configuration; it differs in \['hidden'\]"
+        ValueError, match=r"has a sweep of another experiment; it differs in \['hidden'\]"
     ):
-        run_sweep(dataclasses.replace(CONFIG, hidden=(21,)), MEMBERS, whole.folder, resume=True)
+        run_sweep(other, whole.folder, resume=True)
     (tmp_path / "precious.txt").write_text("thesis")
     with pytest.raises(FileExistsError, match="is not an empty folder and has no sweep"):
-        run_sweep(CONFIG, MEMBERS, tmp_path, resume=True)
+        run_sweep(SWEEP, tmp_path, resume=True)
     with pytest.raises(
         ValueError, match=r"has a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
     ):
-        run_sweep(CONFIG, grid([0], {}), whole.folder, resume=True)
-    with pytest.raises(ValueError, match="patience must be >= 1, got 0"):
-        run_sweep(CONFIG, MEMBERS, tmp_path / "new", patience=0)
-    for name in ("alpha", "mu_w", "lsuv_rate"):
-        with pytest.raises(
-            ValueError,
-            match=f"{name} must have an effect to be swept, but has none with init = data_driven, recurrent = False",
-        ):
-            run_sweep(CONFIG, grid([0], {name: [0.3, 0.5]}), tmp_path / "new")
+        run_sweep(Sweep(base=BASE), whole.folder, resume=True)
+    nowhere = Sweep(base=Experiment.from_options("shd", data=tmp_path / "nowhere"), seeds=1)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        run_sweep(SHDConfig(data=tmp_path / "nowhere"), MEMBERS, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match="mu_u must be finite and < 1, got 3"):
-        run_sweep(CONFIG, grid([0], {"mu_u": [0.0, 3.0]}), tmp_path / "new")
+        run_sweep(nowhere, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious.txt"]
     damaged = whole.folder / "members" / "seed=0,sigma_u=0.5.npz"
     content = damaged.read_bytes()
@@ -255,7 +231,7 @@ def test_folder_errors(whole, tmp_path):
         with pytest.raises(
             ValueError, match=r"seed=0,sigma_u=0.5.npz is not a readable member of a sweep"
         ):
-            run_sweep(CONFIG, MEMBERS, whole.folder, resume=True)
+            run_sweep(SWEEP, whole.folder, resume=True)
     finally:
         damaged.write_bytes(content)
 
@@ -267,12 +243,13 @@ def test_a_sweep_begun_before_a_setting_existed_goes_on(whole, tmp_path):
     saved = json.loads(file.read_text())
     assert saved.pop("augment_insert") == 0
     file.write_text(json.dumps(saved))
-    rows = run_sweep(CONFIG, MEMBERS, folder, resume=True, **OPTIONS).rows
+    rows = run_sweep(SWEEP, folder, execution=TWO, resume=True).rows
     assert [
         row for row in rows if row in whole.rows
     ] == whole.rows  # another test has added a member
+    other = dataclasses.replace(SWEEP, base=BASE.replace(augment_insert=0.1))
     with pytest.raises(ValueError, match=r"it differs in \['augment_insert'\]"):
-        run_sweep(dataclasses.replace(CONFIG, augment_insert=0.1), MEMBERS, folder, resume=True)
+        run_sweep(other, folder, resume=True)
 
 
 @pytest.mark.slow
@@ -281,46 +258,25 @@ def test_killed_at_random_moments_it_ends_the_same():
     assert kill_sweep.main(kill_sweep.Options(kills=5, seed=1)) == 0
 
 
-@pytest.mark.parametrize(
-    ("saved", "fits"),
-    [({"trace_dtype": "float32"}, True), ({"trace_dtype": "bfloat16"}, False), ({}, True)],
-)
-def test_a_sweep_begun_before_traces_had_a_default_of_their_own_goes_on(tmp_path, saved, fits):
-    (tmp_path / "config.json").write_text(json.dumps({"epochs": 3} | saved))
-    check = lambda: sweep_folder.check_folder(
-        tmp_path, {"epochs": 3, "trace_dtype": None}, {"trace_dtype": None}, resume=True
-    )
-    if fits:
-        check()
-    else:
-        with pytest.raises(ValueError, match=r"differs in \['trace_dtype'\]"):
-            check()
-
-
 def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
     folder = tmp_path / "sweep"
     shutil.copytree(whole.folder, folder)
     assert "sigma_u" not in json.loads((folder / "config.json").read_text())
-    rows = run_sweep(
-        dataclasses.replace(CONFIG, sigma_u=9.0),
-        MEMBERS,
-        folder,
-        resume=True,
-        figure=False,
-        **OPTIONS,
-    ).rows
+    other = dataclasses.replace(SWEEP, base=BASE.replace(sigma_u=9.0))
+    rows = run_sweep(other, folder, resume=True, figure=False, execution=TWO).rows
     assert [row for row in rows if row in whole.rows] == whole.rows
+    other = dataclasses.replace(SWEEP, base=BASE.replace(mu_u=0.5))
     with pytest.raises(ValueError, match=r"differs in \['mu_u'\]"):
-        run_sweep(dataclasses.replace(CONFIG, mu_u=0.5), MEMBERS, folder, resume=True, **OPTIONS)
+        run_sweep(other, folder, resume=True)
 
 
 @pytest.mark.parametrize("init", ["fluctuation_driven", "lognormal", "data_driven"])
 def test_targets_of_the_membrane_have_an_effect_wherever_an_initialization_has_them(init):
-    config = RandmanConfig(model="dalian", init=init, recurrent=True)
+    base = Experiment.from_options("randman", model="dalian", init=init, recurrent=True)
     for name in ("sigma_u", "mu_u", "alpha"):
-        sweep._check_effects(config, {name: 0.5})
-    with pytest.raises(ValueError, match="alpha must have an effect to be swept"):
-        sweep._check_effects(dataclasses.replace(config, recurrent=False), {"alpha": 0.5})
+        Sweep(base=base, over={name: (0.4, 0.5)})
+    with pytest.raises(ValueError, match="alpha has no effect"):
+        Sweep(base=base.replace(recurrent=False), over={"alpha": (0.4, 0.5)})
 
 
 def test_plain_samples_are_without_augmentation_and_lists():

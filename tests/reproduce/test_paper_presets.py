@@ -4,18 +4,17 @@ Data are artificial but have the real shape: units, classes, pixels, steps. Batc
 instead of 16 to 400, to fit the memory of a test machine.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
-from snnjax.experiments._run import load
-from snnjax.experiments.sweep import program_of
-from snnjax.reproduce.arms import Arm
-from snnjax.reproduce.data import generated
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.targets import TARGETS
+from snnjax.datasets import Splits
+from snnjax.experiments._data import load
+from snnjax.experiments._sweep import program_of
+from snnjax.reproduce._data import generated
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._targets import TARGETS
+from snnjax.reproduce._units import Arm
 from snnjax.training import Trainer
 from snnjax.training._step import train_epoch
 
@@ -39,49 +38,48 @@ def studies(folder):
 
 def kind(arm):
     """The settings that determine the training step's program; drawing weights does not."""
-    c = arm.task.config
-    hidden = c.hidden if c.model in ("dense", "dalian") else ()
-    bounds = (c.upper_strength > 0, c.lower_strength > 0)
+    base = arm.sweep.base
+    network, bounds = base.network, base.objective
     return (
-        type(c).__name__,
-        c.model,
-        hidden,
-        c.recurrent,
-        c.skip,
-        c.surrogate,
-        c.optimizer,
-        bounds[0] or bounds[1],
+        base.task.name,
+        network.name,
+        network.widths if network.name in ("dense", "dalian") else network.depth,
+        network.recurrent,
+        network.skip,
+        base.neuron.surrogate,
+        base.optimizer.name,
+        bounds.upper_strength > 0 or bounds.lower_strength > 0,
     )
 
 
 # all kinds of the paper presets, by name
 KINDS = {
-    "randman": ("RandmanConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
-    "feed-forward": ("SHDConfig", "dense", (128,), False, False, "superspike", "smorms3", True),
-    "no bounds": ("SHDConfig", "dense", (128,), False, False, "superspike", "smorms3", False),
-    "recurrent": ("SHDConfig", "dense", (128,), True, False, "superspike", "smorms3", True),
-    "160 neurons": ("SHDConfig", "dense", (160,), True, False, "superspike", "smorms3", True),
-    "dalian": ("SHDConfig", "dalian", (128,), True, False, "superspike", "smorms3", True),
-    "1 layer": ("SHDConfig", "csnn1", (), True, False, "superspike", "smorms3", True),
-    "3 layers": ("SHDConfig", "csnn3", (), True, False, "superspike", "smorms3", True),
+    "randman": ("randman", "dense", (128,), False, False, "superspike", "smorms3", True),
+    "feed-forward": ("shd", "dense", (128,), False, False, "superspike", "smorms3", True),
+    "no bounds": ("shd", "dense", (128,), False, False, "superspike", "smorms3", False),
+    "recurrent": ("shd", "dense", (128,), True, False, "superspike", "smorms3", True),
+    "160 neurons": ("shd", "dense", (160,), True, False, "superspike", "smorms3", True),
+    "dalian": ("shd", "dalian", (128,), True, False, "superspike", "smorms3", True),
+    "1 layer": ("shd", "csnn", 1, True, False, "superspike", "smorms3", True),
+    "3 layers": ("shd", "csnn", 3, True, False, "superspike", "smorms3", True),
     "3 layers, rescaled": (
-        "SHDConfig",
-        "csnn3",
-        (),
+        "shd",
+        "csnn",
+        3,
         True,
         False,
         "superspike_rescaled",
         "smorms3",
         True,
     ),
-    "3 layers, SGD": ("SHDConfig", "csnn3", (), True, False, "superspike", "sgd", True),
-    "7 layers": ("SHDConfig", "csnn7", (), True, False, "superspike", "smorms3", True),
-    "7 layers, skip": ("SHDConfig", "csnn7", (), True, True, "superspike", "smorms3", True),
-    "10 layers": ("SHDConfig", "csnn10", (), True, False, "superspike", "smorms3", True),
-    "cifar10, 2": ("CIFAR10Config", "csnn2", (), False, False, "superspike", "smorms3", True),
-    "cifar10, 4": ("CIFAR10Config", "csnn4", (), False, False, "superspike", "smorms3", True),
-    "dvs, 6": ("DVSGestureConfig", "csnn6", (), False, False, "superspike", "smorms3", True),
-    "dvs, 8": ("DVSGestureConfig", "csnn8", (), False, False, "superspike", "smorms3", True),
+    "3 layers, SGD": ("shd", "csnn", 3, True, False, "superspike", "sgd", True),
+    "7 layers": ("shd", "csnn", 7, True, False, "superspike", "smorms3", True),
+    "7 layers, skip": ("shd", "csnn", 7, True, True, "superspike", "smorms3", True),
+    "10 layers": ("shd", "csnn", 10, True, False, "superspike", "smorms3", True),
+    "cifar10, 2": ("cifar10", "csnn", 2, False, False, "superspike", "smorms3", True),
+    "cifar10, 4": ("cifar10", "csnn", 4, False, False, "superspike", "smorms3", True),
+    "dvs, 6": ("dvs-gesture", "csnn", 6, False, False, "superspike", "smorms3", True),
+    "dvs, 8": ("dvs-gesture", "csnn", 8, False, False, "superspike", "smorms3", True),
 }
 
 RUN = ("randman", "dalian", "10 layers", "cifar10, 4", "dvs, 6")
@@ -106,10 +104,11 @@ def test_these_are_all(folder):
 def test_they_have_the_papers_sizes(folder):
     for study in studies(folder).values():
         for arm in (u for u in study.units if isinstance(u, Arm)):
-            assert arm.task.facts["as_published"]
-            assert len(arm.seeds) == 5
-            assert (arm.task.config.epochs, arm.task.config.dt) == (200, 2e-3)
-            assert "sigma_u" not in arm.varied or 1.0 in arm.varied["sigma_u"]
+            base, over = arm.sweep.base, arm.sweep.over
+            assert arm.columns["as_published"]
+            assert len(arm.sweep.seeds) == 5
+            assert (base.training.epochs, base.neuron.dt) == (200, 2e-3)
+            assert "sigma_u" not in over or 1.0 in over["sigma_u"]
 
 
 @pytest.mark.parametrize(
@@ -125,17 +124,21 @@ def test_they_have_the_papers_sizes(folder):
 def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
     arm = arms(folder)[KINDS[name]]
     # Kaiming's eight layers are silent, so there are no updates
-    changes = {"batch_size": 2, "calibration_samples": 2, "init": "fluctuation_driven"} | (
-        {"stream": False} if hasattr(arm.task.config, "stream") else {}
+    changes = {"batch_size": 2, "init": "fluctuation_driven"}
+    changes |= {"stream": False} if arm.sweep.base.task.streamed else {}
+    changes |= {"calibration_samples": 2} if arm.sweep.base.task.name == "cifar10" else {}
+    experiment = arm.sweep.base.replace(**changes)
+    sets = Splits(
+        *(
+            part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part
+            for part in generated(experiment, sizes=(SAMPLES, 2, 2))
+        )
     )
-    config = dataclasses.replace(arm.task.config, **changes)
-    sets = tuple(
-        part.subset(np.arange(len(part))[:SAMPLES]) if name == "randman" else part
-        for part in generated(config, sizes=(SAMPLES, 2, 2))
-    )
-    config, data = load(config, sets)
-    program = program_of(config, data)
-    member = arm.members()[0] | {k: 1.0 for k in ("sigma_u", "sigma_w") if k in arm.varied}
+    data = load(experiment, sets)
+    program = program_of(experiment, data)
+    member = arm.sweep.members()[0] | {
+        k: 1.0 for k in ("sigma_u", "sigma_w") if k in arm.sweep.over
+    }
     network = program.network(member)
     if program.start is not None:
         network = program.start(member, network, data.splits)
@@ -167,4 +170,4 @@ def test_a_step_lowers_for_accelerators_and_two_run(folder, name):
         for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(params), strict=True)
     ]
     assert any(moved)
-    assert SAMPLES // config.batch_size == 2
+    assert SAMPLES // experiment.training.batch_size == 2

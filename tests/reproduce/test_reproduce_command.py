@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from snnjax._cli import main
-from snnjax.reproduce import targets
-from snnjax.reproduce.arms import Arm
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.targets import TARGETS
+from snnjax.reproduce import _targets as targets
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._targets import TARGETS
+from snnjax.reproduce._units import Arm
 
 
 def command(capsys, monkeypatch, *arguments):
@@ -36,11 +36,11 @@ def test_figure_1_and_again(tmp_path, capsys, monkeypatch):
     assert status == 0
     assert f"report: {tmp_path / 'figure1' / 'report.md'}" in text
     assert "not tested at this scale" in text
-    before = (tmp_path / "figure1" / "results.jsonl").read_bytes()
+    before = (tmp_path / "figure1" / "study.json").read_bytes()
     assert (
         command(capsys, monkeypatch, "figure1", "--preset", "smoke", "--out", str(tmp_path))[0] == 0
     )
-    assert (tmp_path / "figure1" / "results.jsonl").read_bytes() == before
+    assert (tmp_path / "figure1" / "study.json").read_bytes() == before
     # with other settings
     status, text = command(
         capsys, monkeypatch, "figure1", "--preset", "laptop", "--out", str(tmp_path)
@@ -70,7 +70,7 @@ def files(root):
     return {
         p.relative_to(root): p.read_bytes()
         for p in sorted(root.rglob("*"))
-        if p.suffix in (".npz", ".jsonl", ".csv", ".md")
+        if p.suffix in (".npz", ".json", ".csv", ".md")
     }
 
 
@@ -110,7 +110,9 @@ def test_every_smoke_preset_runs_and_reports_every_statement(tmp_path):
         assert pictures
         assert all((tmp_path / name / p).read_bytes().startswith(b"\x89PNG") for p in pictures)
         rows = (tmp_path / name / "results.csv").read_text().splitlines()
-        assert len(rows) > sum(len(u.members()) if isinstance(u, Arm) else 1 for u in study.units)
+        assert len(rows) > sum(
+            len(u.sweep.members()) if isinstance(u, Arm) else 1 for u in study.units
+        )
     # networks that figures share are trained only once: fewer sweeps than arms
     arms = [
         u for make in TARGETS.values() for u in make(Options("smoke")).units if isinstance(u, Arm)

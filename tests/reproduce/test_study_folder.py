@@ -10,13 +10,14 @@ import math
 
 import pytest
 
-from snnjax.experiments import DVSGestureConfig, RandmanConfig
-from snnjax.reproduce import arms, targets
-from snnjax.reproduce.arms import Arm, Measurement
-from snnjax.reproduce.data import MissingDataError, shd_folder
-from snnjax.reproduce.settings import Options, Task
-from snnjax.reproduce.statements import Statement, untested, values, verdict
-from snnjax.reproduce.study import Study, run_study
+from snnjax.experiments import Experiment, MissingDataError, Sweep, _sweep
+from snnjax.experiments._tasks import find
+from snnjax.reproduce import _targets as targets
+from snnjax.reproduce._data import SHD, RealSHD
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._statements import Statement, untested, values, verdict
+from snnjax.reproduce._study import Study, run_study
+from snnjax.reproduce._units import Arm, Measurement
 from snnjax.training import FitResult, TrainingDivergedError
 
 CALLS: list[str] = []
@@ -39,7 +40,7 @@ def study(*units, name="figure9", preset="laptop"):
     def figure(rows):
         from matplotlib.figure import Figure
 
-        return {"figure9": Figure()}
+        return Figure()
 
     statements = [
         Statement(
@@ -61,7 +62,7 @@ def study(*units, name="figure9", preset="laptop"):
         "Figure 9: x",
         preset,
         units,
-        figure,
+        {"figure9": figure},
         statements,
         {"x": ("x", "Hz")},
         notes=["A choice."],
@@ -84,8 +85,11 @@ def test_a_study_cut_off_half_way_computes_no_unit_twice(tmp_path):
     assert [row["arm"] for row in finished.rows] == ["a", "a", "b", "b", "c", "c"]
     run_study(whole, tmp_path)
     assert CALLS == ["a", "b", "b", "c"]
-    lines = (tmp_path / "figure9" / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line)["unit"] for line in lines] == ["a", "b", "c"]
+    assert list(json.loads((tmp_path / "figure9" / "study.json").read_text())["done"]) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_each_unit_is_announced_with_its_size(tmp_path):
@@ -158,9 +162,8 @@ def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(t
 
 
 def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch):
-    arm = Arm(
-        "curve", Task(RandmanConfig(), "own", {"task": "Randman"}), {"sigma_u": (1.0,)}, (0, 1)
-    )
+    sweep = Sweep(base=Experiment.from_options("randman"), over={"sigma_u": (1.0,)}, seeds=2)
+    arm = Arm("curve", sweep, {"task": "Randman"})
 
     def work(self, root, on_epoch=()):
         self.folder(root).mkdir(parents=True, exist_ok=True)
@@ -206,31 +209,38 @@ def test_a_folder_of_something_else_or_damaged_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="file is not a folder; name another by --out"):
         run_study(study(unit("a")), tmp_path / "file")
-    (tmp_path / "new" / "figure9" / "results.jsonl").write_text("{]\n")
-    with pytest.raises(ValueError, match=r"results\.jsonl is damaged"):
+    saved = json.loads((tmp_path / "new" / "figure9" / "study.json").read_text())
+    del saved["done"]
+    (tmp_path / "new" / "figure9" / "study.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
         run_study(study(unit("a")), tmp_path / "new")
     assert CALLS == ["a"]
 
 
 def test_an_arms_folder_does_not_depend_on_its_name_or_where_the_data_lie(tmp_path):
-    task = Task(RandmanConfig(), "own", {})
-    arm = Arm("a", task, {"sigma_u": (1.0,)}, (0, 1))
+    sweep = Sweep(base=Experiment.from_options("randman"), over={"sigma_u": (1.0,)}, seeds=2)
+    arm = Arm("a", sweep, {})
     assert arm.folder(tmp_path) == dataclasses.replace(arm, name="b").folder(tmp_path)
-    assert arm.folder(tmp_path) != dataclasses.replace(arm, seeds=(0,)).folder(tmp_path)
-    assert arm.folder(tmp_path) != dataclasses.replace(arm, task=task.change(epochs=3)).folder(
-        tmp_path
+    fewer = dataclasses.replace(sweep, seeds=(0,))
+    shorter = dataclasses.replace(sweep, base=sweep.base.replace(epochs=3))
+    for other in (fewer, shorter):
+        assert arm.folder(tmp_path) != dataclasses.replace(arm, sweep=other).folder(tmp_path)
+    here, there = (
+        dataclasses.replace(sweep, base=Experiment.from_options("shd", data=tmp_path / name))
+        for name in ("here", "there")
     )
+    assert Arm("a", here, {}).folder(tmp_path) == Arm("a", there, {}).folder(tmp_path)
     assert arm.size() == (2, 200)
 
 
 def test_missing_data_are_an_error_alone_and_a_reason_among_all(tmp_path, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
     with pytest.raises(
-        MissingDataError, match="--data FOLDER or the environment variable SNNJAX_DATA"
+        MissingDataError, match=r"--data FOLDER\) or the environment variable SNNJAX_DATA"
     ):
         targets.reproduce("s4", Options("laptop"), tmp_path)
-    with pytest.raises(MissingDataError, match=r"neither .* contain shd_train\.h5"):
-        shd_folder(tmp_path, real=True)
+    with pytest.raises(MissingDataError, match=r"needs shd_train\.h5 .* neither"):
+        find(RealSHD, tmp_path)
 
     def absent(options):
         raise MissingDataError("no such data")
@@ -267,10 +277,10 @@ def test_the_environment_names_the_data(tmp_path, monkeypatch):
     (tmp_path / "shd_format").mkdir()
     (tmp_path / "shd_format" / "fsdd_train.h5").touch()
     monkeypatch.setenv("SNNJAX_DATA", str(tmp_path))
-    assert shd_folder(None) == tmp_path / "shd_format"
-    assert shd_folder(tmp_path / "shd_format") == tmp_path / "shd_format"
+    assert find(SHD, None) == tmp_path / "shd_format"
+    assert find(SHD, tmp_path / "shd_format") == tmp_path / "shd_format"
     with pytest.raises(MissingDataError):
-        shd_folder(None, real=True)
+        find(RealSHD, None)
 
 
 def test_unknown_presets_seeds_and_data(tmp_path):
@@ -300,18 +310,24 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
     }
     results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
 
-    def diverge(config, *, datasets, folder):
-        calls.append(config.seed)
-        raise TrainingDivergedError("not finite", results[config.seed])
+    def diverge(experiment, folder, *, resume, datasets):
+        assert not resume
+        calls.append(experiment.seed)
+        folder.mkdir()
+        (folder / "results.json").touch()
+        raise TrainingDivergedError("not finite", results[experiment.seed])
 
-    monkeypatch.setattr(arms, "run", diverge)
-    monkeypatch.setitem(arms.SOURCES, "own", lambda config: None)
-    arm = Arm(
-        "streamed",
-        Task(DVSGestureConfig(data=tmp_path, model="csnn2"), "own", {"task": "gestures"}),
-        {},
-        (0, 1),
-    )
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_sweep, "run", diverge)
+    base = Experiment.from_options("dvs-gesture", depth=2, start="paper")
+    arm = Arm("streamed", Sweep(base=base, seeds=2), {"task": "gestures"}, "generated")
+    with monkeypatch.context() as patch:
+        patch.setattr(_sweep, "write_member", die)  # after training, before its file is written
+        with pytest.raises(KeyboardInterrupt):
+            arm.work(tmp_path)
+    assert calls.pop() == 0
     rows = arm.work(tmp_path)
     assert [row["seed"] for row in arm.work(tmp_path)] == calls == [0, 1]
     assert rows[0] == {

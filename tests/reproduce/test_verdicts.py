@@ -2,11 +2,15 @@
 
 import pytest
 
-from snnjax.reproduce import figure3, figure5, figure6, layers, supplement
-from snnjax.reproduce.figure4 import study as figure4_study
-from snnjax.reproduce.published import NUMBERS, TABLE_1, Published
-from snnjax.reproduce.settings import Options
-from snnjax.reproduce.statements import (
+from snnjax.reproduce import _figure3 as figure3
+from snnjax.reproduce import _figure5 as figure5
+from snnjax.reproduce import _figure6 as figure6
+from snnjax.reproduce import _layers as layers
+from snnjax.reproduce import _supplement as supplement
+from snnjax.reproduce._figure4 import study as figure4_study
+from snnjax.reproduce._published import NUMBERS, TABLE_1, Published
+from snnjax.reproduce._settings import Options
+from snnjax.reproduce._statements import (
     UNTESTED,
     agrees,
     judged,

@@ -69,6 +69,6 @@ def test_a_snapshot_that_would_not_be_written_is_an_error(folder):
 def test_another_ensemble_s(folder):
     with pytest.raises(
         ValueError,
-        match=r"the checkpoint of epoch 2 is of another ensemble: its arrays have shapes .* not \[\(5,\)\]",
+        match=r"the checkpoint of epoch 2 is of another network or ensemble: its arrays have shapes .* not \[\(5,\)\]",
     ):
         Checkpoints(folder).restore({"w": np.zeros(5)})

@@ -11,14 +11,16 @@ import pytest
 from _support import REPOSITORY
 
 from snnjax.diagnostics import probe
-from snnjax.experiments import RandmanConfig, run
-from snnjax.experiments._run import load, prepare, spread
-from snnjax.experiments.build import build_optimizer
-from snnjax.experiments.sweep import program_of
+from snnjax.experiments import Experiment, run
+from snnjax.experiments._build import build_optimizer
+from snnjax.experiments._data import load, spread
+from snnjax.experiments._run import prepare
+from snnjax.experiments._sweep import program_of
 from snnjax.training import fit_ensemble
 from snnjax.training._ensemble import Snapshot, _epoch, _How, _start, check_members
 
-CONFIG = RandmanConfig(
+EXPERIMENT = Experiment.from_options(
+    "randman",
     start="paper",
     classes=3,
     samples=40,
@@ -39,14 +41,14 @@ MEMBERS = {
 
 @pytest.fixture(scope="module")
 def task():
-    config, data = load(CONFIG)
-    return program_of(config, data), data.splits, config
+    data = load(EXPERIMENT)
+    return program_of(EXPERIMENT, data), data.splits
 
 
 def train(task, members=None, *, placement="map", **options):
-    program, sources, config = task
+    program, sources = task
     settings = {name: options.pop(name) for name in program._fields if name in options}
-    options = {"epochs": config.epochs, "dt": config.dt, "placement": placement} | options
+    options = {"epochs": 3, "dt": 4e-3, "placement": placement} | options
     members = MEMBERS if members is None else members
     return fit_ensemble(program._replace(**settings), members, sources, **options)
 
@@ -71,11 +73,8 @@ def assert_same(a, b, **tolerance):
 def test_a_member_is_the_run_it_would_be_alone(trained):
     """After three epochs; later, rounding changes single spikes."""
     for k in (1, 3):
-        alone = run(
-            RandmanConfig(
-                **{**vars(CONFIG), **{name: values[k].item() for name, values in MEMBERS.items()}}
-            )
-        ).fit  # the same as `snnjax train`
+        member = {name: values[k].item() for name, values in MEMBERS.items()}
+        alone = run(EXPERIMENT.replace(**member)).fit  # the same as `snnjax train`
         for name, values in trained.history.items():
             np.testing.assert_allclose(
                 values[k], [row[name] for row in alone.history], rtol=2e-4, atol=2e-5, err_msg=name
@@ -141,7 +140,7 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
         (shared.history["train_loss"][:, 1] == trained.history["train_loss"][:, 1])
         == (MEMBERS["seed"] == 0)
     ).all()
-    program, sources, config = task
+    program, sources = task
     seen = []
     objective = lambda hyper: dataclasses.replace(program.objective(hyper), loss=note)
 
@@ -157,7 +156,7 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
             members,
             sources,
             epochs=1,
-            dt=config.dt,
+            dt=4e-3,
             placement="map",
         )
         jax.effects_barrier()
@@ -169,17 +168,15 @@ def test_members_that_share_an_order_see_the_same_batches(task, trained):
 
 @pytest.mark.slow
 def test_what_the_program_looks_at_before_training_is_kept(task, trained):
-    config, members = CONFIG, {name: values[[1, 3]] for name, values in MEMBERS.items()}
+    members = {name: values[[1, 3]] for name, values in MEMBERS.items()}
     for k, seed, sigma_u, rate in zip(
         (1, 3), *(members[n] for n in ("seed", "sigma_u", "learning_rate")), strict=True
     ):
         alone = prepare(
-            dataclasses.replace(
-                config, seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate)
-            )
+            EXPERIMENT.replace(seed=int(seed), sigma_u=float(sigma_u), learning_rate=float(rate))
         )
-        x, labels = alone.splits.train.batch(spread(alone.splits.train, 64))
-        expected = probe(alone.network, x, labels, optimizer=build_optimizer(alone.config))
+        x, labels = alone.data.sample.batch(spread(alone.data.sample, 64))
+        expected = probe(alone.network, x, labels, optimizer=build_optimizer(alone.experiment))
         for name in ("sigma_u", "grad_z", "grad_w", "update"):
             np.testing.assert_allclose(
                 trained.initial[f"{name}_1"][k],
@@ -188,25 +185,24 @@ def test_what_the_program_looks_at_before_training_is_kept(task, trained):
                 err_msg=name,
             )
     assert train(task, members, epochs=1)[-1].keys() == trained.initial.keys()
-    program, sources, _ = task
-    assert train((program._replace(look=None), sources, config), members, epochs=1).initial == {}
+    program, sources = task
+    assert train((program._replace(look=None), sources), members, epochs=1).initial == {}
 
 
 @pytest.mark.slow
 def test_the_best_epoch_is_never_one_of_priming(task):
-    config, data = load(
-        dataclasses.replace(CONFIG, init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0)
-    )
+    experiment = EXPERIMENT.replace(init="fluctuation_driven", optimizer="sgd", lower_threshold=5.0)
+    data = load(experiment)
     sources, members = (
         data.splits,
         {"seed": np.array([0, 1]), "learning_rate": np.array([3e38, 0.0])},
     )
     result = fit_ensemble(
-        program_of(config, data)._replace(priming_epochs=2, patience=2),
+        program_of(experiment, data)._replace(priming_epochs=2, patience=2),
         members,
         sources,
         epochs=4,
-        dt=config.dt,
+        dt=4e-3,
         placement="map",
     )
     assert result.finite.tolist() == [False, True]
@@ -230,24 +226,23 @@ def test_patience_stops_members_one_by_one(task):
 
 @pytest.mark.slow
 def test_priming_wakes_a_silent_layer_and_learns_no_class():
-    silent = RandmanConfig(
-        **{
-            **vars(CONFIG),
-            "init": "fluctuation_driven",
-            "sigma_u": 0.05,
-            "lower_strength": 100.0,
-            "lower_threshold": 0.5,
-        }
+    silent = EXPERIMENT.replace(
+        init="fluctuation_driven",
+        sigma_u=0.05,
+        lower_strength=100.0,
+        lower_threshold=0.5,
+        epochs=1,
+        priming_epochs=4,
     )
-    config, data = load(RandmanConfig(**{**vars(silent), "priming_epochs": 4}))
+    data = load(silent)
     sources, members = data.splits, {"seed": np.array([0, 1])}
-    options = {"epochs": 1, "dt": config.dt, "placement": "map"}
-    result = fit_ensemble(program_of(config, data), members, sources, **options)
+    options = {"epochs": 1, "dt": 4e-3, "placement": "map"}
+    result = fit_ensemble(program_of(silent, data), members, sources, **options)
     assert (result.history["rate_1"][:, 0] < 0.1).all()
     assert (result.history["rate_1"][:, 4] > 0.5).all()
     assert (result.best_epoch == 5).all()
     # the same phases in `fit`
-    alone = run(RandmanConfig(**{**vars(silent), "priming_epochs": 4, "epochs": 1})).fit
+    alone = run(silent).fit
     np.testing.assert_allclose(
         result.history["rate_1"][0], [row["rate_1"] for row in alone.history], rtol=1e-3
     )
@@ -260,10 +255,10 @@ SHARDED = """
     import jax, numpy as np
     if len(sys.argv) > 2:
         jax.distributed.initialize(f"127.0.0.1:{{sys.argv[2]}}", 2, int(sys.argv[3]))
-    from training.test_ensemble import CONFIG, load, program_of, train
+    from training.test_ensemble import EXPERIMENT, load, program_of, train
     assert jax.device_count() == {devices}
-    config, data = load(CONFIG)
-    task = program_of(config, data), data.splits, config
+    data = load(EXPERIMENT)
+    task = program_of(EXPERIMENT, data), data.splits
     members = {{"seed": np.arange(16) % 8, "sigma_u": np.repeat([0.7, 1.5], 8)}}
     result = train(task, members, placement=sys.argv[1], epochs=2)
     if jax.process_index() == 0:

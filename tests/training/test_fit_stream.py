@@ -153,7 +153,7 @@ def test_a_shard_of_everything_is_the_data_set():
     require("grain")
     data = stream(shard_size=60, crop="start")
     (shard,) = data.shards(1)
-    whole = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, steps=75)
+    whole = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, num_steps=75)
     indices = jnp.asarray(data.order(1)[0])
     for a, b in zip(shard.batch(jnp.arange(60)), whole.batch(indices), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -162,7 +162,7 @@ def test_a_shard_of_everything_is_the_data_set():
 @pytest.mark.more
 def test_learns_and_validates():
     require("grain")
-    held = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, steps=75)
+    held = DeviceEvents.from_dataset(Recordings().data, dt=2e-3, num_steps=75)
     result = fit(
         network(),
         Splits(stream(crop="start"), held, held),

@@ -1,0 +1,128 @@
+"""A study is a folder of sweeps, and tables and figures of their rows.
+
+    FOLDER/LABEL/.../       the files of one sweep (`snnjax.experiments.run_sweep`)
+    FOLDER/results.csv      one row per network of all sweeps: the labels of its sweep (the names of
+                            the folders), the columns of results.csv of a sweep, and the validation
+                            accuracy by epoch (`valid_accuracy_0`: before training)
+
+A study that was stopped continues: finished networks are not trained again. `benchmarks/results`
+has the rows of the studies that the documentation shows; some of these were computed before there
+were sweeps, and have other measurements too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnjax.datasets import Splits
+from snnjax.experiments import Sweep, run_sweep
+from snnjax.experiments._results import Row, read_csv
+from snnjax.experiments._sweep_folder import member_file, write_csv
+
+
+def study(place: Path, train: Callable[[Path], None], labels: Sequence[str]) -> list[Row]:
+    """Train what is missing, and return the rows of the study.
+
+    Args:
+        place: Folder of the study. A file RESULTS.csv: the rows are read, and nothing is trained.
+        train: A function that trains the sweeps in the folder.
+        labels: Names of the columns for the folders of a sweep.
+    """
+    if place.suffix == ".csv":
+        return read(place)
+    train(place)
+    rows = []
+    for file in sorted(place.glob("*/" * len(labels) + "results.csv")):
+        own = dict(zip(labels, file.relative_to(place).parts, strict=False))
+        rows += [own | row | _curve(file.parent, row) for row in read(file)]
+    write_csv(rows, place / "results.csv")
+    return rows
+
+
+def compute(sweep: Sweep, folder: Path, datasets: Splits | None = None) -> list[Row]:
+    """Train what is missing of a sweep, and return the rows of all its networks.
+
+    Args:
+        sweep: The sweep.
+        folder: Its folder.
+        datasets: Training, validation and test set. None: those of the task.
+    """
+    rows = run_sweep(sweep, folder, resume=True, datasets=datasets, figure=False).rows
+    print(f"{folder}: {len(rows)} networks", flush=True)
+    return rows
+
+
+def _curve(folder: Path, row: Row) -> Row:
+    member = {name: row[name] for name in itertools.takewhile(lambda n: n != "finite", row)}
+    with np.load(member_file(folder, member)) as archive:
+        accuracy = archive["history.valid_accuracy"]
+    return {f"valid_accuracy_{k}": float(value) for k, value in enumerate(accuracy)}
+
+
+def read(file: Path) -> list[Row]:
+    """Return the rows of a CSV file, without the columns that a row does not have."""
+    return [{n: v for n, v in row.items() if v is not None} for row in read_csv(file)]
+
+
+def pick(rows: Sequence[Row], **values: Any) -> list[Row]:
+    """Return the rows that have these values."""
+    return [row for row in rows if values.items() <= row.items()]
+
+
+def numbered(row: Row, name: str, first: int = 1) -> list[float]:
+    """Return the values of the columns NAME_1, NAME_2 and so on, one per layer.
+
+    Args:
+        row: A row.
+        name: The name.
+        first: Number of the first column: 0 for a column per epoch.
+
+    >>> numbered({"initial_gain_1": 0.9, "initial_gain_2": 1.1}, "initial_gain")
+    [0.9, 1.1]
+    """
+    names = (f"{name}_{k}" for k in itertools.count(first))
+    return [row[name] for name in itertools.takewhile(lambda name: name in row, names)]
+
+
+def accuracy_after(row: Row, epochs: int) -> float:
+    """Return the validation accuracy after some epochs. A network that stopped keeps its last.
+
+    Rows from before there were sweeps have it only for some epochs.
+    """
+    known = (row.get(f"valid_accuracy_{k}", math.nan) for k in range(epochs, -1, -1))
+    return next(value for value in known if math.isfinite(value))
+
+
+def spread(values: Sequence[float], digits: int = 1, *, least: int = 2) -> str:
+    """Return mean and standard deviation of fractions, in per cent.
+
+    Args:
+        values: The fractions.
+        digits: Number of decimal places.
+        least: Number of values from which on there is a standard deviation.
+
+    >>> spread([0.5, 0.6, 0.7]), spread([0.5])
+    ('60.0 +- 10.0', '50.0')
+    """
+    percent = 100 * np.asarray(values)
+    mean = f"{percent.mean():.{digits}f}"
+    return f"{mean} +- {percent.std(ddof=1):.{digits}f}" if len(values) >= least else mean
+
+
+def table(head: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown.
+
+    >>> print(table(["a", "b"], [[1, 2]]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    rows = [" | ".join(map(str, line)) for line in (head, *lines)]
+    first, *others = [f"| {row} |" for row in rows]
+    return "\n".join([first, "|---" * len(head) + "|", *others])

@@ -1,0 +1,488 @@
+"""The parts of an experiment: network, neuron, start, objective, optimizer, training.
+
+Each part is a frozen dataclass. Every field is an option of the experiment, a flag of the command
+line (`sigma_u`: `--sigma-u`), and a name that a sweep can vary. A choice between classes is made by
+the class's `name`, for example `--init lsuv`. A class has only the fields that it uses.
+
+No part loads JAX, so that the command line shows its help at once. Times are in seconds and rates
+in hertz. The default time constants are those of Rossbroich, Gygax & Zenke (2022), doi
+10.1088/2634-4386/ac97bb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from snnjax import _check
+from snnjax.experiments._options import Part
+
+Surrogate = Literal[
+    "superspike",
+    "superspike_rescaled",
+    "superspike_asymptotic",
+    "fast_sigmoid",
+    "atan",
+    "triangular",
+    "sigmoid",
+]
+TraceDtype = Literal["bfloat16", "float32"]
+Schedule = Literal["constant", "cosine", "warmup_cosine"]
+LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
+UpperPool = Literal["population", "feature_map", "neuron"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network(Part):
+    """Options that all networks share."""
+
+    dalian: ClassVar[bool] = False
+
+    recurrent: bool = False
+    """Add recurrent connections to every hidden layer."""
+    skip: bool = False
+    """Connect every hidden layer to the readout, not only the last one."""
+    dropout: float = 0.0
+    """Probability that a hidden neuron is dropped for a training trial."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("dropout", self.dropout, at_least=0, below=1)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of hidden layers."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dense(Network):
+    """Dense layers."""
+
+    name = "dense"
+
+    hidden: tuple[int, ...] = (128,)
+    """Neurons of each hidden layer; with Dale's law, excitatory neurons."""
+    depth: int | None = None
+    """Number of hidden layers, if all have the one number of neurons in `hidden`. None: one layer
+    per number in `hidden`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden:
+            raise ValueError("hidden must have at least one layer, got none")
+        for n in self.hidden:
+            _check.integer("hidden", n, at_least=1)
+        if self.depth is not None:
+            _check.integer("depth", self.depth, at_least=1)
+            if len(self.hidden) > 1:
+                rule = "depth must be None (left out) if hidden names every layer"
+                raise ValueError(f"{rule}, got depth {self.depth} and hidden {self.hidden}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Neurons of each hidden layer, one number per layer."""
+        return self.hidden * (self.depth or 1)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of hidden layers."""
+        return len(self.widths)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CSNN(Network):
+    """Convolutional layers: over a line of units (`models.csnn`) or a plane (`models.csnn2d`)."""
+
+    name = "csnn"
+
+    depth: int = 3
+    """Number of convolutional layers: 1, 3, 7 or 10 over a line of units; 2, 4, 6 or 8, in blocks
+    of two with max-pooling, over a plane."""
+
+    @property
+    def num_layers(self) -> int:
+        """Number of hidden layers."""
+        return self.depth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithDale(Network):
+    """Options of networks with Dale's law."""
+
+    dalian = True
+
+    ei_ratio: float = 4.0
+    """Excitatory neurons (or feature maps) per inhibitory one."""
+    tau_inh: float = 20e-3
+    """Synaptic time constant of inhibition, s; `tau_syn` is that of excitation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("ei_ratio", self.ei_ratio, above=0)
+        _check.number("tau_inh", self.tau_inh, above=0, unit="s")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dalian(WithDale, Dense):
+    """Dense layers with Dale's law."""
+
+    name = "dalian"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DalianCSNN(WithDale, CSNN):
+    """Convolutional layers over a line of units, with Dale's law."""
+
+    name = "dalian_csnn"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neuron(Part):
+    """Leaky integrate-and-fire neurons, and the readout's integrators."""
+
+    traced = ("beta",)
+
+    tau_mem: float = 20e-3
+    """Membrane time constant, s."""
+    tau_syn: float = 10e-3
+    """Synaptic time constant, s; with Dale's law, of excitation."""
+    tau_readout: float | None = None
+    """Time constant of the readout, s. None: the duration of a trial."""
+    learn_tau: bool = False
+    """Train all time constants of every hidden neuron."""
+    dt: float = 2e-3
+    """Time step, s."""
+    surrogate: Surrogate = "superspike"
+    """Surrogate derivative of a spike."""
+    beta: float | None = None
+    """Parameter of the surrogate: beta, slope or alpha (steepness), or the width of `triangular`.
+    None: the default of the function, 20 for superspike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tau_mem", "tau_syn", "dt"):
+            _check.number(name, getattr(self, name), above=0, unit="s")
+        for name in ("tau_readout", "beta"):
+            if getattr(self, name) is not None:
+                _check.number(name, getattr(self, name), above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights(Part):
+    """Initialization of the hidden weights.
+
+    Attributes:
+        from_data: Whether weights are measured on training data.
+        dale: Whether it is for networks with Dale's law, for others, or for both (None).
+    """
+
+    from_data: ClassVar[bool] = False
+    dale: ClassVar[bool | None] = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnTarget(Weights):
+    """Initializations with a target for the membrane."""
+
+    traced = ("sigma_u", "mu_u", "alpha")
+    dale = None
+
+    sigma_u: float = 1.0
+    """Target standard deviation of the membrane (threshold 1)."""
+    mu_u: float = 0.0
+    """Target mean of the membrane."""
+    alpha: float = 0.9
+    """Feed-forward fraction of the membrane variance in recurrent layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("sigma_u", self.sigma_u, above=0)
+        _check.number("mu_u", self.mu_u, below=1)
+        _check.number("alpha", self.alpha, above=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataDriven(OnTarget):
+    """The target is measured on training data."""
+
+    name, from_data = "data_driven", True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataDrivenBalanced(OnTarget):
+    """As `data_driven`, with weights whose sum is zero for each neuron."""
+
+    name, from_data, dale = "data_driven_balanced", True, False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FluctuationDriven(OnTarget):
+    """The formula of the paper; with Dale's law, with exponential weights."""
+
+    name = "fluctuation_driven"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lognormal(OnTarget):
+    """The formula of the paper for Dale's law, with log-normal weights."""
+
+    name, dale = "lognormal", True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LSUV(Weights):
+    """Weights are scaled on training data until each layer fires at a rate."""
+
+    name, from_data, traced = "lsuv", True, ("lsuv_rate",)
+
+    lsuv_rate: float = 10.0
+    """Target rate of every layer, Hz."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("lsuv_rate", self.lsuv_rate, above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal(Weights):
+    """A normal distribution."""
+
+    name, traced = "normal", ("mu_w", "sigma_w")
+
+    mu_w: float = 0.0
+    """Mean of the hidden weights."""
+    sigma_w: float = 1.0
+    """Standard deviation of the hidden weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("mu_w", self.mu_w)
+        _check.number("sigma_w", self.sigma_w, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kaiming(Weights):
+    """Kaiming's normal weights, for comparison."""
+
+    name = "kaiming"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeCun(Weights):
+    """LeCun's normal weights, for comparison."""
+
+    name = "lecun"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Micheli(Weights):
+    """Micheli's normal weights, for comparison."""
+
+    name = "micheli"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IKUN(Weights):
+    """IKUN's normal weights, for comparison."""
+
+    name = "ikun"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gradient(Part):
+    """The gradient at the start of training is not calibrated."""
+
+    name = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibratedGradient(Gradient):
+    """The backward gain of every layer is calibrated on training data."""
+
+    logit_spread: float = 0.3
+    """The readout is scaled so that the logits of a sample have this standard deviation over
+    classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("logit_spread", self.logit_spread, above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steepness(CalibratedGradient):
+    """Calibrated by the steepness of each layer's surrogate."""
+
+    name = "steepness"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(CalibratedGradient):
+    """Calibrated by the scale of each layer's surrogate."""
+
+    name = "scale"
+
+
+WEIGHTS = (
+    DataDriven,
+    DataDrivenBalanced,
+    FluctuationDriven,
+    Lognormal,
+    LSUV,
+    Normal,
+    Kaiming,
+    LeCun,
+    Micheli,
+    IKUN,
+)
+GRADIENTS = (Steepness, Scale, Gradient)
+NETWORKS = (Dense, CSNN, Dalian, DalianCSNN)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start(Part):
+    """Weights and gradient before training."""
+
+    weights: Weights = dataclasses.field(
+        default=DataDriven(), metadata={"flag": "init", "choices": WEIGHTS}
+    )
+    """Initialization of the hidden weights."""
+    gradient: Gradient = dataclasses.field(
+        default=Steepness(), metadata={"flag": "gradient", "choices": GRADIENTS}
+    )
+    """Calibration of the gradient."""
+    nu: float | None = None
+    """Input rate that the initialization assumes, Hz. None: the mean rate of the training data,
+    before augmentation."""
+    calibration_samples: int = 200
+    """Training samples for measurements before training; for images, also for that of `nu`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nu is not None:
+            _check.number("nu", self.nu, above=0)
+        _check.integer("calibration_samples", self.calibration_samples, at_least=1)
+
+    @property
+    def from_data(self) -> bool:
+        """Whether weights or gradient are measured on training data."""
+        return self.weights.from_data or isinstance(self.gradient, CalibratedGradient)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(Part):
+    """The loss, and two bounds on the activity of every hidden layer."""
+
+    traced = ("upper_strength", "upper_rate", "lower_strength", "lower_threshold")
+
+    loss: LossName = "max_over_time"
+    """Cross-entropy of the readout trace, reduced over time as named, or the mean square distance
+    to 1 for the correct class and 0 for the others."""
+    upper_strength: float = 0.1
+    """Upper bound on the mean activity of a layer: strength (0: no bound)."""
+    upper_rate: float = 10.0
+    """Upper bound: rate, Hz."""
+    upper_pool: UpperPool = "population"
+    """Upper bound: applies to the mean activity of a layer, of each feature map, or of each
+    neuron."""
+    lower_strength: float = 0.0
+    """Lower bound on the activity of each neuron: strength (0: no bound)."""
+    lower_threshold: float = 1e-3
+    """Lower bound: spikes per neuron and trial."""
+    bound_share: float = 1.0
+    """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient of
+    the loss. 0: no limit. There is no limit if `remat_steps` divides trials into parts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (*self.traced, "bound_share"):
+            _check.number(name, getattr(self, name), at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(Part):
+    """Options that all optimizers share."""
+
+    traced = ("learning_rate",)
+
+    learning_rate: float
+    """Learning rate; its largest value if it has a schedule."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check.number("learning_rate", self.learning_rate, above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Steps relative to the weights."""
+
+    name = "muon"
+
+    learning_rate: float = 0.015
+    """Learning rate; its largest value if it has a schedule."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SMORMS3(Optimizer):
+    """The optimizer of the paper."""
+
+    name = "smorms3"
+
+    learning_rate: float = 0.005
+    """Learning rate; its largest value if it has a schedule."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam."""
+
+    name = "adam"
+
+    learning_rate: float = 0.001
+    """Learning rate; its largest value if it has a schedule."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent."""
+
+    name = "sgd"
+
+    learning_rate: float = 0.1
+    """Learning rate; its largest value if it has a schedule."""
+
+
+OPTIMIZERS = (Muon, SMORMS3, Adam, SGD)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Part):
+    """Epochs, batches, and what is stored for the gradient."""
+
+    epochs: int = 200
+    """Passes over the training data."""
+    priming_epochs: int = 0
+    """Passes before training that use only the two bounds (homeostatic priming)."""
+    batch_size: int = 250
+    """Samples per step, at most the size of the training set."""
+    schedule: Schedule = "warmup_cosine"
+    """Learning rate over the run. `constant`; `cosine`: decay to 0 along a cosine; `warmup_cosine`:
+    a linear increase over the first 10 %, then the cosine."""
+    remat_steps: int | None = None
+    """Number of time steps whose traces are stored at once for the gradient. Other traces are
+    computed again, which saves memory and costs time. None: store all."""
+    trace_dtype: TraceDtype | None = None
+    """Dtype of the membranes that hidden layers store for the gradient. bfloat16 halves the memory.
+    None: the dtype of the membranes."""
+    events: bool | None = None
+    """Pass input spikes to a dense first layer as lists of events instead of arrays. Results are
+    equal up to rounding. None: if that is faster."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "batch_size"):
+            _check.integer(name, getattr(self, name), at_least=1)
+        _check.integer("priming_epochs", self.priming_epochs, at_least=0)
+        if self.remat_steps is not None:
+            _check.integer("remat_steps", self.remat_steps, at_least=1)

@@ -1,0 +1,386 @@
+r"""The files of a sweep, and the order of writing that makes a sweep safe to interrupt.
+
+    FOLDER/config.json      options of the base experiment and of the sweep, without the seed and
+                            the swept options
+    FOLDER/plan.json        every member that was ever requested
+    FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its seed
+                            and its values, "seed=0,sigma_u=0.5"
+    FOLDER/waves/K/         an unfinished wave, members that train together: wave.json, and a
+                            checkpoint after every few epochs, written by orbax
+    FOLDER/results.csv      one row per member: its values, accuracies, rates, and the probe before
+                            training
+    FOLDER/sweep.png        for one swept number curves, mean and range over seeds; for two, heat
+                            maps, mean over seeds
+
+Each file is written completely or not at all. The order of writing ensures that the same numbers
+follow from every intermediate state: after an interruption at any point, the sweep continues and
+ends with bit-identical results (`snnjax.experiments.run_sweep`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import numbers
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnjax._files import write_whole
+from snnjax.experiments._load import read_json
+from snnjax.training._ensemble import EnsembleResult
+from snnjax.training._params import flatten_params
+
+FIGURE = "sweep.png"
+Member = dict[str, Any]
+"""Seed and swept values."""
+
+
+def shown(value: object) -> str:
+    """Return a value as text, in names of files and in tables.
+
+    >>> shown(0.1), shown((64, 32)), shown("lsuv")
+    ('0.1', '64x32', 'lsuv')
+    """
+    if isinstance(value, tuple | list):
+        return "x".join(map(shown, value))
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
+    """Return the file of a finished member of the sweep in `folder`."""
+    name = ",".join(f"{name}={shown(value)}" for name, value in sorted(member.items()))
+    return folder / "members" / f"{name.replace('/', '_')}.npz"
+
+
+_OWN = (".lock", ".config.json.tmp")
+"""Files left by a sweep that was killed before it had written anything. The folder can be
+reused."""
+
+
+def check_folder(
+    folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool
+) -> None:
+    """Check that a folder is new or belongs to the same sweep. Nothing is written.
+
+    Args:
+        folder: The folder.
+        content: What identifies the sweep, as JSON reads it back.
+        defaults: Values of options that an older version did not save.
+        resume: Whether the sweep in the folder is to be continued.
+
+    Raises:
+        FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
+            False.
+        ValueError: The folder has a sweep of another experiment.
+    """
+    file = folder / "config.json"
+    if not file.exists():
+        if folder.exists() and (
+            not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())
+        ):
+            raise FileExistsError(
+                f"sweep folder {folder} is not an empty folder and has no sweep; name another one"
+            )
+        return
+    if not resume:
+        raise FileExistsError(
+            f"sweep folder {folder} has a sweep; continue it with resume (--resume), or name "
+            "another folder"
+        )
+    saved = read_json(file)
+    # the folder of the data may change
+    different = (
+        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]]
+        if isinstance(saved, dict)
+        else ["all of it"]
+    )
+    if different:
+        raise ValueError(
+            f"{folder} has a sweep of another experiment; it differs in {different}. Name "
+            "another folder"
+        )
+
+
+def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member]) -> list[Member]:
+    """Write new parts of the configuration and of the plan. Return all members of the plan.
+
+    Args:
+        folder: The folder of the sweep.
+        config: Content of config.json.
+        members: The requested members.
+
+    Raises:
+        ValueError: The folder has a sweep over other options, or a file is damaged.
+    """
+    (folder / "members").mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    file = folder / "plan.json"
+    plan = planned(folder) if file.exists() else []
+    if plan and plan[0].keys() != members[0].keys():
+        raise ValueError(
+            f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
+            "the same options, or another folder"
+        )
+    union = plan + [m for m in members if m not in plan]
+    if union != plan:
+        write_whole(file, json.dumps(union).encode())
+    return union
+
+
+def planned(folder: Path) -> list[Member]:
+    """Return all members of the plan."""
+    return [_member(m) for m in read_json(folder / "plan.json")]
+
+
+def _member(saved: Mapping[str, Any]) -> Member:
+    """Return a member as it was before JSON turned its tuples into lists."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lock the folder for one process. The system releases the lock of a killed process."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"another process trains in the sweep folder {folder}; wait for it, or name "
+                "another folder"
+            ) from None
+        yield
+
+
+def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> None:
+    """Write the waves of all members that are neither finished nor in an unfinished wave.
+
+    The waves depend only on the plan and `size`, so that one process and many have the same.
+
+    Args:
+        folder: The folder of the sweep.
+        groups: All members of the plan; the members of one group can train together.
+        size: Largest number of members in a wave.
+    """
+    for left in (folder / "waves").glob("*.done"):  # the process was killed while removing it
+        shutil.rmtree(left)
+    for left in (folder / "waves").glob(f"*/{_CLAIMED}"):  # a process was killed while training it
+        left.rmdir()
+    unfinished = [m for _, wave in waves_in(folder) for m in wave]
+    number = max((int(f.name) for f, _ in waves_in(folder)), default=-1) + 1
+    for group in groups:
+        waiting = [m for m in group if m not in unfinished and not member_file(folder, m).exists()]
+        for first in range(0, len(waiting), size):
+            wave = folder / "waves" / f"{number:04d}"
+            wave.mkdir(parents=True, exist_ok=True)
+            write_whole(wave / "wave.json", json.dumps(waiting[first : first + size]).encode())
+            number += 1
+
+
+def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
+    """Return the folder and the members of every unfinished wave, in order."""
+    files = sorted((folder / "waves").glob("*/wave.json"))
+    whole = [file for file in files if file.parent.suffix != ".done"]
+    return [(file.parent, [_member(m) for m in read_json(file)]) for file in whole]
+
+
+_CLAIMED = "claimed"
+
+
+def claim(wave: Path) -> bool:
+    """Return True for one of the processes that want to train a wave, and False for all others."""
+    try:
+        (wave / _CLAIMED).mkdir()
+    except (FileExistsError, FileNotFoundError):  # in training, or finished in the meantime
+        return False
+    return True
+
+
+def close_wave(wave: Path) -> None:
+    """Remove a wave atomically."""
+    done = wave.with_suffix(".done")
+    os.replace(wave, done)
+    shutil.rmtree(done)
+
+
+def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
+    """Write hyper-parameters, history, results and parameters of one member to one file.
+
+    Args:
+        file: The file of the member.
+        member: Its hyper-parameters.
+        result: The result of its wave.
+        k: Its index in the wave.
+    """
+    test = {
+        f"test_{name}_{which}": values[k]
+        for which, metrics in result.test.items()
+        for name, values in metrics.items()
+    }
+    facts = {
+        "best_epoch": result.best_epoch[k],
+        "epochs": result.epochs[k],
+        "finite": result.finite[k],
+    }
+    plain = lambda value: value if isinstance(value, numbers.Real) else shown(value)
+    arrays: Any = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
+    arrays |= {f"result.{name}": v for name, v in (facts | test).items()}
+    arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
+    arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
+    for which, params in (("final", result.final), ("best", result.best)):
+        arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(file, buffer.getvalue())
+
+
+def row_of(file: Path) -> dict[str, Any]:
+    """Return a finished member as a row of results.csv.
+
+    The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
+    accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
+    training there are also the standard deviation of the membrane, sigma_u, and, from the loss
+    without bounds, the magnitudes of gradients and of the first update, the backward gain, the
+    agreement of both halves of the batch, and the first update over the weights, `step`
+    (`snnjax.diagnostics`).
+
+    Args:
+        file: The file of the member.
+
+    Raises:
+        ValueError: The file is damaged. The message names it.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            part = lambda prefix: {
+                n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)
+            }
+            hyper, result, history, initial = (
+                part("hyper."),
+                part("result."),
+                part("history."),
+                part("initial."),
+            )
+            done, best = int(result["epochs"]), int(result["best_epoch"])
+            row = {name: value.item() for name, value in hyper.items()}
+            row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
+            row |= {
+                "train_accuracy": history["train_accuracy"][done].item(),
+                "valid_accuracy": history["valid_accuracy"][done].item(),
+            }
+            row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
+            row |= {
+                f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item()
+                for which in ("final", "best")
+            }
+            row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
+            layers = sorted(
+                (n for n in history if n.startswith("rate_")),
+                key=lambda n: int(n.removeprefix("rate_")),
+            )
+            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {
+                f"final_{n}": result[f"test_{n}_final"].item() for n in layers
+            }
+            return row | {f"initial_{name}": value.item() for name, value in initial.items()}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{file} is not a readable member of a sweep: {error}; remove it to train the member "
+            "again"
+        ) from None
+
+
+def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
+    """Return the first epoch with a training accuracy of at least `accuracy`, or NaN.
+
+    Args:
+        accuracy: Training accuracy, a fraction.
+        by_epoch: Training accuracy by epoch, beginning with the untrained network.
+
+    >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
+    (2.0, nan)
+    """
+    # always the same object math.nan, so that rows that are read twice are equal
+    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
+
+
+def write_results(
+    folder: Path, members: Sequence[Member], *, figure: bool = True, write: bool = True
+) -> list[dict[str, Any]]:
+    """Write results.csv and the figure for the finished members, and return the rows.
+
+    Args:
+        folder: The folder of the sweep.
+        members: The members, in the order of the rows.
+        figure: If True, draw sweep.png.
+        write: If False, write nothing.
+    """
+    rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
+    if not rows or not write:
+        return rows
+    write_csv(rows, folder / "results.csv")
+    if figure:
+        draw(rows, folder / FIGURE)
+    return rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write rows to a CSV file. Columns that a row lacks, as in a smaller network, stay empty."""
+    text = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, text.getvalue().encode())
+
+
+def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
+    """Draw the figure of a sweep over one or two parameters.
+
+    Args:
+        rows: Rows of results.csv.
+        file: The file to write.
+
+    Returns:
+        False, without a file, unless one or two numbers are swept.
+    """
+    from snnjax import plotting
+
+    varied = varied_in(rows)
+    numbers = all(isinstance(row[name], int | float) for row in rows for name in varied)
+    if len(varied) not in (1, 2) or not numbers:
+        return False
+    figure = (
+        plotting.sweep_curves(rows, *varied)
+        if len(varied) == 1
+        else plotting.sweep_maps(rows, *varied)
+    )
+    buffer = io.BytesIO()
+    plotting.save(figure, buffer)
+    write_whole(file, buffer.getvalue())
+    return True
+
+
+def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the swept options that differ between rows of results.csv, without the seed.
+
+    >>> row = {"seed": 0, "mu_u": 0.0, "finite": True}
+    >>> varied_in([{"sigma_u": 1.0} | row, {"sigma_u": 2.0} | row])
+    ['sigma_u']
+    """
+    swept = list(rows[0])[: list(rows[0]).index("finite")]
+    return [n for n in swept if n != "seed" and len({row.get(n) for row in rows}) > 1]

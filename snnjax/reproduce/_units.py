@@ -1,0 +1,156 @@
+"""Units of work of a study. Each returns rows.
+
+An `Arm` is a curve or a map of a figure: a sweep (`snnjax.experiments.Sweep`), trained in
+
+    OUT/sweeps/TASK-MODEL-HASH/
+
+The hash is of everything that determines the numbers, so that arms that several figures share are
+trained once. A `Measurement` is a function without training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flax import nnx
+
+from snnjax.datasets import Splits
+from snnjax.experiments import Execution, Sweep, run_sweep
+from snnjax.experiments._build import build_network
+from snnjax.experiments._data import load
+from snnjax.experiments._run import activity_figure
+from snnjax.experiments._sweep import Watch
+from snnjax.experiments._sweep_folder import Member, member_file
+from snnjax.reproduce._data import Source, datasets
+from snnjax.reproduce._statements import Row
+from snnjax.training._params import unflatten_params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Content = dict[str, object]
+"""Names and values, as JSON reads them back."""
+
+
+def _plain(value: Mapping[str, object]) -> Content:
+    return json.loads(json.dumps(value, default=str))
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Networks to train.
+
+    Attributes:
+        name: Name of the line in the figure, and value of the column `arm`.
+        sweep: The networks.
+        columns: Additional columns for its rows.
+        source: The data.
+        wave: Number of members that train at once.
+    """
+
+    name: str
+    sweep: Sweep
+    columns: Mapping[str, object]
+    source: Source = "own"
+    wave: int = 16
+
+    def size(self) -> tuple[int, int]:
+        """Return the number of networks and of epochs."""
+        training = self.sweep.base.training
+        return len(self.sweep.members()), training.epochs + training.priming_epochs
+
+    def settings(self) -> Content:
+        """Return everything that determines the numbers. Folders of data are left out."""
+        ignored = ("data", "versions")
+        options = {k: v for k, v in self.sweep.identity().items() if k not in ignored}
+        own = {"experiment": options, "members": self.sweep.members(), "source": self.source}
+        return _plain(own)
+
+    def folder(self, root: Path) -> Path:
+        """Return the folder of its sweep."""
+        base, text = self.sweep.base, json.dumps(self.settings(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return root / "sweeps" / f"{base.task.name}-{base.network.name}-{digest}"
+
+    def trained(self, root: Path) -> bool:
+        """Return whether its sweep has trained all networks."""
+        file = self.folder(root) / "results.csv"
+        return file.exists() and len(file.read_text().splitlines()) == 1 + self.size()[0]
+
+    def datasets(self) -> Splits:
+        """Return its three sets."""
+        base = self.sweep.base
+        return datasets(base, self.source) or base.datasets()
+
+    def work(self, root: Path, on_epoch: Sequence[Watch] = ()) -> list[Row]:
+        """Train what is missing and return one row per network. Errors are those of `run_sweep`."""
+        finished = run_sweep(
+            self.sweep,
+            self.folder(root),
+            resume=True,
+            datasets=datasets(self.sweep.base, self.source),
+            execution=Execution(wave=self.wave),
+            figure=False,
+            on_epoch=on_epoch,
+        )
+        return [{"arm": self.name, **self.columns, **row} for row in finished.rows]
+
+    def snapshot(self, member: Member, root: Path) -> Figure:
+        """Plot spikes and readout of a network after training, for two test samples.
+
+        Args:
+            member: Seed and swept values of the network.
+            root: Folder of the studies.
+
+        Raises:
+            FileNotFoundError: The network has not been trained.
+        """
+        experiment = self.sweep.experiment(member)
+        data = load(experiment, datasets(experiment, self.source))
+        network = build_network(experiment, data.inputs)
+        with np.load(member_file(self.folder(root), member), allow_pickle=False) as saved:
+            final = {n.removeprefix("final."): saved[n] for n in saved if n.startswith("final.")}
+        nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), final))
+        return activity_figure(experiment, network, data.splits.test, samples=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A computation without training.
+
+    Attributes:
+        name: Value of the column `arm`.
+        given: Everything that determines the numbers, ready for JSON.
+        measure: A function without arguments that returns rows.
+        columns: Additional columns for each row.
+    """
+
+    name: str
+    given: Mapping[str, object]
+    measure: Callable[[], Sequence[Row]]
+    columns: Mapping[str, object]
+
+    def size(self) -> tuple[int, int]:
+        """Return (0, 0), because nothing is trained."""
+        return 0, 0
+
+    def settings(self) -> Content:
+        """Return everything that determines the numbers, as in `Arm`."""
+        return _plain(self.given)
+
+    def trained(self, root: Path) -> bool:
+        """Return False, because nothing is trained."""
+        return False
+
+    def work(self, root: Path, on_epoch: Sequence[Watch] = ()) -> list[Row]:
+        """Compute the rows."""
+        return [{"arm": self.name, **self.columns, **row} for row in self.measure()]
+
+
+Unit = Arm | Measurement

@@ -1,0 +1,75 @@
+"""One sweep on several processes, with one folder."""
+
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import kill_sweep
+
+SMALL = [
+    *("sweep", "randman", "--classes", "3", "--samples", "20", "--batch-size", "24"),
+    *("--hidden", "12", "--dt", "0.005", "--epochs", "2", "--seeds", "2", "--wave", "1"),
+    *("--depth", "1,2", "--placement", "map"),
+]
+COMMAND = [sys.executable, "-c", "from snnjax._cli import main; main()"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(folder, count, *more):
+    """Start `count` processes that share a sweep."""
+    address = f"localhost:{free_port()}"
+    for k in range(count):
+        cluster = ["--distributed", "--coordinator", address]
+        own = [*cluster, "--processes", str(count), "--process", str(k)]
+        yield subprocess.Popen(
+            [*COMMAND, *SMALL, *(own if count > 1 else []), *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of the sweep, from one process."""
+    folder = tmp_path_factory.mktemp("hosts") / "alone"
+    (process,) = start(folder, 1, "--out", str(folder))
+    assert process.wait() == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_write_the_files_of_one(alone, tmp_path, count):
+    processes = list(start(tmp_path, count, "--out", str(tmp_path / "many")))
+    for process in processes:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    assert kill_sweep.differences(alone, tmp_path / "many") == []
+
+
+@pytest.mark.slow
+def test_one_of_two_is_killed_and_one_or_four_resume(alone, tmp_path):
+    folder = tmp_path / "many"
+    first, second = start(folder, 2, "--out", str(folder))
+    # both train: two members of four are claimed
+    while len(list(folder.glob("waves/*/claimed"))) < 2:
+        assert first.poll() is None
+        time.sleep(0.1)
+    second.kill()
+    first.kill()  # what JAX does to the other processes after its heartbeat fails, in minutes
+    for process in (first, second):
+        process.communicate()
+    assert len(list((folder / "members").iterdir())) < 4
+    for process in list(start(folder, 4, "--resume", str(folder))):
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    assert kill_sweep.differences(alone, folder) == []
