@@ -67,7 +67,7 @@ from snnjax.training._objective import NetworkFn, Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = ["probe", "Probe"]
+__all__ = ["probe", "Probe", "LayerProbe"]
 
 
 def probe(
