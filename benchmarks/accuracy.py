@@ -1,6 +1,6 @@
 """Test accuracy over seeds: the numbers of the README.
 
-    python -m benchmarks.accuracy FOLDER randman "digits, calibrated"
+    python -m benchmarks.accuracy FOLDER --sweeps randman "digits, calibrated"
     python -m benchmarks.accuracy benchmarks/results/randman.csv
 
 SNNJAX_DATA names the folder with the data. The second command shows the table of rows that exist
@@ -10,12 +10,12 @@ SNNJAX_DATA names the folder with the data. The second command shows the table o
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.studies import Row, compute, pick, spread, study, table
 from snnjax.experiments import Experiment, Sweep
+from snnjax.experiments._results import swept
 from snnjax.experiments._sweep_folder import shown
 
 _of = Experiment.from_options
@@ -40,11 +40,10 @@ ACCURACIES = ("test_accuracy_final", "test_accuracy_best", "valid_accuracy", "tr
 
 def accuracy_table(rows: Sequence[Row]) -> str:
     """Return accuracies in per cent, mean and standard deviation over the seeds of each network."""
+    names = [name for name in swept(rows) if name not in ("sweep", "task", "data_seed")]
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        swept = dict(itertools.takewhile(lambda item: item[0] != "finite", row.items()))
-        names = [n for n in swept if n not in ("sweep", "task", "seed", "data_seed")]
-        label = [row["sweep"], *(f"{name} {shown(swept[name])}" for name in names)]
+        label = [row["sweep"], *(f"{name} {shown(row[name])}" for name in names if name in row)]
         groups.setdefault(", ".join(label), []).append(row)
     lines = []
     for name, own in groups.items():
@@ -59,11 +58,11 @@ def main() -> None:
     """Train what is missing, and show mean and standard deviation over all rows of each sweep."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SWEEPS))
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=["randman"])
     options = parser.parse_args()
 
     def train(place: Path) -> None:
-        for name in options.names:
+        for name in options.sweeps:
             compute(SWEEPS[name], place / name)
 
     rows = study(options.place, train, ("sweep",))

@@ -2,11 +2,12 @@
 
     python -m benchmarks.publish OUT docs/results --machine "2 cores" --commit abc1234
 
-Copies the report, figures and rows of each study (the folder OUT/NAME of `snnjax.reproduce._study`).
-Paths of the machine are removed; date, machine and commit of the run are added. Then writes an
-index with the same facts, the computing time, and which statements hold. The facts of each study
-are stored in `studies.json` beside the index, so that studies of several OUTs, from different
-times, can be combined. The index also names studies that were never published.
+Copies the report, figures and rows of each study (the folder OUT/NAME of
+`snnjax.reproduce._study`). Paths of the machine are removed; date, machine and commit of the run
+are added. Then writes an index with the same facts, the computing time, and which statements hold.
+The facts of each study are stored in `studies.json` beside the index, so that studies of several
+OUTs, from different times, can be combined. The index also names studies that were never
+published.
 """
 
 from __future__ import annotations
@@ -94,16 +95,19 @@ def _facts(folder: Path, report: str) -> dict[str, Any]:
 
 def _index(facts: Mapping[str, Mapping[str, Any]], missing: list[str]) -> str:
     presets = " and ".join(dict.fromkeys(f"`{f['preset']}`" for f in facts.values()))
+    head = ["", *VERDICTS, "run on", "at commit", "minutes"]
+    table = [f"| {' | '.join(head).strip()} |", "|" + "---|" * len(head)]
+    for name, f in facts.items():
+        counts = [f[verdict] for verdict in VERDICTS]
+        cells = [f"[{f['title']}]({name}/report.md)", *counts, f["day"], f["commit"], f["minutes"]]
+        table.append(f"| {' | '.join(map(str, cells))} |")
     lines = [
         "# The paper's figures and tables, as they came out here",
-        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the seeds, "
-        "our numbers beside the published ones, and a verdict on every statement of the paper.",
-        f"| | {' | '.join(VERDICTS)} | run on | at commit | minutes |\n|{'---|' * (len(VERDICTS) + 4)}",
+        f"Made by `snnjax reproduce NAME`, preset {presets}. Each page has the settings, the "
+        "seeds, our numbers beside the published ones, and a verdict on every statement of the "
+        "paper.",
+        "\n".join(table),
     ]
-    lines[-1] += "".join(
-        f"\n| [{f['title']}]({name}/report.md) | {' | '.join(str(f[v]) for v in VERDICTS)} | {f['day']} | {f['commit']} | {f['minutes']} |"
-        for name, f in facts.items()
-    )
     machines: dict[str, list[str]] = {}
     for name, f in facts.items():
         machines.setdefault(f["machine"], []).append(name)

@@ -46,9 +46,11 @@ def main() -> None:
     if options.data is not None:
         inputs["spoken digits"] = spoken_input(options.data, options.samples)
     network = {"depth": depth, "width": width, "recurrent": recurrent}
-    for name, (x, nu) in inputs.items():
+    for name, trials in inputs.items():
         for sigma_u, method in itertools.product(options.sigma_u, METHODS):
-            networks = [measure(x, nu, sigma_u, method, k, **network) for k in range(options.seeds)]
+            networks = [
+                measure(trials, sigma_u, method, k, **network) for k in range(options.seeds)
+            ]
             variance, quenched, predicted, rate, silent = np.mean(networks, axis=0)
             shown = {
                 "measured/target": (np.sqrt(variance) / sigma_u, 2),

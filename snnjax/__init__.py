@@ -13,8 +13,7 @@ import importlib
 
 TYPE_CHECKING = False  # not that of `typing`, whose import would take longer than all the rest
 if TYPE_CHECKING:
-    from typing import Any
-
+    # a relative import also tells type checkers of the submodule
     from . import dale as dale
     from . import exchange as exchange
     from . import experiments as experiments
@@ -83,7 +82,7 @@ _MODULE_OF = {name: module for module, names in _SUBMODULES.items() for name in 
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"snnjax.{_MODULE_OF[name]}"), name)
     if name in _SUBMODULES:

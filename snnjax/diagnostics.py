@@ -56,17 +56,18 @@ from snnjax._pytree import PyTree
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
+from snnjax.nn._network import Tap
 from snnjax.nn._neuron_layer import Steepness
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import LimitedPenalties, limits, total_penalty
 from snnjax.sparse import as_dense
-from snnjax.training._objective import NetworkFn, Objective, Problem, Tap
+from snnjax.training._objective import NetworkFn, Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = ["probe", "Probe"]
+__all__ = ["probe", "Probe", "LayerProbe"]
 
 
 def probe(

@@ -163,7 +163,8 @@ def build(
     if sensory:
         stack = stack or [nn.Flatten()]
         neuron = options.get("neuron")
-        stack.append(nn.Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]  # checks the type
+        # Sensory checks the type
+        stack.append(nn.Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]
     sizes = []
     for of in layers:
         if not isinstance(of, Conv | nn.Pool) and shape[1:]:

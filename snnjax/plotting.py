@@ -113,10 +113,8 @@ def activity_snapshot(
     samples, layers = x.shape[1], len(spikes)
     size = 2.6 * samples, 2 + 1.3 * (layers + 1)
     figure, rows = _panels(layers + 2, samples, size, sharex=True)
-    end = len(x) * dt * 1e3
     excitatory = [None] * layers if n_exc is None else list(n_exc)
-    if len(excitatory) != layers:
-        got = len(excitatory)
+    if (got := len(excitatory)) != layers:
         raise ValueError(f"n_exc must have one entry for each of {layers} layers, got {got}")
     names = ["readout", *[f"layer {k}" for k in range(len(spikes), 0, -1)], "input"]
     for b in range(samples):
@@ -136,7 +134,7 @@ def activity_snapshot(
             for which, color in ((~inhibitory, first), (inhibitory, INHIBITORY)):
                 if which.any():
                     axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
-            axes.set(xlim=(0, end), ylim=(-1, flat.shape[1]))
+            axes.set(xlim=(0, len(x) * dt * 1e3), ylim=(-1, flat.shape[1]))
         rows[-1, b].set_xlabel("time (ms)")
     for axes, name in zip(rows[:, 0], names, strict=True):
         axes.set_ylabel(name)
@@ -202,7 +200,7 @@ def sweep_curves(rows: Rows, name: str) -> Figure:
     """
     values = sorted({row[name] for row in rows})
     groups = [[row for row in rows if row[name] == value] for value in values]
-    panels = {label: columns for label, columns in _sweep_panels(rows).items() if columns}
+    panels = _sweep_panels(rows)
     figure, (all_axes,) = _panels(1, len(panels), (3.6 * len(panels), 3.2))
     for axes, (ylabel, columns) in zip(all_axes, panels.items(), strict=True):
         for k, (label, column) in enumerate(columns.items()):
@@ -281,22 +279,18 @@ _LABELS = {
 
 def _sweep_panels(rows: Rows) -> dict[str, dict[str, str]]:
     """Return the lines of each panel with their columns of results.csv, if these exist."""
-    columns = list(rows[0])
-    layers = _layers(rows)
+    columns, layers = list(rows[0]), _layers(rows)
     many = lambda k, text: f"layer {k}, {text}" if len(layers) > 1 else text
-
-    def before(name: str) -> dict[str, str]:
-        return {many(k, "before training"): f"initial_{name}_{k}" for k in layers}
-
-    after = {many(k, "after training"): f"final_rate_{k}" for k in layers}
+    of_layers = lambda text, name: {many(k, text): f"{name}_{k}" for k in layers}
+    before = lambda name: of_layers("before training", f"initial_{name}")
     panels = {
         "accuracy": {"test": "test_accuracy_final", "train": "train_accuracy"},
-        "rate (Hz)": before("rate") | after,
+        "rate (Hz)": before("rate") | of_layers("after training", "final_rate"),
         "|dL/dz|, surrogate gradient": before("grad_z"),
         "|dL/dW|": before("grad_w"),
     }
     known = lambda lines: {line: column for line, column in lines.items() if column in columns}
-    return {panel: known(lines) for panel, lines in panels.items()}
+    return {panel: lines for panel in panels if (lines := known(panels[panel]))}
 
 
 def _layers(rows: Rows) -> list[str]:

@@ -228,7 +228,6 @@ def connection_weights(
     ValueError: mu_u = 0.5 has no weights at sigma_u = 0.25: sigma_w^2 would be negative. \
 Allowed: -0.2594 <= mu_u <= 0.2594. Raise n, nu or sigma_u, or lower |mu_u|
     """
-    _check_afferent(afferent)
     if total_drive is not None:
         _check.number("total_drive", total_drive, above=0, unit="Hz")
     check_target(mu_u, sigma_u, theta)
@@ -390,10 +389,8 @@ def dalian_rates(
     _check.number("cv", cv, at_least=0)
     ebar_e, ebar_i = (kernel.mean() for kernel in kernels)
     ehat_e, ehat_i = (kernel.power() for kernel in kernels)
-    nu_recurrent = 0.0 if rec is None else rec.nu
-    xp = namespace(
-        sigma_u, exc.nu, inh.nu, nu_recurrent, ebar_e, ehat_e, ebar_i, ehat_i, alpha, mu_u, cv
-    )
+    integrals = ebar_e, ehat_e, ebar_i, ehat_i
+    xp = namespace(sigma_u, *exc, *inh, *(rec or ()), *integrals, alpha, mu_u, cv)
     drive_e, drive_i = exc.n * exc.nu, inh.n * inh.nu
     d_r: Any = None
     recurrent_mean = recurrent_variance = 0.0

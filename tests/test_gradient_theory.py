@@ -392,3 +392,15 @@ def test_simulated_correlation(sigma_u, per_step, filtered_spikes):
     expected = float(correlation_slope(mu_u=0.0, sigma_u=sigma_u)) * c
     found = [spikes_per_step / expected, next_layer / expected]
     np.testing.assert_allclose(found, [per_step, filtered_spikes], rtol=0.15)
+
+
+def test_steepness_for_gain_is_condition_iv_of_herranz_celotti_and_rouat():
+    """The variance of the gradient is kept: decay^2 + n E[w^2] E[h^2] = 1 (arXiv 2202.00282).
+
+    Their membrane is u[t+1] = decay u[t] + w x[t], without synaptic filter and recurrence.
+    """
+    nu, sigma_u, dt, decay = 12.0, 0.8, 2e-3, math.exp(-0.1)
+    beta = steepness_for_gain(surrogate.superspike(), nu=nu, mu_u=0.1, sigma_u=sigma_u, dt=dt)
+    power_of_weights = sigma_u**2 / (nu * dt * sum(decay ** (2 * k) for k in range(500)))
+    h = surrogate_moments(surrogate.superspike(beta), mu_u=0.1, sigma_u=sigma_u)
+    assert decay**2 + power_of_weights * float(h.power) == pytest.approx(1.0, abs=1e-4)

@@ -24,10 +24,9 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax.calibration._connection import set_weights
+from snnjax.calibration._connection import each_layer, set_weights
 from snnjax.calibration._powers import as_floats, free_membrane
 from snnjax.calibration._report import TOLERANCE, Outcome, RateReport, RateReports
-from snnjax.calibration._walk import each_layer
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
 from snnjax.nn._synaptic import Connection, Synaptic

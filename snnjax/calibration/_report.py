@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar, overload
 
 import jax
@@ -152,9 +152,6 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 
     def __len__(self) -> int:
         return len(self.layers)
-
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.layers)
 
     @abc.abstractmethod
     def _finding(self, layer: str, reason: str, report: T) -> str | None:

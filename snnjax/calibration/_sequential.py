@@ -15,11 +15,11 @@ from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax.calibration import _dalian as _dalian  # registers its type of layer
+from snnjax.calibration._connection import each_layer
 from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
 from snnjax.calibration._layer import Target, calibrate_layer, check_outcome
 from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import LayerReport, LayerReports, Outcome, infeasible
-from snnjax.calibration._walk import each_layer
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import check_sequential
 

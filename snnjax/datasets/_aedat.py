@@ -102,7 +102,7 @@ def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndar
         file.seek(0)
         at, stop = (_skip_header(path, file), size) if span is None else span
         if stop > size:
-            raise ValueError(f"{path}: has become shorter than {stop} bytes in use, got {size}")
+            raise ValueError(f"{path}: was shortened while in use: {size} of {stop} bytes")
         file.seek(at)
         while at < stop:
             head = file.read(_PACKET.size)

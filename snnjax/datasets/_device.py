@@ -142,7 +142,8 @@ class DeviceEvents:
         if len(addresses) >= 2**31:
             got = f"{len(addresses)}; split it"
             raise ValueError(f"data must hold fewer than 2^31 events, got {got}")
-        up = _power_of_two if pad else int
+        # up to the smallest power of two that is at least n and at least 1
+        up = (lambda n: 1 << max(int(n) - 1, 0).bit_length()) if pad else int
         longest = up(np.diff(offsets).max())
         # at least one element, because a position is read even if there are no events
         padded = np.zeros(max(up(len(addresses) + longest), 1), np.int32)
@@ -198,11 +199,6 @@ class DeviceEvents:
             Spike counts (steps, batch, num_units), float32, and labels (batch,).
         """
         return self.raster(self.events(indices)), self.labels[indices]
-
-
-def _power_of_two(n: int) -> int:
-    """Return the smallest power of two that is at least n and at least 1."""
-    return 1 << max(int(n) - 1, 0).bit_length()
 
 
 @pytree_dataclass

@@ -455,7 +455,7 @@ class EventDataset(LabelledDataset):
     def _steps(self, dt: float, num_steps: int | None) -> int:
         _arrays.check_dt(dt)
         if num_steps is None:
-            return _arrays.check_steps(_time.num_steps(self.duration, dt))
+            num_steps = _time.num_steps(self.duration, dt)
         return _arrays.check_steps(_check.integer("num_steps", num_steps, at_least=1))
 
     def _on_grid(self, dt: float, num_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -82,7 +82,8 @@ def fetch(url: str, path: Path, *, md5: str, max_bytes: int, timeout: float = 60
         if promised.isdecimal() and size < int(promised):
             got = f"{size} of {promised} bytes"
             raise OSError(f"{url}: the connection ended after {got}; try again")
-        if (got := digest.hexdigest()) != md5:
+        if digest.hexdigest() != md5:
+            got = f"{digest.hexdigest()} ({size} bytes)"
             raise ValueError(f"{url}: MD5 must be {md5}, got {got}; the file was not kept")
     return path
 

@@ -86,7 +86,7 @@ class LabelledDataset(abc.ABC):
         given = np.asarray(fractions, np.float64)
         shares = np.asarray(_check.number("fractions", given, above=0, at_most=1))
         if shares.ndim != 1 or shares.size == 0:
-            raise ValueError(f"fractions must be one number or more, got {fractions!r}")
+            raise ValueError(f"fractions must be a list of at least one number, got {fractions!r}")
         if (total := shares.sum()) > 1 + 1e-9:
             raise ValueError(f"fractions must add up to at most 1, got {total:g}: {fractions!r}")
         n = len(self)

@@ -86,7 +86,7 @@ class FusedScan(IntegrateAndFire):
         trace_dtype: Type in which u - theta is stored for the gradient, for example `"bfloat16"`:
             half the bytes, the same spikes, and a surrogate derivative within 1 %. None: that of
             the membrane. Only the backward pass that is written by hand uses it (see
-            `snnjax/dynamics/_simulate.py`). Whether a training step needs less memory depends on
+            `snnjax.dynamics.simulate`). Whether a training step needs less memory depends on
             the compiler: on a CPU it did not (`snnjax.training.step_memory`).
     """
 

@@ -5,7 +5,16 @@ r"""Leaky integrator: a LIF neuron without threshold, read out as a continuous t
 
 In the paper tau_mem is the duration of a trial. The trace of T steps is o[1] ... o[T], as in the
 reference implementation. o[0] is slightly negative, so that a class whose trace never rises does
-not tie at exactly 0 with the others under max-over-time. Source: Rossbroich, Gygax & Zenke (2022),
+not tie at exactly 0 with the others under max-over-time.
+
+On a GPU, with constant coefficients, one kernel runs the filter, and another one its backward pass,
+with g. the cotangents, from t = T - 1 down to 0:
+
+    g[t]      = go[t+1] + gtrace[t]
+    gdrive[t] = gi[t+1]
+    go[t]     = lr g[t],   gi[t] = ls gi[t+1] + (1 - lr) g[t]
+
+Source: Rossbroich, Gygax & Zenke (2022),
 doi 10.1088/2634-4386/ac97bb, section 4.1.
 """
 
@@ -22,7 +31,6 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics import _over_time
-from snnjax.dynamics._leaky_vjp import jitted_leaky_scan
 from snnjax.dynamics._lif import CONSTANT, check_dt, check_tau
 from snnjax.dynamics._neuron import Neuron, Run, Simulation
 from snnjax.psp import PSP, Kernel
@@ -115,3 +123,48 @@ class LeakyIntegrator(Neuron):
         coefficients = tuple(np.asarray(c, drive.dtype) for c in (lr, 1 - lr, ls))
         final, output = jitted_leaky_scan(coefficients, tuple(state), drive)
         return Simulation(LeakyIntegratorState(*final), output)
+
+
+Pair = tuple[jax.Array, jax.Array]
+"""(o, i), or the cotangents of both."""
+Coefficients = tuple[jax.Array, jax.Array, jax.Array]
+"""(lr, 1 - lr, ls)."""
+
+
+@jax.custom_vjp
+def leaky_scan(coefficients: Coefficients, state: Pair, drive: jax.Array) -> tuple[Pair, jax.Array]:
+    """Run the filter. Its backward pass is the same filter, run from the end.
+
+    Args:
+        coefficients: (lr, 1 - lr, ls), constants: their gradient is zero.
+        state: (o, i) before the first step.
+        drive: (time, batch, ...features).
+
+    Returns:
+        The final state, and the trace of the drive's shape.
+    """
+
+    def body(constants: Coefficients, carry: Pair, d: jax.Array) -> tuple[Pair, jax.Array]:
+        lr, gain, ls = constants
+        o, i = carry
+        o_next = lr * o + gain * i
+        return (o_next, ls * i + d), o_next
+
+    return _over_time.elementwise(body, coefficients, state, drive)
+
+
+def _backward(
+    coefficients: Coefficients, cotangents: tuple[Pair, jax.Array]
+) -> tuple[Coefficients, Pair, jax.Array]:
+    def body(constants: Coefficients, carry: Pair, gtrace: jax.Array) -> tuple[Pair, jax.Array]:
+        lr, gain, ls = constants
+        go, gi = carry
+        g = go + gtrace
+        return (lr * g, ls * gi + gain * g), gi
+
+    g_state, g_drive = _over_time.elementwise(body, coefficients, *cotangents, reverse=True)
+    return jax.tree.map(jnp.zeros_like, coefficients), g_state, g_drive
+
+
+leaky_scan.defvjp(lambda *given: (leaky_scan(*given), given[0]), _backward)
+jitted_leaky_scan = jax.jit(leaky_scan)

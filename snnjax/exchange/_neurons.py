@@ -75,8 +75,7 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
         except ValueError as error:
             graph.fail(name, f"has a {theirs} that {error}")
         # Rounding loses a time constant far below dt: the stored one then gives the same number.
-        held = metadata.original(ours)
-        if held is not None:
+        if (held := metadata.original(ours)) is not None:
             rewritten = convention.tau_to_nir(np.asarray(held), clock.written, clock.scheme)
             if _agree(rewritten, written[ours]):
                 tau[ours] = np.broadcast_to(np.asarray(held), np.shape(written[ours]))
@@ -110,8 +109,7 @@ def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
         name: The Scale node.
         shape: Shape (*spatial, units) of the output that is scaled.
     """
-    scale = np.asarray(_per_unit(graph, name, "scale", shape), np.float64)
-    return _one_a_unit(graph, name, "scale", scale)
+    return _one_a_unit(graph, name, "scale", _per_unit(graph, name, "scale", shape))
 
 
 def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, Any]:
@@ -207,13 +205,13 @@ def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np
     if not _broadcasts(value.shape, first):
         needed = f"{field} of the shape (channels, *spatial) = {first}"
         graph.fail(name, f"must have {needed}, got {value.shape}")
-    whole = convention.channels_last(np.broadcast_to(value, first))
+    whole = np.ascontiguousarray(np.moveaxis(np.broadcast_to(value, first), 0, -1))
     flat = whole.reshape(-1, shape[-1])
     return flat[0] if (flat == flat[0]).all() else whole
 
 
 def _one_a_unit(graph: Graph, name: str, what: str, gain: np.ndarray) -> np.ndarray:
-    flat = gain.reshape(-1, gain.shape[-1])
+    flat = gain.astype(np.float64).reshape(-1, gain.shape[-1])
     if (flat != flat[0]).any():
         graph.fail(name, f"must have the same {what} at all positions of a feature map")
     return np.where(np.abs(flat[0] - 1) < _SAME, 1.0, flat[0])

@@ -87,17 +87,3 @@ def input_gain(tau_nir: ArrayLike, dt: float, scheme: Scheme) -> np.ndarray:
     """
     ratio = dt / np.asarray(tau_nir, np.float64)
     return -np.expm1(-ratio) if scheme == "exponential" else ratio
-
-
-def channels_first(a: np.ndarray) -> np.ndarray:
-    """Move the channels to the front: (*spatial, channels) to (channels, *spatial).
-
-    >>> channels_first(np.zeros((5, 6, 2))).shape
-    (2, 5, 6)
-    """
-    return np.ascontiguousarray(np.moveaxis(a, -1, 0))
-
-
-def channels_last(a: np.ndarray) -> np.ndarray:
-    """Invert `channels_first`."""
-    return np.ascontiguousarray(np.moveaxis(a, 0, -1))

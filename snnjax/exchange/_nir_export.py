@@ -309,7 +309,8 @@ class NirWriter:
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
 
         def whole(value: ArrayLike) -> np.ndarray:
-            return convention.channels_first(np.broadcast_to(_as_numpy(value), self.shape))
+            value = np.broadcast_to(_as_numpy(value), self.shape)
+            return np.ascontiguousarray(np.moveaxis(value, -1, 0))  # channels first
 
         taus = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn}
         written = lambda tau: convention.tau_to_nir(_as_numpy(tau), self.dt, self.scheme)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from snnjax import _check
 from snnjax._files import PathLike, write_whole
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
@@ -90,38 +90,25 @@ def load_nir(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        _check_file(path)
+        for name, node in _nodes(path).items():
+            with _check.at(f"node {name!r} ({node.get('type')})"):
+                nir.dict2NIRNode(node)  # nir.read would not say which node is wrong
         graph = nir.read(path, type_check=False)  # from_nir checks more
     except Exception as error:  # damaged files cause errors of many types in h5py and nir
-        reason = _node_of(path) or str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ValueError(f"{path}: not a readable NIR file: {reason}") from None
-    try:
+    with _check.at(str(path)):
         return from_nir(graph, dt=dt, scheme=scheme)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{path}: {error}") from None
 
 
-def _node_of(path: Path) -> str:
-    """Name the first node that nir cannot read, and the reason; empty if there is none."""
-    with contextlib.suppress(Exception):
-        import h5py
-        from nir import dict2NIRNode
-        from nir.serialization import hdf2dict
+def _nodes(path: Path) -> dict[str, Any]:
+    """Return the fields of each node of a file, as nir reads them.
 
-        _check_file(path)
-        with h5py.File(path, "r") as file:
-            nodes = hdf2dict(file["node"])["nodes"]
-        for name, node in nodes.items():
-            try:
-                dict2NIRNode(node)
-            except Exception as error:
-                return f"node {name!r} ({node.get('type')}): {str(error) or type(error).__name__}"
-    return ""
-
-
-def _check_file(path: Path) -> None:
-    """Raise if a file has links, external data, too deep groups, or too large arrays."""
+    Raises:
+        ValueError: The file has links, external data, too deep groups, or too large arrays.
+    """
     import h5py
+    from nir.serialization import hdf2dict
 
     with h5py.File(path, "r") as file:
         groups: list[tuple[h5py.Group, int]] = [(file, 0)]
@@ -143,3 +130,4 @@ def _check_file(path: Path) -> None:
                     total += item.nbytes if item.shape is not None else 0
                     if max(total, chunk) > _MOST_BYTES:
                         raise ValueError(f"its arrays have more than {_MOST_BYTES:,} bytes")
+        return hdf2dict(file["node"]).get("nodes", {})

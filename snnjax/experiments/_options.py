@@ -15,11 +15,30 @@ import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from snnjax import _check
 
 P = TypeVar("P", bound="Part")
+
+
+class Range(typing.NamedTuple):
+    """The numbers that a field accepts; the names are those of `_check.number`."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    unit: str = ""
+
+
+Count = Annotated[int, Range(at_least=1)]
+Natural = Annotated[int, Range(at_least=0)]
+Seconds = Annotated[float, Range(above=0, unit="s")]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(at_least=0)]
+Fraction = Annotated[float, Range(above=0, below=1)]
+Probability = Annotated[float, Range(at_least=0, below=1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +65,24 @@ class Part:
             elif bool in kinds and not isinstance(value, bool):
                 either = "True, False or None" if type(None) in kinds else "True or False"
                 raise TypeError(f"{name} must be {either}, got {value!r}")
+            elif (limits := ranges_of(type(self)).get(name)) is None:
+                continue
+            elif int in kinds:
+                ends = {"at_least": limits.at_least, "at_most": limits.at_most}
+                _check.integer(name, value, **ends)
+            else:
+                _check.number(name, value, **limits._asdict())
+
+
+@functools.cache
+def ranges_of(cls: type[Part]) -> dict[str, Range]:
+    """Return the range of each field that has one."""
+    found: dict[str, Range] = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for kind in (hint, *typing.get_args(hint)):
+            for limits in getattr(kind, "__metadata__", ()):
+                found[name] = limits
+    return found
 
 
 @functools.cache

@@ -12,10 +12,20 @@ in hertz. The default time constants are those of Rossbroich, Gygax & Zenke (202
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from snnjax import _check
-from snnjax.experiments._options import Part
+from snnjax.experiments._options import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Part,
+    Positive,
+    Probability,
+    Range,
+    Seconds,
+)
 
 Surrogate = Literal[
     "superspike",
@@ -42,12 +52,8 @@ class Network(Part):
     """Add recurrent connections to every hidden layer."""
     skip: bool = False
     """Connect every hidden layer to the readout, not only the last one."""
-    dropout: float = 0.0
+    dropout: Probability = 0.0
     """Probability that a hidden neuron is dropped for a training trial."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("dropout", self.dropout, at_least=0, below=1)
 
     @property
     def num_layers(self) -> int:
@@ -63,7 +69,7 @@ class Dense(Network):
 
     hidden: tuple[int, ...] = (128,)
     """Neurons of each hidden layer; with Dale's law, excitatory neurons."""
-    depth: int | None = None
+    depth: Count | None = None
     """Number of hidden layers, if all have the one number of neurons in `hidden`. None: one layer
     per number in `hidden`."""
 
@@ -73,11 +79,9 @@ class Dense(Network):
             raise ValueError("hidden must have at least one layer, got none")
         for n in self.hidden:
             _check.integer("hidden", n, at_least=1)
-        if self.depth is not None:
-            _check.integer("depth", self.depth, at_least=1)
-            if len(self.hidden) > 1:
-                rule = "depth must be None (left out) if hidden names every layer"
-                raise ValueError(f"{rule}, got depth {self.depth} and hidden {self.hidden}")
+        if self.depth is not None and len(self.hidden) > 1:
+            rule = "depth must be None (left out) if hidden names every layer"
+            raise ValueError(f"{rule}, got depth {self.depth} and hidden {self.hidden}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -112,15 +116,10 @@ class WithDale(Network):
 
     dalian = True
 
-    ei_ratio: float = 4.0
+    ei_ratio: Positive = 4.0
     """Excitatory neurons (or feature maps) per inhibitory one."""
-    tau_inh: float = 20e-3
+    tau_inh: Seconds = 20e-3
     """Synaptic time constant of inhibition, s; `tau_syn` is that of excitation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("ei_ratio", self.ei_ratio, above=0)
-        _check.number("tau_inh", self.tau_inh, above=0, unit="s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,29 +142,21 @@ class Neuron(Part):
 
     traced = ("beta",)
 
-    tau_mem: float = 20e-3
+    tau_mem: Seconds = 20e-3
     """Membrane time constant, s."""
-    tau_syn: float = 10e-3
+    tau_syn: Seconds = 10e-3
     """Synaptic time constant, s; with Dale's law, of excitation."""
-    tau_readout: float | None = None
+    tau_readout: Seconds | None = None
     """Time constant of the readout, s. None: the duration of a trial."""
     learn_tau: bool = False
     """Train all time constants of every hidden neuron."""
-    dt: float = 2e-3
+    dt: Seconds = 2e-3
     """Time step, s."""
     surrogate: Surrogate = "superspike"
     """Surrogate derivative of a spike."""
-    beta: float | None = None
+    beta: Positive | None = None
     """Parameter of the surrogate: beta, slope or alpha (steepness), or the width of `triangular`.
     None: the default of the function, 20 for superspike."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("tau_mem", "tau_syn", "dt"):
-            _check.number(name, getattr(self, name), above=0, unit="s")
-        for name in ("tau_readout", "beta"):
-            if getattr(self, name) is not None:
-                _check.number(name, getattr(self, name), above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,18 +179,12 @@ class OnTarget(Weights):
     traced = ("sigma_u", "mu_u", "alpha")
     dale = None
 
-    sigma_u: float = 1.0
+    sigma_u: Positive = 1.0
     """Target standard deviation of the membrane (threshold 1)."""
-    mu_u: float = 0.0
+    mu_u: Annotated[float, Range(below=1)] = 0.0
     """Target mean of the membrane."""
-    alpha: float = 0.9
+    alpha: Fraction = 0.9
     """Feed-forward fraction of the membrane variance in recurrent layers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("sigma_u", self.sigma_u, above=0)
-        _check.number("mu_u", self.mu_u, below=1)
-        _check.number("alpha", self.alpha, above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,12 +221,8 @@ class LSUV(Weights):
 
     name, from_data, traced = "lsuv", True, ("lsuv_rate",)
 
-    lsuv_rate: float = 10.0
+    lsuv_rate: Positive = 10.0
     """Target rate of every layer, Hz."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("lsuv_rate", self.lsuv_rate, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,15 +231,10 @@ class Normal(Weights):
 
     name, traced = "normal", ("mu_w", "sigma_w")
 
-    mu_w: float = 0.0
+    mu_w: Annotated[float, Range()] = 0.0
     """Mean of the hidden weights."""
-    sigma_w: float = 1.0
+    sigma_w: NonNegative = 1.0
     """Standard deviation of the hidden weights."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("mu_w", self.mu_w)
-        _check.number("sigma_w", self.sigma_w, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -300,13 +276,9 @@ class Gradient(Part):
 class CalibratedGradient(Gradient):
     """The backward gain of every layer is calibrated on training data."""
 
-    logit_spread: float = 0.3
+    logit_spread: Positive = 0.3
     """The readout is scaled so that the logits of a sample have this standard deviation over
     classes."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("logit_spread", self.logit_spread, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -351,17 +323,11 @@ class Start(Part):
         default=Steepness(), metadata={"flag": "gradient", "choices": GRADIENTS}
     )
     """Calibration of the gradient."""
-    nu: float | None = None
+    nu: Positive | None = None
     """Input rate that the initialization assumes, Hz. None: the mean rate of the training data,
     before augmentation."""
-    calibration_samples: int = 200
+    calibration_samples: Count = 200
     """Training samples for measurements before training; for images, also for that of `nu`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nu is not None:
-            _check.number("nu", self.nu, above=0)
-        _check.integer("calibration_samples", self.calibration_samples, at_least=1)
 
     @property
     def from_data(self) -> bool:
@@ -378,25 +344,20 @@ class Objective(Part):
     loss: LossName = "max_over_time"
     """Cross-entropy of the readout trace, reduced over time as named, or the mean square distance
     to 1 for the correct class and 0 for the others."""
-    upper_strength: float = 0.1
+    upper_strength: NonNegative = 0.1
     """Upper bound on the mean activity of a layer: strength (0: no bound)."""
-    upper_rate: float = 10.0
+    upper_rate: NonNegative = 10.0
     """Upper bound: rate, Hz."""
     upper_pool: UpperPool = "population"
     """Upper bound: applies to the mean activity of a layer, of each feature map, or of each
     neuron."""
-    lower_strength: float = 0.0
+    lower_strength: NonNegative = 0.0
     """Lower bound on the activity of each neuron: strength (0: no bound)."""
-    lower_threshold: float = 1e-3
+    lower_threshold: NonNegative = 1e-3
     """Lower bound: spikes per neuron and trial."""
-    bound_share: float = 1.0
+    bound_share: NonNegative = 1.0
     """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient of
     the loss. 0: no limit. There is no limit if `remat_steps` divides trials into parts."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in (*self.traced, "bound_share"):
-            _check.number(name, getattr(self, name), at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -405,12 +366,8 @@ class Optimizer(Part):
 
     traced = ("learning_rate",)
 
-    learning_rate: float
+    learning_rate: Positive
     """Learning rate; its largest value if it has a schedule."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("learning_rate", self.learning_rate, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -419,7 +376,7 @@ class Muon(Optimizer):
 
     name = "muon"
 
-    learning_rate: float = 0.015
+    learning_rate: Positive = 0.015
     """Learning rate; its largest value if it has a schedule."""
 
 
@@ -429,7 +386,7 @@ class SMORMS3(Optimizer):
 
     name = "smorms3"
 
-    learning_rate: float = 0.005
+    learning_rate: Positive = 0.005
     """Learning rate; its largest value if it has a schedule."""
 
 
@@ -439,7 +396,7 @@ class Adam(Optimizer):
 
     name = "adam"
 
-    learning_rate: float = 0.001
+    learning_rate: Positive = 0.001
     """Learning rate; its largest value if it has a schedule."""
 
 
@@ -449,7 +406,7 @@ class SGD(Optimizer):
 
     name = "sgd"
 
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Learning rate; its largest value if it has a schedule."""
 
 
@@ -460,16 +417,16 @@ OPTIMIZERS = (Muon, SMORMS3, Adam, SGD)
 class Training(Part):
     """Epochs, batches, and what is stored for the gradient."""
 
-    epochs: int = 200
+    epochs: Count = 200
     """Passes over the training data."""
-    priming_epochs: int = 0
+    priming_epochs: Natural = 0
     """Passes before training that use only the two bounds (homeostatic priming)."""
-    batch_size: int = 250
+    batch_size: Count = 250
     """Samples per step, at most the size of the training set."""
     schedule: Schedule = "warmup_cosine"
     """Learning rate over the run. `constant`; `cosine`: decay to 0 along a cosine; `warmup_cosine`:
     a linear increase over the first 10 %, then the cosine."""
-    remat_steps: int | None = None
+    remat_steps: Count | None = None
     """Number of time steps whose traces are stored at once for the gradient. Other traces are
     computed again, which saves memory and costs time. None: store all."""
     trace_dtype: TraceDtype | None = None
@@ -478,11 +435,3 @@ class Training(Part):
     events: bool | None = None
     """Pass input spikes to a dense first layer as lists of events instead of arrays. Results are
     equal up to rounding. None: if that is faster."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "batch_size"):
-            _check.integer(name, getattr(self, name), at_least=1)
-        _check.integer("priming_epochs", self.priming_epochs, at_least=0)
-        if self.remat_steps is not None:
-            _check.integer("remat_steps", self.remat_steps, at_least=1)

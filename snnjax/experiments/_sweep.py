@@ -371,7 +371,9 @@ def program_of(experiment: Experiment, data: Data) -> Program:
         # Only the loss, without bounds: the gradient of a bound in a silent or overactive layer
         # would hide that of the loss.
         loss = Objective(objective(hyper).loss)
-        layers = probe(network, x, labels, loss, optimizer=optimizer(hyper)).layers
+        # The largest learning rate, without schedule: the first step of a warmup is always small.
+        largest = build_optimizer(of(hyper))
+        layers = probe(network, x, labels, loss, optimizer=largest).layers
         numbered = list(enumerate(layers, start=1))
         return {f"{name}_{k}": getattr(p, name) for name in _SEEN for k, p in numbered}
 

@@ -255,9 +255,9 @@ def row_of(file: Path) -> dict[str, Any]:
     The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
     accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
     training there are also the standard deviation of the membrane, sigma_u, and, from the loss
-    without bounds, the magnitudes of gradients and of the first update, the backward gain, the
-    agreement of both halves of the batch, and the first update over the weights, `step`
-    (`snnjax.diagnostics`).
+    without bounds, the magnitudes of gradients, the backward gain, the agreement of both halves of
+    the batch, and the first update at the largest learning rate: its magnitude, and over the
+    weights, `step` (`snnjax.diagnostics`).
 
     Args:
         file: The file of the member.
@@ -267,36 +267,25 @@ def row_of(file: Path) -> dict[str, Any]:
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
-            part = lambda prefix: {
-                n.removeprefix(prefix): archive[n] for n in archive.files if n.startswith(prefix)
-            }
-            hyper, result, history, initial = (
-                part("hyper."),
-                part("result."),
-                part("history."),
-                part("initial."),
-            )
-            done, best = int(result["epochs"]), int(result["best_epoch"])
-            row = {name: value.item() for name, value in hyper.items()}
-            row |= {name: result[name].item() for name in ("finite", "epochs", "best_epoch")}
-            row |= {
-                "train_accuracy": history["train_accuracy"][done].item(),
-                "valid_accuracy": history["valid_accuracy"][done].item(),
-            }
-            row |= {"best_valid_accuracy": history["valid_accuracy"][best].item()}
-            row |= {
-                f"test_accuracy_{which}": result[f"test_accuracy_{which}"].item()
-                for which in ("final", "best")
-            }
-            row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
-            layers = sorted(
-                (n for n in history if n.startswith("rate_")),
-                key=lambda n: int(n.removeprefix("rate_")),
-            )
-            row |= {f"initial_{n}": history[n][0].item() for n in layers} | {
-                f"final_{n}": result[f"test_{n}_final"].item() for n in layers
-            }
-            return row | {f"initial_{name}": value.item() for name, value in initial.items()}
+            every = {name: archive[name] for name in archive.files}
+        part = lambda prefix: {
+            n.removeprefix(prefix): v for n, v in every.items() if n.startswith(prefix)
+        }
+        hyper, result, history = part("hyper."), part("result."), part("history.")
+        done, best = int(result["epochs"]), int(result["best_epoch"])
+        layers = [n for n in history if n.startswith("rate_")]
+        layers.sort(key=lambda n: int(n.removeprefix("rate_")))
+        tested = {f"test_accuracy_{k}": result[f"test_accuracy_{k}"] for k in ("final", "best")}
+        row = hyper | {name: result[name] for name in ("finite", "epochs", "best_epoch")}
+        row |= {f"{k}_accuracy": history[f"{k}_accuracy"][done] for k in ("train", "valid")}
+        row |= {"best_valid_accuracy": history["valid_accuracy"][best]} | tested
+        row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
+        row |= {f"initial_{n}": history[n][0] for n in layers}
+        row |= {f"final_{n}": result[f"test_{n}_final"] for n in layers}
+        row |= {f"initial_{name}": value for name, value in part("initial.").items()}
+        # always the same object math.nan, so that rows that are read twice are equal
+        numbers = {name: np.asarray(value).item() for name, value in row.items()}
+        return {name: math.nan if v != v else v for name, v in numbers.items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file} is not a readable member of a sweep: {error}; remove it to train the member "
@@ -314,7 +303,6 @@ def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
     >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
     (2.0, nan)
     """
-    # always the same object math.nan, so that rows that are read twice are equal
     return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
 
 

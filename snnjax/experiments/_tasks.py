@@ -11,12 +11,22 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from snnjax import _check
-from snnjax.experiments._options import Part
+from snnjax.experiments._options import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Part,
+    Positive,
+    Probability,
+    Range,
+    Seconds,
+)
 
 if TYPE_CHECKING:
     from snnjax.datasets import Splits, Stream
@@ -46,15 +56,10 @@ class Task(Part):
     holds: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
 
-    duration: float = 0.7
+    duration: Seconds = 0.7
     """Length of a trial, s."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Seed of the data and their split."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("duration", self.duration, above=0, unit="s")
-        _check.integer("data_seed", self.data_seed, at_least=0)
 
     @property
     def sensor(self) -> tuple[int, int, int] | None:
@@ -120,23 +125,16 @@ def find(task: type[Task], data: Path | None) -> Path:
 class EventTask(Task):
     """Options of tasks whose inputs are events."""
 
-    augment_stretch: float = 0.0
+    augment_stretch: Probability = 0.0
     """Stretch or compress each training sample in time by up to this fraction."""
-    augment_drop: float = 0.0
+    augment_drop: Probability = 0.0
     """Remove each training event with this probability."""
-    augment_time_jitter: float = 0.0
+    augment_time_jitter: Annotated[float, Range(at_least=0, unit="s")] = 0.0
     """Move each training event in time by a normal random number with this standard deviation,
     s."""
-    augment_insert: float = 0.0
+    augment_insert: Annotated[float, Range(at_least=0, at_most=100)] = 0.0
     """Insert events at random places into each training sample, on average this fraction of its
     events."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("augment_stretch", "augment_drop"):
-            _check.number(name, getattr(self, name), at_least=0, below=1)
-        _check.number("augment_time_jitter", self.augment_time_jitter, at_least=0, unit="s")
-        _check.number("augment_insert", self.augment_insert, at_least=0, at_most=100)
 
     def augmentation(self, dt: float) -> dict[str, Any]:
         """Return the options of `snnjax.datasets.Augmented`.
@@ -156,16 +154,11 @@ class EventTask(Task):
 class LineTask(EventTask):
     """Options of tasks whose inputs are events on a line of units."""
 
-    augment_shift: int = 0
+    augment_shift: Natural = 0
     """Shift each training sample by up to this number of input units."""
-    augment_unit_jitter: float = 0.0
+    augment_unit_jitter: NonNegative = 0.0
     """Move each training event by a normal random number of input units with this standard
     deviation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.integer("augment_shift", self.augment_shift, at_least=0)
-        _check.number("augment_unit_jitter", self.augment_unit_jitter, at_least=0)
 
     def augmentation(self, dt: float) -> dict[str, Any]:
         """Return the options of `snnjax.datasets.Augmented`.
@@ -187,24 +180,18 @@ class Randman(LineTask):
 
     name = "randman"
 
-    classes: int = 10
+    classes: Annotated[int, Range(at_least=2)] = 10
     """Number of classes, each with its own manifold."""
-    inputs: int = 20
+    inputs: Count = 20
     """Input units."""
-    samples: int = 1000
+    samples: Annotated[int, Range(at_least=10)] = 1000
     """Samples per class."""
-    dim: int = 1
+    dim: Count = 1
     """Dimension of the manifolds."""
-    smoothness: float = 1.0
+    smoothness: Positive = 1.0
     """alpha of the manifolds. Smaller values make the task harder."""
-    duration: float = 0.2
+    duration: Seconds = 0.2
     """Length of a trial, s. All spikes are in its first half."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, low in (("classes", 2), ("inputs", 1), ("samples", 10), ("dim", 1)):
-            _check.integer(name, getattr(self, name), at_least=low)
-        _check.number("smoothness", self.smoothness, above=0)
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
@@ -227,12 +214,8 @@ class Randman(LineTask):
 class HeldOut(Task):
     """Options of tasks with a part of the training data held out for validation."""
 
-    valid_fraction: float = 0.1
+    valid_fraction: Fraction = 0.1
     """Fraction of the training data held out for validation, equal for every class."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("valid_fraction", self.valid_fraction, above=0, below=1)
 
     def _split(self, data: Any, test: Any) -> Splits:
         from snnjax.datasets import Splits
@@ -307,18 +290,13 @@ class NMNIST(EventTask, HeldOut):
 
     data: Path | None = None
     """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
-    duration: float = 0.3
+    duration: Seconds = 0.3
     """Length of a trial, s. Later events, about 0.2 %, are dropped."""
-    downsample: int = 1
+    downsample: Annotated[int, Range(at_least=1, at_most=34)] = 1
     """Side of the squares of pixels that become one pixel: 2 gives 17 x 17 pixels."""
-    padding: int = 1
+    padding: Natural = 1
     """Zeros at both ends of both axes for each convolution; 1 preserves the size. More is not
     needed, because digits have a margin."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.integer("downsample", self.downsample, at_least=1, at_most=34)
-        _check.integer("padding", self.padding, at_least=0)
 
     @property
     def conv_padding(self) -> int:
@@ -353,20 +331,15 @@ class ImageTask(HeldOut):
         "batch_size": 50,
     }
 
-    duration: float = 0.2
+    duration: Seconds = 0.2
     """Presentation time of an image, s. The first spikes occur after about 25 ms, and every layer
     adds about 10 ms."""
-    downsample: int = 1
+    downsample: Count = 1
     """Side of the squares of pixels that are averaged to one pixel."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
-    shift: int = 0
+    shift: Natural = 0
     """Move each training image by up to this number of pixels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.integer("downsample", self.downsample, at_least=1)
-        _check.integer("shift", self.shift, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -378,12 +351,8 @@ class Digits(ImageTask):
 
     name = "digits"
 
-    test_fraction: float = 0.2
+    test_fraction: Fraction = 0.2
     """Fraction of all images in the test set, equal for every class."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("test_fraction", self.test_fraction, above=0, below=1)
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
@@ -405,12 +374,8 @@ class CIFAR10(ImageTask):
     default folder of tensorflow-datasets."""
     download: bool = False
     """Load and prepare the data first if they are missing."""
-    fraction: float = 1.0
+    fraction: Annotated[float, Range(above=0, at_most=1)] = 1.0
     """Fraction of the training images to use, equal for every class."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check.number("fraction", self.fraction, above=0, at_most=1)
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
@@ -440,22 +405,22 @@ class DVSGesture(EventTask):
 
     data: Path | None = None
     """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
-    duration: float = 1.0
+    duration: Seconds = 1.0
     """Length of a trial, s: a window of a gesture."""
-    downsample: int = 4
+    downsample: Count = 4
     """Side of the squares of pixels that become one pixel: a power of two."""
     crop: Crop = "random"
     """Windows of training gestures: at a random position, new in each epoch, or at the start.
     Validation and test use the start."""
-    padding: int = 2
+    padding: Natural = 2
     """Zeros at both ends of both axes for each convolution."""
-    augment_drop: float = 0.5
+    augment_drop: Probability = 0.5
     """Remove each training event with this probability. Validation, test and the initialization use
     all events."""
     stream: bool = True
     """Read the training set from the disk in each epoch (needs the extra `stream`). False: store
     its windows on the device, without random windows."""
-    shard_size: int = 128
+    shard_size: Count = 128
     """Largest number of gestures per shard; a multiple of the batch size. Gestures that do not fill
     the last shard are left out, different ones in each epoch."""
     valid_users: tuple[int, ...] = (20, 21, 22, 23)
@@ -464,8 +429,6 @@ class DVSGesture(EventTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check.one_of("downsample", self.downsample, tuple(2**k for k in range(8)))
-        _check.integer("padding", self.padding, at_least=0)
-        _check.integer("shard_size", self.shard_size, at_least=1)
         if not self.valid_users:
             raise ValueError("valid_users must have at least one user, got none")
         for name in ("augment_stretch", "augment_time_jitter", "augment_insert"):

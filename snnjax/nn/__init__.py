@@ -3,14 +3,13 @@
 from snnjax.nn._conv import ConvMap, SpikingConv1d, SpikingConv2d
 from snnjax.nn._dalian import Dalian, DalianConv1d, DalianConv2d, DalianDense
 from snnjax.nn._dense import Readout, SpikingDense
-from snnjax.nn._dropout import Dropout
 from snnjax.nn._init import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll
 from snnjax.nn._layer import Layer
 from snnjax.nn._maps import DenseMap, LinearMap
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
 from snnjax.nn._nonnegative import NonNegative, nonnegative
 from snnjax.nn._sensory import Sensory
-from snnjax.nn._shape import Flatten, Pool, Reshape
+from snnjax.nn._shape import Dropout, Flatten, Pool, Reshape
 from snnjax.nn._synaptic import Spiking, Synaptic
 
 __all__ = [

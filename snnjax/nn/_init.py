@@ -217,35 +217,31 @@ class DalianFluctuationDriven(MembraneTarget):
             _check.number("cv", self.cv, at_least=0)
 
     def __call__(self, neuron: Neuron, connections: Sequence[ConnectionSize]) -> list[Initializer]:
-        role = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
-        by_role = {role(c): c for c in connections}
+        role_of = lambda c: "inh" if c.inhibitory else "rec" if c.recurrent else "exc"
+        by_role = {role_of(c): c for c in connections}
         if len(by_role) != len(connections) or not {"exc", "inh"} <= by_role.keys():
             needed = "one feed-forward, one inhibitory and at most one recurrent"
             raise ValueError(f"connections must be {needed}, got {list(connections)}")
         if (theta := _check.concrete(neuron.theta)) is not None:
             _check.number("mu_u", self.mu_u, below=float(theta.min()))
         mean = mean_rate("nu", self.nu)
-        named = {
-            "exc": ("nu", self.nu),
-            "inh": ("nu_inh", self.nu_inh),
-            "rec": ("nu_recurrent", self.nu_recurrent),
-        }
-
-        def afferent(role: str) -> Afferent:
-            connection, (name, nu) = by_role[role], named[role]
-            return Afferent(connection.n, mean if nu is None else connection.mean_rate(name, nu))
-
+        names = {"exc": "nu", "inh": "nu_inh", "rec": "nu_recurrent"}
+        afferents: dict[str, Afferent] = {}
+        for role, c in by_role.items():
+            nu: Scalar | None = getattr(self, names[role])
+            rate = mean if nu is None else c.mean_rate(names[role], nu)
+            afferents[role] = Afferent(c.n, rate)
         initializers = fluctuation_driven_dalian(
             self.sigma_u,
-            exc=afferent("exc"),
-            inh=afferent("inh"),
-            rec=afferent("rec") if "rec" in by_role else None,
+            exc=afferents["exc"],
+            inh=afferents["inh"],
+            rec=afferents.get("rec"),
             kernels=neuron.kernels if self.kernels is None else self.kernels,
             mu_u=self.mu_u,
             alpha=self.alpha,
             cv=self.cv,
         )
-        return [getattr(initializers, role(c)) for c in connections]
+        return [getattr(initializers, role_of(c)) for c in connections]
 
 
 def as_layer_init(init: LayerInit | Initializer) -> LayerInit:

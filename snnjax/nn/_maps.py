@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
-from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.nn._layer import Shape
 from snnjax.sparse import EventRaster, dense_dot, events_dot
 
@@ -143,6 +142,11 @@ def _connected(map: LinearMap) -> np.ndarray | None:
         hint = "put constant factors into the weights"
         raise ValueError(f"{needed}, got a weight multiplied by {wrong:g} in {map}; {hint}")
     return None if used.all() else used
+
+
+def dense_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return z @ V for spikes z (batch, n) and weights V (n, n), sender by receiver."""
+    return z @ weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -224,7 +224,7 @@ class Sequential(nnx.Module):
         spikes: list[jax.Array] = []
         traces: list[jax.Array] = []
 
-        def visit(k: int, layer: Layer, x: Any) -> jax.Array:
+        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
             # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
             asked = self._options(k, key)
             if membranes and layer.spiking:

@@ -6,7 +6,7 @@ Lines are means and bands are ranges over seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def arms(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["arm"] for row in rows))
 
 
-def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> None:
+def line(axes: Axes, rows: Sequence[Row], x: str, column: str, *, color: str, label: str) -> None:
     """Plot mean (line) and range (band) of a column over all rows with the same x.
 
     Values that are not finite are left out.
@@ -40,7 +40,8 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
         rows: Rows of one arm.
         x: Column of the x axis.
         column: Column of the y axis.
-        **style: Options of `Axes.plot`.
+        color: Color of the line.
+        label: Its label.
     """
     across = sorted({row[x] for row in rows if row.get(x) is not None})
     found = [values(pick(rows, **{x: v}), column) for v in across]
@@ -48,9 +49,9 @@ def line(axes: Axes, rows: Sequence[Row], x: str, column: str, **style: Any) -> 
     if not kept:
         return
     at = [v for v, _ in kept]
-    (drawn,) = axes.plot(at, [f.mean() for _, f in kept], marker="o", ms=3, **style)
+    axes.plot(at, [f.mean() for _, f in kept], marker="o", ms=3, color=color, label=label)
     low, high = ([end(f) for _, f in kept] for end in (np.min, np.max))
-    axes.fill_between(at, low, high, color=drawn.get_color(), alpha=0.2, lw=0)
+    axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
 
 
 def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:

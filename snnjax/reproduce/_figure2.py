@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from snnjax.reproduce import _draw as draw
@@ -24,25 +23,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMULA, DATA, BALANCED = _membranes.METHODS
-Input = Callable[[int], tuple[jax.Array, float]]
-"""A function of the number of samples that returns spikes (time, batch, units) and their rate."""
+Input = Callable[[int], _membranes.Trials]
+"""A function of the number of samples."""
 
 
-def _rows(show: Input, method: str, given: Mapping[str, Any]) -> list[st.Row]:
-    x, nu = show(given["samples"])
-    sizes = {name: given[name] for name in ("depth", "width", "dt")}
-    rows = []
-    for sigma_u, seed in itertools.product(given["sigma_u"], range(given["seeds"])):
-        numbers = _membranes.measure(x, nu, sigma_u, method, seed, **sizes)
+def _rows(
+    show: Input,
+    method: str,
+    *,
+    sigma_u: Sequence[float],
+    seeds: int,
+    samples: int,
+    depth: int,
+    width: int,
+    dt: float,
+) -> list[st.Row]:
+    trials, rows = show(samples), []
+    for target, seed in itertools.product(sigma_u, range(seeds)):
+        numbers = _membranes.measure(trials, target, method, seed, depth=depth, width=width, dt=dt)
         for layer, (variance, spread, predicted, rate, silent) in enumerate(numbers.T, start=1):
             rows.append(
                 {
-                    "sigma_u": sigma_u,
+                    "sigma_u": target,
                     "seed": seed,
                     "layer": layer,
                     "method": method,
                     "measured": float(np.sqrt(variance)),
-                    "ratio": float(np.sqrt(variance)) / sigma_u,
+                    "ratio": float(np.sqrt(variance)) / target,
                     "rate": float(rate),
                     "silent": float(silent),
                     "quenched": float(np.sqrt(spread)),
@@ -73,7 +80,7 @@ def _draw(rows: st.Rows) -> Figure:
 
 
 def _ratio(
-    text: str, between: tuple[float, float], source: st.Source = "ours", **where: Any
+    text: str, between: tuple[float, float], source: st.Source = "ours", **where: object
 ) -> st.Statement:
     """Return the statement that measured / target is between two numbers, at every sigma_u."""
 
@@ -112,7 +119,7 @@ def study(options: Options) -> Study:
         Measurement(
             f"{task}, {method}",
             {"input": task, "method": method, **given},
-            functools.partial(_rows, show, method, given),
+            functools.partial(_rows, show, method, **given),
             {**spoken.columns, "task": task},
         )
         for task, show in inputs.items()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,26 @@ METHODS = ("paper", "data-driven", "data-driven, balanced")
 DT = 2e-3
 
 
-def poisson_input(samples: int) -> tuple[jax.Array, float]:
-    """Return trials (time, batch, units) of 200 units at 10 Hz for 0.7 s, and the rate in Hz."""
-    return poisson_raster(jax.random.key(0), (350, samples, 200), rate=10.0, dt=DT), 10.0
+class Trials(NamedTuple):
+    """Input of a network.
+
+    Attributes:
+        spikes: Spikes (time, batch, units).
+        nu: Mean rate for the paper's formula, Hz.
+    """
+
+    spikes: jax.Array
+    nu: float
 
 
-def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.Array, float]:
-    """Return trials (time, batch, units), evenly spread over a data set, and its mean rate, Hz.
+def poisson_input(samples: int) -> Trials:
+    """Return trials of 200 units at 10 Hz for 0.7 s."""
+    x = poisson_raster(jax.random.key(0), (350, samples, 200), rate=10.0, dt=DT)
+    return Trials(x, 10.0)
+
+
+def events_input(data: EventDataset, samples: int, dt: float = DT) -> Trials:
+    """Return trials that are evenly spread over a data set.
 
     Args:
         data: The data set.
@@ -39,22 +53,21 @@ def events_input(data: EventDataset, samples: int, dt: float = DT) -> tuple[jax.
     """
     part = data.subset(np.linspace(0, len(data) - 1, min(samples, len(data))).astype(int))
     spikes, _ = DeviceEvents.from_dataset(part, dt=dt).batch(jnp.arange(len(part)))
-    return spikes, float(data.rate().mean())
+    return Trials(spikes, float(data.rate().mean()))
 
 
-def randman_input(samples: int) -> tuple[jax.Array, float]:
+def randman_input(samples: int) -> Trials:
     """Return Randman with the settings of the paper."""
     return events_input(randman(samples_per_class=samples, seed=0), samples)
 
 
-def spoken_input(folder: Path, samples: int) -> tuple[jax.Array, float]:
+def spoken_input(folder: Path, samples: int) -> Trials:
     """Return spoken words in the SHD layout."""
     return events_input(load_shd(folder, "train", duration=0.7), samples)
 
 
 def measure(
-    x: jax.Array,
-    nu: float,
+    trials: Trials,
     sigma_u: float,
     method: str,
     seed: int,
@@ -67,8 +80,7 @@ def measure(
     """Measure the membranes of an untrained dense network.
 
     Args:
-        x: Spikes (time, batch, units).
-        nu: Input rate for the paper's formula, Hz.
+        trials: The input.
         sigma_u: Target standard deviation of the membrane.
         method: One of `METHODS`.
         seed: Seed of the weights.
@@ -81,13 +93,12 @@ def measure(
         An array (5, depth): the variance of U, the measured and the predicted quenched variance of
         the mean of U, the rate (Hz), and the fraction of silent neurons.
 
-    >>> x, nu = poisson_input(8)
-    >>> variance, *_ = measure(x, nu, 1.0, "data-driven", 0, depth=2, width=32)
+    >>> variance, *_ = measure(poisson_input(8), 1.0, "data-driven", 0, depth=2, width=32)
     >>> np.sqrt(variance).round(1)
     array([1., 1.], dtype=float32)
     """
-    widths = [x.shape[-1]] + [width] * depth
-    rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=nu, sigma_u=sigma_u)
+    widths = [trials.spikes.shape[-1]] + [width] * depth
+    rngs, init = nnx.Rngs(seed), FluctuationDriven(nu=trials.nu, sigma_u=sigma_u)
     network = Sequential(
         *[
             SpikingDense(a, b, init=init, neuron=LIF(dt=dt), recurrent=recurrent, rngs=rngs)
@@ -95,7 +106,7 @@ def measure(
         ],
         Readout(width, 2, rngs=rngs),
     )
-    return np.asarray(_measure(network, x, jax.random.key(seed), sigma_u, method))
+    return np.asarray(_measure(network, trials.spikes, jax.random.key(seed), sigma_u, method))
 
 
 @nnx.jit(static_argnames=("method",))

@@ -71,7 +71,7 @@ def untested(why: str) -> Verdict:
     return Verdict(UNTESTED, why)
 
 
-def pick(rows: Rows, **where: Any) -> list[Row]:
+def pick(rows: Rows, **where: object) -> list[Row]:
     """Return the rows whose columns have the given values.
 
     >>> pick([{"arm": "a", "sigma_u": 1.0}, {"arm": "b", "sigma_u": 1.0}], arm="b")
@@ -119,7 +119,7 @@ def deviation(numbers: np.ndarray) -> float:
     return float(numbers.std(ddof=1)) if numbers.size > 1 else 0.0
 
 
-def number(text: str, published: Published, column: str, **where: Any) -> Statement:
+def number(text: str, published: Published, column: str, **where: object) -> Statement:
     """Return the statement that the mean of a column equals a published number.
 
     Args:
@@ -150,7 +150,7 @@ def compared(
     source: Source,
     arms: tuple[str, str],
     holds: Callable[[np.ndarray, np.ndarray], bool | np.bool_],
-    **where: Any,
+    **where: float,
 ) -> Statement:
     """Return a statement on the test accuracies of two arms.
 
@@ -212,7 +212,7 @@ def curve(rows: Rows, by: str = "sigma_u") -> str:
 
 
 def trains_within(
-    text: str, low: float | None, high: float, source: Source = "P", **where: Any
+    text: str, low: float | None, high: float, source: Source = "P", **where: object
 ) -> Statement:
     """Return the statement that training succeeds for sigma_u in [low, high] and nowhere else.
 

@@ -144,7 +144,7 @@ class Checkpoints(Callback):
         """
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             if (saved := self._read(epoch)) is not None:
-                return self._snapshot(epoch, saved, like)
+                return _snapshot(epoch, saved, like)
             self._manager.delete(epoch)
         return None
 
@@ -158,21 +158,22 @@ class Checkpoints(Callback):
         except Exception:  # damaged files raise many types in orbax, tensorstore and protobuf
             return None
 
-    def _snapshot(self, epoch: int, saved: Content, like: PyTree) -> Snapshot:
-        groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
-        for key, a in sorted(saved.items()):
-            group, _, name = key.split(".", 2)
-            groups[group][name] = a
-        leaves = list(groups.pop("state").values())
-        shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
-        if [leaf.shape for leaf in leaves] != shapes:
-            hint = f"; if the gradient of its network was calibrated, {HOLD}"
-            raise ValueError(
-                f"the checkpoint of epoch {epoch} is of another network or ensemble: its arrays "
-                f"have shapes {[a.shape for a in leaves]}, not {shapes}"
-                f"{hint if len(leaves) > len(shapes) else ''}"
-            )
-        return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
+
+def _snapshot(epoch: int, saved: Content, like: PyTree) -> Snapshot:
+    groups: dict[str, Content] = {"state": {}, "history": {}, "initial": {}}
+    for key, a in sorted(saved.items()):
+        group, _, name = key.split(".", 2)
+        groups[group][name] = a
+    leaves = list(groups.pop("state").values())
+    shapes = [leaf.shape for leaf in jax.tree.leaves(like)]
+    if [leaf.shape for leaf in leaves] != shapes:
+        hint = f"; if the gradient of its network was calibrated, {HOLD}"
+        raise ValueError(
+            f"the checkpoint of epoch {epoch} is of another network or ensemble: its arrays "
+            f"have shapes {[a.shape for a in leaves]}, not {shapes}"
+            f"{hint if len(leaves) > len(shapes) else ''}"
+        )
+    return Snapshot(epoch, jax.tree.unflatten(jax.tree.structure(like), leaves), **groups)
 
 
 def _state_of(state: FitState) -> tuple[Any, ...]:

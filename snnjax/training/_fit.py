@@ -363,7 +363,12 @@ def _prepare(
             of_all = train.labels if source is first and isinstance(train, Stream) else None
             outputs = _check_source(name, source, trainer, of_all)
             _check.same_dt(name, source, dt)
-    _check_batch_size(trainer, train, first)
+    if isinstance(train, Batches):
+        if trainer.batch_size is not None:
+            needed = "batch_size must be None for Batches, which have their own"
+            raise ValueError(f"{needed}, got {trainer.batch_size}")
+        trainer.batch_size = len(first)
+    trainer.check_batch_size(first)
     form = lambda source: choose_form(network, source, events=events)
     place = lambda source: (
         trainer.place(form(source)) if isinstance(source, BatchSource) else source
@@ -375,17 +380,6 @@ def _prepare(
     elif not isinstance(train, Batches):
         train = first
     return _Data(Splits(train, valid, test), first, dt, outputs)
-
-
-def _check_batch_size(trainer: Trainer, train: Training, first: BatchSource) -> None:
-    """Check the batch size. For `Batches`, take that of the first batch."""
-    if isinstance(train, Batches):
-        if trainer.batch_size is not None:
-            given = f"got {trainer.batch_size}"
-            raise ValueError(f"batch_size must be None for Batches, which have their own, {given}")
-        trainer.batch_size = len(first)
-    else:
-        trainer.check_batch_size(first)
 
 
 def _time_step(network: nnx.Module, dt: float | None, splits: Splits) -> float | None:

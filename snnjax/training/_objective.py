@@ -27,10 +27,9 @@ from snnjax import _check
 from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.datasets import BatchSource
 from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target
-from snnjax.nn._network import Activity, NetworkOutput, Sequential
+from snnjax.nn._network import Activity, NetworkOutput, Sequential, Tap
 from snnjax.regularizers import ActivityBound, LimitedPenalties, Penalty, total_penalty
 
-Tap = Callable[[jax.Array], jax.Array]
 Params = optax.Params
 """Parameters of a network: an `nnx.State` of `nnx.Param`, or the pytree that its function takes."""
 Inputs = PyTree

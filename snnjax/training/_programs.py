@@ -119,11 +119,13 @@ def _leaf(value: object, identity: bool) -> Hashable:
         return _Same(value)
 
 
-def fingerprint(value: object) -> Hashable:
+def fingerprint(value: object, above: tuple[object, ...] = (), trusted: bool = False) -> Hashable:
     """A hashable key that is equal for two values only if they behave the same, now and later.
 
     Args:
         value: Any object: a function, a number, a container.
+        above: The enclosing functions, from the outermost inwards; a function may capture itself.
+        trusted: Whether the value is captured by a function of a library.
 
     Returns:
         The key.
@@ -136,18 +138,7 @@ def fingerprint(value: object) -> Hashable:
     >>> fingerprint(scaled(2.0)) == fingerprint(scaled(2.0)) != fingerprint(scaled(3.0))
     True
     """
-    return _fingerprint(value, (), False)
-
-
-def _fingerprint(value: object, above: tuple[object, ...], trusted: bool) -> Hashable:
-    """The key of a value.
-
-    Args:
-        value: The value.
-        above: The enclosing functions, from the outermost inwards; a function may capture itself.
-        trusted: Whether the value is captured by a function of a library.
-    """
-    of = functools.partial(_fingerprint, above=above, trusted=trusted)
+    of = functools.partial(fingerprint, above=above, trusted=trusted)
     if value is None or isinstance(value, _ONE_OF_A_KIND):
         return _Same(value)
     if isinstance(value, _BY_VALUE):
@@ -181,7 +172,7 @@ def _function(value: types.FunctionType, above: tuple[object, ...]) -> Hashable:
     if any(value is one for one in above):
         return "itself", next(k for k, one in enumerate(above) if one is value)
     trusted = (value.__module__ or "").partition(".")[0] in _LIBRARIES
-    of = functools.partial(_fingerprint, above=(*above, value), trusted=trusted)
+    of = functools.partial(fingerprint, above=(*above, value), trusted=trusted)
     cells = []
     for cell in value.__closure__ or ():
         try:

@@ -422,7 +422,9 @@ def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
         loss = problem.loss(readout, target)
         each = problem.sample_scores(readout, target)
         scores = {name: (s * weight).sum() for name, s in each.items()}
-        total = lambda s: (_rate_of_samples(s) * weight).sum()
+        # the mean over all axes except that of the samples
+        rate = lambda s: s.mean(axis=(0, *range(2, s.ndim)), dtype=_check.wide(s.dtype))
+        total = lambda s: (rate(s) * weight).sum()
         rates = [total(s) / _objective.steps_of_a_row(activity, s) for s in activity.spikes]
         # a neuron whose membrane is NaN never spikes, so that bad input would not be noticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
@@ -431,8 +433,3 @@ def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
 
     _, sums = jax.lax.scan(body, None, order)
     return jax.tree.map(lambda m: m.sum(axis=0) / n, sums)
-
-
-def _rate_of_samples(spikes: jax.Array) -> jax.Array:
-    """Mean over all axes except that of the samples, (batch,)."""
-    return spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=_check.wide(spikes.dtype))

@@ -6,7 +6,7 @@ from _support import assert_close, assert_gradients_are_finite_differences
 
 from snnjax.dynamics import LIF, AdaptiveLIF, simulate
 from snnjax.dynamics._adaptive import AdaptiveLIFState
-from snnjax.dynamics._simulate import dense_recurrence
+from snnjax.nn._maps import dense_recurrence
 
 T, B, N = 40, 2, 5
 RESETS = ["multiplicative", "to_value", "subtractive"]

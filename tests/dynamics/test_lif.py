@@ -6,7 +6,7 @@ from _support import assert_close, assert_gradients_are_finite_differences, lif_
 
 from snnjax.dynamics import LIF, apply_reset, simulate
 from snnjax.dynamics._lif import LIFState
-from snnjax.dynamics._simulate import dense_recurrence
+from snnjax.nn._maps import dense_recurrence
 from snnjax.surrogate import superspike
 
 RESETS = ["multiplicative", "to_value", "subtractive"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, _over_time, simulate
 from snnjax.dynamics._exc_inh import ExcInhDrive
-from snnjax.dynamics._simulate import dense_recurrence
+from snnjax.nn._maps import dense_recurrence
 from snnjax.surrogate import (
     SpikeFunction,
     atan,

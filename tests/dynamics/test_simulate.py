@@ -21,7 +21,7 @@ from snnjax.dynamics import (
 )
 from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.dynamics._lif import LIFState
-from snnjax.dynamics._simulate import dense_recurrence
+from snnjax.nn._maps import dense_recurrence
 
 T, B, N = 30, 3, 6
 NEURONS = {

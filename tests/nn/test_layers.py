@@ -8,7 +8,6 @@ from flax import nnx
 from snnjax.calibration import calibrate
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, simulate
 from snnjax.dynamics._lif import LIFState
-from snnjax.dynamics._simulate import dense_recurrence
 from snnjax.initializers import lecun_normal
 from snnjax.nn import (
     FluctuationDriven,
@@ -18,6 +17,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
+from snnjax.nn._maps import dense_recurrence
 from snnjax.surrogate import superspike
 
 T, B, IN, OUT = 40, 3, 20, 12
