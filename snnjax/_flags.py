@@ -129,6 +129,8 @@ def _add(group: Any, option: Option, several: bool) -> None:
         settings["type"] = functools.partial(_values if several else _value, option, kinds)
         if _is_tuple(kinds) and not several:
             settings["nargs"] = "+"
+        if bool in kinds:
+            settings |= {"nargs": "?", "const": "yes"}
     group.add_argument(f"--{option.name.replace('_', '-')}", **settings)
 
 

@@ -153,8 +153,10 @@ def test_script_for_several_hosts(tmp_path):
     [p for p in [*PAGES, REPOSITORY / "README.md"] if "\nsnnjax " in p.read_text()],
     ids=lambda p: p.stem,
 )
-def test_commands_are_understood(path, monkeypatch):
+def test_commands_are_understood(path, tmp_path, monkeypatch):
     """Every `snnjax` line, with its placeholders, is parsed and checked; nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
 
     def understood(*args, **options):
         raise Understood
