@@ -126,7 +126,13 @@ class _Usage:
     """
 
     def __init__(self, words: list[str], command: str, own: Part, *, several: bool = False) -> None:
-        self.task = next((word for word in words if word in _NAMES), None)
+        # a name after a flag may be its value, as in --out digits
+        found = [
+            (before[:2] == "--", word)
+            for before, word in zip(["", *words], words, strict=False)
+            if word in _NAMES
+        ]
+        self.task = min(found, key=lambda pair: pair[0])[1] if found else None
         prog = f"snnjax {command} {self.task or 'TASK'}"
         self.parser = Parser(prog=prog, usage=f"{prog} [flags]", description=type(own).__doc__)
         self.base: Experiment | None = None
@@ -139,15 +145,15 @@ class _Usage:
                 f"tasks: {names}. {prog.replace('TASK', 'randman')} --help shows more."
             )
             self.parser.add_argument("task", nargs="?", metavar="TASK", help=names)
-        found = self.parser.parse(words)
-        wrong = found.pop("task", None)
+        given = self.parser.parse(words)
+        wrong = given.pop("task", None)
         if self.task is None and wrong is not None:
             near = difflib.get_close_matches(wrong, _NAMES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"tasks are {', '.join(_NAMES)}"
             raise UsageError(f"unknown task {wrong!r}; {hint}")
         names = [option.name for option in options_of(own)]
-        self.own: dict[str, Any] = {name: found[name] for name in names if name in found}
-        self.options = {n: v for n, v in found.items() if n not in (*names, "start")}
+        self.own: dict[str, Any] = {name: given[name] for name in names if name in given}
+        self.options = {n: v for n, v in given.items() if n not in (*names, "start")}
 
     def _choose(self, words: list[str], several: bool) -> None:
         """Read the flags that choose a class, because the other flags depend on them."""
