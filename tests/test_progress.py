@@ -16,9 +16,9 @@ from snnjax._progress import (
     TrainingProgress,
     UnitProgress,
     summary_table,
-    sweep_table,
 )
 from snnjax.datasets import DeviceArrays, Splits
+from snnjax.experiments._results import sweep_table
 from snnjax.nn import Readout, Sequential
 from snnjax.training import Objective, TrainingInterrupted, fit
 from snnjax.training._callbacks import Plan
