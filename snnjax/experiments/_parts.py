@@ -356,8 +356,9 @@ class Objective(Part):
     lower_threshold: NonNegative = 1e-3
     """Lower bound: spikes per neuron and trial."""
     bound_share: NonNegative = 1.0
-    """Both bounds: the largest gradient of a bound in every layer, as a multiple of the gradient of
-    the loss. 0: no limit. There is no limit if `remat_steps` divides trials into parts."""
+    """Both bounds: the largest gradient that a bound of a layer and of all layers above adds in it,
+    as a multiple of the gradient of the loss. 0: no limit. There is no limit if `remat_steps`
+    divides trials into parts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
