@@ -318,7 +318,7 @@ def test_sixteen_members_on_eight_devices_and_on_two_processes_are_those_of_one(
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_an_epoch_lowers_for_accelerators(task, platform):
-    program, sources, _ = task
+    program, sources = task
     hypers = {name: jnp.asarray(v) for name, v in check_members(MEMBERS).items()}
     how = _How(program, "vmap")
     ensemble = jax.eval_shape(lambda h, s: how.compiled(_start)(h, s)[0], hypers, sources)
