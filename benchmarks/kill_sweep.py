@@ -83,13 +83,17 @@ def differences(a: Path, b: Path) -> list[str]:
     return out
 
 
-def main() -> int:
-    """Print the moment of each kill, and the differences of every sweep that finished."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--kills", type=int, default=20, help="number of kills")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
-    options = parser.parse_args()
-    rng = random.Random(options.seed)
+def compare(number: int, *, seed: int) -> int:
+    """Print the moment of each kill, and the differences of every sweep that finished.
+
+    Args:
+        number: Number of kills.
+        seed: Seed of the moments.
+
+    Returns:
+        0 if there are no differences.
+    """
+    rng = random.Random(seed)
     found: list[str] = []
     with tempfile.TemporaryDirectory() as parent:
         whole, killed, log = Path(parent, "whole"), Path(parent, "killed"), Path(parent, "log")
@@ -100,10 +104,10 @@ def main() -> int:
         seconds = time.perf_counter() - begin
         print(f"uninterrupted: {seconds:.1f} s", flush=True)
         kills, ended = 0, 0
-        while kills < options.kills or killed.exists():
+        while kills < number or killed.exists():
             process = start(killed, log=log)
             moment = (
-                rng.uniform(0.0, seconds) if kills < options.kills else None
+                rng.uniform(0.0, seconds) if kills < number else None
             )  # the last start is not killed
             try:
                 code = process.wait(timeout=moment)
@@ -145,4 +149,8 @@ def where(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=compare.__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    options = parser.parse_args()
+    sys.exit(compare(options.kills, seed=options.seed))

@@ -39,6 +39,7 @@ def test_sets_and_the_plane_that_the_network_sees(folder):
         duration=0.1,
         valid_fraction=0.25,
         init="data_driven",
+        batch_size=30,
     )
     train, valid, test = experiment.datasets()
     assert [np.bincount(part.labels).tolist() for part in (train, valid, test)] == [
