@@ -496,5 +496,7 @@ def test_what_cannot_be_looked_at_is_named(x):
         TypeError, match=r"optimizer must be an optax transformation .*, got str 'adam'"
     ):
         probe(net, x, LABELS, optimizer="adam")
+    with pytest.raises(TypeError, match="labels must be the targets of the batch, got None"):
+        probe(net, x, None)
     with pytest.raises(ValueError, match=r"labels must have shape \(350,\).*arrays are time-major"):
         probe(net, jnp.moveaxis(x, 0, 1), LABELS)

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -330,7 +330,7 @@ def _as_callbacks(
 ) -> list[Callback]:
     """Return all callbacks, and the progress bar if it is to be shown."""
     expected = "callbacks must be a sequence of callbacks and functions of a row"
-    if callable(callbacks) or isinstance(callbacks, Callback):
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, Callback):
         raise TypeError(f"{expected}, got {callbacks!r}; write [it]")
     for one in callbacks:
         if isinstance(one, type) or not (isinstance(one, Callback) or callable(one)):
@@ -359,7 +359,7 @@ def _prepare(
     first: Any = _first(train)
     outputs = 0
     for name, source in (("train", first), ("valid", valid), ("test", test)):
-        if source is not None:
+        if source is not None or name == "train":
             of_all = train.labels if source is first and isinstance(train, Stream) else None
             outputs = _check_source(name, source, trainer, of_all)
             _check.same_dt(name, source, dt)

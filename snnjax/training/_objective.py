@@ -203,6 +203,9 @@ class Problem(NamedTuple):
             raise TypeError(f"{made}, such as Objective(CrossEntropy()), got {got}")
         loss: Any = objective.loss
         if isinstance(network, tuple):
+            if len(network) != 2 or not callable(network[0]):
+                pair = "network must be a flax.nnx.Module, or a function and its parameters"
+                raise TypeError(f"{pair} (apply, params), got {_described(network)}")
             apply, params = network
             return cls(apply, loss, tuple(objective.regularizers)), params
         if not isinstance(network, nnx.Module):

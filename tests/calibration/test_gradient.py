@@ -10,7 +10,7 @@ from _support import spikes
 from flax import nnx
 
 from snnjax import losses, models, surrogate
-from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
+from snnjax.calibration import GradientTarget, Target, calibrate, calibrate_gradient
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.exchange import load_nir, load_parameters, save_nir, save_parameters
@@ -355,6 +355,15 @@ def test_errors():
     x, network = inputs(), dense(2)
     with pytest.raises(ValueError, match="labels must be"):
         calibrate_gradient(network, x, labels() + 9)
+    for wrong in (labels()[:2], labels() + 0.5, jax.nn.one_hot(labels(), 4)):
+        with pytest.raises(ValueError, match="labels must be integers, one for each of the"):
+            calibrate_gradient(network, x, wrong)
+    with pytest.raises(TypeError, match="target must be a GradientTarget or None, got Target"):
+        calibrate_gradient(network, x, target=Target())
+    with pytest.raises(TypeError, match="key must be a random key"):
+        calibrate_gradient(network, x, key=0)
+    with pytest.raises(TypeError, match="readout_fn must be a function, got 'max'"):
+        GradientTarget(readout_fn="max")
     with pytest.raises(TypeError, match=r"must be a snnjax.nn.Sequential"):
         calibrate_gradient(network.layers[0], x)
     with pytest.raises(ValueError, match="end in a readout"):
