@@ -38,8 +38,8 @@ def start(folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
         folder: Folder of the sweep.
         log: File for its output.
     """
-    resume = ["--resume"] if (folder / "config.json").exists() else []
-    command = [sys.executable, "-m", "snnjax", "sweep", *resume, *ARGUMENTS, "--out", str(folder)]
+    flag = "--resume" if (folder / "config.json").exists() else "--out"
+    command = [sys.executable, "-m", "snnjax", "sweep", *ARGUMENTS, flag, str(folder)]
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 

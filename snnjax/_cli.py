@@ -322,6 +322,8 @@ def sweep(words: list[str], out: Out) -> int:
     from snnjax.experiments._sweep_folder import FIGURE
 
     folder = options.resume or options.out
+    if options.resume is not None and not (options.resume / "config.json").exists():
+        raise UsageError(f"--resume: {options.resume} has no sweep; --out FOLDER begins a new one")
     if options.resume is not None and usage.task is None:
         planned = load_sweep(options.resume)
     else:

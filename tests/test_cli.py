@@ -252,7 +252,7 @@ def test_top_level_names():
         (["train", "randman", "--resume", "x"], "give only it"),
         (["sweep", "randman", "--sigma-u", "1:2"], "values must be like 0.1,0.3,1 or 0:1:5"),
         (["sweep", "randman", "--process", "1"], "need --distributed"),
-        (["sweep", "--resume", "nowhere"], "nowhere has no sweep"),
+        (["sweep", "--resume", "nowhere"], "nowhere has no sweep; --out FOLDER begins a new one"),
         (["sweep", "randman", "--depth", "1,1"], "--depth must have at least one value and none"),
         (["results", "nowhere"], "nowhere has no results.csv"),
         (["reproduce", "figure9"], "figure9"),

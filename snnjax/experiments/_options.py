@@ -68,7 +68,7 @@ class Part:
             elif (limits := ranges_of(type(self)).get(name)) is None:
                 continue
             elif int in kinds:
-                ends = {"at_least": limits.at_least, "at_most": limits.at_most}
+                ends: Any = {"at_least": limits.at_least, "at_most": limits.at_most}
                 _check.integer(name, value, **ends)
             else:
                 _check.number(name, value, **limits._asdict())

@@ -122,9 +122,9 @@ def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member])
     Raises:
         ValueError: The folder has a sweep over other options, or a file is damaged.
     """
-    (folder / "members").mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    (folder / "members").mkdir(exist_ok=True)
     file = folder / "plan.json"
     plan = planned(folder) if file.exists() else []
     if plan and plan[0].keys() != members[0].keys():
