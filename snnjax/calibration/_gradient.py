@@ -327,11 +327,11 @@ def _adjust(
 
 
 class _Search(NamedTuple):
-    """State of `_search`. `x`: changes; `f`: the values of `off` there.
+    """State of `_search`. A point is a pair: a change x, and the value f of `off` at x.
 
     Attributes:
         x: Where the gain is measured next.
-        newest: The last x and f that narrowed the bracket.
+        newest: The last point that narrowed the bracket.
         other: The other end of the bracket, at which f has the other sign.
         third: The point that left the bracket last.
         best: The point at which f is nearest to zero.

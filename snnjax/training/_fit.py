@@ -42,9 +42,8 @@ class FitResult(NamedTuple):
     Attributes:
         final: Parameters after the last epoch, a pytree (`nnx.State` of `nnx.Param`).
         best: Parameters after the best epoch.
-        best_epoch: The epoch with the highest validation accuracy, or where targets are no classes
-            with the lowest validation loss; the earliest such. The last one without validation
-            data.
+        best_epoch: The first epoch with the highest validation accuracy, or with the lowest
+            validation loss if targets are not classes. Without validation data, the last epoch.
         history: One dict per epoch, see `fit`.
         test: Test metrics by name, of "final" and of "best" parameters, where test data were given.
     """
@@ -151,7 +150,7 @@ def fit(
 
     Raises:
         ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
-            passed to jit; a checkpoint of another run; an argument of another kind.
+            passed to jit; a checkpoint of another run; an argument of a wrong type.
         TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
         TrainingDivergedError: The loss or the gradient is not finite. The message gives the epoch,
             the step and the arrays that are not finite. The network then holds the last good

@@ -58,7 +58,7 @@ class Trainer:
 
     Raises:
         ValueError: A size does not fit.
-        TypeError: An argument is of another kind.
+        TypeError: An argument has a wrong type.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -137,7 +137,7 @@ class Trainer:
 
         Raises:
             ValueError: The arrays of `state` were donated in an earlier call.
-            TypeError: An argument is of another kind.
+            TypeError: An argument has a wrong type.
         """
         _check_state(state)
         if key is not None:
@@ -168,7 +168,7 @@ class Trainer:
         Raises:
             ValueError: The source has fewer samples than a batch, or the arrays of `state` were
                 donated in an earlier call.
-            TypeError: An argument is of another kind. Batches of another library have their own
+            TypeError: An argument has a wrong type. Batches of another library have their own
                 order: train on each with `step`, or give `Batches` to `fit`.
         """
         _check_state(state)
@@ -192,7 +192,7 @@ class Trainer:
             over batches.
 
         Raises:
-            TypeError: An argument is of another kind.
+            TypeError: An argument has a wrong type.
         """
         if isinstance(params, TrainState):
             raise TypeError("params must be parameters, got a TrainState; give state.params")
