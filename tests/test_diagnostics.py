@@ -220,7 +220,7 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
         ),
         (
             {"bounds": (0.1, 30.0)},
-            "a bound's gradient is 30 times the loss's; limit it by a share of 1 or less, or lower its strength",
+            "a bound's gradient is 30 times the loss's; limit it by a share, or lower its share or its strength",
         ),
         (
             {"step": 0.04},

@@ -311,8 +311,7 @@ def _adjust(
         return jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf, posinf=jnp.inf)
 
     def off(gain: jax.Array) -> jax.Array:
-        """Logarithm of gain over target, not larger than `_FAR`."""
-        return jnp.clip(jnp.log(_positive(gain)) - jnp.log(target), -_FAR, _FAR)
+        return jnp.log(_positive(gain)) - jnp.log(target)
 
     if how.searched:
         before, change = _search(gain, off)
@@ -327,14 +326,14 @@ def _adjust(
 
 
 class _Search(NamedTuple):
-    """State of `_search`. A point is a pair: a change x, and the value f of `off` at x.
+    """State of `_search`. A point is a pair: a change x, and `off` there, f, within `_FAR`.
 
     Attributes:
         x: Where the gain is measured next.
         newest: The last point that narrowed the bracket.
         other: The other end of the bracket, at which f has the other sign.
         third: The point that left the bracket last.
-        best: The point at which f is nearest to zero.
+        best: The point at which `off` is nearest to zero.
         before: The gain at change 0.
         passes: Number of measured gains.
     """
@@ -369,7 +368,8 @@ def _search(
 
     def narrow(s: _Search) -> _Search:
         found = gain(s.x)
-        point = jnp.stack([s.x, off(found)])
+        exact = jnp.stack([s.x, off(found)])
+        point = exact.at[1].set(jnp.clip(exact[1], -_FAR, _FAR))
         first, crossed = s.passes == 0, point[1] * s.newest[1] < 0
         moved = first | crossed | s.bracketed
         third = jnp.where(crossed, s.other, s.newest)
@@ -378,7 +378,7 @@ def _search(
             newest=jnp.where(moved, point, s.newest),
             other=jnp.where(first, point, other),
             third=jnp.where(moved, third, s.third),
-            best=jnp.where(jnp.abs(point[1]) < jnp.abs(s.best[1]), point, s.best),
+            best=jnp.where(jnp.abs(exact[1]) < jnp.abs(s.best[1]), exact, s.best),
             before=jnp.where(first, found, s.before),
             passes=s.passes + 1,
         )

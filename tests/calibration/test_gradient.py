@@ -11,6 +11,7 @@ from flax import nnx
 
 from snnjax import losses, models, surrogate
 from snnjax.calibration import GradientTarget, Target, calibrate, calibrate_gradient
+from snnjax.calibration._gradient import _search
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.exchange import load_nir, load_parameters, save_nir, save_parameters
@@ -349,6 +350,14 @@ def test_silent_networks_stay_finite():
         for leaf in jax.tree.leaves(nnx.state(calibrated, nnx.Param))
     )
     assert not bool(reports[1].reached)
+
+
+@pytest.mark.parametrize("offset", [20.0, 6.0, -20.0])
+def test_the_search_ends_at_the_nearest_gain_if_none_is_on_target(offset):
+    """Also if all gains are so far from the target that the search takes them as equal."""
+    before, change = _search(lambda change: jnp.exp(offset - change), jnp.log)
+    np.testing.assert_allclose(jnp.log(before), offset, rtol=1e-5)
+    np.testing.assert_allclose(change, np.copysign(np.log(50), offset), rtol=1e-6)
 
 
 def test_errors():
