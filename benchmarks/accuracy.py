@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.studies import Row, compute, pick, spread, study, table
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._results import swept
-from snnjax.experiments._sweep_folder import shown
+from snnjax.experiments._rows import shown
 
 _of = Experiment.from_options
 _WORDS = {"epochs": 60, "augment_shift": 20, "augment_stretch": 0.1}

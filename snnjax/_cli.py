@@ -371,7 +371,7 @@ def sweep(words: list[str], out: Out) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultsOptions(Part):
-    """Show the results of one or several sweeps: one line per combination of swept values."""
+    """Show the results of sweeps and runs: one line per combination of swept values."""
 
     sort: str | None = None
     """Sort by this column of results.csv, the largest mean first; for example
@@ -387,7 +387,9 @@ def results(words: list[str], out: Out) -> int:
     """Print, export and draw the results of sweeps."""
     prog = "snnjax results FOLDER"
     parser = Parser(prog=prog, usage=f"{prog} ... [flags]", description=ResultsOptions.__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders of sweeps")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="folders of sweeps and runs"
+    )
     add_flags(parser, ResultsOptions())
     found = parser.parse(words)
     folders = found.pop("folders")

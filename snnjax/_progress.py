@@ -288,8 +288,9 @@ def score_of(row: Row) -> str:
 def summary_table(summary: dict[str, Any]) -> Table:
     """Return the summary of a run (`snnjax.experiments.Run`) as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    hertz = lambda rates: ", ".join(f"{r:.1f}" for r in rates) + " Hz"
-    table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy']:.2f} %")
+    rates = lambda when: [v for n, v in summary.items() if n.startswith(f"{when}_rate_")]
+    hertz = lambda when: ", ".join(f"{rate:.1f}" for rate in rates(when)) + " Hz"
+    table.add_row("test accuracy, final network", f"{100 * summary['test_accuracy_final']:.2f} %")
     table.add_row(
         f"test accuracy, network of epoch {summary['best_epoch']} (best on validation)",
         f"{100 * summary['test_accuracy_best']:.2f} %",
@@ -298,7 +299,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         "validation / training accuracy, final",
         f"{100 * summary['valid_accuracy']:.2f} / {100 * summary['train_accuracy']:.2f} %",
     )
-    table.add_row("rates of the hidden layers before training", hertz(summary["initial_rates_hz"]))
-    table.add_row("rates after training, test set", hertz(summary["final_rates_hz"]))
+    table.add_row("rates of the hidden layers before training", hertz("initial"))
+    table.add_row("rates after training, test set", hertz("final"))
     table.add_row("time", f"{summary['seconds']:.0f} s for {summary['epochs']} epochs")
     return table

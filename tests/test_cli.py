@@ -50,6 +50,9 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["sigma_u"], config["hidden"], config["epochs"]) == (0.7, [24], 2)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    row = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert call(["results", str(tmp_path / "run")]) == 0
+    assert f"{100 * row['test_accuracy_final']:.1f}" in capsys.readouterr().out.splitlines()[1]
 
 
 @pytest.mark.more
@@ -254,7 +257,7 @@ def test_top_level_names():
         (["sweep", "randman", "--process", "1"], "need --distributed"),
         (["sweep", "--resume", "nowhere"], "nowhere has no sweep; --out FOLDER begins a new one"),
         (["sweep", "randman", "--depth", "1,1"], "--depth must have at least one value and none"),
-        (["results", "nowhere"], "nowhere has no results.csv"),
+        (["results", "nowhere"], "nowhere has no results.csv and no results.json"),
         (["reproduce", "figure9"], "figure9"),
     ],
 )

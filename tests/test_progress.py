@@ -145,8 +145,8 @@ def test_a_sweep_that_compiles_shows_a_sign_of_life():
 
 def test_summary_table():
     summary = {
-        "initial_rates_hz": [6.5], "final_rates_hz": [10.25], "train_accuracy": 1.0, "valid_accuracy": 0.97, "best_epoch": 12,
-        "best_valid_accuracy": 0.98, "test_accuracy": 0.9765, "test_accuracy_best": 0.975, "epochs": 200, "seconds": 61.0,
+        "initial_rate_1": 6.5, "final_rate_1": 10.25, "train_accuracy": 1.0, "valid_accuracy": 0.97, "best_epoch": 12,
+        "best_valid_accuracy": 0.98, "test_accuracy_final": 0.9765, "test_accuracy_best": 0.975, "epochs": 200, "seconds": 61.0,
     }  # fmt: skip
     console = Console(file=io.StringIO(), width=160)
     console.print(summary_table(summary))

@@ -1,4 +1,4 @@
-"""Tables, files and figures from the rows of finished sweeps."""
+"""Tables, files and figures from the rows of finished sweeps and runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from snnjax.experiments._load import read_json
+from snnjax.experiments._rows import Row
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = dict[str, Any]
 COLUMNS = {
     "valid %": "valid_accuracy",
     "test %, final": "test_accuracy_final",
@@ -23,22 +25,23 @@ COLUMNS = {
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
-    """Return the rows of results.csv in each folder; of several folders, with their names.
+    """Return the rows of the networks in each folder; of several folders, with their names.
 
     Args:
-        folders: Folders of sweeps.
+        folders: Folders of sweeps (results.csv) or of single runs (results.json).
 
     Raises:
         ValueError: A folder has no results, or the file is damaged.
     """
     rows: list[Row] = []
     for folder in folders:
-        file = folder / "results.csv"
-        if not file.exists():
-            raise ValueError(f"{folder} has no results.csv; name a folder of snnjax sweep")
-        own = read_csv(file)
+        many, one = folder / "results.csv", folder / "results.json"
+        if not many.exists() and not one.exists():
+            needed = "name a folder of snnjax sweep or train"
+            raise ValueError(f"{folder} has no results.csv and no results.json; {needed}")
+        own: list[Row] = read_csv(many) if many.exists() else [read_json(one)]
         if not own or "finite" not in own[0]:
-            raise ValueError(f"{file} is not the file of a sweep, which has a column finite")
+            raise ValueError(f"{folder} has no results of a finished sweep or run")
         named = {"folder": folder.name} if len(folders) > 1 else {}
         rows += [named | row for row in own]
     return rows

@@ -28,8 +28,10 @@ from snnjax.experiments._data import (
 from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._load import as_json, load_experiment
 from snnjax.experiments._options import options_of
+from snnjax.experiments._rows import Row, numbers_of, of_one, row_from
 from snnjax.nn import Dalian, Sequential
-from snnjax.training._callbacks import Callback, FitState, Plan, Row
+from snnjax.training._callbacks import Callback, FitState, Plan
+from snnjax.training._callbacks import Row as EpochRow
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._objective import Objective
@@ -45,12 +47,12 @@ class Run(NamedTuple):
     Attributes:
         network: The trained network.
         fit: The result of `fit`.
-        summary: The main results as plain numbers.
+        summary: The main results, with the names of the columns of a sweep's results.csv.
     """
 
     network: Sequential
     fit: FitResult
-    summary: dict[str, Any]
+    summary: Row
 
 
 class Prepared(NamedTuple):
@@ -111,7 +113,7 @@ def run(
     *,
     resume: bool = False,
     datasets: Splits | None = None,
-    callbacks: Sequence[Callback | Callable[[Row], Any]] = (),
+    callbacks: Sequence[Callback | Callable[[EpochRow], Any]] = (),
 ) -> Run:
     """Train the network of an experiment.
 
@@ -139,7 +141,7 @@ def run(
     prepared = prepare(experiment, datasets)
     training, splits = experiment.training, prepared.data.splits
     out = None if folder is None else _opened(folder, experiment)
-    keep: list[Callback | Callable[[Row], Any]] = []
+    keep: list[Callback | Callable[[EpochRow], Any]] = []
     if out is not None:
         every = max(1, training.epochs // 20)
         keep = [_Rows(out), Checkpoints(out.path / CHECKPOINTS, every=every)]
@@ -167,8 +169,8 @@ def run(
             epochs = len(error.result.history) - 1
             out.write_json("results", {"stopped": str(error), "epochs": epochs})
         raise
-    summary = summarize(result, seconds=time.perf_counter() - begin)
-    summary["nu"] = prepared.data.inputs.nu
+    summary = row_from(numbers_of({"seed": experiment.seed}, of_one(result), 0))
+    summary |= {"seconds": time.perf_counter() - begin, "nu": prepared.data.inputs.nu}
     if out is not None:
         write_outputs(out, experiment, prepared.network, result, summary, splits.test)
         shutil.rmtree(out.path / CHECKPOINTS)
@@ -209,7 +211,7 @@ class _Rows(Callback):
         for row in plan.history:
             self.out.append(row)
 
-    def epoch_end(self, row: Row, state: FitState) -> None:
+    def epoch_end(self, row: EpochRow, state: FitState) -> None:
         self.out.append(row)
 
 
@@ -222,38 +224,12 @@ def _opened(folder: Path, experiment: Experiment) -> RunFolder:
     return out
 
 
-def summarize(result: FitResult, *, seconds: float) -> dict[str, Any]:
-    """Return the numbers of a report.
-
-    These are rates before and after training, and the validation and test accuracy of the final
-    network and of the network selected on the validation set.
-
-    Args:
-        result: The result of `fit`.
-        seconds: Duration of the run, s.
-    """
-    first, last = result.history[0], result.history[-1]
-    rates = lambda row: [row[k] for k in row if k.startswith("rate_")]
-    return {
-        "initial_rates_hz": rates(first),
-        "final_rates_hz": rates(result.test["final"]) if result.test else rates(last),
-        "train_accuracy": last["train_accuracy"],
-        "valid_accuracy": last["valid_accuracy"],
-        "best_epoch": result.best_epoch,
-        "best_valid_accuracy": result.history[result.best_epoch]["valid_accuracy"],
-        "test_accuracy": result.test["final"]["accuracy"],
-        "test_accuracy_best": result.test["best"]["accuracy"],
-        "epochs": len(result.history) - 1,
-        "seconds": seconds,
-    }
-
-
 def write_outputs(
     folder: RunFolder,
     experiment: Experiment,
     network: Sequential,
     result: FitResult,
-    summary: dict[str, Any],
+    summary: Row,
     sample: BatchSource,
 ) -> None:
     """Write the parameters, results.json and the two figures.
@@ -263,7 +239,7 @@ def write_outputs(
         experiment: The experiment.
         network: The trained network.
         result: The result of `fit`.
-        summary: The summary, from `summarize`.
+        summary: Its row.
         sample: Source of the samples in the figure of the activity.
     """
     from snnjax import plotting

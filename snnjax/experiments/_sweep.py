@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +35,9 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._hosts import here, wait
 from snnjax.experiments._load import as_json, load_experiment, read_json
 from snnjax.experiments._options import options_of
+from snnjax.experiments._rows import Member, Row, of_one
 from snnjax.experiments._run import CHECKPOINTS, run
 from snnjax.experiments._sweep_folder import (
-    Member,
     alone,
     check_folder,
     claim,
@@ -52,7 +51,6 @@ from snnjax.experiments._sweep_folder import (
     write_results,
 )
 from snnjax.nn import Sequential
-from snnjax.training._callbacks import Row
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import (
     EnsembleResult,
@@ -176,7 +174,7 @@ class SweepResult(NamedTuple):
         folder: The folder with all files.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     folder: Path
 
 
@@ -412,18 +410,7 @@ def _train_one_by_one(
             found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
         except TrainingDivergedError as error:
             found, finite = error.result, False
-        if not found.history:  # the untrained network was not finite
-            row: Row = {"train_accuracy": math.nan, "valid_accuracy": math.nan}
-            tested: Row = {"accuracy": math.nan}
-            found = found._replace(history=[row], test={"final": tested, "best": tested})
-        names = [name for name in found.history[0] if name not in ("epoch", "seconds")]
-        lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
-        history = {n: np.array([[row[n] for row in found.history]]) for n in names}
-        epochs = len(found.history) - 1
-        best_epoch, count, healthy, test = lead((found.best_epoch, epochs, finite, found.test))
-        ends = lead(found.final), lead(found.best)
-        result = EnsembleResult(history, *ends, best_epoch, count, healthy, test, {})
-        trained.append((result, 0))
+        trained.append((of_one(found, finite=finite), 0))
     return trained
 
 

@@ -23,8 +23,6 @@ import contextlib
 import csv
 import io
 import json
-import math
-import numbers
 import os
 import shutil
 import zipfile
@@ -37,23 +35,11 @@ import numpy as np
 
 from snnjax._files import write_whole
 from snnjax.experiments._load import read_json
+from snnjax.experiments._rows import Member, Row, numbers_of, row_from, shown
 from snnjax.training._ensemble import EnsembleResult
 from snnjax.training._params import flatten_params
 
 FIGURE = "sweep.png"
-Member = dict[str, Any]
-"""Seed and swept values."""
-
-
-def shown(value: object) -> str:
-    """Return a value as text, in names of files and in tables.
-
-    >>> shown(0.1), shown((64, 32)), shown("lsuv")
-    ('0.1', '64x32', 'lsuv')
-    """
-    if isinstance(value, tuple | list):
-        return "x".join(map(shown, value))
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
@@ -219,29 +205,15 @@ def close_wave(wave: Path) -> None:
 
 
 def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
-    """Write hyper-parameters, history, results and parameters of one member to one file.
+    """Write values, history, results and parameters of one member to one file.
 
     Args:
         file: The file of the member.
-        member: Its hyper-parameters.
+        member: Its seed and its values.
         result: The result of its wave.
         k: Its index in the wave.
     """
-    test = {
-        f"test_{name}_{which}": values[k]
-        for which, metrics in result.test.items()
-        for name, values in metrics.items()
-    }
-    facts = {
-        "best_epoch": result.best_epoch[k],
-        "epochs": result.epochs[k],
-        "finite": result.finite[k],
-    }
-    plain = lambda value: value if isinstance(value, numbers.Real) else shown(value)
-    arrays: Any = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
-    arrays |= {f"result.{name}": v for name, v in (facts | test).items()}
-    arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
-    arrays |= {f"initial.{name}": values[k] for name, values in result.initial.items()}
+    arrays = numbers_of(member, result, k)
     for which, params in (("final", result.final), ("best", result.best)):
         arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
     buffer = io.BytesIO()
@@ -249,15 +221,8 @@ def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> 
     write_whole(file, buffer.getvalue())
 
 
-def row_of(file: Path) -> dict[str, Any]:
+def row_of(file: Path) -> Row:
     """Return a finished member as a row of results.csv.
-
-    The numbers are its hyper-parameters, accuracies (fractions), the first epoch with 90 % training
-    accuracy (NaN if there is none), and rates before and after training (Hz). For each layer before
-    training there are also the standard deviation of the membrane, sigma_u, and, from the loss
-    without bounds, the magnitudes of gradients, the backward gain, the agreement of both halves of
-    the batch, and the first update at the largest learning rate: its magnitude, and over the
-    weights, `step` (`snnjax.diagnostics`).
 
     Args:
         file: The file of the member.
@@ -267,25 +232,8 @@ def row_of(file: Path) -> dict[str, Any]:
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
-            every = {name: archive[name] for name in archive.files}
-        part = lambda prefix: {
-            n.removeprefix(prefix): v for n, v in every.items() if n.startswith(prefix)
-        }
-        hyper, result, history = part("hyper."), part("result."), part("history.")
-        done, best = int(result["epochs"]), int(result["best_epoch"])
-        layers = [n for n in history if n.startswith("rate_")]
-        layers.sort(key=lambda n: int(n.removeprefix("rate_")))
-        tested = {f"test_accuracy_{k}": result[f"test_accuracy_{k}"] for k in ("final", "best")}
-        row = hyper | {name: result[name] for name in ("finite", "epochs", "best_epoch")}
-        row |= {f"{k}_accuracy": history[f"{k}_accuracy"][done] for k in ("train", "valid")}
-        row |= {"best_valid_accuracy": history["valid_accuracy"][best]} | tested
-        row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
-        row |= {f"initial_{n}": history[n][0] for n in layers}
-        row |= {f"final_{n}": result[f"test_{n}_final"] for n in layers}
-        row |= {f"initial_{name}": value for name, value in part("initial.").items()}
-        # always the same object math.nan, so that rows that are read twice are equal
-        numbers = {name: np.asarray(value).item() for name, value in row.items()}
-        return {name: math.nan if v != v else v for name, v in numbers.items()}
+            names = [n for n in archive.files if n.partition(".")[0] not in ("final", "best")]
+            return row_from({name: archive[name] for name in names})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{file} is not a readable member of a sweep: {error}; remove it to train the member "
@@ -293,22 +241,9 @@ def row_of(file: Path) -> dict[str, Any]:
         ) from None
 
 
-def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:
-    """Return the first epoch with a training accuracy of at least `accuracy`, or NaN.
-
-    Args:
-        accuracy: Training accuracy, a fraction.
-        by_epoch: Training accuracy by epoch, beginning with the untrained network.
-
-    >>> epochs_to(0.9, [0.1, 0.8, 0.92, 0.85]), epochs_to(0.9, [0.1, 0.8])
-    (2.0, nan)
-    """
-    return next((float(k) for k, value in enumerate(by_epoch) if value >= accuracy), math.nan)
-
-
 def write_results(
     folder: Path, members: Sequence[Member], *, figure: bool = True, write: bool = True
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Write results.csv and the figure for the finished members, and return the rows.
 
     Args:

@@ -14,7 +14,7 @@ from rich.table import Table
 from snnjax import plotting
 from snnjax._files import write_whole
 from snnjax.experiments import Experiment
-from snnjax.experiments._sweep_folder import shown
+from snnjax.experiments._rows import shown
 from snnjax.reproduce._statements import (
     RULES,
     Row,

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from snnjax import __version__
 from snnjax._files import write_whole
+from snnjax.experiments._rows import Member
 from snnjax.experiments._sweep import Watch
-from snnjax.experiments._sweep_folder import Member
 from snnjax.reproduce import _report
 from snnjax.reproduce._settings import Preset
 from snnjax.reproduce._statements import Row, Rows, Statement, Verdict, judged

@@ -24,9 +24,10 @@ from snnjax.datasets import Splits
 from snnjax.experiments import Execution, Sweep, run_sweep
 from snnjax.experiments._build import build_network
 from snnjax.experiments._data import load
+from snnjax.experiments._rows import Member
 from snnjax.experiments._run import activity_figure
 from snnjax.experiments._sweep import Watch
-from snnjax.experiments._sweep_folder import Member, member_file
+from snnjax.experiments._sweep_folder import member_file
 from snnjax.reproduce._data import Source, datasets
 from snnjax.reproduce._statements import Row
 from snnjax.training._params import unflatten_params

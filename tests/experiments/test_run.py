@@ -152,7 +152,7 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
     assert float(rows[-1]["valid_accuracy"]) == finished.summary["valid_accuracy"]
     results = json.loads((folder / "results.json").read_text())
     np.testing.assert_allclose(results["nu"], 5.0)  # one spike per unit in 0.2 s, measured
-    assert results["test_accuracy"] == finished.summary["test_accuracy"]
+    assert results["test_accuracy_final"] == finished.summary["test_accuracy_final"]
     loaded = load_params(nnx.state(finished.network, nnx.Param), folder / "final.npz")
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(finished.fit.final), strict=True):
         np.testing.assert_array_equal(a, b)
