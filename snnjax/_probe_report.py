@@ -200,7 +200,7 @@ def _problems(p: LayerProbe, largest_grad_w: float, clearest: float, k: int) -> 
         cure = "calibrate the gradient, or take larger batches"
         yield f"its gradient is noise ({halves}, {clearest:.2f} elsewhere); {cure}"
     if any(share > 1 for share in p.bounds):
-        cure = "limit it by a share of 1 or less, or lower its strength"
+        cure = "limit it by a share, or lower its share or its strength"
         yield f"a bound's gradient is {max(p.bounds):.2g} times the loss's; {cure}"
     if p.step > 0.02:
         cure = f"a learning rate {_LARGE / p.step:.1g} times as large would move them by 1 %"

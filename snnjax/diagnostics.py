@@ -116,6 +116,8 @@ def probe(
         raise TypeError(f"{needs}, got {type(network).__name__}; {hint}")
     _check.time_major("x", x)
     x = as_dense(x)
+    if labels is None:
+        raise TypeError("labels must be the targets of the batch, got None")
     labels = jnp.asarray(labels)
     layers = list(network.layers)
     last = layers[-1]

@@ -40,7 +40,7 @@ correlate by s c, to first order in c:
 
 phi and Phi: density and distribution function of Normal(0, 1). s <= 2/pi, reached at k = 0.
 
-What all of it leaves out is measured in tests/test_gradient_theory.py.
+tests/test_gradient_theory.py measures the effects that these formulas leave out.
 """
 
 from __future__ import annotations
@@ -331,5 +331,5 @@ def correlation_slope(*, mu_u: Scalar, sigma_u: Scalar, theta: Scalar = 1.0) -> 
     _check.number("sigma_u", sigma_u, above=0)
     _check.number("theta", theta)
     k = (jnp.asarray(theta) - mu_u) / sigma_u
-    # logarithms: p of a threshold 14 standard deviations away has no float32
+    # in logarithms, because p underflows if the threshold is 14 standard deviations away
     return jnp.exp(2 * norm.logpdf(k) - log_ndtr(k) - log_ndtr(-k))

@@ -14,15 +14,21 @@ p = 2 on the population or feature map; lower bound: p = 2 on single neurons).
 
 The gradient of the loss may shrink from layer to layer; the gradient of a bound does not. In deep
 networks the latter can be thousands of times larger in the first layers, which then only learn to
-satisfy the bound. With `share`, it is scaled down in every layer (`limited`): what the bound of
-this layer and of all layers above adds to the gradient with respect to the spikes is at most
-`share` times the gradient of the loss alone, in root mean square. If the latter is exactly zero, a
-bound is not limited. Penalties without `share` count as part of the loss.
+satisfy the bound. With `share`, the gradient of the bound is scaled down in every layer
+(`limited`): what the bound of this layer and of all layers above adds to the gradient with respect
+to the spikes is about `share` times the gradient of the loss alone or less, in root mean square. If
+the latter is exactly zero, a bound is not limited. Penalties without `share` count as part of the
+loss.
+
+The limit needs a `snnjax.nn.Sequential` without `remat_steps`. In modules of your own, in
+`(apply, params)` and in priming, `share` has no effect.
 
 The backward pass contains only the sum of both gradients. It also passes down, from layer to layer,
 which fraction of this sum belongs to the loss and to each bound. A layer changes these fractions
 only by what its own bounds add. They are exact if a layer passes both gradients on alike, as it
-does on average if the gradient is calibrated (`snnjax.calibration`).
+does on average if the gradient is calibrated (`snnjax.calibration`). If a layer passes the gradient
+of a bound on with a larger gain than that of the loss, the limit is exceeded below it: in three
+layers of 16 neurons, on 8 samples, the bound added 2.1 times the gradient of the loss at share 1.
 
 Counts and penalties have at least float32, for every type of spikes.
 """
@@ -62,7 +68,7 @@ class ActivityBound:
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
-            to that of the loss; None: no limit.
+            to that of the loss; None: no limit. See the module.
     """
 
     separable: ClassVar[bool] = True
@@ -113,7 +119,7 @@ def upper_bound(
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
-            to that of the loss; None: no limit.
+            to that of the loss; None: no limit. See the module.
 
     Returns:
         The bound.
@@ -143,7 +149,7 @@ def lower_bound(
         pool: The units over which counts are averaged; see the module.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
-            to that of the loss; None: no limit.
+            to that of the loss; None: no limit. See the module.
 
     Returns:
         The bound.

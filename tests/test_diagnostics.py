@@ -220,7 +220,7 @@ def test_memory_falls_from_layer_to_layer_and_is_whole_where_nothing_is_lost(x):
         ),
         (
             {"bounds": (0.1, 30.0)},
-            "a bound's gradient is 30 times the loss's; limit it by a share of 1 or less, or lower its strength",
+            "a bound's gradient is 30 times the loss's; limit it by a share, or lower its share or its strength",
         ),
         (
             {"step": 0.04},
@@ -496,5 +496,7 @@ def test_what_cannot_be_looked_at_is_named(x):
         TypeError, match=r"optimizer must be an optax transformation .*, got str 'adam'"
     ):
         probe(net, x, LABELS, optimizer="adam")
+    with pytest.raises(TypeError, match="labels must be the targets of the batch, got None"):
+        probe(net, x, None)
     with pytest.raises(ValueError, match=r"labels must have shape \(350,\).*arrays are time-major"):
         probe(net, jnp.moveaxis(x, 0, 1), LABELS)

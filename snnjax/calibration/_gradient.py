@@ -88,7 +88,15 @@ class GradientTarget:
         _check.one_of("adjust", self.adjust, get_args(Adjust))
         if self.logit_spread is not None:
             _check.number("logit_spread", self.logit_spread, above=0)
+        if not callable(self.readout_fn):
+            raise TypeError(f"readout_fn must be a function, got {self.readout_fn!r}")
         _check.integer("samples", self.samples, at_least=1)
+
+
+def check_target(name: str, target: object) -> None:
+    """Raise TypeError unless `target`, the argument `name`, is a `GradientTarget`."""
+    if not isinstance(target, GradientTarget):
+        raise TypeError(f"{name} must be a GradientTarget or None, got {target!r}")
 
 
 LEVEL = GradientTarget()
@@ -119,8 +127,9 @@ def calibrate_gradient(
         first to last. The function is pure: it works under jit, and under vmap over networks.
 
     Raises:
-        ValueError: A label is out of range, or the network does not end in a readout.
-        TypeError: `network` is not a `Sequential`.
+        ValueError: Labels are not one class per sample, or out of range; or the network does not
+            end in a readout.
+        TypeError: `network` is not a `Sequential`, or another argument has a wrong type.
 
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
@@ -133,9 +142,15 @@ def calibrate_gradient(
     """
     check_sequential("calibrate_gradient", network)
     target = LEVEL if target is None else target
+    check_target("target", target)
+    key = jax.random.key(0) if key is None else _check.key("key", key)
     x = as_floats(x)
     last = network.layers[-1]
     if labels is not None and isinstance(last, Synaptic):
+        labels = jnp.asarray(labels)
+        if labels.shape != x.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.integer):
+            expected = f"labels must be integers, one for each of the {x.shape[1]} samples of x"
+            raise ValueError(f"{expected} (time, batch, ...), got {labels.dtype} {labels.shape}")
         losses.check_classes("labels", labels, last.out_features)
     # not a fixed stride: it would select a single class if the classes alternate in the batch
     some = np.linspace(0, x.shape[1] - 1, min(target.samples, x.shape[1])).astype(int)
@@ -163,7 +178,6 @@ def calibrate_gradient(
         # the factor is limited: if the last layer hardly spikes, the spread is not informative
         scale = jnp.clip(target.logit_spread / _positive(spread), 1 / _MOST, _MOST)
         kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
-    key = jax.random.key(0) if key is None else key
     readout, pull = jax.vjp(top, trains)
     (direct,) = pull(_cotangent(readout, target.readout_fn, labels, key))
     reports: list[GradientReport] = []
@@ -297,8 +311,7 @@ def _adjust(
         return jnp.nan_to_num(how.passed(states, below, g, change)[0], nan=jnp.inf, posinf=jnp.inf)
 
     def off(gain: jax.Array) -> jax.Array:
-        """Logarithm of gain over target, not larger than `_FAR`."""
-        return jnp.clip(jnp.log(_positive(gain)) - jnp.log(target), -_FAR, _FAR)
+        return jnp.log(_positive(gain)) - jnp.log(target)
 
     if how.searched:
         before, change = _search(gain, off)
@@ -313,14 +326,14 @@ def _adjust(
 
 
 class _Search(NamedTuple):
-    """State of `_search`. `x`: changes; `f`: the values of `off` there.
+    """State of `_search`. A point is a pair: a change x, and `off` there, f, within `_FAR`.
 
     Attributes:
         x: Where the gain is measured next.
-        newest: The last x and f that narrowed the bracket.
+        newest: The last point that narrowed the bracket.
         other: The other end of the bracket, at which f has the other sign.
         third: The point that left the bracket last.
-        best: The point at which f is nearest to zero.
+        best: The point at which `off` is nearest to zero.
         before: The gain at change 0.
         passes: Number of measured gains.
     """
@@ -355,7 +368,8 @@ def _search(
 
     def narrow(s: _Search) -> _Search:
         found = gain(s.x)
-        point = jnp.stack([s.x, off(found)])
+        exact = jnp.stack([s.x, off(found)])
+        point = exact.at[1].set(jnp.clip(exact[1], -_FAR, _FAR))
         first, crossed = s.passes == 0, point[1] * s.newest[1] < 0
         moved = first | crossed | s.bracketed
         third = jnp.where(crossed, s.other, s.newest)
@@ -364,7 +378,7 @@ def _search(
             newest=jnp.where(moved, point, s.newest),
             other=jnp.where(first, point, other),
             third=jnp.where(moved, third, s.third),
-            best=jnp.where(jnp.abs(point[1]) < jnp.abs(s.best[1]), point, s.best),
+            best=jnp.where(jnp.abs(exact[1]) < jnp.abs(s.best[1]), exact, s.best),
             before=jnp.where(first, found, s.before),
             passes=s.passes + 1,
         )

@@ -16,7 +16,12 @@ from jax.typing import ArrayLike
 from snnjax import _check
 from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._connection import each_layer
-from snnjax.calibration._gradient import LEVEL, GradientTarget, calibrate_gradient
+from snnjax.calibration._gradient import (
+    LEVEL,
+    GradientTarget,
+    calibrate_gradient,
+    check_target,
+)
 from snnjax.calibration._layer import Target, calibrate_layer, check_outcome
 from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import LayerReport, LayerReports, Outcome, infeasible
@@ -59,7 +64,7 @@ def calibrate(
     Raises:
         ValueError: Sizes do not fit, or no weights give a layer its targets (under jit and vmap its
             report has `calibrated` False instead).
-        TypeError: x is not an array, or `network` is not a `Sequential`.
+        TypeError: `network` is not a `Sequential`, or another argument has a wrong type.
 
     Warns:
         UserWarning: A layer is not within 5 % of its target; the text gives the likely reason.
@@ -78,10 +83,14 @@ def calibrate(
     """
     check_sequential("calibrate", network)
     spiking = sum(layer.spiking for layer in network.layers)
-    targets = [target] * spiking if isinstance(target, Target) else list(target)
+    targets = [target] * spiking if isinstance(target, Target) else target
+    needed = f"target must be one Target or {spiking}, one per spiking layer"
+    if not isinstance(targets, Sequence) or not all(isinstance(t, Target) for t in targets):
+        raise TypeError(f"{needed}, got {target!r}")
     if len(targets) != spiking:
-        needed = f"target must be one Target or {spiking}, one per spiking layer"
         raise ValueError(f"{needed}, got {len(targets)}")
+    if gradient is not None:
+        check_target("gradient", gradient)
     inputs = as_floats(x)
 
     def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[LayerReport]:

@@ -49,7 +49,7 @@ class Simulation(NamedTuple):
 
 @pytree_dataclass
 class Run:
-    """What a population runs over: the arguments of `Neuron.scan`.
+    """The arguments of `Neuron.scan`.
 
     Attributes:
         drive: Drive of all steps, arrays (time, batch, ...features).
@@ -224,7 +224,7 @@ def simulate(
     state = _start(neuron, state, neuron.population(drive), jax.tree.leaves(drive)[0].dtype)
     if membrane and not isinstance(state, HasMembrane):
         got = type(state).__name__
-        raise ValueError(f"membrane=True needs a state with a membrane u, which {got} has not")
+        raise ValueError(f"membrane=True needs a neuron whose state has a membrane u, got {got}")
     if fused and not neuron.fused:
         raise ValueError(
             "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a "
@@ -332,10 +332,9 @@ def _jitted_response(
     return response(static.neuron(arrays), drive_of)
 
 
-# Outside jit, a scan over a new function is compiled at each call. This function is the same at
-# each call. What is static in its arguments is everything that it is compiled for. The arrays of
-# the neuron are not static, so that a trained time constant costs no compilation. Under jit it is
-# inlined.
+# Outside jit, JAX compiles a scan over a new function at each call. This function is the same at
+# each call, so it is compiled once for each `static` and each shape. The arrays of the neuron are
+# not static, so that a trained time constant costs no compilation. Under jit it is inlined.
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted_scan(static: Static, arrays: Sequence[ArrayLike], run: Run) -> Simulation:
     return _scan(static.neuron(arrays), run)

@@ -179,7 +179,7 @@ class Layer(nnx.Module):
         _check.time_major("x", x)
         if membrane:
             name = type(self).__name__
-            raise ValueError(f"membrane=True needs a layer of neurons, which {name} is not")
+            raise ValueError(f"membrane=True needs a layer of neurons, got {name}")
         return self._run(x, state, key)
 
     def _run(self, x: jax.Array, state: State | None, key: jax.Array | None) -> Simulation:

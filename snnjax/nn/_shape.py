@@ -187,7 +187,7 @@ class Reshape(Stateless):
 
 
 class Dropout(Stateless):
-    r"""Set random whole spike trains to zero in training.
+    r"""Set whole spike trains, chosen at random, to zero in training.
 
         out[t] = m x[t] / (1 - rate),       m ~ Bernoulli(1 - rate)
 

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +42,8 @@ class FitResult(NamedTuple):
     Attributes:
         final: Parameters after the last epoch, a pytree (`nnx.State` of `nnx.Param`).
         best: Parameters after the best epoch.
-        best_epoch: The epoch with the highest validation accuracy, or where targets are no classes
-            with the lowest validation loss; the earliest such. The last one without validation
-            data.
+        best_epoch: The first epoch with the highest validation accuracy, or with the lowest
+            validation loss if targets are not classes. Without validation data, the last epoch.
         history: One dict per epoch, see `fit`.
         test: Test metrics by name, of "final" and of "best" parameters, where test data were given.
     """
@@ -151,7 +150,7 @@ def fit(
 
     Raises:
         ValueError, TypeError: Sizes, targets or time steps that do not fit; a source that cannot be
-            passed to jit; a checkpoint of another run; an argument of another kind.
+            passed to jit; a checkpoint of another run; an argument of a wrong type.
         TrainingInterrupted: At a keyboard interrupt; nothing that was trained is lost.
         TrainingDivergedError: The loss or the gradient is not finite. The message gives the epoch,
             the step and the arrays that are not finite. The network then holds the last good
@@ -330,7 +329,7 @@ def _as_callbacks(
 ) -> list[Callback]:
     """Return all callbacks, and the progress bar if it is to be shown."""
     expected = "callbacks must be a sequence of callbacks and functions of a row"
-    if callable(callbacks) or isinstance(callbacks, Callback):
+    if not isinstance(callbacks, Iterable) or isinstance(callbacks, Callback):
         raise TypeError(f"{expected}, got {callbacks!r}; write [it]")
     for one in callbacks:
         if isinstance(one, type) or not (isinstance(one, Callback) or callable(one)):
@@ -359,7 +358,7 @@ def _prepare(
     first: Any = _first(train)
     outputs = 0
     for name, source in (("train", first), ("valid", valid), ("test", test)):
-        if source is not None:
+        if source is not None or name == "train":
             of_all = train.labels if source is first and isinstance(train, Stream) else None
             outputs = _check_source(name, source, trainer, of_all)
             _check.same_dt(name, source, dt)

@@ -203,6 +203,9 @@ class Problem(NamedTuple):
             raise TypeError(f"{made}, such as Objective(CrossEntropy()), got {got}")
         loss: Any = objective.loss
         if isinstance(network, tuple):
+            if len(network) != 2 or not callable(network[0]):
+                pair = "network must be a flax.nnx.Module, or a function and its parameters"
+                raise TypeError(f"{pair} (apply, params), got {_described(network)}")
             apply, params = network
             return cls(apply, loss, tuple(objective.regularizers)), params
         if not isinstance(network, nnx.Module):
@@ -217,7 +220,8 @@ class Problem(NamedTuple):
         # bounds need only counts; the user's own penalties may need every spike
         counted = all(isinstance(r, ActivityBound) for r in objective.regularizers)
         counts = counted and type(network) is Sequential and network.remat_steps is not None
-        taps = isinstance(network, Sequential) and network.remat_steps is None
+        inherits = type(network).__call__ is Sequential.__call__
+        taps = isinstance(network, Sequential) and network.remat_steps is None and inherits
         call = NetworkFn(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
         noisy = isinstance(network, Stochastic) and network.stochastic
         return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
@@ -246,8 +250,8 @@ class Problem(NamedTuple):
     def limited(self) -> tuple[list[ActivityBound], list[Penalty]]:
         """The bounds whose gradient is limited relative to that of the loss, and all others.
 
-        Limited are the bounds with a `share`, in a `Sequential` that runs whole trials. In priming
-        none are limited, because there is no loss.
+        The bounds with a `share` are limited in a `Sequential` that runs whole trials and whose
+        class does not override `__call__`. In priming none are limited, because there is no loss.
         """
         whole = isinstance(self.apply, NetworkFn) and self.apply.taps
         bounds: list[ActivityBound] = []

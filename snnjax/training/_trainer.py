@@ -25,7 +25,7 @@ from snnjax.datasets import Batches, BatchSource, EventDataset
 from snnjax.datasets._batches import Batch
 from snnjax.optimizers import keep_nonnegative
 from snnjax.training import _step
-from snnjax.training._objective import Metrics, Objective, Params, Problem
+from snnjax.training._objective import Metrics, NetworkFn, Objective, Params, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import Recipe, Sizes, TrainState
 
@@ -58,7 +58,7 @@ class Trainer:
 
     Raises:
         ValueError: A size does not fit.
-        TypeError: An argument is of another kind.
+        TypeError: An argument has a wrong type.
 
     >>> from snnjax.datasets import DeviceEvents, randman
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
@@ -87,6 +87,8 @@ class Trainer:
     ) -> None:
         if devices is not None:
             _check.integer("devices", devices, at_least=1, at_most=jax.local_device_count())
+        if micro_batch is not None:
+            _check.integer("micro_batch", micro_batch, at_least=1)
         if batch_size is not None:
             _check.integer("batch_size", batch_size, at_least=1)
             _step.check_divisor("micro_batch", micro_batch, batch_size)
@@ -134,7 +136,8 @@ class Trainer:
             it is then False.
 
         Raises:
-            TypeError: An argument is of another kind.
+            ValueError: The arrays of `state` were donated in an earlier call.
+            TypeError: An argument has a wrong type.
         """
         _check_state(state)
         if key is not None:
@@ -163,8 +166,9 @@ class Trainer:
             that is not finite nothing changes any more, and `healthy` is False.
 
         Raises:
-            ValueError: The source has fewer samples than a batch.
-            TypeError: An argument is of another kind. Batches of another library have their own
+            ValueError: The source has fewer samples than a batch, or the arrays of `state` were
+                donated in an earlier call.
+            TypeError: An argument has a wrong type. Batches of another library have their own
                 order: train on each with `step`, or give `Batches` to `fit`.
         """
         _check_state(state)
@@ -188,10 +192,13 @@ class Trainer:
             over batches.
 
         Raises:
-            TypeError: An argument is of another kind.
+            TypeError: An argument has a wrong type.
         """
         if isinstance(params, TrainState):
             raise TypeError("params must be parameters, got a TrainState; give state.params")
+        if isinstance(params, nnx.Module) and isinstance(self.problem.apply, NetworkFn):
+            got = f"{type(params).__name__}; give nnx.state(network, nnx.Param)"
+            raise TypeError(f"params must be parameters, got {got}")
         if isinstance(source, Batches):
             each = [(self.evaluate(params, b), float(len(b))) for b in source.epoch(0)]
             return weighted_mean(each)
@@ -318,6 +325,9 @@ def _check_state(state: object) -> None:
     if not isinstance(state, TrainState):
         made = "state must be the TrainState of trainer.init() or of the step or epoch before"
         raise TypeError(f"{made}, got {type(state).__name__}")
+    steps = state.steps
+    if isinstance(steps, jax.Array) and not isinstance(steps, Tracer) and steps.is_deleted():
+        raise ValueError("state was used before, and its arrays were donated: use the returned one")
 
 
 def _as_source(name: str, batch: object) -> tuple[BatchSource, jax.Array]:
@@ -329,7 +339,12 @@ def _as_source(name: str, batch: object) -> tuple[BatchSource, jax.Array]:
         raise TypeError(f"{name} must be (x, y) or (source, indices), got {got}")
     first, second = batch
     if isinstance(first, BatchSource):
-        return first, second
+        indices = second if isinstance(second, jax.Array) else np.asarray(second)
+        if indices.ndim != 1 or not jnp.issubdtype(indices.dtype, jnp.integer):
+            got = f"{type(second).__name__} {second!r}"
+            raise TypeError(f"indices of a {name} must be integers (batch,), got {got}")
+        return first, jnp.asarray(indices)
+    second = jnp.asarray(second) if isinstance(second, list) else second
     x, y = jax.tree.map(jnp.asarray, (first, second))  # a loader may give numpy arrays
     _check.time_major("x", x)
     batch = Batch(x=x, y=y)

@@ -10,7 +10,8 @@ from _support import spikes
 from flax import nnx
 
 from snnjax import losses, models, surrogate
-from snnjax.calibration import GradientTarget, calibrate, calibrate_gradient
+from snnjax.calibration import GradientTarget, Target, calibrate, calibrate_gradient
+from snnjax.calibration._gradient import _search
 from snnjax.datasets import DeviceArrays, Splits
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator
 from snnjax.exchange import load_nir, load_parameters, save_nir, save_parameters
@@ -351,10 +352,27 @@ def test_silent_networks_stay_finite():
     assert not bool(reports[1].reached)
 
 
+@pytest.mark.parametrize("offset", [20.0, 6.0, -20.0])
+def test_the_search_ends_at_the_nearest_gain_if_none_is_on_target(offset):
+    """Also if all gains are so far from the target that the search takes them as equal."""
+    before, change = _search(lambda change: jnp.exp(offset - change), jnp.log)
+    np.testing.assert_allclose(jnp.log(before), offset, rtol=1e-5)
+    np.testing.assert_allclose(change, np.copysign(np.log(50), offset), rtol=1e-6)
+
+
 def test_errors():
     x, network = inputs(), dense(2)
     with pytest.raises(ValueError, match="labels must be"):
         calibrate_gradient(network, x, labels() + 9)
+    for wrong in (labels()[:2], labels() + 0.5, jax.nn.one_hot(labels(), 4)):
+        with pytest.raises(ValueError, match="labels must be integers, one for each of the"):
+            calibrate_gradient(network, x, wrong)
+    with pytest.raises(TypeError, match="target must be a GradientTarget or None, got Target"):
+        calibrate_gradient(network, x, target=Target())
+    with pytest.raises(TypeError, match="key must be a random key"):
+        calibrate_gradient(network, x, key=0)
+    with pytest.raises(TypeError, match="readout_fn must be a function, got 'max'"):
+        GradientTarget(readout_fn="max")
     with pytest.raises(TypeError, match=r"must be a snnjax.nn.Sequential"):
         calibrate_gradient(network.layers[0], x)
     with pytest.raises(ValueError, match="end in a readout"):

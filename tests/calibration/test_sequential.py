@@ -292,6 +292,11 @@ def test_pure_and_the_same_under_jit_and_vmap():
 def test_errors(options, match):
     with pytest.raises(ValueError, match=match):
         calibrate(networks(2), **({"x": jnp.zeros((5, 1, 20))} | options))
+    for target in (1.0, [1.0, 1.0], Target):
+        with pytest.raises(TypeError, match="target must be one Target or 2, one per spiking"):
+            calibrate(networks(2), jnp.zeros((5, 1, 20)), target=target)
+    with pytest.raises(TypeError, match="gradient must be a GradientTarget or None, got False"):
+        calibrate(networks(2), jnp.zeros((5, 1, 20)), gradient=False)
     with pytest.raises(ValueError, match="sigma_u must be finite and > 0"):
         Target(sigma_u=-1.0)
     with pytest.raises(ValueError, match="passes must be >= 1"):

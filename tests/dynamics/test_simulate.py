@@ -415,7 +415,7 @@ def test_recurrence_may_close_over_traced_weights(fused, rng, x64):
 def test_membrane_of_a_readout_is_an_error():
     with pytest.raises(
         ValueError,
-        match="membrane=True needs a state with a membrane u, which LeakyIntegratorState has not",
+        match="membrane=True needs a neuron whose state has a membrane u, got LeakyIntegratorState",
     ):
         simulate(LeakyIntegrator(), jnp.ones((5, 1, 3)), membrane=True)
 

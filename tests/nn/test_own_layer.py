@@ -236,9 +236,7 @@ def test_a_layer_with_a_state_runs_over_time_and_step_by_step(x):
         LIF(), jnp.asarray(np.stack(passed), jnp.float32) @ calibrated.layers[1].kernel[...]
     )
     np.testing.assert_allclose(report.sigma_u, np.sqrt(u.var(axis=0).mean()), rtol=1e-3)
-    with pytest.raises(
-        ValueError, match="membrane=True needs a layer of neurons, which Depressing is not"
-    ):
+    with pytest.raises(ValueError, match="membrane=True needs a layer of neurons, got Depressing"):
         net.layers[0](x, membrane=True)
     with pytest.raises(
         ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"

@@ -212,6 +212,6 @@ def test_other_errors(layer):
         layer.step((), jnp.zeros(B))
     with pytest.raises(
         ValueError,
-        match=f"membrane=True needs a layer of neurons, which {type(layer).__name__} is not",
+        match=f"membrane=True needs a layer of neurons, got {type(layer).__name__}",
     ):
         layer(jnp.zeros((T, B, 2, 1)), membrane=True)

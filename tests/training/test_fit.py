@@ -188,6 +188,7 @@ class NoPytree:
             ValueError,
             r"labels of train must be in \[0, 4\).*got 4",
         ),
+        (None, TypeError, "train must be a JAX pytree .*, got NoneType"),
         (DeviceArrays(x=jnp.zeros((3, 5, 8)), labels=jnp.array([0, -1, 1])), ValueError, "got -1"),
         (
             DeviceArrays(x=jnp.zeros((3, 5, 9)), labels=jnp.zeros(3, jnp.int32)),
@@ -325,6 +326,7 @@ class Ends(nnx.Module):
         (Linear(), {"objective": [losses.SquaredError]}, TypeError, r"loss must be a function, got the class SquaredError; make one, SquaredError\(\)"),
         (Linear(), {"objective": losses.SquaredError()}, TypeError, "objective must be a snnjax.training.Objective, .* got SquaredError"),
         (Linear(), {"callbacks": print}, TypeError, "callbacks must be a sequence of callbacks and functions of a row, got <built-in function print>"),
+        (Linear(), {"callbacks": 3}, TypeError, "callbacks must be a sequence of callbacks .*, got 3; write"),
         (Linear(), {"callbacks": [EarlyStopping]}, TypeError, "callbacks must be a sequence .* got <class .*EarlyStopping'> among them"),
         (Linear(), {"progress": 1}, TypeError, "progress must be True, False or None, got 1"),
         (Linear(), {"batch_size": None}, ValueError, "batch_size must be given for data that do not come in batches"),

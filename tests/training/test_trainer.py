@@ -73,6 +73,8 @@ def test_a_state_is_donated_and_the_network_is_left_alone():
     made.step(old, source().batch(jnp.arange(4)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
     np.testing.assert_array_equal(net.map.kernel[...], before)
+    with pytest.raises(ValueError, match="state was used before, and its arrays were donated"):
+        made.step(old, source().batch(jnp.arange(4)))
     same(
         made.init().params, nnx.state(net, nnx.Param), rtol=0
     )  # a second start from the same parameters
@@ -196,6 +198,26 @@ def test_errors_of_calls():
             lambda made, state, data: made.evaluate(state, data),
             r"params must be parameters, got a TrainState; give state\.params",
         ),
+        (
+            lambda made, state, data: made.evaluate(Linear(), data),
+            r"params must be parameters, got Linear; give nnx\.state\(network, nnx\.Param\)",
+        ),
+        (
+            lambda made, state, data: made.step(state, (data, slice(3))),
+            r"indices of a batch must be integers \(batch,\), got slice",
+        ),
+        (
+            lambda made, state, data: made.step(state, (data, 3)),
+            r"indices of a batch must be integers \(batch,\), got int 3",
+        ),
+        (
+            lambda made, state, data: trainer((1, 2, 3)),
+            r"network must be .* \(apply, params\), got tuple \['int', 'int', 'int'\]",
+        ),
+        (
+            lambda made, state, data: trainer(batch_size=None, micro_batch="2"),
+            "micro_batch must be an integer, got str '2'",
+        ),
     ],
 )
 def test_arguments_of_another_kind_are_named(call, match):
@@ -208,8 +230,9 @@ def test_a_batch_of_arrays_is_evaluated_like_a_source():
     made, data = trainer(), source()
     x, y = map(np.asarray, data.batch(jnp.arange(10)))
     same(made.evaluate(made.params, (x, y)), made.evaluate(made.params, data), rtol=1e-6)
-    state, _ = made.step(made.init(), [x, y])  # as a loader gives it
-    assert int(state.steps) == 1
+    state, _ = made.step(made.init(), [x, y.tolist()])  # as a loader gives it
+    state, _ = made.step(state, (data, [0, 3, 4]))
+    assert int(state.steps) == 2
 
 
 def test_what_is_separable():
