@@ -319,7 +319,7 @@ def sweep(words: list[str], out: Out) -> int:
     from snnjax.experiments import Execution, Sweep, run_sweep
     from snnjax.experiments._results import sweep_table
     from snnjax.experiments._sweep import load_sweep
-    from snnjax.experiments._sweep_folder import FIGURE
+    from snnjax.experiments._sweep_folder import FIGURE, members_of
 
     folder = options.resume or options.out
     if options.resume is not None and not (options.resume / "config.json").exists():
@@ -345,7 +345,7 @@ def sweep(words: list[str], out: Out) -> int:
     )
     training = planned.base.training
     epochs = training.epochs + training.priming_epochs
-    with SweepProgress(len(planned.members()), epochs) as progress:
+    with SweepProgress(len(members_of(folder, planned.members())), epochs) as progress:
         try:
             resume = options.resume is not None
             done = run_sweep(

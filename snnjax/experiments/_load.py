@@ -41,6 +41,8 @@ def load_experiment(
     file = Path(folder) / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.json")
+    if not besides and (file.parent / "plan.json").exists():
+        raise ValueError(f"{folder} is the folder of a sweep, not of a run")
     content = read_json(file)
     if not isinstance(content, dict) or not isinstance(content.get("task"), str):
         raise ValueError(f"{file} must have the options of an experiment, with a task")

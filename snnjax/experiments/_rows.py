@@ -61,8 +61,9 @@ def of_one(result: FitResult, *, finite: bool = True) -> EnsembleResult:
     names = [name for name in rows[0] if name not in ("epoch", "seconds")]
     history = {name: np.array([[row[name] for row in rows]]) for name in names}
     lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
-    facts = lead((result.best_epoch, len(rows) - 1, finite, test))
-    return EnsembleResult(history, lead(result.final), lead(result.best), *facts, {})
+    ends = lead(result.final), lead(result.best)
+    best_epoch, epochs, healthy, tested = lead((result.best_epoch, len(rows) - 1, finite, test))
+    return EnsembleResult(history, *ends, best_epoch, epochs, healthy, tested, {})
 
 
 def row_from(arrays: Mapping[str, np.ndarray]) -> Row:

@@ -136,6 +136,11 @@ class Sweep:
         shared = {name: value for name, value in options.items() if name not in left_out}
         return json.loads(json.dumps(shared, default=str))
 
+    def replaced(self) -> dict[str, Any]:
+        """Return the options of `base` that every member replaces, for `load_sweep`."""
+        own = self.base.options()
+        return {name: _plain(own[name]) for name in self.over if name in own}
+
 
 def _plain(value: Any) -> Any:
     """Return a value that is equal to what plan.json gives back for it."""
@@ -227,7 +232,8 @@ def run_sweep(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder))
             check_folder(folder, identity, defaults, resume=resume)
-            members = open_folder(folder, identity | {"versions": versions}, members)
+            config = identity | {"versions": versions, "base": sweep.replaced()}
+            members = open_folder(folder, config, members)
             # this reads every finished member, so that a damaged file is found before training
             write_results(folder, members, figure=figure)
             groups: dict[Experiment, list[Member]] = {}
@@ -428,7 +434,10 @@ def load_sweep(folder: Path) -> Sweep:
     first = planned(folder)[0]
     saved = read_json(folder / "config.json")
     seed = first.pop("seed")
-    base = load_experiment(folder, besides=("patience", "order"), replaced=first)
+    # without the values of `base`, other options may have no effect, or belong to another choice
+    base = load_experiment(
+        folder, besides=("patience", "order", "base"), replaced=saved.get("base", first)
+    )
     over = {name: (value,) for name, value in first.items()}
     return Sweep(
         base=base, over=over, seeds=(seed,), patience=saved["patience"], order=saved["order"]

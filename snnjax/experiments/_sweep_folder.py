@@ -1,7 +1,7 @@
 r"""The files of a sweep, and the order of writing that makes a sweep safe to interrupt.
 
-    FOLDER/config.json      options of the base experiment and of the sweep, without the seed and
-                            the swept options
+    FOLDER/config.json      options of the base experiment and of the sweep, without the seed; the
+                            swept options apart, as `base`
     FOLDER/plan.json        every member that was ever requested
     FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its seed
                             and its values, "seed=0,sigma_u=0.5"
@@ -111,22 +111,27 @@ def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member])
     if not (folder / "config.json").exists():
         write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     (folder / "members").mkdir(exist_ok=True)
-    file = folder / "plan.json"
-    plan = planned(folder) if file.exists() else []
+    plan, union = planned(folder), members_of(folder, members)
     if plan and plan[0].keys() != members[0].keys():
         raise ValueError(
             f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
             "the same options, or another folder"
         )
-    union = plan + [m for m in members if m not in plan]
     if union != plan:
-        write_whole(file, json.dumps(union).encode())
+        write_whole(folder / "plan.json", json.dumps(union).encode())
     return union
 
 
+def members_of(folder: Path, more: Sequence[Member]) -> list[Member]:
+    """Return all members of the plan, and those of `more` that it does not have."""
+    plan = planned(folder)
+    return plan + [m for m in more if m not in plan]
+
+
 def planned(folder: Path) -> list[Member]:
-    """Return all members of the plan."""
-    return [_member(m) for m in read_json(folder / "plan.json")]
+    """Return all members of the plan, or an empty list if there is none."""
+    file = folder / "plan.json"
+    return [_member(m) for m in read_json(file)] if file.exists() else []
 
 
 def _member(saved: Mapping[str, Any]) -> Member:
@@ -181,8 +186,12 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
 def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
     """Return the folder and the members of every unfinished wave, in order."""
     files = sorted((folder / "waves").glob("*/wave.json"))
-    whole = [file for file in files if file.parent.suffix != ".done"]
-    return [(file.parent, [_member(m) for m in read_json(file)]) for file in whole]
+    waves: list[tuple[Path, list[Member]]] = []
+    for file in files:
+        if file.parent.suffix != ".done":
+            with contextlib.suppress(FileNotFoundError):  # another process has just finished it
+                waves.append((file.parent, [_member(m) for m in read_json(file)]))
+    return waves
 
 
 _CLAIMED = "claimed"

@@ -329,6 +329,41 @@ def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
         run_sweep(other, folder, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("base", "over"),
+    [
+        (BASE, {"depth": (2, 3)}),  # without a depth, `beta` has an effect
+        (BASE, {"upper_strength": (0.0, 0.1)}),
+        (BASE.replace(sigma_u=0.5), {"init": ("lsuv", "data_driven")}),
+        (BASE.replace(init="lsuv", lsuv_rate=5.0), {"init": ("kaiming", "lsuv")}),
+    ],
+)
+def test_a_sweep_is_loaded_whatever_its_first_member_is(tmp_path, base, over):
+    sweep = Sweep(base=base, over=over, seeds=2)
+    config = sweep.identity() | {"base": sweep.replaced()}
+    _sweep_folder.open_folder(tmp_path, config, sweep.members())
+    loaded = _sweep.load_sweep(tmp_path)
+    assert loaded.identity() == sweep.identity()
+    for member in sweep.members():
+        assert loaded.experiment(member) == sweep.experiment(member)
+    # all members of the plan are left to be trained, not only that of `loaded`
+    assert _sweep_folder.members_of(tmp_path, loaded.members()) == sweep.members()
+
+
+def test_a_wave_that_another_process_finishes_is_no_error(tmp_path, monkeypatch):
+    _sweep_folder.plan_waves(tmp_path, [SWEEP.members()], 2)
+    first, second = _sweep_folder.waves_in(tmp_path)
+    read = _sweep_folder.read_json
+
+    def late(file):
+        if file.parent == first[0]:
+            _sweep_folder.close_wave(first[0])
+        return read(file)
+
+    monkeypatch.setattr(_sweep_folder, "read_json", late)
+    assert _sweep_folder.waves_in(tmp_path) == [second]
+
+
 @pytest.mark.parametrize("init", ["fluctuation_driven", "lognormal", "data_driven"])
 def test_targets_of_the_membrane_have_an_effect_wherever_an_initialization_has_them(init):
     base = Experiment.from_options("randman", model="dalian", init=init, recurrent=True)
