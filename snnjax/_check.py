@@ -8,6 +8,7 @@ JAX is imported where it is needed, so that the command line can check options w
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import numbers
 import sys
@@ -255,8 +256,10 @@ def one_of(name: str, value: object, allowed: Collection[T]) -> T:
         ValueError: It is not one of them.
     """
     if value not in allowed:
+        near = difflib.get_close_matches(str(value), map(str, allowed), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}"
+            f"{name} must be one of {', '.join(repr(a) for a in allowed)}, got {value!r}{hint}"
         )
     return cast(T, value)
 

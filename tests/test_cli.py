@@ -238,7 +238,7 @@ def test_top_level_names():
         (["train", "randman", "more"], "unexpected 'more'"),
         (["train", "randman", "--epochs", "two"], "--epochs: must be a whole number, got 'two'"),
         (["train", "randman", "--epochs", "-1"], "--epochs must be >= 1, got -1"),
-        (["train", "randman", "--init", "lsuvv"], "--init must be one of 'data_driven'"),
+        (["train", "randman", "--init", "lsuvv"], "got 'lsuvv'; did you mean lsuv?"),
         (["train", "randman", "--loss", "mse"], "--loss: must be one of max_over_time"),
         (
             ["train", "randman", "--init", "lsuv", "--sigma-u", "1"],
