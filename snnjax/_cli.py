@@ -100,7 +100,8 @@ def _help(words: list[str], out: Out) -> int:
     for name, (_, text) in COMMANDS.items():
         out(f"  {name:<12}{text}")
     out("\n  --version   print the version\n  --debug     show the traceback of an error")
-    out("\nsnnjax COMMAND --help shows the flags of a command.")
+    out("\nBegin with: snnjax train randman --epochs 20 --batch-size 100")
+    out("snnjax COMMAND --help shows tasks and flags, snnjax train randman --help those of a task.")
     return 0
 
 

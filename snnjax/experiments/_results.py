@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from snnjax import _check
 from snnjax.experiments._load import read_json
 from snnjax.experiments._rows import Row
 
@@ -97,9 +98,8 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
     groups = list(groups_of(rows).items())
     if sort is not None:
         if sort not in rows[0]:
-            raise ValueError(
-                f"sort must be a column of results.csv, {', '.join(rows[0])}, got {sort!r}"
-            )
+            names = [name for name in rows[0] if not name.startswith(("initial_", "final_"))]
+            _check.one_of("sort", sort, names)
         groups.sort(key=lambda item: -_mean(item[1], sort))
     for values, group in groups:
         lost = sum(not row["finite"] for row in group)
@@ -134,11 +134,13 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         file: The file to write.
 
     Raises:
-        ValueError: No number is swept.
+        ValueError: No number is swept, or the file has another ending than png, svg or pdf.
     """
     from matplotlib.figure import Figure
 
     from snnjax import plotting
+
+    _check.one_of("figure", file.suffix, (".png", ".svg", ".pdf"))
 
     names = swept(rows)
     numeric = [n for n in names if all(isinstance(row.get(n), int | float) for row in rows)]
@@ -160,7 +162,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         low, high = [f.min() for f in found], [f.max() for f in found]
         axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, lw=0)
     positions = [row[axis] for row in rows]
-    if min(positions) > 0 and max(positions) >= 20 * min(positions):
+    if min(positions) > 0 and max(positions) >= 5 * min(positions):
         axes.set_xscale("log")
     axes.set(xlabel=axis.replace("_", " "), ylabel="test accuracy (%)")
     axes.spines[["top", "right"]].set_visible(False)

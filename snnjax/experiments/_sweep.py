@@ -439,6 +439,5 @@ def load_sweep(folder: Path) -> Sweep:
         folder, besides=("patience", "order", "base"), replaced=saved.get("base", first)
     )
     over = {name: (value,) for name, value in first.items()}
-    return Sweep(
-        base=base, over=over, seeds=(seed,), patience=saved["patience"], order=saved["order"]
-    )
+    own = {"patience": saved.get("patience"), "order": saved.get("order", "member")}
+    return Sweep(base=base, over=over, seeds=(seed,), **own)
