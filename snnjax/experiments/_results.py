@@ -98,6 +98,7 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
     groups = list(groups_of(rows).items())
     if sort is not None:
         if sort not in rows[0]:
+            # without the columns of each layer, which are many
             names = [name for name in rows[0] if not name.startswith(("initial_", "final_"))]
             _check.one_of("sort", sort, names)
         groups.sort(key=lambda item: -_mean(item[1], sort))
