@@ -122,7 +122,7 @@ class Experiment(Part):
         """Return the names of all options without an effect, and the reason."""
         bounds, calibrated = self.objective, isinstance(self.start.gradient, parts.Steepness)
         off = lambda strength: _check.concrete(strength) is not None and float(strength) == 0
-        reasons: dict[str, str] = {}
+        reasons = self.task.idle()
         if off(bounds.upper_strength):
             reasons |= dict.fromkeys(("upper_rate", "upper_pool"), "upper_strength is 0")
         if off(bounds.lower_strength):

@@ -76,6 +76,10 @@ class Task(Part):
         """Padding of two-dimensional convolutions."""
         return "same"
 
+    def idle(self) -> dict[str, str]:
+        """Return the names of options of the task without an effect, and the reason."""
+        return {}
+
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set.
 
@@ -243,6 +247,11 @@ class SHD(LineTask, HeldOut):
     verified checksums."""
     valid_speakers: tuple[int, ...] = ()
     """Hold out all recordings of these speakers instead of a fraction."""
+
+    def idle(self) -> dict[str, str]:
+        """Return the names of options of the task without an effect, and the reason."""
+        named = bool(self.valid_speakers)
+        return {"valid_fraction": "valid_speakers are held out"} if named else {}
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
@@ -437,6 +446,10 @@ class DVSGesture(EventTask):
                     f"{name} must be 0 for streamed data, got {getattr(self, name)}; to use it, "
                     "store the data on the device: stream = False (--no-stream)"
                 )
+
+    def idle(self) -> dict[str, str]:
+        """Return the names of options of the task without an effect, and the reason."""
+        return {} if self.stream else dict.fromkeys(("crop", "shard_size"), "stream is False")
 
     @property
     def streamed(self) -> bool:

@@ -46,9 +46,8 @@ def test_sets_are_split_by_user(folder):
     assert set(test.groups) == {24, 25, 26}
     assert (train.shard_size, train.n_shards, len(train)) == (4, 3, 12)  # and not 8 of 12
     assert (valid.num_units, valid.duration) == (128, 0.1)
-    held, _, _ = Experiment.from_options(
-        "dvs-gesture", data=folder, stream=False, **SMALL
-    ).datasets()
+    streamed = Experiment.from_options("dvs-gesture", data=folder, **SMALL)
+    held, _, _ = streamed.replace(stream=False).datasets()
     whole = DVSGesture(folder, "train", downsample=16)
     expected = whole.subset(whole.users != 3).load(duration=0.1)
     np.testing.assert_array_equal(held.times, expected.times)

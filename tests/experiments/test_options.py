@@ -111,6 +111,20 @@ def test_options_without_effect_are_refused(options, name, reason):
     assert used.replace(**{name: own}).options()[name] == own
 
 
+def test_options_of_a_task_without_effect_are_refused():
+    for task, options, name in (
+        ("shd", {"valid_speakers": (1, 2)}, "valid_fraction"),
+        ("dvs-gesture", {"stream": False}, "crop"),
+        ("dvs-gesture", {"stream": False}, "shard_size"),
+    ):
+        experiment = Experiment.from_options(task)
+        own = experiment.options()[name]
+        changed = experiment.replace(**options)
+        assert name not in changed.options()
+        with pytest.raises(ValueError, match=f"{name} has no effect, because"):
+            changed.replace(**{name: own})
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
