@@ -47,7 +47,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=kind, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        text = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        raise UsageError(f"{text}; see {self.prog} --help")
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return the flags that are given, by the name of their field.
@@ -121,7 +122,8 @@ def _add(group: Any, option: Option, several: bool) -> None:
     if option.choices:
         lines = [f"{c.name}: {(inspect.getdoc(c) or '').splitlines()[0]}" for c in option.choices]
         text = "\n".join([text, *lines])
-    settings["help"] = f"{text} [{default}]"
+    # None is typed as none
+    settings["help"] = f"{text.replace('None:', 'none:')} [{default}]"
     if bool in kinds and not several:
         settings["action"] = argparse.BooleanOptionalAction
     else:

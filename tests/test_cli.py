@@ -236,10 +236,10 @@ def test_top_level_names():
         (["train", "randman", "--epoch", "2"], "unknown flag --epoch; did you mean --epochs?"),
         (["train", "randman", "--sigma", "1.0"], "unknown flag --sigma; did you mean --sigma-u?"),
         (["train", "randman", "more"], "unexpected 'more'"),
-        (["train", "randman", "--epochs", "two"], "--epochs: must be a whole number, got 'two'"),
+        (["train", "randman", "--epochs", "two"], "--epochs must be a whole number, got 'two'"),
         (["train", "randman", "--epochs", "-1"], "--epochs must be >= 1, got -1"),
         (["train", "randman", "--init", "lsuvv"], "got 'lsuvv'; did you mean lsuv?"),
-        (["train", "randman", "--loss", "mse"], "--loss: must be one of max_over_time"),
+        (["train", "randman", "--loss", "mse"], "--loss must be one of max_over_time"),
         (
             ["train", "randman", "--init", "lsuv", "--sigma-u", "1"],
             "--sigma-u is an option of init",

@@ -53,6 +53,16 @@ def load_experiment(
         raise ValueError(f"{file}: {error}") from None
 
 
+def differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Name the options that differ, with both values. The folder of the data may change.
+
+    >>> differences({"epochs": 10, "data": "here"}, {"epochs": 20, "data": "there"})
+    'epochs (10, got 20)'
+    """
+    names = [name for name in own if name != "data" and saved.get(name) != own[name]]
+    return ", ".join(f"{name} ({saved.get(name)!r}, got {own[name]!r})" for name in names)
+
+
 def read_json(file: Path) -> Any:
     """Return the content of a JSON file, or raise a ValueError that names it."""
     try:

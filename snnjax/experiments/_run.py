@@ -26,7 +26,7 @@ from snnjax.experiments._data import (
     train_source,
 )
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._load import as_json, load_experiment
+from snnjax.experiments._load import as_json, differences, load_experiment
 from snnjax.experiments._options import options_of
 from snnjax.experiments._rows import Row, numbers_of, of_one, row_from
 from snnjax.nn import Dalian, Sequential
@@ -194,8 +194,7 @@ def check_folder(folder: Path, experiment: Experiment, *, resume: bool) -> None:
             raise FileExistsError(f"run folder {folder} {what}; name another one or remove it")
         return
     saved, own = load_experiment(folder).options(), experiment.options()
-    different = [k for k in saved | own if k != "data" and saved.get(k) != own.get(k)]
-    if different:
+    if different := differences(saved, dict.fromkeys(saved) | own):
         raise ValueError(f"{folder} has a run with other options; these differ: {different}")
     if (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists():
         raise ValueError(f"the run in {folder} is finished; name another folder for a new run")

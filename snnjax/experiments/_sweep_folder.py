@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from snnjax._files import write_whole
-from snnjax.experiments._load import read_json
+from snnjax.experiments._load import differences, read_json
 from snnjax.experiments._rows import Member, Row, numbers_of, row_from, shown
 from snnjax.training._ensemble import EnsembleResult
 from snnjax.training._params import flatten_params
@@ -85,11 +85,7 @@ def check_folder(
         )
     saved = read_json(file)
     # the folder of the data may change
-    different = (
-        [k for k in content if k != "data" and saved.get(k, defaults.get(k)) != content[k]]
-        if isinstance(saved, dict)
-        else ["all of it"]
-    )
+    different = differences(defaults | saved, content) if isinstance(saved, dict) else "all of it"
     if different:
         raise ValueError(
             f"{folder} has a sweep of another experiment; it differs in {different}. Name "

@@ -326,7 +326,8 @@ def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
     assert "stopped" in json.loads((folder / "results.json").read_text())
     with pytest.raises(FileExistsError, match="is not empty"):
         run(experiment, folder)
-    with pytest.raises(ValueError, match=r"other options; these differ: \['tau_mem', 'epochs'\]"):
+    match = r"other options; these differ: tau_mem \(0.02, got 0.03\), epochs"
+    with pytest.raises(ValueError, match=match):
         run(experiment.replace(epochs=3, tau_mem=0.03), folder, resume=True)
     resumed = run(experiment, folder, resume=True)
     for which in ("final", "best"):
