@@ -157,6 +157,7 @@ def test_commands_are_understood(path, tmp_path, monkeypatch):
     """Every `snnjax` line, with its placeholders, is parsed and checked; nothing is run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "FOLDER" / "config.json").touch()  # a run or sweep to resume
 
     def understood(*args, **options):
         raise Understood
