@@ -130,7 +130,7 @@ def test_runs_with_small_settings(name):
 def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
     notebook = read(name)
-    loads = next(k for k, cell in enumerate(notebook.cells) if "load_shd(" in cell.source)
+    loads = next(k for k, cell in enumerate(notebook.cells) if ".datasets()" in cell.source)
     notebook.cells = notebook.cells[: loads + 1]
     said = texts(execute.execute(notebook, small=True).cells[-1])
     assert "Data: generated spikes: no recordings were found" in said

@@ -70,6 +70,7 @@ def calibrate(
         UserWarning: A layer is not within 5 % of its target; the text gives the likely reason.
             There is no warning under jit; see `LayerReport.on_target` instead.
 
+    >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
     >>> from snnjax.nn import FluctuationDriven, Readout, SpikingDense
     >>> rngs = nnx.Rngs(0)
