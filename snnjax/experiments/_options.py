@@ -130,7 +130,8 @@ def replaced(part: P, options: Mapping[str, Any]) -> P:
     """Return a tree with other values of some options.
 
     If another class is chosen, it keeps the values of fields that both classes have from a common
-    base class.
+    base class. A field with defaults of its own in each class (`learning_rate`) keeps a value that
+    is not the default.
 
     Args:
         part: The tree.
@@ -178,8 +179,16 @@ def _chosen(old: Part, flag: str, choices: tuple[type[Part], ...], name: str) ->
     if type(old) is cls:
         return old
     both = {f.name for f in dataclasses.fields(old)} & {f.name for f in dataclasses.fields(cls)}
-    kept = [n for n in both if _defined_by(type(old), n) is _defined_by(cls, n)]
-    return cls(**{n: getattr(old, n) for n in kept})
+    common = [base for base in type(old).__mro__ if issubclass(cls, base)]
+    own = {field.name: field.default for field in dataclasses.fields(old)}
+
+    def kept(name: str) -> bool:
+        if _defined_by(type(old), name) is _defined_by(cls, name):
+            return True
+        shared = any(name in inspect.get_annotations(base) for base in common)
+        return shared and getattr(old, name) != own[name]
+
+    return cls(**{name: getattr(old, name) for name in both if kept(name)})
 
 
 def _defined_by(cls: type[Part], name: str) -> type:
