@@ -166,8 +166,7 @@ class _Usage:
         chosen = {n: v for n, v in vars(first.parse_known_args(words)[0]).items() if v is not None}
         if several:
             chosen = {name: text.split(",")[0] for name, text in chosen.items()}
-        with _FlagErrors():
-            self.base = Experiment.from_options(str(self.task), **chosen)
+        self.base = Experiment.from_options(str(self.task), **chosen)
         self.parser.add_argument("task", choices=[self.task], help="the task")
         self.parser.add_argument(
             "--start",
@@ -192,14 +191,6 @@ class _Usage:
         if self.base is None:
             raise UsageError(f"name a task: {', '.join(_NAMES)}")
         return self.base
-
-
-class _FlagErrors:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ValueError):
-            raise UsageError(_with_flags(str(error))) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import _parts as parts
 from snnjax.experiments._build import LOSSES, Inputs, build_network
 from snnjax.experiments._experiment import Experiment
+from snnjax.experiments._options import options_of, replaced
 from snnjax.experiments._tasks import EventTask
 from snnjax.nn import Sensory, Sequential
 
@@ -217,7 +218,5 @@ def calibrated(
 
 def at(experiment: Experiment, values: dict[str, Any]) -> Experiment:
     """Return the experiment with other values, which may be traced. Names it lacks do not count."""
-    from snnjax.experiments._options import options_of, replaced
-
     own = {option.name for option in options_of(experiment)}
     return replaced(experiment, {name: v for name, v in values.items() if name in own})

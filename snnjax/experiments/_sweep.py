@@ -115,6 +115,8 @@ class Sweep:
         if self.patience is not None:
             _check.integer("patience", self.patience, at_least=1)
         _check.one_of("order", self.order, get_args(Order))
+        if self.base.task.streamed and (self.patience is not None or self.order != "member"):
+            raise ValueError("patience and order have no effect on streamed data; leave them out")
         for member in self.members():  # check every experiment before anything is computed
             self.experiment(member)
 
@@ -403,8 +405,6 @@ def _train_one_by_one(
     Each is a run of its own in the folder of the wave, and continues from its checkpoint. A network
     that became not finite counts with its last results, as in an ensemble.
     """
-    if sweep.patience is not None or sweep.order != "member":
-        raise ValueError("patience and order have no effect on streamed data; leave them out")
     trained = []
     for k, member in enumerate(members):
         folder = wave / f"{k:04d}"
