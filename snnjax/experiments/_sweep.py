@@ -246,17 +246,18 @@ def run_sweep(
             plan_waves(folder, list(groups.values()), size)
         wait("planned")
         members = planned(folder)
-        for wave, waiting in waves_in(folder):
-            if not claim(wave):
+        for place, waiting in waves_in(folder):
+            if not claim(place):
                 continue
             finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
             watch = [_counted(callback, finished, len(waiting)) for callback in on_epoch]
             experiment = _group(sweep, waiting[0])
             train = _train_one_by_one if experiment.task.streamed else _train_together
-            results = train(sweep, experiment, waiting, wave, loaded, execution, watch)
+            wave = _Wave(sweep, experiment, waiting, place, execution, watch)
+            results = train(wave, loaded)
             for k, member in enumerate(waiting):
                 write_member(member_file(folder, member), member, *results[k])
-            close_wave(wave)
+            close_wave(place)
             if first:
                 write_results(folder, members, figure=figure)
         while waves_in(folder):  # other processes are training
@@ -293,20 +294,33 @@ class _Loaded:
         return self.last
 
 
+class _Wave(NamedTuple):
+    """Members that train together.
+
+    Attributes:
+        sweep: The sweep.
+        experiment: What is equal for the members (`_group`).
+        members: The members.
+        folder: The folder of the wave.
+        execution: How it is computed.
+        watch: Functions of the snapshot of each epoch.
+    """
+
+    sweep: Sweep
+    experiment: Experiment
+    members: Sequence[Member]
+    folder: Path
+    execution: Execution
+    watch: Sequence[Callable[[Snapshot], None]]
+
+
 Trained = list[tuple[EnsembleResult, int]]
 """For each member of a wave the result that it is in, and its index there."""
 
 
-def _train_together(
-    sweep: Sweep,
-    experiment: Experiment,
-    members: Sequence[Member],
-    wave: Path,
-    loaded: _Loaded,
-    execution: Execution,
-    watch: Sequence[Callable[[Snapshot], None]],
-) -> Trained:
+def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
     """Train the members of a wave as one ensemble, from its last checkpoint."""
+    sweep, experiment, members, folder, execution, watch = wave
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events
@@ -319,7 +333,7 @@ def _train_together(
     network = nnx.eval_shape(lambda: build_network(experiment, data.inputs))
     splits = data.splits._replace(train=train_source(experiment, data.splits.train))
     splits = Splits(*(choose_form(network, source, events=events) for source in splits))
-    checkpoints = Checkpoints(wave / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints")
     last = training.epochs + training.priming_epochs
 
     def save(snapshot: Snapshot) -> None:
@@ -391,24 +405,16 @@ def program_of(experiment: Experiment, data: Data) -> Program:
     )
 
 
-def _train_one_by_one(
-    sweep: Sweep,
-    experiment: Experiment,
-    members: Sequence[Member],
-    wave: Path,
-    loaded: _Loaded,
-    execution: Execution,
-    watch: Sequence[Callable[[Snapshot], None]],
-) -> Trained:
+def _train_one_by_one(wave: _Wave, loaded: _Loaded) -> Trained:
     """Train the members of a wave with streamed data, which they cannot share.
 
     Each is a run of its own in the folder of the wave, and continues from its checkpoint. A network
     that became not finite counts with its last results, as in an ensemble.
     """
     trained = []
-    for k, member in enumerate(members):
-        folder = wave / f"{k:04d}"
-        one = sweep.experiment(member)
+    for k, member in enumerate(wave.members):
+        folder = wave.folder / f"{k:04d}"
+        one = wave.sweep.experiment(member)
         resume = (folder / CHECKPOINTS).exists()
         if not resume:  # it stopped before its first checkpoint, or after its last epoch
             shutil.rmtree(folder, ignore_errors=True)
