@@ -1,5 +1,6 @@
 """Data sets: the container of events, readers of files, and batches on the device."""
 
+from snnjax.datasets._aedat import read_aedat
 from snnjax.datasets._augment import Augmented
 from snnjax.datasets._batches import Batches
 from snnjax.datasets._crop import random_crop
@@ -28,6 +29,7 @@ __all__ = [
     "prepare_shd",
     "load_nmnist",
     "load_dvs_gesture",
+    "read_aedat",
     "load_cifar10",
     "randman",
     "poisson",

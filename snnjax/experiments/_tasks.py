@@ -230,7 +230,29 @@ class HeldOut(Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SHD(LineTask, HeldOut):
+class Spoken(LineTask):
+    """Options of tasks with spoken words from zenkelab.org, or with files in their layout."""
+
+    data: Path | None = None
+    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
+    download: bool = False
+    """If the files are missing, load the published data into the folder first, with verified
+    checksums."""
+
+    def _folder(self, *splits: str) -> Path:
+        """Return the folder with the files, after a download if it is asked for."""
+        from snnjax.datasets import download_shd
+
+        collection: Any = self.name
+        files = [f"{collection}_{split}.h5" for split in splits]
+        there = self.data is not None and all((self.data / file).exists() for file in files)
+        if self.download and self.data is not None and not there:
+            download_shd(self.data, collection=collection)
+        return find(type(self), self.data)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SHD(Spoken, HeldOut):
     """Classification of spoken words as spikes: the Spiking Heidelberg Digits, or files like them.
 
     The folder has the files NAME_train.h5 and NAME_test.h5.
@@ -240,11 +262,6 @@ class SHD(LineTask, HeldOut):
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
     holds, folders = ("*_train.h5",), ("shd", "shd_format")
 
-    data: Path | None = None
-    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
-    download: bool = False
-    """If the files are missing, load the Spiking Heidelberg Digits into the folder first, with
-    verified checksums."""
     valid_speakers: tuple[int, ...] = ()
     """Hold out all recordings of these speakers instead of a fraction."""
 
@@ -255,17 +272,35 @@ class SHD(LineTask, HeldOut):
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, download_shd, load_shd
+        from snnjax.datasets import Splits, load_shd
 
-        splits = ("train", "test")
-        here = lambda folder: all((folder / f"shd_{split}.h5").exists() for split in splits)
-        if self.download and self.data is not None and not here(self.data):
-            download_shd(self.data)
-        folder = find(type(self), self.data)
-        data, test = (load_shd(folder, split, duration=self.duration) for split in splits)
+        folder = self._folder("train", "test")
+        data, test = (
+            load_shd(folder, split, duration=self.duration) for split in ("train", "test")
+        )
         if not self.valid_speakers:
             return self._split(data, test)
         return Splits(*data.split_groups(self.valid_speakers), test)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SSC(Spoken):
+    """Classification of 35 spoken commands as spikes: the Spiking Speech Commands.
+
+    The folder has the files NAME_train.h5, NAME_valid.h5 and NAME_test.h5.
+    """
+
+    name = "ssc"
+    defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "epochs": 30}
+    holds, folders = ("*_valid.h5",), ("ssc",)
+
+    def datasets(self, experiment: Experiment) -> Splits:
+        """Return the training, validation and test set; see `Task`."""
+        from snnjax.datasets import Splits, load_shd
+
+        splits = ("train", "valid", "test")
+        folder = self._folder(*splits)
+        return Splits(*(load_shd(folder, split, duration=self.duration) for split in splits))
 
 
 CAMERA: Mapping[str, Any] = {
@@ -511,4 +546,4 @@ class DVSGesture(EventTask):
         )
 
 
-TASKS = (Randman, SHD, Digits, CIFAR10, DVSGesture, NMNIST)
+TASKS = (Randman, SHD, SSC, Digits, CIFAR10, DVSGesture, NMNIST)
