@@ -9,6 +9,7 @@ from snnjax.datasets._dvs_gesture import load_dvs_gesture
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._images import DeviceImages, ImageDataset, load_cifar10
 from snnjax.datasets._labelled import Splits
+from snnjax.datasets._mix import Mixed
 from snnjax.datasets._nmnist import load_nmnist
 from snnjax.datasets._poisson import poisson, poisson_raster
 from snnjax.datasets._randman import randman
@@ -39,5 +40,6 @@ __all__ = [
     "Batches",
     "BatchSource",
     "Augmented",
+    "Mixed",
     "random_crop",
 ]

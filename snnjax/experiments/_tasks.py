@@ -139,6 +139,23 @@ class EventTask(Task):
     augment_insert: Annotated[float, Range(at_least=0, at_most=100)] = 0.0
     """Insert events at random places into each training sample, on average this fraction of its
     events."""
+    augment_blend: Probability = 0.0
+    """Blend a training sample with another one of its class with this probability."""
+    augment_cutmix: Probability = 0.0
+    """Replace a part of a training sample by that of another one with this probability; the target
+    is then a mixture of two classes."""
+    augment_cutmix_axis: Literal["time", "units"] = "time"
+    """Axis of the part that is replaced."""
+
+    def idle(self) -> dict[str, str]:
+        """Return the names of options of the task without an effect, and the reason."""
+        unused = {} if self.augment_cutmix else {"augment_cutmix_axis": "augment_cutmix is 0"}
+        return super().idle() | unused
+
+    def mixture(self) -> dict[str, Any]:
+        """Return the options of `snnjax.datasets.Mixed`, or nothing if no samples are mixed."""
+        shares = {"blend": self.augment_blend, "cutmix": self.augment_cutmix}
+        return shares | {"axis": self.augment_cutmix_axis} if any(shares.values()) else {}
 
     def augmentation(self, dt: float) -> dict[str, Any]:
         """Return the options of `snnjax.datasets.Augmented`.
@@ -268,7 +285,8 @@ class SHD(Spoken, HeldOut):
     def idle(self) -> dict[str, str]:
         """Return the names of options of the task without an effect, and the reason."""
         named = bool(self.valid_speakers)
-        return {"valid_fraction": "valid_speakers are held out"} if named else {}
+        held = {"valid_fraction": "valid_speakers are held out"} if named else {}
+        return super().idle() | held
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
@@ -475,7 +493,13 @@ class DVSGesture(EventTask):
         _check.one_of("downsample", self.downsample, tuple(2**k for k in range(8)))
         if not self.valid_users:
             raise ValueError("valid_users must have at least one user, got none")
-        for name in ("augment_stretch", "augment_time_jitter", "augment_insert"):
+        for name in (
+            "augment_stretch",
+            "augment_time_jitter",
+            "augment_insert",
+            "augment_blend",
+            "augment_cutmix",
+        ):
             if self.stream and getattr(self, name):
                 raise ValueError(
                     f"{name} must be 0 for streamed data, got {getattr(self, name)}; to use it, "
@@ -484,7 +508,8 @@ class DVSGesture(EventTask):
 
     def idle(self) -> dict[str, str]:
         """Return the names of options of the task without an effect, and the reason."""
-        return {} if self.stream else dict.fromkeys(("crop", "shard_size"), "stream is False")
+        unused = () if self.stream else ("crop", "shard_size")
+        return super().idle() | dict.fromkeys(unused, "stream is False")
 
     @property
     def streamed(self) -> bool:
