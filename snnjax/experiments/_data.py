@@ -93,7 +93,10 @@ def _put_events(
     experiment: Experiment, train: EventDataset | Stream, valid: EventDataset, test: EventDataset
 ) -> Data:
     """Return the data. For a stream, `nu` is the rate of the first shard before augmentation."""
-    dt = experiment.neuron.dt
+    dt, task = experiment.neuron.dt, experiment.task
+    if isinstance(task, EventTask) and task.trial_end == "last_event":
+        assert not isinstance(train, Stream)  # the task refuses it
+        train, valid, test = (data.until_last_event() for data in (train, valid, test))
     if isinstance(train, Stream):
         with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
             sample: Any = next(shards)  # `DeviceEvents`, because `events` is False

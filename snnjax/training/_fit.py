@@ -22,7 +22,7 @@ from snnjax import _check
 from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.losses import Target
+from snnjax.losses import Target, untimed
 from snnjax.nn import Layer
 from snnjax.sparse import as_dense
 from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, quality_of
@@ -447,12 +447,13 @@ def _check_source(
         hint = "move the axis of time first in batch(...), jnp.moveaxis(x, 1, 0)"
         raise ValueError(f"{expected}, got {x.shape} for a batch of one sample; {hint}")
     problem = trainer.problem
-    readout, _ = jax.eval_shape(problem.outputs, trainer.params, x)
+    readout, _ = jax.eval_shape(problem.outputs, trainer.params, x, target)
     for measure in (problem.loss, problem.sample_scores):
         jax.eval_shape(measure, readout, target)
-    values = labels_of_all
+    values: Any = labels_of_all
     if values is None:
         values = source.y if isinstance(source, Batch) else getattr(source, "labels", None)
+    target, _ = untimed(target)
     array = isinstance(target, jax.ShapeDtypeStruct)
     if values is not None and array and np.ndim(values) == len(target.shape):
         problem.loss.check(f"labels of {name}", values, readout.shape[-1])
