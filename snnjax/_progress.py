@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -73,22 +74,26 @@ class _Live:
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr, force_jupyter=False)
-        self._bar = None
+        self.total, self._bar, self._calls, self._shown = total, None, 0, 0
         if self.console.is_terminal:
             self._bar = _Bar(console=self.console, speed_estimate_period=_PERIOD)
             self._task = self._bar.add_task(unit, total=total, parts={"phase": "compiling"})
 
-    def update(self, completed: int, parts: Mapping[str, str]) -> bool:
-        """Move the bar and return True, or return False if there is no bar.
+    def show(self, completed: int, parts: Mapping[str, str], line: str) -> None:
+        """Move the bar. Without one, print the first two lines, and about twenty over the whole.
 
         Args:
             completed: Number of completed units.
             parts: Texts beside the bar. Their names are those of `_DROPPED`.
+            line: The line.
         """
-        if self._bar is None:
-            return False
-        self._bar.update(self._task, completed=completed, parts=parts)
-        return True
+        if self._bar is not None:
+            self._bar.update(self._task, completed=completed, parts=parts)
+            return
+        self._calls += 1
+        if self._calls <= 2 or completed * 20 // self.total > self._shown:
+            self._shown = completed * 20 // self.total
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -128,12 +133,8 @@ class TrainingProgress(Callback):
         line = f"epoch {epoch}/{self._last}  {describe(row)}  {row['seconds']:.1f} s"
         if self._live is None:
             self._line = _show_line(line, self._line)
-        elif not self._live.update(epoch, _texts_of(row)) and self._plain(epoch):
-            self._live.console.print(line, highlight=False, soft_wrap=True)
-
-    def _plain(self, epoch: int) -> bool:
-        """Return whether an epoch gets a plain line."""
-        return epoch % max(1, self._last // 20) == 0 or epoch in (1, self._last)
+        else:
+            self._live.show(epoch, _texts_of(row), line)
 
     def finish(self) -> None:
         if self._live is not None:
@@ -180,9 +181,8 @@ class SweepProgress(_Live):
 
     def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
         super().__init__("member-epoch", members * epochs, console)
-        self.total, self.epochs = members * epochs, epochs
+        self.epochs = epochs
         self._began: tuple[float, int] | None = None
-        self._shown = -1
 
     def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
         done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()
@@ -194,18 +194,16 @@ class SweepProgress(_Live):
         parts: dict[str, str] = {}
         if accuracy.size:
             parts["valid"] = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %"
+        left: list[str] = []
         if speed > 0:
             parts["speed"] = f"{speed:.2f} member-epochs/s"
+            left = [f"{(self.total - done) / speed:.0f} s left"]
+        line = "  ".join([f"member-epoch {done}/{self.total}", *parts.values(), *left])
         # until the first epoch has been trained, its program is compiled
-        live = self.update(done, parts if speed > 0 else parts | {"phase": "compiling"})
-        if not live and done * 20 // self.total > self._shown:
-            self._shown = done * 20 // self.total
-            left = [f"{(self.total - done) / speed:.0f} s left"] if speed > 0 else []
-            line = "  ".join([f"member-epoch {done}/{self.total}", *parts.values(), *left])
-            self.console.print(line, highlight=False, soft_wrap=True)
+        self.show(done, parts if speed > 0 else parts | {"phase": "compiling"}, line)
 
 
-class UnitProgress:
+class UnitProgress(contextlib.ExitStack):
     """A context manager that shows the progress of many sweeps, one after another.
 
     `unit(name, members, epochs)` starts the next sweep and returns its `on_epoch` callback. It
@@ -217,16 +215,8 @@ class UnitProgress:
     """
 
     def __init__(self, *, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console or Console(file=sys.stderr)
-        self._bar: SweepProgress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
 
     def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
         """End the current sweep and start the next.
@@ -239,12 +229,10 @@ class UnitProgress:
         Returns:
             The `on_epoch` callback of the sweep, or None without members.
         """
-        self.__exit__()
+        self.close()
         self.console.print(name, highlight=False, soft_wrap=True, markup=False)
-        if members:
-            self._bar = SweepProgress(members, epochs, console=self.console)
-            self._bar.__enter__()
-        return self._bar
+        bar = SweepProgress(members, epochs, console=self.console) if members else None
+        return bar and self.enter_context(bar)
 
 
 def describe(row: Row) -> str:
