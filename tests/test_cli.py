@@ -10,7 +10,7 @@ import pytest
 
 import snnjax
 from snnjax import theory
-from snnjax._cli import main
+from snnjax._cli import _with_flags, main
 from snnjax._flags import Parser, add_flags, texts_of
 from snnjax.experiments import Experiment
 from snnjax.experiments._options import options_of
@@ -52,7 +52,9 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     assert not (tmp_path / "run" / "checkpoints").exists()
     row = json.loads((tmp_path / "run" / "results.json").read_text())
     assert call(["results", str(tmp_path / "run")]) == 0
-    assert f"{100 * row['test_accuracy_final']:.1f}" in capsys.readouterr().out.splitlines()[1]
+    _, line, note = capsys.readouterr().out.splitlines()
+    assert f"{100 * row['test_accuracy_final']:.1f}" in line
+    assert "best: after the epoch with the best validation accuracy" in note
 
 
 @pytest.mark.more
@@ -248,9 +250,9 @@ def test_top_level_names():
         (["train", "randman", "--model", "csnn4"], "--depth must be one of 1, 3, 7, 10, got 4"),
         (
             ["train", "randman", "--samples", "20", "--batch-size", "9999"],
-            "--batch-size must be at most the size of the training set, 160, got 9999",
+            "--batch-size must be at most the size of the training set, 160, got 9999; with 16 an",
         ),
-        (["train", "shd"], "name their folder by data (--data FOLDER) or the environment"),
+        (["train", "shd"], "name their folder by --data FOLDER or the environment"),
         (["train", "--resume", "nowhere"], "nowhere is not the folder of a run"),
         (["train", "randman", "--resume", "x"], "give only it"),
         (["sweep", "randman", "--sigma-u", "1:2"], "values must be like 0.1,0.3,1 or 0:1:5"),
@@ -268,6 +270,31 @@ def test_a_mistake_is_one_line_that_names_the_flag(argv, message, capsys, monkey
     assert err.startswith("snnjax: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_help_without_a_task_shows_common_flags_and_where_all_are(capsys):
+    for command in ("train", "sweep", "probe"):
+        assert call([command, "--help"]) == 0
+        before, _, after = capsys.readouterr().out.partition("positional arguments")
+        assert after
+        assert f"all of them: snnjax {command} randman --help" in before
+        (line,) = [line for line in before.splitlines() if line.startswith("flags of a task:")]
+        known = {
+            f"--{o.name.replace('_', '-')}" for o in options_of(Experiment.from_options("shd"))
+        }
+        assert len(flags := set(line.split()[4:-1])) > 5
+        assert flags <= known
+
+
+def test_messages_name_only_the_flag():
+    for text, shown in (
+        ("sigma_u must be > 0", "--sigma-u must be > 0"),
+        ("continue it with resume (--resume), or", "continue it with --resume, or"),
+        ("on the device: stream = False (--no-stream)", "on the device: --no-stream"),
+        ("on the device (--no-stream)", "on the device (--no-stream)"),
+        ("their folder by data (--data FOLDER)", "their folder by --data FOLDER"),
+    ):
+        assert _with_flags(text) == shown
 
 
 def test_bare_command_and_version_and_traceback(capsys):

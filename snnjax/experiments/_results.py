@@ -12,7 +12,7 @@ from rich.table import Table
 
 from snnjax import _check
 from snnjax.experiments._load import read_json
-from snnjax.experiments._rows import Row
+from snnjax.experiments._rows import Row, is_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,9 @@ COLUMNS = {
     "test %, best": "test_accuracy_best",
     "layer 1, Hz": "final_rate_1",
 }
+COLUMNS_NOTE = (
+    "test %, final: after the last epoch; best: after the epoch with the best validation accuracy"
+)
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
@@ -111,7 +114,7 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
 
 
 def _values(rows: Sequence[Row], key: str) -> np.ndarray:
-    return np.array([row[key] for row in rows if isinstance(row.get(key), int | float)], float)
+    return np.array([row[key] for row in rows if is_number(row.get(key))], float)
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:
@@ -144,7 +147,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     _check.one_of("figure", file.suffix, (".png", ".svg", ".pdf"))
 
     names = swept(rows)
-    numeric = [n for n in names if all(isinstance(row.get(n), int | float) for row in rows)]
+    numeric = [name for name in names if all(is_number(row.get(name)) for row in rows)]
     if not numeric:
         raise ValueError("a figure needs a swept number, and these sweeps have none")
     # the number with most values is the axis

@@ -30,6 +30,11 @@ def shown(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
+def is_number(value: object) -> bool:
+    """Return whether a value of a row can be on an axis: a number, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def numbers_of(member: Member, result: EnsembleResult, k: int) -> Any:
     """Return all numbers of a member except its parameters, as arrays. `row_from` makes its row.
 

@@ -35,7 +35,8 @@ import numpy as np
 
 from snnjax._files import write_whole
 from snnjax.experiments._load import read_json
-from snnjax.experiments._rows import Member, Row, numbers_of, row_from, shown
+from snnjax.experiments._results import swept
+from snnjax.experiments._rows import Member, Row, is_number, numbers_of, row_from, shown
 from snnjax.training._ensemble import EnsembleResult
 from snnjax.training._params import flatten_params
 
@@ -282,7 +283,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
     from snnjax import plotting
 
     varied = varied_in(rows)
-    numbers = all(isinstance(row[name], int | float) for row in rows for name in varied)
+    numbers = all(is_number(row[name]) for row in rows for name in varied)
     if len(varied) not in (1, 2) or not numbers:
         return False
     figure = (
@@ -303,5 +304,4 @@ def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     >>> varied_in([{"sigma_u": 1.0} | row, {"sigma_u": 2.0} | row])
     ['sigma_u']
     """
-    swept = list(rows[0])[: list(rows[0]).index("finite")]
-    return [n for n in swept if n != "seed" and len({row.get(n) for row in rows}) > 1]
+    return [name for name in swept(rows) if len({row.get(name) for row in rows}) > 1]

@@ -171,6 +171,8 @@ def fit(
     _check.integer("epochs", epochs, at_least=1)
     _check.integer("priming_epochs", priming_epochs, at_least=0)
     _check.key("key", key)
+    if resume is not None and not isinstance(resume, str | os.PathLike):
+        raise TypeError(f"resume must be the folder of Checkpoints, or None, got {resume!r}")
     called = _as_callbacks(callbacks, progress)
     if isinstance(network, tuple):
         hint = "a Trainer takes (apply, params)"

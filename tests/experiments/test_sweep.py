@@ -97,8 +97,10 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
         ({"mu_w": 1.0, "sigma_w": 1.0}, True),
         ({"mu_w": 1.0, "mu_u": 1.0, "beta": 5.0}, False),
         ({"init": "lsuv"}, False),
+        ({"recurrent": True}, False),
     ):
-        rows = [member | row for member in (dict.fromkeys(varied, 0.0), varied)]
+        first = {name: type(value)() for name, value in varied.items()}
+        rows = [member | row for member in (first, varied)]
         file = tmp_path / f"{'-'.join(varied)}.png"
         assert _sweep_folder.draw(rows, file) is drawn
         assert file.exists() is drawn
