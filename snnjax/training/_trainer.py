@@ -137,8 +137,8 @@ class Trainer:
             it is then False.
 
         Raises:
-            ValueError: The arrays of `state` were donated in an earlier call, or a label of (x, y) is
-                out of range.
+            ValueError: The arrays of `state` were donated in an earlier call, or a label of (x, y)
+                is out of range.
             TypeError: An argument has a wrong type.
         """
         _check_state(state)
