@@ -16,9 +16,8 @@ from pathlib import Path
 from benchmarks.studies import Row, compute, spread, study
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._results import swept
-from snnjax.experiments._rows import shown
+from snnjax.experiments._rows import pick, shown
 from snnjax.reproduce._report import markdown_table
-from snnjax.reproduce._statements import pick
 
 _of = Experiment.from_options
 _WORDS = {"epochs": 60, "augment_shift": 20, "augment_stretch": 0.1}

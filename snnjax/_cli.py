@@ -389,9 +389,9 @@ def sweep(words: list[str], out: Out) -> int:
         done = run_sweep(planned, folder, resume=resume, execution=execution, on_epoch=[progress])
     out(sweep_table(done.rows))
     out(COLUMNS_NOTE)
-    out(f"results: {folder / 'results.csv'}")
-    if (folder / FIGURE).exists():
-        out(f"figure:  {folder / FIGURE}")
+    for name, file in (("results", "results.csv"), ("figure", FIGURE)):
+        if (folder / file).exists():
+            out(f"{name + ':':<9}{folder / file}")
     return 0
 
 

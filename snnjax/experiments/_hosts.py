@@ -1,9 +1,10 @@
 """A sweep on several processes, which may be on several hosts (`jax.distributed`).
 
 The processes share one folder. Process 0 writes the plan and the waves; then each process trains
-every n-th wave on its own devices, and process 0 writes the results when all have finished. If a
-process is killed, the others end with an error, and the sweep is resumed by any number of
-processes: an unfinished wave continues from its checkpoint.
+one wave after another on its own devices, and process 0 writes the results when all have finished.
+If a process ends with an error, another takes its wave. If a process is killed, the others end with
+an error, and the sweep is resumed by any number of processes: an unfinished wave continues from its
+checkpoint.
 """
 
 from __future__ import annotations

@@ -291,9 +291,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
         if len(varied) == 1
         else plotting.sweep_maps(rows, *varied)
     )
-    buffer = io.BytesIO()
-    plotting.save(figure, buffer)
-    write_whole(file, buffer.getvalue())
+    plotting.save(figure, file)
     return True
 
 

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import accuracy, studies
 from benchmarks.depth_training import accuracy_tables, levels, train_arm
 from snnjax.experiments import Experiment
-from snnjax.reproduce._statements import pick
+from snnjax.experiments._rows import pick
 
 RESULTS = Path(studies.__file__).parent / "results"
 
