@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,8 @@ from snnjax.training._ensemble import Snapshot
 
 _PERIOD = 3600.0
 """Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
+_LONG = 10.0
+"""Time until row 0 from which on the duration of an epoch is estimated, s."""
 _DROPPED = ("rates", "speed", "train", "loss", "bar", "elapsed", "spin", "score", "valid", "phase")
 """Parts of a line that are left out on a narrow terminal, in this order."""
 _BAR = 10, 40
@@ -121,12 +124,21 @@ class TrainingProgress(Callback):
         self._line: Any = None
 
     def start(self, plan: Plan) -> None:
-        self._last, self._line = plan.last, None
+        self._last, self._line, self._began = plan.last, None, time.perf_counter()
         # a notebook's standard error may look like a terminal
         if self._console is None and in_notebook():
             return
         self._live = _Live("epoch", plan.last, self._console)
         self._live.__enter__()
+
+    def estimate(self, seconds: Callable[[], float]) -> None:
+        # if row 0 took so long, the first epoch does, too
+        if self._live is None or time.perf_counter() - self._began < _LONG:
+            return
+        epoch = seconds()
+        whole = datetime.timedelta(seconds=round(epoch * self._last))
+        text = f"about {epoch:.0f} s per epoch, {whole} in all"
+        self._live.show(0, {"phase": text}, text)
 
     def epoch_end(self, row: Row, state: FitState) -> None:
         epoch = int(row["epoch"])

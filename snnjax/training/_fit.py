@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -235,7 +236,27 @@ class _Run:
         """Report row 0. Return whether training should stop."""
         first = self.data.first
         self.data = self.data._replace(first=None)  # a shard takes memory
-        return self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
+        stop = self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
+        if not isinstance(self.data.splits.train, Batches):  # how many there are is not known
+            for callback in self.callbacks:
+                callback.estimate(functools.partial(self.seconds_of_epoch, first))
+        return stop
+
+    def seconds_of_epoch(self, source: BatchSource) -> float:
+        """Estimate how long an epoch takes, s, from the faster of two steps after a first one.
+
+        Args:
+            source: The training data or a part of them.
+        """
+        train: Any = self.data.splits.train
+        size, times = self.trainer.check_batch_size(), []
+        batch, state = (source, np.arange(size)), jax.tree.map(jnp.copy, self.state)
+        for _ in range(3):
+            begin = time.perf_counter()
+            state, _metrics = self.trainer.step(state, batch, self.key)
+            jax.block_until_ready(state)
+            times.append(time.perf_counter() - begin)
+        return min(times[1:]) * (len(train) // size)
 
     def train(self, epoch: int) -> bool:
         """Train one epoch and report it. Return whether training should stop."""
