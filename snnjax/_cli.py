@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import inspect
 import os
 import re
 import sys
@@ -193,9 +194,9 @@ class _Usage:
             self._choose(words, several)
         else:
             names, common = ", ".join(_NAMES), " ".join(f"--{name}" for name in _COMMON)
-            self.parser.description += (
-                f"\n\ntasks: {names}\nflags of a task: {common} ...\nall of them: snnjax {command} "
-                "randman --help"
+            self.parser.description = (
+                f"{inspect.getdoc(type(own))}\n\ntasks: {names}\nflags of a task: {common} ...\n"
+                f"all of them: snnjax {command} randman --help"
             )
             self.parser.add_argument("task", nargs="?", metavar="TASK", help=names)
         given = self.parser.parse(words)

@@ -101,7 +101,7 @@ class Trainer:
             optimizer = optax.chain(optimizer, keep_nonnegative())
         self.optimizer = optimizer
         self.batch_size, self.micro_batch, self.devices = batch_size, micro_batch, devices
-        self._outputs: int | None = None
+        self._outputs = 0  # not known yet
         self._sizes: dict[Any, Sizes] = {}
         self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -258,7 +258,7 @@ class Trainer:
         """Raise ValueError if a label of a batch of arrays is out of range, unless it is traced."""
         if not isinstance(source, Batch) or isinstance(source.y, Tracer):
             return
-        if self._outputs is None:
+        if self._outputs == 0:
             readout, _ = jax.eval_shape(self.problem.outputs, self.params, source.x)
             self._outputs = readout.shape[-1]
         self.problem.loss.check("labels of a batch", source.y, self._outputs)
