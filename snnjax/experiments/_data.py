@@ -53,11 +53,6 @@ class Data(NamedTuple):
     sample: BatchSource
     inputs: Inputs
 
-    @property
-    def duration(self) -> float:
-        """Length of a trial, s."""
-        return self.inputs.duration
-
 
 def load(experiment: Experiment, datasets: Splits | None = None) -> Data:
     """Put the data on the device, and measure their rate.

@@ -9,8 +9,6 @@ checkpoint.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 
 
@@ -32,22 +30,6 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             f"distributed found no cluster of processes: {str(error).splitlines()[0]}; give "
             "--coordinator HOST:PORT --processes N --process I"
         ) from None
-
-
-class Process(NamedTuple):
-    """A process of a cluster: its number, and the number of processes."""
-
-    process: int
-    processes: int
-
-
-def here() -> Process:
-    """Return the place of this process in its cluster.
-
-    >>> here()
-    Process(process=0, processes=1)
-    """
-    return Process(jax.process_index(), jax.process_count())
 
 
 def wait(name: str) -> None:

@@ -31,7 +31,7 @@ from snnjax.datasets import Splits
 from snnjax.experiments._build import build_network, build_objective, build_optimizer
 from snnjax.experiments._data import Data, at, calibrate_on, load, plain, spread, train_source
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._hosts import here, wait
+from snnjax.experiments._hosts import wait
 from snnjax.experiments._load import as_json, differences, load_experiment, read_json
 from snnjax.experiments._options import options_of
 from snnjax.experiments._rows import Member, Row, of_one
@@ -227,7 +227,7 @@ def run_sweep(
         ValueError: The folder has another sweep, or a file is damaged.
     """
     execution = execution or Execution()
-    first = here().process == 0
+    first = jax.process_index() == 0
     if first:
         check(sweep, folder, resume=resume)
     members = sweep.members()
@@ -254,20 +254,18 @@ def run_sweep(
         while waves := waves_in(folder):
             for place, waiting in waves:
                 with claimed(place) as own:
-                    if not own:
-                        continue
-                    done = sum(member_file(folder, m).exists() for m in members if m not in waiting)
-                    watch = [_counted(callback, done, len(waiting)) for callback in on_epoch]
-                    experiment = _group(sweep, waiting[0])
-                    wave = _Wave(sweep, experiment, waiting, place, execution, watch)
-                    train = _train_alone if experiment.task.streamed else _train_together
-                    result = train(wave, loaded)
-                    for k, member in enumerate(waiting):
-                        write_member(member_file(folder, member), member, result, k)
-                    close_wave(place)
-                    if first:
-                        write_results(folder, members, figure=figure)
-            if here().processes > 1 and waves_in(folder):  # other processes are training
+                    if own:
+                        done = sum(
+                            member_file(folder, m).exists() for m in members if m not in waiting
+                        )
+                        watch = [_counted(callback, done, len(waiting)) for callback in on_epoch]
+                        one = _group(sweep, waiting[0])
+                        _complete(
+                            _Wave(sweep, one, waiting, place, execution, watch), folder, loaded
+                        )
+                        if first:
+                            write_results(folder, members, figure=figure)
+            if jax.process_count() > 1 and waves_in(folder):  # other processes are training
                 time.sleep(1)
         rows = write_results(folder, members, figure=figure and first, write=first)
         return SweepResult(rows, folder)
@@ -354,13 +352,22 @@ class _Wave(NamedTuple):
     watch: Sequence[Callable[[Snapshot], None]]
 
 
+def _complete(wave: _Wave, folder: Path, loaded: _Loaded) -> None:
+    """Train a wave, write its members, and remove it."""
+    train = _train_alone if wave.experiment.task.streamed else _train_together
+    result = train(wave, loaded)
+    for k, member in enumerate(wave.members):
+        write_member(member_file(folder, member), member, result, k)
+    close_wave(wave.folder)
+
+
 def _train_together(wave: _Wave, loaded: _Loaded) -> EnsembleResult:
     """Train the members of a wave as one ensemble, from its last checkpoint."""
     sweep, experiment, members, folder, execution, watch = wave
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events
-    if here().processes > 1 and placement in ("auto", "shard"):
+    if jax.process_count() > 1 and placement in ("auto", "shard"):
         placement = "local"
     if events is None and resolve(placement) == "vmap":
         # members in one batch have separate lists of events, each as long as the longest of all
