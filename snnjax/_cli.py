@@ -363,8 +363,11 @@ def sweep(words: list[str], out: Out) -> int:
     if options.resume is not None and usage.task is None:
         planned = load_sweep(options.resume)
     else:
-        single = {name: v[0] for name, v in usage.options.items() if len(v) == 1}
-        over = {name: tuple(v) for name, v in usage.options.items() if len(v) > 1}
+        # what the folder sweeps is swept, also if only one value is added
+        before = members_of(options.resume, [])[:1] if options.resume else []
+        single = {n: v[0] for n, v in usage.options.items() if len(v) == 1}
+        single = {n: v for n, v in single.items() if not any(n in member for member in before)}
+        over = {name: tuple(v) for name, v in usage.options.items() if name not in single}
         planned = Sweep(
             base=usage.needed().replace(**single),
             over=over,

@@ -12,7 +12,7 @@ import snnjax
 from snnjax import theory
 from snnjax._cli import _with_flags, main
 from snnjax._flags import Parser, add_flags, texts_of
-from snnjax.experiments import Experiment
+from snnjax.experiments import Experiment, Sweep, _sweep, _sweep_folder
 from snnjax.experiments._options import options_of
 from snnjax.psp import Kernel
 
@@ -383,6 +383,23 @@ def test_a_sweep_over_depth_and_rate_is_one_command_and_is_resumed_and_plotted(t
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
     assert call(["results", str(folder), "--csv", str(tmp_path / "all.csv")]) == 2
     assert "exists; name another file" in capsys.readouterr().err
+
+
+def test_one_value_is_added_to_what_a_folder_sweeps(tmp_path, monkeypatch):
+    base = Experiment.from_options("randman", model="csnn1", epochs=3)
+    first = Sweep(base=base, over={"model": ("csnn1", "csnn3"), "sigma_u": (0.5, 1.0)}, seeds=1)
+    _sweep_folder.open_folder(tmp_path, first.config(), first.members())
+    seen = []
+
+    def stop(sweep, *_, **__):
+        seen.append(sweep)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snnjax.experiments._sweep.run_sweep", stop)
+    flags = ["--epochs", "3", "--model", "csnn7", "--sigma-u", "2", "--seeds", "1"]
+    assert call(["sweep", "randman", *flags, "--resume", str(tmp_path)]) == 130
+    assert seen[0].members() == [{"model": "csnn7", "sigma_u": 2.0, "seed": 0}]
+    _sweep.check(seen[0], tmp_path, resume=True)
 
 
 def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -40,6 +41,7 @@ from snnjax.experiments._sweep_folder import (
     alone,
     claimed,
     close_wave,
+    finished,
     has_sweep,
     member_file,
     members_of,
@@ -255,14 +257,10 @@ def run_sweep(
             for place, waiting in waves:
                 with claimed(place) as own:
                     if own:
-                        done = sum(
-                            member_file(folder, m).exists() for m in members if m not in waiting
-                        )
-                        watch = [_counted(callback, done, len(waiting)) for callback in on_epoch]
-                        one = _group(sweep, waiting[0])
-                        _complete(
-                            _Wave(sweep, one, waiting, place, execution, watch), folder, loaded
-                        )
+                        others = finished(folder, [m for m in members if m not in waiting])
+                        counted = functools.partial(_counted, len(others), len(waiting))
+                        wave = _Wave(sweep, waiting, place, execution, [*map(counted, on_epoch)])
+                        _complete(wave, folder, loaded)
                         if first:
                             write_results(folder, members, figure=figure)
             if jax.process_count() > 1 and waves_in(folder):  # other processes are training
@@ -313,7 +311,7 @@ def _group(sweep: Sweep, member: Member) -> Experiment:
     return at(experiment, same | {"seed": sweep.base.seed})
 
 
-def _counted(callback: Watch, finished: int, size: int) -> Callable[[Snapshot], None]:
+def _counted(finished: int, size: int, callback: Watch) -> Callable[[Snapshot], None]:
     return lambda snapshot: callback(snapshot, finished, size)
 
 
@@ -337,7 +335,6 @@ class _Wave(NamedTuple):
 
     Attributes:
         sweep: The sweep.
-        experiment: What is equal for the members (`_group`).
         members: The members.
         folder: The folder of the wave.
         execution: How it is computed.
@@ -345,7 +342,6 @@ class _Wave(NamedTuple):
     """
 
     sweep: Sweep
-    experiment: Experiment
     members: Sequence[Member]
     folder: Path
     execution: Execution
@@ -354,7 +350,7 @@ class _Wave(NamedTuple):
 
 def _complete(wave: _Wave, folder: Path, loaded: _Loaded) -> None:
     """Train a wave, write its members, and remove it."""
-    train = _train_alone if wave.experiment.task.streamed else _train_together
+    train = _train_alone if wave.sweep.base.task.streamed else _train_together
     result = train(wave, loaded)
     for k, member in enumerate(wave.members):
         write_member(member_file(folder, member), member, result, k)
@@ -363,7 +359,8 @@ def _complete(wave: _Wave, folder: Path, loaded: _Loaded) -> None:
 
 def _train_together(wave: _Wave, loaded: _Loaded) -> EnsembleResult:
     """Train the members of a wave as one ensemble, from its last checkpoint."""
-    sweep, experiment, members, folder, execution, watch = wave
+    sweep, members, folder, execution, watch = wave
+    experiment = _group(sweep, members[0])
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events

@@ -49,6 +49,11 @@ def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "members" / f"{name.replace('/', '_')}.npz"
 
 
+def finished(folder: Path, members: Sequence[Member]) -> list[Member]:
+    """Return the members that have been trained."""
+    return [member for member in members if member_file(folder, member).exists()]
+
+
 _OWN = (".lock", "members", "plan.json", ".plan.json.tmp", ".config.json.tmp")
 """Files left by a sweep that was killed before it had trained anything. The folder can be
 reused."""
@@ -155,7 +160,8 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
     unfinished = [m for _, wave in waves_in(folder) for m in wave]
     number = max((int(f.name) for f, _ in waves_in(folder)), default=-1) + 1
     for group in groups:
-        waiting = [m for m in group if m not in unfinished and not member_file(folder, m).exists()]
+        done = finished(folder, group)
+        waiting = [m for m in group if m not in unfinished and m not in done]
         for first in range(0, len(waiting), size):
             wave = folder / "waves" / f"{number:04d}"
             wave.mkdir(parents=True, exist_ok=True)
@@ -251,7 +257,7 @@ def write_results(
         figure: If True, draw sweep.png.
         write: If False, write nothing.
     """
-    rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
+    rows = [row_of(member_file(folder, member)) for member in finished(folder, members)]
     if not rows or not write:
         return rows
     write_csv(rows, folder / "results.csv")
