@@ -143,6 +143,9 @@ def _resumable(folder: Path, again: str, safe: str = "") -> Iterator[None]:
             raise
         full = f"no space left on the disk for {folder}; {safe}free some"
         raise OSError(f"{full}, and continue with{again}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing was written
 
 
 def _read(words: list[str], prog: str, own: P, **positional: Any) -> tuple[dict[str, Any], P]:

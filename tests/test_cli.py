@@ -65,6 +65,13 @@ def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_an_option_that_does_not_fit_the_data_leaves_no_folder(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call([command, "randman", "--samples", "20", "--batch-size", "161"]) == 2
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 def test_theory_prints_the_library_s_numbers(capsys):
     assert call(["theory", "--n", "700", "--nu", "15.8", "--n-recurrent", "128"]) == 0
     out = capsys.readouterr().out
