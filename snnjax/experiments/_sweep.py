@@ -293,7 +293,10 @@ def check(sweep: Sweep, folder: Path, *, resume: bool) -> None:
             f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
             "the same options, or another folder"
         )
-    for member in members_of(folder, members):
+    # a number other than 0 decides neither which options there are nor which have an effect
+    kind = lambda one: tuple(bool(v) if isinstance(v, float) else v for v in one.values())
+    kinds = {kind(m | {"seed": 0}): m for m in members_of(folder, members)}
+    for member in kinds.values():
         one, other = saved.options(member), sweep.options(member)
         if different := differences(one, dict.fromkeys(one) | other):
             raise ValueError(
