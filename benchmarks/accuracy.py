@@ -49,9 +49,8 @@ def accuracy_table(rows: Sequence[Row]) -> str:
     lines = []
     for name, own in groups.items():
         cells = [spread([row[column] for row in own], 2) for column in ACCURACIES]
-        draws = sorted({row["data_seed"] for row in own if "data_seed" in row})
-        first = [[row[ACCURACIES[0]] for row in pick(own, data_seed=k)] for k in draws]
-        by_draw = [spread(found, 2, least=99) for found in first]
+        draws = [pick(own, data_seed=k) for k in sorted({row.get("data_seed", 0) for row in own})]
+        by_draw = [spread([row[ACCURACIES[0]] for row in d], 2, least=99) for d in draws if d]
         lines.append([name, str(len(own)), *cells, ", ".join(by_draw)])
     return markdown_table(["networks", "n", *ACCURACIES, f"{ACCURACIES[0]} by data_seed"], lines)
 

@@ -191,7 +191,7 @@ def train_alone(
         key=jax.random.key(experiment.seed),
         dt=experiment.neuron.dt,
         events=training.events,
-        callbacks=[*callbacks, *keep],
+        callbacks=[*keep, *callbacks],  # an interrupt in a callback keeps its epoch
         progress=False,
         resume=checkpoints,
     )
