@@ -84,6 +84,7 @@ def build_network(
         "neuron": neuron,
         "readout_neuron": LeakyIntegrator(tau_mem=tau_readout, tau_syn=spec.tau_syn, dt=spec.dt),
         "recurrent": network.recurrent,
+        "bias": network.bias,
         "skip": network.skip,
         "remat_steps": experiment.training.remat_steps,
         "dropout": network.dropout,

@@ -50,6 +50,8 @@ class Network(Part):
 
     recurrent: bool = False
     """Add recurrent connections to every hidden layer."""
+    bias: bool = False
+    """Add a trained constant to the drive of every neuron, also of the readout."""
     skip: bool = False
     """Connect every hidden layer to the readout, not only the last one."""
     dropout: Probability = 0.0

@@ -2,7 +2,10 @@
 
 One `LinearMap` maps the input to the neurons, and a second one maps the layer's own spikes. The
 product with the input is computed for all steps at once, outside the scan over time. The product
-with the layer's own spikes is computed inside the scan.
+with the layer's own spikes is computed inside the scan. With `bias`, a constant is added in every
+step:
+
+    drive[t] = map(x[t], W) + map(z[t], V) + bias
 """
 
 from __future__ import annotations
@@ -69,12 +72,14 @@ class LayerOptions(TypedDict, total=False):
     Attributes:
         neuron: The neuron model. None: the default of the layer.
         trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step.
         dtype: Data type of the weights and of their products with the input.
         rngs: `nnx.Rngs`, stream `params`; required.
     """
 
     neuron: Neuron | None
     trainable: Sequence[str]
+    bias: bool
     dtype: DTypeLike
     rngs: Required[nnx.Rngs]
 
@@ -88,7 +93,9 @@ class Synaptic(NeuronLayer):
         recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model; `LIF()` if None.
         trainable: Names of the neuron's time constants that are trained, with one value per unit.
-        dtype: Data type of the weights.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step. It
+            starts at 0.
+        dtype: Data type of the weights. A bias has at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Raises:
@@ -108,6 +115,7 @@ class Synaptic(NeuronLayer):
         recurrent: LinearMap | None = None,
         neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
+        bias: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -131,6 +139,11 @@ class Synaptic(NeuronLayer):
         check_units(neuron, self.units, (None,) * self._axes)
         self.recurrent_kernel: nnx.Param | None = nnx.data(None)
         self._draw(as_layer_init(init), _with_arrays(neuron), dtype, rngs)
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be True or False, got {bias!r}")
+        # for a Dalian layer too, this is a current of either sign and no synapse
+        zeros = nnx.Param(jnp.zeros(self.units, self._state_dtype)) if bias else None
+        self.bias: nnx.Param | None = nnx.data(zeros)
         self._take_neuron(neuron, self.units, trainable)
 
     @staticmethod
@@ -188,7 +201,10 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def drive(self, x: jax.Array) -> Any:
-        return self.map.project(x, self.kernel[...])
+        return self._biased(self.map.project(x, self.kernel[...]))
+
+    def _biased(self, drive: jax.Array) -> jax.Array:
+        return drive if self.bias is None else drive + self.bias[...]
 
     @property
     def _own(self) -> tuple[Recurrent | None, Weights]:
@@ -277,12 +293,14 @@ class Spiking(Synaptic):
         init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
             an initializer `(key, shape, dtype)` for every connection.
         trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step. It
+            starts at 0.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*window, in_features, units); `recurrent_kernel` (*window, units, units);
-    `log_tau[name]` (units,), log seconds.
+    `bias` (units,); `log_tau[name]` (units,), log seconds.
 
     >>> from snnjax.nn import ConvMap, FluctuationDriven
     >>> map, own = ConvMap(1, 16, (21,), stride=10), ConvMap(16, 16, (5,), padding="same")
