@@ -16,6 +16,7 @@ from snnjax.calibration._report import Of, Outcome, T
 from snnjax.dynamics import Neuron
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._synaptic import Connection, Synaptic
+from snnjax.theory import check_kernel
 
 FLOOR_HZ = 1.0
 """A population that fires below this rate gets the weights of one that fires at this rate.
@@ -36,6 +37,7 @@ def poisson_powers(
     neuron: Neuron, n: int, rate: float, balance: bool, dtype: DTypeLike
 ) -> InputPowers:
     """Powers of n Poisson inputs at `rate`, Hz."""
+    check_kernel(neuron.kernel)
     ebar, ehat = neuron.kernel.mean(), neuron.kernel.power()
     quenched = 0.0 if balance else n * (rate * ebar) ** 2
     values = (n * rate * ehat, quenched, n * rate * ebar, n * rate * ehat)
