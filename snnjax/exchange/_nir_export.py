@@ -201,7 +201,7 @@ class NirWriter:
 
         Args:
             layer: The layer, with `LIF`, `Leaky` or `IF` neurons if it spikes, else with
-                `LeakyIntegrator`. Its bias is added to the weights.
+                `LeakyIntegrator`. Its bias or normalization is added to the weights.
             weights: The node of its weights, from `linear` or `convolution`.
             recurrent: The node of its recurrent weights, or None without recurrence.
         """
@@ -215,7 +215,7 @@ class NirWriter:
             self._connect_all(layer)
             self.shape, self._last = (layer.out_features,), None
         else:
-            self.append(f"{self.name}_kernel", self._biased(weights, layer))
+            self.append(f"{self.name}_kernel", self._adjusted(weights, layer))
             self.shape = self.shape_after(layer, self.shape)
         self.append(self.name, self._node(layer))
         if recurrent is not None:
@@ -233,15 +233,30 @@ class NirWriter:
             self.fail(f"its kernel of shape {kernel.shape} is that of an ensemble, not of a layer")
         return kernel
 
-    def _biased(self, weights: nir.NIRNode, layer: Synaptic) -> nir.NIRNode:
-        """Return a node of weights with the bias of the layer, if it has one."""
-        if layer.bias is None:
+    def _adjusted(self, weights: nir.NIRNode, layer: Synaptic, *, bias: bool = True) -> nir.NIRNode:
+        """Return a node of weights with the bias of the layer, or with its normalization.
+
+        Args:
+            weights: The node.
+            layer: The layer. A normalization becomes part of the weights, and a bias.
+            bias: Whether to add the bias.
+        """
+        weight, constant = vars(weights)["weight"], layer.bias
+        if layer.norm is not None:
+            factor, added = map(np.asarray, layer.norm.linear())
+            weight = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+        elif constant is not None:
+            added = _array(constant)
+        else:
             return weights
-        bias = _array(layer.bias)
-        metadata = {**weights.metadata, "bias": "trained"}  # also if it is 0
+        fields, metadata = vars(weights), dict(weights.metadata)
+        fields["weight"] = weight
+        if not bias:
+            return weights
+        metadata["bias"] = "trained"  # also if it is 0
         if isinstance(weights, self.nir.Linear):
-            return self.nir.Affine(vars(weights)["weight"], bias, metadata=metadata)
-        vars(weights).update(bias=bias, metadata=metadata)
+            return self.nir.Affine(weight, added, metadata=metadata)
+        fields.update(bias=added, metadata=metadata)
         return weights
 
     def _connect_all(self, layer: Synaptic) -> None:
@@ -256,8 +271,8 @@ class NirWriter:
             self._last = f"layer{k}"
             if len(shape) > 1:
                 self.append(f"{self._last}_flat", self.flatten(shape))
-            weights = self.linear(part, shape)
-            weights = self._biased(weights, layer) if k == min(self._outputs) else weights
+            first = k == min(self._outputs)
+            weights = self._adjusted(self.linear(part, shape), layer, bias=first)
             self.append(f"{self.name}_kernel{k}", weights)
             self._edges.append((self._last, self.name))
 

@@ -312,6 +312,8 @@ class SpikingConv(Spiking):
             map.
         bias: Whether a trained constant, one per feature map, is added to the drive in each step.
             It starts at 0.
+        norm: `BatchNorm()` normalizes the drive by the input, over all positions of a feature map;
+            None: none.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.

@@ -166,7 +166,7 @@ class Dalian(Synaptic):
 
         The inhibitory drive is an array of zeros that broadcasts, which saves memory.
         """
-        exc = self._biased(self.map.project(x, self.kernel[...]))
+        exc = self._adjusted(self.map.project(x, self.kernel[...]), training=False)
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
 
     @property

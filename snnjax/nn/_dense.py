@@ -26,6 +26,7 @@ class SpikingDense(Spiking):
             for example `("tau_mem",)`.
         bias: Whether a trained constant, one per neuron, is added to the drive in each step. It
             starts at 0.
+        norm: `BatchNorm()` normalizes the drive by the input; None: none.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
