@@ -56,7 +56,7 @@ class PSP(Protocol):
 
 
 class Integrals(NamedTuple):
-    """A post-synaptic potential whose integrals were measured.
+    """A post-synaptic potential of which only the integrals are known.
 
     Attributes:
         dt: Time step, s.

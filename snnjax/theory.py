@@ -230,6 +230,7 @@ Allowed: -0.2594 <= mu_u <= 0.2594. Raise n, nu or sigma_u, or lower |mu_u|
     """
     if total_drive is not None:
         _check.number("total_drive", total_drive, above=0, unit="Hz")
+    check_kernel(kernel)
     check_target(mu_u, sigma_u, theta)
     limit = mu_u_limit(sigma_u, [afferent], kernel, total_drive=total_drive)
     _check_feasible(mu_u, sigma_u, -limit, limit)
@@ -290,6 +291,16 @@ def _check_afferent(a: Afferent, prefix: str = "") -> None:
     _check.number(f"{prefix}n", a.n, above=0)
     _check.number(f"{prefix}nu", a.nu, above=0, unit="Hz")
     _check.number(f"{prefix}share", a.share, above=0, at_most=1)
+
+
+def check_kernel(kernel: PSP) -> None:
+    """Raise if a post-synaptic potential never decays: no weights give it a finite variance."""
+    known = _check.concrete(kernel.power())
+    if known is not None and np.isinf(known).any():
+        raise ValueError(
+            "kernel must have a finite power, got inf: a neuron without leak sums its input over a "
+            "whole trial; give its duration, IF(duration=0.7), or use weights from data"
+        )
 
 
 def check_target(mu_u: Scalar, sigma_u: Scalar, theta: Scalar) -> None:

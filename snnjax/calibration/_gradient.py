@@ -184,6 +184,8 @@ def calibrate_gradient(
         # the factor is limited: if the last layer hardly spikes, the spread is not informative
         scale = jnp.clip(target.logit_spread / _positive(spread), 1 / _MOST, _MOST)
         kernel[...] = (kernel[...] * scale).astype(kernel.dtype)
+        if last.bias is not None:  # the logits are linear in both
+            last.bias[...] = (last.bias[...] * scale).astype(last.bias.dtype)
     readout, pull = jax.vjp(top, trains)
     (direct,) = pull(_cotangent(readout, readout_fn, labels, key))
     reports: list[GradientReport] = []

@@ -1,7 +1,9 @@
 """Neuron models as frozen parameters with a pure `step`, and the scan over time."""
 
 from snnjax.dynamics._adaptive import AdaptiveLIF
+from snnjax.dynamics._adlif import AdLIF
 from snnjax.dynamics._exc_inh import ExcInhLIF
+from snnjax.dynamics._leaky import IF, Leaky
 from snnjax.dynamics._lif import LIF
 from snnjax.dynamics._neuron import Neuron, Simulation, apply_reset, simulate
 from snnjax.dynamics._readout import LeakyIntegrator
@@ -10,6 +12,9 @@ __all__ = [
     "simulate",
     "Simulation",
     "LIF",
+    "Leaky",
+    "IF",
+    "AdLIF",
     "AdaptiveLIF",
     "ExcInhLIF",
     "LeakyIntegrator",

@@ -10,7 +10,8 @@ arXiv 1803.09574, equations 1 and 2, on the current-based dynamics of Rossbroich
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
-from snnjax.dynamics._lif import IntegrateAndFire
+from snnjax.dynamics._lif import LeakyIntegrateAndFire
 from snnjax.psp import PSP, Kernel
 
 
@@ -38,7 +39,7 @@ class AdaptiveLIFState(NamedTuple):
 
 
 @pytree_dataclass
-class AdaptiveLIF(IntegrateAndFire):
+class AdaptiveLIF(LeakyIntegrateAndFire):
     """Parameters of an adaptive LIF population: those of `LIF` without `trace_dtype`, and two more.
 
     Attributes:
@@ -59,6 +60,8 @@ class AdaptiveLIF(IntegrateAndFire):
     tau_syn: Scalar = 10e-3
     tau_adapt: Scalar = 200e-3
     b: Scalar = 1.0
+
+    currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
 
     def __post_init__(self) -> None:
         super().__post_init__()

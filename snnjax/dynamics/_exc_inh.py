@@ -21,7 +21,7 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
-from snnjax.dynamics._lif import FusedScan
+from snnjax.dynamics._lif import FusedScan, LeakyIntegrateAndFire
 from snnjax.dynamics._neuron import measured
 from snnjax.psp import ExcInhKernels, Kernel
 
@@ -53,7 +53,7 @@ class ExcInhDrive(NamedTuple):
 
 
 @pytree_dataclass
-class ExcInhLIF(FusedScan):
+class ExcInhLIF(FusedScan, LeakyIntegrateAndFire):
     """Parameters of a LIF population with two currents: as `LIF`, with `tau_exc`
     and `tau_inh` instead of `tau_syn`.
 

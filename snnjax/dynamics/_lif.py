@@ -34,11 +34,9 @@ CONSTANT = (int, float, np.ndarray, np.generic)
 
 @pytree_dataclass
 class IntegrateAndFire(Neuron):
-    """What the leaky integrate-and-fire models share.
+    """What the integrate-and-fire models share.
 
     Attributes:
-        tau_mem: Membrane time constant, s. A number, or an array that broadcasts against the
-            features (one value per neuron). Differentiable if it is a JAX array.
         theta: Firing threshold, > 0.
         u_reset: Membrane after a spike, for `reset="to_value"`.
         spike: A function of u - theta, normally a `snnjax.surrogate.SpikeFunction`.
@@ -47,7 +45,6 @@ class IntegrateAndFire(Neuron):
         reset_grad: Whether to differentiate through the reset.
     """
 
-    tau_mem: Scalar = 20e-3
     theta: Scalar = 1.0
     u_reset: Scalar = 0.0
     spike: SpikeFunction = superspike(20.0)
@@ -55,11 +52,12 @@ class IntegrateAndFire(Neuron):
     reset: Reset = static(default="multiplicative")
     reset_grad: bool = static(default=False)
 
-    currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
-    """Names of the synaptic time constants, and the signs of their currents."""
+    currents: ClassVar[Mapping[str, int]] = {}
+    """Names of the synaptic time constants, and the signs of their currents. Without currents, the
+    drive itself moves the membrane."""
 
     def __post_init__(self) -> None:
-        for name in ("tau_mem", *self.currents):
+        for name in self.currents:
             check_tau(name, getattr(self, name))
         check_dt(self.dt)
         _check.number("theta", self.theta, above=0)
@@ -71,11 +69,38 @@ class IntegrateAndFire(Neuron):
         if not isinstance(self.reset_grad, bool):
             raise TypeError(f"reset_grad must be True or False, got {self.reset_grad!r}")
 
+    @property
+    def leak(self) -> tuple[Any, Any]:
+        """lm and gain of u[t+1] = lm u[t] + gain i[t], as (lm, gain)."""
+        return 1.0, 1.0
+
     def reset_where(self, z: jax.Array, u: jax.Array, theta: Scalar) -> jax.Array:
         """Reset the membrane u where z is 1; a subtractive reset subtracts `theta`."""
         return apply_reset(
             u, z, reset=self.reset, reset_grad=self.reset_grad, theta=theta, u_reset=self.u_reset
         )
+
+
+@pytree_dataclass
+class LeakyIntegrateAndFire(IntegrateAndFire):
+    """What the models with a leak share.
+
+    Attributes:
+        tau_mem: Membrane time constant, s. A number, or an array that broadcasts against the
+            features (one value per neuron). Differentiable if it is a JAX array.
+    """
+
+    tau_mem: Scalar = 20e-3
+
+    def __post_init__(self) -> None:
+        check_tau("tau_mem", self.tau_mem)
+        super().__post_init__()
+
+    @property
+    def leak(self) -> tuple[Any, Any]:
+        """lm = exp(-dt/tau_mem) and 1 - lm."""
+        lm = _time.decay(self.dt, self.tau_mem)
+        return lm, 1 - lm
 
 
 @pytree_dataclass
@@ -102,7 +127,7 @@ class FusedScan(IntegrateAndFire):
     @property
     def _can_fuse(self) -> bool:
         """Whether the backward pass that is written by hand is right for these parameters."""
-        constant = [getattr(self, name) for name in ("tau_mem", "theta", *self.currents)]
+        constant = [*self.leak, self.theta, *(getattr(self, name) for name in self.currents)]
         return (
             self.reset == "multiplicative"
             and not self.reset_grad
@@ -140,8 +165,8 @@ class FusedScan(IntegrateAndFire):
         library = lambda v: np if isinstance(v, CONSTANT) else jnp
         in_dtype = functools.partial(jax.tree.map, lambda v: library(v).asarray(v, dtype))
 
-        taus = (self.tau_mem, *(getattr(self, name) for name in self.currents))
-        lm, *ls = (_time.decay(self.dt, tau) for tau in taus)
+        lm, gain = self.leak
+        ls = [_time.decay(self.dt, getattr(self, name)) for name in self.currents]
         program = Program(
             self.spike.function,
             self.spike.elementwise,
@@ -150,7 +175,7 @@ class FusedScan(IntegrateAndFire):
             run.membrane,
             jnp.dtype(self.trace_dtype or dtype),
         )
-        coefficients = in_dtype((lm, 1 - lm, ls, self.theta))
+        coefficients = in_dtype((lm, gain, ls, self.theta))
         start, steepness = in_dtype(tuple(state)), in_dtype(self.spike.steepness)
         given = Arguments(currents, start, weights, coefficients, steepness)
         output, trace, final = jitted_lif_scan(program, given)
@@ -170,7 +195,7 @@ class LIFState(NamedTuple):
 
 
 @pytree_dataclass
-class LIF(FusedScan):
+class LIF(FusedScan, LeakyIntegrateAndFire):
     """Parameters of a LIF population.
 
     Attributes:
@@ -201,6 +226,8 @@ class LIF(FusedScan):
     """
 
     tau_syn: Scalar = 10e-3
+
+    currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
 
     @property
     def fused(self) -> bool:

@@ -1,4 +1,4 @@
-r"""The scan over a plain LIF population of one or several currents, with a hand-written gradient.
+r"""The scan over a plain LIF population of some or no currents, with a hand-written gradient.
 
 The forward pass stores the trace v = u - theta and nothing else, in the dtype `Program.trace`.
 Rounding preserves the sign of v, hence the spikes; it only perturbs the surrogate derivative. The
@@ -10,9 +10,12 @@ surrogate derivative, g. the cotangents, and s_k = 1 or -1 the sign of current k
     gu[t]       = lm r gu[t+1] + h(v[t]) gz + gu_out[t]
     gi_k[t]     = ls_k gi_k[t+1] + s_k (1 - lm) r gu[t+1]
 
+Without currents (`Leaky`, `IF`), the drive itself moves the membrane: gdrive[t] = gain r gu[t+1].
+The factor 1 - lm is called gain; it is 1 in an `IF`, where lm is 1, too.
+
 The gradient of the recurrent weights is one product over all steps after the loop. Without
-recurrence both directions are `_over_time.elementwise`. The result equals autodiff of `LIF.step`
-and `ExcInhLIF.step` with the multiplicative, undifferentiated reset. Autodiff stores u, all i and z
+recurrence both directions are `_over_time.elementwise`. The result equals autodiff of the `step`
+of these neurons with the multiplicative, undifferentiated reset. Autodiff stores u, all i and z
 of every step, and multiplies inside the loop.
 """
 
@@ -60,7 +63,7 @@ class Program(NamedTuple):
         derivative: The surrogate derivative.
         elementwise: Whether each element of it depends on the same element of v alone.
         recurrent: What spikes bring to each current, or None.
-        signs: Sign of each current in the membrane.
+        signs: Sign of each current in the membrane; empty if the drive itself moves it.
         membrane: Whether the trace of the membrane is returned.
         trace: Dtype of the stored trace v.
     """
@@ -74,15 +77,15 @@ class Program(NamedTuple):
 
 
 Coefficients = tuple[jax.Array, jax.Array, Sequence[jax.Array], jax.Array]
-"""The constants of a scan: lm, 1 - lm, ls of each current, and theta."""
+"""The constants of a scan: lm, gain, ls of each current, and theta."""
 
 
 class Arguments(NamedTuple):
     """The arrays of a scan, or their cotangents.
 
     Attributes:
-        drive: One array (time, batch, ...features) per current. These, and what
-            `Program.recurrent` returns, broadcast to the shape of the membrane.
+        drive: One array (time, batch, ...features) per current, or one without currents. These, and
+            what `Program.recurrent` returns, broadcast to the shape of the membrane.
         state: (u, *currents) before the first step.
         weights: Second argument of `Program.recurrent`.
         coefficients: Constants: their gradient is zero.
@@ -124,14 +127,15 @@ def _forward(program: Program, given: Arguments) -> tuple[Output, Residuals]:
         lm, gain, ls, theta = constants
         u, *i = carry
         z = u > theta
-        i_next = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)]
+        sums = [ls_k * i_k + d_k for ls_k, i_k, d_k in zip(ls, i, d, strict=True)] if i else d
         if recurrent is not None:
             own = recurrent(z.astype(u.dtype), weights)
-            i_next = [i_k + r_k for i_k, r_k in zip(i_next, own, strict=True)]
-        net = functools.reduce(jnp.add, map(_signed, program.signs, i))
+            sums = [i_k + r_k for i_k, r_k in zip(sums, own, strict=True)]
+        # without currents, the drive reaches the membrane in the same step
+        net = functools.reduce(jnp.add, map(_signed, program.signs, i)) if i else sums[0]
         u_next = jnp.where(z, 0, lm * u + gain * net)
         v = (u - theta).astype(program.trace)
-        return (u_next, *i_next), (v, u if program.membrane else None)
+        return (u_next, *(sums if i else ())), (v, u if program.membrane else None)
 
     alone = recurrent is None and all(d.shape[1:] == state[0].shape for d in drive)
     run = _over_time.elementwise if alone else _over_time.loop
@@ -160,15 +164,16 @@ def _backward(program: Program, residuals: Residuals, cotangents: Output) -> tup
         (lm, gain, ls, _), steepness = constants
         gu, *gi = carry
         v_t, gz, gu_t = at_t
+        received = tuple(gi) or (gain * jnp.where(v_t > 0, 0, gu),)
         if recurrent is not None:
             _, transposed = jax.vjp(lambda z: onto_all(z, weights), jnp.zeros_like(gz))
-            (gz_recurrent,) = transposed(tuple(gi))
+            (gz_recurrent,) = transposed(received)
             gz = gz + gz_recurrent
         kept = jnp.where(v_t > 0, 0, gu)
         gu_next = lm * kept + program.derivative(v_t.astype(dtype), *steepness) * gz
         each = zip(program.signs, ls, gi, strict=True)
         gi_next = [ls_k * gi_k + _signed(sign, gain * kept) for sign, ls_k, gi_k in each]
-        return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), tuple(gi)
+        return (gu_next if gu_t is None else gu_next + gu_t, *gi_next), received
 
     alone = recurrent is None and program.elementwise
     run = _over_time.elementwise if alone else _over_time.loop

@@ -188,14 +188,14 @@ def simulate(
         state: State before the first step, of the structure and shapes of `neuron.initial_state`.
             None: the initial state.
         membrane: Whether to return the trace of `state.u` (time, batch, ...features), too.
-        fused: Whether to use the backward pass of `LIF` and `ExcInhLIF` that is written by hand.
-            It stores only u - theta, in their `trace_dtype`. None uses it if it applies: the reset
-            must be multiplicative and not differentiated, the spike function a `SpikeFunction`,
-            and time constants and threshold plain numbers or numpy arrays (JAX arrays get their
-            gradients from autodiff). True raises an error if it does not apply. It supports
-            neither forward-mode derivatives (`jax.jvp`) nor, on a GPU, second derivatives. On a
-            GPU, the same is true of the backward pass of `LeakyIntegrator`. False uses neither of
-            the two, so that forward mode, reverse mode and mixtures of them work.
+        fused: Whether to use the backward pass of `LIF`, `ExcInhLIF`, `Leaky` and `IF` that is
+            written by hand. It stores only u - theta, in their `trace_dtype`. None uses it if it
+            applies: the reset must be multiplicative and not differentiated, the spike function a
+            `SpikeFunction`, and time constants and threshold plain numbers or numpy arrays (JAX
+            arrays get their gradients from autodiff). True raises an error if it does not apply. It
+            supports neither forward-mode derivatives (`jax.jvp`) nor, on a GPU, second derivatives.
+            On a GPU, the same is true of the backward pass of `LeakyIntegrator`. False uses neither
+            of the two, so that forward mode, reverse mode and mixtures of them work.
 
     Returns:
         `Simulation(state, output, membrane)`.
@@ -229,7 +229,7 @@ def simulate(
         raise ValueError(
             "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a "
             "SpikeFunction, and time constants and theta that are plain numbers or numpy arrays, "
-            f"got {neuron!r}"
+            f"or a Leaky or IF of this kind, got {neuron!r}"
         )
     run = Run(drive=drive, weights=weights, state=state, recurrent=recurrent, membrane=membrane)
     return Neuron.scan(neuron, run) if fused is False else neuron.scan(run)

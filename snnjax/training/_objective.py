@@ -28,6 +28,7 @@ from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.datasets import BatchSource
 from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target, Timed
 from snnjax.nn._network import Activity, NetworkOutput, Sequential, Tap
+from snnjax.nn._norm import Statistics
 from snnjax.regularizers import ActivityBound, LimitedPenalties, Penalty, total_penalty
 
 Params = optax.Params
@@ -164,7 +165,9 @@ class Problem(NamedTuple):
         loss: The loss of the objective.
         regularizers: The regularizers of the objective.
         supervised: False excludes the loss from the minimized value. It is still reported.
-        noisy: Whether the network takes a key in training, for dropout.
+        noisy: Whether the network takes a key in training, for dropout or batch normalization.
+        joint: Whether the output for a sample depends on the other samples of a batch in training,
+            as with batch normalization.
     """
 
     apply: NetworkFn | Callable[[Any, Any], Any]
@@ -172,6 +175,7 @@ class Problem(NamedTuple):
     regularizers: tuple[Penalty, ...] = ()
     supervised: bool = True
     noisy: bool = False
+    joint: bool = False
 
     @classmethod
     def from_objective(
@@ -224,7 +228,9 @@ class Problem(NamedTuple):
         taps = isinstance(network, Sequential) and network.remat_steps is None and inherits
         call = NetworkFn(rest=rest, graphdef=graphdef, counts=counts, taps=taps)
         noisy = isinstance(network, Stochastic) and network.stochastic
-        return cls(call, loss, tuple(objective.regularizers), noisy=noisy), params
+        variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+        joint = any(isinstance(variable, Statistics) for variable in variables)
+        return cls(call, loss, tuple(objective.regularizers), noisy=noisy, joint=joint), params
 
     def priming(self) -> Problem:
         """The same problem with only the activity bounds.
@@ -245,7 +251,8 @@ class Problem(NamedTuple):
     @property
     def separable(self) -> bool:
         """Whether the objective is known to be a mean over samples."""
-        return self.loss.separable and all(is_separable(r) for r in self.regularizers)
+        parts = all(is_separable(r) for r in self.regularizers)
+        return parts and self.loss.separable and not self.joint
 
     def limited(self) -> tuple[list[ActivityBound], list[Penalty]]:
         """The bounds whose gradient is limited relative to that of the loss, and all others.

@@ -32,6 +32,7 @@ from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
 from snnjax.nn._neuron_layer import Steepness
+from snnjax.nn._norm import Statistics
 from snnjax.training import _objective
 from snnjax.training._objective import Inputs, Metrics, Params, Problem
 
@@ -302,7 +303,9 @@ def optimizer_update(
     params: Params,
     value: jax.Array,
 ) -> tuple[Any, optax.OptState]:
-    """The update for a gradient, and the optimizer's next state. A `Steepness` gets no update.
+    """The update for a gradient, and the optimizer's next state.
+
+    A `Steepness` gets no update, and `Statistics` of a batch normalization minus their gradient.
 
     Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
     arguments `value`, the objective of the batch, and `grad`.
@@ -311,6 +314,11 @@ def optimizer_update(
         TypeError: The optimizer also needs `value_fn`, for a line search (`optax.lbfgs`).
     """
     optimizer = optax.with_extra_args_support(optimizer)
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    zero = lambda kind: lambda v: jax.tree.map(jnp.zeros_like, v) if isinstance(v, kind) else v
+    # the gradient of a running statistic is its change; the optimizer, which may clip by the norm
+    # of all gradients, must not see it
+    given, grads = grads, jax.tree.map(zero(Statistics), grads, is_leaf=is_variable)
     try:
         updates, state = optimizer.update(grads, opt_state, params, value=value, grad=grads)
     except TypeError as error:
@@ -320,9 +328,11 @@ def optimizer_update(
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
     # training must not change the steepness, which calibration sets: no weight decay, no noise
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
-    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u
-    return jax.tree.map(keep, updates, is_leaf=is_variable), state
+    updates = jax.tree.map(zero(Steepness), updates, is_leaf=is_variable)
+    if any(isinstance(g, Statistics) for g in jax.tree.leaves(given, is_leaf=is_variable)):
+        change = lambda u, g: jax.tree.map(jnp.negative, g) if isinstance(u, Statistics) else u
+        updates = jax.tree.map(change, updates, given, is_leaf=is_variable)
+    return updates, state
 
 
 def _all_finite(tree: PyTree, before: PyTree = None) -> jax.Array:

@@ -11,11 +11,12 @@ from _support import spikes
 from flax import nnx
 
 from snnjax._pytree import pytree_dataclass, static
-from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, Neuron, simulate
+from snnjax.dynamics import IF, LIF, AdaptiveLIF, AdLIF, ExcInhLIF, Leaky, Neuron, simulate
 from snnjax.dynamics._lif import LIFState
 from snnjax.dynamics._neuron import measured
 from snnjax.nn import FluctuationDriven, SpikingDense
 from snnjax.surrogate import superspike
+from snnjax.theory import Afferent, connection_weights, membrane_statistics, mu_u_limit
 
 SPIKE = superspike(20.0)
 
@@ -72,6 +73,9 @@ def values(kernel):
         ),
         AdaptiveLIF(tau_mem=5e-3, dt=1e-3, reset_grad=True),
         LIF(tau_mem=0.5),
+        Leaky(tau_mem=np.array([5e-3, 0.1])),
+        AdLIF(tau_mem=np.array([5e-3, 25e-3]), a=0.7, dt=1e-3),
+        AdLIF(a=0.1, tau_w=50e-3, reset="subtractive"),
     ],
 )
 def test_the_measured_kernel_of_a_lif_is_the_closed_form(neuron):
@@ -140,6 +144,61 @@ def test_fluctuation_driven_puts_an_oscillator_on_target(mu_u, sigma_u):
     u = jax.jit(lambda d: simulate(layer.neuron, d, membrane=True).membrane)(layer.drive(x))[100:]
     np.testing.assert_allclose(np.sqrt(np.asarray(u).var(axis=0).mean()), sigma_u, rtol=0.03)
     assert abs(float(u.mean()) - mu_u) < 0.05 * sigma_u
+
+
+NEVER = 1e9
+ON_TARGET = {
+    "LIF": LIF(theta=NEVER),
+    "Leaky": Leaky(theta=NEVER),
+    "AdaptiveLIF": AdaptiveLIF(theta=NEVER),
+    "AdLIF": AdLIF(theta=NEVER, dt=1e-3),
+    "AdLIF, fast oscillation": AdLIF(tau_mem=5e-3, tau_w=60e-3, a=1.0, theta=NEVER, dt=1e-3),
+    "IF": IF(theta=NEVER, duration=0.2),
+}
+
+
+@pytest.mark.parametrize("neuron", ON_TARGET.values(), ids=ON_TARGET)
+def test_weights_put_every_neuron_on_target(neuron):
+    """Poisson input through weights of the formula: sigma_u within 2 %, mu_u within 2 % of sigma_u.
+
+    The variance is that from trial to trial, as a mean over steps: for stationary membranes the
+    same as over time. The sample of the weights has exactly the mean and the variance of the
+    formula, so that only the error of the trials is left.
+    """
+    n, nu, sigma_u = 50, 60.0, 0.6
+    steps, warm, trials = (100, 0, 4000) if isinstance(neuron, IF) else (1000, 300, 100)
+    rng, kernel = np.random.default_rng(0), neuron.kernel
+    mu_u = min(0.3, 0.5 * mu_u_limit(sigma_u, [Afferent(n, nu)], kernel))
+    mu_w, sigma_w = connection_weights(mu_u, sigma_u, Afferent(n, nu), kernel)
+    g = rng.standard_normal((n, 60))
+    w = jnp.asarray(mu_w + sigma_w * (g - g.mean()) / g.std(), jnp.float32)
+    x = jnp.asarray(rng.poisson(nu * neuron.dt, (steps, trials, n)), jnp.float32)
+
+    def moments(state, x):
+        return neuron.step(state, x @ w)[0], (state.u.mean(axis=0), state.u.var(axis=0, ddof=1))
+
+    start = neuron.initial_state((trials, 60))
+    found = jax.jit(lambda: jax.lax.scan(moments, start, x)[1])()
+    means, variances = (np.asarray(moment)[warm:] for moment in found)
+    assert abs(means.mean() - mu_u) < 0.02 * sigma_u
+    np.testing.assert_allclose(np.sqrt(variances.mean()), sigma_u, rtol=0.02)
+    quenched = nu * kernel.mean() * np.asarray(w).sum(axis=0).std()
+    assert abs(means.mean(axis=0).std() - quenched) < 0.03 * sigma_u
+    predicted = membrane_statistics(mu_w, sigma_w, n=n, nu=nu, kernel=kernel).quenched_spread
+    np.testing.assert_allclose(quenched, predicted, rtol=0.3)  # 60 neurons
+
+
+def test_a_kernel_that_never_decays_needs_the_duration_of_a_trial():
+    make = lambda neuron: SpikingDense(
+        20, 10, init=FluctuationDriven(nu=5.0), neuron=neuron, rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(
+        ValueError, match=r"kernel must have a finite power, got inf.* IF\(duration"
+    ):
+        make(IF())
+    # sigma_w = sigma_u / sqrt(n nu T / 2), with T less one step
+    spread = make(IF(duration=0.402)).kernel[...].std()
+    np.testing.assert_allclose(spread, 1 / np.sqrt(20 * 5.0 * 0.2), rtol=0.15)
 
 
 class Rectified(LIF):
