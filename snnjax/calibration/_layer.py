@@ -22,7 +22,7 @@ from snnjax.calibration._connection import (
     poisson_powers,
     powers_of,
     set_weights,
-    shared_times,
+    shared_parameters,
     standardized,
 )
 from snnjax.calibration._powers import InputPowers, free_membrane, weights_from_powers
@@ -127,7 +127,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
             f"from itself, got {len(connections)}; register a function of your own with "
             "snnjax.calibration.calibrate_layer.register"
         )
-    neuron = shared_times(layer.neuron)
+    neuron = shared_parameters(layer.neuron)
     below = powers_of(connections[0], x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
     shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]

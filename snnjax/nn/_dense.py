@@ -22,14 +22,15 @@ class SpikingDense(Spiking):
         neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`; `LIF()` if None.
         recurrent: Whether to connect every neuron of the layer to all neurons of the layer,
             including itself.
-        trainable: Names of the neuron's time constants that are trained, with one value per neuron,
-            for example `("tau_mem",)`.
+        trainable: Names of the neuron's parameters that are trained, with one value per neuron,
+            for example `("tau_mem", "theta")`; see `Neuron.trained_ranges`.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
-    `log_tau[name]` (out,), log seconds.
+    `log_tau[name]` (out,), log seconds; `free[name]` (out,), other trained parameters of the neuron
+    as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

@@ -68,7 +68,7 @@ class LayerOptions(TypedDict, total=False):
 
     Attributes:
         neuron: The neuron model. None: the default of the layer.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         dtype: Data type of the weights and of their products with the input.
         rngs: `nnx.Rngs`, stream `params`; required.
     """
@@ -87,7 +87,7 @@ class Synaptic(NeuronLayer):
         init: Initialization of the weights: a `LayerInit`, or an initializer for every connection.
         recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model; `LIF()` if None.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -130,8 +130,11 @@ class Synaptic(NeuronLayer):
         self._axes = len(map.window)  # not from the kernel, which has one more axis in an ensemble
         check_units(neuron, self.units, (None,) * self._axes)
         self.recurrent_kernel: nnx.Param | None = nnx.data(None)
-        self._draw(as_layer_init(init), _with_arrays(neuron), dtype, rngs)
-        self._take_neuron(neuron, self.units, trainable)
+        drawn = neuron
+        if neuron.distributions():
+            drawn = neuron.drawn(rngs.params(), (self.units,), _check.wide(dtype))
+        self._draw(as_layer_init(init), _with_arrays(drawn), dtype, rngs)
+        self._take_neuron(neuron, self.units, trainable, drawn)
 
     @staticmethod
     def _check_recurrent(map: LinearMap, recurrent: LinearMap) -> None:
@@ -276,13 +279,14 @@ class Spiking(Synaptic):
         neuron: The neuron model; `LIF()` if None.
         init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
             an initializer `(key, shape, dtype)` for every connection.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*window, in_features, units); `recurrent_kernel` (*window, units, units);
-    `log_tau[name]` (units,), log seconds.
+    `log_tau[name]` (units,), log seconds; `free[name]` and `drawn[name]` (units,), as in
+    `SpikingDense`.
 
     >>> from snnjax.nn import ConvMap, FluctuationDriven
     >>> map, own = ConvMap(1, 16, (21,), stride=10), ConvMap(16, 16, (5,), padding="same")
