@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from snnjax import _check
-from snnjax.dynamics import Neuron, Simulation, simulate
+from snnjax.dynamics import Neuron, Simulation, Uniform, simulate
 from snnjax.dynamics._neuron import Interval, Recurrent, Weights
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.surrogate import SpikeFunction
@@ -146,7 +146,7 @@ class NeuronLayer(Layer):
         neuron: Neuron,
         units: int,
         trainable: Sequence[str] = (),
-        drawn: Neuron | None = None,
+        values: Neuron | None = None,
     ) -> None:
         """Store the neuron and its trained and drawn parameters.
 
@@ -154,24 +154,27 @@ class NeuronLayer(Layer):
             neuron: The neuron as it was given.
             units: Number of values of each parameter.
             trainable: Names of the parameters that are trained.
-            drawn: The neuron with drawn values in place of distributions. None: it has none.
+            values: The neuron with drawn values in place of distributions. None: it has none.
         """
         self._neuron = _hold(neuron)
         ranges = neuron.trained_ranges()
         for name in trainable:
             _check.one_of("trainable", name, list(ranges))
         fixed = [name for name in neuron.distributions() if name not in trainable]
-        if drawn is None and neuron.distributions():
+        if values is None and neuron.distributions():
             name = neuron.distributions()[0]
             got = f"{name} = {neuron.parameters()[name]}"
             raise ValueError(f"{type(self).__name__} draws no parameters, got {got} in its neuron")
-        start = _with_arrays(neuron if drawn is None else drawn).parameters()
+        start = _with_arrays(neuron if values is None else values).parameters()
 
         def free(name: str) -> nnx.Param:
             # what is trained is not bounded, so that no update can leave the range
-            value, (low, high) = start[name], ranges[name]
-            _check.number(f"{name}, which is trained,", value, above=low, below=high, finite=False)
-            of_unit = _free(jnp.asarray(value, self._state_dtype), (low, high))
+            given, (low, high) = neuron.parameters()[name], ranges[name]
+            drawn = isinstance(given, Uniform)
+            at, beyond = {"at_least": low, "at_most": high}, {"above": low, "below": high}
+            ends: dict[str, Any] = at if drawn else beyond
+            _check.number(f"{name}, which is trained,", given, finite=False, **ends)
+            of_unit = _free(jnp.asarray(start[name], self._state_dtype), (low, high))
             return nnx.Param(jnp.broadcast_to(of_unit, (units,)))
 
         taus = [name for name in trainable if name.startswith("tau_")]
