@@ -24,7 +24,7 @@ NEURONS = {
     "AdLIF": AdLIF(a=0.3, b=0.3),
     "Refractory": Refractory(neuron=Leaky(), period=6e-3),
     "AdLIF, drawn": AdLIF(
-        tau_mem=Uniform(15e-3, 30e-3), tau_w=Uniform(0.1, 0.4), a=Uniform(0.1, 0.6), b=0.5
+        tau_mem=Uniform(10e-3, 50e-3), tau_w=Uniform(0.12, 0.6), a=Uniform(0, 1), b=Uniform(0, 0.6)
     ),
 }
 
@@ -98,3 +98,19 @@ def test_the_probe_predicts_the_membranes_of_an_oscillating_neuron_on_poisson_in
     layer = probe(network(AdLIF(a=0.3)), x, jnp.arange(16) % 4).layers[0]
     np.testing.assert_allclose(layer.predicted_sigma_u, layer.sigma_u, rtol=0.05)
     assert np.isinf(probe(network(IF()), x, jnp.arange(16) % 4).layers[0].predicted_sigma_u)
+
+
+@pytest.mark.parametrize("mu_u", [0.0, 0.3])
+def test_every_neuron_of_different_ones_is_on_target_on_poisson_input(mu_u):
+    """Mean and standard deviation of 8 groups of 40 neurons with the same time constants."""
+    taus = np.repeat(np.geomspace(3e-3, 60e-3, 8), 40)
+    neuron = LIF(tau_mem=taus, tau_syn=taus[::-1].copy())
+    options = {"neuron": neuron, "init": SameForAll(normal(0.0, 1.0)), "rngs": nnx.Rngs(0)}
+    layer, x = SpikingDense(N, 320, **options), spikes(2, (2000, 8, N), rate=40.0, dt=DT)
+    network = Sequential(layer, Readout(320, 2, rngs=nnx.Rngs(1)))
+    target = Target(sigma_u=0.5, mu_u=mu_u, balance=True)
+    found, _ = calibrate(network, x, key=jax.random.key(1), target=target, gradient=None)
+    u = free_membrane(neuron, found.layers[0].drive(x))[200:].reshape(1800, 8, 8, 40)
+    spread = np.sqrt(np.asarray(u.var(axis=0).mean(axis=(0, 2))))
+    np.testing.assert_allclose(spread, 0.5, rtol=0.06)
+    np.testing.assert_allclose(u.mean(axis=(0, 1, 3)), mu_u, atol=0.02)

@@ -10,7 +10,17 @@ from flax import nnx
 
 from snnjax._pytree import replaced
 from snnjax.datasets import DeviceArrays, Splits
-from snnjax.dynamics import LIF, AdaptiveLIF, AdLIF, LeakyIntegrator, Refractory, Uniform, simulate
+from snnjax.dynamics import (
+    IF,
+    LIF,
+    AdaptiveLIF,
+    AdLIF,
+    Leaky,
+    LeakyIntegrator,
+    Refractory,
+    Uniform,
+    simulate,
+)
 from snnjax.exchange import load_parameters, save_parameters
 from snnjax.initializers import normal
 from snnjax.nn import FluctuationDriven, Readout, Sensory, Sequential, SpikingConv1d, SpikingDense
@@ -195,3 +205,30 @@ def test_ranges_are_those_of_the_checks():
             kind = type(neuron)
             assert kind(**{name: middle, "dt": 1e-4}).parameters()[name] == middle
             assert replaced(neuron, **{name: middle}).parameters()[name] == middle
+
+
+STREAMED = {
+    "Leaky": Leaky(),
+    "IF": IF(reset="subtractive"),
+    "AdLIF": ADAPTIVE,
+    "Refractory": Refractory(neuron=AdLIF(a=0.2, b=0.3), period=6e-3),
+}
+
+
+@pytest.mark.parametrize("neuron", STREAMED.values(), ids=STREAMED)
+def test_a_sequence_in_two_parts_and_single_steps_are_the_same(neuron, x64):
+    layer = make(neuron, dtype=jnp.float64)
+    x = spikes(0, (60, 3, IN), rate=150.0).astype(jnp.float64)
+    whole = layer(x, membrane=True)
+    assert 0.01 < whole.output.mean() < 0.6
+    first = layer(x[:25])
+    second = layer(x[25:], state=first.state)
+    parts = jnp.concatenate([first.output, second.output])
+    np.testing.assert_array_equal(parts, whole.output)
+    state, step = layer.initial_state(3), nnx.jit(lambda layer, state, x: layer.step(state, x))
+    for t, now in enumerate(x):
+        assert_close(state.u, whole.membrane[t], 1e-12)
+        state, z = step(layer, state, now)
+        np.testing.assert_array_equal(z, whole.output[t])
+    for streamed, final in zip(jax.tree.leaves(state), jax.tree.leaves(whole.state), strict=True):
+        assert_close(streamed, final, 1e-12)
