@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from snnjax._table import Table, report_html, report_text
+from snnjax._costs import Costs
+from snnjax._table import WIDTH, Table, report_html, report_text
 
 SATURATED_HZ = 100.0
 _LARGE = 0.01  # recommended size of the first update, relative to the weights
@@ -74,6 +76,7 @@ class Probe(NamedTuple):
         readout_update: Mean |dw| of the readout in the optimizer's first step.
         loss: Loss on the batch.
         accuracy: Accuracy on the batch; None if the targets are not classes.
+        costs: Spikes and synaptic operations of an inference; None if they were not counted.
     """
 
     layers: tuple[LayerProbe, ...]
@@ -81,6 +84,7 @@ class Probe(NamedTuple):
     readout_update: Any
     loss: Any
     accuracy: Any
+    costs: Costs | None = None
 
     def findings(self) -> list[str]:
         """Problems of the layers, and what to do.
@@ -133,10 +137,12 @@ class Probe(NamedTuple):
         return Table("gradients", columns, rows)
 
     def __str__(self) -> str:
-        return report_text(self.findings(), [self.table(), self.gradient_table()])
+        text = report_text(self.findings(), [self.table(), self.gradient_table()])
+        return text if self.costs is None else f"{text}\n\n{textwrap.fill(str(self.costs), WIDTH)}"
 
     def _repr_html_(self) -> str:
-        return report_html(self.findings(), [self.table(), self.gradient_table()])
+        page = report_html(self.findings(), [self.table(), self.gradient_table()])
+        return page if self.costs is None else f"{page}<p>{self.costs}</p>"
 
 
 def _of_membrane(p: LayerProbe) -> tuple[str, ...]:

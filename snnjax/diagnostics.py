@@ -47,6 +47,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from snnjax import _check, theory
+from snnjax._costs import Costs, costs, counted_costs
 from snnjax._probe_report import (
     SATURATED_HZ,
     LayerProbe,
@@ -67,7 +68,7 @@ from snnjax.training._objective import NetworkFn, Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = ["probe", "Probe", "LayerProbe"]
+__all__ = ["probe", "Probe", "LayerProbe", "costs", "Costs"]
 
 
 def probe(
@@ -210,7 +211,9 @@ def _look(
                 memory=memory[i],
             )
         )
-    return Probe(tuple(probes), grad_w[weighted[-1]], update[weighted[-1]], value, accuracy)
+    counted = counted_costs(network_of(params), x)
+    last = grad_w[weighted[-1]], update[weighted[-1]]
+    return Probe(tuple(probes), *last, value, accuracy, counted)
 
 
 def _factors(

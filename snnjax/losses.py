@@ -2,7 +2,8 @@ r"""Losses on the readout trace o (time, batch, k). Each returns one value per s
 
 The loss determines the form of the targets:
 
-    CrossEntropy            an integer class per sample (batch,)
+    CrossEntropy            an integer class per sample (batch,), or the probabilities of all
+                            classes (batch, k)
     MeanSquare              a trace (time, batch, k), or an integer class per sample (batch,)
     SquaredError            k values per sample (batch, k): regression
     SigmoidCrossEntropy     k labels per sample (batch, k), each 0 or 1; several may be 1
@@ -191,17 +192,20 @@ class CrossEntropy(Loss):
 
         Args:
             readout: Trace (time, batch, classes).
-            target: Integers (batch,), from 0 to classes - 1.
+            target: Integers (batch,), from 0 to classes - 1. Or probabilities (batch, classes), as
+                for samples that are mixed of several classes.
 
         Returns:
             (batch,), in at least float32.
 
         Raises:
             ValueError: The shapes do not match, or a label is out of range (unless it is traced).
-            TypeError: The labels are not integers.
+            TypeError: The labels are neither integers nor probabilities that add up to 1.
         """
         _check_labels(readout, target)
         logits = _check.as_wide(self.readout_fn(readout))
+        if jnp.ndim(target) == 2:
+            return optax.softmax_cross_entropy(logits, jnp.asarray(target, logits.dtype))
         return optax.softmax_cross_entropy_with_integer_labels(logits, target)
 
     def metric(self, target: Target) -> Metric:
@@ -341,7 +345,7 @@ def correct(
 
     Args:
         readout: Trace (time, batch, classes).
-        labels: Integers (batch,).
+        labels: Integers (batch,), or probabilities (batch, classes), of which the largest counts.
         readout_fn: Maps a trace to scores (batch, classes).
 
     Returns:
@@ -351,6 +355,8 @@ def correct(
     [True, False]
     """
     _check_labels(readout, labels)
+    if jnp.ndim(labels) == 2:
+        labels = jnp.argmax(labels, axis=-1)
     scores = readout_fn(readout)
     return (jnp.argmax(scores, axis=-1) == labels) & ~jnp.isnan(scores).any(axis=-1)
 
@@ -397,6 +403,8 @@ def check_classes(name: str, labels: Target, num_classes: int) -> None:
 def _check_labels(readout: jax.Array, labels: Target) -> None:
     _check.time_major("readout", readout)
     batch, classes = readout.shape[1], readout.shape[-1]
+    if jnp.shape(labels) == (batch, classes) and _are_probabilities(labels):
+        return
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         several = jnp.shape(labels) == (batch, classes)
         hint = "; SigmoidCrossEntropy takes several labels per sample" if several else ""
@@ -405,6 +413,14 @@ def _check_labels(readout: jax.Array, labels: Target) -> None:
         expected = f"labels must have shape ({batch},) for a readout {readout.shape}"
         raise ValueError(f"{expected}, got {jnp.shape(labels)}{_hint(readout, labels)}")
     check_classes("labels", labels, classes)
+
+
+def _are_probabilities(labels: Target) -> bool:
+    """Whether each row of floating point numbers adds up to 1, or is traced."""
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+        return False
+    known = _check.concrete(labels)
+    return known is None or bool(((known >= 0).all(-1) & (abs(known.sum(-1) - 1) < 1e-3)).all())
 
 
 def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> jax.Array:

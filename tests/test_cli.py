@@ -231,7 +231,7 @@ def test_top_level_names():
     ("argv", "message"),
     [
         (["trian"], "unknown command 'trian'; did you mean train?"),
-        (["train"], "name a task: randman, shd, digits, cifar10, dvs-gesture, nmnist"),
+        (["train"], "name a task: randman, shd, ssc, digits, cifar10, dvs-gesture, nmnist"),
         (["train", "randmann"], "unknown task 'randmann'; did you mean randman?"),
         (["train", "randman", "--epoch", "2"], "unknown flag --epoch; did you mean --epochs?"),
         (["train", "randman", "--sigma", "1.0"], "unknown flag --sigma; did you mean --sigma-u?"),
@@ -290,7 +290,7 @@ def test_help_loads_no_jax():
 
 
 def test_help_shows_every_option_of_every_task_in_groups():
-    for name in ("randman", "shd", "digits", "cifar10", "dvs-gesture", "nmnist"):
+    for name in ("randman", "shd", "ssc", "digits", "cifar10", "dvs-gesture", "nmnist"):
         experiment = Experiment.from_options(name)
         parser = Parser(prog="x")
         add_flags(parser, experiment)

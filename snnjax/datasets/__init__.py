@@ -1,5 +1,6 @@
 """Data sets: the container of events, readers of files, and batches on the device."""
 
+from snnjax.datasets._aedat import read_aedat
 from snnjax.datasets._augment import Augmented
 from snnjax.datasets._batches import Batches
 from snnjax.datasets._crop import random_crop
@@ -8,6 +9,7 @@ from snnjax.datasets._dvs_gesture import load_dvs_gesture
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._images import DeviceImages, ImageDataset, load_cifar10
 from snnjax.datasets._labelled import Splits
+from snnjax.datasets._mix import Mixed
 from snnjax.datasets._nmnist import load_nmnist
 from snnjax.datasets._poisson import poisson, poisson_raster
 from snnjax.datasets._randman import randman
@@ -28,6 +30,7 @@ __all__ = [
     "prepare_shd",
     "load_nmnist",
     "load_dvs_gesture",
+    "read_aedat",
     "load_cifar10",
     "randman",
     "poisson",
@@ -37,5 +40,6 @@ __all__ = [
     "Batches",
     "BatchSource",
     "Augmented",
+    "Mixed",
     "random_crop",
 ]

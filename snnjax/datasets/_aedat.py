@@ -1,144 +1,175 @@
-r"""Reader for the polarity events of AEDAT 3.1 files, without trust in the file.
+"""Reader for recordings of event cameras in the AEDAT formats 2.0, 3.1 and 4.0.
 
-    file      text lines that begin with '#': the first '#!AER-DAT3.1\r\n', the last
-              '#!END-HEADER\r\n'; then packets to the end of the file
-    packet    type i2, source i2, size i4, offset i4, overflow i4, capacity i4, number i4,
-              valid i4; then `number` events of `size` bytes
-    event     in a packet of type 1, polarity: data u4, timestamp i4, us; packets of other types
-              are skipped
-    data      bit 0 valid, bit 1 polarity, bits 2 to 16 y, bits 17 to 31 x; events that are not
-              valid are left out
+The first line of a file names the format, for example `#!AER-DAT4.0`. Formats 3.1 and 4.0 are in
+`_aedat3.py` and `_aedat4.py`. A file of format 2.0 has
 
-All numbers are little-endian; time = overflow 2^31 + timestamp. Every length is checked before it
-is used: memory stays within a few times the size of the part that is read.
+    header    text lines that begin with '#'; in newer files the last is '#End Of ASCII Header\r\n'
+    event     address u4, timestamp u4, us, big-endian
 
-Source: iniVation, AEDAT 3.1 file format.
+The bits of an address depend on the camera:
+
+    DVS128    bit 0 polarity (0 is ON), bits 1 to 7 x, bits 8 to 14 y; with a higher bit set it is
+              no event of a pixel
+    DAVIS     bit 11 polarity (1 is ON), bits 12 to 21 x, bits 22 to 30 y; with bit 10 or 31 set it
+              is no event of a pixel (triggers, images, motion)
+
+y counts from the bottom of the picture there, and x of a DVS128 from the right. The result always
+counts from the top left corner. Timestamps have 32 bits: a step back by more than 2^31 us is an
+overflow.
+
+Sources: iniVation, AEDAT 2.0 file format; jAER, DVS128.java and DavisBaseCamera.java. For the
+polarity of the DVS128, which iniVation's page states the other way round, this follows jAER and
+dv-processing.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-_PACKET = struct.Struct("<hhiiiiii")
-_EVENT = np.dtype([("data", "<u4"), ("time", "<i4")])
-_FIRST, _LAST, _LONGEST_LINE = b"#!AER-DAT3.1\r\n", b"#!END-HEADER\r\n", 10_000
-_POLARITY = 1
+from snnjax import _check
+from snnjax._files import PathLike
+from snnjax.datasets import _aedat3, _aedat4
 
-Span = tuple[int, int]
-"""First byte of the first packet of a part of the file, and first byte after its last packet."""
+Camera = Literal["dvs128", "davis240", "davis346"]
+EVENTS = np.dtype([("t", "<i8"), ("x", "<i4"), ("y", "<i4"), ("p", "<i4")])
+"""One event: time, us; column and row from the top left corner; polarity, 1 is ON."""
 
-
-def read_events(
-    path: Path, *, span: Span | None = None, window: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the valid events of a file.
-
-    Args:
-        path: The file.
-        span: The packets to read, from `find_spans`. None reads all packets.
-        window: Return only events with window[0] <= time < window[1], us. None returns all events.
-
-    Returns:
-        The events in the order of the file: times, int64 (events,), us; x, the columns, y, the
-        rows, and the polarity, 0 or 1, int32 (events,).
-
-    Raises:
-        ValueError: The file is not AEDAT 3.1, truncated, or damaged. The message names the file,
-            the packet and the defect.
-    """
-    times, data = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
-    for _, overflow, events in _packets(path, span):
-        events = events[events["data"] & 1 == 1]
-        time = events["time"].astype(np.int64) + (overflow << 31)
-        if window is not None:
-            kept = (time >= window[0]) & (time < window[1])
-            time, events = time[kept], events[kept]
-        times.append(time)
-        data.append(events["data"])
-    words = np.concatenate(data)
-    bits = ((17, 0x7FFF), (2, 0x7FFF), (1, 1))
-    x, y, polarity = ((words >> shift & mask).astype(np.int32) for shift, mask in bits)
-    return np.concatenate(times), x, y, polarity
+_END, _LONGEST_HEADER = b"#End Of ASCII Header\r\n", 2**24
+_DEVICE = rb"# *(AEChip|HardwareInterface)"
+_RAW = np.dtype([("address", ">u4"), ("time", ">u4")])
 
 
-def find_spans(path: Path, windows: Sequence[tuple[int, int]]) -> list[Span]:
-    """Find the packets that contain the events of each window.
+class _Layout(NamedTuple):
+    """Addresses of a camera: position of each number, and the bits of other kinds of events."""
 
-    Events may be in any order. The result lets `read_events` read only a part of the file.
+    x: tuple[int, int]
+    y: tuple[int, int]
+    polarity: int
+    other: int
+    size: tuple[int, int]
+    turned: bool = False
+
+
+_LAYOUTS: Mapping[Camera, _Layout] = {
+    "dvs128": _Layout((1, 0x7F), (8, 0x7F), 0, 0xFFFF8000, (128, 128), turned=True),
+    "davis240": _Layout((12, 0x3FF), (22, 0x1FF), 11, 0x80000400, (240, 180)),
+    "davis346": _Layout((12, 0x3FF), (22, 0x1FF), 11, 0x80000400, (346, 260)),
+}
+
+
+def read_aedat(
+    path: PathLike, *, camera: Camera | None = None, stream: int | None = None
+) -> np.ndarray:
+    """Read the events of a recording. The result is a recording in the format of tonic.
+
+    `snnjax.exchange.from_tonic` makes a data set of recordings with labels. For format 4.0 with
+    compression, install the extra `aedat`.
 
     Args:
-        path: The file.
-        windows: Pairs (start, stop) with start <= time < stop, us.
+        path: The file, in format 2.0, 3.1 or 4.0.
+        camera: Camera of a file in format 2.0: `"dvs128"`, `"davis240"` or `"davis346"`. None: the
+            camera that the header names.
+        stream: Number of the stream of events, for files in format 4.0 with several.
 
     Returns:
-        For each window, the span from the first to the last packet with an event in the window. The
-        span is empty, (0, 0), if there is no such event.
+        A structured array (events,) in the order of the file: `t`, us; `x` and `y` from the top
+        left corner; `p`, 1 for ON.
 
     Raises:
-        ValueError: As `read_events`.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated or damaged, has another format, or names no camera.
+        ImportError: The file is compressed, and the package for it is not installed.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile(suffix=".aedat") as file:
+    ...     _ = file.write(b"#!AER-DAT2.0\\r\\n#End Of ASCII Header\\r\\n")
+    ...     _ = file.write(np.array([127 << 8 | 127 << 1, 20], ">u4").tobytes())
+    ...     file.flush()
+    ...     read_aedat(file.name, camera="dvs128").tolist()
+    [(20, 0, 0, 1)]
     """
-    rows = []
-    for span, overflow, events in _packets(path, None):
-        if events.size:
-            low, high = int(events["time"].min()), int(events["time"].max())
-            rows.append((*span, (overflow << 31) + low, (overflow << 31) + high))
-    begin, end, low, high = np.array(rows, np.int64).reshape(-1, 4).T
-    found = []
-    for start, stop in windows:
-        packets = np.flatnonzero((low < stop) & (high >= start))
-        found.append((int(begin[packets[0]]), int(end[packets[-1]])) if packets.size else (0, 0))
-    return found
-
-
-def _packets(path: Path, span: Span | None) -> Iterator[tuple[Span, int, np.ndarray]]:
-    """Yield the span, the overflow counter and the events of each polarity packet."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if camera is not None:
+        _check.one_of("camera", camera, get_args(Camera))
+    if stream is not None:
+        _check.integer("stream", stream, at_least=0)
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        at, stop = (_skip_header(path, file), size) if span is None else span
-        if stop > size:
-            raise ValueError(f"{path}: was shortened while in use: {size} of {stop} bytes")
-        file.seek(at)
-        while at < stop:
-            head = file.read(_PACKET.size)
-            if len(head) < _PACKET.size:
-                raise ValueError(f"{path}: truncated in the head of the packet at byte {at}")
-            kind, _, width, offset, overflow, capacity, number, valid = _PACKET.unpack(head)
-            damaged = f"{path}: damaged packet at byte {at}"
-            negative = min(width, capacity, number, valid, overflow) < 0
-            if negative or not valid <= number <= capacity or (number and not width):
-                got = f"events of {width} bytes, {number} of them, {valid} valid"
-                raise ValueError(f"{damaged}: {got}, capacity {capacity}, overflow {overflow}")
-            end = at + _PACKET.size + number * width
-            if end > stop:
-                got = f"claims {number} events of {width} bytes, {end - stop} bytes more than"
-                raise ValueError(f"{damaged} or truncated: {got} the file contains")
-            if kind == _POLARITY:
-                if (width, offset) != (8, 4) and number:
-                    needed = "polarity events have 8 bytes and their time at byte 4"
-                    raise ValueError(f"{damaged}: {needed}, got {width} and {offset}")
-                events = np.frombuffer(file.read(number * 8), _EVENT)
-                first = events["time"].min(initial=0)
-                if first < 0:
-                    raise ValueError(f"{damaged}: contains the negative time {first} us")
-                yield (at, end), overflow, events
-            file.seek(end)
-            at = end
+        version = file.readline(20).rstrip(b"\r\n")
+    if version == b"#!AER-DAT2.0":
+        return _structured(*_read_2(path, camera))
+    if version == b"#!AER-DAT3.1":
+        return _structured(*_aedat3.read_events(path))
+    if version == b"#!AER-DAT4.0":
+        return _structured(*_aedat4.read_events(path, stream=stream))
+    needed = "#!AER-DAT2.0, #!AER-DAT3.1 or #!AER-DAT4.0"
+    raise ValueError(f"{path}: must begin with {needed}, got {version!r}")
 
 
-def _skip_header(path: Path, file: BinaryIO) -> int:
-    """Read the text lines and return the position of the first packet."""
-    line = file.readline(len(_FIRST))
-    if line != _FIRST:
-        raise ValueError(f"{path}: must begin with {_FIRST!r} (AEDAT 3.1), got {line!r}")
-    while line != _LAST:
-        line = file.readline(_LONGEST_LINE)
-        if not line.startswith(b"#") or not line.endswith(b"\n"):
-            where = f"no line {_LAST!r} before {line[:20]!r} at byte {file.tell() - len(line)}"
-            raise ValueError(f"{path}: damaged or truncated header: {where}")
-    return file.tell()
+def _structured(*columns: np.ndarray) -> np.ndarray:
+    events = np.empty(columns[0].size, EVENTS)
+    for name, column in zip(("t", "x", "y", "p"), columns, strict=True):
+        events[name] = column
+    return events
+
+
+def _read_2(path: Path, camera: Camera | None) -> tuple[np.ndarray, ...]:
+    """Read times, columns, rows and polarities of a file in format 2.0."""
+    content = path.read_bytes()
+    header = _header(path, content)
+    if camera is None:
+        camera = _camera(path, header)
+    if (rest := (len(content) - len(header)) % _RAW.itemsize) != 0:
+        got = f"{len(content) - len(header)} bytes after the header, {rest} too many"
+        raise ValueError(f"{path}: truncated or damaged: events have 8 bytes, got {got}")
+    raw = np.frombuffer(content, _RAW, offset=len(header))
+    layout = _LAYOUTS[camera]
+    back = np.diff(raw["time"].astype(np.int64), prepend=0) < -(2**31)
+    times = raw["time"] + (np.cumsum(back) << 32)
+    kept = (raw["address"] & layout.other) == 0
+    address, times = raw["address"][kept], times[kept]
+    take = lambda shift, mask: (address >> shift & mask).astype(np.int32)
+    x, y, polarity = take(*layout.x), take(*layout.y), take(layout.polarity, 1)
+    width, height = layout.size
+    for name, values, size in (("x", x, width), ("y", y, height)):
+        if values.size and values.max() >= size:
+            needed = f"{name} must be below {size} for camera {camera}"
+            raise ValueError(f"{path}: {needed}, got {values.max()}; is it another camera?")
+    if layout.turned:
+        x, polarity = width - 1 - x, 1 - polarity
+    return times, x, height - 1 - y, polarity
+
+
+def _header(path: Path, content: bytes) -> bytes:
+    end = content.find(_END, 0, _LONGEST_HEADER)
+    if end >= 0:
+        return content[: end + len(_END)]
+    at = 0
+    while content[at : at + 1] == b"#":
+        stop = content.find(b"\n", at, _LONGEST_HEADER)
+        line = content[at:stop]
+        # the first event may begin with the byte of '#', too, but it is not text
+        if stop < 0 or any(byte < 9 or byte > 126 for byte in line):
+            break
+        at = stop + 1
+    if at > _LONGEST_HEADER:
+        raise ValueError(f"{path}: damaged: the header has more than {_LONGEST_HEADER} bytes")
+    return content[:at]
+
+
+def _camera(path: Path, header: bytes) -> Camera:
+    lines = [
+        line.lower() for line in header.splitlines() if b"AEChip" in line or b"HardwareI" in line
+    ]
+    named = [
+        camera for camera in get_args(Camera) if any(camera.encode() in line for line in lines)
+    ]
+    if len(named) != 1:
+        hint = f"pass camera, one of {list(_LAYOUTS)}"
+        raise ValueError(f"{path}: the header must name one known camera, got {named}; {hint}")
+    return named[0]

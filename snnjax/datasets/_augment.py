@@ -123,10 +123,17 @@ class Augmented:
         if isinstance(self.source, SparseEvents):
             x, labels = self.source.batch(indices)
             return (x if key is None else self.move(x, key)), labels
-        events = self.source.events(indices)
-        if key is not None:
-            events = self.change(events, key)
-        return self.source.raster(events), self.source.labels[indices]
+        return self.source.raster(self.events(indices, key)), self.source.labels[indices]
+
+    def events(self, indices: jax.Array, key: jax.Array | None = None) -> Events:
+        """Return the events of some samples, arrays (batch, longest + slots).
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Random key of the changes. None: no changes.
+        """
+        events = self._events.events(indices)
+        return events if key is None else self.change(events, key)
 
     @property
     def _events(self) -> DeviceEvents:

@@ -10,7 +10,7 @@ One file per gesture, named by its class, 0 to 10: an array (events, 4) of x, y,
 in ms. The unit of time is not checked. Time counts from the first event. Original files:
 
     FOLDER/trials_to_train.txt, trials_to_test.txt      names of the recordings, one per line
-    FOLDER/user01_fluorescent.aedat                     AEDAT 3.1 (`snnjax/datasets/_aedat.py`)
+    FOLDER/user01_fluorescent.aedat                     AEDAT 3.1 (`snnjax/datasets/_aedat3.py`)
     FOLDER/user01_fluorescent_labels.csv                class,startTime_usec,endTime_usec
 
 The labels have one gesture per row, with classes 1 to 11, in the order of time:
@@ -42,7 +42,7 @@ import numpy as np
 from snnjax import _check
 from snnjax._files import PathLike
 from snnjax._npy import read_head
-from snnjax.datasets import _aedat, _arrays, _fetch
+from snnjax.datasets import _aedat3, _arrays, _fetch
 from snnjax.datasets._crop import crop
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._labelled import Split, check_split
@@ -120,7 +120,7 @@ class DVSGesture:
         _check.integer("downsample", downsample, at_least=1)
         self.downsample = _check.one_of("downsample", downsample, [2**k for k in range(8)])
         self._samples = _find(_fetch.check_folder(folder), split)
-        self._spans: dict[Path, dict[tuple[int, int], _aedat.Span]] = {}
+        self._spans: dict[Path, dict[tuple[int, int], _aedat3.Span]] = {}
         side = _PIXELS // downsample
         self.sensor = (side, side, 2)
         self.num_units = side * side * 2
@@ -183,7 +183,7 @@ class DVSGesture:
             times = (times - times.min(initial=np.inf)) * 1e-3
         else:
             span = self._span(path, window)
-            times, *places = _aedat.read_events(path, span=span, window=window)
+            times, *places = _aedat3.read_events(path, span=span, window=window)
             times = (times - window[0]) * 1e-6
             where = f" from {window[0]} to {window[1]} us, where its labels have a gesture"
         if times.size == 0:
@@ -194,14 +194,14 @@ class DVSGesture:
         x, y, polarity = (values.astype(np.int32) for values in places)
         return times, (y // self.downsample * self.sensor[1] + x // self.downsample) * 2 + polarity
 
-    def _span(self, path: Path, window: tuple[int, int]) -> _aedat.Span:
+    def _span(self, path: Path, window: tuple[int, int]) -> _aedat3.Span:
         """Return the part of a recording that contains a gesture.
 
         The first call for a recording reads the whole file and finds the parts of all its gestures.
         """
         if path not in self._spans:
             windows = [w for other, *_, w in self._samples if other == path and w is not None]
-            self._spans[path] = dict(zip(windows, _aedat.find_spans(path, windows), strict=True))
+            self._spans[path] = dict(zip(windows, _aedat3.find_spans(path, windows), strict=True))
         return self._spans[path][window]
 
 

@@ -1,6 +1,6 @@
-r"""The Spiking Heidelberg Digits as a TensorFlow Datasets (TFDS) data set, without TensorFlow:
+r"""SHD and SSC as TensorFlow Datasets (TFDS) data sets, without TensorFlow:
 
-    download_shd     zenkelab.org -> FOLDER/shd_{train,test}.h5; checks the archives' MD5
+    download_shd     zenkelab.org -> FOLDER/{shd,ssc}_SPLIT.h5; checks the archives' MD5
     prepare_shd      these files, or your own -> TFDS cache DATA_DIR/NAME/VERSION/*.array_record
     load_shd_tfds    the TFDS cache -> `EventDataset`
 
@@ -19,6 +19,9 @@ times, before array_record compresses them. Without this encoding, every unit wo
 integer in a protocol buffer. array_record is the format that TFDS reads without TensorFlow. The
 .h5 files are read by `read_shd`, which does not trust them.
 
+SHD are the Spiking Heidelberg Digits (20 classes; training and test set), SSC the Spiking Speech
+Commands (35 classes; training, validation and test set).
+
 Source: Cramer, Stradmann, Schemmel & Zenke (2020), doi 10.1109/TNNLS.2020.3044364. The download is
 tested with a local server, not with the real one.
 """
@@ -32,7 +35,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -46,8 +49,40 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 URL = "https://zenkelab.org/datasets/"
-MD5 = {"train": "f3252aeb598ac776c1b526422d90eecb", "test": "1503a5064faa34311c398fb0a1ed0a6f"}
 NAME, VERSION = "spiking_heidelberg_digits", "1.0.0"
+Collection = Literal["shd", "ssc"]
+"""Name of a data set in the names of its files: `shd_train.h5`."""
+
+
+class Source(NamedTuple):
+    """A data set of zenkelab.org.
+
+    Attributes:
+        name: Name in the cache of TFDS.
+        md5: MD5 of the archive of each split.
+    """
+
+    name: str
+    md5: Mapping[str, str]
+
+
+SOURCES: Mapping[Collection, Source] = {
+    "shd": Source(
+        NAME,
+        {
+            "train": "f3252aeb598ac776c1b526422d90eecb",
+            "test": "1503a5064faa34311c398fb0a1ed0a6f",
+        },
+    ),
+    "ssc": Source(
+        "spiking_speech_commands",
+        {
+            "train": "d102be95e7144fcc0553d1f45ba94170",
+            "valid": "b4eee3516a4a90dd0c71a6ac23a8ae43",
+            "test": "a35ff1e9cffdd02a20eb850c17c37748",
+        },
+    ),
+}
 _INFO = "dataset_info.json"  # TFDS writes it last
 MAX_BYTES = 4 * 2**30
 """Size limit of an archive, and of the file in it."""
@@ -56,20 +91,22 @@ MAX_BYTES = 4 * 2**30
 def download_shd(
     folder: PathLike,
     *,
+    collection: Collection = "shd",
     url: str = URL,
-    md5: Mapping[str, str] = MD5,
+    md5: Mapping[str, str] | None = None,
     max_bytes: int = MAX_BYTES,
     timeout: float = 60.0,
 ) -> dict[str, Path]:
-    """Download shd_train.h5 and shd_test.h5, for `snnjax train shd --data` and `load_shd`.
+    """Download the files of SHD or SSC, for `snnjax train shd --data`, `ssc`, and `load_shd`.
 
-    The archives `shd_<split>.h5.zip` are kept. Complete files are not downloaded again. A file in
-    `folder` is complete or absent.
+    The archives, for example `shd_train.h5.zip`, are kept. Complete files are not downloaded again.
+    A file in `folder` is complete or absent.
 
     Args:
         folder: Target folder, created if necessary.
+        collection: `"shd"` or `"ssc"`.
         url: Address of the folder with the archives, https, http or file.
-        md5: MD5 of the archive of each split.
+        md5: MD5 of the archive of each split. None: those of the published archives.
         max_bytes: Larger archives and files are refused.
         timeout: Time limit for the connection and for each block, s.
 
@@ -80,10 +117,11 @@ def download_shd(
         OSError: The server cannot be reached or stops before the end.
         ValueError: An archive is damaged or not the expected one. The message names it.
     """
+    _check.one_of("collection", collection, get_args(Collection))
     paths = {}
-    for split, expected in md5.items():
+    for split, expected in (SOURCES[collection].md5 if md5 is None else md5).items():
         _check.one_of("md5's split", split, get_args(Split))
-        path = Path(folder, f"shd_{split}.h5")
+        path = Path(folder, f"{collection}_{split}.h5")
         archive, address = Path(f"{path}.zip"), f"{url.rstrip('/')}/{path.name}.zip"
         _fetch.fetch(address, archive, md5=expected, max_bytes=max_bytes, timeout=timeout)
         paths[split] = _fetch.unpack(archive, path.name, path, max_bytes=max_bytes)
@@ -94,10 +132,11 @@ def prepare_shd(
     data_dir: PathLike | None = None,
     *,
     files: Mapping[str, PathLike] | None = None,
-    name: str = NAME,
+    collection: Collection = "shd",
+    name: str | None = None,
     num_units: int = 700,
     url: str = URL,
-    md5: Mapping[str, str] = MD5,
+    md5: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the data set to the TFDS cache unless it is there.
 
@@ -105,7 +144,9 @@ def prepare_shd(
         data_dir: The cache. None: that of TFDS, $TFDS_DATA_DIR or ~/tensorflow_datasets.
         files: The .h5 file of each split, in the SHD layout. None: download the data to
             `data_dir`/downloads/`name`.
-        name: Name of the data set in the cache. Use another name for other data.
+        collection: As in `download_shd`.
+        name: Name of the data set in the cache. None: that of the collection. Use another name for
+            other data.
         num_units: Number of input channels.
         url: As in `download_shd`.
         md5: As in `download_shd`.
@@ -137,6 +178,9 @@ def prepare_shd(
     >>> train.groups, valid.groups
     (array([4, 4], dtype=int32), array([9], dtype=int32))
     """
+    _check.one_of("collection", collection, get_args(Collection))
+    name = SOURCES[collection].name if name is None else name
+    md5 = SOURCES[collection].md5 if md5 is None else md5
     folder = _folder(data_dir, name)
     origin = dict(md5) if files is None else None
     if (folder / _INFO).is_file():
@@ -147,7 +191,7 @@ def prepare_shd(
 
     cache = folder.parents[1]
     if files is None:
-        files = download_shd(cache / "downloads" / name, url=url, md5=md5)
+        files = download_shd(cache / "downloads" / name, collection=collection, url=url, md5=md5)
     builder = shd_builder(files, cache, name=name, num_units=num_units, md5=origin)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     # TFDS reports on standard output, which belongs to the program

@@ -28,6 +28,7 @@ from snnjax.datasets import (
     DeviceImages,
     EventDataset,
     ImageDataset,
+    Mixed,
     Splits,
     Stream,
 )
@@ -139,12 +140,15 @@ def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:
     return x
 
 
-def train_source(experiment: Experiment, train: Any) -> BatchSource | Stream:
+def train_source(experiment: Experiment, data: Data) -> BatchSource | Stream:
     """Return the training data with the task's augmentation. A `Stream` has its own."""
-    if isinstance(train, Stream) or not isinstance(experiment.task, EventTask):
+    train, task = data.splits.train, experiment.task
+    if isinstance(train, Stream) or not isinstance(task, EventTask):
         return train
-    changes = experiment.task.augmentation(experiment.neuron.dt)
-    return Augmented(source=train, **changes) if any(changes.values()) else train
+    changes, mixture = task.augmentation(experiment.neuron.dt), task.mixture()
+    if any(changes.values()):
+        train = Augmented(source=train, **changes)
+    return Mixed(source=train, num_classes=data.inputs.num_classes, **mixture) if mixture else train
 
 
 def plain(source: BatchSource) -> BatchSource:

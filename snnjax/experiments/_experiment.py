@@ -86,7 +86,7 @@ class Experiment(Part):
         """Return an experiment with the defaults of its task and start.
 
         Args:
-            task: Name of the task: randman, shd, digits, cifar10, dvs-gesture or nmnist.
+            task: Name of the task: randman, shd, ssc, digits, cifar10, dvs-gesture or nmnist.
             start: `"calibrated"`: membranes and gradients are calibrated on training data.
                 `"paper"`: the published settings of Rossbroich, Gygax & Zenke (2022).
             **options: Options of any part, by name.

@@ -149,7 +149,7 @@ def run(
     try:
         result = fit(
             prepared.network,
-            splits._replace(train=train_source(experiment, splits.train)),
+            splits._replace(train=train_source(experiment, prepared.data)),
             prepared.objective(),
             prepared.optimizer(),
             epochs=training.epochs,

@@ -331,7 +331,7 @@ def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
         events = False
     # an abstract network is sufficient to choose the form of the input
     network = nnx.eval_shape(lambda: build_network(experiment, data.inputs))
-    splits = data.splits._replace(train=train_source(experiment, data.splits.train))
+    splits = data.splits._replace(train=train_source(experiment, data))
     splits = Splits(*(choose_form(network, source, events=events) for source in splits))
     checkpoints = Checkpoints(folder / "checkpoints")
     last = training.epochs + training.priming_epochs

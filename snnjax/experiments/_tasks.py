@@ -139,6 +139,23 @@ class EventTask(Task):
     augment_insert: Annotated[float, Range(at_least=0, at_most=100)] = 0.0
     """Insert events at random places into each training sample, on average this fraction of its
     events."""
+    augment_blend: Probability = 0.0
+    """Blend a training sample with another one of its class with this probability."""
+    augment_cutmix: Probability = 0.0
+    """Replace a part of a training sample by that of another one with this probability; the target
+    is then a mixture of two classes."""
+    augment_cutmix_axis: Literal["time", "units"] = "time"
+    """Axis of the part that is replaced."""
+
+    def idle(self) -> dict[str, str]:
+        """Return the names of options of the task without an effect, and the reason."""
+        unused = {} if self.augment_cutmix else {"augment_cutmix_axis": "augment_cutmix is 0"}
+        return super().idle() | unused
+
+    def mixture(self) -> dict[str, Any]:
+        """Return the options of `snnjax.datasets.Mixed`, or nothing if no samples are mixed."""
+        shares = {"blend": self.augment_blend, "cutmix": self.augment_cutmix}
+        return shares | {"axis": self.augment_cutmix_axis} if any(shares.values()) else {}
 
     def augmentation(self, dt: float) -> dict[str, Any]:
         """Return the options of `snnjax.datasets.Augmented`.
@@ -230,7 +247,29 @@ class HeldOut(Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SHD(LineTask, HeldOut):
+class Spoken(LineTask):
+    """Options of tasks with spoken words from zenkelab.org, or with files in their layout."""
+
+    data: Path | None = None
+    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
+    download: bool = False
+    """If the files are missing, load the published data into the folder first, with verified
+    checksums."""
+
+    def _folder(self, *splits: str) -> Path:
+        """Return the folder with the files, after a download if it is asked for."""
+        from snnjax.datasets import download_shd
+
+        collection: Any = self.name
+        files = [f"{collection}_{split}.h5" for split in splits]
+        there = self.data is not None and all((self.data / file).exists() for file in files)
+        if self.download and self.data is not None and not there:
+            download_shd(self.data, collection=collection)
+        return find(type(self), self.data)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SHD(Spoken, HeldOut):
     """Classification of spoken words as spikes: the Spiking Heidelberg Digits, or files like them.
 
     The folder has the files NAME_train.h5 and NAME_test.h5.
@@ -240,32 +279,46 @@ class SHD(LineTask, HeldOut):
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
     holds, folders = ("*_train.h5",), ("shd", "shd_format")
 
-    data: Path | None = None
-    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
-    download: bool = False
-    """If the files are missing, load the Spiking Heidelberg Digits into the folder first, with
-    verified checksums."""
     valid_speakers: tuple[int, ...] = ()
     """Hold out all recordings of these speakers instead of a fraction."""
 
     def idle(self) -> dict[str, str]:
         """Return the names of options of the task without an effect, and the reason."""
         named = bool(self.valid_speakers)
-        return {"valid_fraction": "valid_speakers are held out"} if named else {}
+        held = {"valid_fraction": "valid_speakers are held out"} if named else {}
+        return super().idle() | held
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, download_shd, load_shd
+        from snnjax.datasets import Splits, load_shd
 
-        splits = ("train", "test")
-        here = lambda folder: all((folder / f"shd_{split}.h5").exists() for split in splits)
-        if self.download and self.data is not None and not here(self.data):
-            download_shd(self.data)
-        folder = find(type(self), self.data)
-        data, test = (load_shd(folder, split, duration=self.duration) for split in splits)
+        folder = self._folder("train", "test")
+        data, test = (
+            load_shd(folder, split, duration=self.duration) for split in ("train", "test")
+        )
         if not self.valid_speakers:
             return self._split(data, test)
         return Splits(*data.split_groups(self.valid_speakers), test)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SSC(Spoken):
+    """Classification of 35 spoken commands as spikes: the Spiking Speech Commands.
+
+    The folder has the files NAME_train.h5, NAME_valid.h5 and NAME_test.h5.
+    """
+
+    name = "ssc"
+    defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "epochs": 30}
+    holds, folders = ("*_valid.h5",), ("ssc",)
+
+    def datasets(self, experiment: Experiment) -> Splits:
+        """Return the training, validation and test set; see `Task`."""
+        from snnjax.datasets import Splits, load_shd
+
+        splits = ("train", "valid", "test")
+        folder = self._folder(*splits)
+        return Splits(*(load_shd(folder, split, duration=self.duration) for split in splits))
 
 
 CAMERA: Mapping[str, Any] = {
@@ -440,7 +493,13 @@ class DVSGesture(EventTask):
         _check.one_of("downsample", self.downsample, tuple(2**k for k in range(8)))
         if not self.valid_users:
             raise ValueError("valid_users must have at least one user, got none")
-        for name in ("augment_stretch", "augment_time_jitter", "augment_insert"):
+        for name in (
+            "augment_stretch",
+            "augment_time_jitter",
+            "augment_insert",
+            "augment_blend",
+            "augment_cutmix",
+        ):
             if self.stream and getattr(self, name):
                 raise ValueError(
                     f"{name} must be 0 for streamed data, got {getattr(self, name)}; to use it, "
@@ -449,7 +508,8 @@ class DVSGesture(EventTask):
 
     def idle(self) -> dict[str, str]:
         """Return the names of options of the task without an effect, and the reason."""
-        return {} if self.stream else dict.fromkeys(("crop", "shard_size"), "stream is False")
+        unused = () if self.stream else ("crop", "shard_size")
+        return super().idle() | dict.fromkeys(unused, "stream is False")
 
     @property
     def streamed(self) -> bool:
@@ -511,4 +571,4 @@ class DVSGesture(EventTask):
         )
 
 
-TASKS = (Randman, SHD, Digits, CIFAR10, DVSGesture, NMNIST)
+TASKS = (Randman, SHD, SSC, Digits, CIFAR10, DVSGesture, NMNIST)

@@ -5,10 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson, randman
+from snnjax.datasets import (
+    Augmented,
+    DeviceEvents,
+    EventDataset,
+    Mixed,
+    Splits,
+    poisson,
+    randman,
+)
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import Experiment
-from snnjax.experiments._data import train_source
+from snnjax.experiments._build import Inputs
+from snnjax.experiments._data import Data, train_source
 from snnjax.sparse import events_dot
 
 
@@ -295,14 +304,19 @@ def test_settings_of_a_run_are_in_seconds(source):
     experiment = plain.replace(
         augment_time_jitter=1e-3, augment_unit_jitter=1.5, augment_insert=0.25
     )
-    augmented = train_source(experiment, source)
+    data = Data(Splits(source), source, Inputs(40, 10, 0.2, 30.0))
+    augmented = train_source(experiment, data)
     assert (augmented.time_jitter, augmented.unit_jitter, augmented.insert) == (0.5, 1.5, 0.25)
     assert (augmented.unit_shift, augmented.time_stretch, augmented.drop) == (0, 0.0, 0.0)
     for name in ("augment_time_jitter", "augment_unit_jitter", "augment_insert"):
-        assert isinstance(train_source(plain.replace(**{name: 0.1}), source), Augmented)
+        assert isinstance(train_source(plain.replace(**{name: 0.1}), data), Augmented)
         with pytest.raises(ValueError, match=f"{name} must be finite and >= 0"):
             plain.replace(**{name: -0.1})
-    assert train_source(plain, source) is source
+    assert train_source(plain, data) is source
+    mixed = train_source(experiment.replace(augment_blend=0.3), data)
+    assert isinstance(mixed, Mixed)
+    assert isinstance(mixed.source, Augmented)
+    assert (mixed.blend, mixed.cutmix, mixed.num_classes) == (0.3, 0.0, 10)
 
 
 @pytest.mark.parametrize(

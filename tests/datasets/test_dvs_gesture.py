@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnjax.datasets import DeviceEvents, load_dvs_gesture
-from snnjax.datasets._aedat import find_spans, read_events
+from snnjax.datasets._aedat3 import find_spans, read_events
 from snnjax.datasets._dvs_gesture import DVSGesture
 
 HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 0: DVS128\r\n#Start-Time: 2016-01-01 10:00:00 (TZ+0100)\r\n#!END-HEADER\r\n"

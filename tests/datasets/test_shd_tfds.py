@@ -448,6 +448,35 @@ def test_defaults_are_those_of_the_data_set(monkeypatch, tmp_path):
         ("https://zenkelab.org/datasets/shd_train.h5.zip", "f3252aeb598ac776c1b526422d90eecb"),
         ("https://zenkelab.org/datasets/shd_test.h5.zip", "1503a5064faa34311c398fb0a1ed0a6f"),
     ]
+    asked.clear()
+    paths = download_shd(tmp_path, collection="ssc")
+    assert {split: path.name for split, path in paths.items()} == {
+        "train": "ssc_train.h5",
+        "valid": "ssc_valid.h5",
+        "test": "ssc_test.h5",
+    }
+    assert asked == [
+        ("https://zenkelab.org/datasets/ssc_train.h5.zip", "d102be95e7144fcc0553d1f45ba94170"),
+        ("https://zenkelab.org/datasets/ssc_valid.h5.zip", "b4eee3516a4a90dd0c71a6ac23a8ae43"),
+        ("https://zenkelab.org/datasets/ssc_test.h5.zip", "a35ff1e9cffdd02a20eb850c17c37748"),
+    ]
+    with pytest.raises(ValueError, match="collection must be one of 'shd', 'ssc', got 'shc'"):
+        download_shd(tmp_path, collection="shc")
+
+
+def test_speech_commands_are_prepared_under_their_own_name(tmp_path, files, cache):
+    root = tmp_path / "site"
+    root.mkdir()
+    parts = {"train": files["train"], "valid": files["test"], "test": files["test"]}
+    md5 = {
+        split: md5_of(zipped(root / f"ssc_{split}.h5.zip", path.read_bytes()))
+        for split, path in parts.items()
+    }
+    folder = prepare_shd(cache, collection="ssc", url=root.as_uri(), md5=md5)
+    assert folder == cache / "spiking_speech_commands" / "1.0.0"
+    for split, path in parts.items():
+        found = load_shd_tfds(split, cache, name="spiking_speech_commands")
+        assert_same(found, read_shd(path))
 
 
 # --- wrong archives with a valid checksum

@@ -286,22 +286,25 @@ def test_a_target_out_of_reach_is_an_error():
         SMALL.replace(priming_epochs=2, lower_strength=0.0)
 
 
-def test_shd_fetches_what_is_not_there_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "splits", "sizes"),
+    [("shd", ("train", "test"), [270, 30, 300]), ("ssc", ("train", "valid", "test"), [300] * 3)],
+)
+def test_spoken_words_are_fetched_once_if_missing(tmp_path, monkeypatch, task, splits, sizes):
     source, calls = data_path("shd_format"), []
 
-    def fetch(folder):
-        calls.append(folder)
-        for split in ("train", "test"):
-            (folder / f"shd_{split}.h5").symlink_to(source / "fsdd_test.h5")
+    def fetch(folder, *, collection):
+        calls.append(collection)
+        for split in splits:
+            (folder / f"{task}_{split}.h5").symlink_to(source / "fsdd_test.h5")
 
     monkeypatch.setattr("snnjax.datasets.download_shd", fetch)
-    experiment = Experiment.from_options("shd", data=tmp_path, download=True)
-    sizes = [len(part) for part in experiment.datasets()]
-    assert sizes == [270, 30, 300]
+    experiment = Experiment.from_options(task, data=tmp_path, download=True)
+    assert [len(part) for part in experiment.datasets()] == sizes
     experiment.datasets()
-    assert calls == [tmp_path]
+    assert calls == [task]
     with pytest.raises(TypeError, match="download must be True or False, got 1"):
-        Experiment.from_options("shd", data=tmp_path, download=1)
+        Experiment.from_options(task, data=tmp_path, download=1)
 
 
 def test_a_batch_above_the_training_set_is_refused(tmp_path):

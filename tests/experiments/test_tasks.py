@@ -3,13 +3,18 @@
 import pytest
 
 from snnjax.experiments import Experiment, MissingDataError, run
-from snnjax.experiments._tasks import CIFAR10, NMNIST, SHD, TASKS, VARIABLE, DVSGesture, find
+from snnjax.experiments._tasks import CIFAR10, NMNIST, SHD, SSC, TASKS, VARIABLE, DVSGesture, find
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    for file in ("shd/fsdd_train.h5", "nmnist/Train.zip", "dvs_gesture/trials_to_train.txt"):
+    for file in (
+        "shd/fsdd_train.h5",
+        "ssc/ssc_valid.h5",
+        "nmnist/Train.zip",
+        "dvs_gesture/trials_to_train.txt",
+    ):
         (tmp_path / file).parent.mkdir()
         (tmp_path / file).touch()
     return tmp_path
@@ -17,7 +22,7 @@ def root(tmp_path, monkeypatch):
 
 def test_data_are_found_in_the_folder_or_in_a_subfolder(root, monkeypatch):
     (root / "tfds" / "cifar10").mkdir(parents=True)
-    folders = {SHD: "shd", NMNIST: "nmnist", DVSGesture: "dvs_gesture", CIFAR10: "tfds"}
+    folders = {SHD: "shd", SSC: "ssc", NMNIST: "nmnist", DVSGesture: "dvs_gesture", CIFAR10: "tfds"}
     for task, name in folders.items():
         assert find(task, root) == find(task, root / name) == root / name
     monkeypatch.setenv(VARIABLE, str(root))
@@ -44,5 +49,5 @@ def test_missing_data_are_reported_before_a_folder_is_written(task, root, monkey
         run(experiment, root / "run")
     with pytest.raises(MissingDataError, match="neither nowhere nor its subfolders") as error:
         run(experiment.replace(data="nowhere"), root / "run")
-    assert ("add download (--download)" in str(error.value)) == (task in (SHD, CIFAR10))
+    assert ("add download (--download)" in str(error.value)) == (task in (SHD, SSC, CIFAR10))
     assert not (root / "run").exists()
