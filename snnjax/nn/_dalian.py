@@ -158,8 +158,7 @@ class Dalian(Synaptic):
         """The spikes of the excitatory neurons (..., n_exc), which the layer above receives."""
         return z[..., : self.n_exc]
 
-    @unlisted
-    def drive(self, x: jax.Array) -> ExcInhDrive:
+    def _product(self, x: jax.Array) -> ExcInhDrive:
         """The excitatory drive by the inputs x.
 
         The inhibitory drive is an array of zeros that broadcasts, which saves memory.
@@ -178,12 +177,13 @@ class Dalian(Synaptic):
         """All connections to the layer's neurons: feed-forward, inhibitory, recurrent."""
         exc, inh = self.populations().values()
         kernels, own = self.neuron.kernels, self.lateral_map.recurrence
+        heard, own_heard = self._heard
         found = [
-            Connection(self.kernel, self.map.project, kernels.exc),
-            Connection(self.inhibitory_kernel, own, kernels.inh, inh, -1),
+            Connection(self.kernel, self.map.project, kernels.exc, heard=heard),
+            Connection(self.inhibitory_kernel, own, kernels.inh, inh, -1, heard=own_heard),
         ]
         if self.recurrent_kernel is not None:
-            found.append(Connection(self.recurrent_kernel, own, kernels.exc, exc))
+            found.append(Connection(self.recurrent_kernel, own, kernels.exc, exc, heard=own_heard))
         return found
 
 

@@ -28,13 +28,17 @@ Outside it exp(-dt/tau) and its gradient overflow.
 """
 
 
-class Steepness(nnx.Param):
-    """The surrogate's parameters of one layer, set by calibration.
+class Held(nnx.Param):
+    """A parameter that optimizers do not change.
 
-    Training does not change them. They are a subclass of `nnx.Param`, so that they are saved,
-    restored, swept and averaged with the network's other parameters. Their gradient is zero.
-    `snnjax.training` also discards their updates by an optimizer, such as weight decay.
+    It is a subclass of `nnx.Param`, so that it is saved, restored, swept and averaged with the
+    network's other parameters. Its gradient is zero. `snnjax.training` also discards its update by
+    an optimizer, such as weight decay.
     """
+
+
+class Steepness(Held):
+    """The surrogate's parameters of one layer, set by calibration."""
 
 
 def _hold(neuron: Neuron) -> Any:

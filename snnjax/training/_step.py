@@ -31,7 +31,8 @@ from jax.typing import ArrayLike
 from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
-from snnjax.nn._neuron_layer import Steepness
+from snnjax.nn._delays import follow_schedules
+from snnjax.nn._neuron_layer import Held
 from snnjax.training import _objective
 from snnjax.training._objective import Inputs, Metrics, Params, Problem
 
@@ -286,7 +287,8 @@ def update(
     """
     value, metrics = found
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
-    new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
+    steps = state.steps + 1
+    new = (follow_schedules(optax.apply_updates(state.params, updates), steps), opt_state, steps)
     # a finite gradient may overflow inside the optimizer, whose state may begin with an infinity
     finite = _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
     healthy = state.healthy & finite
@@ -302,7 +304,7 @@ def optimizer_update(
     params: Params,
     value: jax.Array,
 ) -> tuple[Any, optax.OptState]:
-    """The update for a gradient, and the optimizer's next state. A `Steepness` gets no update.
+    """The update for a gradient, and the optimizer's next state. A `Held` one gets no update.
 
     Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
     arguments `value`, the objective of the batch, and `grad`.
@@ -319,9 +321,9 @@ def optimizer_update(
         refused = "optimizer must not need value_fn, as line searches do (optax.lbfgs)"
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
-    # training must not change the steepness, which calibration sets: no weight decay, no noise
+    # an optimizer must not change the steepness, which calibration sets: no weight decay, no noise
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
-    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Steepness) else u
+    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Held) else u
     return jax.tree.map(keep, updates, is_leaf=is_variable), state
 
 
