@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -14,7 +16,14 @@ from snnjax._check import Scalar
 from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator, Neuron
 from snnjax.experiments import _parts as parts
 from snnjax.experiments._experiment import Experiment
-from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
+from snnjax.nn import (
+    DalianFluctuationDriven,
+    Delays,
+    FluctuationDriven,
+    LayerInit,
+    SameForAll,
+    Sequential,
+)
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 from snnjax.training._objective import Objective
 
@@ -43,6 +52,7 @@ class Inputs(NamedTuple):
         image: Height, width and channels, whose product is `in_features`. None: the inputs are on a
             line.
         sensory: If True, inputs are pixel values instead of spikes.
+        samples: Number of training samples. None: not known; learned delays keep their first width.
     """
 
     in_features: int
@@ -51,6 +61,7 @@ class Inputs(NamedTuple):
     nu: float
     image: tuple[int, int, int] | None = None
     sensory: bool = False
+    samples: int | None = None
 
 
 def build_network(
@@ -106,12 +117,40 @@ def _stack(experiment: Experiment, inputs: Inputs, options: dict[str, Any]) -> S
     network, units = experiment.network, inputs.in_features
     if isinstance(network, parts.Dense):
         own = {"hidden": network.widths, "sensory": inputs.sensory}
+        if network.max_delay is not None:
+            own["delays"] = _delays(experiment, network, network.max_delay, inputs.samples)
         return models.dense(units, inputs.num_classes, **own, **options)
     depth = network.num_layers
     if inputs.image is None:
         return models.csnn(units, inputs.num_classes, depth=depth, **options)
     own = {"padding": experiment.task.conv_padding, "sensory": inputs.sensory}
     return models.csnn2d(inputs.image, inputs.num_classes, depth=depth, **own, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Narrowing:
+    """A schedule from `width` linearly to 0. Equal ones are interchangeable, unlike those of optax.
+
+    Attributes:
+        width: Width before training, s.
+        updates: Number of updates after which it is 0.
+    """
+
+    width: float
+    updates: int
+
+    def __call__(self, update: Scalar) -> Scalar:
+        return self.width * jnp.maximum(0, 1 - update / self.updates)
+
+
+def _delays(
+    experiment: Experiment, network: parts.Dense, max_delay: float, samples: int | None
+) -> Delays:
+    """Return the delays of the hidden layers."""
+    width: Any = max_delay / 2 if network.delay_width is None else network.delay_width
+    if samples is not None:
+        width = _Narrowing(width, max(1, updates_of(experiment, samples) // 2))
+    return Delays(max_delay=max_delay, per=network.delays, width=width)
 
 
 def build_spike(neuron: parts.Neuron) -> surrogate.SpikeFunction:

@@ -17,11 +17,13 @@ from snnjax.nn import (
     Delays,
     FluctuationDriven,
     Readout,
+    SameForAll,
     SpikingConv1d,
     SpikingDense,
 )
-from snnjax.nn._delays import DelayKernel, DelayWidth, within
+from snnjax.nn._delays import DelayKernel, DelayWidth, follow_schedules, within
 from snnjax.sparse import EventRaster
+from snnjax.surrogate import superspike
 
 T, B, IN, OUT, DT = 40, 3, 20, 12, 2e-3
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
@@ -247,7 +249,7 @@ def test_calibration_measures_inputs_as_they_arrive(per, width, rng):
 
     x = jnp.asarray(rng.poisson(0.06, (100, 8, 60)), jnp.float32)
     delays = Delays(max_delay=0.03, per=per, width=width)
-    layer = SpikingDense(100, 200, init=INIT, recurrent=True, delays=delays, rngs=nnx.Rngs(0))
+    layer = SpikingDense(60, 80, init=INIT, recurrent=True, delays=delays, rngs=nnx.Rngs(0))
     outcome = calibrate_layer(layer, x, jax.random.key(0), Target(sigma_u=1.0))
     assert abs(float(outcome.report.sigma_u) - 1) < 0.05
 
@@ -324,3 +326,58 @@ def test_wrong_objects_are_refused(x):
         )  # fmt: skip
     with pytest.raises(ValueError, match="state must be the DelayedState of a layer with delays"):
         make({}, dtype=jnp.float32)(x, state=make(dtype=jnp.float32).initial_state(B))
+
+
+# --- a task that only delays solve
+
+
+def coincidences(n, seed, steps=66):
+    """Unit 1 spikes after unit 0: 30 ms later (target 1), or earlier or later than that (0)."""
+    rng, samples = np.random.default_rng(seed), np.arange(n)
+    first, early = rng.integers(0, 13, n), samples % 4 == 0
+    wrong = np.where(early, rng.integers(0, 6, n), rng.integers(15, 21, n))
+    x = np.zeros((steps, n, 2), np.float32)
+    x[first, samples, 0] = x[first + np.where(samples % 2, 10, wrong), samples, 1] = 1
+    return jnp.asarray(x), jnp.asarray(samples % 2, jnp.float32)
+
+
+def learn(seed, delays, updates=600):
+    """Accuracy on new samples of one neuron, with its delays rounded after training."""
+    neuron = LIF(tau_mem=4e-3, tau_syn=2e-3, dt=3e-3, spike=superspike(3.0))
+    init = SameForAll(lambda key, shape, dtype: jnp.full(shape, 10.0, dtype))
+    rngs = nnx.Rngs(jax.random.key(seed))
+    layer = SpikingDense(2, 1, init=init, neuron=neuron, delays=delays, rngs=rngs)
+    graph, params = nnx.split(layer)
+    x, target = coincidences(48, 0)
+    optimizer = optax.adam(0.02)
+
+    def loss(params):
+        membrane = nnx.merge(graph, params)(x, membrane=True).membrane[:, :, 0]
+        peak = jax.nn.logsumexp(10 * membrane, axis=0) / 10  # smooth, unlike the maximum
+        return optax.sigmoid_binary_cross_entropy(20 * (peak - 1), target).mean()
+
+    def update(carry, k):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        # larger steps for the weights, which follow the height of the narrowing kernel
+        updates["kernel"] = updates["kernel"].replace(5 * updates["kernel"][...])
+        return (follow_schedules(optax.apply_updates(params, updates), k + 1), state), None
+
+    start = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(update, start, jnp.arange(updates))
+    layer = nnx.merge(graph, params)
+    layer.round_delays()
+    x, target = coincidences(400, 1)
+    accuracy = ((layer(x).output.sum(axis=0)[:, 0] > 0) == (target > 0)).mean()
+    times = layer.delay_times().get("delay", jnp.zeros(2))
+    return accuracy, times[0] - times[1]
+
+
+@pytest.mark.more
+def test_coincidence_of_spikes_30_ms_apart_is_learned_from_every_seed():
+    delays = Delays(max_delay=0.06, width=optax.linear_schedule(0.12, 0.0, 420))
+    accuracy, apart = jax.jit(jax.vmap(lambda seed: learn(seed, delays)))(jnp.arange(16))
+    assert accuracy.min() > 0.97
+    assert np.abs(apart - 0.03).max() < 5e-3
+    without, _ = jax.jit(learn, static_argnums=1)(0, None)
+    assert without < 0.8
