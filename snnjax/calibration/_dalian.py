@@ -186,7 +186,9 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     shapes = [positive(c.weights, k) for c, k in zip(connections, keys, strict=False)]
     graphdef, state = nnx.split(layer)
     neuron = layer.neuron
-    u_e = current_membrane(neuron, connections[0].project(x, shapes[0]), neuron.tau_exc)
+    u_e = current_membrane(
+        neuron, connections[0].project(connections[0].spikes(x, x), shapes[0]), neuron.tau_exc
+    )
     lowest = _poisson(layer, shapes, FLOOR_HZ)
     u_b = None
     if layer.bias is not None:

@@ -135,7 +135,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
             "snnjax.calibration.calibrate_layer.register"
         )
     neuron = shared_parameters(layer.neuron)
-    below = powers_of(connections[0], x, neuron, balance)
+    below = powers_of(connections[0], connections[0].spikes(x, x), neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
     shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]
     shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]

@@ -25,7 +25,16 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics._lif_vjp import Arguments, Leaves, Program, jitted_lif_scan
-from snnjax.dynamics._neuron import Drive, Interval, Neuron, Reset, Run, Simulation, apply_reset
+from snnjax.dynamics._neuron import (
+    Drive,
+    Interval,
+    Memory,
+    Neuron,
+    Reset,
+    Run,
+    Simulation,
+    apply_reset,
+)
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 
@@ -158,7 +167,7 @@ class FusedScan(IntegrateAndFire):
         if not self.fused:
             return super().scan(run)
         state, recurrent, weights = run.state, run.recurrent, run.weights
-        if recurrent is not None and weights is None:
+        if recurrent is not None and weights is None and not isinstance(recurrent, Memory):
             # A custom_vjp cannot see weights that the function closes over, which may be traced.
             # They become arguments.
             silent = jnp.zeros(jnp.shape(state[0]), state[0].dtype)
@@ -182,9 +191,10 @@ class FusedScan(IntegrateAndFire):
         )
         coefficients = in_dtype((lm, gain, ls, self.theta))
         start, steepness = in_dtype(tuple(state)), in_dtype(self.spike.steepness)
-        given = Arguments(currents, start, weights, coefficients, steepness)
-        output, trace, final = jitted_lif_scan(program, given)
-        return Simulation(jax.tree.unflatten(jax.tree.structure(state), final), output, trace)
+        given = Arguments(currents, start, weights, coefficients, steepness, run.queue)
+        output, trace, final, queue = jitted_lif_scan(program, given)
+        final = jax.tree.unflatten(jax.tree.structure(state), final)
+        return Simulation(final, output, trace, queue)
 
 
 class LIFState(NamedTuple):

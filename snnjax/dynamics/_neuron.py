@@ -40,6 +40,22 @@ NO_THRESHOLD = 1e30
 """A threshold that no membrane reaches."""
 
 
+class Memory(abc.ABC):
+    """A recurrence that also depends on earlier outputs, such as delayed spikes.
+
+    What is still to arrive is its queue, a pytree of arrays. Both methods are linear in z and the
+    queue, and give the same drive. Objects are values: equal ones share their programs.
+    """
+
+    @abc.abstractmethod
+    def step(self, z: jax.Array, weights: Any, queue: Any) -> tuple[Any, Any]:
+        """Return the next queue and the drive, for the output z (batch, ...features) of a step."""
+
+    @abc.abstractmethod
+    def sequence(self, z: jax.Array, weights: Any, queue: Any) -> tuple[Any, Any]:
+        """Return the last queue and the drive, for the output z (time, ...) of all steps."""
+
+
 class Simulation(NamedTuple):
     """What a population did.
 
@@ -47,11 +63,13 @@ class Simulation(NamedTuple):
         state: State after the last step.
         output: Output of the neurons, (time, batch, ...features).
         membrane: Membrane potential before each step, of the same shape, or None.
+        queue: Queue of a recurrence with a `Memory` after the last step, or None.
     """
 
     state: Any
     output: jax.Array
     membrane: jax.Array | None = None
+    queue: PyTree = None
 
 
 @pytree_dataclass
@@ -62,14 +80,17 @@ class Run:
         drive: Drive of all steps, arrays (time, batch, ...features).
         weights: Second argument of `recurrent`.
         state: State before the first step.
-        recurrent: What the output of a step adds to the drive of that step; None for nothing.
+        queue: Queue of a `Memory` before the first step; else None.
+        recurrent: What the output of a step adds to the drive of that step; None for nothing. A
+            `Memory` also depends on the output of earlier steps.
         membrane: Whether the trace of `state.u` is returned, too.
     """
 
     drive: Drive
     weights: Weights = None
     state: State
-    recurrent: Recurrent | None = static(default=None)
+    queue: PyTree = None
+    recurrent: Recurrent | Memory | None = static(default=None)
     membrane: bool = static(default=False)
 
 
@@ -209,9 +230,10 @@ def simulate(
     neuron: Neuron,
     drive: Drive,
     *,
-    recurrent: Recurrent | None = None,
+    recurrent: Recurrent | Memory | None = None,
     weights: Weights = None,
     state: State | None = None,
+    queue: PyTree = None,
     membrane: bool = False,
     fused: bool | None = None,
 ) -> Simulation:
@@ -231,6 +253,8 @@ def simulate(
         weights: Second argument of `recurrent`, or None if it has its own.
         state: State before the first step, of the structure and shapes of `neuron.initial_state`.
             None: the initial state.
+        queue: Queue before the first step of a recurrence that remembers earlier spikes, as that of
+            layers with delays does; else None.
         membrane: Whether to return the trace of `state.u` (time, batch, ...features), too.
         fused: Whether to use the backward pass of `LIF`, `ExcInhLIF`, `Leaky` and `IF` that is
             written by hand. It stores only u - theta, in their `trace_dtype`. None uses it if it
@@ -280,7 +304,8 @@ def simulate(
             "SpikeFunction, and time constants and theta that are plain numbers or numpy arrays, "
             f"or a Leaky or IF of this kind, got {neuron!r}"
         )
-    run = Run(drive=drive, weights=weights, state=state, recurrent=recurrent, membrane=membrane)
+    own = {"weights": weights, "recurrent": recurrent, "queue": queue}
+    run = Run(drive=drive, state=state, membrane=membrane, **own)
     return Neuron.scan(neuron, run) if fused is False else neuron.scan(run)
 
 
@@ -390,19 +415,27 @@ def _jitted_scan(static: Static, arrays: Sequence[ArrayLike], run: Run) -> Simul
 
 
 def _scan(neuron: Neuron, run: Run) -> Simulation:
-    def body(_: None, s: State, d: Drive) -> tuple[State, tuple[jax.Array, jax.Array | None]]:
+    def body(
+        _: None, carry: tuple[State, PyTree], d: Drive
+    ) -> tuple[tuple[State, PyTree], tuple[jax.Array, jax.Array | None]]:
+        s, queue = carry
         u = s.u if run.membrane and isinstance(s, HasMembrane) else None
         if run.recurrent is None:
             s, z = neuron.step(s, d)
-            return s, (z, u)
+            return (s, queue), (z, u)
         # z[t] depends on the state alone, so a step without drive yields it. XLA removes the unused
         # half of that step as dead code.
         _, z = neuron.step(s, jax.tree.map(jnp.zeros_like, d))
-        s, z = neuron.step(s, jax.tree.map(jnp.add, d, run.recurrent(z, run.weights)))
-        return s, (z, u)
+        if isinstance(run.recurrent, Memory):
+            queue, own = run.recurrent.step(z, run.weights, queue)
+        else:
+            own = run.recurrent(z, run.weights)
+        s, z = neuron.step(s, jax.tree.map(jnp.add, d, own))
+        return (s, queue), (z, u)
 
-    state, (output, trace) = _over_time.loop(body, None, run.state, run.drive)
-    return Simulation(state, output, trace)
+    carry = run.state, run.queue
+    (state, queue), (output, trace) = _over_time.loop(body, None, carry, run.drive)
+    return Simulation(state, output, trace, queue)
 
 
 def apply_reset(

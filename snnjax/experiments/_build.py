@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -17,6 +19,7 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.nn import (
     BatchNorm,
     DalianFluctuationDriven,
+    Delays,
     FluctuationDriven,
     LayerInit,
     SameForAll,
@@ -50,6 +53,7 @@ class Inputs(NamedTuple):
         image: Height, width and channels, whose product is `in_features`. None: the inputs are on a
             line.
         sensory: If True, inputs are pixel values instead of spikes.
+        samples: Number of training samples. None: not known; learned delays keep their first width.
     """
 
     in_features: int
@@ -58,6 +62,7 @@ class Inputs(NamedTuple):
     nu: float
     image: tuple[int, int, int] | None = None
     sensory: bool = False
+    samples: int | None = None
 
 
 def build_network(
@@ -110,6 +115,8 @@ def _stack(experiment: Experiment, inputs: Inputs, options: dict[str, Any]) -> S
     sensory = inputs.sensory and build_lif(experiment)
     if isinstance(network, parts.Dense):
         own = {"hidden": network.widths, "sensory": sensory}
+        if network.max_delay is not None:
+            own["delays"] = _delays(experiment, network, network.max_delay, inputs.samples)
         return models.dense(units, inputs.num_classes, **own, **options)
     depth = network.num_layers
     if inputs.image is None:
@@ -144,6 +151,32 @@ def build_neuron(experiment: Experiment) -> Neuron:
     if isinstance(network, parts.WithDale):
         return ExcInhLIF(tau_exc=tau_syn, tau_inh=drawn(network.tau_inh), **common)
     return LIF(tau_syn=tau_syn, **common)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Narrowing:
+    """A schedule from `width` linearly to 0. Equal ones are interchangeable, unlike those of optax.
+
+    Attributes:
+        width: Width before training, s.
+        updates: Number of updates after which it is 0.
+    """
+
+    width: float
+    updates: int
+
+    def __call__(self, update: Scalar) -> Scalar:
+        return self.width * jnp.maximum(0, 1 - update / self.updates)
+
+
+def _delays(
+    experiment: Experiment, network: parts.Dense, max_delay: float, samples: int | None
+) -> Delays:
+    """Return the delays of the hidden layers."""
+    width: Any = max_delay / 2 if network.delay_width is None else network.delay_width
+    if samples is not None:
+        width = _Narrowing(width, max(1, updates_of(experiment, samples) // 2))
+    return Delays(max_delay=max_delay, per=network.delays, width=width)
 
 
 def build_spike(neuron: parts.Neuron) -> surrogate.SpikeFunction:

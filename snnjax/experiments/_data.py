@@ -108,7 +108,7 @@ def _put_events(
     held = [DeviceEvents.from_dataset(data, dt=dt) for data in (valid, test)]
     where = experiment.task.sensor
     inputs = Inputs(sizes.num_units, sizes.num_classes, valid.duration, nu, image=where)
-    return Data(Splits(shown, *held), sample, inputs)
+    return Data(Splits(shown, *held), sample, inputs._replace(samples=len(shown)))
 
 
 def _put_images(
@@ -129,7 +129,7 @@ def _put_images(
         network = build_network(experiment.replace(init="data_driven"), inputs)
         x, _ = shown.batch(spread(shown, experiment.start.calibration_samples))
         nu = float(sensory_spikes(network, x).mean() / experiment.neuron.dt)
-    return Data(Splits(shown, *held), shown, inputs._replace(nu=nu))
+    return Data(Splits(shown, *held), shown, inputs._replace(nu=nu, samples=len(shown)))
 
 
 def sensory_spikes(network: Sequential, x: jax.Array) -> jax.Array:

@@ -132,6 +132,8 @@ class Experiment(Part):
             reasons["lower_threshold"] = "lower_strength is 0"
         if off(bounds.upper_strength) and off(bounds.lower_strength):
             reasons["bound_share"] = "both bounds have strength 0"
+        if isinstance(self.network, parts.Dense) and self.network.max_delay is None:
+            reasons |= dict.fromkeys(("delays", "delay_width"), "max_delay is None")
         if not self.network.recurrent:
             reasons["alpha"] = "the network is not recurrent"
         if calibrated and self.network.num_layers > 1:

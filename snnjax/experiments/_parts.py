@@ -40,6 +40,7 @@ TraceDtype = Literal["bfloat16", "float32"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
 LossName = Literal["max_over_time", "sum_over_time", "last_step", "mean_square"]
 UpperPool = Literal["population", "feature_map", "neuron"]
+DelayPer = Literal["unit", "connection"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,13 @@ class Dense(Network):
     depth: Count | None = None
     """Number of hidden layers, if all have the one number of neurons in `hidden`. None: one layer
     per number in `hidden`."""
+    max_delay: Seconds | None = None
+    """Largest learned delay of the hidden layers, s. None: no delays."""
+    delays: DelayPer = "unit"
+    """One learned delay for each sending unit, or for each connection."""
+    delay_width: Seconds | None = None
+    """Width of the delays' kernels at the start of training, s. It decreases linearly to 0 over the
+    first half of the updates. None: half of `max_delay`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +99,8 @@ class Dense(Network):
         if self.depth is not None and len(self.hidden) > 1:
             rule = "depth must be None (left out) if hidden names every layer"
             raise ValueError(f"{rule}, got depth {self.depth} and hidden {self.hidden}")
+        if self.dalian and self.delays == "connection":
+            raise ValueError(f"delays must be 'unit' with Dale's law, got {self.delays!r}")
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from snnjax.nn._conv import ConvMap, SpikingConv1d, SpikingConv2d
 from snnjax.nn._dalian import Dalian, DalianConv1d, DalianConv2d, DalianDense
+from snnjax.nn._delays import Delays
 from snnjax.nn._dense import Readout, SpikingDense
 from snnjax.nn._init import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll
 from snnjax.nn._layer import Layer
@@ -29,6 +30,7 @@ __all__ = [
     "SameForAll",
     "LayerInit",
     "BatchNorm",
+    "Delays",
     "Dropout",
     "Pool",
     "Flatten",

@@ -160,14 +160,16 @@ class Dalian(Synaptic):
         """The spikes of the excitatory neurons (..., n_exc), which the layer above receives."""
         return z[..., : self.n_exc]
 
-    @unlisted
-    def drive(self, x: jax.Array) -> ExcInhDrive:
+    def _product(self, x: jax.Array) -> ExcInhDrive:
         """The excitatory drive by the inputs x.
 
         The inhibitory drive is an array of zeros that broadcasts, which saves memory.
         """
-        exc = self._adjusted(self.map.project(x, self.kernel[...]), training=False)
+        exc = self.map.project(x, self.kernel[...])
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
+
+    def _adjusted(self, drive: ExcInhDrive, *, training: bool) -> ExcInhDrive:
+        return drive._replace(exc=super()._adjusted(drive.exc, training=training))
 
     @property
     def _own(self) -> tuple[Callable[[jax.Array, Any], Any], Any]:
@@ -180,12 +182,13 @@ class Dalian(Synaptic):
         """All connections to the layer's neurons: feed-forward, inhibitory, recurrent."""
         exc, inh = self.populations().values()
         kernels, own = self.neuron.kernels, self.lateral_map.recurrence
+        heard, own_heard = self._heard
         found = [
-            Connection(self.kernel, self.map.project, kernels.exc),
-            Connection(self.inhibitory_kernel, own, kernels.inh, inh, -1),
+            Connection(self.kernel, self.map.project, kernels.exc, heard=heard),
+            Connection(self.inhibitory_kernel, own, kernels.inh, inh, -1, heard=own_heard),
         ]
         if self.recurrent_kernel is not None:
-            found.append(Connection(self.recurrent_kernel, own, kernels.exc, exc))
+            found.append(Connection(self.recurrent_kernel, own, kernels.exc, exc, heard=own_heard))
         return found
 
 

@@ -143,6 +143,13 @@ class Layer(nnx.Module):
         """
         return False
 
+    @unlisted
+    def round_delays(self) -> None:
+        """Round learned delays to whole time steps, with kernels of width 0, for inference.
+
+        A layer without delays does not change.
+        """
+
     @abc.abstractmethod
     def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:
         """Advance by one time step.

@@ -324,6 +324,12 @@ class Sequential(nnx.Module):
         return tuple(states)
 
     @unlisted
+    def round_delays(self) -> None:
+        """Round all learned delays to whole time steps, with kernels of width 0, for inference."""
+        for layer in self.layers:
+            layer.round_delays()
+
+    @unlisted
     def step(
         self, state: tuple[State, ...], x: jax.Array, *, key: jax.Array | None = None
     ) -> tuple[tuple[State, ...], tuple[jax.Array, tuple[jax.Array, ...]]]:

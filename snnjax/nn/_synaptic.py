@@ -7,11 +7,13 @@ step:
 
     drive[t] = map(x[t], W) + map(z[t], V) + bias
 
-With `norm`, map(x[t], W) is normalized (`snnjax/nn/_norm.py`).
+With `norm`, map(x[t], W) is normalized (`snnjax/nn/_norm.py`). Delays (`snnjax/nn/_delays.py`) come
+before the products, or are part of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Required, TypedDict
@@ -23,9 +25,20 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics import LIF, Neuron
-from snnjax.dynamics._neuron import Recurrent, Weights, check_neuron
+from snnjax.dynamics import LIF, Neuron, Simulation, simulate
+from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
+from snnjax.nn._delays import (
+    ConnectionLine,
+    DelayedSpikes,
+    DelayedState,
+    Delays,
+    DelayWidth,
+    Line,
+    OwnWeights,
+    UnitLine,
+    within,
+)
 from snnjax.nn._init import (
     ConnectionSize,
     LayerInit,
@@ -33,7 +46,7 @@ from snnjax.nn._init import (
     as_layer_init,
     draw_weights,
 )
-from snnjax.nn._layer import Shape, unlisted
+from snnjax.nn._layer import Shape, State, unlisted
 from snnjax.nn._maps import LinearMap
 from snnjax.nn._neuron_layer import NeuronLayer, _with_arrays, check_units
 from snnjax.nn._norm import BatchNorm, Normalization
@@ -51,6 +64,7 @@ class Connection(NamedTuple):
             None for the layer's input.
         sign: Sign of its effect, 1 or -1.
         connected: Which of the weights the map uses, (in, units); None: all of them.
+        heard: From presynaptic spikes to those that arrive, after delays; None without delays.
     """
 
     param: nnx.Param
@@ -59,6 +73,7 @@ class Connection(NamedTuple):
     own: slice | None = None
     sign: int = 1
     connected: np.ndarray | None = None
+    heard: Callable[[jax.Array], jax.Array] | None = None
 
     @property
     def weights(self) -> jax.Array:
@@ -71,8 +86,10 @@ class Connection(NamedTuple):
         return whole if self.connected is None else round(whole * self.connected.mean())
 
     def spikes(self, x: jax.Array, z: jax.Array) -> jax.Array:
-        """The presynaptic spikes, from the layer's input x and output z."""
-        return x if self.own is None else z[..., self.own]
+        """The presynaptic spikes as they arrive, from the layer's input x and output z."""
+        sent = x if self.own is None else z
+        arrived = sent if self.heard is None else self.heard(sent)
+        return arrived if self.own is None else arrived[..., self.own]
 
 
 class LayerOptions(TypedDict, total=False):
@@ -84,6 +101,7 @@ class LayerOptions(TypedDict, total=False):
         bias: Whether a trained constant, one per unit, is added to the drive in each step.
         norm: Batch normalization of the drive by the input, only for spiking layers without Dale's
             law. None: none.
+        delays: Learned delays; None: no delays.
         dtype: Data type of the weights and of their products with the input.
         rngs: `nnx.Rngs`, stream `params`; required.
     """
@@ -92,6 +110,7 @@ class LayerOptions(TypedDict, total=False):
     trainable: Sequence[str]
     bias: bool
     norm: BatchNorm | None
+    delays: Delays | None
     dtype: DTypeLike
     rngs: Required[nnx.Rngs]
 
@@ -108,6 +127,7 @@ class Synaptic(NeuronLayer):
         bias: Whether a trained constant, one per unit, is added to the drive in each step. It
             starts at 0.
         norm: Batch normalization of the drive by the input; None: none.
+        delays: Learned `Delays` of the input and of the layer's own spikes; None: no delays.
         dtype: Data type of the weights. A bias has at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -131,6 +151,7 @@ class Synaptic(NeuronLayer):
         trainable: Sequence[str] = (),
         bias: bool = False,
         norm: BatchNorm | None = None,
+        delays: Delays | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -168,6 +189,8 @@ class Synaptic(NeuronLayer):
             self.norm.start(*self._expected(as_layer_init(init), neuron.dt))
         self._take_neuron(neuron, self.units, trainable, drawn)
 
+        self._take_delays(delays, rngs)
+
     def _normalization(self, norm: object, *, bias: bool) -> Normalization:
         name = type(self).__name__
         if not isinstance(norm, BatchNorm):
@@ -188,6 +211,39 @@ class Synaptic(NeuronLayer):
         counts = dt * jnp.broadcast_to(jnp.asarray(init.nu), weights.shape[-2:-1])[:, None]
         sums = tuple(range(weights.ndim - 1))
         return (counts * weights).sum(axis=sums), (counts * weights**2).sum(axis=sums)
+
+    def _take_delays(self, delays: Delays | None, rngs: nnx.Rngs) -> None:
+        """Draw the delays, after the weights, which are the same as without delays."""
+        self.delay: nnx.Param | None = nnx.data(None)
+        self.recurrent_delay: nnx.Param | None = nnx.data(None)
+        self.delay_width: DelayWidth | None = nnx.data(None)
+        self.delays: Delays | None = None
+        if delays is None:
+            return
+        if not isinstance(delays, Delays):
+            raise TypeError(f"delays must be Delays(max_delay=...) or None, got {delays!r}")
+        kernel = delays.kernel(self.dt)
+        own = delays.on != "input" and self._own[0] is not None
+        if delays.on == "recurrent" and not own:
+            needed = "delays on 'recurrent' need a layer with connections to itself"
+            raise ValueError(f"{needed}, got {type(self).__name__} without; use recurrent=True")
+        shapes = {}
+        if delays.on != "recurrent":
+            shapes["delay"] = (self.in_features,)
+        if own:
+            shapes["recurrent_delay"] = (self.units,)
+        if delays.per == "connection":
+            if self._n_currents > 1:
+                needed = "delays of a layer with Dale's law must be per 'unit'"
+                raise ValueError(f"{needed}, got per {delays.per!r}")
+            weights = self._shapes()
+            shapes = {name: weights[name.replace("delay", "kernel")] for name in shapes}
+        for name, shape in shapes.items():
+            drawn = delays.draw(rngs.params(), shape, kernel.largest * float(self.dt))
+            setattr(self, name, nnx.Param(drawn.astype(self._state_dtype)))
+        width = jnp.asarray(delays.first_width(), self._state_dtype)
+        self.delay_width = DelayWidth(width, schedule=delays.schedule)
+        self.delays = dataclasses.replace(delays, initial=None)  # arrays cannot be compared
 
     @staticmethod
     def _check_recurrent(map: LinearMap, recurrent: LinearMap) -> None:
@@ -244,14 +300,21 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def drive(self, x: jax.Array) -> Any:
-        return self._adjusted(self.map.project(x, self.kernel[...]), training=False)
+        return self._adjusted(self._arrived(x), training=False)
 
     def _training_drive(self, x: jax.Array) -> Any:
-        if self.norm is None:
-            return self.drive(x)
-        return self._adjusted(self.map.project(x, self.kernel[...]), training=True)
+        return self._adjusted(self._arrived(x), training=True)
 
-    def _adjusted(self, drive: jax.Array, *, training: bool) -> jax.Array:
+    def _arrived(self, x: jax.Array) -> Any:
+        """The product with the weights, after delays."""
+        line = self._line
+        return self._product(x) if line is None else self._driven(line, x, None)[1]
+
+    def _product(self, x: jax.Array) -> Any:
+        """The product of the weights with inputs without delays, or with delayed inputs."""
+        return self.map.project(x, self.kernel[...])
+
+    def _adjusted(self, drive: Any, *, training: bool) -> Any:
         """The product with the weights after normalization, or with the bias."""
         if self.norm is not None:
             return self.norm(drive, training=training)
@@ -263,30 +326,170 @@ class Synaptic(NeuronLayer):
             return None, None
         return self.recurrent_map.recurrence, self.recurrent_kernel[...]
 
+    @property
+    def _delayed_own(self) -> tuple[Recurrent | Memory | None, Weights]:
+        """`_own` after delays, if the layer's own spikes have delays."""
+        recurrent, weights = self._own
+        if (line := self._own_line) is None:
+            return recurrent, weights
+        if line.weighted:
+            recurrent, weights = None, None  # they are in the line
+        return DelayedSpikes(recurrent), OwnWeights(line, line.taps(), weights)
+
     @unlisted
     def whole_drive(self, x: jax.Array, z: jax.Array) -> Any:
         """The drive of the neurons' currents by the input and the layer's own spikes.
 
         Args:
-            x: Inputs of one step or all steps.
+            x: Inputs of all steps. Without delays, also of one step.
             z: The layer's output at the same steps.
 
         Returns:
             The neuron's drive.
         """
-        drive, (recurrent, weights) = self.drive(x), self._own
-        return drive if recurrent is None else jax.tree.map(jnp.add, drive, recurrent(z, weights))
+        drive, (recurrent, weights) = self.drive(x), self._delayed_own
+        if recurrent is None:
+            return drive
+        if isinstance(recurrent, Memory):
+            _, own = recurrent.sequence(z, weights, None)
+        else:
+            own = recurrent(z, weights)
+        return jax.tree.map(jnp.add, drive, own)
 
     @unlisted
     def connections(self) -> list[Connection]:
         """All connections to the layer's neurons, the feed-forward one first."""
         kernel, own = self.neuron.kernel, self.recurrent_map
-        used = self.map.connected
-        found = [Connection(self.kernel, self.map.project, kernel, connected=used)]
+        used, heard, own_heard = self.map.connected, *self._heard
+        found = [Connection(self.kernel, self.map.project, kernel, connected=used, heard=heard)]
         if own is not None and self.recurrent_kernel is not None:
             weights, used = self.recurrent_kernel, own.connected
-            found.append(Connection(weights, own.recurrence, kernel, slice(None), connected=used))
+            one = Connection(weights, own.recurrence, kernel, slice(None), connected=used)
+            found.append(one._replace(heard=own_heard))
         return found
+
+    # --- delays
+
+    def _line_of(
+        self, delay: nnx.Param | None, weights: nnx.Param | None, map: LinearMap | None
+    ) -> Line | None:
+        """The delays of a connection; None if it has none."""
+        if self.delays is None or delay is None or self.delay_width is None:
+            return None
+        kernel = self.delays.kernel(self.dt)
+        steps = within(delay[...]) * kernel.largest
+        width = jax.lax.stop_gradient(self.delay_width[...]) / self.dt
+        if self.delays.per == "unit" or weights is None or map is None:
+            return UnitLine(delay=steps, width=width, kernel=kernel)
+        # of the layer's own spikes, the same function at each call, so that it is compiled once
+        project = map.project if delay is self.delay else map.recurrence
+        own = {"weights": weights[...], "project": project}
+        return ConnectionLine(delay=steps, width=width, kernel=kernel, **own)
+
+    @property
+    def _line(self) -> Line | None:
+        return self._line_of(self.delay, self.kernel, self.map)
+
+    @property
+    def _own_line(self) -> Line | None:
+        return self._line_of(self.recurrent_delay, self.recurrent_kernel, self.recurrent_map)
+
+    @property
+    def _heard(self) -> list[Callable[[jax.Array], jax.Array] | None]:
+        """What arrives through the connections from the input, and from the layer itself."""
+        return [None if line is None else line.heard for line in (self._line, self._own_line)]
+
+    def _driven(self, line: Line, x: jax.Array, queue: jax.Array | None) -> tuple[jax.Array, Any]:
+        """The queue after a sequence, and the drive of all its steps."""
+        queue, arrived = line.run(x, queue)
+        return queue, arrived if line.weighted else self._product(arrived)
+
+    @unlisted
+    def initial_state(self, batch_size: int, features: tuple[int, ...] = ()) -> State:
+        population = super().initial_state(batch_size, features)
+        if self.delays is None:
+            return population
+        positions = (*self.out_shape(features[:-1]), self.units)
+        silent = lambda *shape: jax.ShapeDtypeStruct((batch_size, *shape), self._state_dtype)
+        inputs = silent(*features[:-1], self.in_features), silent(*positions)
+        lines = zip((self._line, self._own_line), inputs, strict=True)
+        return DelayedState(population, *(None if at is None else at.empty(x) for at, x in lines))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        state: State | None = None,
+        membrane: bool = False,
+        key: jax.Array | None = None,
+    ) -> Simulation:
+        if self.delays is None:
+            return super().__call__(x, state=state, membrane=membrane, key=key)
+        self._check_sequence(x)
+        state = self.initial_state(x.shape[1], x.shape[2:]) if state is None else state
+        if not isinstance(state, DelayedState):
+            needed = "state must be the DelayedState of a layer with delays"
+            raise ValueError(f"{needed}, got {type(state).__name__}")
+        line, coming = self._line, None
+        if line is None:
+            drive = self._product(x)
+        else:
+            coming, drive = self._driven(line, x, state.coming)
+        drive = self._adjusted(drive, training=key is not None)
+        recurrent, weights = self._delayed_own
+        run = {"recurrent": recurrent, "weights": weights, "membrane": membrane}
+        sim = simulate(self.neuron, drive, state=state.population, queue=state.own, **run)
+        return Simulation(DelayedState(sim.state, coming, sim.queue), *sim[1:3])
+
+    @unlisted
+    def step(
+        self, state: State, x: jax.Array, *, key: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
+        if self.delays is None:
+            return super().step(state, x, key=key)
+        self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
+        population, coming, queue = state
+        if (line := self._line) is None:
+            drive = self._product(x)
+        else:
+            coming, arrived = line.push(line.taps(), coming, x)
+            drive = arrived if line.weighted else self._product(arrived)
+        drive = self._adjusted(drive, training=False)
+        neuron, (recurrent, weights) = self.neuron, self._delayed_own
+        if recurrent is not None:
+            _, z = neuron.step(population, jax.tree.map(jnp.zeros_like, drive))
+            if isinstance(recurrent, Memory):
+                queue, own = recurrent.step(z, weights, queue)
+            else:
+                own = recurrent(z, weights)
+            drive = jax.tree.map(jnp.add, drive, own)
+        population, z = neuron.step(population, drive)
+        return DelayedState(population, coming, queue), z
+
+    @unlisted
+    def delay_times(self, *, rounded: bool = True) -> dict[str, jax.Array]:
+        """The delays in seconds, by the names of their parameters.
+
+        Args:
+            rounded: Whether to round them to whole time steps.
+
+        Returns:
+            "delay" and "recurrent_delay", each of the shape of the parameter; those that the layer
+            has.
+        """
+        lines = {"delay": self._line, "recurrent_delay": self._own_line}
+        steps = {name: line.delay for name, line in lines.items() if line is not None}
+        return {name: (jnp.round(s) if rounded else s) * self.dt for name, s in steps.items()}
+
+    @unlisted
+    def round_delays(self) -> None:
+        if self.delays is None or self.delay_width is None:
+            return
+        largest = self.delays.kernel(self.dt).largest
+        for delay in (self.delay, self.recurrent_delay):
+            if delay is not None:
+                delay[...] = jnp.round(within(delay[...]) * largest) / largest
+        self.delay_width[...] = jnp.zeros_like(self.delay_width[...])
 
     @unlisted
     def out_shape(self, spatial: Shape) -> Shape:

@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
+from snnjax.nn._delays import follow_schedules
 from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._norm import Statistics
 from snnjax.training import _objective
@@ -287,7 +288,8 @@ def update(
     """
     value, metrics = found
     updates, opt_state = optimizer_update(optimizer, grads, state.opt_state, state.params, value)
-    new = (optax.apply_updates(state.params, updates), opt_state, state.steps + 1)
+    steps = state.steps + 1
+    new = (follow_schedules(optax.apply_updates(state.params, updates), steps), opt_state, steps)
     # a finite gradient may overflow inside the optimizer, whose state may begin with an infinity
     finite = _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
     healthy = state.healthy & finite
