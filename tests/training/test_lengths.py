@@ -152,7 +152,9 @@ def test_training_is_that_of_trials_without_padding(form, limited):
 
 def test_evaluation_counts_the_trials_alone():
     trainer = Trainer(network(), Objective(CrossEntropy(), BOUNDS), optax.sgd(0.0), batch_size=4)
-    found = trainer.evaluate(trainer.params, DeviceEvents.from_dataset(dataset(trials(noise=True)), dt=DT))
+    found = trainer.evaluate(
+        trainer.params, DeviceEvents.from_dataset(dataset(trials(noise=True)), dt=DT)
+    )
     each = [trainer.evaluate(trainer.params, alone(k)) for k in range(4)]
     expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
