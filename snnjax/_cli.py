@@ -143,9 +143,6 @@ def _resumable(folder: Path, again: str, safe: str = "") -> Iterator[None]:
             raise
         full = f"no space left on the disk for {folder}; {safe}free some"
         raise OSError(f"{full}, and continue with{again}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if nothing was written
 
 
 def _read(words: list[str], prog: str, own: P, **positional: Any) -> tuple[dict[str, Any], P]:
@@ -275,9 +272,11 @@ def train(words: list[str], out: Out) -> int:
     from snnjax.training import TrainingDivergedError
 
     datasets = experiment.datasets()
-    folder = resumed or options.out or _new_folder(experiment.task.name)
     resume, bar = resumed is not None, [TrainingProgress()]
-    with _resumable(folder, f": snnjax train --resume {folder}"):
+    with (
+        _folder(resumed or options.out, experiment.task.name) as folder,
+        _resumable(folder, f": snnjax train --resume {folder}"),
+    ):
         try:
             done = run(experiment, folder, resume=resume, datasets=datasets, callbacks=bar)
         except TrainingDivergedError as error:
@@ -291,10 +290,20 @@ def train(words: list[str], out: Out) -> int:
     return 0
 
 
-def _new_folder(name: str) -> Path:
+@contextlib.contextmanager
+def _folder(given: Path | None, name: str) -> Iterator[Path]:
+    """Give the named folder, or a new one in ./runs, which is removed if nothing is written."""
+    if given is not None:
+        yield given
+        return
     from snnjax.training._run_folder import RunFolder
 
-    return RunFolder.new(name).path
+    made = RunFolder.new(name).path
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(OSError):
+            made.rmdir()
 
 
 def _prepare_jax() -> None:
@@ -360,7 +369,7 @@ def sweep(words: list[str], out: Out) -> int:
     from snnjax.experiments._sweep import load_sweep
     from snnjax.experiments._sweep_folder import FIGURE, members_of
 
-    folder = options.resume or options.out
+    given = options.resume or options.out
     if options.resume is not None and not (options.resume / "config.json").exists():
         raise UsageError(f"--resume: {options.resume} has no sweep; --out FOLDER begins a new one")
     if options.resume is not None and usage.task is None:
@@ -378,22 +387,20 @@ def sweep(words: list[str], out: Out) -> int:
             patience=options.patience,
             order=options.order,
         )
-    if folder is None:
-        if options.distributed:
-            raise UsageError("--distributed needs --out FOLDER, the same for all processes")
-        folder = _new_folder(f"sweep-{planned.base.task.name}")
+    if given is None and options.distributed:
+        raise UsageError("--distributed needs --out FOLDER, the same for all processes")
     execution = Execution(
         wave=options.wave, placement=options.placement, checkpoint_every=options.checkpoint_every
     )
     training = planned.base.training
     epochs = training.epochs + training.priming_epochs
-    resume, size = options.resume is not None, len(members_of(folder, planned.members()))
-    again = f": snnjax sweep --resume {folder}"
     with (
-        _resumable(folder, again, "finished members are safe: "),
-        SweepProgress(size, epochs) as progress,
+        _folder(given, f"sweep-{planned.base.task.name}") as folder,
+        _resumable(folder, f": snnjax sweep --resume {folder}", "finished members are safe: "),
+        SweepProgress(len(members_of(folder, planned.members())), epochs) as bar,
     ):
-        done = run_sweep(planned, folder, resume=resume, execution=execution, on_epoch=[progress])
+        resume = options.resume is not None
+        done = run_sweep(planned, folder, resume=resume, execution=execution, on_epoch=[bar])
     out(sweep_table(done.rows))
     out(COLUMNS_NOTE)
     for name, file in (("results", "results.csv"), ("figure", FIGURE)):

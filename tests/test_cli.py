@@ -70,6 +70,9 @@ def test_an_option_that_does_not_fit_the_data_leaves_no_folder(command, tmp_path
     monkeypatch.chdir(tmp_path)
     assert call([command, "randman", "--samples", "20", "--batch-size", "161"]) == 2
     assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "own").mkdir()  # a folder of the user stays
+    assert call([command, "randman", "--samples", "20", "--out", str(tmp_path / "own")]) == 2
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_theory_prints_the_library_s_numbers(capsys):
