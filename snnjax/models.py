@@ -138,9 +138,9 @@ def build(
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
         **options: Options of every hidden layer. `init`: the initialization of its weights, as in
             `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `dtype`, `rngs`: as in
-            `SpikingDense`. `recurrent`: whether it is recurrent. `ei_ratio`: excitatory neurons per
-            inhibitory neuron; the layers then obey Dale's law, and their sizes are those of the
-            excitatory populations.
+            `SpikingDense`. `bias`: as in `SpikingDense`, also for the readout. `recurrent`: whether
+            it is recurrent. `ei_ratio`: excitatory neurons per inhibitory neuron; the layers then
+            obey Dale's law, and their sizes are those of the excitatory populations.
 
     Returns:
         The network.
@@ -184,7 +184,8 @@ def build(
     if len(shape) > 1:
         stack.append(nn.Flatten())
     in_features = sum(sizes) if skip else math.prod(shape)
-    readout = nn.Readout(in_features, num_classes, neuron=readout_neuron, rngs=options["rngs"])
+    ends = {"bias": options.get("bias", False), "rngs": options["rngs"]}
+    readout = nn.Readout(in_features, num_classes, neuron=readout_neuron, **ends)
     return nn.Sequential(*stack, readout, skip=skip, remat_steps=remat_steps)
 
 

@@ -14,6 +14,7 @@ from snnjax.calibration._powers import InputPowers, input_powers, standard_weigh
 from snnjax.calibration._report import Of, Outcome, T
 from snnjax.dynamics import Neuron
 from snnjax.nn import Layer, Sequential
+from snnjax.nn._norm import statistics
 from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.theory import check_kernel
 
@@ -146,7 +147,11 @@ def each_layer(
         if not layer.spiking:
             return layer(x).output
         own = None if key is None else jax.random.fold_in(key, k)
+        if isinstance(layer, Synaptic) and layer.norm is not None:
+            layer.norm.start(0.0, 1.0)  # the identity, so that the weights alone are calibrated
         outcome = one(len(reports), layer, x, own)
+        if isinstance(layer, Synaptic) and layer.norm is not None:
+            layer.norm.start(*statistics(layer.drive(x)))  # the identity again
         reports.append(outcome.report)
         of.append(Of(type(layer).__name__, outcome.reason))
         return outcome.output

@@ -29,6 +29,10 @@ The last two conditions with m_I = r m_E - q, r = A / B, q = mu_u / B:
     a = V - 2 r W + r^2 C_II,  b = q (W - r C_II),  d = q^2 C_II - sigma_u^2
     m_E = (-b + sqrt(b^2 - a d)) / a
 
+A bias is a further membrane U_b with the fixed scale 1, added to U. It changes
+
+    q = (mu_u - M_b) / B,  b += C_Eb + rho C_Rb - r C_Ib,  d += C_bb + 2 q C_Ib
+
 For Poisson input and random weights, M_c = D_c ebar_c, C_cc = k D_c ehat_c and all other terms are
 0: `snnjax.theory.dalian_rates`.
 
@@ -69,10 +73,12 @@ class Moments(NamedTuple):
     Attributes:
         mean: M_c, (3,).
         cov: C_cd, (3, 3).
+        bias: M_b, C_Eb, C_Rb, C_Ib and C_bb, (5,); None for a layer without biases.
     """
 
     mean: jax.Array
     cov: jax.Array
+    bias: jax.Array | None = None
 
 
 class Scales(NamedTuple):
@@ -104,9 +110,13 @@ def scales_from_moments(
     """
     (m_e, m_r, m_i), (ee, rr, ii) = p.mean, jnp.diag(p.cov)
     rho = jnp.where(rr > 0, jnp.sqrt((1 - alpha) * ee / (alpha * jnp.where(rr > 0, rr, 1))), 0)
-    r, q = (m_e + rho * m_r) / m_i, jnp.divide(mu_u, m_i)
+    left = mu_u if p.bias is None else mu_u - p.bias[0]
+    r, q = (m_e + rho * m_r) / m_i, jnp.divide(left, m_i)
     v, w = _excitatory(p, rho)
     a, b, d = v - 2 * r * w + r**2 * ii, q * (w - r * ii), q**2 * ii - sigma_u**2
+    if p.bias is not None:
+        _, eb, rb, ib, bb = p.bias
+        b, d = b + eb + rho * rb - r * ib, d + bb + 2 * q * ib
     exc = (-b + jnp.sqrt(b**2 - a * d)) / a
     return Scales(exc, rho * exc, r * exc - q)
 
@@ -131,8 +141,16 @@ def current_membrane(neuron: ExcInhLIF, drive: jax.Array, tau: Scalar) -> jax.Ar
     return free_membrane(LIF(tau_mem=neuron.tau_mem, tau_syn=tau, dt=neuron.dt), drive)
 
 
-def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
+def moments(
+    u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array, u_b: jax.Array | None = None
+) -> Moments:
     """M_c and C_cd of membranes (time, batch, ...units).
+
+    Args:
+        u_e: The membrane driven by the input alone.
+        u_r: The membrane driven by recurrent excitation alone; None without.
+        u_i: The membrane driven by inhibition alone.
+        u_b: The membrane driven by the biases alone, (time, 1, ...units); None without.
 
     >>> u = jnp.array([0.0, 2.0]).reshape(2, 1, 1)
     >>> p = moments(u, None, 3 * u)
@@ -144,7 +162,12 @@ def moments(u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array) -> Moments:
     pairs = ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
     ee, er, rr, ei, ri, ii = ((a * b).mean() for a, b in pairs)
     cov = jnp.array([[ee, er, ei], [er, rr, ri], [ei, ri, ii]])
-    return Moments(jnp.array([u.mean() for u in membranes]), cov)
+    mean = jnp.array([u.mean() for u in membranes])
+    if u_b is None:
+        return Moments(mean, cov)
+    b = u_b - u_b.mean(axis=0)
+    terms = [u_b.mean(), *((a * b).mean() for a in (e, r, i, b))]
+    return Moments(mean, cov, jnp.array(terms))
 
 
 _Passes = tuple[Scales, tuple[jax.Array, jax.Array], tuple[Scales, jax.Array]]
@@ -165,6 +188,10 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     neuron = layer.neuron
     u_e = current_membrane(neuron, connections[0].project(x, shapes[0]), neuron.tau_exc)
     lowest = _poisson(layer, shapes, FLOOR_HZ)
+    u_b = None
+    if layer.bias is not None:
+        constant = jnp.broadcast_to(layer.bias[...], (len(u_e), 1, *u_e.shape[2:]))
+        u_b = current_membrane(neuron, constant, neuron.tau_exc)
 
     def spikes(scales: Scales) -> jax.Array:
         # a variable may only be set in the trace that made it
@@ -184,7 +211,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     def one_pass(carry: _Passes, _: None) -> tuple[_Passes, None]:
         scales, before, (best, least) = carry
         u_r, u_i = own(spikes(scales))
-        measured = moments(u_e, u_r, u_i)
+        measured = moments(u_e, u_r, u_i, u_b)
         miss = _miss(measured, scales, sigma_u, mu_u)
         found = jax.tree.map(
             lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least)
@@ -211,6 +238,10 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     # before the first pass, the layer's spikes are assumed Poisson at the rate of its input
     rate, alone = jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ), moments(u_e, None, u_e)
     first = _poisson(layer, shapes, rate, alone.mean[0], alone.cov[0, 0])
+    if u_b is not None:
+        b = u_b - u_b.mean(axis=0)
+        none = jnp.zeros(())  # covariances with the other membranes
+        first = first._replace(bias=jnp.array([u_b.mean(), none, none, none, (b * b).mean()]))
     start = scales_from_moments(first, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
     there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
     start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
@@ -237,10 +268,13 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
 
 def _miss(p: Moments, s: Scales, sigma_u: Scalar, mu_u: Scalar) -> jax.Array:
     """Square of the distance to the target, in units of sigma_u. NaN becomes infinity."""
-    (m_e, m_r, m_i), ((ee, er, ei), (_, rr, ri), (*_, ii)) = p
+    (m_e, m_r, m_i), ((ee, er, ei), (_, rr, ri), (*_, ii)) = p.mean, p.cov
     mean = s.exc * m_e + s.rec * m_r - s.inh * m_i
     excitation = s.exc**2 * ee + 2 * s.exc * s.rec * er + s.rec**2 * rr
     variance = excitation - 2 * s.inh * (s.exc * ei + s.rec * ri) + s.inh**2 * ii
+    if p.bias is not None:
+        m_b, eb, rb, ib, bb = p.bias
+        mean, variance = mean + m_b, variance + bb + 2 * (s.exc * eb + s.rec * rb - s.inh * ib)
     miss = (jnp.sqrt(jnp.maximum(variance, 0)) / sigma_u - 1) ** 2 + ((mean - mu_u) / sigma_u) ** 2
     return jnp.where(jnp.isfinite(miss), miss, jnp.inf)
 
@@ -252,8 +286,12 @@ def _excitation(p: Moments, scales: Scales, sigma_u: Scalar) -> jax.Array:
     """
     rho, inh = scales.rec / scales.exc, scales.inh
     v, w = _excitatory(p, rho)
-    root = (w * inh) ** 2 - v * (p.cov[2, 2] * inh**2 - sigma_u**2)
-    return jnp.where(root >= 0, (w * inh + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
+    half, rest = w * inh, p.cov[2, 2] * inh**2 - sigma_u**2
+    if p.bias is not None:
+        _, eb, rb, ib, bb = p.bias
+        half, rest = half - eb - rho * rb, rest + bb - 2 * inh * ib
+    root = half**2 - v * rest
+    return jnp.where(root >= 0, (half + jnp.sqrt(jnp.maximum(root, 0))) / v, scales.exc)
 
 
 _PASSES = 5  # factor on the passes of other layers: inhibition changes the spikes that set it
@@ -292,8 +330,9 @@ def _poisson(
 def _at_least(lowest: Moments, p: Moments) -> Moments:
     """`p`, with the moments of each population that fires too little replaced by `lowest`.
 
-    The covariances of such a population with the others are set to 0.
+    The covariances of such a population with the others and with the biases are set to 0.
     """
     few = p.mean < lowest.mean
     cov = jnp.where(few[:, None] | few, lowest.cov, p.cov)
-    return Moments(jnp.where(few, lowest.mean, p.mean), cov)
+    bias = None if p.bias is None else p.bias.at[1:4].multiply(~few)
+    return Moments(jnp.where(few, lowest.mean, p.mean), cov, bias)

@@ -25,11 +25,17 @@ from snnjax.calibration._connection import (
     shared_parameters,
     standardized,
 )
-from snnjax.calibration._powers import InputPowers, free_membrane, weights_from_powers
+from snnjax.calibration._powers import (
+    BiasMoments,
+    InputPowers,
+    bias_moments,
+    free_membrane,
+    weights_from_powers,
+)
 from snnjax.calibration._report import LayerReport, Outcome, near
 from snnjax.dynamics import Neuron
 from snnjax.nn import Layer
-from snnjax.nn._synaptic import Synaptic
+from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.theory import WeightStatistics
 
 
@@ -133,10 +139,11 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     keys = (None, None) if key is None else jax.random.split(key)
     shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]
     shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]
+    bias = _bias(layer, neuron, [(connections[0], x)])
     each = _factors(layer, neuron)
 
     def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:
-        weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u)
+        weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u, bias=bias)
         there = [
             set_weights(c.param, mu_w + sigma_w * shape)
             for c, shape, (mu_w, sigma_w) in zip(
@@ -153,7 +160,9 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
         found = _at_least(lowest, [jnp.abs(p) * c.n / below.n for p in below[:4]])
         for _ in range(target.passes):
             put([below, found])
-            measured = powers_of(c, c.spikes(x, layer(x).output), neuron, balance)
+            z = c.spikes(x, layer(x).output)
+            measured = powers_of(c, z, neuron, balance)
+            bias = _bias(layer, neuron, [(connections[0], x), (c, z)])
             # The geometric mean with the last estimate prevents oscillation.
             means = [jnp.sqrt(a * b) for a, b in zip(measured[:4], found[:4], strict=True)]
             found = _at_least(lowest, means)
@@ -167,9 +176,12 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     u = free_membrane(layer.neuron, layer.whole_drive(x, output))
     reached = jnp.sqrt(u.var(axis=0).mean())
     pairs = zip(weights, powers, strict=True)
+    quenched = [w.sigma_w**2 * p.quenched for w, p in pairs]
+    if bias is not None:
+        quenched.append(bias.quenched)
     report = LayerReport(
         sigma_w=tuple(w.sigma_w for w in weights),
-        quenched_spread=jnp.sqrt(sum(w.sigma_w**2 * p.quenched for w, p in pairs)),
+        quenched_spread=jnp.sqrt(sum(quenched)),
         sigma_u=reached,
         silent=below.temporal == 0,
         calibrated=there,
@@ -178,6 +190,18 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
         targets=(sigma_u, mu_u),
     )
     return Outcome(report, output, _reason(layer))
+
+
+def _bias(
+    layer: Synaptic, neuron: Neuron, inputs: Sequence[tuple[Connection, jax.Array]]
+) -> BiasMoments | None:
+    """What the biases add to the membranes, for the spikes of each connection; None without."""
+    if layer.bias is None:
+        return None
+    ones = lambda c, spikes: jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
+    sums = [c.project(spikes, ones(c, spikes)) for c, spikes in inputs]
+    summed = sum(total.mean(axis=tuple(range(1, total.ndim))) for total in sums)
+    return bias_moments(layer.bias[...], neuron, jnp.asarray(summed))
 
 
 def _factors(layer: Synaptic, neuron: Neuron) -> tuple[Any, Any] | None:

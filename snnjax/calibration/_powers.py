@@ -32,6 +32,16 @@ weights loses one degree of freedom. P and Q are those of the centred h, times n
 Convolution: the sums run over the inputs of one output position. <.> is also a mean over positions,
 because they share the kernel. Inputs in the padding are silent.
 
+Bias: a bias b_i of neuron i adds b_i s(t) to its membrane, where s(t) is the membrane that a drive
+of 1 in every step gives. <.> is here also a mean over neurons.
+
+    mean U         = mu_w M + <b> mean_t s
+    E_W[ Var_t U ] = sigma_w^2 P + mu_w^2 P_sum + 2 mu_w <b> C + <b^2> Var_t s
+    C              = < Cov_t(sum_j h_j, s) >
+
+The calibration keeps the biases and solves these equations for mu_w and sigma_w. The covariance and
+the variance are those of the onset only: later, s is constant.
+
 This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb.
 """
 
@@ -73,6 +83,22 @@ class InputPowers(NamedTuple):
     summed: jax.Array
     n: int
     balanced: bool = False
+
+
+class BiasMoments(NamedTuple):
+    """What the biases of a layer add to its membranes; scalars.
+
+    Attributes:
+        mean: <b> mean_t s.
+        power: <b^2> Var_t s.
+        covariance: <b> C, summed over all connections.
+        quenched: Variance of b_i mean_t s over neurons.
+    """
+
+    mean: jax.Array
+    power: jax.Array
+    covariance: jax.Array
+    quenched: jax.Array
 
 
 def free_membrane(neuron: Neuron, drive: jax.Array) -> jax.Array:
@@ -168,6 +194,34 @@ def input_powers(
     return InputPowers(temporal.mean(), quenched.mean(), total.mean(), summed.mean(), n, balance)
 
 
+def bias_moments(bias: jax.Array, neuron: Neuron, summed: jax.Array) -> BiasMoments:
+    """Measure what the biases of a layer add to its membranes.
+
+    Args:
+        bias: Biases (units,).
+        neuron: The neuron model.
+        summed: Number of input spikes of a neuron in each step, the mean over neurons and samples,
+            (time,).
+
+    Returns:
+        The moments.
+
+    >>> from snnjax.dynamics import LIF
+    >>> found = bias_moments(jnp.array([0.5, 1.5]), LIF(tau_syn=10e-3), jnp.zeros(2000))
+    >>> f"{found.mean:.2f}"  # nearly <b> / (1 - ls) = 5.52
+    '5.48'
+    """
+    drives = jnp.stack([jnp.ones_like(summed), summed], axis=-1)[:, None]
+    s, h = jnp.moveaxis(filtered(as_floats(drives), neuron)[:, 0], -1, 0)
+    mean, square = s.mean(), jnp.square(bias)
+    return BiasMoments(
+        mean=bias.mean() * mean,
+        power=square.mean() * s.var(),
+        covariance=bias.mean() * ((s - mean) * h).mean(),
+        quenched=bias.var() * jnp.square(mean),
+    )
+
+
 def as_floats(x: jax.Array) -> jax.Array:
     """Spikes of any type as an array of at least float32, also those of an `EventRaster`.
 
@@ -239,7 +293,12 @@ def source_powers(
 
 
 def weights_from_powers(
-    powers: Sequence[InputPowers], shares: Sequence[Scalar], *, sigma_u: Scalar, mu_u: Scalar = 0.0
+    powers: Sequence[InputPowers],
+    shares: Sequence[Scalar],
+    *,
+    sigma_u: Scalar,
+    mu_u: Scalar = 0.0,
+    bias: BiasMoments | None = None,
 ) -> list[WeightStatistics]:
     """Mean and standard deviation of the weights of all connections of a layer.
 
@@ -248,6 +307,7 @@ def weights_from_powers(
         shares: Share of the variance that each connection carries; the shares sum to 1.
         sigma_u: Target standard deviation of the membrane in time, within a trial.
         mu_u: Target mean of the membrane.
+        bias: What the biases of the layer add; None if it has none.
 
     Returns:
         One `WeightStatistics` per connection. NaN if no such weights exist: the input is silent, or
@@ -266,10 +326,16 @@ def weights_from_powers(
     if len(powers) != len(shares):
         needed = "shares must be one per connection"
         raise ValueError(f"{needed}, got {len(shares)} for {len(powers)} connections")
-    mu_w = mu_u / sum(p.mean for p in powers) if _nonzero(mu_u) else 0.0 * powers[0].mean
+    if bias is None:
+        mu_w = mu_u / sum(p.mean for p in powers) if _nonzero(mu_u) else 0.0 * powers[0].mean
+    else:
+        missing = mu_u - bias.mean
+        mu_w = jnp.where(missing == 0, 0.0, missing / sum(p.mean for p in powers))
     # assumes that the summed inputs of two connections are uncorrelated; this is exact for one
     # connection, and for mu_u = 0
     left = sigma_u**2 - mu_w**2 * sum(p.summed for p in powers)
+    if bias is not None:
+        left -= 2 * mu_w * bias.covariance + bias.power
     power = lambda p: jnp.where(p.temporal > 0, p.temporal, jnp.nan)
     pairs = zip(powers, shares, strict=True)
     return [WeightStatistics(mu_w, jnp.sqrt(share * left / power(p))) for p, share in pairs]

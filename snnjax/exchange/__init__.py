@@ -35,6 +35,21 @@ exp(-dt/tau). For it, the scheme "euler" writes, with w_in and r as above,
 
 so that 1 - dt/tau_nir = exp(-dt/tau), at this dt only.
 
+Other nodes:
+
+    LIF         tau dv/dt = v_leak - v + r I; written for `Leaky`, with r = 1 and v_leak = 0
+    IF          dv/dt = r I; written for `IF`, with r = 1. Spikes are pulses of area 1, as in
+                sinabs: a spike through the weight w raises v by r w, at every dt
+    Affine, Conv1d, Conv2d    their bias is the layer's bias; in a loop, it is added to it
+    v_leak      of LIF and LI is a bias: both are a constant drive
+    Scale       becomes part of the weights before or after it
+    SumPool2d   `Pool(kind="sum")`: counts. For spikes with a Threshold in [0, 1) after it, it is
+                `Pool(kind="max")`
+    Threshold   of other values: a layer that compares, with the surrogate derivative of SuperSpike
+    Flatten     before or after weights; before the Output it is left out, because our outputs have
+                the shape (*spatial, channels)
+    NIRGraph    as a node: its nodes take its place
+
 Time step and scheme are in the graph's metadata, `dt` (s) and `scheme`. Neither scheme decides the
 following points, and readers differ in them:
 
@@ -42,7 +57,9 @@ following points, and readers differ in them:
              step t is at t + 2 at the earliest. A reader that updates I, v and z one after the
              other in the same step responds at t. Without recurrence this is a shift of two steps
              per layer, and the spikes are the same.
-    reset    We reset the membrane that the step after the spike would have reached: u[t+1] = 0 for
+    reset    NIR has only a value, v_reset. Many networks are trained with a reset by subtraction
+             and written with v_reset = 0: `from_nir(graph, reset="subtractive")` restores it.
+             We reset the membrane that the step after the spike would have reached: u[t+1] = 0 for
              any i[t]. A reader that sets v to v_reset at once and adds the current in its next step
              is one step earlier after each spike. This is more than a shift. In continuous time
              subtracting theta is the same as a reset to 0, and it is written as a reset to 0. The

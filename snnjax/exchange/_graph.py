@@ -1,33 +1,67 @@
 """A NIR graph as a chain of neuron populations, and access to its nodes with checks of the values.
 
 The graph is walked from its output back to its input. The path to a population consists of
-pooling and flattening, then weights, then scales. Weights from a population to itself are its
-recurrence. Only the last population may get input from several populations. It then gets input
-from all that spike, as with skip connections.
+pooling, flattening, scales and thresholds, then weights, then scales and flattening. Weights from a
+population to itself are its recurrence. Only the last population may get input from several
+populations. It then gets input from all that spike, as with skip connections.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from snnjax.exchange import _nir_convention as convention
+from snnjax.exchange._subgraphs import inlined
 
 if TYPE_CHECKING:
     import nir
 
 IMPORTED = (
-    "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d without "
-    "bias, each followed by CubaLIF, LIF, CubaLI or LI with v_leak = 0. It also reads a Scale "
-    "between weights and neurons, weights from neurons to themselves, AvgPool2d, SumPool2d of "
-    "spikes with a Threshold in [0, 1), Flatten, and weights from all spiking neurons to the last"
+    "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d, each "
+    "followed by CubaLIF, LIF, IF, CubaLI or LI. It also reads AvgPool2d, SumPool2d, Threshold, "
+    "Scale and Flatten before weights, Scale and Flatten after weights, Flatten before the Output, "
+    "weights from neurons to themselves, weights from all spiking neurons to the last, and graphs "
+    "that consist of such nodes"
 )
-SPIKING, NEURONS = ("CubaLIF", "LIF"), ("CubaLIF", "LIF", "CubaLI", "LI")
+SPIKING = ("CubaLIF", "LIF", "IF")
+NEURONS = (*SPIKING, "CubaLI", "LI")
+Shape = tuple[int, ...]  # here always (*spatial, channels)
 _LINEAR = ("Linear", "Affine")
 _WEIGHTS = (*_LINEAR, "Conv1d", "Conv2d")
+
+
+class Signal(NamedTuple):
+    """What a node gets or gives.
+
+    Attributes:
+        shape: Its shape (*spatial, channels), before any Flatten.
+        flat: Whether it was flattened: in snnjax in the order (*spatial, channels), in NIR in the
+            order (channels, *spatial).
+        binary: Whether its values are spikes.
+    """
+
+    shape: Shape
+    flat: bool = False
+    binary: bool = False
+
+    @property
+    def features(self) -> Shape:
+        """Shape of the features in snnjax."""
+        return (math.prod(self.shape),) if self.flat else self.shape
+
+    @property
+    def first(self) -> Shape:
+        """Shape in NIR, channels first."""
+        return self.features if self.flat else (self.shape[-1], *self.shape[:-1])
+
+    def channels_last(self, value: np.ndarray) -> np.ndarray:
+        """Return values that broadcast to `first` as an array of the shape `shape`."""
+        whole = np.broadcast_to(value, self.first).reshape(self.shape[-1], *self.shape[:-1])
+        return np.ascontiguousarray(np.moveaxis(whole, 0, -1))
 
 
 class Link(NamedTuple):
@@ -35,13 +69,13 @@ class Link(NamedTuple):
 
     Attributes:
         source: Node of the presynaptic population, or the Input.
-        before: Pooling, flattening, and last the weights.
-        scales: Scale nodes after the weights.
+        before: Pooling, flattening, scales, thresholds, and last the weights.
+        after: Scale and Flatten nodes after the weights.
     """
 
     source: str
     before: list[str]
-    scales: list[str]
+    after: list[str]
 
 
 class Stage(NamedTuple):
@@ -62,18 +96,10 @@ class Graph:
     """The nodes by name, and the sources and targets of each node."""
 
     def __init__(self, graph: nir.NIRGraph) -> None:
-        self.nodes: dict[str, nir.NIRNode] = dict(graph.nodes)
-        for name, node in self.nodes.items():
-            if not isinstance(node, convention.import_nir().NIRNode):
-                raise TypeError(f"nodes must be nodes of nir, got {node!r} as {name!r}")
+        self.nodes, edges = inlined(graph)
         self.sources: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.targets: dict[str, list[str]] = {name: [] for name in self.nodes}
-        for edge in graph.edges:
-            if len(edge) != 2 or any(name not in self.nodes for name in edge):
-                raise ValueError(f"edges must join two of the graph's nodes, got {tuple(edge)}")
-            a, b = edge
-            if b in self.targets[a]:
-                raise ValueError(f"edges must be given once, got {a!r} to {b!r} twice")
+        for a, b in edges:
             self.targets[a].append(b)
             self.sources[b].append(a)
 
@@ -135,7 +161,7 @@ def metadata_of(node: nir.NIRNode) -> dict[str, object]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def shape_of(value: object) -> tuple[int, ...] | None:
+def shape_of(value: object) -> Shape | None:
     """Return `value` as a shape of one to four sizes >= 1, or None if it is not one."""
     a = np.asarray(value)
     fits = a.dtype.kind in "iu" and a.ndim == 1 and 1 <= a.size <= 4 and bool((a > 0).all())
@@ -150,6 +176,11 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
     """
     start, end = graph.end("Input"), graph.end("Output")
     name, used = graph.only(end, graph.sources[end], "come from"), {start, end}
+    while graph.kind(name) == "Flatten" and name not in used:
+        # our outputs have the shape (*spatial, channels), as our inputs
+        used.add(name)
+        graph.only(name, graph.targets[name], "go to")
+        name = graph.only(name, graph.sources[name], "come from")
     if graph.kind(name) not in NEURONS:
         graph.fail(name, "is before the Output; the node before the Output must be neurons")
     stages: list[Stage] = []
@@ -192,7 +223,7 @@ def _incoming(graph: Graph, name: str) -> tuple[list[list[str]], list[tuple[list
 def _link(graph: Graph, name: str, chain: list[str], source: str) -> Link:
     """Return the chain from `source` to the population `name`, split after its weights."""
     n = len(chain)
-    while n and graph.kind(chain[n - 1]) == "Scale":
+    while n and graph.kind(chain[n - 1]) in ("Scale", "Flatten"):
         n -= 1
     if n == 0:
         graph.fail(name, "must get its input through weights")

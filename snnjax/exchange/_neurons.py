@@ -12,30 +12,40 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snnjax.dynamics import LIF, LeakyIntegrator, Neuron
+from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator, Neuron
 from snnjax.dynamics._neuron import Reset
 from snnjax.exchange import _nir_convention as convention
-from snnjax.exchange._graph import SPIKING, Graph
+from snnjax.exchange._graph import SPIKING, Graph, Signal
 from snnjax.exchange._nir_convention import Scheme
 
 _CUBA = {"tau_mem": "tau_mem", "tau_syn": "tau_syn"}
 # time constants of each kind of node: our name and NIR's
-_TIMES = {"CubaLIF": _CUBA, "CubaLI": _CUBA, "LIF": {"tau_mem": "tau"}, "LI": {"tau_mem": "tau"}}
+_TAU = {"tau_mem": "tau"}
+_TIMES = {"CubaLIF": _CUBA, "CubaLI": _CUBA, "LIF": _TAU, "LI": _TAU, "IF": {}}
+_MODELS: dict[str, Callable[..., Neuron]] = {
+    "CubaLIF": LIF,
+    "LIF": LIF,
+    "IF": IF,
+    "CubaLI": LeakyIntegrator,
+    "LI": LeakyIntegrator,
+}
 _SAME = 1e-6  # relative rounding error allowed between the values of a node and its metadata
 
 
-class Clock(NamedTuple):
-    """Time steps of the network and of the graph.
+class Reading(NamedTuple):
+    """How a graph is read, where its nodes leave it open.
 
     Attributes:
         dt: Time step of the network, s.
         written: Time step for which the graph was written, s.
         scheme: How the graph's writer steps through time.
+        reset: Reset of neurons whose v_reset is 0 and whose metadata name no other one.
     """
 
     dt: float
     written: float
     scheme: Scheme
+    reset: Reset = "multiplicative"
 
 
 class Read(NamedTuple):
@@ -44,26 +54,30 @@ class Read(NamedTuple):
     Attributes:
         neuron: The model.
         logs: Logarithms of the time constants that are trained, (units,) each.
-        gain: Factor for the weights onto each neuron, (units,).
+        gain: Factor for the weights and biases onto each neuron, (units,).
+        constant: Constant drive of each neuron, (units,).
     """
 
     neuron: Neuron
     logs: dict[str, np.ndarray]
     gain: np.ndarray
+    constant: np.ndarray
 
 
-def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) -> Read:
+def read_neurons(graph: Graph, name: str, signal: Signal, reading: Reading) -> Read:
     """Read the neurons of a node.
 
     Args:
         graph: The graph.
         name: The node.
-        shape: Shape (*spatial, units) of the neurons' output.
-        clock: Time steps of the network and of the graph.
+        signal: The neurons' output.
+        reading: How the graph is read.
     """
-    kind, metadata = graph.kind(name), _Held(graph.metadata(name), shape)
-    field = lambda f: _per_unit(graph, name, f, shape)
-    if field("v_leak").any():
+    kind, metadata = graph.kind(name), _Held(graph.metadata(name), signal.shape)
+    field = lambda f: _per_unit(graph, name, f, signal)
+    leak = np.zeros(1) if kind == "IF" else field("v_leak")
+    if leak.any() and "tau_syn" in _TIMES[kind]:
+        # a constant drive would charge the synaptic current first
         graph.fail(name, "must have v_leak = 0")
     tau, written = {}, {}
     for ours, theirs in _TIMES[kind].items():
@@ -71,17 +85,17 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
         if not (written[ours] > 0).all():
             graph.fail(name, f"must have {theirs} > 0 s, got {written[ours].min()}")
         try:
-            tau[ours] = convention.tau_from_nir(written[ours], clock.written, clock.scheme)
+            tau[ours] = convention.tau_from_nir(written[ours], reading.written, reading.scheme)
         except ValueError as error:
             graph.fail(name, f"has a {theirs} that {error}")
         # Rounding loses a time constant far below dt: the stored one then gives the same number.
         if (held := metadata.original(ours)) is not None:
-            rewritten = convention.tau_to_nir(np.asarray(held), clock.written, clock.scheme)
+            rewritten = convention.tau_to_nir(np.asarray(held), reading.written, reading.scheme)
             if _agree(rewritten, written[ours]):
                 tau[ours] = np.broadcast_to(np.asarray(held), np.shape(written[ours]))
     gain = np.asarray(field("r"), np.float64)
     if "tau_syn" in written:
-        per_step = convention.input_gain(written["tau_syn"], clock.written, clock.scheme)
+        per_step = convention.input_gain(written["tau_syn"], reading.written, reading.scheme)
         with np.errstate(over="ignore"):  # the caller refuses non-finite weights
             gain = gain * field("w_in") * per_step
     logs = {which: log for which in tau if (log := metadata.log(which, tau[which])) is not None}
@@ -89,31 +103,50 @@ def read_neurons(graph: Graph, name: str, shape: tuple[int, ...], clock: Clock) 
         which: metadata.original(which) if which in logs else metadata.agreed(which, value)
         for which, value in tau.items()
     }
-    values.setdefault("tau_syn", convention.NO_SYNAPSE * clock.dt)
+    model = Leaky if kind == "LIF" and metadata.word("neuron") == "Leaky" else _MODELS[kind]
+    if model in (LIF, LeakyIntegrator):
+        values.setdefault("tau_syn", convention.NO_SYNAPSE * reading.dt)
     initial = metadata.original("initial")
     begin = {"initial": 0.0 if initial is None else initial}
-    options: dict[str, Any] = _spiking(field, metadata) if kind in SPIKING else begin
+    options: dict[str, Any] = begin
+    if model is IF:
+        values["duration"] = metadata.duration(reading.dt)
+    if kind in SPIKING:
+        options = _spiking(field, metadata, reading.reset)
     try:
-        model = LIF if kind in SPIKING else LeakyIntegrator
-        neuron = model(**values, **options, dt=clock.dt)
+        neuron = model(**values, **options, dt=reading.dt)
     except (ValueError, TypeError) as error:
         graph.fail(name, f"has a parameter out of range: {error}")
-    return Read(neuron, logs, _one_a_unit(graph, name, "w_in, r and tau_syn", gain))
+    one = one_a_unit(graph, name, "w_in, r and tau_syn", gain)
+    constant = one_a_unit(graph, name, "v_leak", np.broadcast_to(leak, signal.shape))
+    return Read(neuron, logs, np.where(np.abs(one - 1) < _SAME, 1.0, one), constant)
 
 
-def read_scale(graph: Graph, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Read the factors of a Scale node, (units,) in float64.
+def read_values(graph: Graph, name: str, field: str, signal: Signal) -> np.ndarray:
+    """Read a field with one number per value of a signal, as an array of the signal's `shape`.
 
     Args:
         graph: The graph.
-        name: The Scale node.
-        shape: Shape (*spatial, units) of the output that is scaled.
+        name: The node.
+        field: The field. It broadcasts to the signal.
+        signal: The signal.
     """
-    return _one_a_unit(graph, name, "scale", _per_unit(graph, name, "scale", shape))
+    value = graph.array(name, field)
+    if not _broadcasts(value.shape, signal.first):
+        sizes = "(features,)" if signal.flat else "(channels, *spatial)"
+        needed = f"{field} of the shape {sizes} = {signal.first}"
+        graph.fail(name, f"must have {needed}, got {value.shape}")
+    return signal.channels_last(value)
 
 
-def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, Any]:
-    """Return threshold, reset and surrogate derivative as arguments of `LIF`."""
+def _spiking(field: Callable[[str], np.ndarray], metadata: _Held, reset: Reset) -> dict[str, Any]:
+    """Return threshold, reset and surrogate derivative as arguments of `LIF`.
+
+    Args:
+        field: Function from a field of the node to its values.
+        metadata: The node's metadata.
+        reset: Reset if v_reset is 0 and the metadata name none.
+    """
     v_reset, said = field("v_reset"), metadata.word("reset")
     options = {
         "theta": metadata.agreed("theta", field("v_threshold")),
@@ -121,8 +154,8 @@ def _spiking(field: Callable[[str], np.ndarray], metadata: _Held) -> dict[str, A
     }
     if v_reset.any():
         options |= {"reset": "to_value", "u_reset": metadata.agreed("u_reset", v_reset)}
-    elif said in get_args(Reset):
-        options["reset"] = said
+    else:
+        options["reset"] = said if said in get_args(Reset) else reset
     make = convention.SURROGATES.get(metadata.word("surrogate"))
     steepness = metadata.array("steepness")
     if make is not None and steepness is not None and steepness.ndim == 1 and (steepness > 0).all():
@@ -173,6 +206,11 @@ class _Held:
             return held
         return float(value.flat[0]) if (value == value.flat[0]).all() else value
 
+    def duration(self, dt: float) -> float | None:
+        """Return the duration of a trial that an `IF` has, or None."""
+        value = self.array("duration")
+        return float(value) if value is not None and value.ndim == 0 and value > dt else None
+
     def log(self, which: str, tau: np.ndarray) -> np.ndarray | None:
         """Return the logarithms of a trained time constant, (units,), or None.
 
@@ -195,23 +233,26 @@ def _agree(a: ArrayLike, b: np.ndarray) -> bool:
     return bool(np.allclose(np.asarray(a), b, rtol=_SAME, atol=0))
 
 
-def _per_unit(graph: Graph, name: str, field: str, shape: tuple[int, ...]) -> np.ndarray:
+def _per_unit(graph: Graph, name: str, field: str, signal: Signal) -> np.ndarray:
     """Return a parameter of neurons (*spatial, units).
 
     The result is (units,) if the parameter is the same at all positions, else (*spatial, units).
     """
-    value = graph.array(name, field)
-    first = (shape[-1], *shape[:-1])
-    if not _broadcasts(value.shape, first):
-        needed = f"{field} of the shape (channels, *spatial) = {first}"
-        graph.fail(name, f"must have {needed}, got {value.shape}")
-    whole = np.ascontiguousarray(np.moveaxis(np.broadcast_to(value, first), 0, -1))
-    flat = whole.reshape(-1, shape[-1])
+    whole = read_values(graph, name, field, signal)
+    flat = whole.reshape(-1, whole.shape[-1])
     return flat[0] if (flat == flat[0]).all() else whole
 
 
-def _one_a_unit(graph: Graph, name: str, what: str, gain: np.ndarray) -> np.ndarray:
-    flat = gain.astype(np.float64).reshape(-1, gain.shape[-1])
+def one_a_unit(graph: Graph, name: str, what: str, values: np.ndarray) -> np.ndarray:
+    """Return values (*spatial, units) as (units,) in float64; they must agree at all positions.
+
+    Args:
+        graph: The graph.
+        name: The node, for the error.
+        what: What the values are, for the error.
+        values: The values.
+    """
+    flat = values.astype(np.float64).reshape(-1, values.shape[-1])
     if (flat != flat[0]).any():
         graph.fail(name, f"must have the same {what} at all positions of a feature map")
-    return np.where(np.abs(flat[0] - 1) < _SAME, 1.0, flat[0])
+    return flat[0]

@@ -18,7 +18,7 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from snnjax import _check, nn
-from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn import Sequential
@@ -27,15 +27,17 @@ from snnjax.nn._layer import Shape
 from snnjax.nn._neuron_layer import NeuronLayer
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
+from snnjax.nn._threshold import Threshold
 from snnjax.surrogate import SpikeFunction
 
 if TYPE_CHECKING:
     import nir
 
 EXPORTED = (
-    "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF neurons, Readout "
-    "with LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does nothing outside "
-    "training), a Reshape as the first layer, and custom layers with a snnjax.exchange.nir_writer"
+    "to_nir writes SpikingDense and SpikingConv over one or two axes with LIF, Leaky or IF "
+    "neurons, Readout with LeakyIntegrator, Pool over two axes, Flatten, Dropout (which does "
+    "nothing outside training), a Reshape as the first layer, and custom layers with a "
+    "snnjax.exchange.nir_writer"
 )
 
 L = TypeVar("L", bound=nn.Layer)
@@ -85,9 +87,9 @@ def to_nir(
     `from_nir` converts the graph back to a network with exactly the same parameters and spikes.
 
     Args:
-        network: Dense, convolutional (one or two axes) or recurrent layers of LIF neurons, with or
-            without a readout of leaky integrators, pooling and skip connections; custom layers
-            with a `nir_writer`.
+        network: Dense, convolutional (one or two axes) or recurrent layers of LIF, Leaky or IF
+            neurons, with or without biases, a readout of leaky integrators, pooling and skip
+            connections; custom layers with a `nir_writer`.
         features: Shape of the network's input, (*spatial, channels). It is needed if the layers do
             not determine the size of a convolution's input.
         scheme: How a reader will step through time. "exponential": the true time constants.
@@ -198,19 +200,22 @@ class NirWriter:
         """Add a layer of neurons.
 
         Args:
-            layer: The layer, with `LIF` neurons if it spikes, else with `LeakyIntegrator`.
+            layer: The layer, with `LIF`, `Leaky` or `IF` neurons if it spikes, else with
+                `LeakyIntegrator`. Its bias or normalization is added to the weights.
             weights: The node of its weights, from `linear` or `convolution`.
             recurrent: The node of its recurrent weights, or None without recurrence.
         """
-        expected = LIF if layer.spiking else LeakyIntegrator
-        if type(layer.neuron) is not expected:
-            got = type(layer.neuron).__name__
-            self.fail(f"its neuron must be a {expected.__name__}, got {got}")
+        got = type(layer.neuron)
+        if layer.spiking and got not in (LIF, Leaky, IF):
+            more = "a Leaky or an IF can be written, too"
+            self.fail(f"its neuron must be a LIF, got {got.__name__}; {more}")
+        if not layer.spiking and got is not LeakyIntegrator:
+            self.fail(f"its neuron must be a LeakyIntegrator, got {got.__name__}")
         if self.network.skip and self._k == len(self._layers) - 1:
-            self._connect_all(_array(layer.kernel))
+            self._connect_all(layer)
             self.shape, self._last = (layer.out_features,), None
         else:
-            self.append(f"{self.name}_kernel", weights)
+            self.append(f"{self.name}_kernel", self._adjusted(weights, layer))
             self.shape = self.shape_after(layer, self.shape)
         self.append(self.name, self._node(layer))
         if recurrent is not None:
@@ -228,18 +233,47 @@ class NirWriter:
             self.fail(f"its kernel of shape {kernel.shape} is that of an ensemble, not of a layer")
         return kernel
 
-    def _connect_all(self, kernel: np.ndarray) -> None:
+    def _adjusted(self, weights: nir.NIRNode, layer: Synaptic, *, bias: bool = True) -> nir.NIRNode:
+        """Return a node of weights with the bias of the layer, or with its normalization.
+
+        Args:
+            weights: The node.
+            layer: The layer. A normalization becomes part of the weights, and a bias.
+            bias: Whether to add the bias.
+        """
+        weight, constant = vars(weights)["weight"], layer.bias
+        if layer.norm is not None:
+            factor, added = map(np.asarray, layer.norm.linear())
+            weight = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+        elif constant is not None:
+            added = _array(constant)
+        else:
+            return weights
+        fields, metadata = vars(weights), dict(weights.metadata)
+        fields["weight"] = weight
+        if not bias:
+            return weights
+        metadata["bias"] = "trained"  # also if it is 0
+        if isinstance(weights, self.nir.Linear):
+            return self.nir.Affine(weight, added, metadata=metadata)
+        fields.update(bias=added, metadata=metadata)
+        return weights
+
+    def _connect_all(self, layer: Synaptic) -> None:
         """Connect every spiking layer to the last one, each through its own rows of the kernel.
 
-        NIR adds up the inputs of a node.
+        NIR adds up the inputs of a node. The bias is in the first one.
         """
+        kernel = _array(layer.kernel)
         ends = itertools.accumulate(math.prod(shape) for shape in self._outputs.values())
         parts = np.split(kernel, list(ends)[:-1])
         for (k, shape), part in zip(self._outputs.items(), parts, strict=True):
             self._last = f"layer{k}"
             if len(shape) > 1:
                 self.append(f"{self._last}_flat", self.flatten(shape))
-            self.append(f"{self.name}_kernel{k}", self.linear(part, shape))
+            first = k == min(self._outputs)
+            weights = self._adjusted(self.linear(part, shape), layer, bias=first)
+            self.append(f"{self.name}_kernel{k}", weights)
             self._edges.append((self._last, self.name))
 
     def linear(self, kernel: np.ndarray, flattened: tuple[int, ...] | None = None) -> nir.Linear:
@@ -299,8 +333,9 @@ class NirWriter:
 
         The node has every parameter once per neuron. Its metadata has the parameters as stored.
         """
-        neuron = layer.neuron
-        names = ("tau_mem", "tau_syn", *(("theta", "u_reset") if layer.spiking else ("initial",)))
+        neuron, kind = layer.neuron, type(layer.neuron)
+        times = {IF: (), Leaky: ("tau_mem",)}.get(kind, ("tau_mem", "tau_syn"))
+        names = (*times, *(("theta", "u_reset") if layer.spiking else ("initial",)))
         held = {name: getattr(layer.given_neuron, name) for name in names}
         metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
         metadata |= {f"log_{name}": _array(param) for name, param in layer.log_tau.items()}
@@ -312,14 +347,14 @@ class NirWriter:
             value = np.broadcast_to(_as_numpy(value), self.shape)
             return np.ascontiguousarray(np.moveaxis(value, -1, 0))  # channels first
 
-        taus = {"tau_mem": neuron.tau_mem, "tau_syn": neuron.tau_syn}
         written = lambda tau: convention.tau_to_nir(_as_numpy(tau), self.dt, self.scheme)
-        times = {name: whole(written(tau)) for name, tau in taus.items()}
-        w_in = 1 / convention.input_gain(times["tau_syn"], self.dt, self.scheme)
-        ones = np.ones_like(times["tau_mem"])
-        shared = {**times, "r": ones, "v_leak": 0 * ones, "w_in": w_in}
+        taus = {name: whole(written(getattr(neuron, name))) for name in times}
+        ones = np.ones_like(taus["tau_mem"] if taus else whole(neuron.theta))
+        fields = {**taus, "r": ones, "v_leak": 0 * ones}
+        if "tau_syn" in taus:
+            fields["w_in"] = 1 / convention.input_gain(taus["tau_syn"], self.dt, self.scheme)
         if not layer.spiking:
-            return self.nir.CubaLI(**shared, metadata=metadata)
+            return self.nir.CubaLI(**fields, metadata=metadata)
         spike = neuron.spike
         if not isinstance(spike, SpikeFunction):
             self.fail(f"its spike must be a SpikeFunction, got {spike!r}")
@@ -328,8 +363,14 @@ class NirWriter:
             metadata |= {"surrogate": spike.name, "steepness": steepness}
         metadata |= {"reset": neuron.reset, "reset_grad": str(neuron.reset_grad)}
         v_reset = whole(neuron.u_reset if neuron.reset == "to_value" else 0.0)
-        levels = {"v_threshold": whole(neuron.theta), "v_reset": v_reset}
-        return self.nir.CubaLIF(**shared, **levels, metadata=metadata)
+        fields |= {"v_threshold": whole(neuron.theta), "v_reset": v_reset}
+        if kind is LIF:
+            return self.nir.CubaLIF(**fields, metadata=metadata)
+        if kind is IF:
+            metadata |= {} if neuron.duration is None else {"duration": float(neuron.duration)}
+            return self.nir.IF(ones, fields["v_threshold"], v_reset, metadata=metadata)
+        tau = fields.pop("tau_mem")
+        return self.nir.LIF(tau=tau, **fields, metadata=metadata | {"neuron": "Leaky"})
 
     def flatten(self, shape: tuple[int, ...]) -> nir.Flatten:
         """Return a node that flattens an input (*spatial, channels) of the given shape."""
@@ -375,11 +416,11 @@ def _write_conv(writer: NirWriter, layer: SpikingConv) -> None:
 def _write_pool(writer: NirWriter, layer: nn.Pool) -> None:
     if len(writer.shape) != 3:
         writer.fail(f"NIR pools over two axes, got {len(writer.shape) - 1}")
-    largest = layer.kind == "max"
+    largest, counts = layer.kind == "max", layer.kind in ("max", "sum")
     if largest and not writer.binary:
         writer.fail("NIR has no maximum; it is written as a sum and a threshold only for spikes")
     sizes = (np.array(v * 2 if len(v) == 1 else v) for v in (layer.window, layer.stride))
-    make = writer.nir.SumPool2d if largest else writer.nir.AvgPool2d
+    make = writer.nir.SumPool2d if counts else writer.nir.AvgPool2d
     writer.append(writer.name, make(*sizes, np.zeros(2, int)))
     writer.shape = writer.shape_after(layer, writer.shape)
     if largest:
@@ -387,6 +428,18 @@ def _write_pool(writer: NirWriter, layer: nn.Pool) -> None:
         threshold = np.full(shape, convention.POOL_THRESHOLD, np.float32)
         writer.append(f"{writer.name}_threshold", writer.nir.Threshold(threshold))
     writer.binary = largest
+
+
+@nir_writer(Threshold)
+def _write_threshold(writer: NirWriter, layer: Threshold) -> None:
+    theta = np.broadcast_to(layer.thresholds, writer.shape)
+    if writer.flattened is None:
+        theta = np.moveaxis(theta, -1, 0)
+    else:
+        *spatial, channels = writer.flattened
+        theta = np.moveaxis(theta.reshape(*spatial, channels), -1, 0).ravel()
+    writer.append(writer.name, writer.nir.Threshold(np.ascontiguousarray(theta)))
+    writer.binary = True
 
 
 @nir_writer(nn.Flatten)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from snnjax import _check
 from snnjax._files import PathLike, write_whole
+from snnjax.dynamics._neuron import Reset
 from snnjax.exchange import _nir_convention as convention
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.exchange._nir_export import to_nir
@@ -63,7 +64,11 @@ def save_nir(
 
 
 def load_nir(
-    path: PathLike, *, dt: float | None = None, scheme: Scheme | None = None
+    path: PathLike,
+    *,
+    dt: float | None = None,
+    scheme: Scheme | None = None,
+    reset: Reset | None = None,
 ) -> Sequential:
     """Read a network from a NIR file.
 
@@ -71,6 +76,7 @@ def load_nir(
         path: Path of the file.
         dt: Time step of the network, s, as in `from_nir`.
         scheme: How the graph's writer steps through time, as in `from_nir`.
+        reset: Reset of neurons where the graph leaves it open, as in `from_nir`.
 
     Returns:
         The network, as `from_nir` returns it.
@@ -98,7 +104,7 @@ def load_nir(
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path}: not a readable NIR file: {reason}") from None
     with _check.at(str(path)):
-        return from_nir(graph, dt=dt, scheme=scheme)
+        return from_nir(graph, dt=dt, scheme=scheme, reset=reset)
 
 
 def _nodes(path: Path) -> dict[str, Any]:

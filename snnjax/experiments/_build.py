@@ -14,7 +14,14 @@ from snnjax._check import Scalar
 from snnjax.dynamics import LIF, AdLIF, ExcInhLIF, Leaky, LeakyIntegrator, Neuron, Uniform
 from snnjax.experiments import _parts as parts
 from snnjax.experiments._experiment import Experiment
-from snnjax.nn import DalianFluctuationDriven, FluctuationDriven, LayerInit, SameForAll, Sequential
+from snnjax.nn import (
+    BatchNorm,
+    DalianFluctuationDriven,
+    FluctuationDriven,
+    LayerInit,
+    SameForAll,
+    Sequential,
+)
 from snnjax.regularizers import ActivityBound, lower_bound, upper_bound
 from snnjax.training._objective import Objective
 
@@ -78,6 +85,8 @@ def build_network(
         "neuron": neuron,
         "readout_neuron": LeakyIntegrator(tau_mem=tau_readout, tau_syn=spec.tau_syn, dt=spec.dt),
         "recurrent": network.recurrent,
+        "bias": network.bias,
+        "norm": BatchNorm() if network.norm else None,
         "skip": network.skip,
         "remat_steps": experiment.training.remat_steps,
         "dropout": network.dropout,

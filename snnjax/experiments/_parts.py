@@ -50,10 +50,19 @@ class Network(Part):
 
     recurrent: bool = False
     """Add recurrent connections to every hidden layer."""
+    bias: bool = False
+    """Add a trained constant to the drive of every neuron, also of the readout."""
+    norm: bool = False
+    """Normalize the drive of every hidden layer over each training batch."""
     skip: bool = False
     """Connect every hidden layer to the readout, not only the last one."""
     dropout: Probability = 0.0
     """Probability that a hidden neuron is dropped for a training trial."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm and self.bias:
+            raise ValueError("bias must be False with norm, whose shift is a bias, got True")
 
     @property
     def num_layers(self) -> int:
@@ -120,6 +129,11 @@ class WithDale(Network):
     """Excitatory neurons (or feature maps) per inhibitory one."""
     tau_inh: Seconds = 20e-3
     """Synaptic time constant of inhibition, s; `tau_syn` is that of excitation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm:
+            raise ValueError("norm must be False with Dale's law, got True: it changes signs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from snnjax.nn._layer import Layer
 from snnjax.nn._maps import DenseMap, LinearMap
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
 from snnjax.nn._nonnegative import NonNegative, nonnegative
+from snnjax.nn._norm import BatchNorm
 from snnjax.nn._sensory import Sensory
 from snnjax.nn._shape import Dropout, Flatten, Pool, Reshape
 from snnjax.nn._synaptic import Spiking, Synaptic
@@ -27,6 +28,7 @@ __all__ = [
     "DalianFluctuationDriven",
     "SameForAll",
     "LayerInit",
+    "BatchNorm",
     "Dropout",
     "Pool",
     "Flatten",

@@ -4,11 +4,11 @@ With the kernel W (*kernel_size, in, out), the recurrent kernel V (*recurrent_ke
 of odd sizes r, stride s and padding a (zeros), at position p (a vector with one entry per spatial
 axis),
 
-    drive[t, p] = sum_k x[t, s p + k - a] W[k] + sum_k z[t, p + k - (r - 1)/2] V[k]
+    drive[t, p] = sum_k x[t, s p + k - a] W[k] + sum_k z[t, p + k - (r - 1)/2] V[k] + bias
 
 The kernel is not flipped, as in all deep learning libraries. The convolution of the input is
 computed for all steps and samples at once, outside the scan over time. All neurons of a feature map
-share weights and time constants. There is no bias.
+share weights, time constants and, with `bias=True`, the bias.
 """
 
 from __future__ import annotations
@@ -310,12 +310,16 @@ class SpikingConv(Spiking):
             maps of the layer; odd. None: no recurrence.
         trainable: Names of the neuron's parameters that are trained, with one value per feature
             map.
+        bias: Whether a trained constant, one per feature map, is added to the drive in each step.
+            It starts at 0.
+        norm: `BatchNorm()` normalizes the drive by the input, over all positions of a feature map;
+            None: none.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*kernel_size, in, out); `recurrent_kernel` (*recurrent_kernel_size, out,
-    out); `log_tau[name]` (out,), log seconds.
+    out); `bias` (out,); `log_tau[name]` (out,), log seconds.
 
     Raises:
         ValueError: A size, stride or padding is out of range, or an input is smaller than the

@@ -5,7 +5,7 @@ n_exc excitatory neurons (E) and n_inh inhibitory neurons (I), in this order on 
 neuron has an excitatory and an inhibitory current. The inputs x are excitatory. With spikes
 z = (z_E, z_I), both populations are driven by
 
-    exc[t] = x[t] @ W  (+ z_E[t] @ V)
+    exc[t] = x[t] @ W  (+ z_E[t] @ V)  (+ bias)
     inh[t] = z_I[t] @ Q
 
     W   kernel (in, n_exc + n_inh)
@@ -98,6 +98,8 @@ class Dalian(Synaptic):
         neuron: A neuron that takes an `ExcInhDrive` and has `kernels`; `ExcInhLIF()` if None.
         init: A `LayerInit` or initializer that draws weights >= 0.
         trainable: Names of the neuron's parameters that are trained, with one value per unit.
+        bias: Whether a trained constant, one per unit, is added to the excitatory drive in each
+            step. It starts at 0 and may have either sign.
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -164,7 +166,7 @@ class Dalian(Synaptic):
 
         The inhibitory drive is an array of zeros that broadcasts, which saves memory.
         """
-        exc = self.map.project(x, self.kernel[...])
+        exc = self._adjusted(self.map.project(x, self.kernel[...]), training=False)
         return ExcInhDrive(exc, jnp.zeros((len(exc), *(1,) * (exc.ndim - 1)), exc.dtype))
 
     @property
@@ -216,12 +218,14 @@ class DalianDense(Dalian):
             Inhibitory neurons always have these connections.
         neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
         trainable: Names of the neuron's parameters that are trained, with one value per neuron.
+        bias: Whether a trained constant, one per neuron, is added to the excitatory drive in each
+            step. It starts at 0 and may have either sign.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters, E before I on the last axis: `kernel` (in, n_exc + n_inh); `inhibitory_kernel`
     (n_inh, n_exc + n_inh); `recurrent_kernel` (n_exc, n_exc + n_inh); all `NonNegative`.
-    `log_tau[name]` (n_exc + n_inh,).
+    `bias` (n_exc + n_inh,); `log_tau[name]` (n_exc + n_inh,).
 
     Raises:
         ValueError: A size is out of range, or a weight is below 0.
@@ -268,12 +272,13 @@ class DalianConv(Dalian):
         recurrent: As in `DalianDense`.
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
         trainable: Names of the trained parameters of the neuron, with one value per feature map.
+        bias: As in `DalianDense`, one per feature map.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*kernel_size, in, n_exc + n_inh); `inhibitory_kernel`
     (*lateral_kernel_size, n_inh, n_exc + n_inh); `recurrent_kernel` (*lateral_kernel_size, n_exc,
-    n_exc + n_inh); all `NonNegative`. `log_tau[name]` (n_exc + n_inh,).
+    n_exc + n_inh); all `NonNegative`. `bias` (n_exc + n_inh,); `log_tau[name]` (n_exc + n_inh,).
 
     >>> from flax import nnx
     >>> from snnjax.nn import DalianFluctuationDriven

@@ -24,13 +24,16 @@ class SpikingDense(Spiking):
             including itself.
         trainable: Names of the neuron's parameters that are trained, with one value per neuron,
             for example `("tau_mem", "theta")`; see `Neuron.trained_ranges`.
+        bias: Whether a trained constant, one per neuron, is added to the drive in each step. It
+            starts at 0.
+        norm: `BatchNorm()` normalizes the drive by the input; None: none.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
-    Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
-    `log_tau[name]` (out,), log seconds; `free[name]` (out,), other trained parameters of the neuron
-    as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution.
+    Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver; `bias`
+    (out,); `log_tau[name]` (out,), log seconds; `free[name]` (out,), other trained parameters of
+    the neuron as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -65,6 +68,7 @@ class Readout(Synaptic):
         neuron: A `LeakyIntegrator`; its `tau_mem` should be the duration of a trial.
         kernel_init: An initializer; Normal(0, 1/sqrt(in_features)) if None, as in the paper.
         trainable: As in `SpikingDense`.
+        bias: As in `SpikingDense`.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

@@ -49,7 +49,8 @@ class Layer(nnx.Module):
 
     Attributes:
         spiking: Whether the output is spikes. They are part of the network's activity.
-        stochastic: Whether the layer draws random numbers. `__call__` and `step` then take `key`.
+        stochastic: Whether the layer draws random numbers, or acts in another way in training.
+            `__call__` and `step` then take `key`; without a key the layer is not trained.
         masks: Whether the output is the input with some units silenced. If such a layer directly
             follows a spiking layer, skip connections carry its output.
         takes_events: Whether the layer accepts a `snnjax.sparse.EventRaster` as its input.

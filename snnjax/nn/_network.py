@@ -21,6 +21,7 @@ from snnjax import _check
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.nn._per_step import PerStep, layer_name
 from snnjax.nn._shape import Stateless, known
+from snnjax.nn._synaptic import Synaptic
 from snnjax.sparse import EventRaster, as_dense
 
 Tap = Callable[[jax.Array], jax.Array]
@@ -98,6 +99,9 @@ class Sequential(nnx.Module):
         self.remat_steps = None
         if remat_steps is not None:
             self.remat_steps = _check.integer("remat_steps", remat_steps, at_least=1)
+            if any(isinstance(la, Synaptic) and la.norm is not None for la in stack):
+                needed = "remat_steps must be None with batch normalization, whose statistics are "
+                raise ValueError(f"{needed}those of the whole trial, got {remat_steps}")
         _input_shapes(stack, skip=skip)
         self.layers = nnx.List(stack)
 

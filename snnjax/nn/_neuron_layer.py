@@ -251,7 +251,7 @@ class NeuronLayer(Layer):
             x: Inputs (time, batch, *spatial, in_features).
             state: The state to start from; the initial state if None.
             membrane: Whether to also return the membranes.
-            key: Not used; the layer draws no random numbers.
+            key: Tells a layer with batch normalization that it is trained. It draws no numbers.
 
         Returns:
             `Simulation(state, output, membrane)`. Output and membrane have the shape (time, batch,
@@ -260,15 +260,23 @@ class NeuronLayer(Layer):
         self._check_sequence(x)
         recurrent, weights = self._own
         run = {"recurrent": recurrent, "weights": weights, "state": state, "membrane": membrane}
-        return simulate(self.neuron, self.drive(x), **run)
+        drive = self.drive(x) if key is None else self._training_drive(x)
+        return simulate(self.neuron, drive, **run)
+
+    def _training_drive(self, x: jax.Array) -> Any:
+        """`drive` in training."""
+        return self.drive(x)
 
     @unlisted
-    def step(self, state: State, x: jax.Array) -> tuple[State, jax.Array]:
+    def step(
+        self, state: State, x: jax.Array, *, key: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         """Advance by one time step.
 
         Args:
             state: The present state.
             x: Inputs (batch, *spatial, in_features).
+            key: Not used: a single step is normalized with the running statistics.
 
         Returns:
             The next state, and the output (batch, *out_shape(spatial), units).

@@ -45,8 +45,8 @@ class PerStep(Stateless):
             raise TypeError(
                 f"{name} has variables that are no parameters ({', '.join(sorted(carried))}), "
                 "which training does not carry from batch to batch; use nnx.LayerNorm, "
-                "nnx.RMSNorm or nnx.GroupNorm in place of nnx.BatchNorm, and snnjax.nn.Dropout in "
-                "place of nnx.Dropout"
+                "nnx.RMSNorm or nnx.GroupNorm in place of nnx.BatchNorm or, in a spiking layer, "
+                "norm=snnjax.nn.BatchNorm(), and snnjax.nn.Dropout in place of nnx.Dropout"
             )
         self.module = module
 

@@ -19,7 +19,7 @@ from snnjax.dynamics import Simulation
 from snnjax.nn._conv import per_axis
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 
-PoolKind = Literal["max", "average"]
+PoolKind = Literal["max", "average", "sum"]
 
 
 class Stateless(Layer):
@@ -48,14 +48,14 @@ class Stateless(Layer):
 
 
 class Pool(Stateless):
-    """The maximum or the mean over windows of every channel, over all spatial axes.
+    """The maximum, the mean or the sum over windows of every channel, over all spatial axes.
 
     Windows lie within the input; remaining positions at the end are dropped. If several values of a
     window are the largest, which is common for spikes, the first gets the gradient.
 
     Args:
         window: Size of a window in positions, one number for all spatial axes, or one per axis.
-        kind: "max" or "average".
+        kind: "max", "average" or "sum". The sum of spikes is their count, in at least float32.
         stride: Distance between windows, one number or one per axis; `window` if None.
 
     Raises:
@@ -121,6 +121,8 @@ class Pool(Stateless):
         wide = x.astype(_check.wide(x.dtype) if floating else jnp.float32)
         start = np.zeros((), wide.dtype)
         total = jax.lax.reduce_window(wide, start, jax.lax.add, shape, strides, "VALID")
+        if self.kind == "sum":
+            return total
         mean = total / math.prod(window)
         return mean.astype(x.dtype) if floating else mean
 

@@ -2,7 +2,12 @@
 
 One `LinearMap` maps the input to the neurons, and a second one maps the layer's own spikes. The
 product with the input is computed for all steps at once, outside the scan over time. The product
-with the layer's own spikes is computed inside the scan.
+with the layer's own spikes is computed inside the scan. With `bias`, a constant is added in every
+step:
+
+    drive[t] = map(x[t], W) + map(z[t], V) + bias
+
+With `norm`, map(x[t], W) is normalized (`snnjax/nn/_norm.py`).
 """
 
 from __future__ import annotations
@@ -15,16 +20,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from snnjax import _check
 from snnjax.dynamics import LIF, Neuron
 from snnjax.dynamics._neuron import Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn._init import ConnectionSize, LayerInit, as_layer_init, draw_weights
+from snnjax.nn._init import (
+    ConnectionSize,
+    LayerInit,
+    MembraneTarget,
+    as_layer_init,
+    draw_weights,
+)
 from snnjax.nn._layer import Shape, unlisted
 from snnjax.nn._maps import LinearMap
 from snnjax.nn._neuron_layer import NeuronLayer, _with_arrays, check_units
+from snnjax.nn._norm import BatchNorm, Normalization
 from snnjax.psp import PSP
 
 
@@ -69,12 +81,17 @@ class LayerOptions(TypedDict, total=False):
     Attributes:
         neuron: The neuron model. None: the default of the layer.
         trainable: Names of the neuron's parameters that are trained, with one value per unit.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step.
+        norm: Batch normalization of the drive by the input, only for spiking layers without Dale's
+            law. None: none.
         dtype: Data type of the weights and of their products with the input.
         rngs: `nnx.Rngs`, stream `params`; required.
     """
 
     neuron: Neuron | None
     trainable: Sequence[str]
+    bias: bool
+    norm: BatchNorm | None
     dtype: DTypeLike
     rngs: Required[nnx.Rngs]
 
@@ -88,7 +105,10 @@ class Synaptic(NeuronLayer):
         recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model; `LIF()` if None.
         trainable: Names of the neuron's parameters that are trained, with one value per unit.
-        dtype: Data type of the weights.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step. It
+            starts at 0.
+        norm: Batch normalization of the drive by the input; None: none.
+        dtype: Data type of the weights. A bias has at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Raises:
@@ -98,6 +118,7 @@ class Synaptic(NeuronLayer):
 
     _n_currents: ClassVar[int] = 1
     _default_neuron: ClassVar[type[Neuron]] = LIF
+    _normalizes: ClassVar[bool] = False
     kernel: nnx.Param
 
     def __init__(
@@ -108,6 +129,8 @@ class Synaptic(NeuronLayer):
         recurrent: LinearMap | None = None,
         neuron: Neuron | None = None,
         trainable: Sequence[str] = (),
+        bias: bool = False,
+        norm: BatchNorm | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -134,7 +157,37 @@ class Synaptic(NeuronLayer):
         if neuron.distributions():
             drawn = neuron.drawn(rngs.params(), (self.units,), _check.wide(dtype))
         self._draw(as_layer_init(init), _with_arrays(drawn), dtype, rngs)
+        if not isinstance(bias, bool):
+            raise TypeError(f"bias must be True or False, got {bias!r}")
+        # for a Dalian layer too, this is a current of either sign and no synapse
+        zeros = nnx.Param(jnp.zeros(self.units, self._state_dtype)) if bias else None
+        self.bias: nnx.Param | None = nnx.data(zeros)
+        self.norm = None if norm is None else self._normalization(norm, bias=bias)
+        if self.norm is not None:
+            self.stochastic = True  # a key tells the layer that it is trained
+            self.norm.start(*self._expected(as_layer_init(init), neuron.dt))
         self._take_neuron(neuron, self.units, trainable, drawn)
+
+    def _normalization(self, norm: object, *, bias: bool) -> Normalization:
+        name = type(self).__name__
+        if not isinstance(norm, BatchNorm):
+            raise TypeError(f"norm must be a snnjax.nn.BatchNorm or None, got {norm!r}")
+        if not self._normalizes:
+            needed = "norm must be None for readouts and for layers with Dale's law"
+            raise ValueError(f"{needed}, got {norm!r} for {name}")
+        if bias:
+            raise ValueError("bias must be False with norm, whose shift is a bias, got True")
+        return Normalization(norm, self.units, self._state_dtype)
+
+    def _expected(self, init: LayerInit, dt: float) -> tuple[ArrayLike, ArrayLike]:
+        """Mean and variance of the drive by Poisson inputs at the rates of `init`; else 0 and 1."""
+        if not isinstance(init, MembraneTarget):
+            return 0.0, 1.0
+        weights, used = _check.as_wide(self.kernel[...]), self.map.connected
+        weights = weights if used is None else jnp.where(used, weights, 0)
+        counts = dt * jnp.broadcast_to(jnp.asarray(init.nu), weights.shape[-2:-1])[:, None]
+        sums = tuple(range(weights.ndim - 1))
+        return (counts * weights).sum(axis=sums), (counts * weights**2).sum(axis=sums)
 
     @staticmethod
     def _check_recurrent(map: LinearMap, recurrent: LinearMap) -> None:
@@ -191,7 +244,18 @@ class Synaptic(NeuronLayer):
 
     @unlisted
     def drive(self, x: jax.Array) -> Any:
-        return self.map.project(x, self.kernel[...])
+        return self._adjusted(self.map.project(x, self.kernel[...]), training=False)
+
+    def _training_drive(self, x: jax.Array) -> Any:
+        if self.norm is None:
+            return self.drive(x)
+        return self._adjusted(self.map.project(x, self.kernel[...]), training=True)
+
+    def _adjusted(self, drive: jax.Array, *, training: bool) -> jax.Array:
+        """The product with the weights after normalization, or with the bias."""
+        if self.norm is not None:
+            return self.norm(drive, training=training)
+        return drive if self.bias is None else drive + self.bias[...]
 
     @property
     def _own(self) -> tuple[Recurrent | None, Weights]:
@@ -280,13 +344,16 @@ class Spiking(Synaptic):
         init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
             an initializer `(key, shape, dtype)` for every connection.
         trainable: Names of the neuron's parameters that are trained, with one value per unit.
+        bias: Whether a trained constant, one per unit, is added to the drive in each step. It
+            starts at 0.
+        norm: `BatchNorm()` normalizes the drive by the input; None: none.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*window, in_features, units); `recurrent_kernel` (*window, units, units);
-    `log_tau[name]` (units,), log seconds; `free[name]` and `drawn[name]` (units,), as in
-    `SpikingDense`.
+    `bias` (units,); `log_tau[name]` (units,), log seconds; `free[name]` and `drawn[name]` (units,),
+    as in `SpikingDense`.
 
     >>> from snnjax.nn import ConvMap, FluctuationDriven
     >>> map, own = ConvMap(1, 16, (21,), stride=10), ConvMap(16, 16, (5,), padding="same")
@@ -296,3 +363,4 @@ class Spiking(Synaptic):
     """
 
     spiking = True
+    _normalizes = True

@@ -32,6 +32,7 @@ from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
 from snnjax.nn._neuron_layer import Fixed
+from snnjax.nn._norm import Statistics
 from snnjax.training import _objective
 from snnjax.training._objective import Inputs, Metrics, Params, Problem
 
@@ -302,7 +303,10 @@ def optimizer_update(
     params: Params,
     value: jax.Array,
 ) -> tuple[Any, optax.OptState]:
-    """The update for a gradient, and the optimizer's next state. `Fixed` parameters get no update.
+    """The update for a gradient, and the optimizer's next state.
+
+    `Fixed` parameters get no update, and `Statistics` of a batch normalization minus their
+    gradient.
 
     Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
     arguments `value`, the objective of the batch, and `grad`.
@@ -311,6 +315,11 @@ def optimizer_update(
         TypeError: The optimizer also needs `value_fn`, for a line search (`optax.lbfgs`).
     """
     optimizer = optax.with_extra_args_support(optimizer)
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    zero = lambda kind: lambda v: jax.tree.map(jnp.zeros_like, v) if isinstance(v, kind) else v
+    # the gradient of a running statistic is its change; the optimizer, which may clip by the norm
+    # of all gradients, must not see it
+    given, grads = grads, jax.tree.map(zero(Statistics), grads, is_leaf=is_variable)
     try:
         updates, state = optimizer.update(grads, opt_state, params, value=value, grad=grads)
     except TypeError as error:
@@ -320,9 +329,11 @@ def optimizer_update(
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
     # training must not change these parameters: no weight decay, no noise
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
-    keep = lambda u: jax.tree.map(jnp.zeros_like, u) if isinstance(u, Fixed) else u
-    return jax.tree.map(keep, updates, is_leaf=is_variable), state
+    updates = jax.tree.map(zero(Fixed), updates, is_leaf=is_variable)
+    if any(isinstance(g, Statistics) for g in jax.tree.leaves(given, is_leaf=is_variable)):
+        change = lambda u, g: jax.tree.map(jnp.negative, g) if isinstance(u, Statistics) else u
+        updates = jax.tree.map(change, updates, given, is_leaf=is_variable)
+    return updates, state
 
 
 def _all_finite(tree: PyTree, before: PyTree = None) -> jax.Array:
@@ -418,14 +429,12 @@ def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
         # the last batch is filled up with samples of weight 0
         x, target = source.batch(jnp.minimum(indices, n - 1))
         weight = (indices < n).astype(jnp.float32)
-        readout, activity = problem.outputs(params, x)
+        readout, activity = problem.outputs(params, x, target)
         loss = problem.loss(readout, target)
         each = problem.sample_scores(readout, target)
         scores = {name: (s * weight).sum() for name, s in each.items()}
-        # the mean over all axes except that of the samples
-        rate = lambda s: s.mean(axis=(0, *range(2, s.ndim)), dtype=_check.wide(s.dtype))
-        total = lambda s: (rate(s) * weight).sum()
-        rates = [total(s) / _objective.steps_of_a_row(activity, s) for s in activity.spikes]
+        per_sample = [_objective.sample_rates(activity, s, target) for s in activity.spikes]
+        rates = [(rate * weight).sum() for rate in per_sample]
         # a neuron whose membrane is NaN never spikes, so that bad input would not be noticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(problem.regularizers, activity.spikes) * n / batches

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snnjax import models, surrogate
-from snnjax.dynamics import LIF, LeakyIntegrator, Uniform
+from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator, Uniform
 from snnjax.exchange import from_nir, to_nir
 from snnjax.nn import (
     Dropout,
@@ -29,6 +29,7 @@ from snnjax.nn import (
     SpikingConv2d,
     SpikingDense,
 )
+from snnjax.nn._threshold import Threshold
 from snnjax.training._params import flatten_params
 
 require("nir")
@@ -232,6 +233,64 @@ def test_reset_and_surrogate(options):
         models.dense(20, 4, hidden=(24,), neuron=neuron, init=INIT, rngs=nnx.Rngs(0)), events(20)
     )
     assert back.layers[0].neuron == neuron
+
+
+def test_biases_come_back():
+    for bias in (0.3, 0.0):
+        network = models.dense(
+            20, 4, hidden=(24, 16), recurrent=True, bias=True, init=INIT, rngs=nnx.Rngs(0)
+        )
+        for layer in network.layers:
+            layer.bias[...] += bias * jax.random.normal(jax.random.key(1), layer.bias.shape)
+        back = assert_round_trip(network, events(20))
+        assert all(layer.bias is not None for layer in back.layers)
+    graph = to_nir(network)
+    assert type(graph.nodes["layer0_kernel"]).__name__ == "Affine"
+    assert type(graph.nodes["layer0_recurrent_kernel"]).__name__ == "Linear"
+    graph.nodes["layer0_kernel"].metadata.clear()  # as a bias of 0 of another tool
+    assert from_nir(graph).layers[0].bias is None
+
+
+NEURONS = [
+    IF(theta=2.0, reset="subtractive", duration=0.08),
+    IF(reset="to_value", u_reset=-0.4, spike=surrogate.atan(3.0)),
+    Leaky(tau_mem=8e-3, theta=0.7),
+    Leaky(tau_mem=np.linspace(5e-3, 20e-3, 24), reset="subtractive"),
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("neuron", NEURONS, ids=["IF", "IF to value", "Leaky", "Leaky, tau each"])
+def test_neurons_without_a_synaptic_current(neuron, scheme):
+    options = {"init": INIT, "neuron": neuron, "bias": True, "rngs": nnx.Rngs(0)}
+    network = models.dense(20, 4, hidden=(24,), recurrent=True, **options)
+    back = assert_round_trip(network, events(20), scheme=scheme)
+    held = back.layers[0].neuron
+    assert (type(held), held.reset, held.spike) == (type(neuron), neuron.reset, neuron.spike)
+    same = jax.tree.map(lambda a, b: bool(np.all(a == b)), held, neuron)
+    assert all(jax.tree.leaves(same))
+
+
+def test_trained_time_constants_of_leaky_neurons():
+    options = {"init": INIT, "neuron": Leaky(), "trainable": ("tau_mem",), "rngs": nnx.Rngs(0)}
+    network = models.dense(20, 4, hidden=(24,), **options)
+    network.layers[0].log_tau["tau_mem"][...] += 0.3
+    assert_round_trip(network, events(20))
+
+
+def test_counts_and_thresholds():
+    conv = SpikingConv2d(2, 3, kernel_size=3, bias=True, init=INIT, rngs=nnx.Rngs(0))
+    conv.bias[...] += 0.1
+    theta = np.float64([0.5, 1.5, 1.5]) * np.ones((4, 3, 3))
+    last = SpikingDense(36, 5, init=INIT, rngs=nnx.Rngs(1))
+    layers = conv, Pool(2, kind="sum"), Threshold(theta), Flatten(), Threshold(0.25), last
+    back = assert_round_trip(
+        Sequential(*layers), events(10, 8, 2), features=(10, 8, 2), names=False
+    )
+    # spikes are above 0.25 anyway
+    assert [type(layer).__name__ for layer in back.layers[1:-1]] == ["Pool", "Threshold", "Flatten"]
+    np.testing.assert_array_equal(back.layers[2].thresholds, theta)
+    assert back.layers[1].kind == "sum"
 
 
 def test_gradients_come_back():

@@ -19,7 +19,9 @@ def pool_loop(x, window, stride, reduce):
     return out
 
 
-@pytest.mark.parametrize(("kind", "reduce"), [("max", np.max), ("average", np.mean)])
+@pytest.mark.parametrize(
+    ("kind", "reduce"), [("max", np.max), ("average", np.mean), ("sum", np.sum)]
+)
 @pytest.mark.parametrize(
     ("spatial", "window", "stride", "sizes"),
     [
@@ -69,6 +71,7 @@ def test_the_mean_of_a_large_window_is_summed_in_float32(dtype):
     assert (
         float(Pool(60, kind="average")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 1
     )
+    assert float(Pool(60, kind="sum")(jnp.ones((1, 1, 60, 60, 1), dtype)).output.ravel()[0]) == 3600
 
 
 def test_whole_numbers_are_averaged_in_float32_under_x64(x64):
@@ -152,9 +155,9 @@ def test_feature_shapes_with_unknown_sizes():
             r"stride must be one number or 2, one per spatial axis, got \(1,\)",
         ),
         (
-            lambda: Pool(2, kind="sum"),
+            lambda: Pool(2, kind="median"),
             ValueError,
-            "kind must be one of 'max', 'average', got 'sum'",
+            "kind must be one of 'max', 'average', 'sum', got 'median'",
         ),
         (lambda: Reshape(), ValueError, "shape must have at least one size"),
         (lambda: Reshape(3, 0), ValueError, "shape must be >= 1, got 0"),
