@@ -67,7 +67,9 @@ class AdLIF(LeakyIntegrateAndFire):
         tau_w: Time constant of the adaptation, s, likewise.
         a: Strength of the sub-threshold adaptation, >= 0, per membrane unit.
         b: Strength of the adaptation by spikes, >= 0, in membrane units. Layers train a within
-            (0, 1) and b within (0, 2), the published ranges.
+            (0, 1) and b within (0, 2), the published ranges. Training does not look at the
+            condition for decay: where time constants are trained, too, dt must be short enough for
+            a = 1 and the shortest of them.
         q: Scale of a and b, > 0.
 
     Raises:

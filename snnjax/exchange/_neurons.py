@@ -113,6 +113,8 @@ def read_neurons(graph: Graph, name: str, signal: Signal, reading: Reading) -> R
         values["duration"] = metadata.duration(reading.dt)
     if kind in SPIKING:
         options = _spiking(field, metadata, reading.reset)
+        if (log := metadata.log("theta", field("v_threshold"))) is not None:
+            logs["theta"], options["theta"] = log, metadata.original("theta")
     try:
         neuron = model(**values, **options, dt=reading.dt)
     except (ValueError, TypeError) as error:
@@ -212,9 +214,9 @@ class _Held:
         return float(value) if value is not None and value.ndim == 0 and value > dt else None
 
     def log(self, which: str, tau: np.ndarray) -> np.ndarray | None:
-        """Return the logarithms of a trained time constant, (units,), or None.
+        """Return the logarithms of a trained time constant or threshold, (units,), or None.
 
-        None also if they do not agree with the node's own time constant `tau`.
+        None also if they do not agree with the node's own value `tau`.
         """
         log = self.array(f"log_{which}")
         trained = which in self.word("trainable").split() and self.original(which) is not None

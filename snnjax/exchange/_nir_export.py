@@ -338,9 +338,11 @@ class NirWriter:
         names = (*times, *(("theta", "u_reset") if layer.spiking else ("initial",)))
         held = {name: getattr(layer.given_neuron, name) for name in names}
         metadata: dict[str, Any] = {name: _as_numpy(value)[()] for name, value in held.items()}
-        metadata |= {f"log_{name}": _array(param) for name, param in layer.log_tau.items()}
+        # a trained threshold is a logarithm, too; NIR has no other parameter that a layer trains
+        logs = layer.log_tau | {name: p for name, p in layer.free.items() if name == "theta"}
+        metadata |= {f"log_{name}": _array(param) for name, param in logs.items()}
         arrays = [name for name, value in held.items() if isinstance(value, jax.Array)]
-        lists = {"jax": arrays, "trainable": list(layer.log_tau)}
+        lists = {"jax": arrays, "trainable": list(logs)}
         metadata |= {which: " ".join(of) for which, of in lists.items() if of}
 
         def whole(value: ArrayLike) -> np.ndarray:

@@ -361,7 +361,7 @@ def _layers(
     else:
         layer = nn.Readout(in_features, out_features, kernel_init=init, **options)
     for which, log in read.logs.items():
-        layer.log_tau[which][...] = jnp.asarray(log)
+        (layer.free if which == "theta" else layer.log_tau)[which][...] = jnp.asarray(log)
     if layer.bias is not None:
         layer.bias[...] = jnp.asarray(np.sum(biases, axis=0), layer.bias.dtype)
     return [layer, nn.Flatten()] if out.flat else [layer], out

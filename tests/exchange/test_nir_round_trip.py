@@ -307,18 +307,25 @@ def test_gradients_come_back():
         np.testing.assert_array_equal(g, theirs[name])
 
 
-def test_drawn_and_trained_parameters_come_back_as_numbers():
+def test_drawn_parameters_come_back_as_numbers_and_trained_ones_as_trained():
     neuron = LIF(tau_mem=Uniform(5e-3, 25e-3))
     options = {"neuron": neuron, "trainable": ("tau_syn", "theta"), "recurrent": True}
     layer = SpikingDense(20, 24, init=INIT, rngs=nnx.Rngs(0), **options)
     layer.free["theta"][...] += 0.3 * jax.random.normal(jax.random.key(1), (24,))
-    back = from_nir(through_bytes(to_nir(Sequential(layer))))
+    network = Sequential(layer)
+    back = from_nir(through_bytes(to_nir(network)))
+    again = back.layers[0]
+    assert (set(again.log_tau), set(again.free), set(again.drawn)) == (
+        {"tau_syn"},
+        {"theta"},
+        set(),
+    )
     for name in ("tau_mem", "tau_syn", "theta"):
-        mine, theirs = (of.neuron.parameters()[name] for of in (layer, back.layers[0]))
+        mine, theirs = (of.neuron.parameters()[name] for of in (layer, again))
         np.testing.assert_array_equal(mine, theirs)
     z = layer(events(20)).output
     assert 0 < z.mean() < 0.5
-    np.testing.assert_array_equal(z, back(events(20))[1].spikes[0])
+    np.testing.assert_array_equal(z, again(events(20)).output)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
