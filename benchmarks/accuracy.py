@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies import Row, compute, pick, spread, study, table
+from benchmarks.studies import Row, compute, spread, study
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._results import swept
-from snnjax.experiments._rows import shown
+from snnjax.experiments._rows import pick, shown
+from snnjax.reproduce._report import markdown_table
 
 _of = Experiment.from_options
 _WORDS = {"epochs": 60, "augment_shift": 20, "augment_stretch": 0.1}
@@ -50,8 +51,8 @@ def accuracy_table(rows: Sequence[Row]) -> str:
         cells = [spread([row[column] for row in own], 2) for column in ACCURACIES]
         draws = [pick(own, data_seed=k) for k in sorted({row.get("data_seed", 0) for row in own})]
         by_draw = [spread([row[ACCURACIES[0]] for row in d], 2, least=99) for d in draws if d]
-        lines.append([name, len(own), *cells, ", ".join(by_draw)])
-    return table(["networks", "n", *ACCURACIES, f"{ACCURACIES[0]} by data_seed"], lines)
+        lines.append([name, str(len(own)), *cells, ", ".join(by_draw)])
+    return markdown_table(["networks", "n", *ACCURACIES, f"{ACCURACIES[0]} by data_seed"], lines)
 
 
 def main() -> None:

@@ -26,13 +26,15 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.studies import Row, compute, numbered, pick, spread, study, table
+from benchmarks.studies import Row, compute, numbered, spread, study
 from snnjax import plotting
 from snnjax.datasets import Splits
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._data import at
+from snnjax.experiments._rows import pick
 from snnjax.gradient_theory import steepness_for_gain
 from snnjax.reproduce._data import datasets
+from snnjax.reproduce._report import markdown_table
 from snnjax.surrogate import superspike
 
 
@@ -204,7 +206,7 @@ def accuracy_tables(rows: Sequence[Row]) -> str:
             for arm in values_of(own, "arm")
         ]
         head = [f"{d:g} layer{'s' * (d > 1)}" for d in depths]
-        tables.append(table([name, *head], lines))
+        tables.append(markdown_table([name, *head], lines))
     return "\n\n".join(tables)
 
 
@@ -221,7 +223,7 @@ def rates_table(rows: Sequence[Row]) -> str:
         tried = [f"{row['learning_rate']:g}: {100 * row['valid_accuracy']:.1f}" for row in first]
         lines.append([arm, ", ".join(tried), _cell(own)])
     title = f"{rows[0]['study']}, {rows[0]['depth']:g} layers"
-    return table([title, "learning rate: accuracy of seed 0 (%)", "best rate (%)"], lines)
+    return markdown_table([title, "learning rate: accuracy of seed 0 (%)", "best rate (%)"], lines)
 
 
 def _cell(rows: Sequence[Row]) -> str:

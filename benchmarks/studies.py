@@ -7,16 +7,14 @@
 
 A study that was stopped continues: finished networks are not trained again. `benchmarks/results`
 has the rows of the studies that the documentation shows; some of these were computed before there
-were sweeps, and have other measurements too.
+were sweeps, by scripts that later studies have replaced, and have other measurements too.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -70,11 +68,6 @@ def read(file: Path) -> list[Row]:
     return [{n: v for n, v in row.items() if v is not None} for row in read_csv(file)]
 
 
-def pick(rows: Sequence[Row], **values: Any) -> list[Row]:
-    """Return the rows that have these values."""
-    return [row for row in rows if values.items() <= row.items()]
-
-
 def numbered(row: Row, name: str, first: int = 1) -> list[float]:
     """Return the values of the columns NAME_1, NAME_2 and so on, one per layer.
 
@@ -88,15 +81,6 @@ def numbered(row: Row, name: str, first: int = 1) -> list[float]:
     """
     names = (f"{name}_{k}" for k in itertools.count(first))
     return [row[name] for name in itertools.takewhile(lambda name: name in row, names)]
-
-
-def accuracy_after(row: Row, epochs: int) -> float:
-    """Return the validation accuracy after some epochs. A network that stopped keeps its last.
-
-    Rows from before there were sweeps have it only for some epochs.
-    """
-    known = (row.get(f"valid_accuracy_{k}", math.nan) for k in range(epochs, -1, -1))
-    return next(value for value in known if math.isfinite(value))
 
 
 def spread(values: Sequence[float], digits: int = 1, *, least: int = 2) -> str:
@@ -113,16 +97,3 @@ def spread(values: Sequence[float], digits: int = 1, *, least: int = 2) -> str:
     percent = 100 * np.asarray(values)
     mean = f"{percent.mean():.{digits}f}"
     return f"{mean} +- {percent.std(ddof=1):.{digits}f}" if len(values) >= least else mean
-
-
-def table(head: Sequence[object], lines: Sequence[Sequence[object]]) -> str:
-    """Return a table in Markdown.
-
-    >>> print(table(["a", "b"], [[1, 2]]))
-    | a | b |
-    |---|---|
-    | 1 | 2 |
-    """
-    rows = [" | ".join(map(str, line)) for line in (head, *lines)]
-    first, *others = [f"| {row} |" for row in rows]
-    return "\n".join([first, "|---" * len(head) + "|", *others])

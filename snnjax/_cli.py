@@ -13,15 +13,17 @@ invalid, and 130 after an interrupt. JAX is loaded only when something is comput
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import errno
+import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 
@@ -32,6 +34,7 @@ from snnjax.experiments._experiment import STARTS
 from snnjax.experiments._options import Part, options_of
 from snnjax.experiments._tasks import TASKS
 
+P = TypeVar("P", bound=Part)
 _NAMES = {task.name: task for task in TASKS}
 Out = Callable[[object], None]
 """A function that prints a line of text or a table."""
@@ -61,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         status = _command(words)(words[1:], out)
-    except KeyboardInterrupt:
-        fail("interrupted")
+    except KeyboardInterrupt as error:
+        fail(str(error) or "interrupted")
         status = 130
     except Exception as error:
         if debug:
@@ -106,14 +109,68 @@ def _help(words: list[str], out: Out) -> int:
 
 
 def _with_flags(text: str) -> str:
-    """Write the option that a message begins with as a flag: `sigma_u must ...`."""
+    """Write options as flags: `sigma_u must ...`, and `resume (--resume)` without the first word.
+
+    >>> _with_flags("sigma_u must be > 0"), _with_flags("add download (--download)")
+    ('--sigma-u must be > 0', 'add --download')
+    """
     first = re.match(r"[a-z_]+(?= (must|is an option|is not an option|has no effect))", text)
-    return f"--{first[0].replace('_', '-')}{text[first.end() :]}" if first else text
+    text = f"--{first[0].replace('_', '-')}{text[first.end() :]}" if first else text
+    return re.sub(r"\b(\w+)(?: = \w+)? \((--(?:no-)?\1(?: [A-Z]+)?)\)", r"\2", text)
 
 
 def _is_full(error: BaseException) -> bool:
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     return full or "No space left on device" in str(error)
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path, again: str, safe: str = "") -> Iterator[None]:
+    """After an interrupt, or if the disk is full, say how to continue.
+
+    Args:
+        folder: The folder of the computation.
+        again: The end of "continue with".
+        safe: What is not lost on a full disk.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = str(error) or "interrupted"
+        raise KeyboardInterrupt(f"{done}; continue with{again}") from None
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        full = f"no space left on the disk for {folder}; {safe}free some"
+        raise OSError(f"{full}, and continue with{again}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing was written
+
+
+def _read(words: list[str], prog: str, own: P, **positional: Any) -> tuple[dict[str, Any], P]:
+    """Return the positional arguments of a command without a task, and its options.
+
+    Args:
+        words: Its arguments.
+        prog: Its name.
+        own: Its options, with their defaults.
+        **positional: Settings of each positional argument.
+    """
+    parser = Parser(prog, own)
+    for name, settings in positional.items():
+        parser.add_argument(name, **settings)
+    given = parser.parse(words)
+    return {name: given.pop(name) for name in positional}, dataclasses.replace(own, **given)
+
+
+def _check_new(flag: str, file: Path | None) -> None:
+    """Raise if a file that is to be written exists."""
+    if file is not None and file.exists():
+        raise FileExistsError(f"{flag} {file} exists; name another file or remove it")
+
+
+_COMMON = "epochs", "batch-size", "learning-rate", "hidden", "depth", "model", "init", "sigma-u"
 
 
 class _Usage:
@@ -134,16 +191,15 @@ class _Usage:
             if word in _NAMES
         ]
         self.task = min(found, key=lambda pair: pair[0])[1] if found else None
-        prog = f"snnjax {command} {self.task or 'TASK'}"
-        self.parser = Parser(prog=prog, usage=f"{prog} [flags]", description=type(own).__doc__)
+        self.parser = Parser(f"snnjax {command} {self.task or 'TASK'}", own)
         self.base: Experiment | None = None
-        add_flags(self.parser, own)
         if self.task is not None:
             self._choose(words, several)
         else:
-            names = ", ".join(_NAMES)
-            self.parser.epilog = (
-                f"tasks: {names}. {prog.replace('TASK', 'randman')} --help shows more."
+            names, common = ", ".join(_NAMES), " ".join(f"--{name}" for name in _COMMON)
+            self.parser.description = (
+                f"{inspect.getdoc(type(own))}\n\ntasks: {names}\nflags of a task: {common} ...\n"
+                f"all of them: snnjax {command} randman --help"
             )
             self.parser.add_argument("task", nargs="?", metavar="TASK", help=names)
         given = self.parser.parse(words)
@@ -217,26 +273,17 @@ def train(words: list[str], out: Out) -> int:
     from snnjax._progress import TrainingProgress, summary_table
     from snnjax.experiments._run import run
     from snnjax.training import TrainingDivergedError
-    from snnjax.training._fit import TrainingInterrupted
 
     datasets = experiment.datasets()
     folder = resumed or options.out or _new_folder(experiment.task.name)
-    again = f"continue with: snnjax train --resume {folder}"
-    try:
-        bar = [TrainingProgress()]
-        resume = resumed is not None
-        done = run(experiment, folder, resume=resume, datasets=datasets, callbacks=bar)
-    except TrainingDivergedError as error:
-        out(f"snnjax: {error}")
-        out(f"run folder: {folder}")
-        return 1
-    except TrainingInterrupted as error:
-        out(f"snnjax: {error}; run folder: {folder}; {again}")
-        return 130
-    except OSError as error:
-        if not _is_full(error):
-            raise
-        raise OSError(f"no space left on the disk for {folder}; free some, and {again}") from None
+    resume, bar = resumed is not None, [TrainingProgress()]
+    with _resumable(folder, f": snnjax train --resume {folder}"):
+        try:
+            done = run(experiment, folder, resume=resume, datasets=datasets, callbacks=bar)
+        except TrainingDivergedError as error:
+            out(f"snnjax: {error}")
+            out(f"run folder: {folder}")
+            return 1
     out(summary_table(done.summary))
     out(f"run folder: {folder}")
     for figure in ("learning_curves.png", "activity.png"):
@@ -309,7 +356,7 @@ def sweep(words: list[str], out: Out) -> int:
     _prepare_jax()
     from snnjax._progress import SweepProgress
     from snnjax.experiments import Execution, Sweep, run_sweep
-    from snnjax.experiments._results import sweep_table
+    from snnjax.experiments._results import COLUMNS_NOTE, sweep_table
     from snnjax.experiments._sweep import load_sweep
     from snnjax.experiments._sweep_folder import FIGURE, members_of
 
@@ -319,8 +366,11 @@ def sweep(words: list[str], out: Out) -> int:
     if options.resume is not None and usage.task is None:
         planned = load_sweep(options.resume)
     else:
-        single = {name: v[0] for name, v in usage.options.items() if len(v) == 1}
-        over = {name: tuple(v) for name, v in usage.options.items() if len(v) > 1}
+        # what the folder sweeps is swept, also if only one value is added
+        before = members_of(options.resume, [])[:1] if options.resume else []
+        single = {n: v[0] for n, v in usage.options.items() if len(v) == 1}
+        single = {n: v for n, v in single.items() if not any(n in member for member in before)}
+        over = {name: tuple(v) for name, v in usage.options.items() if name not in single}
         planned = Sweep(
             base=usage.needed().replace(**single),
             over=over,
@@ -337,27 +387,18 @@ def sweep(words: list[str], out: Out) -> int:
     )
     training = planned.base.training
     epochs = training.epochs + training.priming_epochs
-    with SweepProgress(len(members_of(folder, planned.members())), epochs) as progress:
-        try:
-            resume = options.resume is not None
-            done = run_sweep(
-                planned, folder, resume=resume, execution=execution, on_epoch=[progress]
-            )
-        except KeyboardInterrupt:
-            progress.__exit__(None, None, None)  # the message stands below the bar
-            out(f"snnjax: interrupted; continue with: snnjax sweep --resume {folder}")
-            return 130
-        except Exception as error:
-            if not _is_full(error):
-                raise
-            raise OSError(
-                f"no space left on the disk for {folder}; finished members are safe: free some, "
-                f"and continue with: snnjax sweep --resume {folder}"
-            ) from None
+    resume, size = options.resume is not None, len(members_of(folder, planned.members()))
+    again = f": snnjax sweep --resume {folder}"
+    with (
+        _resumable(folder, again, "finished members are safe: "),
+        SweepProgress(size, epochs) as progress,
+    ):
+        done = run_sweep(planned, folder, resume=resume, execution=execution, on_epoch=[progress])
     out(sweep_table(done.rows))
-    out(f"results: {folder / 'results.csv'}")
-    if (folder / FIGURE).exists():
-        out(f"figure:  {folder / FIGURE}")
+    out(COLUMNS_NOTE)
+    for name, file in (("results", "results.csv"), ("figure", FIGURE)):
+        if (folder / file).exists():
+            out(f"{name + ':':<9}{folder / file}")
     return 0
 
 
@@ -377,24 +418,16 @@ class ResultsOptions(Part):
 
 def results(words: list[str], out: Out) -> int:
     """Print, export and draw the results of sweeps."""
-    prog = "snnjax results FOLDER"
-    parser = Parser(prog=prog, usage=f"{prog} ... [flags]", description=ResultsOptions.__doc__)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="FOLDER", help="folders of sweeps and runs"
-    )
-    add_flags(parser, ResultsOptions())
-    found = parser.parse(words)
-    folders = found.pop("folders")
-    options = dataclasses.replace(ResultsOptions(), **found)
+    places = {"nargs": "+", "type": Path, "metavar": "FOLDER", "help": "folders of sweeps and runs"}
+    found, options = _read(words, "snnjax results FOLDER ...", ResultsOptions(), folders=places)
     from snnjax.experiments import _results
     from snnjax.experiments._sweep_folder import write_csv
 
-    for name in ("csv", "figure"):
-        file = found.get(name)
-        if file is not None and file.exists():
-            raise FileExistsError(f"--{name} {file} exists; name another file or remove it")
-    rows = _results.read(folders)
+    _check_new("--csv", options.csv)
+    _check_new("--figure", options.figure)
+    rows = _results.read(found["folders"])
     out(_results.sweep_table(rows, sort=options.sort))
+    out(_results.COLUMNS_NOTE)
     if options.csv is not None:
         write_csv(rows, options.csv)
         out(f"rows:   {options.csv}")
@@ -429,8 +462,7 @@ def probe(words: list[str], out: Out) -> int:
     usage = _Usage(words, "probe", ProbeOptions())
     options = dataclasses.replace(ProbeOptions(), **usage.own)
     _check.integer("probe_samples", options.probe_samples, at_least=1)
-    if options.figure is not None and options.figure.exists():
-        raise FileExistsError(f"--figure {options.figure} exists; name another file or remove it")
+    _check_new("--figure", options.figure)
     experiment = usage.experiment() if folder is None else None
     from snnjax.runtime import use_compilation_cache
 
@@ -485,11 +517,7 @@ class TheoryOptions(Part):
 
 def theory(words: list[str], out: Out) -> int:
     """Print the table."""
-    parser = Parser(
-        prog="snnjax theory", usage="snnjax theory [flags]", description=TheoryOptions.__doc__
-    )
-    add_flags(parser, TheoryOptions())
-    o = dataclasses.replace(TheoryOptions(), **parser.parse(words))
+    _, o = _read(words, "snnjax theory", TheoryOptions())
     from rich.table import Table
 
     from snnjax import theory
@@ -559,13 +587,9 @@ class ReproduceOptions(Part):
 
 def reproduce(words: list[str], out: Out) -> int:
     """Run what is missing of a figure or table."""
-    prog = "snnjax reproduce NAME"
-    parser = Parser(prog=prog, usage=f"{prog} [flags]", description=ReproduceOptions.__doc__)
-    parser.add_argument("name", choices=TARGETS, metavar="NAME", help=", ".join(TARGETS))
-    add_flags(parser, ReproduceOptions())
-    found = parser.parse(words)
-    name = found.pop("name")
-    options = dataclasses.replace(ReproduceOptions(), **found)
+    targets = {"choices": TARGETS, "metavar": "NAME", "help": ", ".join(TARGETS)}
+    found, options = _read(words, "snnjax reproduce NAME", ReproduceOptions(), name=targets)
+    name = found["name"]
     from snnjax.runtime import compile_quickly
 
     if options.preset == "smoke":
@@ -587,16 +611,12 @@ def reproduce(words: list[str], out: Out) -> int:
             out(screen_table(result.study.title, result.verdicts))
             out(f"report: {result.folder / 'report.md'}")
 
-    with UnitProgress() as progress:
-        try:
-            if name == "all":
-                done = reproduce_all(given, root, watch=progress.unit, on_study=show)
-                out(f"report: {done.report}")
-            else:
-                show(name, reproduce(name, given, root, watch=progress.unit))
-        except KeyboardInterrupt:
-            out(f"snnjax: interrupted; continue with the same command, --out {root}")
-            return 130
+    with _resumable(root, f" the same command, --out {root}"), UnitProgress() as progress:
+        if name == "all":
+            done = reproduce_all(given, root, watch=progress.unit, on_study=show)
+            out(f"report: {done.report}")
+        else:
+            show(name, reproduce(name, given, root, watch=progress.unit))
     return 0
 
 

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from snnjax import _check
+from snnjax._timed import Timed
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.sparse import EventRaster, as_dense
@@ -77,13 +78,23 @@ def _counted(network: Sequential, x: jax.Array) -> Costs:
     return counted_costs(network, x)
 
 
-def counted_costs(network: Sequential, x: jax.Array) -> Costs:
-    """`costs` for dense inputs, as arrays."""
-    steps, total = x.shape[0], Costs(*jnp.zeros(3))
+def counted_costs(network: Sequential, x: jax.Array, labels: Any = None) -> Costs:
+    """`costs` for dense inputs, as arrays.
+
+    Args:
+        network: The network.
+        x: Inputs (time, batch, ...features).
+        labels: If they are `Timed`, only the steps of each trial count.
+    """
+    steps, total = jnp.asarray(x.shape[0]), Costs(*jnp.zeros(3))
+    if isinstance(labels, Timed):
+        steps, x = labels.num_steps.mean(), labels.silenced(x)
 
     def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
         nonlocal total
         z = layer(x).output
+        if isinstance(labels, Timed):
+            z = labels.silenced(z)
         if layer.spiking:
             total = total._replace(spikes=total.spikes + _per_sample(z).sum())
         if isinstance(layer, Synaptic):

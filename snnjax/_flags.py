@@ -36,15 +36,24 @@ class UsageError(ValueError):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line with a suggestion.
 
+    Args:
+        prog: The command.
+        own: Options of the command itself, whose docstring says what it does.
+        **options: As for `argparse.ArgumentParser`.
+
     Attributes:
         tree: The parts that its flags are from (`add_flags`).
     """
 
     tree: Part | None = None
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, prog: str = "", own: Part | None = None, **options: Any) -> None:
         kind = functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
-        super().__init__(allow_abbrev=False, formatter_class=kind, **options)
+        text = own and inspect.getdoc(type(own))
+        given = {"prog": prog, "usage": f"{prog} [flags]", "description": text} | options
+        super().__init__(allow_abbrev=False, formatter_class=kind, **given)
+        if own is not None:
+            add_flags(self, own)
 
     def error(self, message: str) -> NoReturn:
         text = re.sub(r"^argument (\S+): ", r"\1 ", message)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +21,8 @@ from snnjax.training._ensemble import Snapshot
 
 _PERIOD = 3600.0
 """Period of rich's estimate of the speed, s. An epoch of a large ensemble takes minutes."""
+_LONG = 10.0
+"""Time until row 0 from which on the duration of an epoch is estimated, s."""
 _DROPPED = ("rates", "speed", "train", "loss", "bar", "elapsed", "spin", "score", "valid", "phase")
 """Parts of a line that are left out on a narrow terminal, in this order."""
 _BAR = 10, 40
@@ -73,22 +77,26 @@ class _Live:
 
     def __init__(self, unit: str, total: int, console: Console | None) -> None:
         self.console = console or Console(file=sys.stderr, force_jupyter=False)
-        self._bar = None
+        self.total, self._bar, self._calls, self._shown = total, None, 0, 0
         if self.console.is_terminal:
             self._bar = _Bar(console=self.console, speed_estimate_period=_PERIOD)
             self._task = self._bar.add_task(unit, total=total, parts={"phase": "compiling"})
 
-    def update(self, completed: int, parts: Mapping[str, str]) -> bool:
-        """Move the bar and return True, or return False if there is no bar.
+    def show(self, completed: int, parts: Mapping[str, str], line: str) -> None:
+        """Move the bar. Without one, print the first two lines, and about twenty over the whole.
 
         Args:
             completed: Number of completed units.
             parts: Texts beside the bar. Their names are those of `_DROPPED`.
+            line: The line.
         """
-        if self._bar is None:
-            return False
-        self._bar.update(self._task, completed=completed, parts=parts)
-        return True
+        if self._bar is not None:
+            self._bar.update(self._task, completed=completed, parts=parts)
+            return
+        self._calls += 1
+        if self._calls <= 2 or completed * 20 // self.total > self._shown:
+            self._shown = completed * 20 // self.total
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -116,24 +124,29 @@ class TrainingProgress(Callback):
         self._line: Any = None
 
     def start(self, plan: Plan) -> None:
-        self._last, self._line = plan.last, None
+        self._last, self._line, self._began = plan.last, None, time.perf_counter()
         # a notebook's standard error may look like a terminal
         if self._console is None and in_notebook():
             return
         self._live = _Live("epoch", plan.last, self._console)
         self._live.__enter__()
 
+    def estimate(self, seconds: Callable[[], float]) -> None:
+        # if row 0 took so long, the first epoch does, too
+        if self._live is None or time.perf_counter() - self._began < _LONG:
+            return
+        epoch = seconds()
+        whole = datetime.timedelta(seconds=round(epoch * self._last))
+        text = f"about {epoch:.0f} s per epoch, {whole} in all"
+        self._live.show(0, {"phase": text}, text)
+
     def epoch_end(self, row: Row, state: FitState) -> None:
         epoch = int(row["epoch"])
         line = f"epoch {epoch}/{self._last}  {describe(row)}  {row['seconds']:.1f} s"
         if self._live is None:
             self._line = _show_line(line, self._line)
-        elif not self._live.update(epoch, _texts_of(row)) and self._plain(epoch):
-            self._live.console.print(line, highlight=False, soft_wrap=True)
-
-    def _plain(self, epoch: int) -> bool:
-        """Return whether an epoch gets a plain line."""
-        return epoch % max(1, self._last // 20) == 0 or epoch in (1, self._last)
+        else:
+            self._live.show(epoch, _texts_of(row), line)
 
     def finish(self) -> None:
         if self._live is not None:
@@ -180,9 +193,8 @@ class SweepProgress(_Live):
 
     def __init__(self, members: int, epochs: int, *, console: Console | None = None) -> None:
         super().__init__("member-epoch", members * epochs, console)
-        self.total, self.epochs = members * epochs, epochs
+        self.epochs = epochs
         self._began: tuple[float, int] | None = None
-        self._shown = -1
 
     def __call__(self, snapshot: Snapshot, finished: int, size: int) -> None:
         done, now = finished * self.epochs + size * snapshot.epoch, time.perf_counter()
@@ -194,18 +206,16 @@ class SweepProgress(_Live):
         parts: dict[str, str] = {}
         if accuracy.size:
             parts["valid"] = f"valid {accuracy.min():.1f} to {accuracy.max():.1f} %"
+        left: list[str] = []
         if speed > 0:
             parts["speed"] = f"{speed:.2f} member-epochs/s"
+            left = [f"{(self.total - done) / speed:.0f} s left"]
+        line = "  ".join([f"member-epoch {done}/{self.total}", *parts.values(), *left])
         # until the first epoch has been trained, its program is compiled
-        live = self.update(done, parts if speed > 0 else parts | {"phase": "compiling"})
-        if not live and done * 20 // self.total > self._shown:
-            self._shown = done * 20 // self.total
-            left = [f"{(self.total - done) / speed:.0f} s left"] if speed > 0 else []
-            line = "  ".join([f"member-epoch {done}/{self.total}", *parts.values(), *left])
-            self.console.print(line, highlight=False, soft_wrap=True)
+        self.show(done, parts if speed > 0 else parts | {"phase": "compiling"}, line)
 
 
-class UnitProgress:
+class UnitProgress(contextlib.ExitStack):
     """A context manager that shows the progress of many sweeps, one after another.
 
     `unit(name, members, epochs)` starts the next sweep and returns its `on_epoch` callback. It
@@ -217,16 +227,8 @@ class UnitProgress:
     """
 
     def __init__(self, *, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console or Console(file=sys.stderr)
-        self._bar: SweepProgress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__()
-            self._bar = None
 
     def unit(self, name: str, members: int, epochs: int) -> SweepProgress | None:
         """End the current sweep and start the next.
@@ -239,12 +241,10 @@ class UnitProgress:
         Returns:
             The `on_epoch` callback of the sweep, or None without members.
         """
-        self.__exit__()
+        self.close()
         self.console.print(name, highlight=False, soft_wrap=True, markup=False)
-        if members:
-            self._bar = SweepProgress(members, epochs, console=self.console)
-            self._bar.__enter__()
-        return self._bar
+        bar = SweepProgress(members, epochs, console=self.console) if members else None
+        return bar and self.enter_context(bar)
 
 
 def describe(row: Row) -> str:

@@ -37,6 +37,7 @@ silent layer: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, se
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +55,7 @@ from snnjax._probe_report import (
     Probe,
 )
 from snnjax._pytree import PyTree
+from snnjax._timed import Timed, untimed
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
@@ -74,7 +76,7 @@ __all__ = ["probe", "Probe", "LayerProbe", "costs", "Costs"]
 def probe(
     network: Sequential,
     x: jax.Array,
-    labels: ArrayLike,
+    labels: ArrayLike | Timed,
     objective: Objective | None = None,
     *,
     optimizer: optax.GradientTransformation | None = None,
@@ -84,7 +86,8 @@ def probe(
     Args:
         network: A `snnjax.nn.Sequential` that ends in a readout.
         x: Inputs (time, batch, ...features).
-        labels: Targets of the batch, in the form that the loss takes.
+        labels: Targets of the batch, in the form that the loss takes. If they are
+            `snnjax.losses.Timed`, steps after the end of a trial count in no measurement.
         objective: The objective of training, as in `snnjax.training.fit`. None means the
             cross-entropy without regularizers.
         optimizer: An optax transformation; its first update is measured. None means Muon with a
@@ -119,7 +122,9 @@ def probe(
     x = as_dense(x)
     if labels is None:
         raise TypeError("labels must be the targets of the batch, got None")
-    labels = jnp.asarray(labels)
+    labels = jax.tree.map(jnp.asarray, labels)
+    if isinstance(labels, Timed):
+        x = labels.silenced(x)
     layers = list(network.layers)
     last = layers[-1]
     if last.spiking or not isinstance(last, Synaptic):
@@ -156,12 +161,13 @@ def _look(
     problem, optimizer = given
     assert isinstance(problem.apply, NetworkFn)  # `probe` gives a network
     network_of = problem.apply.network
+    silenced = labels.silenced if isinstance(labels, Timed) else lambda z: z
 
     def outputs(
         params: nnx.State, taps: list[jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[list[jax.Array], list[jax.Array]]]:
         added = iter(taps)
-        inputs, spikes, readout = _run(network_of(params), x, lambda z: z + next(added))
+        inputs, spikes, readout = _run(network_of(params), x, lambda z: silenced(z) + next(added))
         penalties = [total_penalty([r], [z]) for r in problem.regularizers for z in spikes]
         return (readout, jnp.array(penalties)), (inputs, spikes)
 
@@ -193,14 +199,15 @@ def _look(
     grad_w, update = (
         {k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates)
     )
-    memory = _memory(network_of(params), x, spikes)
+    memory = _memory(network_of(params), x, spikes, silenced)
+    mean = functools.partial(_mean, labels=labels)
     probes = []
     for i, k in enumerate(hidden):
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + count)]
         probes.append(
             LayerProbe(
-                **_activity(layers[k], inputs[i], spikes[i], layers[-1].dt),
-                **_membrane(layers[k], inputs[i], spikes[i]),
+                **_activity(layers[k], inputs[i], spikes[i], layers[-1].dt, mean),
+                **_membrane(layers[k], inputs[i], spikes[i], mean),
                 grad_z=_mean_abs(grads_z[i]),
                 grad_w=grad_w[k],
                 update=update[k],
@@ -211,7 +218,7 @@ def _look(
                 memory=memory[i],
             )
         )
-    counted = counted_costs(network_of(params), x)
+    counted = counted_costs(network_of(params), x, labels)
     last = grad_w[weighted[-1]], update[weighted[-1]]
     return Probe(tuple(probes), *last, value, accuracy, counted)
 
@@ -237,7 +244,7 @@ def _factors(
         added = iter(zip(taps, fractions, strict=True))
 
         def tap(z: jax.Array) -> jax.Array:
-            z = limited(z)
+            z = limited(labels.silenced(z) if isinstance(labels, Timed) else z)
             of_spikes, of_fractions = next(added)
             limited.fractions = limited.fractions + of_fractions
             return z + of_spikes
@@ -270,8 +277,12 @@ def _halves(
     middle = batch // 2
     first = (jnp.arange(batch) < middle)[:, None]
     if isinstance(problem.loss, CrossEntropy):
-        scores, pull = jax.vjp(problem.loss.readout_fn, readout)
-        wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        classes, num_steps = untimed(labels)
+        readout_fn = problem.loss.readout_fn
+        if num_steps is not None:
+            readout_fn = functools.partial(readout_fn, num_steps=num_steps)
+        scores, pull = jax.vjp(readout_fn, readout)
+        wanted = jax.nn.one_hot(classes, scores.shape[-1], dtype=scores.dtype)
         return [pull(jnp.where(h, _centred(-wanted, h), 0.0) / batch)[0] for h in (first, ~first)]
     return [jnp.where(h, _centred(error, h), 0.0) for h in (first, ~first)]
 
@@ -281,10 +292,12 @@ def _centred(a: jax.Array, chosen: jax.Array) -> jax.Array:
     return a - jnp.where(chosen, a, 0.0).sum(axis=-2, keepdims=True) / jnp.maximum(chosen.sum(), 1)
 
 
-def _memory(network: Sequential, x: jax.Array, spikes: list[jax.Array]) -> list[jax.Array]:
+def _memory(
+    network: Sequential, x: jax.Array, spikes: list[jax.Array], silenced: Tap
+) -> list[jax.Array]:
     """The `memory` of every layer; see the module."""
     kept = jax.random.bernoulli(jax.random.key(0), 1 - _DROPPED, x.shape)
-    _, disturbed, _ = _run(network, jnp.where(kept, x, 0))
+    _, disturbed, _ = _run(network, jnp.where(kept, x, 0), silenced)
 
     def of(z: jax.Array, changed: jax.Array) -> jax.Array:
         c, near = (_check.as_wide(a).sum(axis=0) for a in (z, changed))
@@ -345,11 +358,24 @@ def _mean_abs(tree: PyTree) -> jax.Array:
     )
 
 
-def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float) -> dict[str, Any]:
+Mean = Callable[[jax.Array], jax.Array]
+"""Mean over steps, (time, batch, ...features) -> (batch, ...features)."""
+
+
+def _mean(a: jax.Array, *, labels: Any) -> jax.Array:
+    """The mean over the steps of each trial, (batch, ...features), in at least float32."""
+    a = _check.as_wide(a)
+    if not isinstance(labels, Timed):
+        return a.mean(axis=0)
+    total = labels.silenced(a).sum(axis=0)
+    return total / labels.num_steps.reshape(-1, *(1,) * (total.ndim - 1))
+
+
+def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float, mean: Mean) -> dict[str, Any]:
     """The fields of `LayerProbe` that describe the inputs and the spikes of a layer."""
-    rate = _check.as_wide(z).mean(axis=(0, 1)) / dt
+    rate = mean(z).mean(axis=0) / dt
     return dict(
-        input_rate=_check.as_wide(x).mean() / dt,
+        input_rate=mean(x).mean() / dt,
         rate=rate.mean(),
         rates=jnp.percentile(rate, jnp.array([5.0, 50.0, 95.0])),
         silent=(rate == 0).mean(),
@@ -362,23 +388,24 @@ _OF_MEMBRANE = ("mu_u", "sigma_u", "predicted_mu_u", "predicted_sigma_u", "xi", 
 
 
 @functools.singledispatch
-def _membrane(layer: Layer, x: jax.Array, z: jax.Array) -> dict[str, Any]:
+def _membrane(layer: Layer, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]:
     """The fields of `LayerProbe` on the membranes; None if the connections are unknown."""
     return dict.fromkeys(_OF_MEMBRANE)
 
 
 @_membrane.register
-def _(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
+def _(layer: Synaptic, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]:
     neuron, x, z = layer.neuron, _check.as_wide(x), _check.as_wide(z)
     u = free_membrane(neuron, layer.whole_drive(x, z))
-    mu_u, sigma_u = u.mean(), jnp.sqrt(u.var(axis=0).mean())
+    of_trial = mean(u)
+    mu_u, sigma_u = of_trial.mean(), jnp.sqrt(mean(jnp.square(u - of_trial)).mean())
     connections = layer.connections()
     predicted = [
         theory.membrane_statistics(
             _check.as_wide(c.weights).mean(),
             _check.as_wide(c.weights).std(),
             n=c.n,
-            nu=c.spikes(x, z).mean() / neuron.dt,
+            nu=mean(c.spikes(x, z)).mean() / neuron.dt,
             kernel=c.kernel,
         )
         for c in connections
@@ -390,6 +417,6 @@ def _(layer: Synaptic, x: jax.Array, z: jax.Array) -> dict[str, Any]:
         sum(c.sign * jnp.mean(p.mu_u) for c, p in pairs),
         jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
         theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
-        u.mean(axis=(0, 1)).std(),
+        of_trial.mean(axis=0).std(),
     )
     return dict(zip(_OF_MEMBRANE, values, strict=True))

@@ -17,6 +17,9 @@ If a target is not a trace, a readout function first maps the trace o to scores 
     last_step         o at the last step
 
 Any other function (time, batch, k) -> (batch, k) can be used. 16-bit numbers are summed in float32.
+
+If trials have different lengths, targets are `Timed(target, num_steps)`. Steps after the end of a
+trial then do not count: max, sum, mean and last step are those of the trial alone.
 Max over time: Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-4386/ac97bb, section 4.2.
 """
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -34,6 +38,7 @@ import optax
 from jax.typing import ArrayLike
 
 from snnjax import _check
+from snnjax._timed import Timed, untimed
 
 __all__ = [
     "CrossEntropy",
@@ -41,6 +46,7 @@ __all__ = [
     "SquaredError",
     "SigmoidCrossEntropy",
     "Loss",
+    "Timed",
     "max_over_time",
     "sum_over_time",
     "mean_over_time",
@@ -48,9 +54,13 @@ __all__ = [
     "accuracy",
 ]
 
-ReadoutFn = Callable[[jax.Array], jax.Array]
-LossFn = Callable[[jax.Array, Any], jax.Array]
-Target = ArrayLike
+ReadoutFn = Callable[..., jax.Array]
+"""`(readout) -> (batch, k)`, or `(readout, num_steps)` for trials of different length."""
+LossFn = Callable[..., jax.Array]
+"""`(readout, target) -> (batch,)`, or `(readout, target, num_steps)`."""
+
+
+Target = ArrayLike | Timed
 """Targets: classes (batch,), values or labels (batch, k), or traces (time, batch, k)."""
 
 
@@ -100,9 +110,10 @@ class Loss(abc.ABC):
             targets: One target per sample.
             outputs: Number of outputs of the readout.
         """
-        metric = self.metric(targets)
+        labels, _ = untimed(targets)
+        metric = self.metric(labels)
         if metric is not None and metric.name == "accuracy":
-            check_classes(name, targets, outputs)
+            check_classes(name, labels, outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +121,8 @@ class OwnLoss(Loss):
     """A plain function as a `Loss`. `snnjax.training.Objective` creates it.
 
     Attributes:
-        function: `(readout, target) -> (batch,)`. Its attribute `metric` is the `Metric` that is
+        function: `(readout, target) -> (batch,)`. For trials of different length it must take
+            `num_steps` (batch,) as a third argument. Its attribute `metric` is the `Metric` that is
             reported, or None. Without this attribute, the accuracy is reported if the targets are
             integers (batch,). The attribute `separable` of the function is False unless it is set.
     """
@@ -128,7 +140,8 @@ class OwnLoss(Loss):
         Raises:
             ValueError: The function returns another shape.
         """
-        values = self.function(readout, target)
+        target, num_steps = untimed(target)
+        values = _apply("loss", self.function, (readout, target), num_steps)
         if jnp.shape(values) != (readout.shape[1],):
             expected = f"loss must return one value per sample, ({readout.shape[1]},)"
             raise ValueError(f"{expected}, got {jnp.shape(values)}")
@@ -136,41 +149,91 @@ class OwnLoss(Loss):
 
     def metric(self, target: Target) -> Metric | None:
         """The function's metric, or the accuracy of classes."""
-        return getattr(self.function, "metric", accuracy() if are_classes(target) else None)
+        found = accuracy() if are_classes(untimed(target)[0]) else None
+        return getattr(self.function, "metric", found)
 
 
-def max_over_time(readout: jax.Array) -> jax.Array:
+def max_over_time(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Array:
     """Return the largest value of each trace: (time, batch, classes) -> (batch, classes).
+
+    Args:
+        readout: The traces.
+        num_steps: Number of steps of each trial, integers (batch,); None: all.
 
     >>> max_over_time(jnp.array([[[0.0, 1.0]], [[2.0, -1.0]]])).tolist()
     [[2.0, 1.0]]
     """
     _check.time_major("readout", readout)
+    candidates = _until(readout, num_steps, -jnp.inf)
     # jnp.max would split the gradient among equal maxima, which are common while a readout is still
     # constant at its initial value
-    return jnp.take_along_axis(readout, jnp.argmax(readout, axis=0)[None], axis=0)[0]
+    return jnp.take_along_axis(readout, jnp.argmax(candidates, axis=0)[None], axis=0)[0]
 
 
-def sum_over_time(readout: jax.Array) -> jax.Array:
-    """Return the sum over steps: (time, batch, classes) -> (batch, classes), at least float32."""
+def sum_over_time(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Array:
+    """Return the sum over steps: (time, batch, classes) -> (batch, classes), at least float32.
+
+    Args:
+        readout: The traces.
+        num_steps: Number of steps of each trial, integers (batch,); None: all.
+    """
     _check.time_major("readout", readout)
-    return readout.sum(axis=0, dtype=_check.wide(readout.dtype))
+    return _until(readout, num_steps, 0.0).sum(axis=0, dtype=_check.wide(readout.dtype))
 
 
-def mean_over_time(readout: jax.Array) -> jax.Array:
+def mean_over_time(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Array:
     """Return the mean over steps: (time, batch, k) -> (batch, k), in at least float32.
+
+    Args:
+        readout: The traces.
+        num_steps: Number of steps of each trial, integers (batch,); None: all.
 
     >>> mean_over_time(jnp.array([[[0.0, 1.0]], [[2.0, -1.0]]])).tolist()
     [[1.0, 0.0]]
     """
     _check.time_major("readout", readout)
-    return readout.mean(axis=0, dtype=_check.wide(readout.dtype))
+    if num_steps is None:
+        return readout.mean(axis=0, dtype=_check.wide(readout.dtype))
+    return sum_over_time(readout, num_steps) / num_steps[:, None]
 
 
-def last_step(readout: jax.Array) -> jax.Array:
-    """Return the last step: (time, batch, classes) -> (batch, classes)."""
+def last_step(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Array:
+    """Return the last step: (time, batch, classes) -> (batch, classes).
+
+    Args:
+        readout: The traces.
+        num_steps: Number of steps of each trial, integers (batch,); None: all.
+    """
     _check.time_major("readout", readout)
-    return readout[-1]
+    if num_steps is None:
+        return readout[-1]
+    return jnp.take_along_axis(readout, num_steps[None, :, None] - 1, axis=0)[0]
+
+
+def _until(readout: jax.Array, num_steps: jax.Array | None, value: float) -> jax.Array:
+    """Return the traces with `value` after the end of each trial."""
+    if num_steps is None:
+        return readout
+    after = Timed(target=None, num_steps=num_steps).after(len(readout))
+    return jnp.where(after[..., None], value, readout)
+
+
+def _apply(
+    name: str, function: Callable[..., jax.Array], args: tuple[Any, ...], num_steps: Any
+) -> jax.Array:
+    """Call a function of the user, with the numbers of steps if there are any.
+
+    Raises:
+        TypeError: The function does not take them.
+    """
+    if num_steps is None:
+        return function(*args)
+    try:
+        inspect.signature(function).bind(*args, num_steps)
+    except TypeError:
+        needed = "num_steps (batch,) as its last argument, for trials of different length"
+        raise TypeError(f"{name} must take {needed}, got {function!r}") from None
+    return function(*args, num_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,11 +265,12 @@ class CrossEntropy(Loss):
             ValueError: The shapes do not match, or a label is out of range (unless it is traced).
             TypeError: The labels are neither integers nor probabilities that add up to 1.
         """
-        _check_labels(readout, target)
-        logits = _check.as_wide(self.readout_fn(readout))
-        if jnp.ndim(target) == 2:
-            return optax.softmax_cross_entropy(logits, jnp.asarray(target, logits.dtype))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        labels, num_steps = untimed(target)
+        _check_labels(readout, labels)
+        logits = _check.as_wide(_apply("readout_fn", self.readout_fn, (readout,), num_steps))
+        if jnp.ndim(labels) == 2:
+            return optax.softmax_cross_entropy(logits, jnp.asarray(labels, logits.dtype))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
     def metric(self, target: Target) -> Metric:
         """The accuracy."""
@@ -244,17 +308,21 @@ class MeanSquare(Loss):
         """
         _check.time_major("readout", readout)
         readout = _check.as_wide(readout)
-        if jnp.ndim(target) == 1:
-            _check_labels(readout, target)
-            target = jax.nn.one_hot(target, readout.shape[-1], dtype=readout.dtype)[None]
-        elif jnp.shape(target) != readout.shape:
+        wanted, num_steps = untimed(target)
+        if jnp.ndim(wanted) == 1:
+            _check_labels(readout, wanted)
+            wanted = jax.nn.one_hot(wanted, readout.shape[-1], dtype=readout.dtype)[None]
+        elif jnp.shape(wanted) != readout.shape:
             expected = f"target must have the readout's shape {readout.shape} or be labels (batch,)"
-            raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
-        return jnp.mean(jnp.square(readout - target), axis=(0, 2))
+            raise ValueError(f"{expected}, got {jnp.shape(wanted)}{_hint(readout, wanted)}")
+        squares = jnp.square(readout - wanted)
+        if num_steps is None:
+            return jnp.mean(squares, axis=(0, 2))
+        return jnp.mean(mean_over_time(squares, num_steps), axis=1)
 
     def metric(self, target: Target) -> Metric | None:
         """The accuracy of classes; None for traces."""
-        return accuracy(self.readout_fn) if are_classes(target) else None
+        return accuracy(self.readout_fn) if are_classes(untimed(target)[0]) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +353,7 @@ class SquaredError(Loss):
         Raises:
             ValueError: The shapes do not match.
         """
-        values = _read(self.readout_fn, readout, target)
+        values, target = _read(self.readout_fn, readout, target)
         return jnp.mean(jnp.square(values - target), axis=-1)
 
 
@@ -319,21 +387,21 @@ class SigmoidCrossEntropy(Loss):
             ValueError: The shapes do not match, or a target is outside [0, 1] (unless it is
                 traced).
         """
-        logits = _read(self.readout_fn, readout, target)
+        logits, target = _read(self.readout_fn, readout, target)
         self.check("target", target, logits.shape[-1])
         target = jnp.asarray(target, logits.dtype)
         return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
 
     def check(self, name: str, targets: Target, outputs: int) -> None:
         """Raise ValueError unless all `targets` are in [0, 1] or traced."""
-        _check.number(name, jnp.asarray(targets), at_least=0, at_most=1)
+        _check.number(name, jnp.asarray(untimed(targets)[0]), at_least=0, at_most=1)
 
     def metric(self, target: Target) -> Metric:
         """Share of a sample's labels that are predicted correctly: the logit is > 0 for label 1."""
         return Metric("label_accuracy", self._right)
 
     def _right(self, readout: jax.Array, target: Target) -> jax.Array:
-        logits = _read(self.readout_fn, readout, target)
+        logits, target = _read(self.readout_fn, readout, target)
         right = ((logits > 0) == (jnp.asarray(target) > 0.5)) & ~jnp.isnan(logits)
         return right.mean(axis=-1, dtype=logits.dtype)
 
@@ -354,11 +422,12 @@ def correct(
     >>> correct(jnp.array([[[0.0, 1.0], [1.0, 0.0]]]), jnp.array([1, 1])).tolist()
     [True, False]
     """
-    _check_labels(readout, labels)
-    if jnp.ndim(labels) == 2:
-        labels = jnp.argmax(labels, axis=-1)
-    scores = readout_fn(readout)
-    return (jnp.argmax(scores, axis=-1) == labels) & ~jnp.isnan(scores).any(axis=-1)
+    classes, num_steps = untimed(labels)
+    _check_labels(readout, classes)
+    if jnp.ndim(classes) == 2:
+        classes = jnp.argmax(classes, axis=-1)
+    scores = _apply("readout_fn", readout_fn, (readout,), num_steps)
+    return (jnp.argmax(scores, axis=-1) == classes) & ~jnp.isnan(scores).any(axis=-1)
 
 
 def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
@@ -376,7 +445,7 @@ def accuracy(readout_fn: ReadoutFn = max_over_time) -> Metric:
     return Metric("accuracy", functools.partial(correct, readout_fn=readout_fn))
 
 
-def are_classes(target: Target) -> bool:
+def are_classes(target: ArrayLike) -> bool:
     """Whether a target has the form of classes: integers, one per sample.
 
     >>> are_classes(jnp.array([0, 2])), are_classes(jnp.zeros((2, 3), int))
@@ -385,7 +454,7 @@ def are_classes(target: Target) -> bool:
     return jnp.ndim(target) == 1 and jnp.issubdtype(jnp.result_type(target), jnp.integer)
 
 
-def check_classes(name: str, labels: Target, num_classes: int) -> None:
+def check_classes(name: str, labels: ArrayLike, num_classes: int) -> None:
     """Raise ValueError unless all labels are in [0, num_classes), or traced.
 
     >>> check_classes("labels", jnp.array([0, 4]), 4)
@@ -400,7 +469,7 @@ def check_classes(name: str, labels: Target, num_classes: int) -> None:
         raise ValueError(f"{expected}, got {bad:g}")
 
 
-def _check_labels(readout: jax.Array, labels: Target) -> None:
+def _check_labels(readout: jax.Array, labels: ArrayLike) -> None:
     _check.time_major("readout", readout)
     batch, classes = readout.shape[1], readout.shape[-1]
     if jnp.shape(labels) == (batch, classes) and _are_probabilities(labels):
@@ -415,7 +484,7 @@ def _check_labels(readout: jax.Array, labels: Target) -> None:
     check_classes("labels", labels, classes)
 
 
-def _are_probabilities(labels: Target) -> bool:
+def _are_probabilities(labels: ArrayLike) -> bool:
     """Whether each row of floating point numbers adds up to 1, or is traced."""
     if not jnp.issubdtype(jnp.result_type(labels), jnp.floating):
         return False
@@ -423,17 +492,18 @@ def _are_probabilities(labels: Target) -> bool:
     return known is None or bool(((known >= 0).all(-1) & (abs(known.sum(-1) - 1) < 1e-3)).all())
 
 
-def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> jax.Array:
-    """The values (batch, k) that the readout function gives, compared with the target's shape."""
+def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> tuple[jax.Array, ArrayLike]:
+    """The values (batch, k) of the readout function, and the targets, whose shape is checked."""
     _check.time_major("readout", readout)
-    values = _check.as_wide(readout_fn(readout))
-    if jnp.shape(target) != values.shape:
+    wanted, num_steps = untimed(target)
+    values = _check.as_wide(_apply("readout_fn", readout_fn, (readout,), num_steps))
+    if jnp.shape(wanted) != values.shape:
         expected = f"target must have shape (batch, k) = {values.shape}, as readout_fn returns it"
-        raise ValueError(f"{expected}, got {jnp.shape(target)}{_hint(readout, target)}")
-    return values
+        raise ValueError(f"{expected}, got {jnp.shape(wanted)}{_hint(readout, wanted)}")
+    return values, wanted
 
 
-def _hint(readout: jax.Array, target: Target) -> str:
+def _hint(readout: jax.Array, target: ArrayLike) -> str:
     """What to do about a target that does not fit, if the cause can be guessed; else ""."""
     (time, batch, *_, k), shape = readout.shape, jnp.shape(target)
     if time != batch and (shape[0] == time if len(shape) in (1, 2) else shape == (batch, time, k)):

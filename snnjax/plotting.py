@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from snnjax._files import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -307,11 +309,12 @@ def _over_seeds(
     return np.array([statistic(values) if values.size else np.nan for values in finite])
 
 
-def save(figure: Figure, path: Path | BinaryIO) -> None:
-    """Write a figure as a PNG with 120 dpi.
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure with 120 dpi, completely or not at all.
 
     Args:
         figure: The figure.
-        path: The file.
+        path: The file. Its ending is the format: .png, .svg or .pdf.
     """
-    figure.savefig(path, dpi=120, format="png")
+    with whole(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix[1:])

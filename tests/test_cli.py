@@ -10,9 +10,9 @@ import pytest
 
 import snnjax
 from snnjax import theory
-from snnjax._cli import main
+from snnjax._cli import _with_flags, main
 from snnjax._flags import Parser, add_flags, texts_of
-from snnjax.experiments import Experiment
+from snnjax.experiments import Experiment, Sweep, _sweep, _sweep_folder
 from snnjax.experiments._options import options_of
 from snnjax.psp import Kernel
 
@@ -52,7 +52,9 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     assert not (tmp_path / "run" / "checkpoints").exists()
     row = json.loads((tmp_path / "run" / "results.json").read_text())
     assert call(["results", str(tmp_path / "run")]) == 0
-    assert f"{100 * row['test_accuracy_final']:.1f}" in capsys.readouterr().out.splitlines()[1]
+    _, line, note = capsys.readouterr().out.splitlines()
+    assert f"{100 * row['test_accuracy_final']:.1f}" in line
+    assert "best: after the epoch with the best validation accuracy" in note
 
 
 @pytest.mark.more
@@ -61,6 +63,13 @@ def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
     for _ in range(2):
         assert call(["train", "randman", *SMALL, "--epochs", "1"]) == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_an_option_that_does_not_fit_the_data_leaves_no_folder(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call([command, "randman", "--samples", "20", "--batch-size", "161"]) == 2
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_theory_prints_the_library_s_numbers(capsys):
@@ -248,9 +257,9 @@ def test_top_level_names():
         (["train", "randman", "--model", "csnn4"], "--depth must be one of 1, 3, 7, 10, got 4"),
         (
             ["train", "randman", "--samples", "20", "--batch-size", "9999"],
-            "--batch-size must be at most the size of the training set, 160, got 9999",
+            "--batch-size must be at most the size of the training set, 160, got 9999; with 16 an",
         ),
-        (["train", "shd"], "name their folder by data (--data FOLDER) or the environment"),
+        (["train", "shd"], "name their folder by --data FOLDER or the environment"),
         (["train", "--resume", "nowhere"], "nowhere is not the folder of a run"),
         (["train", "randman", "--resume", "x"], "give only it"),
         (["sweep", "randman", "--sigma-u", "1:2"], "values must be like 0.1,0.3,1 or 0:1:5"),
@@ -268,6 +277,31 @@ def test_a_mistake_is_one_line_that_names_the_flag(argv, message, capsys, monkey
     assert err.startswith("snnjax: error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_help_without_a_task_shows_common_flags_and_where_all_are(capsys):
+    for command in ("train", "sweep", "probe"):
+        assert call([command, "--help"]) == 0
+        before, _, after = capsys.readouterr().out.partition("positional arguments")
+        assert after
+        assert f"all of them: snnjax {command} randman --help" in before
+        (line,) = [line for line in before.splitlines() if line.startswith("flags of a task:")]
+        known = {
+            f"--{o.name.replace('_', '-')}" for o in options_of(Experiment.from_options("shd"))
+        }
+        assert len(flags := set(line.split()[4:-1])) > 5
+        assert flags <= known
+
+
+def test_messages_name_only_the_flag():
+    for text, shown in (
+        ("sigma_u must be > 0", "--sigma-u must be > 0"),
+        ("continue it with resume (--resume), or", "continue it with --resume, or"),
+        ("on the device: stream = False (--no-stream)", "on the device: --no-stream"),
+        ("on the device (--no-stream)", "on the device (--no-stream)"),
+        ("their folder by data (--data FOLDER)", "their folder by --data FOLDER"),
+    ):
+        assert _with_flags(text) == shown
 
 
 def test_bare_command_and_version_and_traceback(capsys):
@@ -356,6 +390,23 @@ def test_a_sweep_over_depth_and_rate_is_one_command_and_is_resumed_and_plotted(t
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
     assert call(["results", str(folder), "--csv", str(tmp_path / "all.csv")]) == 2
     assert "exists; name another file" in capsys.readouterr().err
+
+
+def test_one_value_is_added_to_what_a_folder_sweeps(tmp_path, monkeypatch):
+    base = Experiment.from_options("randman", model="csnn1", epochs=3)
+    first = Sweep(base=base, over={"model": ("csnn1", "csnn3"), "sigma_u": (0.5, 1.0)}, seeds=1)
+    _sweep_folder.open_folder(tmp_path, first.config(), first.members())
+    seen = []
+
+    def stop(sweep, *_, **__):
+        seen.append(sweep)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snnjax.experiments._sweep.run_sweep", stop)
+    flags = ["--epochs", "3", "--model", "csnn7", "--sigma-u", "2", "--seeds", "1"]
+    assert call(["sweep", "randman", *flags, "--resume", str(tmp_path)]) == 130
+    assert seen[0].members() == [{"model": "csnn7", "sigma_u": 2.0, "seed": 0}]
+    _sweep.check(seen[0], tmp_path, resume=True)
 
 
 def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, capsys):

@@ -63,6 +63,24 @@ def test_a_terminal_gets_a_bar_that_reaches_the_end():
     assert "loss 1.250  train 50.0 %  valid 25.0 %  rates 7.0 3.5 Hz" in text
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_training_has_an_estimate_before_its_first_epoch_ends(terminal, monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    progress = TrainingProgress(console=console)
+    now = [0.0]
+    monkeypatch.setattr("snnjax._progress.time.perf_counter", lambda: now[0])
+    for now[0], passed in ((0.0, 5.0), (100.0, 115.0)):
+        progress.start(Plan(1, 0, 200, []))
+        progress.epoch_end(row(0), None)
+        now[0] = passed
+        progress.estimate(lambda: 90.0)
+        progress.finish()
+    # only the second training took more than 10 s until row 0
+    assert console.file.getvalue().count("about 90 s per epoch, 5:00:00 in all") >= 1
+    assert "about" in without_codes(console).splitlines()[-1]
+    assert "about" not in without_codes(console).splitlines()[0]
+
+
 def last_line(width, epochs=200, at=13, minutes=3):
     """The line of a terminal after epoch `at`, `minutes` before the end."""
     now = [0.0]

@@ -45,6 +45,7 @@ from jax.typing import ArrayLike
 
 from snnjax import _check, losses
 from snnjax._check import Scalar
+from snnjax._timed import Timed, untimed
 from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import GradientReport, GradientReports, Of
 from snnjax.nn import Layer, Sequential
@@ -106,7 +107,7 @@ LEVEL = GradientTarget()
 def calibrate_gradient(
     network: Sequential,
     x: jax.Array,
-    labels: ArrayLike | None = None,
+    labels: ArrayLike | Timed | None = None,
     *,
     target: GradientTarget | None = None,
     key: jax.Array | None = None,
@@ -117,8 +118,9 @@ def calibrate_gradient(
         network: A `snnjax.nn.Sequential` that ends in a readout. Its weights must already have
             their final values. It is not changed.
         x: Inputs (time, batch, ...features), typical of the data.
-        labels: Classes (batch,); the gradient is that of their cross-entropy. None uses normal
-            random numbers instead, one per sample and class.
+        labels: Classes (batch,), or `snnjax.losses.Timed` classes for trials of different length;
+            the gradient is that of their cross-entropy. None uses normal random numbers instead,
+            one per sample and class.
         target: The target. None means `GradientTarget()`.
         key: For the random numbers that replace labels. None means `jax.random.key(0)`.
 
@@ -146,6 +148,7 @@ def calibrate_gradient(
     key = jax.random.key(0) if key is None else _check.key("key", key)
     x = as_floats(x)
     last = network.layers[-1]
+    labels, num_steps = untimed(labels)
     if labels is not None and isinstance(last, Synaptic):
         labels = jnp.asarray(labels)
         if labels.shape != x.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -155,6 +158,9 @@ def calibrate_gradient(
     # not a fixed stride: it would select a single class if the classes alternate in the batch
     some = np.linspace(0, x.shape[1] - 1, min(target.samples, x.shape[1])).astype(int)
     x, labels = x[:, some], None if labels is None else jnp.asarray(labels)[some]
+    readout_fn = target.readout_fn
+    if num_steps is not None:
+        readout_fn = functools.partial(readout_fn, num_steps=num_steps[some])
     network = nnx.clone(network)
     layers = list(network.layers)
     last = layers[-1]
@@ -171,7 +177,7 @@ def calibrate_gradient(
                 x = layers[k].emit(x)
         return x
 
-    scores = target.readout_fn(top(trains))
+    scores = readout_fn(top(trains))
     if target.logit_spread is not None and scores.shape[-1] > 1:
         spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
         kernel = last.connections()[0].param
@@ -181,7 +187,7 @@ def calibrate_gradient(
         if last.bias is not None:  # the logits are linear in both
             last.bias[...] = (last.bias[...] * scale).astype(last.bias.dtype)
     readout, pull = jax.vjp(top, trains)
-    (direct,) = pull(_cotangent(readout, target.readout_fn, labels, key))
+    (direct,) = pull(_cotangent(readout, readout_fn, labels, key))
     reports: list[GradientReport] = []
     g, change = jnp.zeros_like(trains[-1]), jnp.zeros(())
     for n, k in reversed(list(enumerate(spiking))):

@@ -14,6 +14,7 @@ import jax
 from jax.typing import ArrayLike
 
 from snnjax import _check
+from snnjax._timed import Timed
 from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._connection import each_layer
 from snnjax.calibration._gradient import (
@@ -32,7 +33,7 @@ from snnjax.nn._network import check_sequential
 def calibrate(
     network: Sequential,
     x: jax.Array,
-    labels: ArrayLike | None = None,
+    labels: ArrayLike | Timed | None = None,
     *,
     key: jax.Array | None = None,
     target: Target | Sequence[Target] = Target(),
@@ -47,7 +48,8 @@ def calibrate(
             not changed. If the neurons of a layer have different time constants, their mean is
             used.
         x: Inputs (time, batch, ...features), typical of the data. A hundred samples are enough.
-        labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers.
+        labels: Classes (batch,) of x, or `snnjax.losses.Timed` classes, used to calibrate the
+            gradient. None uses random numbers.
         key: Draws new normal (Dalian: exponential) weights. None rescales the present weights,
             which must not all be equal. Zeros stay zeros.
         target: Targets for the membranes: one `Target` for all spiking layers, or a sequence with

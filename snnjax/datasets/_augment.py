@@ -29,7 +29,8 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax._pytree import pytree_dataclass, static
+from snnjax._pytree import pytree_dataclass, replaced, static
+from snnjax._timed import Timed
 from snnjax.datasets._device import DeviceEvents, Events
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.sparse import EventRaster
@@ -109,7 +110,7 @@ class Augmented:
     def __len__(self) -> int:
         return len(self.source)
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, jax.Array]:
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, Any]:
         """Return a batch.
 
         Args:
@@ -118,12 +119,26 @@ class Augmented:
 
         Returns:
             Spike counts (steps, batch, num_units), an array or an `EventRaster` like those of the
-            source, and labels (batch,).
+            source, and targets.
         """
         if isinstance(self.source, SparseEvents):
-            x, labels = self.source.batch(indices)
-            return (x if key is None else self.move(x, key)), labels
-        return self.source.raster(self.events(indices, key)), self.source.labels[indices]
+            x, _ = self.source.batch(indices)
+            return (x if key is None else self.move(x, key)), self.targets(indices, key)
+        return self.source.raster(self.events(indices, key)), self.targets(indices, key)
+
+    def targets(self, indices: jax.Array, key: jax.Array | None = None) -> jax.Array | Timed:
+        """Return the targets of some samples. The stretch applies to the length of a trial, too.
+
+        Args:
+            indices: Samples, integers (batch,).
+            key: Random key of the changes. None: no changes.
+        """
+        targets = self.source.targets(indices)
+        if key is None or not isinstance(targets, Timed):
+            return targets
+        _, stretch, _ = self._draw(key, indices.shape[0])
+        longer = jnp.ceil(targets.num_steps * stretch[:, 0]).astype(targets.num_steps.dtype)
+        return replaced(targets, num_steps=jnp.clip(longer, 1, self.source.steps))
 
     def events(self, indices: jax.Array, key: jax.Array | None = None) -> Events:
         """Return the events of some samples, arrays (batch, longest + slots).

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax._pytree import pytree_dataclass, static
+from snnjax import _time
+from snnjax._pytree import pytree_dataclass, replaced, static
+from snnjax._timed import Timed
 from snnjax.datasets import _arrays
 from snnjax.datasets._events import EventDataset
 from snnjax.sparse import scatter_counts
 
-ArrayBatch = tuple[jax.Array, jax.Array]
-"""Inputs (time, batch, ...features), and labels."""
+ArrayBatch = tuple[jax.Array, jax.Array | Timed]
+"""Inputs (time, batch, ...features), and targets."""
 
 
 @runtime_checkable
@@ -28,7 +30,8 @@ class BatchSource(Protocol):
 
     `source.batch(indices, key)` returns (x (time, batch, ...features), labels). x is an array, or
     an `EventRaster` if the network takes one. Labels are what the loss takes: classes (batch,)
-    unless the loss documents another form (`snnjax.losses`).
+    unless the loss documents another form (`snnjax.losses`), or `snnjax.losses.Timed` if trials
+    have different lengths.
 
     `key` is for sources that draw random numbers, such as `Augmented`. Training passes a new key in
     each step, evaluation passes None.
@@ -42,7 +45,7 @@ class BatchSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, jax.Array]: ...
+    def batch(self, indices: jax.Array, key: jax.Array | None = None) -> tuple[Any, Any]: ...
 
 
 class Events(NamedTuple):
@@ -73,6 +76,8 @@ class DeviceEvents:
         longest: Largest number of events in a sample.
         dt: Time step of the bins, s, or None if it is unknown. `snnjax.training.fit` refuses a
             network with another time step.
+        num_steps: Number of steps of each trial, int32 (samples,), at most `steps`. Targets are
+            then `snnjax.losses.Timed`. None: all trials have `steps`.
 
     >>> from snnjax.datasets import randman
     >>> data = DeviceEvents.from_dataset(randman(samples_per_class=20), dt=2e-3)
@@ -88,6 +93,7 @@ class DeviceEvents:
     num_units: int = static()
     longest: int = static()
     dt: float | None = static(default=None)
+    num_steps: jax.Array | None = None
 
     separable: ClassVar[bool] = True
 
@@ -110,7 +116,11 @@ class DeviceEvents:
             raise ValueError("data must hold at least one sample, got an empty data set")
         steps = data._steps(dt, num_steps)
         grid: dict[str, Any] = {"num_steps": steps, "num_units": data.num_units, "dt": float(dt)}
-        return cls.from_bins(*data._bins(dt, steps), data.labels, **grid)
+        source = cls.from_bins(*data._bins(dt, steps), data.labels, **grid)
+        if data.durations is None:
+            return source
+        lengths = [_time.num_steps(float(seconds), dt) for seconds in data.durations]
+        return replaced(source, num_steps=jnp.minimum(jnp.asarray(lengths, jnp.int32), steps))
 
     @classmethod
     def from_bins(
@@ -196,9 +206,20 @@ class DeviceEvents:
             key: Not used.
 
         Returns:
-            Spike counts (steps, batch, num_units), float32, and labels (batch,).
+            Spike counts (steps, batch, num_units), float32, and targets.
         """
-        return self.raster(self.events(indices)), self.labels[indices]
+        return self.raster(self.events(indices)), self.targets(indices)
+
+    def targets(self, indices: jax.Array) -> jax.Array | Timed:
+        """Return labels (batch,), or `Timed` labels if trials have their own lengths.
+
+        Args:
+            indices: Samples, integers (batch,).
+        """
+        labels = self.labels[indices]
+        if self.num_steps is None:
+            return labels
+        return Timed(target=labels, num_steps=self.num_steps[indices])
 
 
 @pytree_dataclass

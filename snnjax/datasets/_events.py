@@ -51,6 +51,9 @@ class EventDataset(LabelledDataset):
         duration: Length of a trial, s.
         groups: For example the speakers, int32 (S,), or None.
         class_names: `num_classes` names, or None.
+        durations: Length of each trial, float64 (S,), s, in (0, duration]. What is later does not
+            count in training: not in the loss, in bounds on activity and in rates. None: all
+            trials have `duration`.
 
     Raises:
         ValueError: A field is invalid. The message names the field, its first invalid value and the
@@ -81,6 +84,7 @@ class EventDataset(LabelledDataset):
     duration: float
     groups: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    durations: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         num_units = _check.integer("num_units", self.num_units, at_least=1, at_most=2**31 - 1)
@@ -95,7 +99,12 @@ class EventDataset(LabelledDataset):
         if groups is not None:
             groups = _arrays.integers("groups", groups, -(2**31), 2**31 - 1)
             _arrays.check_size("groups", groups.size, len(self), "labels")
-        self._set(times=times, units=units, offsets=offsets, groups=groups)
+        durations = self.durations
+        if durations is not None:
+            durations = _arrays.vector("durations", durations, "fiu").astype(np.float64)
+            _arrays.check_size("durations", durations.size, len(self), "labels")
+            _check.number("durations", durations, above=0, at_most=duration, unit="s")
+        self._set(times=times, units=units, offsets=offsets, groups=groups, durations=durations)
         self._set(num_units=num_units, duration=duration)
         late = np.count_nonzero(times >= duration)
         if 2 * late > times.size:
@@ -261,8 +270,9 @@ class EventDataset(LabelledDataset):
         offsets = _arrays.offsets_of(lengths)
         # ragged gather: event e of the result is event e - offsets[s] + self.offsets[index[s]] here
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[index] - offsets[:-1], lengths)
-        groups = None if self.groups is None else self.groups[index]
-        part = self._with(offsets=offsets, labels=self.labels[index], groups=groups)
+        of = lambda values: None if values is None else values[index]
+        part = self._with(offsets=offsets, labels=self.labels[index], groups=of(self.groups))
+        part._set(durations=of(self.durations))
         return part._with(times=self.times[source], units=self.units[source])
 
     def split_groups(self, held_out: int | Sequence[int]) -> tuple[EventDataset, EventDataset]:
@@ -292,6 +302,25 @@ class EventDataset(LabelledDataset):
             raise ValueError(f"held_out must be among the groups {known}, got {missing.tolist()}")
         mask = np.isin(self.groups, wanted)
         return self.subset(~mask), self.subset(mask)
+
+    def until_last_event(self) -> EventDataset:
+        """Return the data set with trials that end with their last event before `duration`.
+
+        A trial ends at the first whole millisecond after this event. A trial without events keeps
+        `duration`.
+
+        >>> data = EventDataset.from_lists(
+        ...     [[0.1, 0.2], [0.4]], [[0, 0], [1]], [0, 1], num_units=2, duration=0.5)
+        >>> data.until_last_event().durations
+        array([0.201, 0.401])
+        """
+        sample = np.repeat(np.arange(len(self)), self.counts)
+        kept = _arrays.not_before_edge(self.times) < self.duration
+        last = np.full(len(self), self.duration)
+        last[sample[kept]] = 0.0
+        np.maximum.at(last, sample[kept], self.times[kept].astype(np.float64))
+        ends = (np.floor(last * 1000) + 1) / 1000
+        return self._with(durations=np.minimum(ends, self.duration))
 
     def shuffle(self, seed: int | Sequence[int]) -> EventDataset:
         """Return the samples in a random order.
@@ -376,6 +405,8 @@ class EventDataset(LabelledDataset):
             own = slice(self.offsets[start], self.offsets[stop])
             offsets = self.offsets[start : stop + 1] - self.offsets[start]
             part = self._with(offsets=offsets, labels=self.labels[start:stop], groups=None)
+            if self.durations is not None:
+                part._set(durations=self.durations[start:stop])
             yield part._with(times=self.times[own], units=self.units[own])
             start = stop
             if start == len(self):
@@ -422,7 +453,7 @@ class EventDataset(LabelledDataset):
         return dense
 
     def rate(self, *, per_class: bool = False) -> np.ndarray:
-        """Return mean rates over `duration` and the samples, Hz.
+        """Return mean rates over the trials of all samples, Hz.
 
         Args:
             per_class: If True, average over the samples of each class.
@@ -443,13 +474,20 @@ class EventDataset(LabelledDataset):
         row_of = lambda labels: labels.astype(np.int64) if per_class else np.zeros_like(labels)
         events = np.zeros((rows, self.num_units), np.int64)
         for part in self._blocks(_EVENTS_AT_ONCE):
-            kept = _arrays.not_before_edge(part.times) < self.duration
+            ends: ArrayLike = self.duration
+            if part.durations is not None:
+                ends = np.repeat(part.durations, part.counts)
+            kept = _arrays.not_before_edge(part.times) < ends
             row = np.repeat(row_of(part.labels), part.counts)[kept]
             place = row * self.num_units + part.units[kept]
             events += np.bincount(place, minlength=events.size).reshape(events.shape)
-        samples = np.bincount(row_of(self.labels), minlength=rows)
+        row = row_of(self.labels)
+        if self.durations is None:
+            seconds = np.bincount(row, minlength=rows)[:, None] * self.duration
+        else:
+            seconds = np.bincount(row, self.durations, minlength=rows)[:, None]
         rate = np.full(events.shape, np.nan)
-        np.divide(events, samples[:, None] * self.duration, out=rate, where=samples[:, None] > 0)
+        np.divide(events, seconds, out=rate, where=seconds > 0)
         return rate if per_class else rate[0]
 
     def _steps(self, dt: float, num_steps: int | None) -> int:

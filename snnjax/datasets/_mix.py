@@ -9,6 +9,8 @@ A sample s is mixed with a partner s', one of:
               of s are replaced by those of s'. L / T ~ U[0, 1), and the window is anywhere.
               The target is (1 - L / T) class(s) + (L / T) class(s').
 
+If trials have their own lengths, a mixed one has that of the longer recording.
+
 Sources: Nowotny, Turner & Knight (2022), arXiv 2212.01232 (blend); Yun et al. (2019), arXiv
 1905.04899 (CutMix), here for events.
 """
@@ -26,6 +28,7 @@ import numpy as np
 from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
+from snnjax._timed import Timed, untimed
 from snnjax.datasets._augment import Augmented
 from snnjax.datasets._device import DeviceEvents, Events
 
@@ -105,7 +108,7 @@ class Mixed:
 
     def batch(
         self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array | Timed]:
         """Return a batch.
 
         Args:
@@ -113,7 +116,7 @@ class Mixed:
             key: Random key of the changes. None: no changes.
 
         Returns:
-            Spike counts (steps, batch, num_units), and labels (batch,). With CutMix and a key:
+            Spike counts (steps, batch, num_units), and targets. With CutMix and a key:
             probabilities (batch, num_classes) in place of labels.
         """
         if key is None:
@@ -145,19 +148,28 @@ class Mixed:
         pairs = zip(own._replace(present=kept), other._replace(present=taken), strict=True)
         x = recordings.raster(Events(*(jnp.concatenate(pair, axis=1) for pair in pairs)))
 
-        labels = recordings.labels[indices]
+        target, steps = untimed(self._targets(indices, own_key))
+        label, other_steps = untimed(self._targets(partners, other_key))
         known = _check.concrete(self.cutmix)
-        if known is not None and not known.any():
-            return x, labels
-        classes = lambda y: jax.nn.one_hot(y, self.num_classes, dtype=jnp.float32)
-        part = jnp.where(cut, share, 0.0)
-        return x, (1 - part) * classes(labels) + part * classes(recordings.labels[partners])
+        if known is None or known.any():
+            classes = lambda y: jax.nn.one_hot(y, self.num_classes, dtype=jnp.float32)
+            part = jnp.where(cut, share, 0.0)
+            target = (1 - part) * classes(target) + part * classes(label)
+        if steps is None or other_steps is None:
+            return x, target
+        longer = jnp.where((blended | cut)[:, 0], jnp.maximum(steps, other_steps), steps)
+        return x, Timed(target=target, num_steps=longer)
 
     def _draw(self, indices: jax.Array, key: jax.Array) -> Events:
         """Return the events of samples, after the changes of the source."""
         if isinstance(self.source, Augmented):
             return self.source.events(indices, key)
         return self.source.events(indices)
+
+    def _targets(self, indices: jax.Array, key: jax.Array) -> jax.Array | Timed:
+        if isinstance(self.source, Augmented):
+            return self.source.targets(indices, key)
+        return self.source.targets(indices)
 
     def _partners(self, indices: jax.Array, blended: jax.Array, key: jax.Array) -> jax.Array:
         """Draw a partner of the same class, or any; the sample itself may be drawn."""

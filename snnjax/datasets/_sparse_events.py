@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax._pytree import pytree_dataclass
+from snnjax._timed import Timed
 from snnjax.datasets._arrays import offsets_of
 from snnjax.datasets._device import DeviceEvents
 from snnjax.sparse import EventRaster
@@ -100,9 +101,13 @@ class SparseEvents:
         """Time step of the bins, s, or None."""
         return self.binned.dt
 
+    def targets(self, indices: jax.Array) -> jax.Array | Timed:
+        """Return the targets of some samples, as `DeviceEvents.targets` does."""
+        return self.binned.targets(indices)
+
     def batch(
         self, indices: jax.Array, key: jax.Array | None = None
-    ) -> tuple[EventRaster, jax.Array]:
+    ) -> tuple[EventRaster, jax.Array | Timed]:
         """Return a batch.
 
         Args:
@@ -110,7 +115,7 @@ class SparseEvents:
             key: Not used.
 
         Returns:
-            The events (steps, batch, num_units) as lists, and labels (batch,).
+            The events (steps, batch, num_units) as lists, and targets.
         """
         x = EventRaster(
             addresses=self.binned.addresses,
@@ -119,7 +124,7 @@ class SparseEvents:
             first_of_unit=self.first_of_unit[indices].T,
             longest=self.binned.longest,
         )
-        return x, self.binned.labels[indices]
+        return x, self.targets(indices)
 
 
 def order_by_unit(

@@ -15,6 +15,7 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._tasks import MissingDataError
 
 if TYPE_CHECKING:
+    from snnjax.experiments._generated import generated
     from snnjax.experiments._load import load_run
     from snnjax.experiments._run import Run, run
     from snnjax.experiments._sweep import Execution, Sweep, SweepResult, run_sweep
@@ -28,6 +29,7 @@ __all__ = [
     "SweepResult",
     "Execution",
     "load_run",
+    "generated",
     "MissingDataError",
 ]
 
@@ -39,6 +41,7 @@ _MODULE_OF = {
     "SweepResult": "_sweep",
     "Execution": "_sweep",
     "load_run": "_load",
+    "generated": "_generated",
 }
 
 

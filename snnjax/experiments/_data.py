@@ -54,11 +54,6 @@ class Data(NamedTuple):
     sample: BatchSource
     inputs: Inputs
 
-    @property
-    def duration(self) -> float:
-        """Length of a trial, s."""
-        return self.inputs.duration
-
 
 def load(experiment: Experiment, datasets: Splits | None = None) -> Data:
     """Put the data on the device, and measure their rate.
@@ -78,9 +73,11 @@ def load(experiment: Experiment, datasets: Splits | None = None) -> Data:
             raise ValueError(
                 f"the {name} set must have samples, got {shown}; choose other fractions"
             )
-    if experiment.training.batch_size > sizes[0]:
-        needed = f"at most the size of the training set, {sizes[0]}"
-        raise ValueError(f"batch_size must be {needed}, got {experiment.training.batch_size}")
+    if (batch_size := experiment.training.batch_size) > sizes[0]:
+        raise ValueError(
+            f"batch_size must be at most the size of the training set, {sizes[0]}, got "
+            f"{batch_size}; with {max(1, sizes[0] // 10)} an epoch has about ten updates"
+        )
     images = isinstance(splits.train, ImageDataset)
     data = _put_images(experiment, *splits) if images else _put_events(experiment, *splits)
     if data.inputs.nu == 0:
@@ -93,7 +90,10 @@ def _put_events(
     experiment: Experiment, train: EventDataset | Stream, valid: EventDataset, test: EventDataset
 ) -> Data:
     """Return the data. For a stream, `nu` is the rate of the first shard before augmentation."""
-    dt = experiment.neuron.dt
+    dt, task = experiment.neuron.dt, experiment.task
+    if isinstance(task, EventTask) and task.trial_end == "last_event":
+        assert not isinstance(train, Stream)  # the task refuses it
+        train, valid, test = (data.until_last_event() for data in (train, valid, test))
     if isinstance(train, Stream):
         with contextlib.closing(dataclasses.replace(train, drop=0.0).shards(0)) as shards:
             sample: Any = next(shards)  # `DeviceEvents`, because `events` is False

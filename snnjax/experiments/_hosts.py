@@ -1,14 +1,13 @@
 """A sweep on several processes, which may be on several hosts (`jax.distributed`).
 
 The processes share one folder. Process 0 writes the plan and the waves; then each process trains
-every n-th wave on its own devices, and process 0 writes the results when all have finished. If a
-process is killed, the others end with an error, and the sweep is resumed by any number of
-processes: an unfinished wave continues from its checkpoint.
+one wave after another on its own devices, and process 0 writes the results when all have finished.
+If a process ends with an error, another takes its wave. If a process is killed, the others end with
+an error, and the sweep is resumed by any number of processes: an unfinished wave continues from its
+checkpoint.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 
@@ -31,22 +30,6 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             f"distributed found no cluster of processes: {str(error).splitlines()[0]}; give "
             "--coordinator HOST:PORT --processes N --process I"
         ) from None
-
-
-class Process(NamedTuple):
-    """A process of a cluster: its number, and the number of processes."""
-
-    process: int
-    processes: int
-
-
-def here() -> Process:
-    """Return the place of this process in its cluster.
-
-    >>> here()
-    Process(process=0, processes=1)
-    """
-    return Process(jax.process_index(), jax.process_count())
 
 
 def wait(name: str) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from snnjax import _check
 from snnjax.experiments._load import read_json
-from snnjax.experiments._rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from snnjax.experiments._rows import Row, is_number, values
 
 COLUMNS = {
     "valid %": "valid_accuracy",
@@ -23,6 +20,9 @@ COLUMNS = {
     "test %, best": "test_accuracy_best",
     "layer 1, Hz": "final_rate_1",
 }
+COLUMNS_NOTE = (
+    "test %, final: after the last epoch; best: after the epoch with the best validation accuracy"
+)
 
 
 def read(folders: Sequence[Path]) -> list[Row]:
@@ -102,29 +102,25 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
             names = [name for name in rows[0] if not name.startswith(("initial_", "final_"))]
             _check.one_of("sort", sort, names)
         groups.sort(key=lambda item: -_mean(item[1], sort))
-    for values, group in groups:
+    for at, group in groups:
         lost = sum(not row["finite"] for row in group)
         cells = [_spread(group, key, 100 if "%" in name else 1) for name, key in COLUMNS.items()]
-        shown = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+        shown = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in at]
         table.add_row(*shown, str(len(group)), str(lost), *cells)
     return table
 
 
-def _values(rows: Sequence[Row], key: str) -> np.ndarray:
-    return np.array([row[key] for row in rows if isinstance(row.get(key), int | float)], float)
-
-
 def _mean(rows: Sequence[Row], key: str) -> float:
-    values = _values(rows, key)
-    return float(values.mean()) if values.size else -np.inf
+    found = values(rows, key)
+    return float(found.mean()) if found.size else -np.inf
 
 
 def _spread(rows: Sequence[Row], key: str, factor: float) -> str:
     """Return mean and standard deviation; the latter needs three runs to say something."""
-    values = factor * _values(rows, key)
-    if not values.size:
+    found = factor * values(rows, key)
+    if not found.size:
         return ""
-    return f"{values.mean():.1f}" + (f" +- {values.std(ddof=1):.1f}" if values.size > 2 else "")
+    return f"{found.mean():.1f}" + (f" +- {found.std(ddof=1):.1f}" if found.size > 2 else "")
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
@@ -137,36 +133,17 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     Raises:
         ValueError: No number is swept, or the file has another ending than png, svg or pdf.
     """
-    from matplotlib.figure import Figure
-
     from snnjax import plotting
+    from snnjax.experiments._curves import curves
 
     _check.one_of("figure", file.suffix, (".png", ".svg", ".pdf"))
-
     names = swept(rows)
-    numeric = [n for n in names if all(isinstance(row.get(n), int | float) for row in rows)]
+    numeric = [name for name in names if all(is_number(row.get(name)) for row in rows)]
     if not numeric:
         raise ValueError("a figure needs a swept number, and these sweeps have none")
     # the number with most values is the axis
     axis = max(numeric, key=lambda n: len({row[n] for row in rows}))
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    axes: Axes = figure.subplots()
     others = [name for name in names if name != axis]
-    lines: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        lines.setdefault(tuple(row.get(name) for name in others), []).append(row)
-    for values, own in lines.items():
-        at = sorted({row[axis] for row in own})
-        found = [100 * _values([r for r in own if r[axis] == v], "test_accuracy_final") for v in at]
-        label = ", ".join(f"{n} {v}" for n, v in zip(others, values, strict=True)) or None
-        (line,) = axes.plot(at, [f.mean() for f in found], "o-", ms=4, label=label)
-        low, high = [f.min() for f in found], [f.max() for f in found]
-        axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, lw=0)
-    positions = [row[axis] for row in rows]
-    if min(positions) > 0 and max(positions) >= 5 * min(positions):
-        axes.set_xscale("log")
-    axes.set(xlabel=axis.replace("_", " "), ylabel="test accuracy (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    if others:
-        axes.legend(frameon=False, fontsize=8)
-    plotting.save(figure, file)
+    label = lambda row: ", ".join(f"{name} {row.get(name)}" for name in others)
+    named = [{**row, "arm": label(row)} for row in rows]
+    plotting.save(curves(named, {"test accuracy": "test_accuracy_final"}, x=axis), file)

@@ -17,6 +17,7 @@ Member = dict[str, Any]
 """Seed and swept values."""
 Row = dict[str, Any]
 """Numbers of a trained network by the name of their column."""
+Rows = Sequence[Mapping[str, Any]]
 
 
 def shown(value: object) -> str:
@@ -28,6 +29,26 @@ def shown(value: object) -> str:
     if isinstance(value, tuple | list):
         return "x".join(map(shown, value))
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of a row can be on an axis: a number, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def pick(rows: Rows, **where: object) -> list[Mapping[str, Any]]:
+    """Return the rows whose columns have the given values.
+
+    >>> pick([{"arm": "a", "sigma_u": 1.0}, {"arm": "b", "sigma_u": 1.0}], arm="b")
+    [{'arm': 'b', 'sigma_u': 1.0}]
+    """
+    return [row for row in rows if all(row.get(name) == value for name, value in where.items())]
+
+
+def values(rows: Rows, column: str) -> np.ndarray:
+    """Return the finite numbers of a column."""
+    found = np.array([row[column] for row in rows if is_number(row.get(column))], float)
+    return found[np.isfinite(found)]
 
 
 def numbers_of(member: Member, result: EnsembleResult, k: int) -> Any:

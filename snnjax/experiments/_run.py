@@ -139,29 +139,13 @@ def run(
     if folder is not None:
         check_folder(folder, experiment, resume=resume)
     prepared = prepare(experiment, datasets)
-    training, splits = experiment.training, prepared.data.splits
     out = None if folder is None else _opened(folder, experiment)
-    keep: list[Callback | Callable[[EpochRow], Any]] = []
-    if out is not None:
-        every = max(1, training.epochs // 20)
-        keep = [_Rows(out), Checkpoints(out.path / CHECKPOINTS, every=every)]
+    keep = [] if out is None else [_Rows(out)]
+    checkpoints = None if out is None else out.path / CHECKPOINTS
+    every = max(1, experiment.training.epochs // 20)
     begin = time.perf_counter()
     try:
-        result = fit(
-            prepared.network,
-            splits._replace(train=train_source(experiment, prepared.data)),
-            prepared.objective(),
-            prepared.optimizer(),
-            epochs=training.epochs,
-            priming_epochs=training.priming_epochs,
-            batch_size=training.batch_size,
-            key=jax.random.key(experiment.seed),
-            dt=experiment.neuron.dt,
-            events=training.events,
-            callbacks=[*keep, *callbacks],
-            progress=False,
-            resume=None if out is None else out.path / CHECKPOINTS,
-        )
+        result = train_alone(prepared, [*keep, *callbacks], checkpoints=checkpoints, every=every)
     except (TrainingDivergedError, TrainingInterrupted) as error:
         if out is not None:
             out.write_params("final", error.result.final)
@@ -172,9 +156,45 @@ def run(
     summary = row_from(numbers_of({"seed": experiment.seed}, of_one(result), 0))
     summary |= {"seconds": time.perf_counter() - begin, "nu": prepared.data.inputs.nu}
     if out is not None:
-        write_outputs(out, experiment, prepared.network, result, summary, splits.test)
+        write_outputs(out, prepared, result, summary)
         shutil.rmtree(out.path / CHECKPOINTS)
     return Run(prepared.network, result, summary)
+
+
+def train_alone(
+    prepared: Prepared,
+    callbacks: Sequence[Callback | Callable[[EpochRow], Any]],
+    *,
+    checkpoints: Path | None,
+    every: int,
+) -> FitResult:
+    """Train one network with `fit`: that of a run, or a member of a sweep that trains alone.
+
+    Args:
+        prepared: The experiment, its network and its data.
+        callbacks: As in `fit`.
+        checkpoints: Folder of the checkpoints. Training continues from the last one. None: no
+            checkpoints.
+        every: Epochs between checkpoints.
+    """
+    experiment, splits = prepared.experiment, prepared.data.splits
+    training = experiment.training
+    keep = [] if checkpoints is None else [Checkpoints(checkpoints, every=every)]
+    return fit(
+        prepared.network,
+        splits._replace(train=train_source(experiment, prepared.data)),
+        prepared.objective(),
+        prepared.optimizer(),
+        epochs=training.epochs,
+        priming_epochs=training.priming_epochs,
+        batch_size=training.batch_size,
+        key=jax.random.key(experiment.seed),
+        dt=experiment.neuron.dt,
+        events=training.events,
+        callbacks=[*keep, *callbacks],  # an interrupt in a callback keeps its epoch
+        progress=False,
+        resume=checkpoints,
+    )
 
 
 CHECKPOINTS = "checkpoints"
@@ -185,14 +205,11 @@ def check_folder(folder: Path, experiment: Experiment, *, resume: bool) -> None:
     """Check that a run folder is new, or belongs to the same experiment. Nothing is written.
 
     Raises:
-        FileExistsError: The folder is not empty, and `resume` is False.
+        FileExistsError, NotADirectoryError: The folder is not empty, and `resume` is False.
         ValueError: There is nothing to resume, or the folder has another experiment.
     """
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "is not empty" if folder.is_dir() else "is a file"
-            raise FileExistsError(f"run folder {folder} {what}; name another one or remove it")
-        return
+        return RunFolder.check_new(folder)
     saved, own = load_experiment(folder).options(), experiment.options()
     if different := differences(saved, dict.fromkeys(saved) | own):
         raise ValueError(f"{folder} has a run with other options; these differ: {different}")
@@ -223,23 +240,14 @@ def _opened(folder: Path, experiment: Experiment) -> RunFolder:
     return out
 
 
-def write_outputs(
-    folder: RunFolder,
-    experiment: Experiment,
-    network: Sequential,
-    result: FitResult,
-    summary: Row,
-    sample: BatchSource,
-) -> None:
+def write_outputs(folder: RunFolder, prepared: Prepared, result: FitResult, summary: Row) -> None:
     """Write the parameters, results.json and the two figures.
 
     Args:
         folder: The run folder.
-        experiment: The experiment.
-        network: The trained network.
+        prepared: The run. Its network is trained.
         result: The result of `fit`.
         summary: Its row.
-        sample: Source of the samples in the figure of the activity.
     """
     from snnjax import plotting
 
@@ -247,7 +255,8 @@ def write_outputs(
     folder.write_params("best", result.best)
     folder.write_json("results", summary)
     plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
-    shown = activity_figure(experiment, network, sample, samples=4)
+    experiment, network, data = prepared
+    shown = activity_figure(experiment, network, data.splits.test, samples=4)
     plotting.save(shown, folder.path / "activity.png")
 
 

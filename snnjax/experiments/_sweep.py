@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,17 +32,19 @@ from snnjax.datasets import Splits
 from snnjax.experiments._build import build_network, build_objective, build_optimizer
 from snnjax.experiments._data import Data, at, calibrate_on, load, plain, spread, train_source
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._hosts import here, wait
-from snnjax.experiments._load import as_json, load_experiment, read_json
+from snnjax.experiments._hosts import wait
+from snnjax.experiments._load import as_json, differences, load_experiment, read_json
 from snnjax.experiments._options import options_of
 from snnjax.experiments._rows import Member, Row, of_one
-from snnjax.experiments._run import CHECKPOINTS, run
+from snnjax.experiments._run import CHECKPOINTS, prepare, train_alone
 from snnjax.experiments._sweep_folder import (
     alone,
-    check_folder,
-    claim,
+    claimed,
     close_wave,
+    finished,
+    has_sweep,
     member_file,
+    members_of,
     open_folder,
     plan_waves,
     planned,
@@ -51,6 +53,8 @@ from snnjax.experiments._sweep_folder import (
     write_results,
 )
 from snnjax.nn import Sequential
+from snnjax.training._callbacks import Callback, FitState
+from snnjax.training._callbacks import Row as EpochRow
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import (
     EnsembleResult,
@@ -131,6 +135,11 @@ class Sweep:
         """Return the experiment of a member."""
         return self.base.replace(**member)
 
+    def options(self, member: Member) -> dict[str, Any]:
+        """Return the options of a member and of the sweep, as JSON reads them back."""
+        own = {"patience": self.patience, "order": self.order}
+        return json.loads(json.dumps(self.experiment(member).options() | own, default=str))
+
     def identity(self) -> dict[str, Any]:
         """Return the options that all members share, as JSON reads them back."""
         left_out = {"seed", *self.over}
@@ -138,10 +147,13 @@ class Sweep:
         shared = {name: value for name, value in options.items() if name not in left_out}
         return json.loads(json.dumps(shared, default=str))
 
-    def replaced(self) -> dict[str, Any]:
-        """Return the options of `base` that every member replaces, for `load_sweep`."""
+    def config(self) -> dict[str, Any]:
+        """Return the content of config.json: the shared options, and apart those of `base` that
+        every member replaces. Without them, others may have no effect, or belong to another
+        choice."""
         own = self.base.options()
-        return {name: _plain(own[name]) for name in self.over if name in own}
+        replaced = {name: _plain(own[name]) for name in self.over if name in own}
+        return self.identity() | {"base": replaced}
 
 
 def _plain(value: Any) -> Any:
@@ -217,13 +229,9 @@ def run_sweep(
         ValueError: The folder has another sweep, or a file is damaged.
     """
     execution = execution or Execution()
-    identity = sweep.identity()
-    versions = identity.pop("versions")
-    new = options_of(Experiment.from_options(sweep.base.task.name))
-    defaults = {option.name: option.value for option in new}
-    first = here().process == 0
+    first = jax.process_index() == 0
     if first:
-        check_folder(folder, identity, defaults, resume=resume)
+        check(sweep, folder, resume=resume)
     members = sweep.members()
     # load first, so that a task that cannot be loaded leaves no folder
     loaded = _Loaded(datasets)
@@ -233,9 +241,8 @@ def run_sweep(
         if first:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder))
-            check_folder(folder, identity, defaults, resume=resume)
-            config = identity | {"versions": versions, "base": sweep.replaced()}
-            members = open_folder(folder, config, members)
+            check(sweep, folder, resume=resume)
+            members = open_folder(folder, sweep.config(), members)
             # this reads every finished member, so that a damaged file is found before training
             write_results(folder, members, figure=figure)
             groups: dict[Experiment, list[Member]] = {}
@@ -246,24 +253,56 @@ def run_sweep(
             plan_waves(folder, list(groups.values()), size)
         wait("planned")
         members = planned(folder)
-        for place, waiting in waves_in(folder):
-            if not claim(place):
-                continue
-            finished = sum(member_file(folder, m).exists() for m in members if m not in waiting)
-            watch = [_counted(callback, finished, len(waiting)) for callback in on_epoch]
-            experiment = _group(sweep, waiting[0])
-            train = _train_one_by_one if experiment.task.streamed else _train_together
-            wave = _Wave(sweep, experiment, waiting, place, execution, watch)
-            results = train(wave, loaded)
-            for k, member in enumerate(waiting):
-                write_member(member_file(folder, member), member, *results[k])
-            close_wave(place)
-            if first:
-                write_results(folder, members, figure=figure)
-        while waves_in(folder):  # other processes are training
-            time.sleep(1)
+        while waves := waves_in(folder):
+            for place, waiting in waves:
+                with claimed(place) as own:
+                    if own:
+                        others = finished(folder, [m for m in members if m not in waiting])
+                        counted = functools.partial(_counted, len(others), len(waiting))
+                        wave = _Wave(sweep, waiting, place, execution, [*map(counted, on_epoch)])
+                        _complete(wave, folder, loaded)
+                        if first:
+                            write_results(folder, members, figure=figure)
+            if jax.process_count() > 1 and waves_in(folder):  # other processes are training
+                time.sleep(1)
         rows = write_results(folder, members, figure=figure and first, write=first)
         return SweepResult(rows, folder)
+
+
+def check(sweep: Sweep, folder: Path, *, resume: bool) -> None:
+    """Check that a folder is new or has the same sweep. Nothing is written.
+
+    Two sweeps are the same if they give the same experiment for every member of both, whatever
+    the values in their bases that all members replace.
+
+    Args:
+        sweep: The sweep.
+        folder: The folder.
+        resume: Whether the sweep in the folder is to be continued.
+
+    Raises:
+        FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
+            False.
+        ValueError: The folder has a sweep of other experiments or over other options.
+    """
+    if not has_sweep(folder, resume=resume):
+        return
+    saved, plan, members = load_sweep(folder), planned(folder), sweep.members()
+    if plan[0].keys() != members[0].keys():
+        raise ValueError(
+            f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
+            "the same options, or another folder"
+        )
+    # a number other than 0 decides neither which options there are nor which have an effect
+    kind = lambda one: tuple(bool(v) if isinstance(v, float) else v for v in one.values())
+    kinds = {kind(m | {"seed": 0}): m for m in members_of(folder, members)}
+    for member in kinds.values():
+        one, other = saved.options(member), sweep.options(member)
+        if different := differences(one, dict.fromkeys(one) | other):
+            raise ValueError(
+                f"{folder} has a sweep of another experiment; it differs in {different}. Name "
+                "another folder"
+            )
 
 
 def _group(sweep: Sweep, member: Member) -> Experiment:
@@ -275,7 +314,7 @@ def _group(sweep: Sweep, member: Member) -> Experiment:
     return at(experiment, same | {"seed": sweep.base.seed})
 
 
-def _counted(callback: Watch, finished: int, size: int) -> Callable[[Snapshot], None]:
+def _counted(finished: int, size: int, callback: Watch) -> Callable[[Snapshot], None]:
     return lambda snapshot: callback(snapshot, finished, size)
 
 
@@ -299,7 +338,6 @@ class _Wave(NamedTuple):
 
     Attributes:
         sweep: The sweep.
-        experiment: What is equal for the members (`_group`).
         members: The members.
         folder: The folder of the wave.
         execution: How it is computed.
@@ -307,24 +345,29 @@ class _Wave(NamedTuple):
     """
 
     sweep: Sweep
-    experiment: Experiment
     members: Sequence[Member]
     folder: Path
     execution: Execution
     watch: Sequence[Callable[[Snapshot], None]]
 
 
-Trained = list[tuple[EnsembleResult, int]]
-"""For each member of a wave the result that it is in, and its index there."""
+def _complete(wave: _Wave, folder: Path, loaded: _Loaded) -> None:
+    """Train a wave, write its members, and remove it."""
+    train = _train_alone if wave.sweep.base.task.streamed else _train_together
+    result = train(wave, loaded)
+    for k, member in enumerate(wave.members):
+        write_member(member_file(folder, member), member, result, k)
+    close_wave(wave.folder)
 
 
-def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
+def _train_together(wave: _Wave, loaded: _Loaded) -> EnsembleResult:
     """Train the members of a wave as one ensemble, from its last checkpoint."""
-    sweep, experiment, members, folder, execution, watch = wave
+    sweep, members, folder, execution, watch = wave
+    experiment = _group(sweep, members[0])
     data, training = loaded.data(experiment), experiment.training
     program = program_of(experiment, data)._replace(patience=sweep.patience, order=sweep.order)
     placement, events = execution.placement, training.events
-    if here().processes > 1 and placement in ("auto", "shard"):
+    if jax.process_count() > 1 and placement in ("auto", "shard"):
         placement = "local"
     if events is None and resolve(placement) == "vmap":
         # members in one batch have separate lists of events, each as long as the longest of all
@@ -333,7 +376,7 @@ def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
     network = nnx.eval_shape(lambda: build_network(experiment, data.inputs))
     splits = data.splits._replace(train=train_source(experiment, data))
     splits = Splits(*(choose_form(network, source, events=events) for source in splits))
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
     last = training.epochs + training.priming_epochs
 
     def save(snapshot: Snapshot) -> None:
@@ -344,7 +387,7 @@ def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
 
     traced = [o.name for o in options_of(experiment) if o.name in o.part.traced]
     varied = [name for name in members[0] if name in traced or name == "seed"]
-    result = fit_ensemble(
+    return fit_ensemble(
         program,
         {name: np.array([m[name] for m in members]) for name in varied},
         splits,
@@ -354,7 +397,6 @@ def _train_together(wave: _Wave, loaded: _Loaded) -> Trained:
         resume=checkpoints.restore,
         on_epoch=[save, *watch],
     )
-    return [(result, k) for k in range(len(members))]
 
 
 def program_of(experiment: Experiment, data: Data) -> Program:
@@ -405,25 +447,32 @@ def program_of(experiment: Experiment, data: Data) -> Program:
     )
 
 
-def _train_one_by_one(wave: _Wave, loaded: _Loaded) -> Trained:
-    """Train the members of a wave with streamed data, which they cannot share.
+def _train_alone(wave: _Wave, loaded: _Loaded) -> EnsembleResult:
+    """Train the only member of a wave, whose streamed data no other member can share.
 
-    Each is a run of its own in the folder of the wave, and continues from its checkpoint. A network
-    that became not finite counts with its last results, as in an ensemble.
+    A network that became not finite counts with its last results, as in an ensemble.
     """
-    trained = []
-    for k, member in enumerate(wave.members):
-        folder = wave.folder / f"{k:04d}"
-        one = wave.sweep.experiment(member)
-        resume = (folder / CHECKPOINTS).exists()
-        if not resume:  # it stopped before its first checkpoint, or after its last epoch
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            found, finite = run(one, folder, resume=resume, datasets=loaded.given).fit, True
-        except TrainingDivergedError as error:
-            found, finite = error.result, False
-        trained.append((of_one(found, finite=finite), 0))
-    return trained
+    (member,) = wave.members
+    prepared = prepare(wave.sweep.experiment(member), loaded.given)
+    every = wave.execution.checkpoint_every
+    watch = [_Watched(wave.watch)]
+    try:
+        folder = wave.folder / CHECKPOINTS
+        return of_one(train_alone(prepared, watch, checkpoints=folder, every=every))
+    except TrainingDivergedError as error:
+        return of_one(error.result, finite=False)
+
+
+class _Watched(Callback):
+    """Calls the functions of a wave after each epoch of `fit`."""
+
+    def __init__(self, watch: Sequence[Callable[[Snapshot], None]]) -> None:
+        self.watch = watch
+
+    def epoch_end(self, row: EpochRow, state: FitState) -> None:
+        history = {name: np.array([[one[name] for one in state.history]]) for name in row}
+        for callback in self.watch:
+            callback(Snapshot(int(row["epoch"]), None, history, {}))
 
 
 def load_sweep(folder: Path) -> Sweep:
@@ -440,7 +489,6 @@ def load_sweep(folder: Path) -> Sweep:
     first = planned(folder)[0]
     saved = read_json(folder / "config.json")
     seed = first.pop("seed")
-    # without the values of `base`, other options may have no effect, or belong to another choice
     base = load_experiment(
         folder, besides=("patience", "order", "base"), replaced=saved.get("base", first)
     )

@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from snnjax._files import write_whole
-from snnjax.experiments._load import differences, read_json
-from snnjax.experiments._rows import Member, Row, numbers_of, row_from, shown
+from snnjax.experiments._load import read_json
+from snnjax.experiments._results import swept
+from snnjax.experiments._rows import Member, Row, is_number, numbers_of, row_from, shown
 from snnjax.training._ensemble import EnsembleResult
 from snnjax.training._params import flatten_params
 
@@ -48,53 +49,45 @@ def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
     return folder / "members" / f"{name.replace('/', '_')}.npz"
 
 
-_OWN = (".lock", ".config.json.tmp")
-"""Files left by a sweep that was killed before it had written anything. The folder can be
+def finished(folder: Path, members: Sequence[Member]) -> list[Member]:
+    """Return the members that have been trained."""
+    return [member for member in members if member_file(folder, member).exists()]
+
+
+_OWN = (".lock", "members", "plan.json", ".plan.json.tmp", ".config.json.tmp")
+"""Files left by a sweep that was killed before it had trained anything. The folder can be
 reused."""
 
 
-def check_folder(
-    folder: Path, content: dict[str, Any], defaults: dict[str, Any], *, resume: bool
-) -> None:
-    """Check that a folder is new or belongs to the same sweep. Nothing is written.
+def has_sweep(folder: Path, *, resume: bool) -> bool:
+    """Return whether a folder has a sweep to continue, or is new. Nothing is written.
 
     Args:
         folder: The folder.
-        content: What identifies the sweep, as JSON reads it back.
-        defaults: Values of options that an older version did not save.
-        resume: Whether the sweep in the folder is to be continued.
+        resume: Whether a sweep in the folder is to be continued.
 
     Raises:
         FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
             False.
-        ValueError: The folder has a sweep of another experiment.
     """
-    file = folder / "config.json"
-    if not file.exists():
+    if not (folder / "config.json").exists():
         if folder.exists() and (
             not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())
         ):
             raise FileExistsError(
                 f"sweep folder {folder} is not an empty folder and has no sweep; name another one"
             )
-        return
+        return False
     if not resume:
         raise FileExistsError(
             f"sweep folder {folder} has a sweep; continue it with resume (--resume), or name "
             "another folder"
         )
-    saved = read_json(file)
-    # the folder of the data may change
-    different = differences(defaults | saved, content) if isinstance(saved, dict) else "all of it"
-    if different:
-        raise ValueError(
-            f"{folder} has a sweep of another experiment; it differs in {different}. Name "
-            "another folder"
-        )
+    return True
 
 
 def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member]) -> list[Member]:
-    """Write new parts of the configuration and of the plan. Return all members of the plan.
+    """Write new parts of the plan and of the configuration. Return all members of the plan.
 
     Args:
         folder: The folder of the sweep.
@@ -102,19 +95,15 @@ def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member])
         members: The requested members.
 
     Raises:
-        ValueError: The folder has a sweep over other options, or a file is damaged.
+        ValueError: A file is damaged.
     """
-    if not (folder / "config.json").exists():
-        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     (folder / "members").mkdir(exist_ok=True)
-    plan, union = planned(folder), members_of(folder, members)
-    if plan and plan[0].keys() != members[0].keys():
-        raise ValueError(
-            f"{folder} has a sweep over {sorted(plan[0])}, got one over {sorted(members[0])}; name "
-            "the same options, or another folder"
-        )
-    if union != plan:
+    new = not (folder / "config.json").exists()
+    union = list(members) if new else members_of(folder, members)
+    if new or union != planned(folder):
         write_whole(folder / "plan.json", json.dumps(union).encode())
+    if new:  # last: a folder with this file has a sweep
+        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     return union
 
 
@@ -171,7 +160,8 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
     unfinished = [m for _, wave in waves_in(folder) for m in wave]
     number = max((int(f.name) for f, _ in waves_in(folder)), default=-1) + 1
     for group in groups:
-        waiting = [m for m in group if m not in unfinished and not member_file(folder, m).exists()]
+        done = finished(folder, group)
+        waiting = [m for m in group if m not in unfinished and m not in done]
         for first in range(0, len(waiting), size):
             wave = folder / "waves" / f"{number:04d}"
             wave.mkdir(parents=True, exist_ok=True)
@@ -193,13 +183,23 @@ def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
 _CLAIMED = "claimed"
 
 
-def claim(wave: Path) -> bool:
-    """Return True for one of the processes that want to train a wave, and False for all others."""
+@contextlib.contextmanager
+def claimed(wave: Path) -> Iterator[bool]:
+    """Give True to one of the processes that want to train a wave, and False to all others.
+
+    If it fails, another process may take the wave.
+    """
     try:
         (wave / _CLAIMED).mkdir()
     except (FileExistsError, FileNotFoundError):  # in training, or finished in the meantime
-        return False
-    return True
+        yield False
+        return
+    try:
+        yield True
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):  # it is finished
+            (wave / _CLAIMED).rmdir()
+        raise
 
 
 def close_wave(wave: Path) -> None:
@@ -257,7 +257,7 @@ def write_results(
         figure: If True, draw sweep.png.
         write: If False, write nothing.
     """
-    rows = [row_of(member_file(folder, m)) for m in members if member_file(folder, m).exists()]
+    rows = [row_of(member_file(folder, member)) for member in finished(folder, members)]
     if not rows or not write:
         return rows
     write_csv(rows, folder / "results.csv")
@@ -289,7 +289,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
     from snnjax import plotting
 
     varied = varied_in(rows)
-    numbers = all(isinstance(row[name], int | float) for row in rows for name in varied)
+    numbers = all(is_number(row[name]) for row in rows for name in varied)
     if len(varied) not in (1, 2) or not numbers:
         return False
     figure = (
@@ -297,9 +297,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
         if len(varied) == 1
         else plotting.sweep_maps(rows, *varied)
     )
-    buffer = io.BytesIO()
-    plotting.save(figure, buffer)
-    write_whole(file, buffer.getvalue())
+    plotting.save(figure, file)
     return True
 
 
@@ -310,5 +308,4 @@ def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     >>> varied_in([{"sigma_u": 1.0} | row, {"sigma_u": 2.0} | row])
     ['sigma_u']
     """
-    swept = list(rows[0])[: list(rows[0]).index("finite")]
-    return [n for n in swept if n != "seed" and len({row.get(n) for row in rows}) > 1]
+    return [name for name in swept(rows) if len({row.get(name) for row in rows}) > 1]

@@ -129,6 +129,9 @@ def find(task: type[Task], data: Path | None) -> Path:
 class EventTask(Task):
     """Options of tasks whose inputs are events."""
 
+    trial_end: Literal["fixed", "last_event"] = "fixed"
+    """End of a trial: after its duration, or with its last event. Later steps count neither in the
+    loss nor in bounds on activity and rates."""
     augment_stretch: Probability = 0.0
     """Stretch or compress each training sample in time by up to this fraction."""
     augment_drop: Probability = 0.0
@@ -505,6 +508,9 @@ class DVSGesture(EventTask):
                     f"{name} must be 0 for streamed data, got {getattr(self, name)}; to use it, "
                     "store the data on the device: stream = False (--no-stream)"
                 )
+        if self.stream and self.trial_end != "fixed":
+            needed = "trial_end must be 'fixed' for streamed data"
+            raise ValueError(f"{needed}, got {self.trial_end!r}; or stream = False (--no-stream)")
 
     def idle(self) -> dict[str, str]:
         """Return the names of options of the task without an effect, and the reason."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snnjax.reproduce import _draw as draw
+from snnjax.experiments import _curves as draw
 from snnjax.reproduce import _membranes
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._settings import Options

@@ -6,9 +6,9 @@ sigma_U = 1), and the activity and gradients of each layer before training.
 
 from __future__ import annotations
 
+from snnjax.experiments._curves import curves
 from snnjax.reproduce import _layers as layers
 from snnjax.reproduce import _statements as st
-from snnjax.reproduce._draw import curves
 from snnjax.reproduce._published import NUMBERS
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._study import ACCURACY, Study

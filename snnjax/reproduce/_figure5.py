@@ -6,8 +6,8 @@ took 50 minutes.
 
 from __future__ import annotations
 
+from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
-from snnjax.reproduce._draw import curves
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._study import Study
 

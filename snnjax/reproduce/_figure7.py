@@ -6,8 +6,8 @@ without Dale's law.
 
 from __future__ import annotations
 
+from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
-from snnjax.reproduce._draw import curves
 from snnjax.reproduce._published import NUMBERS
 from snnjax.reproduce._settings import TWO_SPEAKERS, Options
 from snnjax.reproduce._study import Study

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -28,8 +27,6 @@ from snnjax.reproduce._statements import (
 from snnjax.reproduce._units import Arm, Unit
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from snnjax.reproduce._study import Finished
 
 _DOI = "10.1088/2634-4386/ac97bb"
@@ -54,21 +51,15 @@ def write(finished: Finished, root: Path) -> None:
     study, folder = finished.study, finished.folder
     pictures = [(name, name) for name in study.figures]
     for name, draw in study.figures.items():
-        _save(draw(finished.rows), folder / f"{name}.png")
+        plotting.save(draw(finished.rows), folder / f"{name}.png")
     for arm, member in study.snapshots:
         swept = {name: value for name, value in sorted(member.items()) if name != "seed"}
         name = "-".join(("snapshot", *map(shown, swept.values())))
         title = ", ".join((arm.name, *(f"{n} {shown(value)}" for n, value in swept.items())))
         if not (file := folder / f"{name}.png").exists():
-            _save(arm.snapshot(member, root), file)
+            plotting.save(arm.snapshot(member, root), file)
         pictures.append((name, f"activity after training: {title}"))
     write_whole(folder / "report.md", page(finished, pictures).encode())
-
-
-def _save(figure: Figure, file: Path) -> None:
-    buffer = io.BytesIO()
-    plotting.save(figure, buffer)
-    write_whole(file, buffer.getvalue())
 
 
 def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from snnjax.experiments._rows import Rows, pick, values
 from snnjax.reproduce._published import Published
 
 Row = Mapping[str, Any]
-Rows = Sequence[Row]
 Source = Literal["P", "R", "ours"]
 """Where a statement is from: `P` or `R` as in `snnjax.reproduce._published`, or `ours` if it is not
 in the paper."""
@@ -69,23 +69,6 @@ def verdict(holds: bool, found: str) -> Verdict:
 def untested(why: str) -> Verdict:
     """Return a verdict without a judgement, with the reason, and our number if there is one."""
     return Verdict(UNTESTED, why)
-
-
-def pick(rows: Rows, **where: object) -> list[Row]:
-    """Return the rows whose columns have the given values.
-
-    >>> pick([{"arm": "a", "sigma_u": 1.0}, {"arm": "b", "sigma_u": 1.0}], arm="b")
-    [{'arm': 'b', 'sigma_u': 1.0}]
-    """
-    return [row for row in rows if all(row.get(name) == value for name, value in where.items())]
-
-
-def values(rows: Rows, column: str) -> np.ndarray:
-    """Return the finite numbers of a column."""
-    found = np.array(
-        [row[column] for row in rows if isinstance(row.get(column), int | float)], float
-    )
-    return found[np.isfinite(found)]
 
 
 def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:

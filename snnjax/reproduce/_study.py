@@ -13,9 +13,7 @@ interruption at any point. It computes what is missing. Finished units are never
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import time
@@ -27,6 +25,7 @@ from snnjax import __version__
 from snnjax._files import write_whole
 from snnjax.experiments._rows import Member
 from snnjax.experiments._sweep import Watch
+from snnjax.experiments._sweep_folder import write_csv
 from snnjax.reproduce import _report
 from snnjax.reproduce._settings import Preset
 from snnjax.reproduce._statements import Row, Rows, Statement, Verdict, judged
@@ -137,7 +136,7 @@ def run_study(study: Study, root: Path, *, watch: Announce | None = None) -> Fin
         write_whole(folder / "study.json", (json.dumps(content, default=str) + "\n").encode())
     units = [done[unit.name] for unit in study.units]
     rows = [row for unit in units for row in unit["rows"]]
-    write_whole(folder / "results.csv", _table(rows))
+    write_csv([_flat(row) for row in rows], folder / "results.csv")
     finished = Finished(
         study,
         rows,
@@ -188,17 +187,6 @@ def check(study: Study, root: Path) -> dict[str, Computed]:
             f"{', '.join(map(repr, different))}. Name another folder by --out"
         )
     return done
-
-
-def _table(rows: Rows) -> bytes:
-    """Return a CSV of all columns, in the order of their first occurrence."""
-    flat = [_flat(row) for row in rows]
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in flat for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue().encode()
 
 
 def _flat(row: Row) -> Content:

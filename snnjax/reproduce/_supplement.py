@@ -6,8 +6,8 @@ import functools
 import math
 from collections.abc import Callable
 
+from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
-from snnjax.reproduce._draw import curves
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._study import Study
 

@@ -69,6 +69,14 @@ class Callback:
     def start(self, plan: Plan) -> bool | None:
         """Called once before training. Return True if there is nothing left to train."""
 
+    def estimate(self, seconds: Callable[[], float]) -> None:
+        """Called once after row 0, unless training resumes or data come as `Batches`.
+
+        Args:
+            seconds: A function that trains a copy of the network for a few steps, and returns how
+                long an epoch takes, s. It compiles a program, so call it only for long training.
+        """
+
     def epoch_end(self, row: Row, state: FitState) -> bool | None:
         """Called after every epoch, and with row 0 before the first. Return True to stop."""
 

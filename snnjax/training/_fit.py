@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -22,7 +23,7 @@ from snnjax import _check
 from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.losses import Target
+from snnjax.losses import Target, untimed
 from snnjax.nn import Layer
 from snnjax.sparse import as_dense
 from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, quality_of
@@ -171,6 +172,8 @@ def fit(
     _check.integer("epochs", epochs, at_least=1)
     _check.integer("priming_epochs", priming_epochs, at_least=0)
     _check.key("key", key)
+    if resume is not None and not isinstance(resume, str | os.PathLike):
+        raise TypeError(f"resume must be the folder of Checkpoints, or None, got {resume!r}")
     called = _as_callbacks(callbacks, progress)
     if isinstance(network, tuple):
         hint = "a Trainer takes (apply, params)"
@@ -233,7 +236,27 @@ class _Run:
         """Report row 0. Return whether training should stop."""
         first = self.data.first
         self.data = self.data._replace(first=None)  # a shard takes memory
-        return self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
+        stop = self.report(0, self.trainer.evaluate(self.state.params, first), 0.0)
+        if not isinstance(self.data.splits.train, Batches):  # how many there are is not known
+            for callback in self.callbacks:
+                callback.estimate(functools.partial(self.seconds_of_epoch, first))
+        return stop
+
+    def seconds_of_epoch(self, source: BatchSource) -> float:
+        """Estimate how long an epoch takes, s, from the faster of two steps after a first one.
+
+        Args:
+            source: The training data or a part of them.
+        """
+        train: Any = self.data.splits.train
+        size, times = self.trainer.check_batch_size(), []
+        batch, state = (source, np.arange(size)), jax.tree.map(jnp.copy, self.state)
+        for _ in range(3):
+            begin = time.perf_counter()
+            state, _metrics = self.trainer.step(state, batch, self.key)
+            jax.block_until_ready(state)
+            times.append(time.perf_counter() - begin)
+        return min(times[1:]) * (len(train) // size)
 
     def train(self, epoch: int) -> bool:
         """Train one epoch and report it. Return whether training should stop."""
@@ -447,12 +470,13 @@ def _check_source(
         hint = "move the axis of time first in batch(...), jnp.moveaxis(x, 1, 0)"
         raise ValueError(f"{expected}, got {x.shape} for a batch of one sample; {hint}")
     problem = trainer.problem
-    readout, _ = jax.eval_shape(problem.outputs, trainer.params, x)
+    readout, _ = jax.eval_shape(problem.outputs, trainer.params, x, target)
     for measure in (problem.loss, problem.sample_scores):
         jax.eval_shape(measure, readout, target)
-    values = labels_of_all
+    values: Any = labels_of_all
     if values is None:
         values = source.y if isinstance(source, Batch) else getattr(source, "labels", None)
+    target, _ = untimed(target)
     array = isinstance(target, jax.ShapeDtypeStruct)
     if values is not None and array and np.ndim(values) == len(target.shape):
         problem.loss.check(f"labels of {name}", values, readout.shape[-1])

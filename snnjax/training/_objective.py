@@ -26,7 +26,7 @@ from flax import nnx
 from snnjax import _check
 from snnjax._pytree import PyTree, pytree_dataclass, static
 from snnjax.datasets import BatchSource
-from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target
+from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target, Timed
 from snnjax.nn._network import Activity, NetworkOutput, Sequential, Tap
 from snnjax.nn._norm import Statistics
 from snnjax.regularizers import ActivityBound, LimitedPenalties, Penalty, total_penalty
@@ -289,9 +289,44 @@ class Problem(NamedTuple):
         # a class of the user that is derived from Sequential may have its own __call__
         return partial(network.run if type(network) is Sequential else network, **options)
 
-    def outputs(self, params: Params, x: Inputs) -> tuple[jax.Array, HasSpikes]:
-        """Readout (time, batch, k) and activity in evaluation, for inputs x."""
-        return self.read(self.call(params)(x))
+    def outputs(
+        self,
+        params: Params,
+        x: Inputs,
+        target: Target | None = None,
+        *,
+        key: jax.Array | None = None,
+        limited: LimitedPenalties | None = None,
+    ) -> tuple[jax.Array, HasSpikes]:
+        """Readout (time, batch, k) and activity.
+
+        Args:
+            params: Parameters of the network.
+            x: Inputs.
+            target: Targets of the batch. If they are `Timed`, spikes after the end of a trial
+                become 0.
+            key: Random key of the network in training; None in evaluation.
+            limited: The bounds whose gradient is limited, as a tap of the network.
+
+        Raises:
+            ValueError: As in `read`; or targets are `Timed`, and the network returns counts or has
+                batch normalization in training.
+        """
+        if not isinstance(target, Timed):
+            return self.read(self.call(params, key, limited)(x))
+        if self.joint and key is not None:
+            needed = "a network without batch normalization, whose statistics are of all steps"
+            raise ValueError(f"trials of different length need {needed}")
+        if isinstance(self.apply, NetworkFn) and self.apply.taps:
+            # the layers above receive nothing after the end, either; that changes no earlier step
+            silenced = target.silenced
+            tap = silenced if limited is None else lambda z: limited(silenced(z))
+            return self.read(self.call(params, key, tap)(x))
+        readout, activity = self.read(self.call(params, key)(x))
+        if any(len(z) != len(readout) for z in activity.spikes):
+            needed = "a network that returns the spikes of all steps, without remat_steps"
+            raise ValueError(f"trials of different length need {needed}")
+        return readout, Activity(tuple(map(target.silenced, activity.spikes)))
 
     def read(self, out: Any) -> tuple[jax.Array, HasSpikes]:
         """The readout (time, batch, k) and the activity in what the network returned.
@@ -347,14 +382,13 @@ class Problem(NamedTuple):
         limited = LimitedPenalties(bounds)
         x, target = source.batch(indices, key)
         noise = jax.random.fold_in(key, _NOISE) if self.noisy and key is not None else None
-        returned = self.call(params, noise, limited if bounds else None)(x)
-        readout, activity = self.read(returned)
+        tap = limited if bounds else None
+        readout, activity = self.outputs(params, x, target, key=noise, limited=tap)
         loss = self.loss(readout, target).mean()
         penalty = sum(limited.penalties, start=total_penalty(others, activity.spikes))
         each = self.sample_scores(readout, target)
         scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
-        mean = lambda s: s.mean(dtype=_check.wide(s.dtype))
-        rates = [mean(s) / steps_of_a_row(activity, s) for s in activity.spikes]
+        rates = [sample_rates(activity, s, target).mean() for s in activity.spikes]
         value = loss + penalty if self.supervised else penalty
         return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
 
@@ -374,6 +408,20 @@ def steps_of_a_row(activity: HasSpikes, spikes: jax.Array) -> float:
     """
     steps = activity.steps if isinstance(activity, Activity) else None
     return 1 if steps is None else steps / len(spikes)
+
+
+def sample_rates(activity: HasSpikes, spikes: jax.Array, target: Target) -> jax.Array:
+    """Spikes per unit and step of each sample, (batch,), in at least float32.
+
+    Args:
+        activity: The activity of all layers.
+        spikes: Spikes or counts of a layer, (time, batch, ...features).
+        target: Targets of the batch. If they are `Timed`, only the steps of a trial count.
+    """
+    rates = spikes.mean(axis=(0, *range(2, spikes.ndim)), dtype=_check.wide(spikes.dtype))
+    if isinstance(target, Timed):
+        return rates * len(spikes) / target.num_steps
+    return rates / steps_of_a_row(activity, spikes)
 
 
 _RETURNS = "network must return the readout (time, batch, k), or (readout, activity with .spikes)"

@@ -39,13 +39,17 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        path = Path(path)
+        self.path = Path(path)
+        self.check_new(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Check that the folder is empty or does not exist. Nothing is written."""
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"run folder {path} is a file")
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"run folder {path} is not empty; name another one or remove it")
-        path.mkdir(parents=True, exist_ok=True)
-        self.path = path
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:

@@ -428,14 +428,12 @@ def evaluate(recipe: Recipe, params: Params, source: BatchSource) -> Metrics:
         # the last batch is filled up with samples of weight 0
         x, target = source.batch(jnp.minimum(indices, n - 1))
         weight = (indices < n).astype(jnp.float32)
-        readout, activity = problem.outputs(params, x)
+        readout, activity = problem.outputs(params, x, target)
         loss = problem.loss(readout, target)
         each = problem.sample_scores(readout, target)
         scores = {name: (s * weight).sum() for name, s in each.items()}
-        # the mean over all axes except that of the samples
-        rate = lambda s: s.mean(axis=(0, *range(2, s.ndim)), dtype=_check.wide(s.dtype))
-        total = lambda s: (rate(s) * weight).sum()
-        rates = [total(s) / _objective.steps_of_a_row(activity, s) for s in activity.spikes]
+        per_sample = [_objective.sample_rates(activity, s, target) for s in activity.spikes]
+        rates = [(rate * weight).sum() for rate in per_sample]
         # a neuron whose membrane is NaN never spikes, so that bad input would not be noticed
         loss = jnp.where(_all_finite(x), loss, jnp.nan)
         penalty = regularizers.total_penalty(problem.regularizers, activity.spikes) * n / batches

@@ -101,6 +101,7 @@ class Trainer:
             optimizer = optax.chain(optimizer, keep_nonnegative())
         self.optimizer = optimizer
         self.batch_size, self.micro_batch, self.devices = batch_size, micro_batch, devices
+        self._outputs = 0  # not known yet
         self._sizes: dict[Any, Sizes] = {}
         self._programs: dict[Any, Callable[..., Any]] = {}
 
@@ -136,13 +137,15 @@ class Trainer:
             it is then False.
 
         Raises:
-            ValueError: The arrays of `state` were donated in an earlier call.
+            ValueError: The arrays of `state` were donated in an earlier call, or a label of (x, y)
+                is out of range.
             TypeError: An argument has a wrong type.
         """
         _check_state(state)
         if key is not None:
             _check.key("key", key)
         source, indices = _as_source("batch", batch)
+        self._check_labels(source)
         sizes = self.sizes(source, len(indices))
         source, indices = self.place((source, indices))
         run = self._compiled(_step.train_step, self.recipe(sizes), (state, source), donate=0)
@@ -192,10 +195,12 @@ class Trainer:
             over batches.
 
         Raises:
+            ValueError: A label of (x, y) is out of range.
             TypeError: An argument has a wrong type.
         """
-        if isinstance(params, TrainState):
-            raise TypeError("params must be parameters, got a TrainState; give state.params")
+        if params is None or isinstance(params, TrainState):
+            got = "None" if params is None else "a TrainState"
+            raise TypeError(f"params must be parameters, got {got}; give state.params")
         if isinstance(params, nnx.Module) and isinstance(self.problem.apply, NetworkFn):
             got = f"{type(params).__name__}; give nnx.state(network, nnx.Param)"
             raise TypeError(f"params must be parameters, got {got}")
@@ -204,6 +209,7 @@ class Trainer:
             return weighted_mean(each)
         source = _as_source("source", source)[0] if isinstance(source, tuple) else source
         check_source("source", source)
+        self._check_labels(source)
         n = self.sizes(source, len(source) if isinstance(source, Batch) else None).micro_batch
         # the same program whatever the optimizer
         recipe = Recipe(self.problem, optax.identity(), Sizes(n, n))
@@ -247,6 +253,15 @@ class Trainer:
             most = f"at most the number of training samples {len(source)}"
             raise ValueError(f"batch_size must be {most}, got {n}")
         return n
+
+    def _check_labels(self, source: BatchSource) -> None:
+        """Raise ValueError if a label of a batch of arrays is out of range, unless it is traced."""
+        if not isinstance(source, Batch) or isinstance(source.y, Tracer):
+            return
+        if self._outputs == 0:
+            readout, _ = jax.eval_shape(self.problem.outputs, self.params, source.x)
+            self._outputs = readout.shape[-1]
+        self.problem.loss.check("labels of a batch", source.y, self._outputs)
 
     def place(self, tree: T) -> T:
         """Return a pytree on all devices that share a batch; unchanged if there is one device."""

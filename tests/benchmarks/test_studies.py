@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, initialization, studies
+from benchmarks import accuracy, studies
 from benchmarks.depth_training import accuracy_tables, levels, train_arm
 from snnjax.experiments import Experiment
+from snnjax.experiments._rows import pick
 
 RESULTS = Path(studies.__file__).parent / "results"
 
@@ -30,7 +31,7 @@ def test_a_study_has_one_row_per_network_with_labels_and_the_curve_of_accuracy(t
     for row in rows:
         curve = studies.numbered(row, "valid_accuracy", 0)
         assert len(curve) == 3
-        assert curve[-1] == row["valid_accuracy"] == studies.accuracy_after(row, 5)
+        assert curve[-1] == row["valid_accuracy"]
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
     assert str(studies.study(tmp_path, train, labels)) == str(rows)
     assert times == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
@@ -46,8 +47,9 @@ def test_committed_rows_give_the_tables_of_the_documentation():
     )
     assert "randman, depth 7: 1.11" in levels(rows)
     rows = studies.read(RESULTS / "initialization.csv")
-    table = initialization.accuracy_table(rows, few=3)
-    assert "| IKUN |  | 38 +- 4, 54 +- 3 | 39 +- 6, 60 +- 2 | 31 +- 7, 52 +- 2 |" in table
+    ikun = pick(rows, study="words", network="dense", init="ikun", depth=7)
+    after = [studies.spread([row[f"valid_accuracy_{k}"] for row in ikun], 0) for k in (3, 12)]
+    assert after == ["17 +- 3", "30 +- 3"]
     rows = studies.read(RESULTS / "randman.csv")
     assert "| randman | 15 | 97.76 +- 0.70 | 97.49 +- 0.68 |" in accuracy.accuracy_table(rows)
 
@@ -56,10 +58,3 @@ def test_every_committed_file_of_a_study_can_be_read():
     for name in ("depth", "images", "digits", "digits_calibrated", "depth_training"):
         rows = studies.read(RESULTS / f"{name}.csv")
         assert all(isinstance(row["seed"], int) for row in rows), name
-
-
-def test_a_network_that_stopped_keeps_its_last_accuracy():
-    row = {"valid_accuracy_0": 0.1, "valid_accuracy_3": 0.3, "valid_accuracy_6": float("nan")}
-    assert studies.accuracy_after(row, 6) == 0.3
-    with pytest.raises(StopIteration):
-        studies.accuracy_after({}, 6)

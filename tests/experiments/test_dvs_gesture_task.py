@@ -10,7 +10,6 @@ from snnjax.datasets import Stream
 from snnjax.datasets._dvs_gesture import DVSGesture
 from snnjax.experiments import Experiment, Sweep, load_run, run, run_sweep
 from snnjax.experiments._run import prepare
-from snnjax.training._run_folder import RunFolder
 
 SMALL = {
     "start": "paper",
@@ -117,7 +116,7 @@ def test_users_that_are_not_there(folder):
 
 
 @pytest.mark.slow
-def test_streamed_members_of_a_sweep_train_one_by_one(folder, tmp_path, monkeypatch):
+def test_streamed_members_of_a_sweep_train_one_by_one(folder, tmp_path):
     """Interrupted in the second member and resumed, the numbers are those without interruption."""
     require("grain")
     options = SMALL | {"epochs": 2, "duration": 0.05}
@@ -128,22 +127,23 @@ def test_streamed_members_of_a_sweep_train_one_by_one(folder, tmp_path, monkeypa
     alone = run(base.replace(learning_rate=0.02)).summary
     assert whole.rows[1]["test_accuracy_final"] == alone["test_accuracy_final"]
 
-    append, calls = RunFolder.append, []
+    calls = []
 
-    def interrupt(self, row):
-        append(self, row)
-        calls.append(row["epoch"])
-        # after the first epoch of the second member, whose checkpoint is not written yet
+    def interrupt(snapshot, finished, size):
+        calls.append(snapshot.epoch)
+        assert snapshot.history["valid_accuracy"].shape == (1, snapshot.epoch + 1)
+        assert (finished, size) == (len(calls) > 3, 1)
+        # after the first epoch of the second member
         if len(calls) == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunFolder, "append", interrupt)
+    options = {"figure": False, "on_epoch": [interrupt]}
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, tmp_path / "cut", figure=False)
-    cut = run_sweep(sweep, tmp_path / "cut", resume=True, figure=False)
+        run_sweep(sweep, tmp_path / "cut", **options)
+    cut = run_sweep(sweep, tmp_path / "cut", resume=True, **options)
     assert kill_sweep.differences(tmp_path / "whole", tmp_path / "cut") == []
-    # the first member is not trained again, and the second one starts from its beginning
-    assert calls == [0, 1, 2, 0, 1, 0, 1, 2]
+    # the first member is not trained again, and the second one continues after its first epoch
+    assert calls == [0, 1, 2, 0, 1, 2]
     assert cut.rows == whole.rows
     with pytest.raises(ValueError, match="patience and order have no effect on streamed data"):
         run_sweep(dataclasses.replace(sweep, patience=1), tmp_path / "new")

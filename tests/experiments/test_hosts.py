@@ -15,6 +15,15 @@ SMALL = [
     *("--depth", "1,2", "--placement", "map"),
 ]
 COMMAND = [sys.executable, "-c", "from snnjax._cli import main; main()"]
+FAILING = """
+from snnjax.experiments import _sweep
+
+def fail(*_):
+    raise MemoryError("here")
+
+_sweep._train_together = fail
+from snnjax._cli import main; main()
+"""
 
 
 def free_port():
@@ -23,14 +32,15 @@ def free_port():
         return s.getsockname()[1]
 
 
-def start(folder, count, *more):
-    """Start `count` processes that share a sweep."""
+def start(count, *more, failing=None):
+    """Start `count` processes that share a sweep. Process `failing` fails in its first wave."""
     address = f"localhost:{free_port()}"
     for k in range(count):
         cluster = ["--distributed", "--coordinator", address]
         own = [*cluster, "--processes", str(count), "--process", str(k)]
+        command = [sys.executable, "-c", FAILING] if k == failing else COMMAND
         yield subprocess.Popen(
-            [*COMMAND, *SMALL, *(own if count > 1 else []), *more],
+            [*command, *SMALL, *(own if count > 1 else []), *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -41,7 +51,7 @@ def start(folder, count, *more):
 def alone(tmp_path_factory):
     """The folder of the sweep, from one process."""
     folder = tmp_path_factory.mktemp("hosts") / "alone"
-    (process,) = start(folder, 1, "--out", str(folder))
+    (process,) = start(1, "--out", str(folder))
     assert process.wait() == 0
     return folder
 
@@ -49,7 +59,7 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_write_the_files_of_one(alone, tmp_path, count):
-    processes = list(start(tmp_path, count, "--out", str(tmp_path / "many")))
+    processes = list(start(count, "--out", str(tmp_path / "many")))
     for process in processes:
         _, err = process.communicate()
         assert process.returncode == 0, err
@@ -59,7 +69,7 @@ def test_several_processes_write_the_files_of_one(alone, tmp_path, count):
 @pytest.mark.slow
 def test_one_of_two_is_killed_and_one_or_four_resume(alone, tmp_path):
     folder = tmp_path / "many"
-    first, second = start(folder, 2, "--out", str(folder))
+    first, second = start(2, "--out", str(folder))
     # both train: two members of four are claimed
     while len(list(folder.glob("waves/*/claimed"))) < 2:
         assert first.poll() is None
@@ -69,7 +79,19 @@ def test_one_of_two_is_killed_and_one_or_four_resume(alone, tmp_path):
     for process in (first, second):
         process.communicate()
     assert len(list((folder / "members").iterdir())) < 4
-    for process in list(start(folder, 4, "--resume", str(folder))):
+    for process in list(start(4, "--resume", str(folder))):
         _, err = process.communicate()
         assert process.returncode == 0, err
+    assert kill_sweep.differences(alone, folder) == []
+
+
+@pytest.mark.slow
+def test_if_one_of_two_fails_the_other_goes_on(alone, tmp_path):
+    folder = tmp_path / "many"
+    first, second = start(2, "--out", str(folder), failing=1)
+    _, error = second.communicate()
+    assert second.returncode == 2
+    assert "snnjax: error: out of memory: here" in error
+    _, error = first.communicate()
+    assert first.returncode == 0, error
     assert kill_sweep.differences(alone, folder) == []

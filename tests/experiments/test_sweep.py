@@ -97,8 +97,10 @@ def test_a_figure_for_one_or_two_swept_parameters(tmp_path):
         ({"mu_w": 1.0, "sigma_w": 1.0}, True),
         ({"mu_w": 1.0, "mu_u": 1.0, "beta": 5.0}, False),
         ({"init": "lsuv"}, False),
+        ({"recurrent": True}, False),
     ):
-        rows = [member | row for member in (dict.fromkeys(varied, 0.0), varied)]
+        first = {name: type(value)() for name, value in varied.items()}
+        rows = [member | row for member in (first, varied)]
         file = tmp_path / f"{'-'.join(varied)}.png"
         assert _sweep_folder.draw(rows, file) is drawn
         assert file.exists() is drawn
@@ -341,14 +343,60 @@ def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
 )
 def test_a_sweep_is_loaded_whatever_its_first_member_is(tmp_path, base, over):
     sweep = Sweep(base=base, over=over, seeds=2)
-    config = sweep.identity() | {"base": sweep.replaced()}
-    _sweep_folder.open_folder(tmp_path, config, sweep.members())
+    _sweep_folder.open_folder(tmp_path, sweep.config(), sweep.members())
     loaded = _sweep.load_sweep(tmp_path)
     assert loaded.identity() == sweep.identity()
     for member in sweep.members():
         assert loaded.experiment(member) == sweep.experiment(member)
     # all members of the plan are left to be trained, not only that of `loaded`
     assert _sweep_folder.members_of(tmp_path, loaded.members()) == sweep.members()
+
+
+@pytest.mark.parametrize(
+    ("base", "over"),
+    [
+        (BASE.replace(model="csnn1", beta=5.0), {"model": ("csnn1", "csnn3")}),
+        (BASE.replace(init="lsuv"), {"init": ("lsuv", "kaiming")}),
+    ],
+)
+def test_a_sweep_is_continued_with_another_first_value(tmp_path, base, over):
+    """Two sweeps are the same if all members of both have the same experiments."""
+    first = Sweep(base=base, over=over, seeds=1)
+    _sweep_folder.open_folder(tmp_path, first.config(), first.members())
+    ((name, values),) = over.items()
+    turned = base.replace(**{name: values[-1]})
+    other = Sweep(base=turned, over={name: values[::-1]}, seeds=2)
+    _sweep.check(other, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"it differs in tau_mem \(0.02, got 0.03\)"):
+        _sweep.check(
+            dataclasses.replace(other, base=turned.replace(tau_mem=0.03)), tmp_path, resume=True
+        )
+    with pytest.raises(ValueError, match=r"it differs in patience \(None, got 3\)"):
+        _sweep.check(dataclasses.replace(other, patience=3), tmp_path, resume=True)
+
+
+def test_a_sweep_killed_before_its_config_was_written_begins_again(tmp_path):
+    _sweep_folder.open_folder(tmp_path, SWEEP.config(), SWEEP.members())
+    (tmp_path / "config.json").unlink()
+    other = Sweep(base=BASE, over={"mu_u": (0.0, 0.5)}, seeds=1)
+    _sweep.check(other, tmp_path, resume=False)
+    assert _sweep_folder.open_folder(tmp_path, other.config(), other.members()) == other.members()
+    assert _sweep_folder.planned(tmp_path) == other.members()
+
+
+def test_a_wave_that_fails_is_left_to_another_process(tmp_path):
+    _sweep_folder.plan_waves(tmp_path, [SWEEP.members()], 4)
+    ((place, _),) = _sweep_folder.waves_in(tmp_path)
+
+    def fail():
+        with _sweep_folder.claimed(place) as own, _sweep_folder.claimed(place) as other:
+            assert (own, other) == (True, False)
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fail()
+    with _sweep_folder.claimed(place) as own:
+        assert own
 
 
 def test_a_wave_that_another_process_finishes_is_no_error(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from snnjax.datasets import Splits
+from snnjax.experiments import generated
 from snnjax.experiments._data import load
 from snnjax.experiments._sweep import program_of
-from snnjax.reproduce._data import generated
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._targets import TARGETS
 from snnjax.reproduce._units import Arm

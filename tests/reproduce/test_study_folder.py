@@ -310,17 +310,14 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
     }
     results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
 
-    def diverge(experiment, folder, *, resume, datasets):
-        assert not resume
-        calls.append(experiment.seed)
-        folder.mkdir()
-        (folder / "results.json").touch()
-        raise TrainingDivergedError("not finite", results[experiment.seed])
+    def diverge(prepared, callbacks, *, checkpoints, every):
+        calls.append(prepared.experiment.seed)
+        raise TrainingDivergedError("not finite", results[prepared.experiment.seed])
 
     def die(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_sweep, "run", diverge)
+    monkeypatch.setattr(_sweep, "train_alone", diverge)
     base = Experiment.from_options("dvs-gesture", depth=2, start="paper")
     arm = Arm("streamed", Sweep(base=base, seeds=2), {"task": "gestures"}, "generated")
     with monkeypatch.context() as patch:

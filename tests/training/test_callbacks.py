@@ -1,6 +1,7 @@
 """Callbacks of `fit`: order of calls, early stopping, loggers, progress, and resumed runs."""
 
 import sys
+import time
 import types
 
 import jax
@@ -21,6 +22,7 @@ from snnjax.training import (
     EarlyStopping,
     Objective,
     TensorBoard,
+    Trainer,
     WeightsAndBiases,
     fit,
 )
@@ -275,3 +277,23 @@ def test_priming_is_part_of_the_plan():
     assert calls.calls[0] == ("start", 1, 2, 3, 0)
     assert [call[3] for call in calls.calls[1:-1]] == [0, 0, 0, 3]
     assert result.best_epoch == 3
+
+
+def test_an_estimate_is_that_of_the_steps_of_an_epoch_and_changes_nothing(monkeypatch):
+    found, step = [], Trainer.step
+
+    class Estimate(Callback):
+        def estimate(self, seconds):
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "step", slow)
+                found.append(seconds())
+
+    def slow(self, state, batch, key):
+        time.sleep(0.1)
+        return step(self, state, batch, key)
+
+    results = [train(callback) for callback in (Estimate(), Callback())]
+    # two steps per epoch
+    assert found == [pytest.approx(0.2, rel=0.5)]
+    for a, b in zip(*(jax.tree.leaves(r.final) for r in results), strict=True):
+        np.testing.assert_array_equal(a, b)

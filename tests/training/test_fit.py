@@ -329,6 +329,7 @@ class Ends(nnx.Module):
         (Linear(), {"callbacks": 3}, TypeError, "callbacks must be a sequence of callbacks .*, got 3; write"),
         (Linear(), {"callbacks": [EarlyStopping]}, TypeError, "callbacks must be a sequence .* got <class .*EarlyStopping'> among them"),
         (Linear(), {"progress": 1}, TypeError, "progress must be True, False or None, got 1"),
+        (Linear(), {"resume": 3}, TypeError, "resume must be the folder of Checkpoints, or None, got 3"),
         (Linear(), {"batch_size": None}, ValueError, "batch_size must be given for data that do not come in batches"),
         (Linear(), {"objective": [losses.CrossEntropy(), upper_bound(1.0, 1.0)]}, TypeError, "regularizers must be a sequence of functions of spikes"),
         (Linear(), {"objective": [losses.CrossEntropy(), [upper_bound(1.0, 1.0)]]}, ValueError, "regularizers need the spikes of every layer: network"),

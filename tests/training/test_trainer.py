@@ -199,6 +199,10 @@ def test_errors_of_calls():
             r"params must be parameters, got a TrainState; give state\.params",
         ),
         (
+            lambda made, state, data: made.evaluate(None, data),
+            r"params must be parameters, got None; give state\.params",
+        ),
+        (
             lambda made, state, data: made.evaluate(Linear(), data),
             r"params must be parameters, got Linear; give nnx\.state\(network, nnx\.Param\)",
         ),
@@ -224,6 +228,18 @@ def test_arguments_of_another_kind_are_named(call, match):
     made = trainer()
     with pytest.raises(TypeError, match=match):
         call(made, made.init(), source())
+
+
+def test_labels_of_a_batch_are_in_the_range_of_the_readout():
+    made = trainer()
+    x, y = source().batch(jnp.arange(4))
+    outputs = made.problem.outputs(made.params, x)[0].shape[-1]
+    for wrong in (outputs, -1):
+        match = rf"labels of a batch must be in \[0, {outputs}\).*got {wrong}"
+        with pytest.raises(ValueError, match=match):
+            made.step(made.init(), (x, [*np.asarray(y).tolist()[:-1], wrong]))
+        with pytest.raises(ValueError, match=match):
+            made.evaluate(made.params, (x, y.at[0].set(wrong)))
 
 
 def test_a_batch_of_arrays_is_evaluated_like_a_source():

@@ -1,16 +1,16 @@
-"""Panels that several figures share: curves over a swept value, with one line per arm.
+"""Panels that figures of sweeps share: curves over a swept value, with one line per arm.
 
 Lines are means and bands are ranges over seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snnjax.reproduce._statements import Row, pick, values
+from snnjax.experiments._rows import Rows, pick, values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +25,12 @@ PANELS = {
 """The usual panels of a figure over sigma_u: label -> column."""
 
 
-def arms(rows: Sequence[Row]) -> list[str]:
+def arms(rows: Rows) -> list[str]:
     """Return the names of the arms, in their order."""
     return list(dict.fromkeys(row["arm"] for row in rows))
 
 
-def line(axes: Axes, rows: Sequence[Row], x: str, column: str, *, color: str, label: str) -> None:
+def line(axes: Axes, rows: Rows, x: str, column: str, *, color: str, label: str) -> None:
     """Plot mean (line) and range (band) of a column over all rows with the same x.
 
     Values that are not finite are left out.
@@ -84,9 +84,7 @@ def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
         axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="0.5")
 
 
-def curves(
-    rows: Sequence[Row], panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u"
-) -> Figure:
+def curves(rows: Rows, panels: Mapping[str, str] = PANELS, *, x: str = "sigma_u") -> Figure:
     """Plot one panel per column and one line per arm.
 
     Args:
@@ -110,5 +108,6 @@ def curves(
         finish(axes, x=x, y=label, log_y="|" in label)
         if "accuracy" in label and rows and "chance" in rows[0]:
             axes.axhline(rows[0]["chance"], color="0.6", ls=":", lw=1)
-    all_axes[0].legend(frameon=False, fontsize=7)
+    if any(arms(rows)):
+        all_axes[0].legend(frameon=False, fontsize=7)
     return figure

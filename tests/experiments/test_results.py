@@ -1,0 +1,45 @@
+"""Tables and figures from the rows of sweeps."""
+
+import numpy as np
+import pytest
+
+from snnjax import plotting
+from snnjax.experiments import _results
+
+
+def rows_of(**swept):
+    return [
+        {**{name: values[k] for name, values in swept.items()}, "seed": seed, "finite": True}
+        | {"test_accuracy_final": 0.1 * (k + 1) + 0.02 * seed}
+        for k in range(len(next(iter(swept.values()))))
+        for seed in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ending", "begin"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_ending_of_a_figure_is_its_format(tmp_path, ending, begin):
+    _results.draw(rows_of(sigma_u=(0.5, 1.0)), tmp_path / f"sweep.{ending}")
+    assert (tmp_path / f"sweep.{ending}").read_bytes().startswith(begin)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_figure_has_a_line_per_combination_of_the_other_values(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting, "save", lambda figure, file: drawn.append(figure))
+    rows = rows_of(sigma_u=(0.5, 1.0, 2.0, 2.0), recurrent=(True, True, True, False))
+    rows[0]["test_accuracy_final"] = float("nan")  # not finite before training
+    _results.draw(rows, tmp_path / "sweep.png")
+    axes = drawn[0].axes[0]
+    assert [line.get_label() for line in axes.lines] == ["recurrent True", "recurrent False"]
+    expected = [[[0.5, 0.12], [1.0, 0.21], [2.0, 0.31]], [[2.0, 0.41]]]
+    for line, points in zip(axes.lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), points)
+
+
+def test_a_figure_needs_a_number(tmp_path):
+    with pytest.raises(ValueError, match="a figure needs a swept number"):
+        _results.draw(rows_of(recurrent=(True, False)), tmp_path / "sweep.png")
+    with pytest.raises(ValueError, match=r"figure must be one of '\.png', '\.svg', '\.pdf'"):
+        _results.draw(rows_of(sigma_u=(0.5, 1.0)), tmp_path / "sweep.jpg")
