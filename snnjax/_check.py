@@ -33,6 +33,17 @@ class Shaped(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+@runtime_checkable
+class Between(Protocol):
+    """A distribution of values between two ends, such as `snnjax.dynamics.Uniform`."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
 Scalar: TypeAlias = "float | np.ndarray | jax.Array"
 """A real number, or an array of them that broadcasts (one per neuron)."""
 
@@ -41,9 +52,12 @@ def concrete(value: object) -> np.ndarray | None:
     """Return a value as a float64 array, or None if it is traced.
 
     Args:
-        value: A number, an array, or a Flax variable with one of them.
+        value: A number, an array, a Flax variable with one of them, or a distribution, which gives
+            both its ends.
     """
     if not isinstance(value, float | int | np.ndarray):
+        if isinstance(value, Between):
+            return np.array([value.low, value.high], np.float64)
         import jax
         from jax.core import Tracer
 

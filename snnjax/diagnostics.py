@@ -60,7 +60,7 @@ from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._network import Tap
-from snnjax.nn._neuron_layer import Steepness
+from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
@@ -324,12 +324,12 @@ def _cosine(a: PyTree, b: PyTree) -> jax.Array:
 
 
 def _trained(tree: PyTree) -> list[jax.Array]:
-    """All arrays of a pytree except those that only calibration sets (`Steepness`).
+    """All arrays of a pytree except those that training does not change (`Fixed`).
 
     They have at least 32 bits, so that sums do not overflow.
     """
-    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Steepness))
-    return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Steepness)]
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Fixed))
+    return [_check.as_wide(leaf) for leaf in leaves if not isinstance(leaf, Fixed)]
 
 
 def _run(

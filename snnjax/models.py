@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Required, Unpack
 
 from snnjax import _check, nn
-from snnjax.dynamics import LeakyIntegrator
+from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.initializers import Initializer
 from snnjax.nn._conv import Padding
 from snnjax.nn._dalian import DalianOptions
@@ -97,14 +97,14 @@ class NetworkOptions(HiddenOptions, total=False):
 
     Attributes:
         readout_neuron: The readout's `LeakyIntegrator`.
-        sensory: Whether the input is pixel values.
+        sensory: Whether the input is pixel values, or the model of the sensory neurons.
         skip: As in `Sequential`.
         remat_steps: As in `Sequential`.
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
     """
 
     readout_neuron: LeakyIntegrator | None
-    sensory: bool
+    sensory: bool | LIF
     skip: bool
     remat_steps: int | None
     dropout: float
@@ -116,7 +116,7 @@ def build(
     num_classes: int,
     *,
     readout_neuron: LeakyIntegrator | None = None,
-    sensory: bool = False,
+    sensory: bool | LIF = False,
     skip: bool = False,
     remat_steps: int | None = None,
     dropout: float = 0.0,
@@ -131,7 +131,8 @@ def build(
             flattened.
         num_classes: Units of the readout.
         readout_neuron: The readout's `LeakyIntegrator`.
-        sensory: Whether the input is pixel values; the first layer is then `Sensory`.
+        sensory: Whether the input is pixel values; the first layer is then `Sensory`. True gives it
+            the neurons of the hidden layers, which must be `LIF`; another `LIF` replaces them.
         skip: As in `Sequential`.
         remat_steps: As in `Sequential`.
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
@@ -162,7 +163,7 @@ def build(
     stack: list[nn.Layer] = [nn.Reshape(*given)] if len(given) > 1 else []
     if sensory:
         stack = stack or [nn.Flatten()]
-        neuron = options.get("neuron")
+        neuron = sensory if isinstance(sensory, LIF) else options.get("neuron")
         # Sensory checks the type
         stack.append(nn.Sensory(shape[-1], neuron=neuron))  # type: ignore[arg-type]
     sizes = []

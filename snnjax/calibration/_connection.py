@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -45,17 +44,13 @@ def poisson_powers(
     return InputPowers(*(jnp.asarray(v, dtype) for v in values), n=n, balanced=balance)
 
 
-def shared_times(neuron: Neuron) -> Neuron:
-    """The neuron with each array of time constants replaced by its mean.
+def shared_parameters(neuron: Neuron) -> Neuron:
+    """The neuron with each trainable parameter that is an array replaced by its mean.
 
     Each input train is then filtered once, and not once per target neuron.
     """
-    if not dataclasses.is_dataclass(neuron):
-        return neuron
-    names = [f.name for f in dataclasses.fields(neuron) if f.name.startswith("tau_")]
-    times = {name: getattr(neuron, name) for name in names}
-    means = {name: jnp.mean(tau) for name, tau in times.items() if jnp.ndim(tau)}
-    return dataclasses.replace(neuron, **means)  # type: ignore[type-var]
+    given, names = neuron.parameters(), neuron.trained_ranges()
+    return neuron.with_parameters(**{n: jnp.mean(given[n]) for n in names if jnp.ndim(given[n])})
 
 
 def standardized(c: Connection, key: jax.Array | None, balance: bool) -> jax.Array:

@@ -22,7 +22,7 @@ from snnjax.calibration._connection import (
     poisson_powers,
     powers_of,
     set_weights,
-    shared_times,
+    shared_parameters,
     standardized,
 )
 from snnjax.calibration._powers import (
@@ -134,18 +134,21 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
             f"from itself, got {len(connections)}; register a function of your own with "
             "snnjax.calibration.calibrate_layer.register"
         )
-    neuron = shared_times(layer.neuron)
+    neuron = shared_parameters(layer.neuron)
     below = powers_of(connections[0], x, neuron, balance)
     keys = (None, None) if key is None else jax.random.split(key)
     shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]
     shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]
     bias = _bias(layer, neuron, [(connections[0], x)])
+    each = _factors(layer, neuron)
 
     def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:
         weights = weights_from_powers(powers, shares, sigma_u=sigma_u, mu_u=mu_u, bias=bias)
         there = [
-            set_weights(c.param, w.mu_w + w.sigma_w * shape)
-            for c, shape, w in zip(connections, shapes, weights, strict=True)
+            set_weights(c.param, mu_w + sigma_w * shape)
+            for c, shape, (mu_w, sigma_w) in zip(
+                connections, shapes, [_of_each(w, each) for w in weights], strict=True
+            )
         ]
         return weights, jnp.asarray(there).all()
 
@@ -201,9 +204,31 @@ def _bias(
     return bias_moments(layer.bias[...], neuron, jnp.asarray(summed))
 
 
+def _factors(layer: Synaptic, neuron: Neuron) -> tuple[Any, Any] | None:
+    """Factors on the mean and the deviation of the weights of each neuron, (units,), or None.
+
+    Powers are measured with one kernel, that of `neuron`. A neuron with a kernel of its own gets
+    weights in inverse proportion to its own integrals, which is exact for Poisson input.
+    """
+    own = layer.neuron.kernel
+    if jnp.shape(own.power()) != (layer.units,):
+        return None
+    return neuron.kernel.mean() / own.mean(), jnp.sqrt(neuron.kernel.power() / own.power())
+
+
+def _of_each(weights: WeightStatistics, factors: tuple[Any, Any] | None) -> WeightStatistics:
+    if factors is None:
+        return weights
+    of_mean, of_deviation = factors
+    return WeightStatistics(weights.mu_w * of_mean, weights.sigma_w * of_deviation)
+
+
 def _reason(layer: Synaptic) -> str:
     if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
-        return "its neurons have different parameters but share one scale of the weights"
+        return (
+            "its neurons have different parameters, and their weights are scaled as for Poisson "
+            "input, which its input is not"
+        )
     if layer.recurrent:
         return (
             "its own spikes are too few to carry their share of the variance; a larger sigma_u "

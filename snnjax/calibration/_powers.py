@@ -47,7 +47,6 @@ This is our own extension of Rossbroich, Gygax & Zenke (2022), doi 10.1088/2634-
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -60,11 +59,10 @@ from snnjax import _check
 from snnjax._check import Scalar
 from snnjax.datasets import BatchSource, EventDataset
 from snnjax.dynamics import Neuron, simulate
+from snnjax.dynamics._neuron import NO_THRESHOLD
 from snnjax.initializers import Initializer, fan_in
 from snnjax.sparse import as_dense
 from snnjax.theory import WeightStatistics
-
-_NO_THRESHOLD = 1e30
 
 
 class InputPowers(NamedTuple):
@@ -117,7 +115,7 @@ def free_membrane(neuron: Neuron, drive: jax.Array) -> jax.Array:
     >>> bool(free_membrane(LIF(), jnp.full((200, 1, 1), 1.0)).max() > 5)
     True
     """
-    free = dataclasses.replace(neuron, theta=_NO_THRESHOLD)  # type: ignore[type-var]
+    free = neuron.with_parameters(theta=NO_THRESHOLD)
     trace = simulate(free, drive, membrane=True).membrane
     assert trace is not None
     return trace
@@ -140,11 +138,10 @@ def filtered(x: jax.Array, neuron: Neuron) -> jax.Array:
     >>> h.shape, int(h[:, 0, 0].argmax()), float(h[:, 0, 1].max())
     ((100, 1, 2), 8, 0.0)
     """
-    if "theta" in (f.name for f in dataclasses.fields(neuron)):  # type: ignore[arg-type]
+    if "theta" in neuron.parameters():
         return free_membrane(neuron, x)
     # a readout never spikes: its output is its membrane
-    from_zero = dataclasses.replace(neuron, initial=0.0)  # type: ignore[type-var]
-    return simulate(from_zero, x).output
+    return simulate(neuron.with_parameters(initial=0.0), x).output
 
 
 def input_powers(

@@ -45,8 +45,8 @@ def calibrate(
 
     Args:
         network: A `snnjax.nn.Sequential` of dense, convolutional, recurrent or Dalian layers. It is
-            not changed. If the neurons of a layer have different time constants, their mean is
-            used.
+            not changed. If the neurons of a layer have different parameters, the input is
+            measured for their mean, and the weights of each are scaled for its own kernel.
         x: Inputs (time, batch, ...features), typical of the data. A hundred samples are enough.
         labels: Classes (batch,) of x, or `snnjax.losses.Timed` classes, used to calibrate the
             gradient. None uses random numbers.

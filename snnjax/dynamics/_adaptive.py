@@ -10,6 +10,7 @@ arXiv 1803.09574, equations 1 and 2, on the current-based dynamics of Rossbroich
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -21,6 +22,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
 from snnjax.dynamics._lif import LeakyIntegrateAndFire
+from snnjax.dynamics._neuron import Interval
 from snnjax.psp import PSP, Kernel
 
 
@@ -62,6 +64,10 @@ class AdaptiveLIF(LeakyIntegrateAndFire):
     b: Scalar = 1.0
 
     currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
+    ranges: ClassVar[Mapping[str, Interval]] = {
+        **LeakyIntegrateAndFire.ranges,
+        "b": (0.0, math.inf),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,8 @@ Source: Baronig, Ferrand, Sabathiel & Legenstein (2025), arXiv 2408.07517. The k
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,9 @@ from numpy.typing import DTypeLike
 from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
+from snnjax.dynamics._draw import Uniform
 from snnjax.dynamics._lif import LeakyIntegrateAndFire, check_tau
+from snnjax.dynamics._neuron import Interval
 from snnjax.psp import PSP, Integrals, namespace
 
 
@@ -63,7 +66,8 @@ class AdLIF(LeakyIntegrateAndFire):
             features (one value per neuron). Differentiable if it is a JAX array.
         tau_w: Time constant of the adaptation, s, likewise.
         a: Strength of the sub-threshold adaptation, >= 0, per membrane unit.
-        b: Strength of the adaptation by spikes, >= 0, in membrane units.
+        b: Strength of the adaptation by spikes, >= 0, in membrane units. Layers train a within
+            (0, 1) and b within (0, 2), the published ranges.
         q: Scale of a and b, > 0.
 
     Raises:
@@ -76,7 +80,7 @@ class AdLIF(LeakyIntegrateAndFire):
     >>> from snnjax.dynamics import simulate
     >>> u = simulate(neuron, impulse, membrane=True).membrane[:, 0, 0]
     >>> int(u.argmax()), int(u.argmin())                # it swings back below zero
-    (1, 47)
+    (1, 20)
     """
 
     tau_w: Scalar = 150e-3
@@ -84,13 +88,24 @@ class AdLIF(LeakyIntegrateAndFire):
     b: Scalar = 1.0
     q: Scalar = 120.0
 
+    ranges: ClassVar[Mapping[str, Interval]] = {
+        **LeakyIntegrateAndFire.ranges,
+        "a": (0.0, 1.0),
+        "b": (0.0, 2.0),
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_tau("tau_w", self.tau_w)
         _check.number("a", self.a, at_least=0)
         _check.number("b", self.b, at_least=0)
         _check.number("q", self.q, above=0)
-        loop = _check.concrete(self._loop())
+        # of distributions, the ends at which the neuron decays most slowly
+        low = lambda x: x.low if isinstance(x, Uniform) else x
+        high = lambda x: x.high if isinstance(x, Uniform) else x
+        slowest = {"tau_mem": low(self.tau_mem), "tau_w": low(self.tau_w)}
+        slowest |= {"a": high(self.a), "q": high(self.q)}
+        loop = _check.concrete(self.with_parameters(**slowest)._loop())
         if loop is not None and (loop >= 1).any():
             raise ValueError(
                 "a must be small enough that the neuron decays without input: q a "

@@ -12,6 +12,7 @@ doi 10.1088/2634-4386/ac97bb, section 4.1.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, get_args
 
@@ -24,7 +25,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 from snnjax.dynamics._lif_vjp import Arguments, Leaves, Program, jitted_lif_scan
-from snnjax.dynamics._neuron import Drive, Neuron, Reset, Run, Simulation, apply_reset
+from snnjax.dynamics._neuron import Drive, Interval, Neuron, Reset, Run, Simulation, apply_reset
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 
@@ -52,6 +53,10 @@ class IntegrateAndFire(Neuron):
     reset: Reset = static(default="multiplicative")
     reset_grad: bool = static(default=False)
 
+    ranges: ClassVar[Mapping[str, Interval]] = {
+        "theta": (0.0, math.inf),
+        "u_reset": (-math.inf, math.inf),
+    }
     currents: ClassVar[Mapping[str, int]] = {}
     """Names of the synaptic time constants, and the signs of their currents. Without currents, the
     drive itself moves the membrane."""

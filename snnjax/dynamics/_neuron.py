@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,15 @@ from numpy.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax._pytree import PyTree, pytree_dataclass, static
+from snnjax._pytree import PyTree, pytree_dataclass, replaced, static
 from snnjax.dynamics import _over_time
+from snnjax.dynamics._draw import Uniform
 from snnjax.dynamics._response import HasMembrane, Response, arrays_of, integrals_of, response
 from snnjax.psp import PSP, ExcInhKernels, Integrals
 
 Reset = Literal["multiplicative", "to_value", "subtractive"]
+Interval = tuple[float, float]
+"""The open interval that a trained parameter stays in."""
 State = tuple[jax.Array, ...]
 """State of a population: a NamedTuple of arrays (batch, ...features)."""
 Drive = PyTree
@@ -31,6 +36,8 @@ Weights = PyTree
 """Weights of a recurrence: an array, or a pytree of arrays."""
 Recurrent = Callable[[jax.Array, Any], Any]
 """`(z, weights) -> drive` for the output z (batch, ...features) of one step, linear in z."""
+NO_THRESHOLD = 1e30
+"""A threshold that no membrane reaches."""
 
 
 class Simulation(NamedTuple):
@@ -76,11 +83,13 @@ class Neuron(abc.ABC):
         dt: Time step, s.
         theta: Firing threshold. Readouts have none.
         n_currents: Number of synaptic currents, 1 or 2 (excitatory and inhibitory).
+        ranges: Open intervals of the parameters, other than time constants, that layers can train.
     """
 
     dt: float
     theta: Scalar
     n_currents: ClassVar[int] = 1
+    ranges: ClassVar[Mapping[str, Interval]] = {}
 
     @abc.abstractmethod
     def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
@@ -107,6 +116,41 @@ class Neuron(abc.ABC):
             The next state, and the output at the present step. The output must depend on the state
             alone and not on the drive.
         """
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by name: the fields of the dataclass."""
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def with_parameters(self, **values: Any) -> Self:
+        """Return a copy with other values of some parameters, which are not checked."""
+        return replaced(self, **values) if values else self
+
+    def trained_ranges(self) -> dict[str, Interval]:
+        """Return the parameters that a layer can train, and the open interval of each.
+
+        Those are all time constants, `tau_...`, and the names in `ranges`.
+        """
+        taus = [name for name in self.parameters() if name.startswith("tau_")]
+        return {**dict.fromkeys(taus, (0.0, math.inf)), **self.ranges}
+
+    def distributions(self) -> list[str]:
+        """Return the names of the parameters that are a distribution (`Uniform`)."""
+        return [name for name, value in self.parameters().items() if isinstance(value, Uniform)]
+
+    def drawn(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Self:
+        """Return the neuron with values in place of distributions (`Uniform`).
+
+        Args:
+            key: A random key.
+            shape: Shape of the values, (units,).
+            dtype: Type of the values.
+        """
+        given, names = self.parameters(), self.distributions()
+        keys = jax.random.split(key, len(names)) if names else []
+        pairs = zip(names, keys, strict=True)
+        return self.with_parameters(**{name: given[name](k, shape, dtype) for name, k in pairs})
 
     @property
     def kernel(self) -> PSP:
@@ -211,6 +255,11 @@ def simulate(
     ((50, 1, 2), [[5.0, 5.0]])
     """
     check_neuron(neuron)
+    for name in neuron.distributions():
+        got, hint = neuron.parameters()[name], "or use a layer, which draws its values"
+        raise ValueError(
+            f"{name} must be drawn first, got {got}; neuron.drawn(key, (units,)), {hint}"
+        )
     for leaf in jax.tree.leaves(drive):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             got = type(leaf).__name__

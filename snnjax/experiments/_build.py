@@ -11,7 +11,7 @@ from flax import nnx
 
 from snnjax import _check, initializers, losses, models, optimizers, surrogate
 from snnjax._check import Scalar
-from snnjax.dynamics import LIF, ExcInhLIF, LeakyIntegrator, Neuron
+from snnjax.dynamics import LIF, AdLIF, ExcInhLIF, Leaky, LeakyIntegrator, Neuron, Uniform
 from snnjax.experiments import _parts as parts
 from snnjax.experiments._experiment import Experiment
 from snnjax.nn import (
@@ -76,15 +76,9 @@ def build_network(
     [64, 32, 10]
     """
     spec, network = experiment.neuron, experiment.network
-    common: dict[str, Any] = {
-        "tau_mem": spec.tau_mem,
-        "dt": spec.dt,
-        "spike": build_spike(spec),
-        "trace_dtype": experiment.training.trace_dtype,
-    }
-    neuron: Neuron = LIF(tau_syn=spec.tau_syn, **common)
-    if isinstance(network, parts.WithDale):
-        neuron = ExcInhLIF(tau_exc=spec.tau_syn, tau_inh=network.tau_inh, **common)
+    neuron = build_neuron(experiment)
+    adaptation = ("a", "b") if isinstance(spec, parts.AdLIF) and spec.learn_adaptation else ()
+    taus = [name for name in neuron.parameters() if name.startswith("tau_") and spec.learn_tau]
     tau_readout = inputs.duration if spec.tau_readout is None else spec.tau_readout
     options: dict[str, Any] = {
         "init": layer_init(experiment, inputs.nu),
@@ -96,7 +90,7 @@ def build_network(
         "skip": network.skip,
         "remat_steps": experiment.training.remat_steps,
         "dropout": network.dropout,
-        "trainable": tuple(n for n in vars(neuron) if n.startswith("tau_") and spec.learn_tau),
+        "trainable": (*taus, *adaptation),
         "rngs": nnx.Rngs(jax.random.key(experiment.seed if seed is None else seed)),
     }
     if isinstance(network, parts.WithDale):
@@ -113,14 +107,43 @@ def build_network(
 def _stack(experiment: Experiment, inputs: Inputs, options: dict[str, Any]) -> Sequential:
     """Return the layers of the network."""
     network, units = experiment.network, inputs.in_features
+    sensory = inputs.sensory and build_lif(experiment)
     if isinstance(network, parts.Dense):
-        own = {"hidden": network.widths, "sensory": inputs.sensory}
+        own = {"hidden": network.widths, "sensory": sensory}
         return models.dense(units, inputs.num_classes, **own, **options)
     depth = network.num_layers
     if inputs.image is None:
         return models.csnn(units, inputs.num_classes, depth=depth, **options)
-    own = {"padding": experiment.task.conv_padding, "sensory": inputs.sensory}
+    own = {"padding": experiment.task.conv_padding, "sensory": sensory}
     return models.csnn2d(inputs.image, inputs.num_classes, depth=depth, **own, **options)
+
+
+def build_lif(experiment: Experiment) -> LIF:
+    """Return the model of sensory neurons, which are equal and have a synaptic current."""
+    spec = experiment.neuron
+    options: dict[str, Any] = {"tau_mem": spec.tau_mem, "tau_syn": spec.tau_syn, "dt": spec.dt}
+    return LIF(spike=build_spike(spec), trace_dtype=experiment.training.trace_dtype, **options)
+
+
+def build_neuron(experiment: Experiment) -> Neuron:
+    """Return the model of the hidden neurons."""
+    spec, network = experiment.neuron, experiment.network
+
+    def drawn(value: float) -> Any:
+        ends = value * (1 - spec.spread), value * (1 + spec.spread)
+        return Uniform(*ends) if spec.spread and value else value
+
+    common: dict[str, Any] = {"tau_mem": drawn(spec.tau_mem), "dt": spec.dt}
+    common["spike"] = build_spike(spec)
+    if isinstance(spec, parts.AdLIF):
+        return AdLIF(tau_w=drawn(spec.tau_w), a=drawn(spec.a), b=drawn(spec.b), **common)
+    common["trace_dtype"] = experiment.training.trace_dtype
+    if isinstance(spec, parts.Leaky):
+        return Leaky(**common)
+    tau_syn = drawn(spec.tau_syn)
+    if isinstance(network, parts.WithDale):
+        return ExcInhLIF(tau_exc=tau_syn, tau_inh=drawn(network.tau_inh), **common)
+    return LIF(tau_syn=tau_syn, **common)
 
 
 def build_spike(neuron: parts.Neuron) -> surrogate.SpikeFunction:

@@ -65,7 +65,10 @@ class Experiment(Part):
         default=parts.Dense(), metadata={"flag": "model", "choices": parts.NETWORKS}
     )
     """The network. `csnnN` stands for `csnn` with N layers."""
-    neuron: parts.Neuron = dataclasses.field(default_factory=parts.Neuron)
+    neuron: parts.Neuron = dataclasses.field(
+        default=parts.LIF(), metadata={"flag": "neuron", "choices": parts.NEURONS}
+    )
+    """The hidden neurons."""
     start: parts.Start = dataclasses.field(default_factory=parts.Start)
     objective: parts.Objective = dataclasses.field(default_factory=parts.Objective)
     optimizer: parts.Optimizer = dataclasses.field(
@@ -133,6 +136,8 @@ class Experiment(Part):
             reasons["alpha"] = "the network is not recurrent"
         if calibrated and self.network.num_layers > 1:
             reasons["beta"] = "gradient 'steepness' calibrates it"
+        if isinstance(self.neuron, parts.AdLIF):
+            reasons["trace_dtype"] = "neuron 'adlif' stores no such trace"
         if not self.start.from_data and isinstance(self.task, EventTask):
             reasons["calibration_samples"] = "nothing is measured before training"
         return reasons
@@ -159,6 +164,8 @@ class Experiment(Part):
             raise ValueError(
                 f"model must be 'dense' or 'csnn' for inputs on a plane, got {network.name!r}"
             )
+        if network.dalian:
+            _check.one_of(f"neuron of model {network.name!r}", self.neuron.name, ["lif"])
         if weights.dale not in (None, network.dalian):
             fitting = [w.name for w in parts.WEIGHTS if w.dale in (None, network.dalian)]
             _check.one_of(f"init of model {network.name!r}", weights.name, fitting)

@@ -152,18 +152,21 @@ class DalianCSNN(WithDale, CSNN):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Neuron(Part):
-    """Leaky integrate-and-fire neurons, and the readout's integrators."""
+    """Options that all hidden neurons share, and the readout's integrators."""
 
     traced = ("beta",)
 
     tau_mem: Seconds = 20e-3
     """Membrane time constant, s."""
     tau_syn: Seconds = 10e-3
-    """Synaptic time constant, s; with Dale's law, of excitation."""
+    """Synaptic time constant, s: of `lif` and of the readout; with Dale's law, of excitation."""
     tau_readout: Seconds | None = None
     """Time constant of the readout, s. None: the duration of a trial."""
     learn_tau: bool = False
     """Train all time constants of every hidden neuron."""
+    spread: Probability = 0.0
+    """Time constants and strengths of adaptation of the hidden neurons are drawn, one per neuron,
+    between 1 - spread and 1 + spread times their values. 0: all neurons are equal."""
     dt: Seconds = 2e-3
     """Time step, s."""
     surrogate: Surrogate = "superspike"
@@ -171,6 +174,36 @@ class Neuron(Part):
     beta: Positive | None = None
     """Parameter of the surrogate: beta, slope or alpha (steepness), or the width of `triangular`.
     None: the default of the function, 20 for superspike."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LIF(Neuron):
+    """Leaky integrate-and-fire neurons with a synaptic current."""
+
+    name = "lif"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaky(Neuron):
+    """Leaky integrate-and-fire neurons without a synaptic current."""
+
+    name = "leaky"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdLIF(Neuron):
+    """Adaptive neurons that can oscillate (SE-adLIF)."""
+
+    name = "adlif"
+
+    tau_w: Seconds = 150e-3
+    """Time constant of the adaptation, s."""
+    a: NonNegative = 0.5
+    """Strength of the adaptation by the membrane."""
+    b: NonNegative = 1.0
+    """Strength of the adaptation by spikes."""
+    learn_adaptation: bool = False
+    """Train the two strengths for every hidden neuron, a within (0, 1) and b within (0, 2)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -323,6 +356,7 @@ WEIGHTS = (
 )
 GRADIENTS = (Steepness, Scale, Gradient)
 NETWORKS = (Dense, CSNN, Dalian, DalianCSNN)
+NEURONS = (LIF, Leaky, AdLIF)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

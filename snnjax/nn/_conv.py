@@ -308,7 +308,7 @@ class SpikingConv(Spiking):
             value per feature map.
         recurrent_kernel_size: Size of the neighbourhood that drives each neuron, in all feature
             maps of the layer; odd. None: no recurrence.
-        trainable: Names of the neuron's time constants that are trained, with one value per feature
+        trainable: Names of the neuron's parameters that are trained, with one value per feature
             map.
         bias: Whether a trained constant, one per feature map, is added to the drive in each step.
             It starts at 0.

@@ -97,7 +97,7 @@ class Dalian(Synaptic):
             neurons always do.
         neuron: A neuron that takes an `ExcInhDrive` and has `kernels`; `ExcInhLIF()` if None.
         init: A `LayerInit` or initializer that draws weights >= 0.
-        trainable: Names of the time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         bias: Whether a trained constant, one per unit, is added to the excitatory drive in each
             step. It starts at 0 and may have either sign.
         dtype: Data type of the weights.
@@ -217,7 +217,7 @@ class DalianDense(Dalian):
         recurrent: Whether to connect every excitatory neuron to all neurons of the layer.
             Inhibitory neurons always have these connections.
         neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
-        trainable: Names of the time constants that are trained, with one value per neuron.
+        trainable: Names of the neuron's parameters that are trained, with one value per neuron.
         bias: Whether a trained constant, one per neuron, is added to the excitatory drive in each
             step. It starts at 0 and may have either sign.
         dtype: As in `SpikingDense`.
@@ -271,7 +271,7 @@ class DalianConv(Dalian):
         padding: Padding of the input's convolution, as in `SpikingConv`.
         recurrent: As in `DalianDense`.
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
-        trainable: Names of the time constants that are trained, with one value per feature map.
+        trainable: Names of the trained parameters of the neuron, with one value per feature map.
         bias: As in `DalianDense`, one per feature map.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.

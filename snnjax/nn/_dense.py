@@ -22,8 +22,8 @@ class SpikingDense(Spiking):
         neuron: `LIF`, `AdaptiveLIF` or any `snnjax.dynamics.Neuron`; `LIF()` if None.
         recurrent: Whether to connect every neuron of the layer to all neurons of the layer,
             including itself.
-        trainable: Names of the neuron's time constants that are trained, with one value per neuron,
-            for example `("tau_mem",)`.
+        trainable: Names of the neuron's parameters that are trained, with one value per neuron,
+            for example `("tau_mem", "theta")`; see `Neuron.trained_ranges`.
         bias: Whether a trained constant, one per neuron, is added to the drive in each step. It
             starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input; None: none.
@@ -32,7 +32,8 @@ class SpikingDense(Spiking):
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver; `bias`
-    (out,); `log_tau[name]` (out,), log seconds.
+    (out,); `log_tau[name]` (out,), log seconds; `free[name]` (out,), other trained parameters of
+    the neuron as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx

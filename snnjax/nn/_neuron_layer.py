@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -13,9 +13,8 @@ import numpy as np
 from flax import nnx
 
 from snnjax import _check
-from snnjax._pytree import replaced
-from snnjax.dynamics import Neuron, Simulation, simulate
-from snnjax.dynamics._neuron import Recurrent, Weights
+from snnjax.dynamics import Neuron, Simulation, Uniform, simulate
+from snnjax.dynamics._neuron import Interval, Recurrent, Weights
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.surrogate import SpikeFunction
 
@@ -28,13 +27,21 @@ Outside it exp(-dt/tau) and its gradient overflow.
 """
 
 
-class Steepness(nnx.Param):
-    """The surrogate's parameters of one layer, set by calibration.
+class Fixed(nnx.Param):
+    """Parameters that training does not change.
 
-    Training does not change them. They are a subclass of `nnx.Param`, so that they are saved,
-    restored, swept and averaged with the network's other parameters. Their gradient is zero.
-    `snnjax.training` also discards their updates by an optimizer, such as weight decay.
+    They are a subclass of `nnx.Param`, so that they are saved, restored, swept and averaged with
+    the network's other parameters. Their gradient is zero. `snnjax.training` also discards their
+    updates by an optimizer, such as weight decay.
     """
+
+
+class Steepness(Fixed):
+    """The surrogate's parameters of one layer, set by calibration."""
+
+
+class Drawn(Fixed):
+    """The values of a neuron's parameter that was drawn from a distribution, one per unit."""
 
 
 def _hold(neuron: Neuron) -> Any:
@@ -108,25 +115,74 @@ def _tau(log_tau: jax.Array) -> jax.Array:
     return jnp.exp(jnp.clip(log_tau, *LOG_TAU_RANGE))
 
 
+def _free(value: jax.Array, range: Interval) -> jax.Array:
+    """The number that is trained, any real number, for a value in an open interval.
+
+    That is the logarithm for (0, inf), the log-odds for an interval with two ends, or the value.
+    """
+    low, high = range
+    if math.isinf(low):
+        return value
+    if math.isinf(high):
+        return jnp.log(value - low)
+    return jnp.log(value - low) - jnp.log(high - value)
+
+
+def _bound(free: jax.Array, range: Interval) -> jax.Array:
+    """The inverse of `_free`."""
+    low, high = range
+    if math.isinf(low):
+        return free
+    if math.isinf(high):
+        return low + _tau(free)
+    return low + (high - low) * jax.nn.sigmoid(free)
+
+
 class NeuronLayer(Layer):
     """A layer with a neuron model. `Spiking`, `Dalian`, `Readout` and `Sensory` derive from it."""
 
-    def _take_neuron(self, neuron: Neuron, units: int, trainable: Sequence[str] = ()) -> None:
-        """Store the neuron, and the logarithms of the trained time constants."""
+    def _take_neuron(
+        self,
+        neuron: Neuron,
+        units: int,
+        trainable: Sequence[str] = (),
+        values: Neuron | None = None,
+    ) -> None:
+        """Store the neuron and its trained and drawn parameters.
+
+        Args:
+            neuron: The neuron as it was given.
+            units: Number of values of each parameter.
+            trainable: Names of the parameters that are trained.
+            values: The neuron with drawn values in place of distributions. None: it has none.
+        """
         self._neuron = _hold(neuron)
-        fields = dataclasses.fields(neuron) if dataclasses.is_dataclass(neuron) else ()
-        times = [f.name for f in fields if f.name.startswith("tau_")]
+        ranges = neuron.trained_ranges()
         for name in trainable:
-            _check.one_of("trainable", name, times)
-        start = _with_arrays(neuron)
+            _check.one_of("trainable", name, list(ranges))
+        fixed = [name for name in neuron.distributions() if name not in trainable]
+        if values is None and neuron.distributions():
+            name = neuron.distributions()[0]
+            got = f"{name} = {neuron.parameters()[name]}"
+            raise ValueError(f"{type(self).__name__} draws no parameters, got {got} in its neuron")
+        start = _with_arrays(neuron if values is None else values).parameters()
 
-        def log(name: str) -> nnx.Param:
-            # the logarithm is trained, so that no update can make a time constant negative
-            tau = jnp.asarray(getattr(start, name), self._state_dtype)
-            return nnx.Param(jnp.broadcast_to(jnp.log(tau), (units,)))
+        def free(name: str) -> nnx.Param:
+            # what is trained is not bounded, so that no update can leave the range
+            given, (low, high) = neuron.parameters()[name], ranges[name]
+            drawn = isinstance(given, Uniform)
+            at, beyond = {"at_least": low, "at_most": high}, {"above": low, "below": high}
+            ends: dict[str, Any] = at if drawn else beyond
+            _check.number(f"{name}, which is trained,", given, finite=False, **ends)
+            of_unit = _free(jnp.asarray(start[name], self._state_dtype), (low, high))
+            return nnx.Param(jnp.broadcast_to(of_unit, (units,)))
 
-        # a plain dictionary as data, because nnx.tabulate fails on an nnx.Dict
-        self.log_tau: dict[str, nnx.Param] = nnx.data({name: log(name) for name in trainable})
+        taus = [name for name in trainable if name.startswith("tau_")]
+        others = [name for name in trainable if name not in taus]
+        # plain dictionaries as data, because nnx.tabulate fails on an nnx.Dict
+        self.log_tau: dict[str, nnx.Param] = nnx.data({name: free(name) for name in taus})
+        self.free: dict[str, nnx.Param] = nnx.data({name: free(name) for name in others})
+        self.drawn: dict[str, Drawn] = nnx.data({name: Drawn(start[name]) for name in fixed})
         self.steepness = nnx.data(None)
 
     @property
@@ -243,8 +299,15 @@ class NeuronLayer(Layer):
 
     @property
     def given_neuron(self) -> Any:
-        """The neuron model as it was given to the layer."""
-        return self._neuron
+        """The neuron model as it was given to the layer.
+
+        In place of distributions it has the values that were drawn, or trained since.
+        """
+        names = self._neuron.distributions()
+        if not names:
+            return self._neuron
+        present = self.neuron.parameters()
+        return self._neuron.with_parameters(**{name: present[name] for name in names})
 
     @property
     def neuron(self) -> Any:
@@ -254,9 +317,12 @@ class NeuronLayer(Layer):
         """
         neuron = _with_arrays(self._neuron)
         found: dict[str, Any] = {name: _tau(log[...]) for name, log in self.log_tau.items()}
+        ranges = self._neuron.trained_ranges()
+        found |= {name: _bound(p[...], ranges[name]) for name, p in self.free.items()}
+        found |= {name: jax.lax.stop_gradient(p[...]) for name, p in self.drawn.items()}
         if self.steepness is not None:
             found["spike"] = neuron.spike.with_steepness(tuple(self.steepness[...]))
-        return replaced(neuron, **found) if found else neuron
+        return neuron.with_parameters(**found)
 
     @neuron.setter
     def neuron(self, neuron: Neuron) -> None:
@@ -285,7 +351,7 @@ class NeuronLayer(Layer):
         spike = neuron.spike
         if scale and not spike.has_scale:
             spike = spike.scaled()
-            self._neuron = _hold(replaced(self._neuron, spike=spike))
+            self._neuron = _hold(self._neuron.with_parameters(spike=spike))
         if not spike.steepness:
             return False
         values = [jnp.asarray(p, self._state_dtype) for p in spike.steepness]

@@ -80,7 +80,7 @@ class LayerOptions(TypedDict, total=False):
 
     Attributes:
         neuron: The neuron model. None: the default of the layer.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         bias: Whether a trained constant, one per unit, is added to the drive in each step.
         norm: Batch normalization of the drive by the input, only for spiking layers without Dale's
             law. None: none.
@@ -104,7 +104,7 @@ class Synaptic(NeuronLayer):
         init: Initialization of the weights: a `LayerInit`, or an initializer for every connection.
         recurrent: Linear map from the layer's own spikes to the neurons; None without recurrence.
         neuron: The neuron model; `LIF()` if None.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         bias: Whether a trained constant, one per unit, is added to the drive in each step. It
             starts at 0.
         norm: Batch normalization of the drive by the input; None: none.
@@ -153,7 +153,10 @@ class Synaptic(NeuronLayer):
         self._axes = len(map.window)  # not from the kernel, which has one more axis in an ensemble
         check_units(neuron, self.units, (None,) * self._axes)
         self.recurrent_kernel: nnx.Param | None = nnx.data(None)
-        self._draw(as_layer_init(init), _with_arrays(neuron), dtype, rngs)
+        drawn = neuron
+        if neuron.distributions():
+            drawn = neuron.drawn(rngs.params(), (self.units,), _check.wide(dtype))
+        self._draw(as_layer_init(init), _with_arrays(drawn), dtype, rngs)
         if not isinstance(bias, bool):
             raise TypeError(f"bias must be True or False, got {bias!r}")
         # for a Dalian layer too, this is a current of either sign and no synapse
@@ -163,7 +166,7 @@ class Synaptic(NeuronLayer):
         if self.norm is not None:
             self.stochastic = True  # a key tells the layer that it is trained
             self.norm.start(*self._expected(as_layer_init(init), neuron.dt))
-        self._take_neuron(neuron, self.units, trainable)
+        self._take_neuron(neuron, self.units, trainable, drawn)
 
     def _normalization(self, norm: object, *, bias: bool) -> Normalization:
         name = type(self).__name__
@@ -340,7 +343,7 @@ class Spiking(Synaptic):
         neuron: The neuron model; `LIF()` if None.
         init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
             an initializer `(key, shape, dtype)` for every connection.
-        trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        trainable: Names of the neuron's parameters that are trained, with one value per unit.
         bias: Whether a trained constant, one per unit, is added to the drive in each step. It
             starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input; None: none.
@@ -349,7 +352,8 @@ class Spiking(Synaptic):
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*window, in_features, units); `recurrent_kernel` (*window, units, units);
-    `bias` (units,); `log_tau[name]` (units,), log seconds.
+    `bias` (units,); `log_tau[name]` (units,), log seconds; `free[name]` and `drawn[name]` (units,),
+    as in `SpikingDense`.
 
     >>> from snnjax.nn import ConvMap, FluctuationDriven
     >>> map, own = ConvMap(1, 16, (21,), stride=10), ConvMap(16, 16, (5,), padding="same")

@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from snnjax import _check, regularizers
 from snnjax._pytree import PyTree
 from snnjax.datasets._device import BatchSource
-from snnjax.nn._neuron_layer import Steepness
+from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._norm import Statistics
 from snnjax.training import _objective
 from snnjax.training._objective import Inputs, Metrics, Params, Problem
@@ -305,7 +305,8 @@ def optimizer_update(
 ) -> tuple[Any, optax.OptState]:
     """The update for a gradient, and the optimizer's next state.
 
-    A `Steepness` gets no update, and `Statistics` of a batch normalization minus their gradient.
+    `Fixed` parameters get no update, and `Statistics` of a batch normalization minus their
+    gradient.
 
     Transformations that depend on the loss, such as `optax.contrib.reduce_on_plateau`, get the
     arguments `value`, the objective of the batch, and `grad`.
@@ -327,8 +328,8 @@ def optimizer_update(
         refused = "optimizer must not need value_fn, as line searches do (optax.lbfgs)"
         hint = "training gives value and grad; use a first-order optimizer such as optax.adam"
         raise TypeError(f"{refused}; {hint}") from None
-    # training must not change the steepness, which calibration sets: no weight decay, no noise
-    updates = jax.tree.map(zero(Steepness), updates, is_leaf=is_variable)
+    # training must not change these parameters: no weight decay, no noise
+    updates = jax.tree.map(zero(Fixed), updates, is_leaf=is_variable)
     if any(isinstance(g, Statistics) for g in jax.tree.leaves(given, is_leaf=is_variable)):
         change = lambda u, g: jax.tree.map(jnp.negative, g) if isinstance(u, Statistics) else u
         updates = jax.tree.map(change, updates, given, is_leaf=is_variable)

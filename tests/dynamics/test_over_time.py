@@ -15,7 +15,16 @@ from _support import ON_CPU, assert_close, lif_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, _over_time, simulate
+from snnjax.dynamics import (
+    IF,
+    LIF,
+    AdaptiveLIF,
+    ExcInhLIF,
+    Leaky,
+    LeakyIntegrator,
+    _over_time,
+    simulate,
+)
 from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.nn._maps import dense_recurrence
 from snnjax.surrogate import (
@@ -144,6 +153,22 @@ def test_two_currents_by_the_kernel(rng, x64, interpreted):
     assert set(interpreted) == {
         True
     }  # a drive that broadcasts does not have the population's shape, but its gradient has
+
+
+@pytest.mark.parametrize("neuron", [Leaky(tau_mem=np.linspace(5e-3, 30e-3, 5)), IF()])
+def test_neurons_without_currents_by_the_kernel(neuron, rng, x64, interpreted):
+    drive, weights = (jnp.asarray(rng.normal(0.5, 1.5, (40, 3, 5))) for _ in range(2))
+
+    def loss(drive, fused):
+        sim = simulate(neuron, drive, fused=fused, membrane=True)
+        return jnp.sum((sim.output + sim.membrane) * weights) + sim.state.u.sum(), sim.output
+
+    (_, z), g = jax.value_and_grad(loss, has_aux=True)(drive, None)
+    assert set(interpreted) == {False, True}
+    (_, plain), wanted = jax.value_and_grad(loss, has_aux=True)(drive, False)
+    assert z.sum() > 10
+    np.testing.assert_array_equal(z, plain)
+    assert_close(g, wanted, 1e-12)
 
 
 @pytest.mark.parametrize(

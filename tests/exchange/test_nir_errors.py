@@ -11,7 +11,7 @@ from _support import require
 from flax import nnx
 
 from snnjax._pytree import pytree_dataclass
-from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator
+from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, Refractory
 from snnjax.exchange import from_nir, load_nir, save_nir, to_nir
 from snnjax.nn import (
     DalianDense,
@@ -61,6 +61,7 @@ IMAGE = (8, 6, 2)
     ("layers", "features", "match"),
     [
         ([dense(), dense(neuron=AdaptiveLIF())], None, r"layers\[1\] \(SpikingDense\) .* its neuron must be a LIF, got AdaptiveLIF"),
+        ([dense(neuron=Refractory(neuron=LIF()))], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got Refractory"),
         ([dense(neuron=OwnLIF())], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got OwnLIF"),
         ([Readout(4, 4, neuron=LIF(), rngs=nnx.Rngs(0))], None, r"layers\[0\] \(Readout\) .* its neuron must be a LeakyIntegrator, got LIF"),
         ([OwnDense(4, 4, init=draw, rngs=nnx.Rngs(0))], None, r"layers\[0\] \(OwnDense\) .* NIR has no such layer"),

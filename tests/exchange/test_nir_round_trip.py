@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snnjax import models, surrogate
-from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator
+from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator, Uniform
 from snnjax.exchange import from_nir, to_nir
 from snnjax.nn import (
     Dropout,
@@ -305,6 +305,20 @@ def test_gradients_come_back():
     for name, g in mine.items():
         assert np.abs(g).max() > 0
         np.testing.assert_array_equal(g, theirs[name])
+
+
+def test_drawn_and_trained_parameters_come_back_as_numbers():
+    neuron = LIF(tau_mem=Uniform(5e-3, 25e-3))
+    options = {"neuron": neuron, "trainable": ("tau_syn", "theta"), "recurrent": True}
+    layer = SpikingDense(20, 24, init=INIT, rngs=nnx.Rngs(0), **options)
+    layer.free["theta"][...] += 0.3 * jax.random.normal(jax.random.key(1), (24,))
+    back = from_nir(through_bytes(to_nir(Sequential(layer))))
+    for name in ("tau_mem", "tau_syn", "theta"):
+        mine, theirs = (of.neuron.parameters()[name] for of in (layer, back.layers[0]))
+        np.testing.assert_array_equal(mine, theirs)
+    z = layer(events(20)).output
+    assert 0 < z.mean() < 0.5
+    np.testing.assert_array_equal(z, back(events(20))[1].spikes[0])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

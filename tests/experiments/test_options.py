@@ -20,7 +20,7 @@ def test_options_come_back_through_json(task, start):
     assert Experiment.from_options(**json.loads(json.dumps(experiment.options()))) == experiment
 
 
-@pytest.mark.parametrize("flag", ["model", "init", "gradient", "optimizer", "task"])
+@pytest.mark.parametrize("flag", ["model", "neuron", "init", "gradient", "optimizer", "task"])
 def test_every_choice_has_a_name_of_its_own_and_can_be_chosen(flag):
     (option,) = [option for option in options_of(RANDMAN) if option.name == flag]
     names = [choice.name for choice in option.choices]
@@ -95,6 +95,7 @@ PAPER = {"start": "paper", "recurrent": True, "upper_strength": 0.1}
         ),
         ({"recurrent": False}, "alpha", "the network is not recurrent"),
         ({"gradient": "steepness", "depth": 2}, "beta", "gradient 'steepness' calibrates it"),
+        ({"neuron": "adlif"}, "trace_dtype", "neuron 'adlif' stores no such trace"),
         ({}, "calibration_samples", "nothing is measured before training"),
     ],
 )

@@ -12,7 +12,7 @@ from flax import nnx
 
 from snnjax import surrogate
 from snnjax.diagnostics import probe
-from snnjax.dynamics import LIF, simulate
+from snnjax.dynamics import LIF, AdLIF, Leaky, simulate
 from snnjax.experiments import Experiment, load_run, run
 from snnjax.experiments._build import (
     Inputs,
@@ -24,6 +24,7 @@ from snnjax.experiments._build import (
 )
 from snnjax.experiments._data import spread
 from snnjax.experiments._parts import Surrogate
+from snnjax.experiments._run import prepare
 from snnjax.training import TrainingDivergedError
 from snnjax.training._params import load_params
 
@@ -351,3 +352,53 @@ def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
     assert len(rows) == 42  # with epoch 0, before training
     with pytest.raises(ValueError, match="is finished; name another folder for a new run"):
         run(experiment, folder, resume=True)
+
+
+def test_neurons_follow_the_experiment():
+    options = {"tau_mem": 15e-3, "spread": 0.6, "dt": 1e-3}
+    inputs = Inputs(20, num_classes=7, nu=5.0, duration=0.3)
+    build = lambda **more: build_network(
+        Experiment.from_options("randman", **options, **more), inputs
+    )
+    leaky = build(neuron="leaky").layers[0]
+    assert type(leaky.neuron) is Leaky
+    adaptive = build(neuron="adlif", tau_w=0.2, a=0.5, learn_tau=True, learn_adaptation=True)
+    layer, names = adaptive.layers[0], ("tau_mem", "tau_w", "a", "b")
+    assert type(layer.neuron) is AdLIF
+    assert (set(layer.log_tau), set(layer.free), set(layer.drawn)) == (
+        {"tau_mem", "tau_w"}, {"a", "b"}, set()
+    )  # fmt: skip
+    for name, value in zip(names, (15e-3, 0.2, 0.5, 1.0), strict=True):
+        found = np.asarray(layer.neuron.parameters()[name])
+        assert (found >= 0.4 * value * (1 - 1e-5)).all()
+        assert (found <= 1.6 * value * (1 + 1e-5)).all()
+        assert found.std() > 0.2 * value  # 1.2 / sqrt(12) = 0.35
+    image = inputs._replace(sensory=True)
+    experiment = Experiment.from_options(
+        "digits", neuron="adlif", spread=0.6, model="dense", dt=1e-3
+    )
+    sensory = build_network(experiment, image).layers[1]
+    assert sensory.neuron == LIF(dt=1e-3, spike=sensory.neuron.spike)
+    with pytest.raises(ValueError, match="neuron of model 'dalian' must be one of 'lif', got 'le"):
+        Experiment.from_options("randman", model="dalian", neuron="leaky")
+
+
+@pytest.mark.more
+def test_a_run_of_adaptive_neurons_is_saved_and_learns_within_the_ranges(tmp_path):
+    options = {"neuron": "adlif", "spread": 0.6, "learn_tau": True, "learn_adaptation": True}
+    experiment = Experiment.from_options(
+        "randman", classes=3, samples=60, hidden=(32,), recurrent=True, epochs=15, batch_size=16,
+        learning_rate=0.05, dt=2e-3, tau_mem=20e-3, tau_w=0.2, a=0.3, b=0.3, optimizer="adam", **options
+    )  # fmt: skip
+    finished = run(experiment, tmp_path / "run")
+    assert finished.fit.history[-1]["train_accuracy"] > 0.6  # chance is 1/3
+    layer = finished.network.layers[0]
+    start = prepare(experiment).network.layers[0]
+    for name in ("tau_mem", "tau_w", "a", "b"):
+        low, high = layer.neuron.trained_ranges()[name]
+        value, before = (np.asarray(of.neuron.parameters()[name]) for of in (layer, start))
+        assert ((value > low) & (value < high) & (value != before)).all()
+    loaded = load_run(tmp_path / "run", parameters="final").network.layers[0]
+    for name in ("tau_mem", "a"):
+        values = (of.neuron.parameters()[name] for of in (loaded, layer))
+        np.testing.assert_array_equal(*values)

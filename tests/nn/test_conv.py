@@ -516,9 +516,9 @@ def test_half_precision_weights_give_the_numbers_of_float32(case, rng):
         ({"in_features": 0}, ValueError, "in_features must be >= 1, got 0"),
         ({"out_features": 2.0}, TypeError, "out_features must be an integer"),
         (
-            {"trainable": ("theta",)},
+            {"trainable": ("beta",)},
             ValueError,
-            "trainable must be one of 'tau_mem', 'tau_syn', got 'theta'",
+            "trainable must be one of 'tau_mem', 'tau_syn', 'theta', 'u_reset', got 'beta'",
         ),
     ],
 )

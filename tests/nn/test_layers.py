@@ -270,9 +270,10 @@ def test_other_errors():
     with pytest.raises(TypeError, match="one synaptic current, got ExcInhLIF"):
         make(neuron=ExcInhLIF(), dtype=jnp.float32)
     with pytest.raises(
-        ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'theta'"
+        ValueError,
+        match="trainable must be one of 'tau_mem', 'tau_syn', 'theta', 'u_reset', got 'beta'",
     ):
-        make(trainable=("theta",), dtype=jnp.float32)
+        make(trainable=("beta",), dtype=jnp.float32)
     with pytest.raises(
         ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"
     ):
