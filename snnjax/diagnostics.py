@@ -7,7 +7,7 @@ For each spiking layer, over the batch and its neurons:
     mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within
                     a trial (mean over neurons and trials)
     predicted       the same two by the paper's formula (`snnjax.theory`), from the layer's weights
-                    and the rate of its inputs
+                    and biases, and the rate of its inputs
     xi              (theta - mu_u) / sigma_u
     spread          standard deviation across neurons of the membrane's mean over time and trials
                     (quenched)
@@ -410,11 +410,19 @@ def _(layer: Synaptic, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]
         )
         for c in connections
     ]
+    constant: Any = 0  # mean of the membrane that is driven by the biases
+    if layer.bias is not None or layer.norm is not None:
+        factor, drive = (1.0, layer.bias[...]) if layer.norm is None else layer.norm.linear()
+        constant = jnp.mean(drive * connections[0].kernel.mean() / neuron.dt)
+        mu, sigma = jnp.mean(factor), jnp.sqrt(jnp.mean(jnp.square(factor)))
+        predicted[0] = predicted[0]._replace(
+            mu_u=mu * predicted[0].mu_u, sigma_u=sigma * predicted[0].sigma_u
+        )
     pairs = zip(connections, predicted, strict=True)
     values = (
         mu_u,
         sigma_u,
-        sum(c.sign * jnp.mean(p.mu_u) for c, p in pairs),
+        sum((c.sign * jnp.mean(p.mu_u) for c, p in pairs), start=constant),
         jnp.sqrt(sum(jnp.mean(p.sigma_u**2) for p in predicted)),
         theory.xi_of(mu_u, sigma_u, jnp.mean(jnp.asarray(neuron.theta))),
         of_trial.mean(axis=0).std(),

@@ -309,11 +309,14 @@ class Problem(NamedTuple):
             limited: The bounds whose gradient is limited, as a tap of the network.
 
         Raises:
-            ValueError: As in `read`, or the network returns counts and targets are `Timed`.
+            ValueError: As in `read`; or targets are `Timed`, and the network returns counts or has
+                batch normalization in training.
         """
         if not isinstance(target, Timed):
             return self.read(self.call(params, key, limited)(x))
-
+        if self.joint and key is not None:
+            needed = "a network without batch normalization, whose statistics are of all steps"
+            raise ValueError(f"trials of different length need {needed}")
         if isinstance(self.apply, NetworkFn) and self.apply.taps:
             # the layers above receive nothing after the end, either; that changes no earlier step
             silenced = target.silenced

@@ -182,6 +182,18 @@ def test_graphs_within_graphs_are_bounded_and_have_ends():
         from_nir(many, dt=DT)
 
 
+def test_a_leak_potential_above_the_threshold_makes_a_neuron_fire_alone():
+    """Without input, the interval between spikes is tau log(v_leak / (v_leak - theta))."""
+    dt = 1e-4
+    network = load_nir(data_path("nir/two_lif_neurons.nir"), dt=dt)
+    _, activity = network(jnp.zeros((5000, 1, 1)))
+    first, second = activity.spikes
+    intervals = np.diff(np.flatnonzero(first[:, 0, 0])) * dt
+    assert len(intervals) > 20
+    np.testing.assert_allclose(intervals, 10e-3 * np.log(1.2 / 0.2), atol=2 * dt)
+    assert not second.any()  # its threshold is 20
+
+
 @pytest.mark.parametrize("name", ["braille_noDelay_bias_zero", "nirtorch_braille"])
 def test_recurrent_networks_with_biases_of_another_tool(name):
     """Trained at steps of 0.1 ms with Euler's scheme.

@@ -151,3 +151,11 @@ def test_options_of_a_task_without_effect_are_refused():
 def test_refusals_say_what_is_allowed(options, match):
     with pytest.raises(ValueError, match=match):
         RANDMAN.replace(**options)
+
+
+def test_normalization_excludes_biases_and_dale_s_law():
+    assert RANDMAN.replace(norm=True).network.norm
+    with pytest.raises(ValueError, match="bias must be False with norm"):
+        RANDMAN.replace(norm=True, bias=True)
+    with pytest.raises(ValueError, match="norm must be False with Dale's law"):
+        RANDMAN.replace(norm=True, model="dalian")

@@ -15,9 +15,11 @@ from snnjax.calibration._dalian import current_membrane, moments, scales_from_mo
 from snnjax.calibration._powers import bias_moments, filtered
 from snnjax.datasets import DeviceEvents, EventDataset
 from snnjax.datasets._sparse_events import SparseEvents
+from snnjax.diagnostics import probe
 from snnjax.dynamics import LIF, ExcInhLIF, simulate
 from snnjax.dynamics._exc_inh import ExcInhDrive
 from snnjax.nn import (
+    BatchNorm,
     DalianDense,
     DalianFluctuationDriven,
     FluctuationDriven,
@@ -223,3 +225,21 @@ def test_the_readout_s_bias_is_scaled_with_its_weights():
     scores = calibrated(x)[0].max(axis=0)
     spread = jnp.sqrt(jnp.square(scores - scores.mean(axis=-1, keepdims=True)).mean())
     np.testing.assert_allclose(spread, 0.3, rtol=1e-3)  # o[0] is not scaled
+
+
+@pytest.mark.parametrize("norm", [None, BatchNorm()])
+def test_the_probe_predicts_the_mean_with_biases(norm):
+    """Constant drives move the mean membrane by 0.4; a normalization also scales the weights."""
+    rngs, x = nnx.Rngs(0), spikes(0, (600, 6, 200), rate=10.0)
+    options = {"init": FluctuationDriven(nu=10.0, sigma_u=0.5), "norm": norm, "rngs": rngs}
+    hidden = SpikingDense(200, 100, bias=norm is None, **options)
+    if norm is None:
+        biased(hidden, np.linspace(-0.1, 0.25, 100))
+    else:
+        hidden.norm.shift[...] += 0.075
+        hidden.norm.scale[...] *= 1.5
+    report = probe(Sequential(hidden, Readout(100, 3, rngs=rngs)), x, jnp.arange(6) % 3)
+    (layer,) = report.layers
+    assert layer.mu_u > 0.3
+    np.testing.assert_allclose(layer.predicted_mu_u, layer.mu_u, atol=0.05)
+    np.testing.assert_allclose(layer.predicted_sigma_u, layer.sigma_u, rtol=0.05)

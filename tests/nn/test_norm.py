@@ -15,6 +15,7 @@ from snnjax.calibration import Target, calibrate, free_membrane, scale_to_rate
 from snnjax.dynamics import LIF
 from snnjax.exchange import from_nir, load_parameters, save_parameters, to_nir
 from snnjax.initializers import kaiming_normal
+from snnjax.losses import Timed
 from snnjax.nn import (
     BatchNorm,
     DalianDense,
@@ -284,3 +285,11 @@ def test_nir_has_the_normalization_in_weights_and_biases(rng):
         net.layers[0].drive(X),
         1e-5,
     )
+
+
+def test_trials_of_different_length_are_refused_in_training():
+    trainer = Trainer(network(), Objective(), optax.sgd(0.1), batch_size=B)
+    timed = Timed(target=Y, num_steps=jnp.array([50, 40, 30, 20]))
+    with pytest.raises(ValueError, match="need a network without batch normalization"):
+        trainer.step(trainer.init(), (X, timed), KEY)
+    assert trainer.evaluate(trainer.params, (X, timed)).rates.shape == (2,)
