@@ -206,6 +206,8 @@ class NirWriter:
         if type(layer.neuron) is not expected:
             got = type(layer.neuron).__name__
             self.fail(f"its neuron must be a {expected.__name__}, got {got}")
+        if layer.delays is not None:
+            self.fail(f"it has learned delays, up to {layer.delays.max_delay:g} s")
         if self.network.skip and self._k == len(self._layers) - 1:
             self._connect_all(_array(layer.kernel))
             self.shape, self._last = (layer.out_features,), None
