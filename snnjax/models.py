@@ -136,9 +136,9 @@ def build(
         remat_steps: As in `Sequential`.
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
         **options: Options of every hidden layer. `init`: the initialization of its weights, as in
-            `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `dtype`, `rngs`: as in
-            `SpikingDense`. `recurrent`: whether it is recurrent. `ei_ratio`: excitatory neurons per
-            inhibitory neuron; the layers then obey Dale's law, and their sizes are those of the
+            `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `delays`, `dtype`, `rngs`: as
+            in `SpikingDense`. `recurrent`: whether it is recurrent. `ei_ratio`: excitatory neurons
+            per inhibitory neuron; the layers then obey Dale's law, and their sizes are those of the
             excitatory populations.
 
     Returns:

@@ -310,6 +310,7 @@ class SpikingConv(Spiking):
             maps of the layer; odd. None: no recurrence.
         trainable: Names of the neuron's time constants that are trained, with one value per feature
             map.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.

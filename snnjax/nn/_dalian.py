@@ -98,6 +98,7 @@ class Dalian(Synaptic):
         neuron: A neuron that takes an `ExcInhDrive` and has `kernels`; `ExcInhLIF()` if None.
         init: A `LayerInit` or initializer that draws weights >= 0.
         trainable: Names of the time constants that are trained, with one value per unit.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -216,6 +217,7 @@ class DalianDense(Dalian):
             Inhibitory neurons always have these connections.
         neuron: `ExcInhLIF`, or another neuron that takes an `ExcInhDrive` and has `kernels`.
         trainable: Names of the time constants that are trained, with one value per neuron.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -268,6 +270,7 @@ class DalianConv(Dalian):
         recurrent: As in `DalianDense`.
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
         trainable: Names of the time constants that are trained, with one value per feature map.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

@@ -24,12 +24,14 @@ class SpikingDense(Spiking):
             including itself.
         trainable: Names of the neuron's time constants that are trained, with one value per neuron,
             for example `("tau_mem",)`.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver;
-    `log_tau[name]` (out,), log seconds.
+    `log_tau[name]` (out,), log seconds; with delays, `delay` (in,) and `recurrent_delay` (out,), or
+    of the shapes of the weights, and `delay_width`.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -64,6 +66,7 @@ class Readout(Synaptic):
         neuron: A `LeakyIntegrator`; its `tau_mem` should be the duration of a trial.
         kernel_init: An initializer; Normal(0, 1/sqrt(in_features)) if None, as in the paper.
         trainable: As in `SpikingDense`.
+        delays: As in `SpikingDense`.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

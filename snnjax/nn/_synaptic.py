@@ -473,6 +473,7 @@ class Spiking(Synaptic):
         init: Initialization of the weights: a `LayerInit` such as `FluctuationDriven(nu=15.8)`, or
             an initializer `(key, shape, dtype)` for every connection.
         trainable: Names of the neuron's time constants that are trained, with one value per unit.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
