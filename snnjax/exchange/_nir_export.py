@@ -211,6 +211,8 @@ class NirWriter:
             self.fail(f"its neuron must be a LIF, got {got.__name__}; {more}")
         if not layer.spiking and got is not LeakyIntegrator:
             self.fail(f"its neuron must be a LeakyIntegrator, got {got.__name__}")
+        if layer.delays is not None:
+            self.fail(f"it has learned delays, up to {layer.delays.max_delay:g} s")
         if self.network.skip and self._k == len(self._layers) - 1:
             self._connect_all(layer)
             self.shape, self._last = (layer.out_features,), None
