@@ -258,6 +258,16 @@ class Spoken(LineTask):
     download: bool = False
     """If the files are missing, load the published data into the folder first, with verified
     checksums."""
+    downsample: Count = 1
+    """Number of neighbouring units that become one input unit."""
+
+    def _load(self, *splits: str) -> list[Any]:
+        """Return the data set of each split."""
+        from snnjax.datasets import load_shd
+
+        folder = self._folder(*splits)
+        data = [load_shd(folder, split, duration=self.duration) for split in splits]
+        return [d.join_units(self.downsample) for d in data]
 
     def _folder(self, *splits: str) -> Path:
         """Return the folder with the files, after a download if it is asked for."""
