@@ -327,11 +327,9 @@ class SSC(Spoken):
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, load_shd
+        from snnjax.datasets import Splits
 
-        splits = ("train", "valid", "test")
-        folder = self._folder(*splits)
-        return Splits(*(load_shd(folder, split, duration=self.duration) for split in splits))
+        return Splits(*self._load("train", "valid", "test"))
 
 
 CAMERA: Mapping[str, Any] = {
