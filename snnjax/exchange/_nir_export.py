@@ -253,7 +253,8 @@ class NirWriter:
         exact, found = layer.delay_times(rounded=False), layer.delay_times()
         same = all(np.allclose(exact[n], found[n], rtol=0, atol=1e-3 * self.dt) for n in found)
         if not same or float(layer.delay_width[...]) != 0:
-            self.fail("its delays must be whole time steps; call its round_delays() first")
+            most = f"it has learned delays, up to {layer.delays.max_delay:g} s"
+            self.fail(f"{most}, that are not whole time steps; call its round_delays() first")
         return {name: np.asarray(seconds, np.float64) for name, seconds in found.items()}
 
     def _delay(

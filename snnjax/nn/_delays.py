@@ -51,6 +51,8 @@ from snnjax.sparse import EventRaster, as_dense
 Params = TypeVar("Params")
 Schedule = Callable[[Any], Any]
 """A function of the number of updates, such as those of optax."""
+Project = Callable[[Any, jax.Array], jax.Array]
+"""A linear map, `(inputs, weights) -> drive`, for any number of outputs."""
 Per = Literal["unit", "connection"]
 On = Literal["input", "recurrent", "all"]
 KernelShape = Literal["triangle", "gaussian"]
@@ -178,11 +180,21 @@ class DelayKernel:
         [[1.0, 0.0, 0.0, 0.0], [0.0, 0.75, 0.25, 0.0]]
         """
         k = jnp.arange(self.largest + 1).reshape(-1, *(1,) * jnp.ndim(delay))
+        return self.height(k, delay, width) / self.total(delay, width)
+
+    def height(self, k: ArrayLike, delay: jax.Array, width: ArrayLike) -> jax.Array:
+        """K(k - d) c."""
         s = k - delay
-        if self.shape == "gaussian":
-            return jax.nn.softmax(-jnp.square(s / jnp.maximum(width, NARROWEST)) / 2, axis=0)
-        height = jnp.maximum(0, 1 + width - jnp.abs(s))
-        return height / height.sum(axis=0)
+        if self.shape == "triangle":
+            return jnp.maximum(0, 1 + width - jnp.abs(s))
+        # relative to the nearest step, where a narrow Gaussian would also be 0
+        nearest = jnp.square(delay - jax.lax.stop_gradient(jnp.round(delay)))
+        return jnp.exp((nearest - jnp.square(s)) / (2 * jnp.square(jnp.maximum(width, NARROWEST))))
+
+    def total(self, delay: jax.Array, width: ArrayLike) -> jax.Array:
+        """c, of the shape of the delays."""
+        k = jnp.arange(self.largest + 1).reshape(-1, *(1,) * jnp.ndim(delay))
+        return self.height(k, delay, width).sum(axis=0)
 
 
 @jax.custom_vjp
@@ -271,6 +283,91 @@ def _aligned(taps: jax.Array, ndim: int) -> jax.Array:
     """Taps (k, [batch,] channels) for arrays (batch, *spatial, channels) of `ndim` - 1 axes."""
     lead = taps.shape[:-1] if taps.ndim > 2 else (len(taps), 1)
     return taps.reshape(*lead, *(1,) * (ndim - 3), taps.shape[-1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def delayed_product(
+    kernel: DelayKernel,
+    project: Project,
+    x: jax.Array | EventRaster,
+    delay: jax.Array,
+    width: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Multiply a sequence that begins after silence with weights that have a delay each.
+
+    Differentiable in `x`, `delay` and `weights`, once and in reverse mode. The kernels are computed
+    in the loops over k, forward and backward. Together they would be larger than the sequence.
+
+    Args:
+        kernel: The kernel.
+        project: The linear map, `(inputs, weights) -> drive`.
+        x: The sequence (time, batch, ...features).
+        delay: Delays in steps, of the shape of the weights.
+        width: Width in steps, a scalar.
+        weights: Weights (*window, in, out).
+
+    Returns:
+        The drive (time, batch, ..., out).
+    """
+    total = kernel.total(delay, width)
+    like = jax.eval_shape(project, x, weights)
+
+    def horner(y: jax.Array, k: jax.Array) -> tuple[jax.Array, None]:
+        later = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
+        tap = kernel.height(k, delay, width) / total
+        return later + project(x, (tap * weights).astype(weights.dtype)), None
+
+    steps = jnp.arange(kernel.largest + 1)
+    return jax.lax.scan(horner, jnp.zeros(like.shape, like.dtype), steps, reverse=True)[0]
+
+
+_Product = tuple[jax.Array | EventRaster, jax.Array, jax.Array, jax.Array]
+
+
+def _product_fwd(
+    kernel: DelayKernel,
+    project: Project,
+    x: jax.Array | EventRaster,
+    delay: jax.Array,
+    width: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, _Product]:
+    given = x, delay, width, weights
+    return delayed_product(kernel, project, *given), given
+
+
+def _product_bwd(kernel: DelayKernel, project: Project, given: _Product, g: jax.Array) -> _Product:
+    x, delay, width, weights = given
+    along = jnp.ones_like(delay)
+    total, change = jax.jvp(lambda d: kernel.total(d, width), (delay,), (along,))
+    events = isinstance(x, EventRaster)  # integers, without a gradient
+
+    def add(sums: Any, k: jax.Array) -> tuple[Any, None]:
+        g, g_x, g_delay, g_weights = sums
+        height, slope = jax.jvp(lambda d: kernel.height(k, d, width), (delay,), (along,))
+        tap = height / total
+        slope = (slope - tap * change) / total
+        weighted = (tap * weights).astype(weights.dtype)
+        if events:
+            (found,) = jax.vjp(lambda w: project(x, w), weighted)[1](g)
+        else:
+            of_x, found = jax.vjp(project, x, weighted)[1](g)
+            g_x = g_x + of_x
+        earlier = jnp.concatenate([g[1:], jnp.zeros_like(g[:1])])
+        return (earlier, g_x, g_delay + slope * found, g_weights + tap * found), None
+
+    of_events = jax.tree.map(lambda a: np.zeros(jnp.shape(a), jax.dtypes.float0), x)
+    wide = jnp.zeros(delay.shape, jnp.promote_types(delay.dtype, _check.wide(weights.dtype)))
+    start = g, None if events else jnp.zeros_like(x), wide, wide
+    sums, _ = jax.lax.scan(add, start, jnp.arange(kernel.largest + 1))
+    _, g_x, g_delay, g_weights = sums
+    g_delay = (g_delay * weights).astype(delay.dtype)
+    g_weights = g_weights.astype(weights.dtype)
+    return of_events if events else g_x, g_delay, jnp.zeros_like(width), g_weights
+
+
+delayed_product.defvjp(_product_fwd, _product_bwd)
 
 
 class DelayWidth(Fixed):
@@ -369,21 +466,29 @@ class Line(abc.ABC):
         return moved[:, 1:], moved[:, 0]
 
     def run(
-        self, x: jax.Array | EventRaster, queue: jax.Array | None
+        self, x: jax.Array | EventRaster, queue: jax.Array | None, *, at_once: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         """Run a sequence.
 
         Args:
             x: Inputs (time, batch, ...).
             queue: What is still to arrive before the first step; None after silence.
+            at_once: Whether to compute both results in one loop. Otherwise the queue costs nothing
+                if it is not used.
 
         Returns:
             The queue after the last step, and the arrivals (time, batch, ...).
         """
-        now, n = self.arrivals(x), self.kernel.largest
-        last = as_dense(x)[-n:].astype(now.dtype)
-        edges = ((n - len(last), n), *((0, 0),) * (last.ndim - 1))
-        after = jnp.moveaxis(self.arrivals(jnp.pad(last, edges))[n:], 0, 1)
+        steps, n = len(x), self.kernel.largest
+        edges = lambda a, before: ((before, n), *((0, 0),) * (a.ndim - 1))
+        if at_once:
+            x = as_dense(x)
+            both = self.arrivals(jnp.pad(x, edges(x, 0)))
+            now, after = both[:steps], both[steps:]
+        else:
+            now, last = self.arrivals(x), as_dense(x)[-n:]
+            after = self.arrivals(jnp.pad(last, edges(last, n - len(last))))[n:]
+        after = jnp.moveaxis(after, 0, 1)
         if queue is not None:
             within = min(len(now), n)
             now = now.at[:within].add(jnp.moveaxis(queue[:, :within], 1, 0))
@@ -435,20 +540,14 @@ class ConnectionLine(Line):
     width: jax.Array
     weights: jax.Array
     kernel: DelayKernel = static()
-    project: Callable[[Any, jax.Array], jax.Array] = static()
+    project: Project = static()
 
     def taps(self) -> jax.Array:
         return (self.kernel.taps(self.delay, self.width) * self.weights).astype(self.weights.dtype)
 
     def arrivals(self, x: jax.Array | EventRaster) -> jax.Array:
-        taps = self.taps()
-        like = jax.eval_shape(self.project, x, taps[0])
-
-        def horner(y: jax.Array, tap: jax.Array) -> tuple[jax.Array, None]:
-            later = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
-            return later + self.project(x, tap), None
-
-        return jax.lax.scan(horner, jnp.zeros(like.shape, like.dtype), taps, reverse=True)[0]
+        x = x if isinstance(x, EventRaster) else _check.as_wide(x)
+        return delayed_product(self.kernel, self.project, x, self.delay, self.width, self.weights)
 
     def parts(self, taps: jax.Array, x: jax.Array) -> jax.Array:
         side_by_side = jnp.moveaxis(taps, 0, -2)
@@ -485,7 +584,7 @@ class DelayedSpikes(Memory):
     def sequence(
         self, z: jax.Array, weights: OwnWeights, queue: jax.Array | None
     ) -> tuple[jax.Array, Any]:
-        queue, arrived = weights.line.run(z, queue)
+        queue, arrived = weights.line.run(z, queue, at_once=True)
         return queue, self._drive(arrived, weights)
 
     def _drive(self, arrived: jax.Array, weights: OwnWeights) -> Any:

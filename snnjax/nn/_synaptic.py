@@ -550,6 +550,7 @@ class Spiking(Synaptic):
         bias: Whether a trained constant, one per unit, is added to the drive in each step. It
             starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input; None: none.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.

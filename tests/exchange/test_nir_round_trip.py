@@ -287,7 +287,7 @@ def test_delays_come_back(on):
         2, 3, kernel_size=3, init=INIT, delays=Delays(max_delay=0.02, on="input"), rngs=nnx.Rngs(1)
     )
     network = Sequential(conv, Flatten(), SpikingDense(36, 5, **options))
-    with pytest.raises(ValueError, match=r"must be whole time steps; call its round_delays\(\)"):
+    with pytest.raises(ValueError, match=r"not whole time steps; call its round_delays\(\)"):
         to_nir(network, features=(5, 6, 2))
     for layer in (network.layers[0], network.layers[2]):
         layer.round_delays()
