@@ -411,11 +411,13 @@ def _(layer: Synaptic, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]
         for c in connections
     ]
     constant: Any = 0  # mean of the membrane that is driven by the biases
-    linear: Any = None if layer.bias is None else (1.0, layer.bias[...])
+    adjusted: tuple[Any, Any] | None = None
     if layer.norm is not None:
-        linear = layer.norm.linear()
-    if linear is not None:
-        factor, drive = linear
+        adjusted = layer.norm.linear()
+    elif layer.bias is not None:
+        adjusted = 1.0, layer.bias[...]
+    if adjusted is not None:
+        factor, drive = adjusted
         constant = jnp.mean(drive * connections[0].kernel.mean() / neuron.dt)
         mu, sigma = jnp.mean(factor), jnp.sqrt(jnp.mean(jnp.square(factor)))
         predicted[0] = predicted[0]._replace(
