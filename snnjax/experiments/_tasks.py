@@ -303,12 +303,9 @@ class SHD(Spoken, HeldOut):
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, load_shd
+        from snnjax.datasets import Splits
 
-        folder = self._folder("train", "test")
-        data, test = (
-            load_shd(folder, split, duration=self.duration) for split in ("train", "test")
-        )
+        data, test = self._load("train", "test")
         if not self.valid_speakers:
             return self._split(data, test)
         return Splits(*data.split_groups(self.valid_speakers), test)
