@@ -23,17 +23,15 @@ from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
 from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn._delays import (
+from snnjax.nn._delay_lines import (
     ConnectionLine,
     DelayedSpikes,
     DelayedState,
-    Delays,
-    DelayWidth,
     Line,
     OwnWeights,
     UnitLine,
-    within,
 )
+from snnjax.nn._delays import Delays, DelayWidth, within
 from snnjax.nn._init import ConnectionSize, LayerInit, as_layer_init, draw_weights
 from snnjax.nn._layer import Shape, State, unlisted
 from snnjax.nn._maps import LinearMap
