@@ -28,17 +28,15 @@ from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
 from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn._delays import (
+from snnjax.nn._delay_lines import (
     ConnectionLine,
     DelayedSpikes,
     DelayedState,
-    Delays,
-    DelayWidth,
     Line,
     OwnWeights,
     UnitLine,
-    within,
 )
+from snnjax.nn._delays import Delays, DelayWidth, within
 from snnjax.nn._init import (
     ConnectionSize,
     LayerInit,
