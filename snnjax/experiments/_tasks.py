@@ -261,7 +261,7 @@ class Spoken(LineTask):
     downsample: Count = 1
     """Number of neighbouring units that become one input unit."""
 
-    def _load(self, *splits: str) -> list[Any]:
+    def _load(self, *splits: Literal["train", "valid", "test"]) -> list[Any]:
         """Return the data set of each split."""
         from snnjax.datasets import load_shd
 
