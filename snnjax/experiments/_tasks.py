@@ -29,7 +29,7 @@ from snnjax.experiments._options import (
 )
 
 if TYPE_CHECKING:
-    from snnjax.datasets import Splits, Stream
+    from snnjax.datasets import EventDataset, Splits, Stream
     from snnjax.experiments._experiment import Experiment
 
 VARIABLE = "SNNJAX_DATA"
@@ -261,7 +261,7 @@ class Spoken(LineTask):
     downsample: Count = 1
     """Number of neighbouring units that become one input unit."""
 
-    def _load(self, *splits: Literal["train", "valid", "test"]) -> list[Any]:
+    def _load(self, *splits: Literal["train", "valid", "test"]) -> list[EventDataset]:
         """Return the data set of each split."""
         from snnjax.datasets import load_shd
 
@@ -308,7 +308,8 @@ class SHD(Spoken, HeldOut):
         data, test = self._load("train", "test")
         if not self.valid_speakers:
             return self._split(data, test)
-        return Splits(*data.split_groups(self.valid_speakers), test)
+        train, valid = data.split_groups(self.valid_speakers)
+        return Splits(train, valid, test)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -326,7 +327,8 @@ class SSC(Spoken):
         """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import Splits
 
-        return Splits(*self._load("train", "valid", "test"))
+        train, valid, test = self._load("train", "valid", "test")
+        return Splits(train, valid, test)
 
 
 CAMERA: Mapping[str, Any] = {
