@@ -1,4 +1,6 @@
-"""The tables of docs/how-to/online-learning.md: `python -m benchmarks.online [SEEDS]`.
+"""The tables of docs/how-to/online-learning.md: `python -m benchmarks.online train`.
+
+The other tables: `... cosines`, `... memory`. Further arguments: neurons, seeds, `LIF,AdLIF 0,1`.
 
 One recurrent layer on spoken digits, trained by e-prop and by backpropagation through time, from
 the same calibrated weights; and the cosine between the gradients of both. Training recordings
@@ -8,6 +10,7 @@ alone are read, of which a tenth is held out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -27,10 +30,9 @@ from snnjax.losses import CrossEntropy, EveryStep, mean_over_time
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.training import EProp, Objective, fit
 
-DT, GROUP, EPOCHS, BATCH = 10e-3, 10, 10, 32
+DT, GROUP, EPOCHS, BATCH, RATE = 10e-3, 10, 10, 32, 5e-3
 NEURONS = {"LIF": LIF(dt=DT), "AdLIF": AdLIF(tau_mem=40e-3, tau_w=200e-3, dt=DT)}
 LOSS = EveryStep(CrossEntropy(mean_over_time))
-KERNELS = "kernel", "recurrent_kernel"
 
 
 def digits() -> Splits:
@@ -73,18 +75,79 @@ def train(splits: Splits, name: str, feedback: str, seed: int) -> dict[str, Any]
     options: dict[str, Any] = {"batch_size": BATCH, "key": jax.random.key(seed), "progress": False}
     start = time.perf_counter()
     result = fit(network, splits, Objective(LOSS), optimizer, epochs=EPOCHS, **options)
-    best = max(row["valid_accuracy"] for row in result.history)
-    return result.history[-1] | {"best": best, "s": (time.perf_counter() - start) / EPOCHS}
+    return result.history[-1] | {"s": (time.perf_counter() - start) / EPOCHS}
 
 
-RATE = 5e-3
+def cosines(splits: Splits, name: str, feedback: str, hidden: int, *, recurrent: bool) -> list[str]:
+    """Return the cosines of e-prop to backpropagation for each kernel, before training.
+
+    Args:
+        splits: The data, of which 128 recordings are used.
+        name: Name of the neuron.
+        feedback: Feedback of e-prop.
+        hidden: Number of hidden layers.
+        recurrent: Whether they are recurrent.
+    """
+    x, y = splits.train.batch(jnp.arange(128))
+    network = EProp(
+        *calibrated(name, hidden, x, 0, recurrent=recurrent), feedback=feedback, rngs=nnx.Rngs(9)
+    )
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+    merged = functools.partial(nnx.merge, graphdef)
+    found = jax.jit(lambda p: merged(p, rest).gradient(x, y, LOSS)[1])(params)
+    exact = jax.jit(jax.grad(lambda p: LOSS(merged(p, rest)(x).readout, y).mean()))(params)
+    rows = []
+    for k, layer in enumerate(network.layers[:-1]):
+        for kernel in ("kernel", "recurrent_kernel")[: 1 + layer.recurrent]:
+            a, b = (g["layers"][k][kernel][...].ravel() for g in (found, exact))
+            rows.append(f"layer {k + 1} {kernel} {a @ b / jnp.sqrt((a @ a) * (b @ b)):.4f}")
+    return rows
+
+
+def temporaries(steps: int, *, online: bool) -> float:
+    """Return the MiB beside input and weights that a gradient needs, for a batch of 32.
+
+    Args:
+        steps: Number of steps of a trial.
+        online: Whether the gradient is that of e-prop.
+    """
+    x, y = jnp.zeros((steps, BATCH, 70)), jnp.zeros(BATCH, int)
+    rngs, init = nnx.Rngs(0), FluctuationDriven(nu=20.0)
+    hidden = SpikingDense(70, 128, init=init, recurrent=True, rngs=rngs)
+    network = EProp(hidden, Readout(128, 10, rngs=rngs))
+    graphdef, params, rest = nnx.split(network, nnx.Param, ...)
+    merged = functools.partial(nnx.merge, graphdef)
+    if online:
+        gradient = lambda p, x: merged(p, rest).gradient(x, y, LOSS)[1]
+    else:
+        gradient = jax.grad(lambda p, x: LOSS(merged(p, rest)(x).readout, y).mean())
+    account = jax.jit(gradient).lower(params, x).compile().memory_analysis()
+    return account.temp_size_in_bytes / 2**20
+
+
+def main(command: str = "train", names: str = "LIF,AdLIF", seeds: str = "0") -> None:
+    """Print the rows of a table: `train`, `cosines` or `memory`."""
+    if command == "memory":
+        for steps in (70, 280, 1120):
+            both = [temporaries(steps, online=online) for online in (False, True)]
+            print(steps, *(f"{mib:.1f} MiB" for mib in both), flush=True)
+        return
+    splits = digits()
+    for name in names.split(","):
+        if command == "cosines":
+            for hidden, recurrent in itertools.product((1, 2), (False, True)):
+                for feedback in ("symmetric", "random"):
+                    rows = cosines(splits, name, feedback, hidden, recurrent=recurrent)
+                    print(
+                        name, hidden, "recurrent" * recurrent, feedback, *rows, sep=", ", flush=True
+                    )
+            continue
+        for seed in map(int, seeds.split(",")):
+            for feedback in ("backpropagation", "symmetric", "random", "adaptive"):
+                row = train(splits, name, feedback, seed)
+                columns = ("train_accuracy", "valid_accuracy", "rate_1", "s")
+                print(name, seed, feedback, *(f"{k} {row[k]:.4g}" for k in columns), flush=True)
 
 
 if __name__ == "__main__":
-    splits = digits()
-    for seed in range(int(sys.argv[1]) if len(sys.argv) > 1 else 1):
-        for name in sys.argv[2].split(",") if len(sys.argv) > 2 else NEURONS:
-            for feedback in ("backpropagation", "symmetric", "random", "adaptive"):
-                row = train(splits, name, feedback, seed)
-                keep = ("train_accuracy", "valid_accuracy", "best", "rate_1", "s")
-                print(seed, name, feedback, *(f"{k} {row[k]:.4g}" for k in keep), flush=True)
+    main(*sys.argv[1:])

@@ -32,7 +32,7 @@ and is an approximation elsewhere. The feedback B of a hidden layer is
                  weight decay of both (`optax.adamw`), B approaches the kernel of the readout
 
 Source: Bellec et al. (2020), doi 10.1038/s41467-020-17236-y. There, all neurons have connections to
-the readout. The tangent of the step, and feedback through several layers, are ours.
+the readout. The tangent of a step, and feedback through several layers, are not in the paper.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 from _support import assert_close, enable_x64
 from flax import nnx
 
+from snnjax.datasets import DeviceEvents, Splits, randman
 from snnjax.dynamics import LIF, AdaptiveLIF, AdLIF, Leaky, LeakyIntegrator, Refractory
 from snnjax.losses import CrossEntropy, EveryStep, MeanSquare, Timed
 from snnjax.nn import (
@@ -26,7 +27,7 @@ from snnjax.nn import (
 )
 from snnjax.regularizers import upper_bound
 from snnjax.surrogate import superspike
-from snnjax.training import EProp, Objective, Trainer
+from snnjax.training import EProp, Objective, Program, Trainer, fit_ensemble
 from snnjax.training._eprop import _layers
 
 STEPS, BATCH, INPUTS, CLASSES = 60, 4, 12, 3
@@ -243,6 +244,35 @@ def test_trainer_takes_its_gradient(feedback):
     else:
         np.testing.assert_allclose(moved, kernel, atol=1e-7)
         assert kernel.any()
+
+
+@pytest.mark.more
+def test_a_member_of_an_ensemble_is_the_network_alone():
+    parts = randman(num_classes=2, samples_per_class=12).split((0.5, 0.25, 0.25), seed=0)
+    splits = Splits(*(DeviceEvents.from_dataset(part, dt=2e-3) for part in parts))
+
+    def member(hyper):
+        rngs = nnx.Rngs(jax.random.key(hyper["seed"]))
+        hidden = SpikingDense(20, 8, init=INIT, rngs=rngs)
+        return EProp(hidden, Readout(8, 2, rngs=rngs), feedback="random", rngs=rngs)
+
+    program = Program(
+        network=member,
+        objective=lambda _: Objective(EveryStep()),
+        optimizer=lambda _: optax.adam(0.01),
+        batch_size=6,
+    )
+    options = {"epochs": 2, "dt": 2e-3, "placement": "vmap"}
+    both, one = (
+        fit_ensemble(program, {"seed": np.array(seeds)}, splits, **options)
+        for seeds in ([0, 1], [1])
+    )
+    jax.tree.map(lambda a, b: assert_close(a[1], b[0], 1e-5), both.final, one.final)
+    assert (both.history["train_loss"][1] != both.history["train_loss"][0]).all()
+    start = nnx.state(member({"seed": 1}), nnx.Param)
+    moved = jax.tree.map(lambda a, b: (a != b[0]).any(), start, one.final)
+    assert moved["layers"][0]["kernel"][...]
+    assert not moved["feedback_kernels"][0][...]
 
 
 def dense(units=10, **options):
