@@ -7,6 +7,7 @@ The loss determines the form of the targets:
     MeanSquare              a trace (time, batch, k), or an integer class per sample (batch,)
     SquaredError            k values per sample (batch, k): regression
     SigmoidCrossEntropy     k labels per sample (batch, k), each 0 or 1; several may be 1
+    EveryStep(loss)         those of `loss`, or one for each step: the mean over steps of `loss`
 
 If a target is not a trace, a readout function first maps the trace o to scores (batch, k):
 
@@ -45,6 +46,7 @@ __all__ = [
     "MeanSquare",
     "SquaredError",
     "SigmoidCrossEntropy",
+    "EveryStep",
     "Loss",
     "Timed",
     "max_over_time",
@@ -404,6 +406,102 @@ class SigmoidCrossEntropy(Loss):
         logits, target = _read(self.readout_fn, readout, target)
         right = ((logits > 0) == (jnp.asarray(target) > 0.5)) & ~jnp.isnan(logits)
         return right.mean(axis=-1, dtype=logits.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class EveryStep(Loss):
+    """Mean over the steps of a trial of a loss that sees one step at a time.
+
+        EveryStep(loss)(o, target) = mean_t loss(o[t:t+1], target[t])
+
+    The error of the readout is then known in each step, as online learning needs it
+    (`snnjax.training.EProp`). All readout functions of a single step are the step itself; that of
+    `loss` still determines the accuracy.
+
+    Attributes:
+        loss: A loss of this module. Its targets are those of the whole trial, or those of each
+            step (time, batch, k), such as a trace for `MeanSquare()`.
+
+    Raises:
+        TypeError: `loss` is not a `Loss`.
+
+    >>> readout = jnp.array([[[0.0, 0.0]], [[2.0, 0.0]]])
+    >>> [f"{CrossEntropy()(o[None], jnp.array([0]))[0]:.4f}" for o in readout]
+    ['0.6931', '0.1269']
+    >>> f"{EveryStep(CrossEntropy())(readout, jnp.array([0]))[0]:.4f}"
+    '0.4100'
+    """
+
+    loss: Loss = CrossEntropy(mean_over_time)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.loss, Loss) or isinstance(self.loss, EveryStep):
+            needed = "loss must be a loss of one step, for example CrossEntropy(mean_over_time)"
+            raise TypeError(f"{needed}, got {self.loss!r}")
+
+    @property
+    def separable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether that of `loss` is."""
+        return self.loss.separable
+
+    def __call__(self, readout: jax.Array, target: Target) -> jax.Array:
+        """The loss of each sample.
+
+        Args:
+            readout: Trace (time, batch, k).
+            target: As `loss` takes it, or one target for each step, (time, batch, k).
+
+        Returns:
+            (batch,), in at least float32.
+
+        Raises:
+            ValueError: The targets of the steps are not as many as the steps; or as in `loss`.
+            TypeError: As in `loss`.
+        """
+        _check.time_major("readout", readout)
+        wanted, num_steps = untimed(target)
+        stepwise = self.stepwise(wanted, len(readout))
+        axes = (0, 0 if stepwise else None)
+        each = jax.vmap(self.at, in_axes=axes)(readout, wanted)
+        return mean_over_time(each[..., None], num_steps)[:, 0]
+
+    def at(self, readout: jax.Array, target: ArrayLike) -> jax.Array:
+        """The loss of each sample at one step.
+
+        Args:
+            readout: The readout of the step, (batch, k).
+            target: Targets of the trial as `loss` takes them, or those of the step (batch, k).
+
+        Returns:
+            (batch,).
+        """
+        traces = isinstance(self.loss, MeanSquare) and jnp.ndim(target) == 2
+        return self.loss(readout[None], jnp.asarray(target)[None] if traces else target)
+
+    def stepwise(self, target: ArrayLike, num_steps: int) -> bool:
+        """Whether there is one target for each step.
+
+        Args:
+            target: Targets without lengths.
+            num_steps: Number of steps of the readout.
+
+        Raises:
+            ValueError: There are targets of another number of steps.
+        """
+        if jnp.ndim(target) != 3:
+            return False
+        if len(jnp.asarray(target)) != num_steps:
+            needed = f"target must have the {num_steps} steps of the readout"
+            raise ValueError(f"{needed}, got the shape {jnp.shape(target)}")
+        return True
+
+    def metric(self, target: Target) -> Metric | None:
+        """That of `loss`, of the whole trial. None if there is one target for each step."""
+        return None if jnp.ndim(untimed(target)[0]) == 3 else self.loss.metric(target)
+
+    def check(self, name: str, targets: Target, outputs: int) -> None:
+        """As `loss` does."""
+        self.loss.check(name, targets, outputs)
 
 
 def correct(

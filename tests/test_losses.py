@@ -203,3 +203,46 @@ def test_labels_out_of_range_are_named_where_they_are_known(f, label):
 def test_errors_say_what_to_do(call, error, match):
     with pytest.raises(error, match=match):
         call(trace())
+
+
+@pytest.mark.parametrize(
+    ("loss", "target"),
+    [
+        (losses.CrossEntropy(losses.sum_over_time), np.array([0, 4, 2, 2])),
+        (losses.CrossEntropy(), np.eye(5)[[0, 4, 2, 2]]),
+        (losses.SigmoidCrossEntropy(), LABELS),
+        (losses.MeanSquare(), np.array([0, 4, 2, 2])),
+        (losses.MeanSquare(), np.asarray(trace(1))),
+        (losses.SquaredError(), np.asarray(trace(1))),
+    ],
+)
+def test_every_step_is_the_mean_of_a_loop_over_steps(loss, target):
+    o, target = trace(), jnp.asarray(target)
+    own = lambda t: target if target.ndim < 3 else target[t : t + 1]
+    if isinstance(loss, losses.SquaredError):
+        own = lambda t: target[t]
+    expected = np.mean([loss(o[t : t + 1], own(t)) for t in range(7)], axis=0)
+    every = losses.EveryStep(loss)
+    np.testing.assert_allclose(every(o, target), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(every)(o, target), expected, rtol=1e-6)
+    if isinstance(loss, losses.MeanSquare):
+        np.testing.assert_allclose(every(o, target), loss(o, target), rtol=1e-6)
+    metric, inner = every.metric(target), loss.metric(target)
+    assert (metric is None) == (inner is None or target.ndim == 3)
+    if metric is not None:
+        np.testing.assert_array_equal(metric.of(o, target), inner.of(o, target))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda o: losses.EveryStep(losses.max_over_time), TypeError, "loss must be a loss of one step, for example CrossEntropy"),
+        (lambda o: losses.EveryStep(losses.EveryStep()), TypeError, "loss must be a loss of one step"),
+        (lambda o: losses.EveryStep(losses.MeanSquare())(o, o[:4]), ValueError, r"target must have the 7 steps of the readout, got the shape \(4, 4, 5\)"),
+        (lambda o: losses.EveryStep()(o, jnp.array([0, 1, 2, 5])), ValueError, r"labels must be in \[0, 5\), .* got 5"),
+        (lambda o: losses.EveryStep()(o[0], jnp.array([0, 1, 2, 3])), ValueError, "readout must have shape"),
+    ],
+)  # fmt: skip
+def test_errors_of_every_step(call, error, match):
+    with pytest.raises(error, match=match):
+        call(trace())

@@ -10,6 +10,7 @@ from snnjax.training._callbacks import (
 )
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import Program, fit_ensemble
+from snnjax.training._eprop import EProp
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._memory import step_memory
 from snnjax.training._objective import Metrics, Objective
@@ -32,6 +33,7 @@ __all__ = [
     "WeightsAndBiases",
     "fit_ensemble",
     "Program",
+    "EProp",
     "step_memory",
     "TrainingDivergedError",
     "TrainingInterrupted",

@@ -30,6 +30,7 @@ from snnjax.losses import CrossEntropy, Loss, LossFn, OwnLoss, Separable, Target
 from snnjax.nn._network import Activity, NetworkOutput, Sequential, Tap
 from snnjax.nn._norm import Statistics
 from snnjax.regularizers import ActivityBound, LimitedPenalties, Penalty, total_penalty
+from snnjax.training._eprop import EProp, check_loss
 
 Params = optax.Params
 """Parameters of a network: an `nnx.State` of `nnx.Param`, or the pytree that its function takes."""
@@ -168,6 +169,7 @@ class Problem(NamedTuple):
         noisy: Whether the network takes a key in training, for dropout or batch normalization.
         joint: Whether the output for a sample depends on the other samples of a batch in training,
             as with batch normalization.
+        online: Whether the gradient is that of an `EProp` network.
     """
 
     apply: NetworkFn | Callable[[Any, Any], Any]
@@ -176,6 +178,7 @@ class Problem(NamedTuple):
     supervised: bool = True
     noisy: bool = False
     joint: bool = False
+    online: bool = False
 
     @classmethod
     def from_objective(
@@ -230,7 +233,14 @@ class Problem(NamedTuple):
         noisy = isinstance(network, Stochastic) and network.stochastic
         variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
         joint = any(isinstance(variable, Statistics) for variable in variables)
-        return cls(call, loss, tuple(objective.regularizers), noisy=noisy, joint=joint), params
+        online = isinstance(network, EProp)
+        if online:
+            check_loss(loss)
+            if objective.regularizers:
+                needed = "regularizers must be empty for e-prop, whose loss is a sum over steps"
+                raise ValueError(f"{needed}, got {objective.regularizers!r}")
+        kind = {"noisy": noisy, "joint": joint, "online": online}
+        return cls(call, loss, tuple(objective.regularizers), **kind), params
 
     def priming(self) -> Problem:
         """The same problem with only the activity bounds.
@@ -386,11 +396,40 @@ class Problem(NamedTuple):
         readout, activity = self.outputs(params, x, target, key=noise, limited=tap)
         loss = self.loss(readout, target).mean()
         penalty = sum(limited.penalties, start=total_penalty(others, activity.spikes))
+        value = loss + penalty if self.supervised else penalty
+        return value, self._metrics(loss, penalty, (readout, activity), target)
+
+    def _metrics(
+        self,
+        loss: jax.Array,
+        penalty: jax.Array,
+        output: tuple[jax.Array, HasSpikes],
+        target: Target,
+    ) -> Metrics:
+        readout, activity = output
         each = self.sample_scores(readout, target)
         scores = {name: s.mean(dtype=loss.dtype) for name, s in each.items()}
         rates = [sample_rates(activity, s, target).mean() for s in activity.spikes]
-        value = loss + penalty if self.supervised else penalty
-        return value, Metrics(loss, scores, penalty, jnp.asarray(rates))
+        return Metrics(loss, scores, penalty, jnp.asarray(rates))
+
+    def value_and_gradient(
+        self, params: Params, source: BatchSource, indices: jax.Array, key: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, Metrics], Params]:
+        """`value`, and its gradient: by backpropagation through time, or online by e-prop.
+
+        Args:
+            params: As in `value`.
+            source: As in `value`.
+            indices: As in `value`.
+            key: As in `value`.
+        """
+        if not self.online or not isinstance(self.apply, NetworkFn):
+            return jax.value_and_grad(self.value, has_aux=True)(params, source, indices, key)
+        x, target = source.batch(indices, key)
+        network: EProp = self.apply.network(params)
+        (each, output), gradient = network.gradient(x, target, self.loss)
+        loss = each.mean()
+        return (loss, self._metrics(loss, jnp.zeros_like(loss), output, target)), gradient
 
 
 def is_separable(part: object) -> bool:

@@ -140,7 +140,7 @@ def gradient_of(recipe: Recipe) -> Gradient:
         A function of parameters, source, indices (batch,) and key.
     """
     sizes = recipe.sizes
-    gradient = jax.value_and_grad(recipe.problem.value, has_aux=True)
+    gradient = recipe.problem.value_and_gradient
     if sizes.micro_batch == sizes.batch_size:
         return gradient
     of_parts = functools.partial(_mean_over_parts, gradient, sizes)

@@ -14,6 +14,7 @@ from snnjax.diagnostics import probe
 from snnjax.experiments import Experiment, run
 from snnjax.losses import (
     CrossEntropy,
+    EveryStep,
     MeanSquare,
     SigmoidCrossEntropy,
     SquaredError,
@@ -86,6 +87,8 @@ def test_readout_functions_look_at_the_trial_alone(readout, readout_fn):
         (MeanSquare(), np.random.default_rng(2).normal(size=(STEPS, 4, CLASSES))),
         (SquaredError(mean_over_time), np.ones((4, CLASSES), np.float32)),
         (SigmoidCrossEntropy(last_step), np.eye(CLASSES, dtype=np.float32)[LABELS]),
+        (EveryStep(MeanSquare()), np.random.default_rng(3).normal(size=(STEPS, 4, CLASSES))),
+        (EveryStep(SquaredError()), np.ones((4, CLASSES), np.float32)),
     ],
 )
 def test_losses_and_their_gradients_are_those_of_the_trials_alone(readout, loss, target):
