@@ -15,11 +15,11 @@ value if they are counts of spikes, and as one operation if they are other numbe
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from snnjax import _check
 from snnjax._timed import Timed
@@ -48,17 +48,18 @@ class Costs(NamedTuple):
         return f"{counted} per sample; without spikes {self.macs:.3g} multiply-accumulates"
 
 
-def costs(network: Sequential, x: jax.Array | EventRaster) -> Costs:
+def costs(network: Sequential, x: jax.Array | EventRaster, labels: Any = None) -> Costs:
     """Count the operations of a network for a batch of inputs.
 
     Args:
         network: The network.
         x: Inputs (time, batch, ...features).
+        labels: Targets of the batch. If they are `snnjax.losses.Timed`, only the steps of each
+            trial count.
 
     Returns:
         The costs, means over the batch, floats.
 
-    >>> from flax import nnx
     >>> from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
     >>> rngs = nnx.Rngs(0)
     >>> hidden = SpikingDense(20, 16, init=FluctuationDriven(nu=5.0), rngs=rngs)
@@ -70,12 +71,12 @@ def costs(network: Sequential, x: jax.Array | EventRaster) -> Costs:
     True
     """
     _check.time_major("x", x)
-    return Costs(*map(float, _counted(network, as_dense(x))))
+    return Costs(*map(float, _counted(network, as_dense(x), labels)))
 
 
-@functools.partial(jax.jit)
-def _counted(network: Sequential, x: jax.Array) -> Costs:
-    return counted_costs(network, x)
+@nnx.jit
+def _counted(network: Sequential, x: jax.Array, labels: Any) -> Costs:
+    return counted_costs(network, x, labels)
 
 
 def counted_costs(network: Sequential, x: jax.Array, labels: Any = None) -> Costs:

@@ -411,8 +411,13 @@ def _(layer: Synaptic, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]
         for c in connections
     ]
     constant: Any = 0  # mean of the membrane that is driven by the biases
-    if layer.bias is not None or layer.norm is not None:
-        factor, drive = (1.0, layer.bias[...]) if layer.norm is None else layer.norm.linear()
+    adjusted: tuple[Any, Any] | None = None
+    if layer.norm is not None:
+        adjusted = layer.norm.linear()
+    elif layer.bias is not None:
+        adjusted = 1.0, layer.bias[...]
+    if adjusted is not None:
+        factor, drive = adjusted
         constant = jnp.mean(drive * connections[0].kernel.mean() / neuron.dt)
         mu, sigma = jnp.mean(factor), jnp.sqrt(jnp.mean(jnp.square(factor)))
         predicted[0] = predicted[0]._replace(

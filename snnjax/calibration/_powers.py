@@ -209,7 +209,7 @@ def bias_moments(bias: jax.Array, neuron: Neuron, summed: jax.Array) -> BiasMome
     >>> from snnjax.dynamics import LIF
     >>> found = bias_moments(jnp.array([0.5, 1.5]), LIF(tau_syn=10e-3), jnp.zeros(2000))
     >>> f"{found.mean:.2f}"  # nearly <b> / (1 - ls) = 5.52
-    '5.48'
+    '5.47'
     """
     drives = jnp.stack([jnp.ones_like(summed), summed], axis=-1)[:, None]
     s, h = jnp.moveaxis(filtered(as_floats(drives), neuron)[:, 0], -1, 0)

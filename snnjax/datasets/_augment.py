@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -208,7 +209,11 @@ class Augmented:
         # separate keys, so that the draws of `_draw` stay the same when changes are added here
         time_key, unit_key, insert_key = jax.random.split(jax.random.fold_in(key, 3), 3)
         step = _stretched(events.step, stretch)
-        kept = jax.random.uniform(drop_key, events.step.shape, dtype=jnp.float32) >= self.drop
+        kept = _unless_zero(
+            self.drop,
+            lambda: jax.random.uniform(drop_key, step.shape, dtype=jnp.float32) >= self.drop,
+            lambda: jnp.ones(step.shape, bool),
+        )
         step = step + _moves(time_key, self.time_jitter, step)
         unit = events.unit + shift + _moves(unit_key, self.unit_jitter, step)
         changed = Events(step, unit, events.present & kept)
@@ -234,16 +239,20 @@ def _stretched(step: jax.Array, stretch: jax.Array) -> jax.Array:
 
 
 def _moves(key: jax.Array, deviation: Scalar, like: jax.Array) -> jax.Array:
-    """Draw rounded normal numbers with the shape and dtype of `like`.
-
-    For a deviation of 0 nothing is drawn, because normal numbers are slow.
-    """
+    """Draw rounded normal numbers with the shape and dtype of `like`."""
 
     def draw() -> jax.Array:
         normal = jax.random.normal(key, like.shape, dtype=jnp.float32)
         return jnp.round(deviation * normal).astype(like.dtype)
 
-    known = _check.concrete(deviation)
+    return _unless_zero(deviation, draw, lambda: jnp.zeros_like(like))
+
+
+def _unless_zero(
+    strength: Scalar, draw: Callable[[], jax.Array], otherwise: Callable[[], jax.Array]
+) -> jax.Array:
+    """What `draw` returns; `otherwise` if the strength is 0, because random numbers are slow."""
+    known = _check.concrete(strength)
     if known is None:
-        return jax.lax.cond(jnp.any(deviation > 0), draw, lambda: jnp.zeros_like(like))
-    return draw() if known.any() else jnp.zeros_like(like)
+        return jax.lax.cond(jnp.any(strength > 0), draw, otherwise)
+    return draw() if known.any() else otherwise()

@@ -303,6 +303,22 @@ class EventDataset(LabelledDataset):
         mask = np.isin(self.groups, wanted)
         return self.subset(~mask), self.subset(mask)
 
+    def join_units(self, number: int) -> EventDataset:
+        """Return the data set with `number` neighbouring units joined to one. No event is lost.
+
+        Args:
+            number: Number of units that become one; the last group may be smaller.
+
+        >>> data = EventDataset.from_lists([[0.1] * 3], [[0, 4, 5]], [0], num_units=7, duration=1.0)
+        >>> joined = data.join_units(5)
+        >>> joined.units, joined.num_units
+        (array([0, 0, 1], dtype=int32), 2)
+        """
+        _check.integer("number", number, at_least=1, at_most=self.num_units)
+        joined = self._with(num_units=-(-self.num_units // number))
+        joined._set(units=self.units // np.int32(number))
+        return joined
+
     def until_last_event(self) -> EventDataset:
         """Return the data set with trials that end with their last event before `duration`.
 

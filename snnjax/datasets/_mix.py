@@ -138,10 +138,7 @@ class Mixed:
         )
         coin_key, window_key = jax.random.split(mix_key)
         inside, share = self._window(window_key, indices.shape[0])
-        # a single draw for both: each event is kept with probability 1/2
-        coins = jax.random.bernoulli(
-            coin_key, 0.5, (indices.shape[0], own.step.shape[1] + other.step.shape[1])
-        )
+        coins = _coins(coin_key, indices.shape[0], own.step.shape[1] + other.step.shape[1])
         ours, theirs = jnp.split(coins, [own.step.shape[1]], axis=1)
         kept = own.present & jnp.where(blended, ours, ~(cut & inside(own)))
         taken = other.present & jnp.where(blended, theirs, inside(other))
@@ -196,6 +193,13 @@ class Mixed:
             return (at >= start) & (at < start + length)
 
         return inside, length.astype(jnp.float32) / size
+
+
+def _coins(key: jax.Array, n: int, events: int) -> jax.Array:
+    """Draw booleans (n, events) that are true with probability 1/2, 32 from one random number."""
+    words = jax.random.bits(key, (n, -(-events // 32), 1), jnp.uint32)
+    bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return bits.reshape(n, -1)[:, :events] == 1
 
 
 def _mean(events: Events, values: jax.Array) -> jax.Array:

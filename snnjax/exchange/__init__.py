@@ -46,6 +46,7 @@ Other nodes:
     SumPool2d   `Pool(kind="sum")`: counts. For spikes with a Threshold in [0, 1) after it, it is
                 `Pool(kind="max")`
     Threshold   of other values: a layer that compares, with the surrogate derivative of SuperSpike
+    Delay       before weights, also in a loop: `Delays` of units, rounded to whole steps
     Flatten     before or after weights; before the Output it is left out, because our outputs have
                 the shape (*spatial, channels)
     NIRGraph    as a node: its nodes take its place

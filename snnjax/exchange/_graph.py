@@ -1,9 +1,9 @@
 """A NIR graph as a chain of neuron populations, and access to its nodes with checks of the values.
 
 The graph is walked from its output back to its input. The path to a population consists of
-pooling, flattening, scales and thresholds, then weights, then scales and flattening. Weights from a
-population to itself are its recurrence. Only the last population may get input from several
-populations. It then gets input from all that spike, as with skip connections.
+pooling, flattening, scales, thresholds and delays, then weights, then scales and flattening.
+Weights from a population to itself are its recurrence. Only the last population may get input from
+several populations. It then gets input from all that spike, as with skip connections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 IMPORTED = (
     "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d, each "
     "followed by CubaLIF, LIF, IF, CubaLI or LI. It also reads AvgPool2d, SumPool2d, Threshold, "
-    "Scale and Flatten before weights, Scale and Flatten after weights, Flatten before the Output, "
+    "Scale, Delay and Flatten before weights, Scale and Flatten after weights, Flatten before the "
+    "Output, "
     "weights from neurons to themselves, weights from all spiking neurons to the last, and graphs "
     "that consist of such nodes"
 )
@@ -69,7 +70,7 @@ class Link(NamedTuple):
 
     Attributes:
         source: Node of the presynaptic population, or the Input.
-        before: Pooling, flattening, scales, thresholds, and last the weights.
+        before: Pooling, flattening, scales, thresholds, delays, and last the weights.
         after: Scale and Flatten nodes after the weights.
     """
 
@@ -84,12 +85,14 @@ class Stage(NamedTuple):
     Attributes:
         name: Node of the population.
         link: The nodes from the population below.
-        loop: Node of the recurrent weights, or None without recurrence.
+        loop: A Delay, if there is one, and the recurrent weights; empty without recurrence.
+        delay: Delays of the inputs of its weights in steps, (in,), or None.
     """
 
     name: str
     link: Link
-    loop: str | None
+    loop: list[str]
+    delay: np.ndarray | None = None
 
 
 class Graph:
@@ -189,10 +192,13 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
         if name in used:
             graph.fail(name, "is in a loop with other neurons")
         loops, forward = _incoming(graph, name)
+        delayed = {chain[0] for chain in loops if graph.kind(chain[0]) == "Delay"}
         for node in itertools.chain(*loops):
+            if node in delayed:
+                continue
             if graph.kind(node) not in _WEIGHTS:
                 graph.fail(node, f"cannot be in the loop of the neurons {name!r}; only weights can")
-        if len(loops) > 1 or any(len(chain) != 1 for chain in loops):
+        if len(loops) > 1 or any(len(set(chain) - delayed) != 1 for chain in loops):
             graph.fail(name, "must have one set of weights to itself, and nothing else in the loop")
         links = [_link(graph, name, chain, source) for chain, source in forward]
         if not links:
@@ -205,7 +211,7 @@ def stages_of(graph: Graph) -> tuple[list[Stage], list[Link]]:
             # the source that feeds no other source is the population below
             below = {source for link in links for _, source in _incoming(graph, link.source)[1]}
             links.sort(key=lambda link: link.source in below)
-        stages.insert(0, Stage(name, links[0], loops[0][0] if loops else None))
+        stages.insert(0, Stage(name, links[0], loops[0] if loops else []))
         used |= {name, *itertools.chain(*loops), *(node for chain, _ in forward for node in chain)}
         name = links[0].source
     if left := [name for name in graph.nodes if name not in used]:

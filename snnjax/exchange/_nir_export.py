@@ -211,17 +211,28 @@ class NirWriter:
             self.fail(f"its neuron must be a LIF, got {got.__name__}; {more}")
         if not layer.spiking and got is not LeakyIntegrator:
             self.fail(f"its neuron must be a LeakyIntegrator, got {got.__name__}")
+        delays = self._delays(layer)
         if self.network.skip and self._k == len(self._layers) - 1:
+            if delays:
+                self.fail("NIR has no delays in skip connections here")
             self._connect_all(layer)
             self.shape, self._last = (layer.out_features,), None
         else:
+            if "delay" in delays:
+                node = self._delay(layer, delays["delay"], self.shape, self.flattened)
+                self.append(f"{self.name}_delay", node)
             self.append(f"{self.name}_kernel", self._adjusted(weights, layer))
             self.shape = self.shape_after(layer, self.shape)
         self.append(self.name, self._node(layer))
         if recurrent is not None:
             loop = f"{self.name}_recurrent_kernel"
             self._nodes[loop] = recurrent
-            self._edges += [(self.name, loop), (loop, self.name)]
+            start = self.name
+            if "recurrent_delay" in delays:
+                start = f"{self.name}_recurrent_delay"
+                self._nodes[start] = self._delay(layer, delays["recurrent_delay"], self.shape)
+                self._edges.append((self.name, start))
+            self._edges += [(start, loop), (loop, self.name)]
         self.flattened, self.binary = None, layer.spiking
         if layer.spiking:
             self._outputs[self._k] = self.shape
@@ -232,6 +243,41 @@ class NirWriter:
         if kernel.ndim != 2 + axes:
             self.fail(f"its kernel of shape {kernel.shape} is that of an ensemble, not of a layer")
         return kernel
+
+    def _delays(self, layer: Synaptic) -> dict[str, np.ndarray]:
+        """Return the delays of a layer in seconds, by the names of their parameters."""
+        if layer.delays is None or layer.delay_width is None:
+            return {}
+        if layer.delays.per != "unit":
+            self.fail("NIR has delays of units, not of connections")
+        exact, found = layer.delay_times(rounded=False), layer.delay_times()
+        same = all(np.allclose(exact[n], found[n], rtol=0, atol=1e-3 * self.dt) for n in found)
+        if not same or float(layer.delay_width[...]) != 0:
+            most = f"it has learned delays, up to {layer.delays.max_delay:g} s"
+            self.fail(f"{most}, that are not whole time steps; call its round_delays() first")
+        return {name: np.asarray(seconds, np.float64) for name, seconds in found.items()}
+
+    def _delay(
+        self,
+        layer: Synaptic,
+        seconds: np.ndarray,
+        shape: tuple[int, ...],
+        flattened: tuple[int, ...] | None = None,
+    ) -> nir.NIRNode:
+        """Return a node of delays.
+
+        Args:
+            layer: The layer.
+            seconds: One delay per unit or channel, (n,).
+            shape: Shape (*spatial, channels) of the signal.
+            flattened: Its shape before a Flatten, or None.
+        """
+        whole = np.broadcast_to(seconds, shape) if flattened is None else seconds.reshape(flattened)
+        first = np.ascontiguousarray(np.moveaxis(whole, -1, 0))
+        assert layer.delays is not None
+        largest = layer.delays.kernel(self.dt).largest * float(self.dt)
+        metadata = {"max_delay": largest}
+        return self.nir.Delay(first if flattened is None else first.ravel(), metadata=metadata)
 
     def _adjusted(self, weights: nir.NIRNode, layer: Synaptic, *, bias: bool = True) -> nir.NIRNode:
         """Return a node of weights with the bias of the layer, or with its normalization.

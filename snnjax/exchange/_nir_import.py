@@ -31,10 +31,26 @@ from snnjax.exchange._graph import (
 from snnjax.exchange._neurons import Reading, one_a_unit, read_neurons, read_values
 from snnjax.exchange._nir_convention import Scheme
 from snnjax.nn._shape import PoolKind
+from snnjax.nn._synaptic import Synaptic
 from snnjax.nn._threshold import Threshold
 
 if TYPE_CHECKING:
     import nir
+
+
+_MOST_DELAY = 100_000  # steps
+
+
+class Pending(NamedTuple):
+    """What the nodes before weights leave to the weights; arrays of the shape of their signal.
+
+    Attributes:
+        gain: Factors of the inputs, or None.
+        delay: Delays of the inputs in steps, or None.
+    """
+
+    gain: np.ndarray | None = None
+    delay: np.ndarray | None = None
 
 
 class Weights(NamedTuple):
@@ -87,10 +103,11 @@ def from_nir(
         The network. Its inputs are (time, batch, *spatial, channels), or have the shape of the
         inputs of the exported network; its outputs are (time, batch, *spatial, channels), also if
         the graph flattens them. Scales of neurons (w_in, r) and Scale nodes become part of the
-        weights. A bias, or a v_leak of LIF and LI, becomes the bias of a layer. Biases of 0 are
-        left out if snnjax did not write them. Neurons without a synaptic current (LIF, LI) get one
-        that lasts one step, except if they were a `Leaky`. All options that are not in the graph
-        are the defaults of `LIF` and `LeakyIntegrator`, except that a readout starts at 0.
+        weights. A bias, or a v_leak of LIF and LI, becomes the bias of a layer, a Delay before
+        weights its `Delays`, rounded to whole steps. Biases of 0 are left out if snnjax did not
+        write them. Neurons without a synaptic current (LIF, LI) get one that lasts one step, except
+        if they were a `Leaky`. All options that are not in the graph are the defaults of `LIF` and
+        `LeakyIntegrator`, except that a readout starts at 0.
 
     Raises:
         ValueError: The graph cannot be read. The message names the node, the error and what can be
@@ -116,13 +133,14 @@ def from_nir(
     layers, signal = _begin(nodes, nodes.end("Input"))
     outputs: dict[str, Signal] = {}
     for stage in stages:
-        before, signal, gain = _before(nodes, stage.link, signal)
-        weights = _weights(nodes, stage.link.before[-1], signal, gain)
+        before, signal, pending = _before(nodes, stage.link, signal, reading.dt)
+        weights = _weights(nodes, stage.link.before[-1], signal, pending.gain)
         if skips and stage is stages[-1]:
             weights = _joined(nodes, skips, outputs)
             stage = stage._replace(link=stage.link._replace(after=[]))
             signal = Signal((len(weights.kernel),))
-        own, signal = _layers(nodes, stage, weights, signal, reading)
+        delay = _of_inputs(nodes, stage.link.before[-1], signal, pending.delay)
+        own, signal = _layers(nodes, stage._replace(delay=delay), weights, signal, reading)
         outputs[stage.name] = signal
         layers += [*before, *own]
     # the output is not flattened, so that it has the order of the input: channels last
@@ -181,25 +199,28 @@ def _begin(graph: Graph, name: str) -> tuple[list[nn.Layer], Signal]:
 
 
 def _before(
-    graph: Graph, link: Link, signal: Signal
-) -> tuple[list[nn.Layer], Signal, np.ndarray | None]:
+    graph: Graph, link: Link, signal: Signal, dt: float
+) -> tuple[list[nn.Layer], Signal, Pending]:
     """Read the nodes before the weights of a link.
 
     Args:
         graph: The graph.
         link: The link.
         signal: The output of its source.
+        dt: Time step of the network, s.
 
     Returns:
-        The layers; the signal after them; and the product of the scales that are left for the
-        weights, of the signal's `shape`, or None.
+        The layers; the signal after them; and what is left for the weights.
     """
     layers: list[nn.Layer] = []
     gain: np.ndarray | None = None
+    delay: np.ndarray | None = None
     *names, weights = link.before
     rest = iter(names)
     for name in rest:
         kind = graph.kind(name)
+        if delay is not None and kind not in ("Flatten", "Scale", "Delay"):
+            graph.fail(name, "must not have a Delay before it")
         if kind == "Flatten":
             layers += _flatten(graph, name, signal)
             signal = signal._replace(flat=len(signal.shape) > 1)
@@ -220,6 +241,9 @@ def _before(
             shape: Shape = pool.feature_shape(signal.shape)  # type: ignore[assignment]
             signal = Signal(shape, binary=largest)
             gain = None if gain is None else np.broadcast_to(gain, shape)
+        elif kind == "Delay":
+            steps = _delay(graph, name, signal, dt)
+            delay = steps if delay is None else delay + steps
         elif kind == "Threshold":
             if gain is not None:
                 graph.fail(name, "must not have a Scale before it")
@@ -227,7 +251,27 @@ def _before(
             signal = signal._replace(binary=True)
         else:
             graph.fail(name, f"cannot be before {weights!r}")
-    return layers, signal, gain
+    return layers, signal, Pending(gain, delay)
+
+
+def _delay(graph: Graph, name: str, signal: Signal, dt: float) -> np.ndarray:
+    """Return the delays of a node in steps, rounded, of the signal's `shape`."""
+    steps = np.round(read_values(graph, name, "delay", signal).astype(np.float64) / dt)
+    if (steps < 0).any() or (steps > _MOST_DELAY).any():
+        needed = f"delays from 0 to {_MOST_DELAY:,} steps of {dt:g} s"
+        graph.fail(name, f"must have {needed}, got {steps.min() * dt:g} to {steps.max() * dt:g} s")
+    return steps
+
+
+def _of_inputs(
+    graph: Graph, name: str, signal: Signal, delay: np.ndarray | None
+) -> np.ndarray | None:
+    """Return the delays of the inputs or input channels of weights in steps, (in,), or None."""
+    if delay is None or not delay.any():
+        return None
+    if signal.flat:
+        return delay.reshape(-1)
+    return one_a_unit(graph, name, "delay before it", delay)
 
 
 def _flatten(graph: Graph, name: str, signal: Signal) -> list[nn.Layer]:
@@ -333,7 +377,7 @@ def _layers(
     if not spiking and (axes or stage.loop):
         graph.fail(name, "does not spike; such neurons must have Linear weights and no recurrence")
     map = _conv_map(graph, node, kernel) if axes else None
-    loop = None if stage.loop is None else _recurrent(graph, stage.loop, axes, out_features)
+    loop = _recurrent(graph, stage.loop[-1], axes, out_features) if stage.loop else None
     try:
         positions = () if map is None else map.out_shape(signal.features[:-1])
     except ValueError as error:
@@ -344,12 +388,19 @@ def _layers(
     parts = [part.scaled(read.gain) for part in (weights, loop) if part is not None]
     if not all(part.finite for part in parts):
         graph.fail(name, "must have w_in and r that leave the weights finite")
+    own_delay = None
+    if len(stage.loop) > 1:
+        given_delay = _delay(graph, stage.loop[0], out, reading.dt)
+        own_delay = _of_inputs(graph, stage.loop[0], out._replace(flat=False), given_delay)
     given = iter([part.kernel for part in parts])
     init = lambda key, shape, dtype=jnp.float32: jnp.asarray(next(given))
     biases = [part.bias for part in parts if part.bias is not None]
     biases += [read.constant] if read.constant.any() else []
     options: dict[str, Any] = {"neuron": read.neuron, "trainable": tuple(read.logs)}
     options |= {"dtype": kernel.dtype, "bias": bool(biases), "rngs": nnx.Rngs(0)}
+    delays = {"delay": stage.delay, "recurrent_delay": own_delay}
+    held = [graph.metadata(n) for n in (*stage.link.before, *stage.loop)]
+    options["delays"] = _delays_option(delays, held, reading.dt)
     if map is not None:
         make = (nn.SpikingConv1d, nn.SpikingConv2d)[axes - 1]
         options |= {"kernel_size": map.kernel_size, "stride": map.stride, "padding": map.padding}
@@ -362,9 +413,41 @@ def _layers(
         layer = nn.Readout(in_features, out_features, kernel_init=init, **options)
     for which, log in read.logs.items():
         (layer.free if which == "theta" else layer.log_tau)[which][...] = jnp.asarray(log)
+    _set_delays(layer, delays)
     if layer.bias is not None:
         layer.bias[...] = jnp.asarray(np.sum(biases, axis=0), layer.bias.dtype)
     return [layer, nn.Flatten()] if out.flat else [layer], out
+
+
+def _delays_option(
+    delays: dict[str, np.ndarray | None], held: Sequence[dict[str, object]], dt: float
+) -> nn.Delays | None:
+    """Return the argument `delays` of a layer with these delays in steps, or None.
+
+    Args:
+        delays: The delays by the names of the layer's parameters.
+        held: Metadata of the nodes, which may have the largest delay that the layer had.
+        dt: Time step, s.
+    """
+    given = {name: steps for name, steps in delays.items() if steps is not None}
+    if not given:
+        return None
+    on = "all" if len(given) > 1 else "input" if "delay" in given else "recurrent"
+    largest = max(steps.max() for steps in given.values())
+    for metadata in held:
+        value = np.asarray(metadata.get("max_delay"))
+        if value.dtype.kind == "f" and value.ndim == 0 and value <= _MOST_DELAY * dt:
+            largest = max(largest, np.round(value / dt))
+    return nn.Delays(max_delay=float(largest * dt), on=on, initial=0.0)
+
+
+def _set_delays(layer: Synaptic, delays: dict[str, np.ndarray | None]) -> None:
+    if layer.delays is None:
+        return
+    largest = layer.delays.kernel(layer.dt).largest
+    for name, param in (("delay", layer.delay), ("recurrent_delay", layer.recurrent_delay)):
+        if param is not None and (steps := delays[name]) is not None:
+            param[...] = jnp.asarray(steps, param.dtype) / largest
 
 
 def _conv_map(graph: Graph, name: str, kernel: np.ndarray) -> nn.ConvMap:

@@ -19,9 +19,11 @@ COLUMNS = {
     "test %, final": "test_accuracy_final",
     "test %, best": "test_accuracy_best",
     "layer 1, Hz": "final_rate_1",
+    "10^6 synops": "operations",
 }
 COLUMNS_NOTE = (
-    "test %, final: after the last epoch; best: after the epoch with the best validation accuracy"
+    "test %, final: after the last epoch; best: after the epoch with the best validation accuracy; "
+    "synops: synaptic operations of an inference, only of runs"
 )
 
 
@@ -93,7 +95,8 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
         ValueError: The rows do not have the column `sort`.
     """
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in (*swept(rows), "n", "not finite", *COLUMNS):
+    columns = {name: key for name, key in COLUMNS.items() if any(key in row for row in rows)}
+    for name in (*swept(rows), "n", "not finite", *columns):
         table.add_column(name, justify="right", no_wrap=True)
     groups = list(groups_of(rows).items())
     if sort is not None:
@@ -104,7 +107,8 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
         groups.sort(key=lambda item: -_mean(item[1], sort))
     for at, group in groups:
         lost = sum(not row["finite"] for row in group)
-        cells = [_spread(group, key, 100 if "%" in name else 1) for name, key in COLUMNS.items()]
+        factor = lambda name: 100 if "%" in name else 1e-6 if "10^6" in name else 1
+        cells = [_spread(group, key, factor(name)) for name, key in columns.items()]
         shown = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in at]
         table.add_row(*shown, str(len(group)), str(lost), *cells)
     return table

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from snnjax.training._fit import FitResult
 
 Member = dict[str, Any]
 """Seed and swept values."""
+R = TypeVar("R", bound=Mapping[str, Any])
 Row = dict[str, Any]
 """Numbers of a trained network by the name of their column."""
 Rows = Sequence[Mapping[str, Any]]
@@ -36,7 +37,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def pick(rows: Rows, **where: object) -> list[Mapping[str, Any]]:
+def pick(rows: Iterable[R], **where: object) -> list[R]:
     """Return the rows whose columns have the given values.
 
     >>> pick([{"arm": "a", "sigma_u": 1.0}, {"arm": "b", "sigma_u": 1.0}], arm="b")

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from snnjax._costs import costs
 from snnjax.datasets import BatchSource, Splits
 from snnjax.experiments import _parts as parts
 from snnjax.experiments._build import LOSSES, build_network, build_objective, build_optimizer
@@ -155,6 +156,8 @@ def run(
         raise
     summary = row_from(numbers_of({"seed": experiment.seed}, of_one(result), 0))
     summary |= {"seconds": time.perf_counter() - begin, "nu": prepared.data.inputs.nu}
+    test = prepared.data.splits.test
+    summary |= costs(prepared.network, *test.batch(spread(test, COUNTED)))._asdict()
     if out is not None:
         write_outputs(out, prepared, result, summary)
         shutil.rmtree(out.path / CHECKPOINTS)
@@ -197,6 +200,8 @@ def train_alone(
     )
 
 
+COUNTED = 64
+"""Number of test samples whose spikes and synaptic operations are counted after training."""
 CHECKPOINTS = "checkpoints"
 """Name of the folder with the state of an unfinished run."""
 

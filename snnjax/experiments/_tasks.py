@@ -29,7 +29,7 @@ from snnjax.experiments._options import (
 )
 
 if TYPE_CHECKING:
-    from snnjax.datasets import Splits, Stream
+    from snnjax.datasets import EventDataset, Splits, Stream
     from snnjax.experiments._experiment import Experiment
 
 VARIABLE = "SNNJAX_DATA"
@@ -258,6 +258,16 @@ class Spoken(LineTask):
     download: bool = False
     """If the files are missing, load the published data into the folder first, with verified
     checksums."""
+    downsample: Count = 1
+    """Number of neighbouring units that become one input unit."""
+
+    def _load(self, *splits: Literal["train", "valid", "test"]) -> list[EventDataset]:
+        """Return the data set of each split."""
+        from snnjax.datasets import load_shd
+
+        folder = self._folder(*splits)
+        data = [load_shd(folder, split, duration=self.duration) for split in splits]
+        return [d.join_units(self.downsample) for d in data]
 
     def _folder(self, *splits: str) -> Path:
         """Return the folder with the files, after a download if it is asked for."""
@@ -293,15 +303,13 @@ class SHD(Spoken, HeldOut):
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, load_shd
+        from snnjax.datasets import Splits
 
-        folder = self._folder("train", "test")
-        data, test = (
-            load_shd(folder, split, duration=self.duration) for split in ("train", "test")
-        )
+        data, test = self._load("train", "test")
         if not self.valid_speakers:
             return self._split(data, test)
-        return Splits(*data.split_groups(self.valid_speakers), test)
+        train, valid = data.split_groups(self.valid_speakers)
+        return Splits(train, valid, test)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -317,11 +325,10 @@ class SSC(Spoken):
 
     def datasets(self, experiment: Experiment) -> Splits:
         """Return the training, validation and test set; see `Task`."""
-        from snnjax.datasets import Splits, load_shd
+        from snnjax.datasets import Splits
 
-        splits = ("train", "valid", "test")
-        folder = self._folder(*splits)
-        return Splits(*(load_shd(folder, split, duration=self.duration) for split in splits))
+        train, valid, test = self._load("train", "valid", "test")
+        return Splits(train, valid, test)
 
 
 CAMERA: Mapping[str, Any] = {

@@ -314,6 +314,7 @@ class SpikingConv(Spiking):
             It starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input, over all positions of a feature map;
             None: none.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.

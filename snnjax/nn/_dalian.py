@@ -100,6 +100,7 @@ class Dalian(Synaptic):
         trainable: Names of the neuron's parameters that are trained, with one value per unit.
         bias: Whether a trained constant, one per unit, is added to the excitatory drive in each
             step. It starts at 0 and may have either sign.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: Data type of the weights.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -223,6 +224,7 @@ class DalianDense(Dalian):
         trainable: Names of the neuron's parameters that are trained, with one value per neuron.
         bias: Whether a trained constant, one per neuron, is added to the excitatory drive in each
             step. It starts at 0 and may have either sign.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 
@@ -276,6 +278,7 @@ class DalianConv(Dalian):
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
         trainable: Names of the trained parameters of the neuron, with one value per feature map.
         bias: As in `DalianDense`, one per feature map.
+        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

@@ -12,41 +12,26 @@ at every delay and width. If 1 + width is a whole number and the kernel is not c
 k = n, c of the triangle is (1 + width)^2. With width 0, a triangle divides a spike between the two
 nearest steps (linear interpolation), and a Gaussian brings it at the nearest step.
 
-Delays of units commute with the product with the weights: `UnitLine` filters the inputs, and one
-product follows. Delays of connections do not: `ConnectionLine` needs one product for each k,
+`snnjax/nn/_delayed.py` applies kernels to sequences, and `snnjax/nn/_delay_lines.py` to single
+steps and to a layer's own spikes.
 
-    y[t] = sum_k x[t - k] @ (K(k - d) * W),
-
-which Horner's rule adds without further memory: y <- (y one step later) + x @ (K(k - d) * W), for
-k = n ... 0.
-
-Between time steps a line keeps what is still to arrive, a queue (batch, n, ...): an input adds its
-own part to each entry, and the first entry leaves. Each step is linear in its input and its queue,
-so the gradient needs the inputs, but not the queues.
-
-Sources: I. Hammouamri et al. (2024), arXiv 2306.17670 (delays of connections, Gaussian);
-A. Queant et al. (2025), arXiv 2509.24852 (recurrent delays of neurons, triangle).
+Sources: I. Hammouamri et al. (2024), arXiv 2306.17670 (delays of connections, Gaussian kernels);
+DelRec (2025), arXiv 2509.24852 (delays of a layer's own spikes, triangles).
 """
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
-from snnjax._pytree import PyTree, pytree_dataclass, static
-from snnjax.dynamics._neuron import Memory, Recurrent, Weights
 from snnjax.nn._neuron_layer import Fixed
-from snnjax.sparse import EventRaster, as_dense
 
 Params = TypeVar("Params")
 Schedule = Callable[[Any], Any]
@@ -88,8 +73,8 @@ class Delays:
     >>> delays = Delays(max_delay=0.1, initial=0.03)
     >>> init = FluctuationDriven(nu=5.0)
     >>> layer = SpikingDense(20, 8, init=init, delays=delays, rngs=nnx.Rngs(0))
-    >>> layer.delay.shape, float(layer.delay_times()["delay"][0])
-    ((20,), 0.029999999329447746)
+    >>> layer.delay.shape, f"{layer.delay_times()['delay'][0]:.3f}"
+    ((20,), '0.030')
     """
 
     max_delay: float
@@ -178,11 +163,21 @@ class DelayKernel:
         [[1.0, 0.0, 0.0, 0.0], [0.0, 0.75, 0.25, 0.0]]
         """
         k = jnp.arange(self.largest + 1).reshape(-1, *(1,) * jnp.ndim(delay))
+        return self.height(k, delay, width) / self.total(delay, width)
+
+    def height(self, k: ArrayLike, delay: jax.Array, width: ArrayLike) -> jax.Array:
+        """K(k - d) c."""
         s = k - delay
-        if self.shape == "gaussian":
-            return jax.nn.softmax(-jnp.square(s / jnp.maximum(width, NARROWEST)) / 2, axis=0)
-        height = jnp.maximum(0, 1 + width - jnp.abs(s))
-        return height / height.sum(axis=0)
+        if self.shape == "triangle":
+            return jnp.maximum(0, 1 + width - jnp.abs(s))
+        # relative to the nearest step, where a narrow Gaussian would also be 0
+        nearest = jnp.square(delay - jax.lax.stop_gradient(jnp.round(delay)))
+        return jnp.exp((nearest - jnp.square(s)) / (2 * jnp.square(jnp.maximum(width, NARROWEST))))
+
+    def total(self, delay: jax.Array, width: ArrayLike) -> jax.Array:
+        """c, of the shape of the delays."""
+        k = jnp.arange(self.largest + 1).reshape(-1, *(1,) * jnp.ndim(delay))
+        return self.height(k, delay, width).sum(axis=0)
 
 
 @jax.custom_vjp
@@ -204,73 +199,6 @@ def _within_bwd(fraction: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 
 
 within.defvjp(lambda fraction: (within(fraction), fraction), _within_bwd)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def delayed(kernel: DelayKernel, x: jax.Array, delay: jax.Array, width: jax.Array) -> jax.Array:
-    """Delay the channels of a sequence that begins after silence.
-
-    Differentiable in `x` and `delay`, once and in reverse mode: the gradient of a delay is that of
-    the sequence through dK/dd, so that the gradient of every tap is not needed.
-
-    Args:
-        kernel: The kernel.
-        x: The sequence (time, batch, ...features).
-        delay: Delays in steps, (channels,), or (batch, channels).
-        width: Width in steps, a scalar.
-
-    Returns:
-        The delayed sequence, of the shape of x.
-
-    >>> x = jnp.zeros((4, 1, 1)).at[0].set(1.0)
-    >>> delayed(DelayKernel("triangle", 2), x, jnp.array([1.5]), jnp.zeros(())).ravel().tolist()
-    [0.0, 0.5, 0.5, 0.0]
-    """
-    return _filter(x, kernel.taps(delay, width).astype(x.dtype))
-
-
-def _delayed_fwd(
-    kernel: DelayKernel, x: jax.Array, delay: jax.Array, width: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    return delayed(kernel, x, delay, width), (x, delay, width)
-
-
-def _delayed_bwd(
-    kernel: DelayKernel, residuals: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, delay, width = residuals
-    of_delay = lambda d: kernel.taps(d, width).astype(x.dtype)
-    taps, slopes = jax.jvp(of_delay, (delay,), (jnp.ones_like(delay),))
-    each = g * _filter(x, slopes)
-    own = {each.ndim - 1} | ({1} if delay.ndim > 1 else set())
-    g_delay = each.sum(axis=tuple(a for a in range(each.ndim) if a not in own))
-    return _filter(g, taps, reverse=True), g_delay.astype(delay.dtype), jnp.zeros_like(width)
-
-
-delayed.defvjp(_delayed_fwd, _delayed_bwd)
-
-
-def _filter(x: jax.Array, taps: jax.Array, *, reverse: bool = False) -> jax.Array:
-    """sum_k taps[k] x[t - k]; with `reverse`, sum_k taps[k] x[t + k].
-
-    A loop over taps, each a product over the whole sequence: on a CPU it is as fast as one fused
-    sum of all taps, compiles faster, and is not computed again in what follows.
-    """
-    steps, most = len(x), len(taps) - 1
-    padded = jnp.pad(x, ((0, most) if reverse else (most, 0), *((0, 0),) * (x.ndim - 1)))
-
-    def add(y: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        k, tap = at
-        start = k if reverse else most - k
-        return y + tap * jax.lax.dynamic_slice_in_dim(padded, start, steps), None
-
-    return jax.lax.scan(add, jnp.zeros_like(x), (jnp.arange(most + 1), _aligned(taps, x.ndim)))[0]
-
-
-def _aligned(taps: jax.Array, ndim: int) -> jax.Array:
-    """Taps (k, [batch,] channels) for arrays (batch, *spatial, channels) of `ndim` - 1 axes."""
-    lead = taps.shape[:-1] if taps.ndim > 2 else (len(taps), 1)
-    return taps.reshape(*lead, *(1,) * (ndim - 3), taps.shape[-1])
 
 
 class DelayWidth(Fixed):
@@ -300,207 +228,3 @@ def follow_schedules(params: Params, updates: ArrayLike) -> Params:
         return leaf.replace(jnp.asarray(leaf.schedule(updates), leaf.dtype))
 
     return jax.tree.map(at, params, is_leaf=lambda leaf: isinstance(leaf, DelayWidth))
-
-
-class DelayedState(NamedTuple):
-    """State of a layer with delays.
-
-    Attributes:
-        population: State of the neurons.
-        coming: What is still to arrive of the input, (batch, n, ...); None if it has no delays.
-        own: The same of the layer's own spikes.
-    """
-
-    population: Any
-    coming: jax.Array | None
-    own: PyTree
-
-
-class Line(abc.ABC):
-    """Inputs on their way to the neurons.
-
-    Attributes:
-        delay: Delays in steps.
-        width: Width of the kernel in steps, a scalar.
-        kernel: The kernel over steps.
-        weighted: Whether inputs arrive as a drive, through the weights.
-    """
-
-    delay: jax.Array
-    width: jax.Array
-    kernel: DelayKernel
-    weighted: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def taps(self) -> jax.Array:
-        """The kernels, (n + 1, ...); with weights if `weighted`."""
-
-    @abc.abstractmethod
-    def arrivals(self, x: jax.Array | EventRaster) -> jax.Array:
-        """What arrives at each step of a sequence that begins after silence."""
-
-    @abc.abstractmethod
-    def parts(self, taps: jax.Array, x: jax.Array) -> jax.Array:
-        """What the input x (batch, ...) of one step brings at each delay, (batch, n + 1, ...)."""
-
-    @abc.abstractmethod
-    def heard(self, x: jax.Array) -> jax.Array:
-        """The inputs (time, batch, ...) as they arrive before the weights, for measurements."""
-
-    def empty(self, x: jax.ShapeDtypeStruct) -> jax.Array:
-        """The queue after silence, for inputs of the shape of x (batch, ...)."""
-        like = jax.eval_shape(self.parts, jax.eval_shape(self.taps), x)
-        return jnp.zeros((like.shape[0], self.kernel.largest, *like.shape[2:]), x.dtype)
-
-    def push(self, taps: jax.Array, queue: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Advance by one step.
-
-        Args:
-            taps: Of `taps()`.
-            queue: What is still to arrive, (batch, n, ...).
-            x: Input (batch, ...).
-
-        Returns:
-            The next queue, and what arrives now.
-        """
-        last = jnp.zeros((len(queue), 1, *queue.shape[2:]), queue.dtype)
-        parts = self.parts(taps, x.astype(queue.dtype))
-        moved = jnp.concatenate([queue, last], axis=1) + parts
-        return moved[:, 1:], moved[:, 0]
-
-    def run(
-        self, x: jax.Array | EventRaster, queue: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Run a sequence.
-
-        Args:
-            x: Inputs (time, batch, ...).
-            queue: What is still to arrive before the first step; None after silence.
-
-        Returns:
-            The queue after the last step, and the arrivals (time, batch, ...).
-        """
-        now, n = self.arrivals(x), self.kernel.largest
-        last = as_dense(x)[-n:].astype(now.dtype)
-        edges = ((n - len(last), n), *((0, 0),) * (last.ndim - 1))
-        after = jnp.moveaxis(self.arrivals(jnp.pad(last, edges))[n:], 0, 1)
-        if queue is not None:
-            within = min(len(now), n)
-            now = now.at[:within].add(jnp.moveaxis(queue[:, :within], 1, 0))
-            after = after.at[:, : n - within].add(queue[:, within:])
-        return after, now
-
-
-@pytree_dataclass
-class UnitLine(Line):
-    """One delay for each unit or channel; what arrives are inputs.
-
-    >>> line = UnitLine(
-    ...     delay=jnp.array([2.0]), width=jnp.zeros(()), kernel=DelayKernel("triangle", 3)
-    ... )
-    >>> after, now = line.run(jnp.array([1.0, 0.0, 0.0, 5.0]).reshape(4, 1, 1), None)
-    >>> now.ravel().tolist(), after.ravel().tolist()
-    ([0.0, 0.0, 1.0, 0.0], [0.0, 5.0, 0.0])
-    """
-
-    delay: jax.Array
-    width: jax.Array
-    kernel: DelayKernel = static()
-
-    def taps(self) -> jax.Array:
-        return self.kernel.taps(self.delay, self.width)
-
-    def arrivals(self, x: jax.Array | EventRaster) -> jax.Array:
-        return delayed(self.kernel, _check.as_wide(as_dense(x)), self.delay, self.width)
-
-    def parts(self, taps: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(_aligned(taps, x.ndim + 1) * x, 0, 1)
-
-    def heard(self, x: jax.Array) -> jax.Array:
-        return self.arrivals(x)
-
-
-@pytree_dataclass
-class ConnectionLine(Line):
-    """One delay for each weight; what arrives is a drive.
-
-    Attributes:
-        weights: The weights, of the shape of `delay`, (*window, in, out).
-        project: The linear map, `(inputs, weights) -> drive` for any number of outputs.
-    """
-
-    weighted = True
-
-    delay: jax.Array
-    width: jax.Array
-    weights: jax.Array
-    kernel: DelayKernel = static()
-    project: Callable[[Any, jax.Array], jax.Array] = static()
-
-    def taps(self) -> jax.Array:
-        return (self.kernel.taps(self.delay, self.width) * self.weights).astype(self.weights.dtype)
-
-    def arrivals(self, x: jax.Array | EventRaster) -> jax.Array:
-        taps = self.taps()
-        like = jax.eval_shape(self.project, x, taps[0])
-
-        def horner(y: jax.Array, tap: jax.Array) -> tuple[jax.Array, None]:
-            later = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
-            return later + self.project(x, tap), None
-
-        return jax.lax.scan(horner, jnp.zeros(like.shape, like.dtype), taps, reverse=True)[0]
-
-    def parts(self, taps: jax.Array, x: jax.Array) -> jax.Array:
-        side_by_side = jnp.moveaxis(taps, 0, -2)
-        side_by_side = side_by_side.reshape(*taps.shape[1:-1], -1)
-        drive = self.project(x, side_by_side)
-        return jnp.moveaxis(drive.reshape(*drive.shape[:-1], len(taps), -1), -2, 1)
-
-    def heard(self, x: jax.Array) -> jax.Array:
-        """Trial b hears its inputs as one neuron does, b modulo the number of neurons."""
-        flat = self.delay.reshape(-1, *self.delay.shape[-2:])
-        trial = np.arange(x.shape[1])
-        delay = flat[trial % len(flat), :, trial % flat.shape[-1]]
-        return delayed(self.kernel, _check.as_wide(x), delay, self.width)
-
-
-@dataclasses.dataclass(frozen=True)
-class DelayedSpikes(Memory):
-    """The recurrence of a layer whose own spikes are delayed.
-
-    Its weights are `OwnWeights`. A step uses the taps, which are computed once, and
-    a sequence the delays, whose gradient is then the fast one.
-
-    Attributes:
-        recurrent: From the spikes that arrive, and the weights, to the drive; None if what arrives
-            is the drive.
-    """
-
-    recurrent: Recurrent | None
-
-    def step(self, z: jax.Array, weights: OwnWeights, queue: jax.Array) -> tuple[jax.Array, Any]:
-        queue, arrived = weights.line.push(weights.taps, queue, z)
-        return queue, self._drive(arrived, weights)
-
-    def sequence(
-        self, z: jax.Array, weights: OwnWeights, queue: jax.Array | None
-    ) -> tuple[jax.Array, Any]:
-        queue, arrived = weights.line.run(z, queue)
-        return queue, self._drive(arrived, weights)
-
-    def _drive(self, arrived: jax.Array, weights: OwnWeights) -> Any:
-        return arrived if self.recurrent is None else self.recurrent(arrived, weights.recurrent)
-
-
-class OwnWeights(NamedTuple):
-    """Weights of `DelayedSpikes`.
-
-    Attributes:
-        line: The delays.
-        taps: Of the line.
-        recurrent: Weights of the recurrence; None if they are in the line.
-    """
-
-    line: Line
-    taps: jax.Array
-    recurrent: Weights

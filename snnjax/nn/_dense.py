@@ -27,13 +27,16 @@ class SpikingDense(Spiking):
         bias: Whether a trained constant, one per neuron, is added to the drive in each step. It
             starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input; None: none.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (in, out); `recurrent_kernel` (out, out), sender by receiver; `bias`
     (out,); `log_tau[name]` (out,), log seconds; `free[name]` (out,), other trained parameters of
-    the neuron as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution.
+    the neuron as numbers without bounds; `drawn[name]` (out,), those drawn from a distribution;
+    with delays, `delay` (in,) and `recurrent_delay` (out,), or of the shapes of the weights, and
+    `delay_width`.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -69,6 +72,7 @@ class Readout(Synaptic):
         kernel_init: An initializer; Normal(0, 1/sqrt(in_features)) if None, as in the paper.
         trainable: As in `SpikingDense`.
         bias: As in `SpikingDense`.
+        delays: As in `SpikingDense`.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

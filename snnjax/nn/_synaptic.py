@@ -28,17 +28,15 @@ from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
 from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron
 from snnjax.initializers import Initializer, fan_in
-from snnjax.nn._delays import (
+from snnjax.nn._delay_lines import (
     ConnectionLine,
     DelayedSpikes,
     DelayedState,
-    Delays,
-    DelayWidth,
     Line,
     OwnWeights,
     UnitLine,
-    within,
 )
+from snnjax.nn._delays import Delays, DelayWidth, within
 from snnjax.nn._init import (
     ConnectionSize,
     LayerInit,
@@ -550,6 +548,7 @@ class Spiking(Synaptic):
         bias: Whether a trained constant, one per unit, is added to the drive in each step. It
             starts at 0.
         norm: `BatchNorm()` normalizes the drive by the input; None: none.
+        delays: Learned delays, `Delays(max_delay=...)`; None: no delays.
         dtype: Data type of the weights and of their products with the input. The neurons' state has
             at least float32.
         rngs: `nnx.Rngs`, stream `params`.

@@ -16,6 +16,7 @@ from snnjax.exchange import from_nir, load_nir, save_nir, to_nir
 from snnjax.nn import (
     DalianDense,
     DalianFluctuationDriven,
+    Delays,
     Flatten,
     Pool,
     Readout,
@@ -62,6 +63,7 @@ IMAGE = (8, 6, 2)
     [
         ([dense(), dense(neuron=AdaptiveLIF())], None, r"layers\[1\] \(SpikingDense\) .* its neuron must be a LIF, got AdaptiveLIF"),
         ([dense(neuron=Refractory(neuron=LIF()))], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got Refractory"),
+        ([dense(delays=Delays(max_delay=0.1))], None, r"layers\[0\] \(SpikingDense\) .* it has learned delays, up to 0.1 s"),
         ([dense(neuron=OwnLIF())], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got OwnLIF"),
         ([Readout(4, 4, neuron=LIF(), rngs=nnx.Rngs(0))], None, r"layers\[0\] \(Readout\) .* its neuron must be a LeakyIntegrator, got LIF"),
         ([OwnDense(4, 4, init=draw, rngs=nnx.Rngs(0))], None, r"layers\[0\] \(OwnDense\) .* NIR has no such layer"),

@@ -182,6 +182,37 @@ def test_graphs_within_graphs_are_bounded_and_have_ends():
         from_nir(many, dt=DT)
 
 
+def test_delays_of_inputs_and_of_own_spikes_are_rounded_to_steps(x64):
+    """Before weights: the network without delays gets the shifted input. In a loop: numpy."""
+    steps, own = np.array([0, 3, 1, 7, 2, 2]), np.array([1, 0, 4, 2])
+    graph = chain(nir.Delay(steps * DT + 0.3e-3), nir.Affine(W, 0.1 * np.ones(M)), cuba())
+    plain = chain(nir.Affine(W, 0.1 * np.ones(M)), cuba())
+    spikes = x(N)
+    shifted = np.stack(
+        [np.pad(spikes[..., j], ((n, 0), (0, 0)))[: len(spikes)] for j, n in enumerate(steps)], -1
+    )
+    network = from_nir(graph, dt=DT)
+    expected = from_nir(plain, dt=DT)(jnp.asarray(shifted))[0]
+    assert 0.01 < expected.mean() < 0.5
+    np.testing.assert_array_equal(network(jnp.asarray(spikes))[0], expected)
+    assert network.layers[0].recurrent_delay is None
+    for g in (graph, plain):
+        g.nodes |= {"wait": nir.Delay(own * DT), "loop": nir.Linear(V)}
+        last = "n2" if g is graph else "n1"
+        g.edges += [(last, "wait"), ("wait", "loop"), ("loop", last)]
+    layer = from_nir(graph, dt=DT).layers[0]
+    z = np.asarray(layer(jnp.asarray(spikes)).output)
+    delayed = np.stack(
+        [np.pad(z[..., j], ((n, 0), (0, 0)))[: len(z)] for j, n in enumerate(own)], -1
+    )
+    gain = 5 * (1 - np.exp(-DT / 5e-3))
+    drive = (shifted @ W.T + 0.1 + delayed @ V.T) * gain
+    np.testing.assert_array_equal(lif_loop(drive, tau_mem=10e-3, tau_syn=5e-3, dt=DT).z, z)
+    only = from_nir(plain, dt=DT).layers[0]
+    assert only.delay is None
+    assert only.recurrent_delay is not None
+
+
 def test_a_leak_potential_above_the_threshold_makes_a_neuron_fire_alone():
     """Without input, the interval between spikes is tau log(v_leak / (v_leak - theta))."""
     dt = 1e-4
@@ -365,7 +396,11 @@ def bad(*nodes, match, first=N):
         bad(nir.Scale(np.ones(N)), nir.Threshold(np.ones(N)), nir.Linear(W), cuba(), match=r"node 'n1' \(Threshold\) must not have a Scale before it"),
         bad(nir.Scale(np.arange(32.0).reshape(2, 4, 4)), conv(), cuba((M, 2, 2)), first=(2, 4, 4),
             match=r"node 'n1' \(Conv2d\) must have the same scale before it at all positions"),
-        bad(nir.Delay(np.ones(N)), nir.Linear(W), cuba(), match=r"node 'n0' \(Delay\) cannot be before 'n1'"),
+        bad(nir.Delay(-np.ones(N)), nir.Linear(W), cuba(), match=r"node 'n0' \(Delay\) must have delays from 0 to 100,000 steps of 0.001 s, got -1 to -1 s"),
+        bad(nir.Delay(np.full(N, 1e9)), nir.Linear(W), cuba(), match=r"node 'n0' \(Delay\) must have delays from 0 to 100,000 steps"),
+        bad(nir.Delay(np.ones(N)), nir.Threshold(np.ones(N)), nir.Linear(W), cuba(), match=r"node 'n1' \(Threshold\) must not have a Delay before it"),
+        bad(nir.Delay(np.arange(32.0).reshape(2, 4, 4)), conv(), cuba((M, 2, 2)), first=(2, 4, 4),
+            match=r"node 'n1' \(Conv2d\) must have the same delay before it at all positions"),
         bad(nir.Linear(W), nir.Scale(np.ones(3)), cuba(), match=r"node 'n1' \(Scale\) must have scale of the shape .* = \(4,\), got \(3,\)"),
         bad(nir.Linear(W), nir.Scale(np.array([1, np.nan, 1, 1])), cuba(), match=r"node 'n1' \(Scale\) must have scale of finite real numbers"),
         bad(nir.Linear(W), nir.Scale(np.full(M, 1e300)), cuba(), match=r"node 'n1' \(Scale\) must have a scale that leaves the weights finite"),

@@ -19,6 +19,7 @@ from snnjax import models, surrogate
 from snnjax.dynamics import IF, LIF, Leaky, LeakyIntegrator, Uniform
 from snnjax.exchange import from_nir, to_nir
 from snnjax.nn import (
+    Delays,
     Dropout,
     Flatten,
     Pool,
@@ -276,6 +277,31 @@ def test_trained_time_constants_of_leaky_neurons():
     network = models.dense(20, 4, hidden=(24,), **options)
     network.layers[0].log_tau["tau_mem"][...] += 0.3
     assert_round_trip(network, events(20))
+
+
+@pytest.mark.parametrize("on", ["input", "recurrent", "all"])
+def test_delays_come_back(on):
+    delays = Delays(max_delay=15e-3, on=on)
+    options = {"recurrent": True, "init": INIT, "delays": delays, "rngs": nnx.Rngs(0)}
+    conv = SpikingConv2d(
+        2, 3, kernel_size=3, init=INIT, delays=Delays(max_delay=0.02, on="input"), rngs=nnx.Rngs(1)
+    )
+    network = Sequential(conv, Flatten(), SpikingDense(36, 5, **options))
+    with pytest.raises(ValueError, match=r"not whole time steps; call its round_delays\(\)"):
+        to_nir(network, features=(5, 6, 2))
+    for layer in (network.layers[0], network.layers[2]):
+        layer.round_delays()
+    back = assert_round_trip(network, events(5, 6, 2), features=(5, 6, 2), names=False)
+    assert back.layers[2].delays.on == on
+    assert back.layers[2].delays.max_delay == pytest.approx(14e-3)  # whole steps
+
+
+def test_delays_of_connections_have_no_node():
+    layer = SpikingDense(
+        6, 5, init=INIT, delays=Delays(max_delay=0.02, per="connection"), rngs=nnx.Rngs(0)
+    )
+    with pytest.raises(ValueError, match="NIR has delays of units, not of connections"):
+        to_nir(Sequential(layer))
 
 
 def test_counts_and_thresholds():
