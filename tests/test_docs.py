@@ -59,6 +59,7 @@ MORE = (
             "callbacks",
             "deep-networks",
             "diagnose",
+            "online-learning",
             "own-data",
             "own-layer",
             "own-neuron",

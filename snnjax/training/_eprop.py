@@ -161,6 +161,10 @@ def _unsuitable(layer: Layer, *, last: bool) -> str:
             return "must have the same time constants for all outputs, got one per output"
     elif not isinstance(layer, SpikingDense):
         return "must be a SpikingDense, as all hidden layers of an EProp network"
+    state = jax.eval_shape(lambda: layer.initial_state(1))
+    if not all(jnp.issubdtype(s.dtype, jnp.floating) for s in jax.tree.leaves(state)):
+        got = f"got {', '.join(str(s.dtype) for s in jax.tree.leaves(state))}"
+        return f"must have neurons whose state is floating point, which has derivatives, {got}"
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     found = jax.tree_util.tree_leaves_with_path(nnx.state(layer, nnx.Param), is_leaf=is_variable)
     names = [

@@ -236,11 +236,11 @@ class Problem(NamedTuple):
         online = isinstance(network, EProp)
         if online:
             check_loss(loss)
-            if objective.regularizers:
-                needed = "regularizers must be empty for e-prop, whose loss is a sum over steps"
-                raise ValueError(f"{needed}, got {objective.regularizers!r}")
-        kind = {"noisy": noisy, "joint": joint, "online": online}
-        return cls(call, loss, tuple(objective.regularizers), **kind), params
+        if online and objective.regularizers:
+            needed = "regularizers must be empty for e-prop, whose objective is a sum over steps"
+            raise ValueError(f"{needed}, got {objective.regularizers!r}")
+        how = {"noisy": noisy, "joint": joint, "online": online}
+        return cls(call, loss, tuple(objective.regularizers), **how), params
 
     def priming(self) -> Problem:
         """The same problem with only the activity bounds.

@@ -1,5 +1,6 @@
 """E-prop against autodiff of a loop over steps, in which the paths that it leaves out are cut."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,8 @@ from _support import assert_close, enable_x64
 from flax import nnx
 
 from snnjax.datasets import DeviceEvents, Splits, randman
-from snnjax.dynamics import LIF, AdaptiveLIF, AdLIF, Leaky, LeakyIntegrator, Refractory
+from snnjax.dynamics import LIF, AdaptiveLIF, AdLIF, Leaky, LeakyIntegrator, Neuron, Refractory
+from snnjax.initializers import kaiming_normal
 from snnjax.losses import CrossEntropy, EveryStep, MeanSquare, Timed
 from snnjax.nn import (
     BatchNorm,
@@ -274,8 +276,23 @@ def test_a_member_of_an_ensemble_is_the_network_alone():
     assert_close(kept[0], drawn, 1e-6)  # compiled programs round differently
 
 
-def dense(units=10, **options):
-    return SpikingDense(INPUTS, units, init=INIT, rngs=nnx.Rngs(0), **options)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Counting(Neuron):
+    """Its state has a whole number."""
+
+    dt: float = 2e-3
+    theta: float = 1.0
+
+    def initial_state(self, shape, dtype=jnp.float32):
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
+
+    def step(self, state, drive):
+        return (0.9 * state[0] + drive, state[1] + 1), superspike(20.0)(state[0] - self.theta)
+
+
+def dense(units=10, init=INIT, **options):
+    return SpikingDense(INPUTS, units, init=init, rngs=nnx.Rngs(0), **options)
 
 
 def readout(units=10, **options):
@@ -315,6 +332,10 @@ def readout(units=10, **options):
         (
             lambda: EProp(dense(), Dropout(0.1), readout()),
             r"layers\[1\] \(Dropout\) must be a SpikingDense",
+        ),
+        (
+            lambda: EProp(dense(neuron=Counting(), init=kaiming_normal()), readout()),
+            r"layers\[0\] \(SpikingDense\) must have neurons .* got float32, int32$",
         ),
         (lambda: EProp(dense()), r"layers\[0\] \(SpikingDense\) must be a Readout"),
         (lambda: EProp(readout()), "layers must hold a SpikingDense and a Readout, got one layer"),
