@@ -66,7 +66,7 @@ def calibrated(name: str, hidden: int, x: jax.Array, seed: int, *, recurrent: bo
     return list(network.layers)
 
 
-def train(splits: Splits, name: str, feedback: str, seed: int) -> dict[str, Any]:
+def train(splits: Splits, name: str, feedback: Any, seed: int) -> dict[str, Any]:
     """Train one network. Returns the last row of its history, with the time per epoch."""
     x, _ = splits.train.batch(jnp.arange(100))
     layers = calibrated(name, 1, x, seed)
@@ -79,7 +79,7 @@ def train(splits: Splits, name: str, feedback: str, seed: int) -> dict[str, Any]
     return result.history[-1] | {"s": (time.perf_counter() - start) / EPOCHS}
 
 
-def cosines(splits: Splits, name: str, feedback: str, hidden: int, *, recurrent: bool) -> list[str]:
+def cosines(splits: Splits, name: str, feedback: Any, hidden: int, *, recurrent: bool) -> list[str]:
     """Return the cosines of e-prop to backpropagation for each kernel, before training.
 
     Args:
@@ -98,8 +98,8 @@ def cosines(splits: Splits, name: str, feedback: str, hidden: int, *, recurrent:
     found = jax.jit(lambda p: merged(p, rest).gradient(x, y, LOSS)[1])(params)
     exact = jax.jit(jax.grad(lambda p: LOSS(merged(p, rest)(x).readout, y).mean()))(params)
     rows = []
-    for k, layer in enumerate(network.layers[:-1]):
-        for kernel in ("kernel", "recurrent_kernel")[: 1 + layer.recurrent]:
+    for k in range(hidden):
+        for kernel in ("kernel", "recurrent_kernel")[: 1 + recurrent]:
             a, b = (g["layers"][k][kernel][...].ravel() for g in (found, exact))
             rows.append(f"layer {k + 1} {kernel} {a @ b / jnp.sqrt((a @ a) * (b @ b)):.4f}")
     return rows
@@ -122,7 +122,7 @@ def temporaries(steps: int, *, online: bool) -> float:
         gradient = lambda p, x: merged(p, rest).gradient(x, y, LOSS)[1]
     else:
         gradient = jax.grad(lambda p, x: LOSS(merged(p, rest)(x).readout, y).mean())
-    account = jax.jit(gradient).lower(params, x).compile().memory_analysis()
+    account: Any = jax.jit(gradient).lower(params, x).compile().memory_analysis()
     return account.temp_size_in_bytes / 2**20
 
 
