@@ -94,7 +94,7 @@ def test_training_learns_the_side(folder, tmp_path, stream):
         ({"model": "dalian"}, "model must be 'dense' or 'csnn' for inputs on a plane"),
         (
             {"augment_shift": 2},
-            "augment_shift is an option of task 'randman', 'shd' or 'ssc', got task",
+            "augment_shift is an option of task 'randman' or 'shd' or 'ssc', got task",
         ),
         ({"downsample": 3}, "downsample must be one of"),
         ({"augment_insert": 0.1}, "augment_insert must be 0 for streamed data"),

@@ -120,7 +120,7 @@ def test_every_depth_fits_on_the_plane(folder, model, downsample):
         ({"data_seed": -1}, "data_seed must be >= 0"),
         (
             {"augment_shift": 2},
-            "augment_shift is an option of task 'randman', 'shd' or 'ssc', got task",
+            "augment_shift is an option of task 'randman' or 'shd' or 'ssc', got task",
         ),
         ({"augment_unit_jitter": 1.0}, "augment_unit_jitter is an option of task 'randman' or"),
     ],
