@@ -15,17 +15,21 @@ value if they are counts of spikes, and as one operation if they are other numbe
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from snnjax import _check
+from snnjax._check import Scalar
 from snnjax._timed import Timed
 from snnjax.nn import Layer, Sequential
 from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.sparse import EventRaster, as_dense
+
+Labels: TypeAlias = ArrayLike | Timed | None
 
 
 class Costs(NamedTuple):
@@ -39,16 +43,16 @@ class Costs(NamedTuple):
         macs: Multiplications with additions of the same network without spikes.
     """
 
-    spikes: Any
-    operations: Any
-    macs: Any
+    spikes: Scalar
+    operations: Scalar
+    macs: Scalar
 
     def __str__(self) -> str:
         counted = f"{self.spikes:.3g} spikes and {self.operations:.3g} synaptic operations"
         return f"{counted} per sample; without spikes {self.macs:.3g} multiply-accumulates"
 
 
-def costs(network: Sequential, x: jax.Array | EventRaster, labels: Any = None) -> Costs:
+def costs(network: Sequential, x: jax.Array | EventRaster, labels: Labels = None) -> Costs:
     """Count the operations of a network for a batch of inputs.
 
     Args:
@@ -75,11 +79,11 @@ def costs(network: Sequential, x: jax.Array | EventRaster, labels: Any = None) -
 
 
 @nnx.jit
-def _counted(network: Sequential, x: jax.Array, labels: Any) -> Costs:
+def _counted(network: Sequential, x: jax.Array, labels: Labels) -> Costs:
     return counted_costs(network, x, labels)
 
 
-def counted_costs(network: Sequential, x: jax.Array, labels: Any = None) -> Costs:
+def counted_costs(network: Sequential, x: jax.Array, labels: Labels = None) -> Costs:
     """`costs` for dense inputs, as arrays.
 
     Args:

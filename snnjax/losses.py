@@ -60,8 +60,6 @@ ReadoutFn = Callable[..., jax.Array]
 """`(readout) -> (batch, k)`, or `(readout, num_steps)` for trials of different length."""
 LossFn = Callable[..., jax.Array]
 """`(readout, target) -> (batch,)`, or `(readout, target, num_steps)`."""
-
-
 Target = ArrayLike | Timed
 """Targets: classes (batch,), values or labels (batch, k), or traces (time, batch, k)."""
 

@@ -137,10 +137,11 @@ def build(
         remat_steps: As in `Sequential`.
         dropout: Rate of `Dropout` after each hidden layer; 0: none.
         **options: Options of every hidden layer. `init`: the initialization of its weights, as in
-            `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `delays`, `dtype`, `rngs`: as
-            in `SpikingDense`. `bias`: as in `SpikingDense`, also for the readout. `recurrent`:
-            whether it is recurrent. `ei_ratio`: excitatory neurons per inhibitory neuron; the
-            layers then obey Dale's law, and their sizes are those of the excitatory populations.
+            `SpikingDense` or `DalianDense`. `neuron`, `trainable`, `norm`, `delays`, `dtype`,
+            `rngs`: as in `SpikingDense`. `bias`: as in `SpikingDense`, also for the readout.
+            `recurrent`: whether it is recurrent. `ei_ratio`: excitatory neurons per inhibitory
+            neuron; the layers then obey Dale's law, and their sizes are those of the excitatory
+            populations.
 
     Returns:
         The network.

@@ -39,7 +39,6 @@ EVENTS = np.dtype([("t", "<i8"), ("x", "<i4"), ("y", "<i4"), ("p", "<i4")])
 """One event: time, us; column and row from the top left corner; polarity, 1 is ON."""
 
 _END, _LONGEST_HEADER = b"#End Of ASCII Header\r\n", 2**24
-_DEVICE = rb"# *(AEChip|HardwareInterface)"
 _RAW = np.dtype([("address", ">u4"), ("time", ">u4")])
 
 

@@ -1,4 +1,6 @@
-r"""The scan over a plain LIF population of some or no currents, with a hand-written gradient.
+r"""The scan over plain neurons with any number of currents, with a hand-written gradient.
+
+The neurons are `LIF`, `ExcInhLIF` (two currents), `Leaky` and `IF` (none).
 
 The forward pass stores the trace v = u - theta and nothing else, in the dtype `Program.trace`.
 Rounding preserves the sign of v, hence the spikes; it only perturbs the surrogate derivative. The
@@ -33,7 +35,7 @@ import numpy as np
 
 from snnjax._pytree import PyTree
 from snnjax.dynamics import _over_time
-from snnjax.dynamics._neuron import Memory, Recurrent, State, Weights
+from snnjax.dynamics._neuron import Memory, Recurrent, State, Weights, own_drive
 from snnjax.surrogate import Derivative
 
 Currents = tuple[jax.Array, ...]
@@ -57,10 +59,7 @@ class Leaves:
         self, z: jax.Array, weights: Weights, queue: PyTree = None
     ) -> tuple[PyTree, Currents]:
         """Return the next queue, and what spikes z of one step bring to each current."""
-        if isinstance(self.recurrent, Memory):
-            queue, own = self.recurrent.step(z, weights, queue)
-        else:
-            own = self.recurrent(z, weights)
+        queue, own = own_drive(self.recurrent, z, weights, queue)
         return queue, tuple(jax.tree.leaves(own))
 
     def whole(

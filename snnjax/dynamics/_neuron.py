@@ -56,6 +56,22 @@ class Memory(abc.ABC):
         """Return the last queue and the drive, for the output z (time, ...) of all steps."""
 
 
+def own_drive(
+    recurrent: Recurrent | Memory, z: jax.Array, weights: Weights, queue: PyTree
+) -> tuple[PyTree, Drive]:
+    """Return the next queue, and what the output z (batch, ...features) of a step brings.
+
+    Args:
+        recurrent: The recurrence.
+        z: The output of the step.
+        weights: Its weights.
+        queue: Its queue; None without a `Memory`, and it stays None.
+    """
+    if isinstance(recurrent, Memory):
+        return recurrent.step(z, weights, queue)
+    return queue, recurrent(z, weights)
+
+
 class Simulation(NamedTuple):
     """What a population did.
 
@@ -266,7 +282,7 @@ def simulate(
             of the two, so that forward mode, reverse mode and mixtures of them work.
 
     Returns:
-        `Simulation(state, output, membrane)`.
+        `Simulation(state, output, membrane, queue)`.
 
     Raises:
         TypeError: `neuron` is no `Neuron`, or the drive is not floating point.
@@ -300,9 +316,9 @@ def simulate(
         raise ValueError(f"membrane=True needs a neuron whose state has a membrane u, got {got}")
     if fused and not neuron.fused:
         raise ValueError(
-            "fused=True needs a LIF or ExcInhLIF with reset='multiplicative', reset_grad=False, a "
-            "SpikeFunction, and time constants and theta that are plain numbers or numpy arrays, "
-            f"or a Leaky or IF of this kind, got {neuron!r}"
+            "fused=True needs a LIF, ExcInhLIF, Leaky or IF with reset='multiplicative', "
+            "reset_grad=False, a SpikeFunction, and time constants and theta that are plain "
+            f"numbers or numpy arrays, got {neuron!r}"
         )
     own = {"weights": weights, "recurrent": recurrent, "queue": queue}
     run = Run(drive=drive, state=state, membrane=membrane, **own)
@@ -426,10 +442,7 @@ def _scan(neuron: Neuron, run: Run) -> Simulation:
         # z[t] depends on the state alone, so a step without drive yields it. XLA removes the unused
         # half of that step as dead code.
         _, z = neuron.step(s, jax.tree.map(jnp.zeros_like, d))
-        if isinstance(run.recurrent, Memory):
-            queue, own = run.recurrent.step(z, run.weights, queue)
-        else:
-            own = run.recurrent(z, run.weights)
+        queue, own = own_drive(run.recurrent, z, run.weights, queue)
         s, z = neuron.step(s, jax.tree.map(jnp.add, d, own))
         return (s, queue), (z, u)
 

@@ -50,7 +50,7 @@ class Refractory(Neuron):
     """A spiking neuron with an absolute refractory period.
 
     Its other parameters are those of the neuron: layers train, draw and calibrate them by the same
-    names. NIR has no refractory period; such a network is not exported.
+    names. NIR has no refractory period, so such a network cannot be exported to it.
 
     Attributes:
         neuron: The neuron. It must have a threshold `theta` and a state with the membrane `u`.

@@ -24,9 +24,8 @@ IMPORTED = (
     "from_nir reads one chain from Input to Output of Linear, Affine, Conv1d or Conv2d, each "
     "followed by CubaLIF, LIF, IF, CubaLI or LI. It also reads AvgPool2d, SumPool2d, Threshold, "
     "Scale, Delay and Flatten before weights, Scale and Flatten after weights, Flatten before the "
-    "Output, "
-    "weights from neurons to themselves, weights from all spiking neurons to the last, and graphs "
-    "that consist of such nodes"
+    "Output, weights from neurons to themselves, weights from all spiking neurons to the last, and "
+    "graphs that consist of such nodes"
 )
 SPIKING = ("CubaLIF", "LIF", "IF")
 NEURONS = (*SPIKING, "CubaLI", "LI")

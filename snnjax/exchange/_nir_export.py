@@ -207,8 +207,7 @@ class NirWriter:
         """
         got = type(layer.neuron)
         if layer.spiking and got not in (LIF, Leaky, IF):
-            more = "a Leaky or an IF can be written, too"
-            self.fail(f"its neuron must be a LIF, got {got.__name__}; {more}")
+            self.fail(f"its neuron must be a LIF, a Leaky or an IF, got {got.__name__}")
         if not layer.spiking and got is not LeakyIntegrator:
             self.fail(f"its neuron must be a LeakyIntegrator, got {got.__name__}")
         delays = self._delays(layer)

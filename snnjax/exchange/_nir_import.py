@@ -105,9 +105,10 @@ def from_nir(
         the graph flattens them. Scales of neurons (w_in, r) and Scale nodes become part of the
         weights. A bias, or a v_leak of LIF and LI, becomes the bias of a layer, a Delay before
         weights its `Delays`, rounded to whole steps. Biases of 0 are left out if snnjax did not
-        write them. Neurons without a synaptic current (LIF, LI) get one that lasts one step, except
-        if they were a `Leaky`. All options that are not in the graph are the defaults of `LIF` and
-        `LeakyIntegrator`, except that a readout starts at 0.
+        write them. NIR's LIF and LI, which have no synaptic current, get one that lasts one step.
+        A LIF that was written for a `Leaky` becomes a `Leaky` again. All options that are not in
+        the graph are the defaults of `LIF` and `LeakyIntegrator`, except that a readout starts at
+        0.
 
     Raises:
         ValueError: The graph cannot be read. The message names the node, the error and what can be

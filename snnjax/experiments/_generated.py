@@ -9,7 +9,7 @@ import numpy as np
 from snnjax import _check
 from snnjax.datasets import EventDataset, ImageDataset, Splits
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._tasks import ImageTask
+from snnjax.experiments._tasks import ImageTask, Spoken
 
 
 def generated(
@@ -47,11 +47,13 @@ def generated(
     for size in sizes:
         _check.integer("sizes", size, at_least=1)
     if num_classes is None:
-        num_classes = {"shd": 20, "dvs-gesture": 11}.get(task.name, 10)
+        num_classes = {"shd": 20, "ssc": 35, "dvs-gesture": 11}.get(task.name, 10)
     classes = _check.integer("num_classes", num_classes, at_least=1)
     if isinstance(task, ImageTask):
         return Splits(*(_images(rng, n, 32 // task.downsample, classes) for n in sizes))
     units, rate = (700, 8.0) if task.sensor is None else (math.prod(task.sensor), 9.2)
+    if isinstance(task, Spoken):
+        units = -(-units // task.downsample)
     return Splits(*(_events(rng, n, units, classes, task.duration, rate) for n in sizes))
 
 

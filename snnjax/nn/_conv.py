@@ -320,7 +320,7 @@ class SpikingConv(Spiking):
         rngs: `nnx.Rngs`, stream `params`.
 
     Parameters: `kernel` (*kernel_size, in, out); `recurrent_kernel` (*recurrent_kernel_size, out,
-    out); `bias` (out,); `log_tau[name]` (out,), log seconds.
+    out); `bias` (out,); `log_tau[name]` (out,), log seconds; others as in `SpikingDense`.
 
     Raises:
         ValueError: A size, stride or padding is out of range, or an input is smaller than the

@@ -278,7 +278,7 @@ class DalianConv(Dalian):
         neuron: As in `DalianDense`; a time constant may have one value per feature map.
         trainable: Names of the trained parameters of the neuron, with one value per feature map.
         bias: As in `DalianDense`, one per feature map.
-        delays: Learned delays, `Delays(max_delay=...)`, per unit; None: no delays.
+        delays: Learned delays, `Delays(max_delay=...)`, per channel; None: no delays.
         dtype: As in `SpikingDense`.
         rngs: `nnx.Rngs`, stream `params`.
 

@@ -54,7 +54,7 @@ class Delays:
     Attributes:
         max_delay: Largest delay, s. It is rounded down to whole time steps.
         per: "unit": one delay for each input unit (or channel). "connection": one for each weight;
-            the product with the weights then takes one product per step of the largest delay.
+            the drive then takes one product for each step of the largest delay.
         on: What is delayed: the layer's "input", its own spikes ("recurrent"), or both ("all").
         shape: Kernel over time steps, "triangle" or "gaussian".
         width: Width of the kernel, s: a number, or a schedule of the number of updates, such as

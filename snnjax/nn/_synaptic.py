@@ -26,7 +26,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from snnjax import _check
 from snnjax.dynamics import LIF, Neuron, Simulation, simulate
-from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron
+from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron, own_drive
 from snnjax.initializers import Initializer, fan_in
 from snnjax.nn._delay_lines import (
     ConnectionLine,
@@ -186,7 +186,6 @@ class Synaptic(NeuronLayer):
             self.stochastic = True  # a key tells the layer that it is trained
             self.norm.start(*self._expected(as_layer_init(init), neuron.dt))
         self._take_neuron(neuron, self.units, trainable, drawn)
-
         self._take_delays(delays, rngs)
 
     def _normalization(self, norm: object, *, bias: bool) -> Normalization:
@@ -456,10 +455,7 @@ class Synaptic(NeuronLayer):
         neuron, (recurrent, weights) = self.neuron, self._delayed_own
         if recurrent is not None:
             _, z = neuron.step(population, jax.tree.map(jnp.zeros_like, drive))
-            if isinstance(recurrent, Memory):
-                queue, own = recurrent.step(z, weights, queue)
-            else:
-                own = recurrent(z, weights)
+            queue, own = own_drive(recurrent, z, weights, queue)
             drive = jax.tree.map(jnp.add, drive, own)
         population, z = neuron.step(population, drive)
         return DelayedState(population, coming, queue), z

@@ -20,10 +20,11 @@ import optax
 from flax import nnx
 
 from snnjax import _check
+from snnjax._timed import untimed
 from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.losses import Target, untimed
+from snnjax.losses import Target
 from snnjax.nn import Layer
 from snnjax.sparse import as_dense
 from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, quality_of

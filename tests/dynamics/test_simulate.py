@@ -141,7 +141,8 @@ def test_fused_is_refused_where_its_gradients_would_be_wrong(change, applies):
         assert simulate(LIF(**change), drive, fused=True).output.shape == drive.shape
         return
     with pytest.raises(
-        ValueError, match="fused=True needs a LIF or ExcInhLIF with reset='multiplicative'"
+        ValueError,
+        match="fused=True needs a LIF, ExcInhLIF, Leaky or IF with reset='multiplicative'",
     ):
         simulate(LIF(**change), drive, fused=True)
     assert simulate(LIF(**change), drive).output.shape == drive.shape

@@ -61,10 +61,10 @@ IMAGE = (8, 6, 2)
 @pytest.mark.parametrize(
     ("layers", "features", "match"),
     [
-        ([dense(), dense(neuron=AdaptiveLIF())], None, r"layers\[1\] \(SpikingDense\) .* its neuron must be a LIF, got AdaptiveLIF"),
-        ([dense(neuron=Refractory(neuron=LIF()))], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got Refractory"),
+        ([dense(), dense(neuron=AdaptiveLIF())], None, r"layers\[1\] \(SpikingDense\) .* its neuron must be a LIF, a Leaky or an IF, got AdaptiveLIF"),
+        ([dense(neuron=Refractory(neuron=LIF()))], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, a Leaky or an IF, got Refractory"),
         ([dense(delays=Delays(max_delay=0.1))], None, r"layers\[0\] \(SpikingDense\) .* it has learned delays, up to 0.1 s"),
-        ([dense(neuron=OwnLIF())], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, got OwnLIF"),
+        ([dense(neuron=OwnLIF())], None, r"layers\[0\] \(SpikingDense\) .* its neuron must be a LIF, a Leaky or an IF, got OwnLIF"),
         ([Readout(4, 4, neuron=LIF(), rngs=nnx.Rngs(0))], None, r"layers\[0\] \(Readout\) .* its neuron must be a LeakyIntegrator, got LIF"),
         ([OwnDense(4, 4, init=draw, rngs=nnx.Rngs(0))], None, r"layers\[0\] \(OwnDense\) .* NIR has no such layer"),
         ([DalianDense(4, 4, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0)), dense()], None, r"layers\[0\] \(DalianDense\) .* NIR has no such layer"),

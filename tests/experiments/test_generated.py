@@ -8,12 +8,17 @@ from snnjax.experiments import Experiment, generated
 
 @pytest.mark.parametrize(
     ("task", "units", "num_classes"),
-    [("shd", 700, 20), ("nmnist", 2 * 17 * 17, 10), ("dvs-gesture", 2 * 32 * 32, 11)],
+    [
+        ("shd", 700, 20),
+        ("ssc", 350, 35),
+        ("nmnist", 2 * 17 * 17, 10),
+        ("dvs-gesture", 2 * 32 * 32, 11),
+    ],
 )
 def test_generated_spikes_have_the_shape_of_the_task_and_a_class_its_own_units(
     task, units, num_classes
 ):
-    options = {"downsample": 2} if task == "nmnist" else {}
+    options = {"downsample": 2} if task in ("nmnist", "ssc") else {}
     experiment = Experiment.from_options(task, duration=0.2, **options)
     sets = generated(experiment, sizes=(2 * num_classes, 3, 4))
     assert [len(part) for part in sets] == [2 * num_classes, 3, 4]
