@@ -9,7 +9,6 @@ alone are read, of which a tenth is held out.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -38,8 +37,7 @@ LOSS = EveryStep(CrossEntropy(mean_over_time))
 def digits() -> Splits:
     """Return the training recordings, 70 groups of 10 channels, in steps of 10 ms."""
     data = load_shd(Path(os.environ["SNNJAX_DATA"]) / "shd_format", "train", duration=0.7)
-    data = dataclasses.replace(data, units=data.units // GROUP, num_units=data.num_units // GROUP)
-    train, valid = data.split([0.9, 0.1], seed=0)
+    train, valid = data.join_units(GROUP).split([0.9, 0.1], seed=0)
     return Splits(*(DeviceEvents.from_dataset(part, dt=DT) for part in (train, valid)))
 
 
