@@ -272,6 +272,11 @@ def test_counts_of_a_network_in_parts_are_refused():
 
 
 @pytest.mark.more
+def test_an_experiment_refuses_batch_normalization_before_it_loads_data():
+    with pytest.raises(ValueError, match=r"norm must be False .* \(trial_end 'last_event'\)"):
+        Experiment.from_options("randman", trial_end="last_event", norm=True)
+
+
 def test_an_experiment_with_trials_until_their_last_event():
     options = {"samples": 60, "epochs": 2, "hidden": (16,), "batch_size": 20}
     done = run(Experiment.from_options("randman", trial_end="last_event", **options))
