@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from snnjax import _check
 from snnjax._pytree import pytree_dataclass
 
 
@@ -42,6 +43,36 @@ class Timed:
         return jnp.where(after.reshape(*after.shape, *(1,) * (z.ndim - 2)), 0, z)
 
 
-def untimed(target: Any) -> tuple[Any, jax.Array | None]:
-    """Return the targets themselves, and the numbers of steps, or None."""
-    return (target.target, target.num_steps) if isinstance(target, Timed) else (target, None)
+def untimed(target: Any, trace: jax.Array | None = None) -> tuple[Any, jax.Array | None]:
+    """Return the targets themselves, and the numbers of steps, or None.
+
+    Args:
+        target: Targets, `Timed` or not.
+        trace: Trace (time, batch, ...) for which the numbers of steps are. None: they are not
+            checked.
+
+    Raises:
+        TypeError: The numbers of steps are not integers.
+        ValueError: They have another shape than (batch,), or one is not from 1 to the steps of the
+            trace (unless they are traced).
+    """
+    if not isinstance(target, Timed):
+        return target, None
+    if trace is not None:
+        _check_steps(target.num_steps, trace)
+    return target.target, target.num_steps
+
+
+def _check_steps(num_steps: jax.Array, trace: jax.Array) -> None:
+    # a mean over more steps than the trace has would be a wrong loss, and one over none NaN
+    _check.time_major("readout", trace)
+    steps, batch = trace.shape[:2]
+    if not jnp.issubdtype(jnp.result_type(num_steps), jnp.integer):
+        raise TypeError(f"num_steps must be integers, got {jnp.result_type(num_steps)}")
+    if jnp.shape(num_steps) != (batch,):
+        expected = f"num_steps must have shape ({batch},) for a readout {trace.shape}"
+        raise ValueError(f"{expected}, got {jnp.shape(num_steps)}")
+    known = _check.concrete(num_steps)
+    if known is not None and (bad := known[(known < 1) | (known > steps)]).size:
+        expected = f"num_steps must be from 1 to {steps}, the steps of the readout"
+        raise ValueError(f"{expected}, got {bad[0]:g}")

@@ -140,7 +140,7 @@ class OwnLoss(Loss):
         Raises:
             ValueError: The function returns another shape.
         """
-        target, num_steps = untimed(target)
+        target, num_steps = untimed(target, readout)
         values = _apply("loss", self.function, (readout, target), num_steps)
         if jnp.shape(values) != (readout.shape[1],):
             expected = f"loss must return one value per sample, ({readout.shape[1]},)"
@@ -265,7 +265,7 @@ class CrossEntropy(Loss):
             ValueError: The shapes do not match, or a label is out of range (unless it is traced).
             TypeError: The labels are neither integers nor probabilities that add up to 1.
         """
-        labels, num_steps = untimed(target)
+        labels, num_steps = untimed(target, readout)
         _check_labels(readout, labels)
         logits = _check.as_wide(_apply("readout_fn", self.readout_fn, (readout,), num_steps))
         if jnp.ndim(labels) == 2:
@@ -308,7 +308,7 @@ class MeanSquare(Loss):
         """
         _check.time_major("readout", readout)
         readout = _check.as_wide(readout)
-        wanted, num_steps = untimed(target)
+        wanted, num_steps = untimed(target, readout)
         if jnp.ndim(wanted) == 1:
             _check_labels(readout, wanted)
             wanted = jax.nn.one_hot(wanted, readout.shape[-1], dtype=readout.dtype)[None]
@@ -457,7 +457,7 @@ class EveryStep(Loss):
             TypeError: As in `loss`.
         """
         _check.time_major("readout", readout)
-        wanted, num_steps = untimed(target)
+        wanted, num_steps = untimed(target, readout)
         stepwise = self.stepwise(wanted, len(readout))
         axes = (0, 0 if stepwise else None)
         each = jax.vmap(self.at, in_axes=axes)(readout, wanted)
@@ -518,7 +518,7 @@ def correct(
     >>> correct(jnp.array([[[0.0, 1.0], [1.0, 0.0]]]), jnp.array([1, 1])).tolist()
     [True, False]
     """
-    classes, num_steps = untimed(labels)
+    classes, num_steps = untimed(labels, readout)
     _check_labels(readout, classes)
     if jnp.ndim(classes) == 2:
         classes = jnp.argmax(classes, axis=-1)
@@ -591,7 +591,7 @@ def _are_probabilities(labels: ArrayLike) -> bool:
 def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> tuple[jax.Array, ArrayLike]:
     """The values (batch, k) of the readout function, and the targets, whose shape is checked."""
     _check.time_major("readout", readout)
-    wanted, num_steps = untimed(target)
+    wanted, num_steps = untimed(target, readout)
     values = _check.as_wide(_apply("readout_fn", readout_fn, (readout,), num_steps))
     if jnp.shape(wanted) != values.shape:
         expected = f"target must have shape (batch, k) = {values.shape}, as readout_fn returns it"

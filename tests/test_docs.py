@@ -214,6 +214,24 @@ def test_links_between_pages_lead_somewhere(path):
         assert (path.parent / target).exists(), f"{path}: {target}"
 
 
+def anchor(heading):
+    """The name that a site gives to the heading of a section."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip())
+    return re.sub(r"[^\w\- ]", "", text).lower().replace(" ", "-")
+
+
+def test_links_to_sections_lead_to_a_heading():
+    sources = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES]
+    broken = []
+    for path in sources:
+        for target, section in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", path.read_text()):
+            page = path.parent / target if target else path
+            headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+            if section not in map(anchor, headings):
+                broken.append(f"{path.name}: {target}#{section}")
+    assert not broken
+
+
 def hook(name):
     spec = importlib.util.spec_from_file_location(
         f"docs_hook_{name}", DOCS / "_hooks" / f"{name}.py"

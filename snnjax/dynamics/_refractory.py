@@ -59,7 +59,8 @@ class Refractory(Neuron):
 
     Raises:
         ValueError: The period is negative or not finite.
-        TypeError: The neuron has no threshold, or is a `Refractory` itself.
+        TypeError: The neuron has no threshold, or is a `Refractory` itself; or the period is not a
+            plain number.
 
     >>> from snnjax.dynamics import Leaky, simulate
     >>> for period in (0.0, 6e-3):
@@ -80,6 +81,9 @@ class Refractory(Neuron):
             raise TypeError(f"neuron must be a spiking neuron with a threshold theta, got {got}")
         _check.number("period", self.period, at_least=0, unit="s")
         _check.hint_seconds("period", self.period)
+        if not isinstance(self.period, int | float):
+            got = type(self.period).__name__
+            raise TypeError(f"period must be a plain number of seconds (it is static), got {got}")
 
     @property
     def dt(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]

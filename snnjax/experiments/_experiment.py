@@ -166,6 +166,12 @@ class Experiment(Part):
             raise ValueError(
                 f"model must be 'dense' or 'csnn' for inputs on a plane, got {network.name!r}"
             )
+        if isinstance(self.task, EventTask) and self.task.trial_end != "fixed" and network.norm:
+            needed = "norm must be False for trials of different length"
+            raise ValueError(
+                f"{needed} (trial_end {self.task.trial_end!r}), got True: its statistics are of "
+                "all steps"
+            )
         if network.dalian:
             _check.one_of(f"neuron of model {network.name!r}", self.neuron.name, ["lif"])
         if weights.dale not in (None, network.dalian):

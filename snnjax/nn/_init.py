@@ -156,13 +156,19 @@ class FluctuationDriven(MembraneTarget):
         rates = [c.mean_rate(*named[c.recurrent]) for c in connections]
         # inputs whose weights the map does not use are like silent ones
         rates = [nu * c.density for c, nu in zip(connections, rates, strict=True)]
+        try:
+            theta = neuron.theta
+        except AttributeError:
+            got = type(neuron).__name__
+            needed = "neuron must be a spiking neuron with a threshold theta for FluctuationDriven"
+            raise TypeError(f"{needed}, got {got}; for other neurons use SameForAll(...)") from None
         drives = (c.n * self.density * nu for c, nu in zip(connections, rates, strict=True))
         normal = functools.partial(
             fluctuation_driven_normal,
             self.mu_u,
             self.sigma_u,
             kernel=neuron.kernel if self.kernel is None else self.kernel,
-            theta=neuron.theta,
+            theta=theta,
             density=self.density,
             total_drive=sum(drives),
         )

@@ -158,6 +158,9 @@ class NeuronLayer(Layer):
         """
         self._neuron = _hold(neuron)
         ranges = neuron.trained_ranges()
+        if isinstance(trainable, str):
+            needed = f"trainable must be a sequence of names, such as ({trainable!r},)"
+            raise TypeError(f"{needed}, got {trainable!r}")
         for name in trainable:
             _check.one_of("trainable", name, list(ranges))
         fixed = [name for name in neuron.distributions() if name not in trainable]

@@ -15,6 +15,7 @@ from snnjax.dynamics import (
     Leaky,
     LeakyIntegrator,
     Refractory,
+    Uniform,
     simulate,
 )
 from snnjax.dynamics._exc_inh import ExcInhDrive
@@ -121,6 +122,12 @@ def test_a_refractory_neuron_gets_no_gradient_from_its_spikes(x64):
     ("options", "error", "message"),
     [
         ({"period": -1e-3}, ValueError, "period must be finite and >= 0 s, got -0.001"),
+        (
+            {"period": Uniform(1e-3, 2e-3)},
+            TypeError,
+            "period must be a plain number .* got Uniform",
+        ),
+        ({"period": jnp.array(2e-3)}, TypeError, "period must be a plain number of seconds"),
         ({"neuron": LeakyIntegrator()}, TypeError, "with a threshold theta, got LeakyIntegrator"),
         ({"neuron": Refractory(neuron=LIF())}, TypeError, "threshold theta, got Refractory"),
         ({"neuron": LIF}, TypeError, "got the class LIF itself"),

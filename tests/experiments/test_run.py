@@ -387,11 +387,11 @@ def test_neurons_follow_the_experiment():
 def test_a_run_of_adaptive_neurons_is_saved_and_learns_within_the_ranges(tmp_path):
     options = {"neuron": "adlif", "spread": 0.6, "learn_tau": True, "learn_adaptation": True}
     experiment = Experiment.from_options(
-        "randman", classes=3, samples=60, hidden=(32,), recurrent=True, epochs=15, batch_size=16,
+        "randman", classes=3, samples=60, hidden=(32,), recurrent=True, epochs=30, batch_size=16,
         learning_rate=0.05, dt=2e-3, tau_mem=20e-3, tau_w=0.2, a=0.3, b=0.3, optimizer="adam", **options
     )  # fmt: skip
     finished = run(experiment, tmp_path / "run")
-    assert finished.fit.history[-1]["train_accuracy"] > 0.6  # chance is 1/3
+    assert finished.fit.history[-1]["train_accuracy"] > 0.8  # chance is 1/3
     layer = finished.network.layers[0]
     start = prepare(experiment).network.layers[0]
     for name in ("tau_mem", "tau_w", "a", "b"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from snnjax.dynamics import LIF
+from snnjax.dynamics import LIF, LeakyIntegrator
 from snnjax.initializers import fluctuation_driven_centered, kaiming_normal
 from snnjax.nn import (
     DalianConv1d,
@@ -329,6 +329,11 @@ def test_errors(options, message):
 def test_mean_above_threshold_names_mu_u():
     with pytest.raises(ValueError, match="mu_u must be below theta"):
         SpikingDense(18, 4, init=FluctuationDriven(nu=15.8, mu_u=1.5), rngs=nnx.Rngs(0))
+
+
+def test_a_neuron_without_a_threshold_is_named():
+    with pytest.raises(TypeError, match=r"neuron must .* threshold theta .* got LeakyIntegrator"):
+        FluctuationDriven(nu=15.8)(LeakyIntegrator(), [ConnectionSize(200)])
 
 
 def test_centered_is_fluctuation_driven_without_recurrence():

@@ -274,6 +274,8 @@ def test_other_errors():
         match="trainable must be one of 'tau_mem', 'tau_syn', 'theta', 'u_reset', got 'beta'",
     ):
         make(trainable=("beta",), dtype=jnp.float32)
+    with pytest.raises(TypeError, match=r"trainable .* such as \('tau_mem',\), got 'tau_mem'"):
+        make(trainable="tau_mem", dtype=jnp.float32)
     with pytest.raises(
         ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"
     ):

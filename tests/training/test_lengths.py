@@ -110,6 +110,21 @@ def test_losses_and_their_gradients_are_those_of_the_trials_alone(readout, loss,
         np.testing.assert_array_equal(metric.of(readout, timed), own)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "error", "match"),
+    [
+        ([30, 51, 17, 41], ValueError, "num_steps must be from 1 to 50, .* got 51"),
+        ([30, 50, 0, 41], ValueError, "num_steps must be from 1 to 50, .* got 0"),
+        ([30, 50], ValueError, r"num_steps must have shape \(4,\) for a readout .* got \(2,\)"),
+        ([30.0, 50.0, 17.0, 41.0], TypeError, "num_steps must be integers, got float"),
+    ],
+)
+@pytest.mark.parametrize("loss", [CrossEntropy(mean_over_time), MeanSquare(), accuracy().of])
+def test_wrong_lengths_are_refused(readout, loss, lengths, error, match):
+    with pytest.raises(error, match=match):
+        loss(readout, Timed(target=jnp.asarray(LABELS), num_steps=jnp.asarray(lengths)))
+
+
 def test_a_function_of_the_user_must_take_the_lengths(readout):
     timed = Timed(target=jnp.asarray(LABELS), num_steps=jnp.asarray(LENGTHS))
     for loss, name in (
@@ -257,6 +272,11 @@ def test_counts_of_a_network_in_parts_are_refused():
 
 
 @pytest.mark.more
+def test_an_experiment_refuses_batch_normalization_before_it_loads_data():
+    with pytest.raises(ValueError, match=r"norm must be False .* \(trial_end 'last_event'\)"):
+        Experiment.from_options("randman", trial_end="last_event", norm=True)
+
+
 def test_an_experiment_with_trials_until_their_last_event():
     options = {"samples": 60, "epochs": 2, "hidden": (16,), "batch_size": 20}
     done = run(Experiment.from_options("randman", trial_end="last_event", **options))
