@@ -120,7 +120,7 @@ def _structured(*columns: np.ndarray) -> np.ndarray:
 def _read_2(path: Path, camera: Camera | None) -> tuple[np.ndarray, ...]:
     """Read times, columns, rows and polarities of a file in format 2.0."""
     content = path.read_bytes()
-    header = _header(path, content)
+    header = _header(content)
     if camera is None:
         camera = _camera(path, header)
     if (rest := (len(content) - len(header)) % _RAW.itemsize) != 0:
@@ -144,7 +144,7 @@ def _read_2(path: Path, camera: Camera | None) -> tuple[np.ndarray, ...]:
     return times, x, height - 1 - y, polarity
 
 
-def _header(path: Path, content: bytes) -> bytes:
+def _header(content: bytes) -> bytes:
     end = content.find(_END, 0, _LONGEST_HEADER)
     if end >= 0:
         return content[: end + len(_END)]
@@ -156,8 +156,6 @@ def _header(path: Path, content: bytes) -> bytes:
         if stop < 0 or any(byte < 9 or byte > 126 for byte in line):
             break
         at = stop + 1
-    if at > _LONGEST_HEADER:
-        raise ValueError(f"{path}: damaged: the header has more than {_LONGEST_HEADER} bytes")
     return content[:at]
 
 

@@ -171,11 +171,12 @@ class DeviceEvents:
         """Spikes per unit and step, mean over the data set."""
         return int(self.offsets[-1]) / (len(self) * self.steps * self.num_units)
 
-    def events(self, indices: jax.Array) -> Events:
+    def events(self, indices: jax.Array, key: jax.Array | None = None) -> Events:
         """Return the events of some samples.
 
         Args:
             indices: Samples, integers (batch,).
+            key: Not used.
 
         Returns:
             Arrays (batch, longest).
@@ -210,11 +211,12 @@ class DeviceEvents:
         """
         return self.raster(self.events(indices)), self.targets(indices)
 
-    def targets(self, indices: jax.Array) -> jax.Array | Timed:
+    def targets(self, indices: jax.Array, key: jax.Array | None = None) -> jax.Array | Timed:
         """Return labels (batch,), or `Timed` labels if trials have their own lengths.
 
         Args:
             indices: Samples, integers (batch,).
+            key: Not used.
         """
         labels = self.labels[indices]
         if self.num_steps is None:

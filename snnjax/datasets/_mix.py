@@ -126,7 +126,8 @@ class Mixed:
         draw = jax.random.uniform(kind_key, (indices.shape[0], 1), dtype=jnp.float32)
         blended, cut = draw < self.blend, draw >= 1 - self.cutmix
         partners = self._partners(indices, blended[:, 0], partner_key)
-        own, other = self._draw(indices, own_key), self._draw(partners, other_key)
+        draw_events = self.source.events
+        own, other = draw_events(indices, own_key), draw_events(partners, other_key)
 
         move = lambda ours, theirs: jnp.where(
             blended, jnp.round(_mean(own, ours) - _mean(other, theirs)).astype(jnp.int32), 0
@@ -145,8 +146,8 @@ class Mixed:
         pairs = zip(own._replace(present=kept), other._replace(present=taken), strict=True)
         x = recordings.raster(Events(*(jnp.concatenate(pair, axis=1) for pair in pairs)))
 
-        target, steps = untimed(self._targets(indices, own_key))
-        label, other_steps = untimed(self._targets(partners, other_key))
+        target, steps = untimed(self.source.targets(indices, own_key))
+        label, other_steps = untimed(self.source.targets(partners, other_key))
         known = _check.concrete(self.cutmix)
         if known is None or known.any():
             classes = lambda y: jax.nn.one_hot(y, self.num_classes, dtype=jnp.float32)
@@ -156,17 +157,6 @@ class Mixed:
             return x, target
         longer = jnp.where((blended | cut)[:, 0], jnp.maximum(steps, other_steps), steps)
         return x, Timed(target=target, num_steps=longer)
-
-    def _draw(self, indices: jax.Array, key: jax.Array) -> Events:
-        """Return the events of samples, after the changes of the source."""
-        if isinstance(self.source, Augmented):
-            return self.source.events(indices, key)
-        return self.source.events(indices)
-
-    def _targets(self, indices: jax.Array, key: jax.Array) -> jax.Array | Timed:
-        if isinstance(self.source, Augmented):
-            return self.source.targets(indices, key)
-        return self.source.targets(indices)
 
     def _partners(self, indices: jax.Array, blended: jax.Array, key: jax.Array) -> jax.Array:
         """Draw a partner of the same class, or any; the sample itself may be drawn."""
