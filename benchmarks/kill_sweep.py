@@ -140,7 +140,7 @@ def where(folder: Path) -> str:
     """
     if not folder.exists():
         return "before its folder was there"
-    members = len(list((folder / "members").glob("*.npz")))
+    members = len(list((folder / "members").glob("*/results.json")))
     checkpoints = sorted(p.name for p in folder.glob("waves/*/checkpoints/*"))
     writing = sorted(str(p.relative_to(folder)) for p in folder.rglob(".*.tmp"))
     return f"members finished {members}, checkpoints {checkpoints}" + (

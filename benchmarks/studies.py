@@ -21,7 +21,7 @@ import numpy as np
 from snnjax.datasets import Splits
 from snnjax.experiments import Sweep, run_sweep
 from snnjax.experiments._results import Row, read_csv
-from snnjax.experiments._sweep_folder import member_file, write_csv
+from snnjax.experiments._sweep_folder import member_folder, write_csv
 
 
 def study(place: Path, train: Callable[[Path], None], labels: Sequence[str]) -> list[Row]:
@@ -58,9 +58,8 @@ def compute(sweep: Sweep, folder: Path, datasets: Splits | None = None) -> list[
 
 def _curve(folder: Path, row: Row) -> Row:
     member = {name: row[name] for name in itertools.takewhile(lambda n: n != "finite", row)}
-    with np.load(member_file(folder, member)) as archive:
-        accuracy = archive["history.valid_accuracy"]
-    return {f"valid_accuracy_{k}": float(value) for k, value in enumerate(accuracy)}
+    history = read_csv(member_folder(folder, member) / "metrics.csv")
+    return {f"valid_accuracy_{epoch['epoch']}": epoch["valid_accuracy"] for epoch in history}
 
 
 def read(file: Path) -> list[Row]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import difflib
 import errno
 import inspect
@@ -260,16 +261,21 @@ def train(words: list[str], out: Out) -> int:
     """Train one network."""
     usage = _Usage(words, "train", TrainOptions())
     options = dataclasses.replace(TrainOptions(), **usage.own)
-    from snnjax.experiments._load import load_experiment
-
     resumed = options.resume
     if resumed is not None and (usage.task or options.out):
         raise UsageError("--resume FOLDER takes all other options from the folder; give only it")
-    experiment = usage.experiment() if resumed is None else load_experiment(resumed)
+    experiment = None if resumed is not None else usage.experiment()
     _prepare_jax()
     from snnjax._progress import TrainingProgress, summary_table
-    from snnjax.experiments._run import run
+    from snnjax.experiments import run
+    from snnjax.experiments._sweep import load_sweep
     from snnjax.training import TrainingDivergedError
+
+    if experiment is None:
+        saved = load_sweep(resumed)
+        if saved.members() != [{}]:
+            raise UsageError(f"--resume: {resumed} has a sweep; snnjax sweep --resume continues it")
+        experiment = saved.base
 
     datasets = experiment.datasets()
     resume, bar = resumed is not None, [TrainingProgress()]
@@ -296,9 +302,10 @@ def _folder(given: Path | None, name: str) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    from snnjax.training._run_folder import RunFolder
-
-    made = RunFolder.new(name).path
+    made = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    while made.exists():
+        made = made.with_name(f"{made.name}-1")
+    made.mkdir(parents=True)
     try:
         yield made
     finally:
@@ -367,20 +374,18 @@ def sweep(words: list[str], out: Out) -> int:
     from snnjax.experiments import Execution, Sweep, run_sweep
     from snnjax.experiments._results import COLUMNS_NOTE, sweep_table
     from snnjax.experiments._sweep import load_sweep
-    from snnjax.experiments._sweep_folder import FIGURE, members_of
+    from snnjax.experiments._sweep_folder import FIGURE, members_of, planned
 
     given = options.resume or options.out
-    if options.resume is not None and not (options.resume / "config.json").exists():
-        raise UsageError(f"--resume: {options.resume} has no sweep; --out FOLDER begins a new one")
     if options.resume is not None and usage.task is None:
-        planned = load_sweep(options.resume)
+        wanted = load_sweep(options.resume)
     else:
         # what the folder sweeps is swept, also if only one value is added
-        before = members_of(options.resume, [])[:1] if options.resume else []
+        before = planned(options.resume)[:1] if options.resume else []
         single = {n: v[0] for n, v in usage.options.items() if len(v) == 1}
         single = {n: v for n, v in single.items() if not any(n in member for member in before)}
         over = {name: tuple(v) for name, v in usage.options.items() if name not in single}
-        planned = Sweep(
+        wanted = Sweep(
             base=usage.needed().replace(**single),
             over=over,
             seeds=options.seeds,
@@ -392,15 +397,15 @@ def sweep(words: list[str], out: Out) -> int:
     execution = Execution(
         wave=options.wave, placement=options.placement, checkpoint_every=options.checkpoint_every
     )
-    training = planned.base.training
+    training = wanted.base.training
     epochs = training.epochs + training.priming_epochs
     with (
-        _folder(given, f"sweep-{planned.base.task.name}") as folder,
+        _folder(given, f"sweep-{wanted.base.task.name}") as folder,
         _resumable(folder, f": snnjax sweep --resume {folder}", "finished members are safe: "),
-        SweepProgress(len(members_of(folder, planned.members())), epochs) as bar,
+        SweepProgress(len(members_of(folder, wanted.members())), epochs) as bar,
     ):
         resume = options.resume is not None
-        done = run_sweep(planned, folder, resume=resume, execution=execution, on_epoch=[bar])
+        done = run_sweep(wanted, folder, resume=resume, execution=execution, on_epoch=[bar])
     out(sweep_table(done.rows))
     out(COLUMNS_NOTE)
     for name, file in (("results", "results.csv"), ("figure", FIGURE)):
@@ -428,11 +433,11 @@ def results(words: list[str], out: Out) -> int:
     places = {"nargs": "+", "type": Path, "metavar": "FOLDER", "help": "folders of sweeps and runs"}
     found, options = _read(words, "snnjax results FOLDER ...", ResultsOptions(), folders=places)
     from snnjax.experiments import _results
-    from snnjax.experiments._sweep_folder import write_csv
+    from snnjax.experiments._sweep_folder import read, write_csv
 
     _check_new("--csv", options.csv)
     _check_new("--figure", options.figure)
-    rows = _results.read(found["folders"])
+    rows = read(found["folders"])
     out(_results.sweep_table(rows, sort=options.sort))
     out(_results.COLUMNS_NOTE)
     if options.csv is not None:

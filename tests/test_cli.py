@@ -12,7 +12,7 @@ import snnjax
 from snnjax import theory
 from snnjax._cli import _with_flags, main
 from snnjax._flags import Parser, add_flags, texts_of
-from snnjax.experiments import Experiment, Sweep, _sweep, _sweep_folder
+from snnjax.experiments import Experiment, Sweep, _engine, _sweep_folder
 from snnjax.experiments._options import options_of
 from snnjax.psp import Kernel
 
@@ -49,7 +49,7 @@ def test_train_randman_writes_where_it_is_told(tmp_path, capsys):
     assert str(tmp_path / "run" / "learning_curves.png") in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["sigma_u"], config["hidden"], config["epochs"]) == (0.7, [24], 2)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "waves").exists()
     row = json.loads((tmp_path / "run" / "results.json").read_text())
     assert call(["results", str(tmp_path / "run")]) == 0
     _, line, note = capsys.readouterr().out.splitlines()
@@ -109,7 +109,7 @@ def test_wrong_settings_end_with_one_line_and_status_2(argv, message, capsys):
 def test_an_occupied_run_folder_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("precious")
     assert call(["train", "randman", *SMALL, "--out", str(tmp_path)]) == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -180,8 +180,9 @@ def test_probe_of_a_saved_run_and_of_an_untrained_network(tmp_path, capsys):
     [
         (None, "has no config.json"),
         ("{", "is not a JSON file"),
-        ("[]", "must have the options of an experiment"),
-        ('{"task": "randman", "dt": -1}', "dt"),
+        ("[]", "must have names and values, got []"),
+        ("{}", "must have the options of an experiment"),
+        ('{"task": "randman", "dt": -1, "members": [{}]}', "dt"),
     ],
 )
 def test_probe_of_a_damaged_run(tmp_path, content, message, capsys):
@@ -263,13 +264,13 @@ def test_top_level_names():
             "--batch-size must be at most the size of the training set, 160, got 9999; with 16 an",
         ),
         (["train", "shd"], "name their folder by --data FOLDER or the environment"),
-        (["train", "--resume", "nowhere"], "nowhere is not the folder of a run"),
+        (["train", "--resume", "nowhere"], "nowhere has no run or sweep"),
         (["train", "randman", "--resume", "x"], "give only it"),
         (["sweep", "randman", "--sigma-u", "1:2"], "values must be like 0.1,0.3,1 or 0:1:5"),
         (["sweep", "randman", "--process", "1"], "need --distributed"),
-        (["sweep", "--resume", "nowhere"], "nowhere has no sweep; --out FOLDER begins a new one"),
+        (["sweep", "--resume", "nowhere"], "nowhere has no run or sweep"),
         (["sweep", "randman", "--depth", "1,1"], "--depth must have at least one value and none"),
-        (["results", "nowhere"], "nowhere has no results.csv and no results.json"),
+        (["results", "nowhere"], "nowhere has no run or sweep"),
         (["reproduce", "figure9"], "figure9"),
     ],
 )
@@ -398,25 +399,25 @@ def test_a_sweep_over_depth_and_rate_is_one_command_and_is_resumed_and_plotted(t
 def test_one_value_is_added_to_what_a_folder_sweeps(tmp_path, monkeypatch):
     base = Experiment.from_options("randman", model="csnn1", epochs=3)
     first = Sweep(base=base, over={"model": ("csnn1", "csnn3"), "sigma_u": (0.5, 1.0)}, seeds=1)
-    _sweep_folder.open_folder(tmp_path, first.config(), first.members())
+    _sweep_folder.open_folder(tmp_path, first.options(), first.members())
     seen = []
 
     def stop(sweep, *_, **__):
         seen.append(sweep)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("snnjax.experiments._sweep.run_sweep", stop)
+    monkeypatch.setattr("snnjax.experiments.run_sweep", stop)
     flags = ["--epochs", "3", "--model", "csnn7", "--sigma-u", "2", "--seeds", "1"]
     assert call(["sweep", "randman", *flags, "--resume", str(tmp_path)]) == 130
     assert seen[0].members() == [{"model": "csnn7", "sigma_u": 2.0, "seed": 0}]
-    _sweep.check(seen[0], tmp_path, resume=True)
+    _engine.check(seen[0], tmp_path, resume=True)
 
 
 def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("snnjax.training._run_folder.write_whole", full)
+    monkeypatch.setattr("snnjax.experiments._sweep_folder.write_whole", full)
     folder = tmp_path / "run"
     assert call(["train", "randman", *SMALL, "--out", str(folder)]) == 2
     err = capsys.readouterr().err

@@ -168,9 +168,9 @@ def test_commands_are_understood(path, tmp_path, monkeypatch):
         "Experiment.datasets",
         "load_run",
         "run_sweep",
-        "_load.load_experiment",
-        "_results.read",
+        "_sweep_folder.read",
         "_run.prepare",
+        "_sweep_folder.planned",
         "_sweep.load_sweep",
     ):
         monkeypatch.setattr(f"snnjax.experiments.{name}", understood, raising=False)

@@ -15,10 +15,11 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._tasks import MissingDataError
 
 if TYPE_CHECKING:
+    from snnjax.experiments._engine import run, run_sweep
     from snnjax.experiments._generated import generated
     from snnjax.experiments._load import load_run
-    from snnjax.experiments._run import Run, run
-    from snnjax.experiments._sweep import Execution, Sweep, SweepResult, run_sweep
+    from snnjax.experiments._run import Run
+    from snnjax.experiments._sweep import Execution, Sweep, SweepResult
 
 __all__ = [
     "Experiment",
@@ -34,10 +35,10 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "run": "_run",
+    "run": "_engine",
     "Run": "_run",
     "Sweep": "_sweep",
-    "run_sweep": "_sweep",
+    "run_sweep": "_engine",
     "SweepResult": "_sweep",
     "Execution": "_sweep",
     "load_run": "_load",

@@ -11,7 +11,6 @@ import numpy as np
 from rich.table import Table
 
 from snnjax import _check
-from snnjax.experiments._load import read_json
 from snnjax.experiments._rows import Row, is_number, values
 
 COLUMNS = {
@@ -23,31 +22,8 @@ COLUMNS = {
 }
 COLUMNS_NOTE = (
     "test %, final: after the last epoch; best: after the epoch with the best validation accuracy; "
-    "synops: synaptic operations of an inference, only of runs"
+    "synops: synaptic operations of an inference"
 )
-
-
-def read(folders: Sequence[Path]) -> list[Row]:
-    """Return the rows of the networks in each folder; of several folders, with their names.
-
-    Args:
-        folders: Folders of sweeps (results.csv) or of single runs (results.json).
-
-    Raises:
-        ValueError: A folder has no results, or the file is damaged.
-    """
-    rows: list[Row] = []
-    for folder in folders:
-        many, one = folder / "results.csv", folder / "results.json"
-        if not many.exists() and not one.exists():
-            needed = "name a folder of snnjax sweep or train"
-            raise ValueError(f"{folder} has no results.csv and no results.json; {needed}")
-        own: list[Row] = read_csv(many) if many.exists() else [read_json(one)]
-        if not own or "finite" not in own[0]:
-            raise ValueError(f"{folder} has no results of a finished sweep or run")
-        named = {"folder": folder.name} if len(folders) > 1 else {}
-        rows += [named | row for row in own]
-    return rows
 
 
 def read_csv(file: Path) -> list[Row]:

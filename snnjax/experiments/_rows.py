@@ -52,73 +52,52 @@ def values(rows: Rows, column: str) -> np.ndarray:
     return found[np.isfinite(found)]
 
 
-def numbers_of(member: Member, result: EnsembleResult, k: int) -> Any:
-    """Return all numbers of a member except its parameters, as arrays. `row_from` makes its row.
+def member_of(result: EnsembleResult, k: int) -> FitResult:
+    """Return the result of one member of an ensemble as that of `fit`.
+
+    Args:
+        result: The result of the ensemble.
+        k: Index of the member.
+    """
+    trained = range(int(result.epochs[k]) + 1)
+    at = lambda e: {name: float(values[k, e]) for name, values in result.history.items()}
+    tested = {
+        which: {name: float(values[k]) for name, values in metrics.items()}
+        for which, metrics in result.test.items()
+    }
+    final, best = jax.tree.map(lambda a: a[k], (result.final, result.best))
+    history = [{"epoch": e} | at(e) for e in trained]
+    return FitResult(final, best, int(result.best_epoch[k]), history, tested)
+
+
+def row_of(
+    member: Member, result: FitResult, *, finite: bool = True, more: Mapping[str, Any] | None = None
+) -> Row:
+    """Return the row of a trained network, which results.json and results.csv have.
+
+    The numbers are its values, accuracies (fractions), the first epoch with 90 % training accuracy
+    (NaN if there is none), and rates before and after training (Hz).
 
     Args:
         member: Its seed and its values.
-        result: The result of its wave.
-        k: Its index in the wave.
-    """
-    plain = lambda value: value if isinstance(value, numbers.Real) else shown(value)
-    arrays = {f"hyper.{name}": np.asarray(plain(value)) for name, value in member.items()}
-    arrays |= {f"result.{n}": getattr(result, n)[k] for n in ("best_epoch", "epochs", "finite")}
-    for which, metrics in result.test.items():
-        arrays |= {f"result.test_{name}_{which}": values[k] for name, values in metrics.items()}
-    arrays |= {f"history.{name}": values[k] for name, values in result.history.items()}
-    return arrays | {f"initial.{name}": values[k] for name, values in result.initial.items()}
-
-
-def of_one(result: FitResult, *, finite: bool = True) -> EnsembleResult:
-    """Return the result of one network as that of an ensemble with one member.
-
-    Args:
-        result: The result of `fit`.
+        result: The result of its training.
         finite: Whether its numbers stayed finite.
+        more: Numbers that are added at the end.
     """
-    rows = result.history
-    if not rows:  # the untrained network was not finite
-        rows = [{"train_accuracy": math.nan, "valid_accuracy": math.nan}]
-    test = result.test or {which: {"accuracy": math.nan} for which in ("final", "best")}
-    names = [name for name in rows[0] if name not in ("epoch", "seconds")]
-    history = {name: np.array([[row[name] for row in rows]]) for name in names}
-    lead = lambda tree: jax.tree.map(lambda a: np.asarray(a)[None], tree)
-    ends = lead(result.final), lead(result.best)
-    best_epoch, epochs, healthy, tested = lead((result.best_epoch, len(rows) - 1, finite, test))
-    return EnsembleResult(history, *ends, best_epoch, epochs, healthy, tested, {})
-
-
-def row_from(arrays: Mapping[str, np.ndarray]) -> Row:
-    """Return the row of a network, which results.csv and results.json have.
-
-    The numbers are its values, accuracies (fractions), the first epoch with 90 % training accuracy
-    (NaN if there is none), and rates before and after training (Hz). A member of an ensemble also
-    has for each layer before training the standard deviation of the membrane, sigma_u, and, from
-    the loss without bounds, the magnitudes of gradients, the backward gain, the agreement of both
-    halves of the batch, and the first update at the largest learning rate: its magnitude, and over
-    the weights, `step` (`snnjax.diagnostics`).
-
-    Args:
-        arrays: Its numbers, from `numbers_of`.
-    """
-    part = lambda prefix: {
-        name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)
-    }
-    hyper, result, history = part("hyper."), part("result."), part("history.")
-    done, best = int(result["epochs"]), int(result["best_epoch"])
-    layers = [n for n in history if n.startswith("rate_")]
-    layers.sort(key=lambda n: int(n.removeprefix("rate_")))
-    row = hyper | {name: result[name] for name in ("finite", "epochs", "best_epoch")}
-    row |= {f"{k}_accuracy": history[f"{k}_accuracy"][done] for k in ("train", "valid")}
-    row |= {"best_valid_accuracy": history["valid_accuracy"][best]}
-    row |= {f"test_accuracy_{k}": result[f"test_accuracy_{k}"] for k in ("final", "best")}
-    row |= {"epochs_to_90": epochs_to(0.9, history["train_accuracy"][: done + 1])}
-    row |= {f"initial_{n}": history[n][0] for n in layers}
-    row |= {f"final_{n}": result[f"test_{n}_final"] for n in layers}
-    row |= {f"initial_{name}": value for name, value in part("initial.").items()}
-    # always the same object math.nan, so that rows that are read twice are equal
-    values = {name: np.asarray(value).item() for name, value in row.items()}
-    return {name: math.nan if v != v else v for name, v in values.items()}
+    # without history, the untrained network was not finite
+    history = result.history or [{"train_accuracy": math.nan, "valid_accuracy": math.nan}]
+    first, last, best = history[0], history[-1], history[result.best_epoch]
+    tested = result.test or {k: {"accuracy": math.nan} for k in ("final", "best")}
+    rates = [name for name in first if name.startswith("rate_")]
+    row: Row = {n: v if isinstance(v, numbers.Real) else shown(v) for n, v in member.items()}
+    row |= {"finite": finite, "epochs": len(history) - 1, "best_epoch": result.best_epoch}
+    row |= {f"{k}_accuracy": last[f"{k}_accuracy"] for k in ("train", "valid")}
+    row |= {"best_valid_accuracy": best["valid_accuracy"]}
+    row |= {f"test_accuracy_{k}": tested[k]["accuracy"] for k in ("final", "best")}
+    row |= {"epochs_to_90": epochs_to(0.9, [one["train_accuracy"] for one in history])}
+    row |= {f"initial_{name}": first[name] for name in rates}
+    row |= {f"final_{name}": tested["final"][name] for name in rates}
+    return row | dict(more or {})
 
 
 def epochs_to(accuracy: float, by_epoch: Sequence[float] | np.ndarray) -> float:

@@ -1,8 +1,7 @@
-"""A single training run of an experiment: data, network, training, run folder."""
+"""Training of one network: data, network, training, files."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,16 +26,15 @@ from snnjax.experiments._data import (
     train_source,
 )
 from snnjax.experiments._experiment import Experiment
-from snnjax.experiments._load import as_json, differences, load_experiment
 from snnjax.experiments._options import options_of
-from snnjax.experiments._rows import Row, numbers_of, of_one, row_from
+from snnjax.experiments._rows import Member, Row, row_of
+from snnjax.experiments._sweep_folder import write_csv, write_json, write_member, write_params
 from snnjax.nn import Dalian, Sequential
-from snnjax.training._callbacks import Callback, FitState, Plan
+from snnjax.training._callbacks import Callback, FitState
 from snnjax.training._callbacks import Row as EpochRow
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._objective import Objective
-from snnjax.training._run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +87,11 @@ def prepare(experiment: Experiment, datasets: Splits | None = None) -> Prepared:
     Raises:
         ValueError: As in `load`, or a layer cannot reach its target on these data.
     """
-    data = load(experiment, datasets)
+    return initialized(experiment, load(experiment, datasets))
+
+
+def initialized(experiment: Experiment, data: Data) -> Prepared:
+    """Return `prepare` for data that are loaded."""
     network = build_network(experiment, data.inputs)
     weights = experiment.start.weights
     if experiment.start.from_data:
@@ -106,62 +108,6 @@ def prepare(experiment: Experiment, datasets: Splits | None = None) -> Prepared:
                 "choose another target"
             )
     return Prepared(experiment, network, data)
-
-
-def run(
-    experiment: Experiment,
-    folder: Path | None = None,
-    *,
-    resume: bool = False,
-    datasets: Splits | None = None,
-    callbacks: Sequence[Callback | Callable[[EpochRow], Any]] = (),
-) -> Run:
-    """Train the network of an experiment.
-
-    Args:
-        experiment: The experiment.
-        folder: A new or empty folder for config.json, metrics.csv, results.json, parameters,
-            checkpoints and figures. None: write nothing.
-        resume: Continue the run in `folder` from its last checkpoint.
-        datasets: Training, validation and test set: three `EventDataset`s or `ImageDataset`s, the
-            first may be a `Stream`. None: those of the task. Pass them to load the data only once
-            for many seeds.
-        callbacks: As in `snnjax.training.fit`. There is no progress bar unless it is one of them.
-
-    Returns:
-        The trained network, the result of training, and a summary.
-
-    Raises:
-        FileExistsError: `folder` is not empty, and `resume` is False.
-        ValueError: The data or an option cannot be used, or `folder` has another experiment.
-        TrainingDivergedError: As in `fit`. The available results are written to the folder first.
-        TrainingInterrupted: As in `fit`. The available results are written to the folder first.
-    """
-    if folder is not None:
-        check_folder(folder, experiment, resume=resume)
-    prepared = prepare(experiment, datasets)
-    out = None if folder is None else _opened(folder, experiment)
-    keep = [] if out is None else [_Rows(out)]
-    checkpoints = None if out is None else out.path / CHECKPOINTS
-    every = max(1, experiment.training.epochs // 20)
-    begin = time.perf_counter()
-    try:
-        result = train_alone(prepared, [*keep, *callbacks], checkpoints=checkpoints, every=every)
-    except (TrainingDivergedError, TrainingInterrupted) as error:
-        if out is not None:
-            out.write_params("final", error.result.final)
-            out.write_params("best", error.result.best)
-            epochs = len(error.result.history) - 1
-            out.write_json("results", {"stopped": str(error), "epochs": epochs})
-        raise
-    summary = row_from(numbers_of({"seed": experiment.seed}, of_one(result), 0))
-    summary |= {"seconds": time.perf_counter() - begin, "nu": prepared.data.inputs.nu}
-    test = prepared.data.splits.test
-    summary |= costs(prepared.network, *test.batch(spread(test, COUNTED)))._asdict()
-    if out is not None:
-        write_outputs(out, prepared, result, summary)
-        shutil.rmtree(out.path / CHECKPOINTS)
-    return Run(prepared.network, result, summary)
 
 
 def train_alone(
@@ -202,67 +148,85 @@ def train_alone(
 
 COUNTED = 64
 """Number of test samples whose spikes and synaptic operations are counted after training."""
-CHECKPOINTS = "checkpoints"
-"""Name of the folder with the state of an unfinished run."""
 
 
-def check_folder(folder: Path, experiment: Experiment, *, resume: bool) -> None:
-    """Check that a run folder is new, or belongs to the same experiment. Nothing is written.
-
-    Raises:
-        FileExistsError, NotADirectoryError: The folder is not empty, and `resume` is False.
-        ValueError: There is nothing to resume, or the folder has another experiment.
-    """
-    if not resume:
-        return RunFolder.check_new(folder)
-    saved, own = load_experiment(folder).options(), experiment.options()
-    if different := differences(saved, dict.fromkeys(saved) | own):
-        raise ValueError(f"{folder} has a run with other options; these differ: {different}")
-    if (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists():
-        raise ValueError(f"the run in {folder} is finished; name another folder for a new run")
-
-
-class _Rows(Callback):
-    """Writes metrics.csv, beginning with the rows before the checkpoint that a run resumes from."""
-
-    def __init__(self, out: RunFolder) -> None:
-        self.out = out
-
-    def start(self, plan: Plan) -> None:
-        for row in plan.history:
-            self.out.append(row)
-
-    def epoch_end(self, row: EpochRow, state: FitState) -> None:
-        self.out.append(row)
-
-
-def _opened(folder: Path, experiment: Experiment) -> RunFolder:
-    """Return the run folder, with config.json and without metrics.csv."""
-    folder.mkdir(parents=True, exist_ok=True)
-    out = RunFolder.existing(folder)
-    out.write_json("config", as_json(experiment))
-    (folder / "metrics.csv").unlink(missing_ok=True)
-    return out
-
-
-def write_outputs(folder: RunFolder, prepared: Prepared, result: FitResult, summary: Row) -> None:
-    """Write the parameters, results.json and the two figures.
+def run_alone(
+    prepared: Prepared,
+    member: Member,
+    callbacks: Sequence[Callback | Callable[[EpochRow], Any]],
+    *,
+    place: Path | None = None,
+    checkpoints: Path | None = None,
+    every: int = 1,
+    figures: bool = True,
+) -> Run:
+    """Train one network with `fit`, and write its files.
 
     Args:
-        folder: The run folder.
-        prepared: The run. Its network is trained.
-        result: The result of `fit`.
-        summary: Its row.
+        prepared: The experiment, its network and its data.
+        member: Its values in a sweep.
+        callbacks: As in `fit`.
+        place: Folder for its files. None: write nothing.
+        checkpoints: As in `train_alone`.
+        every: As in `train_alone`.
+        figures: Whether figures are drawn, too.
+
+    Raises:
+        TrainingDivergedError: As in `fit`. The files have the results so far.
+        TrainingInterrupted: As in `fit`. The files have the results so far.
     """
+    begin, diverged = time.perf_counter(), None
+    own = [] if place is None else [_Metrics(place)]
+    try:
+        result = train_alone(prepared, [*own, *callbacks], checkpoints=checkpoints, every=every)
+    except TrainingDivergedError as error:
+        result, diverged = error.result, error
+    except TrainingInterrupted as error:
+        if place is not None:
+            write_params(place, error.result)
+            epochs = len(error.result.history) - 1
+            write_json(place / "results.json", {"stopped": str(error), "epochs": epochs})
+        raise
+    experiment, network, data = prepared
+    more: Row = {"nu": data.inputs.nu, "seconds": time.perf_counter() - begin}
+    test = data.splits.test
+    more |= costs(network, *test.batch(spread(test, COUNTED)))._asdict()
+    if diverged is not None:
+        more["stopped"] = str(diverged)
+    values = member | {"seed": experiment.seed}
+    done = Run(network, result, row_of(values, result, finite=diverged is None, more=more))
+    if place is not None:
+        if figures and diverged is None:
+            _draw(place, prepared, result)
+        write_member(place, result, done.summary)
+    if diverged is not None:
+        raise diverged
+    return done
+
+
+class _Metrics(Callback):
+    """Writes metrics.csv during training."""
+
+    def __init__(self, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        self.file, self.begun = place / "metrics.csv", False
+
+    def epoch_end(self, row: EpochRow, state: FitState) -> None:
+        if not self.begun:  # with the rows before the checkpoint from which training continues
+            write_csv(state.history, self.file)
+            self.begun = True
+            return
+        with self.file.open("a") as file:
+            file.write(",".join(map(str, row.values())) + "\n")
+
+
+def _draw(place: Path, prepared: Prepared, result: FitResult) -> None:
     from snnjax import plotting
 
-    folder.write_params("final", result.final)
-    folder.write_params("best", result.best)
-    folder.write_json("results", summary)
-    plotting.save(plotting.learning_curves(result.history), folder.path / "learning_curves.png")
+    plotting.save(plotting.learning_curves(result.history), place / "learning_curves.png")
     experiment, network, data = prepared
     shown = activity_figure(experiment, network, data.splits.test, samples=4)
-    plotting.save(shown, folder.path / "activity.png")
+    plotting.save(shown, place / "activity.png")
 
 
 def activity_figure(

@@ -1,14 +1,19 @@
 r"""The files of a sweep, and the order of writing that makes a sweep safe to interrupt.
 
-    FOLDER/config.json      options of the base experiment and of the sweep, without the seed; the
-                            swept options apart, as `base`
-    FOLDER/plan.json        every member that was ever requested
-    FOLDER/members/ID.npz   a finished member: history, results and parameters. ID lists its seed
-                            and its values, "seed=0,sigma_u=0.5"
+A run is a sweep with one member.
+
+    FOLDER/config.json      options of the base experiment and of the sweep, and `members`: the
+                            values of every member that was ever requested
+    FOLDER/members/ID/      the files of a member. ID lists its seed and its values,
+                            "seed=0,sigma_u=0.5". Those of a run are in FOLDER
+        metrics.csv         one row per epoch
+        final.npz, best.npz parameters
+        results.json        its row of results.csv; a member with it is finished
+        learning_curves.png, activity.png    figures of members that train alone, like a run
     FOLDER/waves/K/         an unfinished wave, members that train together: wave.json, and a
                             checkpoint after every few epochs, written by orbax
-    FOLDER/results.csv      one row per member: its values, accuracies, rates, and the probe before
-                            training
+    FOLDER/results.csv      one row per member: its values, accuracies, rates, costs, and the probe
+                            before training
     FOLDER/sweep.png        for one swept number curves, mean and range over seeds; for two, heat
                             maps, mean over seeds
 
@@ -25,103 +30,154 @@ import io
 import json
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
+from snnjax import __version__
 from snnjax._files import write_whole
-from snnjax.experiments._load import read_json
 from snnjax.experiments._results import swept
-from snnjax.experiments._rows import Member, Row, is_number, numbers_of, row_from, shown
-from snnjax.training._ensemble import EnsembleResult
-from snnjax.training._params import flatten_params
+from snnjax.experiments._rows import Member, Row, Rows, is_number, shown
+from snnjax.training._fit import FitResult
+from snnjax.training._params import encode_params
 
 FIGURE = "sweep.png"
 
 
-def member_file(folder: Path, member: Mapping[str, Any]) -> Path:
-    """Return the file of a finished member of the sweep in `folder`."""
+def member_folder(folder: Path, member: Mapping[str, Any]) -> Path:
+    """Return the folder of a member of the sweep in `folder`."""
     name = ",".join(f"{name}={shown(value)}" for name, value in sorted(member.items()))
-    return folder / "members" / f"{name.replace('/', '_')}.npz"
+    return folder / "members" / name.replace("/", "_") if member else folder
+
+
+def row_in(place: Path) -> Row | None:
+    """Return the row of a member, or None if it is not finished.
+
+    Args:
+        place: The folder of the member.
+
+    Raises:
+        ValueError: Its results.json is damaged. The message names it.
+    """
+    if not (file := place / "results.json").exists():
+        return None
+    row = read_json(file, hint="; remove it to train the network again")
+    return row if "finite" in row else None
 
 
 def finished(folder: Path, members: Sequence[Member]) -> list[Member]:
     """Return the members that have been trained."""
-    return [member for member in members if member_file(folder, member).exists()]
-
-
-_OWN = (".lock", "members", "plan.json", ".plan.json.tmp", ".config.json.tmp")
-"""Files left by a sweep that was killed before it had trained anything. The folder can be
-reused."""
+    return [member for member in members if row_in(member_folder(folder, member)) is not None]
 
 
 def has_sweep(folder: Path, *, resume: bool) -> bool:
-    """Return whether a folder has a sweep to continue, or is new. Nothing is written.
+    """Return whether a folder has a run or a sweep, or is new. Nothing is written.
 
     Args:
         folder: The folder.
-        resume: Whether a sweep in the folder is to be continued.
+        resume: Whether what the folder has is to be continued.
 
     Raises:
-        FileExistsError: The folder is not empty and has no sweep, or it has one and `resume` is
-            False.
+        FileExistsError: The folder is not empty and has none, or it has one and `resume` is False.
     """
     if not (folder / "config.json").exists():
+        # these are left by a process that was killed before it had trained anything
+        own = (".lock", ".config.json.tmp")
         if folder.exists() and (
-            not folder.is_dir() or any(p.name not in _OWN for p in folder.iterdir())
+            not folder.is_dir() or any(p.name not in own for p in folder.iterdir())
         ):
             raise FileExistsError(
-                f"sweep folder {folder} is not an empty folder and has no sweep; name another one"
+                f"{folder} is not an empty folder and has no run or sweep; name another folder"
             )
         return False
     if not resume:
         raise FileExistsError(
-            f"sweep folder {folder} has a sweep; continue it with resume (--resume), or name "
-            "another folder"
+            f"{folder} has a run or a sweep; continue it with resume (--resume), or name another "
+            "folder"
         )
     return True
 
 
 def open_folder(folder: Path, config: dict[str, Any], members: Sequence[Member]) -> list[Member]:
-    """Write new parts of the plan and of the configuration. Return all members of the plan.
+    """Write config.json, if something in it is new. Return all members of the sweep.
 
     Args:
         folder: The folder of the sweep.
-        config: Content of config.json.
+        config: Its content for a new sweep, except the members.
         members: The requested members.
 
     Raises:
-        ValueError: A file is damaged.
+        ValueError: The file is damaged.
     """
-    (folder / "members").mkdir(exist_ok=True)
-    new = not (folder / "config.json").exists()
-    union = list(members) if new else members_of(folder, members)
+    new, union = not (folder / "config.json").exists(), members_of(folder, members)
+    versions = {"versions": {"snnjax": __version__, "jax": jax.__version__}}
+    saved = config | versions if new else read_config(folder)
     if new or union != planned(folder):
-        write_whole(folder / "plan.json", json.dumps(union).encode())
-    if new:  # last: a folder with this file has a sweep
-        write_whole(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_json(folder / "config.json", saved | {"members": union})
     return union
 
 
 def members_of(folder: Path, more: Sequence[Member]) -> list[Member]:
-    """Return all members of the plan, and those of `more` that it does not have."""
-    plan = planned(folder)
+    """Return all members in the folder's config.json, and those of `more` that it does not have."""
+    plan = planned(folder) if (folder / "config.json").exists() else []
     return plan + [m for m in more if m not in plan]
 
 
 def planned(folder: Path) -> list[Member]:
-    """Return all members of the plan, or an empty list if there is none."""
-    file = folder / "plan.json"
-    return [_member(m) for m in read_json(file)] if file.exists() else []
+    """Return all members of the sweep in `folder`. Errors are those of `read_config`."""
+    return [_member(m) for m in read_config(folder)["members"]]
 
 
 def _member(saved: Mapping[str, Any]) -> Member:
     """Return a member as it was before JSON turned its tuples into lists."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of config.json.
+
+    Args:
+        folder: The folder of a run or a sweep.
+
+    Raises:
+        FileNotFoundError: The folder has no such file.
+        ValueError: The file is damaged, or of an earlier version.
+    """
+    if not (file := Path(folder) / "config.json").exists():
+        raise FileNotFoundError(f"{folder} has no run or sweep: it has no config.json")
+    content = read_json(file)
+    if not isinstance(content.get("task"), str):
+        raise ValueError(f"{file} must have the options of an experiment, with a task")
+    members = content.get("members")
+    if not (isinstance(members, list) and members and all(isinstance(m, dict) for m in members)):
+        raise ValueError(
+            f"{file} has no list of members: it is damaged, or from an earlier version of snnjax, "
+            "whose folders cannot be read; begin a new one"
+        )
+    return content
+
+
+def read_json(file: Path, *, hint: str = "") -> dict[str, Any]:
+    """Return the content of a JSON file, a dict, or raise a ValueError that names it.
+
+    Args:
+        file: The file.
+        hint: What to do if it is damaged.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a JSON file: {error}{hint}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must have names and values, got {content!r:.40}{hint}")
+    return content
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file."""
+    write_whole(file, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 @contextlib.contextmanager
@@ -137,8 +193,7 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(
-                f"another process trains in the sweep folder {folder}; wait for it, or name "
-                "another folder"
+                f"another process trains in {folder}; wait for it, or name another folder"
             ) from None
         yield
 
@@ -165,7 +220,7 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
         for first in range(0, len(waiting), size):
             wave = folder / "waves" / f"{number:04d}"
             wave.mkdir(parents=True, exist_ok=True)
-            write_whole(wave / "wave.json", json.dumps(waiting[first : first + size]).encode())
+            write_json(wave / "wave.json", {"members": waiting[first : first + size]})
             number += 1
 
 
@@ -176,7 +231,7 @@ def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
     for file in files:
         if file.parent.suffix != ".done":
             with contextlib.suppress(FileNotFoundError):  # another process has just finished it
-                waves.append((file.parent, [_member(m) for m in read_json(file)]))
+                waves.append((file.parent, [_member(m) for m in read_json(file)["members"]]))
     return waves
 
 
@@ -207,66 +262,74 @@ def close_wave(wave: Path) -> None:
     done = wave.with_suffix(".done")
     os.replace(wave, done)
     shutil.rmtree(done)
+    with contextlib.suppress(OSError):  # other waves are left
+        wave.parent.rmdir()
 
 
-def write_member(file: Path, member: Member, result: EnsembleResult, k: int) -> None:
-    """Write values, history, results and parameters of one member to one file.
+def write_params(place: Path, result: FitResult) -> None:
+    """Write final.npz and best.npz to the folder of a member."""
+    for name, params in (("final", result.final), ("best", result.best)):
+        write_whole(place / f"{name}.npz", encode_params(params, ".npz"))
+
+
+def write_member(place: Path, result: FitResult, row: Row) -> None:
+    """Write the files of a finished member, results.json at the end.
 
     Args:
-        file: The file of the member.
-        member: Its seed and its values.
-        result: The result of its wave.
-        k: Its index in the wave.
+        place: The folder of the member.
+        result: The result of its training.
+        row: Its row.
     """
-    arrays = numbers_of(member, result, k)
-    for which, params in (("final", result.final), ("best", result.best)):
-        arrays |= {f"{which}.{name}": a[k] for name, a in flatten_params(params).items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_whole(file, buffer.getvalue())
+    place.mkdir(parents=True, exist_ok=True)
+    write_csv(result.history, place / "metrics.csv")
+    write_params(place, result)
+    write_json(place / "results.json", row)
 
 
-def row_of(file: Path) -> Row:
-    """Return a finished member as a row of results.csv.
+def rows_in(folder: Path, members: Sequence[Member]) -> list[Row]:
+    """Return the rows of all finished members.
 
     Args:
-        file: The file of the member.
+        folder: The folder of the sweep.
+        members: The members, in the order of the rows.
+    """
+    rows = (row_in(member_folder(folder, member)) for member in members)
+    return [row for row in rows if row is not None]
+
+
+def read(folders: Sequence[Path]) -> list[Row]:
+    """Return the rows of the networks in each folder; of several folders, with their names.
+
+    Args:
+        folders: Folders of runs and sweeps.
 
     Raises:
-        ValueError: The file is damaged. The message names it.
+        FileNotFoundError, ValueError: A folder has no results, or a file is damaged.
     """
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            names = [n for n in archive.files if n.partition(".")[0] not in ("final", "best")]
-            return row_from({name: archive[name] for name in names})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{file} is not a readable member of a sweep: {error}; remove it to train the member "
-            "again"
-        ) from None
+    rows: list[Row] = []
+    for folder in folders:
+        if not (own := rows_in(folder, planned(folder))):
+            raise ValueError(f"{folder} has no finished network")
+        named = {"folder": folder.name} if len(folders) > 1 else {}
+        rows += [named | row for row in own]
+    return rows
 
 
-def write_results(
-    folder: Path, members: Sequence[Member], *, figure: bool = True, write: bool = True
-) -> list[Row]:
-    """Write results.csv and the figure for the finished members, and return the rows.
+def write_results(folder: Path, members: Sequence[Member], *, figure: bool = True) -> None:
+    """Write results.csv and the figure for the finished members.
 
     Args:
         folder: The folder of the sweep.
         members: The members, in the order of the rows.
         figure: If True, draw sweep.png.
-        write: If False, write nothing.
     """
-    rows = [row_of(member_file(folder, member)) for member in finished(folder, members)]
-    if not rows or not write:
-        return rows
-    write_csv(rows, folder / "results.csv")
-    if figure:
-        draw(rows, folder / FIGURE)
-    return rows
+    if rows := rows_in(folder, members):
+        write_csv(rows, folder / "results.csv")
+        if figure:
+            draw(rows, folder / FIGURE)
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+def write_csv(rows: Rows, file: Path) -> None:
     """Write rows to a CSV file. Columns that a row lacks, as in a smaller network, stay empty."""
     text = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)
@@ -276,7 +339,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     write_whole(file, text.getvalue().encode())
 
 
-def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
+def draw(rows: Rows, file: Path) -> bool:
     """Draw the figure of a sweep over one or two parameters.
 
     Args:
@@ -301,7 +364,7 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> bool:
     return True
 
 
-def varied_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def varied_in(rows: Rows) -> list[str]:
     """Return the swept options that differ between rows of results.csv, without the seed.
 
     >>> row = {"seed": 0, "mu_u": 0.0, "finite": True}

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from snnjax import __version__
 from snnjax._files import write_whole
+from snnjax.experiments._engine import Watch
 from snnjax.experiments._rows import Member
-from snnjax.experiments._sweep import Watch
 from snnjax.experiments._sweep_folder import write_csv
 from snnjax.reproduce import _report
 from snnjax.reproduce._settings import Preset

@@ -17,20 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from flax import nnx
-
 from snnjax.datasets import Splits
-from snnjax.experiments import Execution, Sweep, run_sweep
-from snnjax.experiments._build import build_network
-from snnjax.experiments._data import load
+from snnjax.experiments import Execution, Sweep, load_run, run_sweep
+from snnjax.experiments._engine import Watch
 from snnjax.experiments._rows import Member
 from snnjax.experiments._run import activity_figure
-from snnjax.experiments._sweep import Watch
-from snnjax.experiments._sweep_folder import member_file
+from snnjax.experiments._sweep_folder import finished, member_folder
 from snnjax.reproduce._data import Source, datasets
 from snnjax.reproduce._statements import Row
-from snnjax.training._params import unflatten_params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +62,8 @@ class Arm:
 
     def settings(self) -> Content:
         """Return everything that determines the numbers. Folders of data are left out."""
-        ignored = ("data", "versions")
-        options = {k: v for k, v in self.sweep.identity().items() if k not in ignored}
+        ignored = ("data", "seed", *self.sweep.over)
+        options = {k: v for k, v in self.sweep.options().items() if k not in ignored}
         own = {"experiment": options, "members": self.sweep.members(), "source": self.source}
         return _plain(own)
 
@@ -81,8 +75,8 @@ class Arm:
 
     def trained(self, root: Path) -> bool:
         """Return whether its sweep has trained all networks."""
-        file = self.folder(root) / "results.csv"
-        return file.exists() and len(file.read_text().splitlines()) == 1 + self.size()[0]
+        members = self.sweep.members()
+        return finished(self.folder(root), members) == members
 
     def datasets(self) -> Splits:
         """Return its three sets."""
@@ -112,12 +106,10 @@ class Arm:
         Raises:
             FileNotFoundError: The network has not been trained.
         """
-        experiment = self.sweep.experiment(member)
-        data = load(experiment, datasets(experiment, self.source))
-        network = build_network(experiment, data.inputs)
-        with np.load(member_file(self.folder(root), member), allow_pickle=False) as saved:
-            final = {n.removeprefix("final."): saved[n] for n in saved if n.startswith("final.")}
-        nnx.update(network, unflatten_params(nnx.state(network, nnx.Param), final))
+        sets = datasets(self.sweep.experiment(member), self.source)
+        experiment, network, data = load_run(
+            member_folder(self.folder(root), member), datasets=sets
+        )
         return activity_figure(experiment, network, data.splits.test, samples=2)
 
 

@@ -16,12 +16,12 @@ SMALL = [
 ]
 COMMAND = [sys.executable, "-c", "from snnjax._cli import main; main()"]
 FAILING = """
-from snnjax.experiments import _sweep
+from snnjax.experiments import _engine
 
-def fail(*_):
+def fail(*_, **__):
     raise MemoryError("here")
 
-_sweep._train_together = fail
+_engine.train_together = fail
 from snnjax._cli import main; main()
 """
 

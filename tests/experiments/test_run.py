@@ -135,8 +135,10 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
     finished = run(SMALL, folder)
     names = {p.name for p in folder.iterdir()}
     assert names == {
+        ".lock",
         "config.json",
         "metrics.csv",
+        "results.csv",
         "results.json",
         "final.npz",
         "best.npz",
@@ -145,7 +147,8 @@ def test_run_folder_is_complete_and_consistent(tmp_path):
     }
     saved = json.loads((folder / "config.json").read_text())
     assert saved.pop("versions").keys() == {"snnjax", "jax"}
-    assert saved == SMALL.options() | {"hidden": [24]}
+    of_sweep = {"members": [{}], "patience": None, "order": "member"}
+    assert saved == SMALL.options() | {"hidden": [24]} | of_sweep
     assert (saved["task"], saved["epochs"], saved["nu"]) == ("randman", 3, None)
     with (folder / "metrics.csv").open() as f:
         rows = list(csv.DictReader(f))
@@ -178,7 +181,9 @@ def test_divergence_is_written_down(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="not finite at epoch 1"):
         run(SMALL.replace(upper_strength=3e38, upper_rate=0.0), folder)
-    assert "not finite at epoch 1" in json.loads((folder / "results.json").read_text())["stopped"]
+    results = json.loads((folder / "results.json").read_text())
+    assert "not finite at epoch 1" in results["stopped"]
+    assert (results["finite"], results["epochs"]) == (False, 0)
     with np.load(folder / "final.npz") as archive:
         assert all(np.isfinite(archive[name]).all() for name in archive.files)
 
@@ -328,9 +333,9 @@ def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(experiment, folder, callbacks=[interrupt])
     assert "stopped" in json.loads((folder / "results.json").read_text())
-    with pytest.raises(FileExistsError, match="is not empty"):
+    with pytest.raises(FileExistsError, match="has a run or a sweep; continue it with resume"):
         run(experiment, folder)
-    match = r"other options; these differ: tau_mem \(0.02, got 0.03\), epochs"
+    match = r"has another experiment; it differs in tau_mem \(0.02, got 0.03\), epochs"
     with pytest.raises(ValueError, match=match):
         run(experiment.replace(epochs=3, tau_mem=0.03), folder, resume=True)
     resumed = run(experiment, folder, resume=True)
@@ -345,6 +350,8 @@ def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
         with (tmp_path / name / "metrics.csv").open() as f:
             rows = list(csv.DictReader(f))
         results = json.loads((tmp_path / name / "results.json").read_text())
+        with (tmp_path / name / "results.csv").open() as f:
+            assert [row.keys() for row in csv.DictReader(f)] == [results.keys()]
         for content in (results, *rows):
             del content["seconds"]
         files[name] = ((tmp_path / name / "config.json").read_text(), results, rows)

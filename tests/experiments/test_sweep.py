@@ -13,8 +13,18 @@ from benchmarks import kill_sweep
 from snnjax._flags import parse_values
 from snnjax.datasets import Augmented, DeviceEvents, randman
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.experiments import Execution, Experiment, Sweep, _sweep, _sweep_folder, run_sweep
+from snnjax.experiments import (
+    Execution,
+    Experiment,
+    Sweep,
+    _engine,
+    _group,
+    _sweep,
+    _sweep_folder,
+    run_sweep,
+)
 from snnjax.experiments._data import plain
+from snnjax.experiments._results import read_csv
 
 BASE = Experiment.from_options(
     "randman",
@@ -67,19 +77,18 @@ def test_results_have_a_row_a_member(whole):
     assert max(r["initial_rate_1"] for r in whole.rows[:2]) < min(
         r["initial_rate_1"] for r in whole.rows[2:]
     )
-    assert not list((whole.folder / "waves").iterdir())
+    assert not (whole.folder / "waves").exists()
     # smaller weights: a smaller membrane; the gradient of every member was measured
     assert max(r["initial_sigma_u_1"] for r in whole.rows[:2]) < min(
         r["initial_sigma_u_1"] for r in whole.rows[2:]
     )
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
     for row in whole.rows:
-        with np.load(
-            _sweep_folder.member_file(
-                whole.folder, {name: row[name] for name in ("sigma_u", "seed")}
-            )
-        ) as member:
-            reached = member["history.train_accuracy"] >= 0.9
+        member = {name: row[name] for name in ("sigma_u", "seed")}
+        history = read_csv(_sweep_folder.member_folder(whole.folder, member) / "metrics.csv")
+        assert [epoch["epoch"] for epoch in history] == [0, 1, 2, 3]
+        assert history[-1]["valid_accuracy"] == row["valid_accuracy"]
+        reached = np.array([epoch["train_accuracy"] for epoch in history]) >= 0.9
         assert (
             row["epochs_to_90"] == reached.argmax()
             if reached.any()
@@ -156,7 +165,7 @@ def test_choices_layers_and_none_are_swept(tmp_path):
         for hidden in ("8", "6x4")
         for tau in ("None", 0.1)
     ]
-    assert (tmp_path / "sweep/members/hidden=6x4,init=lsuv,seed=0,tau_readout=None.npz").exists()
+    assert (tmp_path / "sweep/members/hidden=6x4,init=lsuv,seed=0,tau_readout=None").is_dir()
     again = run_sweep(sweep, tmp_path / "sweep", figure=False, resume=True)
     assert again.rows == rows
 
@@ -164,14 +173,14 @@ def test_choices_layers_and_none_are_swept(tmp_path):
 @pytest.mark.slow
 def test_finished_members_are_never_trained_again(whole, monkeypatch):
     trained = []
-    original = _sweep.fit_ensemble
+    original = _group.fit_ensemble
 
     def spy(program, members, *args, **options):
         trained.append({name: values.tolist() for name, values in members.items()})
         return original(program, members, *args, **options)
 
-    monkeypatch.setattr(_sweep, "fit_ensemble", spy)
-    before = {p.name: p.read_bytes() for p in (whole.folder / "members").iterdir()}
+    monkeypatch.setattr(_group, "fit_ensemble", spy)
+    before = {p: p.read_bytes() for p in (whole.folder / "members").glob("*/*")}
     again = run_sweep(SWEEP, whole.folder, execution=TWO, resume=True)
     assert trained == []
     assert again.rows == whole.rows
@@ -183,15 +192,14 @@ def test_finished_members_are_never_trained_again(whole, monkeypatch):
     assert [(r["sigma_u"], r["seed"]) for r in more.rows[4:]] == [(0.5, 2)]
     with (whole.folder / "results.csv").open() as f:
         assert len(list(csv.DictReader(f))) == 5
-    assert {
-        p.name: p.read_bytes() for p in (whole.folder / "members").iterdir() if p.name in before
-    } == before
+    assert len(before) == 16
+    assert {p: p.read_bytes() for p in before} == before
 
 
 def test_one_process_at_a_time(tmp_path):
     with (
         _sweep_folder.alone(tmp_path),
-        pytest.raises(BlockingIOError, match="another process trains in the sweep folder"),
+        pytest.raises(BlockingIOError, match="another process trains in"),
     ):
         run_sweep(SWEEP, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
@@ -217,7 +225,7 @@ def test_a_wave_goes_on_on_other_devices(whole, tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
     members = sweep.members()[:2]  # those of `whole`
-    done = [_sweep_folder.row_of(_sweep_folder.member_file(tmp_path / "cut", m)) for m in members]
+    done = _sweep_folder.rows_in(tmp_path / "cut", members)
     for a, b in zip(done, whole.rows[:2], strict=True):
         assert a["test_accuracy_final"] == b["test_accuracy_final"]
         assert a["final_rate_1"] == pytest.approx(b["final_rate_1"], rel=1e-3)
@@ -267,16 +275,16 @@ def test_values_may_be_numpy_numbers_lists_and_paths(tmp_path):
 
 
 def test_folder_errors(whole, tmp_path):
-    with pytest.raises(FileExistsError, match="has a sweep; continue it with resume"):
+    with pytest.raises(FileExistsError, match="has a run or a sweep; continue it with resume"):
         run_sweep(SWEEP, whole.folder)
     other = dataclasses.replace(SWEEP, base=BASE.replace(hidden=(21,)))
     with pytest.raises(
         ValueError,
-        match=r"has a sweep of another experiment; it differs in hidden \(\[20\], got \[21\]\)",
+        match=r"has another experiment; it differs in hidden \(\[20\], got \[21\]\)",
     ):
         run_sweep(other, whole.folder, resume=True)
     (tmp_path / "precious.txt").write_text("thesis")
-    with pytest.raises(FileExistsError, match="is not an empty folder and has no sweep"):
+    with pytest.raises(FileExistsError, match="is not an empty folder and has no run or sweep"):
         run_sweep(SWEEP, tmp_path, resume=True)
     with pytest.raises(
         ValueError, match=r"has a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
@@ -286,13 +294,11 @@ def test_folder_errors(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run_sweep(nowhere, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious.txt"]
-    damaged = whole.folder / "members" / "seed=0,sigma_u=0.5.npz"
+    damaged = whole.folder / "members" / "seed=0,sigma_u=0.5" / "results.json"
     content = damaged.read_bytes()
     try:
         damaged.write_bytes(content[: len(content) // 2])
-        with pytest.raises(
-            ValueError, match=r"seed=0,sigma_u=0.5.npz is not a readable member of a sweep"
-        ):
+        with pytest.raises(ValueError, match=r"seed=0,sigma_u=0.5/results.json is .*; remove it"):
             run_sweep(SWEEP, whole.folder, resume=True)
     finally:
         damaged.write_bytes(content)
@@ -323,7 +329,6 @@ def test_killed_at_random_moments_it_ends_the_same():
 def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
     folder = tmp_path / "sweep"
     shutil.copytree(whole.folder, folder)
-    assert "sigma_u" not in json.loads((folder / "config.json").read_text())
     other = dataclasses.replace(SWEEP, base=BASE.replace(sigma_u=9.0))
     rows = run_sweep(other, folder, resume=True, figure=False, execution=TWO).rows
     assert [row for row in rows if row in whole.rows] == whole.rows
@@ -343,10 +348,9 @@ def test_the_value_that_every_member_replaces_does_not_count(whole, tmp_path):
 )
 def test_a_sweep_is_loaded_whatever_its_first_member_is(tmp_path, base, over):
     sweep = Sweep(base=base, over=over, seeds=2)
-    _sweep_folder.open_folder(tmp_path, sweep.config(), sweep.members())
+    _sweep_folder.open_folder(tmp_path, sweep.options(), sweep.members())
     loaded = _sweep.load_sweep(tmp_path)
-    assert loaded.identity() == sweep.identity()
-    for member in sweep.members():
+        for member in sweep.members():
         assert loaded.experiment(member) == sweep.experiment(member)
     # all members of the plan are left to be trained, not only that of `loaded`
     assert _sweep_folder.members_of(tmp_path, loaded.members()) == sweep.members()
@@ -362,25 +366,25 @@ def test_a_sweep_is_loaded_whatever_its_first_member_is(tmp_path, base, over):
 def test_a_sweep_is_continued_with_another_first_value(tmp_path, base, over):
     """Two sweeps are the same if all members of both have the same experiments."""
     first = Sweep(base=base, over=over, seeds=1)
-    _sweep_folder.open_folder(tmp_path, first.config(), first.members())
+    _sweep_folder.open_folder(tmp_path, first.options(), first.members())
     ((name, values),) = over.items()
     turned = base.replace(**{name: values[-1]})
     other = Sweep(base=turned, over={name: values[::-1]}, seeds=2)
-    _sweep.check(other, tmp_path, resume=True)
+    _engine.check(other, tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"it differs in tau_mem \(0.02, got 0.03\)"):
-        _sweep.check(
+        _engine.check(
             dataclasses.replace(other, base=turned.replace(tau_mem=0.03)), tmp_path, resume=True
         )
     with pytest.raises(ValueError, match=r"it differs in patience \(None, got 3\)"):
-        _sweep.check(dataclasses.replace(other, patience=3), tmp_path, resume=True)
+        _engine.check(dataclasses.replace(other, patience=3), tmp_path, resume=True)
 
 
 def test_a_sweep_killed_before_its_config_was_written_begins_again(tmp_path):
-    _sweep_folder.open_folder(tmp_path, SWEEP.config(), SWEEP.members())
+    _sweep_folder.open_folder(tmp_path, SWEEP.options(), SWEEP.members())
     (tmp_path / "config.json").unlink()
     other = Sweep(base=BASE, over={"mu_u": (0.0, 0.5)}, seeds=1)
-    _sweep.check(other, tmp_path, resume=False)
-    assert _sweep_folder.open_folder(tmp_path, other.config(), other.members()) == other.members()
+    _engine.check(other, tmp_path, resume=False)
+    assert _sweep_folder.open_folder(tmp_path, other.options(), other.members()) == other.members()
     assert _sweep_folder.planned(tmp_path) == other.members()
 
 

@@ -11,7 +11,7 @@ import pytest
 from snnjax.datasets import Splits
 from snnjax.experiments import generated
 from snnjax.experiments._data import load
-from snnjax.experiments._sweep import program_of
+from snnjax.experiments._group import program_of
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._targets import TARGETS
 from snnjax.reproduce._units import Arm

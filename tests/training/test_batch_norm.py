@@ -11,7 +11,7 @@ from snnjax.calibration import Target, calibrate
 from snnjax.datasets import DeviceEvents, Splits, randman
 from snnjax.experiments import Experiment, run
 from snnjax.experiments._data import load
-from snnjax.experiments._sweep import program_of
+from snnjax.experiments._group import program_of
 from snnjax.nn import BatchNorm, FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.nn._norm import Statistics
 from snnjax.training import Checkpoints, Objective, fit, fit_ensemble

@@ -14,8 +14,8 @@ from snnjax.diagnostics import probe
 from snnjax.experiments import Experiment, run
 from snnjax.experiments._build import build_optimizer
 from snnjax.experiments._data import load, spread
+from snnjax.experiments._group import program_of
 from snnjax.experiments._run import prepare
-from snnjax.experiments._sweep import program_of
 from snnjax.training import fit_ensemble
 from snnjax.training._ensemble import Snapshot, _epoch, _How, _start, check_members
 
