@@ -350,7 +350,7 @@ def test_a_sweep_is_loaded_whatever_its_first_member_is(tmp_path, base, over):
     sweep = Sweep(base=base, over=over, seeds=2)
     _sweep_folder.open_folder(tmp_path, sweep.options(), sweep.members())
     loaded = _sweep.load_sweep(tmp_path)
-        for member in sweep.members():
+    for member in sweep.members():
         assert loaded.experiment(member) == sweep.experiment(member)
     # all members of the plan are left to be trained, not only that of `loaded`
     assert _sweep_folder.members_of(tmp_path, loaded.members()) == sweep.members()
