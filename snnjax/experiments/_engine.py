@@ -29,7 +29,7 @@ from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._group import traced_in, train_together
 from snnjax.experiments._hosts import wait
 from snnjax.experiments._rows import Member
-from snnjax.experiments._run import Run, initialized, prepare, run_alone
+from snnjax.experiments._run import Prepared, Run, initialized, prepare, run_alone
 from snnjax.experiments._sweep import Execution, Sweep, SweepResult, load_sweep
 from snnjax.experiments._sweep_folder import (
     alone,
@@ -55,8 +55,6 @@ from snnjax.training._fit import TrainingDivergedError
 Watch = Callable[[Snapshot, int, int], None]
 """A function of the snapshot of an epoch, the number of finished members, and the members of the
 wave."""
-Wave = tuple[Path, Sequence[Member], int]
-"""Folder of a wave, its members, and the number of other members that are finished."""
 
 
 def run(
@@ -90,27 +88,14 @@ def run(
     """
     if folder is None:
         return run_alone(prepare(experiment, datasets), {}, callbacks)
-    sweep, ends = Sweep(base=experiment, seeds=None), []
-    start = functools.cache(lambda: prepare(experiment, datasets))
-
-    def train(wave: Wave) -> None:
-        checkpoints, every = wave[0] / CHECKPOINTS, max(1, experiment.training.epochs // 20)
-        files = {"place": folder, "checkpoints": checkpoints, "every": every}
-        try:
-            ends.append(run_alone(start(), {}, callbacks, **files))
-        except TrainingDivergedError as error:
-            ends.append(error)
-
-    _execute(sweep, Path(folder), start, train, resume=resume, figure=False)
+    execution = Execution(checkpoint_every=max(1, experiment.training.epochs // 20))
+    sweep, options = Sweep(base=experiment, seeds=None), {"resume": resume, "datasets": datasets}
+    ends = _execute(sweep, Path(folder), execution, callbacks=callbacks, **options)
     if not ends:
         raise ValueError(f"the run in {folder} is finished; name another folder for a new run")
     if isinstance(ends[0], TrainingDivergedError):
         raise ends[0]
     return ends[0]
-
-
-CHECKPOINTS = "checkpoints"
-"""Name of the folder with the checkpoints of a wave."""
 
 
 def run_sweep(
@@ -144,68 +129,52 @@ def run_sweep(
         BlockingIOError: Another process trains in the folder.
         ValueError: The folder has another sweep, or a file is damaged.
     """
-    execution = execution or Execution()
-    loaded, folder = _Loaded(datasets), Path(folder)
-
-    def train(wave: Wave) -> None:
-        place, members, others = wave
-        watch = [functools.partial(_counted, others, len(members), one) for one in on_epoch]
-        checkpoints, experiment = place / CHECKPOINTS, sweep.experiment(members[0])
-        if not sweep.alone:
-            group = _group(sweep, members[0])
-            data, options = loaded.data(group), {"execution": execution, "watch": watch}
-            done = train_together(sweep, group, members, data, checkpoints=checkpoints, **options)
-            for member, (result, row) in zip(members, done, strict=True):
-                write_member(member_folder(folder, member), result, row)
-            return
-        # a network that became not finite counts with its last results, as in an ensemble
-        with contextlib.suppress(TrainingDivergedError):
-            run_alone(
-                initialized(experiment, loaded.data(experiment)),
-                members[0],
-                [_Watched(watch)],
-                place=member_folder(folder, members[0]),
-                checkpoints=checkpoints,
-                every=execution.checkpoint_every,
-                figures=figure,
-            )
-
-    start = lambda: loaded.data(sweep.experiment(sweep.members()[0]))
-    # a member that trains alone is a wave of its own: its files are written when it is finished
-    size = 1 if sweep.alone else execution.wave
-    members = _execute(sweep, folder, start, train, resume=resume, figure=figure, size=size)
-    return SweepResult(rows_in(folder, members), folder)
+    options = {"resume": resume, "datasets": datasets, "figure": figure, "on_epoch": on_epoch}
+    _execute(sweep, Path(folder), execution or Execution(), **options)
+    return SweepResult(rows_in(folder, planned(folder)), Path(folder))
 
 
 def _execute(
     sweep: Sweep,
     folder: Path,
-    start: Callable[[], object],
-    train: Callable[[Wave], None],
+    execution: Execution,
     *,
     resume: bool,
-    figure: bool,
-    size: int = 1,
-) -> list[Member]:
-    """Train every member that is not finished, and write the files of the whole sweep.
+    datasets: Splits | None,
+    figure: bool = True,
+    on_epoch: Sequence[Watch] = (),
+    callbacks: Sequence[Callback | Callable[[EpochRow], Any]] = (),
+) -> list[Run | TrainingDivergedError]:
+    """Train what is missing of a sweep, and return the ends of networks that trained alone.
 
-    Args:
-        sweep: The sweep.
-        folder: Its folder.
-        start: A function that loads what can be missing or wrong. It is called before the folder is
-            created.
-        train: A function that trains the members of a wave and writes their files.
-        resume: As in `run_sweep`.
-        figure: As in `run_sweep`.
-        size: Largest number of members in a wave.
-
-    Returns:
-        All members of the plan.
+    The arguments are those of `run` and `run_sweep`.
     """
+    loaded = _Loaded(datasets)
+    ends: list[Run | TrainingDivergedError] = []
+
+    def train(place: Path, members: Sequence[Member], others: int) -> None:
+        watch = [functools.partial(_counted, others, len(members), one) for one in on_epoch]
+        options = {"checkpoints": place / "checkpoints", "execution": execution}
+        if not sweep.alone:
+            group = _group(sweep, members[0])
+            data = loaded.data(group)
+            done = train_together(sweep, group, members, data, watch=watch, **options)
+            for member, (result, row) in zip(members, done, strict=True):
+                write_member(member_folder(folder, member), result, row)
+            return
+        (member,) = members
+        prepared, own = loaded.prepared(sweep.experiment(member)), [_Watched(watch), *callbacks]
+        options |= {"place": member_folder(folder, member), "figures": figure}
+        try:
+            ends.append(run_alone(prepared, member, own, **options))
+        except TrainingDivergedError as error:  # counts with its last results, as in an ensemble
+            ends.append(error)
+
     first = jax.process_index() == 0
     if first:
         check(sweep, folder, resume=resume)
-    start()
+    # what cannot be loaded or reach its target leaves no folder
+    (loaded.prepared if sweep.alone else loaded.data)(sweep.experiment(sweep.members()[0]))
     wait("loaded")
     with contextlib.ExitStack() as stack:
         if first:
@@ -218,7 +187,8 @@ def _execute(
             groups: dict[Experiment, list[Member]] = {}
             for member in members:
                 groups.setdefault(_group(sweep, member), []).append(member)
-            plan_waves(folder, list(groups.values()), size)
+            # the files of a network that trains alone are written when it is finished
+            plan_waves(folder, list(groups.values()), 1 if sweep.alone else execution.wave)
         wait("planned")
         members = planned(folder)
         while waves := waves_in(folder):
@@ -226,7 +196,7 @@ def _execute(
                 with claimed(place) as own:
                     if own:
                         others = finished(folder, [m for m in members if m not in waiting])
-                        train((place, waiting, len(others)))
+                        train(place, waiting, len(others))
                         close_wave(place)
                         if first:
                             write_results(folder, members, figure=figure)
@@ -234,7 +204,7 @@ def _execute(
                 time.sleep(1)
         if first:
             write_results(folder, members, figure=figure)
-        return members
+    return ends
 
 
 def check(sweep: Sweep, folder: Path, *, resume: bool) -> None:
@@ -291,6 +261,7 @@ class _Loaded:
     def __init__(self, datasets: Splits | None) -> None:
         self.given, self.task, self.read = datasets, None, datasets
         self.experiment: Experiment | None = None
+        self.made: Prepared | None = None
 
     def data(self, experiment: Experiment) -> Data:
         if self.experiment != experiment:
@@ -298,6 +269,11 @@ class _Loaded:
                 self.task, self.read = experiment.task, experiment.datasets()
             self.experiment, self.last = experiment, load(experiment, self.read)
         return self.last
+
+    def prepared(self, experiment: Experiment) -> Prepared:
+        if self.made is None or self.made.experiment != experiment:
+            self.made = initialized(experiment, self.data(experiment))
+        return self.made
 
 
 class _Watched(Callback):

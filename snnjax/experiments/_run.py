@@ -28,6 +28,7 @@ from snnjax.experiments._data import (
 from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._options import options_of
 from snnjax.experiments._rows import Member, Row, row_of
+from snnjax.experiments._sweep import Execution
 from snnjax.experiments._sweep_folder import write_csv, write_json, write_member, write_params
 from snnjax.nn import Dalian, Sequential
 from snnjax.training._callbacks import Callback, FitState
@@ -110,42 +111,6 @@ def initialized(experiment: Experiment, data: Data) -> Prepared:
     return Prepared(experiment, network, data)
 
 
-def train_alone(
-    prepared: Prepared,
-    callbacks: Sequence[Callback | Callable[[EpochRow], Any]],
-    *,
-    checkpoints: Path | None,
-    every: int,
-) -> FitResult:
-    """Train one network with `fit`: that of a run, or a member of a sweep that trains alone.
-
-    Args:
-        prepared: The experiment, its network and its data.
-        callbacks: As in `fit`.
-        checkpoints: Folder of the checkpoints. Training continues from the last one. None: no
-            checkpoints.
-        every: Epochs between checkpoints.
-    """
-    experiment, splits = prepared.experiment, prepared.data.splits
-    training = experiment.training
-    keep = [] if checkpoints is None else [Checkpoints(checkpoints, every=every)]
-    return fit(
-        prepared.network,
-        splits._replace(train=train_source(experiment, prepared.data)),
-        prepared.objective(),
-        prepared.optimizer(),
-        epochs=training.epochs,
-        priming_epochs=training.priming_epochs,
-        batch_size=training.batch_size,
-        key=jax.random.key(experiment.seed),
-        dt=experiment.neuron.dt,
-        events=training.events,
-        callbacks=[*keep, *callbacks],  # an interrupt in a callback keeps its epoch
-        progress=False,
-        resume=checkpoints,
-    )
-
-
 COUNTED = 64
 """Number of test samples whose spikes and synaptic operations are counted after training."""
 
@@ -157,7 +122,7 @@ def run_alone(
     *,
     place: Path | None = None,
     checkpoints: Path | None = None,
-    every: int = 1,
+    execution: Execution | None = None,
     figures: bool = True,
 ) -> Run:
     """Train one network with `fit`, and write its files.
@@ -167,8 +132,9 @@ def run_alone(
         member: Its values in a sweep.
         callbacks: As in `fit`.
         place: Folder for its files. None: write nothing.
-        checkpoints: As in `train_alone`.
-        every: As in `train_alone`.
+        checkpoints: Folder of the checkpoints. Training continues from the last one. None: no
+            checkpoints.
+        execution: Says how often there is a checkpoint.
         figures: Whether figures are drawn, too.
 
     Raises:
@@ -176,9 +142,27 @@ def run_alone(
         TrainingInterrupted: As in `fit`. The files have the results so far.
     """
     begin, diverged = time.perf_counter(), None
-    own = [] if place is None else [_Metrics(place)]
+    experiment, network, data = prepared
+    training, keep = experiment.training, [] if place is None else [_Metrics(place)]
+    if checkpoints is not None:
+        every = (execution or Execution()).checkpoint_every
+        keep.insert(0, Checkpoints(checkpoints, every=every))
     try:
-        result = train_alone(prepared, [*own, *callbacks], checkpoints=checkpoints, every=every)
+        result = fit(
+            network,
+            data.splits._replace(train=train_source(experiment, data)),
+            prepared.objective(),
+            prepared.optimizer(),
+            epochs=training.epochs,
+            priming_epochs=training.priming_epochs,
+            batch_size=training.batch_size,
+            key=jax.random.key(experiment.seed),
+            dt=experiment.neuron.dt,
+            events=training.events,
+            callbacks=[*keep, *callbacks],  # an interrupt in a callback keeps its epoch
+            progress=False,
+            resume=checkpoints,
+        )
     except TrainingDivergedError as error:
         result, diverged = error.result, error
     except TrainingInterrupted as error:
@@ -187,7 +171,6 @@ def run_alone(
             epochs = len(error.result.history) - 1
             write_json(place / "results.json", {"stopped": str(error), "epochs": epochs})
         raise
-    experiment, network, data = prepared
     more: Row = {"nu": data.inputs.nu, "seconds": time.perf_counter() - begin}
     test = data.splits.test
     more |= costs(network, *test.batch(spread(test, COUNTED)))._asdict()

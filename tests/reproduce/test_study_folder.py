@@ -8,9 +8,11 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
 
-from snnjax.experiments import Experiment, MissingDataError, Sweep, _sweep
+from snnjax.experiments import Experiment, MissingDataError, Sweep, _run
+from snnjax.experiments._sweep_folder import member_folder
 from snnjax.experiments._tasks import find
 from snnjax.reproduce import _targets as targets
 from snnjax.reproduce._data import SHD, RealSHD
@@ -166,8 +168,10 @@ def test_what_another_study_trained_is_named_and_not_timed(tmp_path, monkeypatch
     arm = Arm("curve", sweep, {"task": "Randman"})
 
     def work(self, root, on_epoch=()):
-        self.folder(root).mkdir(parents=True, exist_ok=True)
-        (self.folder(root) / "results.csv").write_text("seed\n0\n" + "1\n" * (root.name == "whole"))
+        for member in self.sweep.members()[: 1 + (root.name == "whole")]:
+            place = member_folder(self.folder(root), member)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "results.json").write_text('{"finite": true}')
         return [{"arm": self.name, "sigma_u": 1.0, "x": 1.0, "as_published": False}]
 
     monkeypatch.setattr(Arm, "work", work)
@@ -310,28 +314,30 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
     }
     results = {0: FitResult(None, None, 1, history, tested), 1: FitResult(None, None, 0, [], {})}
 
-    def diverge(prepared, callbacks, *, checkpoints, every):
-        calls.append(prepared.experiment.seed)
-        raise TrainingDivergedError("not finite", results[prepared.experiment.seed])
+    def diverge(*_, key, **__):
+        calls.append(seed := int(jax.random.key_data(key)[-1]))
+        raise TrainingDivergedError("not finite", results[seed])
 
     def die(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_sweep, "train_alone", diverge)
+    monkeypatch.setattr(_run, "fit", diverge)
     base = Experiment.from_options("dvs-gesture", depth=2, start="paper")
     arm = Arm("streamed", Sweep(base=base, seeds=2), {"task": "gestures"}, "generated")
     with monkeypatch.context() as patch:
-        patch.setattr(_sweep, "write_member", die)  # after training, before its file is written
+        patch.setattr(_run, "write_member", die)  # after training, before its file is written
         with pytest.raises(KeyboardInterrupt):
             arm.work(tmp_path)
     assert calls.pop() == 0
     rows = arm.work(tmp_path)
     assert [row["seed"] for row in arm.work(tmp_path)] == calls == [0, 1]
-    assert rows[0] == {
+    expected = {
         "arm": "streamed", "task": "gestures", "seed": 0, "finite": False, "epochs": 1, "best_epoch": 1, "train_accuracy": 0.5,
         "valid_accuracy": 0.375, "best_valid_accuracy": 0.375, "test_accuracy_final": 0.75, "test_accuracy_best": 0.625,
-        "epochs_to_90": pytest.approx(float("nan"), nan_ok=True), "initial_rate_1": 5.0, "final_rate_1": 7.0,
+        "epochs_to_90": pytest.approx(float("nan"), nan_ok=True), "initial_rate_1": 5.0, "final_rate_1": 7.0, "stopped": "not finite",
     }  # fmt: skip
+    assert set(rows[0]) - set(expected) == {"nu", "seconds", "spikes", "operations", "macs"}
+    assert {name: rows[0][name] for name in expected} == expected
     # a network that is not finite before training has no accuracy
     assert (rows[1]["finite"], rows[1]["epochs"]) == (False, 0)
     assert math.isnan(rows[1]["test_accuracy_final"])
