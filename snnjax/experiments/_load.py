@@ -85,12 +85,18 @@ def load_run(folder: Path, *, parameters: Parameters = "final") -> Prepared:
     """
     from flax import nnx
 
-    from snnjax.experiments._run import prepare
+    from snnjax.experiments._build import build_network
+    from snnjax.experiments._data import load
+    from snnjax.experiments._run import Prepared, prepare
     from snnjax.training._params import load_params
 
     _check.one_of("parameters", parameters, typing.get_args(Parameters))
-    prepared = prepare(load_experiment(folder))
-    if parameters != "initial":
-        like = nnx.state(prepared.network, nnx.Param)
-        nnx.update(prepared.network, load_params(like, Path(folder) / f"{parameters}.npz"))
-    return prepared
+    experiment = load_experiment(folder)
+    if parameters == "initial":
+        return prepare(experiment)
+    data = load(experiment)
+    # nothing is measured: the file has all that a calibration sets
+    network = build_network(experiment, data.inputs)
+    like = nnx.state(network, nnx.Param)
+    nnx.update(network, load_params(like, Path(folder) / f"{parameters}.npz"))
+    return Prepared(experiment, network, data)
