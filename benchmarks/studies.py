@@ -15,11 +15,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from snnjax.datasets import Splits
 from snnjax.experiments import Sweep, run_sweep
+from snnjax.experiments._engine import Watch
 from snnjax.experiments._results import Row, read_csv
 from snnjax.experiments._sweep_folder import member_folder, write_csv
 
@@ -43,15 +45,23 @@ def study(place: Path, train: Callable[[Path], None], labels: Sequence[str]) -> 
     return rows
 
 
-def compute(sweep: Sweep, folder: Path, datasets: Splits | None = None) -> list[Row]:
+def compute(
+    sweep: Sweep,
+    folder: Path,
+    datasets: Splits | None = None,
+    *,
+    on_epoch: Sequence[Watch] = (),
+) -> list[Row]:
     """Train what is missing of a sweep, and return the rows of all its networks.
 
     Args:
         sweep: The sweep.
         folder: Its folder.
         datasets: Training, validation and test set. None: those of the task.
+        on_epoch: As in `run_sweep`.
     """
-    rows = run_sweep(sweep, folder, resume=True, datasets=datasets, figure=False).rows
+    options: dict[str, Any] = {"datasets": datasets, "figure": False, "on_epoch": on_epoch}
+    rows = run_sweep(sweep, folder, resume=True, **options).rows
     print(f"{folder}: {len(rows)} networks", flush=True)
     return rows
 

@@ -115,7 +115,7 @@ def number(
     if array is None:
         return value
     bad = np.isnan(array) | (np.isinf(array) if finite else False)
-    rules = ["finite"] if finite else ["not NaN"]
+    rules = ["finite"] if finite else []
     suffix = f" {unit}" if unit else ""
     for bound, symbol, broken in (
         (above, ">", np.less_equal),
@@ -128,7 +128,7 @@ def number(
             rules.append(f"{symbol} {bound:g}{suffix}")
     if np.any(bad):
         shown = value if array.ndim == 0 else array[bad].ravel()[0]
-        raise ValueError(f"{name} must be {' and '.join(rules)}, got {shown}")
+        raise ValueError(f"{name} must be {' and '.join(rules) or 'a number'}, got {shown}")
     return value
 
 

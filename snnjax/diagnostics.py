@@ -55,7 +55,7 @@ from snnjax._probe_report import (
     Probe,
 )
 from snnjax._pytree import PyTree
-from snnjax._timed import Timed, untimed
+from snnjax._timed import Timed, over_steps, untimed
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
 from snnjax.nn import Layer, Sequential
@@ -200,7 +200,7 @@ def _look(
         {k: _mean_abs(tree["layers"][k]) for k in weighted} for tree in (grads, updates)
     )
     memory = _memory(network_of(params), x, spikes, silenced)
-    mean = functools.partial(_mean, labels=labels)
+    mean = lambda a: over_steps(_check.as_wide(a), untimed(labels)[1])
     probes = []
     for i, k in enumerate(hidden):
         of_loss, *of_bounds = [_rms(part(each, n)["layers"][k]) for n in range(1 + count)]
@@ -360,15 +360,6 @@ def _mean_abs(tree: PyTree) -> jax.Array:
 
 Mean = Callable[[jax.Array], jax.Array]
 """Mean over steps, (time, batch, ...features) -> (batch, ...features)."""
-
-
-def _mean(a: jax.Array, *, labels: Any) -> jax.Array:
-    """The mean over the steps of each trial, (batch, ...features), in at least float32."""
-    a = _check.as_wide(a)
-    if not isinstance(labels, Timed):
-        return a.mean(axis=0)
-    total = labels.silenced(a).sum(axis=0)
-    return total / labels.num_steps.reshape(-1, *(1,) * (total.ndim - 1))
 
 
 def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float, mean: Mean) -> dict[str, Any]:

@@ -29,9 +29,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ import optax
 from jax.typing import ArrayLike
 
 from snnjax import _check
-from snnjax._timed import Timed, untimed
+from snnjax._timed import Timed, called, untimed
 
 __all__ = [
     "CrossEntropy",
@@ -141,7 +140,7 @@ class OwnLoss(Loss):
             ValueError: The function returns another shape.
         """
         target, num_steps = untimed(target, readout)
-        values = _apply("loss", self.function, (readout, target), num_steps)
+        values = called("loss", self.function, (readout, target), num_steps)
         if jnp.shape(values) != (readout.shape[1],):
             expected = f"loss must return one value per sample, ({readout.shape[1]},)"
             raise ValueError(f"{expected}, got {jnp.shape(values)}")
@@ -218,24 +217,6 @@ def _until(readout: jax.Array, num_steps: jax.Array | None, value: float) -> jax
     return jnp.where(after[..., None], value, readout)
 
 
-def _apply(
-    name: str, function: Callable[..., jax.Array], args: tuple[Any, ...], num_steps: Any
-) -> jax.Array:
-    """Call a function of the user, with the numbers of steps if there are any.
-
-    Raises:
-        TypeError: The function does not take them.
-    """
-    if num_steps is None:
-        return function(*args)
-    try:
-        inspect.signature(function).bind(*args, num_steps)
-    except TypeError:
-        needed = "num_steps (batch,) as its last argument, for trials of different length"
-        raise TypeError(f"{name} must take {needed}, got {function!r}") from None
-    return function(*args, num_steps)
-
-
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Softmax cross-entropy of classes. The accuracy is also reported.
@@ -267,7 +248,7 @@ class CrossEntropy(Loss):
         """
         labels, num_steps = untimed(target, readout)
         _check_labels(readout, labels)
-        logits = _check.as_wide(_apply("readout_fn", self.readout_fn, (readout,), num_steps))
+        logits = _check.as_wide(called("readout_fn", self.readout_fn, (readout,), num_steps))
         if jnp.ndim(labels) == 2:
             return optax.softmax_cross_entropy(logits, jnp.asarray(labels, logits.dtype))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -522,7 +503,7 @@ def correct(
     _check_labels(readout, classes)
     if jnp.ndim(classes) == 2:
         classes = jnp.argmax(classes, axis=-1)
-    scores = _apply("readout_fn", readout_fn, (readout,), num_steps)
+    scores = called("readout_fn", readout_fn, (readout,), num_steps)
     return (jnp.argmax(scores, axis=-1) == classes) & ~jnp.isnan(scores).any(axis=-1)
 
 
@@ -592,7 +573,7 @@ def _read(readout_fn: ReadoutFn, readout: jax.Array, target: Target) -> tuple[ja
     """The values (batch, k) of the readout function, and the targets, whose shape is checked."""
     _check.time_major("readout", readout)
     wanted, num_steps = untimed(target, readout)
-    values = _check.as_wide(_apply("readout_fn", readout_fn, (readout,), num_steps))
+    values = _check.as_wide(called("readout_fn", readout_fn, (readout,), num_steps))
     if jnp.shape(wanted) != values.shape:
         expected = f"target must have shape (batch, k) = {values.shape}, as readout_fn returns it"
         raise ValueError(f"{expected}, got {jnp.shape(wanted)}{_hint(readout, wanted)}")

@@ -14,7 +14,6 @@ from snnjax.calibration._powers import InputPowers, input_powers, standard_weigh
 from snnjax.calibration._report import Of, Outcome, T
 from snnjax.dynamics import Neuron
 from snnjax.nn import Layer, Sequential
-from snnjax.nn._norm import statistics
 from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.theory import check_kernel
 
@@ -26,11 +25,18 @@ that size keep the layer firing by itself once anything starts it.
 """
 
 
-def powers_of(c: Connection, spikes: jax.Array, neuron: Neuron, balance: bool) -> InputPowers:
+def powers_of(
+    c: Connection,
+    spikes: jax.Array,
+    neuron: Neuron,
+    balance: bool,
+    num_steps: jax.Array | None = None,
+) -> InputPowers:
     """Powers of the input that a neuron of the layer receives from `spikes` through `c`."""
     ones = jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
     gather = lambda h: c.project(h, ones)
-    return input_powers(spikes, neuron, balance=balance, gather=gather, n=c.n)
+    of = {"gather": gather, "n": c.n, "num_steps": num_steps}
+    return input_powers(spikes, neuron, balance=balance, **of)
 
 
 def poisson_powers(
@@ -122,6 +128,7 @@ def each_layer(
     x: jax.Array,
     key: jax.Array | None,
     one: Callable[[int, Layer, jax.Array, jax.Array | None], Outcome[T]],
+    num_steps: jax.Array | None = None,
 ) -> tuple[Sequential, list[T], list[Of]]:
     """Calibrate every spiking layer, first to last, for what the calibrated layers below emit.
 
@@ -131,9 +138,13 @@ def each_layer(
         key: Random key, or None.
         one: Changes the weights of one layer: a function of the number of spiking layers below, the
             layer, its input, and its own key or None.
+        num_steps: Number of steps of each trial (batch,); None: all.
 
     Returns:
         The calibrated network, and the reports with the layers that they describe.
+
+    Raises:
+        ValueError: A layer has batch normalization, and there is `num_steps`.
     """
     if key is not None:
         _check.key("key", key)
@@ -147,11 +158,15 @@ def each_layer(
         if not layer.spiking:
             return layer(x).output
         own = None if key is None else jax.random.fold_in(key, k)
-        if isinstance(layer, Synaptic) and layer.norm is not None:
-            layer.norm.start(0.0, 1.0)  # the identity, so that the weights alone are calibrated
+        norm = layer.norm if isinstance(layer, Synaptic) else None
+        if norm is not None:
+            if num_steps is not None:
+                needed = "trials must have the same length with batch normalization"
+                raise ValueError(f"{needed}, whose statistics are of all steps; got num_steps")
+            norm.start(0.0, 1.0)  # the identity, so that the weights alone are calibrated
         outcome = one(len(reports), layer, x, own)
-        if isinstance(layer, Synaptic) and layer.norm is not None:
-            layer.norm.start(*statistics(layer.drive(x)))  # the identity again
+        if norm is not None and isinstance(layer, Synaptic):
+            norm.start(*norm.statistics(layer.drive(x)))  # the identity again
         reports.append(outcome.report)
         of.append(Of(type(layer).__name__, outcome.reason))
         return outcome.output

@@ -56,6 +56,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from snnjax._check import Scalar
+from snnjax._timed import over_steps, variance_over_steps
 from snnjax.calibration._connection import FLOOR_HZ, positive, set_weights
 from snnjax.calibration._layer import Target, calibrate_layer
 from snnjax.calibration._powers import free_membrane
@@ -142,7 +143,11 @@ def current_membrane(neuron: ExcInhLIF, drive: jax.Array, tau: Scalar) -> jax.Ar
 
 
 def moments(
-    u_e: jax.Array, u_r: jax.Array | None, u_i: jax.Array, u_b: jax.Array | None = None
+    u_e: jax.Array,
+    u_r: jax.Array | None,
+    u_i: jax.Array,
+    u_b: jax.Array | None = None,
+    num_steps: jax.Array | None = None,
 ) -> Moments:
     """M_c and C_cd of membranes (time, batch, ...units).
 
@@ -151,22 +156,24 @@ def moments(
         u_r: The membrane driven by recurrent excitation alone; None without.
         u_i: The membrane driven by inhibition alone.
         u_b: The membrane driven by the biases alone, (time, 1, ...units); None without.
+        num_steps: As in `input_powers`.
 
     >>> u = jnp.array([0.0, 2.0]).reshape(2, 1, 1)
     >>> p = moments(u, None, 3 * u)
     >>> p.mean.tolist(), p.cov[2].tolist()
     ([1.0, 0.0, 3.0], [3.0, 0.0, 9.0])
     """
-    membranes = [u_e, jnp.zeros_like(u_e[:1]) if u_r is None else u_r, u_i]
-    e, r, i = (u - u.mean(axis=0) for u in membranes)
+    membranes = [u_e, jnp.zeros_like(u_e) if u_r is None else u_r, u_i]
+    mean_of = lambda u: over_steps(u, num_steps).mean()
+    e, r, i = (u - over_steps(u, num_steps) for u in membranes)
     pairs = ((e, e), (e, r), (r, r), (e, i), (r, i), (i, i))
-    ee, er, rr, ei, ri, ii = ((a * b).mean() for a, b in pairs)
+    ee, er, rr, ei, ri, ii = (mean_of(a * b) for a, b in pairs)
     cov = jnp.array([[ee, er, ei], [er, rr, ri], [ei, ri, ii]])
-    mean = jnp.array([u.mean() for u in membranes])
+    mean = jnp.array([mean_of(u) for u in membranes])
     if u_b is None:
         return Moments(mean, cov)
-    b = u_b - u_b.mean(axis=0)
-    terms = [u_b.mean(), *((a * b).mean() for a in (e, r, i, b))]
+    b = u_b - over_steps(u_b, num_steps)
+    terms = [mean_of(u_b), *(mean_of(a * b) for a in (e, r, i, b))]
     return Moments(mean, cov, jnp.array(terms))
 
 
@@ -175,7 +182,13 @@ _Passes = tuple[Scales, tuple[jax.Array, jax.Array], tuple[Scales, jax.Array]]
 
 
 @calibrate_layer.register
-def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome[LayerReport]:
+def _(
+    layer: Dalian,
+    x: jax.Array,
+    key: jax.Array | None,
+    target: Target,
+    num_steps: jax.Array | None = None,
+) -> Outcome[LayerReport]:
     """Set the three scales of a Dalian layer."""
     sigma_u, mu_u, alpha = target.sigma_u, target.mu_u, target.alpha
     if target.balance:
@@ -213,7 +226,7 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     def one_pass(carry: _Passes, _: None) -> tuple[_Passes, None]:
         scales, before, (best, least) = carry
         u_r, u_i = own(spikes(scales))
-        measured = moments(u_e, u_r, u_i, u_b)
+        measured = moments(u_e, u_r, u_i, u_b, num_steps)
         miss = _miss(measured, scales, sigma_u, mu_u)
         found = jax.tree.map(
             lambda a, b: jnp.where(miss < least, a, b), (scales, miss), (best, least)
@@ -238,12 +251,13 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
         return (scales, before, found), None
 
     # before the first pass, the layer's spikes are assumed Poisson at the rate of its input
-    rate, alone = jnp.maximum(x.mean() / neuron.dt, FLOOR_HZ), moments(u_e, None, u_e)
+    rate = jnp.maximum(over_steps(x, num_steps).mean() / neuron.dt, FLOOR_HZ)
+    alone = moments(u_e, None, u_e, u_b, num_steps)
     first = _poisson(layer, shapes, rate, alone.mean[0], alone.cov[0, 0])
     if u_b is not None:
-        b = u_b - u_b.mean(axis=0)
-        none = jnp.zeros(())  # covariances with the other membranes
-        first = first._replace(bias=jnp.array([u_b.mean(), none, none, none, (b * b).mean()]))
+        assert alone.bias is not None
+        # the covariances with the other membranes are not known yet
+        first = first._replace(bias=alone.bias.at[1:4].set(0))
     start = scales_from_moments(first, sigma_u=sigma_u, mu_u=mu_u, alpha=alpha)
     there = jnp.isfinite(jnp.stack(start)).all() & (start.exc > 0) & (start.inh > 0)
     start = jax.tree.map(lambda s: jnp.where(there, s, 1.0).astype(u_e.dtype), start)
@@ -253,10 +267,11 @@ def _(layer: Dalian, x: jax.Array, key: jax.Array | None, target: Target) -> Out
     _put(layer, shapes, scales, there=there)
     z = layer(x).output
     u = free_membrane(neuron, layer.whole_drive(x, z))
-    found, mean = jnp.sqrt(u.var(axis=0).mean()), u.mean()
+    of_trial = over_steps(u, num_steps)
+    found, mean = jnp.sqrt(variance_over_steps(u, num_steps).mean()), of_trial.mean()
     report = LayerReport(
         sigma_w=tuple(c.weights.std() for c in layer.connections()),
-        quenched_spread=jnp.sqrt(jnp.square(u.mean(axis=0)).mean()),
+        quenched_spread=jnp.sqrt(jnp.square(of_trial).mean()),
         sigma_u=found,
         silent=alone.cov[0, 0] == 0,
         calibrated=there,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._timed import over_steps, variance_over_steps
 from snnjax.calibration._connection import (
     FLOOR_HZ,
     poisson_powers,
@@ -73,7 +74,11 @@ class Target:
 
 @functools.singledispatch
 def calibrate_layer(
-    layer: Layer, x: jax.Array, key: jax.Array | None, target: Target
+    layer: Layer,
+    x: jax.Array,
+    key: jax.Array | None,
+    target: Target,
+    num_steps: jax.Array | None = None,
 ) -> Outcome[LayerReport]:
     """Set the weights of a spiking layer for its inputs.
 
@@ -86,6 +91,8 @@ def calibrate_layer(
         x: Inputs (time, batch, ...features).
         key: Draws new weights. None scales the present weights.
         target: The targets.
+        num_steps: Number of steps of each trial, integers (batch,); later steps do not count. A
+            registered function needs it only for trials of different length. None: all steps.
 
     Returns:
         The report, the layer's output, and the likely reason if the layer is off target.
@@ -124,7 +131,13 @@ def check_outcome(layer: Layer, outcome: object) -> Outcome[LayerReport]:
 
 
 @calibrate_layer.register
-def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> Outcome[LayerReport]:
+def _(
+    layer: Synaptic,
+    x: jax.Array,
+    key: jax.Array | None,
+    target: Target,
+    num_steps: jax.Array | None = None,
+) -> Outcome[LayerReport]:
     sigma_u, mu_u, alpha, balance = target.sigma_u, target.mu_u, target.alpha, target.balance
     connections = layer.connections()
     own = [c for c in connections if c.own is not None]
@@ -135,11 +148,11 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
             "snnjax.calibration.calibrate_layer.register"
         )
     neuron = shared_parameters(layer.neuron)
-    below = powers_of(connections[0], connections[0].spikes(x, x), neuron, balance)
+    below = powers_of(connections[0], connections[0].spikes(x, x), neuron, balance, num_steps)
     keys = (None, None) if key is None else jax.random.split(key)
     shapes = [standardized(c, k, balance) for c, k in zip(connections, keys, strict=False)]
     shares: list[Any] = [alpha, 1 - alpha] if own else [1.0]
-    bias = _bias(layer, neuron, [(connections[0], x)])
+    bias = _bias(layer, neuron, [(connections[0], x)], num_steps)
     each = _factors(layer, neuron)
 
     def put(powers: list[InputPowers]) -> tuple[list[WeightStatistics], jax.Array]:
@@ -161,8 +174,8 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
         for _ in range(target.passes):
             put([below, found])
             z = c.spikes(x, layer(x).output)
-            measured = powers_of(c, z, neuron, balance)
-            bias = _bias(layer, neuron, [(connections[0], x), (c, z)])
+            measured = powers_of(c, z, neuron, balance, num_steps)
+            bias = _bias(layer, neuron, [(connections[0], x), (c, z)], num_steps)
             # The geometric mean with the last estimate prevents oscillation.
             means = [jnp.sqrt(a * b) for a, b in zip(measured[:4], found[:4], strict=True)]
             found = _at_least(lowest, means)
@@ -174,7 +187,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
     weights, there = put(powers)
     output = layer(x).output
     u = free_membrane(layer.neuron, layer.whole_drive(x, output))
-    reached = jnp.sqrt(u.var(axis=0).mean())
+    reached = jnp.sqrt(variance_over_steps(u, num_steps).mean())
     pairs = zip(weights, powers, strict=True)
     quenched = [w.sigma_w**2 * p.quenched for w, p in pairs]
     if bias is not None:
@@ -185,7 +198,7 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
         sigma_u=reached,
         silent=below.temporal == 0,
         calibrated=there,
-        mu_u=u.mean(),
+        mu_u=over_steps(u, num_steps).mean(),
         on_target=near(reached, sigma_u, sigma_u),
         targets=(sigma_u, mu_u),
     )
@@ -193,15 +206,18 @@ def _(layer: Synaptic, x: jax.Array, key: jax.Array | None, target: Target) -> O
 
 
 def _bias(
-    layer: Synaptic, neuron: Neuron, inputs: Sequence[tuple[Connection, jax.Array]]
+    layer: Synaptic,
+    neuron: Neuron,
+    inputs: Sequence[tuple[Connection, jax.Array]],
+    num_steps: jax.Array | None,
 ) -> BiasMoments | None:
     """What the biases add to the membranes, for the spikes of each connection; None without."""
     if layer.bias is None:
         return None
     ones = lambda c, spikes: jnp.ones((*c.param.shape[:-1], 1), spikes.dtype)
     sums = [c.project(spikes, ones(c, spikes)) for c, spikes in inputs]
-    summed = sum(total.mean(axis=tuple(range(1, total.ndim))) for total in sums)
-    return bias_moments(layer.bias[...], neuron, jnp.asarray(summed))
+    summed = sum(total.mean(axis=tuple(range(2, total.ndim))) for total in sums)
+    return bias_moments(layer.bias[...], neuron, jnp.asarray(summed), num_steps)
 
 
 def _factors(layer: Synaptic, neuron: Neuron) -> tuple[Any, Any] | None:

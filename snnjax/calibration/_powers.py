@@ -4,7 +4,7 @@ The formulas of `snnjax.theory` assume stationary, independent Poisson input. Fo
 drawn independently with mean mu_w and standard deviation sigma_w, no assumption on the input is
 needed. Let h_j(t) be the spike train of input j, filtered by the neuron's own kernel. (This is the
 membrane that the train drives through a weight of 1, without threshold.) <.> is the mean over
-trials. The mean and the variance in time are taken within a trial.
+trials. The mean and the variance in time are taken within a trial, over its own steps.
 
     P     = < sum_j Var_t h_j >             temporal power
     Q     = < sum_j (mean_t h_j)^2 >        quenched power
@@ -57,6 +57,7 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._timed import over_steps, untimed, variance_over_steps
 from snnjax.datasets import BatchSource, EventDataset
 from snnjax.dynamics import Neuron, simulate
 from snnjax.dynamics._neuron import NO_THRESHOLD
@@ -151,6 +152,7 @@ def input_powers(
     balance: bool = False,
     gather: Callable[[jax.Array], jax.Array] | None = None,
     n: int | None = None,
+    num_steps: jax.Array | None = None,
 ) -> InputPowers:
     """Measure the powers of the input `x`, filtered by the kernel of `neuron`.
 
@@ -162,6 +164,8 @@ def input_powers(
             (..., batch, *positions, 1). For a convolution it is the convolution with a kernel of
             ones. None: all features are inputs of every neuron.
         n: Number of inputs per neuron; required with `gather`.
+        num_steps: Number of steps of each trial, integers (batch,); later steps do not count. None:
+            all steps.
 
     Returns:
         The powers.
@@ -184,41 +188,46 @@ def input_powers(
         needed = "balance needs at least 2 inputs per neuron"
         raise ValueError(f"{needed}, got {n} for x of shape {x.shape}")
     h = filtered(as_floats(x), neuron)
-    total = gather(h)
-    temporal, quenched = gather(h.var(axis=0)), gather(jnp.square(h.mean(axis=0)))
-    summed = total.var(axis=0)
+    mean, total = over_steps(h, num_steps), gather(h)
+    temporal = gather(variance_over_steps(h, num_steps))
+    quenched, summed = gather(jnp.square(mean)), variance_over_steps(total, num_steps)
+    of_total = gather(mean)
     if balance:
         scale = n / (n - 1)
         temporal = scale * _difference(temporal, summed / n)
-        quenched = scale * _difference(quenched, jnp.square(total.mean(axis=0)) / n)
-    return InputPowers(temporal.mean(), quenched.mean(), total.mean(), summed.mean(), n, balance)
+        quenched = scale * _difference(quenched, jnp.square(of_total) / n)
+    powers = (temporal, quenched, of_total, summed)
+    return InputPowers(*(p.mean() for p in powers), n=n, balanced=balance)
 
 
-def bias_moments(bias: jax.Array, neuron: Neuron, summed: jax.Array) -> BiasMoments:
+def bias_moments(
+    bias: jax.Array, neuron: Neuron, summed: jax.Array, num_steps: jax.Array | None = None
+) -> BiasMoments:
     """Measure what the biases of a layer add to its membranes.
 
     Args:
         bias: Biases (units,).
         neuron: The neuron model.
-        summed: Number of input spikes of a neuron in each step, the mean over neurons and samples,
-            (time,).
+        summed: Number of input spikes of a neuron in each step, the mean over neurons,
+            (time, batch).
+        num_steps: As in `input_powers`.
 
     Returns:
         The moments.
 
     >>> from snnjax.dynamics import LIF
-    >>> found = bias_moments(jnp.array([0.5, 1.5]), LIF(tau_syn=10e-3), jnp.zeros(2000))
+    >>> found = bias_moments(jnp.array([0.5, 1.5]), LIF(tau_syn=10e-3), jnp.zeros((2000, 1)))
     >>> f"{found.mean:.2f}"  # nearly <b> / (1 - ls) = 5.52
     '5.47'
     """
-    drives = jnp.stack([jnp.ones_like(summed), summed], axis=-1)[:, None]
-    s, h = jnp.moveaxis(filtered(as_floats(drives), neuron)[:, 0], -1, 0)
-    mean, square = s.mean(), jnp.square(bias)
+    drives = jnp.stack([jnp.ones_like(summed), summed], axis=-1)
+    s, h = jnp.moveaxis(filtered(as_floats(drives), neuron), -1, 0)
+    mean = over_steps(s, num_steps)
     return BiasMoments(
-        mean=bias.mean() * mean,
-        power=square.mean() * s.var(),
-        covariance=bias.mean() * ((s - mean) * h).mean(),
-        quenched=bias.var() * jnp.square(mean),
+        mean=bias.mean() * mean.mean(),
+        power=jnp.square(bias).mean() * variance_over_steps(s, num_steps).mean(),
+        covariance=bias.mean() * over_steps((s - mean) * h, num_steps).mean(),
+        quenched=bias.var() * jnp.square(mean).mean(),
     )
 
 
@@ -276,7 +285,9 @@ def source_powers(
     whole = len(source) // size
 
     def measure(source: BatchSource, indices: jax.Array) -> jax.Array:
-        return jnp.stack(input_powers(source.batch(indices)[0], neuron, balance=balance)[:4])
+        x, labels = source.batch(indices)
+        steps = untimed(labels)[1]
+        return jnp.stack(input_powers(x, neuron, balance=balance, num_steps=steps)[:4])
 
     @jax.jit
     def over_batches(source: BatchSource) -> jax.Array:

@@ -24,6 +24,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._timed import Timed, over_steps, untimed, variance_over_steps
 from snnjax.calibration._connection import each_layer, set_weights
 from snnjax.calibration._powers import as_floats, free_membrane
 from snnjax.calibration._report import TOLERANCE, Outcome, RateReport, RateReports
@@ -41,6 +42,7 @@ def scale_to_rate(
     rate: Scalar,
     key: jax.Array | None = None,
     steps: int = 14,
+    num_steps: jax.Array | None = None,
 ) -> tuple[Sequential, RateReports]:
     """Scale every spiking layer of `network` to a mean firing rate on the batch `x`.
 
@@ -55,6 +57,8 @@ def scale_to_rate(
         steps: Steps of the bisection. Each is one forward pass of the layer. It halves the interval
             of the logarithm of the gain. The first interval is 1/100 to 100 times the weights that
             would make the membrane fluctuate with a standard deviation of 1.
+        num_steps: Number of time steps of each trial, integers (batch,); later steps do not count.
+            None: all steps.
 
     Returns:
         The scaled network, and `RateReports`: one `RateReport` per spiking layer. The function is
@@ -83,13 +87,17 @@ def scale_to_rate(
         raise ValueError("network must have a spiking layer, got none")
     _check.number("rate", rate, above=0, below=0.5 / spiking[0].dt, unit="Hz")
 
+    inputs = as_floats(x)
+    if num_steps is not None:
+        untimed(Timed(target=None, num_steps=num_steps), inputs, of="x")
+
     def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[RateReport]:
         layer = _scalable(layer)
         if key is not None:
             _draw_orthogonal(layer.connections(), key)
-        return _scale(layer, x, rate=rate, steps=steps)
+        return _scale(layer, x, rate=rate, steps=steps, num_steps=num_steps)
 
-    network, reports, of = each_layer(network, as_floats(x), key, one)
+    network, reports, of = each_layer(network, inputs, key, one, num_steps)
     return network, RateReports(reports, of)
 
 
@@ -114,11 +122,14 @@ def _draw_orthogonal(connections: list[Connection], key: jax.Array) -> None:
         set_weights(c.param, draw(jax.random.fold_in(key, k), shape, _check.wide(dtype)))
 
 
-def _scale(layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int) -> Outcome[RateReport]:
+def _scale(
+    layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int, num_steps: jax.Array | None
+) -> Outcome[RateReport]:
     original = [c.weights for c in layer.connections()]
-    dt = layer.dt
+    rate_of = lambda z: over_steps(z, num_steps).mean() / layer.dt
     # the search range is centred on the scale that the feed-forward membrane gives
-    spread = jnp.sqrt(free_membrane(layer.neuron, layer.drive(x)).var(axis=0).mean())
+    u = free_membrane(layer.neuron, layer.drive(x))
+    spread = jnp.sqrt(variance_over_steps(u, num_steps).mean())
     alive = spread > 0
     start = -jnp.log(jnp.where(alive, spread, 1.0))
     graphdef, state = nnx.split(layer)
@@ -138,14 +149,14 @@ def _scale(layer: Synaptic, x: jax.Array, *, rate: Scalar, steps: int) -> Outcom
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         low, high = bounds
         middle = (low + high) / 2
-        below = run(middle).mean() / dt < rate
+        below = rate_of(run(middle)) < rate
         return (jnp.where(below, middle, low), jnp.where(below, high, middle)), None
 
     (low, high), _ = jax.lax.scan(bisect, (start - _RANGE, start + _RANGE), length=steps)
     log_gain = jnp.where(alive, (low + high) / 2, 0.0)
     put(layer, log_gain)
     output = layer(x).output
-    reached = output.mean() / dt
+    reached = rate_of(output)
     on_target = jnp.abs(reached / rate - 1) < TOLERANCE
     report = RateReport(jnp.exp(log_gain), reached, on_target, jnp.asarray(rate))
     return Outcome(report, output)

@@ -14,7 +14,7 @@ import jax
 from jax.typing import ArrayLike
 
 from snnjax import _check
-from snnjax._timed import Timed
+from snnjax._timed import Timed, called, untimed
 from snnjax.calibration import _dalian as _dalian  # registers its type of layer
 from snnjax.calibration._connection import each_layer
 from snnjax.calibration._gradient import (
@@ -48,8 +48,8 @@ def calibrate(
             not changed. If the neurons of a layer have different parameters, the input is
             measured for their mean, and the weights of each are scaled for its own kernel.
         x: Inputs (time, batch, ...features), typical of the data. A hundred samples are enough.
-        labels: Classes (batch,) of x, or `snnjax.losses.Timed` classes, used to calibrate the
-            gradient. None uses random numbers.
+        labels: Classes (batch,) of x, used to calibrate the gradient. None uses random numbers. If
+            they are `snnjax.losses.Timed`, only the steps of each trial count, in all measurements.
         key: Draws new normal (Dalian: exponential) weights. None rescales the present weights,
             which must not all be equal. Zeros stay zeros.
         target: Targets for the membranes: one `Target` for all spiking layers, or a sequence with
@@ -95,16 +95,20 @@ def calibrate(
     if gradient is not None:
         check_target("gradient", gradient)
     inputs = as_floats(x)
+    _, num_steps = untimed(labels, inputs, of="x")
 
     def one(n: int, layer: Layer, x: jax.Array, key: jax.Array | None) -> Outcome[LayerReport]:
-        outcome = check_outcome(layer, calibrate_layer(layer, x, key, targets[n]))
+        function = calibrate_layer.dispatch(type(layer))
+        name = f"the function of calibrate_layer for {type(layer).__name__}"
+        found = called(name, function, (layer, x, key, targets[n]), num_steps)
+        outcome = check_outcome(layer, found)
         report = outcome.report
         silent, there = _check.concrete(report.silent), _check.concrete(report.calibrated)
         if silent == 0 and there == 0:
             raise ValueError(infeasible(f"layer {n + 1}", report.targets))
         return outcome
 
-    network, reports, of = each_layer(network, inputs, key, one)
+    network, reports, of = each_layer(network, inputs, key, one, num_steps)
     if gradient is not None:
         network, found = calibrate_gradient(network, inputs, labels, target=gradient, key=key)
         pairs = zip(reports, found, strict=True)

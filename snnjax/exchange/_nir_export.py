@@ -288,6 +288,8 @@ class NirWriter:
         """
         weight, constant = vars(weights)["weight"], layer.bias
         if layer.norm is not None:
+            if layer.norm.options.num_steps is not None:
+                self.fail("its normalization differs between time steps")
             factor, added = map(np.asarray, layer.norm.linear())
             weight = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
         elif constant is not None:

@@ -14,6 +14,7 @@ from flax import nnx
 
 from snnjax import _time
 from snnjax._check import Scalar
+from snnjax._timed import untimed
 from snnjax.calibration import (
     GradientTarget,
     Target,
@@ -187,12 +188,13 @@ def calibrate_on(
     key = jax.random.key(experiment.seed if seed is None else seed)
     failed = jnp.zeros(experiment.network.num_layers, bool)
     if isinstance(weights, parts.LSUV):
-        network, rates = scale_to_rate(network, x, key=key, rate=weights.lsuv_rate)
+        steps = untimed(labels)[1]
+        network, rates = scale_to_rate(network, x, key=key, rate=weights.lsuv_rate, num_steps=steps)
         failed = jnp.asarray([~r.reached & (r.rate > 0) for r in rates])
     elif isinstance(weights, parts.OnTarget) and weights.from_data:
         balance = isinstance(weights, parts.DataDrivenBalanced)
         target = Target(weights.sigma_u, weights.mu_u, weights.alpha, balance=balance)
-        network, reports = calibrate(network, x, key=key, target=target, gradient=None)
+        network, reports = calibrate(network, x, labels, key=key, target=target, gradient=None)
         failed = jnp.asarray([~r.calibrated & ~r.silent for r in reports])
     if isinstance(gradient, parts.CalibratedGradient):
         adjust: Any = gradient.name

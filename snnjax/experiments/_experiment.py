@@ -162,6 +162,10 @@ class Experiment(Part):
             _check.one_of(
                 "depth", network.depth, (2, 4, 6, 8) if self.task.plane else (1, 3, 7, 10)
             )
+        delay = network.max_delay if isinstance(network, parts.Dense) else None
+        if delay is not None and delay > duration:
+            longest = f"the duration of a trial, {duration:g} s"
+            raise ValueError(f"max_delay must be at most {longest}, got {delay:g} s")
         if network.dalian and self.task.plane:
             raise ValueError(
                 f"model must be 'dense' or 'csnn' for inputs on a plane, got {network.name!r}"

@@ -33,7 +33,9 @@ def load_run(
     """
     from flax import nnx
 
-    from snnjax.experiments._run import prepare
+    from snnjax.experiments._build import build_network
+    from snnjax.experiments._data import load
+    from snnjax.experiments._run import Prepared, prepare
     from snnjax.experiments._sweep import load_sweep
     from snnjax.experiments._sweep_folder import member_folder, planned
     from snnjax.training._params import load_params
@@ -46,8 +48,12 @@ def load_run(
     if not found:
         one = member_folder(root, members[0])
         raise ValueError(f"{folder} is not the folder of one network; name one, for example {one}")
-    prepared = prepare(sweep.experiment(found[0]), datasets)
-    if parameters != "initial":
-        like = nnx.state(prepared.network, nnx.Param)
-        nnx.update(prepared.network, load_params(like, folder / f"{parameters}.npz"))
-    return prepared
+    experiment = sweep.experiment(found[0])
+    if parameters == "initial":
+        return prepare(experiment, datasets)
+    data = load(experiment, datasets)
+    # nothing is measured: the file has all that a calibration sets
+    network = build_network(experiment, data.inputs)
+    like = nnx.state(network, nnx.Param)
+    nnx.update(network, load_params(like, folder / f"{parameters}.npz"))
+    return Prepared(experiment, network, data)

@@ -143,7 +143,8 @@ def run_alone(
     """
     begin, diverged = time.perf_counter(), None
     experiment, network, data = prepared
-    training, keep = experiment.training, [] if place is None else [_Metrics(place)]
+    training = experiment.training
+    keep: list[Callback] = [] if place is None else [_Metrics(place)]
     if checkpoints is not None:
         every = (execution or Execution()).checkpoint_every
         keep.insert(0, Checkpoints(checkpoints, every=every))

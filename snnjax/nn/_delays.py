@@ -92,6 +92,9 @@ class Delays:
         _check.one_of("shape", self.shape, get_args(KernelShape))
         if not callable(self.width):
             _check.number("width", self.width, at_least=0, unit="s")
+            if self.width > self.max_delay:
+                longer = f"width = {self.width:g} s is longer than max_delay = {self.max_delay:g} s"
+                _check.warn(f"{longer}; it is in seconds, and not in time steps")
         if self.initial is not None:
             _check.number("initial", self.initial, at_least=0, at_most=self.max_delay, unit="s")
 

@@ -87,7 +87,7 @@ class Sequential(nnx.Module):
     ) -> None:
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
-        stack = [_as_layer(k, layer) for k, layer in enumerate(layers)]
+        stack = [_as_layer(type(self).__name__, k, layer) for k, layer in enumerate(layers)]
         steps = sorted({layer.dt for layer in stack if layer.dt is not None})
         if len(steps) > 1:
             raise ValueError(f"all layers must have the same time step, got dt = {steps}")
@@ -359,7 +359,7 @@ class Sequential(nnx.Module):
         return tuple(states), (readout, tuple(spikes))
 
 
-def _as_layer(k: int, layer: object) -> Layer:
+def _as_layer(network: str, k: int, layer: object) -> Layer:
     """The layer itself, or a `PerStep` of another module of Flax."""
     if isinstance(layer, Layer):
         return layer
@@ -369,8 +369,10 @@ def _as_layer(k: int, layer: object) -> Layer:
             got = f"the class {layer.__name__}; create an object of it"
         elif callable(layer) and not isinstance(layer, nnx.Module):
             got += "; wrap a function in a module, for example nnx.Sequential(nnx.relu)"
+        elif isinstance(layer, Sequence):
+            got += f"; write {network}(*layers)"
         raise TypeError(
-            "layers are given one by one, Sequential(first, second, ...), each a snnjax.nn.Layer "
+            f"layers are given one by one, {network}(first, second, ...), each a snnjax.nn.Layer "
             f"such as SpikingDense or Pool, or a module such as flax.nnx.Linear; got {got}"
         )
     with _check.at(f"layers[{k}]"):

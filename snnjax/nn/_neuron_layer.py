@@ -106,6 +106,21 @@ class _HasSpike(Protocol):
     def spike(self) -> Callable[[jax.Array], jax.Array]: ...
 
 
+def _hint_surrogate(neuron: Neuron) -> None:
+    """Warn if a spike function of the user has no gradient, so that nothing below is trained."""
+    if not isinstance(neuron, _HasSpike) or isinstance(neuron.spike, SpikeFunction):
+        return
+    v = jnp.linspace(-1.0, 1.0, 33)
+    z, pull = jax.vjp(lambda v: jnp.asarray(neuron.spike(v), v.dtype), v)
+    slopes = _check.concrete(pull(jnp.ones_like(z))[0])
+    if slopes is not None and not slopes.any():
+        _check.warn(
+            f"spike of {type(neuron).__name__} has the gradient 0 everywhere, so that no weights "
+            "can be trained; use a function with a surrogate gradient, such as "
+            "snnjax.surrogate.superspike(20.0)"
+        )
+
+
 @jax.jit
 def _tau(log_tau: jax.Array) -> jax.Array:
     """Time constants from their trained logarithms.
@@ -156,6 +171,7 @@ class NeuronLayer(Layer):
             trainable: Names of the parameters that are trained.
             values: The neuron with drawn values in place of distributions. None: it has none.
         """
+        _hint_surrogate(neuron)
         self._neuron = _hold(neuron)
         ranges = neuron.trained_ranges()
         if isinstance(trainable, str):

@@ -13,6 +13,9 @@ the running statistics follow them:
 
 Otherwise, and in `step`, m and v are the running statistics.
 
+With `num_steps`, every time step has its own m, v, scale and shift: statistics are over samples and
+positions alone. Trials must then have this number of steps, and there is no `step`.
+
 The start: a normalization starts as the identity, scale = sqrt(variance + eps) and shift = mean. So
 the membranes have the mean and the sigma_u that the weights give them, whether these come from a
 formula or from `calibrate`. The first statistics are those that are measured on the batch of
@@ -28,7 +31,8 @@ parts of a batch and over devices like any other gradient. `snnjax.training` sub
 the optimizer.
 
 Source: Ioffe & Szegedy (2015), arXiv 1502.03167; for spiking neurons, over time, Zheng et al.
-(2021), doi 10.1609/aaai.v35i12.17320. The start is ours.
+(2021), doi 10.1609/aaai.v35i12.17320; per time step, Kim & Panda (2021), doi
+10.3389/fnins.2021.773954. The start is ours.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ from jax.typing import ArrayLike, DTypeLike
 from snnjax import _check
 
 Moments = tuple[jax.Array, jax.Array]
-"""Mean and variance of each unit's drive, (units,)."""
+"""Mean and variance of each unit's drive, (units,) or (num_steps, units)."""
 
 
 class Statistics(nnx.Param):
@@ -63,6 +67,8 @@ class BatchNorm:
     Attributes:
         momentum: Share of each new batch in the running statistics, in (0, 1].
         eps: Number that is added to the variance, > 0.
+        num_steps: Number of time steps of every trial, which then have statistics and parameters of
+            their own. None: all steps share them.
 
     Raises:
         ValueError: A value is out of range.
@@ -78,10 +84,13 @@ class BatchNorm:
 
     momentum: float = 0.1
     eps: float = 1e-5
+    num_steps: int | None = None
 
     def __post_init__(self) -> None:
         _check.number("momentum", self.momentum, above=0, at_most=1)
         _check.number("eps", self.eps, above=0)
+        if self.num_steps is not None:
+            _check.integer("num_steps", self.num_steps, at_least=1)
 
 
 class Normalization(nnx.Module):
@@ -91,26 +100,28 @@ class Normalization(nnx.Module):
         options: The options.
         units: Number of units.
         dtype: Data type of the parameters.
+        axes: Number of axes of positions, of one feature map.
 
     Attributes:
         options: The options.
-        scale: Standard deviation of the normalized drive, (units,).
-        shift: Mean of the normalized drive, (units,).
-        mean: Running mean of the drive, (units,).
-        variance: Running variance of the drive, (units,).
+        scale: Standard deviation of the normalized drive, (units,) or (num_steps, units).
+        shift: Mean of the normalized drive, likewise.
+        mean: Running mean of the drive, likewise.
+        variance: Running variance of the drive, likewise.
     """
 
-    def __init__(self, options: BatchNorm, units: int, dtype: DTypeLike) -> None:
-        self.options = options
-        self.scale, self.shift = (nnx.Param(jnp.zeros(units, dtype)) for _ in range(2))
-        self.mean, self.variance = (Statistics(jnp.zeros(units, dtype)) for _ in range(2))
+    def __init__(self, options: BatchNorm, units: int, dtype: DTypeLike, *, axes: int = 0) -> None:
+        self.options, self.axes = options, axes
+        zeros = jnp.zeros((units,) if options.num_steps is None else (options.num_steps, units))
+        self.scale, self.shift = (nnx.Param(zeros.astype(dtype)) for _ in range(2))
+        self.mean, self.variance = (Statistics(zeros.astype(dtype)) for _ in range(2))
         self.start(0.0, 1.0)
 
     def start(self, mean: ArrayLike, variance: ArrayLike) -> None:
         """Make the normalization the identity, with these statistics.
 
         Args:
-            mean: Mean of the drive, one number or (units,).
+            mean: Mean of the drive, one number, (units,) or (num_steps, units).
             variance: Variance of the drive, likewise.
         """
         scale = jnp.sqrt(jnp.asarray(variance) + self.options.eps)
@@ -119,7 +130,10 @@ class Normalization(nnx.Module):
             param[...] = jnp.broadcast_to(jnp.asarray(value, param.dtype), param.shape)
 
     def linear(self) -> tuple[jax.Array, jax.Array]:
-        """The normalization outside training, y = factor d + constant: factor and constant."""
+        """The normalization outside training, y = factor d + constant: factor and constant.
+
+        Both have the shape of the parameters.
+        """
         # without a batch the statistics are constants, which nothing trains
         mean, variance = map(jax.lax.stop_gradient, (self.mean[...], self.variance[...]))
         factor = self.scale[...] / jnp.sqrt(variance + self.options.eps)
@@ -137,31 +151,39 @@ class Normalization(nnx.Module):
             The normalized drive.
 
         Raises:
-            ValueError: `training` with a batch of one sample.
+            ValueError: `training` with a batch of one sample, or a drive without `num_steps` steps.
         """
+        self._check_steps(drive)
         if not training:
-            factor, constant = self.linear()
+            factor, constant = map(self._spread, self.linear())
             return drive * factor + constant
         if drive.shape[1] < 2:
             raise ValueError(
                 "batch_size (and micro_batch, if it is given) must be at least 2 in training with "
                 f"batch normalization, got {drive.shape[1]}; one sample is no batch"
             )
-        mean, variance = batch = statistics(drive)
+        mean, variance = batch = self.statistics(drive)
         factor = self.scale[...] / jnp.sqrt(variance + self.options.eps)
-        out = (drive - mean) * factor + self.shift[...]
+        out = (drive - self._spread(mean)) * self._spread(factor) + self._spread(self.shift[...])
         return recorded(self.options.momentum, out, (self.mean[...], self.variance[...]), batch)
 
+    def statistics(self, drive: jax.Array) -> Moments:
+        """Mean and variance of a drive (time, batch, *positions, units), with their own shape."""
+        axes = tuple(range(0 if self.options.num_steps is None else 1, drive.ndim - 1))
+        return drive.mean(axis=axes), drive.var(axis=axes)
 
-def statistics(drive: jax.Array) -> Moments:
-    """Mean and variance of a drive (time, batch, *positions, units) for each unit.
+    def _spread(self, a: jax.Array) -> jax.Array:
+        """Parameters or statistics in a shape that fits a drive."""
+        return a if a.ndim == 1 else a.reshape(len(a), *(1,) * (1 + self.axes), -1)
 
-    >>> mean, variance = statistics(jnp.array([1.0, 3.0]).reshape(2, 1, 1))
-    >>> float(mean[0]), float(variance[0])
-    (2.0, 1.0)
-    """
-    axes = tuple(range(drive.ndim - 1))
-    return drive.mean(axis=axes), drive.var(axis=axes)
+    def _check_steps(self, drive: jax.Array) -> None:
+        if (steps := self.options.num_steps) is None:
+            return
+        needed = f"trials must have {steps} steps with BatchNorm(num_steps={steps})"
+        if drive.ndim < 3 + self.axes:
+            raise ValueError(f"{needed}, got a single step; leave num_steps out to use `step`")
+        if len(drive) != steps:
+            raise ValueError(f"{needed}, got {len(drive)}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

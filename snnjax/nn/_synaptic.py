@@ -197,7 +197,7 @@ class Synaptic(NeuronLayer):
             raise ValueError(f"{needed}, got {norm!r} for {name}")
         if bias:
             raise ValueError("bias must be False with norm, whose shift is a bias, got True")
-        return Normalization(norm, self.units, self._state_dtype)
+        return Normalization(norm, self.units, self._state_dtype, axes=self._axes)
 
     def _expected(self, init: LayerInit, dt: float) -> tuple[ArrayLike, ArrayLike]:
         """Mean and variance of the drive by Poisson inputs at the rates of `init`; else 0 and 1."""
@@ -223,7 +223,10 @@ class Synaptic(NeuronLayer):
         own = delays.on != "input" and self._own[0] is not None
         if delays.on == "recurrent" and not own:
             needed = "delays on 'recurrent' need a layer with connections to itself"
-            raise ValueError(f"{needed}, got {type(self).__name__} without; use recurrent=True")
+            advice = "use recurrent=True, or delays on 'input'"
+            if not self.spiking:
+                advice = "a readout has no spikes of its own; use delays on 'input'"
+            raise ValueError(f"{needed}, got {type(self).__name__} without; {advice}")
         shapes = {}
         if delays.on != "recurrent":
             shapes["delay"] = (self.in_features,)

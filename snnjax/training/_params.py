@@ -5,14 +5,14 @@
     NAME.safetensors    the same names; needs the package safetensors
 
 Neither format contains code. The names, shapes and types in a file are compared with the expected
-ones before an array is read.
+ones before an array is read. A float32 parameter also takes float16 numbers, which lose nothing.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +122,17 @@ def load_params(like: T, file: Path) -> T:
 
 HOLD = "call layer.hold_steepness() for each spiking layer of the new network first"
 """What a network needs before it takes the parameters of a calibrated network."""
-_HINT = f"; the file is of a network whose gradient was calibrated: {HOLD}"
+_CALIBRATED = f"the file is of a network whose gradient was calibrated: {HOLD}"
+_OPTION_OF = {
+    "recurrent_kernel": "recurrent=True",
+    "bias": "bias=True",
+    "norm": "norm=BatchNorm()",
+    "delay": "delays=Delays(...)",
+    "recurrent_delay": "delays=Delays(...)",
+    "log_tau": "trainable=(...)",
+    "free": "trainable=(...)",
+}
+"""The option of a layer that adds a parameter, by a part of its name."""
 
 
 class _MismatchError(ValueError):
@@ -133,10 +143,10 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
     """Raise unless names, shapes and types are the same."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
-        raise _MismatchError(
-            f"parameters do not fit the network: {missing} are missing, and {extra} are not in it"
-            f"{_HINT if any(name.endswith('steepness') for name in extra) else ''}"
-        )
+        parts = ["the parameters do not fit the network"]
+        parts += [f"the file has no {', '.join(missing)}"] if missing else []
+        parts += [f"the network has no {', '.join(extra)}"] if extra else []
+        raise _MismatchError("; ".join(parts + _advice(missing, extra)))
     for name, leaf in expected.items():
         shape, dtype = found[name]
         if leaf.shape != shape:
@@ -144,14 +154,26 @@ def _compare(expected: Mapping[str, np.ndarray], found: Described) -> None:
         # numpy writes types that it does not have, such as bfloat16, as raw bytes
         raw = dtype.kind == leaf.dtype.kind == "V" and dtype.names is None
         raw &= dtype.itemsize == leaf.dtype.itemsize
-        if leaf.dtype != dtype.newbyteorder("=") and not raw:
+        widened = leaf.dtype == np.float32 and dtype.newbyteorder("=") == np.float16
+        if leaf.dtype != dtype.newbyteorder("=") and not raw and not widened:
             raise _MismatchError(f"parameter {name} must have dtype {leaf.dtype}, got {dtype}")
+
+
+def _advice(missing: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """What to change in the network, in sentences without a full stop."""
+    parts = lambda names: {part for name in names for part in name.split(".")}
+    options = lambda names: sorted({_OPTION_OF[p] for p in parts(names) if p in _OPTION_OF})
+    more, less = options(extra), options(missing)
+    found = [f"build its layers with {', '.join(more)}"] if more and more != less else []
+    found += [f"build its layers without {', '.join(less)}"] if less and more != less else []
+    return [*found, *([_CALIBRATED] if any(n.endswith("steepness") for n in extra) else [])]
 
 
 def _as(a: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     if a.dtype == dtype:
         return a
-    return a.view(dtype) if a.dtype.kind == "V" else a.astype(dtype)  # of the other byte order
+    # the type differs only in its byte order, or has 16 bits
+    return a.view(dtype) if a.dtype.kind == "V" else a.astype(dtype)
 
 
 def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -134,11 +134,11 @@ def test_every_mismatch_is_named_and_changes_nothing(tmp_path, suffix):
         ),
         (
             {"recurrent": False},
-            r"\[\] are missing, and \['layers\.0\.recurrent_kernel'\] are not in it",
+            r"the network has no layers\.0\.recurrent_kernel; build its layers with recurrent=True",
         ),
         (
             {"trainable": ("tau_syn",)},
-            r"\['layers\.0\.log_tau\.tau_syn'\] are missing, and \['layers\.0\.log_tau\.tau_mem'\] are not in it",
+            r"the file has no layers\.0\.log_tau\.tau_syn; the network has no layers\.0\.log_tau\.tau_mem$",
         ),
     ]:
         network = make(1, **options)
@@ -146,6 +146,16 @@ def test_every_mismatch_is_named_and_changes_nothing(tmp_path, suffix):
         with pytest.raises(ValueError, match=rf"a{suffix}: .*{match}"):
             load_parameters(path, network)
         assert bits(network) == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_network_takes_the_numbers_of_16_bits(tmp_path, suffix):
+    half, network = make(0, dtype=jnp.float16, trainable=()), make(1, trainable=())
+    save_parameters(tmp_path / f"a{suffix}", half)
+    load_parameters(tmp_path / f"a{suffix}", network)
+    for a, b in zip(network.layers, half.layers, strict=True):
+        assert a.kernel.dtype == jnp.float32
+        np.testing.assert_array_equal(a.kernel[...], b.kernel[...])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -99,6 +99,8 @@ def test_options_become_delays_of_the_hidden_layers():
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match=r"max_delay must be finite and > 0 s, got -1.0"):
         EXPERIMENT.replace(max_delay=-1.0)
+    with pytest.raises(ValueError, match=r"max_delay must be at most the duration .* got 10 s"):
+        EXPERIMENT.replace(max_delay=10.0)
     with pytest.raises(ValueError, match="delay_width has no effect, because max_delay is None"):
         EXPERIMENT.replace(max_delay=None, delay_width=0.1)
     with pytest.raises(ValueError, match="delays must be 'unit' with Dale's law"):

@@ -140,13 +140,13 @@ def test_the_moments_of_a_bias_are_those_of_its_membrane(x64, rng):
     x = jnp.asarray(rng.poisson(0.3 + 0.2 * np.sin(np.arange(200) / 9)[:, None, None], (200, 2, 5)))
     u = filtered(jnp.broadcast_to(bias, (200, 1, 7)), neuron)
     h = filtered(x.astype(float), neuron).sum(axis=-1, keepdims=True)
-    found = bias_moments(bias, neuron, x.sum(axis=-1).mean(axis=1))
+    found = bias_moments(bias, neuron, x.sum(axis=-1))
     cov = ((u - u.mean(axis=0)) * (h - h.mean(axis=0))).mean()
     expected = u.mean(), u.var(axis=0).mean(), cov, u.mean(axis=0).var()
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
     # far from the onset: <b> / (1 - ls), the drive times the sum of the kernel
-    late = bias_moments(bias, neuron, jnp.zeros(100_000)).mean
+    late = bias_moments(bias, neuron, jnp.zeros((100_000, 1))).mean
     np.testing.assert_allclose(late, bias.mean() * neuron.kernel.mean() / neuron.dt, rtol=1e-3)
 
 

@@ -308,7 +308,7 @@ def test_initial_delays_are_uniform_and_leave_the_weights_unchanged():
         ({"width": -1e-3}, {}, "width must be finite and >= 0 s, got -0.001"),
         ({"per": "neuron"}, {}, "per must be one of 'unit', 'connection', got 'neuron'"),
         ({"shape": "box"}, {}, "shape must be one of 'triangle', 'gaussian', got 'box'"),
-        ({"on": "recurrent"}, {"recurrent": False}, "delays on 'recurrent' need a layer with"),
+        ({"on": "recurrent"}, {"recurrent": False}, "delays on 'recurrent' need .* use recurrent=True"),
     ],
 )  # fmt: skip
 def test_bad_values_are_refused(delays, options, message):
@@ -324,6 +324,12 @@ def test_wrong_objects_are_refused(x):
             IN, 8, init=DalianFluctuationDriven(nu=50.0), rngs=nnx.Rngs(0),
             delays=Delays(max_delay=0.02, per="connection"),
         )  # fmt: skip
+    with pytest.raises(ValueError, match="a readout has no spikes of its own; use delays on 'inp"):
+        Readout(IN, 2, delays=Delays(max_delay=0.02, on="recurrent"), rngs=nnx.Rngs(0))
+    with pytest.warns(
+        UserWarning, match=r"width = 5 s is longer than max_delay = 0\.02 s; it is in"
+    ):
+        Delays(max_delay=0.02, width=5.0)
     with pytest.raises(ValueError, match="state must be the DelayedState of a layer with delays"):
         make({}, dtype=jnp.float32)(x, state=make(dtype=jnp.float32).initial_state(B))
 

@@ -1,3 +1,5 @@
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -336,6 +338,14 @@ def test_parameters_of_a_convolution_may_also_be_one_per_position():
     for shape in ((6, 4), (2, 6, 3), (6, 1)):
         with pytest.raises(ValueError, match="tau_mem of the neuron must be one number"):
             make(np.full(shape, 0.02))
+
+
+def test_a_spike_function_without_a_gradient_is_named():
+    with pytest.warns(UserWarning, match="spike of LIF has the gradient 0 everywhere"):
+        make(LIF(spike=lambda v: (v > 0).astype(v.dtype)), dtype=jnp.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(LIF(spike=lambda v: jax.nn.sigmoid(5 * v)), dtype=jnp.float32)
 
 
 def test_the_steepness_of_the_surrogate_is_one_number_or_one_per_unit(x):

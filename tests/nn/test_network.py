@@ -22,6 +22,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
+from snnjax.training import EProp
 
 T, B, IN, CLASSES = 30, 3, 20, 4
 SIZES = (16, 12)
@@ -235,6 +236,10 @@ def test_layers_in_a_list_and_different_time_steps_are_errors():
     )
     with pytest.raises(TypeError, match="layers are given one by one"):
         Sequential([first, first])
+    with pytest.raises(
+        TypeError, match=r"one by one, EProp\(first, .* got list; write EProp\(\*layers"
+    ):
+        EProp([first, first])  # pyright: ignore[reportArgumentType]
     with pytest.raises(
         ValueError, match=r"all layers must have the same time step, got dt = \[0\.001, 0\.002\]"
     ):

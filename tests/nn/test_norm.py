@@ -108,6 +108,62 @@ def test_gradients_are_finite_differences_and_those_of_statistics_their_change(r
         )
 
 
+PER_STEP = BatchNorm(momentum=0.3, num_steps=T)
+
+
+@pytest.mark.parametrize("features", [(IN,), (30, 2)])
+def test_statistics_per_time_step_equal_a_loop(rng, x64, features):
+    """Dense layers and convolutions, in training and outside; gradients are those changes."""
+    if len(features) == 1:
+        layer = dense(norm=PER_STEP)
+    else:
+        options = {"kernel_size": 5, "dtype": jnp.float64, "norm": PER_STEP, "rngs": nnx.Rngs(0)}
+        layer = SpikingConv1d(2, OUT, init=INIT, **options)
+    for name, low, high in [("scale", 0.3, 1), ("shift", -0.1, 0.2), ("mean", 0, 0.3)]:
+        getattr(layer.norm, name)[...] = jnp.asarray(rng.uniform(low, high, (T, OUT)))
+    layer.norm.variance[...] = jnp.asarray(rng.uniform(0.3, 1.0, (T, OUT)))
+    x = inputs(rng, *features)
+    raw = np.asarray(layer.map.project(x, layer.kernel[...]))
+    scale, shift = np.asarray(layer.norm.scale[...]), np.asarray(layer.norm.shift[...])
+    running = np.asarray(layer.norm.mean[...]), np.asarray(layer.norm.variance[...])
+    means, variances = [], []
+    for t in range(T):
+        axes = tuple(range(raw[t].ndim - 1))
+        means.append(raw[t].mean(axes))
+        variances.append(raw[t].var(axes))
+        for training, (m, v) in (
+            (True, (means[t], variances[t])),
+            (False, (running[0][t], running[1][t])),
+        ):
+            expected = scale[t] * (raw[t] - m) / np.sqrt(v + layer.norm.options.eps) + shift[t]
+            found = layer._training_drive(x) if training else layer.drive(x)
+            assert_close(found[t], expected, 1e-10)
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+    loss = lambda p: nnx.merge(graphdef, p, rest)._training_drive(x).sum()
+    gradient = jax.grad(loss)(params)["norm"]
+    for name, old, new in zip(("mean", "variance"), running, (means, variances), strict=True):
+        assert_close(gradient[name][...], 0.3 * (old - np.array(new)), 1e-10)
+
+
+def test_statistics_per_time_step_need_whole_trials():
+    layer = dense(dtype=jnp.float32, norm=PER_STEP)
+    message = r"trials must have 50 steps with BatchNorm\(num_steps=50\), got 40"
+    with pytest.raises(ValueError, match=message):
+        layer(X[:40])
+    with pytest.raises(ValueError, match=r"got a single step; leave num_steps out"):
+        layer.step(layer.initial_state(B), X[0])
+
+
+def test_calibration_starts_the_statistics_of_every_time_step():
+    """The network stays the calibrated one without normalization, also in training."""
+    net, _ = calibrate(network(norm=PER_STEP), X, key=KEY, gradient=None)
+    layer = net.layers[0]
+    raw = np.asarray(layer.map.project(X, layer.kernel[...]))
+    np.testing.assert_allclose(layer.norm.mean[...], raw.mean(axis=1), rtol=1e-4, atol=1e-5)
+    for found in (layer.drive(X), layer._training_drive(X)):
+        np.testing.assert_allclose(found, raw, rtol=0, atol=2e-4)
+
+
 # --- training
 
 
@@ -194,6 +250,7 @@ def test_a_batch_of_one_is_refused():
         (lambda: BatchNorm(momentum=0.0), ValueError, "momentum must be finite and > 0"),
         (lambda: BatchNorm(momentum=1.5), ValueError, "momentum must be"),
         (lambda: BatchNorm(eps=0.0), ValueError, "eps must be finite and > 0"),
+        (lambda: BatchNorm(num_steps=0), ValueError, "num_steps must be >= 1, got 0"),
     ],
 )  # fmt: skip
 def test_wrong_options(make, error, match):
@@ -276,6 +333,8 @@ def test_nir_has_the_normalization_in_weights_and_biases(rng):
         changed(layer, rng)
     back = from_nir(to_nir(net))
     assert back.layers[0].norm is None
+    with pytest.raises(ValueError, match="its normalization differs between time steps"):
+        to_nir(network(norm=PER_STEP))
     found, expected = back(X), net(X)
     for a, b in zip(found.activity.spikes, expected.activity.spikes, strict=True):
         assert 0.01 < b.mean() < 0.5

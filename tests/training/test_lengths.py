@@ -7,10 +7,19 @@ import optax
 import pytest
 from flax import nnx
 
-from snnjax.calibration import calibrate_gradient
+from snnjax.calibration import (
+    Target,
+    calibrate,
+    calibrate_gradient,
+    calibrate_layer,
+    free_membrane,
+    input_powers,
+    scale_to_rate,
+)
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset, Mixed
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.diagnostics import probe
+from snnjax.dynamics import LIF
 from snnjax.experiments import Experiment, run
 from snnjax.losses import (
     CrossEntropy,
@@ -25,7 +34,15 @@ from snnjax.losses import (
     mean_over_time,
     sum_over_time,
 )
-from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
+from snnjax.nn import (
+    BatchNorm,
+    DalianDense,
+    DalianFluctuationDriven,
+    FluctuationDriven,
+    Readout,
+    Sequential,
+    SpikingDense,
+)
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import Objective, Trainer
 from snnjax.training._objective import Problem
@@ -115,7 +132,11 @@ def test_losses_and_their_gradients_are_those_of_the_trials_alone(readout, loss,
     [
         ([30, 51, 17, 41], ValueError, "num_steps must be from 1 to 50, .* got 51"),
         ([30, 50, 0, 41], ValueError, "num_steps must be from 1 to 50, .* got 0"),
-        ([30, 50], ValueError, r"num_steps must have shape \(4,\) for a readout .* got \(2,\)"),
+        (
+            [30, 50],
+            ValueError,
+            r"num_steps must have shape \(4,\) for readout of shape .* got \(2,\)",
+        ),
         ([30.0, 50.0, 17.0, 41.0], TypeError, "num_steps must be integers, got float"),
     ],
 )
@@ -201,6 +222,84 @@ def test_the_probe_and_the_gradient_s_calibration_ignore_padding():
     _, padded = calibrate_gradient(network(), longer.at[STEPS:].set(0.0), timed)
     for a, b in zip(by_lengths, padded, strict=True):
         np.testing.assert_allclose(a.gain, b.gain, rtol=0.01)
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_powers_of_the_input_are_means_over_the_trials_alone(balance):
+    x = jnp.asarray(trials(noise=True), jnp.float32)
+    found = input_powers(x, LIF(), balance=balance, num_steps=jnp.asarray(LENGTHS))
+    each = [input_powers(x[:n, [k]], LIF(), balance=balance)[:4] for k, n in enumerate(LENGTHS)]
+    np.testing.assert_allclose(found[:4], np.mean(each, axis=0), rtol=1e-5)
+
+
+def dalian():
+    rngs = nnx.Rngs(0)
+    hidden = DalianDense(UNITS, 16, init=DalianFluctuationDriven(nu=40.0), bias=True, rngs=rngs)
+    return Sequential(hidden, Readout(16, CLASSES, rngs=rngs))
+
+
+def biased():
+    found = network()
+    rngs, init = nnx.Rngs(1), FluctuationDriven(nu=40.0)
+    found.layers[0] = SpikingDense(UNITS, 16, init=init, recurrent=True, bias=True, rngs=rngs)
+    return found
+
+
+TIMED = Timed(target=jnp.asarray(LABELS), num_steps=jnp.asarray(LENGTHS))
+
+
+@pytest.mark.parametrize("make", [biased, dalian])
+def test_the_calibration_of_membranes_ignores_padding(make):
+    """The membranes are on target in the trials alone. Spikes after their end change nothing."""
+    x = jnp.asarray(trials(), jnp.float32)
+    noisy = jnp.concatenate(
+        [jnp.asarray(trials(noise=True), jnp.float32), jnp.ones((30, 4, UNITS))]
+    )
+    start = make()
+    start.layers[0].bias[...] = 0.05 * jnp.arange(start.layers[0].units)
+    options = {"key": jax.random.key(3), "target": Target(0.7, mu_u=0.1), "gradient": None}
+    (net, report), (other, again) = (calibrate(start, a, TIMED, **options) for a in (x, noisy))
+    # more steps change the order of sums, and Dalian layers are solved by iteration
+    for a, b in zip(report, again, strict=True):
+        np.testing.assert_allclose(a.sigma_w, b.sigma_w, rtol=1e-3)
+        np.testing.assert_allclose((a.sigma_u, a.mu_u), (b.sigma_u, b.mu_u), rtol=1e-3)
+    layer = net.layers[0]
+    np.testing.assert_allclose(layer.kernel[...], other.layers[0].kernel[...], rtol=0, atol=2e-3)
+    u = np.asarray(free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output)), np.float64)
+    variance = np.mean([u[:n, k].var(axis=0).mean() for k, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(report[0].sigma_u, np.sqrt(variance), rtol=1e-4)
+    mean = np.mean([u[:n, k].mean() for k, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(report[0].mu_u, mean, rtol=1e-3, atol=1e-5)
+
+
+def test_the_rate_of_a_scaled_layer_is_that_of_the_trials_alone():
+    x, steps = jnp.asarray(trials(noise=True), jnp.float32), jnp.asarray(LENGTHS)
+    net, (report, _) = scale_to_rate(network(), x, rate=20.0, num_steps=steps)
+    z = np.asarray(net.layers[0](x).output)
+    rates = [z[:n, k].mean() / DT for k, n in enumerate(LENGTHS)]
+    np.testing.assert_allclose([report.rate, 20.0], np.mean(rates), rtol=0.05)
+
+
+def test_what_cannot_be_calibrated_with_lengths_is_refused():
+    x = jnp.asarray(trials(), jnp.float32)
+
+    class Own(SpikingDense):
+        pass
+
+    @calibrate_layer.register
+    def _(layer: Own, x: jax.Array, key: jax.Array | None, target: Target):
+        raise AssertionError
+
+    rngs, init = nnx.Rngs(0), FluctuationDriven(nu=40.0)
+    readout = Readout(16, CLASSES, rngs=rngs)
+    own = Sequential(Own(UNITS, 16, init=init, rngs=rngs), readout)
+    with pytest.raises(TypeError, match="calibrate_layer for Own must take num_steps"):
+        calibrate(own, x, TIMED)
+    norm = Sequential(SpikingDense(UNITS, 16, init=init, norm=BatchNorm(), rngs=rngs), readout)
+    with pytest.raises(ValueError, match="trials must have the same length with batch normal"):
+        calibrate(norm, x, TIMED)
+    with pytest.raises(ValueError, match="num_steps must be from 1 to 50, the steps of x, got 51"):
+        calibrate(network(), x, Timed(target=None, num_steps=jnp.asarray([50, 51, 3, 4])))
 
 
 def test_durations_travel_with_the_samples():

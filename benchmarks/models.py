@@ -1,0 +1,317 @@
+"""The model zoo: trains configurations, and writes docs/models.md and the files of its networks.
+
+    python -m benchmarks.models FOLDER --models randman delays      # 5 seeds each
+    python -m benchmarks.models benchmarks/results/models.csv       # only the tables, from the rows
+
+SNNJAX_DATA names the folder with the data. The first command trains what is missing in FOLDER/NAME
+(`benchmarks.studies.compute`). Then it writes, for these configurations,
+
+    benchmarks/results/models.csv    a row per network; rows of other configurations stay
+    docs/models/NAME                 options and parameters of seed 0: `load_run` reads the folder
+    docs/models.md                   the tables between its two marks
+
+The settings must be chosen on held-out training recordings, because the rows have the accuracy on
+the test recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.studies import Row, compute, read, spread
+from snnjax._costs import costs
+from snnjax._files import write_whole
+from snnjax.datasets import BatchSource
+from snnjax.experiments import Experiment, Sweep
+from snnjax.experiments._build import LOSSES, build_network
+from snnjax.experiments._data import Data, load
+from snnjax.experiments._data import spread as evenly
+from snnjax.experiments._rows import Member, pick
+from snnjax.experiments._run import COUNTED
+from snnjax.experiments._sweep_folder import member_folder, open_folder, write_csv
+from snnjax.nn import Sequential
+from snnjax.nn._neuron_layer import Fixed
+from snnjax.nn._norm import Statistics
+from snnjax.reproduce._report import markdown_table
+from snnjax.training._params import flatten_params, load_params, unflatten_params
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, PAGE = ROOT / "benchmarks/results/models.csv", ROOT / "docs/models.md"
+FILES = ROOT / "docs/models"
+MARKS = "<!-- begin of the {} of benchmarks.models -->", "<!-- end of these {} -->"
+KEPT = (
+    *("finite", "epochs", "best_epoch", "train_accuracy", "valid_accuracy"),
+    *("test_accuracy_final", "test_accuracy_best"),
+)
+"""Columns of a sweep that the rows of the zoo keep."""
+
+
+class Model(NamedTuple):
+    """A configuration.
+
+    Attributes:
+        options: Options of the experiment.
+        data: The data.
+        published: The best comparable result of others that we know.
+        of: Name of the configuration that this one is an ablation of. Its parameters are not saved.
+    """
+
+    options: dict[str, Any]
+    data: str
+    published: str = ""
+    of: str = ""
+
+
+_DIGITS = "spoken digits: 2,160 training, 240 validation and 300 test recordings"
+_NMNIST = "N-MNIST: 900 training, 100 validation and 100 test recordings"
+_SHD = {"task": "shd", "downsample": 5, "dt": 0.01, "batch_size": 64}
+_CHANGED = {"augment_shift": 4, "augment_blend": 0.3}
+_DELAYS = (
+    _SHD
+    | _CHANGED
+    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 80, "dropout": 0.2}
+    | {"loss": "sum_over_time"}
+)
+_ADLIF = (
+    _SHD
+    | _CHANGED
+    | {"hidden": (128,), "recurrent": True, "epochs": 80, "dropout": 0.2}
+    | {"neuron": "adlif", "spread": 0.6, "learn_tau": True, "learn_adaptation": True}
+    | {"loss": "sum_over_time"}
+)
+_RECURRENT = {"task": "shd", "recurrent": True, "epochs": 60}
+_NOT_CALIBRATED = {"init": "kaiming", "gradient": "none"}
+_NOT_CHANGED = {"augment_shift": 0, "augment_blend": 0.0}
+_HAMMOUAMRI = "SHD: 95.1 +- 0.2, Hammouamri et al. (2024), arXiv 2306.17670"
+_BARONIG = "SHD: 95.8 +- 0.6, Baronig et al. (2024), arXiv 2408.07517"
+_ROSSBROICH = "97.3 +- 0.2, Rossbroich, Gygax & Zenke (2022)"
+
+
+def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+_LIF = _without(_ADLIF, "neuron", "learn_adaptation")
+MODELS: dict[str, Model] = {
+    "randman": Model({"task": "randman"}, "Randman: 8,000, 1,000 and 1,000 samples", _ROSSBROICH),
+    "digits": Model(
+        {"task": "digits", "model": "csnn2", "epochs": 10, "batch_size": 50},
+        "images of digits (scikit-learn): 1,294, 143 and 360 images",
+    ),
+    "recurrent": Model(_RECURRENT | {"augment_shift": 20, "augment_stretch": 0.1}, _DIGITS),
+    "delays": Model(_DELAYS, _DIGITS, _HAMMOUAMRI),
+    "delays, no delays": Model(_without(_DELAYS, "max_delay"), _DIGITS, of="delays"),
+    "delays, Kaiming start": Model(_DELAYS | _NOT_CALIBRATED, _DIGITS, of="delays"),
+    "delays, no augmentation": Model(_DELAYS | _NOT_CHANGED, _DIGITS, of="delays"),
+    "adlif": Model(_ADLIF, _DIGITS, _BARONIG),
+    "adlif, no adaptation": Model(_LIF, _DIGITS, of="adlif"),
+    "adlif, Kaiming start": Model(_ADLIF | _NOT_CALIBRATED, _DIGITS, of="adlif"),
+    "adlif, no augmentation": Model(_ADLIF | _NOT_CHANGED, _DIGITS, of="adlif"),
+    "nmnist": Model(
+        {"task": "nmnist", "model": "csnn2", "downsample": 2, "batch_size": 10, "epochs": 6},
+        _NMNIST,
+        "on the same test recordings: 98, the network of sinabs (trained on 60,000)",
+    ),
+}
+
+
+def train(name: str, place: Path, seeds: int) -> list[Row]:
+    """Train what is missing of a configuration, save the parameters of seed 0, and return its rows.
+
+    Args:
+        name: Name of the configuration.
+        place: Folder of all sweeps.
+        seeds: Number of seeds.
+    """
+    base, folder = Experiment.from_options(**MODELS[name].options), place / name
+    splits = base.datasets()
+    clock = _Clock()
+    rows = compute(Sweep(base=base, seeds=seeds), folder, splits, on_epoch=[clock])
+    seconds = clock.seconds(folder / "seconds.json")
+    data = load(base, splits)
+    return [
+        {"model": name, "seed": row["seed"]}
+        | {column: row[column] for column in KEPT}
+        | measured(name, base, data, folder, row["seed"])
+        | {"seconds": seconds}
+        for row in rows
+    ]
+
+
+class _Clock:
+    """Measures the time of an epoch, divided by the number of networks that train at once."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, int]] = []
+
+    def __call__(self, snapshot: object, finished: int, size: int) -> None:
+        self.times.append((time.perf_counter(), size))
+
+    def seconds(self, file: Path) -> float:
+        """Return the median, in seconds. `file` keeps it for a call that trains nothing."""
+        # the first epoch also compiles
+        pairs = zip(self.times[1:], self.times[2:], strict=False)
+        if own := [(after - before) / size for (before, _), (after, size) in pairs]:
+            write_whole(file, json.dumps(statistics.median(own)).encode())
+        return json.loads(file.read_text()) if file.exists() else math.nan
+
+
+def measured(name: str, base: Experiment, data: Data, folder: Path, seed: int) -> Row:
+    """Return size, costs and accuracy of a trained network as it is saved.
+
+    Its delays are rounded to whole time steps, and its weights to 16 bits.
+
+    Args:
+        name: Name of the configuration.
+        base: Its experiment.
+        data: Its data.
+        folder: Folder of its sweep.
+        seed: Seed of the network.
+    """
+    experiment = base.replace(seed=seed)
+    network = trained(build_network(experiment, data.inputs), folder, {"seed": seed})
+    network.round_delays()
+    params = flatten_params(nnx.state(network, nnx.Param))
+    small = {n: a.astype(np.float16) if a.ndim > 1 else a for n, a in params.items()}
+    put(network, small)
+    if seed == base.seed and not MODELS[name].of:
+        saved = FILES / name
+        saved.mkdir(parents=True, exist_ok=True)
+        (saved / "config.json").unlink(missing_ok=True)
+        open_folder(saved, {n: v for n, v in experiment.options().items() if n != "data"}, [{}])
+        np.savez_compressed(saved / "final.npz", **small)  # pyright: ignore[reportArgumentType]
+    test = data.splits.test
+    counted = costs(network, *test.batch(evenly(test, COUNTED)))
+    correct = accuracy(network, test, base)
+    return {"parameters": size(network), **counted._asdict(), "test_accuracy_saved": correct}
+
+
+def trained(network: Sequential, folder: Path, member: Member) -> Sequential:
+    """Return the network with the parameters of a member of a sweep after its last epoch."""
+    like = nnx.state(network, nnx.Param)
+    nnx.update(network, load_params(like, member_folder(folder, member) / "final.npz"))
+    return network
+
+
+def put(network: Sequential, arrays: dict[str, np.ndarray]) -> None:
+    """Set the parameters of a network; each keeps its type."""
+    like = nnx.state(network, nnx.Param)
+    types = {name: a.dtype for name, a in flatten_params(like).items()}
+    same = {name: a.astype(types[name]) for name, a in arrays.items()}
+    nnx.update(network, unflatten_params(like, same))
+
+
+def size(network: Sequential) -> int:
+    """Return the number of trained parameters."""
+    fixed = (Fixed, Statistics)
+    leaves = jax.tree.leaves(nnx.state(network, nnx.Param), is_leaf=_is_variable)
+    return sum(int(a[...].size) for a in leaves if not isinstance(a, fixed))
+
+
+def _is_variable(a: object) -> bool:
+    return isinstance(a, nnx.Variable)
+
+
+def accuracy(network: Sequential, source: BatchSource, experiment: Experiment) -> float:
+    """Return the share of samples that a network classifies correctly, over batches of 100."""
+    readout_fn = LOSSES[experiment.objective.loss].readout_fn
+    classify = nnx.jit(lambda n, x: readout_fn(n(x)[0]).argmax(axis=-1))
+    right = 0
+    for first in range(0, len(source), 100):
+        x, labels = source.batch(jnp.arange(first, min(first + 100, len(source))))
+        right += int((classify(network, x) == labels).sum())
+    return right / len(source)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return the table of the models, and that of the ablations."""
+    models, parts = [], []
+    for name, model in MODELS.items():
+        own = pick(rows, model=name)
+        if not own:
+            continue
+        mean = lambda column, own=own: statistics.fmean(row[column] for row in own)
+        shares = [spread([row[c] for row in own]) for c in ("valid_accuracy", KEPT[5])]
+        costs_of = [f"{mean('parameters'):,.0f}", f"{mean('operations'):,.0f}"]
+        costs_of += [f"{mean('spikes'):,.0f}", f"{mean('seconds'):.1f}"]
+        if model.of:
+            parts.append([name, str(len(own)), *shares, *costs_of])
+        else:
+            saved = f"{100 * pick(own, seed=0)[0]['test_accuracy_saved']:.1f}"
+            cells = [model.data, str(len(own)), *shares, model.published, *costs_of, saved]
+            models.append([f"[{name}](#{name})", *cells])
+    head = ["parameters", "synaptic operations", "spikes", "s per epoch"]
+    accuracies = ["seeds", "validation, %", "test, %"]
+    first = ["model", "data", *accuracies, "published, %", *head, "test of the file, %"]
+    found = [markdown_table(first, models)]
+    if parts:
+        found.append(markdown_table(["ablation", *accuracies, *head], parts))
+    return "\n\n".join(found)
+
+
+def commands(rows: Sequence[Row]) -> str:
+    """Return a code block with the command of each model that has rows."""
+    names = [name for name, model in MODELS.items() if pick(rows, model=name) and not model.of]
+    lines = [f"# {name}\n{_command(MODELS[name].options)}" for name in names]
+    return "\n".join(["```console", *lines, "```"])
+
+
+def _command(options: dict[str, Any]) -> str:
+    """Return the command that trains one network, in lines of at most 100 columns."""
+    words = ["snnjax train", str(options["task"])]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        values = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if name != "task":
+            words.append(flag if value is True else f"{flag} {values}")
+    lines = [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 90:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}".removeprefix(" " if len(lines) == 1 else "")
+    return " \\\n".join(lines)
+
+
+def write_page(rows: Sequence[Row]) -> None:
+    """Replace the tables and the commands of docs/models.md."""
+    text = PAGE.read_text()
+    for name, made in (("tables", tables), ("commands", commands)):
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n\n{made(rows)}\n\n{end}{rest.partition(end)[2]}"
+    write_whole(PAGE, text.encode())
+
+
+def main() -> None:
+    """Train what is missing, and write rows, parameters and tables."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[])
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args()
+    rows = read(options.place if options.place.suffix == ".csv" else ROWS)
+    for name in options.models:
+        new = train(name, options.place, options.seeds)
+        rows = [row for row in rows if row["model"] != name] + new
+        order = list(MODELS)
+        rows.sort(key=lambda row: (order.index(row["model"]), row["seed"]))
+        write_csv(rows, ROWS)
+        write_page(rows)
+    write_page(rows)
+    print(tables(rows))
+
+
+if __name__ == "__main__":
+    main()
