@@ -301,7 +301,8 @@ def kinds(lines: Sequence[Line]) -> str:
     for line in select(lines, "step"):
         if "neuron" in line:
             own = "" if line["input"].startswith("dense") else f", {line['input']}"
-            found.setdefault(line["contestant"], {})[line["neuron"] + own] = None
+            name = TITLES.get(line["contestant"], line["contestant"])
+            found.setdefault(name, {})[line["neuron"] + own] = None
     return (
         "Neurons: "
         + "; ".join(f"{name}: {' and '.join(each)}" for name, each in found.items())
