@@ -1,7 +1,7 @@
 """The results of `benchmarks.speed` as Markdown tables.
 
-The tables show ratios of step times, memory, time to first step, growth, and samples per second.
-Milliseconds depend on the machine; they are only in the results, one line per process.
+The tables show step times, memory, time to first step, growth, and samples per second. Times of
+other libraries are multiples of snnjax's, because milliseconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from benchmarks.works import WORKS, parse
 Line = Mapping[str, Any]
 OURS = "snnjax"
 FLOOR = "floor"
+TITLES = {
+    "spyx": "Spyx",
+    "spyx-hoisted": "Spyx, hoisted",
+    "torch": "plain PyTorch",
+    "snntorch": "snnTorch",
+    "norse": "Norse",
+    "spikingjelly": "SpikingJelly",
+}
+"""Contestants in tables. Hoisted: we took the product with the input out of the loop over time."""
 
 
 class Times(NamedTuple):
@@ -193,8 +202,8 @@ def names(lines: Sequence[Line]) -> tuple[list[str], list[str]]:
 def speed(lines: Sequence[Line]) -> str:
     """Return the table of step times, with notes on differences and failures.
 
-    The columns are snnjax over the lower limit and over the fastest other library, and every
-    contestant as a multiple of snnjax.
+    The columns are snnjax in milliseconds, every contestant as a multiple of it, and snnjax over
+    the lower limit.
 
     Args:
         lines: The results.
@@ -202,33 +211,26 @@ def speed(lines: Sequence[Line]) -> str:
     if not select(lines, "step"):
         return ""
     works, contestants = names(lines)
+    others = [name for name in contestants if name != OURS]
     rows, notes = [], []
     for work in works:
         entries = {name: select(lines, "step", work=work, contestant=name) for name in contestants}
-        found = {name: times_of(entry) for name, entry in entries.items()}
-        marks = {name: mark(work, entry) for name, entry in entries.items()}
+        ours, least = times_of(entries.get(OURS, [])), floor_times(lines, work)
         notes += [
             f"{work}, {name}: {problem(entry)}" for name, entry in entries.items() if problem(entry)
         ]
-        ours = found.get(OURS)
-        rows.append(
-            [
-                work,
-                *(
-                    [""] * 3
-                    if ours is None
-                    else against(ours, found, marks, floor_times(lines, work))
-                ),
-            ]
-        )
-        rows[-1] += [
-            cell(found[name], ours, marks[name], entries[name])
-            for name in contestants
-            if name != OURS
+        cells = [
+            cell(times_of(entries[name]), ours, mark(work, entries[name]), entries[name])
+            for name in others
         ]
-    others = [f"{name} / snnjax" for name in contestants if name != OURS]
-    head = ["work", "snnjax / floor", "fastest other", "snnjax / fastest other", *others]
-    text = "Time of a training step, ratio of medians and its range over rounds; * feed-forward where the work is recurrent."
+        to_floor = "" if ours is None or least is None else ratio(ours, least)
+        rows.append([work, "" if ours is None else milliseconds(ours), *cells, to_floor])
+    head = ["work", "snnjax, ms", *(TITLES.get(name, name) for name in others), "snnjax / floor"]
+    text = (
+        "Time of a training step: snnjax in milliseconds (range over rounds), the others as "
+        "multiples of it. A number below 1 is faster than snnjax. * feed-forward where the work "
+        "is recurrent."
+    )
     return "\n\n".join(
         [
             text,
@@ -239,32 +241,17 @@ def speed(lines: Sequence[Line]) -> str:
     )
 
 
-def against(
-    ours: Times, found: Mapping[str, Times | None], marks: Mapping[str, str], least: Times | None
-) -> list[str]:
-    """Return snnjax over the lower limit, the fastest other library, and snnjax over it.
+def milliseconds(times: Times) -> str:
+    """Return the range over rounds.
 
     Args:
-        ours: Times of snnjax.
-        found: Times by contestant.
-        marks: Marks by contestant.
-        least: The lower limit.
+        times: The times.
+
+    >>> milliseconds(Times(3.0, {0: 2.04, 1: 4.0})), milliseconds(Times(3.0, {0: 3.0}))
+    ('2.04-4.00', '3.00')
     """
-    others = {
-        name: times
-        for name, times in found.items()
-        if times is not None and not name.startswith(OURS)
-    }
-    fastest = min(others, key=lambda name: others[name].median, default=None)
-    to_floor = "" if least is None else ratio(ours, least)
-    return [
-        to_floor,
-        *(
-            ["", ""]
-            if fastest is None
-            else [fastest + marks[fastest], ratio(ours, others[fastest])]
-        ),
-    ]
+    ends = dict.fromkeys((digits(min(times.rounds.values())), digits(max(times.rounds.values()))))
+    return "-".join(ends)
 
 
 def cell(times: Times | None, ours: Times | None, mark: str, entry: Sequence[Line]) -> str:
@@ -314,7 +301,8 @@ def kinds(lines: Sequence[Line]) -> str:
     for line in select(lines, "step"):
         if "neuron" in line:
             own = "" if line["input"].startswith("dense") else f", {line['input']}"
-            found.setdefault(line["contestant"], {})[line["neuron"] + own] = None
+            name = TITLES.get(line["contestant"], line["contestant"])
+            found.setdefault(name, {})[line["neuron"] + own] = None
     return (
         "Neurons: "
         + "; ".join(f"{name}: {' and '.join(each)}" for name, each in found.items())
@@ -341,7 +329,8 @@ def memory(lines: Sequence[Line]) -> str:
         return f"{max(peaks):.0f}" if peaks else ""
 
     rows = [[work, *(peak(work, name) for name in contestants)] for work in works]
-    return "Peak memory of the process, MiB.\n\n" + markdown(["work", *contestants], rows)
+    head = ["work", *(TITLES.get(name, name) for name in contestants)]
+    return "Peak memory of the process, MiB.\n\n" + markdown(head, rows)
 
 
 def first_step(lines: Sequence[Line]) -> str:
@@ -380,10 +369,13 @@ def first_step(lines: Sequence[Line]) -> str:
     head = [
         "work",
         "of it imports",
-        *(name for name in contestants if name != OURS),
-        *(f"{name}, kept" for name in kept),
+        *(TITLES.get(name, name) for name in contestants if name != OURS),
+        *(f"{TITLES.get(name, name)}, kept" for name in kept),
     ]
-    text = "From the start of the process to the end of the first step, as multiples of snnjax's; kept: JAX's compilations are on the disk."
+    text = (
+        "From the start of the process to the end of the first step, as multiples of snnjax's "
+        "time. A number below 1 is earlier than snnjax. Kept: compiled programs are on the disk."
+    )
     return text + "\n\n" + markdown(head, rows)
 
 

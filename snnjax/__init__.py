@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .training import fit as fit
     from .training import fit_ensemble as fit_ensemble
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _SUBMODULES = {
     "calibration": "calibrate",

@@ -14,7 +14,7 @@ class Published(NamedTuple):
     """A number with its spread, unit and source.
 
     >>> print(NUMBERS["randman.test"])
-    97.3 +- 0.2 %
+    97.3 ± 0.2 %
     """
 
     value: float
@@ -23,7 +23,7 @@ class Published(NamedTuple):
     source: Literal["P", "R"] = "P"
 
     def __str__(self) -> str:
-        spread = "" if self.spread is None else f" +- {self.spread:g}"
+        spread = "" if self.spread is None else f" ± {self.spread:g}"
         return f"{self.value:g}{spread} {self.unit}"
 
 

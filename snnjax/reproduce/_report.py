@@ -43,6 +43,7 @@ WARNING = (
 STOPPED = (
     " A network whose numbers are no longer finite stops, and counts with its last finite results."
 )
+NUMBERS = "Means over runs with different seeds; ± is the standard deviation, from three runs on."
 Verdicts = Sequence[tuple[Statement, Verdict]]
 
 
@@ -89,7 +90,7 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
         if caption != name:
             parts.append(f"*{caption}*")
     stopped = STOPPED if any(row.get("finite") is False for row in finished.rows) else ""
-    parts += ["## Numbers", f"Mean and standard deviation over runs.{stopped}"]
+    parts += ["## Numbers", f"{NUMBERS}{stopped}"]
     parts += [number_table(finished.rows, study.columns), "All rows: `results.csv`."]
     if study.notes:
         parts.append("## Choices, and what differs from the paper")
@@ -132,11 +133,11 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
         columns: For each heading, the column and its unit. Columns that occur in no row are left
             out.
 
-    >>> rows = [{"arm": "a", "sigma_u": 1.0, "seed": k, "r": r} for k, r in enumerate((2.0, 4.0))]
+    >>> rows = [{"arm": "a", "sigma_u": 1.0, "seed": k, "r": float(k)} for k in range(3)]
     >>> print(number_table(rows, {"rate": ("r", "Hz")}))
-    | arm | sigma_u | runs | rate |
+    | arm | sigma_u | runs | rate (Hz) |
     |---|---|---|---|
-    | a | 1 | 2 | 3.00 +- 1.41 Hz |
+    | a | 1 | 3 | 1.00 ± 1.00 |
     """
     keys = [name for name in GROUPED if any(name in row for row in rows)]
     filled = lambda column: any(_number([row], column, "") for row in rows)
@@ -153,16 +154,19 @@ def number_table(rows: Sequence[Row], columns: Mapping[str, tuple[str, str]]) ->
             ends = [row["epochs"] for row in own if row.get("finite") is False]
             line.append(f"{len(ends)}, by epoch {max(ends)}" if ends else "")
         lines.append(line)
-    return markdown_table(["arm", *keys, "runs", *columns, *["not finite"] * stopped], lines)
+    named = lambda heading, unit: f"{heading} ({unit})" if unit else heading
+    heads = [named(heading, unit) for heading, (_, unit) in columns.items()]
+    return markdown_table(["arm", *keys, "runs", *heads, *["not finite"] * stopped], lines)
 
 
 def _number(rows: Rows, column: str, unit: str) -> str:
-    """Return mean and standard deviation as text; for lists over layers, the means."""
+    """Return mean and standard deviation without unit; for lists over layers, the means."""
     lists = [row[column] for row in rows if isinstance(row.get(column), list)]
     if lists:
         means = (f"{v:.2g}" if v < 10 else f"{v:.0f}" for v in np.mean(lists, axis=0))
-        return f"{' '.join(means)} {unit}".rstrip()
-    return spread(found, unit) if (found := values(rows, column)).size else ""
+        return " ".join(means)
+    found = values(rows, column)
+    return spread(found, unit).removesuffix(f" {unit}") if found.size else ""
 
 
 GROUPED = ("sigma_u", "mu_w", "sigma_w", "xi", "reset", "layer", "method", "setting")

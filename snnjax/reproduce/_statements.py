@@ -71,18 +71,32 @@ def untested(why: str) -> Verdict:
     return Verdict(UNTESTED, why)
 
 
+FEWEST = 3
+"""Runs from which on a text has a standard deviation."""
+
+
 def spread(numbers: Sequence[float] | np.ndarray, unit: str = "") -> str:
     """Return mean and standard deviation as text. Fractions with unit "%" are given in percent.
 
-    >>> spread([0.5, 0.7], "%"), spread([3.0], "Hz"), spread([])
-    ('60.0 +- 14.1 %', '3.00 Hz', 'none')
+    >>> spread([0.5, 0.6, 0.7], "%"), spread([3.0, 5.0], "Hz"), spread([0.0], "Hz"), spread([])
+    ('60.0 ± 10.0 %', '4.00 Hz', '0 Hz', 'none')
     """
     numbers = np.asarray(numbers, float) * (100 if unit == "%" else 1)
     if not numbers.size:
         return "none"
-    parts = [numbers.mean(), *([numbers.std(ddof=1)] if numbers.size > 1 else [])]
-    texts = [f"{v:.1f}" if unit == "%" else f"{v:#.3g}".rstrip(".") for v in parts]
-    return f"{' +- '.join(texts)} {unit}".rstrip()
+    parts = [numbers.mean(), *([numbers.std(ddof=1)] if numbers.size >= FEWEST else [])]
+    digits = 1 if unit == "%" else _decimals(float(abs(parts[0])))
+    texts = ["0" if not any(parts) else f"{v:.{digits}f}" for v in parts[: 2 if any(parts) else 1]]
+    return f"{' ± '.join(texts)} {unit}".rstrip()
+
+
+def _decimals(mean: float) -> int:
+    """Return decimal places for three significant digits of the mean, at most five places.
+
+    >>> _decimals(123.4), _decimals(8.85), _decimals(0.000545), _decimals(0.0)
+    (0, 2, 5, 2)
+    """
+    return 2 if mean == 0 else min(max(2 - math.floor(math.log10(mean)), 0), 5)
 
 
 def agrees(ours: np.ndarray, published: Published) -> bool:

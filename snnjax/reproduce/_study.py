@@ -38,10 +38,10 @@ Announce = Callable[[str, int, int], Watch | None]
 """A function of a unit's name, its number of networks and their epochs (0, 0 without training). It
 returns a callback for each epoch, as in `run_sweep`, or None."""
 ACCURACY: dict[str, tuple[str, str]] = {
-    "test %, final": ("test_accuracy_final", "%"),
-    "test %, selected": ("test_accuracy_best", "%"),
-    "validation %": ("valid_accuracy", "%"),
-    "training %": ("train_accuracy", "%"),
+    "test, final": ("test_accuracy_final", "%"),
+    "test, selected": ("test_accuracy_best", "%"),
+    "validation": ("valid_accuracy", "%"),
+    "training": ("train_accuracy", "%"),
     "epochs to 90 %": ("epochs_to_90", ""),
     "rate 1 before": ("initial_rate_1", "Hz"),
     "rate 1 after": ("final_rate_1", "Hz"),

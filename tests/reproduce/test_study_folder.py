@@ -116,7 +116,7 @@ def test_the_report_has_every_statement_and_its_verdict(tmp_path):
     assert "| x is below 100 \\| always | P | holds | small |" in text
     assert "| x is below 1 | R | does not hold | large |" in text
     assert "| y is known | ours | not tested at this scale | never measured |" in text
-    assert "| a | 1 | 2 | 1.50 +- 0.707 Hz |" in text
+    assert "| a | 1 | 2 | 1.50 |" in text
     assert "![figure9](figure9.png)" in text
     assert (tmp_path / "figure9" / "figure9.png").read_bytes().startswith(b"\x89PNG")
     assert "A choice." in text
@@ -157,8 +157,8 @@ def test_tables_have_as_many_cells_in_every_row_and_name_networks_that_stopped(t
     rows = [line.replace("\\|", "/") for line in text.splitlines() if line.startswith("|")]
     sizes = [len(row.split("|")) for row in rows]
     assert sizes == [6] * 5 + [8] * 3
-    assert rows[-3] == "| arm | sigma_u | runs | /dL/dz/, layer 1 | x | not finite |"
-    assert rows[-1].endswith("| 1.00 +- 0.00 Hz | 1, by epoch 3 |")
+    assert rows[-3] == "| arm | sigma_u | runs | /dL/dz/, layer 1 | x (Hz) | not finite |"
+    assert rows[-1].endswith("| 1.00 | 1, by epoch 3 |")
     assert "2 rows in a table" in text
     assert "settings kaiming 1.0, formula 0.5, seeds 0, 1" in text
 

@@ -56,7 +56,7 @@ def test_a_number_holds_within_two_points_or_twice_the_joint_spread(ours, status
     rows = [{"arm": "a", "as_published": True, "test_accuracy_final": a} for a in ours]
     assert statement.judge(rows).status == status
     assert spread(ours, "%") in statement.judge(rows).found
-    assert "97.3 +- 0.2 %" in statement.text
+    assert "97.3 ± 0.2 %" in statement.text
 
 
 def test_a_number_is_not_tested_on_other_data_but_ours_is_told():
@@ -197,7 +197,7 @@ def test_table_1_has_a_statement_for_every_published_number(tmp_path):
     ).splitlines()
     assert table[2:] == [
         "| spoken digits, here | 7 | 5.0 % | 77.0 % | 84.0 % |",
-        "| SHD, published | 7 | 4.5 % | 77 +- 2.9 % | 83.5 +- 1.3 % |",
+        "| SHD, published | 7 | 4.5 % | 77 ± 2.9 % | 83.5 ± 1.3 % |",
     ]
     assert all(
         status == UNTESTED for text, status in found.items() if not text.startswith("SHD, 7")
