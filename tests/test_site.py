@@ -15,10 +15,9 @@ from _support import REPOSITORY, require
 
 require("playwright")
 require("mkdocs")
-from playwright.sync_api import Error, sync_playwright
 
 LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 WIDTHS = """() => {
   const root = document.documentElement;
@@ -60,6 +59,8 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium: that of the system or, without one, that of `playwright install chromium`."""
+    from playwright.sync_api import Error, sync_playwright
+
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         try:
@@ -121,6 +122,8 @@ TASKS = {
 
 @pytest.mark.more
 def test_the_search_finds_the_page_of_a_task_among_the_first_three(site, browser):
+    from playwright.sync_api import TimeoutError as NoResult
+
     _, address = site
     page, problems = browser.new_page(viewport=LAPTOP), {}
     page.goto(address)
@@ -134,7 +137,7 @@ def test_the_search_finds_the_page_of_a_task_among_the_first_three(site, browser
                 arg=words,
                 timeout=10_000,
             )
-        except Error as error:
+        except NoResult as error:
             problems[words] = error.message
             continue
         first = [results.nth(k).get_attribute("href") for k in range(min(3, results.count()))]
