@@ -1,8 +1,11 @@
-"""MkDocs hook: pages from the notebooks, the reports and the package, their entries in the navigation, and links from names in code to the reference.
+"""MkDocs hook: pages from the notebooks, the reports and the package.
 
-notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; nothing is run
+notebooks/NAME.ipynb        tutorials/NAME.md, cells and outputs as they were committed; none is run
 docs/results/**/report.md   listed, where there are any
 snnjax's public modules     reference/MODULE.md, one page per module, with the names in its `__all__`
+
+It also adds them to the navigation, links names in code to the reference, and puts guides before
+the reference in the results of the search.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import ast
 import base64
 import dataclasses
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +23,22 @@ from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, NOTEBOOKS, RESULTS = ROOT / "snnjax", ROOT / "notebooks", ROOT / "docs" / "results"
+
+# of the reference: what most users need comes first
+MODULES = {
+    "Networks and training": (
+        *("nn", "training", "datasets", "calibration", "diagnostics", "dynamics", "losses"),
+        *("optimizers", "regularizers", "models"),
+    ),
+    "Weights, theory and surrogates": (
+        *("initializers", "theory", "gradient_theory", "surrogate", "psp", "dale", "sparse"),
+    ),
+    "Experiments, figures and exchange": (
+        *("experiments", "exchange", "plotting", "reproduce", "runtime"),
+    ),
+}
+# factors of the scores in the search, by folder: who searches a task finds the guide first
+BOOST = {"how-to": 4.0, "tutorials": 2.0, "explanation": 2.0, "reference": 0.5, "results": 0.5}
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _NAME = re.compile(r"(?<![\[`])`(snnjax(?:\.[A-Za-z]\w*)+)`(?!`)")
@@ -59,9 +79,13 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in lists of pages, and link names of the package to the reference."""
     source = page.file.src_uri
-    lists = {"tutorials/index.md": tutorials, "reference/index.md": modules, "results.md": reports}
-    if source in lists:
-        markdown = markdown.replace("<!-- pages -->", listing(source, lists[source]()))
+    page.meta.setdefault("search", {"boost": BOOST.get(source.partition("/")[0], 1.0)})
+    if source == "tutorials/index.md":
+        markdown = markdown.replace("<!-- pages -->", cards())
+    elif source == "reference/index.md":
+        markdown = markdown.replace("<!-- pages -->", module_tables())
+    elif source == "results.md":
+        markdown = markdown.replace("<!-- pages -->", listing(source, reports()))
     return (
         markdown
         if source.startswith("tutorials/") and source != "tutorials/index.md"
@@ -129,6 +153,37 @@ def tutorials() -> list[tuple[str, str]]:
     return pages
 
 
+def cards() -> str:
+    """Picture, title, duration and first sentence of every notebook."""
+    parts = ['<div class="grid cards" markdown>']
+    for path in notebooks():
+        notebook = json.loads(path.read_text())
+        title, sentence, duration = opening(notebook)
+        _, images = notebook_page(notebook, path.stem)
+        picture = f"[![First figure of this notebook]({min(images)})]({path.stem}.md)"
+        parts.append(f"-   {picture}\n\n    **[{title}]({path.stem}.md)** ({duration})")
+        parts.append(f"    {sentence}")
+    return "\n\n".join([*parts, "</div>"])
+
+
+def opening(notebook: dict[str, Any]) -> tuple[str, str, str]:
+    """Title, first sentence and duration of a notebook, from its first cell.
+
+    >>> cell = "# A title\\n\\nWhat it shows. More. It takes two minutes on two\\ncores."
+    >>> opening({"cells": [{"cell_type": "markdown", "source": cell}]})
+    ('A title', 'What it shows.', 'two minutes')
+    """
+    text = "".join(notebook["cells"][0]["source"])
+    prose = [part for part in text.split("\n\n") if not part.startswith(("#", "[!", "!["))]
+    words = " ".join(" ".join(prose).split())
+    duration = re.search(r"takes (?:about )?([^.]+?) on two cores", words)
+    if not duration:
+        raise ValueError(
+            f"the first cell of a notebook must say 'takes ... on two cores', got {text!r}"
+        )
+    return heading(text, ""), re.split(r"(?<=[.?!]) ", words)[0], duration[1]
+
+
 def notebook_page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
     """A notebook as Markdown, and its pictures by file name."""
     parts: list[str] = []
@@ -183,14 +238,22 @@ def fenced(language: str, text: str) -> str:
 
 
 def modules() -> list[tuple[str, str]]:
-    """Every public module of the package and its page, in order of their names."""
-    found = [
-        path
-        for path in PACKAGE.iterdir()
-        if not path.name.startswith("_")
-        and (path.suffix == ".py" or (path / "__init__.py").exists())
-    ]
-    return [(f"snnjax.{path.stem}", f"reference/snnjax.{path.stem}.md") for path in sorted(found)]
+    """Every public module of the package and its page, in the order of `MODULES`."""
+    names = itertools.chain.from_iterable(MODULES.values())
+    return [(f"snnjax.{name}", f"reference/snnjax.{name}.md") for name in names]
+
+
+def module_tables() -> str:
+    """What every module has, and the names in it that are used most, group by group."""
+    parts = []
+    for title, names in MODULES.items():
+        rows = ["| module | contents | used most |", "|---|---|---|"]
+        for name in (f"snnjax.{name}" for name in names):
+            first = " ".join((ast.get_docstring(parsed(name)) or "").split("\n\n")[0].split())
+            used = ", ".join(f"[`{public}`][{name}.{public}]" for public in exports(name)[:5])
+            rows.append(f"| [`{name}`]({name}.md) | {first} | {used} |")
+        parts += [f"## {title}", "\n".join(rows)]
+    return "\n\n".join(parts)
 
 
 def module_page(module: str) -> str:
@@ -268,9 +331,14 @@ def exports(module: str) -> list[str]:
     >>> exports("snnjax.psp")
     ['Kernel', 'ExcInhKernels']
     """
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(module).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             return ast.literal_eval(node.value)
     raise ValueError(f"{module} has no __all__: list the names that its page shows")
+
+
+def parsed(module: str) -> ast.Module:
+    """The source of a module. Nothing is imported."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text())
