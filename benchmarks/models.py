@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -31,21 +32,17 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.studies import Row, compute, read, spread
-from snnjax._costs import costs
 from snnjax._files import write_whole
-from snnjax.datasets import BatchSource
-from snnjax.experiments import Experiment, Sweep
-from snnjax.experiments._build import LOSSES, build_network
-from snnjax.experiments._data import Data, load
-from snnjax.experiments._data import spread as evenly
-from snnjax.experiments._rows import Member, pick
-from snnjax.experiments._run import COUNTED
+from snnjax.datasets import BatchSource, Splits
+from snnjax.experiments import Experiment, Sweep, load_run
+from snnjax.experiments._build import LOSSES
+from snnjax.experiments._rows import pick
 from snnjax.experiments._sweep_folder import member_folder, open_folder, write_csv
 from snnjax.nn import Sequential
 from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._norm import Statistics
 from snnjax.reproduce._report import markdown_table
-from snnjax.training._params import flatten_params, load_params, unflatten_params
+from snnjax.training._params import flatten_params, unflatten_params
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, PAGE = ROOT / "benchmarks/results/models.csv", ROOT / "docs/models.md"
@@ -53,7 +50,7 @@ FILES = ROOT / "docs/models"
 MARKS = "<!-- begin of the {} of benchmarks.models -->", "<!-- end of these {} -->"
 KEPT = (
     *("finite", "epochs", "best_epoch", "train_accuracy", "valid_accuracy"),
-    *("test_accuracy_final", "test_accuracy_best"),
+    *("test_accuracy_final", "test_accuracy_best", "spikes", "operations", "macs"),
 )
 """Columns of a sweep that the rows of the zoo keep."""
 
@@ -140,11 +137,10 @@ def train(name: str, place: Path, seeds: int) -> list[Row]:
     clock = _Clock()
     rows = compute(Sweep(base=base, seeds=seeds), folder, splits, on_epoch=[clock])
     seconds = clock.seconds(folder / "seconds.json")
-    data = load(base, splits)
     return [
         {"model": name, "seed": row["seed"]}
         | {column: row[column] for column in KEPT}
-        | measured(name, base, data, folder, row["seed"])
+        | saved(name, member_folder(folder, {"seed": row["seed"]}), splits)
         | {"seconds": seconds}
         for row in rows
     ]
@@ -168,49 +164,35 @@ class _Clock:
         return json.loads(file.read_text()) if file.exists() else math.nan
 
 
-def measured(name: str, base: Experiment, data: Data, folder: Path, seed: int) -> Row:
-    """Return size, costs and accuracy of a trained network as it is saved.
+def saved(name: str, folder: Path, splits: Splits) -> Row:
+    """Return size and accuracy of a trained network as it is saved, and save it if its seed is 0.
 
     Its delays are rounded to whole time steps, and its weights to 16 bits.
 
     Args:
         name: Name of the configuration.
-        base: Its experiment.
-        data: Its data.
-        folder: Folder of its sweep.
-        seed: Seed of the network.
+        folder: The folder of the network in its sweep.
+        splits: Its data.
     """
-    experiment = base.replace(seed=seed)
-    network = trained(build_network(experiment, data.inputs), folder, {"seed": seed})
+    experiment, network, data = load_run(folder, datasets=splits)
     network.round_delays()
-    params = flatten_params(nnx.state(network, nnx.Param))
-    small = {n: a.astype(np.float16) if a.ndim > 1 else a for n, a in params.items()}
-    put(network, small)
-    if seed == base.seed and not MODELS[name].of:
-        saved = FILES / name
-        saved.mkdir(parents=True, exist_ok=True)
-        (saved / "config.json").unlink(missing_ok=True)
-        open_folder(saved, {n: v for n, v in experiment.options().items() if n != "data"}, [{}])
-        np.savez_compressed(saved / "final.npz", **small)  # pyright: ignore[reportArgumentType]
-    test = data.splits.test
-    counted = costs(network, *test.batch(evenly(test, COUNTED)))
-    correct = accuracy(network, test, base)
-    return {"parameters": size(network), **counted._asdict(), "test_accuracy_saved": correct}
+    params = nnx.state(network, nnx.Param)
+    small = {n: _half(a) for n, a in flatten_params(params).items()}
+    if experiment.seed == 0 and not MODELS[name].of:
+        place = FILES / name
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        one = Sweep(base=experiment, seeds=None)
+        open_folder(place, one.options(), one.members())
+        np.savez_compressed(place / "final.npz", **small)  # pyright: ignore[reportArgumentType]
+    nnx.update(network, unflatten_params(params, small))
+    correct = accuracy(network, data.splits.test, experiment)
+    return {"parameters": size(network), "test_accuracy_saved": correct}
 
 
-def trained(network: Sequential, folder: Path, member: Member) -> Sequential:
-    """Return the network with the parameters of a member of a sweep after its last epoch."""
-    like = nnx.state(network, nnx.Param)
-    nnx.update(network, load_params(like, member_folder(folder, member) / "final.npz"))
-    return network
-
-
-def put(network: Sequential, arrays: dict[str, np.ndarray]) -> None:
-    """Set the parameters of a network; each keeps its type."""
-    like = nnx.state(network, nnx.Param)
-    types = {name: a.dtype for name, a in flatten_params(like).items()}
-    same = {name: a.astype(types[name]) for name, a in arrays.items()}
-    nnx.update(network, unflatten_params(like, same))
+def _half(a: np.ndarray) -> np.ndarray:
+    """Return weights in 16 bits; other parameters, such as delays, as they are."""
+    return a.astype(np.float16) if a.ndim > 1 else a
 
 
 def size(network: Sequential) -> int:
@@ -243,7 +225,9 @@ def tables(rows: Sequence[Row]) -> str:
         if not own:
             continue
         mean = lambda column, own=own: statistics.fmean(row[column] for row in own)
-        shares = [spread([row[c] for row in own]) for c in ("valid_accuracy", KEPT[5])]
+        shares = [
+            spread([row[c] for row in own]) for c in ("valid_accuracy", "test_accuracy_final")
+        ]
         costs_of = [f"{mean('parameters'):,.0f}", f"{mean('operations'):,.0f}"]
         costs_of += [f"{mean('spikes'):,.0f}", f"{mean('seconds'):.1f}"]
         if model.of:
@@ -269,7 +253,7 @@ def commands(rows: Sequence[Row]) -> str:
 
 
 def _command(options: dict[str, Any]) -> str:
-    """Return the command that trains one network, in lines of at most 100 columns."""
+    """Return the command that trains one network, in lines of at most 88 columns."""
     words = ["snnjax train", str(options["task"])]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
@@ -278,7 +262,7 @@ def _command(options: dict[str, Any]) -> str:
             words.append(flag if value is True else f"{flag} {values}")
     lines = [""]
     for word in words:
-        if len(lines[-1]) + len(word) > 90:
+        if len(lines[-1]) + len(word) > 84:
             lines.append("   ")
         lines[-1] = f"{lines[-1]} {word}".removeprefix(" " if len(lines) == 1 else "")
     return " \\\n".join(lines)

@@ -11,8 +11,8 @@ from snnjax.exchange import load_parameters
 from snnjax.experiments import Experiment, load_run
 from snnjax.experiments._build import build_network
 from snnjax.experiments._data import load, spread
-from snnjax.experiments._load import load_experiment
 from snnjax.experiments._rows import pick
+from snnjax.experiments._sweep import load_sweep
 
 ROWS = read(models.ROWS)
 SAVED = sorted(path.parent for path in models.FILES.rglob("final.npz"))
@@ -44,7 +44,7 @@ def test_every_configuration_is_allowed(name):
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda path: path.name)
 def test_a_saved_model_has_the_options_of_its_configuration(folder):
-    saved = load_experiment(folder).options()
+    saved = load_sweep(folder).base.options()
     own = Experiment.from_options(**models.MODELS[folder.name].options).options()
     assert {**saved, "data": None} == {**own, "data": None}
 
@@ -52,7 +52,7 @@ def test_a_saved_model_has_the_options_of_its_configuration(folder):
 @pytest.mark.more
 @pytest.mark.parametrize("folder", SAVED, ids=lambda path: path.name)
 def test_a_saved_model_classifies_test_samples_as_its_row_says(folder, monkeypatch):
-    experiment = load_experiment(folder)
+    experiment = load_sweep(folder).base
     if experiment.task.name in DATA:
         file = data_path(DATA[experiment.task.name])
         monkeypatch.setenv("SNNJAX_DATA", str(file.parent))
