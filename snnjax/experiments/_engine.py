@@ -117,7 +117,7 @@ def run_sweep(
         resume: Continue the sweep in `folder`.
         datasets: Training, validation and test set of all members. None: those of the task.
         execution: How it is computed. None: the defaults.
-        figure: If True, draw sweep.png.
+        figure: If True, draw sweep.png, and the figures of networks that train alone.
         on_epoch: Functions that are called with the `Snapshot` of each epoch, the number of members
             finished before this wave, and the number of members in the wave.
 
