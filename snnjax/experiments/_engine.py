@@ -170,7 +170,7 @@ def _execute(
         except TrainingDivergedError as error:  # counts with its last results, as in an ensemble
             ends.append(error)
 
-    first = jax.process_index() == 0
+    first, several = jax.process_index() == 0, jax.process_count() > 1
     if first:
         check(sweep, folder, resume=resume)
     # what cannot be loaded or reach its target leaves no folder
@@ -200,10 +200,12 @@ def _execute(
                         close_wave(place)
                         if first:
                             write_results(folder, members, figure=figure)
-            if jax.process_count() > 1 and waves_in(folder):  # other processes are training
+            if several and waves_in(folder):  # other processes are training
                 time.sleep(1)
         if first:
             write_results(folder, members, figure=figure)
+        if not several and (folder / "waves").exists():
+            (folder / "waves").rmdir()
     return ends
 
 
