@@ -204,8 +204,9 @@ def _execute(
                 time.sleep(1)
         if first:
             write_results(folder, members, figure=figure)
-        if not several and (folder / "waves").exists():
-            (folder / "waves").rmdir()
+        if not several:
+            with contextlib.suppress(OSError):
+                (folder / "waves").rmdir()
     return ends
 
 
