@@ -264,19 +264,18 @@ def train(words: list[str], out: Out) -> int:
     resumed = options.resume
     if resumed is not None and (usage.task or options.out):
         raise UsageError("--resume FOLDER takes all other options from the folder; give only it")
-    experiment = None if resumed is not None else usage.experiment()
+    if resumed is None:
+        usage.experiment()  # before JAX is loaded
     _prepare_jax()
     from snnjax._progress import TrainingProgress, summary_table
     from snnjax.experiments import run
     from snnjax.experiments._sweep import load_sweep
     from snnjax.training import TrainingDivergedError
 
-    if experiment is None:
-        saved = load_sweep(resumed)
-        if saved.members() != [{}]:
-            raise UsageError(f"--resume: {resumed} has a sweep; snnjax sweep --resume continues it")
-        experiment = saved.base
-
+    saved = load_sweep(resumed) if resumed is not None else None
+    if saved is not None and saved.seeds is not None:
+        raise UsageError(f"--resume: {resumed} has a sweep; snnjax sweep --resume continues it")
+    experiment = saved.base if saved is not None else usage.experiment()
     datasets = experiment.datasets()
     resume, bar = resumed is not None, [TrainingProgress()]
     with (

@@ -117,7 +117,7 @@ def run_sweep(
         resume: Continue the sweep in `folder`.
         datasets: Training, validation and test set of all members. None: those of the task.
         execution: How it is computed. None: the defaults.
-        figure: If True, draw sweep.png.
+        figure: If True, draw sweep.png, and the figures of networks that train alone.
         on_epoch: Functions that are called with the `Snapshot` of each epoch, the number of members
             finished before this wave, and the number of members in the wave.
 
@@ -170,7 +170,7 @@ def _execute(
         except TrainingDivergedError as error:  # counts with its last results, as in an ensemble
             ends.append(error)
 
-    first = jax.process_index() == 0
+    first, several = jax.process_index() == 0, jax.process_count() > 1
     if first:
         check(sweep, folder, resume=resume)
     # what cannot be loaded or reach its target leaves no folder
@@ -200,10 +200,13 @@ def _execute(
                         close_wave(place)
                         if first:
                             write_results(folder, members, figure=figure)
-            if jax.process_count() > 1 and waves_in(folder):  # other processes are training
+            if several and waves_in(folder):  # other processes are training
                 time.sleep(1)
         if first:
             write_results(folder, members, figure=figure)
+        if not several:
+            with contextlib.suppress(OSError):
+                (folder / "waves").rmdir()
     return ends
 
 

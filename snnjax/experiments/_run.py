@@ -172,7 +172,12 @@ def run_alone(
             epochs = len(error.result.history) - 1
             write_json(place / "results.json", {"stopped": str(error), "epochs": epochs})
         raise
-    more: Row = {"nu": data.inputs.nu, "seconds": time.perf_counter() - begin}
+    more: Row = {"nu": data.inputs.nu}
+    if member:  # files of a sweep have no times, so that they are equal after an interruption
+        untimed = [{n: v for n, v in row.items() if n != "seconds"} for row in result.history]
+        result = result._replace(history=untimed)
+    else:
+        more["seconds"] = time.perf_counter() - begin
     test = data.splits.test
     more |= costs(network, *test.batch(spread(test, COUNTED)))._asdict()
     if diverged is not None:

@@ -62,7 +62,8 @@ class Sweep:
             _check.integer("patience", self.patience, at_least=1)
         _check.one_of("order", self.order, get_args(Order))
         if self.alone and (self.patience is not None or self.order != "member"):
-            raise ValueError("patience and order have no effect on streamed data; leave them out")
+            what = "streamed data" if self.base.task.streamed else "a network that trains alone"
+            raise ValueError(f"patience and order have no effect on {what}; leave them out")
         for member in self.members():  # check every experiment before anything is computed
             self.experiment(member)
 
@@ -93,7 +94,7 @@ class Sweep:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that is equal to what plan.json gives back for it."""
+    """Return a value that is equal to what config.json gives back for it."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, list):

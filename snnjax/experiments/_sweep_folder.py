@@ -262,8 +262,6 @@ def close_wave(wave: Path) -> None:
     done = wave.with_suffix(".done")
     os.replace(wave, done)
     shutil.rmtree(done)
-    with contextlib.suppress(OSError):  # other waves are left
-        wave.parent.rmdir()
 
 
 def write_params(place: Path, result: FitResult) -> None:

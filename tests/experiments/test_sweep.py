@@ -287,7 +287,7 @@ def test_folder_errors(whole, tmp_path):
     with pytest.raises(FileExistsError, match="is not an empty folder and has no run or sweep"):
         run_sweep(SWEEP, tmp_path, resume=True)
     with pytest.raises(
-        ValueError, match=r"has a sweep over \['seed', 'sigma_u'\], got one over \['seed'\]"
+        ValueError, match=r"has a sweep over \['seed', 'sigma_u'\], got a sweep over \['seed'\]"
     ):
         run_sweep(Sweep(base=BASE), whole.folder, resume=True)
     nowhere = Sweep(base=Experiment.from_options("shd", data=tmp_path / "nowhere"), seeds=1)

@@ -336,7 +336,7 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
         "valid_accuracy": 0.375, "best_valid_accuracy": 0.375, "test_accuracy_final": 0.75, "test_accuracy_best": 0.625,
         "epochs_to_90": pytest.approx(float("nan"), nan_ok=True), "initial_rate_1": 5.0, "final_rate_1": 7.0, "stopped": "not finite",
     }  # fmt: skip
-    assert set(rows[0]) - set(expected) == {"nu", "seconds", "spikes", "operations", "macs"}
+    assert set(rows[0]) - set(expected) == {"nu", "spikes", "operations", "macs"}
     assert {name: rows[0][name] for name in expected} == expected
     # a network that is not finite before training has no accuracy
     assert (rows[1]["finite"], rows[1]["epochs"]) == (False, 0)
