@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.studies import Row, compute, numbered, spread, study
-from snnjax import plotting
+from snnjax import _style, plotting
 from snnjax.datasets import Splits
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._data import at
@@ -347,6 +347,17 @@ def compared_starts(rows: Sequence[Row]) -> list[list[Row]]:
     return [own for own in groups if len(values_of(own, "arm")) >= STARTS]
 
 
+STYLES: dict[str, tuple[str, str]] = {
+    "calibrated": (_style.DATA, "-"),
+    "calibrated, no bounds": (_style.DATA, "--"),
+    "formula + gradient": (_style.FORMULA, "--"),
+    "formula": (_style.FORMULA, "-"),
+    "paper": (_style.SKY, "-"),
+}
+"""Colour and line style of the starts that are drawn."""
+
+
+@_style.styled
 def picture(rows: Sequence[Row]) -> Figure:
     """Draw accuracies by depth with one line per start, and learning curves of `calibrated`.
 
@@ -354,34 +365,33 @@ def picture(rows: Sequence[Row]) -> Figure:
         rows: Rows of one study.
     """
     depths = values_of(rows, "depth")
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    by_depth, by_epoch = figure.subplots(1, 2, sharey=True)
-    for arm in values_of(rows, "arm"):
+    figure, (by_depth, by_epoch) = _style.panels(2, height=3.4, sharey=True)
+    for arm, (color, ls) in STYLES.items():
         best = [at_best_rate(pick(rows, arm=arm, depth=depth)) for depth in depths]
         runs = {runs[0]["depth"]: 100 * np.array(accuracies(runs)) for runs in best if runs}
         if len(runs) > 1:
             means = [values.mean() for values in runs.values()]
-            (line,) = by_depth.plot(list(runs), means, label=arm)
+            by_depth.plot(list(runs), means, color=color, ls=ls, label=arm)
             for depth, values in runs.items():
-                style = {"color": line.get_color(), "markersize": 4}
-                by_depth.plot([depth] * len(values), values, "o", **style)
+                by_depth.plot([depth] * len(values), values, "o", color=color, mfc="white", ms=3.5)
     for k, depth in enumerate(depths):
         own = at_best_rate(pick(rows, arm="calibrated", depth=depth))
         if own:
             curves = 100 * np.array([numbered(row, "valid_accuracy", 0) for row in own])
             style = {
-                "color": colormaps["viridis"](k / len(depths)),
+                "color": colormaps["viridis"](0.9 * k / max(len(depths) - 1, 1)),
                 "label": f"{depth:g} layer{'s' * (depth > 1)}",
             }
             by_epoch.plot(curves.mean(axis=0), **style)
     by_depth.set(
-        xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, None)
+        xlabel="hidden layers", ylabel="validation accuracy (%)", xticks=depths, ylim=(0, 102)
     )
     by_epoch.set(xlabel="epoch", title="calibrated")
-    by_epoch.legend(frameon=False)
-    by_depth.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    for ax in (by_depth, by_epoch):
-        ax.spines[["top", "right"]].set_visible(False)
+    _style.whole_numbers(by_epoch.xaxis)
+    by_epoch.legend(loc="upper right", ncols=2)
+    by_depth.legend(loc="upper right", ncols=2)
+    for axes in (by_depth, by_epoch):
+        _style.chance(axes, 10.0)
     return figure
 
 

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnjax import calibration, losses, plotting
+from snnjax import _style, calibration, losses, plotting
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
 from snnjax.gradient_theory import backward_gain, steepness_for_gain
@@ -111,7 +112,9 @@ def draw_gain(axes: Axes) -> None:
     layer: dict[str, Any] = {"fan_out": N, "sigma_w": kernel.std(), "mu_u": 0.0, "sigma_u": 1.0}
     theory = backward_gain(superspike(fine), **layer, kernel=LIF(**TIMES).kernel)
     measured = np.array([layer_gains(x, kernel, beta) for beta in BETAS])
-    for k, (name, color) in enumerate((("white in time", "C0"), ("constant in time", "C1"))):
+    for k, (name, color) in enumerate(
+        (("white in time", _style.PURPLE), ("constant in time", _style.RED))
+    ):
         axes.loglog(fine, theory[k], color=color, label=f"{name}: theory")
         for m, (reset, fill) in enumerate((("without", "white"), ("with", color))):
             label = f"{name}: {reset} reset"
@@ -119,12 +122,15 @@ def draw_gain(axes: Axes) -> None:
     labels = jnp.arange(BATCH) % CLASSES
     sizes = np.array([gradients(network(0, float(beta)), inputs(2), labels) for beta in BETAS])
     per_layer = (sizes[:, 0] / sizes[:, -1]) ** (1 / (DEPTH - 1))
-    axes.loglog(BETAS, per_layer, "kx-", lw=1, label="cross-entropy: network")
+    axes.loglog(BETAS, per_layer, "x-", color=_style.DARK, lw=1, label="cross-entropy: network")
     beta = float(steepness_for_gain(superspike(), nu=NU, mu_u=0.0, sigma_u=1.0, dt=TIMES["dt"]))
     print("beta for a white gain of 1:", beta, "; per layer in the network:", per_layer.round(2))
-    axes.axhline(1.0, color="0.6", lw=1, ls=":")
-    axes.set(xlabel="steepness beta of SuperSpike", ylabel="gain of the gradient per layer")
-    axes.legend(frameon=False, fontsize=7.5)
+    axes.axhline(1.0, color=_style.FAINT, lw=1, ls=":")
+    axes.set(xlabel=r"steepness $\beta$ of SuperSpike", ylabel="gain of the gradient per layer")
+    axes.set_ylim(top=60)
+    axes.legend(fontsize=7)
+    for axis in (axes.xaxis, axes.yaxis):
+        _style.plain_numbers(axis)
 
 
 def draw_depth(axes: Axes) -> None:
@@ -135,11 +141,11 @@ def draw_depth(axes: Axes) -> None:
     """
     labels, layers = jnp.arange(BATCH) % CLASSES, np.arange(1, DEPTH + 1)
     choices = (
-        ("beta 2", 2.0, "C4"),
-        ("beta 5", 5.0, "C2"),
-        ("calibrated", 20.0, "k"),
-        ("beta 20", 20.0, "C3"),
-        ("beta 100", 100.0, "C5"),
+        (r"$\beta$ = 2", 2.0, colormaps["Blues"](0.45)),
+        (r"$\beta$ = 5", 5.0, colormaps["Blues"](0.6)),
+        ("calibrated", 20.0, _style.DATA),
+        (r"$\beta$ = 20", 20.0, colormaps["Blues"](0.8)),
+        (r"$\beta$ = 100", 100.0, colormaps["Blues"](1.0)),
     )
     for name, beta, color in choices:
         rows = []
@@ -151,10 +157,20 @@ def draw_depth(axes: Axes) -> None:
             sizes = np.array(gradients(net, inputs(200 + seed), labels))
             rows.append(sizes / sizes[-1])
         print(name, np.exp(np.log(rows).mean(0)).round(4))
-        axes.semilogy(layers, np.exp(np.log(rows).mean(0)), "o-", ms=4, color=color, label=name)
+        axes.semilogy(layers, np.exp(np.log(rows).mean(0)), "o-", color=color, label=name)
         axes.fill_between(layers, np.min(rows, 0), np.max(rows, 0), color=color, alpha=0.15, lw=0)
-    axes.set(xlabel="layer", ylabel="rms dL/dz, over that of layer 7")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="layer", ylabel=r"rms of $\partial L / \partial z$, over that of layer 7")
+    _style.whole_numbers(axes.xaxis)
+    axes.legend()
+
+
+@_style.styled
+def picture() -> Figure:
+    """Compute and draw both panels."""
+    figure, (gain_axes, depth_axes) = _style.panels(2, height=3.4)
+    draw_gain(gain_axes)
+    draw_depth(depth_axes)
+    return figure
 
 
 def main(path: Path) -> None:
@@ -163,13 +179,7 @@ def main(path: Path) -> None:
     Args:
         path: PNG file to write.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    gain_axes, depth_axes = figure.subplots(1, 2)
-    draw_gain(gain_axes)
-    draw_depth(depth_axes)
-    for axes in (gain_axes, depth_axes):
-        axes.spines[["top", "right"]].set_visible(False)
-    plotting.save(figure, path)
+    plotting.save(picture(), path)
     print("written", path)
 
 

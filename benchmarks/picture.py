@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snnjax import plotting
+from snnjax import _style, plotting
 from snnjax.calibration import Target, calibrate
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF
@@ -60,68 +61,87 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
     return np.array(rows)
 
 
+STARTS = (
+    ("formula", "fluctuation_driven", _style.FORMULA),
+    ("from data, balanced", "data_driven_balanced", _style.DATA),
+    ("Kaiming", "kaiming", _style.KAIMING),
+)
+"""Label, name in an experiment, and colour of each start."""
+
+
+def draw_membrane(axes: Axes) -> None:
+    """Draw the membranes of three neurons.
+
+    Args:
+        axes: Axes to draw on.
+    """
+    free, spiking = membrane()
+    t = np.arange(250) * DT * 1e3
+    for k, shade in enumerate((_style.FORMULA, _style.SKY, _style.FAINT)):
+        axes.plot(t, spiking[:250, k], color=shade, lw=1)
+    axes.axhline(1.0, color=_style.DARK, ls=":", lw=1)
+    axes.text(t[-1], 1.05, r"threshold $\theta$", ha="right", va="bottom", fontsize=7)
+    measured = free[50:].std(axis=0).mean()
+    title = rf"target $\sigma_U$ = 1, measured {measured:.2f}"
+    axes.set(xlabel="time (ms)", ylabel="membrane potential $U$", title=title)
+
+
+def draw_rates(axes: Axes) -> None:
+    """Draw the rate of every layer before training, for each start.
+
+    Args:
+        axes: Axes to draw on.
+    """
+    for label, name, color in STARTS:
+        kaiming = SameForAll(kaiming_normal())
+        init = kaiming if name == "kaiming" else FluctuationDriven(nu=NU)
+        rates = rates_by_depth(init, calibrated=name == "data_driven_balanced")
+        mean = rates.mean(0)
+        error = np.stack([mean - rates.min(0), rates.max(0) - mean])
+        axes.errorbar(np.arange(1, 8), mean, error, label=label, color=color, marker="o")
+    axes.set(xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds")
+
+
+def draw_training(axes: Axes) -> None:
+    """Train a network from each start, and draw its validation accuracy by epoch.
+
+    Args:
+        axes: Axes to draw on.
+    """
+    for label, init, color in STARTS:
+        sizes = {"depth": 3, "samples": 400, "batch_size": 100, "epochs": EPOCHS}
+        history = run(
+            Experiment.from_options("randman", start="paper", init=init, **sizes)
+        ).fit.history
+        accuracy = [100 * row["valid_accuracy"] for row in history]
+        axes.plot([row["epoch"] for row in history], accuracy, label=label, color=color)
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 102))
+    axes.set_title("Randman, three hidden layers")
+    _style.chance(axes, 10.0)
+
+
+@_style.styled
+def picture() -> Figure:
+    """Compute and draw all panels."""
+    figure = Figure(figsize=(_style.WIDTH, 4.4), layout="constrained")
+    panels = figure.subplot_mosaic("aa;bc", height_ratios=(0.8, 1))
+    for letter, axes in panels.items():
+        axes.set_title(letter, loc="left", fontweight="bold")
+    top, rates, training = panels.values()
+    draw_membrane(top)
+    draw_rates(rates)
+    draw_training(training)
+    rates.legend()
+    return figure
+
+
 def main(path: Path) -> None:
     """Compute and draw.
 
     Args:
         path: PNG file to write.
     """
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    trace_axes, depth_axes, accuracy_axes = figure.subplots(1, 3)
-    free, spiking = membrane()
-    t = np.arange(250) * DT * 1e3
-    for k in range(3):
-        trace_axes.plot(t, spiking[:250, k], lw=1)
-    trace_axes.axhline(1.0, color="black", ls=":", lw=1)
-    trace_axes.set(
-        xlabel="time (ms)",
-        ylabel="membrane U",
-        title=f"target std 1, measured {free[50:].std(axis=0).mean():.2f}",
-    )
-    colors = {"fluctuation-driven": "C0", "Kaiming": "0.5", "data-driven, balanced": "C2"}
-    ours = FluctuationDriven(nu=NU)
-    for name, init, calibrated in (
-        ("fluctuation-driven", ours, False), ("data-driven, balanced", ours, True), ("Kaiming", SameForAll(kaiming_normal()), False),
-    ):  # fmt: skip
-        rates = rates_by_depth(init, calibrated=calibrated)
-        depth_axes.errorbar(
-            np.arange(1, 8),
-            rates.mean(0),
-            np.ptp(rates, axis=0) / 2,
-            label=name,
-            color=colors[name],
-            marker="o",
-            ms=4,
-        )
-    depth_axes.set(
-        xlabel="layer", ylabel="rate before training (Hz)", title="seven layers, 5 seeds"
-    )
-    depth_axes.legend(frameon=False)
-    choices = (
-        ("fluctuation-driven", "fluctuation_driven"),
-        ("data-driven, balanced", "data_driven_balanced"),
-        ("Kaiming", "kaiming"),
-    )
-    for name, init in choices:
-        sizes = {"depth": 3, "samples": 400, "batch_size": 100, "epochs": EPOCHS}
-        experiment = Experiment.from_options("randman", start="paper", init=init, **sizes)
-        history = run(experiment).fit.history
-        accuracy_axes.plot(
-            [r["epoch"] for r in history],
-            [100 * r["valid_accuracy"] for r in history],
-            label=name,
-            color=colors[name],
-        )
-    accuracy_axes.set(
-        xlabel="epoch",
-        ylabel="validation accuracy (%)",
-        title="Randman, three hidden layers",
-        ylim=(0, 102),
-    )
-    accuracy_axes.legend(frameon=False)
-    for axes in (trace_axes, depth_axes, accuracy_axes):
-        axes.spines[["top", "right"]].set_visible(False)
-    plotting.save(figure, path)
+    plotting.save(picture(), path)
     print("written", path)
 
 

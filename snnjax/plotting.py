@@ -1,7 +1,12 @@
 """Figures.
 
 Every function returns a `matplotlib.figure.Figure` that is independent of pyplot: no global state,
-and no screen is needed.
+and no screen is needed. For figures of your own in the same style, use its style sheet:
+
+    plt.style.use("snnjax.figures")
+
+Its first three colours stand for the starts of a network: C0 for the paper's formula, C1 for
+Kaiming, and C2 for weights from data and calibrated networks.
 """
 
 from __future__ import annotations
@@ -13,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from snnjax import _style
 from snnjax._files import whole
+from snnjax._style import DARK, EXCITATORY, INHIBITORY, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from snnjax.diagnostics import Probe
@@ -23,24 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["learning_curves", "activity_snapshot", "depth", "sweep_curves", "sweep_maps"]
 
 
-EXCITATORY, INHIBITORY = "tab:blue", "tab:red"
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a sweep's results.csv, as dicts (`snnjax.experiments.sweep`)."""
 
 
-def _panels(
-    rows: int, columns: int, size: tuple[float, float], *, sharex: bool = False
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes (rows, columns), which have no line at the top and right."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=sharex, squeeze=False)
-    for axes in panels.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
-
-
+@styled
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Plot loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
 
@@ -61,25 +56,30 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     epochs = [row["epoch"] for row in history]
     rates = [name for name in history[0] if name.startswith("rate_")]
     measures = list(dict.fromkeys(["loss", score_of(history[0])]))
-    panels = len(measures) + bool(rates)
-    figure, (axes,) = _panels(1, panels, (1 + 3 * panels, 3))
-    for ax, what in zip(axes, measures, strict=False):
-        for split in ("train", "valid"):
+    figure, panels = _style.panels(len(measures) + bool(rates), height=2.3)
+    for axes, what in zip(panels, measures, strict=False):
+        factor, unit = _per_cent(what)
+        for split, style in (("train", "--"), ("valid", "-")):
             if f"{split}_{what}" in history[0]:
-                ax.plot(epochs, [row[f"{split}_{what}"] for row in history], label=split)
-        ax.set(xlabel="epoch", ylabel=what.replace("_", " "))
-        if what.endswith("accuracy"):
-            ax.set_ylim(0, 1.02)
+                values = [factor * row[f"{split}_{what}"] for row in history]
+                axes.plot(epochs, values, style, color=DARK, label=split)
+        axes.set_ylabel(what.replace("_", " ") + unit)
+        if unit:
+            axes.set_ylim(0, 102)
+    for name, color in zip(rates, _sequence(len(rates)), strict=True):
+        label = f"layer {name.removeprefix('rate_')}"
+        panels[-1].plot(epochs, [row[name] for row in history], color=color, label=label)
     if rates:
-        for k, name in enumerate(rates, start=1):
-            axes[-1].plot(epochs, [row[name] for row in history], label=f"layer {k}")
-        axes[-1].set(xlabel="epoch", ylabel="rate (Hz)")
-        axes[-1].set_ylim(bottom=0)
-    for ax in axes:
-        ax.legend(frameon=False)
+        panels[-1].set_ylabel("rate (Hz)")
+        panels[-1].set_ylim(bottom=0)
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        _style.whole_numbers(axes.xaxis)
+        axes.legend(ncols=1 + (len(axes.lines) > 4))
     return figure
 
 
+@styled
 def activity_snapshot(
     x: np.ndarray,
     spikes: Sequence[np.ndarray],
@@ -113,8 +113,10 @@ def activity_snapshot(
     labels = np.asarray(labels)
     predicted = np.asarray(readout.max(0).argmax(-1) if predicted is None else predicted)
     samples, layers = x.shape[1], len(spikes)
-    size = 2.6 * samples, 2 + 1.3 * (layers + 1)
-    figure, rows = _panels(layers + 2, samples, size, sharex=True)
+    figure, grid = _style.panels(
+        (layers + 2) * samples, columns=samples, height=1.15, letters=False
+    )
+    rows = np.reshape(np.array(grid, dtype=object), (layers + 2, samples))
     excitatory = [None] * layers if n_exc is None else list(n_exc)
     if (got := len(excitatory)) != layers:
         raise ValueError(f"n_exc must have one entry for each of {layers} layers, got {got}")
@@ -123,68 +125,73 @@ def activity_snapshot(
         traces = readout[:, b]
         time = np.arange(1, len(traces) + 1) * dt * 1e3
         for c in range(traces.shape[1]):
-            style = {"color": "C3", "lw": 1.5} if c == labels[b] else {"color": "0.7", "lw": 0.8}
+            style = (
+                {"color": _style.RED, "zorder": 3}
+                if c == labels[b]
+                else {"color": "0.7", "lw": 0.8}
+            )
             rows[0, b].plot(time, traces[:, c], **style)
-        rows[0, b].set_title(f"class {labels[b]}, predicted {predicted[b]}", fontsize=9)
+        rows[0, b].set_title(f"class {labels[b]}, predicted {predicted[b]}")
+        rows[0, b].set_xlim(0, len(x) * dt * 1e3)
         rasters, numbers = [*reversed(spikes), x], [*reversed(excitatory), None]
         for axes, raster, n in zip(rows[1:, b], rasters, numbers, strict=True):
             flat = raster[:, b].reshape(len(raster), -1)
             step, unit = np.nonzero(flat)
-            mark = "|" if flat.shape[1] <= 64 else ","
+            mark = {"marker": "|", "ms": 3} if flat.shape[1] <= 64 else {"marker": ".", "ms": 1}
             inhibitory = np.zeros(len(unit), bool) if n is None else unit % raster.shape[-1] >= n
             first = "black" if n is None else EXCITATORY
             for which, color in ((~inhibitory, first), (inhibitory, INHIBITORY)):
                 if which.any():
-                    axes.plot(step[which] * dt * 1e3, unit[which], mark, color=color, ms=3)
+                    axes.plot(step[which] * dt * 1e3, unit[which], ls="", color=color, **mark)
             axes.set(xlim=(0, len(x) * dt * 1e3), ylim=(-1, flat.shape[1]))
+        for axes in rows[:-1, b]:
+            axes.tick_params(labelbottom=False)
         rows[-1, b].set_xlabel("time (ms)")
     for axes, name in zip(rows[:, 0], names, strict=True):
         axes.set_ylabel(name)
     return figure
 
 
+@styled
 def depth(report: Probe) -> Figure:
     """Plot quantities of every layer over depth, from `snnjax.diagnostics.probe`.
 
     The panels show the rate, the surrogate gradient with respect to spikes and to weights, and the
-    first update. Magnitudes of exactly 0 are left out, because the axes are logarithmic.
+    first update. Magnitudes of exactly 0 are marked below the logarithmic axes.
 
     Args:
         report: The result of the probe.
     """
-    from matplotlib.ticker import MaxNLocator
-
-    figure, ((rate, spikes, weights, update),) = _panels(1, 4, (10, 2.8))
+    figure, panels = _style.panels(4, height=2.2)
     layers = np.arange(1, len(report.layers) + 1)
     populations = {"exc": ("excitatory", EXCITATORY), "inh": ("inhibitory", INHIBITORY)}
-    dalian = any(p.populations.keys() >= populations.keys() for p in report.layers)
     low, middle, high = np.array([p.rates for p in report.layers]).reshape(-1, 3).T
-    rate.fill_between(layers, low, high, alpha=0.3, lw=0, label="5 to 95 %")
-    rate.plot(layers, middle, "o-", ms=4, label="median neuron", color="black" if dalian else None)
-    if dalian:
+    rate = panels[0]
+    rate.fill_between(layers, low, high, color=DARK, alpha=0.2, lw=0, label="5 to 95 %")
+    rate.plot(layers, middle, "o-", label="median neuron", color=DARK)
+    if any(p.populations.keys() >= populations.keys() for p in report.layers):
         for which, (name, color) in populations.items():
             means = np.array([p.populations.get(which, np.nan) for p in report.layers], dtype=float)
-            rate.plot(layers, means, "s--", ms=4, label=f"{name}, mean", color=color)
+            rate.plot(layers, means, "s--", label=f"{name}, mean", color=color)
     rate.set(ylabel="rate (Hz)")
     rate.set_ylim(bottom=0)
-    rate.legend(frameon=False)
-    for axes, values, name in (
-        (spikes, [p.grad_z for p in report.layers], "mean |dL/dz|"),
-        (weights, [p.grad_w for p in report.layers], "mean |dL/dw|"),
-        (update, [p.update for p in report.layers], "mean |dw|, first update"),
+    rate.legend()
+    for axes, values, name in zip(
+        panels[1:],
+        ([getattr(p, which) for p in report.layers] for which in ("grad_z", "grad_w", "update")),
+        (_style.GRAD_Z, _style.GRAD_W, _style.UPDATE),
+        strict=True,
     ):
-        values = np.array(values, dtype=float)
-        axes.plot(layers[values > 0], values[values > 0], "o-", ms=4)
-        axes.set(ylabel=name, yscale="log")
-        low, high = axes.get_ylim()
-        if high < 10 * low:  # show at least a decade, so that rounding does not look like a trend
-            axes.set_ylim(np.sqrt(low * high / 10), np.sqrt(low * high * 10))
-    for axes in (rate, spikes, weights, update):
+        axes.plot(layers, np.array(values, dtype=float), "o-", color=DARK)
+        axes.set(ylabel=name)
+        _style.log_y(axes)
+    for axes in panels:
         axes.set(xlabel="layer", xlim=(0.5, len(layers) + 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _style.whole_numbers(axes.xaxis)
     return figure
 
 
+@styled
 def sweep_curves(rows: Rows, name: str) -> Figure:
     """Plot accuracy, rates and gradient magnitudes against a swept parameter.
 
@@ -198,29 +205,76 @@ def sweep_curves(rows: Rows, name: str) -> Figure:
     >>> numbers |= {"initial_rate_1": 5.0, "final_rate_1": 9.0}
     >>> rows = [{"sigma_u": s, "seed": k} | numbers for s in (0.1, 1.0, 10.0) for k in range(2)]
     >>> [axes.get_ylabel() for axes in sweep_curves(rows, "sigma_u").axes]
-    ['accuracy', 'rate (Hz)']
+    ['accuracy (%)', 'rate (Hz)']
     """
-    values = sorted({row[name] for row in rows})
-    groups = [[row for row in rows if row[name] == value] for value in values]
-    panels = _sweep_panels(rows)
-    figure, (all_axes,) = _panels(1, len(panels), (3.6 * len(panels), 3.2))
-    for axes, (ylabel, columns) in zip(all_axes, panels.items(), strict=True):
-        for k, (label, column) in enumerate(columns.items()):
-            mark = "o--" if label.endswith(("train", "before training")) else "o-"
-            mean, low, high = (_over_seeds(f, groups, column) for f in (np.mean, np.min, np.max))
-            axes.plot(values, mean, mark, color=f"C{k}", ms=3, label=label)
-            axes.fill_between(values, low, high, color=f"C{k}", alpha=0.2, lw=0)
-        axes.set(xlabel=_LABELS.get(name, name), ylabel=ylabel)
-        if min(values) > 0 and max(values) >= 20 * min(values):
-            axes.set_xscale("log")
-        if ylabel == "accuracy":
-            axes.set_ylim(0, 1.02)
-        elif ylabel.startswith("|") and any((line.get_ydata() > 0).any() for line in axes.lines):
-            axes.set_yscale("log")
-        axes.legend(frameon=False, fontsize=8)
+    lines = _sweep_panels(rows)
+    figure, panels = _style.panels(len(lines))
+    many = len(_layers(rows)) > 1
+    colors = dict(zip(_layers(rows), _sequence(len(_layers(rows))), strict=True))
+    for axes, (ylabel, columns) in zip(panels, lines.items(), strict=True):
+        for label, column in columns.items():
+            layer = column.rpartition("_")[2]
+            color = colors.get(layer, DARK) if many else DARK
+            style = "--" if column.startswith(("initial_rate", "train")) else "-"
+            line(axes, rows, name, column, label=label, color=color, ls=style)
+        finish(axes, x=name, y=ylabel, log_y="partial" in ylabel)
+        if "chance" in rows[0] and "accuracy" in ylabel:
+            _style.chance(axes, 100 * rows[0]["chance"])
+        if len(columns) > 1:
+            axes.legend(ncols=1 + (len(columns) > 4))
     return figure
 
 
+def line(axes: Axes, rows: Rows, x: str, column: str, *, label: str, color: Any, ls: str) -> None:
+    """Plot mean (line) and range (band) of a column over all rows with the same x.
+
+    Accuracies are in per cent. Values that are not finite are left out.
+
+    Args:
+        axes: The panel.
+        rows: The rows.
+        x: Column of the x axis.
+        column: Column of the y axis.
+        label: Label of the line.
+        color: Its color.
+        ls: Its style.
+    """
+    across = sorted({row[x] for row in rows if row.get(x) is not None})
+    groups = [[row for row in rows if row.get(x) == value] for value in across]
+    factor, _ = _per_cent(column)
+    mean, low, high = (factor * _over_seeds(f, groups, column) for f in (np.mean, np.min, np.max))
+    kept = np.isfinite(mean)
+    at = np.array(across, float)[kept]
+    if at.size:
+        axes.plot(at, mean[kept], marker="o", ms=3, color=color, ls=ls, label=label)
+        axes.fill_between(at, low[kept], high[kept], color=color, alpha=0.2, lw=0)
+
+
+def finish(axes: Axes, *, x: str, y: str, log_y: bool = False) -> None:
+    """Set labels and scales of a panel.
+
+    The x axis is logarithmic if x spans more than a decade.
+
+    Args:
+        axes: The panel.
+        x: Column of the x axis.
+        y: Label of the y axis.
+        log_y: Make the y axis logarithmic if it has positive values.
+    """
+    axes.set(xlabel=_style.SYMBOLS.get(x, x), ylabel=y)
+    across = np.concatenate([[], *(np.asarray(line.get_xdata(), float) for line in axes.lines)])
+    if across.size and across.min() > 0 and across.max() > 10 * across.min():
+        axes.set_xscale("log")
+        _style.plain_numbers(axes.xaxis)
+    if log_y:
+        _style.log_y(axes)
+    if "accuracy" in y:
+        axes.set_ylim(0, 102)
+    if y.startswith("epochs"):
+        _style.whole_numbers(axes.yaxis)
+
+
+@styled
 def sweep_maps(rows: Rows, x: str, y: str) -> Figure:
     """Plot heat maps of accuracy, rate and gradient magnitude over two swept parameters.
 
@@ -235,7 +289,7 @@ def sweep_maps(rows: Rows, x: str, y: str) -> Figure:
     >>> numbers = {"seed": 0, "test_accuracy_final": 0.5, "final_rate_1": 9.0}
     >>> rows = [{"mu_w": m, "sigma_w": s} | numbers for m in (-1.0, 0.0) for s in (1.0, 2.0, 3.0)]
     >>> [axes.get_title() for axes in sweep_maps(rows, "mu_w", "sigma_w").axes if axes.get_title()]
-    ['accuracy, test', 'rate after training (Hz)']
+    ['test accuracy (%)', 'rate after training (Hz)']
     """
     from matplotlib.colors import LogNorm
 
@@ -243,40 +297,43 @@ def sweep_maps(rows: Rows, x: str, y: str) -> Figure:
     groups = [[row for row in rows if (row[x], row[y]) == (a, b)] for b in up for a in across]
     last = (_layers(rows) or ["none"])[-1]
     columns = {
-        "accuracy, test": "test_accuracy_final",
+        "test accuracy (%)": "test_accuracy_final",
         "rate before training (Hz)": f"initial_rate_{last}",
         "rate after training (Hz)": f"final_rate_{last}",
-        "|dL/dW| before training": f"initial_grad_w_{last}",
+        f"{_style.GRAD_W}, before training": f"initial_grad_w_{last}",
     }
-    panels = {title: column for title, column in columns.items() if column in rows[0]}
-    figure, (all_axes,) = _panels(1, len(panels), (3.9 * len(panels), 3.4))
-    for axes, (title, column) in zip(all_axes, panels.items(), strict=True):
+    shown = {title: column for title, column in columns.items() if column in rows[0]}
+    figure, panels = _style.panels(len(shown), height=2.8)
+    for axes, (title, column) in zip(panels, shown.items(), strict=True):
         axes.spines[:].set_visible(True)
-        image = _over_seeds(np.mean, groups, column).reshape(len(up), len(across))
+        factor, per_cent = _per_cent(column)
+        image = factor * _over_seeds(np.mean, groups, column).reshape(len(up), len(across))
+        limits: dict[str, Any] = {"vmin": 0, "vmax": 100 if per_cent else None}
         positive = image[np.isfinite(image) & (image > 0)]
-        logarithmic, norm = title.startswith("|") and positive.size, None
-        if logarithmic:
-            norm = LogNorm(positive.min(), max(positive.max(), 1.0001 * positive.min()))
-        limits = {"vmin": 0, "vmax": 1} if title.startswith("accuracy") else {}
-        shown = np.where(image > 0, image, np.nan) if logarithmic else image
-        edges = np.arange(len(across) + 1), np.arange(len(up) + 1)
-        mesh = axes.pcolormesh(*edges, shown, norm=norm, **limits)
+        if "grad" in column and positive.size:
+            limits = {"norm": LogNorm(positive.min(), max(positive.max(), 2 * positive.min()))}
+            image = np.where(image > 0, image, np.nan)
+        mesh = axes.pcolormesh(np.arange(len(across) + 1), np.arange(len(up) + 1), image, **limits)
         for axis, ticks in ((axes.xaxis, across), (axes.yaxis, up)):
-            shown_ticks = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
-            axis.set_ticks(shown_ticks + 0.5, [f"{ticks[k]:.3g}" for k in shown_ticks], fontsize=7)
-        axes.set(xlabel=_LABELS.get(x, x), ylabel=_LABELS.get(y, y), title=title)
+            at = np.arange(0, len(ticks), 1 + (len(ticks) - 1) // 9)
+            axis.set_ticks(at + 0.5, [f"{ticks[k]:.2g}" for k in at])
+        names = (_style.SYMBOLS.get(name, name) for name in (x, y))
+        axes.set(**dict(zip(("xlabel", "ylabel"), names, strict=True)), title=title)
         figure.colorbar(mesh, ax=axes)
     return figure
 
 
-_LABELS = {
-    "sigma_u": r"$\sigma_U$",
-    "mu_u": r"$\mu_U$",
-    "sigma_w": r"$\sigma_W$",
-    "mu_w": r"$\mu_W$",
-    "learning_rate": "learning rate",
-    "beta": r"$\beta$",
-}
+def _per_cent(name: str) -> tuple[float, str]:
+    """Return factor and unit of a number with this name: accuracies are shown in per cent."""
+    return (100.0, " (%)") if name.endswith("accuracy") or "accuracy_" in name else (1.0, "")
+
+
+def _sequence(count: int) -> list[Any]:
+    """Return colours for layers, from the first to the last; a single one is dark."""
+    from matplotlib import colormaps
+
+    many = [colormaps["viridis"](0.9 * k / (count - 1)) for k in range(count) if count > 1]
+    return many or [DARK] * count
 
 
 def _sweep_panels(rows: Rows) -> dict[str, dict[str, str]]:
@@ -286,10 +343,10 @@ def _sweep_panels(rows: Rows) -> dict[str, dict[str, str]]:
     of_layers = lambda text, name: {many(k, text): f"{name}_{k}" for k in layers}
     before = lambda name: of_layers("before training", f"initial_{name}")
     panels = {
-        "accuracy": {"test": "test_accuracy_final", "train": "train_accuracy"},
+        "accuracy (%)": {"test": "test_accuracy_final", "train": "train_accuracy"},
         "rate (Hz)": before("rate") | of_layers("after training", "final_rate"),
-        "|dL/dz|, surrogate gradient": before("grad_z"),
-        "|dL/dW|": before("grad_w"),
+        f"{_style.GRAD_Z}\nbefore training": before("grad_z"),
+        f"{_style.GRAD_W}\nbefore training": before("grad_w"),
     }
     known = lambda lines: {line: column for line, column in lines.items() if column in columns}
     return {panel: lines for panel in panels if (lines := known(panels[panel]))}
@@ -304,17 +361,17 @@ def _over_seeds(
     statistic: Callable[[np.ndarray], Any], groups: Sequence[Rows], column: str
 ) -> np.ndarray:
     """Apply `statistic` to the finite values of a column in each group; NaN without values."""
-    found = [np.array([row[column] for row in group], float) for group in groups]
-    finite = [values[np.isfinite(values)] for values in found]
+    numbers = ([row[column] for row in group if row.get(column) is not None] for group in groups)
+    finite = [found[np.isfinite(found)] for found in (np.array(n, float) for n in numbers)]
     return np.array([statistic(values) if values.size else np.nan for values in finite])
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure with 120 dpi, completely or not at all.
+    """Write a figure with 160 dpi, completely or not at all.
 
     Args:
         figure: The figure.
         path: The file. Its ending is the format: .png, .svg or .pdf.
     """
     with whole(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix[1:])
+        figure.savefig(file, dpi=160, format=path.suffix[1:])

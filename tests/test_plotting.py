@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from snnjax import plotting
+from snnjax import _style, plotting
 from snnjax._probe_report import LayerProbe, Probe
 
 
@@ -26,6 +26,10 @@ def test_learning_curves_show_the_rows():
     loss, accuracy, rate = plotting.learning_curves(rows()).axes
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.0, 1.75, 1.5, 1.25])
     assert [line.get_label() for line in accuracy.lines] == ["train", "valid"]
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0, 10, 20, 30])  # per cent
+    assert accuracy.get_ylabel() == "accuracy (%)"
+    assert all(tick % 1 == 0 for tick in loss.get_xticks())
+    assert [axes.get_title(loc="left") for axes in (loss, accuracy, rate)] == ["a", "b", "c"]
     np.testing.assert_array_equal(rate.lines[1].get_ydata(), [0, 1, 2, 3])
 
 
@@ -52,8 +56,8 @@ def test_excitatory_and_inhibitory_neurons_have_their_colours():
     above, layer = figure.axes[1], figure.axes[2]
     found = {line.get_color(): sorted(line.get_ydata()) for line in layer.lines}
     assert found == {
-        plotting.EXCITATORY: [0, 6],
-        plotting.INHIBITORY: [7],
+        _style.EXCITATORY: [0, 6],
+        _style.INHIBITORY: [7],
     }  # maps 0 to 2 of each position, and map 3
     assert [line.get_color() for line in above.lines] == ["black"]
     with pytest.raises(ValueError, match="n_exc must have one entry for each of 1 layers, got 2"):
@@ -87,17 +91,21 @@ def test_sweep_curves_show_mean_and_range_over_seeds():
     rows = [row for row in swept() if row["mu_w"] == 1.0]
     rows[0]["test_accuracy_final"] = float("nan")  # a seed without a result
     accuracy, rate, gradient = plotting.sweep_curves(rows, "sigma_u").axes
-    np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[0.1, 0.155], [10.0, 0.6]])
+    np.testing.assert_allclose(accuracy.lines[0].get_xydata(), [[0.1, 15.5], [10.0, 60.0]])
     band = accuracy.collections[0].get_paths()[0].vertices
     assert {tuple(np.round(v, 6)) for v in band} == {
-        (0.1, 0.105),
-        (0.1, 0.205),
-        (10.0, 0.5),
-        (10.0, 0.7),
+        (0.1, 10.5),
+        (0.1, 20.5),
+        (10.0, 50.0),
+        (10.0, 70.0),
     }
     assert [line.get_label() for line in rate.lines] == ["before training", "after training"]
     np.testing.assert_allclose(rate.lines[1].get_ydata(), [4.0, 4.0])
     assert (accuracy.get_xscale(), gradient.get_yscale()) == ("log", "log")
+    line, *marks = gradient.lines[:2]  # exactly 0 is marked below the axis
+    np.testing.assert_allclose(line.get_ydata(), [np.nan, 1e-3])
+    np.testing.assert_allclose(marks[0].get_xydata(), [[0.1, _style.ZERO]])
+    assert "0" in [text.get_text() for text in gradient.texts]
     linear = plotting.sweep_curves([row for row in swept() if row["sigma_u"] == 0.1], "mu_w").axes[
         0
     ]
@@ -108,7 +116,7 @@ def test_sweep_maps_have_a_cell_for_each_pair():
     accuracy, rate, after, gradient = [
         axes for axes in plotting.sweep_maps(swept(), "sigma_u", "mu_w").axes if axes.get_title()
     ]
-    np.testing.assert_allclose(accuracy.collections[0].get_array(), [[0.105, 0.6], [0.105, 0.6]])
+    np.testing.assert_allclose(accuracy.collections[0].get_array(), [[10.5, 60.0], [10.5, 60.0]])
     np.testing.assert_allclose(
         after.collections[0].get_array(), [[2.0, 2.0], [4.0, 4.0]]
     )  # sigma_u across, mu_w up
@@ -127,7 +135,7 @@ def test_figures_leave_pyplot_alone_and_save(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_depth_shows_every_layer_and_leaves_out_zeros():
+def test_depth_shows_every_layer_and_marks_zeros():
     layer = LayerProbe(*[1.0] * 20)._replace(populations={})
     layers = tuple(
         layer._replace(rates=np.array([1.0, 2.0, 3.0]) * k, grad_w=0.0 if k == 2 else 0.1 * k)
@@ -135,7 +143,8 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
     )
     rate, _, weights, _ = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     np.testing.assert_array_equal(rate.lines[0].get_ydata(), [2.0, 4.0, 6.0])
-    np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [3, 0.3]])
+    np.testing.assert_allclose(weights.lines[0].get_xydata(), [[1, 0.1], [2, np.nan], [3, 0.3]])
+    np.testing.assert_allclose(weights.lines[1].get_xydata(), [[2, _style.ZERO]])
     dalian = tuple(
         p._replace(populations={"exc": 4.0 * k, "inh": k}) for k, p in enumerate(layers, start=1)
     )
@@ -144,9 +153,9 @@ def test_depth_shows_every_layer_and_leaves_out_zeros():
         for line in plotting.depth(Probe(dalian, 1.0, 1.0, 2.3, 0.1)).axes[0].lines
     }
     assert lines == {
-        "black": [2.0, 4.0, 6.0],
-        plotting.EXCITATORY: [4.0, 8.0, 12.0],
-        plotting.INHIBITORY: [1.0, 2.0, 3.0],
+        _style.DARK: [2.0, 4.0, 6.0],
+        _style.EXCITATORY: [4.0, 8.0, 12.0],
+        _style.INHIBITORY: [1.0, 2.0, 3.0],
     }
 
 
@@ -160,6 +169,38 @@ def test_depth_shows_at_least_a_decade():
     _, spikes, _, update = plotting.depth(Probe(layers, 1.0, 1.0, 2.3, 0.1)).axes
     low, high = update.get_ylim()
     assert low < 7e-3 < high
-    np.testing.assert_allclose(high / low, 10)
+    assert 10 <= high / low < 20
     low, high = spikes.get_ylim()
     assert 100 < high / low < 1000
+
+
+def test_the_first_colours_of_the_style_sheet_are_those_of_the_starts():
+    import matplotlib as mpl
+    from matplotlib import style
+    from matplotlib.colors import to_hex
+
+    before = mpl.rcParams["font.size"]
+    with style.context(_style.SHEET):
+        cycle = [to_hex(entry["color"]).upper() for entry in mpl.rcParams["axes.prop_cycle"]]
+    starts = [_style.FORMULA, _style.KAIMING, _style.DATA]
+    assert cycle == [*starts, _style.RED, _style.PURPLE, _style.SKY, _style.ORANGE]
+    plotting.learning_curves(rows())
+    assert mpl.rcParams["font.size"] == before != 9  # the style holds only while a figure is drawn
+
+
+def test_curves_leave_out_panels_with_too_few_points_and_name_the_chance_level():
+    from snnjax.experiments._curves import curves
+
+    rows = [
+        {"arm": arm, "sigma_u": s, "chance": 0.1, "test_accuracy_final": 0.4 * (1 + (arm == "b"))}
+        | ({"epochs_to_90": 3.0} if s == 1 else {})
+        for arm in "ab"
+        for s in (0.1, 1.0, 10.0)
+    ]
+    panels = {"test accuracy (%)": "test_accuracy_final", "epochs to 90 %": "epochs_to_90"}
+    figure = curves(rows, panels, names={"a": "plain"})
+    (axes,) = figure.axes
+    for line, level in zip(axes.lines, (40, 80), strict=False):
+        np.testing.assert_allclose(line.get_xydata(), [[0.1, level], [1, level], [10, level]])
+    assert [text.get_text() for text in axes.texts] == ["chance"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "b"]

@@ -126,4 +126,4 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     others = [name for name in names if name != axis]
     label = lambda row: ", ".join(f"{name} {row.get(name)}" for name in others)
     named = [{**row, "arm": label(row)} for row in rows]
-    plotting.save(curves(named, {"test accuracy": "test_accuracy_final"}, x=axis), file)
+    plotting.save(curves(named, {"test accuracy (%)": "test_accuracy_final"}, x=axis), file)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from snnjax import theory
+from snnjax import _style, theory
 from snnjax.calibration import free_membrane
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF, simulate
@@ -87,24 +87,21 @@ def _row(u: np.ndarray, xi: float, reset: bool, rate: float) -> st.Row:
     }
 
 
+@_style.styled
 def _draw(rows: st.Rows) -> Figure:
-    from matplotlib.figure import Figure
-
     xis = sorted({row["xi"] for row in rows})
-    figure = Figure(figsize=(3.2 * len(xis), 5.4), layout="constrained")
-    axes = figure.subplots(2, len(xis), squeeze=False)
+    figure, panels = _style.panels(2 * len(xis), height=2.0)
     for row in rows:
         xi, edges, sigma = row["xi"], np.array(row["edges"]), row["target"]
         u = np.linspace(edges[0], edges[-1], 200)
         normal = np.exp(-((u / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
-        ax = axes[int(row["reset"]), xis.index(xi)]
-        ax.stairs(row["density"], edges, fill=True, color="0.75", label="simulated")
-        ax.plot(u, normal, color="C0", label="theory")
-        ax.axvline(1.0, color="C3", ls=":", lw=1, label="threshold")
-        title = rf"$\xi$ = {xi:g}, {'reset' if row['reset'] else 'no reset'}"
-        ax.set(xlabel="U", title=title, ylabel="density" if xi == xis[0] else "")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, fontsize=7)
+        axes = panels[2 * xis.index(xi) + row["reset"]]
+        axes.stairs(row["density"], edges, fill=True, color="0.8", label="simulated")
+        axes.plot(u, normal, color=_style.FORMULA, label="theory")
+        axes.axvline(1.0, color=_style.DARK, ls=":", lw=1, label=r"threshold $\theta$")
+        title = rf"$\xi$ = {xi:g}, {'with' if row['reset'] else 'without'} reset"
+        axes.set(xlabel="membrane potential $U$", ylabel="density", title=title)
+    _style.legend_above(figure)
     return figure
 
 
@@ -151,6 +148,11 @@ def study(options: Options) -> Study:
         preset=options.preset,
         units=[Measurement("membrane", given, run, {"task": "Poisson", "as_published": True})],
         figures={"figure1": _draw},
+        captions={
+            "figure1": "Distribution of the membrane potential over time and neurons, for three "
+            "xi, without reset (left) and with reset (right). Grey: simulated, Poisson input. "
+            "Line: the normal distribution of the theory. Dotted: the threshold."
+        },
         statements=[
             st.Statement(theory_holds, "P", _as_theory),
             st.Statement(reset_holds, "ours", _with_reset),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from snnjax.experiments import _curves as draw
+from snnjax import _style, plotting
 from snnjax.reproduce import _membranes
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._settings import Options
@@ -59,23 +59,29 @@ def _rows(
     return rows
 
 
-def _draw(rows: st.Rows) -> Figure:
-    from matplotlib.figure import Figure
+STYLES = {
+    FORMULA: ("formula", _style.FORMULA, "-"),
+    DATA: ("from data", _style.ORANGE, "-"),
+    BALANCED: ("from data, balanced", _style.DATA, "--"),
+}
+"""Label, colour and style of the line of each method."""
 
+
+@_style.styled
+def _draw(rows: st.Rows) -> Figure:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    layers = (1, max(row["layer"] for row in rows))
+    layers = sorted({1, max(row["layer"] for row in rows)})
     targets = sorted({row["sigma_u"] for row in rows})
-    figure = Figure(figsize=(3.4 * len(tasks), 6), layout="constrained")
-    axes = figure.subplots(2, len(tasks), squeeze=False)
-    for (k, task), (j, layer) in itertools.product(enumerate(tasks), enumerate(layers)):
-        ax = axes[j, k]
-        for c, method in enumerate(_membranes.METHODS):
+    figure, panels = _style.panels(len(tasks) * len(layers), columns=len(layers), height=2.1)
+    for axes, (task, layer) in zip(panels, itertools.product(tasks, layers), strict=True):
+        for method, (label, color, ls) in STYLES.items():
             own = st.pick(rows, task=task, method=method, layer=layer)
-            draw.line(ax, own, "sigma_u", "measured", color=f"C{c}", label=method)
-        ax.plot(targets, targets, color="k", ls=":", lw=1.5, zorder=3, label="target")
-        draw.finish(ax, x="sigma_u", y="" if k else r"measured $\sigma_U$")
-        ax.set_title(f"{task}, layer {layer}", fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=7)
+            plotting.line(axes, own, "sigma_u", "measured", color=color, label=label, ls=ls)
+        axes.plot(targets, targets, color=_style.DARK, ls=":", zorder=3, label="target")
+        plotting.finish(axes, x="sigma_u", y=r"measured $\sigma_U$")
+        axes.set_title(f"{task}, layer {layer}")
+        axes.set_ylim(bottom=0)
+    _style.legend_above(figure)
     return figure
 
 
@@ -134,6 +140,11 @@ def study(options: Options) -> Study:
         preset=options.preset,
         units=units,
         figures={"figure2": _draw},
+        captions={
+            "figure2": "Standard deviation of the membrane, measured over the target, in the first "
+            "and in the last layer of untrained networks. Lines: means over seeds. Bands: smallest "
+            "to largest. Dotted: measured = target."
+        },
         statements=[
             _ratio(
                 "Poisson input: sigma_U measured in the first layer is that of the formula "

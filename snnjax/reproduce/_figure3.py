@@ -13,7 +13,7 @@ from snnjax import plotting
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._published import NUMBERS
 from snnjax.reproduce._settings import Options
-from snnjax.reproduce._study import Study
+from snnjax.reproduce._study import BANDS, ZEROS, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,6 +110,15 @@ def study(options: Options) -> Study:
                 st.pick(rows, arm=MAP), "mu_w", "sigma_w"
             ),
             "figure3-spoken": lambda rows: _curves(SPOKEN, rows),
+        },
+        captions={
+            "figure3-randman": f"{CURVE}: accuracy, rate and gradient over the target sigma_U. "
+            f"{BANDS} {ZEROS}",
+            "figure3-weights": "Randman: accuracy, rate and gradient over mean and standard "
+            "deviation of the weights. Colours: means over seeds. White: no finite value, or a "
+            "gradient of exactly 0.",
+            "figure3-spoken": "Spoken words, one feed-forward layer: accuracy, rate and gradient "
+            f"over the target sigma_U. {BANDS} {ZEROS}",
         },
         statements=[
             randman("Randman, sigma_U = 1, test accuracy", NUMBERS["randman.test"], st.TEST),

@@ -11,7 +11,7 @@ from snnjax.reproduce import _layers as layers
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._published import NUMBERS
 from snnjax.reproduce._settings import Options
-from snnjax.reproduce._study import ACCURACY, Study
+from snnjax.reproduce._study import ACCURACY, CURVES, ZEROS, Study
 from snnjax.reproduce._units import Arm, Measurement, Unit
 
 DENSE = "before training, 700-128-128-128-20"
@@ -103,6 +103,12 @@ def study(options: Options) -> Study:
                 [row for row in rows if row["arm"] in (one, three, seven)]
             ),
             "figure4-layers": lambda rows: layers.figure([r for r in rows if "setting" in r]),
+        },
+        captions={
+            "figure4-training": f"Recurrent convolutional networks of 1, 3 and 7 layers. {CURVES}",
+            "figure4-layers": "Rate, gradient of the loss with respect to spikes, and first update "
+            "of the weights (SMORMS3) in each layer before training, by start. Points: means over "
+            f"seeds. {ZEROS}",
         },
         statements=[
             st.trains_within("One layer trains for sigma_U <= 1", None, 1.0, arm=one),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._settings import Options
-from snnjax.reproduce._study import Study
+from snnjax.reproduce._study import CURVES, Study
 
 PLAIN, HOMEOSTASIS, PRIMING = "no homeostasis", "homeostasis", "priming"
 
@@ -71,6 +71,7 @@ def study(options: Options) -> Study:
             options.conv_curve(PRIMING, depth, primer, laptop=few),
         ],
         figures={"figure5": curves},
+        captions={"figure5": f"Networks of {depth} layers with and without homeostasis. {CURVES}"},
         statements=[
             rescues(HOMEOSTASIS, "Homeostatic plasticity rescues sigma_U << 1"),
             rescues(PRIMING, rule),

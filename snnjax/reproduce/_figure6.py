@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snnjax import _style
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._published import TABLE_1
 from snnjax.reproduce._report import markdown_table
@@ -58,27 +59,33 @@ def _networks(rows: st.Rows) -> dict[tuple[str, int], list[st.Row]]:
     return {(task, int(depth)): st.pick(rows, network=n) for n, (task, depth) in split.items()}
 
 
-def _draw(rows: st.Rows) -> Figure:
-    from matplotlib.figure import Figure
+COLORS = (_style.KAIMING, _style.ORANGE, _style.FORMULA)
+"""Colours of `STARTS`."""
 
+
+@_style.styled
+def _draw(rows: st.Rows) -> Figure:
     networks = _networks(rows)
-    figure = Figure(figsize=(1.6 + 1.3 * len(networks), 3.4), layout="constrained")
-    axes = figure.subplots()
-    for k, start in enumerate(STARTS):
+    figure, (axes,) = _style.panels(1, height=3.0)
+    figure.set_figwidth(_style.WIDTH)
+    for k, (start, color) in enumerate(zip(STARTS, COLORS, strict=True)):
         at = np.arange(len(networks)) + 0.27 * (k - 1)
         ours = [100 * st.values(st.pick(own, start=start), st.TEST) for own in networks.values()]
-        shown = [(x, f.mean(), f.std()) for x, f in zip(at, ours, strict=True) if f.size]
-        x, mean, spread = np.reshape(shown, (-1, 3)).T
-        axes.bar(x, mean, 0.25, yerr=spread, color=f"C{k}", label=f"{start}, here")
+        shown = [(x, f.mean(), f.min(), f.max()) for x, f in zip(at, ours, strict=True) if f.size]
+        x, mean, low, high = np.reshape(shown, (-1, 4)).T
+        error = np.stack([mean - low, high - mean])
+        axes.bar(x, mean, 0.25, yerr=error, color=color, label=start, error_kw={"lw": 1})
         keys = [(x, (*network, start)) for x, network in zip(at, networks, strict=True)]
         theirs = [(x, TABLE_1[key].value) for x, key in keys if key in TABLE_1]
-        label = None if k else "published, the paper's data"
-        axes.plot(*np.reshape(theirs, (-1, 2)).T, "k_", ms=12, label=label)
+        label = None if k < 2 else "published, the paper's data"
+        axes.plot(*np.reshape(theirs, (-1, 2)).T, "k_", ms=14, label=label)
+    for k, own in enumerate(networks.values()):
+        style = {"color": _style.DARK, "ls": ":", "lw": 1}
+        axes.plot([k - 0.42, k + 0.42], [100 * own[0]["chance"]] * 2, label="chance", **style)
     axes.set(ylabel="test accuracy (%)", ylim=(0, 102))
     names = [f"{own[0]['task']}\n{depth} layers" for (_, depth), own in networks.items()]
-    axes.set_xticks(np.arange(len(networks)), names, fontsize=8)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks(np.arange(len(networks)), names)
+    _style.legend_above(figure, columns=3)
     return figure
 
 
@@ -139,6 +146,11 @@ def study(options: Options) -> Study:
         preset=options.preset,
         units=[_arm(options, *key) for key in keys],
         figures={"figure6": _draw},
+        captions={
+            "figure6": "Final test accuracy by task, depth and start. Bars: means over seeds. "
+            "Vertical lines: smallest to largest. Horizontal lines: the published means, on the "
+            "paper's data. Dotted: chance."
+        },
         table=_table,
         statements=[
             *(

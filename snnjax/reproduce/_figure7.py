@@ -10,7 +10,7 @@ from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._published import NUMBERS
 from snnjax.reproduce._settings import TWO_SPEAKERS, Options
-from snnjax.reproduce._study import Study
+from snnjax.reproduce._study import CURVES, Study
 from snnjax.reproduce._units import Arm
 
 PLAIN, DALIAN = "without Dale's law", "Dalian"
@@ -41,6 +41,7 @@ def study(options: Options) -> Study:
         preset=options.preset,
         units=[_arm(options, PLAIN, "dense", 160), _arm(options, DALIAN, "dalian", 128)],
         figures={"figure7": curves},
+        captions={"figure7": f"One recurrent layer with and without Dale's law. {CURVES}"},
         statements=[
             st.number(f"{text}, test accuracy", numbers["shd.dalian.test"], st.TEST, **at),
             st.number(f"{text}, training accuracy", numbers["shd.dalian.train"], st.TRAIN, **at),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snnjax import _style
 from snnjax._probe_report import SATURATED_HZ
 from snnjax.datasets import Splits
 from snnjax.diagnostics import probe
@@ -84,32 +85,46 @@ def look(
     return {name: [float(getattr(p, field)) for p in layers] for name, field in NUMBERS.items()}
 
 
+def _styles(names: Sequence[str]) -> dict[str, tuple[str, object, str]]:
+    """Return label, colour and line style of each setting: the formula, darker for larger sigma."""
+    from matplotlib import colormaps
+
+    formula = sorted((n for n in names if n.startswith("sigma_u")), key=lambda n: float(n[8:]))
+    shades = colormaps["Blues"](np.linspace(0.35, 1.0, len(formula)))
+    styles: dict[str, tuple[str, object, str]] = {
+        name: (rf"formula, $\sigma_U$ = {name[8:]}", shade, "-")
+        for name, shade in zip(formula, shades, strict=True)
+    }
+    styles[setting("kaiming", 1.0)] = ("Kaiming", _style.KAIMING, "--")
+    data = setting("data_driven_balanced", 1.0)
+    styles[data] = (r"from data, balanced, $\sigma_U$ = 1", _style.DATA, "--")
+    return {name: styles[name] for name in names}
+
+
+@_style.styled
 def figure(rows: Rows) -> Figure:
     """Plot rate, gradient and update over layers, in one column per depth.
 
-    Points are means over seeds. Values of exactly 0 are left out.
+    Points are means over seeds. Values of exactly 0 are marked below the logarithmic axes. One
+    layer is left out if there are deeper networks.
     """
-    from matplotlib.figure import Figure
-
     depths = sorted({row["depth"] for row in rows})
-    panels = (("rate", "rate (Hz)"), ("grad_z", "|dL/dz|"), ("update", "|first update|"))
-    figure = Figure(figsize=(3.2 * len(depths), 7.5), layout="constrained")
-    axes = figure.subplots(3, len(depths), sharey="row", squeeze=False)
-    names = list(dict.fromkeys(row["setting"] for row in rows))
-    for (column, depth), (row, (key, label)) in itertools.product(
-        enumerate(depths), enumerate(panels)
+    depths = [depth for depth in depths if depth > 1] or depths
+    quantities = (("rate", "rate (Hz)"), ("grad_z", _style.GRAD_Z), ("update", _style.UPDATE))
+    count = len(quantities) * len(depths)
+    figure, grid = _style.panels(count, columns=len(depths), height=2.1)
+    styles = _styles(list(dict.fromkeys(row["setting"] for row in rows)))
+    for axes, ((key, label), depth) in zip(
+        grid, itertools.product(quantities, depths), strict=True
     ):
-        ax = axes[row, column]
-        for k, name in enumerate(names):
+        for name, (text, color, ls) in styles.items():
             mean = _mean(pick(rows, depth=depth, setting=name), key)
-            layer, style = np.arange(1, mean.size + 1), "o-" if name.startswith("sigma") else "o--"
-            ax.plot(layer, np.where(mean > 0, mean, np.nan), style, label=name, color=f"C{k}", ms=4)
-        ax.set(yscale="log", xlim=(0.5, max(depths) + 0.5))
-        ax.set(xlabel="layer" if row == 2 else "", ylabel="" if column else label)
-        ax.spines[["top", "right"]].set_visible(False)
-    for column, depth in enumerate(depths):
-        axes[0, column].set_title(f"{depth} layer{'s' * (depth > 1)}")
-    axes[0, 0].legend(fontsize=7)
+            axes.plot(np.arange(1, mean.size + 1), mean, "o", color=color, ls=ls, label=text)
+        axes.set(xlabel="layer", ylabel=label, xlim=(0.5, depth + 0.5))
+        axes.set_title(f"{depth:g} layer{'s' * (depth > 1)}")
+        _style.whole_numbers(axes.xaxis)
+        _style.log_y(axes)
+    _style.legend_above(figure, columns=3)
     return figure
 
 

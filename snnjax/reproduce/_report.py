@@ -50,7 +50,7 @@ Verdicts = Sequence[tuple[Statement, Verdict]]
 def write(finished: Finished, root: Path) -> None:
     """Write report.md and the figures to the folder of a study. `root` contains its networks."""
     study, folder = finished.study, finished.folder
-    pictures = [(name, name) for name in study.figures]
+    pictures = [(name, study.captions.get(name, name)) for name in study.figures]
     for name, draw in study.figures.items():
         plotting.save(draw(finished.rows), folder / f"{name}.png")
     for arm, member in study.snapshots:
@@ -86,7 +86,7 @@ def page(finished: Finished, pictures: Sequence[tuple[str, str]]) -> str:
         parts += ["## Table", study.table(finished.rows)]
     parts.append("## Figures")
     for name, caption in pictures:
-        parts.append(f"![{caption}]({name}.png)")
+        parts.append(f"![{caption.partition('. ')[0]}]({name}.png)")
         if caption != name:
             parts.append(f"*{caption}*")
     stopped = STOPPED if any(row.get("finite") is False for row in finished.rows) else ""

@@ -64,6 +64,7 @@ class Study:
         notes: Differences from the paper and our choices, as sentences.
         snapshots: Networks whose activity is plotted, (arm, seed and swept values).
         table: A function from all rows to Markdown, if the paper has a table.
+        captions: Captions of the figures, by their names.
     """
 
     name: str
@@ -76,11 +77,22 @@ class Study:
     notes: Sequence[str] = ()
     snapshots: Sequence[tuple[Arm, Member]] = ()
     table: Callable[[Rows], str] | None = None
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def settings(self) -> Content:
         """Return what identifies a study: name, preset, and the settings of every unit."""
         units: Content = {unit.name: unit.settings() for unit in self.units}
         return {"name": self.name, "preset": self.preset, **units}
+
+
+BANDS = "Lines: means over seeds. Bands: smallest to largest. Dotted: chance."
+"""What the captions of curves say."""
+ZEROS = "Triangles at the foot of a logarithmic axis: exactly 0."
+CURVES = (
+    "Accuracy, epochs until the training accuracy is 90 %, and rate of the first layer after "
+    f"training, over the target sigma_U. {BANDS} Panels with fewer than three points are left out."
+)
+"""The caption of a figure with the usual panels."""
 
 
 class Finished(NamedTuple):

@@ -6,19 +6,23 @@ import functools
 import math
 from collections.abc import Callable
 
+from snnjax import _style
 from snnjax.experiments._curves import curves
 from snnjax.reproduce import _statements as st
 from snnjax.reproduce._settings import Options
-from snnjax.reproduce._study import Study
+from snnjax.reproduce._study import BANDS, CURVES, ZEROS, Study
 
 BASE = "as the paper's other figures"
-_ACCURACIES = {"test accuracy": st.TEST, "training accuracy": st.TRAIN}
+_ACCURACIES = {"test accuracy (%)": st.TEST, "training accuracy (%)": st.TRAIN}
 RATES = {
     **_ACCURACIES,
-    "rate of layer 1 before (Hz)": "initial_rate_1",
-    "rate of layer 1 after (Hz)": "final_rate_1",
+    "rate before training (Hz)": "initial_rate_1",
+    "rate after training (Hz)": "final_rate_1",
 }
-GRADIENTS = {**_ACCURACIES, "|dL/dz|, layer 1, before": "initial_grad_z_1"}
+RATES_OVER = (
+    "Accuracy, and rate of the hidden layer before and after training, over the target sigma_U."
+)
+GRADIENTS = {**_ACCURACIES, f"{_style.GRAD_Z}, layer 1\nbefore training": "initial_grad_z_1"}
 
 
 def _rate_after(text: str, arm: str, holds: Callable[[float], bool]) -> st.Statement:
@@ -42,6 +46,7 @@ def s4(options: Options) -> Study:
         preset=options.preset,
         units=[options.shallow_curve(bound), options.shallow_curve(free, {"upper_strength": 0.0})],
         figures={"s4": functools.partial(curves, panels=RATES)},
+        captions={"s4": f"{RATES_OVER} With and without the upper bound on activity. {BANDS}"},
         statements=[
             _rate_after(
                 "Without activity regularization trained rates exceed 60 Hz",
@@ -75,6 +80,7 @@ def s5(options: Options) -> Study:
         preset=options.preset,
         units=[options.shallow_curve(plain), options.shallow_curve(recurrent, {"recurrent": True})],
         figures={"s5": functools.partial(curves, panels=RATES)},
+        captions={"s5": f"{RATES_OVER} {BANDS}"},
         statements=[
             st.trains_within(trains, None, 1.0, "ours", arm=recurrent),
             st.compared(
@@ -136,7 +142,14 @@ def s8(options: Options) -> Study:
             options.conv_curve(BASE, 3),
             options.conv_curve("rescaled", 3, {"surrogate": "superspike_rescaled"}),
         ],
-        figures={"s8": functools.partial(curves, panels=GRADIENTS)},
+        figures={
+            "s8": functools.partial(curves, panels=GRADIENTS, names={BASE: "usual surrogate"})
+        },
+        captions={
+            "s8": "Accuracy, and gradient of the loss with respect to the spikes of the first "
+            f"layer before training, over the target sigma_U. {BANDS} {ZEROS} Values too large "
+            "for float32 are left out."
+        },
         statements=[
             st.Statement("The rescaled surrogate saves silent networks", "P", _saves),
             st.Statement(explodes, "P", _explodes),
@@ -184,7 +197,10 @@ def s9(options: Options) -> Study:
             options.conv_curve(BASE, 3),
             options.conv_curve("SGD", 3, {"optimizer": "sgd", "learning_rate": 1.0}),
         ],
-        figures={"s9": curves},
+        figures={
+            "s9": functools.partial(curves, names={BASE: "Adam" if options.laptop else "SMORMS3"})
+        },
+        captions={"s9": f"An adaptive optimizer and SGD. {CURVES}"},
         statements=[compare_ranges("SGD", text, lambda base, sgd: sgd < base)],
         notes=[
             "Three layers and the learning rate are our choice. With one seed at sigma_u 1, "
@@ -208,7 +224,8 @@ def s10(options: Options) -> Study:
             options.conv_curve(BASE, 7),
             options.conv_curve("skip", 7, {"skip": True}, seeds=1),
         ],
-        figures={"s10": curves},
+        figures={"s10": functools.partial(curves, names={BASE: "no skip", "skip": "skip"})},
+        captions={"s10": f"Seven layers with and without skip connections. {CURVES}"},
         statements=[
             compare_ranges("skip", f"{text} downwards", lambda base, own: min(own) < min(base)),
             compare_ranges("skip", f"{text} upwards", lambda base, own: max(own) > max(base)),

@@ -33,7 +33,7 @@ def test_a_figure_has_a_line_per_combination_of_the_other_values(tmp_path, monke
     _results.draw(rows, tmp_path / "sweep.png")
     axes = drawn[0].axes[0]
     assert [line.get_label() for line in axes.lines] == ["recurrent True", "recurrent False"]
-    expected = [[[0.5, 0.12], [1.0, 0.21], [2.0, 0.31]], [[2.0, 0.41]]]
+    expected = [[[0.5, 12], [1.0, 21], [2.0, 31]], [[2.0, 41]]]
     for line, points in zip(axes.lines, expected, strict=True):
         np.testing.assert_allclose(line.get_xydata(), points)
 
