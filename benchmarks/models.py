@@ -73,18 +73,18 @@ class Model(NamedTuple):
 
 _DIGITS = "spoken digits: 2,160 training, 240 validation and 300 test recordings"
 _NMNIST = "N-MNIST: 900 training, 100 validation and 100 test recordings"
-_SHD = {"task": "shd", "downsample": 5, "dt": 0.01, "batch_size": 64}
+_SHD = {"task": "shd", "downsample": 5, "dt": 0.01, "batch_size": 32, "upper_rate": 30.0}
 _CHANGED = {"augment_shift": 4, "augment_blend": 0.3}
 _DELAYS = (
     _SHD
     | _CHANGED
-    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 80, "dropout": 0.2}
-    | {"loss": "sum_over_time"}
+    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 100, "dropout": 0.1}
+    | {"loss": "sum_over_time", "learn_tau": True}
 )
 _ADLIF = (
     _SHD
     | _CHANGED
-    | {"hidden": (128,), "recurrent": True, "epochs": 80, "dropout": 0.2}
+    | {"hidden": (128,), "recurrent": True, "epochs": 100, "dropout": 0.1}
     | {"neuron": "adlif", "spread": 0.6, "learn_tau": True, "learn_adaptation": True}
     | {"loss": "sum_over_time"}
 )
