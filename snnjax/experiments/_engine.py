@@ -14,7 +14,6 @@ of them see. Waves depend only on the plan, so that every number of processes wr
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,7 +152,7 @@ def _execute(
     ends: list[Run | TrainingDivergedError] = []
 
     def train(place: Path, members: Sequence[Member], others: int) -> None:
-        watch = [functools.partial(_counted, others, len(members), one) for one in on_epoch]
+        watch = [lambda s, one=one: one(s, others, len(members)) for one in on_epoch]
         options = {"checkpoints": place / "checkpoints", "execution": execution}
         if not sweep.alone:
             group = _group(sweep, members[0])
@@ -252,10 +251,6 @@ def _group(sweep: Sweep, member: Member) -> Experiment:
     experiment = sweep.experiment(member)
     same = {name: sweep.over[name][0] for name in member if name in traced_in(experiment)}
     return at(experiment, same | {"seed": sweep.base.seed})
-
-
-def _counted(finished: int, size: int, callback: Watch, snapshot: Snapshot) -> None:
-    callback(snapshot, finished, size)
 
 
 class _Loaded:

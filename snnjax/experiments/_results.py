@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,11 @@ def read_csv(file: Path) -> list[Row]:
 
 
 def _number(text: str | None) -> Any:
-    if text in (None, ""):
-        return None
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    words = {None: "null", "": "null", "True": "true", "False": "false", "nan": "NaN"}
+    try:
+        return json.loads(words.get(text, str(text)))
+    except json.JSONDecodeError:
+        return text
 
 
 def swept(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -143,11 +143,12 @@ def run_alone(
     """
     begin, diverged = time.perf_counter(), None
     experiment, network, data = prepared
-    training = experiment.training
-    keep: list[Callback] = [] if place is None else [_Metrics(place)]
+    training, every = experiment.training, (execution or Execution()).checkpoint_every
+    keep: list[Callback] = []
     if checkpoints is not None:
-        every = (execution or Execution()).checkpoint_every
-        keep.insert(0, Checkpoints(checkpoints, every=every))
+        keep.append(Checkpoints(checkpoints, every=every))
+    if place is not None:
+        keep.append(_Metrics(place))
     try:
         result = fit(
             network,
