@@ -96,7 +96,8 @@ def again(pages: Path, notes: Path = NOTES) -> Path:
         shared = re.findall(r"^Trained .*: (.*)\.$", old, re.MULTILINE)
         verdicts = judged(study.statements, rows, generated=known["preset"] == "smoke")
         done = Finished(study, rows, verdicts, Path("OUT") / name, 60 * known["minutes"], shared)
-        report = _report.page(done, re.findall(r"^!\[(.*)\]\((.*)\.png\)", old, re.MULTILINE))
+        shown = re.findall(r"^!\[(.*)\]\((.*)\.png\)", old, re.MULTILINE)
+        report = _report.page(done, [(file, study.captions.get(file, alt)) for alt, file in shown])
         counted = verdicts_of(report)
         facts[name] = known | {verdict: counted[verdict] for verdict in VERDICTS}
         (folder / "report.md").write_text(_dated(report, known))
