@@ -11,14 +11,14 @@ from snnjax.dynamics._readout import LeakyIntegrator
 from snnjax.dynamics._refractory import Refractory
 
 __all__ = [
-    "simulate",
-    "Simulation",
     "LIF",
     "Leaky",
     "IF",
     "AdLIF",
     "AdaptiveLIF",
     "ExcInhLIF",
+    "simulate",
+    "Simulation",
     "LeakyIntegrator",
     "Refractory",
     "Uniform",
