@@ -246,15 +246,17 @@ class _Run:
     def seconds_of_epoch(self, source: BatchSource) -> float:
         """Estimate how long an epoch takes, s, from the faster of two steps after a first one.
 
+        The program is that of an epoch, so that it is compiled only once.
+
         Args:
             source: The training data or a part of them.
         """
         train: Any = self.data.splits.train
         size, times = self.trainer.check_batch_size(), []
-        batch, state = (source, np.arange(size)), jax.tree.map(jnp.copy, self.state)
+        state = self.trainer.place(jax.tree.map(jnp.copy, self.state))
         for _ in range(3):
             begin = time.perf_counter()
-            state, _metrics = self.trainer.step(state, batch, self.key)
+            state, _metrics = self.trainer.epoch(state, source, self.key, steps=1)
             jax.block_until_ready(state)
             times.append(time.perf_counter() - begin)
         return min(times[1:]) * (len(train) // size)

@@ -374,9 +374,13 @@ def train_step(
 
 
 def train_epoch(
-    recipe: Recipe, state: TrainState, source: BatchSource, key: jax.Array
+    recipe: Recipe,
+    state: TrainState,
+    source: BatchSource,
+    key: jax.Array,
+    steps: ArrayLike | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One pass over `source` in random order, a scan over batches.
+    """One pass over `source` in random order, a loop over batches.
 
     A last, incomplete batch is left out.
 
@@ -385,19 +389,29 @@ def train_epoch(
         state: From `init_state` or the last epoch.
         source: The samples, at least one batch.
         key: Random key for the order, the source and the network.
+        steps: Number of batches, from the first one; it may be traced, so that one program serves
+            every number. None: all.
 
     Returns:
         The state after the epoch, and the means of the metrics over its steps.
     """
     order, gradient = epoch_order(key, len(source), recipe.sizes.batch_size), gradient_of(recipe)
+    steps = len(order) if steps is None else steps
 
-    def body(state: TrainState, at: tuple[jax.Array, jax.Array]) -> tuple[TrainState, Metrics]:
-        indices, step = at
-        found = gradient(state.params, source, indices, batch_key(key, step))
-        return update(recipe.optimizer, state, *found)
+    @jax.jit  # so that its shapes and the loop need only one trace
+    def step(
+        state: TrainState, source: BatchSource, indices: jax.Array, own: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        return update(recipe.optimizer, state, *gradient(state.params, source, indices, own))
 
-    state, metrics = jax.lax.scan(body, state, (order, jnp.arange(len(order))))
-    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    def body(k: jax.Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = step(carry[0], source, order[k], batch_key(key, k))
+        return state, jax.tree.map(lambda all, one: all.at[k].set(one), carry[1], metrics)
+
+    _, like = jax.eval_shape(step, state, source, order[0], key)
+    empty = jax.tree.map(lambda m: jnp.zeros((len(order), *m.shape), m.dtype), like)
+    state, metrics = jax.lax.fori_loop(0, steps, body, (state, empty))
+    return state, jax.tree.map(lambda m: m.sum(axis=0) / steps, metrics)
 
 
 def epoch_order(key: jax.Array, n: int, batch_size: int) -> jax.Array:

@@ -117,8 +117,9 @@ class Trainer:
 
     def init(self) -> TrainState:
         """Return the state before the first step, with copies of the network's parameters."""
-        params = self.place(jax.tree.map(jnp.copy, self.params))
-        return _step.init_state(params, self.optimizer)
+        # all arrays are placed, as those that a step returns: otherwise the second step would
+        # be compiled again, for its other placement
+        return self.place(_step.init_state(jax.tree.map(jnp.copy, self.params), self.optimizer))
 
     def step(
         self, state: TrainState, batch: Batch | Pair, key: jax.Array | None = None
@@ -152,7 +153,7 @@ class Trainer:
         return run(state, source, indices, key)
 
     def epoch(
-        self, state: TrainState, source: BatchSource, key: jax.Array
+        self, state: TrainState, source: BatchSource, key: jax.Array, *, steps: int | None = None
     ) -> tuple[TrainState, Metrics]:
         """Train on all of `source` once, in random order: one compiled loop over batches.
 
@@ -163,25 +164,28 @@ class Trainer:
             state: From `init`, or the step or epoch before.
             source: The samples, at least one batch.
             key: Random key for the order, the source and the network.
+            steps: Number of batches, from the first one. Every number uses the same compiled
+                program. None: all batches.
 
         Returns:
             The state after the epoch, and the means of the metrics over its steps. After a step
             that is not finite nothing changes any more, and `healthy` is False.
 
         Raises:
-            ValueError: The source has fewer samples than a batch, or the arrays of `state` were
-                donated in an earlier call.
+            ValueError: The source has fewer samples than a batch, `steps` is not from 1 to its
+                number of batches, or the arrays of `state` were donated in an earlier call.
             TypeError: An argument has a wrong type. Batches of another library have their own
                 order: train on each with `step`, or give `Batches` to `fit`.
         """
         _check_state(state)
         _check.key("key", key)
         check_source("source", source)
-        self.check_batch_size(source)
+        most = len(source) // self.check_batch_size(source)
+        steps = most if steps is None else _check.integer("steps", steps, at_least=1, at_most=most)
         sizes = self.sizes(source)
         source = self.place(source)
         run = self._compiled(_step.train_epoch, self.recipe(sizes), (state, source), donate=0)
-        return run(state, source, key)
+        return run(state, source, key, steps)
 
     def evaluate(self, params: Params, source: BatchSource | Batches | Pair) -> Metrics:
         """Compute metrics over all samples of `source`. Every sample counts once.
