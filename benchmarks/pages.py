@@ -24,7 +24,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from benchmarks import speed_tables
+from benchmarks import depth_tables, speed_tables
 from benchmarks.publish import VERDICTS, verdicts_of
 from benchmarks.speed import read as read_speed
 from benchmarks.studies import Row, read, spread
@@ -399,6 +399,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "statements": statements,
     "statement-count": statement_count,
     "headline": headline,
+    **depth_tables.TABLES,
 }
 """The tables by name."""
 
