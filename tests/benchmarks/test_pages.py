@@ -1,10 +1,13 @@
 """Published tables and the result files from which they are made agree."""
 
 import json
+import shutil
 
 import pytest
+from _support import data_path
 
 from benchmarks import pages, publish
+from snnjax.experiments import MissingDataError
 
 MARKED = [page for page in pages.pages() if pages.MARK.search(page.read_text())]
 
@@ -43,3 +46,17 @@ def test_only_statements_of_the_paper_count():
     counted = publish.verdicts_of("\n".join([*table, "", *other]))
     assert counted == {"holds": 1, "does not hold": 1}
     assert publish.verdicts_of("\n".join(table), "ours") == {"holds": 1}
+
+
+@pytest.mark.more
+def test_published_reports_are_those_of_their_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNNJAX_DATA", str(data_path("shd_format").parent))
+    copy = tmp_path / "results"
+    shutil.copytree(pages.RESULTS_PAGES, copy, ignore=shutil.ignore_patterns("*.png"))
+    try:
+        publish.again(copy)
+    except MissingDataError as error:
+        pytest.skip(str(error))
+    for report in copy.rglob("*.md"):
+        published = pages.RESULTS_PAGES / report.relative_to(copy)
+        assert report.read_text() == published.read_text(), published
