@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -108,14 +109,21 @@ def test_every_piece_of_python_is_an_example_or_a_script_that_is_run():
 
 
 SCRIPTS = ("hosts.py",)
-WIDE = ("coming-from", "depth", "index")  # pages that are not yet at 88 columns
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if name_of(p) not in WIDE], ids=name_of)
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_code_fits_beside_the_sidebars(path):
     for _, _, begin, text in blocks(path):
         long = [k for k, line in enumerate(text.split("\n"), begin + 1) if len(line) > 88]
         assert not long, f"{path}: lines {long} have more than 88 columns"
+
+
+@pytest.mark.xfail(strict=False, reason="not all notebooks are formatted to 88 columns yet")
+def test_code_of_notebooks_fits_beside_the_sidebars():
+    for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        for k, cell in enumerate(json.loads(path.read_text())["cells"]):
+            lines = "".join(cell["source"]).split("\n") if cell["cell_type"] == "code" else []
+            assert max(map(len, lines), default=0) <= 88, f"{path.name}: cell {k}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

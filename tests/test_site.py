@@ -48,7 +48,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the site, and its address: that of `make docs` if SNNJAX_SITE names it."""
-    folder = Path(os.environ.get("SNNJAX_SITE") or tmp_path_factory.mktemp("site"))
+    folder = Path(os.environ.get("SNNJAX_SITE") or tmp_path_factory.mktemp("site")).resolve()
     if "SNNJAX_SITE" not in os.environ:
         build = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
         environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
