@@ -453,6 +453,7 @@ class ProbeOptions(Part):
     """Examine every layer of a network: rates, membrane, gradients, updates, and problems.
 
     The network is the untrained one of a task, or that of a finished run: snnjax probe run FOLDER.
+    For a network of a sweep, FOLDER is SWEEP/members/MEMBER.
     """
 
     probe_samples: int = 64
