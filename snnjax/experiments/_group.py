@@ -107,7 +107,7 @@ def train_together(
     x, labels = test.batch(spread(test, COUNTED))
     counted = compiled(_costs, program.network, identity=True)(hypers, result.final, x, labels)
     own: dict[str, np.ndarray] = {f"initial_{name}": a for name, a in result.initial.items()}
-    own |= jax.tree.map(np.asarray, counted._asdict())
+    own |= {name: np.asarray(a) for name, a in counted._asdict().items()}
     done = []
     for k, member in enumerate(members):
         more = {"nu": data.inputs.nu} | {name: float(a[k]) for name, a in own.items()}
