@@ -10,8 +10,8 @@ from flax import nnx
 from snnjax.experiments import Experiment
 from snnjax.experiments._build import Inputs, build_network, build_optimizer
 from snnjax.experiments._data import load
-from snnjax.experiments._run import prepare
 from snnjax.experiments._group import program_of
+from snnjax.experiments._run import prepare
 from snnjax.training import fit, fit_ensemble
 from snnjax.training._checkpoint import Checkpoints
 
