@@ -235,7 +235,9 @@ def tables(rows: Sequence[Row]) -> str:
         else:
             saved = f"{100 * pick(own, seed=0)[0]['test_accuracy_saved']:.1f}"
             cells = [model.data, str(len(own)), *shares, model.published, *costs_of, saved]
-            models.append([f"[{name}](#{name})", *cells])
+            models.append([f"`{name}`", *cells])
+    if not models:
+        return "No configuration has been trained with the script yet."
     head = ["parameters", "synaptic operations", "spikes", "s per epoch"]
     accuracies = ["seeds", "validation, %", "test, %"]
     first = ["model", "data", *accuracies, "published, %", *head, "test of the file, %"]
@@ -245,9 +247,9 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(found)
 
 
-def commands(rows: Sequence[Row]) -> str:
-    """Return a code block with the command of each model that has rows."""
-    names = [name for name, model in MODELS.items() if pick(rows, model=name) and not model.of]
+def commands() -> str:
+    """Return a code block with the command of each model."""
+    names = [name for name, model in MODELS.items() if not model.of]
     lines = [f"# {name}\n{_command(MODELS[name].options)}" for name in names]
     return "\n".join(["```console", *lines, "```"])
 
@@ -271,10 +273,10 @@ def _command(options: dict[str, Any]) -> str:
 def write_page(rows: Sequence[Row]) -> None:
     """Replace the tables and the commands of docs/models.md."""
     text = PAGE.read_text()
-    for name, made in (("tables", tables), ("commands", commands)):
+    for name, made in (("tables", tables(rows)), ("commands", commands())):
         begin, end = (mark.format(name) for mark in MARKS)
         before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n\n{made(rows)}\n\n{end}{rest.partition(end)[2]}"
+        text = f"{before}{begin}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
     write_whole(PAGE, text.encode())
 
 
