@@ -161,7 +161,7 @@ def cards() -> str:
         title, sentence, duration = opening(notebook)
         _, images = notebook_page(notebook, path.stem)
         picture = f"[![First figure of this notebook]({min(images)})]({path.stem}.md)"
-        parts.append(f"-   {picture}\n\n    **[{title}]({path.stem}.md)** ({duration})")
+        parts.append(f"-   {picture}\n\n    **[{title}]({path.stem}.md)** {duration}")
         parts.append(f"    {sentence}")
     return "\n\n".join([*parts, "</div>"])
 
@@ -171,17 +171,15 @@ def opening(notebook: dict[str, Any]) -> tuple[str, str, str]:
 
     >>> cell = "# A title\\n\\nWhat it shows. More. It takes two minutes on two\\ncores."
     >>> opening({"cells": [{"cell_type": "markdown", "source": cell}]})
-    ('A title', 'What it shows.', 'two minutes')
+    ('A title', 'What it shows.', '(two minutes)')
     """
     text = "".join(notebook["cells"][0]["source"])
-    prose = [part for part in text.split("\n\n") if not part.startswith(("#", "[!", "!["))]
+    other = ("#", "[!", "![", "To run this notebook")
+    prose = [part for part in text.split("\n\n") if not part.startswith(other)]
     words = " ".join(" ".join(prose).split())
     duration = re.search(r"takes (?:about )?([^.]+?) on two cores", words)
-    if not duration:
-        raise ValueError(
-            f"the first cell of a notebook must say 'takes ... on two cores', got {text!r}"
-        )
-    return heading(text, ""), re.split(r"(?<=[.?!]) ", words)[0], duration[1]
+    sentence = re.split(r"(?<=[.?!]) ", words)[0]
+    return heading(text, ""), sentence, f"({duration[1]})" if duration else ""
 
 
 def notebook_page(notebook: dict[str, Any], stem: str) -> tuple[str, dict[str, bytes]]:
