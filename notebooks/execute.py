@@ -3,7 +3,7 @@
     make notebooks
     python notebooks/execute.py [NAME.ipynb ...]
 
-Notebooks 3 and 6 read real recordings from SNNJAX_DATA, if it is set. Details that differ from run
+Notebooks 3, 6, 8 and 9 read real recordings from SNNJAX_DATA, if it is set. Details that differ from run
 to run and carry no information (times, ids, the machine's Python) are not written.
 """
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
@@ -27,7 +29,10 @@ METADATA = {
 
 
 def execute(
-    notebook: nbformat.NotebookNode, *, small: bool = False, timeout: int = 600
+    notebook: nbformat.NotebookNode,
+    *,
+    settings: Mapping[str, object] | None = None,
+    timeout: int = 1800,
 ) -> nbformat.NotebookNode:
     """Return a copy of `notebook` with the outputs of a new kernel.
 
@@ -35,21 +40,26 @@ def execute(
 
     Args:
         notebook: The notebook.
-        small: Whether to use the small settings of tests (SNNJAX_SMALL).
+        settings: Other values for constants of the notebook, by their names, as tests use them: a
+            line `NAME = ...` gets this value while it runs. The source in the copy stays.
         timeout: Limit for each cell, s.
 
     Raises:
+        ValueError: No line of the notebook sets such a constant.
         nbclient.exceptions.CellExecutionError: A cell failed; the error has its traceback.
     """
     fresh = copy.deepcopy(notebook)
-    environment = os.environ | {"SNNJAX_SMALL": "1" if small else ""}
+    for name, value in (settings or {}).items():
+        _set_constant(fresh, name, value)
+    environment = dict(os.environ)
     for name in (
         "SNNJAX_DATA",
         "PYTHONPATH",
     ):  # relative to the present folder, not to the kernel's
         if environment.get(name):
             environment[name] = os.pathsep.join(
-                str(Path(part).resolve()) for part in environment[name].split(os.pathsep)
+                str(Path(part).resolve())
+                for part in environment[name].split(os.pathsep)
             )
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
@@ -60,7 +70,20 @@ def execute(
             resources={"metadata": {"path": folder}},
         )
         client.execute(env=environment)
+    for cell, given in zip(fresh.cells, notebook.cells, strict=True):
+        cell.source = given.source
     return clean(fresh)
+
+
+def _set_constant(notebook: nbformat.NotebookNode, name: str, value: object) -> None:
+    """Replace the line that sets a constant."""
+    line = re.compile(rf"^{name} = .*$", re.MULTILINE)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = [cell for cell in cells if line.search(cell.source)]
+    if not found:
+        raise ValueError(f"settings must name constants of the notebook, got {name!r}")
+    for cell in found:
+        cell.source = line.sub(lambda _: f"{name} = {value!r}", cell.source)
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -99,7 +122,9 @@ def main(names: list[str]) -> None:
     Args:
         names: Names of notebooks.
     """
-    for path in [FOLDER / Path(name).name for name in names] or sorted(FOLDER.glob("*.ipynb")):
+    for path in [FOLDER / Path(name).name for name in names] or sorted(
+        FOLDER.glob("*.ipynb")
+    ):
         begin = time.perf_counter()
         nbformat.write(execute(nbformat.read(path, as_version=4)), path)
         print(

@@ -10,19 +10,30 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 COLAB = "https://colab.research.google.com/github/snnjax/snnjax/blob/main/notebooks/"
 
-# For each notebook: the sentence of its last code cell, which also asserts it, and a condition on
-# its numbers, which must be true with small settings too.
+# For each notebook: a sentence of its last code cell, and a condition on its numbers, which must be
+# true with small settings too.
 CLAIMS = {
-    "1_fluctuation_driven": (r"within ([\d.]+) % of its target", lambda error: error < 5),
+    "1_fluctuation_driven": (
+        r"within ([\d.]+) % of its target(?s:.*)from ([\d.]+) at xi 1 to ([\d.]+) at xi 3",
+        lambda error, few, many: error < 5 and few > many,
+    ),
     "2_first_network": (
+        r"training: ([\d.]+) Hz at sigma_u = 1, ([\d.]+) Hz(?s:.*)"
         r"([\d.]+) % started at sigma_u = 1, ([\d.]+) % started at",
-        lambda right, wrong: right > max(wrong, 30),
+        lambda spiking, silent, right, wrong: spiking > 1 > silent and right > max(wrong, 30),
     ),
     "3_spoken_digits": (
-        r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward",
-        lambda rec, ff: min(rec, ff) > 20,
+        r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward(?s:.*)"
+        r"Kaiming: [\d.]+ %, last layer at ([\d.]+) Hz(?s:.*)formula: [\d.]+ %, .* at ([\d.]+) Hz",
+        lambda rec, ff, kaiming, formula: min(rec, ff) > 20 and kaiming < 0.1 < 1 < formula,
     ),
-    "4_deep_networks": (r"sigma_u within ([\d.]+) % of 1 in every layer", lambda error: error < 10),
+    "4_deep_networks": (
+        r"Last layer: ([\d.]+) Hz from Kaiming weights, sigma_u ([\d.]+) by the formula(?s:.*)"
+        r"sigma_u within ([\d.]+) % of 1 in every layer, backward gain ([\d.]+) to ([\d.]+)",
+        lambda kaiming, formula, error, low, high: (
+            kaiming == 0 and formula > 1.5 and error < 10 and 0.8 < low < high < 1.25
+        ),
+    ),
     "5_sweeps": (
         r"([\d.]+) \+- [\d.]+ % at sigma_u = 1, ([\d.]+) \+- ",
         lambda good, bad: good > max(bad, 20),
@@ -37,7 +48,36 @@ CLAIMS = {
         r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen",
         lambda a, b: min(a, b) > 60,
     ),
+    "8_delays_and_adaptation": (
+        r"([\d.]+) % LIF, ([\d.]+) % with delays, ([\d.]+) % AdLIF(?s:.*)time steps: ([\d.]+) %",
+        lambda lif, delays, adlif, rounded: (
+            min(lif, delays, adlif) > 20 and abs(rounded - delays) < 5
+        ),
+    ),
+    "9_event_camera": (
+        r"([\d.]+) and ([\d.]+) calibrated, for a target of 1(?s:.*)accuracy ([\d.]+) %",
+        lambda first, second, accuracy: (
+            max(abs(first - 1), abs(second - 1)) < 0.1 and accuracy > 20
+        ),
+    ),
 }
+SMALL = {
+    "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
+    "2_first_network": {"SAMPLES": 150, "EPOCHS": 8},
+    "3_spoken_digits": {"RECORDINGS": 480, "EPOCHS": 5, "DEEP_EPOCHS": 2},
+    "4_deep_networks": {"DEPTH": 4, "SAMPLES": 60, "EPOCHS": 2},
+    "5_sweeps": {
+        "SAMPLES, EPOCHS, SEEDS": (100, 8, 2),
+        "SIGMAS": (0.03, 1.0),
+        "TAUS": (0.005, 0.02),
+        "LEARNING_RATES": (0.01,),
+    },
+    "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
+    "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
+    "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
+    "9_event_camera": {"RECORDINGS": 300, "EPOCHS": 3},
+}
+"""Other values of constants, for tests: smaller and faster."""
 
 
 def _load_execute():
@@ -73,8 +113,15 @@ def assert_claim(name, notebook):
 
 def test_all_notebooks_are_here():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(CLAIMS)
-    readme = (FOLDER.parent / "README.md").read_text()
-    assert all(f"(notebooks/{name}.ipynb)" in readme for name in CLAIMS)
+    assert sorted(SMALL) == sorted(CLAIMS)
+
+
+@each
+def test_code_is_for_readers(name):
+    source = "\n".join(cell.source for cell in code_cells(read(name)))
+    assert [line for line in source.splitlines() if len(line) > 88] == []
+    assert not re.search(r"SNNJAX_SMALL|^assert|snnjax\.\S*\._", source, re.MULTILINE)
+    assert 'plt.style.use("snnjax.figures")' in source
 
 
 @each
@@ -118,7 +165,7 @@ def test_committed_outputs_are_clean(name):
 @each
 def test_runs_with_small_settings(name):
     committed = read(name)
-    fresh = execute.execute(committed, small=True)
+    fresh = execute.execute(committed, settings=SMALL[name])
     assert_claim(name, fresh)
     for old, new in zip(code_cells(committed), code_cells(fresh), strict=True):
         assert old.source == new.source
@@ -126,13 +173,13 @@ def test_runs_with_small_settings(name):
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law"])
+@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law", "8_delays_and_adaptation"])
 def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
     notebook = read(name)
     loads = next(k for k, cell in enumerate(notebook.cells) if ".datasets()" in cell.source)
     notebook.cells = notebook.cells[: loads + 1]
-    said = texts(execute.execute(notebook, small=True).cells[-1])
+    said = texts(execute.execute(notebook).cells[-1])
     assert "Data: generated spikes: no recordings were found" in said
     assert "10 classes" in said
 
@@ -141,6 +188,15 @@ def test_failing_cell_fails():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")])
     with pytest.raises(Exception, match="AssertionError"):
         execute.execute(notebook)
+
+
+def test_settings_replace_constants_only_while_the_notebook_runs():
+    source = "EPOCHS = 20  # long\nprint(EPOCHS)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    (cell,) = execute.execute(notebook, settings={"EPOCHS": 3}).cells
+    assert (texts(cell), cell.source) == ("3\n", source)
+    with pytest.raises(ValueError, match="settings must name constants of the notebook, got 'X'"):
+        execute.execute(notebook, settings={"X": 1})
 
 
 def test_clean_joins_streams_and_drops_what_is_volatile():
