@@ -83,7 +83,7 @@ def draw_study(name: str) -> None:
     """
     study, folder = TARGETS[name](Options("laptop")), f"results/{name}"
     if name == "figure1":  # the file has no distributions
-        rows = [row for unit in study.units for row in unit.work(Path(), [])]
+        rows = [dict(row) for unit in study.units for row in unit.work(Path(), [])]
     else:
         rows = [_with_lists(row) for row in read(DOCS / folder / "results.csv")]
     for figure, draw in study.figures.items():

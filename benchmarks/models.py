@@ -90,6 +90,7 @@ _ADLIF = (
 )
 _RECURRENT = {"task": "shd", "recurrent": True, "epochs": 60}
 _NOT_CALIBRATED = {"init": "kaiming", "gradient": "none"}
+_ADAPTIVE = {"neuron": "adlif", "a": 0.1, "b": 0.1, "learn_tau": False, "learning_rate": 0.007}
 _NOT_CHANGED = {"augment_shift": 0, "augment_blend": 0.0}
 _HAMMOUAMRI = "SHD: 95.1 +- 0.2, Hammouamri et al. (2024), arXiv 2306.17670"
 _BARONIG = "SHD: 95.8 +- 0.6, Baronig et al. (2024), arXiv 2408.07517"
@@ -112,6 +113,7 @@ MODELS: dict[str, Model] = {
     "delays, no delays": Model(_without(_DELAYS, "max_delay"), _DIGITS, of="delays"),
     "delays, Kaiming start": Model(_DELAYS | _NOT_CALIBRATED, _DIGITS, of="delays"),
     "delays, no augmentation": Model(_DELAYS | _NOT_CHANGED, _DIGITS, of="delays"),
+    "delays, adaptation": Model(_DELAYS | _ADAPTIVE, _DIGITS, of="delays"),
     "adlif": Model(_ADLIF, _DIGITS, _BARONIG),
     "adlif, no adaptation": Model(_LIF, _DIGITS, of="adlif"),
     "adlif, Kaiming start": Model(_ADLIF | _NOT_CALIBRATED, _DIGITS, of="adlif"),

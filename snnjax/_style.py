@@ -151,7 +151,9 @@ def log_y(axes: Axes) -> None:
     """
     lines = list(axes.lines)
     values = [np.asarray(line.get_ydata(), float) for line in lines]
-    bands = [path.vertices[:, 1] for band in axes.collections for path in band.get_paths()]
+    bands = [
+        np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths()
+    ]
     positive = np.array([v for v in itertools.chain(*values, *bands) if np.isfinite(v) and v > 0])
     if not positive.size:
         return
