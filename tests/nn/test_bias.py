@@ -140,7 +140,7 @@ def test_the_moments_of_a_bias_are_those_of_its_membrane(x64, rng):
     x = jnp.asarray(rng.poisson(0.3 + 0.2 * np.sin(np.arange(200) / 9)[:, None, None], (200, 2, 5)))
     u = filtered(jnp.broadcast_to(bias, (200, 1, 7)), neuron)
     h = filtered(x.astype(float), neuron).sum(axis=-1, keepdims=True)
-    found = bias_moments(bias, neuron, x.sum(axis=-1))
+    found = bias_moments(bias, neuron, x.sum(axis=-1).astype(float))
     cov = ((u - u.mean(axis=0)) * (h - h.mean(axis=0))).mean()
     expected = u.mean(), u.var(axis=0).mean(), cov, u.mean(axis=0).var()
     for a, b in zip(found, expected, strict=True):
