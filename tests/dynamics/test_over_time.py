@@ -73,9 +73,10 @@ def body(constants, carry, x):
     shape=st.sampled_from([(1,), (64,), (3, 50), (2, 4, 16)]),
     reverse=st.booleans(),
     seed=st.integers(0, 9),
+    backend=st.sampled_from(list(_over_time.BACKENDS)),
 )
 @pytest.mark.slow
-def test_kernel_equals_scan(steps, shape, reverse, seed):
+def test_kernel_equals_scan(steps, shape, reverse, seed, backend):
     """Covers sizes that are multiples of a program's size or not, and constants that broadcast.
 
     The number of steps is a multiple of the steps that are read ahead, or not.
@@ -87,7 +88,8 @@ def test_kernel_equals_scan(steps, shape, reverse, seed):
         (draw(*shape), draw(*shape)),
         {"a": draw(steps, *shape), "b": None},
     )
-    found = _over_time.gpu_kernel(body, *arguments, reverse=reverse, interpret=True)
+    options = {"reverse": reverse, "backend": backend}
+    found = _over_time.gpu_kernel(body, *arguments, interpret=True, **options)
     wanted = _over_time.loop(body, *arguments, reverse=reverse)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -238,56 +240,109 @@ def recurrent(drive):
 
 @pytest.fixture
 def pretended_gpu(monkeypatch):
-    """Simulate a process that has a GPU."""
+    """Simulate a process that has a GPU; its backends are those that a test names."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = ["mosaic"]
+    monkeypatch.setattr(_over_time, "runs", lambda name: name in found)
     jax.clear_caches()
-    _over_time.has_triton.cache_clear()
-    yield
+    _over_time.backend.cache_clear()
+    yield found
     jax.clear_caches()
-    _over_time.has_triton.cache_clear()
+    _over_time.backend.cache_clear()
+
+
+CALLS = {"mosaic": "mosaic_gpu", "triton": "xla.gpu.triton"}
+"""Name of a kernel of each backend in the text of a program."""
+
+
+def kernels(text, backend="mosaic"):
+    """The number of kernels of a backend in a program."""
+    lines = [line for line in text.splitlines() if "custom_call @" in line]
+    return sum(CALLS[backend] in line.split("(")[0] for line in lines)
 
 
 @ON_CPU
 def test_without_a_gpu_no_program_has_the_kernel(rng):
     drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
     jax.clear_caches()
-    assert "triton" not in program(lambda d: feedforward(d), drive, platform="cuda")
+    text = program(lambda d: feedforward(d), drive, platform="cuda")
+    assert not any(kernels(text, backend) for backend in CALLS)
     assert "unroll=1" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
 
 
-@pytest.mark.usefixtures("pretended_gpu")
-def test_who_gets_the_kernel(rng):
+@pytest.mark.parametrize("backend", list(CALLS))
+def test_who_gets_the_kernel(backend, pretended_gpu, rng):
     """Only programs for CUDA use it, and only if there is a GPU; there, loops are unrolled."""
+    pretended_gpu[:] = [backend]
     drive = jnp.asarray(rng.normal(size=(40, 2, 64)), jnp.float32)
     programs = {
         p: program(lambda d: feedforward(d), drive, platform=p) for p in ("cuda", "cpu", "tpu")
     }
-    assert programs["cuda"].count("custom_call @__gpu$xla.gpu.triton") == 4
+    assert kernels(programs["cuda"], backend) == 4
     assert "stablehlo.while" not in programs["cuda"]
     for p in ("cpu", "tpu"):
-        assert "triton" not in programs[p]
+        assert kernels(programs[p], backend) == 0
         assert programs[p].count("stablehlo.while") == 4
     assert f"unroll={_over_time.UNROLL}" in str(jax.make_jaxpr(lambda d: recurrent(d))(drive))
 
 
 @pytest.mark.usefixtures("pretended_gpu")
-@pytest.mark.parametrize(
-    "left", [None, types.ModuleType("triton")], ids=["no module", "an empty module"]
-)
-def test_without_triton_the_loop_serves_and_one_warning_says_so(left, monkeypatch, rng):
+@pytest.mark.parametrize("spike", SPIKES, ids=lambda s: s.name)
+@pytest.mark.parametrize("neuron", [LIF, Leaky, IF, ExcInhLIF])
+def test_every_elementwise_neuron_has_a_mosaic_kernel(neuron, spike):
+    """The backend accepts all operations of a step and of its gradient, also with 16-bit traces."""
+    drive = jnp.ones((9, 2, 64))
+    of = (lambda d: ExcInhDrive(d, d)) if neuron is ExcInhLIF else (lambda d: d)
+    one = neuron(spike=spike, **({"trace_dtype": "bfloat16"} if neuron is LIF else {}))
+    loss = lambda d: simulate(one, of(d), membrane=True).output.sum()
+    assert kernels(program(lambda d: jax.grad(loss)(d), drive, platform="cuda")) == 2
+
+
+@pytest.mark.usefixtures("pretended_gpu")
+def test_double_precision_is_left_to_scans(x64):
+    assert not kernels(program(lambda d: feedforward(d), jnp.ones((9, 2, 64)), platform="cuda"))
+
+
+def test_without_a_backend_the_loop_serves_and_one_warning_says_so(pretended_gpu, rng):
     drive = jnp.asarray(rng.normal(0.3, 1.5, (40, 2, 3)), jnp.float32)
-    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", left)
+    pretended_gpu.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found, gradient = simulate(LIF(), drive).output, feedforward(drive)
         for_gpu = program(lambda d: feedforward(d), drive, platform="cuda")
-    (warning,) = [w for w in caught if "Triton" in str(w.message)]
+    (warning,) = [w for w in caught if "GPU kernel" in str(w.message)]
     assert warning.category is UserWarning
-    assert "has no Pallas Triton" in str(warning.message)
+    assert "mosaic: its results are not those of a scan; triton:" in str(warning.message)
     assert "7 to 15 times as long" in str(warning.message)
-    assert "triton" not in for_gpu
+    assert not any(kernels(for_gpu, backend) for backend in CALLS)
     assert for_gpu.count("stablehlo.while") == 4
     np.testing.assert_array_equal(found, lif_loop(drive).z)
-    monkeypatch.undo()
-    jax.clear_caches()
+    pretended_gpu.append("mosaic")
     assert_close(gradient, feedforward(drive), 1e-5)
+
+
+@ON_CPU
+@pytest.mark.parametrize("left", [None, types.ModuleType("backend")], ids=["none", "empty"])
+def test_a_missing_or_broken_backend_is_found_out(left, monkeypatch):
+    """A CPU cannot run either backend, with or without its module."""
+    _over_time.backend.cache_clear()
+    for name in ("triton", "mosaic_gpu"):
+        monkeypatch.setitem(sys.modules, f"jax.experimental.pallas.{name}", left)
+    with pytest.warns(UserWarning, match="mosaic: .*Error .*; triton: .*Error"):
+        assert _over_time.backend() is None
+    _over_time.backend.cache_clear()
+
+
+def test_the_check_of_a_backend_runs_also_while_a_program_is_traced(monkeypatch):
+    """With the interpreter in place of a GPU, and with an interpreter that is wrong."""
+    run, factor = _over_time.gpu_kernel, [1.0]
+
+    def interpreted(body, *given, backend):
+        final, y = run(body, *given, backend=backend, interpret=True)
+        return final * factor[0], y
+
+    monkeypatch.setattr(_over_time, "gpu_kernel", interpreted)
+    found = []
+    jax.jit(lambda x: found.append(_over_time.runs("mosaic")) or x)(0.0)
+    factor[0] = 1.01
+    assert (found, _over_time.runs("triton")) == ([True], False)
