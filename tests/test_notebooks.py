@@ -161,7 +161,7 @@ def test_runs_with_small_settings(name, monkeypatch):
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law", "8_delays_and_adaptation"])
+@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law"])
 def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
     notebook = read(name)
