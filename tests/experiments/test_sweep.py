@@ -83,6 +83,9 @@ def test_results_have_a_row_a_member(whole):
         r["initial_sigma_u_1"] for r in whole.rows[2:]
     )
     assert all(r["initial_grad_w_1"] > 0 for r in whole.rows)
+    # 50 steps of 20 inputs, 20 neurons and 3 outputs
+    assert all(r["macs"] == 50 * (20 * 20 + 20 * 3) for r in whole.rows)
+    assert all(3 * r["spikes"] < r["operations"] < r["macs"] for r in whole.rows)
     for row in whole.rows:
         member = {name: row[name] for name in ("sigma_u", "seed")}
         history = read_csv(_sweep_folder.member_folder(whole.folder, member) / "metrics.csv")
