@@ -82,7 +82,7 @@ class Mixed:
         _check.number("blend", self.blend, at_least=0, at_most=1)
         _check.number("cutmix", self.cutmix, at_least=0, at_most=1)
         # decimal fractions such as 0.7 + 0.2 + 0.1 have rounding errors
-        _check.number("blend + cutmix", round(self.blend + self.cutmix, 6), at_most=1)
+        _check.number("blend + cutmix", round(float(self.blend + self.cutmix), 6), at_most=1)
         _check.one_of("axis", self.axis, get_args(Axis))
         labels = np.asarray(events.labels)
         least = int(labels.max(initial=0)) + 1
