@@ -287,8 +287,11 @@ def test_who_gets_the_kernel(backend, pretended_gpu, rng):
 
 
 @pytest.mark.usefixtures("pretended_gpu")
-@pytest.mark.parametrize("spike", SPIKES, ids=lambda s: s.name)
-@pytest.mark.parametrize("neuron", [LIF, Leaky, IF, ExcInhLIF])
+@pytest.mark.parametrize(
+    ("neuron", "spike"),
+    [(n, SPIKES[0]) for n in (LIF, Leaky, ExcInhLIF)] + [(IF, spike) for spike in SPIKES],
+)
+@pytest.mark.slow
 def test_every_elementwise_neuron_has_a_mosaic_kernel(neuron, spike):
     """The backend accepts all operations of a step and of its gradient, also with 16-bit traces."""
     drive = jnp.ones((9, 2, 64))
