@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -38,7 +38,7 @@ MARK = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 TEST, SELECTED = "test_accuracy_final", "test_accuracy_best"
 
 
-class Source(TypedDict, total=False):
+class Source(TypedDict):
     """Where the numbers of a table are from. Facts that were not recorded are left out.
 
     Attributes:
@@ -52,9 +52,9 @@ class Source(TypedDict, total=False):
 
     files: list[str]
     date: str
-    commit: str
-    machine: str
-    versions: str
+    commit: NotRequired[str]
+    machine: NotRequired[str]
+    versions: NotRequired[str]
     command: str
 
 
@@ -316,13 +316,17 @@ def studies() -> dict[str, Row]:
 def statements() -> str:
     """Return the number of statements of the paper by verdict and figure."""
     total: Counter[str] = Counter()
+    own: Counter[str] = Counter()
     lines = []
     for name, facts in studies().items():
-        counts = verdicts_of((RESULTS_PAGES / name / "report.md").read_text())
+        report = (RESULTS_PAGES / name / "report.md").read_text()
+        counts = verdicts_of(report)
         total += counts
+        own += verdicts_of(report, "ours")
         title = f"[{facts['title']}](results/{name}/report.md)"
         lines.append([title, *(str(counts[verdict]) for verdict in VERDICTS)])
     lines.append(["**all**", *(f"**{total[verdict]}**" for verdict in VERDICTS)])
+    lines.append(["statements of our own, not counted", *(str(own[v]) for v in VERDICTS)])
     return markdown_table(["figure or table", *VERDICTS], lines)
 
 

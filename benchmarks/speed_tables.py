@@ -301,7 +301,8 @@ def kinds(lines: Sequence[Line]) -> str:
     for line in select(lines, "step"):
         if "neuron" in line:
             own = "" if line["input"].startswith("dense") else f", {line['input']}"
-            name = TITLES.get(line["contestant"], line["contestant"])
+            name = str(line["contestant"])
+            name = TITLES.get(name, name)
             found.setdefault(name, {})[line["neuron"] + own] = None
     return (
         "Neurons: "
