@@ -84,13 +84,12 @@ _DELAYS = (
 _ADLIF = (
     _SHD
     | _CHANGED
-    | {"hidden": (128,), "recurrent": True, "epochs": 100, "dropout": 0.1}
-    | {"neuron": "adlif", "spread": 0.6, "learn_tau": True, "learn_adaptation": True}
-    | {"loss": "sum_over_time"}
+    | {"hidden": (128, 128), "recurrent": True, "epochs": 40, "dropout": 0.1}
+    | {"neuron": "adlif", "a": 0.3, "spread": 0.3, "learn_tau": True, "learn_adaptation": True}
+    | {"dt": 0.005, "learning_rate": 0.01, "loss": "sum_over_time"}
 )
 _RECURRENT = {"task": "shd", "recurrent": True, "epochs": 60}
 _NOT_CALIBRATED = {"init": "kaiming", "gradient": "none"}
-_ADAPTIVE = {"neuron": "adlif", "a": 0.1, "b": 0.1, "learn_tau": False, "learning_rate": 0.007}
 _NOT_CHANGED = {"augment_shift": 0, "augment_blend": 0.0}
 _HAMMOUAMRI = "SHD: 95.1 +- 0.2, Hammouamri et al. (2024), arXiv 2306.17670"
 _BARONIG = "SHD: 95.8 +- 0.6, Baronig et al. (2024), arXiv 2408.07517"
@@ -101,7 +100,7 @@ def _without(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
 
-_LIF = _without(_ADLIF, "neuron", "learn_adaptation")
+_LIF = _without(_ADLIF, "neuron", "a", "learn_adaptation")
 MODELS: dict[str, Model] = {
     "randman": Model({"task": "randman"}, "Randman: 8,000, 1,000 and 1,000 samples", _ROSSBROICH),
     "digits": Model(
@@ -113,7 +112,6 @@ MODELS: dict[str, Model] = {
     "delays, no delays": Model(_without(_DELAYS, "max_delay"), _DIGITS, of="delays"),
     "delays, Kaiming start": Model(_DELAYS | _NOT_CALIBRATED, _DIGITS, of="delays"),
     "delays, no augmentation": Model(_DELAYS | _NOT_CHANGED, _DIGITS, of="delays"),
-    "delays, adaptation": Model(_DELAYS | _ADAPTIVE, _DIGITS, of="delays"),
     "adlif": Model(_ADLIF, _DIGITS, _BARONIG),
     "adlif, no adaptation": Model(_LIF, _DIGITS, of="adlif"),
     "adlif, Kaiming start": Model(_ADLIF | _NOT_CALIBRATED, _DIGITS, of="adlif"),
