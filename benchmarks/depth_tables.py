@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,14 +57,19 @@ BOUNDS = {
 """Starts that differ by their bounds, and their names on the page."""
 
 
+@functools.cache
+def _rows(name: str) -> list[Row]:
+    return read(RESULTS / f"{name}.csv")
+
+
 def _starts() -> list[Row]:
-    return read(RESULTS / "depth_starts.csv")
+    return _rows("depth_starts")
 
 
 def _calibrated(study: str, depth: float) -> tuple[list[Row], str]:
     """Return the rows of the default start, and a star if they are from before its last change."""
     where = {"study": study, "arm": "calibrated", "depth": depth}
-    new, old = pick(read(RESULTS / "depth_calibrated.csv"), **where), pick(_starts(), **where)
+    new, old = pick(_rows("depth_calibrated"), **where), pick(_starts(), **where)
     return (new, "") if len(new) >= 3 else (old, " *")
 
 
@@ -161,7 +167,7 @@ INITS = {
 
 def weights() -> str:
     """Return accuracies of the earlier study of initial weights, after 3 epochs and after 12."""
-    rows = read(RESULTS / "initialization.csv")
+    rows = _rows("initialization")
     networks = [("d1", "dense", 1), ("r1", "recurrent", 1), ("d3", "dense", 3)]
     networks += [("r3", "recurrent", 3), ("d7", "dense", 7)]
     lines = []
@@ -180,7 +186,7 @@ def weights() -> str:
 
 def figure4() -> str:
     """Return accuracies in figure 4's setting without a calibrated gradient, epochs 5 and 25."""
-    rows = read(RESULTS / "depth_training.csv")
+    rows = _rows("depth_training")
     lines = []
     for init, bound, target in dict.fromkeys(
         (row["init"], row["lower_strength"], row.get("sigma_u")) for row in rows
