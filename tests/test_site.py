@@ -120,7 +120,7 @@ TASKS = {
     "save a model": "how-to/exchange/",
     "batch norm": "how-to/deep-networks/",
     "delays": "how-to/delays/",
-    "GPU": "how-to/speed/",
+    "GPU": "how-to/several-hosts/",
     "early stopping": "how-to/callbacks/",
 }
 
