@@ -94,7 +94,7 @@ def test_examples_run(path, tmp_path, monkeypatch):
     report: list[str] = []
     # long lines of output are wrapped in pages
     flags = doctest.FAIL_FAST | doctest.NORMALIZE_WHITESPACE
-    doctest.DocTestRunner(optionflags=flags).run(example, out=report.append)
+    doctest.DocTestRunner(verbose=False, optionflags=flags).run(example, out=report.append)
     assert not report, "".join(report)
 
 

@@ -120,7 +120,7 @@ TASKS = {
     "save a model": "how-to/exchange/",
     "batch norm": "how-to/deep-networks/",
     "delays": "how-to/delays/",
-    "GPU": "how-to/speed/",
+    "GPU": "how-to/several-hosts/",
     "early stopping": "how-to/callbacks/",
 }
 
@@ -130,12 +130,14 @@ def test_the_search_finds_the_page_of_a_task_among_the_first_three(site, browser
     _, address = site
     page, problems = browser.new_page(viewport=LAPTOP), {}
     page.goto(address, timeout=120_000)
-    items = page.locator(".md-search-result__item > a")
+    field, items = "input.md-search__input", page.locator(".md-search-result__item > a")
     for words, expected in TASKS.items():
-        page.fill("input.md-search__input", "")
+        page.fill(field, "")
+        page.press(field, "End")  # the search listens to keys
         items.first.wait_for(state="detached", timeout=60_000)
-        page.fill("input.md-search__input", words)
-        items.first.wait_for(timeout=60_000)
+        page.fill(field, words)
+        page.press(field, "End")
+        items.first.wait_for(state="attached", timeout=60_000)
         first = [items.nth(k).get_attribute("href") for k in range(min(3, items.count()))]
         pages = [url.removeprefix(address).partition("?")[0].partition("#")[0] for url in first]
         if expected not in pages:
