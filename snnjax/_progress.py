@@ -301,5 +301,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     )
     table.add_row("rates of the hidden layers before training", hertz("initial"))
     table.add_row("rates after training, test set", hertz("final"))
-    table.add_row("time", f"{summary['seconds']:.0f} s for {summary['epochs']} epochs")
+    table.add_row(
+        "time, with compilation", f"{summary['seconds']:.0f} s for {summary['epochs']} epochs"
+    )
     return table

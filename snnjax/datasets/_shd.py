@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -103,27 +103,66 @@ def read_shd(
     return data if duration is None else data._with(duration=float(duration))
 
 
-def load_shd(folder: PathLike, split: Split, **options: Any) -> EventDataset:
+def load_shd(
+    folder: PathLike,
+    split: Split,
+    *,
+    num_units: int = 700,
+    duration: float | None = None,
+    max_samples: int = 1_000_000,
+    max_events: int = 2_000_000_000,
+) -> EventDataset:
     """Read the single file `*_<split>.h5` of a folder, for example shd_train.h5.
 
     Args:
         folder: Folder with the files.
-        split: `"train"`, `"valid"` or `"test"`.
-        **options: Options of `read_shd`.
+        split: `"train"`, `"valid"` or `"test"`. SHD itself has no file for validation: split its
+            training data with `EventDataset.split` or `EventDataset.split_groups`.
+        num_units: Number of input channels. `EventDataset.join_units` makes them fewer.
+        duration: Length of a trial, s. Later events stay in the data set, but are dropped on
+            binning. None: the first whole millisecond after the last event.
+        max_samples: Files with more samples are refused.
+        max_events: Files with more events are refused. Events take 8 bytes each in the result, or
+            12 if the file has 64-bit times.
+
+    Returns:
+        An `EventDataset` with the speakers as `groups`, and the names of the classes, if the file
+        has them.
 
     Raises:
-        FileNotFoundError: The folder or the file does not exist.
-        ValueError: There are several such files, or as in `read_shd`.
+        FileNotFoundError: The folder or the file does not exist. If a folder inside has the file,
+            the message names it.
+        PermissionError: The file may not be read.
+        ValueError: There are several such files, or the file is damaged, has another layout, or
+            exceeds the limits.
     """
     _check.one_of("split", split, get_args(Split))
     folder, pattern = _fetch.check_folder(folder), f"*_{split}.h5"
     found = _fetch.names_in(folder, pattern)
     if not found:
-        others = _fetch.names_in(folder, "*.h5")
-        raise FileNotFoundError(f"{folder}: contains no file {pattern}; its .h5 files: {others}")
+        raise FileNotFoundError(f"{folder}: contains no file {pattern}; {_advice(folder, split)}")
     if len(found) > 1:
-        raise ValueError(f"{folder}: must contain one file {pattern}, got {found}; use read_shd")
-    return read_shd(folder / found[0], **options)
+        raise ValueError(
+            f"{folder}: must contain one file {pattern}, got {found}; use a folder with one of them"
+        )
+    return read_shd(
+        folder / found[0],
+        num_units=num_units,
+        duration=duration,
+        max_samples=max_samples,
+        max_events=max_events,
+    )
+
+
+def _advice(folder: Path, split: Split) -> str:
+    """Return what to do if a folder has no file of a split."""
+    inside = sorted(path.parent for path in folder.glob(f"*/*_{split}.h5"))
+    if inside:
+        return f"give the folder that contains it: {inside[0]}"
+    others = f"its .h5 files: {_fetch.names_in(folder, '*.h5')}"
+    if split == "valid":
+        return f"{others}; for validation, split the training data: EventDataset.split"
+    return others
 
 
 def _read(path: Path, num_units: int, max_samples: int, max_events: int) -> EventDataset:

@@ -258,7 +258,7 @@ def test_load_finds_the_file(tmp_path):
     write(tmp_path / "shd_train.h5")
     with pytest.raises(
         ValueError,
-        match=r"must contain one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use read_shd",
+        match=r"must contain one file \*_train.h5, got \['fsdd_train.h5', 'shd_train.h5'\]; use a folder",
     ):
         load_shd(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
@@ -267,6 +267,16 @@ def test_load_finds_the_file(tmp_path):
         ValueError, match="split must be one of 'train', 'valid', 'test', got 'dev'"
     ):
         load_shd(tmp_path, "dev")  # type: ignore[arg-type]
+
+
+def test_a_missing_file_says_where_it_is_and_what_to_do(tmp_path):
+    (tmp_path / "shd").mkdir()
+    write(tmp_path / "shd" / "fsdd_train.h5")
+    with pytest.raises(FileNotFoundError, match=r"give the folder that contains it: .*/shd$"):
+        load_shd(tmp_path, "train")
+    with pytest.raises(FileNotFoundError, match="for validation, split the training data"):
+        load_shd(tmp_path / "shd", "valid")
+    assert load_shd(tmp_path / "shd", "train", num_units=1000).num_units == 1000
 
 
 # --- files that are not HDF5
