@@ -19,6 +19,7 @@ import datetime
 import difflib
 import errno
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -303,10 +304,12 @@ def _folder(given: Path | None, name: str) -> Iterator[Path]:
     if given is not None:
         yield given
         return
-    made = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    while made.exists():
-        made = made.with_name(f"{made.name}-1")
-    made.mkdir(parents=True)
+    first = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for k in itertools.count():
+        made = first.with_name(f"{first.name}-{k}") if k else first
+        with contextlib.suppress(FileExistsError):  # of another process that began in this second
+            made.mkdir(parents=True)
+            break
     try:
         yield made
     finally:

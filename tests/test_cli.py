@@ -1,4 +1,5 @@
 import csv
+import datetime
 import errno
 import json
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import snnjax
-from snnjax import theory
+from snnjax import _cli, theory
 from snnjax._cli import _with_flags, main
 from snnjax._flags import Parser, add_flags, texts_of
 from snnjax.experiments import Experiment, Sweep, _engine, _sweep_folder
@@ -63,6 +64,15 @@ def test_default_run_folder_is_new_each_time(tmp_path, monkeypatch):
     for _ in range(2):
         assert call(["train", "randman", *SMALL, "--epochs", "1"]) == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_processes_that_begin_in_the_same_second_get_their_own_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda self: False)  # it is made after one has looked
+    now = datetime.datetime(2026, 1, 1)
+    monkeypatch.setattr(_cli.datetime, "datetime", type("Clock", (), {"now": lambda: now}))
+    with _cli._folder(None, "a") as one, _cli._folder(None, "a") as two:
+        assert (one.name, two.name) == ("a-20260101-000000", "a-20260101-000000-1")
 
 
 @pytest.mark.parametrize("command", ["train", "sweep"])

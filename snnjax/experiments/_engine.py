@@ -81,6 +81,7 @@ def run(
 
     Raises:
         FileExistsError: `folder` is not empty, and `resume` is False.
+        BlockingIOError: Another process trains in `folder`.
         ValueError: The data or an option cannot be used, or `folder` has another experiment.
         TrainingDivergedError: As in `fit`. The available results are written to the folder first.
         TrainingInterrupted: As in `fit`. The available results are written to the folder first.

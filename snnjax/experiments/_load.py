@@ -42,7 +42,8 @@ def load_run(
 
     _check.one_of("parameters", parameters, typing.get_args(Parameters))
     folder = Path(folder)
-    root = folder.parent.parent if folder.parent.name == "members" else folder
+    member = folder.parent.name == "members" and not (folder / "config.json").exists()
+    root = folder.parent.parent if member else folder
     sweep, members = load_sweep(root), planned(root)
     found = [member for member in members if member_folder(root, member) == folder]
     if not found:

@@ -34,8 +34,8 @@ def read_csv(file: Path) -> list[Row]:
 
 
 def _number(text: str | None) -> Any:
-    words = {None: "null", "": "null", "True": "true", "False": "false", "nan": "NaN"}
-    words |= {"inf": "Infinity", "-inf": "-Infinity"}
+    words = {None: "null", "": "null", "True": "true", "False": "false"}
+    words |= {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     try:
         return json.loads(words.get(text, str(text)))
     except json.JSONDecodeError:

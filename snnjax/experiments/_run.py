@@ -187,6 +187,7 @@ def run_alone(
     done = Run(network, result, row_of(values, result, finite=diverged is None, more=more))
     if place is not None:
         if figures and diverged is None:
+            write_params(place, result)  # first, so that an error in a figure does not lose them
             _draw(place, prepared, result)
         write_member(place, result, done.summary)
     if diverged is not None:

@@ -127,12 +127,16 @@ def members_of(folder: Path, more: Sequence[Member]) -> list[Member]:
 
 def planned(folder: Path) -> list[Member]:
     """Return all members of the sweep in `folder`. Errors are those of `read_config`."""
-    return [_member(m) for m in read_config(folder)["members"]]
+    return _members_of(read_config(folder))
 
 
-def _member(saved: Mapping[str, Any]) -> Member:
-    """Return a member as it was before JSON turned its tuples into lists."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+def _members_of(content: Mapping[str, Any]) -> list[Member]:
+    """Return the members in a file, as before JSON turned their tuples into lists; [] if it is
+    damaged."""
+    members = content.get("members")
+    if not isinstance(members, list) or not all(isinstance(m, dict) for m in members):
+        return []
+    return [{n: tuple(v) if isinstance(v, list) else v for n, v in m.items()} for m in members]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -150,8 +154,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content.get("task"), str):
         raise ValueError(f"{file} must have the options of an experiment, with a task")
-    members = content.get("members")
-    if not (isinstance(members, list) and members and all(isinstance(m, dict) for m in members)):
+    if not _members_of(content):
         raise ValueError(
             f"{file} has no list of members: it is damaged, or from an earlier version of snnjax, "
             "whose folders cannot be read; begin a new one"
@@ -225,13 +228,23 @@ def plan_waves(folder: Path, groups: Sequence[Sequence[Member]], size: int) -> N
 
 
 def waves_in(folder: Path) -> list[tuple[Path, list[Member]]]:
-    """Return the folder and the members of every unfinished wave, in order."""
+    """Return the folder and the members of every unfinished wave, in order.
+
+    Args:
+        folder: The folder of the sweep.
+
+    Raises:
+        ValueError: A wave.json is damaged. The message names it.
+    """
     files = sorted((folder / "waves").glob("*/wave.json"))
+    hint = "; remove its folder to train its networks again"
     waves: list[tuple[Path, list[Member]]] = []
     for file in files:
         if file.parent.suffix != ".done":
             with contextlib.suppress(FileNotFoundError):  # another process has just finished it
-                waves.append((file.parent, [_member(m) for m in read_json(file)["members"]]))
+                if not (members := _members_of(read_json(file, hint=hint))):
+                    raise ValueError(f"{file} has no list of members: it is damaged{hint}")
+                waves.append((file.parent, members))
     return waves
 
 

@@ -110,7 +110,8 @@ def _hint_surrogate(neuron: Neuron) -> None:
     """Warn if a spike function of the user has no gradient, so that nothing below is trained."""
     if not isinstance(neuron, _HasSpike) or isinstance(neuron.spike, SpikeFunction):
         return
-    v = jnp.linspace(-1.0, 1.0, 33)
+    # the function may have an array with a value per unit, (units,) or (*positions, units)
+    v = jnp.linspace(-1.0, 1.0, 33)[:, None, None, None]
     z, pull = jax.vjp(lambda v: jnp.asarray(neuron.spike(v), v.dtype), v)
     slopes = _check.concrete(pull(jnp.ones_like(z))[0])
     if slopes is not None and not slopes.any():

@@ -72,6 +72,15 @@ def test_errors_name_the_file(tmp_path):
         load_run(tmp_path, parameters="last")
 
 
+def test_the_folder_of_a_run_may_lie_in_one_called_members(tmp_path):
+    folder = tmp_path / "members" / "run"
+    folder.mkdir(parents=True)
+    sweep = Sweep(base=SMALL, seeds=None)
+    open_folder(folder, sweep.options(), sweep.members())
+    with pytest.raises(FileNotFoundError, match=r"members/run/final\.npz"):
+        load_run(folder)
+
+
 @pytest.mark.slow
 def test_a_member_of_a_sweep_comes_back_like_a_run(tmp_path):
     sweep = Sweep(base=SMALL.replace(epochs=1), over={"sigma_u": (0.5, 1.0)}, seeds=(3,))

@@ -5,6 +5,7 @@ import pytest
 
 from snnjax import plotting
 from snnjax.experiments import _results
+from snnjax.experiments._sweep_folder import write_csv
 
 
 def rows_of(**swept):
@@ -14,6 +15,13 @@ def rows_of(**swept):
         for k in range(len(next(iter(swept.values()))))
         for seed in range(2)
     ]
+
+
+def test_numbers_come_back_from_csv(tmp_path):
+    row = {"loss": np.inf, "gain": -np.inf, "best": np.nan, "epochs": 3, "x": 0.1, "finite": True}
+    row |= {"hidden": "64x32", "init": "lsuv", "stopped": None}
+    write_csv([row], tmp_path / "results.csv")
+    np.testing.assert_equal(_results.read_csv(tmp_path / "results.csv"), [row])
 
 
 @pytest.mark.parametrize(

@@ -411,13 +411,21 @@ def test_a_wave_that_another_process_finishes_is_no_error(tmp_path, monkeypatch)
     first, second = _sweep_folder.waves_in(tmp_path)
     read = _sweep_folder.read_json
 
-    def late(file):
+    def late(file, **options):
         if file.parent == first[0]:
             _sweep_folder.close_wave(first[0])
-        return read(file)
+        return read(file, **options)
 
     monkeypatch.setattr(_sweep_folder, "read_json", late)
     assert _sweep_folder.waves_in(tmp_path) == [second]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"members": [1]}', '[{"seed": 0}]', "{"])
+def test_a_damaged_wave_is_named(content, tmp_path):
+    _sweep_folder.plan_waves(tmp_path, [SWEEP.members()], 2)
+    (tmp_path / "waves" / "0001" / "wave.json").write_text(content)
+    with pytest.raises(ValueError, match=r"waves/0001/wave\.json .*remove its folder"):
+        _sweep_folder.waves_in(tmp_path)
 
 
 @pytest.mark.parametrize("init", ["fluctuation_driven", "lognormal", "data_driven"])

@@ -345,7 +345,8 @@ def test_a_spike_function_without_a_gradient_is_named():
         make(LIF(spike=lambda v: (v > 0).astype(v.dtype)), dtype=jnp.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(LIF(spike=lambda v: jax.nn.sigmoid(5 * v)), dtype=jnp.float32)
+        for beta in (5.0, jnp.ones(OUT), jnp.ones((2, 2, OUT))):  # also one per unit and position
+            make(LIF(spike=lambda v, beta=beta: jax.nn.sigmoid(beta * v)), dtype=jnp.float32)
 
 
 def test_the_steepness_of_the_surrogate_is_one_number_or_one_per_unit(x):

@@ -85,9 +85,9 @@ def test_no_update_leaves_the_range(step):
 
 
 def test_a_start_on_the_edge_of_the_range_is_an_error():
-    with pytest.raises(ValueError, match=r"b, which is trained, must be .* > 0 and < 2, got 2.0"):
+    with pytest.raises(ValueError, match=r"b, which is trained, must be > 0 and < 2, got 2.0"):
         make(AdLIF(b=2.0, dt=1e-3), ("b",))
-    with pytest.raises(ValueError, match=r"b, which is trained, must be .* <= 2, got 2.1"):
+    with pytest.raises(ValueError, match=r"b, which is trained, must be .*<= 2, got 2.1"):
         make(AdLIF(b=Uniform(0.0, 2.1), dt=1e-3), ("b",))
 
 

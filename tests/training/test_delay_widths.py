@@ -77,5 +77,5 @@ def test_delays_are_saved_and_loaded(tmp_path, batch):
     load_parameters(tmp_path / "n.npz", other)
     np.testing.assert_array_equal(network(batch[0]).readout, other(batch[0]).readout)
     assert other.layers[0].delay_width[...] == network.layers[0].delay_width[...]
-    with pytest.raises(ValueError, match=r"layers.0.delay', .* are not in it"):
+    with pytest.raises(ValueError, match=r"the network has no layers.0.delay, .* delays=Delays"):
         load_parameters(tmp_path / "n.npz", make(None))

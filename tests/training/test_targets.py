@@ -84,7 +84,7 @@ def test_several_labels_per_sample_against_optax():
     assert "train {:.1f} %  valid".format(100 * last["train_label_accuracy"]) in describe(last)
     assert [ax.get_ylabel() for ax in learning_curves(result.history).axes] == [
         "loss",
-        "label accuracy",
+        "label accuracy (%)",
     ]
 
 
