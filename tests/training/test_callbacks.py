@@ -280,17 +280,18 @@ def test_priming_is_part_of_the_plan():
 
 
 def test_an_estimate_is_that_of_the_steps_of_an_epoch_and_changes_nothing(monkeypatch):
-    found, step = [], Trainer.step
+    found, epoch = [], Trainer.epoch
 
     class Estimate(Callback):
         def estimate(self, seconds):
             with monkeypatch.context() as patch:
-                patch.setattr(Trainer, "step", slow)
+                patch.setattr(Trainer, "epoch", slow)
                 found.append(seconds())
 
-    def slow(self, state, batch, key):
+    def slow(self, *args, steps):
+        assert steps == 1
         time.sleep(0.1)
-        return step(self, state, batch, key)
+        return epoch(self, *args, steps=steps)
 
     results = [train(callback) for callback in (Estimate(), Callback())]
     # two steps per epoch
