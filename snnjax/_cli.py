@@ -305,11 +305,12 @@ def _folder(given: Path | None, name: str) -> Iterator[Path]:
         yield given
         return
     first = Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    for k in itertools.count():
-        made = first.with_name(f"{first.name}-{k}") if k else first
+    made = first
+    for k in itertools.count(1):
         with contextlib.suppress(FileExistsError):  # of another process that began in this second
             made.mkdir(parents=True)
             break
+        made = first.with_name(f"{first.name}-{k}")
     try:
         yield made
     finally:
