@@ -118,7 +118,7 @@ TASKS = {
     "save a model": "how-to/exchange/",
     "batch norm": "how-to/deep-networks/",
     "delays": "how-to/delays/",
-    "GPU": "how-to/several-hosts/",
+    "GPU": "how-to/speed/",
     "early stopping": "how-to/callbacks/",
 }
 
