@@ -40,9 +40,16 @@ CLAIMS = {
         r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen",
         lambda a, b: min(a, b) > 60,
     ),
+    "9_event_camera": (
+        r"([\d.]+) and ([\d.]+) calibrated, for a target of 1(?s:.*)accuracy ([\d.]+) %",
+        lambda first, second, accuracy: (
+            max(abs(first - 1), abs(second - 1)) < 0.1 and accuracy > 20
+        ),
+    ),
 }
 SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
+    "9_event_camera": {"RECORDINGS": 300, "EPOCHS": 3},
 }
 """Other values of constants, for tests: smaller and faster. The other notebooks look at SNNJAX_SMALL."""
 
