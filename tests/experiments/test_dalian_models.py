@@ -94,7 +94,7 @@ def test_a_sweep_keeps_them_too(tmp_path):
     together = Execution(placement="vmap")
     assert len(run_sweep(sweep, tmp_path / "sweep", execution=together).rows) == 2
     smallest = []
-    for file in (tmp_path / "sweep" / "members").glob("*.npz"):
+    for file in (tmp_path / "sweep" / "members").glob("*/*.npz"):
         with np.load(file) as arrays:
             smallest += [
                 arrays[name].min()
