@@ -5,11 +5,6 @@ inputs, and one product with the weights follows:
 
     y[t] = sum_k K(k - d) x[t - k]
 
-A narrow kernel is 0 at most k. Each channel is then moved by a whole number of steps, and the sum
-has only the few k at which a kernel is not 0. With 25 steps at width 0 (on one CPU core), both
-passes took 0.6 times as long as with a sum over all k, and with kernels as wide as half of the
-largest delay 1.25 times.
-
 Delays of connections do not commute with the product. They need one product for each k,
 
     y[t] = sum_k x[t - k] @ (K(k - d) * W),
@@ -56,81 +51,45 @@ def delayed(kernel: DelayKernel, x: jax.Array, delay: jax.Array, width: jax.Arra
     >>> delayed(DelayKernel("triangle", 2), x, jnp.array([1.5]), jnp.zeros(())).ravel().tolist()
     [0.0, 0.5, 0.5, 0.0]
     """
-    return _delayed_fwd(kernel, x, delay, width)[0]
-
-
-_Delayed = tuple[jax.Array, jax.Array, jax.Array]
+    return _filter(x, kernel.taps(delay, width).astype(x.dtype))
 
 
 def _delayed_fwd(
     kernel: DelayKernel, x: jax.Array, delay: jax.Array, width: jax.Array
-) -> tuple[jax.Array, _Delayed]:
-    first, number = kernel.window(delay, width)
-    moved = _moved(x, first, number, kernel.largest)
-    taps = kernel.taps(delay, width).astype(x.dtype)
-    return _filter(moved, taps, first, number), (moved, delay, width)
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    return delayed(kernel, x, delay, width), (x, delay, width)
 
 
 def _delayed_bwd(
-    kernel: DelayKernel, residuals: _Delayed, g: jax.Array
+    kernel: DelayKernel, residuals: tuple[jax.Array, jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    moved, delay, width = residuals
-    first, number = kernel.window(delay, width)
-    of_delay = lambda d: kernel.taps(d, width).astype(g.dtype)
+    x, delay, width = residuals
+    of_delay = lambda d: kernel.taps(d, width).astype(x.dtype)
     taps, slopes = jax.jvp(of_delay, (delay,), (jnp.ones_like(delay),))
-    each = g * _filter(moved, slopes, first, number)
+    each = g * _filter(x, slopes)
     own = {each.ndim - 1} | ({1} if delay.ndim > 1 else set())
     g_delay = each.sum(axis=tuple(a for a in range(each.ndim) if a not in own))
-    g_moved = _filter(g, taps, first, number, reverse=True)
-    g_x = _moved(g_moved, first, number, kernel.largest, reverse=True)
-    return g_x, g_delay.astype(delay.dtype), jnp.zeros_like(width)
+    return _filter(g, taps, reverse=True), g_delay.astype(delay.dtype), jnp.zeros_like(width)
 
 
 delayed.defvjp(_delayed_fwd, _delayed_bwd)
 
 
-def _moved(
-    x: jax.Array, first: jax.Array, number: jax.Array, most: int, *, reverse: bool = False
-) -> jax.Array:
-    """x[t - first], or with `reverse` x[t + first], for the `window` of a kernel of n = `most`.
-
-    A window of all steps, whose first one is 0, costs nothing.
-    """
-    steps = len(x)
-
-    def move(x: jax.Array) -> jax.Array:
-        cut: Callable[..., jax.Array] = partial(jax.lax.dynamic_slice_in_dim, slice_size=steps)
-        for axis in range(first.ndim):  # channels, and before them the batch
-            at = x.ndim - 1 if axis == first.ndim - 1 else 1
-            cut = jax.vmap(cut, in_axes=(at, axis), out_axes=at)
-        return cut(_padded(x, most, reverse), first if reverse else most - first)
-
-    return jax.lax.cond(number > most, lambda x: x, move, x)
-
-
-def _padded(x: jax.Array, most: int, reverse: bool) -> jax.Array:
-    """The sequence after silence, or with `reverse` before it."""
-    return jnp.pad(x, ((0, most) if reverse else (most, 0), *((0, 0),) * (x.ndim - 1)))
-
-
-def _filter(
-    x: jax.Array, taps: jax.Array, first: jax.Array, number: jax.Array, *, reverse: bool = False
-) -> jax.Array:
-    """sum_j taps[first + j] x[t - j], j < `number`; with `reverse`, of x[t + j].
+def _filter(x: jax.Array, taps: jax.Array, *, reverse: bool = False) -> jax.Array:
+    """sum_k taps[k] x[t - k]; with `reverse`, sum_k taps[k] x[t + k].
 
     A loop over taps, each a product over the whole sequence: on a CPU it is as fast as one fused
     sum of all taps, compiles faster, and is not computed again in what follows.
     """
     steps, most = len(x), len(taps) - 1
-    k = jnp.arange(most + 1).reshape(-1, *(1,) * first.ndim) + first
-    near = aligned(jnp.take_along_axis(taps, jnp.minimum(k, most), axis=0), x.ndim)
-    padded = _padded(x, most, reverse)
+    padded = jnp.pad(x, ((0, most) if reverse else (most, 0), *((0, 0),) * (x.ndim - 1)))
 
-    def add(j: jax.Array, y: jax.Array) -> jax.Array:
-        shifted = jax.lax.dynamic_slice_in_dim(padded, j if reverse else most - j, steps)
-        return y + near[j] * shifted
+    def add(y: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        k, tap = at
+        start = k if reverse else most - k
+        return y + tap * jax.lax.dynamic_slice_in_dim(padded, start, steps), None
 
-    return jax.lax.fori_loop(0, number, add, jnp.zeros_like(x))
+    return jax.lax.scan(add, jnp.zeros_like(x), (jnp.arange(most + 1), aligned(taps, x.ndim)))[0]
 
 
 def aligned(taps: jax.Array, ndim: int) -> jax.Array:

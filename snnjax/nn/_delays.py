@@ -177,29 +177,6 @@ class DelayKernel:
         nearest = jnp.square(delay - jax.lax.stop_gradient(jnp.round(delay)))
         return jnp.exp((nearest - jnp.square(s)) / (2 * jnp.square(jnp.maximum(width, NARROWEST))))
 
-    def window(self, delay: jax.Array, width: ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """The steps k outside of which K(k - d) and its slope are 0, at least to rounding.
-
-        Args:
-            delay: Delays in steps, from 0 to n.
-            width: Width in steps.
-
-        Returns:
-            The first step of each delay, integers of the shape of the delays, and their number, the
-            same for all delays. It is n + 1, all steps, if it would be more than about half of it.
-
-        >>> first, number = DelayKernel("triangle", 25).window(jnp.array([0.0, 7.25, 25.0]), 0.0)
-        >>> first.tolist(), int(number)
-        ([0, 6, 23], 3)
-        """
-        # a Gaussian of 6 deviations is 1.5e-8 of its largest value, which is up to half a step away
-        narrow = self.shape == "triangle"
-        reach = 1 + width if narrow else 0.5 + 6 * jnp.maximum(width, NARROWEST)
-        far = jnp.ceil(jnp.minimum(reach, self.largest)).astype(jnp.int32)
-        number = jnp.where(4 * far > self.largest, self.largest + 1, 2 * far + 1)
-        first = jnp.floor(delay).astype(jnp.int32) - far
-        return jnp.clip(first, 0, self.largest + 1 - number), number
-
     def total(self, delay: jax.Array, width: ArrayLike) -> jax.Array:
         """c, of the shape of the delays."""
         k = jnp.arange(self.largest + 1).reshape(-1, *(1,) * jnp.ndim(delay))
