@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.depth_training import (
@@ -82,29 +82,29 @@ def _best(rows: Sequence[Row]) -> str:
     return spread(accuracies(best), least=3) if best else ""
 
 
-def recipe() -> str:
-    """Return accuracies of the default start by task and depth."""
+def _by_task(depths: Sequence[int], cell: Callable[[list[Row]], str]) -> str:
+    """Return a table of the default start: one row per task, one column per depth.
+
+    Args:
+        depths: The depths.
+        cell: What is shown of the rows of a task and a depth.
+    """
     lines = []
     for study, title in STUDIES.items():
-        cells = []
-        for depth in DEPTHS:
-            rows, star = _calibrated(study, depth)
-            cells.append(f"{spread(accuracies(rows), least=3)}{star}" if rows else "")
-        lines.append([title, *cells])
-    return markdown_table(["task", *map(_title, DEPTHS)], lines)
+        found = [_calibrated(study, depth) for depth in depths]
+        lines.append([title, *(f"{cell(rows)}{star}" if rows else "" for rows, star in found)])
+    return markdown_table(["task", *map(_title, depths)], lines)
+
+
+def recipe() -> str:
+    """Return accuracies of the default start by task and depth."""
+    return _by_task(DEPTHS, lambda rows: spread(accuracies(rows), least=3))
 
 
 def levels() -> str:
     """Return the largest over the smallest gradient of the layers, for the worst network."""
-    depths = [depth for depth in DEPTHS if depth > 2]
-    lines = []
-    for study, title in STUDIES.items():
-        cells = []
-        for depth in depths:
-            rows, star = _calibrated(study, depth)
-            cells.append(f"{max(map(level, rows)):.2f}{star}" if rows else "")
-        lines.append([title, *cells])
-    return markdown_table(["task", *map(_title, depths)], lines)
+    deep = [depth for depth in DEPTHS if depth > 2]
+    return _by_task(deep, lambda rows: f"{max(map(level, rows)):.2f}")
 
 
 def starts() -> str:

@@ -1,14 +1,13 @@
-"""The model zoo: trains configurations, and writes docs/models.md and the files of its networks.
+"""The model zoo: trains configurations, and saves the rows and the parameters of its networks.
 
-    python -m benchmarks.models FOLDER --models randman delays      # 5 seeds each
-    python -m benchmarks.models benchmarks/results/models.csv       # only the tables, from the rows
+    python -m benchmarks.models FOLDER randman delays      # 5 seeds each
+    python -m benchmarks.pages                             # the tables of docs/models.md
 
 SNNJAX_DATA names the folder with the data. The first command trains what is missing in FOLDER/NAME
 (`benchmarks.studies.compute`). Then it writes, for these configurations,
 
-    benchmarks/results/models.csv    a row per network; rows of other configurations stay
+    benchmarks/results/models.csv    one row per network; rows of other configurations stay
     docs/models/NAME                 options and parameters of seed 0: `load_run` reads the folder
-    docs/models.md                   the tables between its two marks
 
 The settings must be chosen on held-out training recordings, because the rows have the accuracy on
 the test recordings.
@@ -45,9 +44,8 @@ from snnjax.reproduce._report import markdown_table
 from snnjax.training._params import flatten_params, unflatten_params
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, PAGE = ROOT / "benchmarks/results/models.csv", ROOT / "docs/models.md"
+ROWS = ROOT / "benchmarks/results/models.csv"
 FILES = ROOT / "docs/models"
-MARKS = "<!-- begin of the {} of benchmarks.models -->", "<!-- end of these {} -->"
 KEPT = (
     *("finite", "epochs", "best_epoch", "train_accuracy", "valid_accuracy"),
     *("test_accuracy_final", "test_accuracy_best", "spikes", "operations", "macs"),
@@ -270,32 +268,20 @@ def _command(options: dict[str, Any]) -> str:
     return " \\\n".join(lines)
 
 
-def write_page(rows: Sequence[Row]) -> None:
-    """Replace the tables and the commands of docs/models.md."""
-    text = PAGE.read_text()
-    for name, made in (("tables", tables(rows)), ("commands", commands())):
-        begin, end = (mark.format(name) for mark in MARKS)
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n\n{made}\n\n{end}{rest.partition(end)[2]}"
-    write_whole(PAGE, text.encode())
-
-
 def main() -> None:
-    """Train what is missing, and write rows, parameters and tables."""
+    """Train what is missing, and write rows and parameters."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("place", type=Path, help="folder of the sweeps, or a file with rows")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[])
+    parser.add_argument("place", type=Path, help="folder of the sweeps")
+    parser.add_argument("models", nargs="+", choices=MODELS)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    rows = read(options.place if options.place.suffix == ".csv" else ROWS)
+    rows = read(ROWS)
     for name in options.models:
         new = train(name, options.place, options.seeds)
         rows = [row for row in rows if row["model"] != name] + new
         order = list(MODELS)
         rows.sort(key=lambda row: (order.index(row["model"]), row["seed"]))
         write_csv(rows, ROWS)
-        write_page(rows)
-    write_page(rows)
     print(tables(rows))
 
 

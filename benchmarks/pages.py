@@ -24,7 +24,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from benchmarks import depth_tables, speed_tables
+from benchmarks import depth_tables, models, speed_tables
 from benchmarks.publish import VERDICTS, verdicts_of
 from benchmarks.speed import read as read_speed
 from benchmarks.studies import Row, read, spread
@@ -406,6 +406,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "statements": statements,
     "statement-count": statement_count,
     "headline": headline,
+    "models": lambda: models.tables(rows_of("models")),
+    "model-commands": models.commands,
     **depth_tables.TABLES,
 }
 """The tables by name."""
