@@ -5,7 +5,7 @@
 The parts, in this order:
 
     kernels      every elementwise neuron by each backend of the kernel, forward and backward,
-                 compared with the scan on the CPU in float32, with times of kernel and scan
+                 compared with the scan on the CPU in float32, with the time of the kernel
     W1 ... S1    the works of `benchmarks.speed`, one file for each contestant that is installed
     memory       memory of one training step of ten layers, with and without rematerialization
     reproduce    `snnjax reproduce figure4 --preset paper`, as much as fits into the rest; needs
@@ -67,7 +67,7 @@ def parts(options: argparse.Namespace, folder: Path) -> Iterator[Part]:
             run = (f"benchmarks.peers.{one.module}", work, *one.flags, "--seconds", "3", *small)
             yield Part(f"{work}_{name}", run, 60)
     size = ("--depth", "1", "--duration", "0.05", "--repeats", "1") if options.tiny else ()
-    yield Part("memory", ("benchmarks.memory", *size), 60)
+    yield Part("memory", ("benchmarks.memory", *size), 120)
     if options.data is not None:
         preset = "smoke" if options.tiny else "paper"
         out = str(folder / "reproduce")
@@ -158,7 +158,7 @@ def check_kernels(tiny: bool) -> bool:
     for name, neuron in itertools.product(over_time.BACKENDS, neurons):
         line: dict[str, Any] = {"backend": name, "neuron": type(neuron).__name__}
         try:
-            wanted, _ = timed(gradient(neuron), jax.device_put(drive, cpu))
+            wanted = gradient(neuron)(jax.device_put(drive, cpu))
 
             def by_kernel(*given: Any, name: over_time.Backend = name, **flags: Any) -> Any:
                 return kernel(*given, backend=name, interpret=not on_gpu, **flags)
