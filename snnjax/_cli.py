@@ -279,8 +279,8 @@ def train(words: list[str], out: Out) -> int:
     experiment = saved.base if saved is not None else usage.experiment()
     datasets = experiment.datasets()
     resume, bar = resumed is not None, [TrainingProgress()]
-    # deep recurrent networks compile for a minute or more before the first row
-    print("the data are read; the network is prepared and compiled", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():  # deep recurrent networks compile for a minute before the first row
+        print("the data are read; the network is compiled", file=sys.stderr, flush=True)
     with (
         _folder(resumed or options.out, experiment.task.name) as folder,
         _resumable(folder, f": snnjax train --resume {folder}"),
