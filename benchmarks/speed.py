@@ -75,6 +75,7 @@ CONTESTANTS = {
     "snnjax-arrays": Contestant("run_snnjax", ("--input", "raster")),
     "spyx": Contestant("run_spyx", ("--mode", "loop"), "spyx", ("spyx",)),
     "spyx-hoisted": Contestant("run_spyx", ("--mode", "hoisted"), "spyx", ("spyx",)),
+    "jaxpike": Contestant("run_jaxpike", (), "jaxpike", ("jaxpike",)),
     "torch": Contestant("run_torch", (), "torch", ("torch", *PEERS)),
     "snntorch": Contestant("run_snntorch", (), "snntorch", ("snntorch",)),
     "norse": Contestant("run_norse", ("--mode", "sequence"), "norse", ("norse",)),
@@ -89,7 +90,7 @@ CONTESTANTS = {
 """`spyx`, `norse` and `spikingjelly` are written as in their documentation. `-hoisted` and `-loop`
 are other ways, faster on a CPU for some or all works.
 """
-ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted")
+ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted", "jaxpike")
 
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {
     "steps": ("W1", ("100", "350", "1000", "3500", "10000")),

@@ -19,6 +19,7 @@ FLOOR = "floor"
 TITLES = {
     "spyx": "Spyx",
     "spyx-hoisted": "Spyx, hoisted",
+    "jaxpike": "jaxpike",
     "torch": "plain PyTorch",
     "snntorch": "snnTorch",
     "norse": "Norse",

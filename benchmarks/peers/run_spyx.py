@@ -16,13 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 import spyx
 import spyx.nn as snn
 from flax import nnx
 
 from benchmarks import contest, works
+from benchmarks.peers._jax import on_jax
 from benchmarks.works import (
     DT,
     FEED_FORWARD,
@@ -141,46 +140,16 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
         work: The work.
         options: The mode.
     """
-    raster, labels = works.inputs_of(work)
-    x, targets, optimizer = (
-        jnp.asarray(raster, jnp.float32),
-        jnp.asarray(labels),
-        optax.adam(works.LEARNING_RATE),
-    )
     graph, _, rest = nnx.split(network_of(work, 0), trained, ...)
 
-    def loss_of(params: Any, x: jax.Array, targets: jax.Array) -> jax.Array:
-        out = outputs(nnx.merge(graph, params, rest), x, hoisted=options.mode == "hoisted")
-        if work.classes is None:
-            return out.sum()
-        return optax.softmax_cross_entropy_with_integer_labels(out.max(axis=0), targets).mean()
+    def outputs_of(params: Any, x: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, params, rest)
+        return outputs(network, x, hoisted=options.mode == "hoisted")
 
-    def one(state: Any, x: jax.Array, targets: jax.Array) -> tuple[Any, jax.Array]:
-        params, opt_state = state
-        loss, gradient = jax.value_and_grad(loss_of)(params, x, targets)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
-
-    def start(seed: int) -> Any:
-        params = nnx.split(network_of(work, seed), trained, ...)[1]
-        return params, optimizer.init(params)
-
-    if work.seeds == 1:
-        state, step = start(0), jax.jit(one, donate_argnums=0)
-    else:
-        state = jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(start(seed) for seed in range(work.seeds))
-        )
-        step = jax.jit(jax.vmap(one, in_axes=(0, None, None)), donate_argnums=0)
-    held = [state]
-
-    def advance() -> float:
-        held[0], loss = step(held[0], x, targets)
-        return float(np.ravel(loss)[-1])
-
-    return contest.Contest(
-        advance, neuron=f"{'RCuBaLIF' if recurrent(work) else 'CuBaLIF'}, two states", form=RECURRENT if recurrent(work) else FEED_FORWARD,
-        note="vmap over seeds" if work.seeds > 1 else "",
+    name = "RCuBaLIF" if recurrent(work) else "CuBaLIF"
+    return on_jax(
+        work, lambda seed: nnx.split(network_of(work, seed), trained, ...)[1], outputs_of,
+        neuron=f"{name}, two states", form=RECURRENT if recurrent(work) else FEED_FORWARD,
     )  # fmt: skip
 
 
