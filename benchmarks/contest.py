@@ -61,6 +61,19 @@ class Unsupported(Exception):
     """The contestant does not support the work; the message gives the reason."""
 
 
+def check_plain(work: Work) -> None:
+    """Refuse a work with delays.
+
+    Args:
+        work: The work.
+
+    Raises:
+        Unsupported: The work has adaptive neurons and learned delays.
+    """
+    if work.max_delay is not None:
+        raise Unsupported("no SE-adLIF neurons with learned delays")
+
+
 def run(
     build: Callable[[Work, argparse.Namespace], Contest],
     packages: Sequence[str],

@@ -12,6 +12,9 @@ spikes.
     W4    three recurrent convolutions over 700 units, 16, 32 and 64 feature maps, and a readout;
           350 steps, batch 16, 3 %
     W4f   the same without recurrence, which all contestants support
+    W5    seven recurrent convolutions over 700 units, and a readout; 350 steps, batch 16, 3 %
+    W6    two layers of 128 adaptive neurons (SE-adLIF) with a learned delay of up to 250 ms for
+          each input unit; 140 units, 70 steps of 10 ms, batch 64, 15 %; only snnjax has both
     S1    W1 for eight seeds, one step of each
 
 Neurons, if the contestant supports them: current-based LIF with tau_mem 20 ms, tau_syn 10 ms, steps
@@ -38,8 +41,30 @@ from typing import NamedTuple
 import numpy as np
 
 DT, TAU_MEM, TAU_SYN, BETA, LEARNING_RATE = 2e-3, 20e-3, 10e-3, 20.0, 1e-5
-CONVS = ((16, 21, 10), (32, 7, 3), (64, 7, 3))
-"""Feature maps, kernel and stride of each convolution, without padding."""
+
+
+class Conv(NamedTuple):
+    """A convolution.
+
+    Attributes:
+        maps: Feature maps.
+        kernel: Positions of the input that each position receives.
+        stride: Distance between positions.
+        padding: Positions added on each side.
+    """
+
+    maps: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+
+_FIRST, _SECOND, _THIRD = Conv(16, 21, 10), Conv(32, 7, 3), Conv(64, 7, 3)
+CONVS = (_FIRST, _SECOND, _THIRD)
+DEEP_CONVS = (
+    *(_FIRST, Conv(16, 7, padding=3), _SECOND, Conv(32, 7, padding=3)),
+    *(_THIRD, Conv(64, 3, padding=1), Conv(64, 3, padding=1)),
+)
 RECURRENT_KERNEL = 5
 RECURRENT, FEED_FORWARD = "recurrent", "feed-forward"
 HIDDEN_DENSITY, INPUT_SHARE = 0.02, 0.9
@@ -61,7 +86,10 @@ class Work:
         batch: Samples per batch.
         density: Fraction of the input's bins with a spike.
         recurrent: Whether hidden layers are recurrent.
-        conv: Whether the hidden layers are `CONVS` instead of `hidden`.
+        conv: Convolutions instead of `hidden`. Empty: dense layers.
+        max_delay: Largest learned delay, s, of each unit below a layer of adaptive neurons. None:
+            current-based LIF neurons without delays.
+        dt: Time step, s.
         seeds: Number of networks.
     """
 
@@ -73,7 +101,9 @@ class Work:
     batch: int = 64
     density: float = 0.03
     recurrent: bool = False
-    conv: bool = False
+    conv: tuple[Conv, ...] = ()
+    max_delay: float | None = None
+    dt: float = 2e-3
     seeds: int = 1
 
     @property
@@ -88,8 +118,10 @@ WORKS = {
         Work("W1"),
         Work("W2", recurrent=True),
         Work("W3", units=512, hidden=(512,), classes=None, steps=500, batch=16, density=0.05),
-        Work("W4", conv=True, recurrent=True, batch=16),
-        Work("W4f", conv=True, batch=16),
+        Work("W4", conv=CONVS, recurrent=True, batch=16),
+        Work("W4f", conv=CONVS, batch=16),
+        Work("W5", conv=DEEP_CONVS, recurrent=True, batch=16),
+        Work("W6", 140, (128, 128), steps=70, density=0.15, max_delay=0.25, dt=10e-3),
         Work("S1", seeds=8),
     )
 }
@@ -104,6 +136,7 @@ class Layer(NamedTuple):
         kernel: Positions of the input that each position receives.
         stride: Distance between positions.
         positions: Number of positions.
+        padding: Positions added on each side of the input.
     """
 
     maps_in: int
@@ -111,6 +144,7 @@ class Layer(NamedTuple):
     kernel: int = 1
     stride: int = 1
     positions: int = 1
+    padding: int = 0
 
     @property
     def size(self) -> int:
@@ -130,9 +164,9 @@ def layers_of(work: Work) -> list[Layer]:
     if not work.conv:
         return [Layer(n_in, n) for n_in, n in itertools.pairwise((work.units, *work.hidden))]
     layers, positions, maps_in = [], work.units, 1
-    for maps, kernel, stride in CONVS:
-        positions = (positions - kernel) // stride + 1
-        layers.append(Layer(maps_in, maps, kernel, stride, positions))
+    for maps, kernel, stride, padding in work.conv:
+        positions = (positions + 2 * padding - kernel) // stride + 1
+        layers.append(Layer(maps_in, maps, kernel, stride, positions, padding))
         maps_in = maps
     return layers
 

@@ -32,6 +32,7 @@ def on_jax(
         neuron: The neuron model.
         form: Recurrent or feed-forward.
     """
+    contest.check_plain(work)
     raster, labels = works.inputs_of(work)
     x, targets = jnp.asarray(raster, jnp.float32), jnp.asarray(labels)
     optimizer = optax.adam(works.LEARNING_RATE)

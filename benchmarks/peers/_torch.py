@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.contest import Contest
+from benchmarks.contest import Contest, check_plain
 from benchmarks.works import (
     DT,
     LEARNING_RATE,
@@ -85,7 +85,14 @@ def projection(work: Work, layer: Layer, weights: Weights, gain: float = 1.0) ->
         )  # works for any leading axes
     return OverTime(
         filled(
-            nn.Conv1d(layer.maps_in, layer.maps, layer.kernel, stride=layer.stride, bias=False),
+            nn.Conv1d(
+                layer.maps_in,
+                layer.maps,
+                layer.kernel,
+                stride=layer.stride,
+                padding=layer.padding,
+                bias=False,
+            ),
             weights.kernel,
             gain,
         )
@@ -168,6 +175,7 @@ def contest(
         make: Returns a network, `make(*weights_of(...))`.
         **facts: Fields of the `Contest`.
     """
+    check_plain(work)
     x, labels = inputs_of(work)
     raster, targets = torch.from_numpy(x).float(), torch.from_numpy(labels).long()
     if work.conv:

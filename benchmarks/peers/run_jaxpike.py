@@ -55,7 +55,9 @@ def network_of(work: Work, seed: int) -> jp.Sequential:
     (hidden, readout), key = works.weights_of(work, seed), jax.random.key(0)
     stack: list[Any] = [Reshape((1, work.units, 1))] if work.conv else []
     for layer, weights in zip(layers_of(work), hidden, strict=True):
-        stack.append(_linear(work, weights.kernel, layer.stride, "VALID", key))
+        stack.append(
+            _linear(work, weights.kernel, layer.stride, "SAME" if layer.padding else "VALID", key)
+        )
         # slope: 1 / (1 + beta |v|)^2 is SuperSpike
         synapse = jp.LeakyIntegrator(TAU_SYN, dt=DT)
         neurons = jp.LIF(TAU_MEM, dt=DT, reset="zero", surrogate=jp.FastSigmoid(BETA))

@@ -18,8 +18,6 @@ from flax import nnx
 from benchmarks import contest
 from benchmarks.works import (
     BETA,
-    CONVS,
-    DT,
     LEARNING_RATE,
     TAU_MEM,
     TAU_SYN,
@@ -31,9 +29,9 @@ from snnjax import models
 from snnjax._pytree import pytree_dataclass
 from snnjax.datasets import BatchSource, DeviceEvents
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.dynamics import LIF, LeakyIntegrator
+from snnjax.dynamics import LIF, AdLIF, LeakyIntegrator
 from snnjax.initializers import kaiming_normal
-from snnjax.nn import Activity, SameForAll, SpikingDense
+from snnjax.nn import Activity, Delays, SameForAll, SpikingDense
 from snnjax.runtime import use_cpu_devices
 from snnjax.surrogate import superspike
 from snnjax.training import Objective, Trainer
@@ -102,23 +100,22 @@ def network_of(work: Work, seed: int) -> Any:
         seed: Seed of the weights.
     """
     hidden, readout = weights_of(work, seed)
-    neuron, init, rngs = (
-        LIF(tau_mem=TAU_MEM, tau_syn=TAU_SYN, dt=DT, spike=superspike(BETA)),
-        SameForAll(kaiming_normal()),
-        nnx.Rngs(0),
-    )
+    tau: dict[str, Any] = {"tau_syn": TAU_SYN, "dt": work.dt}
     shared: dict[str, Any] = {
-        "init": init,
-        "neuron": neuron,
+        "init": SameForAll(kaiming_normal()),
+        "neuron": LIF(tau_mem=TAU_MEM, spike=superspike(BETA), **tau),
         "recurrent": work.recurrent,
-        "rngs": rngs,
+        "rngs": nnx.Rngs(0),
     }
+    if work.max_delay is not None:
+        shared["neuron"] = AdLIF(tau_mem=TAU_MEM, a=0.3, spike=superspike(BETA), dt=work.dt)
+        shared["delays"] = Delays(max_delay=work.max_delay)
     if work.classes is None:
         network: Any = SpikingDense(work.units, *work.hidden, **shared)
     else:
-        shared["readout_neuron"] = LeakyIntegrator(tau_mem=work.steps * DT, tau_syn=TAU_SYN, dt=DT)
+        shared["readout_neuron"] = LeakyIntegrator(tau_mem=work.steps * work.dt, **tau)
         if work.conv:
-            network = models.csnn(work.units, work.classes, depth=len(CONVS), **shared)
+            network = models.csnn(work.units, work.classes, depth=len(work.conv), **shared)
         else:
             network = models.dense(work.units, work.classes, hidden=work.hidden, **shared)
         network.layers[-1].kernel[...] = jnp.asarray(readout)
@@ -203,7 +200,8 @@ def build(work: Work, options: argparse.Namespace) -> contest.Contest:
         return float(np.ravel(loss)[-1])
 
     note = f"{chosen.micro_batch} of {work.batch} samples at a time{how}"
-    return contest.Contest(advance, neuron="LIF, two states", form=work.form, input=name, note=note)
+    neuron = "LIF, two states" if work.max_delay is None else "SE-adLIF with delays"
+    return contest.Contest(advance, neuron=neuron, form=work.form, input=name, note=note)
 
 
 if __name__ == "__main__":

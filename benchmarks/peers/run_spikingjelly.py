@@ -56,7 +56,13 @@ def project(work: Work, size: Layer, weights: Weights, strength: float) -> nn.Mo
     """
     if work.conv:
         own = layer.Conv1d(
-            size.maps_in, size.maps, size.kernel, stride=size.stride, bias=False, step_mode="m"
+            size.maps_in,
+            size.maps,
+            size.kernel,
+            stride=size.stride,
+            padding=size.padding,
+            bias=False,
+            step_mode="m",
         )
     else:
         own = layer.Linear(size.maps_in, size.maps, bias=False, step_mode="m")

@@ -72,7 +72,7 @@ def network_of(work: Work, seed: int) -> snn.Sequential:
                 layer.maps,
                 (layer.kernel,),
                 layer.stride,
-                padding="VALID",
+                padding=layer.padding,
                 use_bias=False,
                 rngs=rngs,
             )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import contest, floor, speed, speed_tables, works
-from benchmarks.works import CONVS, WORKS, Work, inputs_of, layers_of, parse, weights_of
+from benchmarks.works import CONVS, DEEP_CONVS, WORKS, Work, inputs_of, layers_of, parse, weights_of
 from snnjax import models, psp
 
 SETTINGS = {"cpu": "a", "cores": 2, "commit": "b"}
@@ -27,7 +27,11 @@ def test_examples_in_the_docstrings_hold(module):
 
 
 def test_layers_are_those_of_the_papers_network():
-    assert tuple((c.maps, c.kernel, c.stride) for c in models.CSNN[3]) == CONVS
+    for convs in (CONVS, DEEP_CONVS):
+        for ours, paper in zip(convs, models.CSNN[len(convs)], strict=True):
+            assert ours[:3] == (paper.maps, paper.kernel, paper.stride)
+            assert ours.padding == (paper.kernel // 2 if paper.padding == "same" else 0)
+            assert paper.lateral == works.RECURRENT_KERNEL
     assert works.RECURRENT_KERNEL == models.RECURRENT_KERNEL
     assert [(layer.maps_in, layer.positions) for layer in layers_of(WORKS["W4"])] == [
         (1, 68),
@@ -41,10 +45,11 @@ def test_flops_and_bytes_are_a_count_over_layers(name):
     """Each product is written out as the multiplications of its loops, forward and per gradient."""
     work = WORKS[name]
     rows, multiplications, arrays = work.steps * work.batch, 0, 2 * work.units
-    sizes = [700, *([68, 21, 5] if work.conv else [])]
+    sizes = {0: [work.units], 3: [700, 68, 21, 5], 7: [700, 68, 68, 21, 21, 5, 5, 5]}
+    positions = sizes[len(work.conv)]
     for k, layer in enumerate(layers_of(work)):
         into_one = layer.kernel * layer.maps_in
-        neurons = layer.maps * (sizes[k + 1] if work.conv else 1)
+        neurons = layer.maps * (positions[k + 1] if work.conv else 1)
         multiplications += neurons * into_one  # x @ W
         multiplications += neurons * into_one  # gradient of W
         multiplications += (
