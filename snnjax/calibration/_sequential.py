@@ -69,8 +69,8 @@ def calibrate(
         TypeError: `network` is not a `Sequential`, or another argument has a wrong type.
 
     Warns:
-        UserWarning: A layer is not within 5 % of its target; the text gives the likely reason.
-            There is no warning under jit; see `LayerReport.on_target` instead.
+        UserWarning: Layers are not within 5 % of their targets, whose reports give the likely
+            reasons. There is no warning under jit; see `LayerReport.on_target` instead.
 
     >>> from flax import nnx
     >>> from snnjax.datasets import poisson_raster
@@ -114,6 +114,8 @@ def calibrate(
         pairs = zip(reports, found, strict=True)
         reports = [report._replace(gradient=g) for report, g in pairs]
     result = LayerReports(reports, of)
-    for problem in result.problems():
-        _check.warn(problem)
+    if problems := result.problems():
+        names = dict.fromkeys(" ".join(problem.split()[:2]) for problem in problems)
+        advice = "print the reports, which calibrate also returns, for numbers and reasons"
+        _check.warn(f"off target: {', '.join(names)}; {advice}")
     return network, result

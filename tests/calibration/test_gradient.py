@@ -316,8 +316,9 @@ def test_training_leaves_the_steepness_alone():
 def test_says_where_the_target_cannot_be_met():
     """h of superspike is at most 1, so a gain of 1000 is impossible; the nearest end is used."""
     network, x = dense(2), inputs()
-    with pytest.warns(UserWarning, match="layer 2 has the backward gain"):
+    with pytest.warns(UserWarning, match="^off target: layer 2;"):
         _, reports = calibrate(network, x, gradient=GradientTarget(gain=1000.0))
+    assert reports.problems()[0].startswith("layer 2 has the backward gain")
     assert not bool(reports[1].gradient.reached)
     np.testing.assert_allclose(float(reports[1].gradient.steepness), 20 / 50, rtol=1e-3)
 

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -223,11 +224,12 @@ def test_a_layer_off_its_target_is_named_in_a_warning():
     narrow = Sequential(
         SpikingDense(20, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(4, 10, rngs=rngs)
     )
-    with pytest.warns(
-        UserWarning,
-        match=r"layer 1 has sigma_u = .* the targets are sigma_u = 1.0, mu_u = 0.0: its 4 neurons have too few weights",
-    ):
-        _, (report,) = calibrate(narrow, x, key=jax.random.key(3))
+    with pytest.warns(UserWarning, match="^off target: layer 1;") as caught:
+        _, reports = calibrate(narrow, x, key=jax.random.key(3))
+    assert len(caught) == 1
+    (report,), (problem,) = reports, reports.problems()
+    targets = "the targets are sigma_u = 1.0, mu_u = 0.0"
+    assert re.match(f"layer 1 has sigma_u = .* {targets}: its 4 neurons have too few", problem)
     assert not report.on_target
     assert abs(float(report.sigma_u) - 1) > 0.05
 
