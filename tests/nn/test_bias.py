@@ -40,24 +40,28 @@ def biased(layer, bias):
     return layer
 
 
-def dense(*, bias=True, recurrent=True, dtype=jnp.float64):
+def dense(*, bias=True, recurrent=True, dtype=None):
+    dtype = jnp.result_type(float) if dtype is None else dtype  # float64 with x64
     return SpikingDense(
         IN, OUT, init=INIT, recurrent=recurrent, bias=bias, dtype=dtype, rngs=nnx.Rngs(0)
     )
 
 
 def conv(*, bias=True):
-    options = {"kernel_size": 5, "recurrent_kernel_size": 3, "dtype": jnp.float64}
+    options = {"kernel_size": 5, "recurrent_kernel_size": 3, "dtype": jnp.result_type(float)}
     return SpikingConv1d(2, OUT, init=INIT, bias=bias, **options, rngs=nnx.Rngs(0))
 
 
 def dalian(*, bias=True):
-    init, options = DalianFluctuationDriven(nu=50.0), {"recurrent": True, "dtype": jnp.float64}
+    init, options = (
+        DalianFluctuationDriven(nu=50.0),
+        {"recurrent": True, "dtype": jnp.result_type(float)},
+    )
     return DalianDense(IN, OUT - 2, n_inh=2, init=init, bias=bias, **options, rngs=nnx.Rngs(0))
 
 
 def readout(*, bias=True):
-    return Readout(IN, OUT, bias=bias, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    return Readout(IN, OUT, bias=bias, dtype=jnp.result_type(float), rngs=nnx.Rngs(0))
 
 
 KINDS = {"dense": dense, "conv": conv, "dalian": dalian, "readout": readout}

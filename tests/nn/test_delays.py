@@ -35,7 +35,8 @@ def x(rng):
     return rng.poisson(0.1, (T, B, IN)).astype(np.float64)
 
 
-def make(delays=None, *, recurrent=True, dtype=jnp.float64, **options):
+def make(delays=None, *, recurrent=True, dtype=None, **options):
+    dtype = jnp.result_type(float) if dtype is None else dtype  # float64 with x64
     if delays is not None:
         delays = Delays(**{"max_delay": 0.02, "width": 4e-3} | delays)
     options = {"init": INIT, "recurrent": recurrent, "rngs": nnx.Rngs(0)} | options
@@ -138,7 +139,7 @@ def stream(layer, x):
 
 def layers(per):
     delays = Delays(max_delay=0.02, per=per, width=4e-3)
-    common = {"rngs": nnx.Rngs(0), "dtype": jnp.float64, "delays": delays}
+    common = {"rngs": nnx.Rngs(0), "dtype": jnp.result_type(float), "delays": delays}
     yield make({"per": per})
     yield make({"per": per, "on": "recurrent"})
     yield make({"per": per}, neuron=AdaptiveLIF(tau_adapt=20e-3, b=0.5))

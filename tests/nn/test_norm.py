@@ -33,7 +33,8 @@ INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
 KEY = jax.random.key(0)
 
 
-def dense(*, dtype=jnp.float64, recurrent=True, norm=BatchNorm(momentum=0.3), **options):
+def dense(*, dtype=None, recurrent=True, norm=BatchNorm(momentum=0.3), **options):
+    dtype = jnp.result_type(float) if dtype is None else dtype  # float64 with x64
     return SpikingDense(
         IN, OUT, init=INIT, recurrent=recurrent, norm=norm, dtype=dtype, rngs=nnx.Rngs(0), **options
     )
@@ -76,7 +77,12 @@ def test_a_layer_equals_a_loop_in_training_and_outside(rng, x64):
 
 
 def test_statistics_of_a_convolution_are_over_positions(rng, x64):
-    options = {"kernel_size": 5, "dtype": jnp.float64, "norm": BatchNorm(), "rngs": nnx.Rngs(0)}
+    options = {
+        "kernel_size": 5,
+        "dtype": jnp.result_type(float),
+        "norm": BatchNorm(),
+        "rngs": nnx.Rngs(0),
+    }
     layer, x = SpikingConv1d(2, OUT, init=INIT, **options), inputs(rng, 30, 2)
     raw = np.asarray(layer.map.project(x, layer.kernel[...]))
     expected = normalized(raw, layer.norm, raw.mean((0, 1, 2)), raw.var((0, 1, 2)))
@@ -117,7 +123,12 @@ def test_statistics_per_time_step_equal_a_loop(rng, x64, features):
     if len(features) == 1:
         layer = dense(norm=PER_STEP)
     else:
-        options = {"kernel_size": 5, "dtype": jnp.float64, "norm": PER_STEP, "rngs": nnx.Rngs(0)}
+        options = {
+            "kernel_size": 5,
+            "dtype": jnp.result_type(float),
+            "norm": PER_STEP,
+            "rngs": nnx.Rngs(0),
+        }
         layer = SpikingConv1d(2, OUT, init=INIT, **options)
     for name, low, high in [("scale", 0.3, 1), ("shift", -0.1, 0.2), ("mean", 0, 0.3)]:
         getattr(layer.norm, name)[...] = jnp.asarray(rng.uniform(low, high, (T, OUT)))
