@@ -270,6 +270,7 @@ def train(words: list[str], out: Out) -> int:
     _prepare_jax()
     from snnjax._progress import TrainingProgress, summary_table
     from snnjax.experiments import run
+    from snnjax.experiments._sweep_folder import row_in
     from snnjax.experiments._sweep import load_sweep
     from snnjax.training import TrainingDivergedError
 
@@ -277,9 +278,12 @@ def train(words: list[str], out: Out) -> int:
     if saved is not None and saved.seeds is not None:
         raise UsageError(f"--resume: {resumed} has a sweep; snnjax sweep --resume continues it")
     experiment = saved.base if saved is not None else usage.experiment()
-    datasets = experiment.datasets()
+    # `run` says that a run is finished, and needs no data for that
+    over = resumed is not None and row_in(resumed) is not None
+    datasets = None if over else experiment.datasets()
     resume, bar = resumed is not None, [TrainingProgress()]
-    if sys.stderr.isatty():  # deep recurrent networks compile for a minute before the first row
+    if datasets and sys.stderr.isatty():
+        # deep recurrent networks compile for a minute before the first row
         print("the data are read; the network is compiled", file=sys.stderr, flush=True)
     with (
         _folder(resumed or options.out, experiment.task.name) as folder,

@@ -149,39 +149,21 @@ def _execute(
 
     The arguments are those of `run` and `run_sweep`.
     """
-    loaded = _Loaded(datasets)
+    loaded, wanted = _Loaded(datasets), sweep.members()
     ends: list[Run | TrainingDivergedError] = []
-
-    def train(place: Path, members: Sequence[Member], others: int) -> None:
-        watch = [lambda s, one=one: one(s, others, len(members)) for one in on_epoch]
-        options = {"checkpoints": place / "checkpoints", "execution": execution}
-        if not sweep.alone:
-            group = _group(sweep, members[0])
-            data = loaded.data(group)
-            done = train_together(sweep, group, members, data, watch=watch, **options)
-            for member, (result, row) in zip(members, done, strict=True):
-                write_member(member_folder(folder, member), result, row)
-            return
-        (member,) = members
-        prepared, own = loaded.prepared(sweep.experiment(member)), [_Watched(watch), *callbacks]
-        options |= {"place": member_folder(folder, member), "figures": figure}
-        try:
-            ends.append(run_alone(prepared, member, own, **options))
-        except TrainingDivergedError as error:  # counts with its last results, as in an ensemble
-            ends.append(error)
-
     first, several = jax.process_index() == 0, jax.process_count() > 1
     if first:
         check(sweep, folder, resume=resume)
-    # what cannot be loaded or reach its target leaves no folder
-    (loaded.prepared if sweep.alone else loaded.data)(sweep.experiment(sweep.members()[0]))
+    if finished(folder, wanted) != wanted:
+        # what cannot be loaded or reach its target leaves no folder
+        (loaded.prepared if sweep.alone else loaded.data)(sweep.experiment(wanted[0]))
     wait("loaded")
     with contextlib.ExitStack() as stack:
         if first:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder))
             check(sweep, folder, resume=resume)
-            members = open_folder(folder, sweep.options(), sweep.members())
+            members = open_folder(folder, sweep.options(), wanted)
             # this reads every finished member, so that a damaged file is found before training
             write_results(folder, members, figure=figure)
             groups: dict[Experiment, list[Member]] = {}
@@ -194,12 +176,30 @@ def _execute(
         while waves := waves_in(folder):
             for place, waiting in waves:
                 with claimed(place) as own:
-                    if own:
-                        others = finished(folder, [m for m in members if m not in waiting])
-                        train(place, waiting, len(others))
-                        close_wave(place)
-                        if first:
-                            write_results(folder, members, figure=figure)
+                    if not own:
+                        continue
+                    others = len(finished(folder, [m for m in members if m not in waiting]))
+                    count = (others, len(waiting))
+                    watch = [lambda s, f=f, count=count: f(s, *count) for f in on_epoch]
+                    options = {"checkpoints": place / "checkpoints", "execution": execution}
+                    member = waiting[0]
+                    if sweep.alone:
+                        prepared = loaded.prepared(sweep.experiment(member))
+                        options |= {"place": member_folder(folder, member), "figures": figure}
+                        try:
+                            each = [_Watched(watch), *callbacks]
+                            ends.append(run_alone(prepared, member, each, **options))
+                        except TrainingDivergedError as error:  # counts with its last results
+                            ends.append(error)
+                    else:
+                        group = _group(sweep, member)
+                        data, options["watch"] = loaded.data(group), watch
+                        trained = train_together(sweep, group, waiting, data, **options)
+                        for member, (result, row) in zip(waiting, trained, strict=True):
+                            write_member(member_folder(folder, member), result, row)
+                    close_wave(place)
+                    if first:
+                        write_results(folder, members, figure=figure)
             if several and waves_in(folder):  # other processes are training
                 time.sleep(1)
         if first:

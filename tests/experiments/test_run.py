@@ -364,7 +364,7 @@ def test_interrupted_and_resumed_is_the_run_without_interruption(tmp_path):
     assert files["cut"] == files["whole"]
     assert len(rows) == 42  # with epoch 0, before training
     with pytest.raises(ValueError, match="is finished; name another folder for a new run"):
-        run(experiment, folder, resume=True)
+        run(experiment, folder, resume=True, datasets=())  # which are not read
 
 
 def test_neurons_follow_the_experiment():
