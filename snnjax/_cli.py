@@ -248,7 +248,6 @@ class _Usage:
         return self.base
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(Part):
     """Train a spiking network and write a run folder with metrics, parameters and figures."""
 
@@ -270,8 +269,8 @@ def train(words: list[str], out: Out) -> int:
     _prepare_jax()
     from snnjax._progress import TrainingProgress, summary_table
     from snnjax.experiments import run
-    from snnjax.experiments._sweep_folder import row_in
     from snnjax.experiments._sweep import load_sweep
+    from snnjax.experiments._sweep_folder import row_in
     from snnjax.training import TrainingDivergedError
 
     saved = load_sweep(resumed) if resumed is not None else None
@@ -329,7 +328,6 @@ def _prepare_jax() -> None:
     use_cpu_devices()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions(Part):
     """Train every combination of seeds and values, with resume after interrupts.
 
@@ -423,7 +421,6 @@ def sweep(words: list[str], out: Out) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ResultsOptions(Part):
     """Show the results of sweeps and runs: one line per combination of swept values."""
 
@@ -458,7 +455,6 @@ def results(words: list[str], out: Out) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(Part):
     """Examine every layer of a network: rates, membrane, gradients, updates, and problems.
 
@@ -509,7 +505,6 @@ def probe(words: list[str], out: Out) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TheoryOptions(Part):
     """Print the kernel integrals and the weights that give a target membrane."""
 
@@ -587,7 +582,6 @@ TARGETS = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(Part):
     """Compute a figure or table of the paper and compare it with the published one.
 

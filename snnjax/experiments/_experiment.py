@@ -36,7 +36,6 @@ STARTS: dict[str, dict[str, Any]] = {
 """Options of each start. `calibrated` has the defaults of the parts."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(Part):
     """Everything that determines the numbers of a training run.
 

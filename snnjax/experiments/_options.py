@@ -41,9 +41,12 @@ Fraction = Annotated[float, Range(above=0, below=1)]
 Probability = Annotated[float, Range(at_least=0, below=1)]
 
 
+@typing.dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,)
+)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """A group of options.
+    """A group of options. Every class that derives from it is a frozen dataclass, too.
 
     Attributes:
         name: Name of the class, where there is a choice.
@@ -53,6 +56,9 @@ class Part:
 
     name: ClassVar[str] = ""
     traced: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
         for name, kinds in kinds_of(type(self)).items():

@@ -43,7 +43,6 @@ UpperPool = Literal["population", "feature_map", "neuron"]
 DelayPer = Literal["unit", "connection"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Network(Part):
     """Options that all networks share."""
 
@@ -71,7 +70,6 @@ class Network(Part):
         raise NotImplementedError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dense(Network):
     """Dense layers."""
 
@@ -109,11 +107,9 @@ class Dense(Network):
 
     @property
     def num_layers(self) -> int:
-        """Number of hidden layers."""
         return len(self.widths)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CSNN(Network):
     """Convolutional layers: over a line of units (`models.csnn`) or a plane (`models.csnn2d`)."""
 
@@ -125,11 +121,9 @@ class CSNN(Network):
 
     @property
     def num_layers(self) -> int:
-        """Number of hidden layers."""
         return self.depth
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class WithDale(Network):
     """Options of networks with Dale's law."""
 
@@ -146,21 +140,18 @@ class WithDale(Network):
             raise ValueError("norm must be False with Dale's law, got True: it changes signs")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dalian(WithDale, Dense):
     """Dense layers with Dale's law."""
 
     name = "dalian"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DalianCSNN(WithDale, CSNN):
     """Convolutional layers over a line of units, with Dale's law."""
 
     name = "dalian_csnn"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Neuron(Part):
     """Options that all hidden neurons share, and the readout's integrators."""
 
@@ -186,21 +177,18 @@ class Neuron(Part):
     None: the default of the function, 20 for superspike."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LIF(Neuron):
     """Leaky integrate-and-fire neurons with a synaptic current."""
 
     name = "lif"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Leaky(Neuron):
     """Leaky integrate-and-fire neurons without a synaptic current."""
 
     name = "leaky"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class AdLIF(Neuron):
     """Adaptive neurons that can oscillate (SE-adLIF)."""
 
@@ -216,7 +204,6 @@ class AdLIF(Neuron):
     """Train the two strengths for every hidden neuron, a within (0, 1) and b within (0, 2)."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights(Part):
     """Initialization of the hidden weights.
 
@@ -229,7 +216,6 @@ class Weights(Part):
     dale: ClassVar[bool | None] = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OnTarget(Weights):
     """Initializations with a target for the membrane."""
 
@@ -244,35 +230,30 @@ class OnTarget(Weights):
     """Feed-forward fraction of the membrane variance in recurrent layers."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataDriven(OnTarget):
     """The target is measured on training data."""
 
     name, from_data = "data_driven", True
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataDrivenBalanced(OnTarget):
     """As `data_driven`, with weights whose sum is zero for each neuron."""
 
     name, from_data, dale = "data_driven_balanced", True, False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class FluctuationDriven(OnTarget):
     """The formula of the paper; with Dale's law, with exponential weights."""
 
     name = "fluctuation_driven"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Lognormal(OnTarget):
     """The formula of the paper for Dale's law, with log-normal weights."""
 
     name, dale = "lognormal", True
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LSUV(Weights):
     """Weights are scaled on training data until each layer fires at a rate."""
 
@@ -282,7 +263,6 @@ class LSUV(Weights):
     """Target rate of every layer, Hz."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Normal(Weights):
     """A normal distribution."""
 
@@ -294,42 +274,36 @@ class Normal(Weights):
     """Standard deviation of the hidden weights."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Kaiming(Weights):
     """Kaiming's normal weights, for comparison."""
 
     name = "kaiming"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LeCun(Weights):
     """LeCun's normal weights, for comparison."""
 
     name = "lecun"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Micheli(Weights):
     """Micheli's normal weights, for comparison."""
 
     name = "micheli"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class IKUN(Weights):
     """IKUN's normal weights, for comparison."""
 
     name = "ikun"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gradient(Part):
     """The gradient at the start of training is not calibrated."""
 
     name = "none"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibratedGradient(Gradient):
     """The backward gain of every layer is calibrated on training data."""
 
@@ -338,14 +312,12 @@ class CalibratedGradient(Gradient):
     classes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Steepness(CalibratedGradient):
     """Calibrated by the steepness of each layer's surrogate."""
 
     name = "steepness"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Scale(CalibratedGradient):
     """Calibrated by the scale of each layer's surrogate."""
 
@@ -369,7 +341,6 @@ NETWORKS = (Dense, CSNN, Dalian, DalianCSNN)
 NEURONS = (LIF, Leaky, AdLIF)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Start(Part):
     """Weights and gradient before training."""
 
@@ -393,7 +364,6 @@ class Start(Part):
         return self.weights.from_data or isinstance(self.gradient, CalibratedGradient)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(Part):
     """The loss, and two bounds on the activity of every hidden layer."""
 
@@ -419,7 +389,6 @@ class Objective(Part):
     divides trials into parts."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(Part):
     """Options that all optimizers share."""
 
@@ -429,50 +398,41 @@ class Optimizer(Part):
     """Learning rate; its largest value if it has a schedule."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
     """Steps relative to the weights."""
 
     name = "muon"
 
     learning_rate: Positive = 0.015
-    """Learning rate; its largest value if it has a schedule."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SMORMS3(Optimizer):
     """The optimizer of the paper."""
 
     name = "smorms3"
 
     learning_rate: Positive = 0.005
-    """Learning rate; its largest value if it has a schedule."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
     """Adam."""
 
     name = "adam"
 
     learning_rate: Positive = 0.001
-    """Learning rate; its largest value if it has a schedule."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent."""
 
     name = "sgd"
 
     learning_rate: Positive = 0.1
-    """Learning rate; its largest value if it has a schedule."""
 
 
 OPTIMIZERS = (Muon, SMORMS3, Adam, SGD)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Training(Part):
     """Epochs, batches, and what is stored for the gradient."""
 

@@ -40,7 +40,6 @@ class MissingDataError(FileNotFoundError):
     """The data of a task are not available."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(Part):
     """Options that all tasks share.
 
@@ -125,7 +124,6 @@ def find(task: type[Task], data: Path | None) -> Path:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class EventTask(Task):
     """Options of tasks whose inputs are events."""
 
@@ -151,7 +149,6 @@ class EventTask(Task):
     """Axis of the part that is replaced."""
 
     def idle(self) -> dict[str, str]:
-        """Return the names of options of the task without an effect, and the reason."""
         unused = {} if self.augment_cutmix else {"augment_cutmix_axis": "augment_cutmix is 0"}
         return super().idle() | unused
 
@@ -174,7 +171,6 @@ class EventTask(Task):
         }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class LineTask(EventTask):
     """Options of tasks whose inputs are events on a line of units."""
 
@@ -185,16 +181,10 @@ class LineTask(EventTask):
     deviation."""
 
     def augmentation(self, dt: float) -> dict[str, Any]:
-        """Return the options of `snnjax.datasets.Augmented`.
-
-        Args:
-            dt: Time step, s.
-        """
         own = {"unit_shift": self.augment_shift, "unit_jitter": self.augment_unit_jitter}
         return super().augmentation(dt) | own
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Randman(LineTask):
     """Classification of random manifolds: only spike times depend on the class.
 
@@ -218,7 +208,6 @@ class Randman(LineTask):
     """Length of a trial, s. All spikes are in its first half."""
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import Splits, randman
 
         data = randman(
@@ -234,7 +223,6 @@ class Randman(LineTask):
         return Splits(*data.split((0.8, 0.1, 0.1), seed=self.data_seed))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut(Task):
     """Options of tasks with a part of the training data held out for validation."""
 
@@ -249,7 +237,6 @@ class HeldOut(Task):
         return Splits(train, valid, test)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spoken(LineTask):
     """Options of tasks with spoken words from zenkelab.org, or with files in their layout."""
 
@@ -281,7 +268,6 @@ class Spoken(LineTask):
         return find(type(self), self.data)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SHD(Spoken, HeldOut):
     """Classification of spoken words as spikes: the Spiking Heidelberg Digits, or files like them.
 
@@ -296,13 +282,11 @@ class SHD(Spoken, HeldOut):
     """Hold out all recordings of these speakers instead of a fraction."""
 
     def idle(self) -> dict[str, str]:
-        """Return the names of options of the task without an effect, and the reason."""
         named = bool(self.valid_speakers)
         held = {"valid_fraction": "valid_speakers are held out"} if named else {}
         return super().idle() | held
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import Splits
 
         data, test = self._load("train", "test")
@@ -312,7 +296,6 @@ class SHD(Spoken, HeldOut):
         return Splits(train, valid, test)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SSC(Spoken):
     """Classification of 35 spoken commands as spikes: the Spiking Speech Commands.
 
@@ -324,7 +307,6 @@ class SSC(Spoken):
     holds, folders = ("*_valid.h5",), ("ssc",)
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import Splits
 
         train, valid, test = self._load("train", "valid", "test")
@@ -341,7 +323,6 @@ CAMERA: Mapping[str, Any] = {
 """Defaults of the tasks with event cameras."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class NMNIST(EventTask, HeldOut):
     """Classification of handwritten digits, recorded with a moving event camera.
 
@@ -372,18 +353,15 @@ class NMNIST(EventTask, HeldOut):
 
     @property
     def conv_padding(self) -> int:
-        """Padding of the convolutions."""
         return self.padding
 
     @property
     def sensor(self) -> tuple[int, int, int]:
-        """Height, width and number of polarities of the network's input."""
         from snnjax.datasets._nmnist import sensor_shape
 
         return sensor_shape(self.downsample)
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import load_nmnist
 
         folder = find(type(self), self.data)
@@ -391,7 +369,6 @@ class NMNIST(EventTask, HeldOut):
         return self._split(*(load_nmnist(folder, split, **options) for split in ("train", "test")))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTask(HeldOut):
     """Options of tasks on images, which sensory neurons turn into spikes."""
 
@@ -414,7 +391,6 @@ class ImageTask(HeldOut):
     """Move each training image by up to this number of pixels."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Digits(ImageTask):
     """Classification of scikit-learn's 1,797 handwritten digits, 8 x 8 pixels.
 
@@ -427,14 +403,12 @@ class Digits(ImageTask):
     """Fraction of all images in the test set, equal for every class."""
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets._images import digits
 
         shares = (1 - self.test_fraction, self.test_fraction)
         return self._split(*digits().downsample(self.downsample).split(shares, seed=self.data_seed))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class CIFAR10(ImageTask):
     """Classification of CIFAR-10, prepared by tensorflow-datasets."""
 
@@ -450,7 +424,6 @@ class CIFAR10(ImageTask):
     """Fraction of the training images to use, equal for every class."""
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import load_cifar10
 
         given = self.data is not None or os.environ.get(VARIABLE)
@@ -462,7 +435,6 @@ class CIFAR10(ImageTask):
         return self._split(data, test)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DVSGesture(EventTask):
     """Classification of gestures, recorded with an event camera.
 
@@ -520,28 +492,23 @@ class DVSGesture(EventTask):
             raise ValueError(f"{needed}, got {self.trial_end!r}; or stream = False (--no-stream)")
 
     def idle(self) -> dict[str, str]:
-        """Return the names of options of the task without an effect, and the reason."""
         unused = () if self.stream else ("crop", "shard_size")
         return super().idle() | dict.fromkeys(unused, "stream is False")
 
     @property
     def streamed(self) -> bool:
-        """Whether training data are read from the disk in each epoch."""
         return self.stream
 
     @property
     def conv_padding(self) -> int:
-        """Padding of the convolutions."""
         return self.padding
 
     @property
     def sensor(self) -> tuple[int, int, int]:
-        """Height, width and number of polarities of the network's input."""
         side = 128 // self.downsample
         return side, side, 2
 
     def datasets(self, experiment: Experiment) -> Splits:
-        """Return the training, validation and test set; see `Task`."""
         from snnjax.datasets import Splits
         from snnjax.datasets._dvs_gesture import DVSGesture as Recorded
 
