@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._timed import Timed
-from snnjax.nn import Layer, Sequential
+from snnjax.nn import Sequential
 from snnjax.nn._synaptic import Connection, Synaptic
 from snnjax.sparse import EventRaster, as_dense
 
@@ -94,24 +94,19 @@ def counted_costs(network: Sequential, x: jax.Array, labels: Labels = None) -> C
     steps, total = jnp.asarray(x.shape[0]), Costs(*jnp.zeros(3))
     if isinstance(labels, Timed):
         steps, x = labels.num_steps.mean(), labels.silenced(x)
-
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-        nonlocal total
-        z = layer(x).output
-        if isinstance(labels, Timed):
-            z = labels.silenced(z)
+    walk = network.walk(x)
+    for _, layer, below in walk:
+        z = layer(below).output
+        walk.output = z = labels.silenced(z) if isinstance(labels, Timed) else z
         if layer.spiking:
             total = total._replace(spikes=total.spikes + _per_sample(z).sum())
         if isinstance(layer, Synaptic):
             for connection in layer.connections():
-                arriving = _per_sample(connection.spikes(x, z))
+                arriving = _per_sample(connection.spikes(below, z))
                 total = total._replace(
                     operations=total.operations + _targets(connection, arriving),
                     macs=total.macs + steps * _targets(connection, jnp.ones_like(arriving)),
                 )
-        return z
-
-    network.walk(x, visit)
     return total
 
 

@@ -48,7 +48,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from snnjax import _check, theory
-from snnjax._costs import Costs, costs, counted_costs
+from snnjax._costs import costs, counted_costs
 from snnjax._probe_report import (
     SATURATED_HZ,
     LayerProbe,
@@ -338,16 +338,14 @@ def _run(
     """Inputs and spikes (after `tap`) of all spiking layers, and the readout."""
     inputs: list[jax.Array] = []
     spikes: list[jax.Array] = []
-
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-        output = layer(x).output
+    walk = network.walk(x)
+    for _, layer, below in walk:
+        walk.output = layer(below).output
         if layer.spiking:
-            inputs.append(x)
-            spikes.append(tap(output))
-            return spikes[-1]
-        return output
-
-    return inputs, spikes, network.walk(x, visit)
+            walk.output = tap(walk.output)
+            inputs.append(below)
+            spikes.append(walk.output)
+    return inputs, spikes, walk.output
 
 
 def _mean_abs(tree: PyTree) -> jax.Array:

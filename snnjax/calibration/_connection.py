@@ -151,12 +151,13 @@ def each_layer(
     network = nnx.clone(network)
     reports: list[T] = []
     of: list[Of] = []
-
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+    walk = network.walk(x)
+    for k, layer, below in walk:
         if isinstance(layer, Synaptic):
-            _check.time_major("x", x, features=layer.in_features)
+            _check.time_major("x", below, features=layer.in_features)
         if not layer.spiking:
-            return layer(x).output
+            walk.output = layer(below).output
+            continue
         own = None if key is None else jax.random.fold_in(key, k)
         norm = layer.norm if isinstance(layer, Synaptic) else None
         if norm is not None:
@@ -164,12 +165,10 @@ def each_layer(
                 needed = "trials must have the same length with batch normalization"
                 raise ValueError(f"{needed}, whose statistics are of all steps; got num_steps")
             norm.start(0.0, 1.0)  # the identity, so that the weights alone are calibrated
-        outcome = one(len(reports), layer, x, own)
+        outcome = one(len(reports), layer, below, own)
         if norm is not None and isinstance(layer, Synaptic):
-            norm.start(*norm.statistics(layer.drive(x)))  # the identity again
+            norm.start(*norm.statistics(layer.drive(below)))  # the identity again
         reports.append(outcome.report)
         of.append(Of(type(layer).__name__, outcome.reason))
-        return outcome.output
-
-    network.walk(x, visit)
+        walk.output = outcome.output
     return network, reports, of

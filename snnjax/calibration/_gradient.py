@@ -48,7 +48,7 @@ from snnjax._check import Scalar
 from snnjax._timed import Timed, untimed
 from snnjax.calibration._powers import as_floats
 from snnjax.calibration._report import GradientReport, GradientReports, Of
-from snnjax.nn import Layer, Sequential
+from snnjax.nn import Sequential
 from snnjax.nn._network import check_sequential
 from snnjax.nn._synaptic import Synaptic
 
@@ -218,15 +218,12 @@ def _forward(network: Sequential, x: jax.Array) -> tuple[list[jax.Array], list[j
     """The input of every layer, and the output of every spiking layer."""
     inputs: list[jax.Array] = []
     trains: list[jax.Array] = []
-
-    def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-        inputs.append(x)
-        output = layer(x).output
+    walk = network.walk(x)
+    for _, layer, below in walk:
+        inputs.append(below)
+        walk.output = layer(below).output
         if layer.spiking:
-            trains.append(layer.emit(output))
-        return output
-
-    network.walk(x, visit)
+            trains.append(layer.emit(walk.output))
     return inputs, trains
 
 

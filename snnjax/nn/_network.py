@@ -10,7 +10,7 @@ instead of its spikes (`counts`), so that only the input grows with T.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,37 +135,14 @@ class Sequential(nnx.Module):
         return jnp.concatenate([z.reshape(*z.shape[:lead], -1) for z in passed], axis=-1)
 
     @unlisted
-    def walk(
-        self,
-        x: jax.Array | EventRaster,
-        visit: Callable[[int, Layer, Any], jax.Array],
-        *,
-        lead: int = 2,
-    ) -> jax.Array:
-        """Call a function with every layer and its input, first to last.
-
-        All functions that measure a network use this method.
+    def walk(self, x: jax.Array | EventRaster, *, lead: int = 2) -> Walk:
+        """The layers and their inputs, first to last. All functions that measure a network use it.
 
         Args:
             x: The network's input.
-            visit: A function of the index of a layer, the layer and its input. It returns the
-                layer's output.
             lead: Number of axes before the features: 2 for whole sequences, 1 for one step.
-
-        Returns:
-            The output of the last layer.
         """
-        passed: list[jax.Array] = []
-        out: Any = x
-        for k, layer in enumerate(self.layers):
-            out = visit(k, layer, self.input_of(k, out, passed, lead=lead))
-            if k < len(self.layers) - 1:
-                out = layer.emit(out)
-            if layer.spiking:
-                passed.append(out)
-            elif layer.masks and k and self.layers[k - 1].spiking:
-                passed[-1] = out
-        return out
+        return Walk(self, x, lead)
 
     def __call__(
         self,
@@ -228,22 +205,21 @@ class Sequential(nnx.Module):
         spikes: list[jax.Array] = []
         traces: list[jax.Array] = []
 
-        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
+        walk = self.walk(out)
+        for k, layer, below in walk:
             # False is not passed: in Flax's tree mode nnx.tabulate turns all arguments into arrays
             asked = self._options(k, key)
             if membranes and layer.spiking:
                 asked["membrane"] = True
-            sim = layer(x, state=None if state is None else state[k], **asked)
+            sim = layer(below, state=None if state is None else state[k], **asked)
             states.append(sim.state)
-            if not layer.spiking:
-                return sim.output
-            spikes.append(sim.output if tap is None else tap(sim.output))
+            walk.output = sim.output
+            if layer.spiking:
+                walk.output = sim.output if tap is None else tap(sim.output)
+                spikes.append(walk.output)
             if sim.membrane is not None:
                 traces.append(sim.membrane)
-            return spikes[-1]
-
-        readout = self.walk(out, visit)
-        return tuple(states), NetworkOutput(readout, Activity(tuple(spikes), tuple(traces)))
+        return tuple(states), NetworkOutput(walk.output, Activity(tuple(spikes), tuple(traces)))
 
     def _run_in_parts(
         self,
@@ -347,16 +323,45 @@ class Sequential(nnx.Module):
         self._check_state(state)
         states: list[State] = []
         spikes: list[jax.Array] = []
-
-        def visit(k: int, layer: Layer, x: jax.Array) -> jax.Array:
-            after, out = layer.step(state[k], x, **self._options(k, key))
+        walk = self.walk(x, lead=1)
+        for k, layer, below in walk:
+            after, walk.output = layer.step(state[k], below, **self._options(k, key))
             states.append(after)
             if layer.spiking:
-                spikes.append(out)
-            return out
+                spikes.append(walk.output)
+        return tuple(states), (walk.output, tuple(spikes))
 
-        readout = self.walk(x, visit, lead=1)
-        return tuple(states), (readout, tuple(spikes))
+
+class Walk:
+    """The layers of a network and their inputs, first to last.
+
+    Iterating yields the index of a layer, the layer and its input. The loop sets `output` to the
+    layer's output, from which the input of the next layer follows.
+
+    Args:
+        network: The network.
+        x: The network's input.
+        lead: As in `Sequential.walk`.
+
+    Attributes:
+        output: Output of the present layer; at the end, that of the last layer.
+    """
+
+    def __init__(self, network: Sequential, x: jax.Array | EventRaster, lead: int) -> None:
+        self.output: Any = x
+        self._network, self._lead = network, lead
+
+    def __iter__(self) -> Iterator[tuple[int, Layer, Any]]:
+        layers = self._network.layers
+        passed: list[jax.Array] = []
+        for k, layer in enumerate(layers):
+            yield k, layer, self._network.input_of(k, self.output, passed, lead=self._lead)
+            if k < len(layers) - 1:
+                self.output = layer.emit(self.output)
+            if layer.spiking:
+                passed.append(self.output)
+            elif layer.masks and k and layers[k - 1].spiking:
+                passed[-1] = self.output
 
 
 def _as_layer(network: str, k: int, layer: object) -> Layer:

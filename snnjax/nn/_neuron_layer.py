@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from snnjax import _check
-from snnjax.dynamics import Neuron, Simulation, Uniform, simulate
-from snnjax.dynamics._neuron import Interval, Recurrent, Weights
+from snnjax.dynamics import Neuron, Uniform, simulate
+from snnjax.dynamics._neuron import Interval, Simulation
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.surrogate import SpikeFunction
 
@@ -236,14 +236,6 @@ class NeuronLayer(Layer):
             The neuron's drive, or leaves that broadcast to it.
         """
 
-    @property
-    def _own(self) -> tuple[Recurrent | None, Weights]:
-        """The map of the layer's own spikes, `(z, weights) -> drive`, and its weights.
-
-        Without recurrence both are None. The map is the same function object at each call.
-        """
-        return None, None
-
     @abc.abstractmethod
     def _check_sequence(self, x: jax.Array) -> None:
         """Raise unless x is an input (time, batch, ...features) of the layer."""
@@ -278,14 +270,7 @@ class NeuronLayer(Layer):
             *out_shape(spatial), units).
         """
         self._check_sequence(x)
-        recurrent, weights = self._own
-        run = {"recurrent": recurrent, "weights": weights, "state": state, "membrane": membrane}
-        drive = self.drive(x) if key is None else self._training_drive(x)
-        return simulate(self.neuron, drive, **run)
-
-    def _training_drive(self, x: jax.Array) -> Any:
-        """`drive` in training."""
-        return self.drive(x)
+        return simulate(self.neuron, self.drive(x), state=state, membrane=membrane)
 
     @unlisted
     def step(
@@ -302,12 +287,7 @@ class NeuronLayer(Layer):
             The next state, and the output (batch, *out_shape(spatial), units).
         """
         self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
-        neuron, drive = self.neuron, self.drive(x)
-        recurrent, weights = self._own
-        if recurrent is not None:
-            _, z = neuron.step(state, jax.tree.map(jnp.zeros_like, drive))
-            drive = jax.tree.map(jnp.add, drive, recurrent(z, weights))
-        return neuron.step(state, drive)
+        return self.neuron.step(state, self.drive(x))
 
     @property
     @abc.abstractmethod

@@ -25,8 +25,15 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from snnjax import _check
-from snnjax.dynamics import LIF, Neuron, Simulation, simulate
-from snnjax.dynamics._neuron import Memory, Recurrent, Weights, check_neuron, own_drive
+from snnjax.dynamics import LIF, Neuron, simulate
+from snnjax.dynamics._neuron import (
+    Memory,
+    Recurrent,
+    Simulation,
+    Weights,
+    check_neuron,
+    own_drive,
+)
 from snnjax.initializers import Initializer, fan_in
 from snnjax.nn._delay_lines import (
     ConnectionLine,
@@ -303,6 +310,7 @@ class Synaptic(NeuronLayer):
         return self._adjusted(self._arrived(x), training=False)
 
     def _training_drive(self, x: jax.Array) -> Any:
+        """`drive` in training."""
         return self._adjusted(self._arrived(x), training=True)
 
     def _arrived(self, x: jax.Array) -> Any:
@@ -322,6 +330,10 @@ class Synaptic(NeuronLayer):
 
     @property
     def _own(self) -> tuple[Recurrent | None, Weights]:
+        """The map of the layer's own spikes, `(z, weights) -> drive`, and its weights.
+
+        Without recurrence both are None. The map is the same function object at each call.
+        """
         if self.recurrent_map is None or self.recurrent_kernel is None:
             return None, None
         return self.recurrent_map.recurrence, self.recurrent_kernel[...]
@@ -423,45 +435,47 @@ class Synaptic(NeuronLayer):
         membrane: bool = False,
         key: jax.Array | None = None,
     ) -> Simulation:
-        if self.delays is None:
-            return super().__call__(x, state=state, membrane=membrane, key=key)
         self._check_sequence(x)
-        state = self.initial_state(x.shape[1], x.shape[2:]) if state is None else state
-        if not isinstance(state, DelayedState):
-            needed = "state must be the DelayedState of a layer with delays"
-            raise ValueError(f"{needed}, got {type(state).__name__}")
-        line, coming = self._line, None
-        if line is None:
-            drive = self._product(x)
+        delayed: DelayedState | None = None
+        if self.delays is not None:
+            delayed = self.initial_state(x.shape[1], x.shape[2:]) if state is None else state
+            if not isinstance(delayed, DelayedState):
+                needed = "state must be the DelayedState of a layer with delays"
+                raise ValueError(f"{needed}, got {type(delayed).__name__}")
+            state = delayed.population
+        coming, queue = (None, None) if delayed is None else delayed[1:]
+        if (line := self._line) is None:
+            drive = self.drive(x) if key is None else self._training_drive(x)
         else:
-            coming, drive = self._driven(line, x, state.coming)
-        drive = self._adjusted(drive, training=key is not None)
+            coming, drive = self._driven(line, x, coming)
+            drive = self._adjusted(drive, training=key is not None)
         recurrent, weights = self._delayed_own
         run = {"recurrent": recurrent, "weights": weights, "membrane": membrane}
-        sim = simulate(self.neuron, drive, state=state.population, queue=state.own, **run)
+        sim = simulate(self.neuron, drive, state=state, queue=queue, **run)
+        if delayed is None:
+            return sim
         return Simulation(DelayedState(sim.state, coming, sim.queue), *sim[1:3])
 
     @unlisted
     def step(
         self, state: State, x: jax.Array, *, key: jax.Array | None = None
     ) -> tuple[State, jax.Array]:
-        if self.delays is None:
-            return super().step(state, x, key=key)
         self._check_step(jax.tree.leaves(state)[0].shape, jnp.shape(x))
-        population, coming, queue = state
+        whole: Any = (state, None, None) if self.delays is None else state
+        population, coming, queue = whole
         if (line := self._line) is None:
-            drive = self._product(x)
+            drive = self.drive(x)
         else:
             coming, arrived = line.push(line.taps(), coming, x)
-            drive = arrived if line.weighted else self._product(arrived)
-        drive = self._adjusted(drive, training=False)
+            arrived = arrived if line.weighted else self._product(arrived)
+            drive = self._adjusted(arrived, training=False)
         neuron, (recurrent, weights) = self.neuron, self._delayed_own
         if recurrent is not None:
             _, z = neuron.step(population, jax.tree.map(jnp.zeros_like, drive))
             queue, own = own_drive(recurrent, z, weights, queue)
             drive = jax.tree.map(jnp.add, drive, own)
         population, z = neuron.step(population, drive)
-        return DelayedState(population, coming, queue), z
+        return population if self.delays is None else DelayedState(population, coming, queue), z
 
     @unlisted
     def delay_times(self, *, rounded: bool = True) -> dict[str, jax.Array]:

@@ -412,19 +412,18 @@ class Problem(NamedTuple):
         rates = [sample_rates(activity, s, target).mean() for s in activity.spikes]
         return Metrics(loss, scores, penalty, jnp.asarray(rates))
 
-    def value_and_gradient(
+    @property
+    def value_and_gradient(self) -> Callable[..., tuple[tuple[jax.Array, Metrics], Params]]:
+        """The function of the arguments of `value` that returns what it returns, and the gradient.
+
+        The gradient is by backpropagation through time, or online by e-prop.
+        """
+        return self._online if self.online else jax.value_and_grad(self.value, has_aux=True)
+
+    def _online(
         self, params: Params, source: BatchSource, indices: jax.Array, key: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, Metrics], Params]:
-        """`value`, and its gradient: by backpropagation through time, or online by e-prop.
-
-        Args:
-            params: As in `value`.
-            source: As in `value`.
-            indices: As in `value`.
-            key: As in `value`.
-        """
-        if not self.online or not isinstance(self.apply, NetworkFn):
-            return jax.value_and_grad(self.value, has_aux=True)(params, source, indices, key)
+        assert isinstance(self.apply, NetworkFn)  # e-prop needs a network
         x, target = source.batch(indices, key)
         network: EProp = self.apply.network(params)
         (each, output), gradient = network.gradient(x, target, self.loss)
