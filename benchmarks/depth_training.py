@@ -33,8 +33,8 @@ from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._data import at
 from snnjax.experiments._rows import pick
 from snnjax.gradient_theory import steepness_for_gain
-from snnjax.reproduce._data import datasets
 from snnjax.reproduce._report import markdown_table
+from snnjax.reproduce._units import datasets
 from snnjax.surrogate import superspike
 
 

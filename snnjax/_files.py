@@ -1,17 +1,13 @@
-"""Files that are written whole or not at all, and configurations as JSON."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import BinaryIO
 
 PathLike = str | os.PathLike[str]
 """A path of a file or a folder, as `pathlib.Path` takes it."""
@@ -66,15 +62,3 @@ def write_whole(path: Path, content: bytes, *, overwrite: bool = True) -> None:
         raise FileExistsError(f"{path} exists; overwrite=True replaces it")
     with whole(path) as file:
         file.write(content)
-
-
-def as_dict(config: DataclassInstance) -> dict[str, Any]:
-    """Return the fields of a configuration and, as `config`, the name of its class.
-
-    Args:
-        config: A dataclass.
-
-    Returns:
-        A dictionary that can be written as JSON.
-    """
-    return {"config": type(config).__name__, **dataclasses.asdict(config)}

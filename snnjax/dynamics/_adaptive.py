@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
@@ -63,6 +61,7 @@ class AdaptiveLIF(LeakyIntegrateAndFire):
     tau_adapt: Scalar = 200e-3
     b: Scalar = 1.0
 
+    state_type = AdaptiveLIFState
     currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
     ranges: ClassVar[Mapping[str, Interval]] = {
         **LeakyIntegrateAndFire.ranges,
@@ -80,12 +79,6 @@ class AdaptiveLIF(LeakyIntegrateAndFire):
         if type(self).step is not AdaptiveLIF.step:
             return super().kernel
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
-
-    def initial_state(
-        self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> AdaptiveLIFState:
-        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
-        return AdaptiveLIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
 
     def step(self, state: AdaptiveLIFState, drive: jax.Array) -> tuple[AdaptiveLIFState, jax.Array]:
         """Return the next state and the spikes z[t]."""

@@ -33,8 +33,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._check import Scalar
@@ -90,6 +88,7 @@ class AdLIF(LeakyIntegrateAndFire):
     b: Scalar = 1.0
     q: Scalar = 120.0
 
+    state_type = AdLIFState
     ranges: ClassVar[Mapping[str, Interval]] = {
         **LeakyIntegrateAndFire.ranges,
         "a": (0.0, 1.0),
@@ -115,10 +114,6 @@ class AdLIF(LeakyIntegrateAndFire):
                 f"{loop.max():.3g}; divide a by more than that, or use longer time constants or a "
                 "shorter dt"
             )
-
-    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> AdLIFState:
-        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
-        return AdLIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(2)))
 
     def step(self, state: AdLIFState, drive: jax.Array) -> tuple[AdLIFState, jax.Array]:
         """Return the next state and the spikes z[t]."""

@@ -16,9 +16,8 @@ from typing import ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-from numpy.typing import DTypeLike
 
-from snnjax import _check, _time
+from snnjax import _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass
 from snnjax.dynamics._lif import FusedScan, LeakyIntegrateAndFire
@@ -75,13 +74,9 @@ class ExcInhLIF(FusedScan, LeakyIntegrateAndFire):
     tau_exc: Scalar = 10e-3
     tau_inh: Scalar = 20e-3
 
+    state_type = ExcInhState
     n_currents: ClassVar[int] = 2
     currents: ClassVar[Mapping[str, int]] = {"tau_exc": 1, "tau_inh": -1}
-
-    @property
-    def fused(self) -> bool:
-        """Whether `scan` has a backward pass written by hand for these parameters."""
-        return type(self).step is ExcInhLIF.step and self._can_fuse
 
     @property
     def kernel(self) -> NoReturn:
@@ -99,10 +94,6 @@ class ExcInhLIF(FusedScan, LeakyIntegrateAndFire):
         kernel = lambda tau_syn: Kernel(tau_mem=self.tau_mem, tau_syn=tau_syn, dt=self.dt)
         return ExcInhKernels(kernel(self.tau_exc), kernel(self.tau_inh))
 
-    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> ExcInhState:
-        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
-        return ExcInhState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(3)))
-
     def step(self, state: ExcInhState, drive: ExcInhDrive) -> tuple[ExcInhState, jax.Array]:
         """Return the next state and the spikes z[t]."""
         u, i_exc, i_inh = state
@@ -112,6 +103,8 @@ class ExcInhLIF(FusedScan, LeakyIntegrateAndFire):
         u_next = self.reset_where(z, lm * u + (1 - lm) * (i_exc - i_inh), self.theta)
         values = (u_next, le * i_exc + drive.exc, li * i_inh + drive.inh)
         return ExcInhState(*(v.astype(s.dtype) for v, s in zip(values, state, strict=True))), z
+
+    plain_step = step
 
 
 def _to_exc(drive: jax.Array) -> ExcInhDrive:

@@ -26,8 +26,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from numpy.typing import DTypeLike
 
 from snnjax import _check, _time
 from snnjax._pytree import pytree_dataclass, static
@@ -49,11 +47,7 @@ class MembraneState(NamedTuple):
 class _Driven(FusedScan):
     """What `Leaky` and `IF` share: one variable, which the drive moves."""
 
-    def initial_state(
-        self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> MembraneState:
-        """Return u = 0 for a population of `shape` (batch, ...features), in at least float32."""
-        return MembraneState(jnp.zeros(shape, _check.wide(dtype)))
+    state_type = MembraneState
 
     def step(self, state: MembraneState, drive: jax.Array) -> tuple[MembraneState, jax.Array]:
         """Return the next state and the spikes z[t]; see `LIF.step` for its second program."""
@@ -63,10 +57,7 @@ class _Driven(FusedScan):
         u_next = self.reset_where(z, lm * u + gain * drive, self.theta)
         return MembraneState(u_next.astype(u.dtype)), z
 
-    @property
-    def fused(self) -> bool:
-        """Whether `scan` has a backward pass written by hand for these parameters."""
-        return type(self).step is _Driven.step and self._can_fuse
+    plain_step = step
 
 
 @pytree_dataclass

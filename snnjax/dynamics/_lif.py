@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import jax
@@ -66,6 +66,8 @@ class IntegrateAndFire(Neuron):
         "theta": (0.0, math.inf),
         "u_reset": (-math.inf, math.inf),
     }
+    state_type: ClassVar[type[Any]]
+    """Type of the state, a NamedTuple of arrays, which begin with zeros."""
     currents: ClassVar[Mapping[str, int]] = {}
     """Names of the synaptic time constants, and the signs of their currents. Without currents, the
     drive itself moves the membrane."""
@@ -82,6 +84,11 @@ class IntegrateAndFire(Neuron):
         _check.one_of("reset", self.reset, get_args(Reset))
         if not isinstance(self.reset_grad, bool):
             raise TypeError(f"reset_grad must be True or False, got {self.reset_grad!r}")
+
+    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
+        """Return zeros for a population of `shape` (batch, ...features), in at least float32."""
+        names = self.state_type._fields
+        return self.state_type(*(jnp.zeros(shape, _check.wide(dtype)) for _ in names))
 
     @property
     def leak(self) -> tuple[Any, Any]:
@@ -131,6 +138,9 @@ class FusedScan(IntegrateAndFire):
 
     trace_dtype: Any = static(default=None)
 
+    plain_step: ClassVar[Callable[..., Any]]
+    """The `step` for which the backward pass is right; a subclass may have another."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         # A trace may be rounded as long as it keeps its sign: float16 has no numbers small enough.
@@ -139,11 +149,12 @@ class FusedScan(IntegrateAndFire):
             raise ValueError(f"trace_dtype must be {allowed}, got {self.trace_dtype!r}")
 
     @property
-    def _can_fuse(self) -> bool:
-        """Whether the backward pass that is written by hand is right for these parameters."""
+    def fused(self) -> bool:
+        """Whether `scan` has a backward pass written by hand for these parameters."""
         constant = [*self.leak, self.theta, *(getattr(self, name) for name in self.currents)]
         return (
-            self.reset == "multiplicative"
+            type(self).step is type(self).plain_step
+            and self.reset == "multiplicative"
             and not self.reset_grad
             and type(self.spike) is SpikeFunction
             and all(isinstance(value, CONSTANT) for value in constant)
@@ -242,12 +253,8 @@ class LIF(FusedScan, LeakyIntegrateAndFire):
 
     tau_syn: Scalar = 10e-3
 
+    state_type = LIFState
     currents: ClassVar[Mapping[str, int]] = {"tau_syn": 1}
-
-    @property
-    def fused(self) -> bool:
-        """Whether `scan` has a backward pass written by hand for these parameters."""
-        return type(self).step is LIF.step and self._can_fuse
 
     @property
     def kernel(self) -> PSP:
@@ -255,10 +262,6 @@ class LIF(FusedScan, LeakyIntegrateAndFire):
         if type(self).step is not LIF.step:
             return super().kernel
         return Kernel(tau_mem=self.tau_mem, tau_syn=self.tau_syn, dt=self.dt)
-
-    def initial_state(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> LIFState:
-        """Return u = i = 0 for a population of `shape` (batch, ...features), at least float32."""
-        return LIFState(*(jnp.zeros(shape, _check.wide(dtype)) for _ in range(2)))
 
     def step(self, state: LIFState, drive: jax.Array) -> tuple[LIFState, jax.Array]:
         """Return the next state and the spikes z[t], all of the state's shape and dtype.
@@ -271,6 +274,8 @@ class LIF(FusedScan, LeakyIntegrateAndFire):
         lm, ls = _time.decay(self.dt, self.tau_mem), _time.decay(self.dt, self.tau_syn)
         u_next = self.reset_where(z, lm * u + (1 - lm) * i, self.theta)
         return LIFState(u_next.astype(u.dtype), (ls * i + drive).astype(i.dtype)), z
+
+    plain_step = step
 
 
 def check_tau(name: str, tau: Scalar) -> None:

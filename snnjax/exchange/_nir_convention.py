@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from snnjax import _check, surrogate
+from snnjax import _check, _extras, surrogate
 
 Scheme = Literal["exponential", "euler"]
 SURROGATES: dict[str, Callable[[], surrogate.SpikeFunction]] = {
@@ -21,10 +20,7 @@ POOL_THRESHOLD = 0.5  # of a count of spikes: at least one
 
 def import_nir() -> Any:
     """Return the optional package `nir`."""
-    try:
-        return importlib.import_module("nir")
-    except ImportError:
-        raise ImportError("NIR needs the package nir: pip install 'snnjax[nir]'") from None
+    return _extras.package("nir", "nir", "NIR")
 
 
 def check_scheme(scheme: object) -> Scheme:

@@ -17,9 +17,8 @@ from snnjax.experiments._tasks import MissingDataError
 if TYPE_CHECKING:
     from snnjax.experiments._engine import run, run_sweep
     from snnjax.experiments._generated import generated
-    from snnjax.experiments._load import load_run
-    from snnjax.experiments._run import Run
-    from snnjax.experiments._sweep import Execution, Sweep, SweepResult
+    from snnjax.experiments._run import Run, load_run
+    from snnjax.experiments._sweep import Execution, Sweep
 
 __all__ = [
     "Experiment",
@@ -41,7 +40,7 @@ _MODULE_OF = {
     "run_sweep": "_engine",
     "SweepResult": "_sweep",
     "Execution": "_sweep",
-    "load_run": "_load",
+    "load_run": "_run",
     "generated": "_generated",
 }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
 
+from snnjax import _check
 from snnjax._costs import costs
 from snnjax.datasets import BatchSource, Splits
 from snnjax.experiments import _parts as parts
@@ -28,14 +29,22 @@ from snnjax.experiments._data import (
 from snnjax.experiments._experiment import Experiment
 from snnjax.experiments._options import options_of
 from snnjax.experiments._rows import Member, Row, row_of
-from snnjax.experiments._sweep import Execution
-from snnjax.experiments._sweep_folder import write_csv, write_json, write_member, write_params
+from snnjax.experiments._sweep import Execution, load_sweep
+from snnjax.experiments._sweep_folder import (
+    member_folder,
+    planned,
+    write_csv,
+    write_json,
+    write_member,
+    write_params,
+)
 from snnjax.nn import Dalian, Sequential
 from snnjax.training._callbacks import Callback, FitState
 from snnjax.training._callbacks import Row as EpochRow
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._fit import FitResult, TrainingDivergedError, TrainingInterrupted, fit
 from snnjax.training._objective import Objective
+from snnjax.training._params import load_params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,6 +98,45 @@ def prepare(experiment: Experiment, datasets: Splits | None = None) -> Prepared:
         ValueError: As in `load`, or a layer cannot reach its target on these data.
     """
     return initialized(experiment, load(experiment, datasets))
+
+
+Parameters = Literal["final", "best", "initial"]
+
+
+def load_run(
+    folder: Path, *, parameters: Parameters = "final", datasets: Splits | None = None
+) -> Prepared:
+    """Return data and network of the run in `folder`.
+
+    Args:
+        folder: The run folder, or the folder of a member of a sweep, SWEEP/members/MEMBER.
+        parameters: Parameters of the network: `"final"`, `"best"` on the validation set, or
+            `"initial"`, before training.
+        datasets: Training, validation and test set. None: those of the task.
+
+    Raises:
+        FileNotFoundError: A file of the run is missing. The message names it.
+        ValueError: A file of the run is damaged, or the folder has several networks. The message
+            names the file, or a folder with one network.
+    """
+    _check.one_of("parameters", parameters, get_args(Parameters))
+    folder = Path(folder)
+    member = folder.parent.name == "members" and not (folder / "config.json").exists()
+    root = folder.parent.parent if member else folder
+    sweep, members = load_sweep(root), planned(root)
+    found = [member for member in members if member_folder(root, member) == folder]
+    if not found:
+        one = member_folder(root, members[0])
+        raise ValueError(f"{folder} is not the folder of one network; name one, for example {one}")
+    experiment = sweep.experiment(found[0])
+    if parameters == "initial":
+        return prepare(experiment, datasets)
+    data = load(experiment, datasets)
+    # nothing is measured: the file has all that a calibration sets
+    network = build_network(experiment, data.inputs)
+    like = nnx.state(network, nnx.Param)
+    nnx.update(network, load_params(like, folder / f"{parameters}.npz"))
+    return Prepared(experiment, network, data)
 
 
 def initialized(experiment: Experiment, data: Data) -> Prepared:

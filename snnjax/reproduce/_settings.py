@@ -22,8 +22,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 from snnjax import _check
 from snnjax.experiments import Experiment, Sweep
 from snnjax.experiments._tasks import CIFAR10, SHD, DVSGesture, Randman, Task, find
-from snnjax.reproduce._data import RealSHD, Source
-from snnjax.reproduce._units import Arm
+from snnjax.reproduce._units import Arm, RealSHD, Source
 
 Preset = Literal["smoke", "laptop", "paper"]
 """Size of a study; see the module."""

@@ -15,22 +15,49 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from snnjax.datasets import Splits
 from snnjax.experiments import Execution, Sweep, load_run, run_sweep
 from snnjax.experiments._engine import Watch
+from snnjax.experiments._generated import generated
 from snnjax.experiments._rows import Member
 from snnjax.experiments._run import activity_figure
 from snnjax.experiments._sweep_folder import finished, member_folder
-from snnjax.reproduce._data import Source, datasets
+from snnjax.experiments._tasks import SHD
 from snnjax.reproduce._statements import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from snnjax.experiments import Experiment
+
 Content = dict[str, object]
 """Names and values, as JSON reads them back."""
+Source = Literal["own", "two speakers", "generated"]
+"""The data of the task, the recordings of two speakers, or generated data with three classes."""
+SPEAKERS = (3, 5)
+
+
+class RealSHD(SHD):
+    """The Spiking Heidelberg Digits, and not other files in their layout."""
+
+    holds = ("shd_train.h5",)
+
+
+def datasets(experiment: Experiment, source: Source) -> Splits | None:
+    """Return the three sets of an experiment, or None if its task loads them.
+
+    Args:
+        experiment: The experiment.
+        source: The source of the data. With two speakers, each set has both of them, so that no
+            test speaker is new.
+    """
+    if source == "own":
+        return None
+    if source == "generated":
+        return generated(experiment, num_classes=3)
+    return Splits(*(part.split_groups(SPEAKERS)[1] for part in experiment.datasets()))
 
 
 def _plain(value: Mapping[str, object]) -> Content:

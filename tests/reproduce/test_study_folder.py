@@ -15,11 +15,10 @@ from snnjax.experiments import Experiment, MissingDataError, Sweep, _run
 from snnjax.experiments._sweep_folder import member_folder
 from snnjax.experiments._tasks import find
 from snnjax.reproduce import _targets as targets
-from snnjax.reproduce._data import SHD, RealSHD
 from snnjax.reproduce._settings import Options
 from snnjax.reproduce._statements import Statement, untested, values, verdict
 from snnjax.reproduce._study import Study, run_study
-from snnjax.reproduce._units import Arm, Measurement
+from snnjax.reproduce._units import SHD, Arm, Measurement, RealSHD
 from snnjax.training import FitResult, TrainingDivergedError
 
 CALLS: list[str] = []
