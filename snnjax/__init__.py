@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from . import psp as psp
     from . import reproduce as reproduce
     from . import runtime as runtime
-    from . import sparse as sparse
     from . import theory as theory
     from .calibration import calibrate as calibrate
     from .datasets import DeviceEvents as DeviceEvents
@@ -71,7 +70,6 @@ _SUBMODULES = {
     "regularizers": "lower_bound upper_bound",
     "reproduce": "",
     "runtime": "",
-    "sparse": "",
     "surrogate": "superspike",
     "theory": "",
     "training": "Objective Trainer fit fit_ensemble",

@@ -24,10 +24,10 @@ from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._sparse import EventRaster, as_dense
 from snnjax._timed import Timed
 from snnjax.nn import Sequential
 from snnjax.nn._synaptic import Connection, Synaptic
-from snnjax.sparse import EventRaster, as_dense
 
 Labels: TypeAlias = ArrayLike | Timed | None
 

@@ -43,7 +43,7 @@ from snnjax.initializers import Initializer, fan_in, in_float32, mean_rate, per_
 from snnjax.psp import ExcInhKernels
 from snnjax.theory import Afferent, dalian_rates
 
-__all__ = ["fluctuation_driven_dalian", "exponential", "lognormal"]
+__all__ = ["fluctuation_driven_dalian", "exponential"]
 
 
 class DalianInitializers(NamedTuple):

@@ -55,6 +55,7 @@ from snnjax._probe_report import (
     Probe,
 )
 from snnjax._pytree import PyTree
+from snnjax._sparse import as_dense
 from snnjax._timed import Timed, over_steps, untimed
 from snnjax.calibration import free_membrane
 from snnjax.losses import CrossEntropy
@@ -65,12 +66,11 @@ from snnjax.nn._per_step import layer_name
 from snnjax.nn._synaptic import Synaptic
 from snnjax.optimizers import muon
 from snnjax.regularizers import LimitedPenalties, limits, total_penalty
-from snnjax.sparse import as_dense
 from snnjax.training._objective import NetworkFn, Objective, Problem
 from snnjax.training._programs import program
 from snnjax.training._step import check_optimizer, optimizer_update
 
-__all__ = ["probe", "Probe", "LayerProbe", "costs", "Costs"]
+__all__ = ["probe", "Probe", "LayerProbe", "costs"]
 
 
 def probe(

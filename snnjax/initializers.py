@@ -38,7 +38,6 @@ __all__ = [
     "kaiming_normal",
     "micheli_normal",
     "ikun_normal",
-    "lecun_normal",
 ]
 
 Axes = int | Sequence[int]
@@ -395,20 +394,3 @@ def ikun_normal(
         return jnp.sqrt(1 / spike.derivative(grid).mean() / n)
 
     return _centered(deviation)
-
-
-def lecun_normal(*, in_axis: Axes = -2, out_axis: Axes = -1) -> Initializer:
-    """Return the default of Flax: normal weights, truncated at two standard deviations.
-
-    The standard deviation is 1/sqrt(fan-in).
-
-    Args:
-        in_axis: Input channel axes.
-        out_axis: Output channel axes.
-
-    >>> import jax
-    >>> bool(abs(lecun_normal()(jax.random.key(0), (100, 100))).max() < 0.23)
-    True
-    """
-    scaling = jax.nn.initializers.variance_scaling
-    return in_float32(scaling(1.0, "fan_in", "truncated_normal", in_axis, out_axis))

@@ -46,7 +46,6 @@ __all__ = [
     "SquaredError",
     "SigmoidCrossEntropy",
     "EveryStep",
-    "Loss",
     "Timed",
     "max_over_time",
     "sum_over_time",

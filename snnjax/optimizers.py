@@ -223,9 +223,10 @@ def keep_nonnegative(mask: PyTree = None) -> optax.GradientTransformation:
 
     Args:
         mask: Marked parameters: a pytree of booleans with the structure of the parameters, or a
-            prefix of it. None: parameters of type `snnjax.nn.NonNegative`, which all weights of
-            Dalian layers are. `nnx.Optimizer` passes plain arrays, without this type; there use
-            `keep_nonnegative(snnjax.nn.nonnegative(nnx.state(network, nnx.Param)))`.
+            prefix of it; or a state of the network, whose parameters of type
+            `snnjax.nn.NonNegative` are marked, as all weights of Dalian layers are. None: that type
+            among the parameters themselves. `nnx.Optimizer` passes plain arrays, without this type;
+            there use `keep_nonnegative(nnx.state(network, nnx.Param))`.
 
     Returns:
         An optax transformation.
@@ -241,14 +242,17 @@ def keep_nonnegative(mask: PyTree = None) -> optax.GradientTransformation:
     >>> {name: w.tolist() for name, w in optax.apply_updates(params, updates).items()}
     {'a': [0.5, 0.0], 'b': [-0.25]}
     """
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    if any(map(is_variable, jax.tree.leaves(mask, is_leaf=is_variable))):
+        mask = nonnegative(mask)
 
     def check(params: optax.Params) -> None:
-        leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-        if mask is None and leaves and not any(isinstance(leaf, nnx.Variable) for leaf in leaves):
+        leaves = jax.tree.leaves(params, is_leaf=is_variable)
+        if mask is None and leaves and not any(map(is_variable, leaves)):
             raise TypeError(
                 "mask must be given to keep_nonnegative for parameters that are plain arrays, as "
                 "nnx.Optimizer passes them: they have no type NonNegative; use "
-                "keep_nonnegative(snnjax.nn.nonnegative(nnx.state(network, nnx.Param)))"
+                "keep_nonnegative(nnx.state(network, nnx.Param))"
             )
 
     def init(params: optax.Params) -> optax.EmptyState:

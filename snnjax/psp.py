@@ -30,7 +30,7 @@ from snnjax import _check, _time
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, static
 
-__all__ = ["Kernel", "ExcInhKernels"]
+__all__ = ["Kernel"]
 
 KernelMode = Literal["discrete", "continuous"]
 

@@ -61,7 +61,7 @@ class ActivityBound:
     `threshold` are pytree leaves, so that an ensemble can vary them.
 
     Attributes:
-        separable: True, because the penalty is a mean over samples; see `snnjax.losses.Loss`.
+        separable: True, because the penalty is a mean over samples, as that of a loss.
         strength: Factor of the penalty.
         threshold: Spikes per trial.
         side: `"upper"` or `"lower"`.

@@ -14,7 +14,6 @@ from snnjax.initializers import (
     fluctuation_driven_normal,
     ikun_normal,
     kaiming_normal,
-    lecun_normal,
     micheli_normal,
     normal,
 )
@@ -72,13 +71,10 @@ def test_centered_is_normal_at_mean_zero():
     )
 
 
-def test_scaled_kaiming_and_lecun_normal():
+def test_scaled_kaiming_normal():
     assert_statistics(kaiming_normal(2.0, power=1.0)(KEY, (200, 300)), 0, 2 / 200)
     assert_statistics(kaiming_normal()(KEY, (200, 300)), 0, 1 / np.sqrt(200))
     assert_statistics(kaiming_normal(np.sqrt(2))(KEY, (3, 3, 16, 500)), 0, np.sqrt(2) / 12)
-    w = lecun_normal()(KEY, (3, 3, 16, 500))
-    assert_statistics(w, 0, 1 / 12)
-    np.testing.assert_array_equal(w, jax.nn.initializers.lecun_normal()(KEY, (3, 3, 16, 500)))
 
 
 # --- shapes
@@ -137,7 +133,6 @@ def test_shape_errors(shape, axes, message):
     [
         fluctuation_driven_normal(0.1, 0.9, nu=15.8, density=0.5),
         kaiming_normal(),
-        lecun_normal(),
     ],
 )
 def test_dtype(init, dtype):
@@ -157,7 +152,6 @@ def test_dtype(init, dtype):
         fluctuation_driven_centered(1.0, nu=15.8),
         kaiming_normal(),
         normal(),
-        lecun_normal(),
         ikun_normal(),
         micheli_normal(nu=15.8, dt=2e-3),
         exponential(4.0),

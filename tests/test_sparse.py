@@ -9,12 +9,12 @@ from _support import ON_CPU, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnjax import sparse
+from snnjax import _sparse as sparse
+from snnjax._sparse import EventRaster, as_dense, events_dot
 from snnjax.datasets import DeviceEvents, EventDataset
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, SpikingDense
-from snnjax.sparse import EventRaster, as_dense, events_dot
 
 
 def events_of(counts):

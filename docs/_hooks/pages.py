@@ -31,7 +31,7 @@ MODULES = {
         *("optimizers", "regularizers", "models"),
     ),
     "Weights, theory and surrogates": (
-        *("initializers", "theory", "gradient_theory", "surrogate", "psp", "dale", "sparse"),
+        *("initializers", "theory", "gradient_theory", "surrogate", "psp", "dale"),
     ),
     "Experiments, figures and exchange": (
         *("experiments", "exchange", "plotting", "reproduce", "runtime"),

@@ -2,9 +2,9 @@
 
 from snnjax.calibration._gradient import GradientTarget, calibrate_gradient
 from snnjax.calibration._layer import Target, calibrate_layer
-from snnjax.calibration._powers import data_driven, free_membrane, input_powers, source_powers
+from snnjax.calibration._powers import data_driven, free_membrane, input_powers
 from snnjax.calibration._rate import scale_to_rate
-from snnjax.calibration._report import LayerReport, LayerReports, Outcome
+from snnjax.calibration._report import LayerReport
 from snnjax.calibration._sequential import calibrate
 
 __all__ = [
@@ -15,10 +15,7 @@ __all__ = [
     "Target",
     "GradientTarget",
     "LayerReport",
-    "LayerReports",
-    "Outcome",
     "data_driven",
     "input_powers",
-    "source_powers",
     "free_membrane",
 ]

@@ -57,12 +57,12 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._sparse import as_dense
 from snnjax._timed import over_steps, untimed, variance_over_steps
 from snnjax.datasets import BatchSource, EventDataset
 from snnjax.dynamics import Neuron, simulate
 from snnjax.dynamics._neuron import NO_THRESHOLD
 from snnjax.initializers import Initializer, fan_in
-from snnjax.sparse import as_dense
 from snnjax.theory import WeightStatistics
 
 
@@ -146,18 +146,21 @@ def filtered(x: jax.Array, neuron: Neuron) -> jax.Array:
 
 
 def input_powers(
-    x: jax.Array,
+    x: jax.Array | BatchSource,
     neuron: Neuron,
     *,
     balance: bool = False,
     gather: Callable[[jax.Array], jax.Array] | None = None,
     n: int | None = None,
     num_steps: jax.Array | None = None,
+    batch_size: int = 100,
 ) -> InputPowers:
     """Measure the powers of the input `x`, filtered by the kernel of `neuron`.
 
     Args:
-        x: Spike counts or any other signal, (time, batch, ...features).
+        x: Spike counts or any other signal, (time, batch, ...features). Or a whole data set on the
+            device, as the input of a dense layer: `DeviceEvents` or another `BatchSource` whose
+            batches are (time, batch, n). Its powers are computed batch by batch.
         neuron: A neuron model with one synaptic current.
         balance: Whether the powers are for weights that sum to zero over the inputs of a neuron.
         gather: A linear map that sums over the inputs of each neuron, (..., batch, ...features) ->
@@ -165,13 +168,16 @@ def input_powers(
             ones. None: all features are inputs of every neuron.
         n: Number of inputs per neuron; required with `gather`.
         num_steps: Number of steps of each trial, integers (batch,); later steps do not count. None:
-            all steps.
+            all steps. A data set has its own.
+        batch_size: Samples per batch of a data set.
 
     Returns:
         The powers.
 
     Raises:
-        ValueError: `balance` with fewer than 2 inputs per neuron, or n < 1.
+        ValueError: `balance` with fewer than 2 inputs per neuron, n < 1, or a data set has a time
+            step that differs from the neuron's.
+        TypeError: A data set is not on the device.
 
     >>> from snnjax.dynamics import LIF
     >>> from snnjax.datasets import poisson_raster
@@ -180,6 +186,8 @@ def input_powers(
     >>> 1.9 < float(powers.temporal) < 2.1      # n nu ehat = 2.04
     True
     """
+    if isinstance(x, BatchSource | EventDataset):
+        return _of_source(x, neuron, batch_size=batch_size, balance=balance)
     _check.time_major("x", x)
     if gather is None:
         gather, n = functools.partial(jnp.sum, axis=-1, keepdims=True), x.shape[-1]
@@ -248,38 +256,14 @@ def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(a - b > 100 * jnp.finfo(a.dtype).eps * a, a - b, 0)
 
 
-def source_powers(
-    source: BatchSource, neuron: Neuron, *, batch_size: int = 100, balance: bool = False
+def _of_source(
+    source: BatchSource | EventDataset, neuron: Neuron, *, batch_size: int, balance: bool
 ) -> InputPowers:
-    """Measure the powers of a whole data set as the input of a dense layer.
-
-    They are computed batch by batch on the device. No raster is larger than one batch.
-
-    Args:
-        source: `DeviceEvents` or another `BatchSource` whose batches are (time, batch, n).
-        neuron: A neuron model with one synaptic current.
-        batch_size: Samples per batch.
-        balance: Whether the powers are for weights that sum to zero over the inputs of a neuron.
-
-    Returns:
-        The powers.
-
-    Raises:
-        ValueError: `source` has a time step that differs from the neuron's.
-        TypeError: `source` is not on the device.
-
-    >>> from snnjax.datasets import DeviceEvents, randman
-    >>> from snnjax.dynamics import LIF
-    >>> data = DeviceEvents.from_dataset(randman(samples_per_class=20), dt=2e-3)
-    >>> whole = input_powers(data.batch(jnp.arange(200))[0], LIF())
-    >>> parts = source_powers(data, LIF(), batch_size=64)
-    >>> bool(jnp.allclose(parts.temporal, whole.temporal, rtol=1e-5)), parts.n
-    (True, 20)
-    """
+    """`input_powers` of a whole data set."""
     if isinstance(source, EventDataset):
         hint = "use DeviceEvents.from_dataset(data, dt=...)"
-        raise TypeError(f"source must be on the device, got an EventDataset; {hint}")
-    _check.same_dt("source", source, neuron.dt)
+        raise TypeError(f"x must be on the device, got an EventDataset; {hint}")
+    _check.same_dt("x", source, neuron.dt)
     size = min(_check.integer("batch_size", batch_size, at_least=1), len(source))
     n = jax.eval_shape(source.batch, jax.ShapeDtypeStruct((1,), jnp.int32))[0].shape[-1]
     whole = len(source) // size

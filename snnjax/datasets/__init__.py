@@ -3,7 +3,6 @@
 from snnjax.datasets._aedat import read_aedat
 from snnjax.datasets._augment import Augmented
 from snnjax.datasets._batches import Batches
-from snnjax.datasets._crop import random_crop
 from snnjax.datasets._device import BatchSource, DeviceArrays, DeviceEvents
 from snnjax.datasets._dvs_gesture import load_dvs_gesture
 from snnjax.datasets._events import EventDataset
@@ -41,5 +40,4 @@ __all__ = [
     "BatchSource",
     "Augmented",
     "Mixed",
-    "random_crop",
 ]

@@ -31,10 +31,10 @@ import jax.numpy as jnp
 from snnjax import _check
 from snnjax._check import Scalar
 from snnjax._pytree import pytree_dataclass, replaced, static
+from snnjax._sparse import EventRaster
 from snnjax._timed import Timed
 from snnjax.datasets._device import DeviceEvents, Events
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.sparse import EventRaster
 
 
 @pytree_dataclass

@@ -15,10 +15,10 @@ import numpy as np
 
 from snnjax import _time
 from snnjax._pytree import pytree_dataclass, replaced, static
+from snnjax._sparse import scatter_counts
 from snnjax._timed import Timed
 from snnjax.datasets import _arrays
 from snnjax.datasets._events import EventDataset
-from snnjax.sparse import scatter_counts
 
 ArrayBatch = tuple[jax.Array, jax.Array | Timed]
 """Inputs (time, batch, ...features), and targets."""

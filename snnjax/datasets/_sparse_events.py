@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax._pytree import pytree_dataclass
+from snnjax._sparse import EventRaster
 from snnjax._timed import Timed
 from snnjax.datasets._arrays import offsets_of
 from snnjax.datasets._device import DeviceEvents
-from snnjax.sparse import EventRaster
 
 
 @pytree_dataclass
 class SparseEvents:
-    """`DeviceEvents` whose batches are `snnjax.sparse.EventRaster` instead of arrays.
+    """`DeviceEvents` whose batches are `EventRaster` (`snnjax/_sparse.py`) instead of arrays.
 
     `SparseEvents.from_events` creates it; a pytree. `snnjax.nn.Sequential` takes these batches;
     layers that cannot use them convert them to arrays. `fit` (also in `snnjax train`) and `snnjax

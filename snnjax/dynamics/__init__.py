@@ -6,7 +6,7 @@ from snnjax.dynamics._draw import Uniform
 from snnjax.dynamics._exc_inh import ExcInhLIF
 from snnjax.dynamics._leaky import IF, Leaky
 from snnjax.dynamics._lif import LIF
-from snnjax.dynamics._neuron import Neuron, Simulation, apply_reset, simulate
+from snnjax.dynamics._neuron import Neuron, apply_reset, simulate
 from snnjax.dynamics._readout import LeakyIntegrator
 from snnjax.dynamics._refractory import Refractory
 
@@ -18,7 +18,6 @@ __all__ = [
     "AdaptiveLIF",
     "ExcInhLIF",
     "simulate",
-    "Simulation",
     "LeakyIntegrator",
     "Refractory",
     "Uniform",

@@ -195,7 +195,7 @@ def layer_init(experiment: Experiment, nu: float) -> LayerInit:
         case parts.Kaiming():
             return SameForAll(initializers.kaiming_normal())
         case parts.LeCun():
-            return SameForAll(initializers.lecun_normal())
+            return SameForAll(jax.nn.initializers.lecun_normal())
         case parts.Micheli():
             return SameForAll(initializers.micheli_normal(nu=nu, dt=neuron.dt))
         case parts.IKUN():

@@ -13,6 +13,7 @@ from flax import nnx
 
 from snnjax._costs import Costs, counted_costs
 from snnjax._pytree import PyTree
+from snnjax._sparse import as_dense
 from snnjax.datasets import Splits
 from snnjax.experiments._build import build_network, build_objective, build_optimizer
 from snnjax.experiments._data import Data, at, calibrate_on, plain, spread, train_source
@@ -22,7 +23,6 @@ from snnjax.experiments._rows import Member, Row, member_of, row_of
 from snnjax.experiments._run import COUNTED
 from snnjax.experiments._sweep import Execution, Sweep
 from snnjax.nn import Sequential
-from snnjax.sparse import as_dense
 from snnjax.training._checkpoint import Checkpoints
 from snnjax.training._ensemble import Hyper, Program, Snapshot, fit_ensemble
 from snnjax.training._fit import FitResult

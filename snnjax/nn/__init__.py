@@ -8,7 +8,7 @@ from snnjax.nn._init import DalianFluctuationDriven, FluctuationDriven, LayerIni
 from snnjax.nn._layer import Layer
 from snnjax.nn._maps import DenseMap, LinearMap
 from snnjax.nn._network import Activity, NetworkOutput, Sequential
-from snnjax.nn._nonnegative import NonNegative, nonnegative
+from snnjax.nn._nonnegative import NonNegative
 from snnjax.nn._norm import BatchNorm
 from snnjax.nn._sensory import Sensory
 from snnjax.nn._shape import Dropout, Flatten, Pool, Reshape
@@ -44,5 +44,4 @@ __all__ = [
     "DenseMap",
     "ConvMap",
     "NonNegative",
-    "nonnegative",
 ]

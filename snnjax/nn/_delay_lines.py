@@ -19,10 +19,10 @@ import numpy as np
 
 from snnjax import _check
 from snnjax._pytree import PyTree, pytree_dataclass, static
+from snnjax._sparse import EventRaster, as_dense
 from snnjax.dynamics._neuron import Memory, Recurrent, Weights
 from snnjax.nn._delayed import Project, aligned, delayed, delayed_product
 from snnjax.nn._delays import DelayKernel
-from snnjax.sparse import EventRaster, as_dense
 
 
 class DelayedState(NamedTuple):

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax._sparse import EventRaster
 from snnjax.nn._delays import DelayKernel
-from snnjax.sparse import EventRaster
 
 Project = Callable[[Any, jax.Array], jax.Array]
 """A linear map, `(inputs, weights) -> drive`, for any number of outputs."""

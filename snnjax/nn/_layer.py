@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from snnjax import _check
-from snnjax.dynamics import Simulation
+from snnjax.dynamics._neuron import Simulation
 
 Shape = tuple[int | None, ...]
 """Sizes of the axes after (time, batch); None stands for any size."""
@@ -53,7 +53,7 @@ class Layer(nnx.Module):
             `__call__` and `step` then take `key`; without a key the layer is not trained.
         masks: Whether the output is the input with some units silenced. If such a layer directly
             follows a spiking layer, skip connections carry its output.
-        takes_events: Whether the layer accepts a `snnjax.sparse.EventRaster` as its input.
+        takes_events: Whether the layer accepts an `EventRaster` (`snnjax/_sparse.py`) as its input.
         steepness: Parameters of the surrogate if calibration sets them; else None.
 
     >>> import jax.numpy as jnp

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
+from snnjax._sparse import EventRaster, dense_dot, events_dot
 from snnjax.nn._layer import Shape
-from snnjax.sparse import EventRaster, dense_dot, events_dot
 
 Recurrence = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -37,7 +37,7 @@ class LinearMap(abc.ABC):
         out_features: Number of output features or channels that the layer above receives.
         window: Size of the receptive field of one neuron in positions, the first axes of the
             weights; () without spatial axes.
-        takes_events: Whether `project` accepts a `snnjax.sparse.EventRaster` as its input.
+        takes_events: Whether `project` accepts an `EventRaster` (`snnjax/_sparse.py`) as its input.
 
     >>> import jax.numpy as jnp
     >>> import numpy as np

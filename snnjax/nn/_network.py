@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from snnjax import _check
+from snnjax._sparse import EventRaster, as_dense
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 from snnjax.nn._per_step import PerStep, layer_name
 from snnjax.nn._shape import Stateless, known
 from snnjax.nn._synaptic import Synaptic
-from snnjax.sparse import EventRaster, as_dense
 
 Tap = Callable[[jax.Array], jax.Array]
 
@@ -156,7 +156,7 @@ class Sequential(nnx.Module):
         """Run a batch from the initial state.
 
         Args:
-            x: Inputs (time, batch, ...features), an array or a `snnjax.sparse.EventRaster`.
+            x: Inputs (time, batch, ...features), an array or `EventRaster` (`snnjax/_sparse.py`).
             membranes: Whether to also return the membranes of every spiking layer.
             counts: Whether to return the spike counts of each part of `remat_steps` steps instead
                 of spikes (`Activity.steps`). It has no effect if `remat_steps` is None or x is not

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snnjax import _check
-from snnjax.dynamics import Simulation
+from snnjax.dynamics._neuron import Simulation
 from snnjax.nn._conv import per_axis
 from snnjax.nn._layer import Layer, Shape, State, unlisted
 

@@ -4,7 +4,6 @@ from snnjax.training._callbacks import (
     Callback,
     EarlyStopping,
     FitState,
-    Plan,
     TensorBoard,
     WeightsAndBiases,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "Metrics",
     "Callback",
     "FitState",
-    "Plan",
     "Checkpoints",
     "TensorBoard",
     "WeightsAndBiases",

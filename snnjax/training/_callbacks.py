@@ -67,7 +67,12 @@ class Callback:
     """
 
     def start(self, plan: Plan) -> bool | None:
-        """Called once before training. Return True if there is nothing left to train."""
+        """Called once before training. Return True if there is nothing left to train.
+
+        Args:
+            plan: Which epochs are trained: `plan.first` to `plan.last`, of which the first
+                `plan.priming` of the run are priming; and `plan.history`, the rows before `first`.
+        """
 
     def estimate(self, seconds: Callable[[], float]) -> None:
         """Called once after row 0, unless training resumes or data come as `Batches`.

@@ -45,6 +45,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._pytree import PyTree
+from snnjax._sparse import EventRaster, as_dense
 from snnjax._timed import untimed
 from snnjax.dynamics import LeakyIntegrator
 from snnjax.dynamics._readout import LeakyIntegratorState
@@ -53,7 +54,6 @@ from snnjax.losses import EveryStep, Loss, Target
 from snnjax.nn import Activity, Layer, NetworkOutput, Readout, Sequential, SpikingDense, Synaptic
 from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._per_step import layer_name
-from snnjax.sparse import EventRaster, as_dense
 
 Feedback = Literal["symmetric", "random", "adaptive"]
 WEIGHTS = {"kernel", "recurrent_kernel", "bias"}

@@ -20,13 +20,13 @@ import optax
 from flax import nnx
 
 from snnjax import _check
+from snnjax._sparse import as_dense
 from snnjax._timed import untimed
 from snnjax.datasets import Batches, BatchSource, Splits, Stream
 from snnjax.datasets._batches import Batch
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.losses import Target
 from snnjax.nn import Layer
-from snnjax.sparse import as_dense
 from snnjax.training._callbacks import Callback, FitState, OnRow, Plan, Row, quality_of
 from snnjax.training._inputs import choose_form
 from snnjax.training._objective import Metrics, Objective, Params

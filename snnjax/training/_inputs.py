@@ -16,7 +16,7 @@ T = TypeVar("T")
 MAX_DENSITY = 0.15
 """Largest density, in spikes per unit and step, at which lists are used by default.
 
-Both forms take the same time at about twice this density (`snnjax.sparse`). The margin is needed
+Both forms take the same time at about twice this density (`snnjax._sparse`). The margin is needed
 because lists differ in length.
 """
 

@@ -60,7 +60,7 @@ class Objective:
     """The loss and the regularizers that training minimizes.
 
     Attributes:
-        loss: A `snnjax.losses.Loss`. It determines the form of the targets: `CrossEntropy()` takes
+        loss: One of `snnjax.losses`. It sets the form of the targets: `CrossEntropy()` takes
             classes, `MeanSquare()` traces or classes, `SquaredError()` values (batch, k),
             `SigmoidCrossEntropy()` several labels per sample. Or your own function,
             `(readout, target) -> (batch,)`.

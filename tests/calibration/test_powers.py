@@ -5,7 +5,7 @@ import pytest
 from _support import assert_close, spikes
 from flax import linen, nnx
 
-from snnjax.calibration import data_driven, free_membrane, input_powers, source_powers
+from snnjax.calibration import data_driven, free_membrane, input_powers
 from snnjax.calibration._powers import filtered, standard_weights
 from snnjax.datasets import DeviceEvents, randman
 from snnjax.dynamics import LIF, LeakyIntegrator, simulate
@@ -111,7 +111,7 @@ def test_identical_inputs_give_zero_sum_weights_no_power_at_all():
 def test_powers_of_a_data_set_are_those_of_all_its_samples(balance, batch_size):
     data = DeviceEvents.from_dataset(randman(samples_per_class=4, seed=0), dt=2e-3)  # 40 samples
     whole = input_powers(data.batch(jnp.arange(40))[0], LIF(), balance=balance)
-    parts = source_powers(data, LIF(), batch_size=batch_size, balance=balance)
+    parts = input_powers(data, LIF(), batch_size=batch_size, balance=balance)
     # every unit of Randman spikes once, so Q after balance is a small difference of two sums
     np.testing.assert_allclose(parts[:4], whole[:4], rtol=1e-5, atol=1e-5 * float(whole.summed))
     assert parts[4:] == whole[4:] == (20, balance)
@@ -186,6 +186,6 @@ def test_errors():
     with pytest.raises(TypeError, match="n must be an integer"):
         input_powers(x, LIF(), gather=lambda h: h.sum(-1, keepdims=True))
     with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
-        source_powers(
+        input_powers(
             DeviceEvents.from_dataset(randman(samples_per_class=2), dt=2e-3), LIF(), batch_size=0
         )

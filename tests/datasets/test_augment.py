@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snnjax._sparse import events_dot
 from snnjax.datasets import (
     Augmented,
     DeviceEvents,
@@ -18,7 +19,6 @@ from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.experiments import Experiment
 from snnjax.experiments._build import Inputs
 from snnjax.experiments._data import Data, train_source
-from snnjax.sparse import events_dot
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from snnjax.datasets import random_crop
-from snnjax.datasets._crop import crop, drop_events, start_of
+from snnjax.datasets._crop import crop, drop_events, random_crop, start_of
 
 
 def recording(rng, n=500, length=3.0):

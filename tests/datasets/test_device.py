@@ -7,14 +7,14 @@ from _support import enable_x64
 from flax import nnx
 
 from snnjax import _check
-from snnjax.calibration._powers import source_powers
+from snnjax._sparse import EventRaster, as_dense
+from snnjax.calibration import input_powers
 from snnjax.datasets import Augmented, DeviceImages, ImageDataset, Splits, poisson_raster
 from snnjax.datasets._device import DeviceArrays, DeviceEvents
 from snnjax.datasets._events import EventDataset
 from snnjax.datasets._sparse_events import SparseEvents
 from snnjax.dynamics import LIF
 from snnjax.nn import FluctuationDriven, Readout, Sequential, SpikingDense
-from snnjax.sparse import EventRaster, as_dense
 from snnjax.training import Objective, fit
 
 
@@ -183,10 +183,8 @@ def test_data_of_another_time_step_are_not_trained_on():
             ValueError, match=rf"dt must be the time step of {name}, 0\.001 s, got 0\.002 s"
         ):
             fit(network, Splits(**sets), Objective(), optax.sgd(0.1), **options)
-    with pytest.raises(
-        ValueError, match=r"dt must be the time step of source, 0\.001 s, got 0\.002 s"
-    ):
-        source_powers(bad, LIF())
+    with pytest.raises(ValueError, match=r"dt must be the time step of x, 0\.001 s, got 0\.002 s"):
+        input_powers(bad, LIF())
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snnjax._sparse import EventRaster
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson
 from snnjax.datasets._sparse_events import SparseEvents
-from snnjax.sparse import EventRaster
 
 DT = 2e-3
 

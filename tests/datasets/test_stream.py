@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from _support import require
 
-from snnjax.datasets import DeviceEvents, Stream, random_crop
-from snnjax.datasets._crop import crop, drop_events
+from snnjax.datasets import DeviceEvents, Stream
+from snnjax.datasets._crop import crop, drop_events, random_crop
 from snnjax.datasets._sparse_events import SparseEvents
 
 OPTIONS = {"duration": 0.5, "dt": 0.01, "shard_size": 8, "seed": 3}

@@ -10,6 +10,7 @@ from _support import CONVOLVED, assert_close, lif_backward, lif_loop, spikes
 from flax import nnx
 
 from snnjax import models
+from snnjax._sparse import EventRaster
 from snnjax.calibration import GradientTarget, Target, calibrate, free_membrane
 from snnjax.calibration._dalian import current_membrane, moments, scales_from_moments
 from snnjax.calibration._powers import bias_moments, filtered
@@ -28,7 +29,6 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingDense,
 )
-from snnjax.sparse import EventRaster
 
 T, B, IN, OUT = 60, 3, 20, 12
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)

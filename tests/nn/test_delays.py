@@ -10,6 +10,7 @@ import pytest
 from _support import assert_close, assert_gradients_are_finite_differences
 from flax import nnx
 
+from snnjax._sparse import EventRaster
 from snnjax.dynamics import LIF, AdaptiveLIF
 from snnjax.nn import (
     DalianDense,
@@ -22,7 +23,6 @@ from snnjax.nn import (
     SpikingDense,
 )
 from snnjax.nn._delays import DelayKernel, DelayWidth, follow_schedules, within
-from snnjax.sparse import EventRaster
 from snnjax.surrogate import superspike
 
 T, B, IN, OUT, DT = 40, 3, 20, 12, 2e-3

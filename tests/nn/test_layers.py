@@ -10,7 +10,6 @@ from flax import nnx
 from snnjax.calibration import calibrate
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, simulate
 from snnjax.dynamics._lif import LIFState
-from snnjax.initializers import lecun_normal
 from snnjax.nn import (
     FluctuationDriven,
     Readout,
@@ -128,7 +127,13 @@ def test_parameters():
 
 
 def test_any_initializer_goes_in():
-    layer = SpikingDense(IN, OUT, init=SameForAll(lecun_normal()), recurrent=True, rngs=nnx.Rngs(0))
+    layer = SpikingDense(
+        IN,
+        OUT,
+        init=SameForAll(jax.nn.initializers.lecun_normal()),
+        recurrent=True,
+        rngs=nnx.Rngs(0),
+    )
     assert float(jnp.abs(layer.kernel[...]).max()) <= 2.3 / np.sqrt(IN)
 
 
@@ -318,7 +323,11 @@ def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
     for value in (np.ones(shape), jnp.ones(shape)):
         with pytest.raises(ValueError, match=message):
             SpikingDense(
-                IN, OUT, neuron=LIF(**{name: value}), init=lecun_normal(), rngs=nnx.Rngs(0)
+                IN,
+                OUT,
+                neuron=LIF(**{name: value}),
+                init=jax.nn.initializers.lecun_normal(),
+                rngs=nnx.Rngs(0),
             )
     with pytest.raises(ValueError, match="tau_mem of the neuron must be"):
         Readout(IN, OUT, neuron=LeakyIntegrator(tau_mem=np.ones(shape)), rngs=nnx.Rngs(0))
@@ -326,7 +335,12 @@ def test_parameters_of_a_neuron_are_one_number_or_one_per_unit(name, shape):
 
 def test_parameters_of_a_convolution_may_also_be_one_per_position():
     make = lambda tau: SpikingConv1d(
-        2, 3, kernel_size=3, neuron=LIF(tau_mem=tau), init=lecun_normal(), rngs=nnx.Rngs(0)
+        2,
+        3,
+        kernel_size=3,
+        neuron=LIF(tau_mem=tau),
+        init=jax.nn.initializers.lecun_normal(),
+        rngs=nnx.Rngs(0),
     )
     x = jnp.ones((4, 2, 8, 2))  # 6 positions
     assert make(np.full((6, 3), 0.02))(x).output.shape == (4, 2, 6, 3)
@@ -428,7 +442,10 @@ def test_a_call_with_the_state_of_another_batch_is_an_error(x):
 def test_a_plain_initializer_goes_to_every_connection():
     plain, wrapped = (
         SpikingDense(IN, OUT, init=init, recurrent=True, rngs=nnx.Rngs(0))
-        for init in (lecun_normal(), SameForAll(lecun_normal()))
+        for init in (
+            jax.nn.initializers.lecun_normal(),
+            SameForAll(jax.nn.initializers.lecun_normal()),
+        )
     )
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(wrapped), strict=True):
         np.testing.assert_array_equal(a, b)

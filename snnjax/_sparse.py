@@ -29,8 +29,6 @@ from jax import lax
 from snnjax import _check
 from snnjax._pytree import pytree_dataclass, static
 
-__all__ = ["EventRaster"]
-
 UNROLL, BLOCK = 4, 256
 
 
