@@ -299,7 +299,7 @@ def test_a_spiking_layer_without_known_connections_is_told_what_to_do_and_can_re
 
 def test_reports_are_narrow_begin_with_what_was_found_and_are_shown_in_a_notebook(x):
     net = network()
-    with pytest.warns(UserWarning, match="has the backward gain"):
+    with pytest.warns(UserWarning, match="^off target"):
         _, reports = calibrate(
             net,
             x,
