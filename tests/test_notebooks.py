@@ -55,6 +55,7 @@ CLAIMS = {
 }
 SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
+    "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
     "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
     "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
     "9_event_camera": {"RECORDINGS": 300, "EPOCHS": 3},
