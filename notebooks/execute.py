@@ -3,8 +3,8 @@
     make notebooks
     python notebooks/execute.py [NAME.ipynb ...]
 
-Notebooks 3, 6, 8 and 9 read real recordings from SNNJAX_DATA, if it is set. Details that differ from run
-to run and carry no information (times, ids, the machine's Python) are not written.
+Notebooks 3, 6, 8 and 9 read real recordings from SNNJAX_DATA, if it is set. Details that differ
+from run to run and carry no information (times, ids, the machine's Python) are not written.
 """
 
 from __future__ import annotations
@@ -52,10 +52,8 @@ def execute(
     for name, value in (settings or {}).items():
         _set_constant(fresh, name, value)
     environment = dict(os.environ)
-    for name in (
-        "SNNJAX_DATA",
-        "PYTHONPATH",
-    ):  # relative to the present folder, not to the kernel's
+    # relative to the present folder, not to the kernel's
+    for name in ("SNNJAX_DATA", "PYTHONPATH"):
         if environment.get(name):
             environment[name] = os.pathsep.join(
                 str(Path(part).resolve())

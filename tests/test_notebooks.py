@@ -40,6 +40,12 @@ CLAIMS = {
         r"chance 25 %\): ([\d.]+) % for the NNX module, ([\d.]+) % for the Linen",
         lambda a, b: min(a, b) > 60,
     ),
+    "8_delays_and_adaptation": (
+        r"([\d.]+) % LIF, ([\d.]+) % with delays, ([\d.]+) % AdLIF(?s:.*)time steps: ([\d.]+) %",
+        lambda lif, delays, adlif, rounded: (
+            min(lif, delays) > 15 and adlif > 10 and abs(rounded - delays) < 5
+        ),
+    ),
     "9_event_camera": (
         r"([\d.]+) and ([\d.]+) calibrated, for a target of 1(?s:.*)accuracy ([\d.]+) %",
         lambda first, second, accuracy: (
@@ -49,6 +55,9 @@ CLAIMS = {
 }
 SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
+    "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
+    "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
+    "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
     "9_event_camera": {"RECORDINGS": 300, "EPOCHS": 3},
 }
 """Other values of constants, for tests: smaller and faster. The other notebooks look at SNNJAX_SMALL."""
