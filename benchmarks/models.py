@@ -70,14 +70,17 @@ class Model(NamedTuple):
 
 
 _DIGITS = "spoken digits: 2,160 training, 240 validation and 300 test recordings"
+_ALL_DIGITS = "spoken digits: 2,376 training and 300 test recordings"
 _NMNIST = "N-MNIST: 900 training, 100 validation and 100 test recordings"
+_FEWEST = 0.01
+"""Held-out fraction that leaves nearly all recordings to training; it measures nothing."""
 _SHD = {"task": "shd", "downsample": 5, "dt": 0.01, "batch_size": 32, "upper_rate": 30.0}
 _CHANGED = {"augment_shift": 4, "augment_blend": 0.3}
+# chosen with a quarter of the training recordings held out; then trained on nearly all of them
 _DELAYS = (
     _SHD
-    | _CHANGED
-    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 100, "dropout": 0.1}
-    | {"loss": "sum_over_time", "learn_tau": True}
+    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 100, "dropout": 0.1, "augment_shift": 4}
+    | {"loss": "sum_over_time", "learn_tau": True, "valid_fraction": _FEWEST}
 )
 _ADLIF = (
     _SHD
@@ -106,10 +109,10 @@ MODELS: dict[str, Model] = {
         "images of digits (scikit-learn): 1,294, 143 and 360 images",
     ),
     "recurrent": Model(_RECURRENT | {"augment_shift": 20, "augment_stretch": 0.1}, _DIGITS),
-    "delays": Model(_DELAYS, _DIGITS, _HAMMOUAMRI),
-    "delays, no delays": Model(_without(_DELAYS, "max_delay"), _DIGITS, of="delays"),
-    "delays, Kaiming start": Model(_DELAYS | _NOT_CALIBRATED, _DIGITS, of="delays"),
-    "delays, no augmentation": Model(_DELAYS | _NOT_CHANGED, _DIGITS, of="delays"),
+    "delays": Model(_DELAYS, _ALL_DIGITS, _HAMMOUAMRI),
+    "delays, no delays": Model(_without(_DELAYS, "max_delay"), _ALL_DIGITS, of="delays"),
+    "delays, Kaiming start": Model(_DELAYS | _NOT_CALIBRATED, _ALL_DIGITS, of="delays"),
+    "delays, no augmentation": Model(_DELAYS | _NOT_CHANGED, _ALL_DIGITS, of="delays"),
     "adlif": Model(_ADLIF, _DIGITS, _BARONIG),
     "adlif, no adaptation": Model(_LIF, _DIGITS, of="adlif"),
     "adlif, Kaiming start": Model(_ADLIF | _NOT_CALIBRATED, _DIGITS, of="adlif"),
@@ -224,7 +227,10 @@ def tables(rows: Sequence[Row]) -> str:
             continue
         mean = lambda column, own=own: statistics.fmean(row[column] for row in own)
         shares = [
-            spread([row[c] for row in own]) for c in ("valid_accuracy", "test_accuracy_final")
+            ""
+            if model.options.get("valid_fraction") == _FEWEST and c == "valid_accuracy"
+            else spread([row[c] for row in own])
+            for c in ("valid_accuracy", "test_accuracy_final")
         ]
         costs_of = [f"{mean('parameters'):,.0f}", f"{mean('operations'):,.0f}"]
         costs_of += [f"{mean('spikes'):,.0f}", f"{mean('seconds'):.1f}"]
