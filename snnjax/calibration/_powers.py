@@ -185,6 +185,12 @@ def input_powers(
     >>> powers = input_powers(x, LIF(dt=2e-3))
     >>> 1.9 < float(powers.temporal) < 2.1      # n nu ehat = 2.04
     True
+    >>> from snnjax.datasets import DeviceEvents, randman
+    >>> data = DeviceEvents.from_dataset(randman(samples_per_class=20), dt=2e-3)
+    >>> whole = input_powers(data.batch(jnp.arange(200))[0], LIF())
+    >>> parts = input_powers(data, LIF(), batch_size=64)
+    >>> bool(jnp.allclose(parts.temporal, whole.temporal, rtol=1e-5)), parts.n
+    (True, 20)
     """
     if isinstance(x, BatchSource | EventDataset):
         return _of_source(x, neuron, batch_size=batch_size, balance=balance)

@@ -163,14 +163,7 @@ def _execute(
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone(folder))
             check(sweep, folder, resume=resume)
-            members = open_folder(folder, sweep.options(), wanted)
-            # this reads every finished member, so that a damaged file is found before training
-            write_results(folder, members, figure=figure)
-            groups: dict[Experiment, list[Member]] = {}
-            for member in members:
-                groups.setdefault(_group(sweep, member), []).append(member)
-            # the files of a network that trains alone are written when it is finished
-            plan_waves(folder, list(groups.values()), 1 if sweep.alone else execution.wave)
+            _plan(sweep, folder, execution, figure=figure)
         wait("planned")
         members = planned(folder)
         while waves := waves_in(folder):
@@ -208,6 +201,18 @@ def _execute(
             with contextlib.suppress(OSError):
                 (folder / "waves").rmdir()
     return ends
+
+
+def _plan(sweep: Sweep, folder: Path, execution: Execution, *, figure: bool) -> None:
+    """Write the members of a sweep, and the waves of those that are not finished."""
+    members = open_folder(folder, sweep.options(), sweep.members())
+    # this reads every finished member, so that a damaged file is found before training
+    write_results(folder, members, figure=figure)
+    groups: dict[Experiment, list[Member]] = {}
+    for member in members:
+        groups.setdefault(_group(sweep, member), []).append(member)
+    # the files of a network that trains alone are written when it is finished
+    plan_waves(folder, list(groups.values()), 1 if sweep.alone else execution.wave)
 
 
 def check(sweep: Sweep, folder: Path, *, resume: bool) -> None:

@@ -169,19 +169,20 @@ def _mean_over_parts(
     first = jax.lax.axis_index(_AXIS) * parts if shared else 0
     mean = functools.partial(jax.lax.pmean, axis_name=_AXIS) if shared else lambda tree: tree
 
-    def part(k: ArrayLike, some: jax.Array) -> tuple[tuple[jax.Array, Metrics], Params]:
-        # each part has its own key; with the same key all would draw the same augmentation
-        own = None if key is None else jax.random.fold_in(key, first + k)
-        return gradient(params, source, some, own)
-
+    # each part has its own key; with the same key all would draw the same augmentation
+    own = lambda k: None if key is None else jax.random.fold_in(key, first + k)
     if parts == 1:
-        return mean(part(0, indices))
-    at = jnp.arange(parts), indices.reshape(parts, sizes.micro_batch)
-    like = jax.eval_shape(part, *jax.tree.map(lambda a: a[0], at))
+        return mean(gradient(params, source, indices, own(0)))
+    each = indices.reshape(parts, sizes.micro_batch)
+    like = jax.eval_shape(functools.partial(gradient, params, source), each[0], key)
     # sums in at least 32 bits
     wide = lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32))
-    add = lambda sums, k: (jax.tree.map(jnp.add, sums, part(*k)), None)
-    sums, _ = jax.lax.scan(add, jax.tree.map(wide, like), at)
+
+    def add(sums: PyTree, at: tuple[jax.Array, jax.Array]) -> tuple[PyTree, None]:
+        k, some = at
+        return jax.tree.map(jnp.add, sums, gradient(params, source, some, own(k))), None
+
+    sums, _ = jax.lax.scan(add, jax.tree.map(wide, like), (jnp.arange(parts), each))
     return mean(jax.tree.map(lambda s, t: (s / parts).astype(t.dtype), sums, like))
 
 
