@@ -18,8 +18,9 @@ CLAIMS = {
         lambda error, few, many: error < 5 and few > many,
     ),
     "2_first_network": (
+        r"training: ([\d.]+) Hz at sigma_u = 1, ([\d.]+) Hz(?s:.*)accuracy: "
         r"([\d.]+) % started at sigma_u = 1, ([\d.]+) % started at",
-        lambda right, wrong: right > max(wrong, 30),
+        lambda spiking, silent, right, wrong: spiking > 1 > silent and right > max(wrong, 30),
     ),
     "3_spoken_digits": (
         r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward",
@@ -55,6 +56,7 @@ CLAIMS = {
 }
 SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
+    "2_first_network": {"SAMPLES": 150, "EPOCHS": 8},
     "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
     "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
     "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
