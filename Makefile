@@ -5,6 +5,8 @@
 # make browser: installs Chromium, which the tests of the site need (without it they are skipped, and say so).
 # make newest: what breaks with new versions of Python, JAX and Flax, on Python 3.13 in .venv313. PYTHON313=... says which one.
 PYTHON ?= python3
+# Some containers set this. Each process would then compile the source of JAX again: 5 s instead of 1.5 s for its import.
+unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 BIN := $(VENV)/bin
 # python3.13 may be a shim of pyenv that does not run: take the first one that does

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from snnjax.theory import Afferent
 
@@ -73,6 +74,24 @@ def spikes(seed: int, shape: tuple[int, ...], *, rate, dt: float = 2e-3) -> jax.
     return jnp.asarray(
         np.random.default_rng(seed).poisson(np.asarray(rate) * dt, shape), jnp.float32
     )
+
+
+def forward(module, x):
+    """`module(x)` as one program. Outside jit, each of its operations is compiled by itself.
+
+    `nnx.jit` does not serve here: it compares modules, and neurons may have arrays of NumPy.
+    """
+    graphdef, state = nnx.split(module)
+    return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x)
+
+
+@jax.jit
+def batch(source, indices, key=None):
+    """`source.batch` as one program for all sources of the same shapes.
+
+    Outside jit, each of its operations is compiled by itself.
+    """
+    return source.batch(indices, key)
 
 
 def assert_close(actual, desired, rtol: float) -> None:

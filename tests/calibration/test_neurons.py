@@ -36,10 +36,10 @@ def x():
     return spikes(0, (250, 16, N), rate=rates, dt=DT)
 
 
-def network(neuron, recurrent=False):
+def network(neuron, depth=2, recurrent=False):
     rngs = nnx.Rngs(0)
     options = {"neuron": neuron, "init": SameForAll(normal(0.0, 1.0)), "rngs": rngs}
-    hidden = [SpikingDense(N, N, recurrent=recurrent, **options) for _ in range(3)]
+    hidden = [SpikingDense(N, N, recurrent=recurrent, **options) for _ in range(depth)]
     return Sequential(*hidden, Readout(N, 4, neuron=LeakyIntegrator(dt=DT), rngs=rngs))
 
 
@@ -55,7 +55,9 @@ def measured(layer, below):
 
 @pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
 def test_membranes_and_gradients_are_on_target(neuron, x):
-    """sigma_u within 3 % of 1 in three layers, the gain of the gradient within 5 % of 1.
+    """sigma_u within 3 % of 1 in two layers, the gain of the gradient within 5 % of 1.
+
+    Three layers for an `LIF`.
 
     5 % for sigma_u where neurons differ, and for an `IF`: its membranes are mostly drift, so that
     100 of them average less. Second computations: the free membrane by the step of the neuron, and
@@ -63,7 +65,9 @@ def test_membranes_and_gradients_are_on_target(neuron, x):
     """
     target = Target(sigma_u=1.0, balance=True)
     labels = jnp.arange(16) % 4
-    found, reports = calibrate(network(neuron), x, labels, key=jax.random.key(1), target=target)
+    depth = 3 if type(neuron) is LIF else 2
+    net = network(neuron, depth)
+    found, reports = calibrate(net, x, labels, key=jax.random.key(1), target=target)
     differ = bool(neuron.distributions())
     below = x
     for layer, report in zip(found.layers, reports, strict=False):
@@ -84,9 +88,8 @@ def test_membranes_and_gradients_are_on_target(neuron, x):
 @pytest.mark.parametrize("name", ["AdLIF", "Leaky"])
 def test_recurrent_layers_are_on_target(name, x):
     target = Target(sigma_u=1.0, balance=True)
-    found, reports = calibrate(
-        network(NEURONS[name], recurrent=True), x, key=jax.random.key(1), target=target
-    )
+    net = network(NEURONS[name], recurrent=True)
+    found, reports = calibrate(net, x, key=jax.random.key(1), target=target)
     layer = found.layers[0]
     u = free_membrane(layer.neuron, layer.whole_drive(x, layer(x).output))
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 1.0, rtol=0.05)
@@ -99,10 +102,11 @@ def test_recurrent_integrate_and_fire_needs_the_duration_of_a_trial(x):
 
 
 def test_the_probe_predicts_the_membranes_of_an_oscillating_neuron_on_poisson_input():
-    x = spikes(1, (1000, 16, N), rate=20.0, dt=DT)
-    layer = probe(network(AdLIF(a=0.3)), x, jnp.arange(16) % 4).layers[0]
+    x = spikes(1, (500, 16, N), rate=20.0, dt=DT)
+    layer = probe(network(AdLIF(a=0.3), depth=1), x, jnp.arange(16) % 4).layers[0]
     np.testing.assert_allclose(layer.predicted_sigma_u, layer.sigma_u, rtol=0.05)
-    assert np.isinf(probe(network(IF()), x, jnp.arange(16) % 4).layers[0].predicted_sigma_u)
+    layer = probe(network(IF(), depth=1), x[:10], jnp.arange(16) % 4).layers[0]
+    assert np.isinf(layer.predicted_sigma_u)
 
 
 @pytest.mark.parametrize("mu_u", [0.0, 0.3])

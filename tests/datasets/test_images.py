@@ -1,10 +1,9 @@
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import data_path
+from _support import batch, data_path
 
 from snnjax.datasets import (
     Augmented,
@@ -57,37 +56,38 @@ def test_downsample_is_the_mean_of_squares(data):
 def test_batches_are_standardized_and_stay(data):
     train, valid = data.split((0.5, 0.5), seed=0)
     shown = DeviceImages.from_dataset(train, num_steps=7)
-    x, labels = jax.jit(DeviceImages.batch)(shown, jnp.arange(20))
+    x, labels = map(np.asarray, batch(shown, np.arange(20)))
     assert x.shape == (7, 20, 6, 5, 3)
     np.testing.assert_allclose(x.mean(axis=(0, 1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(axis=(0, 1, 2, 3)), 1, rtol=1e-4)
     np.testing.assert_array_equal(labels, train.labels)
-    held, _ = DeviceImages.from_dataset(valid, num_steps=7, like=shown).batch(jnp.array([3]))
+    held, _ = batch(DeviceImages.from_dataset(valid, num_steps=7, like=shown), np.array([3]))
     scaled = (valid.images[3] - train.images.mean(axis=(0, 1, 2))) / train.images.std(
         axis=(0, 1, 2)
     )
-    np.testing.assert_allclose(held[6, 0], scaled, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(held)[6, 0], scaled, atol=1e-5)
 
 
 def test_augmentation_flips_and_shifts_and_needs_a_key(data):
     shown = DeviceImages.from_dataset(data, num_steps=2, flip=True, shift=2)
-    plain, _ = shown.batch(jnp.arange(40))
-    np.testing.assert_array_equal(
-        plain, DeviceImages.from_dataset(data, num_steps=2).batch(jnp.arange(40))[0]
+    never = DeviceImages.from_dataset(data, num_steps=2)
+    plain, same, x = (
+        np.asarray(batch(source, np.arange(40), key)[0])
+        for source, key in ((shown, None), (never, None), (shown, jax.random.key(0)))
     )
-    x, _ = shown.batch(jnp.arange(40), jax.random.key(0))
+    np.testing.assert_array_equal(plain, same)
     np.testing.assert_array_equal(x[0], x[1])
     flips, shifts = 0, set()
     for s in range(40):
         found = []
         for flip in (False, True):
-            image = np.asarray(plain[0, s])[:, ::-1] if flip else np.asarray(plain[0, s])
+            image = plain[0, s][:, ::-1] if flip else plain[0, s]
             padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
             found += [
                 (flip, i, j)
                 for i in range(5)
                 for j in range(5)
-                if np.array_equal(padded[i : i + 6, j : j + 5], np.asarray(x[0, s]))
+                if np.array_equal(padded[i : i + 6, j : j + 5], x[0, s])
             ]
         assert found  # one of the 50 images that it may be
         flips += found[0][0]
@@ -168,10 +168,11 @@ def test_values_that_no_32_bit_integer_holds_do_not_wrap(data):
     large = ImageDataset(
         images=data.images.astype(np.int64) * 2**33, labels=data.labels, num_classes=4
     )
-    x, _ = DeviceImages.from_dataset(large, num_steps=1).batch(jnp.arange(40))
-    np.testing.assert_allclose(
-        x, DeviceImages.from_dataset(data, num_steps=1).batch(jnp.arange(40))[0], atol=1e-5
+    found, expected = (
+        batch(DeviceImages.from_dataset(images, num_steps=1), np.arange(40))[0]
+        for images in (large, data)
     )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_wrong_use(data):

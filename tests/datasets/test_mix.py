@@ -24,20 +24,25 @@ def marked(labels=(0, 0, 1, 2)):
     return DeviceEvents.from_dataset(data, dt=2e-3)
 
 
+def batch(source, indices, key=None):
+    """`source.batch` as one program, with strengths that are known when it is traced."""
+    return jax.jit(source.batch)(indices, key)
+
+
 def many(source, sample, seed=0):
-    x, y = jax.jit(source.batch)(jnp.full(COPIES, sample), jax.random.key(seed))
+    x, y = batch(source, np.full(COPIES, sample), jax.random.key(seed))
     return np.asarray(x), np.asarray(y)
 
 
 def test_without_a_key_or_without_mixing_batches_are_those_of_the_source():
     source = marked()
-    plain, labels = source.batch(jnp.arange(4))
+    plain, labels = batch(source, np.arange(4))
     for data, key in (
         (Mixed(source=source, blend=0.5, cutmix=0.5, num_classes=3), None),
         (Mixed(source=source, num_classes=3), jax.random.key(0)),
         (Mixed(source=Augmented(source=source), num_classes=3), jax.random.key(0)),
     ):
-        x, y = data.batch(jnp.arange(4), key)
+        x, y = batch(data, np.arange(4), key)
         np.testing.assert_array_equal(x, plain)
         np.testing.assert_array_equal(y, labels)
         assert (len(data), data.dt) == (4, 2e-3)

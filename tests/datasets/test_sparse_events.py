@@ -1,13 +1,19 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from _support import batch
 
-from snnjax._sparse import EventRaster
+from snnjax._sparse import EventRaster, as_dense
 from snnjax.datasets import Augmented, DeviceEvents, EventDataset, poisson
 from snnjax.datasets._sparse_events import SparseEvents
 
 DT = 2e-3
+as_dense = jax.jit(as_dense)
+
+
+def assert_same_batches(lists, source):
+    every = np.arange(len(source))
+    np.testing.assert_array_equal(as_dense(batch(lists, every)[0]), batch(source, every)[0])
 
 
 @pytest.fixture(scope="module")
@@ -19,35 +25,30 @@ def source():
 
 def test_both_orders_hold_every_event_where_the_index_says(source):
     data = SparseEvents.from_events(source)
-    x = np.asarray(source.batch(jnp.arange(9))[0])
+    x = np.asarray(batch(source, np.arange(9))[0])
+    addresses, steps_by_unit = np.asarray(data.binned.addresses), np.asarray(data.steps_by_unit)
+    first_of_step, first_of_unit = np.asarray(data.first_of_step), np.asarray(data.first_of_unit)
     steps, num_units = x.shape[0], x.shape[2]
-    assert data.first_of_step.shape == (9, steps + 1)
-    assert data.first_of_unit.shape == (9, num_units + 1)
+    assert first_of_step.shape == (9, steps + 1)
+    assert first_of_unit.shape == (9, num_units + 1)
     for s in range(9):
         for t in range(steps):
-            here = np.asarray(
-                data.binned.addresses[data.first_of_step[s, t] : data.first_of_step[s, t + 1]]
-            )
+            here = addresses[first_of_step[s, t] : first_of_step[s, t + 1]]
             assert (
                 here.tolist()
                 == (t * num_units + np.repeat(np.arange(num_units), x[t, s].astype(int))).tolist()
             )
         for i in range(num_units):
-            here = np.asarray(
-                data.steps_by_unit[data.first_of_unit[s, i] : data.first_of_unit[s, i + 1]]
-            )
+            here = steps_by_unit[first_of_unit[s, i] : first_of_unit[s, i + 1]]
             assert here.tolist() == np.repeat(np.arange(steps), x[:, s, i].astype(int)).tolist()
 
 
 def test_batches_are_those_of_the_source(source):
     data = SparseEvents.from_events(source)
-    indices = jnp.array([8, 0, 0, 3])
-    (x, labels), (dense, expected) = (
-        jax.jit(lambda d, i: d.batch(i))(data, indices),
-        source.batch(indices),
-    )
+    indices = np.array([8, 0, 0, 3])
+    (x, labels), (dense, expected) = batch(data, indices), batch(source, indices)
     assert isinstance(x, EventRaster)
-    np.testing.assert_array_equal(x.dense(), dense)
+    np.testing.assert_array_equal(as_dense(x), dense)
     np.testing.assert_array_equal(labels, expected)
     assert (len(data), data.steps) == (9, 50)
     np.testing.assert_array_equal(data.labels, source.labels)
@@ -61,10 +62,7 @@ def test_samples_without_events_and_a_set_without_any():
     none = EventDataset.from_lists([[], []], [[], []], [0, 1], **kinds)
     for data in (some, none):
         source = DeviceEvents.from_dataset(data, dt=1e-3)
-        every = jnp.arange(len(data))
-        np.testing.assert_array_equal(
-            SparseEvents.from_events(source).batch(every)[0].dense(), source.batch(every)[0]
-        )
+        assert_same_batches(SparseEvents.from_events(source), source)
 
 
 def test_padded_shards_of_a_stream(source):
@@ -78,14 +76,13 @@ def test_padded_shards_of_a_stream(source):
         pad=True,
     )
     assert len(padded.addresses) > len(source.addresses)
-    every = jnp.arange(9)
-    np.testing.assert_array_equal(
-        SparseEvents.from_events(padded).batch(every)[0].dense(), source.batch(every)[0]
-    )
+    assert_same_batches(SparseEvents.from_events(padded), source)
 
 
 def test_density(source):
-    assert source.density == pytest.approx(float(source.batch(jnp.arange(9))[0].mean()), rel=1e-6)
+    assert source.density == pytest.approx(
+        np.asarray(batch(source, np.arange(9))[0]).mean(), rel=1e-6
+    )
 
 
 def test_sources_whose_events_are_not_known_are_refused(source):

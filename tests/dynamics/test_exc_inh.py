@@ -82,9 +82,17 @@ def partial_recurrence(z, weights):
     )  # no E -> E, and inhibition only from some neurons
 
 
-@pytest.mark.parametrize("membrane", [False, True])
-@pytest.mark.parametrize("recurrent", [None, recurrence, partial_recurrence])
-@pytest.mark.parametrize("broadcast", [False, True])
+@pytest.mark.parametrize(
+    ("broadcast", "recurrent", "membrane"),
+    [  # each pair of values once
+        (False, None, False),
+        (True, None, True),
+        (False, recurrence, True),
+        (True, recurrence, False),
+        (False, partial_recurrence, False),
+        (True, partial_recurrence, True),
+    ],
+)
 def test_fused_equals_autodiff_with_two_currents(broadcast, recurrent, membrane, rng, x64):
     neuron = ExcInhLIF(tau_mem=np.linspace(8e-3, 30e-3, N), tau_inh=np.full(N, 7e-3))
     drive = ExcInhDrive(

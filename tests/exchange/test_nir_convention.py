@@ -6,7 +6,7 @@ NIR's own equations are run node by node in numpy.
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import require
+from _support import forward, require
 from flax import nnx
 
 from snnjax import models
@@ -173,7 +173,8 @@ def test_the_graph_s_numbers_are_the_network_s_dynamics(name, scheme, x64):
 
 def assert_equal_to_loops(graph, x, *, dt, scheme):
     """Compare a network that is read from a graph with the graph, for inputs x (time, *shape)."""
-    readout, activity = from_nir(graph, dt=dt, scheme=scheme)(jnp.asarray(x)[:, None])
+    readout, activity = forward(from_nir(graph, dt=dt, scheme=scheme), x[:, None])
+    readout = np.asarray(readout)
     shape = tuple(graph.nodes["input"].output_type["output"])
     first = np.moveaxis(x.reshape(len(x), *shape[1:], shape[0]), -1, 1)
     trains = run(inlined(graph), first, dt=dt, scheme=scheme)
@@ -181,7 +182,7 @@ def assert_equal_to_loops(graph, x, *, dt, scheme):
     spiking = list(trains.values())[: len(activity.spikes)]
     for z, expected in zip(activity.spikes, spiking, strict=True):
         assert 0.005 < expected.mean() < 0.5
-        found = np.moveaxis(z[:, 0], -1, 1)
+        found = np.moveaxis(np.asarray(z)[:, 0], -1, 1)
         np.testing.assert_array_equal(found.reshape(expected.shape), expected)
     found = np.moveaxis(readout[:, 0], -1, 1).reshape(last.shape)
     np.testing.assert_allclose(found, last, rtol=0, atol=1e-12 * np.abs(last).max())

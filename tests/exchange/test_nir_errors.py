@@ -33,7 +33,7 @@ require("nir")
 
 
 def draw(key, shape, dtype=jnp.float32):
-    return jnp.ones(shape, dtype)
+    return jnp.asarray(np.ones(shape), dtype)  # NumPy: JAX compiles `ones` for each shape
 
 
 def dense(n_in=4, n_out=4, **options):

@@ -4,7 +4,7 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import require
+from _support import forward, require
 from flax import nnx
 
 from snnjax.exchange import load_nir, save_nir
@@ -35,7 +35,10 @@ def file(tmp_path, network):
 
 def test_round_trip(file, network):
     x = jnp.asarray(np.random.default_rng(1).poisson(0.2, (40, 2, 6)), float)
-    (readout, activity), (readout_back, activity_back) = network(x), load_nir(file)(x)
+    (readout, activity), (readout_back, activity_back) = (
+        forward(network, x),
+        forward(load_nir(file), x),
+    )
     assert activity.spikes[0].any()
     np.testing.assert_array_equal(readout, readout_back)
     np.testing.assert_array_equal(activity.spikes[0], activity_back.spikes[0])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import data_path, lif_loop, require
+from _support import data_path, forward, lif_loop, require
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,7 +85,7 @@ def test_scales_become_part_of_the_weights(scheme, x64):
         dt=DT,
     ).z
     network = from_nir(graph, dt=DT, scheme=scheme)
-    z, _ = network(jnp.asarray(spikes))
+    z, _ = forward(network, spikes)
     assert 0.01 < expected.mean() < 0.5
     np.testing.assert_array_equal(z, expected)
 
@@ -114,7 +114,7 @@ def test_neurons_without_a_synaptic_current(scheme, x64):
         drive, out = step @ W.T, z @ L.T
         zs.append(z)
         os.append(o)
-    readout, activity = network(jnp.asarray(spikes))
+    readout, activity = forward(network, spikes)
     assert 0.01 < np.mean(zs) < 0.5
     np.testing.assert_array_equal(activity.spikes[0], zs)
     np.testing.assert_allclose(readout, os, rtol=0, atol=1e-12)
@@ -134,7 +134,7 @@ def test_a_leak_potential_is_a_bias(scheme, x64):
         free = 0 * v if drive is None else lm * v + (1 - lm) * (0.3 * np.arange(M) + 5 * drive)
         v, drive = np.where(z == 1, 0, free), step @ W.T + 0.1
     assert 0.01 < np.mean(zs) < 0.5
-    np.testing.assert_array_equal(network(jnp.asarray(spikes))[0], zs)
+    np.testing.assert_array_equal(forward(network, spikes)[0], zs)
     np.testing.assert_allclose(network.layers[0].bias[...], 0.5 + 0.3 * np.arange(M), rtol=1e-12)
 
 
@@ -192,16 +192,16 @@ def test_delays_of_inputs_and_of_own_spikes_are_rounded_to_steps(x64):
         [np.pad(spikes[..., j], ((n, 0), (0, 0)))[: len(spikes)] for j, n in enumerate(steps)], -1
     )
     network = from_nir(graph, dt=DT)
-    expected = from_nir(plain, dt=DT)(jnp.asarray(shifted))[0]
+    expected = forward(from_nir(plain, dt=DT), shifted)[0]
     assert 0.01 < expected.mean() < 0.5
-    np.testing.assert_array_equal(network(jnp.asarray(spikes))[0], expected)
+    np.testing.assert_array_equal(forward(network, spikes)[0], expected)
     assert network.layers[0].recurrent_delay is None
     for g in (graph, plain):
         g.nodes |= {"wait": nir.Delay(own * DT), "loop": nir.Linear(V)}
         last = "n2" if g is graph else "n1"
         g.edges += [(last, "wait"), ("wait", "loop"), ("loop", last)]
     layer = from_nir(graph, dt=DT).layers[0]
-    z = np.asarray(layer(jnp.asarray(spikes)).output)
+    z = np.asarray(forward(layer, spikes).output)
     delayed = np.stack(
         [np.pad(z[..., j], ((n, 0), (0, 0)))[: len(z)] for j, n in enumerate(own)], -1
     )
@@ -217,7 +217,7 @@ def test_a_leak_potential_above_the_threshold_makes_a_neuron_fire_alone():
     """Without input, the interval between spikes is tau log(v_leak / (v_leak - theta))."""
     dt = 1e-4
     network = load_nir(data_path("nir/two_lif_neurons.nir"), dt=dt)
-    _, activity = network(jnp.zeros((5000, 1, 1)))
+    _, activity = forward(network, np.zeros((5000, 1, 1), np.float32))
     first, second = activity.spikes
     intervals = np.diff(np.flatnonzero(first[:, 0, 0])) * dt
     assert len(intervals) > 20
@@ -244,7 +244,7 @@ def test_recurrent_networks_with_biases_of_another_tool(name):
         tau_syn=-dt / np.log(ls),
         dt=dt,
     )
-    readout, activity = network(jnp.asarray(x))
+    readout, activity = forward(network, x)
     assert 0.005 < expected.z.mean() < 0.5
     assert 0.005 < readout.mean() < 0.5
     assert (activity.spikes[0] == expected.z).mean() > 0.9999  # single and double precision
@@ -255,7 +255,7 @@ def test_recurrent_networks_with_biases_of_another_tool(name):
 def assert_same(network, back, x):
     for a, b in zip(*(jax.tree.leaves(nnx.state(n)) for n in (network, back)), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(back(jnp.asarray(x))[0], network(jnp.asarray(x))[0])
+    np.testing.assert_array_equal(forward(back, x)[0], forward(network, x)[0])
 
 
 def test_convolutions_and_counts_of_another_tool_come_back():

@@ -61,6 +61,7 @@ def test_digits_are_split_without_overlap():
     assert (len(train), len(valid), len(test)) == (1294, 144, 359)
 
 
+@pytest.mark.more  # it decodes 12,000 images
 def test_cifar10_takes_a_fraction_and_downsamples():
     train, valid, test = Experiment.from_options(
         "cifar10", data=data_path("tfds"), fraction=0.1, downsample=2

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import CONVOLVED, assert_close, data_path, enable_x64
+from _support import CONVOLVED, assert_close, data_path, enable_x64, forward
 from flax import nnx
 
 from snnjax import losses
@@ -125,8 +125,18 @@ def stream(layer, x):
     step = jax.jit(layer.step)
     for x_t in x:
         state, output = step(state, x_t)
-        outputs.append(output)
-    return jnp.stack(outputs), state
+        outputs.append(np.asarray(output))
+    return np.stack(outputs), state
+
+
+@nnx.jit
+def project(layer, x, kernel):
+    return layer.map.project(x, kernel)
+
+
+@nnx.jit
+def recur(layer, z, kernel):
+    return layer.recurrent_map.recurrence(z, kernel)
 
 
 # --- values
@@ -135,7 +145,7 @@ def stream(layer, x):
 @cases
 def test_layer_equals_a_loop_over_steps_and_positions(case, rng, x64):
     layer, x = make(case), inputs(case, rng)
-    sim = layer(x, membrane=True)
+    sim = nnx.jit(lambda layer, x: layer(x, membrane=True))(layer, x)
     spikes, membrane = layer_loop(layer, x, case.pads)
     assert sim.output.shape == (T, B, *case.out, OUT)
     assert 0.01 < spikes.mean() < 0.5
@@ -151,8 +161,8 @@ def test_sequence_equals_streamed_steps(case, rng, x64):
         make(case, neuron=AdaptiveLIF(tau_adapt=20e-3, b=0.5), trainable=("tau_mem",)),
         inputs(case, rng),
     )
-    sim, (outputs, state) = layer(x), stream(layer, x)
-    assert float(sim.output.mean()) > 0.01
+    sim, (outputs, state) = forward(layer, x), stream(layer, x)
+    assert np.asarray(sim.output).mean() > 0.01
     np.testing.assert_array_equal(sim.output, outputs)
     for a, b in zip(sim.state, state, strict=True):
         assert_close(a, b, CONVOLVED)
@@ -161,9 +171,9 @@ def test_sequence_equals_streamed_steps(case, rng, x64):
 @recurrent_cases
 def test_state_is_passed_on(case, rng, x64):
     layer, x = make(case), inputs(case, rng)
-    whole, first = layer(x), layer(x[:11])
-    second = layer(x[11:], state=first.state)
-    np.testing.assert_array_equal(jnp.concatenate([first.output, second.output]), whole.output)
+    whole, first = forward(layer, x), forward(layer, x[:11])
+    second = nnx.jit(lambda layer, x, state: layer(x, state=state))(layer, x[11:], first.state)
+    np.testing.assert_array_equal(np.concatenate([first.output, second.output]), whole.output)
     assert_close(second.state.u, whole.state.u, 1e-12)
 
 
@@ -171,22 +181,17 @@ def test_state_is_passed_on(case, rng, x64):
 def test_project_and_recur_take_any_number_of_outputs(case, rng, x64):
     """A kernel of ones sums the inputs of each neuron; leading axes are independent of each other."""
     layer, x = make(case), inputs(case, rng)
-    summed = layer.map.project(x, jnp.ones((*case.kernel_size, IN, 1)))
-    expected = np.stack(
-        [
-            convolve_loop(x_t, np.ones((*case.kernel_size, IN, 1)), layer.map.stride, case.pads)
-            for x_t in x
-        ]
-    )
-    assert_close(summed, expected, 1e-12)
-    assert_close(layer.map.project(x[3], jnp.ones((*case.kernel_size, IN, 1))), expected[3], 1e-12)
+    ones = np.ones((*case.kernel_size, IN, 1))
+    expected = np.stack([convolve_loop(x_t, ones, layer.map.stride, case.pads) for x_t in x])
+    assert_close(project(layer, x, ones), expected, 1e-12)
+    assert_close(project(layer, x[3], ones), expected[3], 1e-12)
     if layer.recurrent:
         sizes = layer.recurrent_kernel.shape[:-2]
         z, ones = rng.poisson(0.5, (T, B, *case.out, OUT)).astype(float), np.ones((*sizes, OUT, 1))
         pads = [((r - 1) // 2,) * 2 for r in sizes]
         expected = np.stack([convolve_loop(z_t, ones, (1,) * len(sizes), pads) for z_t in z])
-        assert_close(layer.recurrent_map.recurrence(z, ones), expected, 1e-12)
-        assert_close(layer.recurrent_map.recurrence(z[3], ones), expected[3], 1e-12)
+        assert_close(recur(layer, z, ones), expected, 1e-12)
+        assert_close(recur(layer, z[3], ones), expected[3], 1e-12)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,8 @@ def test_symmetric_feedback_through_two_layers():
 def test_targets_of_each_step_and_trials_of_different_length():
     """The gradient of a batch is the mean of those of its trials alone."""
     net, x = network(LIF(spike=superspike(5.0)), bias=False), inputs()
-    y, lengths = jax.random.normal(jax.random.key(1), (STEPS, BATCH, CLASSES)), [60, 25, 41, 7]
+    y = jnp.asarray(np.random.default_rng(1).normal(size=(STEPS, BATCH, CLASSES)), jnp.float32)
+    lengths = [60, 25, 41, 7]
     loss = EveryStep(MeanSquare())
     (each, _), found = online(net, x, Timed(target=y, num_steps=jnp.array(lengths)), loss)
 

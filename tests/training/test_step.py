@@ -43,8 +43,9 @@ def network(seed=0):
 
 
 def data(n=22, steps=30):
-    x = jax.random.bernoulli(jax.random.key(1), 0.1, (n, steps, 6)).astype(jnp.uint8)
-    return DeviceArrays(x=x, labels=jax.random.randint(jax.random.key(2), (n,), 0, 3))
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.random((n, steps, 6)) < 0.1, jnp.uint8)
+    return DeviceArrays(x=x, labels=jnp.asarray(rng.integers(0, 3, n)))
 
 
 @pytest.fixture
