@@ -51,7 +51,8 @@ def execute(
     fresh = copy.deepcopy(notebook)
     for name, value in (settings or {}).items():
         _set_constant(fresh, name, value)
-    environment = dict(os.environ)
+    # without XLA's alarm on a busy machine that a compilation is slow
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(os.environ)
     # relative to the present folder, not to the kernel's
     for name in ("SNNJAX_DATA", "PYTHONPATH"):
         if environment.get(name):

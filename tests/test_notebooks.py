@@ -23,8 +23,9 @@ CLAIMS = {
         lambda spiking, silent, right, wrong: spiking > 1 > silent and right > max(wrong, 30),
     ),
     "3_spoken_digits": (
-        r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward",
-        lambda rec, ff: min(rec, ff) > 20,
+        r"Test accuracy: ([\d.]+) % recurrent, ([\d.]+) % feed-forward(?s:.*)"
+        r"Kaiming: [\d.]+ %, last layer at ([\d.]+) Hz(?s:.*)calibrated: [\d.]+ %, .* at ([\d.]+) Hz",
+        lambda rec, ff, kaiming, calibrated: min(rec, ff) > 15 and kaiming < 0.1 < 1 < calibrated,
     ),
     "4_deep_networks": (r"sigma_u within ([\d.]+) % of 1 in every layer", lambda error: error < 10),
     "5_sweeps": (
@@ -57,6 +58,7 @@ CLAIMS = {
 SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
     "2_first_network": {"SAMPLES": 150, "EPOCHS": 8},
+    "3_spoken_digits": {"RECORDINGS": 480, "EPOCHS": 6, "DEEP_EPOCHS": 2},
     "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
     "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
     "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
