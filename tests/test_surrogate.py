@@ -58,8 +58,8 @@ def test_derivative_is_the_docstrings_formula(name, x64):
 @cases
 def test_gradient_is_the_derivative(name, x64):
     spike, v, cotangent = make(name), jnp.asarray(V), jnp.arange(1.0, len(V) + 1)
-    (gradient,) = jax.vjp(spike, v)[1](cotangent)
-    np.testing.assert_array_equal(gradient, cotangent * spike.derivative(v))
+    pull, derivative = jax.jit(lambda v, g: jax.vjp(spike, v)[1](g)[0]), jax.jit(spike.derivative)
+    np.testing.assert_array_equal(pull(v, cotangent), cotangent * derivative(v))
 
 
 @cases
@@ -87,23 +87,24 @@ TRANSFORMS = {
 }
 
 
-@cases
 @pytest.mark.parametrize(
-    ("transform", "dtype"),
-    [*((t, jnp.float32) for t in TRANSFORMS), ("plain", jnp.bfloat16), ("plain", jnp.float16)],
+    ("name", "transform", "dtype"),
+    [  # transformations concern the class that all share
+        *(("superspike", t, jnp.float32) for t in TRANSFORMS),
+        *((n, "jit-vmap", d) for n in CASES for d in (jnp.float32, jnp.bfloat16, jnp.float16)),
+    ],
 )
 def test_forward_is_the_step_under_every_transformation(name, transform, dtype):
     v = jnp.asarray([-1e4, -1.0, -1e-4, -0.0, 0.0, 1e-4, 1.0, 1e4], dtype)
     run = TRANSFORMS[transform](make(name))
-    assert run(v).dtype == dtype
-    np.testing.assert_array_equal(run(v).astype(np.float32), [0, 0, 0, 0, 0, 1, 1, 1])
-    gradient = jax.grad(lambda v: run(v).sum())(v)
-    assert gradient.dtype == dtype
-    np.testing.assert_allclose(
-        gradient.astype(np.float32),
-        make(name).derivative(v).astype(np.float32),
-        rtol=2 * jnp.finfo(dtype).eps,
-    )
+    z = np.asarray(run(v))
+    assert z.dtype == dtype
+    np.testing.assert_array_equal(z.astype(np.float32), [0, 0, 0, 0, 0, 1, 1, 1])
+    gradient = jax.grad(lambda v: run(v).sum())
+    found, expected = (np.asarray(jax.jit(f)(v)) for f in (gradient, make(name).derivative))
+    assert found.dtype == dtype
+    rtol = 2 * jnp.finfo(dtype).eps
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=rtol)
 
 
 @cases
@@ -117,13 +118,15 @@ def test_forward_is_the_step_under_every_transformation(name, transform, dtype):
 )
 def test_derivative_is_finite_everywhere(name, dtype, extremes):
     v = jnp.asarray([sign * e for e in extremes for sign in (1, -1)] + [0.0], dtype)
-    assert bool(jnp.isfinite(v).all())
+    assert np.isfinite(np.asarray(v, np.float64)).all()
     spike = make(name)
-    for h in (spike.derivative(v), jax.grad(lambda v: spike(v).sum())(v)):
+    for f in (spike.derivative, jax.grad(lambda v: spike(v).sum())):
+        h = jax.jit(f)(v)
         assert h.dtype == dtype
-        assert bool(jnp.isfinite(h).all())
-        assert float(h.min()) >= 0
-        assert float(h[-1]) == pytest.approx(float(h.max()))  # the steepest point is the threshold
+        h = np.asarray(h, np.float64)
+        assert np.isfinite(h).all()
+        assert h.min() >= 0
+        assert h[-1] == pytest.approx(h.max())  # the steepest point is the threshold
 
 
 @cases
@@ -146,9 +149,10 @@ def test_vmap_over_steepness_equals_a_loop(name):
     stacked = jax.tree.map(
         lambda *leaves: jnp.stack(leaves), *[factory(*(s * p for p in parameters)) for s in scales]
     )
-    as_tree = jax.vmap(lambda spike: jax.grad(lambda v: spike(v).sum())(v))(stacked)
-    loop = jnp.stack([gradient(s) for s in scales])
-    np.testing.assert_allclose(jax.vmap(gradient)(scales), loop, rtol=1e-6, atol=1e-12)
+    of_spike = jax.jit(jax.vmap(lambda spike: jax.grad(lambda v: spike(v).sum())(v)))
+    as_tree, one = of_spike(stacked), jax.jit(gradient)
+    loop = np.stack([one(s) for s in scales])
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(scales), loop, rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(as_tree, loop, rtol=1e-6, atol=1e-12)
 
 
