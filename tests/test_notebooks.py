@@ -27,7 +27,13 @@ CLAIMS = {
         r"Kaiming: [\d.]+ %, last layer at ([\d.]+) Hz(?s:.*)calibrated: [\d.]+ %, .* at ([\d.]+) Hz",
         lambda rec, ff, kaiming, calibrated: min(rec, ff) > 15 and kaiming < 0.1 < 1 < calibrated,
     ),
-    "4_deep_networks": (r"sigma_u within ([\d.]+) % of 1 in every layer", lambda error: error < 10),
+    "4_deep_networks": (
+        r"Last layer: ([\d.]+) Hz from Kaiming weights, sigma_u ([\d.]+) by the formula(?s:.*)"
+        r"sigma_u within ([\d.]+) % of 1 in every layer, backward gain ([\d.]+) to ([\d.]+)\.",
+        lambda kaiming, formula, error, low, high: (
+            kaiming == 0 and formula > 1.5 and error < 15 and 0.8 < low < high < 1.25
+        ),
+    ),
     "5_sweeps": (
         r"([\d.]+) \+- [\d.]+ % at sigma_u = 1, ([\d.]+) \+- ",
         lambda good, bad: good > max(bad, 20),
@@ -59,6 +65,7 @@ SMALL = {
     "1_fluctuation_driven": {"SECONDS": 1.0, "TRIALS": 6},
     "2_first_network": {"SAMPLES": 150, "EPOCHS": 8},
     "3_spoken_digits": {"RECORDINGS": 480, "EPOCHS": 6, "DEEP_EPOCHS": 2},
+    "4_deep_networks": {"DEPTH": 4, "SAMPLES": 60, "EPOCHS": 2},
     "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
     "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
     "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
@@ -157,11 +164,13 @@ def test_runs_with_small_settings(name, monkeypatch):
     assert_claim(name, fresh)
     for old, new in zip(code_cells(committed), code_cells(fresh), strict=True):
         assert old.source == new.source
-        assert [o.output_type for o in old.outputs] == [o.output_type for o in new.outputs]
+        assert [o.output_type for o in old.outputs] == [
+            o.output_type for o in new.outputs if o.get("name") != "stderr"
+        ]  # small layers are less exact, and `calibrate` warns
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law"])
+@pytest.mark.parametrize("name", ["3_spoken_digits", "6_dales_law", "8_delays_and_adaptation"])
 def test_without_recordings_it_says_so_and_makes_some_up(name, monkeypatch):
     monkeypatch.delenv("SNNJAX_DATA", raising=False)
     notebook = read(name)
