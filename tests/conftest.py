@@ -1,8 +1,5 @@
 """Fixtures for all tests."""
 
-import functools
-import gc
-import itertools
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -50,21 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.more)
-
-
-def pytest_collection_finish() -> None:
-    """Reduce what Python and JAX repeat for each of the thousands of small programs of the suite.
-
-    JAX makes a context of MLIR for each program: a quarter of the time of a program of one
-    operation. A context may serve several. Not all of them, because a context keeps the constants
-    of its programs. The collector of garbage need not look at modules and tests.
-    """
-    from jax._src.interpreters import mlir
-
-    number, new_context = itertools.count(), mlir.make_ir_context
-    shared = functools.lru_cache(maxsize=1)(lambda block: new_context())
-    mlir.make_ir_context = lambda: shared(next(number) // 100)
-    gc.freeze()
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def levels(network, x, y):
             h = layer.emit(h)
             trains.append(h)
             shapes.append(h.shape)
-    grads = jax.grad(loss)([jnp.zeros(s) for s in shapes])
-    return np.array([float(jnp.sqrt(jnp.square(g).mean())) for g in grads])
+    grads = jax.jit(jax.grad(loss))([np.zeros(s, np.float32) for s in shapes])
+    return np.array([np.sqrt(np.square(np.asarray(g)).mean()) for g in grads])
 
 
 def convolutions(maps=1):

@@ -33,7 +33,7 @@ def network(neuron=None):
 def loss_and_gradients(net, x):
     graphdef, params, rest = nnx.split(net, nnx.Param, ...)
     f = lambda p: CrossEntropy()(nnx.merge(graphdef, p, rest)(x)[0], jnp.asarray(LABELS)).mean()
-    return f, params, jax.value_and_grad(f)(params)
+    return f, params, jax.jit(jax.value_and_grad(f))(params)
 
 
 def loop(x, hidden, out):

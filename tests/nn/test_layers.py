@@ -387,7 +387,7 @@ def test_a_learned_threshold_beside_learned_time_constants(x, x64):
         return simulate(neuron, x @ layer.kernel[...], membrane=True).membrane.sum()
 
     log_tau = layer.log_tau["tau_mem"][...]
-    expected = jax.grad(loss, argnums=(0, 1))(jnp.ones(OUT), log_tau)
+    expected = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.ones(OUT), log_tau)
     graphdef, state = nnx.split(layer)
     gradient = jax.jit(jax.grad(lambda s: nnx.merge(graphdef, s)(x, membrane=True).membrane.sum()))(
         state
@@ -425,9 +425,9 @@ def test_time_constants_that_leave_the_floats_leave_a_network_that_runs(log_tau,
     for name in ("tau_mem", "tau_syn"):
         layer.log_tau[name][...] = jnp.full(OUT, log_tau)
     graphdef, state = nnx.split(layer)
-    value, gradient = jax.value_and_grad(
-        lambda s: nnx.merge(graphdef, s)(jnp.asarray(x, jnp.float32), membrane=True).membrane.mean()
-    )(state)
+    x = jnp.asarray(x, jnp.float32)
+    mean = lambda s: nnx.merge(graphdef, s)(x, membrane=True).membrane.mean()
+    value, gradient = jax.jit(jax.value_and_grad(mean))(state)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, gradient)))
 
 
