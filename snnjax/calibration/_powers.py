@@ -353,7 +353,7 @@ def data_driven(
     """Return an initializer of one connection, for Linen or plain JAX code, from measured powers.
 
     Args:
-        powers: From `input_powers` or `source_powers`. With `balanced` powers, the weights of each
+        powers: From `input_powers`. With `balanced` powers, the weights of each
             neuron sum to zero.
         sigma_u: Target standard deviation of the membrane in time, within a trial.
         mu_u: Target mean of the membrane. A value other than 0 is only for neurons with this one
