@@ -327,7 +327,7 @@ def exports(module: str) -> list[str]:
     """The names in a module's `__all__`. Nothing is imported.
 
     >>> exports("snnjax.psp")
-    ['Kernel', 'ExcInhKernels']
+    ['Kernel']
     """
     for node in parsed(module).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
