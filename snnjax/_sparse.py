@@ -292,6 +292,8 @@ def sum_rows(
             )
         return k + UNROLL, total
 
-    longest = jnp.max(stop - first)
+    # The barrier keeps the bound unknown to XLA. jaxlib 0.10.2 removes a loop whose constant bound
+    # is less than its step, for example in a program that contains the events as constants.
+    longest = lax.optimization_barrier(jnp.max(stop - first))
     zero = jnp.zeros((first.shape[0], table.shape[1]), _check.wide(table.dtype))
     return lax.while_loop(lambda at: at[0] < longest, some, (jnp.zeros((), first.dtype), zero))[1]

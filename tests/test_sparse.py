@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _support import ON_CPU, assert_close, batch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snnjax import _sparse as sparse
@@ -50,6 +50,7 @@ def product_and_gradient(product, kernel, g):
     shape=st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 30)), n=st.integers(1, 6), rate=st.sampled_from([0.0, 0.02, 0.3, 3.0]),
     seed=st.integers(0, 99),
 )  # fmt: skip
+@example(shape=(3, 3, 3), n=1, rate=0.02, seed=0)  # one event
 @pytest.mark.slow
 def test_equal_to_the_dense_product_for_any_size_and_density(shape, n, rate, seed):
     rng = np.random.default_rng(seed)

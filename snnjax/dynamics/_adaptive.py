@@ -51,6 +51,7 @@ class AdaptiveLIF(LeakyIntegrateAndFire):
         ValueError: A value is out of range.
         TypeError: A value has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> neuron = AdaptiveLIF(tau_adapt=0.2, b=1.8)
     >>> state, z = neuron.step(neuron.initial_state((2, 3)), jnp.ones((2, 3)))
     >>> z.shape, state.a.shape

@@ -75,6 +75,7 @@ class AdLIF(LeakyIntegrateAndFire):
             time constants.
         TypeError: A value has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> neuron = AdLIF(tau_mem=15e-3, tau_w=200e-3, a=0.5, b=1.0, dt=1e-3)
     >>> impulse = jnp.zeros((300, 1, 1)).at[0].set(1.0)
     >>> from snnjax.dynamics import simulate

@@ -75,6 +75,7 @@ class Leaky(_Driven, LeakyIntegrateAndFire):
         ValueError: A value is out of range.
         TypeError: A value has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> neuron = Leaky(tau_mem=20e-3, dt=2e-3)
     >>> state, z = neuron.step(neuron.initial_state((1, 1)), jnp.ones((1, 1)))
     >>> f"{state.u[0, 0]:.5f}"                          # 1 - exp(-dt/tau_mem)
@@ -108,6 +109,7 @@ class IF(_Driven):
         ValueError: A value is out of range.
         TypeError: A value has the wrong type.
 
+    >>> import jax.numpy as jnp
     >>> neuron = IF(reset="subtractive")
     >>> state = neuron.initial_state((1, 1))
     >>> for _ in range(3):
