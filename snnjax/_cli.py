@@ -20,12 +20,13 @@ import difflib
 import errno
 import inspect
 import itertools
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich.console import Console
 
@@ -35,6 +36,10 @@ from snnjax.experiments import Experiment
 from snnjax.experiments._experiment import STARTS
 from snnjax.experiments._options import Part, options_of
 from snnjax.experiments._tasks import TASKS
+
+if TYPE_CHECKING:
+    from snnjax.experiments import Sweep
+    from snnjax.experiments._rows import Member
 
 P = TypeVar("P", bound=Part)
 _NAMES = {task.name: task for task in TASKS}
@@ -379,6 +384,7 @@ def sweep(words: list[str], out: Out) -> int:
     _prepare_jax()
     from snnjax._progress import SweepProgress
     from snnjax.experiments import Execution, Sweep, run_sweep
+    from snnjax.experiments._engine import check
     from snnjax.experiments._results import COLUMNS_NOTE, sweep_table
     from snnjax.experiments._sweep import load_sweep
     from snnjax.experiments._sweep_folder import FIGURE, members_of, planned
@@ -406,10 +412,15 @@ def sweep(words: list[str], out: Out) -> int:
     )
     training = wanted.base.training
     epochs = training.epochs + training.priming_epochs
+    members = wanted.members()
+    if options.resume is not None:
+        check(wanted, options.resume, resume=True)
+        members = members_of(options.resume, members)
+    print(_size(wanted, members), file=sys.stderr, flush=True)
     with (
         _folder(given, f"sweep-{wanted.base.task.name}") as folder,
         _resumable(folder, f": snnjax sweep --resume {folder}", "finished members are safe: "),
-        SweepProgress(len(members_of(folder, wanted.members())), epochs) as bar,
+        SweepProgress(len(members), epochs) as bar,
     ):
         resume = options.resume is not None
         done = run_sweep(wanted, folder, resume=resume, execution=execution, on_epoch=[bar])
@@ -419,6 +430,30 @@ def sweep(words: list[str], out: Out) -> int:
         if (folder / file).exists():
             out(f"{name + ':':<9}{folder / file}")
     return 0
+
+
+def _size(sweep: Sweep, members: Sequence[Member]) -> str:
+    """Say how many networks a sweep has, and how many groups of them are compiled.
+
+    Args:
+        sweep: The sweep.
+        members: All members of its folder.
+
+    >>> from snnjax.experiments import Experiment, Sweep
+    >>> over = {"sigma_u": (0.5, 1.0, 2.0), "depth": (1, 3)}
+    >>> sweep = Sweep(base=Experiment.from_options("randman"), over=over, seeds=5)
+    >>> _size(sweep, sweep.members())
+    'networks: 30 = 3 sigma_u x 2 depth x 5 seed; groups that are compiled: 2'
+    """
+    from snnjax.experiments._engine import groups_of
+
+    axes = {name: len({member[name] for member in members}) for name in members[0]}
+    product = " x ".join(f"{number} {name}" for name, number in axes.items())
+    # values and seeds that were added later may not give a product
+    found = f" = {product}" if axes and math.prod(axes.values()) == len(members) else ""
+    groups = len(groups_of(sweep, members))
+    how = "each trains alone" if sweep.alone else f"groups that are compiled: {groups}"
+    return f"networks: {len(members)}{found}; {how}"
 
 
 class ResultsOptions(Part):

@@ -26,7 +26,8 @@ import numpy as np
 
 from snnjax.experiments._options import Option, Part, kinds_of, of_another_choice, options_of
 
-ALIASES = {"--lr": "--learning-rate"}
+ALIASES = {"learning_rate": ("--lr",)}
+"""Other flags of an option."""
 
 
 class UsageError(ValueError):
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
             add_flags(self, own)
 
     def error(self, message: str) -> NoReturn:
-        text = re.sub(r"^argument (\S+): ", r"\1 ", message)
+        text = re.sub(r"^argument ([^\s/]+)\S*: ", r"\1 ", message)  # without aliases
         raise UsageError(f"{text}; see {self.prog} --help")
 
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: A flag is unknown or has a wrong value. The message names it.
         """
-        found, rest = self.parse_known_args(_spelled_out(argv))
+        found, rest = self.parse_known_args(_joined(argv))
         for word in rest:
             flag = word.partition("=")[0]
             if flag.startswith("--"):
@@ -83,15 +84,14 @@ class Parser(argparse.ArgumentParser):
         return vars(found)
 
 
-def _spelled_out(argv: Sequence[str]) -> list[str]:
-    """Replace short names, and join a flag and a value that begins with a minus sign by "="."""
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Join a flag and a value that begins with a minus sign by "="."""
     words: list[str] = []
     for word in argv:
-        flag, equals, value = word.partition("=")
         if re.match(r"-[\d.]", word) and words and words[-1].startswith("--"):
             words[-1] += f"={word}"
         else:
-            words.append(ALIASES.get(flag, flag) + equals + value)
+            words.append(word)
     return words
 
 
@@ -142,7 +142,8 @@ def _add(group: Any, option: Option, several: bool) -> None:
             settings["nargs"] = "+"
         if bool in kinds:
             settings |= {"nargs": "?", "const": "yes"}
-    group.add_argument(f"--{option.name.replace('_', '-')}", **settings)
+    flag = f"--{option.name.replace('_', '-')}"
+    group.add_argument(flag, *ALIASES.get(option.name, ()), **settings)
 
 
 def _metavar(option: Option, kinds: tuple[Any, ...]) -> str:

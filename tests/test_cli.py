@@ -347,6 +347,7 @@ def test_help_shows_every_option_of_every_task_in_groups():
             flag = f"--{option.name.replace('_', '-')}"
             assert flag in text or option.name == "task"
             assert option.name == "task" or texts_of(type(option.part))[option.field.name]
+        assert "--learning-rate X, --lr X" in text
         for group in ("neuron:", "training:", "objective:", "optimizer: muon:", "start:"):
             assert group in text
 
@@ -387,7 +388,9 @@ def test_a_sweep_over_depth_and_rate_is_one_command_and_is_resumed_and_plotted(t
     assert call([*argv, "--out", str(folder)]) == 0
     assert call([*argv, "--seeds", "2", "--resume", str(folder)]) == 0
     assert call(["sweep", "--resume", str(folder)]) == 0
-    capsys.readouterr()
+    size = "networks: {} = 2 depth x 2 learning_rate x {} seed; groups that are compiled: 2\n"
+    err = capsys.readouterr().err
+    assert [err.count(size.format(4 * seeds, seeds)) for seeds in (1, 2)] == [1, 2]
     files = ["--csv", str(tmp_path / "all.csv"), "--figure", str(tmp_path / "all.png")]
     assert call(["results", str(folder), "--sort", "test_accuracy_final", *files]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -208,11 +208,16 @@ def _plan(sweep: Sweep, folder: Path, execution: Execution, *, figure: bool) -> 
     members = open_folder(folder, sweep.options(), sweep.members())
     # this reads every finished member, so that a damaged file is found before training
     write_results(folder, members, figure=figure)
+    # the files of a network that trains alone are written when it is finished
+    plan_waves(folder, groups_of(sweep, members), 1 if sweep.alone else execution.wave)
+
+
+def groups_of(sweep: Sweep, members: Sequence[Member]) -> list[list[Member]]:
+    """Return the members of a sweep in groups that can train together, each in one program."""
     groups: dict[Experiment, list[Member]] = {}
     for member in members:
         groups.setdefault(_group(sweep, member), []).append(member)
-    # the files of a network that trains alone are written when it is finished
-    plan_waves(folder, list(groups.values()), 1 if sweep.alone else execution.wave)
+    return list(groups.values())
 
 
 def check(sweep: Sweep, folder: Path, *, resume: bool) -> None:
