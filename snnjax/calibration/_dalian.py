@@ -279,7 +279,10 @@ def _(
         on_target=near(found, sigma_u, sigma_u) & near(mean, mu_u, sigma_u),
         targets=(sigma_u, mu_u),
     )
-    reason = "its inhibitory spikes are too few; a larger sigma_u makes it spike more"
+    reason = (
+        "its inhibitory spikes are too few for a balance; with a larger target of sigma_u the "
+        "layer spikes more"
+    )
     return Outcome(report, z, reason)
 
 

@@ -202,7 +202,7 @@ def _(
         on_target=near(reached, sigma_u, sigma_u),
         targets=(sigma_u, mu_u),
     )
-    return Outcome(report, output, _reason(layer))
+    return Outcome(report, output, _reason(layer, target.passes))
 
 
 def _bias(
@@ -239,21 +239,20 @@ def _of_each(weights: WeightStatistics, factors: tuple[Any, Any] | None) -> Weig
     return WeightStatistics(weights.mu_w * of_mean, weights.sigma_w * of_deviation)
 
 
-def _reason(layer: Synaptic) -> str:
+def _reason(layer: Synaptic, passes: int) -> str:
+    """Why a layer may be off target, on either side."""
     if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(layer.neuron)):
         return (
             "its neurons have different parameters, and their weights are scaled as for Poisson "
             "input, which its input is not"
         )
+    few = f"its {layer.units} neurons have too few weights for an exact average"
     if layer.recurrent:
         return (
-            "its own spikes are too few to carry their share of the variance; a larger sigma_u "
-            "makes it spike more"
+            f"{few} (use more neurons, or another key), or its own spikes still changed after "
+            f"{passes} passes (give Target more passes)"
         )
-    return (
-        f"its {layer.units} neurons have too few weights for an exact average; use more neurons, "
-        "or another key"
-    )
+    return f"{few}; use more neurons, or another key"
 
 
 def _at_least(lowest: InputPowers, powers: Sequence[jax.Array]) -> InputPowers:

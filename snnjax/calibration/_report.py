@@ -51,7 +51,8 @@ class LayerReport(NamedTuple):
         on_target: Whether `sigma_u` is within 5 % of its target. In a Dalian layer, also whether
             the distance of `mu_u` from its target is within 5 % of the target sigma_u. Typically
             False for small layers (sampling noise of few weights), for layers with mixed time
-            constants (one shared scale), and for layers with too few spikes of their own.
+            constants (one shared scale), for recurrent layers whose spikes still change after the
+            last pass, and for Dalian layers with too few inhibitory spikes.
         targets: The targets of sigma_u and mu_u.
         gradient: Result of the calibration of the gradient. None if only the membranes were
             calibrated.
@@ -158,7 +159,8 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
         """One sentence on a layer that is off target, for example "layer 1"; None if it is not."""
 
     @abc.abstractmethod
-    def _row(self, report: T) -> tuple[str, ...]: ...
+    def _row(self, k: int, report: T) -> tuple[str, ...]:
+        """The numbers of layer k, counted from 1."""
 
     @property
     def _plain(self) -> bool:
@@ -181,7 +183,7 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
     def table(self) -> Table:
         """The numbers, one row per layer."""
         each = enumerate(zip(self.of, self.layers, strict=True), 1)
-        rows = [(f"{k} {of.name}", *self._row(report)) for k, (of, report) in each]
+        rows = [(f"{k} {of.name}", *self._row(k, report)) for k, (of, report) in each]
         return Table(self.title, ("layer", *self.columns), rows)
 
     def tables(self) -> list[Table]:
@@ -198,7 +200,7 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
 class GradientReports(Reports[GradientReport]):
     """Results of `calibrate_gradient`, layer by layer."""
 
-    title = "backward gain of each layer"
+    title = "backward gain of each layer to the spiking layer below"
     columns = ("gain before", "after", "steepness")
 
     def _finding(self, layer: str, reason: str, report: GradientReport) -> str | None:
@@ -214,8 +216,10 @@ class GradientReports(Reports[GradientReport]):
             "GradientTarget"
         )
 
-    def _row(self, report: GradientReport) -> tuple[str, ...]:
-        return tuple(_number(v) for v in (report.before, report.gain, report.steepness))
+    def _row(self, k: int, report: GradientReport) -> tuple[str, ...]:
+        gains = (report.before, report.gain)
+        shown = ("-", "-") if k == 1 else tuple(map(_number, gains))  # layer 1 has none below
+        return *shown, _number(report.steepness)
 
 
 class LayerReports(Reports[LayerReport]):
@@ -250,7 +254,7 @@ class LayerReports(Reports[LayerReport]):
         found = [report.gradient for report in self.layers if report.gradient is not None]
         return GradientReports(found, self.of[: len(found)])
 
-    def _row(self, report: LayerReport) -> tuple[str, ...]:
+    def _row(self, k: int, report: LayerReport) -> tuple[str, ...]:
         sigma_u, mu_u = report.targets
         membrane = (report.sigma_u, sigma_u, report.mu_u, mu_u, report.quenched_spread)
         return *(_number(v) for v in membrane), ", ".join(_number(w) for w in report.sigma_w)
@@ -271,7 +275,7 @@ class RateReports(Reports[RateReport]):
             "input is silent"
         )
 
-    def _row(self, report: RateReport) -> tuple[str, ...]:
+    def _row(self, k: int, report: RateReport) -> tuple[str, ...]:
         return tuple(_number(v) for v in (report.rate, report.target, report.gain))
 
 

@@ -87,6 +87,13 @@ class Simulation(NamedTuple):
     membrane: jax.Array | None = None
     queue: PyTree = None
 
+    def __jax_array__(self) -> jax.Array:
+        # JAX calls this where it needs an array, and not in its functions of trees
+        raise TypeError(
+            "a layer returns an object with state and output, and no array: use .output, for "
+            "example layer(x).output"
+        )
+
 
 @pytree_dataclass
 class Run:

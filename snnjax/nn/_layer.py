@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
+import functools
+import inspect
 import types
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar, cast
 
 import jax
 from flax import nnx
@@ -22,8 +26,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Unlisted:
+    __wrapped__: Callable[..., Any]
+
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.__doc__, self.__wrapped__ = function.__doc__, function
+        functools.update_wrapper(self, function)  # help() shows name and signature
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.__wrapped__(*args, **options)
 
     def __get__(self, instance: object, owner: type) -> Any:
         return self if instance is None else types.MethodType(self.__wrapped__, instance)
@@ -35,6 +44,40 @@ def unlisted(method: F) -> F:
     Flax wraps every public function of a module's class and shows a row for each call.
     """
     return cast(F, _Unlisted(method))
+
+
+class ConstructorSignature:
+    """The signature of a module's class, for help() and editors, as its attribute `__signature__`.
+
+    Flax's metaclass calls a class with any arguments, so that Python alone would show
+    `(*args, **kwargs)`. Keywords that a constructor passes on, `**options: Unpack[Options]`, are
+    shown one by one, with the defaults of the base class.
+    """
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:  # an object is called by `__call__`
+            raise AttributeError("__signature__")
+        return _signature(owner.__mro__)
+
+
+_BY_POSITION = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _signature(bases: Sequence[type]) -> inspect.Signature:
+    """The signature of the constructor of the first of these classes that has one."""
+    at = next(k for k, base in enumerate(bases) if "__init__" in vars(base))
+    if bases[at] is object:
+        return inspect.Signature()
+    init = vars(bases[at])["__init__"]
+    own = list(inspect.signature(init).parameters.values())[1:]
+    if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+        hints = {}
+        with contextlib.suppress(NameError):  # a user may import names for type checkers only
+            hints = typing.get_type_hints(init)
+        for options in filter(typing.is_typeddict, typing.get_args(hints.get(own[-1].name))):
+            above = _signature(bases[at + 1 :]).parameters
+            own[-1:] = [above[name] for name in above if name in options.__annotations__]
+    return inspect.Signature(own)
 
 
 class Layer(nnx.Module):
@@ -77,11 +120,25 @@ class Layer(nnx.Module):
     (50, 2, 3)
     """
 
+    __signature__ = ConstructorSignature()
     spiking: bool = False
     stochastic: bool = False
     masks: bool = False
     takes_events: bool = False
     steepness: nnx.Param | None = None
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        # Python's error would not say which arguments need their names
+        listed = cls.__signature__.parameters
+        places = [name for name, p in listed.items() if p.kind in _BY_POSITION]
+        more = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in listed.values())
+        if len(args) > len(places) and not more:
+            names = ", ".join(f"{name}=" for name in listed if name not in places)
+            others = f"; give the others by name: {names}" if names else ""
+            taken = f"only {', '.join(places)}" if places else "nothing"
+            got = f"got {len(args)} arguments by position{others}"
+            raise TypeError(f"{cls.__name__} takes {taken} by position, {got}")
+        return super().__new__(cls)
 
     @property
     def dt(self) -> Any:

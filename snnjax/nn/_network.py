@@ -19,7 +19,7 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._sparse import EventRaster, as_dense
-from snnjax.nn._layer import Layer, Shape, State, unlisted
+from snnjax.nn._layer import ConstructorSignature, Layer, Shape, State, unlisted
 from snnjax.nn._per_step import PerStep, layer_name
 from snnjax.nn._shape import Stateless, known
 from snnjax.nn._synaptic import Synaptic
@@ -54,6 +54,12 @@ class NetworkOutput(NamedTuple):
     readout: jax.Array
     activity: Activity
 
+    def __jax_array__(self) -> jax.Array:
+        raise TypeError(
+            "a network returns a pair of readout and activity, and no array: use .readout, for "
+            "example network(x).readout"
+        )
+
 
 class Sequential(nnx.Module):
     """Layers in order; the output of the last layer is the readout.
@@ -81,6 +87,8 @@ class Sequential(nnx.Module):
     >>> readout.shape, [s.shape for s in activity.spikes]
     ((100, 4, 10), [(100, 4, 128)])
     """
+
+    __signature__ = ConstructorSignature()
 
     def __init__(
         self, *layers: nnx.Module, skip: bool = False, remat_steps: int | None = None

@@ -320,6 +320,9 @@ def test_says_where_the_target_cannot_be_met():
         _, reports = calibrate(network, x, gradient=GradientTarget(gain=1000.0))
     assert reports.problems()[0].startswith("layer 2 has the backward gain")
     assert not bool(reports[1].gradient.reached)
+    first, second = reports.gradient().table().rows
+    assert first[1:3] == ("-", "-")  # its gain to the input is not calibrated
+    assert float(second[2]) < 1000
     np.testing.assert_allclose(float(reports[1].gradient.steepness), 20 / 50, rtol=1e-3)
 
 

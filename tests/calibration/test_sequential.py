@@ -218,18 +218,19 @@ def test_silent_input_keeps_the_weights_and_says_so():
         np.testing.assert_array_equal(a.kernel[...], b.kernel[...])
 
 
-def test_a_layer_off_its_target_is_named_in_a_warning():
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_layer_off_its_target_is_named_in_a_warning(recurrent):
     x = randman_batch()
-    rngs = nnx.Rngs(3)
-    narrow = Sequential(
-        SpikingDense(20, 4, init=FluctuationDriven(nu=5.0), rngs=rngs), Readout(4, 10, rngs=rngs)
-    )
+    rngs, init = nnx.Rngs(3), FluctuationDriven(nu=5.0)
+    hidden = SpikingDense(20, 4, init=init, recurrent=recurrent, rngs=rngs)
+    narrow = Sequential(hidden, Readout(4, 10, rngs=rngs))
     with pytest.warns(UserWarning, match="^off target: layer 1;") as caught:
         _, reports = calibrate(narrow, x, key=jax.random.key(3))
     assert len(caught) == 1
     (report,), (problem,) = reports, reports.problems()
     targets = "the targets are sigma_u = 1.0, mu_u = 0.0"
     assert re.match(f"layer 1 has sigma_u = .* {targets}: its 4 neurons have too few", problem)
+    assert ("after 4 passes" in problem) == recurrent
     assert not report.on_target
     assert abs(float(report.sigma_u) - 1) > 0.05
 

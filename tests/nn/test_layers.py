@@ -1,3 +1,4 @@
+import inspect
 import warnings
 
 import jax
@@ -11,8 +12,11 @@ from snnjax.calibration import calibrate
 from snnjax.dynamics import LIF, AdaptiveLIF, ExcInhLIF, LeakyIntegrator, simulate
 from snnjax.dynamics._lif import LIFState
 from snnjax.nn import (
+    DalianConv2d,
+    Flatten,
     FluctuationDriven,
     Readout,
+    Reshape,
     SameForAll,
     Sequential,
     SpikingConv1d,
@@ -287,6 +291,46 @@ def test_other_errors():
         ValueError, match="trainable must be one of 'tau_mem', 'tau_syn', got 'tau_adapt'"
     ):
         Readout(IN, 5, trainable=("tau_adapt",), rngs=nnx.Rngs(0))
+
+
+def test_the_signature_of_a_class_has_every_option_and_that_of_a_layer_is_its_call():
+    known = inspect.signature(SpikingDense).parameters
+    assert [*known][:4] == ["in_features", "out_features", "init", "recurrent"]
+    given = {name: p.default for name, p in known.items() if p.default is not p.empty}
+    assert given == {
+        **{"recurrent": False, "neuron": None, "trainable": (), "bias": False, "norm": None},
+        **{"delays": None, "dtype": jnp.float32},
+    }
+    assert {known[name].kind for name in [*known][2:]} == {inspect.Parameter.KEYWORD_ONLY}
+    assert not {"init", "recurrent"} & inspect.signature(Readout).parameters.keys()
+    assert [*inspect.signature(Sequential).parameters] == ["layers", "skip", "remat_steps"]
+    assert "*args" not in " ".join(
+        str(inspect.signature(c)) for c in (Flatten, Reshape, DalianConv2d)
+    )
+    call = inspect.signature(Readout(3, 2, rngs=nnx.Rngs(0)))
+    assert [*call.parameters] == ["x", "state", "membrane", "key"]
+    assert [*inspect.signature(Readout.step).parameters] == ["self", "state", "x", "key"]
+
+
+def test_options_by_position_are_an_error_with_their_names():
+    names = "give the others by name: init=, recurrent=, neuron="
+    taken = "SpikingDense takes only in_features, out_features by position"
+    with pytest.raises(TypeError, match=f"^{taken}, got 3 arguments by position; {names}"):
+        SpikingDense(20, 10, INIT, rngs=nnx.Rngs(0))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Flatten takes nothing by position, got 1 argument"):
+        Flatten(1)  # type: ignore[call-arg]
+
+
+def test_what_a_layer_returns_is_no_array_but_a_tree(x):
+    hidden = make(dtype=jnp.float32)
+    network = Sequential(hidden, Readout(OUT, 2, rngs=nnx.Rngs(0)))
+    for wrong in (nnx.relu, jnp.asarray, lambda y: jnp.ones(()) + y):
+        with pytest.raises(TypeError, match=r"use .output, for example layer\(x\).output"):
+            wrong(hidden(x))
+        with pytest.raises(TypeError, match=r"use .readout, for example network\(x\).readout"):
+            wrong(network(x))
+    doubled = jax.tree.map(lambda a: 2 * a, hidden(x))
+    np.testing.assert_array_equal(doubled.output, 2 * hidden(x).output)
 
 
 def test_half_precision_weights_keep_the_neurons_in_float32(rng):
