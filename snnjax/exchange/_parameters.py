@@ -7,6 +7,7 @@ The file is NAME.npz or NAME.safetensors. It has one array per parameter, with n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from flax import nnx
 
 from snnjax import _check
 from snnjax._files import PathLike, write_whole
-from snnjax.training._params import SUFFIXES, encode_params, flatten_params, load_params
+from snnjax.nn import Layer
+from snnjax.training._params import (
+    SUFFIXES,
+    Described,
+    encode_params,
+    flatten_params,
+    load_described,
+)
 
 
 def save_parameters(path: PathLike, network: nnx.Module, *, overwrite: bool = False) -> None:
@@ -52,7 +60,8 @@ def save_parameters(path: PathLike, network: nnx.Module, *, overwrite: bool = Fa
 def load_parameters(path: PathLike, network: nnx.Module) -> None:
     """Load the parameters of a file into a network of the same architecture.
 
-    The network changes only if all parameters fit.
+    The network changes only if all parameters fit. If the file is of a calibrated network, its
+    layers also get the steepness of their surrogates.
 
     Args:
         path: NAME.npz or NAME.safetensors.
@@ -68,8 +77,31 @@ def load_parameters(path: PathLike, network: nnx.Module) -> None:
         UserWarning: Parameters are not finite, as in a network that diverged. The warning names
             the file and the parameters.
     """
-    params = load_params(nnx.state(network, nnx.Param), Path(path))
+
+    def prepared(found: Described) -> nnx.State:
+        copy = nnx.clone(network)
+        _hold_steepness(copy, {name: shape for name, (shape, _) in found.items()})
+        return nnx.state(copy, nnx.Param)
+
+    params = load_described(prepared, Path(path))
     arrays = flatten_params(params)
     if bad := [name for name, values in arrays.items() if not np.isfinite(values).all()]:
         _check.warn(f"{path}: some loaded parameters are not finite: {', '.join(bad)}")
+    _hold_steepness(network, {name: values.shape for name, values in arrays.items()})
     nnx.update(network, params)
+
+
+def _hold_steepness(network: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Call `hold_steepness` of each layer whose steepness is only in the file.
+
+    Args:
+        network: The network.
+        shapes: Shapes of the parameters of the file, by name.
+    """
+    for path, layer in nnx.iter_modules(network):
+        shape = shapes.get(".".join(map(str, (*path, "steepness"))))
+        if not shape or not isinstance(layer, Layer) or layer.steepness is not None:
+            continue
+        layer.hold_steepness()
+        if layer.steepness is not None and layer.steepness.shape[0] < shape[0]:
+            layer.hold_steepness(scale=True)  # the file has a factor on h, too

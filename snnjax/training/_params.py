@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,12 +104,22 @@ def load_params(like: T, file: Path) -> T:
         ValueError: The file is not a parameter file, or it belongs to another network. The text
             gives the file and the parameters that are missing, unexpected or different.
     """
+    return load_described(lambda _: like, file)
+
+
+def load_described(like: Callable[[Described], T], file: Path) -> T:
+    """`load_params` for a pytree that depends on the names, shapes and types in the file."""
     file = Path(file)
     suffix = _check.one_of("suffix of the file", file.suffix, SUFFIXES)
-    expected = flatten_params(like)
+    expected: list[T] = []
+
+    def check(found: Described) -> None:
+        expected.append(like(found))
+        _compare(flatten_params(expected[0]), found)
+
     try:
         read = _read_safetensors if suffix == ".safetensors" else _read_npz
-        arrays = read(file, expected)
+        arrays = read(file, check)
     except (FileNotFoundError, ImportError):
         raise
     except _MismatchError as error:
@@ -117,12 +127,15 @@ def load_params(like: T, file: Path) -> T:
     # damaged files raise errors of zipfile, zlib, numpy, safetensors and the system
     except Exception as error:
         raise ValueError(f"{file} is not a readable parameter file: {error}") from error
-    return unflatten_params(like, arrays)
+    return unflatten_params(expected[0], arrays)
 
 
 HOLD = "call layer.hold_steepness() for each spiking layer of the new network first"
 """What a network needs before it takes the parameters of a calibrated network."""
-_CALIBRATED = f"the file is of a network whose gradient was calibrated: {HOLD}"
+_CALIBRATED = (
+    "the file is of a network whose gradient was calibrated: the spike function of its neurons "
+    "must have a steepness, as snnjax.surrogate.superspike(20.0) has"
+)
 _OPTION_OF = {
     "recurrent_kernel": "recurrent=True",
     "bias": "bias=True",
@@ -176,7 +189,7 @@ def _as(a: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     return a.view(dtype) if a.dtype.kind == "V" else a.astype(dtype)
 
 
-def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _read_npz(file: Path, check: Callable[[Described], None]) -> dict[str, np.ndarray]:
     found: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
@@ -188,7 +201,7 @@ def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
             if dtype.hasobject:
                 raise ValueError(f"{name} contains Python objects")
             found[name] = shape, dtype
-        _compare(expected, found)
+        check(found)
         arrays = {}
         for name, entry in entries.items():
             with archive.open(entry) as member:
@@ -196,7 +209,7 @@ def _read_npz(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return arrays
 
 
-def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _read_safetensors(file: Path, check: Callable[[Described], None]) -> dict[str, np.ndarray]:
     # the format has no compression, so that the size of the file limits the memory
     tensors = dict(_safetensors("safetensors").deserialize(file.read_bytes()))
     if unknown := sorted({t["dtype"] for t in tensors.values()} - _TENSORS.keys()):
@@ -205,7 +218,7 @@ def _read_safetensors(file: Path, expected: Mapping[str, np.ndarray]) -> dict[st
     found = {
         name: (tuple(t["shape"]), np.dtype(_TENSORS[t["dtype"]])) for name, t in tensors.items()
     }
-    _compare(expected, found)
+    check(found)
     return {
         name: np.frombuffer(t["data"], found[name][1]).reshape(t["shape"])
         for name, t in tensors.items()

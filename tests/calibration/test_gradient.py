@@ -249,12 +249,13 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
     save_parameters(tmp_path / "network.npz", calibrated)
     other, _ = calibrate_gradient(dense(2, seed=1), inputs())
     load_parameters(tmp_path / "network.npz", other)
-    built = dense(2, seed=2)
-    with pytest.raises(ValueError, match=r"gradient was calibrated: call layer.hold_steepness\(\)"):
-        load_parameters(tmp_path / "network.npz", built)
-    for layer in built.layers[:-1]:
-        assert layer.hold_steepness()
+    built, larger = dense(2, seed=2), dense(3)
     load_parameters(tmp_path / "network.npz", built)
+    with pytest.raises(ValueError, match=r"the file has no layers\.3\.kernel"):
+        load_parameters(tmp_path / "network.npz", larger)
+    assert larger.layers[0].steepness is None
+    with pytest.raises(ValueError, match="the spike function of its neurons must have a steepness"):
+        load_parameters(tmp_path / "network.npz", dense(2, spike=jax.nn.sigmoid))
     np.testing.assert_array_equal(built.layers[0].steepness[...], other.layers[0].steepness[...])
     save_nir(tmp_path / "network.nir", calibrated)
     back = load_nir(tmp_path / "network.nir", dt=DT)
@@ -265,6 +266,12 @@ def test_files_and_graphs_keep_the_steepness(tmp_path):
         np.testing.assert_allclose(
             layer.neuron.spike.steepness[0], read.neuron.spike.steepness[0], rtol=1e-6
         )
+    for layer in other.layers[:-1]:
+        layer.hold_steepness(scale=True)
+    save_parameters(tmp_path / "scaled.npz", other)
+    load_parameters(tmp_path / "scaled.npz", scaled := dense(2, seed=2))
+    np.testing.assert_array_equal(scaled.layers[0].steepness[...], other.layers[0].steepness[...])
+    assert scaled.layers[0].neuron.spike.has_scale
 
 
 def test_checkpoints_of_a_calibrated_network_say_what_a_new_network_needs(tmp_path):
