@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .dynamics import LeakyIntegrator as LeakyIntegrator
     from .dynamics import simulate as simulate
     from .losses import CrossEntropy as CrossEntropy
+    from .nn import Dropout as Dropout
     from .nn import FluctuationDriven as FluctuationDriven
     from .nn import Readout as Readout
     from .nn import Sequential as Sequential
@@ -63,7 +64,7 @@ _SUBMODULES = {
     "initializers": "",
     "losses": "CrossEntropy",
     "models": "",
-    "nn": "FluctuationDriven Readout Sequential SpikingConv1d SpikingConv2d SpikingDense",
+    "nn": "Dropout FluctuationDriven Readout Sequential SpikingConv1d SpikingConv2d SpikingDense",
     "optimizers": "",
     "plotting": "",
     "psp": "",

@@ -1,16 +1,31 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folders of data."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 PathLike = str | os.PathLike[str]
 """A path of a file or a folder, as `pathlib.Path` takes it."""
+SHD_FOLDERS = ("shd", "shd_format")
+"""Usual names of a folder with files in the layout of the Spiking Heidelberg Digits."""
+
+
+def folder_with(patterns: Sequence[str], root: Path, subfolders: Sequence[str]) -> Path | None:
+    """Return the first folder with a file of one of the patterns; None if there is none.
+
+    Args:
+        patterns: Patterns of file names.
+        root: The folder that is searched first.
+        subfolders: Names of folders in it that are searched next.
+    """
+    folders = (root, *(root / name for name in subfolders))
+    has_one = lambda folder: any(next(folder.glob(pattern), None) for pattern in patterns)
+    return next(filter(has_one, folders), None)
 
 
 @contextlib.contextmanager

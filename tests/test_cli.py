@@ -348,6 +348,8 @@ def test_help_shows_every_option_of_every_task_in_groups():
             assert flag in text or option.name == "task"
             assert option.name == "task" or texts_of(type(option.part))[option.field.name]
         assert "--learning-rate X, --lr X" in text
+        for folder in experiment.task.folders:  # that are searched
+            assert folder in texts_of(type(experiment.task))["data"]
         for group in ("neuron:", "training:", "objective:", "optimizer: muon:", "start:"):
             assert group in text
 

@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from snnjax import _check
-from snnjax._files import PathLike
+from snnjax._files import SHD_FOLDERS, PathLike, folder_with
 from snnjax.datasets import _arrays, _fetch, _hdf5
 from snnjax.datasets._events import EventDataset
 
@@ -115,7 +115,7 @@ def load_shd(
     """Read the single file `*_<split>.h5` of a folder, for example shd_train.h5.
 
     Args:
-        folder: Folder with the files.
+        folder: Folder with the files, or with a folder `shd` or `shd_format` that has them.
         split: `"train"`, `"valid"` or `"test"`. SHD itself has no file for validation: split its
             training data with `EventDataset.split` or `EventDataset.split_groups`.
         num_units: Number of input channels. `EventDataset.join_units` makes them fewer.
@@ -138,6 +138,9 @@ def load_shd(
     """
     _check.one_of("split", split, get_args(Split))
     folder, pattern = _fetch.check_folder(folder), f"*_{split}.h5"
+    folder = (
+        folder_with([f"*_{name}.h5" for name in get_args(Split)], folder, SHD_FOLDERS) or folder
+    )
     found = _fetch.names_in(folder, pattern)
     if not found:
         raise FileNotFoundError(f"{folder}: contains no file {pattern}; {_advice(folder, split)}")

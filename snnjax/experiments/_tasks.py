@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from snnjax import _check
+from snnjax._files import SHD_FOLDERS, folder_with
 from snnjax.experiments._options import (
     Count,
     Fraction,
@@ -110,9 +111,8 @@ def find(task: type[Task], data: Path | None) -> Path:
             f"task {task.name} needs data ({holds}); name their folder by data (--data FOLDER) or "
             f"the environment variable {VARIABLE}"
         )
-    for folder in (root, *(root / name for name in task.folders)):
-        if any(next(folder.glob(pattern), None) for pattern in task.holds):
-            return folder
+    if (folder := folder_with(task.holds, root, task.folders)) is not None:
+        return folder
     load = (
         "; to load them from the Internet, add download (--download)"
         if any(f.name == "download" for f in dataclasses.fields(task))
@@ -226,22 +226,33 @@ class Randman(LineTask):
 class HeldOut(Task):
     """Options of tasks with a part of the training data held out for validation."""
 
+    fraction: Annotated[float, Range(above=0, at_most=1)] = 1.0
+    """Fraction of the training data to use, equal for every class. Data for validation are a part
+    of it."""
     valid_fraction: Fraction = 0.1
-    """Fraction of the training data held out for validation, equal for every class."""
+    """Fraction of these training data held out for validation, equal for every class."""
 
     def _split(self, data: Any, test: Any) -> Splits:
         from snnjax.datasets import Splits
 
         shares = (1 - self.valid_fraction, self.valid_fraction)
-        train, valid = data.split(shares, seed=self.data_seed)
+        train, valid = self._used(data).split(shares, seed=self.data_seed)
         return Splits(train, valid, test)
+
+    def _used(self, data: Any) -> Any:
+        """The fraction of the training data that is used."""
+        if self.fraction == 1:
+            return data
+        return data.split((self.fraction,), seed=self.data_seed)[0]
 
 
 class Spoken(LineTask):
     """Options of tasks with spoken words from zenkelab.org, or with files in their layout."""
 
     data: Path | None = None
-    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
+    """Folder with the files NAME_train.h5 and NAME_test.h5 (ssc: also NAME_valid.h5), or with a
+    folder shd or shd_format (ssc: ssc) that has them. None: that of the environment variable
+    SNNJAX_DATA."""
     download: bool = False
     """If the files are missing, load the published data into the folder first, with verified
     checksums."""
@@ -276,7 +287,7 @@ class SHD(Spoken, HeldOut):
 
     name = "shd"
     defaults: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
-    holds, folders = ("*_train.h5",), ("shd", "shd_format")
+    holds, folders = ("*_train.h5",), SHD_FOLDERS
 
     valid_speakers: tuple[int, ...] = ()
     """Hold out all recordings of these speakers instead of a fraction."""
@@ -292,7 +303,7 @@ class SHD(Spoken, HeldOut):
         data, test = self._load("train", "test")
         if not self.valid_speakers:
             return self._split(data, test)
-        train, valid = data.split_groups(self.valid_speakers)
+        train, valid = self._used(data).split_groups(self.valid_speakers)
         return Splits(train, valid, test)
 
 
@@ -342,7 +353,8 @@ class NMNIST(EventTask, HeldOut):
     holds, folders = ("Train.zip", "Train"), ("nmnist",)
 
     data: Path | None = None
-    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
+    """Folder with Train.zip and Test.zip, or Train and Test, or with a folder nmnist that has them.
+    None: that of the environment variable SNNJAX_DATA."""
     duration: Seconds = 0.3
     """Length of a trial, s. Later events, about 0.2 %, are dropped."""
     downsample: Annotated[int, Range(at_least=1, at_most=34)] = 1
@@ -416,12 +428,10 @@ class CIFAR10(ImageTask):
     holds, folders = ("cifar10",), ("tfds",)
 
     data: Path | None = None
-    """Folder that contains `cifar10`. None: that of the environment variable SNNJAX_DATA, or the
-    default folder of tensorflow-datasets."""
+    """Folder that contains `cifar10`, or a folder tfds that does. None: that of the environment
+    variable SNNJAX_DATA, or the default folder of tensorflow-datasets."""
     download: bool = False
     """Load and prepare the data first if they are missing."""
-    fraction: Annotated[float, Range(above=0, at_most=1)] = 1.0
-    """Fraction of the training images to use, equal for every class."""
 
     def datasets(self, experiment: Experiment) -> Splits:
         from snnjax.datasets import load_cifar10
@@ -430,8 +440,6 @@ class CIFAR10(ImageTask):
         folder = find(type(self), self.data) if given and not self.download else self.data
         load = lambda split: load_cifar10(split, data_dir=folder, download=self.download)
         data, test = (load(split).downsample(self.downsample) for split in ("train", "test"))
-        if self.fraction < 1:
-            (data,) = data.split((self.fraction,), seed=self.data_seed)
         return self._split(data, test)
 
 
@@ -448,7 +456,9 @@ class DVSGesture(EventTask):
     holds, folders = ("ibmGestureTrain", "trials_to_train.txt"), ("dvs_gesture",)
 
     data: Path | None = None
-    """Folder with the data. None: that of the environment variable SNNJAX_DATA."""
+    """Folder with ibmGestureTrain and ibmGestureTest, or with the original recordings and
+    trials_to_train.txt, or with a folder dvs_gesture that has them. None: that of the environment
+    variable SNNJAX_DATA."""
     duration: Seconds = 1.0
     """Length of a trial, s: a window of a gesture."""
     downsample: Count = 4

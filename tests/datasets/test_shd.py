@@ -16,6 +16,7 @@ from _support import data_path
 from snnjax.datasets import load_shd
 from snnjax.datasets._hdf5 import REFERENCE, unpack_chunk
 from snnjax.datasets._shd import read_shd
+from snnjax.experiments._tasks import SHD, find
 
 KEYS = [b"zero", b"one", b"two"]  # stored with a fixed length, as in the real files
 
@@ -269,14 +270,25 @@ def test_load_finds_the_file(tmp_path):
         load_shd(tmp_path, "dev")  # type: ignore[arg-type]
 
 
+def test_a_usual_subfolder_is_searched_as_by_the_command_line(tmp_path):
+    (tmp_path / "shd_format").mkdir()
+    write(tmp_path / "shd_format" / "fsdd_train.h5")
+    assert_holds(load_shd(tmp_path, "train"))
+    assert find(SHD, tmp_path) == tmp_path / "shd_format"
+    # a folder with files of its own is not completed from another one
+    write(tmp_path / "fsdd_test.h5")
+    with pytest.raises(FileNotFoundError, match=r"give the folder .*: .*/shd_format$"):
+        load_shd(tmp_path, "train")
+
+
 def test_a_missing_file_says_where_it_is_and_what_to_do(tmp_path):
-    (tmp_path / "shd").mkdir()
-    write(tmp_path / "shd" / "fsdd_train.h5")
-    with pytest.raises(FileNotFoundError, match=r"give the folder that contains it: .*/shd$"):
+    (tmp_path / "words").mkdir()
+    write(tmp_path / "words" / "fsdd_train.h5")
+    with pytest.raises(FileNotFoundError, match=r"give the folder that contains it: .*/words$"):
         load_shd(tmp_path, "train")
     with pytest.raises(FileNotFoundError, match="for validation, split the training data"):
-        load_shd(tmp_path / "shd", "valid")
-    assert load_shd(tmp_path / "shd", "train", num_units=1000).num_units == 1000
+        load_shd(tmp_path / "words", "valid")
+    assert load_shd(tmp_path / "words", "train", num_units=1000).num_units == 1000
 
 
 # --- files that are not HDF5

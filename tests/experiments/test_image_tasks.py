@@ -59,6 +59,8 @@ def test_training_learns_and_comes_back_from_its_folder(options, sets, tmp_path,
 def test_digits_are_split_without_overlap():
     train, valid, test = Experiment.from_options("digits").datasets()
     assert (len(train), len(valid), len(test)) == (1294, 144, 359)
+    train, valid, test = Experiment.from_options("digits", fraction=0.5).datasets()
+    assert (len(train), len(valid), len(test)) == (647, 72, 359)
 
 
 @pytest.mark.more  # it decodes 12,000 images
