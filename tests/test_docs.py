@@ -312,9 +312,16 @@ def test_notebooks_become_pages():
     cards = site.cards()
     assert len(re.findall(r"\)\*\* \(.*minutes?\)\n", cards)) == len(site.notebooks())
     assert "](1_fluctuation_driven_0.png)](1_fluctuation_driven.md)" in cards
-    assert [page for _, page in site.tutorials()] == [
-        f"tutorials/{p.stem}.md" for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-    ]
+    stems = [p.stem for p in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))]
+    assert [page for _, page in site.tutorials()] == [f"tutorials/{stem}.md" for stem in stems]
+    # the list for readers of the repository
+    listed = re.findall(
+        r"^- \[(.+)\]\(../../notebooks/(.+)\.ipynb\)$",
+        (DOCS / "tutorials" / "index.md").read_text(),
+        re.MULTILINE,
+    )
+    titles = [title for title, _ in site.tutorials()]
+    assert listed == [*zip(titles, stems, strict=True)]
 
 
 def test_reports_are_listed_where_there_are_any(tmp_path, monkeypatch):
@@ -340,6 +347,8 @@ def test_every_public_module_has_a_page():
     assert (
         "| [`snnjax.psp`](snnjax.psp.md) | The post-synaptic potential of" in site.module_tables()
     )
+    listed = re.findall(r"\[(\w+)\]\(../../snnjax", (DOCS / "reference" / "index.md").read_text())
+    assert [f"snnjax.{name}" for name in listed] == [name for name, _ in site.modules()]
     for name, _ in site.modules():
         shown = re.findall(r"^::: (\S+)$", site.module_page(name), re.MULTILINE)
         listed = importlib.import_module(name).__all__

@@ -81,9 +81,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = page.file.src_uri
     page.meta.setdefault("search", {"boost": BOOST.get(source.partition("/")[0], 1.0)})
     if source == "tutorials/index.md":
-        markdown = markdown.replace("<!-- pages -->", cards())
+        markdown = filled(markdown, cards())
     elif source == "reference/index.md":
-        markdown = markdown.replace("<!-- pages -->", module_tables())
+        markdown = filled(markdown, module_tables())
     elif source == "results.md":
         markdown = markdown.replace("<!-- pages -->", listing(source, reports()))
     return (
@@ -91,6 +91,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         if source.startswith("tutorials/") and source != "tutorials/index.md"
         else with_links(markdown)
     )
+
+
+def filled(markdown: str, content: str) -> str:
+    """A page with `content` in place of what the repository shows there.
+
+    >>> filled("before <!-- pages --> links to files <!-- end --> after", "pages")
+    'before pages after'
+    """
+    before, rest = markdown.split("<!-- pages -->")
+    return before + content + rest.split("<!-- end -->")[1]
 
 
 def listing(source: str, pages: list[tuple[str, str]]) -> str:
