@@ -65,7 +65,8 @@ class ActivityBound:
         strength: Factor of the penalty.
         threshold: Spikes per trial.
         side: `"upper"` or `"lower"`.
-        pool: The units over which counts are averaged; see the module.
+        pool: The units over which counts are averaged: "population", all units of the layer;
+            "feature_map", all positions of a channel; "neuron", none.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
             to that of the loss; None: no limit. See the module.
@@ -116,7 +117,8 @@ def upper_bound(
     Args:
         strength: Factor of the penalty.
         threshold: Spikes per trial.
-        pool: The units over which counts are averaged; see the module.
+        pool: The units over which counts are averaged: "population", all units of the layer;
+            "feature_map", all positions of a channel; "neuron", none.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
             to that of the loss; None: no limit. See the module.
@@ -146,7 +148,8 @@ def lower_bound(
     Args:
         strength: Factor of the penalty.
         threshold: Spikes per trial.
-        pool: The units over which counts are averaged; see the module.
+        pool: The units over which counts are averaged: "population", all units of the layer;
+            "feature_map", all positions of a channel; "neuron", none.
         p: Exponent, 1 or 2.
         share: Limit of the gradient of the bound (of this layer and of all layers above), relative
             to that of the loss; None: no limit. See the module.

@@ -55,8 +55,8 @@ def calibrate(
         target: Targets for the membranes: one `Target` for all spiking layers, or a sequence with
             one per layer.
         gradient: Also calibrates the backward gain of every layer, through the steepness of its
-            surrogate, and the scale of the readout (`snnjax/calibration/_gradient.py`). None
-            calibrates only the membranes.
+            surrogate, and the scale of the readout, as `calibrate_gradient` does. None calibrates
+            only the membranes.
 
     Returns:
         The calibrated network, and `LayerReports` with one `LayerReport` per spiking layer. When

@@ -99,7 +99,7 @@ def load_nmnist(
     """Read the recordings of a split, ordered by digit and then by number.
 
     Args:
-        folder: Folder with Train.zip and Test.zip, or with their contents (see the module).
+        folder: Folder with Train.zip and Test.zip, or with the folders Train and Test.
         split: `"train"` or `"test"`.
         downsample: Join squares of `downsample` x `downsample` pixels to one, 1 to 34. 2 gives 17 x
             17 pixels.

@@ -200,8 +200,8 @@ class Neuron(abc.ABC):
     def kernel(self) -> PSP:
         """The post-synaptic potential below the threshold, for one synaptic current.
 
-        The default is measured from `step`, see `snnjax/dynamics/_response.py`: it exists if the
-        neuron is linear below its threshold. A model may override it with a closed form.
+        The default is measured from `step`: it exists if the neuron is linear below its threshold.
+        A model may override it with a closed form.
         """
         return measured(self)
 

@@ -52,8 +52,8 @@ def from_tonic(
     """Convert a tonic data set, or any (events, label) pairs, to an `EventDataset` in memory.
 
     Args:
-        samples: Pairs of a structured array (see the module) and an integer label. A tonic data set
-            is such an iterable.
+        samples: Pairs of a structured array, with the fields t (us), x, y and p, and an integer
+            label. A tonic data set is such an iterable.
         sensor_size: (width, height, polarities). None: `samples.sensor_size`.
         duration: Length of a trial, s. None: just after the last event of all samples.
         origin: Time of the recording's clock at which a trial starts. `"zero"`: at 0. `"first"`: at

@@ -96,7 +96,7 @@ class Layer(nnx.Module):
             `__call__` and `step` then take `key`; without a key the layer is not trained.
         masks: Whether the output is the input with some units silenced. If such a layer directly
             follows a spiking layer, skip connections carry its output.
-        takes_events: Whether the layer accepts an `EventRaster` (`snnjax/_sparse.py`) as its input.
+        takes_events: Whether the layer also accepts an `EventRaster`, spikes as lists of events.
         steepness: Parameters of the surrogate if calibration sets them; else None.
 
     >>> import jax.numpy as jnp

@@ -37,7 +37,7 @@ class LinearMap(abc.ABC):
         out_features: Number of output features or channels that the layer above receives.
         window: Size of the receptive field of one neuron in positions, the first axes of the
             weights; () without spatial axes.
-        takes_events: Whether `project` accepts an `EventRaster` (`snnjax/_sparse.py`) as its input.
+        takes_events: Whether `project` also accepts an `EventRaster`, spikes as lists of events.
 
     >>> import jax.numpy as jnp
     >>> import numpy as np

@@ -70,8 +70,8 @@ class Sequential(nnx.Module):
         skip: Whether to connect every spiking layer to the last layer. The input of the last layer
             is then the concatenation of their flattened spikes, first to last. If a spiking layer
             is followed by `Dropout`, its spikes after dropout are used.
-        remat_steps: Number of time steps whose traces are stored for the gradient; see the module.
-            None: all.
+        remat_steps: Number of time steps whose traces are stored for the gradient. Fewer steps need
+            less memory, and any number one more forward pass. None: all.
 
     Raises:
         ValueError: There is no layer, time steps differ, or a layer's inputs do not match the
@@ -164,7 +164,8 @@ class Sequential(nnx.Module):
         """Run a batch from the initial state.
 
         Args:
-            x: Inputs (time, batch, ...features), an array or `EventRaster` (`snnjax/_sparse.py`).
+            x: Inputs (time, batch, ...features), an array, or an `EventRaster`: the same spikes as
+                lists of events.
             membranes: Whether to also return the membranes of every spiking layer.
             counts: Whether to return the spike counts of each part of `remat_steps` steps instead
                 of spikes (`Activity.steps`). It has no effect if `remat_steps` is None or x is not

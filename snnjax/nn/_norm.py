@@ -62,7 +62,11 @@ class Statistics(nnx.Param):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchNorm:
-    """Options of the batch normalization of a layer's drive; see `snnjax/nn/_norm.py`.
+    """Options of the batch normalization of a layer's drive.
+
+    The drive of each unit by the layer's input is normalized with its mean and variance, in
+    training those of the batch, else the running statistics. It is then scaled and shifted by
+    trained parameters, which start so that nothing changes.
 
     Attributes:
         momentum: Share of each new batch in the running statistics, in (0, 1].

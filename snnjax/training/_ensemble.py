@@ -167,7 +167,9 @@ def fit_ensemble(
         epochs: Number of epochs of supervised training, after those of priming. Both are in
             `history`.
         dt: Time step, s, for rates in Hz.
-        placement: See `snnjax/training/_placement.py`.
+        placement: How members run: in one batch ("vmap"), one after another ("map"), spread over
+            all devices ("shard") or those of this process ("local"), or as suits the machine
+            ("auto").
         resume: A function of the structure, shapes and types of an untrained ensemble's state. It
             returns the snapshot from which to continue, or None.
         on_epoch: Functions that are called with a `Snapshot` before the first and after each epoch,

@@ -142,8 +142,8 @@ def fit(
         resume: Folder of `Checkpoints`. Training continues from the last one, with the same
             numbers as if it had never stopped. Without a checkpoint in it, it starts anew.
         micro_batch: Number of samples whose gradient is computed at a time, a divisor of
-            `batch_size`. None: chosen for this machine (`snnjax/training/_step.py`). Several CPU
-            devices (`snnjax.runtime.use_cpu_devices`) share each batch: as many as divide its size.
+            `batch_size`. None: chosen for this machine. Several CPU devices
+            (`snnjax.runtime.use_cpu_devices`) share each batch: as many as divide its size.
         events: Whether the network gets the spikes of `DeviceEvents` and `Stream` as lists of
             events. None chooses the faster form. The results are equal up to rounding.
 
