@@ -36,11 +36,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @styled
-def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
+def learning_curves(
+    history: Sequence[dict[str, float]], *, num_classes: int | None = None
+) -> Figure:
     """Plot loss, score (such as the accuracy) and firing rate of every layer (Hz) over epochs.
 
     Args:
         history: The rows of `FitResult.history`.
+        num_classes: Number of classes: the panel of the accuracy has a line at chance, one over
+            this number. None: no line.
 
     Returns:
         A figure with one panel for each of these three that the rows contain.
@@ -66,6 +70,8 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         axes.set_ylabel(what.replace("_", " ") + unit)
         if unit:
             axes.set_ylim(0, 102)
+            if num_classes is not None:
+                _style.chance(axes, 100 / num_classes)
     for name, color in zip(rates, _sequence(len(rates)), strict=True):
         label = f"layer {name.removeprefix('rate_')}"
         panels[-1].plot(epochs, [row[name] for row in history], color=color, label=label)

@@ -118,7 +118,6 @@ def test_code_fits_beside_the_sidebars(path):
         assert not long, f"{path}: lines {long} have more than 88 columns"
 
 
-@pytest.mark.xfail(strict=False, reason="not all notebooks are formatted to 88 columns yet")
 def test_code_of_notebooks_fits_beside_the_sidebars():
     for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         for k, cell in enumerate(json.loads(path.read_text())["cells"]):

@@ -33,6 +33,14 @@ def test_learning_curves_show_the_rows():
     np.testing.assert_array_equal(rate.lines[1].get_ydata(), [0, 1, 2, 3])
 
 
+def test_learning_curves_of_four_classes_have_chance_at_25_per_cent():
+    loss, accuracy, rate = plotting.learning_curves(rows(), num_classes=4).axes
+    np.testing.assert_array_equal(accuracy.lines[-1].get_ydata(), [25, 25])
+    assert [text.get_text() for text in accuracy.texts] == ["chance"]
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == ["train", "valid"]
+    assert [len(axes.lines) for axes in (loss, rate)] == [2, 2]
+
+
 def test_snapshot_marks_spikes_where_they_are():
     x, spikes, readout = np.zeros((10, 2, 5)), np.zeros((10, 2, 2, 4)), np.zeros((10, 2, 3))
     x[3, 1, 4] = 1

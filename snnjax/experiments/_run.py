@@ -262,8 +262,9 @@ class _Metrics(Callback):
 def _draw(place: Path, prepared: Prepared, result: FitResult) -> None:
     from snnjax import plotting
 
-    plotting.save(plotting.learning_curves(result.history), place / "learning_curves.png")
     experiment, network, data = prepared
+    curves = plotting.learning_curves(result.history, num_classes=data.inputs.num_classes)
+    plotting.save(curves, place / "learning_curves.png")
     shown = activity_figure(experiment, network, data.splits.test, samples=4)
     plotting.save(shown, place / "activity.png")
 
