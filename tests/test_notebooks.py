@@ -72,7 +72,7 @@ SMALL = {
         "TAUS": (0.005, 0.02),
         "LEARNING_RATES": (0.015,),
     },
-    "6_dales_law": {"RECORDINGS": 400, "EPOCHS": 4},
+    "6_dales_law": {"RECORDINGS": 240, "EPOCHS": 4},
     "7_your_own_flax_model": {"SAMPLES": 480, "EPOCHS": 12, "BATCH": 20},
     "8_delays_and_adaptation": {"RECORDINGS": 480, "EPOCHS": 5},
     "9_event_camera": {"RECORDINGS": 300, "EPOCHS": 3},

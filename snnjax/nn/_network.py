@@ -71,7 +71,7 @@ class Sequential(nnx.Module):
             is then the concatenation of their flattened spikes, first to last. If a spiking layer
             is followed by `Dropout`, its spikes after dropout are used.
         remat_steps: Number of time steps whose traces are stored for the gradient. Fewer steps need
-            less memory, and any number one more forward pass. None: all.
+            less memory. Any number costs one more forward pass. None: all.
 
     Raises:
         ValueError: There is no layer, time steps differ, or a layer's inputs do not match the
