@@ -214,7 +214,7 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
         ({"alpha": 1.0}, ValueError, "alpha must be"),
         ({"samples": 3}, ValueError, "samples must be >= 10, got 3"),
         ({"dt": float("nan")}, ValueError, "dt must be finite"),
-        ({"dt": 0.5}, ValueError, "duration must be finite and >= 1 s, got 0.2"),
+        ({"dt": 0.5}, ValueError, "dt must be at most half of duration 0.2 s, got 0.5 s"),
         ({"init": "Kaiming"}, ValueError, "init must be one of 'data_driven'"),
         ({"loss": "mse"}, ValueError, "loss must be one of"),
         ({"surrogate": "x"}, ValueError, "surrogate must be one of"),
