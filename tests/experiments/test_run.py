@@ -202,6 +202,8 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
     train, valid, _ = Experiment.from_options("shd", data=folder, valid_speakers=(2, 5)).datasets()
     assert set(valid.groups.tolist()) == {2, 5}
     assert set(train.groups.tolist()) == {0, 1, 3, 4}
+    with pytest.raises(ValueError, match=r"valid_speakers must be among the speakers \[0, 1, 2"):
+        Experiment.from_options("shd", data=folder, valid_speakers=(9,)).datasets()
 
 
 @pytest.mark.parametrize(
