@@ -24,7 +24,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -99,10 +99,15 @@ def _command(words: list[str]) -> Callable[[list[str], Out], int]:
     if words[0] == "--version":
         return lambda words, out: out(f"snnjax {__version__}") or 0
     if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
-        raise UsageError(f"unknown command {words[0]!r}; {hint}")
+        known = (*COMMANDS, "--help", "--version")
+        raise UsageError(f"unknown command {words[0]!r}; {_hint(words[0], known)}")
     return COMMANDS[words[0]][0]
+
+
+def _hint(word: str, known: Collection[str]) -> str:
+    """Return the most similar of the known words, or all of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
 
 
 def _help(words: list[str], out: Out) -> int:
@@ -209,9 +214,7 @@ class _Usage:
         given = self.parser.parse(words)
         wrong = given.pop("task", None)
         if self.task is None and wrong is not None:
-            near = difflib.get_close_matches(wrong, _NAMES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"tasks are {', '.join(_NAMES)}"
-            raise UsageError(f"unknown task {wrong!r}; {hint}")
+            raise UsageError(f"unknown task {wrong!r}; {_hint(wrong, _NAMES)}")
         names = [option.name for option in options_of(own)]
         self.own: dict[str, Any] = {name: given[name] for name in names if name in given}
         self.options = {n: v for n, v in given.items() if n not in (*names, "start")}
@@ -638,9 +641,11 @@ class ReproduceOptions(Part):
 
 def reproduce(words: list[str], out: Out) -> int:
     """Run what is missing of a figure or table."""
-    targets = {"choices": TARGETS, "metavar": "NAME", "help": ", ".join(TARGETS)}
+    targets = {"metavar": "NAME", "help": ", ".join(TARGETS)}
     found, options = _read(words, "snnjax reproduce NAME", ReproduceOptions(), name=targets)
     name = found["name"]
+    if name not in TARGETS:
+        raise UsageError(f"unknown figure or table {name!r}; {_hint(name, TARGETS)}")
     from snnjax.runtime import compile_quickly
 
     if options.preset == "smoke":

@@ -73,10 +73,13 @@ class Parser(argparse.ArgumentParser):
         for word in rest:
             flag = word.partition("=")[0]
             if flag.startswith("--"):
-                name = flag[2:].replace("-", "_")
-                if self.tree is not None and (why := of_another_choice(name, self.tree)):
-                    raise UsageError(flag + why.removeprefix(name))
-                near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+                # as in Python: --learning_rate, or --training.epochs with the name of the part
+                typed = f"--{flag[2:].rpartition('.')[2].replace('_', '-')}"
+                name, known = typed[2:].replace("-", "_"), self._option_string_actions
+                other = self.tree and typed not in known and of_another_choice(name, self.tree)
+                if other:
+                    raise UsageError(flag + other.removeprefix(name))
+                near = difflib.get_close_matches(typed, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
                 raise UsageError(f"unknown flag {flag}; {hint}")
         if rest:
@@ -184,6 +187,8 @@ def _value(option: Option, kinds: tuple[Any, ...], text: str) -> Any:
         return make(text)
     except ValueError:
         what = "a whole number" if make is int else "a number"
+        if _is_tuple(kinds):
+            what = "whole numbers, separated by spaces (in a sweep by x)"
         raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
 
 

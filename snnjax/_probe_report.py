@@ -29,8 +29,9 @@ class LayerProbe(NamedTuple):
         mu_u: Mean of the membrane without reset. This and the next five are None for layers that
             are not derived from `snnjax.nn.Synaptic`.
         sigma_u: Its standard deviation in time.
-        predicted_mu_u: The mean by the paper's formula.
-        predicted_sigma_u: The standard deviation by the paper's formula.
+        predicted_mu_u: The mean by the paper's formula. NaN if the layer's input has negative
+            values, for which there is no formula.
+        predicted_sigma_u: The standard deviation by the paper's formula, or NaN.
         xi: (theta - mu_u) / sigma_u.
         spread: Standard deviation across neurons of the membrane's mean.
         grad_z: Mean |dL/dz| over the layer's spikes.
@@ -151,7 +152,8 @@ def _of_membrane(p: LayerProbe) -> tuple[str, ...]:
         return ("",) * 5
     numbers = (p.mu_u, p.sigma_u, p.predicted_mu_u, p.predicted_sigma_u, p.xi, p.spread)
     mean, std, by_theory, std_by_theory, xi, spread = (f"{v:.2f}" for v in numbers)
-    return mean, std, f"{by_theory}, {std_by_theory}", xi, spread
+    predicted = "" if math.isnan(p.predicted_sigma_u) else f"{by_theory}, {std_by_theory}"
+    return mean, std, predicted, xi, spread
 
 
 def _problems(p: LayerProbe, largest_grad_w: float, clearest: float, k: int) -> Iterator[str]:
@@ -173,7 +175,9 @@ def _problems(p: LayerProbe, largest_grad_w: float, clearest: float, k: int) -> 
         if p.grad_w == 0:
             yield "its gradient is 0; give its spikes a surrogate derivative (snnjax.surrogate)"
     else:
-        membrane = f"inputs at {p.input_rate:.1f} Hz give sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
+        counts = not math.isnan(p.predicted_sigma_u)  # a rate says nothing about other inputs
+        inputs = f"inputs at {p.input_rate:.1f} Hz give" if counts else "its inputs give"
+        membrane = f"{inputs} sigma_u {p.sigma_u:.2f} (xi {p.xi:.1f})"
         if not all(math.isfinite(v) for v in (p.input_rate, p.mu_u, p.sigma_u, p.grad_w)):
             yield "its membrane or gradient is not finite; look for NaN or overflow in its input"
         if p.input_rate == 0 and k == 1:
@@ -189,7 +193,9 @@ def _problems(p: LayerProbe, largest_grad_w: float, clearest: float, k: int) -> 
             yield f"constant drive differs between neurons by {more}; calibrate with balance"
         if not 0.45 < p.xi < 4:  # sigma_u up to about 2 still trains (figure 4 of the paper)
             ratio, target = p.sigma_u / p.predicted_sigma_u, "calibrate"
-            if not 2 / 3 < ratio < 1.5:
+            if not counts:
+                target = "calibrate on data"
+            elif not 2 / 3 < ratio < 1.5:
                 times = f"{ratio:.2g} times what the formula predicts for Poisson input"
                 target = f"{times}; calibrate on data"
             regime = f"far from the fluctuation-driven regime (xi 1 to 3): {membrane}"

@@ -7,7 +7,7 @@ For each spiking layer, over the batch and its neurons:
     mu_u, sigma_u   mean of the membrane without reset, and the root of its variance in time within
                     a trial (mean over neurons and trials)
     predicted       the same two by the paper's formula (`snnjax.theory`), from the layer's weights
-                    and biases, and the rate of its inputs
+                    and biases, and the rate of its inputs; NaN if inputs are negative
     xi              (theta - mu_u) / sigma_u
     spread          standard deviation across neurons of the membrane's mean over time and trials
                     (quenched)
@@ -373,6 +373,12 @@ def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float, mean: Mean) -
     )
 
 
+def _rate(spikes: jax.Array, mean: Mean) -> jax.Array:
+    """Mean spikes per step; NaN if some are negative, as the outputs of a norm: they are no counts,
+    and the formula does not apply."""
+    return jnp.where(spikes.min() < 0, jnp.nan, mean(spikes).mean())
+
+
 _OF_MEMBRANE = ("mu_u", "sigma_u", "predicted_mu_u", "predicted_sigma_u", "xi", "spread")
 
 
@@ -394,7 +400,7 @@ def _(layer: Synaptic, x: jax.Array, z: jax.Array, mean: Mean) -> dict[str, Any]
             _check.as_wide(c.weights).mean(),
             _check.as_wide(c.weights).std(),
             n=c.n,
-            nu=mean(c.spikes(x, z)).mean() / neuron.dt,
+            nu=_rate(c.spikes(x, z), mean) / neuron.dt,
             kernel=c.kernel,
         )
         for c in connections

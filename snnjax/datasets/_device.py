@@ -260,7 +260,7 @@ class DeviceArrays:
         classes = len(shape) == 1 and jnp.issubdtype(dtype, jnp.integer)
         trace = len(shape) == 3 and shape[1] == steps
         if shape[:1] != (n,) or not (classes or len(shape) == 2 or trace):
-            expected = f"labels must be integers ({n},), one a sample of x"
+            expected = f"labels must be integers ({n},), one per sample of x"
             others = f"or values ({n}, k), or traces ({n}, {steps}, k)"
             raise ValueError(f"{expected}, {others}, got {dtype} {shape}")
 

@@ -154,8 +154,9 @@ class Experiment(Part):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check.integer("seed", self.seed, at_least=0, at_most=2**31 - 1)
-        duration = self.task.duration
-        _check.number("duration", duration, at_least=2 * self.neuron.dt, unit="s")
+        duration, dt = self.task.duration, self.neuron.dt
+        if duration < 2 * dt:
+            raise ValueError(f"dt must be at most half of duration {duration:g} s, got {dt:g} s")
         network, weights = self.network, self.start.weights
         if isinstance(network, parts.CSNN):
             _check.one_of(

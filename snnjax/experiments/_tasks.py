@@ -303,7 +303,13 @@ class SHD(Spoken, HeldOut):
         data, test = self._load("train", "test")
         if not self.valid_speakers:
             return self._split(data, test)
-        train, valid = self._used(data).split_groups(self.valid_speakers)
+        data = self._used(data)
+        known = [] if data.groups is None else np.unique(data.groups).tolist()
+        if not {*self.valid_speakers} < {*known}:
+            among = f"among the speakers {known}, and not all of them"
+            needed = among if known else "left out for data that do not name speakers"
+            raise ValueError(f"valid_speakers must be {needed}, got {list(self.valid_speakers)}")
+        train, valid = data.split_groups(self.valid_speakers)
         return Splits(train, valid, test)
 
 

@@ -114,7 +114,7 @@ def test_every_depth_fits_on_the_plane(folder, model, downsample):
     [
         ({"model": "csnn3"}, "depth must be one of 2, 4, 6, 8, got 3"),
         ({"downsample": 0}, "downsample must be >= 1 and <= 34, got 0"),
-        ({"duration": 0.005}, "duration must be"),
+        ({"duration": 0.005}, "half of duration 0.005 s"),
         ({"padding": -1}, "padding must be >= 0, got -1"),
         ({"valid_fraction": 1.0}, "valid_fraction must be finite and > 0 and < 1"),
         ({"data_seed": -1}, "data_seed must be >= 0"),

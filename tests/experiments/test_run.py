@@ -202,6 +202,8 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
     train, valid, _ = Experiment.from_options("shd", data=folder, valid_speakers=(2, 5)).datasets()
     assert set(valid.groups.tolist()) == {2, 5}
     assert set(train.groups.tolist()) == {0, 1, 3, 4}
+    with pytest.raises(ValueError, match=r"valid_speakers must be among the speakers \[0, 1, 2"):
+        Experiment.from_options("shd", data=folder, valid_speakers=(9,)).datasets()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_spoken_digits_split_is_stratified_and_by_speaker():
         ({"alpha": 1.0}, ValueError, "alpha must be"),
         ({"samples": 3}, ValueError, "samples must be >= 10, got 3"),
         ({"dt": float("nan")}, ValueError, "dt must be finite"),
-        ({"dt": 0.5}, ValueError, "duration must be finite and >= 1 s, got 0.2"),
+        ({"dt": 0.5}, ValueError, "dt must be at most half of duration 0.2 s, got 0.5 s"),
         ({"init": "Kaiming"}, ValueError, "init must be one of 'data_driven'"),
         ({"loss": "mse"}, ValueError, "loss must be one of"),
         ({"surrogate": "x"}, ValueError, "surrogate must be one of"),
