@@ -79,8 +79,8 @@ _CHANGED = {"augment_shift": 4, "augment_blend": 0.3}
 # chosen with a quarter of the training recordings held out; then trained on nearly all of them
 _DELAYS = (
     _SHD
-    | {"hidden": (256, 256), "recurrent": True, "max_delay": 0.25, "epochs": 40, "dropout": 0.1}
-    | {"augment_shift": 4, "loss": "sum_over_time", "learn_tau": True, "valid_fraction": _FEWEST}
+    | {"hidden": (256, 256), "max_delay": 0.25, "epochs": 100, "dropout": 0.1, "augment_shift": 4}
+    | {"loss": "sum_over_time", "learn_tau": True, "valid_fraction": _FEWEST}
 )
 _ADLIF = (
     _SHD
