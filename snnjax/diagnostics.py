@@ -374,8 +374,10 @@ def _activity(layer: Layer, x: jax.Array, z: jax.Array, dt: float, mean: Mean) -
 
 
 def _rate(spikes: jax.Array, mean: Mean) -> jax.Array:
-    """Mean spikes per step; NaN if some are negative, as the outputs of a norm: they are no counts,
-    and the formula does not apply."""
+    """Mean of spikes (time, batch, ...) per step; NaN if a value is negative, as after a norm.
+
+    Such values are no counts of spikes, and the formula does not apply.
+    """
     return jnp.where(spikes.min() < 0, jnp.nan, mean(spikes).mean())
 
 

@@ -8,7 +8,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self, TypeVar, cast
 
 import jax
@@ -63,7 +63,8 @@ class ConstructorSignature:
 _BY_POSITION = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def _signature(bases: Sequence[type]) -> inspect.Signature:
+@functools.cache  # every new layer is checked against it
+def _signature(bases: tuple[type, ...]) -> inspect.Signature:
     """The signature of the constructor of the first of these classes that has one."""
     at = next(k for k, base in enumerate(bases) if "__init__" in vars(base))
     if bases[at] is object:
