@@ -51,6 +51,11 @@ def require(module: str) -> None:
         pytest.skip(message, allow_module_level=True)
 
 
+def device_flags(count: int) -> str:
+    """Return XLA_FLAGS for a process with `count` devices that compiles as the tests do."""
+    return f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+
+
 def enable_x64() -> AbstractContextManager:
     """Use float64 within a `with` block."""
     if hasattr(jax, "enable_x64"):

@@ -43,10 +43,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the selection by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the examples in docstrings to `make more`: many compile a whole training."""
+    """Leave the examples in docstrings to `make more`: many compile a whole training.
+
+    Long tests come first, so that at the end no worker waits for another one.
+    """
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.more)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture

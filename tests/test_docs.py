@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import pytest
-from _support import REPOSITORY, require
+from _support import REPOSITORY, device_flags, require
 
 from snnjax import _cli as cli
 
@@ -159,7 +159,7 @@ def test_script_for_several_hosts(tmp_path):
         env = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": device_flags(devices),
         }
         command = [sys.executable, str(tmp_path / "hosts.py"), address, str(hosts), str(index)]
         return subprocess.Popen(

@@ -185,24 +185,7 @@ def fit(
     del prepared  # it would keep the first shard of a stream alive
     if resume is not None:
         run.restore(Path(resume))
-    with contextlib.ExitStack() as stack:
-        plan = Plan(len(run.history) or 1, priming_epochs, priming_epochs + epochs, [*run.history])
-        stop = False
-        for callback in called:
-            stack.callback(callback.finish)
-            stop = bool(callback.start(plan)) or stop
-        try:
-            if not run.history:
-                stop = run.untrained() or stop
-            for epoch in range(plan.first, plan.last + 1):
-                if stop:
-                    break
-                stop = run.train(epoch)
-        except KeyboardInterrupt:
-            run.leave()
-            steps = int(run.state.steps) - run.reported
-            raise TrainingInterrupted(run.result(), steps) from None
-    return run.finish()
+    return run.until(priming_epochs + epochs)
 
 
 class _Data(NamedTuple):
@@ -232,6 +215,27 @@ class _Run:
         self.phases = [self.trainer.priming() if self.priming else self.trainer, self.trainer]
         self.state = self.trainer.init()
         self.best, self.best_epoch, self.best_quality = _host(self.state.params), 0, -np.inf
+
+    def until(self, last: int) -> FitResult:
+        """Train the epochs that are missing up to epoch `last`, and test."""
+        with contextlib.ExitStack() as stack:
+            plan = Plan(len(self.history) or 1, self.priming, last, [*self.history])
+            stop = False
+            for callback in self.callbacks:
+                stack.callback(callback.finish)
+                stop = bool(callback.start(plan)) or stop
+            try:
+                if not self.history:
+                    stop = self.untrained() or stop
+                for epoch in range(plan.first, plan.last + 1):
+                    if stop:
+                        break
+                    stop = self.train(epoch)
+            except KeyboardInterrupt:
+                self.leave()
+                steps = int(self.state.steps) - self.reported
+                raise TrainingInterrupted(self.result(), steps) from None
+        return self.finish()
 
     def untrained(self) -> bool:
         """Report row 0. Return whether training should stop."""

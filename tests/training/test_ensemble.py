@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _support import REPOSITORY
+from _support import REPOSITORY, device_flags
 
 from snnjax.diagnostics import probe
 from snnjax.experiments import Experiment, run
@@ -275,7 +275,7 @@ def start(tmp_path, name, devices, *arguments, total=None):
         textwrap.dedent(SHARDED.format(tests=tests, devices=total or devices, file=str(file)))
     )
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": device_flags(devices),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _support import ON_CPU
+from _support import ON_CPU, device_flags
 from flax import nnx
 
 from snnjax import models
@@ -154,9 +154,6 @@ for x, y in zip(a, b, strict=True):
     assert np.abs(x - y).max() < 1e-3 * np.abs(x).max()
 print("same")
 """
-    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-    }
+    env = os.environ | {"XLA_FLAGS": device_flags(2), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.split() == ["same"], done.stderr[-3000:]
