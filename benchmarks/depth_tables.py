@@ -148,8 +148,9 @@ def correlations() -> str:
     seven = predictors(pick(rows, study=DENSE, depth=7))
     every = predictors(rows)
     order = sorted(seven, key=lambda name: -seven[name][1])
-    lines = [[name, f"{seven[name][1]:.2f}", f"{every[name][1]:.2f}"] for name in order]
-    return markdown_table(["number before training", "dense, 7 layers", "all runs"], lines)
+    lines = [[name, *(f"{r:.2f}" for r in (seven[name][1], *every[name][1:]))] for name in order]
+    head = ["number before training", "dense, 7 layers", "all runs", "all, relative to the best"]
+    return markdown_table(head, lines)
 
 
 INITS = {

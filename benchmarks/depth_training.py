@@ -312,29 +312,36 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return round(float(found.statistic), 10)
 
 
-def predictors(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+def predictors(rows: Sequence[Row]) -> dict[str, tuple[float, float, float]]:
     """Return the rank correlation of each number from before training with the accuracy.
 
     Args:
         rows: Rows of all studies.
 
     Returns:
-        For each number two correlations. The first is over the runs of one study and depth,
+        For each number three correlations. The first is over the runs of one study and depth,
         averaged over those in which at least `STARTS` starts were tried: there the starts make the
-        difference. The second is over all runs. Numbers that a row does not have are left out
-        (sweeps do not measure `memory` and `bounds`).
+        difference. The second is over all runs. The third as well, but with the accuracy divided by
+        the best one of its task, because tasks differ in what can be reached. Numbers that a row
+        does not have are left out (sweeps do not measure `memory` and `bounds`).
     """
     compared = compared_starts(rows)
+    best: dict[str, float] = {}
+    for row in rows:
+        best[row["study"]] = max(best.get(row["study"], 0.0), row["valid_accuracy"])
+    relative = [row["valid_accuracy"] / best[row["study"]] for row in rows]
 
-    def correlation(name: str, of: Callable[[list[float]], float], own: Sequence[Row]) -> float:
-        before = [of(numbered(row, f"initial_{name}")) for row in own]
-        return rank_correlation(before, accuracies(own))
+    def before(name: str, of: Callable[[list[float]], float], own: Sequence[Row]) -> list[float]:
+        return [of(numbered(row, f"initial_{name}")) for row in own]
+
+    def correlations(name: str, of: Callable[[list[float]], float]) -> tuple[float, float, float]:
+        each = [rank_correlation(before(name, of, own), accuracies(own)) for own in compared]
+        every = before(name, of, rows)
+        over_all = [rank_correlation(every, values) for values in (accuracies(rows), relative)]
+        return round(float(np.mean(each or [0.0])), 2), round(over_all[0], 2), round(over_all[1], 2)
 
     return {
-        text: (
-            round(float(np.mean([correlation(*how, own) for own in compared] or [0.0])), 2),
-            round(correlation(*how, rows), 2),
-        )
+        text: correlations(*how)
         for text, how in PREDICTORS.items()
         if all(f"initial_{how[0]}_1" in row for row in rows)
     }
@@ -416,8 +423,8 @@ def main() -> None:
         task = options.tasks[0]
         epochs = options.epochs or TASKS[task].options["epochs"]
         plotting.save(picture(pick(rows, study=f"{task}, {epochs} epochs")), options.figure)
-    for name, (within, over_all) in predictors(rows).items():
-        print(f"{within:+.2f} {over_all:+.2f} {name}")
+    for name, found in predictors(rows).items():
+        print(*(f"{r:+.2f}" for r in found), name)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ def test_predictors_are_ranked_within_each_task():
     assert found.keys() == PREDICTORS.keys()
     # within each task the number orders the runs; over both tasks it does not
     assert found["memory of the last layer"][0] == 1.0 > found["memory of the last layer"][1]
+    # relative to the best of each task, it does so better
+    assert found["memory of the last layer"][2] > found["memory of the last layer"][1]
     assert found["largest share of a bound"][0] == -1.0
     for r in rows:
         del r["initial_memory_1"]
