@@ -397,6 +397,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step-memory-growth": lambda: stored("step_memory_growth"),
     "ensemble": lambda: stored("ensemble"),
     "speed": _speed(speed_tables.speed, "speed"),
+    "speed-again": _speed(speed_tables.speed, "speed_again"),
     "first-step": _speed(speed_tables.first_step, "speed", "speed_start"),
     "peak-memory": _speed(speed_tables.memory, "speed"),
     "growth": _speed(speed_tables.growth, "speed_growth"),
