@@ -40,7 +40,7 @@ $(VENV)/.installed-newest: $(BIN)/python setup.cfg pyproject.toml
 	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
-	$(BIN)/snnjax train randman
+	$(BIN)/snnjax train randman --epochs 60
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not more'

@@ -30,6 +30,7 @@ STUDIES = {
 }
 """Studies and their names on the page."""
 DEPTHS = (1, 2, 3, 6, 7, 10, 15)
+SKIP_DEPTHS = (1, 3, 7, 10, 15)
 STARTS = {
     "calibrated": "`calibrated`, weights from data",
     "formula + gradient": "the paper's formula, gradient calibrated",
@@ -55,6 +56,12 @@ BOUNDS = {
     "calibrated, no bounds": "none",
 }
 """Starts that differ by their bounds, and their names on the page."""
+SKIPS = {
+    "calibrated, skip": "`calibrated`, every layer connected to the readout",
+    "calibrated, 896 neurons": "`calibrated`, one layer of 896 neurons",
+    "formula, skip": "the paper's formula, gradient not calibrated, every layer connected",
+}
+"""Networks whose readout has more inputs, and their names on the page."""
 
 
 @functools.cache
@@ -142,6 +149,20 @@ def bounds() -> str:
     return markdown_table(["bounds", *places], lines)
 
 
+def skips() -> str:
+    """Return accuracies of networks whose readout has more inputs, and of the default one."""
+    lines = []
+    for study in dict.fromkeys(row["study"] for row in _rows("depth_skip")):
+        of_calibrated = [_calibrated(study, depth)[0] for depth in SKIP_DEPTHS]
+        lines.append([STUDIES[study], STARTS["calibrated"], *map(_best, of_calibrated)])
+        for arm, title in SKIPS.items():
+            own = pick(_rows("depth_skip"), study=study, arm=arm)
+            if own:
+                cells = [_best(pick(own, depth=depth)) for depth in SKIP_DEPTHS]
+                lines.append([STUDIES[study], title, *cells])
+    return markdown_table(["task", "network", *map(_title, SKIP_DEPTHS)], lines)
+
+
 def correlations() -> str:
     """Return rank correlations of numbers from before training with the accuracy after it."""
     rows = _starts()
@@ -215,10 +236,11 @@ TABLES = {
     "depth-starts": starts,
     "depth-depths": depths,
     "depth-bounds": bounds,
+    "depth-skip": skips,
     "depth-correlations": correlations,
     "depth-weights": weights,
     "depth-figure4": figure4,
 }
 """The tables by name."""
 
-assert set(STARTS) | set(BOUNDS) == set(ARMS)
+assert set(STARTS) | set(BOUNDS) | set(SKIPS) == set(ARMS)

@@ -90,6 +90,9 @@ ARMS: dict[str, Arm] = {
     "calibrated, both bounds": Arm(_BOUNDS, (0.015,)),
     "calibrated, both bounds, not limited": Arm(_BOUNDS | {"bound_share": 0.0}, (0.015,)),
     "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
+    "calibrated, skip": Arm({"skip": True}, (0.015,)),
+    "calibrated, 896 neurons": Arm({"hidden": (896,)}, (0.015,)),
+    "formula, skip": Arm(_FORMULA | _PLAIN | {"skip": True}, OF_MUON),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
     "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
@@ -356,7 +359,7 @@ def compared_starts(rows: Sequence[Row]) -> list[list[Row]]:
 
 STYLES: dict[str, tuple[str, str]] = {
     "calibrated": (_style.DATA, "-"),
-    "calibrated, no bounds": (_style.DATA, "--"),
+    "calibrated, skip": (_style.DATA, "-."),
     "formula + gradient": (_style.FORMULA, "--"),
     "formula": (_style.FORMULA, "-"),
     "paper": (_style.SKY, "-"),

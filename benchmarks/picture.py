@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from snnjax import _style, plotting
-from snnjax.calibration import Target, calibrate
+from snnjax.calibration import calibrate
 from snnjax.datasets import poisson_raster
 from snnjax.dynamics import LIF
 from snnjax.experiments import Experiment, run
+from snnjax.experiments._experiment import StartName
 from snnjax.initializers import kaiming_normal
 from snnjax.nn import FluctuationDriven, Readout, SameForAll, Sequential, SpikingDense
 
@@ -46,6 +47,7 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
         depth: Number of layers.
     """
     x = poisson_raster(jax.random.key(1), (350, 16, 700), rate=NU, dt=DT)
+    tuned, forward = nnx.jit(calibrate), nnx.jit(lambda network, x: network(x))
     rows = []
     for seed in range(5):
         rngs = nnx.Rngs(seed)
@@ -53,20 +55,18 @@ def rates_by_depth(init: object, *, calibrated: bool = False, depth: int = 7) ->
         layers = [SpikingDense(a, b, init=init, rngs=rngs) for a, b in itertools.pairwise(widths)]  # type: ignore[arg-type]
         network = Sequential(*layers, Readout(128, 10, rngs=rngs))
         if calibrated:
-            network, _ = nnx.jit(
-                lambda n, x, key: calibrate(n, x, key=key, target=Target(balance=True))
-            )(network, x, jax.random.key(seed))
-        _, activity = nnx.jit(lambda n, x: n(x))(network, x)
+            network, _ = tuned(network, x)
+        _, activity = forward(network, x)
         rows.append([float(s.mean()) / DT for s in activity.spikes])
     return np.array(rows)
 
 
-STARTS = (
-    ("formula", "fluctuation_driven", _style.FORMULA),
-    ("from data, balanced", "data_driven_balanced", _style.DATA),
-    ("Kaiming", "kaiming", _style.KAIMING),
-)
-"""Label, name in an experiment, and colour of each start."""
+STARTS: dict[str, tuple[str, StartName, str]] = {
+    "formula": (_style.FORMULA, "paper", "fluctuation_driven"),
+    "calibrated": (_style.DATA, "calibrated", "data_driven"),
+    "Kaiming": (_style.KAIMING, "paper", "kaiming"),
+}
+"""Colour, settings and initialization of each start."""
 
 
 def draw_membrane(axes: Axes) -> None:
@@ -92,10 +92,10 @@ def draw_rates(axes: Axes) -> None:
     Args:
         axes: Axes to draw on.
     """
-    for label, name, color in STARTS:
+    for label, (color, _, _) in STARTS.items():
         kaiming = SameForAll(kaiming_normal())
-        init = kaiming if name == "kaiming" else FluctuationDriven(nu=NU)
-        rates = rates_by_depth(init, calibrated=name == "data_driven_balanced")
+        init = kaiming if label == "Kaiming" else FluctuationDriven(nu=NU)
+        rates = rates_by_depth(init, calibrated=label == "calibrated")
         mean = rates.mean(0)
         error = np.stack([mean - rates.min(0), rates.max(0) - mean])
         axes.errorbar(np.arange(1, 8), mean, error, label=label, color=color, marker="o")
@@ -108,11 +108,10 @@ def draw_training(axes: Axes) -> None:
     Args:
         axes: Axes to draw on.
     """
-    for label, init, color in STARTS:
-        sizes = {"depth": 3, "samples": 400, "batch_size": 100, "epochs": EPOCHS}
-        history = run(
-            Experiment.from_options("randman", start="paper", init=init, **sizes)
-        ).fit.history
+    sizes = {"depth": 3, "samples": 400, "batch_size": 100, "epochs": EPOCHS}
+    for label, (color, start, init) in STARTS.items():
+        experiment = Experiment.from_options("randman", start=start, init=init, **sizes)
+        history = run(experiment).fit.history
         accuracy = [100 * row["valid_accuracy"] for row in history]
         axes.plot([row["epoch"] for row in history], accuracy, label=label, color=color)
     axes.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 102))

@@ -19,7 +19,7 @@ COLUMNS = {
     "test %, final": "test_accuracy_final",
     "test %, best": "test_accuracy_best",
     "layer 1, Hz": "final_rate_1",
-    "10^6 synops": "operations",
+    "10^3 synops": "operations",
 }
 COLUMNS_NOTE = (
     "test %, final: after the last epoch; best: after the epoch with the best validation accuracy; "
@@ -73,14 +73,15 @@ def sweep_table(rows: Sequence[Row], *, sort: str | None = None) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     groups = list(groups_of(rows).items())
     if sort is not None:
-        if sort not in rows[0]:
+        known = dict.fromkeys(name for row in rows for name in row)
+        if sort not in known:
             # without the columns of each layer, which are many
-            names = [name for name in rows[0] if not name.startswith(("initial_", "final_"))]
-            _check.one_of("sort", sort, names)
+            few = [name for name in known if not name.startswith(("initial_", "final_"))]
+            _check.one_of("sort", sort, few)
         groups.sort(key=lambda item: -_mean(item[1], sort))
     for at, group in groups:
         lost = sum(not row["finite"] for row in group)
-        factor = lambda name: 100 if "%" in name else 1e-6 if "10^6" in name else 1
+        factor = lambda name: 100 if "%" in name else 1e-3 if "10^3" in name else 1
         cells = [_spread(group, key, factor(name)) for name, key in columns.items()]
         shown = ["" if v is None else f"{v:g}" if isinstance(v, float) else str(v) for v in at]
         table.add_row(*shown, str(len(group)), str(lost), *cells)

@@ -51,3 +51,15 @@ def test_a_figure_needs_a_number(tmp_path):
         _results.draw(rows_of(recurrent=(True, False)), tmp_path / "sweep.png")
     with pytest.raises(ValueError, match=r"figure must be one of '\.png', '\.svg', '\.pdf'"):
         _results.draw(rows_of(sigma_u=(0.5, 1.0)), tmp_path / "sweep.jpg")
+
+
+def test_a_table_is_sorted_by_a_column_that_only_some_rows_have():
+    rows = rows_of(depth=(1, 2, 3))
+    for row in rows[2:]:
+        row["operations"] = 1000.0 * row["depth"]
+    table = _results.sweep_table(rows, sort="operations")
+    columns = {column.header: list(column.cells) for column in table.columns}
+    assert columns["depth"] == ["3", "2", "1"]
+    assert columns["10^3 synops"] == ["3.0", "2.0", ""]
+    with pytest.raises(ValueError, match=r"sort must be one of 'depth', 'seed', .* got 'speed'"):
+        _results.sweep_table(rows, sort="speed")
