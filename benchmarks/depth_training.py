@@ -61,11 +61,13 @@ class Arm(NamedTuple):
         rates: Learning rates to choose from.
         theory: Whether the steepness of all surrogates is that of `steepness_for_gain` for the
             input's rate.
+        depths: Numbers of hidden layers. None: those of the task.
     """
 
     options: dict[str, Any]
     rates: tuple[float, ...]
     theory: bool = False
+    depths: tuple[int, ...] | None = None
 
 
 _WORDS = {"task": "shd", "dt": 4e-3, "batch_size": 25, "epochs": 12}
@@ -90,9 +92,9 @@ ARMS: dict[str, Arm] = {
     "calibrated, both bounds": Arm(_BOUNDS, (0.015,)),
     "calibrated, both bounds, not limited": Arm(_BOUNDS | {"bound_share": 0.0}, (0.015,)),
     "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
-    "calibrated, skip": Arm({"skip": True}, (0.015,)),
-    "calibrated, 896 neurons": Arm({"hidden": (896,)}, (0.015,)),
-    "formula, skip": Arm(_FORMULA | _PLAIN | {"skip": True}, OF_MUON),
+    "calibrated, skip": Arm({"skip": True}, (0.015,), depths=(3, 7, 10, 15)),
+    "calibrated, 896 neurons": Arm({"hidden": (896,)}, (0.015,), depths=(1,)),
+    "formula, skip": Arm(_FORMULA | _PLAIN | {"skip": True}, OF_MUON, depths=(7,)),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
     "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
@@ -140,13 +142,13 @@ def train(place: Path, options: argparse.Namespace) -> None:
         task = TASKS[name]
         sets = few(Experiment.from_options(**task.options), task.sizes)
         for arm in options.arms:
-            changes, rates, theory = ARMS[arm]
+            changes, rates, theory, depths = ARMS[arm]
             base = Experiment.from_options(**task.options, **changes)
             base = base.replace(epochs=options.epochs or base.training.epochs)
             if theory:
                 base = base.replace(beta=_from_theory(base, sets))
             folder = place / f"{name}, {base.training.epochs} epochs" / arm
-            for depth in options.depths or task.depths:
+            for depth in options.depths or depths or task.depths:
                 train_arm(base, depth, rates, options.seeds, folder, sets)
 
 
