@@ -28,6 +28,8 @@ from snnjax.nn import (
 from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training._objective import Objective, Problem
 
+pytestmark = pytest.mark.more
+
 N, NU, DT = 100, 10.0, 2e-3
 LABELS = jnp.arange(8) % 4
 
@@ -143,7 +145,6 @@ def test_gradient_columns_equal_a_second_computation(x):
     assert np.isnan(report.layers[0].gain)
 
 
-@pytest.mark.more
 def test_limited_bounds_count_as_training_limits_them(x):
     net = network(FluctuationDriven(nu=NU), depth=3)
     found = {}
@@ -169,7 +170,6 @@ def test_limited_bounds_count_as_training_limits_them(x):
     assert found[None] > 100 * found[0.5]
 
 
-@pytest.mark.more
 def test_several_bounds_some_limited_in_a_skip_network_update_as_training_does(x):
     rngs, init = nnx.Rngs(0), FluctuationDriven(nu=NU)
     hidden = [SpikingDense(N, N, init=init, rngs=rngs) for _ in range(3)]
@@ -271,7 +271,6 @@ def test_input_that_is_not_poisson_is_named():
     )
 
 
-@pytest.mark.more
 def test_what_was_calibrated_is_healthy_whatever_its_input():
     burst = spikes(0, (350, 8, N), rate=6 * NU).at[60:].set(0.0)
     net, _ = calibrate(
@@ -341,7 +340,6 @@ def test_text_has_a_row_a_layer_and_nothing_is_cut(x):
         assert f"{p.grad_w:.1e}" in text
 
 
-@pytest.mark.more
 def test_text_is_narrow_findings_come_first_and_a_notebook_shows_the_same_numbers(x):
     from html.parser import HTMLParser
 
@@ -430,7 +428,6 @@ def test_convolutions_with_layers_between_them_equal_a_second_computation(x):
     )
 
 
-@pytest.mark.more
 def test_both_populations_of_a_dalian_layer(x):
     from snnjax.models import dense
     from snnjax.nn import DalianFluctuationDriven

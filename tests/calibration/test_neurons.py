@@ -14,6 +14,8 @@ from snnjax.dynamics import IF, LIF, AdaptiveLIF, AdLIF, Leaky, LeakyIntegrator,
 from snnjax.initializers import normal
 from snnjax.nn import Readout, SameForAll, Sequential, SpikingDense
 
+pytestmark = pytest.mark.more
+
 N, DT = 100, 2e-3
 NEURONS = {
     "LIF": LIF(),

@@ -25,6 +25,8 @@ from snnjax.nn import (
     SpikingDense,
 )
 
+pytestmark = pytest.mark.more
+
 calibrate = functools.partial(calibrate_both, gradient=None)  # test_gradient.py tests the gradient
 
 
@@ -53,7 +55,6 @@ def networks(depth=3, recurrent=False, n_in=20, width=200, seed=0):
     return Sequential(*hidden, Readout(width, 10, rngs=rngs))
 
 
-@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("redraw", [True, False])
 def test_every_layer_is_on_target(balance, redraw):
@@ -92,7 +93,6 @@ def recurrent_fixed_point(network, x, key, sigma_u, balance):
     return *free, report.sigma_u**2
 
 
-@pytest.mark.more
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("sigma_u", [0.2, 0.3, 1.0, 3.0])
 def test_recurrent_layers_reach_a_fixed_point(sigma_u, balance):
@@ -312,7 +312,6 @@ def test_errors(options, match):
         weights_from_powers([], [1.0], sigma_u=1.0)
 
 
-@pytest.mark.more
 def test_time_constants_of_each_neuron_count_with_their_mean():
     """Trained time constants all start from one value, so at first they change nothing."""
     x = randman_batch(10)
@@ -330,7 +329,6 @@ def test_time_constants_of_each_neuron_count_with_their_mean():
     np.testing.assert_allclose(learned, plain, rtol=1e-4)
 
 
-@pytest.mark.more
 def test_balance_leaves_no_spread_of_the_mean_on_poisson_input_of_equal_rates():
     """Below 2 % of sigma_u over 500 s, which averages out counting noise; 80 % without balance."""
     x = spikes(0, (350, 32, 200), rate=10.0)

@@ -30,6 +30,8 @@ from snnjax.nn import (
     SpikingDense,
 )
 
+pytestmark = pytest.mark.more
+
 T, B, IN, OUT = 60, 3, 20, 12
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
 BIAS = np.linspace(-0.2, 0.4, OUT)
@@ -209,7 +211,6 @@ def test_scales_of_a_dalian_layer_with_biases_are_exact(recurrent, rng, x64):
     np.testing.assert_allclose(jnp.sqrt(u.var(axis=0).mean()), 0.4, rtol=1e-9)
 
 
-@pytest.mark.more
 def test_a_dalian_layer_with_biases_is_put_on_target():
     x = spikes(0, (300, 10, 200), rate=10.0)
     rngs, init = nnx.Rngs(0), DalianFluctuationDriven(nu=5.0)

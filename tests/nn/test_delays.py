@@ -25,6 +25,8 @@ from snnjax.nn import (
 from snnjax.nn._delays import DelayKernel, DelayWidth, follow_schedules, within
 from snnjax.surrogate import superspike
 
+pytestmark = pytest.mark.more
+
 T, B, IN, OUT, DT = 40, 3, 20, 12, 2e-3
 INIT = FluctuationDriven(nu=50.0, sigma_u=1.5)
 PER = ("unit", "connection")
@@ -385,7 +387,6 @@ def learn(seed, delays, updates=600):
     return accuracy, times[0] - times[1]
 
 
-@pytest.mark.more
 def test_coincidence_of_spikes_30_ms_apart_is_learned_from_every_seed():
     delays = Delays(max_delay=0.06, width=optax.linear_schedule(0.12, 0.0, 420))
     accuracy, apart = jax.jit(jax.vmap(lambda seed: learn(seed, delays)))(jnp.arange(16))

@@ -12,6 +12,8 @@ from snnjax.training import Objective, fit
 from snnjax.training._objective import Problem
 from snnjax.training._step import Recipe, Sizes, gradient_of
 
+pytestmark = pytest.mark.more
+
 T, B, N = 20, 4, 30
 
 
@@ -85,7 +87,6 @@ def test_training_draws_and_evaluation_does_not(x, micro_batch):
     assert_close(value, none, 1e-6)
 
 
-@pytest.mark.more
 def test_fit_learns_with_dropout_and_repeats(rng):
     labels = jnp.arange(60) % 3
     x = rng.poisson(0.05, (60, T, N)) + (

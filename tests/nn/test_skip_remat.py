@@ -19,6 +19,8 @@ from snnjax.training import Objective, step_memory
 from snnjax.training._objective import Problem
 from snnjax.training._step import Recipe, Sizes, evaluate, micro_batch_size
 
+pytestmark = pytest.mark.more
+
 T, B = 33, 3
 
 
@@ -48,7 +50,6 @@ def make(*, skip=True, remat_steps=None, dtype=jnp.float64):
     )
 
 
-@pytest.mark.more
 def test_readout_gets_every_layer_s_spikes(x, x64):
     network = make()
     readout, activity = network(x)
@@ -114,7 +115,6 @@ def test_remat_changes_neither_values_nor_gradients(x, x64, steps):
         assert_close(u, v, 1e-12)
 
 
-@pytest.mark.more
 @ON_CPU
 def test_remat_saves_memory():
     data = DeviceArrays(x=np.zeros((8, 400, 30), np.uint8), labels=np.zeros(8, np.int32))
@@ -139,7 +139,6 @@ def test_remat_saves_memory():
     assert parts < 400 * 8 * 30 * 4 + 0.25 * whole
 
 
-@pytest.mark.more
 def test_memory_grows_with_the_square_root_of_time():
     """Memory apart from the input, for four times as many steps.
 
@@ -179,7 +178,6 @@ def test_counts_of_parts_in_place_of_spikes(x, x64, steps):
     assert_close(readout, make()(x)[0], 1e-12)
 
 
-@pytest.mark.more
 def test_penalties_of_other_kinds_get_spikes(x):
     network = make(remat_steps=8, dtype=jnp.float32)
     for bounds, rows in (((upper_bound(0.1, 1.0),), 5), ((lambda s: s.mean(),), T)):

@@ -18,6 +18,8 @@ from snnjax.reproduce._units import Arm
 from snnjax.training import Trainer
 from snnjax.training._step import train_epoch
 
+pytestmark = pytest.mark.more
+
 SAMPLES = 4
 
 

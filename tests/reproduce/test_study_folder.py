@@ -321,7 +321,8 @@ def test_a_streamed_network_that_diverges_is_a_row_and_is_not_trained_again(tmp_
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_run, "fit", diverge)
-    base = Experiment.from_options("dvs-gesture", depth=2, start="paper")
+    small = {"duration": 0.1, "dt": 0.02}  # spikes of an inference are counted, which takes time
+    base = Experiment.from_options("dvs-gesture", depth=2, start="paper", **small)
     arm = Arm("streamed", Sweep(base=base, seeds=2), {"task": "gestures"}, "generated")
     with monkeypatch.context() as patch:
         patch.setattr(_run, "write_member", die)  # after training, before its file is written

@@ -12,6 +12,8 @@ from snnjax.exchange import load_parameters, save_parameters
 from snnjax.nn import Delays, FluctuationDriven, Readout, Sequential, SpikingDense
 from snnjax.training import Objective, Trainer
 
+pytestmark = pytest.mark.more
+
 T, B = 33, 8
 
 

@@ -32,6 +32,8 @@ from snnjax.surrogate import superspike
 from snnjax.training import EProp, Objective, Program, Trainer, fit_ensemble
 from snnjax.training._eprop import _layers
 
+pytestmark = pytest.mark.more
+
 STEPS, BATCH, INPUTS, CLASSES = 60, 4, 12, 3
 LABELS = jnp.array([0, 1, 2, 0])
 LOSS = EveryStep(CrossEntropy())
@@ -123,9 +125,9 @@ def stepwise(network, x, *, cut):
         LIF(),
         AdLIF(tau_mem=15e-3, tau_w=100e-3, b=0.5),
         Leaky(tau_mem=np.linspace(5e-3, 30e-3, 10)),
-        pytest.param(LIF(reset="subtractive", reset_grad=True), marks=pytest.mark.more),
-        pytest.param(AdaptiveLIF(), marks=pytest.mark.more),
-        pytest.param(Refractory(neuron=LIF(), period=6e-3), marks=pytest.mark.more),
+        pytest.param(LIF(reset="subtractive", reset_grad=True)),
+        pytest.param(AdaptiveLIF()),
+        pytest.param(Refractory(neuron=LIF(), period=6e-3)),
     ],
     ids=lambda neuron: type(neuron).__name__,
 )
@@ -249,7 +251,6 @@ def test_trainer_takes_its_gradient(feedback):
         assert kernel.any()
 
 
-@pytest.mark.more
 def test_a_member_of_an_ensemble_is_the_network_alone():
     parts = randman(num_classes=2, samples_per_class=12).split((0.5, 0.25, 0.25), seed=0)
     splits = Splits(*(DeviceEvents.from_dataset(part, dt=2e-3) for part in parts))

@@ -47,6 +47,8 @@ from snnjax.regularizers import lower_bound, upper_bound
 from snnjax.training import Objective, Trainer
 from snnjax.training._objective import Problem
 
+pytestmark = pytest.mark.more
+
 LENGTHS, STEPS, UNITS, CLASSES, DT = np.array([30, 50, 17, 41]), 50, 12, 3, 2e-3
 LABELS = np.array([0, 2, 1, 2])
 
@@ -370,7 +372,6 @@ def test_counts_of_a_network_in_parts_are_refused():
         problem.value(params, source, jnp.arange(4))
 
 
-@pytest.mark.more
 def test_an_experiment_refuses_batch_normalization_before_it_loads_data():
     with pytest.raises(ValueError, match=r"norm must be False .* \(trial_end 'last_event'\)"):
         Experiment.from_options("randman", trial_end="last_event", norm=True)
