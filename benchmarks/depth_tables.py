@@ -30,7 +30,6 @@ STUDIES = {
 }
 """Studies and their names on the page."""
 DEPTHS = (1, 2, 3, 6, 7, 10, 15)
-SKIP_DEPTHS = (1, 3, 7, 10, 15)
 STARTS = {
     "calibrated": "`calibrated`, weights from data",
     "formula + gradient": "the paper's formula, gradient calibrated",
@@ -153,14 +152,14 @@ def skips() -> str:
     """Return accuracies of networks whose readout has more inputs, and of the default one."""
     lines = []
     for study in dict.fromkeys(row["study"] for row in _rows("depth_skip")):
-        of_calibrated = [_calibrated(study, depth)[0] for depth in SKIP_DEPTHS]
+        of_calibrated = [_calibrated(study, depth)[0] for depth in DEPTHS]
         lines.append([STUDIES[study], STARTS["calibrated"], *map(_best, of_calibrated)])
         for arm, title in SKIPS.items():
             own = pick(_rows("depth_skip"), study=study, arm=arm)
             if own:
-                cells = [_best(pick(own, depth=depth)) for depth in SKIP_DEPTHS]
+                cells = [_best(pick(own, depth=depth)) for depth in DEPTHS]
                 lines.append([STUDIES[study], title, *cells])
-    return markdown_table(["task", "network", *map(_title, SKIP_DEPTHS)], lines)
+    return markdown_table(["task", "network", *map(_title, DEPTHS)], lines)
 
 
 def correlations() -> str:
