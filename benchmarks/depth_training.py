@@ -61,13 +61,11 @@ class Arm(NamedTuple):
         rates: Learning rates to choose from.
         theory: Whether the steepness of all surrogates is that of `steepness_for_gain` for the
             input's rate.
-        depths: Numbers of hidden layers. None: those of the task.
     """
 
     options: dict[str, Any]
     rates: tuple[float, ...]
     theory: bool = False
-    depths: tuple[int, ...] | None = None
 
 
 _WORDS = {"task": "shd", "dt": 4e-3, "batch_size": 25, "epochs": 12}
@@ -77,6 +75,8 @@ _NMNIST = {"task": "nmnist", "downsample": 2, "batch_size": 10, "epochs": 6}
 _RANDMAN = {"task": "randman", "dim": 2, "batch_size": 50, "epochs": 12}
 TASKS = {
     "dense": Task(_WORDS, (1000, 600), (1, 3, 7, 10, 15)),
+    # as many inputs of the readout as seven layers of `dense` with skip connections
+    "wide": Task(_WORDS | {"hidden": (896,)}, (1000, 600), (1,)),
     "recurrent": Task(_WORDS | {"recurrent": True}, (1000, 600), (1, 3, 7)),
     "convolutional": Task(_CONV, (500, 300), (1, 3, 7)),
     "figure 4": Task(_CONV | _FIGURE4, None, (1, 3, 7)),
@@ -92,9 +92,8 @@ ARMS: dict[str, Arm] = {
     "calibrated, both bounds": Arm(_BOUNDS, (0.015,)),
     "calibrated, both bounds, not limited": Arm(_BOUNDS | {"bound_share": 0.0}, (0.015,)),
     "calibrated, no bounds": Arm({"upper_strength": 0.0}, (0.015,)),
-    "calibrated, skip": Arm({"skip": True}, (0.015,), depths=(3, 7, 10, 15)),
-    "calibrated, 896 neurons": Arm({"hidden": (896,)}, (0.015,), depths=(1,)),
-    "formula, skip": Arm(_FORMULA | _PLAIN | {"skip": True}, OF_MUON, depths=(7,)),
+    "calibrated, skip": Arm({"skip": True}, (0.015,)),
+    "formula, skip": Arm(_FORMULA | _PLAIN | {"skip": True}, OF_MUON),
     "formula + gradient": Arm(_FORMULA, OF_MUON),
     "data-driven + gradient": Arm({"init": "data_driven"}, OF_MUON),
     "balanced + gradient": Arm({"init": "data_driven_balanced"}, OF_MUON),
@@ -142,13 +141,13 @@ def train(place: Path, options: argparse.Namespace) -> None:
         task = TASKS[name]
         sets = few(Experiment.from_options(**task.options), task.sizes)
         for arm in options.arms:
-            changes, rates, theory, depths = ARMS[arm]
+            changes, rates, theory = ARMS[arm]
             base = Experiment.from_options(**task.options, **changes)
             base = base.replace(epochs=options.epochs or base.training.epochs)
             if theory:
                 base = base.replace(beta=_from_theory(base, sets))
             folder = place / f"{name}, {base.training.epochs} epochs" / arm
-            for depth in options.depths or depths or task.depths:
+            for depth in options.depths or task.depths:
                 train_arm(base, depth, rates, options.seeds, folder, sets)
 
 

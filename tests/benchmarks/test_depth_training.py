@@ -55,8 +55,8 @@ def test_every_arm_says_all_that_its_start_leaves_open():
     )
     assert settings(ours) == ("muon", "steepness", 0.0, 1.0)
     assert settings(papers) == ("smorms3", "none", 100.0, 0.0)
-    for arm in ARMS:
-        of("dense", arm)
+    for task, arm in itertools.product(TASKS, ARMS):  # by default the study trains all of them
+        of(task, arm)
     assert of("dense", "calibrated", depth=3).network.widths == (128, 128, 128)
     assert of("nmnist", "calibrated", depth=6).network.num_layers == 6
 

@@ -125,9 +125,9 @@ def stepwise(network, x, *, cut):
         LIF(),
         AdLIF(tau_mem=15e-3, tau_w=100e-3, b=0.5),
         Leaky(tau_mem=np.linspace(5e-3, 30e-3, 10)),
-        pytest.param(LIF(reset="subtractive", reset_grad=True)),
-        pytest.param(AdaptiveLIF()),
-        pytest.param(Refractory(neuron=LIF(), period=6e-3)),
+        LIF(reset="subtractive", reset_grad=True),
+        AdaptiveLIF(),
+        Refractory(neuron=LIF(), period=6e-3),
     ],
     ids=lambda neuron: type(neuron).__name__,
 )
