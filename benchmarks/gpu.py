@@ -6,7 +6,7 @@ The parts, in this order:
 
     kernels      every elementwise neuron by each backend of the kernel, forward and backward,
                  compared with the scan on the CPU in float32, with the time of the kernel
-    W1 ... S1    the works of `benchmarks.speed`, one file for each contestant that is installed
+    W1 ... W6    the works of `benchmarks.speed`, one file for each contestant that is installed
     memory       memory of one training step of ten layers, with and without rematerialization
     reproduce    `snnjax reproduce figure4 --preset paper`, as much as fits into the rest; needs
                  --data
@@ -31,9 +31,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.speed import CONTESTANTS
+from benchmarks.speed import CONTESTANTS, does
 
-WORKS = ("W1", "W2", "W3", "W4", "S1")
+WORKS = ("W1", "W2", "W3", "W4", "S1", "W5", "W6")
 TOLERANCE = 1e-4
 """Largest difference between kernel and CPU, relative to the largest value of an array."""
 
@@ -63,7 +63,7 @@ def parts(options: argparse.Namespace, folder: Path) -> Iterator[Part]:
     yield Part("kernels", ("benchmarks.gpu", str(options.folder), "--kernels", *tiny), 120)
     small = ("--set", "steps=20", "batch=4", "--seconds", "0.1") if options.tiny else ()
     for work, (name, one) in itertools.product(WORKS, CONTESTANTS.items()):
-        if importlib.util.find_spec(one.package) is not None:
+        if does(name, work) and importlib.util.find_spec(one.package) is not None:
             run = (f"benchmarks.peers.{one.module}", work, *one.flags, "--seconds", "3", *small)
             yield Part(f"{work}_{name}", run, 60)
     size = ("--depth", "1", "--duration", "0.05", "--repeats", "1") if options.tiny else ()

@@ -92,6 +92,16 @@ are other ways, faster on a CPU for some or all works.
 """
 ON_JAX = ("snnjax", "snnjax-arrays", "spyx", "spyx-hoisted", "jaxpike")
 
+
+def does(contestant: str, work: str) -> bool:
+    """Whether a contestant can do a work: only snnjax has adaptive neurons with learned delays.
+
+    >>> does("snnjax", "W6"), does("spyx", "W6"), does("spyx", "W5")
+    (True, False, True)
+    """
+    return WORKS[work].max_delay is None or CONTESTANTS[contestant].package == "snnjax"
+
+
 AXES: dict[str, tuple[str, tuple[str, ...]]] = {
     "steps": ("W1", ("100", "350", "1000", "3500", "10000")),
     "batch": ("W1", ("1", "4", "16", "64", "256")),
@@ -159,18 +169,23 @@ def jobs_of(
         contestants: Names of contestants.
         rounds: Number of rounds.
 
-    >>> [job.contestant for job in jobs_of("steps", ["W1"], ["a", "b"], 2)]
-    ['floor', 'a', 'b', 'floor', 'b', 'a']
+    >>> [job.contestant for job in jobs_of("steps", ["W1"], ["snnjax", "spyx"], 2)]
+    ['floor', 'snnjax', 'spyx', 'floor', 'spyx', 'snnjax']
     """
     for k in range(rounds):
         turn = k % max(len(contestants), 1)
         order = [*contestants[turn:], *contestants[:turn]]
         if what == "steps":
             yield Job("floor", "", "floor", k)
-            yield from (Job("step", work, name, k) for work in works for name in order)
+            yield from (
+                Job("step", work, name, k) for work in works for name in order if does(name, work)
+            )
         elif what == "start":
             yield from (
-                Job("start", work, name, k) for work in works for name in order if name in ON_JAX
+                Job("start", work, name, k)
+                for work in works
+                for name in order
+                if name in ON_JAX and does(name, work)
             )
         elif what == "growth":
             yield from (

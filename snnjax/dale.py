@@ -39,6 +39,7 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._random import draw
 from snnjax.initializers import Initializer, fan_in, in_float32, mean_rate, per_neuron
 from snnjax.psp import ExcInhKernels
 from snnjax.theory import Afferent, dalian_rates
@@ -74,8 +75,8 @@ def exponential(rate: Scalar) -> Initializer:
 
     @in_float32
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
-        draw = jax.random.exponential(key, shape, dtype)
-        return draw / jnp.asarray(per_neuron("rate", rate, shape), dtype)
+        drawn = draw(jax.random.exponential, key, shape, dtype)
+        return drawn / jnp.asarray(per_neuron("rate", rate, shape), dtype)
 
     return init
 
@@ -97,7 +98,7 @@ def lognormal(mean: Scalar, cv: Scalar = 1.0) -> Initializer:
     @in_float32
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         s2 = jnp.log1p(jnp.asarray(per_neuron("cv", cv, shape), dtype) ** 2)
-        factor = jnp.exp(jnp.sqrt(s2) * jax.random.normal(key, shape, dtype) - s2 / 2)
+        factor = jnp.exp(jnp.sqrt(s2) * draw(jax.random.normal, key, shape, dtype) - s2 / 2)
         return jnp.asarray(per_neuron("mean", mean, shape), dtype) * factor
 
     return init

@@ -27,6 +27,7 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._random import draw
 from snnjax.psp import PSP, Kernel
 from snnjax.surrogate import SpikeFunction, superspike
 from snnjax.theory import Afferent, check_target, connection_weights
@@ -92,7 +93,7 @@ def in_float32(draw: Callable[[jax.Array, Sequence[int], DTypeLike], jax.Array])
     Args:
         draw: The initializer, `(key, shape, dtype) -> weights`.
 
-    >>> init = in_float32(lambda key, shape, dtype: jax.random.normal(key, shape, dtype))
+    >>> init = in_float32(lambda key, shape, dtype: draw(jax.random.normal, key, shape, dtype))
     >>> w = init(jax.random.key(0), (1000, 1000), jnp.bfloat16)
     >>> w.dtype, bool(abs(w.astype(jnp.float32).mean()) < 4e-3)
     (dtype(bfloat16), True)
@@ -152,7 +153,7 @@ def _centered(deviation: Callable[[Sequence[int]], Scalar]) -> Initializer:
 
     @in_float32
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
-        return jnp.asarray(deviation(shape), dtype) * jax.random.normal(key, shape, dtype)
+        return jnp.asarray(deviation(shape), dtype) * draw(jax.random.normal, key, shape, dtype)
 
     return init
 
@@ -236,7 +237,7 @@ def fluctuation_driven_normal(
         name = "mu_u, sigma_u and the time constants of the kernel"
         fitted = (per_neuron(name, value, shape, out_axis) for value in weights)
         mu_w, sigma_w = (jnp.asarray(value, dtype) for value in fitted)
-        w = mu_w + sigma_w * jax.random.normal(key, shape, dtype)
+        w = mu_w + sigma_w * draw(jax.random.normal, key, shape, dtype)
         if density < 1:
             w = jnp.where(jax.random.bernoulli(jax.random.fold_in(key, 1), density, shape), w, 0)
         return w
@@ -317,7 +318,7 @@ def normal(mu_w: Scalar = 0.0, sigma_w: Scalar = 1.0) -> Initializer:
     @in_float32
     def init(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
         mean, deviation = jnp.asarray(mu_w, dtype), jnp.asarray(sigma_w, dtype)
-        return mean + deviation * jax.random.normal(key, shape, dtype)
+        return mean + deviation * draw(jax.random.normal, key, shape, dtype)
 
     return init
 

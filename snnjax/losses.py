@@ -165,7 +165,7 @@ def max_over_time(readout: jax.Array, num_steps: jax.Array | None = None) -> jax
     candidates = _until(readout, num_steps, -jnp.inf)
     # jnp.max would split the gradient among equal maxima, which are common while a readout is still
     # constant at its initial value
-    return jnp.take_along_axis(readout, jnp.argmax(candidates, axis=0)[None], axis=0)[0]
+    return _at(readout, jnp.argmax(candidates, axis=0), axis=0)
 
 
 def sum_over_time(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Array:
@@ -205,7 +205,17 @@ def last_step(readout: jax.Array, num_steps: jax.Array | None = None) -> jax.Arr
     _check.time_major("readout", readout)
     if num_steps is None:
         return readout[-1]
-    return jnp.take_along_axis(readout, num_steps[None, :, None] - 1, axis=0)[0]
+    return _at(readout, num_steps[:, None] - 1, axis=0)
+
+
+def _at(a: jax.Array, index: jax.Array, *, axis: int) -> jax.Array:
+    """The elements `index` along an axis, as `jnp.take_along_axis` without that axis.
+
+    A gather and its gradient, a scatter, are a dozen kernels to compile; this is a fused sum.
+    """
+    index = jnp.expand_dims(index, axis)
+    here = jax.lax.broadcasted_iota(index.dtype, a.shape, axis % a.ndim) == index
+    return jnp.where(here, a, 0).sum(axis=axis, dtype=a.dtype)
 
 
 def _until(readout: jax.Array, num_steps: jax.Array | None, value: float) -> jax.Array:
@@ -250,7 +260,7 @@ class CrossEntropy(Loss):
         logits = _check.as_wide(called("readout_fn", self.readout_fn, (readout,), num_steps))
         if jnp.ndim(labels) == 2:
             return optax.softmax_cross_entropy(logits, jnp.asarray(labels, logits.dtype))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels, axis=-1)
 
     def metric(self, target: Target) -> Metric:
         """The accuracy."""

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from snnjax import _check
+from snnjax._random import draw
 from snnjax.calibration._powers import InputPowers, input_powers, standard_weights
 from snnjax.calibration._report import Of, Outcome, T
 from snnjax.dynamics import Neuron
@@ -101,7 +102,7 @@ def positive(w: jax.Array, key: jax.Array | None) -> jax.Array:
         The weights, (..., in, out). NaN if all present weights are 0.
     """
     if key is not None:
-        w = jax.random.exponential(key, w.shape, _check.wide(w.dtype))
+        w = draw(jax.random.exponential, key, w.shape, _check.wide(w.dtype))
     g = _check.as_wide(w)
     return g / g.mean()
 

@@ -57,6 +57,7 @@ from jax.typing import DTypeLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._random import draw
 from snnjax._sparse import as_dense
 from snnjax._timed import over_steps, untimed, variance_over_steps
 from snnjax.datasets import BatchSource, EventDataset
@@ -413,7 +414,7 @@ def standard_weights(
     Returns:
         The weights, (..., in, out).
     """
-    g = jax.random.normal(key, tuple(shape), _check.wide(dtype))
+    g = draw(jax.random.normal, key, shape, _check.wide(dtype))
     n = g.size // g.shape[-1]
     # subtracting the sample mean removes one degree of freedom
     return (g - g.mean(axis=tuple(range(g.ndim - 1)))) * (n / (n - 1)) ** 0.5 if balance else g

@@ -209,7 +209,7 @@ class DeviceEvents:
         Returns:
             Spike counts (steps, batch, num_units), float32, and targets.
         """
-        return self.raster(self.events(indices)), self.targets(indices)
+        return _batch(self, indices)
 
     def targets(self, indices: jax.Array, key: jax.Array | None = None) -> jax.Array | Timed:
         """Return labels (batch,), or `Timed` labels if trials have their own lengths.
@@ -222,6 +222,11 @@ class DeviceEvents:
         if self.num_steps is None:
             return labels
         return Timed(target=labels, num_steps=self.num_steps[indices])
+
+
+@jax.jit  # one program: outside of jit, each of its 37 operations would compile its own
+def _batch(source: DeviceEvents, indices: jax.Array) -> ArrayBatch:
+    return source.raster(source.events(indices)), source.targets(indices)
 
 
 @pytree_dataclass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 from jax.typing import DTypeLike
 
 from snnjax import _check
+from snnjax._random import draw
 
 
 @jax.tree_util.register_static
@@ -42,4 +44,5 @@ class Uniform:
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         """Return independent values between `low` and `high`."""
-        return jax.random.uniform(key, shape, dtype, self.low, self.high)
+        between = functools.partial(jax.random.uniform, minval=self.low, maxval=self.high)
+        return draw(between, key, shape, dtype)

@@ -38,7 +38,7 @@ from snnjax.experiments._sweep_folder import (
     write_member,
     write_params,
 )
-from snnjax.nn import Dalian, Sequential
+from snnjax.nn import Activity, Dalian, Sequential
 from snnjax.training._callbacks import Callback, FitState
 from snnjax.training._callbacks import Row as EpochRow
 from snnjax.training._checkpoint import Checkpoints
@@ -283,7 +283,14 @@ def activity_figure(
     from snnjax import plotting
 
     x, labels = source.batch(spread(source, samples))
-    readout, activity = nnx.jit(lambda n, x: n(x))(network, x)
+    readout_fn = LOSSES[experiment.objective.loss].readout_fn
+
+    @nnx.jit
+    def run(network: Sequential, x: jax.Array) -> tuple[jax.Array, Activity, jax.Array]:
+        readout, activity = network(x)
+        return readout, activity, readout_fn(readout).argmax(axis=-1)
+
+    readout, activity, predicted = run(network, x)
     trains = [np.asarray(s) for s in activity.spikes]
     return plotting.activity_snapshot(
         np.asarray(sensory_spikes(network, x)),
@@ -291,7 +298,7 @@ def activity_figure(
         np.asarray(readout),
         labels,
         dt=experiment.neuron.dt,
-        predicted=LOSSES[experiment.objective.loss].readout_fn(readout).argmax(axis=-1),
+        predicted=predicted,
         n_exc=[
             layer.n_exc if isinstance(layer, Dalian) else None
             for layer in network.layers

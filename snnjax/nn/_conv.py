@@ -36,6 +36,15 @@ On a CPU with 1 MiB of L2 cache per core, the forward pass took a fifth of the t
 all windows at once; both passes together took half of the time.
 """
 
+_FEW_CHANNELS = 4
+"""Up to this number of channels, windows are built one axis after another, from fewer slices.
+
+Forward and backward of one convolution of 21 positions with stride 10, of 3 x 3 and of 5 x 5 took
+0.4, 0.9 and 0.7 times as long as with one slice per element of the window, and compiled in 0.3 to
+0.6 times the time. With 16 channels and more, 5 x 5 took 1.2 to 2 times as long (one core,
+2026-11-29).
+"""
+
 Padding = Literal["valid", "same"] | int | Sequence[int]
 
 
@@ -163,6 +172,10 @@ def windows(
     [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
     """
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    if x.shape[-1] <= _FEW_CHANNELS:
+        for axis in range(len(sizes), 0, -1):  # so that the last axis is in the windows' order
+            x = _windows_along(x, axis, sizes[axis - 1], strides[axis - 1])
+        return x
     last = [(n - k) // s * s for n, k, s in zip(x.shape[1:-1], sizes, strides, strict=True)]
 
     def part(offset: tuple[int, ...]) -> jax.Array:
@@ -170,6 +183,26 @@ def windows(
         return x[(slice(None), *(slice(o, o + end + 1, s) for o, end, s in parts))]
 
     return jnp.concatenate([part(o) for o in itertools.product(*map(range, sizes))], axis=-1)
+
+
+def _windows_along(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array:
+    """The windows along one axis, (..., positions, ..., size * channels)."""
+    channels = x.shape[-1]
+    positions = (x.shape[axis] - size) // stride + 1
+    if axis == x.ndim - 2 and stride > 1:
+        # A window is `shifts` neighbouring blocks of `stride` positions: 3 slices instead of 21 for
+        # a window of 21 positions with stride 10. A block is one position with more channels.
+        shifts = -(-size // stride)
+        blocks = positions - 1 + shifts
+        rest = max(0, blocks * stride - x.shape[axis])
+        x = jnp.pad(x, [(0, 0)] * axis + [(0, rest), (0, 0)])[..., : blocks * stride, :]
+        x = x.reshape(*x.shape[:axis], blocks, stride * channels)
+        each = range(shifts), positions, 1
+    else:
+        each = range(size), (positions - 1) * stride + 1, stride
+    offsets, length, step = each
+    cut = lambda o: jax.lax.slice_in_dim(x, o, o + length, step, axis)
+    return jnp.concatenate([cut(o) for o in offsets], axis=-1)[..., : size * channels]
 
 
 def conv_recurrence(z: jax.Array, weights: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 
 from snnjax import _check
 from snnjax._check import Scalar
+from snnjax._random import draw
 from snnjax.nn._neuron_layer import Fixed
 
 Params = TypeVar("Params")
@@ -124,7 +125,7 @@ class Delays:
             ValueError: `initial` does not have the shape of the delays.
         """
         if self.initial is None:
-            return jax.random.uniform(key, shape)
+            return draw(jax.random.uniform, key, shape, float)
         if jnp.ndim(self.initial) and jnp.shape(self.initial) != shape:
             needed = f"initial must be one delay, or have the shape {shape} of the delays"
             raise ValueError(f"{needed}, got shape {jnp.shape(self.initial)}")

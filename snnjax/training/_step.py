@@ -36,6 +36,7 @@ from snnjax.nn._neuron_layer import Fixed
 from snnjax.nn._norm import Statistics
 from snnjax.training import _objective
 from snnjax.training._objective import Inputs, Metrics, Params, Problem
+from snnjax.training._programs import program
 
 
 class TrainState(NamedTuple):
@@ -106,10 +107,15 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
         TypeError: `optimizer` is not an optax transformation.
     """
     check_optimizer(optimizer)
+    # one program instead of one for each operation
+    opt_state = program(_optimizer_state, optimizer, identity=True)(params)
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), jnp.asarray(True))
+
+
+def _optimizer_state(optimizer: optax.GradientTransformation, params: Params) -> optax.OptState:
     # copies, because some optimizers have the parameters in their state, and a buffer cannot be
     # donated twice
-    opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
-    return TrainState(params, opt_state, jnp.zeros((), jnp.int32), jnp.asarray(True))
+    return jax.tree.map(jnp.copy, optimizer.init(params))
 
 
 class Recipe(NamedTuple):
@@ -292,7 +298,8 @@ def update(
     steps = state.steps + 1
     new = (follow_schedules(optax.apply_updates(state.params, updates), steps), opt_state, steps)
     # a finite gradient may overflow inside the optimizer, whose state may begin with an infinity
-    finite = _all_finite((value, grads, new[0])) & _all_finite(opt_state, state.opt_state)
+    nothing = jax.tree.map(lambda _: None, (value, grads, new[0]))
+    finite = _all_finite((value, grads, new[0], opt_state), (*nothing, state.opt_state))
     healthy = state.healthy & finite
     old = (state.params, state.opt_state, state.steps)
     params, opt_state, steps = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, old)
@@ -340,15 +347,24 @@ def optimizer_update(
 
 
 def _all_finite(tree: PyTree, before: PyTree = None) -> jax.Array:
-    """Whether all numbers are finite or unchanged from `before` (a tree of the same structure)."""
+    """Whether all numbers are finite or unchanged from `before`, where that is not None.
+
+    Args:
+        tree: Arrays.
+        before: None, or a tree of the same structure whose leaves are arrays or None.
+    """
     leaves = jax.tree.leaves(tree)
-    old = [None] * len(leaves) if before is None else jax.tree.leaves(before)
-    good = [
-        (jnp.isfinite(new) if then is None else jnp.isfinite(new) | (new == then)).all()
-        for new, then in zip(leaves, old, strict=True)
-        if jnp.issubdtype(jnp.result_type(new), jnp.inexact)
-    ]
-    return jnp.all(jnp.asarray(good))
+    old = [None] * len(leaves)
+    if before is not None:
+        old = jax.tree.leaves(before, is_leaf=lambda leaf: leaf is None)
+    # arrays of one shape share a reduction: a parameter, its gradient and its state in the
+    # optimizer have one, and every reduction is a kernel to compile
+    good: dict[tuple[int, ...], jax.Array] = {}
+    for new, then in zip(leaves, old, strict=True):
+        if jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+            fine = jnp.isfinite(new) if then is None else jnp.isfinite(new) | (new == then)
+            good[fine.shape] = good.get(fine.shape, True) & fine
+    return jnp.all(jnp.asarray([fine.all() for fine in good.values()]))
 
 
 def train_step(

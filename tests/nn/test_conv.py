@@ -1,4 +1,5 @@
 import logging
+import math
 from typing import NamedTuple
 
 import chex
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from _support import CONVOLVED, assert_close, data_path, enable_x64, forward
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from snnjax import losses
 from snnjax.dynamics import LIF, AdaptiveLIF, LeakyIntegrator, simulate
@@ -22,7 +25,7 @@ from snnjax.nn import (
     SpikingConv1d,
     SpikingConv2d,
 )
-from snnjax.nn._conv import SpikingConv, convolve
+from snnjax.nn._conv import SpikingConv, convolve, windows
 from snnjax.nn._init import ConnectionSize
 
 T, B, IN, OUT = 30, 2, 2, 3
@@ -619,7 +622,9 @@ def test_step_checks_the_shape(shape):
 
 
 @cases
-def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
+@pytest.mark.parametrize("few", [0, 4])  # windows element by element, and one axis after another
+def test_product_of_windows_equals_the_direct_convolution(case, few, rng, x64, monkeypatch):
+    monkeypatch.setattr("snnjax.nn._conv._FEW_CHANNELS", few)
     x, kernel = (
         rng.normal(size=(5, *case.spatial, IN)),
         rng.normal(size=(*case.kernel_size, IN, OUT)),
@@ -638,6 +643,24 @@ def test_product_of_windows_equals_the_direct_convolution(case, rng, x64):
     assert_close(got, expected, rtol=1e-12)
     g = rng.normal(size=expected.shape)
     jax.tree.map(lambda a, b: assert_close(a, b, rtol=1e-11), our_pullback(g), pullback(g))
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_windows_are_those_of_numpy(data):
+    """For all sizes and strides, with one slice per element and with blocks of a stride."""
+    axes = data.draw(st.integers(1, 3))
+    ints = lambda most: data.draw(st.tuples(*[st.integers(1, most)] * axes))
+    sizes, strides = ints(5), ints(4)
+    spatial = tuple(k + extra for k, extra in zip(sizes, ints(9), strict=True))
+    channels = data.draw(st.sampled_from([1, 3, 5]))
+    x = np.arange(2 * math.prod(spatial) * channels).reshape(2, *spatial, channels)
+    views = np.lib.stride_tricks.sliding_window_view(x, sizes, tuple(range(1, axes + 1)))
+    views = views[(slice(None), *(slice(None, None, s) for s in strides))]
+    # (n, *positions, channels, *sizes) -> (n, *positions, *sizes * channels)
+    expected = np.moveaxis(views, axes + 1, -1).reshape(*views.shape[: axes + 1], -1)
+    compiled = jax.jit(windows, static_argnums=(1, 2, 3))
+    assert np.array_equal(compiled(x, sizes, strides, ((0, 0),) * axes), expected)
 
 
 @pytest.mark.parametrize(

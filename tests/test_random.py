@@ -1,0 +1,56 @@
+"""Random arrays that share programs have the numbers of `jax.random`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snnjax._random import draw
+
+KINDS = (jax.random.normal, jax.random.exponential, jax.random.uniform)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 3, 7, 9), (300, 300)])
+def test_numbers_are_those_of_jax_random(kind, shape, dtype):
+    """Alone, under jit, and for an old key; 300 x 300 needs the second length."""
+    for key in (jax.random.key(3), jax.random.PRNGKey(3)):
+        expected = kind(key, shape, dtype)
+        for got in (
+            draw(kind, key, shape, dtype),
+            jax.jit(lambda key: draw(kind, key, shape, dtype))(key),
+        ):
+            assert (got.shape, got.dtype) == (shape, dtype)
+            assert np.array_equal(got, expected)
+
+
+def test_other_generators_and_flags_draw_the_exact_length():
+    """A longer draw of rbg or of the old threefry begins with other numbers."""
+    key = jax.random.key(0, impl="rbg")
+    assert np.array_equal(
+        draw(jax.random.normal, key, (4, 5), jnp.float32), jax.random.normal(key, (4, 5))
+    )
+    with jax.threefry_partitionable(False):
+        key = jax.random.key(0)
+        assert np.array_equal(
+            draw(jax.random.normal, key, (4, 5), jnp.float32), jax.random.normal(key, (4, 5))
+        )
+
+
+def test_members_of_an_ensemble_draw_what_they_draw_alone():
+    keys = jax.random.split(jax.random.key(1), 3)
+    one = lambda key: draw(jax.random.normal, key, (6, 2), jnp.float32)
+    assert np.array_equal(jax.vmap(one)(keys), np.stack([one(key) for key in keys]))
+
+
+def test_layers_of_any_shape_share_a_program():
+    lengths = set()
+
+    def kind(key, shape, dtype):
+        lengths.add(shape)
+        return jax.random.normal(key, shape, dtype)
+
+    for shape in ((3, 3, 2, 8), (700, 20), (64,)):
+        draw(kind, jax.random.key(0), shape, jnp.float32)
+    assert lengths == {(2**16,)}
