@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 Kind = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`, such as `jax.random.normal`: each element from its own bits."""
 
-_FEWEST, _MOST, _GROWTH = 2**16, 2**22, 4
+_FEWEST, _MOST, _GROWTH = 2**17, 2**21, 4
 
 
 def draw(kind: Kind, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:

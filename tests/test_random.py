@@ -12,9 +12,9 @@ KINDS = (jax.random.normal, jax.random.exponential, jax.random.uniform)
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 3, 7, 9), (300, 300)])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 3, 7, 9), (400, 400)])
 def test_numbers_are_those_of_jax_random(kind, shape, dtype):
-    """Alone, under jit, and for an old key; 300 x 300 needs the second length."""
+    """Alone, under jit, and for an old key; 400 x 400 needs the second length."""
     for key in (jax.random.key(3), jax.random.PRNGKey(3)):
         expected = kind(key, shape, dtype)
         for got in (
@@ -53,4 +53,4 @@ def test_layers_of_any_shape_share_a_program():
 
     for shape in ((3, 3, 2, 8), (700, 20), (64,)):
         draw(kind, jax.random.key(0), shape, jnp.float32)
-    assert lengths == {(2**16,)}
+    assert lengths == {(2**17,)}
