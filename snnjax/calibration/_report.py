@@ -190,6 +190,10 @@ class Reports(Sequence[T], abc.ABC, Generic[T]):
         """All tables that are printed."""
         return [self.table()]
 
+    def __repr__(self) -> str:
+        found = "; ".join(self.findings())
+        return f"<{type(self).__name__} of {len(self)} layers: {found}; print it for the numbers>"
+
     def __str__(self) -> str:
         return report_text(self.findings(), self.tables())
 

@@ -159,6 +159,8 @@ def test_is_scaled_to_a_rate(x):
     scaled, reports = scale_to_rate(network(), x, rate=15.0, steps=10)
     np.testing.assert_allclose(float(scaled(x).activity.spikes[0].mean()) / DT, 15.0, rtol=0.05)
     assert reports.findings() == ["every layer is on target"]
+    shown = f"<RateReports of {len(reports)} layers: every layer is on target; print it for"
+    assert repr(reports) == f"{shown} the numbers>"
 
 
 def test_is_written_by_a_writer_of_its_own(x):
