@@ -93,7 +93,7 @@ def in_float32(draw: Callable[[jax.Array, Sequence[int], DTypeLike], jax.Array])
     Args:
         draw: The initializer, `(key, shape, dtype) -> weights`.
 
-    >>> init = in_float32(lambda key, shape, dtype: draw(jax.random.normal, key, shape, dtype))
+    >>> init = in_float32(lambda key, shape, dtype: jax.random.normal(key, shape, dtype))
     >>> w = init(jax.random.key(0), (1000, 1000), jnp.bfloat16)
     >>> w.dtype, bool(abs(w.astype(jnp.float32).mean()) < 4e-3)
     (dtype(bfloat16), True)

@@ -260,7 +260,10 @@ class CrossEntropy(Loss):
         logits = _check.as_wide(called("readout_fn", self.readout_fn, (readout,), num_steps))
         if jnp.ndim(labels) == 2:
             return optax.softmax_cross_entropy(logits, jnp.asarray(labels, logits.dtype))
-        return jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels, axis=-1)
+        labels = jnp.asarray(labels)
+        values = jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels, axis=-1)
+        # a traced label cannot be checked; training stops at a loss that is not finite
+        return jnp.where((labels >= 0) & (labels < logits.shape[-1]), values, jnp.nan)
 
     def metric(self, target: Target) -> Metric:
         """The accuracy."""

@@ -186,6 +186,11 @@ def test_labels_out_of_range_are_named_where_they_are_known(f, label):
     assert jax.jit(f)(trace(), labels).shape == (4,)
 
 
+def test_a_traced_label_out_of_range_is_nan():
+    values = jax.jit(losses.CrossEntropy())(trace(), jnp.array([-1, 0, 5, 4]))
+    assert np.isnan(values).tolist() == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

@@ -197,10 +197,9 @@ def _windows_along(x: jax.Array, axis: int, size: int, stride: int) -> jax.Array
         rest = max(0, blocks * stride - x.shape[axis])
         x = jnp.pad(x, [(0, 0)] * axis + [(0, rest), (0, 0)])[..., : blocks * stride, :]
         x = x.reshape(*x.shape[:axis], blocks, stride * channels)
-        each = range(shifts), positions, 1
+        offsets, length, step = range(shifts), positions, 1
     else:
-        each = range(size), (positions - 1) * stride + 1, stride
-    offsets, length, step = each
+        offsets, length, step = range(size), (positions - 1) * stride + 1, stride
     cut = lambda o: jax.lax.slice_in_dim(x, o, o + length, step, axis)
     return jnp.concatenate([cut(o) for o in offsets], axis=-1)[..., : size * channels]
 

@@ -350,18 +350,17 @@ def _all_finite(tree: PyTree, before: PyTree = None) -> jax.Array:
     """Whether all numbers are finite or unchanged from `before`, where that is not None.
 
     Args:
-        tree: Arrays.
+        tree: A tree of arrays and None.
         before: None, or a tree of the same structure whose leaves are arrays or None.
     """
-    leaves = jax.tree.leaves(tree)
-    old = [None] * len(leaves)
-    if before is not None:
-        old = jax.tree.leaves(before, is_leaf=lambda leaf: leaf is None)
+    flat = functools.partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None)
+    leaves = flat(tree)
+    old = [None] * len(leaves) if before is None else flat(before)
     # arrays of one shape share a reduction: a parameter, its gradient and its state in the
     # optimizer have one, and every reduction is a kernel to compile
     good: dict[tuple[int, ...], jax.Array] = {}
     for new, then in zip(leaves, old, strict=True):
-        if jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+        if new is not None and jnp.issubdtype(jnp.result_type(new), jnp.inexact):
             fine = jnp.isfinite(new) if then is None else jnp.isfinite(new) | (new == then)
             good[fine.shape] = good.get(fine.shape, True) & fine
     return jnp.all(jnp.asarray([fine.all() for fine in good.values()]))

@@ -288,6 +288,17 @@ def test_an_update_that_overflows_is_not_taken(parts):
         np.testing.assert_array_equal(a, b)
 
 
+def test_all_finite_compares_with_before_and_skips_none():
+    finite = step_module._all_finite
+    good, bad = jnp.ones((2, 3)), jnp.ones((2, 3)).at[1, 2].set(jnp.inf)
+    assert finite({"a": good, "b": None, "c": jnp.arange(3)})
+    for tree in ([good, bad], [bad, good], [bad, None]):
+        assert not finite(tree)
+    assert finite([bad, None, good], [bad, None, None])
+    assert not finite([bad, None, bad], [bad, None, None])
+    assert not finite([bad], [good])
+
+
 def test_evaluation_of_input_that_is_not_finite_is_nan(parts):
     objective, params = parts
     good = data()
