@@ -1,7 +1,10 @@
 """Figures.
 
 Every function returns a `matplotlib.figure.Figure` that is independent of pyplot: no global state,
-and no screen is needed. For figures of your own in the same style, use its style sheet:
+and no screen is needed. A notebook shows a figure that is the last value of a cell, after the line
+`%matplotlib inline` in an earlier cell. `figure.savefig("name.png")` writes it to a file.
+
+For figures of your own in the same style, use the style sheet of snnjax:
 
     plt.style.use("snnjax.figures")
 
