@@ -17,7 +17,7 @@ PYTHON313 ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13*/bin/python
 # Of the neurons, LIF and all that have a backward pass of their own: test_over_time.py compares the gradients of each with autodiff.
 NEWEST := tests/test_tree_mode.py tests/dynamics/test_simulate.py tests/dynamics/test_over_time.py tests/dynamics/test_lif.py \
 	tests/nn/test_layers.py tests/nn/test_network.py tests/nn/test_init.py \
-	tests/training/test_checkpoint.py tests/training/test_fit.py tests/training/test_programs.py tests/test_initializers.py tests/test_readme.py
+	tests/training/test_checkpoint.py tests/training/test_fit.py tests/training/test_programs.py tests/test_initializers.py tests/test_random.py tests/test_readme.py
 
 .PHONY: demo test more slow rest newest newest-install newest-tests lint docs browser notebooks clean
 
