@@ -224,7 +224,7 @@ class DeviceEvents:
         return Timed(target=labels, num_steps=self.num_steps[indices])
 
 
-@jax.jit  # one program: outside of jit, each of its 37 operations would compile its own
+@jax.jit  # outside of jit, each operation would otherwise compile a program of its own
 def _batch(source: DeviceEvents, indices: jax.Array) -> ArrayBatch:
     return source.raster(source.events(indices)), source.targets(indices)
 
