@@ -376,8 +376,8 @@ def first_step(lines: Sequence[Line]) -> str:
     ]
     text = (
         "From the start of the process to the end of the first step, as multiples of snnjax's "
-        "time. A number below 1 is earlier than snnjax. Kept: compiled programs are on the disk."
-    )
+        "time. A number below 1 is earlier than snnjax."
+    ) + (" Kept: compiled programs are on the disk." if kept else "")
     return text + "\n\n" + markdown(head, rows)
 
 

@@ -22,6 +22,7 @@ Kind = Callable[..., jax.Array]
 """`(key, shape, dtype) -> array`, such as `jax.random.normal`: each element from its own bits."""
 
 _FEWEST, _MOST, _GROWTH = 2**17, 2**21, 4
+"""Lengths that are drawn: the shortest, the longest, and the ratio of one to the next."""
 
 
 def draw(kind: Kind, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
@@ -32,6 +33,9 @@ def draw(kind: Kind, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> 
         key: One random key.
         shape: Shape of the array.
         dtype: Its floating-point type.
+
+    Returns:
+        The array, on the default device.
 
     >>> import jax.numpy as jnp
     >>> key = jax.random.key(0)
@@ -52,6 +56,7 @@ def draw(kind: Kind, key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> 
 
 def _begins_alike(key: jax.Array) -> bool:
     """Whether a longer draw from `key` begins with the numbers of a shorter one."""
-    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return False
     # the type checker does not know the flags of JAX
-    return threefry and jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]

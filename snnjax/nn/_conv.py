@@ -40,9 +40,8 @@ _FEW_CHANNELS = 4
 """Up to this number of channels, windows are built one axis after another, from fewer slices.
 
 Forward and backward of one convolution of 21 positions with stride 10, of 3 x 3 and of 5 x 5 took
-0.4, 0.9 and 0.7 times as long as with one slice per element of the window, and compiled in 0.3 to
-0.6 times the time. With 16 channels and more, 5 x 5 took 1.2 to 2 times as long (one core,
-2026-11-29).
+0.3, 0.9 and 0.7 times as long as with one slice per element of the window, and compiled in 0.2 to
+0.6 times the time. With 16 channels, 5 x 5 took 1.1 to 1.7 times as long (one core, 2026-11-29).
 """
 
 Padding = Literal["valid", "same"] | int | Sequence[int]
